@@ -1,0 +1,364 @@
+"""The memory broker: one process, nothing stored on disk; the reference of the contract.
+
+========== ======================================================================================
+topic      an ordered log per space; an entry stays until every group that matches it has acked it,
+           or, without any group, until ``Topology.max_age`` has passed
+group      a queue of log entries, created by its first subscriber and kept when the last one leaves
+ack        the group is done with the entry
+nack       back into the group's queue, at its place in the order, after the delay
+order      of equal keys, one delivery at a time per group; a delayed one holds back only its key
+frames     straight to the other node's sink, through the event loop
+========== ======================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from mesh.address import Address, matches
+from mesh.broker import (
+    Delivery,
+    Features,
+    Frame,
+    Handler,
+    KeyValue,
+    Message,
+    Sink,
+    SubscribeOptions,
+    Topology,
+)
+from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.errors import TopologyMismatchError
+from mesh.key_value import MemoryKeyValue
+
+__all__ = ["MemoryBroker", "MemoryHub"]
+
+logger = logging.getLogger(__name__)
+
+MAX_STORED_BYTES = 256 * 1024 * 1024
+DEDUP_WINDOW = 120.0
+MAX_DEDUP_IDS = 100_000
+
+
+class _Entry:
+    """One stored message."""
+
+    __slots__ = ("address", "message", "stored_at", "waiting")
+
+    def __init__(self, address: Address, message: Message) -> None:
+        self.address = address
+        self.message = message
+        self.stored_at = time.monotonic()
+        self.waiting = 0
+
+
+class _Group:
+    """What one group has yet to handle."""
+
+    def __init__(self, pattern: str, *, ordered: bool) -> None:
+        self.pattern = pattern
+        self.ordered = ordered
+        self.ready: OrderedDict[int, _Entry] = OrderedDict()
+        self.attempts: dict[int, int] = {}
+        self.busy_keys: set[str] = set()
+        self.changed = asyncio.Event()
+
+    def put(self, sequence: int, entry: _Entry) -> None:
+        self.ready[sequence] = entry
+        self.changed.set()
+
+    def put_back(self, sequence: int, entry: _Entry) -> None:
+        self.ready[sequence] = entry
+        self.ready = OrderedDict(sorted(self.ready.items()))
+        self.free(entry)
+
+    def free(self, entry: _Entry) -> None:
+        if self.ordered and entry.message.key is not None:
+            self.busy_keys.discard(entry.message.key)
+        self.changed.set()
+
+    def take(self) -> tuple[int, _Entry] | None:
+        for sequence, entry in self.ready.items():
+            key = entry.message.key if self.ordered else None
+            if key is None or key not in self.busy_keys:
+                del self.ready[sequence]
+                if key is not None:
+                    self.busy_keys.add(key)
+                return sequence, entry
+        return None
+
+
+class _Space:
+    """The log of one space."""
+
+    def __init__(self) -> None:
+        self.topology: Topology | None = None
+        self.log: dict[int, _Entry] = {}
+        self.groups: dict[tuple[str, str], _Group] = {}
+        self.ids: OrderedDict[str, float] = OrderedDict()
+        self.sequences = itertools.count(1)
+        self.stored_bytes = 0
+
+
+class MemoryHub:
+    """What the memory brokers of one process share."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.spaces: dict[str, _Space] = {}
+        self.served: dict[str, dict[str, list[Sink]]] = {}
+        self.listening: dict[str, list[Sink]] = {}
+        self.inboxes: dict[str, MemoryBroker] = {}
+        self.stores: dict[str, MemoryKeyValue] = {}
+        self.numbers = itertools.count(1)
+
+
+class MemoryBroker:
+    """A broker in this process."""
+
+    features = Features(
+        name="memory", ordering=True, delay=True, dedup=True, wildcard=True, key_value=True, max_message_bytes=1024 * 1024
+    )
+
+    def __init__(self, hub: MemoryHub | None = None) -> None:
+        """Join a hub.
+
+        Args:
+            hub: Brokers of one hub see each other; None for a hub of its own.
+        """
+        self._hub = hub or MemoryHub()
+        self.inbox = f"inbox{next(self._hub.numbers)}"
+        self._sink: Sink | None = None
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        self._open = True
+        self._hub.inboxes[self.inbox] = self
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close it."""
+        self._open = False
+        self._hub.inboxes.pop(self.inbox, None)
+
+    async def check(self) -> None:
+        """Tell whether it is open."""
+        if not self._open:
+            raise BrokerUnavailableError("the memory broker is closed")
+
+    def _space(self, name: str) -> _Space:
+        return self._hub.spaces.setdefault(name, _Space())
+
+    async def declare(self, topology: Topology) -> None:
+        """Remember the limits of a space."""
+        space = self._space(topology.space)
+        if space.topology is not None and space.topology != topology:
+            raise TopologyMismatchError(f"{topology.space} exists with {space.topology}, wanted {topology}")
+        space.topology = topology
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Store a message in every matching group's queue."""
+        await self.check()
+        self._limit(message)
+        space = self._space(address.space)
+        now = time.monotonic()
+        if message.id is not None:
+            while space.ids and (next(iter(space.ids.values())) < now - DEDUP_WINDOW or len(space.ids) > MAX_DEDUP_IDS):
+                space.ids.popitem(last=False)
+            if message.id in space.ids:
+                return
+        self._make_room(space, len(message.body), now)
+        if message.id is not None:
+            space.ids[message.id] = now
+        entry = _Entry(address, message)
+        sequence = next(space.sequences)
+        groups = [group for group in space.groups.values() if matches(group.pattern, address.name)]
+        entry.waiting = len(groups)
+        space.log[sequence] = entry
+        space.stored_bytes += len(message.body)
+        for group in groups:
+            group.put(sequence, entry)
+
+    def _limit(self, message: Message) -> None:
+        size = len(message.body) + sum(len(name) + len(value) + 4 for name, value in message.headers.items())
+        if size > self.features.max_message_bytes:
+            raise MessageTooLargeError(size, self.features.max_message_bytes)
+
+    def _make_room(self, space: _Space, size_bytes: int, now: float) -> None:
+        topology = space.topology
+        max_age = topology.max_age if topology else None
+        limit = topology.max_bytes if topology and topology.max_bytes is not None else MAX_STORED_BYTES
+        if max_age is not None:
+            for sequence in [s for s, e in itertools.islice(space.log.items(), 100) if e.stored_at < now - max_age]:
+                self._forget(space, sequence)
+                for group in space.groups.values():
+                    group.ready.pop(sequence, None)
+        if space.stored_bytes + size_bytes > limit:
+            raise PublishRejectedError(f"storage is full: {limit} bytes wait to be handled")
+
+    def _forget(self, space: _Space, sequence: int) -> None:
+        entry = space.log.pop(sequence, None)
+        if entry is not None:
+            space.stored_bytes -= len(entry.message.body)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Store several, in order."""
+        results: list[BrokerError | None] = []
+        for message in messages:
+            try:
+                await self.publish(address, message)
+                results.append(None)
+            except BrokerError as error:
+                results.append(error)
+        return results
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        """Compete for the group's queue."""
+        await self.check()
+        space = self._space(address.space)
+        group = space.groups.get((address.name, options.group))
+        if group is None:
+            group = space.groups[address.name, options.group] = _Group(address.name, ordered=options.ordered)
+            for sequence, entry in space.log.items():
+                if matches(address.name, entry.address.name):
+                    entry.waiting += 1
+                    group.put(sequence, entry)
+        elif group.ordered != options.ordered:
+            raise TopologyMismatchError(
+                f"group {options.group!r} exists with ordered={group.ordered}, wanted {options.ordered}"
+            )
+        async with asyncio.TaskGroup() as tasks:
+            fetching = tasks.create_task(self._fetch(space, group, options, handler, tasks), name="memory-fetch")
+            try:
+                yield
+            finally:
+                fetching.cancel()
+
+    async def _fetch(
+        self, space: _Space, group: _Group, options: SubscribeOptions, handler: Handler, tasks: asyncio.TaskGroup
+    ) -> None:
+        permits = asyncio.Semaphore(options.max_in_flight)
+
+        async def run(sequence: int, entry: _Entry) -> None:
+            attempt = group.attempts[sequence] = group.attempts.get(sequence, 0) + 1
+            settler = _MemorySettler(self, space, group, sequence, entry)
+            delivery = Delivery(entry.message, entry.address, attempt, settler)
+            try:
+                await handler(delivery)
+            except asyncio.CancelledError:
+                if delivery.settled is None:
+                    group.attempts[sequence] = attempt - 1
+                    settler.give_back()
+                raise
+            except Exception:  # The handler's failure is this delivery's alone.
+                logger.exception("handler failed on %s", entry.address)
+            finally:
+                permits.release()
+            if delivery.settled is None:
+                await delivery.nack()
+
+        while True:
+            await permits.acquire()
+            while (taken := group.take()) is None:
+                group.changed.clear()
+                await group.changed.wait()
+            tasks.create_task(run(*taken), name="memory-delivery")
+
+    def on_frame(self, sink: Sink) -> None:
+        """Set the inbox sink."""
+        self._sink = sink
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Hand a frame to another node's sink."""
+        await self.check()
+        self._limit(message)
+        loop = asyncio.get_running_loop()
+        if isinstance(to, str):
+            inbox, _, token = to.partition(".")
+            node = self._hub.inboxes.get(inbox)
+            if node is not None and node._sink is not None:
+                loop.call_soon(node._sink, Frame(message, token, reply_to))
+            return
+        groups = self._hub.served.get(to.text, {})
+        if not any(groups.values()):
+            if reply_to and self._sink is not None:
+                loop.call_soon(self._sink, Frame(None, reply_to.partition(".")[2], ""))
+            return
+        for sinks in groups.values():
+            if sinks:
+                sinks.append(sinks.pop(0))
+                loop.call_soon(sinks[-1], Frame(message, "", reply_to))
+
+    @asynccontextmanager
+    async def serve(self, address: Address, group: str, sink: Sink) -> AsyncIterator[None]:
+        """Compete for frames sent to an address."""
+        sinks = self._hub.served.setdefault(address.text, {}).setdefault(group, [])
+        sinks.append(sink)
+        try:
+            yield
+        finally:
+            sinks.remove(sink)
+            await asyncio.sleep(0)  # What is in the loop's queue for this sink still runs.
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Hand to every listener."""
+        await self.check()
+        for sink in list(self._hub.listening.get(address.text, [])):
+            asyncio.get_running_loop().call_soon(sink, Frame(message, "", ""))
+
+    @asynccontextmanager
+    async def listen(self, address: Address, sink: Sink) -> AsyncIterator[None]:
+        """Hear what is broadcast."""
+        sinks = self._hub.listening.setdefault(address.text, [])
+        sinks.append(sink)
+        try:
+            yield
+        finally:
+            sinks.remove(sink)
+
+    async def key_value(self, name: str) -> KeyValue:
+        """Open a store of this hub."""
+        return self._hub.stores.setdefault(name, MemoryKeyValue())
+
+
+class _MemorySettler:
+    """Settles one delivery of the memory broker."""
+
+    __slots__ = ("_broker", "_entry", "_group", "_sequence", "_space")
+
+    def __init__(self, broker: MemoryBroker, space: _Space, group: _Group, sequence: int, entry: _Entry) -> None:
+        self._broker = broker
+        self._space = space
+        self._group = group
+        self._sequence = sequence
+        self._entry = entry
+
+    async def ack(self) -> None:
+        self._entry.waiting -= 1
+        self._group.attempts.pop(self._sequence, None)
+        if self._entry.waiting <= 0:
+            self._broker._forget(self._space, self._sequence)
+        self._group.free(self._entry)
+
+    reject = ack
+
+    async def nack(self, delay: float) -> None:
+        if delay > 0:
+            asyncio.get_running_loop().call_later(delay, self.give_back)
+        else:
+            self.give_back()
+
+    def give_back(self) -> None:
+        self._group.put_back(self._sequence, self._entry)
+
+    async def extend(self) -> None:
+        """Hold on: the memory broker never takes a delivery back by itself."""

@@ -1,0 +1,244 @@
+"""A durable pull consumer: asks for as many messages as there is room for, and settles them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import orjson
+from nats.aio.msg import Msg
+
+from brokers.nats._client import JSON, Connection, check_api
+from mesh.address import Address
+from mesh.broker import Delivery, Handler, Message
+from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
+
+__all__ = ["Consumer"]
+
+logger = logging.getLogger("brokers.nats")
+
+PULL_EXPIRES = 30.0
+PULL_HEARTBEAT = 5.0
+MISSED_HEARTBEATS = 2.5
+RECREATE_WAIT = 0.5
+CONSUMER_EXISTS = 10148
+
+
+class Consumer:
+    """Pulls for one durable consumer of one stream."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        stream: str,
+        name: str,
+        subject: str,
+        max_in_flight: int,
+        max_ack_pending: int,
+        ack_wait: float,
+        address_of: Callable[[str], Address],
+        handler: Handler,
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._name = name
+        self._subject = subject
+        self._max_in_flight = max_in_flight
+        self._max_ack_pending = max_ack_pending
+        self._ack_wait = ack_wait
+        self._address_of = address_of
+        self._handler = handler
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
+        self._inbox = ""
+        self._asked = 0
+        self._in_flight = 0
+        self._stopping = False
+        self._lost = False
+        self._heard_at = 0.0
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def _create(self) -> None:
+        wanted: JSON = {
+            "durable_name": self._name,
+            "name": self._name,
+            "ack_policy": "explicit",
+            "ack_wait": int(self._ack_wait * 1e9),
+            "deliver_policy": "all",
+            "filter_subject": self._subject,
+            "max_ack_pending": self._max_ack_pending,
+            "max_deliver": -1,
+            "replay_policy": "instant",
+        }
+        target = f"{self._stream}.{self._name}"
+        answer = await self._connection.api(
+            f"CONSUMER.CREATE.{target}", {"stream_name": self._stream, "config": wanted, "action": "create"}
+        )
+        if "error" in answer and cast("JSON", answer["error"]).get("err_code") == CONSUMER_EXISTS:
+            existing = check_api(await self._connection.api(f"CONSUMER.INFO.{target}"), f"consumer {self._name}")
+            config = cast("JSON", existing["config"])
+            sides = ", ".join(
+                f"{key} is {config.get(key)!r} and should be {value!r}"
+                for key, value in wanted.items()
+                if config.get(key) != value
+            )
+            raise TopologyMismatchError(f"consumer {self._name} of stream {self._stream} differs: {sides}")
+        check_api(answer, f"cannot create consumer {self._name} of stream {self._stream}")
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Consume until left; leaving waits for the handlers in flight."""
+        await self._create()
+        client = self._connection.client
+        self._inbox = client.new_inbox()
+        subscription = await client.subscribe(self._inbox, cb=self._receive)
+        self._connection.on_reconnect(self._ask_anew)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                fetching = tasks.create_task(self._fetch(), name="nats-fetch")
+                try:
+                    yield
+                finally:
+                    self._stopping = True
+                    fetching.cancel()
+                    if not client.is_closed:
+                        await subscription.drain()  # What arrives meanwhile is released in _receive.
+        finally:
+            self._connection.forget_reconnect(self._ask_anew)
+            if client.is_connected:
+                await client.flush()
+
+    def _ask_anew(self) -> None:
+        """Forget what was asked for: the server has, too."""
+        self._asked = 0
+        self._changed.set()
+
+    async def _fetch(self) -> None:
+        """Keep asking for what there is room for; take silence for a lost request."""
+        loop = asyncio.get_running_loop()
+        self._heard_at = loop.time()
+        while True:
+            self._changed.clear()
+            if self._lost:
+                await self._restore()
+            room = self._max_in_flight - self._in_flight - self._asked
+            if room > 0 and (self._asked <= self._max_in_flight // 4):
+                await self._ask(room)
+            try:
+                async with asyncio.timeout(PULL_HEARTBEAT * MISSED_HEARTBEATS):
+                    await self._changed.wait()
+            except TimeoutError:
+                if self._asked and loop.time() - self._heard_at > PULL_HEARTBEAT * MISSED_HEARTBEATS:
+                    self._asked = 0
+
+    async def _ask(self, room: int) -> None:
+        request = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
+            room,
+            int(PULL_EXPIRES * 1e9),
+            int(PULL_HEARTBEAT * 1e9),
+        )
+        if not self._connection.connected.is_set():
+            return  # _ask_anew comes with the connection.
+        try:
+            await self._connection.send(self._next, request, reply=self._inbox)
+        except BrokerUnavailableError:
+            return
+        self._asked += room
+
+    async def _restore(self) -> None:
+        """Recreate a consumer that somebody deleted, or that went with its server's data."""
+        try:
+            await self._create()
+            self._lost = False
+            self._asked = 0
+        except BrokerError as error:
+            logger.warning("consumer %s is gone: %s", self._name, error)
+            await asyncio.sleep(RECREATE_WAIT)
+            self._changed.set()
+
+    async def _receive(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is not None and not message.reply:
+            self._note_status(status, headers)
+            return
+        if self._asked > 0:
+            self._asked -= 1
+        if self._stopping:
+            await self._connection.send(message.reply, b"-NAK")
+            return
+        assert self._tasks is not None
+        self._in_flight += 1
+        self._tasks.create_task(self._handle(message), name="nats-delivery")
+
+    def _note_status(self, status: str, headers: dict[str, str]) -> None:
+        if status == "100":
+            return
+        description = headers.get("Description", "")
+        unfilled = headers.get("Nats-Pending-Messages")
+        self._asked = max(0, self._asked - int(unfilled)) if unfilled is not None else 0
+        if status == "503" or "Deleted" in description:
+            self._lost = True
+        self._changed.set()
+
+    async def _handle(self, message: Msg) -> None:
+        headers = message.headers or {}
+        identity = headers.pop("Nats-Msg-Id", None)  # Ours, not the publisher's.
+        delivery = Delivery(
+            Message(headers, message.data, id=identity),
+            self._address_of(message.subject),
+            _attempt(message.reply),
+            _NatsSettler(self._connection, message.reply),
+        )
+        try:
+            await self._handler(delivery)
+        except asyncio.CancelledError:
+            if delivery.settled is None:
+                await delivery.nack()
+            raise
+        except Exception:  # The handler's failure is this delivery's alone.
+            logger.exception("handler failed on %s", message.subject)
+        finally:
+            self._in_flight -= 1
+            if not self._changed.is_set() and self._asked <= self._max_in_flight // 4:
+                self._changed.set()
+        if delivery.settled is None:
+            await delivery.nack()
+
+
+def _attempt(reply: str) -> int:
+    """Read the delivery count from ``$JS.ACK.<stream>.<consumer>.<count>…`` (or the longer form with domain)."""
+    tokens = reply.split(".")
+    return int(tokens[4] if len(tokens) == 9 else tokens[6])
+
+
+class _NatsSettler:
+    """Settles by publishing to the delivery's reply subject."""
+
+    __slots__ = ("_connection", "_reply")
+
+    def __init__(self, connection: Connection, reply: str) -> None:
+        self._connection = connection
+        self._reply = reply
+
+    async def _send(self, body: bytes) -> None:
+        if self._connection.connected.is_set():  # Else the delivery comes again, to whoever is there then.
+            await self._connection.send(self._reply, body)
+
+    async def ack(self) -> None:
+        await self._send(b"+ACK")
+
+    async def nack(self, delay: float) -> None:
+        await self._send(b"-NAK" if delay <= 0 else b"-NAK " + orjson.dumps({"delay": int(delay * 1e9)}))
+
+    async def reject(self) -> None:
+        await self._send(b"+TERM")
+
+    async def extend(self) -> None:
+        await self._send(b"+WPI")

@@ -1,0 +1,148 @@
+"""Key/value on a stream with one message per subject."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
+from mesh.address import decode_token, encode_token
+from mesh.broker import Entry, Operation
+from mesh.errors import ConflictError, StateError
+
+__all__ = ["NatsKeyValue"]
+
+MAX_KEY_BYTES = 1024
+MAX_OPERATIONS = 1000
+WRONG_LAST_SEQUENCE = 10071
+MARKER_TTL = "3600s"
+EXPIRES_HEADER = "Mesh-Expires"
+_MARKERS = ("KV-Operation", "Nats-Marker-Reason")
+
+
+class NatsKeyValue:
+    """One bucket."""
+
+    def __init__(self, connection: Connection, bucket: str) -> None:
+        """Open a bucket whose stream exists."""
+        self._connection = connection
+        self._stream = f"KV_{bucket}"
+        self._prefix = f"$KV.{bucket}."
+
+    def _subject(self, key: str) -> str:
+        if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+            raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")
+        return self._prefix + encode_token(key)
+
+    async def get(self, key: str, *, strong: bool = False) -> Entry | None:
+        """Read a key: from any replica, or ``strong`` from the leader."""
+        found = await (self._read_leader(key) if strong else self._read_any(key))
+        if found is None:
+            return None
+        revision, headers, value = found
+        if any(marker in headers for marker in _MARKERS):
+            return None
+        expires = headers.get(EXPIRES_HEADER)
+        expires_at = None if expires is None else int(expires) / 1000
+        if expires_at is not None and expires_at <= time.time():
+            return None
+        return Entry(value, revision, expires_at)
+
+    async def _read_any(self, key: str) -> tuple[int, Mapping[str, str], bytes] | None:
+        answer = await self._connection.call(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(key)}", b"")
+        if answer.status == "404":
+            return None
+        if answer.status is not None:
+            raise StateError(f"cannot read key {key!r}: {answer.headers.get('Description', answer.status)}")
+        return int(answer.headers["Nats-Sequence"]), answer.headers, answer.body
+
+    async def _read_leader(self, key: str) -> tuple[int, Mapping[str, str], bytes] | None:
+        answer = await self._connection.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subject(key)})
+        if "error" in answer:
+            error = cast("JSON", answer["error"])
+            if error.get("code") == 404:
+                return None
+            raise StateError(f"cannot read key {key!r}: {error.get('description')}")
+        message = cast("dict[str, str]", answer["message"])
+        lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
+        headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+        return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
+
+    async def apply(self, operations: Sequence[Operation]) -> None:
+        """Write; several go as one atomic batch."""
+        if len(operations) > MAX_OPERATIONS:
+            raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
+        if not operations:
+            return
+        try:
+            await self._write(operations)
+        except ConflictError:
+            # "Must not exist" also holds for a key that was deleted: its marker's revision is the one to expect.
+            repaired = [await self._expect_marker(operation) for operation in operations]
+            if repaired == list(operations):
+                raise
+            await self._write(repaired)
+
+    async def _expect_marker(self, operation: Operation) -> Operation:
+        if operation.expected != 0:
+            return operation
+        found = await self._read_leader(operation.key)
+        if found is not None and any(marker in found[1] for marker in _MARKERS):
+            return replace(operation, expected=found[0])
+        return operation
+
+    async def _write(self, operations: Sequence[Operation]) -> None:
+        try:
+            if len(operations) == 1:
+                operation = operations[0]
+                headers = {**_headers(operation), "Nats-Msg-Id": secrets.token_hex(12)}
+                await self._connection.store(self._subject(operation.key), operation.value or b"", headers)
+                return
+            batch = secrets.token_hex(12)
+            for number, operation in enumerate(operations, 1):
+                headers = {**_headers(operation), "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                subject, value = self._subject(operation.key), operation.value or b""
+                if number < len(operations):
+                    await self._connection.send(subject, value, headers)
+                else:
+                    headers["Nats-Batch-Commit"] = "1"
+                    await self._connection.store(subject, value, headers, repeat=False)
+        except StoreRefusedError as error:
+            if error.err_code == WRONG_LAST_SEQUENCE:
+                raise ConflictError(f"a key is at another revision: {error}") from error
+            raise StateError(str(error)) from error
+
+    async def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Iterate over live keys; reads each, so this is for tools, not for the hot path."""
+        filter_subject = f"{self._prefix}>"
+        offset = 0
+        while True:
+            request: JSON = {"subjects_filter": filter_subject, "offset": offset}
+            info = check_api(await self._connection.api(f"STREAM.INFO.{self._stream}", request), self._stream)
+            state = cast("JSON", info["state"])
+            subjects = cast("dict[str, int]", state.get("subjects") or {})
+            for subject in sorted(subjects):
+                key = decode_token(subject[len(self._prefix) :])
+                if key.startswith(prefix) and await self.get(key) is not None:
+                    yield key
+            offset += len(subjects)
+            if not subjects or offset >= cast("int", info.get("total", 0)):
+                return
+
+
+def _headers(operation: Operation) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if operation.expected is not None:
+        headers["Nats-Expected-Last-Subject-Sequence"] = str(operation.expected)
+    if operation.value is None:
+        headers |= {"KV-Operation": "DEL", "Nats-TTL": MARKER_TTL}
+    elif operation.ttl is not None:
+        headers |= {
+            "Nats-TTL": f"{max(1, int(operation.ttl))}s",
+            EXPIRES_HEADER: str(int((time.time() + operation.ttl) * 1000)),
+        }
+    return headers

@@ -1,0 +1,332 @@
+"""The adapter class; what maps to what stands in the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2s
+from typing import Self, cast
+
+from nats.aio.msg import Msg
+
+from brokers.nats._client import JSON, Connection, check_api
+from brokers.nats._consumer import Consumer
+from brokers.nats._kv import NatsKeyValue
+from brokers.nats._trim import trim
+from mesh.address import Address, Kind, decode_token, encode_token
+from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, TopologyMismatchError
+
+__all__ = ["NatsBroker", "NatsConfig"]
+
+logger = logging.getLogger("brokers.nats")
+
+LANES = 16
+NO_LANE = "_"
+DEDUP_WINDOW_NS = 120 * 1_000_000_000
+TRIM_INTERVAL = 60.0
+MIN_VERSION = (2, 12)
+HEADER_OVERHEAD_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NatsConfig:
+    """How to reach NATS.
+
+    Attributes:
+        servers: URLs of one cluster (``nats://user:password@host:4222``, ``tls://host``).
+        token: Token of the server, if it asks for one.
+        credentials: Path of a ``.creds`` file.
+        nkey_seed: Path of an nkey seed file.
+        tls: TLS context; None uses the system's for ``tls://`` URLs.
+        connect_wait: Seconds to wait for the first connection.
+        name: The connection's name in the server's reports.
+    """
+
+    servers: tuple[str, ...]
+    token: str | None = None
+    credentials: str | None = None
+    nkey_seed: str | None = None
+    tls: ssl.SSLContext | None = None
+    connect_wait: float = 10.0
+    name: str = "brokermesh"
+
+    def options(self) -> dict[str, object]:
+        """Give the client's options."""
+        options: dict[str, object] = {"name": self.name}
+        if self.token is not None:
+            options["token"] = self.token
+        if self.credentials is not None:
+            options["user_credentials"] = self.credentials
+        if self.nkey_seed is not None:
+            options["nkeys_seed"] = self.nkey_seed
+        return options
+
+
+class NatsBroker:
+    """A connection to NATS with JetStream."""
+
+    def __init__(self, config: NatsConfig) -> None:
+        """Prepare; entering connects."""
+        self._config = config
+        self.features = Features(
+            name="nats",
+            durable=True,
+            shared=True,
+            ordering=True,
+            delay=True,
+            dedup=True,
+            wildcard=True,
+            key_value=True,
+            release_counts=True,
+        )
+        self._connection = Connection(list(config.servers), config.options(), config.tls)
+        self._stack = AsyncExitStack()
+        self._sink: Sink | None = None
+        self._spaces: set[str] = set()
+        self.inbox = ""
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Build from a backbone URL; several servers are separated by commas."""
+        return cls(NatsConfig(tuple(url.split(","))))
+
+    async def __aenter__(self) -> Self:
+        """Connect, and start to receive frames."""
+        connection = self._connection
+        await connection.open(self._config.connect_wait)
+        self._stack.push_async_callback(connection.close)
+        try:
+            version = connection.client.connected_server_version
+            if (version.major, version.minor) < MIN_VERSION:
+                raise BrokerUnavailableError(
+                    f"NATS at {connection.shown} is version {version.major}.{version.minor}; "
+                    f"{MIN_VERSION[0]}.{MIN_VERSION[1]} or later is needed"
+                )
+            limit = connection.client.max_payload
+            self.features = replace(self.features, max_message_bytes=limit - HEADER_OVERHEAD_BYTES)
+            self.inbox = connection.client.new_inbox()
+            await connection.client.subscribe(f"{self.inbox}.*", cb=self._receive)
+            await connection.client.flush()
+            tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+            trimming = tasks.create_task(self._trim(), name="nats-trim")
+            self._stack.callback(trimming.cancel)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Flush and close."""
+        await self._stack.aclose()
+
+    async def check(self) -> None:
+        """Tell whether the connection is up."""
+        if not self._connection.client.is_connected:
+            raise BrokerUnavailableError(f"NATS at {self._connection.shown} is not reachable")
+
+    # Stored messages
+
+    async def declare(self, topology: Topology) -> None:
+        """Create a space's stream, or check that it is as wanted."""
+        name = _stream(topology.space)
+        wanted: JSON = {
+            "name": name,
+            "subjects": [f"{topology.space}.>"],
+            "retention": "limits",
+            "discard": "new",
+            "storage": "file",
+            "max_age": int((topology.max_age or 0) * 1e9),
+            "max_bytes": -1 if topology.max_bytes is None else topology.max_bytes,
+            "num_replicas": topology.replicas,
+            "duplicate_window": DEDUP_WINDOW_NS,
+        }
+        await self._ensure_stream(wanted)
+        self._spaces.add(topology.space)
+
+    async def _ensure_stream(self, wanted: JSON) -> None:
+        name = cast("str", wanted["name"])
+        answer = await self._connection.api(f"STREAM.CREATE.{name}", wanted)
+        if "error" not in answer:
+            return
+        existing = await self._connection.api(f"STREAM.INFO.{name}")
+        if "error" in existing:
+            check_api(answer, f"cannot create stream {name} on NATS at {self._connection.shown}")
+        config = cast("JSON", existing["config"])
+        different = [key for key, value in wanted.items() if config.get(key, False) != value]
+        if different:
+            sides = ", ".join(f"{key} is {config.get(key)!r} and should be {wanted[key]!r}" for key in different)
+            raise TopologyMismatchError(
+                f"stream {name} on NATS at {self._connection.shown} differs: {sides}; "
+                "change it there, or the component's settings here"
+            )
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Store a message; the PubAck confirms it."""
+        self._limit(message)
+        headers = dict(message.headers)
+        if message.id is not None:
+            headers["Nats-Msg-Id"] = message.id
+        await self._connection.store(_subject(address, message.key), message.body, headers)
+
+    def _limit(self, message: Message) -> None:
+        size = len(message.body)
+        limit = self.features.max_message_bytes
+        if size > limit // 2:
+            size += sum(len(name) + len(value) + 4 for name, value in message.headers.items())
+            if size > limit:
+                raise MessageTooLargeError(size, limit)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Store several: sent in order, confirmed as the server gets to them."""
+        results: list[BrokerError | None] = [None] * len(messages)
+
+        async def one(index: int, message: Message) -> None:
+            try:
+                await self.publish(address, message)
+            except BrokerError as error:
+                results[index] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for index, message in enumerate(messages):
+                tasks.create_task(one(index, message), name="nats-publish")
+        return results
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        """Pull for a durable consumer (17 of them when ordered)."""
+        lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
+        async with AsyncExitStack() as stack:
+            for lane in lanes:
+                one_by_one = options.ordered and lane != NO_LANE
+                subject = f"{address.space}.{lane}.{address.name}"
+                consumer = Consumer(
+                    self._connection,
+                    stream=_stream(address.space),
+                    name=_consumer_name(options.group, subject),
+                    subject=subject,
+                    max_in_flight=1 if one_by_one else options.max_in_flight,
+                    max_ack_pending=1 if one_by_one else -1,
+                    ack_wait=options.ack_wait,
+                    address_of=_address_of,
+                    handler=handler,
+                )
+                await stack.enter_async_context(consumer.run())
+            yield
+
+    async def _trim(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_INTERVAL)
+            for space in sorted(self._spaces):
+                try:
+                    await trim(self._connection, _stream(space))
+                except BrokerError as error:
+                    logger.warning("cannot trim %s: %s", space, error)
+
+    # Frames
+
+    def on_frame(self, sink: Sink) -> None:
+        """Set the inbox sink."""
+        self._sink = sink
+
+    async def _receive(self, message: Msg) -> None:
+        if self._sink is not None:
+            self._sink(_frame(message, message.subject.rpartition(".")[2]))
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Send over core NATS."""
+        self._limit(message)
+        subject = to if isinstance(to, str) else to.text
+        if not self._connection.connected.is_set():
+            raise BrokerUnavailableError(f"NATS at {self._connection.shown} is not reachable")
+        await self._connection.send(subject, message.body, cast("dict[str, str]", message.headers), reply_to)
+
+    @asynccontextmanager
+    async def serve(self, address: Address, group: str, sink: Sink) -> AsyncIterator[None]:
+        """Join a queue group."""
+
+        async def receive(message: Msg) -> None:
+            sink(_frame(message, ""))
+
+        client = self._connection.client
+        subscription = await client.subscribe(address.text, queue=encode_token(group), cb=receive)
+        await client.flush()
+        try:
+            yield
+        finally:
+            if not client.is_closed:
+                await subscription.drain()
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Send to every subscriber of core NATS."""
+        await self.send(address, message)
+
+    @asynccontextmanager
+    async def listen(self, address: Address, sink: Sink) -> AsyncIterator[None]:
+        """Subscribe without a queue group."""
+
+        async def receive(message: Msg) -> None:
+            sink(_frame(message, ""))
+
+        client = self._connection.client
+        subscription = await client.subscribe(address.text, cb=receive)
+        await client.flush()
+        try:
+            yield
+        finally:
+            if not client.is_closed:
+                await subscription.unsubscribe()
+
+    async def key_value(self, name: str) -> KeyValue:
+        """Open a bucket."""
+        bucket = encode_token(name)
+        await self._ensure_stream(
+            {
+                "name": f"KV_{bucket}",
+                "subjects": [f"$KV.{bucket}.>"],
+                "retention": "limits",
+                "discard": "new",
+                "storage": "file",
+                "max_msgs_per_subject": 1,
+                "allow_direct": True,
+                "allow_msg_ttl": True,
+                "allow_atomic": True,
+                "allow_rollup_hdrs": True,
+            }
+        )
+        return NatsKeyValue(self._connection, bucket)
+
+
+@lru_cache(maxsize=1024)
+def _stream(space: str) -> str:
+    return space.replace(".", "_")
+
+
+def _subject(address: Address, key: str | None) -> str:
+    lane = NO_LANE if key is None else str(zlib.crc32(key.encode()) % LANES)
+    return f"{address.space}.{lane}.{address.name}"
+
+
+def _consumer_name(group: str, subject: str) -> str:
+    return f"{encode_token(group)[:120]}-{blake2s(f'{group} {subject}'.encode(), digest_size=8).hexdigest()}"
+
+
+@lru_cache(maxsize=4096)
+def _address_of(subject: str) -> Address:
+    """Read an address back from a subject: four tokens of space, the lane, the topic."""
+    tokens = subject.split(".")
+    label = ".".join(decode_token(token) for token in tokens[5:])
+    return Address(Kind.TOPIC, ".".join(tokens[:4]), ".".join(tokens[5:]), label)
+
+
+def _frame(message: Msg, token: str) -> Frame:
+    headers = message.headers or {}
+    if headers.get("Status") == "503" and not message.data:
+        return Frame(None, token, "")
+    return Frame(Message(headers, message.data), token, message.reply)

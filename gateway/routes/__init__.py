@@ -1,0 +1,1 @@
+"""HTTP routes: one module per building block; each parses, calls its block and renders."""

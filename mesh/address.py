@@ -1,0 +1,138 @@
+"""Names to addresses: the only place that knows the grammar.
+
+An address is a dotted path of tokens, legal on every broker::
+
+    mesh.<namespace>.topic.<component>.<topic>     an event topic; dots in the topic separate its tokens
+    mesh.<namespace>.app.<app id>                  an application's requests
+    mesh.<namespace>.nodes                         broadcast to every live node
+    mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
+
+Tokens keep letters, digits, ``_`` and ``-``; every other byte of their UTF-8 form is written
+``=XX``, and an empty token is a lone ``=``. A subscription's topic may hold wildcards: ``*`` for
+one token, ``>`` as the last one for all that follow.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from mesh.errors import ConfigError
+
+__all__ = ["Address", "Kind", "app", "decode_token", "encode_token", "matches", "nodes", "overlaps", "topic"]
+
+MAX_TOKEN_BYTES = 512
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_ESCAPE = re.compile(r"=([0-9A-F]{2})")
+
+
+class Kind(StrEnum):
+    """What an address names."""
+
+    TOPIC = "topic"
+    APP = "app"
+    NODES = "nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an event goes.
+
+    Attributes:
+        kind: What it names.
+        space: The tokens that select a stream of its own (``mesh.<namespace>.topic.<component>``).
+        name: The tokens within the space, dotted; empty for spaces that hold one name.
+        label: The user's own name for it (topic or app id), for messages and metrics.
+    """
+
+    kind: Kind
+    space: str
+    name: str
+    label: str
+
+    @property
+    def text(self) -> str:
+        """The whole address."""
+        return f"{self.space}.{self.name}" if self.name else self.space
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it holds wildcards, so that it can only be subscribed to."""
+        return any(token in ("*", ">") for token in self.name.split("."))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def encode_token(text: str) -> str:
+    """Write any text as one token."""
+    if not text:
+        return "="
+    return _UNSAFE.sub(lambda m: b"=%02X" % m[0][0], text.encode()).decode()
+
+
+def decode_token(token: str) -> str:
+    """Read a token back."""
+    if token == "=":
+        return ""
+    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), token).encode("latin-1").decode()
+
+
+@lru_cache(maxsize=4096)
+def topic(namespace: str, component: str, name: str, *, pattern: bool = False) -> Address:
+    """Address a topic of a pub/sub component.
+
+    Args:
+        namespace: The mesh's namespace.
+        component: The pub/sub component's name.
+        name: The topic as users write it; any text.
+        pattern: Read ``*`` and ``>`` as wildcards; otherwise they are ordinary characters.
+
+    Raises:
+        ConfigError: The name is empty or too long, or ``>`` is not the last token.
+    """
+    if not name:
+        raise ConfigError("topic is empty")
+    if len(name.encode()) > MAX_TOKEN_BYTES:
+        raise ConfigError(f"topic is longer than {MAX_TOKEN_BYTES} bytes: {name[:40]!r}…")
+    parts = name.split(".")
+    if pattern and ">" in parts[:-1]:
+        raise ConfigError(f"topic {name!r}: '>' stands for all that follows, so it must be the last token")
+    tokens = [part if pattern and part in ("*", ">") else encode_token(part) for part in parts]
+    space = f"mesh.{encode_token(namespace)}.topic.{encode_token(component)}"
+    return Address(Kind.TOPIC, space, ".".join(tokens), name)
+
+
+@lru_cache(maxsize=4096)
+def app(namespace: str, app_id: str) -> Address:
+    """Address the requests of an application."""
+    return Address(Kind.APP, f"mesh.{encode_token(namespace)}.app.{encode_token(app_id)}", "", app_id)
+
+
+def nodes(namespace: str) -> Address:
+    """Address every live node of a namespace."""
+    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.nodes", "", "nodes")
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a dotted name fits a dotted pattern with ``*`` and ``>``."""
+    wanted, given = pattern.split("."), name.split(".")
+    for index, token in enumerate(wanted):
+        if token == ">":
+            return len(given) > index
+        if index >= len(given) or token not in ("*", given[index]):
+            return False
+    return len(wanted) == len(given)
+
+
+def overlaps(first: str, second: str) -> bool:
+    """Tell whether a name exists that fits both dotted patterns."""
+    one, two = first.split("."), second.split(".")
+    for a, b in zip(one, two, strict=False):
+        if a == ">" or b == ">":
+            return True
+        if a != b and "*" not in (a, b):
+            return False
+    return len(one) == len(two)

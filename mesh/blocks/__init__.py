@@ -1,0 +1,1 @@
+"""The building blocks, each written against the broker contract alone."""

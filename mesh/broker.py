@@ -1,0 +1,356 @@
+"""The broker contract: what an adapter promises, and nothing of how.
+
+An adapter moves bytes. It confirms what it publishes, hands out deliveries and settles them as
+told, carries frames between live nodes, and says honestly in ``features`` what it can do. When a
+delivery settles is decided in ``mesh/delivery.py``; how a request streams, in
+``mesh/exchange.py``. ``tests/contract`` is this contract in executable form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, Self, runtime_checkable
+
+from mesh.address import Address
+from mesh.errors import BrokerError
+
+__all__ = [
+    "Broker",
+    "Delivery",
+    "Entry",
+    "Features",
+    "Frame",
+    "Handler",
+    "KeyValue",
+    "KeyValueProvider",
+    "Message",
+    "Operation",
+    "Settler",
+    "Sink",
+    "SubscribeOptions",
+    "Topology",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What travels: headers and body arrive exactly as they were given.
+
+    Attributes:
+        headers: Names are HTTP tokens and arrive as written; values are printable ASCII without
+            blanks at either end (CloudEvents percent-encoding sees to that).
+        body: Any bytes, up to ``Features.max_message_bytes``.
+        key: Messages with equal keys are delivered in order to an ordered subscription.
+        id: The producer's identity for this message; a repeated publish with the same id is
+            stored once where ``Features.dedup`` says so.
+    """
+
+    headers: Mapping[str, str]
+    body: bytes
+    key: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a broker can do; the only source of truth about it.
+
+    Attributes:
+        name: The broker's name in messages and metrics.
+        event_prefix: Prefix of CloudEvents attributes in this broker's headers.
+        max_message_bytes: Largest message, headers included.
+        durable: Whether what was confirmed outlives the broker's process.
+        shared: Whether other processes can take part.
+        ordering: Whether ``SubscribeOptions.ordered`` is honoured.
+        delay: Whether ``nack(delay)`` is held by the broker.
+        dedup: Whether ``Message.id`` is honoured within a window.
+        wildcard: Whether patterns can be subscribed to.
+        key_value: Whether it is a ``KeyValueProvider``.
+        release_counts: Whether handing back an unhandled delivery counts as an attempt.
+    """
+
+    name: str
+    event_prefix: str = "ce-"
+    max_message_bytes: int = 1024 * 1024
+    durable: bool = False
+    shared: bool = False
+    ordering: bool = False
+    delay: bool = False
+    dedup: bool = False
+    wildcard: bool = False
+    key_value: bool = False
+    release_counts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What a pub/sub component needs on its broker.
+
+    Attributes:
+        space: ``Address.space`` of its topics.
+        max_age: Seconds an event is kept for subscribers that have not taken it; None for ever.
+        max_bytes: Most bytes stored; a publish above it is rejected. None for the broker's own limit.
+        replicas: Copies on a cluster.
+    """
+
+    space: str
+    max_age: float | None = 7 * 24 * 3600.0
+    max_bytes: int | None = None
+    replicas: int = 1
+
+
+class Settler(Protocol):
+    """An adapter's way to settle one delivery."""
+
+    async def ack(self) -> None: ...
+    async def nack(self, delay: float) -> None: ...
+    async def reject(self) -> None: ...
+    async def extend(self) -> None: ...
+
+
+class Delivery:
+    """One attempt to hand a message to a group.
+
+    It settles once: repeating the same call does nothing, a different one raises. An interrupted
+    settlement means redelivery, never loss.
+    """
+
+    __slots__ = ("_settled", "_settler", "address", "attempt", "message")
+
+    def __init__(self, message: Message, address: Address, attempt: int, settler: Settler) -> None:
+        """Bind a message to its settler.
+
+        Args:
+            message: What was published.
+            address: Where it was published to (never a pattern).
+            attempt: From 1; an upper bound where ``Features.release_counts``.
+            settler: How the adapter settles it.
+        """
+        self.message = message
+        self.address = address
+        self.attempt = attempt
+        self._settler = settler
+        self._settled: str | None = None
+
+    @property
+    def settled(self) -> str | None:
+        """``ack``, ``nack`` or ``reject`` once settled."""
+        return self._settled
+
+    def _claim(self, how: str) -> bool:
+        if self._settled is None:
+            self._settled = how
+            return True
+        if self._settled == how:
+            return False
+        raise BrokerError(f"delivery is settled already: {self._settled}, then {how}")
+
+    async def ack(self) -> None:
+        """Say that it is done with."""
+        if self._claim("ack"):
+            await self._settler.ack()
+
+    async def nack(self, delay: float = 0.0) -> None:
+        """Ask for another attempt, to any member of the group.
+
+        Args:
+            delay: Seconds until then.
+        """
+        if self._claim("nack"):
+            await self._settler.nack(delay)
+
+    async def reject(self) -> None:
+        """Say that it must never be delivered to this group again."""
+        if self._claim("reject"):
+            await self._settler.reject()
+
+    async def extend(self) -> None:
+        """Say that work goes on, so that it is not redelivered; does nothing once settled."""
+        if self._settled is None:
+            await self._settler.extend()
+
+
+Handler = Callable[[Delivery], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeOptions:
+    """How a group takes messages.
+
+    Attributes:
+        group: Members of one group compete; every group gets every message.
+        max_in_flight: Most deliveries unsettled at this member at any time.
+        ordered: Deliver messages of equal ``Message.key`` one after another, over all members.
+        ack_wait: Seconds without a sign of life until a delivery is handed out again.
+    """
+
+    group: str
+    max_in_flight: int = 100
+    ordered: bool = False
+    ack_wait: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message between live nodes, not stored.
+
+    Attributes:
+        message: The message; None when nobody serves the address a frame with ``reply_to`` went to.
+        token: The last part of the inbox address it was sent to; empty for served addresses.
+        reply_to: Where the other side listens for answers; empty when it does not.
+    """
+
+    message: Message | None
+    token: str
+    reply_to: str
+
+
+Sink = Callable[[Frame], None]
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """A message broker. Entering connects; leaving flushes and closes."""
+
+    @property
+    def features(self) -> Features:
+        """What it can do; complete once entered."""
+
+    async def __aenter__(self) -> Self:
+        """Connect, or raise ``BrokerUnavailableError`` that names the address."""
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Flush and close; idempotent."""
+
+    async def check(self) -> None:
+        """Return when the broker answers now, else raise ``BrokerUnavailableError``; cheap."""
+
+    # Stored messages
+
+    async def declare(self, topology: Topology) -> None:
+        """Create what is missing; idempotent.
+
+        Raises:
+            TopologyMismatchError: It exists and differs; nothing was changed.
+        """
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Store a message; return after the broker's own confirmation.
+
+        Cancelled in the middle, the outcome is unknown; a repetition with the same ``Message.id``
+        is harmless where ``Features.dedup``. Through a broken connection it waits for the next one,
+        so the caller bounds it in time.
+
+        Raises:
+            MessageTooLargeError: Over the limit; nothing was sent.
+            PublishRejectedError: The broker said no.
+        """
+
+    async def publish_many(
+        self, address: Address, messages: Sequence[Message]
+    ) -> list[BrokerError | None]:
+        """Store several, pipelined, in order; give an error or None for each."""
+
+    def subscribe(
+        self, address: Address, options: SubscribeOptions, handler: Handler
+    ) -> AbstractAsyncContextManager[None]:
+        """Take messages for a durable group; entered, it is active on the broker.
+
+        Runs ``handler`` in a task of its own per delivery. One that raises is nacked. Leaving
+        stops fetching, waits for handlers in flight, and releases what no handler has begun.
+        Cancelled while leaving, it cancels the handlers and releases their deliveries.
+
+        A new group begins with the oldest message still stored.
+        """
+
+    # Frames between live nodes: at most once, in order between two nodes
+
+    @property
+    def inbox(self) -> str:
+        """This node's private address; frames sent to ``<inbox>.<token>`` reach the inbox sink."""
+
+    def on_frame(self, sink: Sink) -> None:
+        """Set the inbox sink; it must not block."""
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Send a frame to one member of an address's group, or to an inbox.
+
+        With ``reply_to`` and nobody serving, a ``Frame`` without a message arrives there.
+
+        Raises:
+            MessageTooLargeError: Over the limit; nothing was sent.
+            BrokerUnavailableError: There is no connection.
+        """
+
+    def serve(self, address: Address, group: str, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Receive frames sent to an address, competing within the group.
+
+        Leaving returns after every frame routed here before has reached the sink, so nothing that
+        was sent to a live node is dropped.
+        """
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Send to every node that listens now."""
+
+    def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Receive what is broadcast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored value.
+
+    Attributes:
+        value: The bytes as put.
+        revision: Rises with every write to the store; the token for compare-and-set.
+        expires_at: Unix time in seconds; None for never.
+    """
+
+    value: bytes
+    revision: int
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One write of a transaction.
+
+    Attributes:
+        key: Any text up to 1,024 bytes.
+        value: The bytes to put; None deletes.
+        expected: The revision the key must have; 0 when it must not exist; None for any.
+        ttl: Seconds until it expires; None for never.
+    """
+
+    key: str
+    value: bytes | None
+    expected: int | None = None
+    ttl: float | None = None
+
+
+class KeyValue(Protocol):
+    """A key/value store with compare-and-set, expiry and atomic transactions."""
+
+    async def get(self, key: str, *, strong: bool = False) -> Entry | None:
+        """Read; ``strong`` never answers from a follower."""
+
+    async def apply(self, operations: Sequence[Operation]) -> None:
+        """Do all or nothing; deleting what does not exist succeeds unless a revision was expected.
+
+        Raises:
+            ConflictError: A revision differs from the expected one; nothing was done.
+            StateError: The store refused.
+        """
+
+    def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Iterate over live keys."""
+
+
+@runtime_checkable
+class KeyValueProvider(Protocol):
+    """A broker with ``Features.key_value``."""
+
+    async def key_value(self, name: str) -> KeyValue:
+        """Open a durable store by name, made if it is missing."""

@@ -1,0 +1,250 @@
+"""The CloudEvents 1.0 value, and its two content modes as pure functions.
+
+Binary mode keeps the application's bytes as they are and puts the attributes into headers; it
+is what travels on a backbone. Structured mode is one JSON object; it is what an application
+sends with ``application/cloudevents+json``, and what it receives.
+
+Decoding is strict: an attribute that must be there and is not, is an ``EventError``; nothing is
+invented on receipt. (The CloudEvents SDK 2.2 makes up ``id`` and ``specversion`` there, which
+breaks deduplication; it serves as the second opinion in this module's tests instead. ADR 3.)
+
+Source: CloudEvents 1.0.2 sections 3 and 4; JSON event format 1.0.2; HTTP protocol binding 1.0.2
+section 3.1.3.2 (header value encoding), which the NATS binding takes over.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from mesh.errors import EventError
+
+__all__ = [
+    "CLOUDEVENTS_JSON",
+    "Event",
+    "encode_header_value",
+    "from_headers",
+    "from_structured",
+    "is_structured",
+    "to_headers",
+    "to_structured",
+]
+
+CLOUDEVENTS_JSON = "application/cloudevents+json"
+SPECVERSION = "1.0"
+
+_ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,}\Z")
+_UNSAFE_IN_HEADER = re.compile(r'[^!#$&-~]')
+_CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One CloudEvent.
+
+    Attributes:
+        id: Unique for its source; not empty.
+        source: URI reference of the producer; not empty.
+        type: What happened; not empty.
+        data: The application's bytes, as given.
+        datacontenttype: Media type of ``data``; None when unknown.
+        dataschema: URI of the schema of ``data``.
+        subject: What the event is about, within its source.
+        time: RFC 3339 text, as given.
+        extensions: Further attributes; names are lower-case letters and digits.
+    """
+
+    id: str
+    source: str
+    type: str
+    data: bytes = b""
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    subject: str | None = None
+    time: str | None = None
+    extensions: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "source", "type"):
+            if not getattr(self, name):
+                raise EventError(f"attribute '{name}' must not be empty")
+        for name in self.extensions:
+            if not _ATTRIBUTE_NAME.match(name):
+                raise EventError(f"extension '{name}' must be lower-case letters and digits")
+            if name in _CORE or name in ("data", "data_base64"):
+                raise EventError(f"'{name}' is not an extension")
+        if self.time is not None:
+            _check_time(self.time)
+
+
+def _check_time(text: str) -> None:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise EventError(f"attribute 'time' is not RFC 3339: {text!r}") from None
+    if parsed.tzinfo is None:
+        raise EventError(f"attribute 'time' has no time zone: {text!r}")
+
+
+def encode_header_value(value: str) -> str:
+    """Percent-encode what a header may not carry: space, ``"``, ``%`` and all but printable ASCII."""
+    if not _UNSAFE_IN_HEADER.search(value):
+        return value
+    return _UNSAFE_IN_HEADER.sub(lambda m: "".join(f"%{byte:02X}" for byte in m[0].encode()), value)
+
+
+def _decode_header_value(value: str) -> str:
+    if "%" not in value:
+        return value
+    try:
+        return unquote_to_bytes(value).decode()
+    except UnicodeDecodeError:
+        raise EventError(f"header value is not percent-encoded UTF-8: {value!r}") from None
+
+
+def is_structured(content_type: str | None) -> bool:
+    """Tell whether a media type announces a structured-mode event."""
+    return content_type is not None and content_type[:23].lower() == "application/cloudevents"
+
+
+def to_headers(event: Event, prefix: str = "ce-") -> dict[str, str]:
+    """Encode the attributes for binary mode; the body is ``event.data``.
+
+    Args:
+        event: The event.
+        prefix: The broker's header prefix (``ce-`` for HTTP and NATS, ``ce_`` for Kafka).
+    """
+    encode = encode_header_value
+    headers = {
+        prefix + "specversion": SPECVERSION,
+        prefix + "id": encode(event.id),
+        prefix + "source": encode(event.source),
+        prefix + "type": encode(event.type),
+    }
+    for name in ("datacontenttype", "dataschema", "subject", "time"):
+        value = getattr(event, name)
+        if value is not None:
+            headers[prefix + name] = encode(value)
+    for name, extension in event.extensions.items():
+        headers[prefix + name] = encode(_attribute_text(extension))
+    return headers
+
+
+def _attribute_text(value: str | int | bool) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def from_headers(headers: Mapping[str, str], body: bytes, prefix: str = "ce-") -> Event:
+    """Decode a binary-mode message.
+
+    Raises:
+        EventError: A required attribute is missing, or one is malformed.
+    """
+    size = len(prefix)
+    attributes = {
+        name[size:].lower(): _decode_header_value(value)
+        for name, value in headers.items()
+        if name[:size].lower() == prefix
+    }
+    version = attributes.pop("specversion", None)
+    if version != SPECVERSION:
+        raise EventError(f"attribute 'specversion' must be '{SPECVERSION}', not {version!r}")
+    core = {name: attributes.pop(name) for name in list(attributes) if name in _CORE}
+    return _build(core, attributes, body)
+
+
+def _build(core: Mapping[str, str], extensions: Mapping[str, str | int | bool], data: bytes) -> Event:
+    for name in ("id", "source", "type"):
+        if name not in core:
+            raise EventError(f"attribute '{name}' is missing")
+    return Event(data=data, extensions=extensions, **core)
+
+
+def to_structured(event: Event) -> bytes:
+    """Encode as one JSON object, its members in alphabetical order.
+
+    JSON data is spliced in byte for byte; text goes in as a string; anything else as base64.
+    """
+    members: dict[str, object] = {
+        "id": event.id,
+        "source": event.source,
+        "specversion": SPECVERSION,
+        "type": event.type,
+        **{
+            name: value
+            for name in ("datacontenttype", "dataschema", "subject", "time")
+            if (value := getattr(event, name)) is not None
+        },
+        **event.extensions,
+    }
+    if event.data:
+        media = (event.datacontenttype or "application/json").partition(";")[0].strip().lower()
+        if media == "application/json" or media.endswith("+json"):
+            members["data"] = orjson.Fragment(event.data)
+        else:
+            try:
+                members["data"] = event.data.decode() if media.startswith("text/") else None
+            except UnicodeDecodeError:
+                members["data"] = None
+            if members["data"] is None:
+                del members["data"]
+                members["data_base64"] = base64.b64encode(event.data).decode()
+    return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+
+
+def from_structured(body: bytes) -> Event:
+    """Decode a structured-mode event.
+
+    Raises:
+        EventError: Not a JSON object, or not a valid event.
+    """
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise EventError(f"not JSON: {error}") from None
+    if not isinstance(members, dict):
+        raise EventError("a CloudEvent is a JSON object")
+    if members.get("specversion") != SPECVERSION:
+        raise EventError(f"attribute 'specversion' must be '{SPECVERSION}', not {members.get('specversion')!r}")
+    if "data" in members and "data_base64" in members:
+        raise EventError("'data' and 'data_base64' exclude each other")
+    core: dict[str, str] = {}
+    extensions: dict[str, str | int | bool] = {}
+    for name, value in members.items():
+        if name in ("data", "data_base64", "specversion") or value is None:
+            continue
+        if name in _CORE:
+            if not isinstance(value, str):
+                raise EventError(f"attribute '{name}' must be a string")
+            core[name] = value
+        elif isinstance(value, str | int | bool):
+            extensions[name] = value
+        else:
+            raise EventError(f"extension '{name}' must be a string, an integer or a boolean")
+    return _build(core, extensions, _structured_data(members, core))
+
+
+def _structured_data(members: Mapping[str, object], core: Mapping[str, str]) -> bytes:
+    if (encoded := members.get("data_base64")) is not None:
+        if not isinstance(encoded, str):
+            raise EventError("'data_base64' must be a string")
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise EventError("'data_base64' is not base64") from None
+    if "data" not in members:
+        return b""
+    data = members["data"]
+    media = core.get("datacontenttype", "application/json").partition(";")[0].strip().lower()
+    if isinstance(data, str) and not (media == "application/json" or media.endswith("+json")):
+        return data.encode()
+    return orjson.dumps(data)

@@ -1,0 +1,73 @@
+"""A key/value store in memory: the reference of the ``KeyValue`` contract.
+
+It serves the memory broker and ``state.in-memory``.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from mesh.broker import Entry, Operation
+from mesh.errors import ConflictError
+
+__all__ = ["MemoryKeyValue"]
+
+
+class MemoryKeyValue:
+    """Keys and values of this process; expired ones are dropped as later calls come by."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """Start empty.
+
+        Args:
+            clock: Unix time in seconds.
+        """
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._expiries: list[tuple[float, str]] = []
+        self._revision = 0
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        while self._expiries and self._expiries[0][0] <= now:
+            expires_at, key = heapq.heappop(self._expiries)
+            entry = self._entries.get(key)
+            if entry is not None and entry.expires_at == expires_at:
+                del self._entries[key]
+
+    async def get(self, key: str, *, strong: bool = False) -> Entry | None:
+        """Read a key; every read is strong here."""
+        self._sweep()
+        return self._entries.get(key)
+
+    async def apply(self, operations: Sequence[Operation]) -> None:
+        """Do all or nothing; nothing is awaited, so no other call comes between.
+
+        Raises:
+            ConflictError: A revision differs from the expected one; nothing was done.
+        """
+        self._sweep()
+        for operation in operations:
+            if operation.expected is None:
+                continue
+            entry = self._entries.get(operation.key)
+            if (entry.revision if entry else 0) != operation.expected:
+                raise ConflictError(f"key {operation.key!r} is at another revision")
+        for operation in operations:
+            self._revision += 1
+            if operation.value is None:
+                self._entries.pop(operation.key, None)
+                continue
+            expires_at = None if operation.ttl is None else self._clock() + operation.ttl
+            self._entries[operation.key] = Entry(operation.value, self._revision, expires_at)
+            if expires_at is not None:
+                heapq.heappush(self._expiries, (expires_at, operation.key))
+
+    async def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Iterate over live keys, in order."""
+        self._sweep()
+        for key in sorted(self._entries):
+            if key.startswith(prefix):
+                yield key

@@ -1,0 +1,399 @@
+"""Timeout, retry and circuit breaker as frozen values and pure decisions.
+
+`ResiliencyPolicies` picks the policy of a target once, at start; what holds a `Policy` applies it as
+retry, then circuit breaker, then timeout, then the call. An open breaker ends the retries.
+
+Source: reference/dapr-surface.md 3.3; the breaker follows github.com/sony/gobreaker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NewType, TypeVar
+
+from mesh.errors import ExpressionError
+from mesh.expressions import Trip
+from mesh.scopes import in_scope
+
+__all__ = [
+    "BUILT_IN_RETRIES",
+    "Breaker",
+    "CircuitBreaker",
+    "ComponentTarget",
+    "Permit",
+    "Policy",
+    "Resiliency",
+    "ResiliencyPolicies",
+    "Retry",
+    "StatusCodes",
+    "Target",
+    "Timeout",
+    "parse_status_codes",
+]
+
+Direction = Literal["inbound", "outbound"]
+BreakerStatus = Literal["closed", "open", "half-open"]
+Permit = NewType("Permit", int)
+_T = TypeVar("_T")
+
+EXPONENTIAL_START = 0.5
+EXPONENTIAL_MAX_ELAPSED = 15 * 60.0
+_MULTIPLIER = 1.5
+_JITTER_RATIO = 0.5
+_LAST_GROWTH = 1000  # 1.5 ** 1000 is far above any interval and still a float.
+_HTTP_STATUSES = range(100, 600)
+_GRPC_STATUSES = range(17)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """How long one attempt may take, in seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCodes:
+    """Inclusive ranges of status codes."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def __contains__(self, status: int) -> bool:
+        return any(low <= status <= high for low, high in self.ranges)
+
+
+def parse_status_codes(text: str, kind: Literal["http", "grpc"]) -> StatusCodes:
+    """Read a list of codes and ranges such as ``429,500-599``.
+
+    Raises:
+        ValueError: A part is no code or range of this kind (HTTP 100-599, gRPC 0-16).
+    """
+    known = _HTTP_STATUSES if kind == "http" else _GRPC_STATUSES
+    ranges: list[tuple[int, int]] = []
+    for part in text.split(","):
+        low, dash, high = (piece.strip() for piece in part.partition("-"))
+        codes = [int(piece) for piece in (low, high or low) if piece.isascii() and piece.isdigit() and len(piece) < 4]
+        if len(codes) < 2 or bool(dash) != bool(high) or codes[0] not in known or codes[1] not in known:
+            raise ValueError(f"'{part.strip()}' is no status code or range within {known[0]}-{known[-1]}")
+        if codes[0] > codes[1]:
+            raise ValueError(f"the range '{part.strip()}' ends before it begins")
+        ranges.append((codes[0], codes[1]))
+    return StatusCodes(tuple(ranges))
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a failed call is made again.
+
+    Attributes:
+        kind: ``constant`` waits ``interval``; ``exponential`` begins with it, times 1.5, +-50 %.
+        interval: Seconds.
+        max_interval: Seconds; the longest exponential wait before jitter.
+        max_retries: None = no limit, 0 = never again.
+        max_elapsed: Seconds after the first attempt in which a retry may begin; None = no limit.
+        http_statuses: Only these HTTP statuses are retried; None = all.
+        grpc_statuses: Only these gRPC statuses are retried; None = all.
+        name: The policy's name in its resource.
+    """
+
+    kind: Literal["constant", "exponential"] = "constant"
+    interval: float = 5.0
+    max_interval: float = 60.0
+    max_retries: int | None = None
+    max_elapsed: float | None = None
+    http_statuses: StatusCodes | None = None
+    grpc_statuses: StatusCodes | None = None
+    name: str = ""
+
+    @classmethod
+    def exponential(cls, max_interval: float = 60.0, max_retries: int | None = None, *, name: str = "") -> Retry:
+        """Make an exponential retry with Dapr's first interval and its limit of 15 minutes."""
+        return cls("exponential", EXPONENTIAL_START, max_interval, max_retries, EXPONENTIAL_MAX_ELAPSED, name=name)
+
+    def delay(self, attempt: int, elapsed: float, random: Callable[[], float]) -> float | None:
+        """Decide how long to wait after a failed attempt.
+
+        Args:
+            attempt: Attempts made so far, from 1.
+            elapsed: Seconds since the first attempt began.
+            random: Gives numbers from 0 up to 1.
+
+        Returns:
+            Seconds; None = give up.
+        """
+        if self.max_retries is not None and attempt > self.max_retries:
+            return None
+        delay = self.interval
+        if self.kind == "exponential":
+            delay = min(delay * _MULTIPLIER ** min(attempt - 1, _LAST_GROWTH), self.max_interval)
+            delay *= 1 - _JITTER_RATIO + 2 * _JITTER_RATIO * random()
+        if self.max_elapsed is not None and elapsed + delay > self.max_elapsed:
+            return None
+        return delay
+
+    def should_retry_status(self, status: int) -> bool:
+        """Tell whether a failure with this HTTP status is worth another attempt."""
+        return self.http_statuses is None or status in self.http_statuses
+
+    def should_retry_grpc_status(self, status: int) -> bool:
+        """Tell whether a failure with this gRPC status is worth another attempt."""
+        return self.grpc_statuses is None or status in self.grpc_statuses
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreaker:
+    """When calls are refused without being made.
+
+    Attributes:
+        name: The policy's name in its resource.
+        max_requests: Calls admitted while half-open; as many successes close it.
+        interval: Seconds after which a closed breaker forgets its counts; 0 = never.
+        timeout: Seconds that it stays open.
+        trip: When it opens; None = after more than 5 failures in a row.
+    """
+
+    name: str = ""
+    max_requests: int = 1
+    interval: float = 0.0
+    timeout: float = 60.0
+    trip: Trip | None = None
+
+
+class Breaker:
+    """The state of one circuit breaker; not shared between event loops.
+
+    Each admitted call gets a `Permit`, to be given back with exactly one of `record` and `release`.
+    A result that comes back after the state changed is ignored.
+    """
+
+    __slots__ = ("_clock", "_config", "_counts", "_generation", "_status", "_until")
+
+    def __init__(self, config: CircuitBreaker, clock: Callable[[], float]) -> None:
+        """Begin closed.
+
+        Args:
+            config: The limits.
+            clock: Monotonic seconds.
+        """
+        self._config = config
+        self._clock = clock
+        self._generation = 0
+        self._become("closed", clock())
+
+    @property
+    def status(self) -> BreakerStatus:
+        """The state now; time alone may have changed it."""
+        now = self._clock()
+        if self._until is not None and now >= self._until:
+            self._become("closed" if self._status == "closed" else "half-open", now)
+        return self._status
+
+    def allow(self) -> Permit | None:
+        """Admit a call, or refuse it with None."""
+        status = self.status
+        if status == "open" or (status == "half-open" and self._counts["requests"] >= self._config.max_requests):
+            return None
+        self._counts["requests"] += 1
+        return Permit(self._generation)
+
+    def record(self, success: bool, permit: Permit | None = None) -> None:
+        """Count how an admitted call ended.
+
+        Args:
+            success: Whether the target worked.
+            permit: What `allow` gave; None = a call admitted in the present state.
+        """
+        status = self.status
+        if status == "open" or (permit is not None and permit != self._generation):
+            return
+        counts = self._counts
+        this, other = ("Successes", "Failures") if success else ("Failures", "Successes")
+        counts[f"total{this}"] += 1
+        counts[f"consecutive{this}"] += 1
+        counts[f"consecutive{other}"] = 0
+        if status == "half-open":
+            if not success:
+                self._become("open", self._clock())
+            elif counts["consecutiveSuccesses"] >= self._config.max_requests:
+                self._become("closed", self._clock())
+        elif not success and self._trips():
+            self._become("open", self._clock())
+
+    def release(self, permit: Permit) -> None:
+        """Take back a call that was cancelled: it says nothing about the target."""
+        if self.status != "open" and permit == self._generation and self._counts["requests"] > 0:
+            self._counts["requests"] -= 1
+
+    def _become(self, status: BreakerStatus, now: float) -> None:
+        self._status: BreakerStatus = status
+        self._generation += 1  # From 1, so that every permit is true.
+        lasts = {"closed": self._config.interval or None, "open": self._config.timeout, "half-open": None}[status]
+        self._until = None if lasts is None else now + lasts
+        self._counts = {
+            "requests": 0,
+            "totalSuccesses": 0,
+            "totalFailures": 0,
+            "consecutiveSuccesses": 0,
+            "consecutiveFailures": 0,
+        }
+
+    def _trips(self) -> bool:
+        if self._config.trip is None:
+            return self._counts["consecutiveFailures"] > 5
+        try:
+            return self._config.trip.tripped(self._counts)
+        except ExpressionError:
+            # Only an arithmetic error is left after the check at start, as in `a / totalSuccesses`
+            # before the first success. Like Dapr, do not cut off a target on an unknown answer.
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What applies to calls to one target; None = nothing of the kind."""
+
+    timeout: Timeout | None = None
+    retry: Retry | None = None
+    breaker: CircuitBreaker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The policy names that a resource gives to one target; cache size and scope concern breakers."""
+
+    timeout: str | None = None
+    retry: str | None = None
+    circuit_breaker: str | None = None
+    circuit_breaker_scope: Literal["type", "id", "both"] | None = None
+    circuit_breaker_cache_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentTarget:
+    """The policy names for one component, per direction."""
+
+    outbound: Target | None = None
+    inbound: Target | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resiliency:
+    """One Resiliency resource: named policies, and which target uses which."""
+
+    name: str
+    timeouts: Mapping[str, Timeout] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+    breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
+    apps: Mapping[str, Target] = field(default_factory=dict)
+    actors: Mapping[str, Target] = field(default_factory=dict)
+    components: Mapping[str, ComponentTarget] = field(default_factory=dict)
+    namespace: str | None = None
+    scopes: tuple[str, ...] = ()
+    file: str | None = None
+    line: int | None = None
+
+
+_BUILT_IN_MIN_RETRIES = 3
+_NOT_FOUND = "DaprBuiltInActorNotFoundRetries"
+
+BUILT_IN_RETRIES: Mapping[str, Retry] = MappingProxyType(
+    {
+        retry.name: retry
+        for retry in (
+            Retry(interval=1.0, max_retries=3, name="DaprBuiltInServiceRetries"),
+            Retry(interval=1.0, max_retries=3, name="DaprBuiltInActorRetries"),
+            Retry.exponential(name="DaprBuiltInActorReminderRetries"),
+            Retry(interval=1.0, max_retries=5, name=_NOT_FOUND),
+            Retry.exponential(max_retries=3, name="DaprBuiltInInitializationRetries"),
+        )
+    }
+)
+
+
+class ResiliencyPolicies:
+    """The policies that one app sees; of two resources that name the same thing the later wins."""
+
+    def __init__(self, resiliencies: Iterable[Resiliency] = (), app_id: str = "") -> None:
+        """Merge the resources.
+
+        Args:
+            resiliencies: In the order they were loaded.
+            app_id: The app whose policies these are; resources scoped to others are left out.
+        """
+        self._timeouts: dict[str, Timeout] = {}
+        self._retries: dict[str, Retry] = dict(BUILT_IN_RETRIES)
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._apps: dict[str, Target] = {}
+        self._actors: dict[str, Target] = {}
+        self._components: dict[str, ComponentTarget] = {}
+        for resiliency in resiliencies:
+            if not in_scope(resiliency.scopes, app_id):
+                continue
+            self._timeouts.update(resiliency.timeouts)
+            self._retries.update({name: _raised(name, retry) for name, retry in resiliency.retries.items()})
+            self._breakers.update(resiliency.breakers)
+            self._apps.update(resiliency.apps)
+            self._actors.update(resiliency.actors)
+            self._components.update(resiliency.components)
+
+    def built_in(self, name: str) -> Retry:
+        """Give a built-in retry, as the resources redefined it."""
+        return self._retries[name]
+
+    def for_app(self, app_id: str) -> Policy:
+        """Give the policy for invoking an app; the built-in retry when nothing names the app or a default retry."""
+        return self._with_built_in(self._apps.get(app_id), "App", "DaprBuiltInServiceRetries")
+
+    def for_actor(self, actor_type: str) -> Policy:
+        """Give the policy for calling actors of a type."""
+        return self._with_built_in(self._actors.get(actor_type), "Actor", "DaprBuiltInActorRetries")
+
+    def actor_target(self, actor_type: str) -> Target | None:
+        """Give what a resource says of an actor type: scope and cache size of its breakers."""
+        return self._actors.get(actor_type)
+
+    def for_component(self, name: str, kind: str, direction: Direction) -> Policy:
+        """Give the policy for a component.
+
+        Args:
+            name: The component.
+            kind: Its block, as in the default names: ``statestore``, ``pubsub``, ``binding``, ``secretstore``…
+            direction: ``outbound`` towards the component, ``inbound`` from it to the app.
+        """
+        named = self._components.get(name, ComponentTarget())
+        target = named.outbound if direction == "outbound" else named.inbound
+        way = direction.capitalize()
+        return self._policy(target, (f"{kind.capitalize()}Component{way}", f"Component{way}", "Component", ""))
+
+    def _with_built_in(self, target: Target | None, level: str, built_in: str) -> Policy:
+        policy = self._policy(target, (level, ""))
+        if target is None and policy.retry is None:
+            return dataclasses.replace(policy, retry=self._retries[built_in])
+        return policy
+
+    def _policy(self, target: Target | None, levels: tuple[str, ...]) -> Policy:
+        if target is not None:
+            return Policy(
+                self._timeouts.get(target.timeout or ""),
+                self._retries.get(target.retry or ""),
+                self._breakers.get(target.circuit_breaker or ""),
+            )
+        return Policy(
+            _first(self._timeouts, [f"Default{level}TimeoutPolicy" for level in levels]),
+            _first(self._retries, [f"Default{level}RetryPolicy" for level in levels]),
+            _first(self._breakers, [f"Default{level}CircuitBreakerPolicy" for level in levels]),
+        )
+
+
+def _raised(name: str, retry: Retry) -> Retry:
+    if name == _NOT_FOUND:
+        return BUILT_IN_RETRIES[name]
+    few = retry.max_retries is not None and retry.max_retries < _BUILT_IN_MIN_RETRIES
+    return dataclasses.replace(retry, max_retries=_BUILT_IN_MIN_RETRIES) if few and name in BUILT_IN_RETRIES else retry
+
+
+def _first(known: Mapping[str, _T], names: Iterable[str]) -> _T | None:
+    return next((known[name] for name in names if name in known), None)

@@ -1,0 +1,38 @@
+"""Every YAML kind as frozen values; importing this needs neither pydantic nor a YAML parser.
+
+``schema.py`` holds the strict models of what may stand in a file and turns them into these
+values; ``documents.py`` reads files and locates problems; ``mesh/loader.py`` drives both.
+"""
+
+from mesh.resources.component import (
+    Component,
+    EnvRef,
+    HTTPEndpoint,
+    MetadataEntry,
+    Secret,
+    SecretRef,
+    TemplateTokens,
+    env_refusal,
+    expand_template,
+    resolve_entries,
+)
+from mesh.resources.configuration import Configuration
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, programmatic_subscriptions
+
+__all__ = [
+    "BulkOptions",
+    "Component",
+    "Configuration",
+    "EnvRef",
+    "HTTPEndpoint",
+    "MetadataEntry",
+    "Rule",
+    "Secret",
+    "SecretRef",
+    "Subscription",
+    "TemplateTokens",
+    "env_refusal",
+    "expand_template",
+    "programmatic_subscriptions",
+    "resolve_entries",
+]

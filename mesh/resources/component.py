@@ -1,0 +1,299 @@
+"""Components and HTTP endpoints: settings that are text, or refer to a secret or a variable.
+
+A resource is loaded with its references open. `resolve_entries` closes them before the
+component is built; what came from outside the file is then held in a `Secret`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+from uuid import uuid4
+
+from mesh.errors import ConfigError, Problem
+
+__all__ = [
+    "Component",
+    "EnvRef",
+    "HTTPEndpoint",
+    "MetadataEntry",
+    "Secret",
+    "SecretRef",
+    "TemplateTokens",
+    "env_refusal",
+    "expand_template",
+    "resolve_entries",
+]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it."""
+
+    _text: str
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def reveal(self) -> str:
+        """Give the text."""
+        return self._text
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """A key of a secret in the secret store that the resource names."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvRef:
+    """A variable of the gateway's own environment."""
+
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataEntry:
+    """One named setting and where it stands.
+
+    Attributes:
+        name: As written; compared without regard to case.
+        value: Text, or a reference until `resolve_entries` replaced it.
+        path: The field in the file (``spec.metadata[0]``).
+        line: From 1; None for built-in resources.
+        column: From 1; None for built-in resources.
+    """
+
+    name: str
+    value: str | Secret | SecretRef | EnvRef
+    path: str = field(default="", compare=False)
+    line: int | None = field(default=None, compare=False)
+    column: int | None = field(default=None, compare=False)
+
+    def text(self) -> str | None:
+        """Give the text; None while it is an open reference."""
+        if isinstance(self.value, Secret):
+            return self.value.reveal()
+        return self.value if isinstance(self.value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A configured adapter.
+
+    Attributes:
+        name: Unique among components.
+        type: ``<block>.<name>``, lower-case (``state.redis``).
+        metadata: The adapter's settings, in the file's order.
+        namespace: None = not given.
+        version: Lower-case; ``v1`` when not given.
+        ignore_errors: Whether a failing start is only logged.
+        init_timeout: Seconds that the start may take.
+        scopes: App ids that may use it; empty = all.
+        auth_secret_store: The secret store that resolves its `SecretRef` values.
+        placement: ``local`` = called in process by every node; None = hosted on the backbone.
+        file: As the user named it; None for built-in components.
+        line: Where the document begins, from 1.
+    """
+
+    name: str
+    type: str
+    metadata: tuple[MetadataEntry, ...] = ()
+    namespace: str | None = None
+    version: str = "v1"
+    ignore_errors: bool = False
+    init_timeout: float = 5.0
+    scopes: tuple[str, ...] = ()
+    auth_secret_store: str | None = None
+    placement: str | None = None
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def block(self) -> str:
+        """The building block, the part of ``type`` before the first dot."""
+        return self.type.partition(".")[0]
+
+    def entry(self, name: str) -> MetadataEntry | None:
+        """Find a setting by name, without regard to case; the last one of a name counts."""
+        folded = name.casefold()
+        return next((entry for entry in reversed(self.metadata) if entry.name.casefold() == folded), None)
+
+    def setting(self, name: str) -> str | None:
+        """Give a setting's text, without regard to case in its name; None if it is not set.
+
+        Raises:
+            ConfigError: The setting is still an open reference.
+        """
+        entry = self.entry(name)
+        if entry is None:
+            return None
+        text = entry.text()
+        if text is None:
+            raise ConfigError(self.problem("is a reference that was not resolved", setting=name))
+        return text
+
+    def problem(self, message: str, *, setting: str | None = None) -> Problem:
+        """Make a problem located at this component, or at one of its settings."""
+        entry = None if setting is None else self.entry(setting)
+        return _problem(message, entry, self.file, self.line)
+
+    def secret_refs(self) -> tuple[SecretRef, ...]:
+        """List the secrets that its settings refer to, each once."""
+        return tuple(dict.fromkeys(entry.value for entry in self.metadata if isinstance(entry.value, SecretRef)))
+
+    def resolved(self, tokens: TemplateTokens, environ: Mapping[str, str], secrets: Mapping[SecretRef, str]) -> Component:
+        """Give the component with its references closed and its templates expanded.
+
+        Raises:
+            ConfigError: A secret, variable or template token has no value; holds all of them, located.
+        """
+        metadata = resolve_entries(self.metadata, tokens, environ, secrets, file=self.file)
+        return dataclasses.replace(self, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPEndpoint:
+    """An outside HTTP service that is invoked under the resource's name.
+
+    Attributes:
+        base_url: ``http://`` or ``https://``, without a trailing slash.
+        headers: Sent with every request.
+        root_ca: PEM text or a reference; None = the system's.
+        certificate: The client's certificate; with it goes ``private_key``.
+        renegotiation: ``Never``, ``OnceAsClient`` or ``FreelyAsClient``.
+    """
+
+    name: str
+    base_url: str
+    headers: tuple[MetadataEntry, ...] = ()
+    root_ca: MetadataEntry | None = None
+    certificate: MetadataEntry | None = None
+    private_key: MetadataEntry | None = None
+    renegotiation: str = "Never"
+    auth_secret_store: str | None = None
+    namespace: str | None = None
+    scopes: tuple[str, ...] = ()
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTokens:
+    """What the template tokens of metadata values expand to.
+
+    Attributes:
+        app_id: For ``{appID}``.
+        namespace: For ``{namespace}``, which gives ``<namespace>.<app id>``.
+        pod_name: For ``{podName}``, from the variable ``POD_NAME``; None = it has no value.
+        new_uuid: Called for each ``{uuid}``.
+    """
+
+    app_id: str
+    namespace: str
+    pod_name: str | None = None
+    new_uuid: Callable[[], str] = lambda: str(uuid4())
+
+
+def expand_template(text: str, tokens: TemplateTokens) -> str:
+    """Expand ``{uuid}``, ``{podName}``, ``{namespace}`` and ``{appID}`` anywhere in the text.
+
+    Source: reference/dapr-surface.md 3.1, Templates.
+
+    Raises:
+        ValueError: ``{podName}`` is used and has no value.
+    """
+    if "{" not in text:
+        return text
+    if "{podName}" in text and not tokens.pod_name:
+        raise ValueError("'{podName}' needs the variable POD_NAME, which is not set")
+    before, *parts = text.split("{uuid}")
+    text = before + "".join(tokens.new_uuid() + part for part in parts)
+    text = text.replace("{podName}", tokens.pod_name or "")
+    return text.replace("{namespace}", f"{tokens.namespace}.{tokens.app_id}").replace("{appID}", tokens.app_id)
+
+
+def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
+    """Say why an ``envRef`` may not read this variable; None = it may.
+
+    Source: reference/dapr-surface.md 3.1, ``envRef``.
+    """
+    upper = variable.upper()
+    if upper == "APP_API_TOKEN" or upper.startswith("DAPR_"):
+        return f"the variable '{variable}' belongs to the runtime and cannot be read"
+    if " " in variable:
+        return f"'{variable}' cannot be the name of a variable: it holds a blank"
+    listed = environ.get("DAPR_ENV_KEYS")
+    if listed is not None and variable not in listed.split():
+        return f"the variable '{variable}' is not in DAPR_ENV_KEYS"
+    return None
+
+
+def resolve_entries(
+    entries: Iterable[MetadataEntry],
+    tokens: TemplateTokens,
+    environ: Mapping[str, str],
+    secrets: Mapping[SecretRef, str],
+    *,
+    file: str | None = None,
+) -> tuple[MetadataEntry, ...]:
+    """Close every reference and expand every template.
+
+    Secrets are taken as they are: a password may hold ``{appID}``. An unset variable is empty.
+
+    Args:
+        entries: The settings of one resource.
+        tokens: Values of the template tokens.
+        environ: The gateway's environment.
+        secrets: The text of each `SecretRef` in the entries.
+        file: The resource's file, for problems.
+
+    Raises:
+        ConfigError: Holds every setting that has no value, located.
+    """
+    resolved: list[MetadataEntry] = []
+    problems: list[Problem] = []
+    for entry in entries:
+        try:
+            resolved.append(dataclasses.replace(entry, value=_resolve(entry.value, tokens, environ, secrets)))
+        except ValueError as error:
+            problems.append(_problem(str(error), entry, file, None))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(resolved)
+
+
+def _resolve(
+    value: str | Secret | SecretRef | EnvRef,
+    tokens: TemplateTokens,
+    environ: Mapping[str, str],
+    secrets: Mapping[SecretRef, str],
+) -> str | Secret:
+    match value:
+        case Secret():
+            return value
+        case str():
+            return expand_template(value, tokens)
+        case EnvRef(variable=variable):
+            refusal = env_refusal(variable, environ)
+            if refusal is not None:
+                raise ValueError(refusal)
+            return Secret(expand_template(environ.get(variable, ""), tokens))
+        case SecretRef(name=name, key=key):
+            if value not in secrets:
+                raise ValueError(f"the secret '{name}' has no key '{key}'")
+            return Secret(secrets[value])
+        case _:
+            assert_never(value)
+
+
+def _problem(message: str, entry: MetadataEntry | None, file: str | None, line: int | None) -> Problem:
+    if entry is None:
+        return Problem(message, file=file, line=line, column=None if line is None else 1)
+    path = f"{entry.path} ({entry.name})" if entry.path and entry.name else entry.path or entry.name
+    return Problem(message, path, file, entry.line, entry.column)

@@ -1,0 +1,164 @@
+"""Field types that are read from text, shared by the file models and the frozen values.
+
+A plain dataclass whose fields carry these marks is a strict model too; pydantic is imported only
+when it asks for a mark's schema, so a process that never loads a file never pays for it.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import orjson
+
+from mesh.durations import parse_duration
+from mesh.errors import ExpressionError
+from mesh.expressions import Trip, compile_match, compile_trip
+from mesh.policies import StatusCodes, Timeout, parse_status_codes
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+__all__ = [
+    "AnyText",
+    "GRPCCodes",
+    "HTTPCodes",
+    "JSONText",
+    "MatchText",
+    "Parsed",
+    "Ratio",
+    "ScalarText",
+    "Seconds",
+    "TimeoutValue",
+    "TripExpression",
+    "described",
+]
+
+
+class Parsed:
+    """Marks a field that is read by a function, which raises ValueError for what it refuses."""
+
+    def __init__(self, parse: Callable[[object], object]) -> None:
+        """Keep the function, which is given the value as it stands in the file."""
+        self._parse = parse
+
+    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        """Give pydantic the function as the whole of the field's validation."""
+        # Imported here because pydantic is loaded already when it calls this.
+        from pydantic_core import core_schema  # noqa: PLC0415
+
+        return core_schema.no_info_plain_validator_function(self._checked)
+
+    def _checked(self, value: object) -> object:
+        try:
+            return self._parse(value)
+        except ExpressionError as error:
+            raise ValueError(str(error)) from error
+
+
+def described(value: object) -> str:
+    """Say what a value from a file is: ``the number 5``, ``a list``."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"'{value}'"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"
+
+
+def _scalar(value: object) -> str:
+    match value:
+        case str():
+            return value
+        case bool() | int() | float():
+            return orjson.dumps(value).decode()
+        case _:
+            raise ValueError(f"expected text, got {described(value)}")
+
+
+def _any_text(value: object) -> str:
+    return orjson.dumps(value).decode() if isinstance(value, list | dict) else _scalar(value)
+
+
+def _json_text(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a duration such as '5s', got {described(value)}")  # noqa: TRY004
+    return parse_duration(value)
+
+
+def _timeout(value: object) -> Timeout:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"expected a duration such as '5s', or milliseconds, got {described(value)}")
+    return Timeout(parse_duration(value, bare_milliseconds=True))
+
+
+def _ratio(value: object) -> float:
+    try:
+        ratio = float(_scalar(value))
+    except ValueError:
+        ratio = -1.0
+    if isinstance(value, bool) or not 0 <= ratio <= 1:
+        raise ValueError(f"expected a number from 0 to 1, got {described(value)}")
+    return ratio
+
+
+def _match(value: object) -> str:
+    return compile_match(_plain_text(value)).expression
+
+
+def _trip(value: object) -> Trip:
+    return compile_trip(_plain_text(value))
+
+
+def _plain_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {described(value)}")  # noqa: TRY004
+    return value
+
+
+def _http_codes(value: object) -> StatusCodes:
+    return parse_status_codes(_scalar(value), "http")
+
+
+def _grpc_codes(value: object) -> StatusCodes:
+    return parse_status_codes(_scalar(value), "grpc")
+
+
+Seconds = Annotated[float, Parsed(_duration)]
+"""A duration with a unit."""
+
+TimeoutValue = Annotated[Timeout, Parsed(_timeout)]
+"""A duration; a bare whole number is milliseconds."""
+
+Ratio = Annotated[float, Parsed(_ratio)]
+"""A number from 0 to 1, as text or not."""
+
+ScalarText = Annotated[str, Parsed(_scalar)]
+"""Text; a number or boolean is taken as its JSON text."""
+
+AnyText = Annotated[str, Parsed(_any_text)]
+"""Text; everything else is taken as its JSON text."""
+
+JSONText = Annotated[str, Parsed(_json_text)]
+"""The JSON text of a free-form value."""
+
+MatchText = Annotated[str, Parsed(_match)]
+"""A CEL rule over ``event``, checked."""
+
+TripExpression = Annotated[Trip, Parsed(_trip)]
+"""A CEL condition over the counts of a circuit breaker."""
+
+HTTPCodes = Annotated[StatusCodes, Parsed(_http_codes)]
+GRPCCodes = Annotated[StatusCodes, Parsed(_grpc_codes)]
+
+Action = Literal["allow", "deny"]

@@ -1,0 +1,203 @@
+"""Subscriptions: declared in files, or asked for by the application.
+
+Source: reference/dapr-surface.md 2.3, 2.4 and 2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import orjson
+
+from mesh.errors import ExpressionError
+from mesh.expressions import compile_match
+
+__all__ = ["BulkOptions", "Rule", "Subscription", "normal_path", "programmatic_subscriptions"]
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A route for the events that an expression takes.
+
+    Attributes:
+        match: A CEL expression over ``event``; empty = every event.
+        path: Where the application takes them, with a leading slash.
+    """
+
+    match: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOptions:
+    """Whether and how deliveries are batched; ``max_wait`` is in seconds."""
+
+    enabled: bool = False
+    max_messages: int = 100
+    max_wait: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What an application wants from one topic.
+
+    Attributes:
+        name: The resource's name; empty for a programmatic subscription.
+        pubsub: The pub/sub component.
+        topic: May hold wildcards where the broker has them.
+        rules: Tried in order; the first that takes an event decides.
+        default_path: For events that no rule takes; None = they are dropped.
+        metadata: Passed to the component.
+        dead_letter_topic: On the same component; None = none.
+        bulk: Batching.
+        scopes: App ids that it is for; empty = all.
+        origin: Who asked for it.
+        namespace: None = not given.
+        file: None for a programmatic subscription.
+        line: Where the document begins, from 1.
+    """
+
+    name: str
+    pubsub: str
+    topic: str
+    rules: tuple[Rule, ...] = ()
+    default_path: str | None = None
+    metadata: Mapping[str, str] = field(default=_NO_METADATA, hash=False)
+    dead_letter_topic: str | None = None
+    bulk: BulkOptions = BulkOptions()
+    scopes: tuple[str, ...] = ()
+    origin: Literal["DECLARATIVE", "PROGRAMMATIC"] = "DECLARATIVE"
+    namespace: str | None = None
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
+
+
+def normal_path(path: str) -> str:
+    """Give a route its leading slash: SDKs and samples leave it away."""
+    return path if path.startswith("/") else f"/{path}"
+
+
+def programmatic_subscriptions(body: bytes) -> tuple[list[Subscription], list[str]]:
+    """Read the application's answer to ``GET /dapr/subscribe``.
+
+    Field names are matched without regard to case. What cannot be used is left out with a
+    warning, so that one wrong item does not stop the others.
+
+    Args:
+        body: A JSON array, ``null`` or nothing.
+
+    Returns:
+        The subscriptions in the application's order, and one warning per item left out.
+    """
+    if not body.strip():
+        return [], []
+    try:
+        items: object = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        return [], [f"the application's subscriptions are no JSON: {error}"]
+    if items is None:
+        return [], []
+    if not isinstance(items, list):
+        return [], ["the application's subscriptions must be a JSON array"]
+    subscriptions: list[Subscription] = []
+    warnings: list[str] = []
+    for index, item in enumerate(items):
+        try:
+            subscriptions.append(_subscription(item, warnings.append))
+        except (ValueError, ExpressionError) as error:
+            warnings.append(f"subscription {index} of the application is left out: {error}")
+    return subscriptions, warnings
+
+
+def _subscription(item: object, warn: Callable[[str], None]) -> Subscription:
+    fields = _folded(item, "it")
+    pubsub, topic = _text(fields, "pubsubname"), _text(fields, "topic")
+    if not pubsub or not topic:
+        raise ValueError(f"it has no {'topic' if pubsub else 'pubsubname'}")
+    routes = _folded(fields.get("routes"), "routes")
+    rules = _rules(routes.get("rules"), f"'{topic}' on '{pubsub}'", warn)
+    default = _text(routes, "default") or _text(fields, "route")
+    if not rules and not default:
+        raise ValueError(f"'{topic}' on '{pubsub}' has no usable route")
+    metadata = {key: _scalar(value) for key, value in _mapping(fields.get("metadata"), "metadata").items()}
+    return Subscription(
+        name="",
+        pubsub=pubsub,
+        topic=topic,
+        rules=rules,
+        default_path=normal_path(default) if default else None,
+        metadata=MappingProxyType(metadata),
+        dead_letter_topic=_text(fields, "deadlettertopic") or None,
+        bulk=_bulk(_folded(fields.get("bulksubscribe"), "bulkSubscribe")),
+        origin="PROGRAMMATIC",
+    )
+
+
+def _rules(value: object, place: str, warn: Callable[[str], None]) -> tuple[Rule, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ValueError("routes.rules must be an array")
+    rules: list[Rule] = []
+    for item in value:
+        fields = _folded(item, "a rule")
+        match, path = _text(fields, "match"), _text(fields, "path")
+        if path:
+            compile_match(match)
+            rules.append(Rule(match, normal_path(path)))
+        else:
+            warn(f"a rule of {place} has no path and is left out: '{match}'")
+    return tuple(rules)
+
+
+def _bulk(fields: Mapping[str, object]) -> BulkOptions:
+    enabled = fields.get("enabled")
+    if enabled is not None and not isinstance(enabled, bool):
+        raise ValueError("bulkSubscribe.enabled must be true or false")
+    standard = BulkOptions()
+    max_messages, max_wait_ms = _count(fields, "maxMessagesCount"), _count(fields, "maxAwaitDurationMs")
+    return BulkOptions(
+        enabled=enabled is True,
+        # As in Dapr, zero means the default here.
+        max_messages=max_messages or standard.max_messages,
+        max_wait=max_wait_ms / 1000 if max_wait_ms else standard.max_wait,
+    )
+
+
+def _count(fields: Mapping[str, object], name: str) -> int:
+    value = fields.get(name.casefold())
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"bulkSubscribe.{name} must be a whole number of at least 0")
+    return value
+
+
+def _mapping(value: object, name: str) -> dict[str, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object")  # noqa: TRY004 - bad input, not a bad call
+    return value
+
+
+def _folded(value: object, name: str) -> dict[str, object]:
+    return {key.casefold(): item for key, item in _mapping(value, name).items()}
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string")  # noqa: TRY004 - bad input, not a bad call
+    return value.strip()
+
+
+def _scalar(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,0 +1,47 @@
+"""Waiting for a condition, without guessing how long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["eventually", "eventually_sync"]
+
+T = TypeVar("T")
+
+_EVERY = 0.01
+
+
+async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 5.0) -> T:
+    """Call ``check`` until it raises no AssertionError, and return its result.
+
+    Args:
+        check: A function or a coroutine function; it says what is not yet so by an AssertionError.
+        within: Seconds; when they are over, the last AssertionError is raised.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            result = check()
+            return await result if inspect.isawaitable(result) else result
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_EVERY)
+
+
+def eventually_sync(check: Callable[[], T], within: float = 5.0) -> T:
+    """Do the same as `eventually`, where there is no event loop."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_EVERY)
