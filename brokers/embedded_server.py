@@ -10,7 +10,7 @@ start.lock     exclusive: whoever looks at, starts or stops the server. A starti
 users.lock     shared by every joiner for as long as it is in; the supervisor waits for it exclusively
 store.lock     exclusive: the supervisor, inherited by nats-server. Two servers on one store would
                destroy it, and a container or a host that shares the directory sees no foreign pids
-server.json    who runs, on which port, by which token; left behind only by a crash
+server.json    who runs, on which port, by which token; left behind by a crash or a failed start
 nats.conf      what nats-server runs by; holds the token, as server.json does (both 0600)
 server.log     of nats-server and supervisor
 data/          the JetStream store; never removed here

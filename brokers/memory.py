@@ -1,6 +1,7 @@
 """The memory broker: one process, nothing stored on disk; the reference of the contract.
 
 ========== ======================================================================================
+space      must be declared, as on every broker
 topic      an ordered log per space; an entry stays until every group that matches it has acked it,
            or, without any group, until ``Topology.max_age`` has passed
 group      a queue of log entries, created by its first subscriber and kept when the last one leaves
@@ -34,9 +35,15 @@ from mesh.broker import (
     SubscribeOptions,
     Topology,
 )
-from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
-from mesh.errors import TopologyMismatchError
+from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    MessageTooLargeError,
+    PublishRejectedError,
+    TopologyMismatchError,
+)
 from mesh.key_value import MemoryKeyValue
+from mesh.tasks import task_group
 
 __all__ = ["MemoryBroker", "MemoryHub"]
 
@@ -98,11 +105,11 @@ class _Group:
 class _Space:
     """The log of one space."""
 
-    def __init__(self) -> None:
-        self.topology: Topology | None = None
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
         self.log: dict[int, _Entry] = {}
         self.groups: dict[tuple[str, str], _Group] = {}
-        self.ids: OrderedDict[str, float] = OrderedDict()
+        self.ids: OrderedDict[tuple[str, str], float] = OrderedDict()
         self.sequences = itertools.count(1)
         self.stored_bytes = 0
 
@@ -124,7 +131,13 @@ class MemoryBroker:
     """A broker in this process."""
 
     features = Features(
-        name="memory", ordering=True, delay=True, dedup=True, wildcard=True, key_value=True, max_message_bytes=1024 * 1024
+        name="memory",
+        max_message_bytes=1024 * 1024,
+        ordering=True,
+        delay=True,
+        dedup=True,
+        wildcard=True,
+        key_value=True,
     )
 
     def __init__(self, hub: MemoryHub | None = None) -> None:
@@ -154,30 +167,30 @@ class MemoryBroker:
         if not self._open:
             raise BrokerUnavailableError("the memory broker is closed")
 
-    def _space(self, name: str) -> _Space:
-        return self._hub.spaces.setdefault(name, _Space())
-
     async def declare(self, topology: Topology) -> None:
-        """Remember the limits of a space."""
-        space = self._space(topology.space)
-        if space.topology is not None and space.topology != topology:
+        """Make a space, or check that it is as wanted."""
+        await self.check()
+        space = self._hub.spaces.setdefault(topology.space, _Space(topology))
+        if space.topology != topology:
             raise TopologyMismatchError(f"{topology.space} exists with {space.topology}, wanted {topology}")
-        space.topology = topology
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message in every matching group's queue."""
         await self.check()
         self._limit(message)
-        space = self._space(address.space)
+        space = self._hub.spaces.get(address.space)
+        if space is None:
+            raise PublishRejectedError(f"{address.space} was never declared")
         now = time.monotonic()
-        if message.id is not None:
+        identity = None if message.id is None else (address.name, message.id)
+        if identity is not None:
             while space.ids and (next(iter(space.ids.values())) < now - DEDUP_WINDOW or len(space.ids) > MAX_DEDUP_IDS):
                 space.ids.popitem(last=False)
-            if message.id in space.ids:
+            if identity in space.ids:
                 return
         self._make_room(space, len(message.body), now)
-        if message.id is not None:
-            space.ids[message.id] = now
+        if identity is not None:
+            space.ids[identity] = now
         entry = _Entry(address, message)
         sequence = next(space.sequences)
         groups = [group for group in space.groups.values() if matches(group.pattern, address.name)]
@@ -193,14 +206,14 @@ class MemoryBroker:
             raise MessageTooLargeError(size, self.features.max_message_bytes)
 
     def _make_room(self, space: _Space, size_bytes: int, now: float) -> None:
-        topology = space.topology
-        max_age = topology.max_age if topology else None
-        limit = topology.max_bytes if topology and topology.max_bytes is not None else MAX_STORED_BYTES
+        max_age, max_bytes = space.topology.max_age, space.topology.max_bytes
+        limit = MAX_STORED_BYTES if max_bytes is None else max_bytes
         if max_age is not None:
             for sequence in [s for s, e in itertools.islice(space.log.items(), 100) if e.stored_at < now - max_age]:
                 self._forget(space, sequence)
                 for group in space.groups.values():
                     group.ready.pop(sequence, None)
+                    group.attempts.pop(sequence, None)
         if space.stored_bytes + size_bytes > limit:
             raise PublishRejectedError(f"storage is full: {limit} bytes wait to be handled")
 
@@ -224,7 +237,9 @@ class MemoryBroker:
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
         """Compete for the group's queue."""
         await self.check()
-        space = self._space(address.space)
+        space = self._hub.spaces.get(address.space)
+        if space is None:
+            raise BrokerError(f"{address.space} was never declared")
         group = space.groups.get((address.name, options.group))
         if group is None:
             group = space.groups[address.name, options.group] = _Group(address.name, ordered=options.ordered)
@@ -236,19 +251,11 @@ class MemoryBroker:
             raise TopologyMismatchError(
                 f"group {options.group!r} exists with ordered={group.ordered}, wanted {options.ordered}"
             )
-        async with asyncio.TaskGroup() as tasks:
-            fetching = tasks.create_task(self._fetch(space, group, options, handler, tasks), name="memory-fetch")
-            try:
-                yield
-            finally:
-                fetching.cancel()
-
-    async def _fetch(
-        self, space: _Space, group: _Group, options: SubscribeOptions, handler: Handler, tasks: asyncio.TaskGroup
-    ) -> None:
+        taken: dict[int, _Entry] = {}  # But not begun: a task that is cancelled before its first step runs none of it.
         permits = asyncio.Semaphore(options.max_in_flight)
 
         async def run(sequence: int, entry: _Entry) -> None:
+            del taken[sequence]
             attempt = group.attempts[sequence] = group.attempts.get(sequence, 0) + 1
             settler = _MemorySettler(self, space, group, sequence, entry)
             delivery = Delivery(entry.message, entry.address, attempt, settler)
@@ -266,12 +273,25 @@ class MemoryBroker:
             if delivery.settled is None:
                 await delivery.nack()
 
-        while True:
-            await permits.acquire()
-            while (taken := group.take()) is None:
-                group.changed.clear()
-                await group.changed.wait()
-            tasks.create_task(run(*taken), name="memory-delivery")
+        async def fetch() -> None:
+            while True:
+                await permits.acquire()
+                while (found := group.take()) is None:
+                    group.changed.clear()
+                    await group.changed.wait()
+                taken[found[0]] = found[1]
+                tasks.create_task(run(*found), name="memory-delivery")
+
+        try:
+            async with task_group() as tasks:
+                fetching = tasks.create_task(fetch(), name="memory-fetch")
+                try:
+                    yield
+                finally:
+                    fetching.cancel()
+        finally:
+            for sequence, entry in taken.items():
+                group.put_back(sequence, entry)
 
     def on_frame(self, sink: Sink) -> None:
         """Set the inbox sink."""

@@ -15,7 +15,8 @@ data     to the body's receiver         one part; ``mesh-seq`` counts from 0, so
 end      to the body's receiver         the body is complete
 credit   to the body's sender           so many more bytes may be sent
 abort    either way                     the stream is over, with the reason
-ping     either way                     still here; sent when nothing else was for a while
+ping     either way                     still here; sent when nothing else was for a while. It says how much
+                                        was sent before it, so a lost last part or credit is noticed, too
 busy     to the caller                  not run: the callee has no room; the caller may go elsewhere
 ======== ============================== ==========================================================
 
@@ -34,7 +35,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Self, cast
 
 from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
@@ -46,6 +47,7 @@ from mesh.errors import (
     NoResponderError,
     StreamBrokenError,
 )
+from mesh.tasks import task_group
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]
 
@@ -63,6 +65,7 @@ HEADER_ROOM_BYTES = 32 * 1024
 PING_INTERVAL = 5.0
 SILENCE_LIMIT = 20.0
 MAX_SERVED = 4096
+_OF_AN_OPEN_STREAM = frozenset({"head", "data", "end", "credit", "ping"})
 
 Handler = Callable[["Request"], Awaitable[None]]
 
@@ -74,12 +77,16 @@ class _Link:
         "_consumed",
         "_credit",
         "_credit_waiter",
+        "_credited",
+        "_ended",
         "_error",
         "_exchange",
         "_expected",
+        "_granted",
         "_parts",
         "_parts_waiter",
         "_received_end",
+        "_sending",
         "_sequence",
         "first",
         "heard_at",
@@ -100,7 +107,11 @@ class _Link:
         self.heard_at = self.sent_at = exchange.monotonic()
         self._credit = credit_bytes
         self._credit_waiter: asyncio.Future[None] | None = None
+        self._credited = 0
+        self._granted = 0
+        self._sending = 0
         self._sequence = 0
+        self._ended = False
         self._expected = 0
         self._consumed = 0
         self._parts: deque[bytes] = deque()
@@ -113,7 +124,8 @@ class _Link:
         message = frame.message
         first = self.first
         if message is None:
-            self.fail(NoResponderError("nobody serves this address"))
+            gone = StreamBrokenError("the other side is gone") if self.peer else None
+            self.fail(gone or NoResponderError("nobody serves this address"))
             return
         kind = message.headers.get(FRAME_HEADER)
         if kind is None or kind == "head":
@@ -130,7 +142,9 @@ class _Link:
         if kind == "data":
             self._receive_part(message)
         elif kind == "credit":
-            self._credit += int(message.headers[CREDIT_HEADER])
+            credit = int(message.headers[CREDIT_HEADER])
+            self._credit += credit
+            self._credited += credit
             _wake(self._credit_waiter)
         elif kind == "end":
             if int(message.headers[SEQUENCE_HEADER]) != self._expected:
@@ -138,6 +152,8 @@ class _Link:
                 return
             self._received_end = True
             _wake(self._parts_waiter)
+        elif kind == "ping":
+            self._compare(message)
         elif kind == "abort":
             self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")))
         elif kind == "busy":
@@ -151,6 +167,11 @@ class _Link:
         self._parts.append(message.body)
         _wake(self._parts_waiter)
 
+    def _compare(self, message: Message) -> None:
+        sent, granted = int(message.headers[SEQUENCE_HEADER]), int(message.headers[CREDIT_HEADER])
+        if sent != self._expected + self._received_end or granted != self._credited:
+            self.fail(StreamBrokenError("a part of the stream was lost"))
+
     def fail(self, error: MeshError) -> None:
         """End this end with an error, for whoever waits on it."""
         if self._error is None:
@@ -163,7 +184,17 @@ class _Link:
     async def send(self, kind: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
         self.sent_at = self._exchange.monotonic()
         message = Message({FRAME_HEADER: kind, **(headers or {})}, body)
-        await self._exchange.broker.send(self.peer, message, f"{self._exchange.inbox}.{self.token}")
+        self._sending += 1
+        try:
+            await self._exchange.broker.send(self.peer, message, f"{self._exchange.inbox}.{self.token}")
+        finally:
+            self._sending -= 1
+
+    async def ping(self) -> None:
+        """Say that this end is here, and what it has sent."""
+        if not self._sending:
+            sent = self._sequence + self._ended
+            await self.send("ping", {SEQUENCE_HEADER: str(sent), CREDIT_HEADER: str(self._granted)})
 
     async def ready(self) -> None:
         """Wait until something may be sent."""
@@ -188,6 +219,7 @@ class _Link:
         """Say that the body is complete."""
         if self._error is not None:
             raise self._error
+        self._ended = True
         await self.send("end", {SEQUENCE_HEADER: str(self._sequence)})
 
     async def abort(self, reason: str) -> None:
@@ -200,6 +232,8 @@ class _Link:
                 return  # The other side finds out by silence.
 
     async def grant(self, size_bytes: int) -> None:
+        """Let the other side send more."""
+        self._granted += size_bytes
         await self.send("credit", {CREDIT_HEADER: str(size_bytes)})
 
     async def read(self) -> bytes:
@@ -219,7 +253,13 @@ class _Link:
         return part
 
     @property
+    def granted(self) -> bool:
+        """Whether the other side may send already."""
+        return self._granted > 0
+
+    @property
     def finished(self) -> bool:
+        """Whether nothing more can come."""
         return self._error is not None or self._received_end
 
 
@@ -296,7 +336,8 @@ class Request:
                 yield self.body
             return
         link = self._open()
-        await link.grant(WINDOW_BYTES)
+        if not link.granted:
+            await link.grant(WINDOW_BYTES)
         while part := await link.read():
             yield part
 
@@ -363,16 +404,22 @@ class Request:
 class Exchange:
     """Calls over one broker connection; enter it after the broker and leave it before."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(
+        self, broker: Broker, *, ping_interval: float = PING_INTERVAL, silence_limit: float = SILENCE_LIMIT
+    ) -> None:
         """Use a connected broker.
 
         Args:
             broker: Its inbox sink becomes this object's.
+            ping_interval: Seconds until a stream on which nothing is sent gives a sign of life.
+            silence_limit: Seconds without one until a stream is taken for broken.
         """
         self.broker = broker
         self.inbox = broker.inbox
         self.monotonic = time.monotonic
         self.part_bytes = min(PART_BYTES, broker.features.max_message_bytes - HEADER_ROOM_BYTES)
+        self.ping_interval = ping_interval
+        self.silence_limit = silence_limit
         self.expired = 0
         self._links: dict[str, _Link] = {}
         self._tokens = itertools.count(secrets.randbits(24))
@@ -392,10 +439,10 @@ class Exchange:
         for link in list(self._links.values()):
             link.fail(BrokerUnavailableError("this node is shutting down"))
             self.forget(link)
+        self.broker.on_frame(_drop)
         if self._keeping is not None and self._tasks is not None:
             self._keeping.cancel()
             await self._tasks.__aexit__(None, None, None)
-        self.broker.on_frame(_drop)
 
     def link(self, peer: str, credit_bytes: int) -> _Link:
         """Open an end of a stream."""
@@ -415,17 +462,28 @@ class Exchange:
         link = self._links.get(frame.token)
         if link is not None:
             link.receive(frame)
+            return
+        kind = frame.message.headers.get(FRAME_HEADER) if frame.message is not None else None
+        if kind in _OF_AN_OPEN_STREAM and frame.reply_to and self._tasks is not None:
+            self._tasks.create_task(self._disown(frame.reply_to), name="exchange-disown")
+
+    async def _disown(self, peer: str) -> None:
+        """Answer an end whose other end is closed here, so that it need not wait for silence."""
+        try:
+            await self.broker.send(peer, Message({FRAME_HEADER: "abort", REASON_HEADER: "the other side is gone"}, b""))
+        except BrokerError:
+            return  # It finds out by silence.
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(PING_INTERVAL)
+            await asyncio.sleep(self.ping_interval)
             now = self.monotonic()
-            for link in [link for link in self._links.values() if link.streaming]:
-                if now - link.heard_at > SILENCE_LIMIT:
-                    link.fail(StreamBrokenError(f"no sign of life for {SILENCE_LIMIT:g} s"))
-                elif now - link.sent_at >= PING_INTERVAL:
+            for link in [link for link in self._links.values() if link.streaming and link.peer]:
+                if now - link.heard_at > self.silence_limit:
+                    link.fail(StreamBrokenError(f"no sign of life for {self.silence_limit:g} s"))
+                elif now - link.sent_at >= self.ping_interval:
                     try:
-                        await link.send("ping")
+                        await link.ping()
                     except BrokerError:
                         continue  # The connection is being restored; silence is judged above.
 
@@ -460,19 +518,19 @@ class Exchange:
         try:
             await self.broker.send(address, Message(headers, message.body), f"{self.inbox}.{link.token}")
             if body is not None:
-                assert self._tasks is not None
                 link.streaming = True
-                link.upload = self._tasks.create_task(_upload(link, body), name="exchange-upload")
-            reply = (await first).message
-            assert reply is not None
+                tasks = cast("asyncio.TaskGroup", self._tasks)
+                link.upload = tasks.create_task(_upload(link, body), name="exchange-upload")
+            reply = cast("Message", (await first).message)
             answered = True
             streamed = reply.headers.get(FRAME_HEADER) == "head"
             return Reply(self, reply, link if streamed else None)
         finally:
             timer.cancel()
             if not streamed:
+                uploading = link.upload is not None and not link.upload.done()
                 self.forget(link)
-                if link.peer and not answered:
+                if link.peer and (uploading or not answered):
                     await link.abort("the caller went away")
 
     @asynccontextmanager
@@ -487,7 +545,7 @@ class Exchange:
             handler: Answers one request; what it raises is the caller's broken stream.
             max_in_flight: Most requests at once; one more is answered ``busy``.
         """
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
             running = 0
 
             async def run(request: Request) -> None:

@@ -23,7 +23,9 @@ TRIP_VARIABLES = ("requests", "totalSuccesses", "totalFailures", "consecutiveSuc
 
 _TYPE_NAMES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
 _MACRO_NAME = re.compile(r"\.\s*(?:all|exists|exists_one|filter|map)\s*\(\s*(\w+)")
-_SYNTAX_ERROR = re.compile(r"^.*?ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*?)(?: expecting \{.*)?$", re.MULTILINE)
+_SYNTAX_ERROR = re.compile(
+    r"^.*?ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*?)(?: expecting \{.*)?$", re.MULTILINE
+)
 _EVALUATION_ERRORS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -98,7 +100,7 @@ def compile_trip(expression: str) -> Trip:
 
 def _compile(expression: str, variables: tuple[str, ...]) -> Program:
     # Imported here because it costs about 70 ms, which a mesh without rules need not pay.
-    import cel  # noqa: PLC0415
+    import cel
 
     try:
         program = cel.compile(expression)

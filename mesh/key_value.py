@@ -10,9 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mesh.broker import Entry, Operation
-from mesh.errors import ConflictError
+from mesh.errors import ConflictError, StateError
 
 __all__ = ["MemoryKeyValue"]
+
+MAX_KEY_BYTES = 1024
 
 
 class MemoryKeyValue:
@@ -39,6 +41,7 @@ class MemoryKeyValue:
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read a key; every read is strong here."""
+        _check_key(key)
         self._sweep()
         return self._entries.get(key)
 
@@ -47,9 +50,11 @@ class MemoryKeyValue:
 
         Raises:
             ConflictError: A revision differs from the expected one; nothing was done.
+            StateError: A key is empty or too long; nothing was done.
         """
         self._sweep()
         for operation in operations:
+            _check_key(operation.key)
             if operation.expected is None:
                 continue
             entry = self._entries.get(operation.key)
@@ -71,3 +76,8 @@ class MemoryKeyValue:
         for key in sorted(self._entries):
             if key.startswith(prefix):
                 yield key
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key) <= MAX_KEY_BYTES or not (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES):
+        raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")

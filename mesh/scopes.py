@@ -5,7 +5,6 @@ Source: reference/dapr-surface.md 6.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mesh.resources.component import Component
 
 __all__ = ["TopicScopes", "in_scope"]

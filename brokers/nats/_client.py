@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import nats.errors
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
@@ -24,17 +26,62 @@ logger = logging.getLogger("brokers.nats")
 
 RECONNECT_WAIT = 0.1
 STARTING_WAIT = 0.1
+LEAVE_WAIT = 1.0
+CLOSE_WAIT = 5.0
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 JSON = dict[str, object]
 
 
 class _Client(Client):
-    """nats-py with a header parser that does only what NATS headers need.
+    """nats-py, where its own way would cost us the connection, a cancellation or half our budget.
 
-    The client's own spends 2 µs a header on checks that the server has made; half of a delivery's
-    budget. ``tests/unit/test_nats_client.py`` holds this against the installed client's.
+    ``tests/unit/test_nats_client.py`` checks that the installed client still calls each of these.
     """
 
+    async def _process_pong(self) -> None:
+        """Survive a cancelled flush: its answer would otherwise raise, and silently end the read loop."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _flush_pending(self, force_flush: bool = False) -> None:
+        """Pass on a cancellation, which the client's own swallows where it waits."""
+        if not force_flush and self._flush_queue is not None and not self._flush_queue.full():
+            await super()._flush_pending()
+            return
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        await super()._flush_pending(force_flush)
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+    async def _attempt_reconnect(self) -> None:
+        """Drop a dead socket at once: closing it in order waits for a peer that does not read any more."""
+        writer = getattr(self._transport, "_io_writer", None)  # A WebSocket has none.
+        if writer is not None:
+            writer.transport.abort()
+        await super()._attempt_reconnect()
+
+    def fail_flushes(self) -> None:
+        """End every flush that waits: its answer will not come over a new connection."""
+        for pong in self._pongs:
+            if not pong.done():
+                pong.set_exception(nats.errors.UnexpectedEOF())
+
+    async def drain_subscription(self, subscription: Subscription) -> None:
+        """Unsubscribe, and return when the callback has had all that the server sent before."""
+        await self._send_unsubscribe(subscription._id)
+        if self.is_connected:
+            await self.flush()
+        await subscription._pending_queue.join()
+
+    def forget_subscription(self, subscription: Subscription) -> None:
+        """Leave nothing of it behind."""
+        subscription._closed = True
+        subscription._stop_processing()
+        self._remove_sub(subscription._id)
+
+    # The client's own spends 2 µs a header on checks that the server has made.
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:
         headers = {}
@@ -68,7 +115,7 @@ class Connection:
     """One connection to NATS."""
 
     def __init__(self, servers: list[str], options: Mapping[str, object], tls: ssl.SSLContext | None) -> None:
-        self.client: Client = _Client()
+        self.client = _Client()
         self.shown = ", ".join(redact(server) for server in servers)
         self._servers = servers
         self._options = dict(options)
@@ -80,11 +127,16 @@ class Connection:
         self._tokens = itertools.count()
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._inbox = ""
+        self._resolved = asyncio.Event()  # Connected, or closed for good.
         self._on_reconnect: list[Callable[[], None]] = []
         self._last_error = ""
 
-    async def open(self, connect_wait: float) -> None:
+    async def open(self, connect_wait: float, ping_interval: float) -> None:
         """Connect.
+
+        Args:
+            connect_wait: Seconds to try.
+            ping_interval: Seconds between signs of life; after two that the server missed, it reconnects.
 
         Raises:
             BrokerUnavailableError: Not within ``connect_wait`` seconds.
@@ -94,6 +146,7 @@ class Connection:
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": RECONNECT_WAIT,
             "pending_size": MAX_BUFFERED_BYTES,
+            "ping_interval": ping_interval,
             "error_cb": self._note_error,
             "disconnected_cb": self._note_disconnect,
             "reconnected_cb": self._note_reconnect,
@@ -110,16 +163,69 @@ class Connection:
         except (nats.errors.Error, OSError, ValueError) as error:
             await self.close()
             raise BrokerUnavailableError(f"cannot connect to NATS at {self.shown}: {error}") from error
+        except BaseException:
+            await self.close()
+            raise
         self._inbox = self.client.new_inbox()
         await self.client.subscribe(f"{self._inbox}.*", cb=self._answer)
         self.connected.set()
+        self._resolved.set()
 
     async def close(self) -> None:
         """Flush and close; idempotent."""
         self.connected.clear()
-        if not self.client.is_closed:
-            await self.client.close()
+        try:
+            async with asyncio.timeout(CLOSE_WAIT):
+                await self.client.close()
+        except (TimeoutError, OSError):
+            logger.warning("closed NATS at %s without a flush: it does not read", self.shown)
+        self._resolved.set()
         self._fail_waiting()
+
+    async def flush(self) -> None:
+        """Return when the server has had everything that was sent.
+
+        Raises:
+            BrokerUnavailableError: There is no connection.
+        """
+        if not self.connected.is_set():
+            raise self._unavailable()
+        try:
+            await self.client.flush()
+        except nats.errors.Error as error:
+            raise self._unavailable(error) from error
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
+    ) -> Subscription:
+        """Subscribe; active on the server when this returns, or gone when it raises."""
+        try:
+            subscription = await self.client.subscribe(subject, queue=queue, cb=callback)
+        except nats.errors.Error as error:
+            raise self._unavailable(error) from error
+        try:
+            await self.flush()
+        except BaseException:
+            await self.leave(subscription)
+            raise
+        return subscription
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Unsubscribe; what the server sent before still reaches the callback, even if this is cancelled."""
+        try:
+            await self._drain(subscription)
+        except asyncio.CancelledError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_WAIT):
+                    await self._drain(subscription)
+            raise
+        finally:
+            self.client.forget_subscription(subscription)
+
+    async def _drain(self, subscription: Subscription) -> None:
+        if not self.client.is_closed:
+            with suppress(nats.errors.Error):  # The server has forgotten it with the connection.
+                await self.client.drain_subscription(subscription)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call back after each reconnect."""
@@ -139,18 +245,22 @@ class Connection:
         if self.connected.is_set():
             logger.warning("lost NATS at %s; reconnecting", self.shown)
         self.connected.clear()
+        self._resolved.clear()
+        self.client.fail_flushes()
 
     async def _note_reconnect(self) -> None:
         self.reconnects += 1
         self._last_error = ""
         logger.warning("NATS at %s is back", self.shown)
         self.connected.set()
+        self._resolved.set()
         self._fail_waiting()
         for callback in self._on_reconnect:
             callback()
 
     async def _note_close(self) -> None:
         self.connected.clear()
+        self._resolved.set()
         self._fail_waiting()
         if self.closed is not None and not self.closed.done():
             self.closed.set_result(None)
@@ -198,30 +308,35 @@ class Connection:
         loop = asyncio.get_running_loop()
         while True:
             if not self.connected.is_set():
+                await self._resolved.wait()
                 if self.client.is_closed:
                     raise self._unavailable()
-                await self.connected.wait()
             token = str(next(self._tokens))
-            waiting = self._waiting[token] = loop.create_future()
+            waiting: asyncio.Future[Answer | None] = loop.create_future()
+            self._waiting[token] = waiting
             try:
-                await self.send(subject, body, headers, f"{self._inbox}.{token}")
+                try:
+                    await self.client.publish(subject, body, f"{self._inbox}.{token}", headers)
+                except nats.errors.OutboundBufferLimitError:
+                    pass  # The connection is lost, but not yet reported; its return resolves the future.
+                except nats.errors.Error as error:
+                    raise self._unavailable(error) from error
                 answer = await waiting
             finally:
                 del self._waiting[token]
-            if answer is None:
-                if self.client.is_closed or not repeat:
-                    raise self._unavailable()
-                continue
-            if answer.status == "503":  # JetStream is still starting behind the server.
-                await asyncio.sleep(STARTING_WAIT)
-                continue
-            return answer
+            if answer is not None:
+                return answer
+            if self.client.is_closed or not repeat:
+                raise self._unavailable()
 
     async def api(self, subject: str, request: JSON | None = None) -> JSON:
         """Call the JetStream API; give its JSON answer, errors included."""
         body = b"" if request is None else orjson.dumps(request)
-        answer = await self.call(f"$JS.API.{subject}", body)
-        return cast("JSON", orjson.loads(answer.body))
+        while True:
+            answer = await self.call(f"$JS.API.{subject}", body)
+            if answer.status != "503":
+                return cast("JSON", orjson.loads(answer.body))
+            await asyncio.sleep(STARTING_WAIT)  # JetStream is still starting behind the server.
 
     async def store(self, subject: str, body: bytes, headers: dict[str, str] | None, *, repeat: bool = True) -> JSON:
         """Publish into a stream; return its PubAck.
@@ -229,12 +344,20 @@ class Connection:
         Raises:
             PublishRejectedError: The server said no; ``args[1]`` is its error.
         """
-        answer = await self.call(subject, body, headers, repeat=repeat)
+        while (answer := await self.call(subject, body, headers, repeat=repeat)).status == "503":
+            await self._check_stored(subject)
+            await asyncio.sleep(STARTING_WAIT)
         ack = cast("JSON", orjson.loads(answer.body))
         if "error" in ack:
             error = cast("JSON", ack["error"])
             raise StoreRefusedError(str(error.get("description")), cast("int", error.get("err_code", 0)))
         return ack
+
+    async def _check_stored(self, subject: str) -> None:
+        """Tell a stream that is still starting from one that does not exist."""
+        found = await self.api("STREAM.NAMES", {"subject": subject})
+        if "error" not in found and not found.get("streams"):
+            raise PublishRejectedError(f"no stream on NATS at {self.shown} takes {subject}: it was never declared")
 
 
 class StoreRefusedError(PublishRejectedError):

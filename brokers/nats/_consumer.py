@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import cast
 
 import orjson
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from brokers.nats._client import JSON, Connection, check_api
 from mesh.address import Address
@@ -24,6 +24,7 @@ PULL_EXPIRES = 30.0
 PULL_HEARTBEAT = 5.0
 MISSED_HEARTBEATS = 2.5
 RECREATE_WAIT = 0.5
+EXCESS_WAIT = 1.0
 CONSUMER_EXISTS = 10148
 
 
@@ -42,6 +43,7 @@ class Consumer:
         ack_wait: float,
         address_of: Callable[[str], Address],
         handler: Handler,
+        permits: asyncio.Semaphore | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -52,6 +54,8 @@ class Consumer:
         self._ack_wait = ack_wait
         self._address_of = address_of
         self._handler = handler
+        self._permits = permits
+        self._queued: set[asyncio.Task[None]] = set()
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
         self._inbox = ""
         self._asked = 0
@@ -61,6 +65,8 @@ class Consumer:
         self._heard_at = 0.0
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._subscription: Subscription | None = None
 
     async def _create(self) -> None:
         wanted: JSON = {
@@ -89,29 +95,25 @@ class Consumer:
             raise TopologyMismatchError(f"consumer {self._name} of stream {self._stream} differs: {sides}")
         check_api(answer, f"cannot create consumer {self._name} of stream {self._stream}")
 
-    @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        """Consume until left; leaving waits for the handlers in flight."""
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to fetch; deliveries are handled in ``tasks``."""
         await self._create()
-        client = self._connection.client
-        self._inbox = client.new_inbox()
-        subscription = await client.subscribe(self._inbox, cb=self._receive)
+        self._tasks = tasks
+        self._inbox = self._connection.client.new_inbox()
+        self._subscription = await self._connection.subscribe(self._inbox, self._receive)
         self._connection.on_reconnect(self._ask_anew)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                fetching = tasks.create_task(self._fetch(), name="nats-fetch")
-                try:
-                    yield
-                finally:
-                    self._stopping = True
-                    fetching.cancel()
-                    if not client.is_closed:
-                        await subscription.drain()  # What arrives meanwhile is released in _receive.
-        finally:
+        self._fetching = tasks.create_task(self._fetch(), name="nats-fetch")
+
+    async def stop(self) -> None:
+        """Stop fetching, and release what no handler has begun."""
+        self._stopping = True
+        for queued in self._queued:
+            queued.cancel()
+        if self._fetching is not None:
+            self._fetching.cancel()
             self._connection.forget_reconnect(self._ask_anew)
-            if client.is_connected:
-                await client.flush()
+        if self._subscription is not None:
+            await self._connection.leave(self._subscription)  # What arrives meanwhile is released in _receive.
 
     def _ask_anew(self) -> None:
         """Forget what was asked for: the server has, too."""
@@ -142,8 +144,8 @@ class Consumer:
             int(PULL_EXPIRES * 1e9),
             int(PULL_HEARTBEAT * 1e9),
         )
-        if not self._connection.connected.is_set():
-            return  # _ask_anew comes with the connection.
+        if not self._connection.client.is_connected:
+            return  # _ask_anew comes with the connection; what is buffered until then would ask twice.
         try:
             await self._connection.send(self._next, request, reply=self._inbox)
         except BrokerUnavailableError:
@@ -170,12 +172,17 @@ class Consumer:
             return
         if self._asked > 0:
             self._asked -= 1
-        if self._stopping:
-            await self._connection.send(message.reply, b"-NAK")
+        if self._stopping or self._in_flight >= self._max_in_flight:
+            # More than there is room for comes when a request was taken for lost, and was only late.
+            await _NatsSettler(self._connection, message.reply).nack(0.0 if self._stopping else EXCESS_WAIT)
             return
-        assert self._tasks is not None
+        tasks = cast("asyncio.TaskGroup", self._tasks)
         self._in_flight += 1
-        self._tasks.create_task(self._handle(message), name="nats-delivery")
+        if self._permits is None:
+            tasks.create_task(self._handle(message), name="nats-delivery")
+        else:
+            queued = tasks.create_task(self._handle_in_turn(message, self._permits), name="nats-delivery")
+            self._queued.add(queued)
 
     def _note_status(self, status: str, headers: dict[str, str]) -> None:
         if status == "100":
@@ -187,9 +194,34 @@ class Consumer:
             self._lost = True
         self._changed.set()
 
+    async def _handle_in_turn(self, message: Msg, permits: asyncio.Semaphore) -> None:
+        """Handle it once this member has room; signs of life keep it here until then."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        settler = _NatsSettler(self._connection, message.reply)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._ack_wait / 2):
+                        await permits.acquire()
+                    break
+                except TimeoutError:
+                    await settler.extend()
+        except asyncio.CancelledError:
+            self._in_flight -= 1
+            await settler.nack(0.0)
+            raise
+        finally:
+            self._queued.discard(task)
+        try:
+            await self._handle(message)
+        finally:
+            permits.release()
+
     async def _handle(self, message: Msg) -> None:
         headers = message.headers or {}
-        identity = headers.pop("Nats-Msg-Id", None)  # Ours, not the publisher's.
+        identity = headers.pop("Nats-Msg-Id", None)  # Ours, not the publisher's: the topic, a blank, Message.id.
+        if identity is not None:
+            identity = identity[identity.find(" ") + 1 :]
         delivery = Delivery(
             Message(headers, message.data, id=identity),
             self._address_of(message.subject),
@@ -228,8 +260,11 @@ class _NatsSettler:
         self._reply = reply
 
     async def _send(self, body: bytes) -> None:
-        if self._connection.connected.is_set():  # Else the delivery comes again, to whoever is there then.
-            await self._connection.send(self._reply, body)
+        if self._connection.connected.is_set():
+            try:
+                await self._connection.send(self._reply, body)
+            except BrokerUnavailableError:
+                return  # As without a connection, the delivery comes again, to whoever is there then.
 
     async def ack(self) -> None:
         await self._send(b"+ACK")

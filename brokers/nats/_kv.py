@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +21,7 @@ MAX_KEY_BYTES = 1024
 MAX_OPERATIONS = 1000
 WRONG_LAST_SEQUENCE = 10071
 MARKER_TTL = "3600s"
+HEADER_ROOM_BYTES = 512
 EXPIRES_HEADER = "Mesh-Expires"
 _MARKERS = ("KV-Operation", "Nats-Marker-Reason")
 
@@ -44,18 +46,17 @@ class NatsKeyValue:
         if found is None:
             return None
         revision, headers, value = found
-        if any(marker in headers for marker in _MARKERS):
+        if _is_gone(headers):
             return None
         expires = headers.get(EXPIRES_HEADER)
-        expires_at = None if expires is None else int(expires) / 1000
-        if expires_at is not None and expires_at <= time.time():
-            return None
-        return Entry(value, revision, expires_at)
+        return Entry(value, revision, None if expires is None else int(expires) / 1000)
 
     async def _read_any(self, key: str) -> tuple[int, Mapping[str, str], bytes] | None:
         answer = await self._connection.call(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(key)}", b"")
         if answer.status == "404":
             return None
+        if answer.status == "503":  # No replica answers yet; the leader is waited for.
+            return await self._read_leader(key)
         if answer.status is not None:
             raise StateError(f"cannot read key {key!r}: {answer.headers.get('Description', answer.status)}")
         return int(answer.headers["Nats-Sequence"]), answer.headers, answer.body
@@ -76,6 +77,10 @@ class NatsKeyValue:
         """Write; several go as one atomic batch."""
         if len(operations) > MAX_OPERATIONS:
             raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
+        limit = self._connection.client.max_payload - HEADER_ROOM_BYTES
+        for operation in operations:
+            if operation.value is not None and len(operation.value) > limit:
+                raise StateError(f"the value of key {operation.key!r} is over the limit of {limit} bytes")
         if not operations:
             return
         try:
@@ -91,7 +96,7 @@ class NatsKeyValue:
         if operation.expected != 0:
             return operation
         found = await self._read_leader(operation.key)
-        if found is not None and any(marker in found[1] for marker in _MARKERS):
+        if found is not None and _is_gone(found[1]):
             return replace(operation, expected=found[0])
         return operation
 
@@ -134,6 +139,14 @@ class NatsKeyValue:
                 return
 
 
+def _is_gone(headers: Mapping[str, str]) -> bool:
+    """Tell a deleted key, or one whose time is over: NATS expires by whole seconds, some time later."""
+    if any(marker in headers for marker in _MARKERS):
+        return True
+    expires = headers.get(EXPIRES_HEADER)
+    return expires is not None and int(expires) <= time.time() * 1000
+
+
 def _headers(operation: Operation) -> dict[str, str]:
     headers: dict[str, str] = {}
     if operation.expected is not None:
@@ -142,7 +155,7 @@ def _headers(operation: Operation) -> dict[str, str]:
         headers |= {"KV-Operation": "DEL", "Nats-TTL": MARKER_TTL}
     elif operation.ttl is not None:
         headers |= {
-            "Nats-TTL": f"{max(1, int(operation.ttl))}s",
+            "Nats-TTL": f"{max(1, math.ceil(operation.ttl))}s",
             EXPIRES_HEADER: str(int((time.time() + operation.ttl) * 1000)),
         }
     return headers

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2s
@@ -22,6 +22,7 @@ from brokers.nats._trim import trim
 from mesh.address import Address, Kind, decode_token, encode_token
 from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, TopologyMismatchError
+from mesh.tasks import task_group
 
 __all__ = ["NatsBroker", "NatsConfig"]
 
@@ -32,6 +33,7 @@ NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
 MIN_VERSION = (2, 12)
+NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
 HEADER_OVERHEAD_BYTES = 256
 
 
@@ -46,6 +48,7 @@ class NatsConfig:
         nkey_seed: Path of an nkey seed file.
         tls: TLS context; None uses the system's for ``tls://`` URLs.
         connect_wait: Seconds to wait for the first connection.
+        ping_interval: Seconds between signs of life; a server that misses two is left for the next.
         name: The connection's name in the server's reports.
     """
 
@@ -55,6 +58,7 @@ class NatsConfig:
     nkey_seed: str | None = None
     tls: ssl.SSLContext | None = None
     connect_wait: float = 10.0
+    ping_interval: float = 10.0
     name: str = "brokermesh"
 
     def options(self) -> dict[str, object]:
@@ -74,7 +78,7 @@ class NatsBroker:
 
     def __init__(self, config: NatsConfig) -> None:
         """Prepare; entering connects."""
-        self._config = config
+        self._prepare(config)
         self.features = Features(
             name="nats",
             durable=True,
@@ -86,11 +90,14 @@ class NatsBroker:
             key_value=True,
             release_counts=True,
         )
-        self._connection = Connection(list(config.servers), config.options(), config.tls)
         self._stack = AsyncExitStack()
         self._sink: Sink | None = None
         self._spaces: set[str] = set()
         self.inbox = ""
+
+    def _prepare(self, config: NatsConfig) -> None:
+        self._config = config
+        self._connection = Connection(list(config.servers), config.options(), config.tls)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -100,7 +107,7 @@ class NatsBroker:
     async def __aenter__(self) -> Self:
         """Connect, and start to receive frames."""
         connection = self._connection
-        await connection.open(self._config.connect_wait)
+        await connection.open(self._config.connect_wait, self._config.ping_interval)
         self._stack.push_async_callback(connection.close)
         try:
             version = connection.client.connected_server_version
@@ -112,8 +119,7 @@ class NatsBroker:
             limit = connection.client.max_payload
             self.features = replace(self.features, max_message_bytes=limit - HEADER_OVERHEAD_BYTES)
             self.inbox = connection.client.new_inbox()
-            await connection.client.subscribe(f"{self.inbox}.*", cb=self._receive)
-            await connection.client.flush()
+            await connection.subscribe(f"{self.inbox}.*", self._receive)
             tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
             trimming = tasks.create_task(self._trim(), name="nats-trim")
             self._stack.callback(trimming.cancel)
@@ -127,25 +133,24 @@ class NatsBroker:
         await self._stack.aclose()
 
     async def check(self) -> None:
-        """Tell whether the connection is up."""
-        if not self._connection.client.is_connected:
-            raise BrokerUnavailableError(f"NATS at {self._connection.shown} is not reachable")
+        """Ask the server for a sign of life."""
+        await self._connection.flush()
 
     # Stored messages
 
     async def declare(self, topology: Topology) -> None:
         """Create a space's stream, or check that it is as wanted."""
-        name = _stream(topology.space)
+        max_age_ns = int((topology.max_age or 0) * 1e9)
         wanted: JSON = {
-            "name": name,
+            "name": _stream(topology.space),
             "subjects": [f"{topology.space}.>"],
             "retention": "limits",
             "discard": "new",
             "storage": "file",
-            "max_age": int((topology.max_age or 0) * 1e9),
+            "max_age": max_age_ns,
             "max_bytes": -1 if topology.max_bytes is None else topology.max_bytes,
             "num_replicas": topology.replicas,
-            "duplicate_window": DEDUP_WINDOW_NS,
+            "duplicate_window": min(DEDUP_WINDOW_NS, max_age_ns or DEDUP_WINDOW_NS),
         }
         await self._ensure_stream(wanted)
         self._spaces.add(topology.space)
@@ -169,19 +174,17 @@ class NatsBroker:
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; the PubAck confirms it."""
-        self._limit(message)
         headers = dict(message.headers)
         if message.id is not None:
-            headers["Nats-Msg-Id"] = message.id
+            headers["Nats-Msg-Id"] = f"{address.name} {message.id}"  # NATS compares it over the whole space.
+        self._limit(message.body, headers)
         await self._connection.store(_subject(address, message.key), message.body, headers)
 
-    def _limit(self, message: Message) -> None:
-        size = len(message.body)
-        limit = self.features.max_message_bytes
-        if size > limit // 2:
-            size += sum(len(name) + len(value) + 4 for name, value in message.headers.items())
-            if size > limit:
-                raise MessageTooLargeError(size, limit)
+    def _limit(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Refuse what the server would answer by closing the connection."""
+        size = len(body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
+        if size > self.features.max_message_bytes:
+            raise MessageTooLargeError(size, self.features.max_message_bytes)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
@@ -202,23 +205,45 @@ class NatsBroker:
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
         """Pull for a durable consumer (17 of them when ordered)."""
         lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
-        async with AsyncExitStack() as stack:
-            for lane in lanes:
-                one_by_one = options.ordered and lane != NO_LANE
-                subject = f"{address.space}.{lane}.{address.name}"
-                consumer = Consumer(
-                    self._connection,
-                    stream=_stream(address.space),
-                    name=_consumer_name(options.group, subject),
-                    subject=subject,
-                    max_in_flight=1 if one_by_one else options.max_in_flight,
-                    max_ack_pending=1 if one_by_one else -1,
-                    ack_wait=options.ack_wait,
-                    address_of=_address_of,
-                    handler=handler,
-                )
-                await stack.enter_async_context(consumer.run())
-            yield
+        permits = asyncio.Semaphore(options.max_in_flight) if options.ordered else None
+        consumers = [self._consumer(address, lane, options, handler, permits) for lane in lanes]
+        try:
+            async with task_group() as tasks:
+                try:
+                    async with task_group() as starting:
+                        for consumer in consumers:
+                            starting.create_task(consumer.start(tasks), name="nats-start")
+                    yield
+                finally:  # All of them, before any handler is waited for.
+                    async with task_group() as stopping:
+                        for consumer in consumers:
+                            stopping.create_task(consumer.stop(), name="nats-stop")
+        finally:
+            with suppress(BrokerUnavailableError):
+                await self._connection.flush()
+
+    def _consumer(
+        self,
+        address: Address,
+        lane: str,
+        options: SubscribeOptions,
+        handler: Handler,
+        permits: asyncio.Semaphore | None,
+    ) -> Consumer:
+        one_by_one = options.ordered and lane != NO_LANE
+        subject = f"{address.space}.{lane}.{address.name}"
+        return Consumer(
+            self._connection,
+            stream=_stream(address.space),
+            name=_consumer_name(options.group, subject),
+            subject=subject,
+            max_in_flight=1 if one_by_one else options.max_in_flight,
+            max_ack_pending=1 if one_by_one else -1,
+            ack_wait=options.ack_wait,
+            address_of=_address_of,
+            handler=handler,
+            permits=permits,
+        )
 
     async def _trim(self) -> None:
         while True:
@@ -241,7 +266,7 @@ class NatsBroker:
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Send over core NATS."""
-        self._limit(message)
+        self._limit(message.body, message.headers)
         subject = to if isinstance(to, str) else to.text
         if not self._connection.connected.is_set():
             raise BrokerUnavailableError(f"NATS at {self._connection.shown} is not reachable")
@@ -254,14 +279,11 @@ class NatsBroker:
         async def receive(message: Msg) -> None:
             sink(_frame(message, ""))
 
-        client = self._connection.client
-        subscription = await client.subscribe(address.text, queue=encode_token(group), cb=receive)
-        await client.flush()
+        subscription = await self._connection.subscribe(address.text, receive, encode_token(group))
         try:
             yield
         finally:
-            if not client.is_closed:
-                await subscription.drain()
+            await self._connection.leave(subscription)
 
     async def broadcast(self, address: Address, message: Message) -> None:
         """Send to every subscriber of core NATS."""
@@ -274,14 +296,11 @@ class NatsBroker:
         async def receive(message: Msg) -> None:
             sink(_frame(message, ""))
 
-        client = self._connection.client
-        subscription = await client.subscribe(address.text, cb=receive)
-        await client.flush()
+        subscription = await self._connection.subscribe(address.text, receive)
         try:
             yield
         finally:
-            if not client.is_closed:
-                await subscription.unsubscribe()
+            await self._connection.leave(subscription)
 
     async def key_value(self, name: str) -> KeyValue:
         """Open a bucket."""
@@ -327,6 +346,6 @@ def _address_of(subject: str) -> Address:
 
 def _frame(message: Msg, token: str) -> Frame:
     headers = message.headers or {}
-    if headers.get("Status") == "503" and not message.data:
+    if headers.get("Status") == "503" and not message.data and headers.keys() <= NO_RESPONDER_HEADERS:
         return Frame(None, token, "")
     return Frame(Message(headers, message.data), token, message.reply)

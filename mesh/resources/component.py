@@ -7,12 +7,14 @@ component is built; what came from outside the file is then held in a `Secret`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
 
 from mesh.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "Component",
@@ -147,7 +149,9 @@ class Component:
         """List the secrets that its settings refer to, each once."""
         return tuple(dict.fromkeys(entry.value for entry in self.metadata if isinstance(entry.value, SecretRef)))
 
-    def resolved(self, tokens: TemplateTokens, environ: Mapping[str, str], secrets: Mapping[SecretRef, str]) -> Component:
+    def resolved(
+        self, tokens: TemplateTokens, environ: Mapping[str, str], secrets: Mapping[SecretRef, str]
+    ) -> Component:
         """Give the component with its references closed and its templates expanded.
 
         Raises:

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 __all__ = [
+    "Action",
     "AnyText",
+    "Count",
     "GRPCCodes",
     "HTTPCodes",
     "JSONText",
     "MatchText",
+    "Name",
     "Parsed",
     "Ratio",
     "ScalarText",
@@ -31,6 +34,7 @@ __all__ = [
     "TimeoutValue",
     "TripExpression",
     "described",
+    "plain_text",
 ]
 
 
@@ -44,7 +48,7 @@ class Parsed:
     def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Give pydantic the function as the whole of the field's validation."""
         # Imported here because pydantic is loaded already when it calls this.
-        from pydantic_core import core_schema  # noqa: PLC0415
+        from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(self._checked)
 
@@ -72,6 +76,24 @@ def described(value: object) -> str:
             return "a mapping"
 
 
+def plain_text(value: object) -> str:
+    """Give text that is not empty, without blanks around it.
+
+    Raises:
+        ValueError: It is something else, or empty.
+    """
+    text = _text(value).strip()
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+    return value
+
+
 def _scalar(value: object) -> str:
     match value:
         case str():
@@ -92,13 +114,13 @@ def _json_text(value: object) -> str:
 
 def _duration(value: object) -> float:
     if not isinstance(value, str):
-        raise ValueError(f"expected a duration such as '5s', got {described(value)}")  # noqa: TRY004
+        raise ValueError(f"expected a duration such as '5s', got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
     return parse_duration(value)
 
 
 def _timeout(value: object) -> Timeout:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"expected a duration such as '5s', or milliseconds, got {described(value)}")
+        raise ValueError(f"expected a duration such as '5s', or milliseconds, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
     return Timeout(parse_duration(value, bare_milliseconds=True))
 
 
@@ -113,16 +135,16 @@ def _ratio(value: object) -> float:
 
 
 def _match(value: object) -> str:
-    return compile_match(_plain_text(value)).expression
+    return compile_match(_text(value)).expression
 
 
 def _trip(value: object) -> Trip:
-    return compile_trip(_plain_text(value))
+    return compile_trip(_text(value))
 
 
-def _plain_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {described(value)}")  # noqa: TRY004
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"expected a whole number of at least 0, got {described(value)}")
     return value
 
 
@@ -157,6 +179,12 @@ MatchText = Annotated[str, Parsed(_match)]
 
 TripExpression = Annotated[Trip, Parsed(_trip)]
 """A CEL condition over the counts of a circuit breaker."""
+
+Name = Annotated[str, Parsed(plain_text)]
+"""Text that is not empty."""
+
+Count = Annotated[int, Parsed(_count)]
+"""A whole number of at least 0."""
 
 HTTPCodes = Annotated[StatusCodes, Parsed(_http_codes)]
 GRPCCodes = Annotated[StatusCodes, Parsed(_grpc_codes)]

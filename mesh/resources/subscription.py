@@ -5,19 +5,19 @@ Source: reference/dapr-surface.md 2.3, 2.4 and 2.6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 
 from mesh.errors import ExpressionError
 from mesh.expressions import compile_match
 
-__all__ = ["BulkOptions", "Rule", "Subscription", "normal_path", "programmatic_subscriptions"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+__all__ = ["BulkOptions", "Rule", "Subscription", "normal_path", "programmatic_subscriptions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Subscription:
     topic: str
     rules: tuple[Rule, ...] = ()
     default_path: str | None = None
-    metadata: Mapping[str, str] = field(default=_NO_METADATA, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     dead_letter_topic: str | None = None
     bulk: BulkOptions = BulkOptions()
     scopes: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ def _rules(value: object, place: str, warn: Callable[[str], None]) -> tuple[Rule
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise ValueError("routes.rules must be an array")
+        raise ValueError("routes.rules must be an array")  # noqa: TRY004 - bad input, not a bad call
     rules: list[Rule] = []
     for item in value:
         fields = _folded(item, "a rule")

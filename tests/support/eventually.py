@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,6 +17,10 @@ T = TypeVar("T")
 _EVERY = 0.01
 
 
+@overload
+async def eventually(check: Callable[[], Awaitable[T]], within: float = 5.0) -> T: ...
+@overload
+async def eventually(check: Callable[[], T], within: float = 5.0) -> T: ...
 async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 5.0) -> T:
     """Call ``check`` until it raises no AssertionError, and return its result.
 

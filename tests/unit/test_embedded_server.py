@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import stat
@@ -124,13 +125,13 @@ def test_nats_server_accepts_the_configuration(tmp_path: Path, durability: str) 
     assert "is valid" in done.stderr
 
 
-def test_what_is_stored_counts_into_the_limit(tmp_path: Path) -> None:
-    """A restart never finds a limit below what is stored already."""
+def test_what_is_stored_counts_into_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart on a full disk does not find more stored than its limit allows."""
     (tmp_path / "data" / "deep").mkdir(parents=True)
-    before = json.loads(embedded_server._configuration(tmp_path, _STATE))["jetstream"]["max_file_store"]
     (tmp_path / "data" / "deep" / "1.blk").write_bytes(b"x" * 65_536)
-    assert sum(embedded_server._file_sizes(tmp_path / "data")) >= 65_536
-    assert before > 0
+    full = os.statvfs_result((4096, 4096, 10**6, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    assert json.loads(embedded_server._configuration(tmp_path, _STATE))["jetstream"]["max_file_store"] >= 65_536
 
 
 async def test_without_a_binary_the_error_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,17 +170,18 @@ async def test_cancelling_leaves_within_the_wait_for_a_lock(tmp_path: Path) -> N
     """A joiner that waits behind another one gives back every descriptor as soon as it is cancelled."""
     (tmp_path / "backbone").mkdir()
     start = embedded_server._open_lock(tmp_path / "backbone", "start.lock")
-    assert embedded_server._try_lock(start, embedded_server.fcntl.LOCK_EX)
+    assert embedded_server._try_lock(start, fcntl.LOCK_EX)
     try:
         await asyncio.to_thread(int)  # the pool's own descriptors, if any, exist from here on
-        before = set(os.listdir("/dev/fd"))  # noqa: ASYNC240 - a test
+        before = set(os.listdir("/dev/fd"))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1), join(tmp_path):
                 pass
-        assert set(os.listdir("/dev/fd")) == before  # noqa: ASYNC240 - a test
+        assert set(os.listdir("/dev/fd")) == before
     finally:
         os.close(start)
-    assert embedded_server._try_lock(
-        users := embedded_server._open_lock(tmp_path / "backbone", "users.lock"), embedded_server.fcntl.LOCK_EX
-    )
-    os.close(users)
+    users = embedded_server._open_lock(tmp_path / "backbone", "users.lock")
+    try:
+        assert embedded_server._try_lock(users, fcntl.LOCK_EX)
+    finally:
+        os.close(users)

@@ -1,0 +1,296 @@
+"""One gateway process: builds it, starts it in order, and takes it down in order.
+
+Start: resources → backbone and components → HTTP (``healthz/outbound`` ready) → the application's
+port → its subscriptions → ``healthz`` ready. Application and gateway never wait on each other.
+
+Stop: not ready → no more fetching → what is in flight finishes, HTTP still up, since applications
+publish while they finish → HTTP closes → brokers flush and close. A second signal skips the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from functools import reduce
+
+from gateway.api import build_router
+from gateway.application import HTTPApplication
+from gateway.config import GatewayConfig
+from gateway.logs import configure_logging
+from gateway.runs import Run, registered
+from gateway.server import HTTPServer
+from mesh import __version__
+from mesh.application import AppFailedError, AppUnreachableError
+from mesh.errors import ConfigError, MeshError
+from mesh.registry import Registry
+from mesh.resources.configuration import Configuration
+from mesh.resources.subscription import Subscription, programmatic_subscriptions
+from mesh.runtime import NodeSettings, Runtime, default_components
+
+__all__ = ["Gateway", "run"]
+
+logger = logging.getLogger(__name__)
+
+SUBSCRIBE_RETRY = 1.0
+FORCED_EXIT_WAIT = 0.1
+
+
+class Gateway:
+    """A running gateway."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Prepare; ``running`` starts."""
+        self.config = config
+        self.app_id = config.app_id
+        self.outbound_ready = False
+        self.stopping = asyncio.Event()
+        self.forced = False
+        self.port = 0
+        self._labels = dict(config.labels)
+        self._runtime: Runtime
+        self._application: HTTPApplication | None = None
+
+    # What the routes ask
+
+    @property
+    def not_ready(self) -> Sequence[str]:
+        """What is missing until everything works."""
+        if self.stopping.is_set():
+            return ("shutting-down",)
+        if not self.outbound_ready:
+            return ("components",)
+        if self._application is not None and not self._runtime.serving:
+            return ("app",)
+        return ()
+
+    def shut_down(self, *, force: bool = False) -> None:
+        """Begin to stop; twice, or with force, stops without waiting."""
+        if force or self.stopping.is_set():
+            self.forced = True
+        self.stopping.set()
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """What ``GET metadata`` answers."""
+        config, runtime = self.config, self._runtime
+        described: dict[str, object] = {
+            "id": config.app_id,
+            "runtimeVersion": __version__,
+            "enabledFeatures": [name for name, on in runtime.settings.configuration.features().items() if on],
+            "components": [*self._described_components()],
+            "extended": {"daprRuntimeVersion": __version__, **self._labels},
+            "subscriptions": [_described(subscription) for subscription in runtime.subscriptions],
+            "httpEndpoints": [{"name": name} for name in runtime.invocation.endpoints],
+            "resiliencies": [{"name": each.name} for each in runtime.settings.resiliencies],
+            "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
+            "scheduler": {"connected_addresses": []},
+            "workflows": {"connectedWorkers": 0},
+        }
+        if config.app_port is not None:
+            described["appConnectionProperties"] = self._described_connection()
+        kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
+        return {name: value for name, value in described.items() if value or name in kept}
+
+    def _described_components(self) -> list[dict[str, object]]:
+        runtime = self._runtime
+        described: list[dict[str, object]] = []
+        for component in runtime.components:
+            pubsub = runtime.pubsub.components.get(component.name)
+            store = runtime.state.components.get(component.name)
+            capabilities = list(pubsub.capabilities if pubsub else store.store.capabilities if store else ())
+            described.append(
+                {
+                    "name": component.name,
+                    "type": component.type,
+                    "version": component.version,
+                    "capabilities": capabilities,
+                }
+            )
+        return described
+
+    def _described_connection(self) -> dict[str, object]:
+        config = self.config
+        described: dict[str, object] = {
+            "port": config.app_port,
+            "protocol": config.app_protocol,
+            "channelAddress": config.app_host,
+        }
+        if config.app_max_concurrency is not None:
+            described["maxConcurrency"] = config.app_max_concurrency
+        if config.app_health is not None:
+            described["health"] = {
+                "healthCheckPath": config.app_health.path,
+                "healthProbeInterval": f"{config.app_health.interval:g}s",
+                "healthProbeTimeout": f"{config.app_health.timeout * 1000:g}ms",
+                "healthThreshold": config.app_health.threshold,
+            }
+        return described
+
+    # Life
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start everything; leaving stops everything."""
+        config = self.config
+        settings, endpoints = load_settings(config)
+        async with AsyncExitStack() as stack:
+            self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry()))
+            for name, endpoint in endpoints.items():
+                runtime.invocation.endpoints[name] = await stack.enter_async_context(endpoint)
+            server = HTTPServer(
+                build_router(runtime, config, self, self._labels),
+                max_body_bytes=config.max_body_bytes,
+                max_header_bytes=config.max_header_bytes,
+                token=config.tokens.api,
+                allowed_origins=config.allowed_origins,
+                api_logging=config.api_logging,
+            )
+            socket_path = None
+            if config.unix_socket_dir is not None:
+                socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
+            listening = server.listening(
+                config.listen, config.http_port, socket_path, lambda: 0.0 if self.forced else config.drain
+            )
+            self.port = await stack.enter_async_context(listening)
+            self.outbound_ready = True
+            entry = Run(
+                app_id=config.app_id,
+                http_port=0 if socket_path else self.port,
+                host=config.listen[0],
+                socket=str(socket_path) if socket_path else None,
+                app_port=config.app_port,
+                namespace=config.namespace,
+                max_body_bytes=config.max_body_bytes,
+                max_header_bytes=config.max_header_bytes,
+                labels=config.labels,
+            )
+            stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
+            logger.info("%s listens on %s, backbone %s", config.app_id, socket_path or self.port, runtime.backbone)
+            async with self._inbound():
+                yield
+            logger.info("%s has drained", config.app_id)
+
+    @asynccontextmanager
+    async def _inbound(self) -> AsyncIterator[None]:
+        """Serve the application, if there is one; draining is bounded in time."""
+        config = self.config
+        if config.app_port is None:
+            yield
+            return
+        base_url = f"{config.app_protocol}://{config.app_host}:{config.app_port}"
+        tls: ssl.SSLContext | bool = config.app_protocol != "https"  # The surface says: not verified.
+        async with HTTPApplication(
+            base_url,
+            token=config.tokens.app,
+            max_concurrency=config.app_max_concurrency,
+            health=config.app_health,
+            tls=tls,
+        ) as application:
+            self._application = application
+            application.watch()
+            inbound = self._runtime.inbound(application, self._subscriptions)
+            await inbound.__aenter__()
+            try:
+                yield
+            finally:
+                try:
+                    async with asyncio.timeout(0 if self.forced else config.drain):
+                        await inbound.__aexit__(None, None, None)
+                except TimeoutError:
+                    logger.warning("released what had not finished within %g s", config.drain)
+
+    async def _subscriptions(self) -> Sequence[Subscription]:
+        """Ask the application what it wants; tries again while the answer does not come."""
+        application = self._application
+        if application is None or "subscribe" in self.config.init_endpoints_off or not self._runtime.pubsub.components:
+            return ()
+        while True:
+            try:
+                status, body = await application.get("/dapr/subscribe", [("dapr-app-id", self.app_id)])
+                break
+            except (AppFailedError, AppUnreachableError) as error:
+                logger.warning("cannot read the application's subscriptions: %s", error)
+                await asyncio.sleep(SUBSCRIBE_RETRY)
+        if status != 200:
+            if status != 404:
+                logger.warning("the application answered %d to GET /dapr/subscribe", status)
+            return ()
+        subscriptions, warnings = programmatic_subscriptions(body)
+        for warning in warnings:
+            logger.warning("GET /dapr/subscribe: %s", warning)
+        return subscriptions
+
+
+def _described(subscription: Subscription) -> dict[str, object]:
+    rules = [{"match": rule.match, "path": rule.path} for rule in subscription.rules]
+    if subscription.default_path is not None:
+        rules.append({"match": "", "path": subscription.default_path})
+    return {
+        "pubsubname": subscription.pubsub,
+        "topic": subscription.topic,
+        "metadata": dict(subscription.metadata),
+        "rules": rules,
+        "deadLetterTopic": subscription.dead_letter_topic or "",
+        "type": subscription.origin,
+    }
+
+
+def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPApplication]]:
+    """Read the resources of a gateway.
+
+    Raises:
+        ConfigError: Something is wrong with them; holds all problems.
+    """
+    given_namespace = os.environ.get("NAMESPACE")
+    if not config.resource_paths and not config.configuration_files:
+        settings = NodeSettings(config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace))
+        return settings, {}
+    # Reading YAML takes pydantic, which a gateway without files does without.
+    from mesh.loader import load_configuration_file, load_resources  # noqa: PLC0415
+
+    resources = load_resources(config.resource_paths, namespace=given_namespace)
+    for warning in resources.warnings:
+        logger.warning("%s", warning)
+    files = [load_configuration_file(path, os.environ) for path in config.configuration_files]
+    configuration = reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration())
+    settings = NodeSettings(
+        config.app_id,
+        config.namespace,
+        config.backbone,
+        components=resources.components if config.resource_paths else default_components(),
+        subscriptions=resources.subscriptions,
+        resiliencies=resources.resiliencies,
+        configuration=configuration,
+        namespace_given=bool(given_namespace),
+    )
+    endpoints = {}
+    for endpoint in resources.http_endpoints:
+        if not endpoint.scopes or config.app_id in endpoint.scopes:
+            headers = [(entry.name, entry.text() or "") for entry in endpoint.headers]
+            endpoints[endpoint.name] = HTTPApplication(endpoint.base_url, headers=headers)
+    return settings, endpoints
+
+
+async def run(config: GatewayConfig) -> int:
+    """Run a gateway until it is told to stop; give the process's exit code."""
+    configure_logging(config)
+    gateway = Gateway(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, gateway.shut_down)
+    try:
+        async with gateway.running():
+            await gateway.stopping.wait()
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("%s", problem)
+        return 1
+    except MeshError as error:
+        logger.error("%s", error)
+        return 1
+    return 1 if gateway.forced else 0

@@ -1,0 +1,257 @@
+"""The HTTP client towards the application beside the gateway (and towards HTTPEndpoint services)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Self
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from gateway.config import HealthCheck
+from mesh.application import AppFailedError, AppUnreachableError, Headers
+
+__all__ = ["HTTPApplication"]
+
+logger = logging.getLogger(__name__)
+
+PROBE_FIRST_WAIT = 0.05
+PROBE_LONGEST_WAIT = 0.5
+PROBE_SECONDS = 1.0
+ANSWER_LIMIT_BYTES = 1024 * 1024
+IDLE_CONNECTION_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
+SKIPPED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:
+        raise AppFailedError(f"the application broke off: {error or type(error).__name__}") from error
+
+
+class _Response:
+    """An answer while it is read."""
+
+    __slots__ = ("_response", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Headers = [
+            (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+            for name, value in response.raw_headers
+        ]
+
+    async def read_up_to(self, limit_bytes: int) -> bytes | None:
+        """Read the whole body if its length is known and small, or if it is all here already."""
+        length = self._response.content_length
+        content = self._response.content
+        with _errors():
+            if length is not None and length <= limit_bytes:
+                return await content.read()
+            if content.is_eof() and content.total_bytes <= limit_bytes:
+                return await content.read()
+        return None
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Iterate over the body as it arrives."""
+        with _errors():
+            async for part in self._response.content.iter_any():
+                yield part
+
+
+class HTTPApplication:
+    """An HTTP service at one address."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        max_concurrency: int | None = None,
+        health: HealthCheck | None = None,
+        headers: Headers = (),
+        tls: ssl.SSLContext | bool = True,
+    ) -> None:
+        """Prepare; entering opens the connection pool and begins to watch.
+
+        Args:
+            base_url: ``http://127.0.0.1:3000``.
+            token: Sent as ``dapr-api-token`` with every call but health probes.
+            max_concurrency: Most calls at once; None for no limit.
+            health: Watch it; None takes an open port for healthy.
+            headers: Sent with every call, replacing the caller's of the same name.
+            tls: Context for ``https``; False does not verify.
+        """
+        self._base = base_url.rstrip("/")
+        self._origin = URL(self._base)
+        self._fixed: list[tuple[str, str]] = [*headers, *([("dapr-api-token", token)] if token is not None else [])]
+        self._fixed_names = {name.lower() for name, _ in self._fixed}
+        self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
+        self._health = health
+        self._tls = tls
+        self._session: aiohttp.ClientSession
+        self._tasks = asyncio.TaskGroup()
+        self._watching: asyncio.Task[None] | None = None
+        self._reachable = asyncio.Event()
+        self._unreachable = asyncio.Event()
+        self._unreachable.set()
+
+    async def __aenter__(self) -> Self:
+        """Open the connection pool."""
+        connector = aiohttp.TCPConnector(
+            limit=0, limit_per_host=0, ssl=self._tls, keepalive_timeout=IDLE_CONNECTION_SECONDS, use_dns_cache=True
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=SKIPPED_HEADERS,
+            timeout=aiohttp.ClientTimeout(total=None),
+            raise_for_status=False,
+            read_bufsize=256 * 1024,
+            max_line_size=64 * 1024,
+            max_field_size=64 * 1024,
+        )
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Stop watching and close the connections."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        await self._session.close()
+
+    def watch(self) -> None:
+        """Begin to find out whether it is there."""
+        self._watching = self._tasks.create_task(self._watch(), name="application-watch")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it accepted the last connection, and is healthy as far as it is asked."""
+        return self._reachable.is_set()
+
+    async def until_reachable(self) -> None:
+        """Wait until it accepts connections (and is healthy, if that is watched)."""
+        await self._reachable.wait()
+
+    async def until_unreachable(self) -> None:
+        """Wait until it does not."""
+        await self._unreachable.wait()
+
+    def _note(self, *, reachable: bool) -> None:
+        if reachable == self._reachable.is_set():
+            return
+        if reachable:
+            self._unreachable.clear()
+            self._reachable.set()
+        else:
+            self._reachable.clear()
+            self._unreachable.set()
+        logger.info("application at %s is %s", self._base, "up" if reachable else "down")
+
+    async def _watch(self) -> None:
+        """Probe: often until it is there, then by the health check, or when a call fails."""
+        wait = PROBE_FIRST_WAIT
+        failures = 0
+        while True:
+            healthy = await (self._probe_port() if self._health is None else self._probe_health(self._health))
+            failures = 0 if healthy else failures + 1
+            threshold = 1 if self._health is None or not self.reachable else self._health.threshold
+            if healthy or failures >= threshold:
+                self._note(reachable=healthy)
+            if self._health is not None:
+                await asyncio.sleep(min(self._health.interval, PROBE_LONGEST_WAIT if not self.reachable else 3600))
+            elif healthy:
+                wait = PROBE_FIRST_WAIT
+                await self._unreachable.wait()
+            else:
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, PROBE_LONGEST_WAIT)
+
+    async def _probe_port(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                _, writer = await asyncio.open_connection(self._origin.host, self._origin.port)
+            writer.close()
+        except (OSError, TimeoutError):
+            return False
+        return True
+
+    async def _probe_health(self, health: HealthCheck) -> bool:
+        url = URL(self._base + health.path, encoded=True)
+        try:
+            async with asyncio.timeout(health.timeout), self._session.get(url, allow_redirects=False) as response:
+                return 200 <= response.status < 300
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    def _headers(self, headers: Headers) -> CIMultiDict[str]:
+        if not self._fixed:
+            return CIMultiDict(headers)
+        given = [(name, value) for name, value in headers if name.lower() not in self._fixed_names]
+        return CIMultiDict([*given, *self._fixed])
+
+    @asynccontextmanager
+    async def call(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> AsyncIterator[_Response]:
+        """Call with any method; see ``mesh.application.Application``."""
+        if self._permits is not None:
+            async with self._permits, self._calling(method, target, headers, body) as response:
+                yield _Response(response)
+        else:
+            async with self._calling(method, target, headers, body) as response:
+                yield _Response(response)
+
+    @asynccontextmanager
+    async def _calling(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = URL(self._base + target, encoded=True)
+        with _errors():
+            try:
+                response = await self._session.request(
+                    method, url, headers=self._headers(headers), data=body or None, allow_redirects=False
+                )
+            except aiohttp.ClientConnectorError as error:
+                self._note(reachable=False)
+                raise AppUnreachableError(f"the application at {self._base} does not accept connections") from error
+        try:
+            yield response
+        finally:
+            response.release()
+
+    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+        """Post a small body; an answer's body beyond 1 MiB is not read."""
+        async with self.call("POST", path, headers, body) as response:
+            return response.status, await _read(response)
+
+    async def get(self, path: str, headers: Headers) -> tuple[int, bytes]:
+        """Get a small answer."""
+        async with self.call("GET", path, headers, b"") as response:
+            return response.status, await _read(response)
+
+
+async def _read(response: _Response) -> bytes:
+    whole = await response.read_up_to(ANSWER_LIMIT_BYTES)
+    if whole is not None:
+        return whole
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.parts():
+        size += len(part)
+        if size > ANSWER_LIMIT_BYTES:
+            return b""
+        parts.append(part)
+    return b"".join(parts)
+
+

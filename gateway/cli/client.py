@@ -1,0 +1,142 @@
+"""One HTTP request to a gateway; the standard library's client, since its import is cheap."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gateway.runs import Run
+
+__all__ = ["GatewayUnreachableError", "Response", "opened", "path_segment", "request"]
+
+_CHUNK_BYTES = 64 * 1024
+
+
+class GatewayUnreachableError(MeshError):
+    """The gateway does not answer."""
+
+    code = "GATEWAY_UNREACHABLE"
+    retryable = True
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@contextlib.contextmanager
+def _translated(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        where = run.socket or f"{run.host}:{run.http_port}"
+        message = f"the gateway of {run.app_id} at {where} does not answer: {error or type(error).__name__}"
+        raise GatewayUnreachableError(message) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was answered; the body is still to be read. Reading raises what `opened` raises."""
+
+    status: int
+    reason: str
+    _run: Run
+    _answer: http.client.HTTPResponse
+
+    @property
+    def ok(self) -> bool:
+        """Whether it went well."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
+    def read(self) -> bytes:
+        """Read the whole body."""
+        with _translated(self._run):
+            return self._answer.read()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Read the body as it comes."""
+        while True:
+            with _translated(self._run):
+                chunk = self._answer.read1(_CHUNK_BYTES)
+            if not chunk:
+                return
+            yield chunk
+
+
+@contextlib.contextmanager
+def opened(
+    run: Run,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout: float | None = 60.0,
+) -> Iterator[Response]:
+    """Send a request and give the answer while it is being read.
+
+    Args:
+        run: The gateway.
+        method: Any.
+        path: With its query; what must be quoted is quoted already.
+        body: None = there is none.
+        headers: ``Content-Type`` and others; the API token is added.
+        timeout: Seconds of silence; None = no limit.
+
+    Raises:
+        GatewayUnreachableError: It does not listen, or the connection broke.
+        TimeoutError: It was silent for too long.
+    """
+    # Without a proxy, whatever the environment says: it is on this machine.
+    connection = (
+        http.client.HTTPConnection(run.host, run.http_port, timeout=timeout)
+        if run.socket is None
+        else _SocketConnection(run.socket, timeout)
+    )
+    token = os.environ.get("DAPR_API_TOKEN")
+    all_headers = {**({"dapr-api-token": token} if token else {}), **(headers or {})}
+    try:
+        with _translated(run):
+            connection.request(method, path, body, all_headers)
+            answer = connection.getresponse()
+        yield Response(answer.status, answer.reason, run, answer)
+    finally:
+        connection.close()
+
+
+def request(
+    run: Run,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout: float | None = 10.0,
+) -> tuple[int, bytes]:
+    """Send a request and give status and body; see `opened`."""
+    with opened(run, method, path, body, headers=headers, timeout=timeout) as response:
+        return response.status, response.read()
+
+
+def path_segment(text: str) -> str:
+    """Quote text to be one segment of a path."""
+    return quote(text, safe="")

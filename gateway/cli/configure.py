@@ -1,0 +1,189 @@
+"""Options and environment to `GatewayConfig`: checked together, every problem at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from brokers.embedded_server import mesh_home
+from gateway.config import GatewayConfig, HealthCheck, Tokens
+from mesh.durations import parse_size
+from mesh.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.cli.options import GatewayOptions
+
+__all__ = ["app_id_problem", "app_protocol", "gateway_config", "split_list"]
+
+_LEVELS = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warning",
+    "warning": "warning",
+    "error": "error",
+    "fatal": "error",
+    "panic": "error",
+}
+_INIT_ENDPOINTS = frozenset({"config", "subscribe"})
+_PROTOCOLS: Mapping[str, Literal["http", "https"]] = {"http": "http", "https": "https", "h2c": "http"}
+_BAD_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f]")
+_LARGEST_PORT = 65535
+_DEFAULT = GatewayConfig(app_id="", home=Path())
+_HEALTH = HealthCheck()
+
+
+def app_id_problem(app_id: str) -> str | None:
+    """Say what is wrong with an app id, if anything is."""
+    if not app_id:
+        return "the app id must not be empty"
+    if _BAD_APP_ID.search(app_id):
+        return f"the app id '{app_id}' must not contain dots, slashes or blanks"
+    return None
+
+
+def app_protocol(text: str) -> Literal["http", "https"]:
+    """Read the application's protocol.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    known = _PROTOCOLS.get(text.lower())
+    if known is None:
+        message = f"'{text}' is not supported; use http or https"
+        raise ValueError(message)
+    return known
+
+
+def split_list(text: str | None) -> tuple[str, ...]:
+    """Read a comma separated list."""
+    return tuple(part for part in (word.strip() for word in (text or "").split(",")) if part)
+
+
+@dataclass(slots=True)
+class _Checker:
+    """Reads values and collects what is wrong with them."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def complain(self, name: str, message: str) -> None:
+        self.problems.append(Problem(message, name))
+
+    def port(self, name: str, value: int | None) -> int | None:
+        """Give a port; 0 and less mean that there is none."""
+        if value is None or value <= 0:
+            return None
+        if value > _LARGEST_PORT:
+            self.complain(name, f"{value} is no port; use 1 to {_LARGEST_PORT}")
+        return value
+
+    def positive(self, name: str, value: int | None, default: float) -> float:
+        if value is not None and value <= 0:
+            self.complain(name, f"expected a number above 0, got {value}")
+        return default if value is None else value
+
+    def size(self, name: str, value: str | None, default: int) -> int:
+        if value is None:
+            return default
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.complain(name, str(error))
+            return default
+
+
+def gateway_config(
+    options: GatewayOptions, environ: Mapping[str, str], *, default_http_port: int = 3500
+) -> GatewayConfig:
+    """Give the configuration of a gateway process.
+
+    Args:
+        options: What was given.
+        environ: Tokens, namespace, backbone and home.
+        default_http_port: 0 = a free one.
+
+    Raises:
+        ConfigError: Holds every problem; its paths are names of options.
+    """
+    check = _Checker()
+    if problem := app_id_problem(options.app_id or ""):
+        check.complain("--app-id", problem)
+    level = _LEVELS.get((options.log_level or "info").lower())
+    if level is None:
+        check.complain("--log-level", f"'{options.log_level}' is none of debug, info, warning, error")
+    http_port = check.port("--dapr-http-port", options.dapr_http_port)
+    if http_port is None:
+        http_port = default_http_port if options.dapr_http_port is None else 0
+    drain = options.dapr_graceful_shutdown_seconds
+    config = GatewayConfig(
+        app_id=options.app_id or "",
+        home=mesh_home(environ),
+        app_port=check.port("--app-port", options.app_port),
+        app_host=options.app_channel_address or _DEFAULT.app_host,
+        app_protocol=_protocol(options, check),
+        app_max_concurrency=_limit(options.app_max_concurrency),
+        app_health=_health(options, check),
+        http_port=http_port,
+        listen=split_list(options.dapr_listen_addresses) or _DEFAULT.listen,
+        unix_socket_dir=Path(options.unix_domain_socket).absolute() if options.unix_domain_socket else None,
+        max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
+        max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
+        allowed_origins=split_list(options.allowed_origins),
+        resource_paths=tuple(map(Path, options.resources_path)),
+        configuration_files=tuple(map(Path, options.config)),
+        namespace=environ.get("NAMESPACE") or "default",
+        backbone=environ.get("MESH_BACKBONE") or "embedded:",
+        drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
+        log_level=level or "info",
+        log_json=options.log_as_json,
+        api_logging=options.enable_api_logging,
+        tokens=Tokens.from_environment(environ),
+        init_endpoints_off=_init_endpoints(options, check),
+        labels=_labels(options),
+    )
+    if check.problems:
+        raise ConfigError(check.problems)
+    return config
+
+
+def _protocol(options: GatewayOptions, check: _Checker) -> Literal["http", "https"]:
+    try:
+        protocol = app_protocol(options.app_protocol or "http")
+    except ValueError as error:
+        check.complain("--app-protocol", str(error))
+        return "http"
+    return "https" if options.app_ssl else protocol
+
+
+def _limit(value: int | None) -> int | None:
+    return value if value is not None and value > 0 else None
+
+
+def _health(options: GatewayOptions, check: _Checker) -> HealthCheck | None:
+    if not options.enable_app_health_check:
+        return None
+    interval = check.positive("--app-health-probe-interval", options.app_health_probe_interval, _HEALTH.interval)
+    timeout = (
+        check.positive("--app-health-probe-timeout", options.app_health_probe_timeout, _HEALTH.timeout * 1000)
+        / 1000
+    )
+    if timeout >= interval:
+        check.complain("--app-health-probe-timeout", "must be shorter than --app-health-probe-interval")
+    threshold = check.positive("--app-health-threshold", options.app_health_threshold, _HEALTH.threshold)
+    path = options.app_health_check_path or _HEALTH.path
+    return HealthCheck(path if path.startswith("/") else f"/{path}", interval, timeout, int(threshold))
+
+
+def _init_endpoints(options: GatewayOptions, check: _Checker) -> frozenset[str]:
+    names = frozenset(split_list(options.disable_init_endpoints))
+    for name in sorted(names - _INIT_ENDPOINTS):
+        check.complain("--disable-init-endpoints", f"'{name}' is none of config, subscribe")
+    return names
+
+
+def _labels(options: GatewayOptions) -> dict[str, str]:
+    pairs = (label.partition("=") for label in options.label)
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,62 @@
+"""``mesh run``: several applications side by side, until all have ended or are told to stop.
+
+Start: each gateway, then, once its API answers, its application. End: the gateway first, which takes no more
+work and finishes what is in flight while the application is still there, then the application. Whichever of the
+two ends by itself ends the other; several applications of one template do not end each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+from gateway.cli.one_app import AppSpec, LaunchError, Surroundings, run_app
+from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["launch"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
+    """Run applications and give the exit code.
+
+    With one application it is the application's; with several it is 1 if any failed; after Ctrl-C it is 130.
+    One that can not be started ends all of them.
+    """
+    codes: list[int] = []
+    signals: list[int] = []
+
+    def on_signal(number: int) -> None:
+        signals.append(number)
+        if around.stop.is_set():
+            around.hurry.set()
+        else:
+            around.console.say("stopping" + ("; Ctrl-C again to kill" if number == signal.SIGINT else ""))
+            around.stop.set()
+
+    async def one(spec: AppSpec) -> None:
+        try:
+            codes.append(await run_app(spec, around))
+        except LaunchError as error:
+            codes.append(1)
+            around.console.complain(str(error))
+            around.stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        async with task_group() as tasks:
+            for spec in specs:
+                tasks.create_task(one(spec), name=f"run-{spec.app_id}")
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+    if signal.SIGINT in signals:
+        return 128 + signal.SIGINT
+    return codes[0] if len(codes) == 1 else int(any(codes))

@@ -1,0 +1,258 @@
+"""The life of one application and its gateway: start, readiness, the first end, the other's end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.cli.client import GatewayUnreachableError, request
+from gateway.cli.options import GatewayOptions, to_arguments
+from gateway.cli.output import Console, LogTarget, Stream
+from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
+from gateway.runs import Run, find_run, set_app_pid
+from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from gateway.cli.guard import Guard
+    from gateway.config import GatewayConfig
+
+__all__ = ["GATEWAY_MARGIN", "AppSpec", "LaunchError", "Surroundings", "run_app"]
+
+GATEWAY_MARGIN = 5.0
+"""Seconds a gateway may take to end, beyond its own time to drain."""
+
+_READY_WITHIN = 30.0
+_FIRST_POLL, _LAST_POLL = 0.01, 0.1
+_APP_GRACE = 5.0
+_LAST_OUTPUT_WITHIN = 0.5
+_OUTBOUND = "/v1.0/healthz/outbound"
+# An application that was told to end may say so.
+_TOLD_TO_END = (0, *(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)))
+
+
+class LaunchError(MeshError):
+    """A gateway or an application could not be started."""
+
+    code = "LAUNCH_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """One application and its gateway, as they are to be started.
+
+    Attributes:
+        options: Of the gateway, as given.
+        config: The same, checked.
+        command: Of the application; empty = only the gateway runs.
+        directory: Where the application runs.
+        environment: Added to ours, for the application.
+        app_log: Where its output goes.
+        gateway_log: Where the gateway's goes.
+        labels: Shown by ``mesh list`` and in metadata.
+        stdin: Whether the application reads our standard input.
+    """
+
+    options: GatewayOptions
+    config: GatewayConfig
+    command: tuple[str, ...] = ()
+    directory: Path = field(default_factory=Path.cwd)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    app_log: LogTarget = field(default_factory=LogTarget)
+    gateway_log: LogTarget = field(default_factory=LogTarget)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stdin: bool = False
+
+    @property
+    def app_id(self) -> str:
+        """The application's name."""
+        return self.config.app_id
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all applications of one ``mesh run`` share.
+
+    Attributes:
+        console: For people.
+        guard: Ends what we leave behind.
+        environ: Our environment.
+        stop: Set when everything is to end.
+        hurry: Set when nothing is to be waited for any more.
+    """
+
+    console: Console
+    guard: Guard
+    environ: Mapping[str, str]
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The gateway or the application, and what it writes."""
+
+    child: Child
+    stream: Stream
+
+
+async def run_app(spec: AppSpec, around: Surroundings) -> int:
+    """Run an application and its gateway until one of them ends, or all are to stop; give the exit code.
+
+    Raises:
+        LaunchError: One of the two did not start.
+    """
+    stream = Stream("GATEWAY", spec.app_id, spec.gateway_log, around.console)
+    start = Start("gateway", _gateway_command(spec), around.environ, Path.cwd())
+    try:
+        async with started(start, stream, around.guard) as child:
+            gateway = _Side(child, stream)
+            run = await _ready(gateway, spec, around)
+            if run is None:
+                await child.end(_gateway_grace(spec), around.hurry)
+                return 0
+            if spec.command:
+                return await _with_app(spec, around, gateway, run)
+            around.console.say(f"the gateway of {spec.app_id} is ready at {_address(run)}; there is no command to run")
+            return await _until_over(spec, around, gateway, None)
+    except OSError as error:
+        raise LaunchError(f"cannot start the gateway of {spec.app_id}: {error}") from error
+
+
+async def _ready(gateway: _Side, spec: AppSpec, around: Surroundings) -> Run | None:
+    """Wait until the API answers; None when everything is to stop before."""
+    deadline = time.monotonic() + _READY_WITHIN
+    pause = _FIRST_POLL
+    while not around.stop.is_set():
+        if gateway.child.ended.is_set():
+            await gateway.child.last_output(_LAST_OUTPUT_WITHIN)
+            how = exit_text(gateway.child.returncode or 0)
+            raise LaunchError(f"the gateway of {spec.app_id} did not start ({how}){gateway.stream.last_lines()}")
+        if time.monotonic() > deadline:
+            late = f"the gateway of {spec.app_id} is not ready after {_READY_WITHIN:.0f} s"
+            raise LaunchError(late + gateway.stream.last_lines())
+        run = find_run(spec.config.home, gateway.child.pid)
+        if run is not None and await asyncio.to_thread(_answers, run):
+            return run
+        await _within(pause, first_of(gateway.child.ended, around.stop))
+        pause = min(pause * 2, _LAST_POLL)
+    return None
+
+
+async def _with_app(spec: AppSpec, around: Surroundings, gateway: _Side, run: Run) -> int:
+    stream = Stream("APP", spec.app_id, spec.app_log, around.console)
+    start = Start("app", spec.command, _app_environment(spec, run, around.environ), spec.directory, spec.stdin)
+    try:
+        async with started(start, stream, around.guard) as child:
+            set_app_pid(spec.config.home, run.pid, child.pid)
+            around.console.say(f"{spec.app_id} runs (pid {child.pid}), its gateway is ready at {_address(run)}")
+            await asyncio.to_thread(_tell_app_pid, run, child.pid)
+            return await _until_over(spec, around, gateway, _Side(child, stream))
+    except FileNotFoundError as error:
+        what = spec.command[0] if spec.directory.is_dir() else f"the folder {spec.directory}"
+        raise LaunchError(f"cannot start {spec.app_id}: {what} is not found") from error
+    except OSError as error:
+        raise LaunchError(f"cannot start {spec.app_id}: {spec.command[0]}: {error.strerror or error}") from error
+
+
+async def _until_over(spec: AppSpec, around: Surroundings, gateway: _Side, app: _Side | None) -> int:
+    """Wait for the first end, report it, end the other, and give the exit code."""
+    await first_of(gateway.child.ended, around.stop, *((app.child.ended,) if app else ()))
+    app_was_first = app is not None and app.child.ended.is_set()
+    gateway_failed = False
+    if app is not None and app_was_first:
+        await _report_app(spec, around.console, app)
+    elif gateway.child.ended.is_set():
+        gateway_failed = await _report_gateway(spec, around.console, gateway)
+    await gateway.child.end(_gateway_grace(spec), around.hurry)
+    if app is None:
+        return int(gateway_failed)
+    await app.child.end(_APP_GRACE, around.hurry)
+    code = exit_code(app.child.returncode or 0)
+    if app_was_first or code not in _TOLD_TO_END:
+        return code
+    return int(gateway_failed)
+
+
+async def _report_app(spec: AppSpec, console: Console, app: _Side) -> None:
+    await app.child.last_output(_LAST_OUTPUT_WITHIN)
+    if app.child.returncode:
+        how = exit_text(app.child.returncode)
+        console.complain(f"{spec.app_id} ended with {how}{app.stream.last_lines()}")
+    else:
+        console.say(f"{spec.app_id} ended")
+
+
+async def _report_gateway(spec: AppSpec, console: Console, gateway: _Side) -> bool:
+    await gateway.child.last_output(_LAST_OUTPUT_WITHIN)
+    if gateway.child.returncode:
+        how = exit_text(gateway.child.returncode)
+        console.complain(f"the gateway of {spec.app_id} ended with {how}{gateway.stream.last_lines()}")
+        return True
+    console.say(f"the gateway of {spec.app_id} was shut down")
+    return False
+
+
+def _gateway_grace(spec: AppSpec) -> float:
+    return spec.config.drain + GATEWAY_MARGIN
+
+
+def _gateway_command(spec: AppSpec) -> list[str]:
+    labels = {"cliPID": str(os.getpid()), "appCommand": " ".join(spec.command), **spec.labels}
+    given = tuple(f"{name}={value}" for name, value in labels.items() if value)
+    # 0 and less ask for a free port, which the gateway finds itself, so that nobody takes it in between.
+    options = replace(spec.options, label=given, dapr_http_port=max(spec.options.dapr_http_port or 0, 0))
+    return [sys.executable, "-m", "gateway", *to_arguments(options)]
+
+
+def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dict[str, str]:
+    config = spec.config
+    # A gRPC or metrics port of an outer run is not this gateway's.
+    inherited = {k: v for k, v in environ.items() if k not in ("DAPR_GRPC_PORT", "DAPR_METRICS_PORT", "APP_PORT")}
+    facts = {
+        "APP_ID": config.app_id,
+        "APP_PROTOCOL": config.app_protocol,
+        "APP_CHANNEL_ADDRESS": config.app_host,
+        "DAPR_HTTP_PORT": str(run.http_port),
+    }
+    if config.app_port is not None:
+        facts["APP_PORT"] = str(config.app_port)
+    if spec.options.metrics_port is not None and spec.options.metrics_port > 0:
+        facts["DAPR_METRICS_PORT"] = str(spec.options.metrics_port)
+    # Or Python would keep its lines back, since it does not write to a terminal.
+    return {**inherited, "PYTHONUNBUFFERED": "1", **facts, **spec.environment}
+
+
+def _address(run: Run) -> str:
+    return f"unix:{run.socket}" if run.socket else f"http://{run.host}:{run.http_port}"
+
+
+def _answers(run: Run) -> bool:
+    try:
+        status, _ = request(run, "GET", _OUTBOUND, timeout=2.0)
+    except (GatewayUnreachableError, TimeoutError):
+        return False
+    return status == HTTPStatus.NO_CONTENT
+
+
+def _tell_app_pid(run: Run, app_pid: int) -> None:
+    try:
+        request(run, "PUT", "/v1.0/metadata/appPID", str(app_pid).encode(), headers={"Content-Type": "text/plain"})
+    except (GatewayUnreachableError, TimeoutError):
+        # If the gateway has ended, that is reported by whoever waits for it.
+        return
+
+
+async def _within(seconds: float, what: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await what
+    except TimeoutError:
+        return

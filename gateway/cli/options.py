@@ -1,0 +1,197 @@
+"""Every option of a gateway, once: for ``mesh run``, for ``mesh gateway`` and for the template's fields.
+
+`GatewayOptions` holds them as they were given; its fields carry the names that the command lines use.
+Only the standard library is imported, since this is part of every cold start.
+
+Source: dapr CLI ``run`` and daprd flags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["FLAGS", "IGNORED", "Flag", "GatewayOptions", "to_arguments"]
+
+Kind = Literal["text", "number", "switch", "list"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One option.
+
+    Attributes:
+        names: The long name first, then the short one and old names.
+        kind: ``list`` may be given several times.
+        help: One line; empty = not shown.
+        section: Where the help shows it.
+        metavar: What stands for its value in the help.
+        to_field: The field of `GatewayOptions`; empty = it is accepted and has no effect.
+    """
+
+    names: tuple[str, ...]
+    kind: Kind
+    help: str = ""
+    section: str = ""
+    metavar: str = ""
+    to_field: str = ""
+
+
+def _option(default: T, kind: Kind, names: str, help: str = "", *, section: str = "", metavar: str = "") -> T:
+    flag = Flag(tuple(names.split()), kind, help, section, metavar)
+    # A dataclass field stands for the value that it will hold.
+    return cast("T", field(default=default, metadata={"flag": flag}))
+
+
+_IDENTITY, _PORTS, _APP = "options", "where the gateway listens", "the application"
+_LIMITS, _LOGS = "limits", "logs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """What was given for one gateway; None where nothing was. `gateway.cli.configure` gives it meaning."""
+
+    app_id: str | None = _option(None, "text", "--app-id -a", "name of the application", section=_IDENTITY)
+    resources_path: tuple[str, ...] = _option(
+        (),
+        "list",
+        "--resources-path --components-path -d",
+        "file or folder of resources; may be given several times",
+        section=_IDENTITY,
+        metavar="PATH",
+    )
+    config: tuple[str, ...] = _option(
+        (), "list", "--config -c", "configuration file", section=_IDENTITY, metavar="FILE"
+    )
+
+    app_port: int | None = _option(None, "number", "--app-port -p", "where the application listens", section=_APP)
+    app_protocol: str | None = _option(
+        None, "text", "--app-protocol -P --protocol", "http or https", section=_APP, metavar="NAME"
+    )
+    app_channel_address: str | None = _option(
+        None, "text", "--app-channel-address", "the application's address (127.0.0.1)", section=_APP, metavar="HOST"
+    )
+    app_max_concurrency: int | None = _option(
+        None, "number", "--app-max-concurrency --max-concurrency", "most calls into it at once", section=_APP
+    )
+    app_ssl: bool = _option(False, "switch", "--app-ssl", section=_APP)
+    enable_app_health_check: bool = _option(
+        False, "switch", "--enable-app-health-check", "probe it, and call it only while healthy", section=_APP
+    )
+    app_health_check_path: str | None = _option(
+        None, "text", "--app-health-check-path", "what is probed (/healthz)", section=_APP, metavar="PATH"
+    )
+    app_health_probe_interval: int | None = _option(
+        None, "number", "--app-health-probe-interval", "seconds between probes (5)", section=_APP
+    )
+    app_health_probe_timeout: int | None = _option(
+        None, "number", "--app-health-probe-timeout", "milliseconds a probe may take (500)", section=_APP
+    )
+    app_health_threshold: int | None = _option(
+        None, "number", "--app-health-threshold", "failures until it is unhealthy (3)", section=_APP
+    )
+    disable_init_endpoints: str | None = _option(
+        None,
+        "text",
+        "--disable-init-endpoints",
+        "what is not asked of it at start: config, subscribe",
+        section=_APP,
+        metavar="NAMES",
+    )
+
+    dapr_http_port: int | None = _option(
+        None, "number", "--dapr-http-port -H --port", "port of the API", section=_PORTS
+    )
+    dapr_listen_addresses: str | None = _option(
+        None, "text", "--dapr-listen-addresses", "comma separated (127.0.0.1)", section=_PORTS, metavar="HOSTS"
+    )
+    unix_domain_socket: str | None = _option(
+        None, "text", "--unix-domain-socket -u", "use a socket in this folder, no port", section=_PORTS, metavar="DIR"
+    )
+    metrics_port: int | None = _option(None, "number", "--metrics-port -M", section=_PORTS)
+
+    max_body_size: str | None = _option(
+        None, "text", "--max-body-size", "largest body held in memory (4Mi)", section=_LIMITS, metavar="SIZE"
+    )
+    read_buffer_size: str | None = _option(
+        None, "text", "--read-buffer-size", "largest header section (16Ki)", section=_LIMITS, metavar="SIZE"
+    )
+    allowed_origins: str | None = _option(
+        None, "text", "--allowed-origins", "CORS origins, comma separated", section=_LIMITS, metavar="URLS"
+    )
+    dapr_graceful_shutdown_seconds: int | None = _option(
+        None, "number", "--dapr-graceful-shutdown-seconds", "time to finish calls at the end (5)", section=_LIMITS
+    )
+
+    log_level: str | None = _option(
+        None, "text", "--log-level", "debug, info, warning or error", section=_LOGS, metavar="LEVEL"
+    )
+    log_as_json: bool = _option(False, "switch", "--log-as-json", "one JSON object a line", section=_LOGS)
+    enable_api_logging: bool = _option(False, "switch", "--enable-api-logging", "log every API call", section=_LOGS)
+
+    label: tuple[str, ...] = _option((), "list", "--label", section=_IDENTITY)
+
+
+def _flags() -> Iterator[Flag]:
+    for each in fields(GatewayOptions):
+        flag: Flag = each.metadata["flag"]
+        yield Flag(flag.names, flag.kind, flag.help, flag.section, flag.metavar or "N", each.name)
+
+
+FLAGS: tuple[Flag, ...] = tuple(_flags())
+"""Every option that has an effect."""
+
+_NO_GRPC = "the gateway speaks HTTP only"
+_NO_SERVICE = "there is no such service behind the gateway"
+
+IGNORED: Mapping[str, tuple[Flag, str]] = {
+    name: (flag, reason)
+    for flag, reason in (
+        (Flag(("--dapr-grpc-port", "-G", "--grpc-port"), "text"), _NO_GRPC),
+        (Flag(("--dapr-internal-grpc-port", "-I"), "text"), _NO_GRPC),
+        (Flag(("--dapr-internal-grpc-listen-address",), "text"), _NO_GRPC),
+        (Flag(("--placement-host-address",), "text"), _NO_SERVICE),
+        (Flag(("--scheduler-host-address",), "text"), _NO_SERVICE),
+        (Flag(("--scheduler-job-streams",), "text"), _NO_SERVICE),
+        (Flag(("--actors-disseminate-timeout",), "text"), _NO_SERVICE),
+        (Flag(("--control-plane-address",), "text"), _NO_SERVICE),
+        (Flag(("--control-plane-trust-domain",), "text"), _NO_SERVICE),
+        (Flag(("--control-plane-namespace",), "text"), _NO_SERVICE),
+        (Flag(("--sentry-address",), "text"), _NO_SERVICE),
+        (Flag(("--sentry-request-jwt-audiences",), "text"), _NO_SERVICE),
+        (Flag(("--enable-mtls",), "switch"), "gateways talk over the broker, never to each other"),
+        (Flag(("--enable-profiling",), "switch"), "there is no profiling endpoint"),
+        (Flag(("--profile-port",), "text"), "there is no profiling endpoint"),
+        (Flag(("--enable-metrics",), "switch"), "there is no metrics endpoint yet"),
+        (Flag(("--metrics-listen-address",), "text"), "there is no metrics endpoint yet"),
+        (Flag(("--dapr-public-port",), "text"), "there is one API port"),
+        (Flag(("--dapr-public-listen-address",), "text"), "there is one API port"),
+        (Flag(("--app-binding-options-timeout",), "text"), "there are no input bindings yet"),
+        (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
+        (Flag(("--hot-reload-reconcile-interval",), "text"), "resources are read at start"),
+        (Flag(("--mode",), "text"), "there is one mode"),
+        (Flag(("--wait",), "switch"), "a gateway does not wait for others"),
+        (Flag(("--disable-builtin-k8s-secret-store",), "switch"), "there is none"),
+    )
+    for name in flag.names
+}
+"""Options of daprd that have nothing to act on here, by every name, and why."""
+
+
+def to_arguments(options: GatewayOptions) -> list[str]:
+    """Write options as the command line of ``mesh gateway``."""
+    words: list[str] = []
+    for flag in FLAGS:
+        value = getattr(options, flag.to_field)
+        name = flag.names[0]
+        if flag.kind == "switch":
+            words += [name] if value else []
+        elif flag.kind == "list":
+            words += [f"{name}={item}" for item in value]
+        elif value is not None:
+            words.append(f"{name}={value}")
+    return words

@@ -1,0 +1,186 @@
+"""What people see: prefixed lines of every application and gateway, and our own words between them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Console", "LineSplitter", "LogTarget", "Stream", "colours_wanted", "printable"]
+
+MAX_LINE_BYTES = 64 * 1024
+TAIL_LINES = 20
+
+_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+# Colours of the application pass; whatever else would act on the terminal does not.
+_CONTROL = re.compile(r"(\x1b\[[0-9;]*m)|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
+def colours_wanted(environ: Mapping[str, str], *, terminal: bool) -> bool:
+    """Tell whether to write colours. Source: no-color.org, force-color.org."""
+    if environ.get("NO_COLOR"):
+        return False
+    return bool(environ.get("FORCE_COLOR")) or (terminal and environ.get("TERM") != "dumb")
+
+
+def printable(line: bytes) -> str:
+    """Give a line of any bytes as text that does nothing to a terminal but colour it."""
+    text = line.decode(errors="replace")
+    return _CONTROL.sub(lambda match: match[1] or "\N{REPLACEMENT CHARACTER}", text)
+
+
+class LineSplitter:
+    """Cuts a stream into lines; one that is too long comes in pieces."""
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max = max_line_bytes
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Give the lines that are complete now, without their ends."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            yield from self._pieces(line.removesuffix(b"\r"))
+        while len(self._rest) > self._max:
+            yield self._rest[: self._max]
+            self._rest = self._rest[self._max :]
+
+    def end(self) -> Iterator[bytes]:
+        """Give what came after the last line's end."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            yield rest.removesuffix(b"\r")
+
+    def _pieces(self, line: bytes) -> Iterator[bytes]:
+        for at in range(0, max(len(line), 1), self._max):
+            yield line[at : at + self._max]
+
+
+class Console:
+    """Standard output for the lines of applications and gateways, standard error for our own.
+
+    A terminal that has gone, or a closed pipe, is noticed once and told by `broken`.
+    """
+
+    def __init__(self, out: BinaryIO, err: BinaryIO, *, colours: bool) -> None:
+        self.broken = False
+        self._out = out
+        self._err = err
+        self._colours = colours
+        self._given: dict[str, int] = {}
+
+    @classmethod
+    def of_process(cls, environ: Mapping[str, str] = os.environ) -> Console:
+        """Use the standard streams of this process."""
+        return cls(sys.stdout.buffer, sys.stderr.buffer, colours=colours_wanted(environ, terminal=sys.stdout.isatty()))
+
+    def line(self, source: str, app_id: str, line: bytes) -> None:
+        """Write a line of an application or gateway and flush it."""
+        prefix = f"== {source} - {app_id} =="
+        if self._colours:
+            colour = self._given.setdefault(app_id, _COLOURS[len(self._given) % len(_COLOURS)])
+            prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
+        # An application that leaves a colour open does not dye the lines of others.
+        text = printable(line)
+        closing = "\x1b[0m" if "\x1b[" in text else ""
+        self._write(self._out, f"{prefix} {text}{closing}\n")
+
+    def say(self, text: str) -> None:
+        """Write a line of our own."""
+        self._write(self._err, f"mesh: {text}\n")
+
+    def complain(self, text: str) -> None:
+        """Write an error."""
+        label = "\x1b[31merror:\x1b[0m" if self._colours else "error:"
+        self._write(self._err, f"{label} {text}\n")
+
+    def _write(self, to: BinaryIO, text: str) -> None:
+        if self.broken:
+            return
+        try:
+            to.write(text.encode(errors="replace"))
+            to.flush()
+        except (OSError, ValueError):
+            self.broken = True
+
+
+@dataclass(frozen=True, slots=True)
+class LogTarget:
+    """Where the output of one process goes.
+
+    Attributes:
+        console: Whether it is shown.
+        file: Gets it byte by byte as it comes; None = there is no file.
+    """
+
+    console: bool = True
+    file: Path | None = None
+
+
+@dataclass(slots=True)
+class Stream:
+    """The output of one process: to the console, to a file, and its last lines kept.
+
+    Attributes:
+        source: ``APP`` or ``GATEWAY``.
+        app_id: The application.
+        tail: The last lines.
+    """
+
+    source: str
+    app_id: str
+    target: LogTarget
+    console: Console
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    _splitter: LineSplitter = field(default_factory=LineSplitter)
+    _file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Create the log file, if there is one.
+
+        Raises:
+            OSError: It can not be created.
+        """
+        if self.target.file is not None:
+            self.target.file.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.target.file.open("wb", buffering=0)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what came."""
+        if self._file is not None:
+            try:
+                self._file.write(chunk)
+            except OSError as error:
+                self.console.complain(f"{self.target.file} is not written any more: {error.strerror}")
+                self.close()
+        for line in self._splitter.feed(chunk):
+            self._line(line)
+
+    def end(self) -> None:
+        """Take the end."""
+        for line in self._splitter.end():
+            self._line(line)
+
+    def close(self) -> None:
+        """Close the log file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def last_lines(self) -> str:
+        """Give the last lines to be quoted, unless they were shown already."""
+        if self.target.console:
+            return ""
+        return "".join(f"\n    {line}" for line in self.tail)
+
+    def _line(self, line: bytes) -> None:
+        self.tail.append(printable(line)[:500])
+        if self.target.console:
+            self.console.line(self.source, self.app_id, line)

@@ -1,0 +1,79 @@
+"""``mesh gateway`` and ``python -m gateway``: one gateway process, told by the flags of daprd.
+
+Nothing of the command line is imported here but the options, for this process lives long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, cast
+
+from gateway.cli.configure import gateway_config
+from gateway.cli.parsing import Parser, UsageError, add_gateway_flags, gateway_options, ignored_warnings
+from mesh.errors import ConfigError, MeshError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from gateway.config import GatewayConfig
+
+__all__ = ["main", "parse_gateway"]
+
+
+def parse_gateway(words: Sequence[str], environ: Mapping[str, str]) -> tuple[GatewayConfig, list[str]]:
+    """Give the configuration, and warnings about what has no effect.
+
+    Raises:
+        UsageError: A flag is unknown, or a value is missing or wrong.
+        ConfigError: A value makes no sense.
+    """
+    parser = Parser("mesh gateway", description="Run one gateway process; mesh run does so beside an application.")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--build-info", action="store_true", help="print the version")
+    add_gateway_flags(parser)
+    found = parser.parse(words)
+    if found.version or found.build_info:
+        from gateway.cli.version import version
+
+        print(version())
+        raise SystemExit(0)
+    return gateway_config(gateway_options(found), environ), ignored_warnings(found)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a gateway until it is told to stop; give the exit code."""
+    try:
+        config, warnings = parse_gateway(words, os.environ)
+    except UsageError as error:
+        print(f"error: {error}\n  see: mesh gateway --help", file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return 2
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    try:
+        return _run(config)
+    except MeshError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(config: GatewayConfig) -> int:
+    # By name, since importing the server is what takes long, and wrong flags are to be refused at once.
+    run = cast("Callable[[GatewayConfig], Awaitable[int]]", importlib.import_module("gateway.app").run)
+
+    async def serve() -> int:
+        return await run(config)
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(serve())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve())

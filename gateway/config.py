@@ -1,0 +1,108 @@
+"""What one gateway process is told: options and environment, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["GatewayConfig", "HealthCheck", "Tokens"]
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How the application's health is watched.
+
+    Attributes:
+        path: Asked with GET; any 2xx is healthy.
+        interval: Seconds between probes.
+        timeout: Seconds a probe may take; shorter than ``interval``.
+        threshold: Consecutive failures until it counts as unhealthy.
+    """
+
+    path: str = "/healthz"
+    interval: float = 5.0
+    timeout: float = 0.5
+    threshold: int = 3
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Tokens:
+    """Secrets between application and gateway; never shown.
+
+    Attributes:
+        api: Clients of the gateway must send it (``DAPR_API_TOKEN``); None admits everyone.
+        app: Sent with every call to the application (``APP_API_TOKEN``); None sends nothing.
+    """
+
+    api: str | None = None
+    app: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Tokens:
+        """Read both; an empty variable counts as unset."""
+        return cls(environment.get("DAPR_API_TOKEN") or None, environment.get("APP_API_TOKEN") or None)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Everything a gateway process needs to know.
+
+    Attributes:
+        app_id: The application it serves; no dots.
+        app_port: Where the application listens; None for one that only calls out.
+        app_host: The application's address.
+        app_protocol: ``http`` or ``https`` (the certificate is not verified).
+        app_max_concurrency: Most calls into the application at once; None for no limit.
+        app_health: How its health is watched; None not at all.
+        http_port: Port of the API; 0 picks a free one.
+        listen: Addresses the API listens on.
+        unix_socket_dir: Listen on ``<dir>/dapr-<app id>-http.socket`` instead of TCP.
+        max_body_bytes: Largest body that is held in memory; invocations are streamed and not limited.
+        max_header_bytes: Largest header section.
+        allowed_origins: CORS origins; empty switches CORS off.
+        resource_paths: Files and folders of resources; empty for the built-in defaults.
+        configuration_files: Configuration files, later ones win.
+        namespace: The mesh's namespace.
+        backbone: URL of the backbone; ``embedded:`` for the server this user's gateways share.
+        home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
+        drain: Seconds that calls and deliveries in flight may take to finish on shutdown.
+        call_timeout: Seconds an invocation may take until its reply begins, unless a policy says otherwise.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_json: One JSON object a line.
+        api_logging: Log every API call.
+        tokens: Secrets between application and gateway.
+        init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
+        labels: Shown in metadata under ``extended`` from the start.
+        registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
+    """
+
+    app_id: str
+    home: Path
+    app_port: int | None = None
+    app_host: str = "127.0.0.1"
+    app_protocol: Literal["http", "https"] = "http"
+    app_max_concurrency: int | None = None
+    app_health: HealthCheck | None = None
+    http_port: int = 3500
+    listen: tuple[str, ...] = ("127.0.0.1",)
+    unix_socket_dir: Path | None = None
+    max_body_bytes: int = 4 * MEBIBYTE
+    max_header_bytes: int = 16 * 1024
+    allowed_origins: tuple[str, ...] = ()
+    resource_paths: tuple[Path, ...] = ()
+    configuration_files: tuple[Path, ...] = ()
+    namespace: str = "default"
+    backbone: str = "embedded:"
+    drain: float = 5.0
+    call_timeout: float = 60.0
+    log_level: str = "info"
+    log_json: bool = False
+    api_logging: bool = False
+    tokens: Tokens = field(default_factory=Tokens)
+    init_endpoints_off: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    registered: bool = True

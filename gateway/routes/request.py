@@ -1,0 +1,101 @@
+"""What every route needs of a request: its parts, decoded the way Dapr decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+from urllib.parse import parse_qsl, unquote_plus
+
+import orjson
+from aiohttp import web
+
+from gateway import errors
+
+__all__ = ["fields", "metadata_of", "query_of", "read_body", "read_json", "text_map", "unescape"]
+
+NO_METADATA: Mapping[str, str] = {}
+
+
+def unescape(segment: str) -> str:
+    """Decode a path segment: percent escapes, and ``+`` for a blank.
+
+    Raises:
+        APIError: A percent escape is broken, or not UTF-8.
+    """
+    if "%" not in segment and "+" not in segment:
+        return segment
+    for part in segment.split("%")[1:]:
+        if len(part) < 2 or not all(digit in "0123456789abcdefABCDEF" for digit in part[:2]):
+            raise errors.bad_request(f"bad percent escape in the path segment {segment!r}")
+    try:
+        return unquote_plus(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise errors.bad_request(f"the path segment {segment!r} is not UTF-8") from None
+
+
+def query_of(raw_query: str) -> dict[str, str]:
+    """Decode a query; of repeated names the first counts."""
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(raw_query, keep_blank_values=True):
+        found.setdefault(name, value)
+    return found
+
+
+def metadata_of(raw_query: str) -> Mapping[str, str]:
+    """Give the ``metadata.*`` parameters without their prefix, which counts in this case only."""
+    if "metadata." not in raw_query:
+        return NO_METADATA
+    return {name[9:]: value for name, value in query_of(raw_query).items() if name.startswith("metadata.")}
+
+
+async def read_body(request: web.BaseRequest) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        APIError: It is over the limit.
+    """
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise errors.too_large(request._client_max_size) from None
+
+
+async def read_json(request: web.BaseRequest) -> object:
+    """Read the body as JSON, whatever the content type says; an empty one is None.
+
+    Raises:
+        APIError: It is not JSON, or over the limit.
+    """
+    body = await read_body(request)
+    if not body.strip():
+        return None
+    try:
+        return cast("object", orjson.loads(body))
+    except orjson.JSONDecodeError as error:
+        raise errors.malformed(error) from None
+
+
+def fields(value: object, what: str) -> dict[str, object]:
+    """Take a JSON object's members with lower-case names.
+
+    Raises:
+        APIError: It is no object.
+    """
+    if not isinstance(value, dict):
+        raise errors.malformed(f"{what} must be an object")
+    return {str(name).lower(): member for name, member in value.items()}
+
+
+def text_map(value: object, what: str) -> Mapping[str, str]:
+    """Take a JSON object of strings.
+
+    Raises:
+        APIError: It is something else.
+    """
+    if value is None:
+        return NO_METADATA
+    if not isinstance(value, dict) or not all(isinstance(member, str) for member in value.values()):
+        raise errors.malformed(f"{what} must be an object of strings")
+    return cast("Mapping[str, str]", value)
+
+

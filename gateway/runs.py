@@ -1,0 +1,153 @@
+"""The registry of what runs: one entry for each gateway, below ``MESH_HOME/run``.
+
+===============  ===============================================================================
+``PID.json``     the entry; replaced as a whole, so that readers see the old or the new one
+``PID.lock``     locked by the gateway for as long as it lives; the kernel lets go however it ends
+===============  ===============================================================================
+
+An entry whose lock is free is stale, whatever process has its pid now; readers remove it.
+Only the standard library is imported, since every gateway does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["Run", "find_run", "list_runs", "registered", "set_app_pid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One gateway that runs.
+
+    Attributes:
+        app_id: The application it serves.
+        pid: The gateway process.
+        http_port: Of its API; 0 when it listens on a socket file.
+        host: Where a local client reaches the API.
+        socket: The API's socket file; None when it listens on a port.
+        app_port: Where the application listens; None for one that only calls out.
+        app_pid: The application, when ``mesh run`` started it.
+        created: Seconds since the epoch.
+        namespace: Of the mesh.
+        max_body_bytes: Largest body that is held in memory.
+        max_header_bytes: Largest header section.
+        labels: What ``mesh run`` said about it: cliPID, appCommand, appLogPath, daprdLogPath,
+            runTemplatePath, runTemplateName.
+    """
+
+    app_id: str
+    http_port: int
+    pid: int = field(default_factory=os.getpid)
+    host: str = "127.0.0.1"
+    socket: str | None = None
+    app_port: int | None = None
+    app_pid: int | None = None
+    created: float = field(default_factory=time.time)
+    namespace: str = "default"
+    max_body_bytes: int = 4 * 1024 * 1024
+    max_header_bytes: int = 16 * 1024
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cli_pid(self) -> int | None:
+        """The ``mesh run`` that started it."""
+        text = self.labels.get("cliPID", "")
+        return int(text) if text.isdecimal() else None
+
+
+@contextlib.contextmanager
+def registered(home: Path, run: Run) -> Iterator[None]:
+    """Keep an entry for as long as it is entered; enter it once the API listens.
+
+    Args:
+        home: ``MESH_HOME``.
+        run: Of this process.
+    """
+    directory = home / "run"
+    directory.mkdir(parents=True, exist_ok=True)
+    lock_path = directory / f"{run.pid}.lock"
+    lock = _locked(lock_path)
+    try:
+        _write(directory / f"{run.pid}.json", run)
+        yield
+    finally:
+        (directory / f"{run.pid}.json").unlink(missing_ok=True)
+        lock_path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def list_runs(home: Path) -> list[Run]:
+    """Give every gateway that runs, the oldest first; stale entries are removed."""
+    found = (_read(path) for path in (home / "run").glob("*.json"))
+    return sorted((run for run in found if run is not None), key=lambda run: (run.created, run.pid))
+
+
+def find_run(home: Path, pid: int) -> Run | None:
+    """Give the entry of one gateway process; None while it does not listen."""
+    return _read(home / "run" / f"{pid}.json")
+
+
+def set_app_pid(home: Path, pid: int, app_pid: int) -> None:
+    """Note which application was started for a gateway; nothing happens if the gateway has gone."""
+    run = find_run(home, pid)
+    if run is not None:
+        _write(home / "run" / f"{pid}.json", replace(run, app_pid=app_pid))
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a file, which a reader may be just removing."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == path.stat().st_ino:
+                return lock
+        os.close(lock)
+
+
+def _read(path: Path) -> Run | None:
+    lock_path = path.with_suffix(".lock")
+    try:
+        if _removed_as_stale(path, lock_path):
+            return None
+        return Run(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        # It has just gone, or another version of brokermesh wrote it.
+        return None
+
+
+def _removed_as_stale(path: Path, lock_path: Path) -> bool:
+    try:
+        lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        path.unlink(missing_ok=True)
+        return True
+    try:
+        # Shared, so that two readers do not take each other for the gateway.
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        path.unlink(missing_ok=True)
+        lock_path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(lock)
+
+
+def _write(path: Path, run: Run) -> None:
+    draft = path.with_suffix(f".{os.getpid()}.new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
+        json.dump(asdict(run), out)
+    draft.replace(path)

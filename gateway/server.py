@@ -1,0 +1,278 @@
+"""The HTTP server: listening, time limits for slow clients, and the one chain every request passes.
+
+Built once at start: CORS → API token → API log → router → errors. The router is a dictionary and
+not aiohttp's: whatever it does not know is an invocation (Dapr has no plain 404), and it reads raw
+paths, since a key may hold an escaped slash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.errors import APIError, render, unexpected
+from gateway.response import Answered, Response
+from mesh.errors import MeshError
+
+__all__ = ["HTTPServer", "Handler", "Route", "Router"]
+
+logger = logging.getLogger(__name__)
+api_logger = logging.getLogger("gateway.api")
+
+HEADER_SECONDS = 10.0
+IDLE_SECONDS = 75.0
+BODY_SECONDS = 60.0
+BACKLOG = 2048
+CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
+
+Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
+Route = Callable[[web.BaseRequest, Sequence[str], str], Awaitable[Answered]]
+Find = Callable[[str, Sequence[str]], Route | None]
+
+
+class Router:
+    """Finds the route of a raw path: ``/{version}/{block}/{segments…}``."""
+
+    def __init__(self, blocks: Mapping[tuple[str, str], Find], fallback: Route, clean: Callable[[str], str]) -> None:
+        """Set the routes.
+
+        Args:
+            blocks: By version and block: gives the route for a method and the segments after the block.
+            fallback: For everything else.
+            clean: Normalises a path that matched nothing as it is.
+        """
+        self._blocks = blocks
+        self._fallback = fallback
+        self._clean = clean
+
+    async def __call__(self, request: web.BaseRequest) -> Answered:
+        """Answer a request."""
+        path, _, query = request.raw_path.partition("?")
+        query = query.partition("#")[0]
+        if path[:1] != "/":  # The absolute form, which proxies use.
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        route, segments = self._find(request.method, path)
+        if route is None:
+            cleaned = self._clean(path).rstrip("/")
+            route, segments = self._find(request.method, cleaned)
+        if route is None:
+            return await self._fallback(request, segments, query)
+        return await route(request, segments, query)
+
+    def _find(self, method: str, path: str) -> tuple[Route | None, Sequence[str]]:
+        parts = path.split("/", 3)
+        if len(parts) < 3:
+            return None, ()
+        find = self._blocks.get((parts[1], parts[2]))
+        if find is None:
+            return None, ()
+        segments = parts[3].split("/") if len(parts) == 4 else ()
+        return find(method, segments), segments
+
+
+class _SlowClientGuard(web.RequestHandler):
+    """Closes a connection whose request header does not arrive in time.
+
+    aiohttp's own limit is the idle one, which must be long.
+    """
+
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():  # Still no complete header.
+            if self._header_timer is None:
+                self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
+        elif self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        self._header_timer = None
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server with the guard above."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _SlowClientGuard(self, loop=self._loop, **self._kwargs)
+
+
+class HTTPServer:
+    """Listens on TCP addresses or a socket file."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        max_body_bytes: int,
+        max_header_bytes: int,
+        token: str | None,
+        allowed_origins: Sequence[str],
+        api_logging: bool,
+    ) -> None:
+        """Compose the chain around a handler.
+
+        Args:
+            handler: The router.
+            max_body_bytes: Largest body that ``request.read`` takes.
+            max_header_bytes: Largest header section.
+            token: What clients must send as ``dapr-api-token``; None admits everyone.
+            allowed_origins: For CORS; empty switches it off.
+            api_logging: Log every call.
+        """
+        chain = _answering_errors(handler)
+        if api_logging:
+            chain = _logging(chain)
+        if token is not None:
+            chain = _checking_token(chain, token)
+        if allowed_origins:
+            chain = _cors(chain, allowed_origins)
+        self._handler = chain
+        self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
+
+    @asynccontextmanager
+    async def listening(
+        self, hosts: Sequence[str], port: int, socket_path: Path | None, drain: Callable[[], float]
+    ) -> AsyncIterator[int]:
+        """Accept connections; give the port.
+
+        Leaving accepts no more and lets open requests finish.
+
+        Args:
+            hosts: Addresses; of port 0 the first address picks and the others follow.
+            port: TCP port.
+            socket_path: A socket file instead.
+            drain: Gives the seconds open requests may take at the end.
+        """
+        limit = self._max_body_bytes
+
+        def make_request(
+            message: object, payload: object, protocol: object, writer: object, task: object
+        ) -> web.BaseRequest:
+            return web.BaseRequest(
+                message,  # type: ignore[arg-type]  # aiohttp's own values, passed through
+                payload,  # type: ignore[arg-type]
+                protocol,  # type: ignore[arg-type]
+                writer,  # type: ignore[arg-type]
+                task,  # type: ignore[arg-type]
+                asyncio.get_running_loop(),
+                client_max_size=limit,
+            )
+
+        server = _Server(
+            self._handler,  # type: ignore[arg-type]  # our responses are what the protocol asks of one
+            request_factory=make_request,  # type: ignore[arg-type]
+            handler_cancellation=True,
+            keepalive_timeout=IDLE_SECONDS,
+            access_log=None,
+            max_line_size=self._max_header_bytes,
+            max_field_size=self._max_header_bytes,
+        )
+        runner = web.ServerRunner(server)
+        await runner.setup()
+        try:
+            if socket_path is not None:
+                socket_path.unlink(missing_ok=True)
+                await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
+            else:
+                for host in hosts:
+                    await web.TCPSite(runner, host, port, backlog=BACKLOG, shutdown_timeout=0).start()
+                    port = port or int(runner.addresses[0][1])
+            yield port
+        finally:
+            for site in list(runner.sites):
+                await site.stop()
+            await server.shutdown(drain())
+            await runner.cleanup()
+
+
+def _answering_errors(handler: Handler) -> Handler:
+    async def answer(request: web.BaseRequest) -> Answered:
+        try:
+            return await handler(request)
+        except APIError as error:
+            return render(error)
+        except MeshError as error:
+            return render(unexpected(error))
+        except (ConnectionError, asyncio.CancelledError, web.HTTPException):
+            raise
+        except Exception as error:  # The outermost place where a request's failure can end.
+            logger.exception("request failed: %s %s", request.method, request.raw_path.partition("?")[0])
+            return render(unexpected(error))
+
+    return answer
+
+
+def _checking_token(handler: Handler, token: str) -> Handler:
+    expected = token.encode()
+
+    async def check(request: web.BaseRequest) -> Answered:
+        given = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, expected):
+            path = request.raw_path.partition("?")[0]
+            if not (request.method == "GET" and path in ("/v1.0/healthz", "/v1.0/healthz/outbound")):
+                return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])
+        return await handler(request)
+
+    return check
+
+
+def _logging(handler: Handler) -> Handler:
+    async def log(request: web.BaseRequest) -> Answered:
+        started = time.monotonic()
+        response = await handler(request)
+        api_logger.info(
+            "HTTP API Called",
+            extra={
+                "fields": {
+                    "method": f"{request.method} {request.raw_path.partition('?')[0]}",
+                    "code": response.status,
+                    "duration": round((time.monotonic() - started) * 1000, 3),
+                    "size": len(response.body) if isinstance(response, Response) else -1,
+                    "useragent": request.headers.get("User-Agent", ""),
+                }
+            },
+        )
+        return response
+
+    return log
+
+
+def _cors(handler: Handler, origins: Sequence[str]) -> Handler:
+    everyone = "*" in origins
+
+    async def cors(request: web.BaseRequest) -> Answered:
+        origin = request.headers.get("Origin")
+        if origin is None or not (everyone or origin in origins):
+            return await handler(request)
+        asked = request.headers.get("Access-Control-Request-Method")
+        if request.method == "OPTIONS" and asked is not None:
+            response: Answered = Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS)])
+            wanted = request.headers.get("Access-Control-Request-Headers")
+            if wanted:
+                response.fields.append(("Access-Control-Allow-Headers", wanted))
+        else:
+            response = await handler(request)
+        if not response.prepared:
+            response.fields += [("Access-Control-Allow-Origin", "*" if everyone else origin), ("Vary", "Origin")]
+        return response
+
+    return cors

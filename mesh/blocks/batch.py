@@ -1,0 +1,147 @@
+"""Bulk subscriptions: deliveries of one route are posted together and settle one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import orjson
+
+from mesh.application import AppFailedError, AppUnreachableError, Headers
+from mesh.delivery import SUCCESS, Attempt, Outcome
+
+__all__ = ["Batcher"]
+
+BULK_TYPE = "com.dapr.event.sent.bulk"
+RAW_CONTENT_TYPE = "application/octet-stream"
+EVENT_CONTENT_TYPE = "application/cloudevents+json"
+Post = Callable[[str, Headers, bytes], Awaitable[tuple[int, bytes]]]
+
+
+@dataclass(slots=True)
+class _Entry:
+    entry_id: str
+    event: object
+    content_type: str
+    result: asyncio.Future[Attempt]
+
+
+class Batcher:
+    """Collects deliveries until there are enough, or the first has waited long enough."""
+
+    def __init__(self, pubsub: str, max_messages: int, max_wait: float, post: Post) -> None:
+        """Prepare.
+
+        Args:
+            pubsub: The component's name.
+            max_messages: Entries at which a batch is sent.
+            max_wait: Seconds after its first entry at which it is sent anyway.
+            post: Calls the application.
+        """
+        self._pubsub = pubsub
+        self._max_messages = max_messages
+        self._max_wait = max_wait
+        self._post = post
+        self._waiting: dict[tuple[str, str], list[_Entry]] = {}
+        self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End; every entry has been sent, since its delivery waits for it."""
+        for timer in self._timers.values():
+            timer.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def call(self, path: str, topic: str, body: bytes, *, raw: bool) -> Attempt:
+        """Add an entry; return what became of it.
+
+        Args:
+            path: The route.
+            topic: Where it came from.
+            body: The event's JSON, or with ``raw`` the message's bytes.
+            raw: Send it as a base64 string.
+
+        Raises:
+            AppUnreachableError: Nothing reached the application.
+        """
+        loop = asyncio.get_running_loop()
+        event: object = base64.b64encode(body).decode() if raw else orjson.Fragment(body)
+        content_type = RAW_CONTENT_TYPE if raw else EVENT_CONTENT_TYPE
+        entry = _Entry(str(uuid.uuid4()), event, content_type, loop.create_future())
+        key = (path, topic)
+        entries = self._waiting.setdefault(key, [])
+        entries.append(entry)
+        if len(entries) >= self._max_messages:
+            self._flush(key)
+        elif len(entries) == 1:
+            self._timers[key] = loop.call_later(self._max_wait, self._flush, key)
+        return await entry.result
+
+    def _flush(self, key: tuple[str, str]) -> None:
+        entries = self._waiting.pop(key, [])
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        if entries:
+            self._tasks.create_task(self._send(*key, entries), name="bulk-send")
+
+    async def _send(self, path: str, topic: str, entries: list[_Entry]) -> None:
+        body = {
+            "id": str(uuid.uuid4()),
+            "entries": [
+                {"entryId": entry.entry_id, "event": entry.event, "contentType": entry.content_type, "metadata": {}}
+                for entry in entries
+            ],
+            "metadata": {"pubsubName": self._pubsub},
+            "pubsubname": self._pubsub,
+            "topic": topic,
+            "type": BULK_TYPE,
+        }
+        headers = [("Content-Type", "application/json"), ("pubsubName", self._pubsub)]
+        try:
+            status, answer = await self._post(path, headers, orjson.dumps(body))
+        except AppUnreachableError as error:
+            for entry in entries:
+                if not entry.result.done():
+                    entry.result.set_exception(error)
+            return
+        except AppFailedError as error:
+            results: Mapping[str, Attempt] = {}
+            default = Attempt(Outcome.RETRY, str(error))
+        else:
+            results, default = judge_bulk(status, answer)
+        for entry in entries:
+            if not entry.result.done():
+                entry.result.set_result(results.get(entry.entry_id, default))
+
+
+def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attempt]:
+    """Read an application's answer to a batch: results by entry id, and that of all others."""
+    if status == 404:
+        return {}, Attempt(Outcome.DROP, "the application answered 404", status)
+    if not 200 <= status < 300:
+        return {}, Attempt(Outcome.RETRY, f"the application answered {status}", status)
+    missing = Attempt(Outcome.RETRY, "the application's answer has no status for this entry")
+    try:
+        statuses = orjson.loads(answer)["statuses"]
+        said = {str(item["entryId"]): item.get("status") for item in statuses}
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return {}, missing
+    results: dict[str, Attempt] = {}
+    for entry_id, value in said.items():
+        if value == "SUCCESS":
+            results[entry_id] = SUCCESS
+        elif value == "DROP":
+            results[entry_id] = Attempt(Outcome.DROP, "the application answered DROP")
+        else:
+            results[entry_id] = Attempt(Outcome.RETRY, f"the application answered {value!r}")
+    return results, missing

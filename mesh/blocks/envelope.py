@@ -1,0 +1,303 @@
+"""The pub/sub envelope: what an application publishes, what travels, what an application receives.
+
+Built by the gateway, an event travels in binary mode: the body is the application's bytes, the
+attributes are headers; the receiving gateway splices them into one JSON object without parsing
+the data. An event that the application built itself (``application/cloudevents+json``) travels in
+structured mode, since its attributes may have JSON types that headers would lose. A raw one
+travels as it is.
+
+Source: Dapr's HTTP API, publishing and delivery (docs/compatibility.md lists the deviations).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from functools import lru_cache
+from typing import cast
+from urllib.parse import unquote
+
+import orjson
+
+from mesh.errors import EventError
+from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured
+
+__all__ = ["Envelope", "PublishOptions", "build_binary", "build_structured", "parse_bool", "read"]
+
+DEFAULT_TYPE = "com.dapr.event.sent"
+DEFAULT_SOURCE = "Dapr"
+CONTENT_TYPE = "content-type"
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+_OVERRIDES = frozenset({"id", "source", "type", "subject", "traceid", "traceparent", "tracestate"})
+
+
+class Placement(Enum):
+    """Where an event's data stands in the JSON envelope."""
+
+    JSON = "json"
+    TEXT = "text"
+    BASE64 = "base64"
+
+
+@lru_cache(maxsize=512)
+def placement(content_type: str) -> Placement:
+    """Decide by media type; only exactly ``application/json`` is JSON."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media == "application/json":
+        return Placement.JSON
+    if media in ("application/octet-stream", "application/cloudevents+protobuf"):
+        return Placement.BASE64
+    return Placement.TEXT
+
+
+def parse_bool(text: str) -> bool:
+    """Read a boolean as Go does.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f"invalid boolean {text!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """What a publish request says besides its body.
+
+    Attributes:
+        app_id: The publisher.
+        pubsub: The component's name.
+        topic: The topic as the application wrote it.
+        traceparent: This publish's span; empty when tracing is off.
+        tracestate: Passed on.
+        overrides: ``cloudevent.*`` attributes, lower-case names without the prefix.
+        expires_at: Unix time in seconds after which it must not be delivered; None for never.
+    """
+
+    app_id: str
+    pubsub: str
+    topic: str
+    traceparent: str = ""
+    tracestate: str = ""
+    overrides: Mapping[str, str] | None = None
+    expires_at: float | None = None
+
+
+def overrides(metadata: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Collect ``cloudevent.*`` metadata; names count without regard to case."""
+    found = None
+    for name, value in metadata.items():
+        lowered = name.lower()
+        if lowered.startswith("cloudevent.") and lowered[11:] in _OVERRIDES:
+            found = found or {}
+            found[lowered[11:]] = value
+    return found
+
+
+_now: tuple[int, str] = (0, "")
+
+
+def timestamp() -> str:
+    """Give the local time as RFC 3339 with seconds; formatted once a second."""
+    global _now
+    second = int(time.time())
+    if _now[0] != second:
+        text = datetime.fromtimestamp(second).astimezone().isoformat(timespec="seconds")
+        _now = (second, text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text)
+    return _now[1]
+
+
+def build_binary(options: PublishOptions, content_type: str | None, body: bytes, prefix: str) -> tuple[dict[str, str], bytes]:
+    """Make the headers and body of an event that the gateway builds.
+
+    JSON that does not parse goes as a JSON string, as Dapr sends it.
+    """
+    datacontenttype = content_type or "text/plain"
+    if placement(datacontenttype) is Placement.JSON:
+        try:
+            orjson.loads(body)
+        except orjson.JSONDecodeError:
+            body = orjson.dumps(body.decode("utf-8", "replace"))
+    encode = encode_header_value
+    headers = {
+        prefix + "specversion": "1.0",
+        prefix + "id": str(uuid.uuid4()),
+        prefix + "source": encode(options.app_id),
+        prefix + "type": DEFAULT_TYPE,
+        prefix + "datacontenttype": encode(datacontenttype),
+        prefix + "time": timestamp(),
+    }
+    if options.traceparent:
+        headers[prefix + "traceparent"] = options.traceparent
+    if options.tracestate:
+        headers[prefix + "tracestate"] = encode(options.tracestate)
+    if options.expires_at is not None:
+        headers[prefix + "expiration"] = _rfc3339(options.expires_at)
+    if options.overrides:
+        for name, value in options.overrides.items():
+            if name == "traceid":
+                headers[prefix + "traceid"] = encode(value)
+            elif name == "traceparent":
+                headers[prefix + "traceid"] = headers[prefix + "traceparent"] = encode(value)
+            else:
+                headers[prefix + name] = encode(value)
+    return headers, body
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+
+
+def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple[dict[str, str], bytes]:
+    """Complete an event that the application built.
+
+    A missing ``id`` stays missing, as in Dapr.
+
+    Raises:
+        EventError: It is not a JSON object.
+    """
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise EventError(f"cannot create cloudevent: {error}") from None
+    if not isinstance(members, dict):
+        raise EventError("cannot create cloudevent: not a JSON object")
+    members.setdefault("source", DEFAULT_SOURCE)
+    members.setdefault("type", DEFAULT_TYPE)
+    members.setdefault("specversion", "1.0")
+    members["topic"] = options.topic
+    members["pubsubname"] = options.pubsub
+    if "traceid" not in members:
+        members["traceid"] = members["traceparent"] = options.traceparent
+    members.setdefault("tracestate", options.tracestate)
+    members.setdefault("time", timestamp())
+    headers = {CONTENT_TYPE: CLOUDEVENTS_JSON}
+    if options.expires_at is not None:
+        members["expiration"] = headers[prefix + "expiration"] = _rfc3339(options.expires_at)
+    elif isinstance(expiration := members.get("expiration"), str):
+        headers[prefix + "expiration"] = encode_header_value(expiration)
+    return headers, orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An event as an application receives it.
+
+    Attributes:
+        body: What is posted.
+        traceparent: The publisher's span; empty when there is none.
+        tracestate: Passed on.
+        expires_at: Unix time in seconds; None for never.
+    """
+
+    body: bytes
+    traceparent: str = ""
+    tracestate: str = ""
+    expires_at: float | None = None
+
+
+def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, prefix: str) -> Envelope:
+    """Make the envelope of a message.
+
+    Raises:
+        EventError: It is no CloudEvent.
+    """
+    if prefix + "specversion" in headers:
+        return _read_binary(headers, body, pubsub, topic, prefix)
+    structured = is_structured(headers.get(CONTENT_TYPE))
+    if not structured:
+        # Published raw, or by something that is not a gateway: a CloudEvent in JSON, or nothing of ours.
+        try:
+            members = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise EventError(f"not a CloudEvent: {error}") from None
+        if not isinstance(members, dict):
+            raise EventError("not a CloudEvent: not a JSON object")
+        return Envelope(
+            body,
+            _text(members.get("traceparent")),
+            _text(members.get("tracestate")),
+            _expiry(_text(members.get("expiration"))),
+        )
+    traceparent = _member(body, _TRACEPARENT_MEMBER)
+    return Envelope(body, traceparent, "", _expiry(unquote(headers.get(prefix + "expiration", ""))))
+
+
+_TRACEPARENT_MEMBER = re.compile(rb'"traceparent":"([0-9a-f-]{55})"')
+
+
+def _member(body: bytes, pattern: re.Pattern[bytes]) -> str:
+    found = pattern.search(body)
+    return found[1].decode() if found else ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _expiry(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: str, prefix: str) -> Envelope:
+    size = len(prefix)
+    attributes = {
+        name[size:]: unquote(value) if "%" in value else value
+        for name, value in headers.items()
+        if name.startswith(prefix)
+    }
+    datacontenttype = attributes.get("datacontenttype", "")
+    where = placement(datacontenttype or "application/json")
+    traceparent = attributes.pop("traceparent", "")
+    tracestate = attributes.pop("tracestate", "")
+    attributes["traceid"] = attributes.get("traceid", traceparent)
+    attributes["traceparent"] = traceparent
+    attributes["tracestate"] = tracestate
+    attributes["topic"] = topic
+    attributes["pubsubname"] = pubsub
+    rest = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
+    if where is Placement.JSON:
+        data = b'{"data":' + (body or b"null")
+    elif where is Placement.TEXT:
+        data = b'{"data":' + orjson.dumps(body.decode("utf-8", "replace"))
+    else:
+        data = b'{"data_base64":"' + base64.b64encode(body) + b'"'
+    expires_at = _expiry(attributes["expiration"]) if "expiration" in attributes else None
+    return Envelope(data + b"," + rest[1:], traceparent, tracestate, expires_at)
+
+
+def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:
+    """Make the generated event in which a ``rawPayload`` subscription receives any message."""
+    members = {
+        "data_base64": base64.b64encode(body).decode(),
+        "datacontenttype": "application/octet-stream",
+        "id": str(uuid.uuid4()),
+        "pubsubname": pubsub,
+        "source": DEFAULT_SOURCE,
+        "specversion": "1.0",
+        "topic": topic,
+        "type": DEFAULT_TYPE,
+    }
+    if traceparent:
+        members |= {"traceid": traceparent, "traceparent": traceparent, "tracestate": ""}
+    return orjson.dumps(members)
+
+
+def parse_event(body: bytes) -> Mapping[str, object]:
+    """Parse an envelope for its rules."""
+    return cast("Mapping[str, object]", orjson.loads(body))

@@ -1,0 +1,267 @@
+"""How a delivery settles: the one state machine, on every broker.
+
+fetch → expired? → rule (CEL) → call the application → settle:
+
+=====================================  ======================================================
+what happened                          what follows
+=====================================  ======================================================
+success                                ack
+drop (``DROP``, 404, no rule, expired) dead letter if one is configured, else ack; counted
+retry (``RETRY``, other status, time)  the next attempt by policy; with none left, dead letter
+the application does not listen        wait for it, holding the delivery; no attempt is counted
+=====================================  ======================================================
+
+Attempts: without a retry policy, an event with a dead letter topic goes there after its first
+failure (as Dapr does), and one without is retried for as long as it is stored, with growing delays.
+A policy's short delays are waited out here, longer ones are held by the broker. Once a policy is
+exhausted, an event goes to the dead letter topic; without one it is retried slowly: it was
+acknowledged to its publisher, so it is not dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mesh.application import AppUnreachableError
+from mesh.broker import Delivery
+from mesh.errors import BrokerError
+from mesh.policies import Breaker, Policy, Retry
+
+__all__ = ["Attempt", "Outcome", "Settlement", "Step", "decide"]
+
+logger = logging.getLogger(__name__)
+
+QUICK_DELAY = 1.0
+SLOW_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+DEAD_LETTER_RETRY = 5.0
+BREAKER_RETRY = 5.0
+MAX_COUNTED = 1000
+MAX_ATTEMPT_SECONDS = 3600.0
+
+
+class Outcome(StrEnum):
+    """What one attempt came to."""
+
+    SUCCESS = "success"
+    RETRY = "retry"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The result of one attempt.
+
+    Attributes:
+        outcome: What it came to.
+        reason: Why, for logs and the dead letter; empty on success.
+        status: The application's HTTP status, if there was one.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    status: int | None = None
+
+
+SUCCESS = Attempt(Outcome.SUCCESS)
+
+
+class Step(StrEnum):
+    """What to do after an attempt."""
+
+    ACK = "ack"
+    WAIT = "wait"
+    NACK = "nack"
+    DEAD_LETTER = "dead letter"
+
+
+def decide(
+    attempt: Attempt, retry: Retry | None, delivery_attempt: int, quick: int, *, dead_letter: bool
+) -> tuple[Step, float]:
+    """Decide what follows an attempt.
+
+    Args:
+        attempt: What came of it.
+        retry: The inbound policy's retry; None when there is none.
+        delivery_attempt: Which delivery by the broker this is, from 1.
+        quick: How many times it was retried within this delivery.
+        dead_letter: Whether there is a dead letter topic.
+
+    Returns:
+        The step, and the delay in seconds for ``WAIT`` and ``NACK``.
+    """
+    if attempt.outcome is Outcome.SUCCESS:
+        return Step.ACK, 0.0
+    if attempt.outcome is Outcome.DROP:
+        return (Step.DEAD_LETTER if dead_letter else Step.ACK), 0.0
+    if retry is None:
+        if dead_letter:
+            return Step.DEAD_LETTER, 0.0
+        delay = SLOW_DELAYS[min(delivery_attempt + quick, len(SLOW_DELAYS)) - 1]
+        return (Step.WAIT if delay <= QUICK_DELAY else Step.NACK), delay
+    wanted = attempt.status is None or retry.should_retry_status(attempt.status)
+    made = quick + 1 if delivery_attempt == 1 else _short_delays(retry) + delivery_attempt + quick
+    delay = retry.delay(made, _elapsed(retry, made), random.random) if wanted else None
+    if delay is None:
+        return (Step.DEAD_LETTER, 0.0) if dead_letter else (Step.NACK, SLOW_DELAYS[-1])
+    return (Step.WAIT if delay <= QUICK_DELAY else Step.NACK), delay
+
+
+def _mean() -> float:
+    return 0.5
+
+
+def _short_delays(retry: Retry) -> int:
+    """Count the leading delays that are waited out in the first delivery; each later one is a delivery of its own."""
+    short = 0
+    while short < MAX_COUNTED and (delay := retry.delay(short + 1, 0.0, _mean)) is not None and delay <= QUICK_DELAY:
+        short += 1
+    return short
+
+
+def _elapsed(retry: Retry, made: int) -> float:
+    """Estimate the time since the first attempt, which no broker tells."""
+    if retry.max_elapsed is None:
+        return 0.0
+    return sum(retry.delay(n, 0.0, _mean) or 0.0 for n in range(1, min(made, MAX_COUNTED)))
+
+
+class Settlement:
+    """Runs the state machine for one subscription; an instance is a broker's handler."""
+
+    def __init__(
+        self,
+        call: Callable[[Delivery], Awaitable[Attempt]],
+        *,
+        policy: Policy,
+        dead_letter: Callable[[Delivery, str, int], Awaitable[None]] | None,
+        until_reachable: Callable[[], Awaitable[None]],
+        count: Callable[[str], None],
+        ack_wait: float,
+        label: str,
+    ) -> None:
+        """Prepare a handler.
+
+        Args:
+            call: One attempt; raises AppUnreachableError when nothing reached the application.
+            policy: The inbound policy.
+            dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
+            until_reachable: Waits for the application.
+            count: Counts an outcome by name.
+            ack_wait: The broker's patience in seconds; half of it is the rhythm of extensions.
+            label: Names the subscription in logs.
+        """
+        self._call = call
+        self._retry = policy.retry
+        self._timeout = policy.timeout.seconds if policy.timeout is not None else MAX_ATTEMPT_SECONDS
+        self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic)
+        self._dead_letter = dead_letter
+        self._until_reachable = until_reachable
+        self._count = count
+        self._ack_wait = ack_wait
+        self._label = label
+        self._working: set[Delivery] = set()
+
+    @asynccontextmanager
+    async def extending(self) -> AsyncIterator[None]:
+        """Keep extending what is being worked on."""
+        async with asyncio.TaskGroup() as tasks:
+            extending = tasks.create_task(self._extend(), name="delivery-extend")
+            try:
+                yield
+            finally:
+                extending.cancel()
+
+    async def _extend(self) -> None:
+        while True:
+            before = set(self._working)
+            await asyncio.sleep(self._ack_wait / 3)
+            for delivery in before & self._working:
+                try:
+                    await delivery.extend()
+                except BrokerError:
+                    continue  # It comes again after the reconnect; a duplicate, not a loss.
+
+    async def __call__(self, delivery: Delivery) -> None:
+        """Handle one delivery to its end."""
+        self._working.add(delivery)
+        try:
+            await self._settle(delivery)
+        finally:
+            self._working.discard(delivery)
+
+    async def _settle(self, delivery: Delivery) -> None:
+        quick = 0
+        while True:
+            attempt = await self._attempt(delivery)
+            if attempt is None:
+                await delivery.nack(BREAKER_RETRY)
+                return
+            self._count(attempt.outcome)
+            if attempt.outcome is Outcome.SUCCESS:
+                await delivery.ack()
+                return
+            has_dead_letter = self._dead_letter is not None
+            step, delay = decide(attempt, self._retry, delivery.attempt, quick, dead_letter=has_dead_letter)
+            if step is not Step.WAIT:
+                await self._finish(delivery, attempt, step, delay, quick)
+                return
+            quick += 1
+            await asyncio.sleep(delay)
+
+    async def _attempt(self, delivery: Delivery) -> Attempt | None:
+        """Call the application once; None when the circuit breaker refuses."""
+        breaker = self._breaker
+        if breaker is None:
+            return await self._reach(delivery)
+        permit = breaker.allow()
+        if permit is None:
+            return None
+        try:
+            attempt = await self._reach(delivery)
+        except BaseException:
+            breaker.release(permit)
+            raise
+        breaker.record(attempt.outcome is not Outcome.RETRY, permit)
+        return attempt
+
+    async def _reach(self, delivery: Delivery) -> Attempt:
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await self._call(delivery)
+            except AppUnreachableError:
+                await self._until_reachable()
+            except TimeoutError:
+                return Attempt(Outcome.RETRY, f"no answer within {self._timeout:g} s")
+
+    async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float, quick: int) -> None:
+        logger.warning(
+            "%s: attempt %d: %s: %s%s",
+            self._label,
+            delivery.attempt + quick,
+            attempt.reason,
+            step,
+            f" for {delay:g} s" if delay else "",
+        )
+        if step is Step.NACK:
+            await delivery.nack(delay)
+            return
+        if step is Step.DEAD_LETTER:
+            assert self._dead_letter is not None
+            try:
+                await self._dead_letter(delivery, attempt.reason, delivery.attempt + quick)
+            except BrokerError as error:
+                logger.warning("%s: cannot publish to the dead letter topic, will retry: %s", self._label, error)
+                await delivery.nack(DEAD_LETTER_RETRY)
+                return
+            self._count("dead_letter")
+        elif attempt.outcome is Outcome.DROP:
+            self._count("dropped")
+        await delivery.ack()

@@ -1,0 +1,75 @@
+"""Component types by name: found through entry points, loaded only when named.
+
+A third party's package plugs in the same way as our own adapters: an entry point in the group
+``mesh.components`` whose name is the resource's ``type``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import EntryPoint, entry_points
+
+from mesh.errors import ConfigError, MissingDependencyError
+
+__all__ = ["Registry"]
+
+GROUP = "mesh.components"
+EXTRAS = {"aiokafka": "kafka", "aio_pika": "rabbitmq", "faststream": "faststream"}
+
+
+class Registry:
+    """What is installed."""
+
+    def __init__(self) -> None:
+        """Look at nothing yet; the first question reads the entry points."""
+        self._entries: dict[str, list[EntryPoint]] | None = None
+
+    def _all(self) -> dict[str, list[EntryPoint]]:
+        if self._entries is None:
+            self._entries = {}
+            for entry in entry_points(group=GROUP):
+                self._entries.setdefault(entry.name, []).append(entry)
+        return self._entries
+
+    def types(self) -> list[str]:
+        """List the component types that are installed."""
+        return sorted(name for name in self._all() if not name.startswith("backbone."))
+
+    def find(self, name: str) -> EntryPoint | None:
+        """Find the provider of a type without loading it.
+
+        Raises:
+            ConfigError: Two packages provide it.
+        """
+        found = self._all().get(name, [])
+        if len({entry.value for entry in found}) > 1:
+            owners = " and ".join(f"{entry.dist.name if entry.dist else '?'} ({entry.value})" for entry in found)
+            raise ConfigError(f"component type {name!r} is provided twice: by {owners}; uninstall one")
+        return found[0] if found else None
+
+    def load(self, name: str) -> type:
+        """Load the adapter class of a type.
+
+        Raises:
+            ConfigError: Nobody provides it, or two do.
+            MissingDependencyError: It needs a library that is not installed.
+        """
+        entry = self.find(name)
+        if entry is None:
+            raise ConfigError(self.not_installed(name))
+        try:
+            adapter = entry.load()
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            package = f"'brokermesh[{EXTRAS[missing]}]'" if missing in EXTRAS else missing
+            raise MissingDependencyError(
+                f"{name} needs the package {missing}; install it with: pip install {package}"
+            ) from error
+        assert isinstance(adapter, type)
+        return adapter
+
+    def not_installed(self, name: str) -> str:
+        """Say that a type is not there, and what may have been meant."""
+        close = difflib.get_close_matches(name, self.types(), n=1, cutoff=0.8)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; installed are: {', '.join(self.types())}"
+        return f"component type {name!r} is not installed yet{hint}"

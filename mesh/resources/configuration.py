@@ -1,0 +1,388 @@
+"""The Configuration resource: every section as a frozen value.
+
+These dataclasses are the file's model too: `mesh.resources.fields` explains how. A section that the
+file does not have is None; its defaults are those of its class (``configuration.tracing or Tracing()``).
+
+Source: reference/dapr-surface.md 3.2.
+"""
+
+# No `from __future__ import annotations`: the file models read these annotations at run time.
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from mesh.resources.fields import Action, AnyText, JSONText, Ratio, ScalarText, Seconds, TimeoutValue
+
+__all__ = [
+    "MTLS",
+    "APILogging",
+    "APIOperation",
+    "APISpec",
+    "AccessControl",
+    "AccessOperation",
+    "AccessPolicy",
+    "ComponentsSpec",
+    "ConcurrencyLimit",
+    "Configuration",
+    "ConfigurationSpec",
+    "Feature",
+    "HTTPMetrics",
+    "LoggingSpec",
+    "MetricLabel",
+    "MetricRule",
+    "Metrics",
+    "NameResolution",
+    "OTel",
+    "OTelHeader",
+    "Pipeline",
+    "PipelineHandler",
+    "RetentionPolicy",
+    "SecretKeyRef",
+    "SecretScope",
+    "SecretsSpec",
+    "Selector",
+    "SelectorField",
+    "TokenValidator",
+    "Tracing",
+    "Wasm",
+    "WorkflowMetrics",
+    "WorkflowSpec",
+    "Zipkin",
+]
+
+DEFAULT_SAMPLING_RATIO = 0.0001
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorField:
+    """A condition on a pipeline handler."""
+
+    field: str
+    value: ScalarText
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """The conditions on a pipeline handler."""
+
+    fields: tuple[SelectorField, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineHandler:
+    """A middleware component in a pipeline."""
+
+    name: str
+    type: str
+    version: str = "v1"
+    selector: Selector = Selector()
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Middleware in the order a request passes it."""
+
+    handlers: tuple[PipelineHandler, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Zipkin:
+    """Where spans go in Zipkin's format."""
+
+    endpoint_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKeyRef:
+    """A secret as a file refers to it; an empty ``key`` means the key ``name``."""
+
+    name: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OTelHeader:
+    """A header of the OpenTelemetry exporter."""
+
+    name: str
+    value: AnyText = field(default="", repr=False)
+    secret_key_ref: SecretKeyRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OTel:
+    """Where spans go in OpenTelemetry's format; None = take it from the environment."""
+
+    endpoint_address: str = ""
+    protocol: Literal["grpc", "http"] | None = None
+    is_secure: bool = True
+    headers: tuple[OTelHeader, ...] = ()
+    timeout: TimeoutValue | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """How much is traced, and where it goes; a ratio of 0 switches tracing off."""
+
+    sampling_rate: Ratio = DEFAULT_SAMPLING_RATIO
+    stdout: bool = False
+    zipkin: Zipkin = Zipkin()
+    otel: OTel = OTel()
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPMetrics:
+    """Labels of the HTTP metrics."""
+
+    increased_cardinality: bool = True
+    path_matching: tuple[str, ...] = ()
+    exclude_verbs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLabel:
+    """Rewrites one label: the first pattern that matches gives the new value."""
+
+    name: str
+    regex: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRule:
+    """Rewrites the labels of one metric."""
+
+    name: str
+    labels: tuple[MetricLabel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowMetrics:
+    """Buckets of the workflow latencies."""
+
+    latency_distribution_buckets: tuple[int, ...] = ()
+    latency_distribution_units: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What is measured; buckets are milliseconds, none = the built-in ones."""
+
+    enabled: bool = True
+    record_error_codes: bool = False
+    http: HTTPMetrics = HTTPMetrics()
+    rules: tuple[MetricRule, ...] = ()
+    latency_distribution_buckets: tuple[int, ...] = ()
+    workflow: WorkflowMetrics = WorkflowMetrics()
+
+
+@dataclass(frozen=True, slots=True)
+class APILogging:
+    """Whether each API call is logged."""
+
+    enabled: bool = False
+    obfuscate_urls: bool = False
+    omit_health_checks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingSpec:
+    """What is logged."""
+
+    api_logging: APILogging = APILogging()
+
+
+@dataclass(frozen=True, slots=True)
+class NameResolution:
+    """Read so that Dapr's files load; the mesh needs no name resolution."""
+
+    component: str = ""
+    version: str = ""
+    configuration: JSONText = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretScope:
+    """Which secrets of a store an app may read."""
+
+    store_name: str
+    default_access: Literal["allow", "deny", ""] = "allow"
+    allowed_secrets: tuple[str, ...] = ()
+    denied_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsSpec:
+    """Secret scopes, one per store."""
+
+    scopes: tuple[SecretScope, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessOperation:
+    """A path pattern, the verbs (``*`` = every), and what becomes of a call."""
+
+    name: str
+    http_verb: tuple[str, ...] = ()
+    action: Action = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """What one calling app may do."""
+
+    app_id: str
+    trust_domain: str
+    namespace: str
+    default_action: Literal["allow", "deny", ""] = ""
+    operations: tuple[AccessOperation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessControl:
+    """Who may invoke the app; an empty action is allow without policies and deny with them."""
+
+    default_action: Literal["allow", "deny", ""] = ""
+    trust_domain: str = "public"
+    policies: tuple[AccessPolicy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenValidator:
+    """Read so that Dapr's files load."""
+
+    name: str
+    options: JSONText = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class MTLS:
+    """Read so that Dapr's files load; the backbone's TLS protects the mesh. Times are seconds."""
+
+    enabled: bool = True
+    workload_cert_ttl: Seconds = 24 * 3600.0
+    allowed_clock_skew: Seconds = 15 * 60.0
+    sentry_address: str = ""
+    control_plane_trust_domain: str = ""
+    token_validators: tuple[TokenValidator, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A preview feature."""
+
+    name: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class APIOperation:
+    """A part of the gateway's API; an empty member means any."""
+
+    name: str
+    version: str = ""
+    protocol: Literal["http", "grpc", ""] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class APISpec:
+    """Which part of the gateway's API may be used; nothing allowed = everything not denied."""
+
+    allowed: tuple[APIOperation, ...] = ()
+    denied: tuple[APIOperation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentsSpec:
+    """Component types that refuse to load: ``state.redis`` or ``state.redis/v1``."""
+
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wasm:
+    """How WebAssembly middleware runs."""
+
+    strict_sandbox: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyLimit:
+    """How many of one workflow or activity run at once."""
+
+    name: str
+    max_concurrent: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """Seconds that an ended workflow's state is kept; None = for ever."""
+
+    any_terminal: Seconds | None = None
+    completed: Seconds | None = None
+    failed: Seconds | None = None
+    terminated: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowSpec:
+    """Limits of the workflow engine; None = no limit."""
+
+    max_concurrent_workflow_invocations: int | None = None
+    max_concurrent_activity_invocations: int | None = None
+    global_max_concurrent_workflow_invocations: int | None = None
+    global_max_concurrent_activity_invocations: int | None = None
+    workflow_concurrency_limits: tuple[ConcurrencyLimit, ...] = ()
+    activity_concurrency_limits: tuple[ConcurrencyLimit, ...] = ()
+    state_retention_policy: RetentionPolicy = RetentionPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationSpec:
+    """Everything under ``spec``; ``metric`` is the old name of ``metrics``."""
+
+    http_pipeline: Pipeline | None = None
+    app_http_pipeline: Pipeline | None = None
+    tracing: Tracing | None = None
+    metric: Metrics | None = None
+    metrics: Metrics | None = None
+    logging: LoggingSpec | None = None
+    name_resolution: NameResolution | None = None
+    secrets: SecretsSpec | None = None
+    access_control: AccessControl | None = None
+    mtls: MTLS | None = None
+    features: tuple[Feature, ...] | None = None
+    api: APISpec | None = None
+    components: ComponentsSpec | None = None
+    wasm: Wasm | None = None
+    workflow: WorkflowSpec | None = None
+
+    def effective_metrics(self) -> Metrics:
+        """Give the metrics under either of their names, or the defaults."""
+        return self.metrics or self.metric or Metrics()
+
+    def overlaid(self, later: "ConfigurationSpec") -> "ConfigurationSpec":
+        """Give the two as one; a section of the later one replaces ours."""
+        given = {item.name: getattr(later, item.name) for item in dataclasses.fields(later)}
+        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A named set of settings for gateways."""
+
+    name: str = ""
+    spec: ConfigurationSpec = ConfigurationSpec()
+    namespace: str | None = None
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
+
+    def features(self) -> Mapping[str, bool]:
+        """List the named preview features, and whether each is on."""
+        return MappingProxyType({feature.name: feature.enabled for feature in self.spec.features or ()})
+
+    def overlaid(self, later: "Configuration") -> "Configuration":
+        """Give the two as one: sections of the later file replace those of the earlier."""
+        return dataclasses.replace(later, spec=self.spec.overlaid(later.spec))

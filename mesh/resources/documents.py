@@ -1,0 +1,320 @@
+"""YAML documents with positions, and their validation into strict models.
+
+Every problem is a `Problem` with file, line and column, added to the caller's list, so that all of
+them are seen at once. This is for any YAML file the project reads, not only for resources: a model
+is a `FileModel`; what it contains may be plain frozen dataclasses.
+
+YAML is read as Go's libraries read it for Dapr: no sexagesimal numbers, no dates, keys without
+regard to case, and a key without a value is as good as no key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mesh.errors import Problem
+from mesh.resources.fields import described
+from mesh.resources.shapes import fields_at, fitted, wire_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+__all__ = ["Document", "FileModel", "did_you_mean", "parse_documents", "read_documents", "validate"]
+
+Location = Sequence[str | int]
+_MAX_NODES = 100_000  # Far above any real file; aliases of aliases would otherwise fill the memory.
+_SEXAGESIMAL = re.compile(r"[-+0-9_.]+:")
+_MISSING = "missing"
+_UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "mapping_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+
+
+class FileModel(BaseModel):
+    """A strict, frozen model of what may stand in a file; keys are the names in lower camel case."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=wire_name)
+
+
+_M = TypeVar("_M", bound=FileModel)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One document of a YAML file.
+
+    Attributes:
+        file: As the user named it.
+        data: What it holds, as JSON values.
+    """
+
+    file: str
+    data: object
+    _node: yaml.Node = field(repr=False)
+
+    @property
+    def line(self) -> int:
+        """Where it begins, from 1."""
+        return int(self._node.start_mark.line) + 1
+
+    def get(self, key: str) -> object:
+        """Give a value at the top level, without regard to case; None if there is none, or no mapping."""
+        if not isinstance(self.data, dict):
+            return None
+        folded = key.casefold()
+        return self.data.get(key, next((self.data[name] for name in self.data if name.casefold() == folded), None))
+
+    def position(self, location: Location, *, key: bool = False) -> tuple[int, int]:
+        """Find line and column, from 1.
+
+        Args:
+            location: Keys and list indexes from the top; where it ends too early, the last part found.
+            key: Whether to give the position of the key rather than of its value.
+        """
+        node, key_node = self._node, self._node
+        for part in location:
+            found = _child(node, part)
+            if found is None:
+                # Point at what lacks it, by its name, which stands above a block mapping.
+                return _position(key_node)
+            key_node, node = found
+        return _position(key_node if key else node)
+
+    def problem(self, message: str, location: Location = (), *, key: bool = False) -> Problem:
+        """Make a problem at a location of this document."""
+        line, column = self.position(location, key=key)
+        return Problem(message, _path(location), self.file, line, column)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
+    """Find the known name that was probably meant."""
+    by_case = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(wrong.casefold(), by_case, n=1, cutoff=0.65)
+    return by_case[close[0]] if close else None
+
+
+def read_documents(path: Path, problems: list[Problem]) -> list[Document]:
+    """Read every document of a file; a file that cannot be read is one problem."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.append(Problem(f"is not UTF-8 text: byte {error.start} is wrong", file=str(path)))
+        return []
+    except OSError as error:
+        problems.append(Problem(f"cannot be read: {error.strerror}", file=str(path)))
+        return []
+    return parse_documents(text, str(path), problems)
+
+
+def parse_documents(text: str, file: str, problems: list[Problem]) -> list[Document]:
+    """Read every document of a text; empty ones are left out.
+
+    Args:
+        text: YAML.
+        file: The name for positions.
+        problems: Gets syntax errors and duplicate keys. After a syntax error the rest is not read.
+    """
+    documents: list[Document] = []
+    try:
+        for node in yaml.compose_all(text, Loader=yaml.SafeLoader):
+            reader = _Reader(file, problems)
+            data = reader.value(node)
+            if data is not None:
+                documents.append(Document(file, data, node))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = (None, None) if mark is None else (mark.line + 1, mark.column + 1)
+        problems.append(Problem(f"is not valid YAML: {error.problem or error.context}", "", file, *place))
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        column = error.position - (before.rfind("\n") + 1) + 1
+        message = f"is not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed"
+        problems.append(Problem(message, "", file, before.count("\n") + 1, column))
+    except RecursionError:
+        problems.append(Problem("is nested too deeply", file=file))
+    return documents
+
+
+def validate(document: Document, model: type[_M], problems: list[Problem]) -> _M | None:
+    """Check a document against a model.
+
+    Args:
+        document: What was read.
+        model: What may stand there.
+        problems: Gets one problem per cause.
+
+    Returns:
+        None if there was any problem.
+    """
+    data = fitted(document.data, model)
+    try:
+        # As JSON, where a list may fill a tuple and a mapping a dataclass although the model is strict.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems.extend(_problems(document, model, error.errors(include_url=False)))
+        return None
+
+
+class _Reader:
+    """Turns the nodes of one document into JSON values."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        self._file = file
+        self._problems = problems
+        self._nodes = 0
+        self._open: set[int] = set()
+
+    def value(self, node: yaml.Node) -> object:
+        self._nodes += 1
+        if self._nodes == _MAX_NODES:
+            self._refuse(f"holds more than {_MAX_NODES} values", node)
+        if self._nodes >= _MAX_NODES:
+            return None
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if id(node) in self._open:
+            self._refuse("an alias contains itself", node)
+            return None
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item) for item in node.value]
+            return self._mapping(node)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.Node) -> dict[str, object]:
+        own: dict[str, object] = {}
+        merged: dict[str, object] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                for source in reversed(value_node.value) if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                    value = self.value(source)
+                    merged |= value if isinstance(value, dict) else {}
+            elif not isinstance(key_node, yaml.ScalarNode):
+                self._refuse("a key must be text", key_node)
+            else:
+                if key_node.value in own:
+                    self._refuse(f"the key '{key_node.value}' stands here twice", key_node)
+                own[key_node.value] = self.value(value_node)
+        return merged | own
+
+    def _scalar(self, node: yaml.ScalarNode) -> object:
+        text = str(node.value)
+        match node.tag.removeprefix("tag:yaml.org,2002:"):
+            case "str" | "timestamp" | "value":
+                return text
+            case "null":
+                return None
+            case "bool":
+                return text.lower() in ("yes", "true", "on")
+            case "int" | "float" if _SEXAGESIMAL.match(text):
+                return text
+            case "int":
+                return _whole(text)
+            case "float":
+                return _float(text)
+            case tag:
+                self._refuse(f"the YAML tag '{tag}' is not supported", node)
+                return None
+
+    def _refuse(self, message: str, node: yaml.Node) -> None:
+        line, column = _position(node)
+        self._problems.append(Problem(message, "", self._file, line, column))
+
+
+def _whole(text: str) -> int | str:
+    digits = text.replace("_", "")
+    octal = re.fullmatch(r"[-+]?0[0-7]+", digits)
+    try:
+        return int(digits, 8 if octal else 0)
+    except ValueError:
+        return text
+
+
+def _float(text: str) -> float | str:
+    try:
+        number = float(text.replace("_", ""))
+    except ValueError:
+        return text
+    # JSON has no infinity and no NaN.
+    return number if number - number == 0 else text
+
+
+def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        item = node.value[part] if part < len(node.value) else None
+        return None if item is None else (item, item)
+    if not isinstance(node, yaml.MappingNode) or not isinstance(part, str):
+        return None
+    pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+    exact = [pair for pair in pairs if pair[0].value == part]
+    return next(iter(exact or [pair for pair in pairs if pair[0].value.casefold() == part.casefold()]), None)
+
+
+def _position(node: yaml.Node) -> tuple[int, int]:
+    return int(node.start_mark.line) + 1, int(node.start_mark.column) + 1
+
+
+def _path(location: Location) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _problems(document: Document, model: type[FileModel], errors: list[ErrorDetails]) -> list[Problem]:
+    problems: list[Problem] = []
+    meant: set[Location] = set()
+    for error in errors:
+        location = error["loc"]
+        if error["type"] in _UNKNOWN:
+            known = fields_at(model, location[:-1])
+            guess = did_you_mean(str(location[-1]), known)
+            hint = f"did you mean '{guess}'?" if guess else f"known fields: {', '.join(sorted(known))}"
+            problems.append(document.problem(f"unknown field; {hint}", location, key=True))
+            if guess:
+                meant.add((*location[:-1], guess))
+    for error in errors:
+        location = error["loc"]
+        # A misspelt field is one cause, not an unknown and a missing field.
+        if error["type"] not in _UNKNOWN and not (error["type"] == _MISSING and location in meant):
+            problems.append(document.problem(_message(error), location, key=error["type"] == _MISSING))
+    return problems
+
+
+def _message(error: ErrorDetails) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == _MISSING:
+        return "required field is missing"
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, got {described(value)}"
+    if kind == "literal_error":
+        expected = str(error["ctx"]["expected"])
+        guess = (
+            did_you_mean(value, filter(None, re.findall(r"'([^']*)'", expected))) if isinstance(value, str) else None
+        )
+        return f"expected {expected}, got {described(value)}" + (f"; did you mean '{guess}'?" if guess else "")
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    return error["msg"].replace("Input should", "should", 1)

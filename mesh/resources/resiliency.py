@@ -1,0 +1,142 @@
+"""Resiliency resources, and which policy a target gets.
+
+Source: reference/dapr-surface.md 3.3.
+"""
+
+# No `from __future__ import annotations`: the file models read these annotations at run time.
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from mesh.policies import BUILT_IN_RETRIES, CircuitBreaker, Policy, Retry, Timeout
+from mesh.scopes import in_scope
+
+__all__ = ["ComponentTarget", "Resiliency", "ResiliencyPolicies", "Target"]
+
+_T = TypeVar("_T")
+_MIN_RETRIES = 3
+_NOT_FOUND = "DaprBuiltInActorNotFoundRetries"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The policy names that a resource gives to one target; cache size and scope concern breakers."""
+
+    timeout: str | None = None
+    retry: str | None = None
+    circuit_breaker: str | None = None
+    circuit_breaker_scope: Literal["type", "id", "both"] | None = None
+    circuit_breaker_cache_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentTarget:
+    """The policy names for one component, per direction."""
+
+    outbound: Target | None = None
+    inbound: Target | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resiliency:
+    """One Resiliency resource: named policies, and which target uses which."""
+
+    name: str
+    timeouts: Mapping[str, Timeout] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+    breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
+    apps: Mapping[str, Target] = field(default_factory=dict)
+    actors: Mapping[str, Target] = field(default_factory=dict)
+    components: Mapping[str, ComponentTarget] = field(default_factory=dict)
+    namespace: str | None = None
+    scopes: tuple[str, ...] = ()
+    file: str | None = None
+    line: int | None = None
+
+
+class ResiliencyPolicies:
+    """The policies that one app sees; of two resources that name the same thing the later wins."""
+
+    def __init__(self, resiliencies: Iterable[Resiliency] = (), app_id: str = "") -> None:
+        """Merge the resources.
+
+        Args:
+            resiliencies: In the order they were loaded.
+            app_id: The app whose policies these are; resources scoped to others are left out.
+        """
+        self._timeouts: dict[str, Timeout] = {}
+        self._retries: dict[str, Retry] = dict(BUILT_IN_RETRIES)
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._apps: dict[str, Target] = {}
+        self._actors: dict[str, Target] = {}
+        self._components: dict[str, ComponentTarget] = {}
+        for resiliency in resiliencies:
+            if not in_scope(resiliency.scopes, app_id):
+                continue
+            self._timeouts.update(resiliency.timeouts)
+            self._retries.update({name: _raised(name, retry) for name, retry in resiliency.retries.items()})
+            self._breakers.update(resiliency.breakers)
+            self._apps.update(resiliency.apps)
+            self._actors.update(resiliency.actors)
+            self._components.update(resiliency.components)
+
+    def built_in(self, name: str) -> Retry:
+        """Give a built-in retry, as the resources redefined it."""
+        return self._retries[name]
+
+    def for_app(self, app_id: str) -> Policy:
+        """Give the policy for invoking an app; the built-in retry when nothing names the app or a default retry."""
+        return self._with_built_in(self._apps.get(app_id), "App", "DaprBuiltInServiceRetries")
+
+    def for_actor(self, actor_type: str) -> Policy:
+        """Give the policy for calling actors of a type."""
+        return self._with_built_in(self._actors.get(actor_type), "Actor", "DaprBuiltInActorRetries")
+
+    def actor_target(self, actor_type: str) -> Target | None:
+        """Give what a resource says of an actor type: scope and cache size of its breakers."""
+        return self._actors.get(actor_type)
+
+    def for_component(self, name: str, kind: str, direction: Literal["inbound", "outbound"]) -> Policy:
+        """Give the policy for a component.
+
+        Args:
+            name: The component.
+            kind: Its block, as in the default names: ``statestore``, ``pubsub``, ``binding``, ``secretstore``…
+            direction: ``outbound`` towards the component, ``inbound`` from it to the app.
+        """
+        named = self._components.get(name, ComponentTarget())
+        target = named.outbound if direction == "outbound" else named.inbound
+        way = direction.capitalize()
+        return self._policy(target, (f"{kind.capitalize()}Component{way}", f"Component{way}", "Component", ""))
+
+    def _with_built_in(self, target: Target | None, level: str, built_in: str) -> Policy:
+        policy = self._policy(target, (level, ""))
+        if target is None and policy.retry is None:
+            return dataclasses.replace(policy, retry=self._retries[built_in])
+        return policy
+
+    def _policy(self, target: Target | None, levels: tuple[str, ...]) -> Policy:
+        if target is not None:
+            return Policy(
+                self._timeouts.get(target.timeout or ""),
+                self._retries.get(target.retry or ""),
+                self._breakers.get(target.circuit_breaker or ""),
+            )
+        return Policy(
+            _first(self._timeouts, [f"Default{level}TimeoutPolicy" for level in levels]),
+            _first(self._retries, [f"Default{level}RetryPolicy" for level in levels]),
+            _first(self._breakers, [f"Default{level}CircuitBreakerPolicy" for level in levels]),
+        )
+
+
+def _raised(name: str, retry: Retry) -> Retry:
+    if name == _NOT_FOUND:
+        return BUILT_IN_RETRIES[name]
+    few = retry.max_retries is not None and retry.max_retries < _MIN_RETRIES
+    return dataclasses.replace(retry, max_retries=_MIN_RETRIES) if few and name in BUILT_IN_RETRIES else retry
+
+
+def _first(known: Mapping[str, _T], names: Iterable[str]) -> _T | None:
+    return next((known[name] for name in names if name in known), None)

@@ -1,0 +1,235 @@
+"""The file models of Component, HTTPEndpoint and Configuration, and their conversion into values.
+
+Each converter takes a document, adds what is wrong with it to the caller's problems, and returns
+None if it found anything.
+
+Source: reference/dapr-surface.md 3.1, 3.2 and 3.4.
+"""
+
+# No `from __future__ import annotations`: pydantic reads these annotations at run time.
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict
+
+from mesh.errors import Problem
+from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef
+from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretKeyRef
+from mesh.resources.documents import Document, FileModel, validate
+from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
+
+__all__ = ["V1", "Meta", "component", "configuration", "http_endpoint"]
+
+V1 = "dapr.io/v1alpha1"
+
+_TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
+_URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
+
+
+def _type(value: object) -> str:
+    text = plain_text(value).lower()
+    if not _TYPE.fullmatch(text):
+        raise ValueError(f"a type looks like 'state.redis', not '{value}'")
+    return text
+
+
+def _url(value: object) -> str:
+    text = plain_text(value)
+    if not _URL.fullmatch(text):
+        raise ValueError(f"expected a URL with http:// or https://, got '{text}'")
+    return text.rstrip("/")
+
+
+ComponentType = Annotated[str, Parsed(_type)]
+URL = Annotated[str, Parsed(_url)]
+
+
+class Meta(FileModel):
+    """``metadata``: labels, annotations and what a cluster adds are not ours."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Name
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Where the resource's secrets are."""
+
+    secret_store: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySpec:
+    """A named value, or a reference to one."""
+
+    name: Name
+    value: AnyText | None = None
+    secret_key_ref: SecretKeyRef | None = None
+    env_ref: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSpec:
+    """``spec`` of a Component; ``placement`` is brokermesh's own."""
+
+    type: ComponentType
+    version: str = "v1"
+    ignore_errors: bool = False
+    init_timeout: Seconds = 5.0
+    metadata: tuple[EntrySpec, ...] = ()
+    placement: Literal["local"] | None = None
+
+
+class ComponentFile(FileModel):
+    """A Component as it stands in a file."""
+
+    api_version: Literal["dapr.io/v1alpha1"]
+    kind: Literal["Component"]
+    metadata: Meta
+    spec: ComponentSpec
+    auth: Auth = Auth()
+    scopes: tuple[str, ...] = ()
+
+
+def component(document: Document, problems: list[Problem]) -> Component | None:
+    """Read a Component."""
+    model = validate(document, ComponentFile, problems)
+    if model is None:
+        return None
+    metadata = _entries(document, model.spec.metadata, ("spec", "metadata"), problems)
+    if metadata is None:
+        return None
+    return Component(
+        name=model.metadata.name,
+        namespace=model.metadata.namespace,
+        type=model.spec.type,
+        version=model.spec.version.lower() or "v1",
+        metadata=metadata,
+        ignore_errors=model.spec.ignore_errors,
+        init_timeout=model.spec.init_timeout,
+        scopes=model.scopes,
+        auth_secret_store=model.auth.secret_store,
+        placement=model.spec.placement,
+        file=document.file,
+        line=document.line,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TLSValue:
+    """PEM text, or the secret that holds it."""
+
+    value: str | None = None
+    secret_key_ref: SecretKeyRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTLS:
+    """The client's side of TLS."""
+
+    root_ca: TLSValue | None = None
+    certificate: TLSValue | None = None
+    private_key: TLSValue | None = None
+    renegotiation: Literal["Never", "OnceAsClient", "FreelyAsClient"] = "Never"
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPEndpointSpec:
+    """``spec`` of an HTTPEndpoint."""
+
+    base_url: URL
+    headers: tuple[EntrySpec, ...] = ()
+    client_tls: ClientTLS = ClientTLS()
+
+
+class HTTPEndpointFile(FileModel):
+    """An HTTPEndpoint as it stands in a file."""
+
+    api_version: Literal["dapr.io/v1alpha1"]
+    kind: Literal["HTTPEndpoint"]
+    metadata: Meta
+    spec: HTTPEndpointSpec
+    auth: Auth = Auth()
+    scopes: tuple[str, ...] = ()
+
+
+def http_endpoint(document: Document, problems: list[Problem]) -> HTTPEndpoint | None:
+    """Read an HTTPEndpoint."""
+    model = validate(document, HTTPEndpointFile, problems)
+    if model is None:
+        return None
+    headers = _entries(document, model.spec.headers, ("spec", "headers"), problems)
+    tls = model.spec.client_tls
+    if headers is None:
+        return None
+    return HTTPEndpoint(
+        name=model.metadata.name,
+        namespace=model.metadata.namespace,
+        base_url=model.spec.base_url,
+        headers=headers,
+        root_ca=_tls_entry(document, "rootCA", tls.root_ca),
+        certificate=_tls_entry(document, "certificate", tls.certificate),
+        private_key=_tls_entry(document, "privateKey", tls.private_key),
+        renegotiation=tls.renegotiation,
+        auth_secret_store=model.auth.secret_store,
+        scopes=model.scopes,
+        file=document.file,
+        line=document.line,
+    )
+
+
+class ConfigurationFile(FileModel):
+    """A Configuration as it stands in a file."""
+
+    api_version: Literal["dapr.io/v1alpha1"]
+    kind: Literal["Configuration"]
+    metadata: Meta
+    spec: ConfigurationSpec = ConfigurationSpec()
+
+
+def configuration(document: Document, problems: list[Problem]) -> Configuration | None:
+    """Read a Configuration."""
+    model = validate(document, ConfigurationFile, problems)
+    if model is None:
+        return None
+    meta = model.metadata
+    return Configuration(meta.name, model.spec, meta.namespace, file=document.file, line=document.line)
+
+
+def _entries(
+    document: Document, specs: tuple[EntrySpec, ...], location: tuple[str | int, ...], problems: list[Problem]
+) -> tuple[MetadataEntry, ...] | None:
+    entries: list[MetadataEntry] = []
+    names: set[str] = set()
+    found: list[Problem] = []
+    for index, spec in enumerate(specs):
+        place: tuple[str | int, ...] = (*location, index)
+        given = [value for value in (spec.value, spec.secret_key_ref, spec.env_ref) if value is not None]
+        if len(given) > 1:
+            found.append(document.problem("has more than one of value, secretKeyRef and envRef", place))
+        if location[-1] == "metadata" and spec.name.casefold() in names:
+            found.append(document.problem(f"the name '{spec.name}' stands here twice", (*place, "name")))
+        names.add(spec.name.casefold())
+        entries.append(_entry(document, place, spec))
+    problems.extend(found)
+    return None if found else tuple(entries)
+
+
+def _entry(document: Document, place: tuple[str | int, ...], spec: EntrySpec) -> MetadataEntry:
+    value: str | SecretRef | EnvRef = spec.value or ""
+    if spec.env_ref is not None:
+        value = EnvRef(spec.env_ref)
+    elif spec.secret_key_ref is not None:
+        value = SecretRef(spec.secret_key_ref.name, spec.secret_key_ref.key or spec.secret_key_ref.name)
+    at = document.problem("", place)
+    return MetadataEntry(spec.name, value, at.path, at.line, at.column)
+
+
+def _tls_entry(document: Document, name: str, spec: TLSValue | None) -> MetadataEntry | None:
+    if spec is None:
+        return None
+    return _entry(document, ("spec", "clientTLS", name), EntrySpec(name, spec.value, spec.secret_key_ref))

@@ -1,0 +1,160 @@
+"""The file model of Resiliency and its conversion into values.
+
+Source: reference/dapr-surface.md 3.3.
+"""
+
+# No `from __future__ import annotations`: pydantic reads these annotations at run time.
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from mesh.errors import Problem
+from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL_START, CircuitBreaker, Retry
+from mesh.resources.documents import Document, FileModel, did_you_mean, validate
+from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
+from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
+from mesh.resources.schema import Meta
+
+__all__ = ["resiliency"]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingSpec:
+    """The statuses that are retried."""
+
+    http_status_codes: HTTPCodes | None = None
+    grpc_status_codes: GRPCCodes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySpec:
+    """A retry policy; -1 retries = no limit."""
+
+    policy: Literal["constant", "exponential"] = "constant"
+    duration: Seconds = 5.0
+    max_interval: Seconds = 60.0
+    max_retries: int = -1
+    matching: MatchingSpec = MatchingSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSpec:
+    """A circuit breaker policy."""
+
+    max_requests: Count = 1
+    interval: Seconds = 0.0
+    timeout: Seconds = 60.0
+    trip: TripExpression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesSpec:
+    """The policies by name."""
+
+    timeouts: Mapping[str, TimeoutValue] = field(default_factory=dict)
+    retries: Mapping[str, RetrySpec] = field(default_factory=dict)
+    circuit_breakers: Mapping[str, BreakerSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetsSpec:
+    """Which target uses which policies."""
+
+    apps: Mapping[str, Target] = field(default_factory=dict)
+    actors: Mapping[str, Target] = field(default_factory=dict)
+    components: Mapping[str, ComponentTarget] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResiliencySpec:
+    """``spec`` of a Resiliency."""
+
+    policies: PoliciesSpec = PoliciesSpec()
+    targets: TargetsSpec = TargetsSpec()
+
+
+class ResiliencyFile(FileModel):
+    """A Resiliency as it stands in a file."""
+
+    api_version: Literal["dapr.io/v1alpha1"]
+    kind: Literal["Resiliency"]
+    metadata: Meta
+    spec: ResiliencySpec
+    scopes: tuple[str, ...] = ()
+
+
+def resiliency(document: Document, problems: list[Problem]) -> Resiliency | None:
+    """Read a Resiliency."""
+    model = validate(document, ResiliencyFile, problems)
+    if model is None:
+        return None
+    policies, targets = model.spec.policies, model.spec.targets
+    found = list(_target_problems(document, policies, targets))
+    problems.extend(found)
+    if found:
+        return None
+    return Resiliency(
+        name=model.metadata.name,
+        namespace=model.metadata.namespace,
+        timeouts=MappingProxyType(dict(policies.timeouts)),
+        retries=MappingProxyType({name: _retry(name, spec) for name, spec in policies.retries.items()}),
+        breakers=MappingProxyType({name: _breaker(name, spec) for name, spec in policies.circuit_breakers.items()}),
+        apps=MappingProxyType(dict(targets.apps)),
+        actors=MappingProxyType(dict(targets.actors)),
+        components=MappingProxyType(dict(targets.components)),
+        scopes=model.scopes,
+        file=document.file,
+        line=document.line,
+    )
+
+
+def _retry(name: str, spec: RetrySpec) -> Retry:
+    growing = spec.policy == "exponential"
+    return Retry(
+        kind=spec.policy,
+        # As in Dapr, `duration` is for constant retries; an exponential one always begins the same.
+        interval=EXPONENTIAL_START if growing else spec.duration,
+        max_interval=spec.max_interval,
+        max_retries=None if spec.max_retries < 0 else spec.max_retries,
+        max_elapsed=EXPONENTIAL_MAX_ELAPSED if growing else None,
+        http_statuses=spec.matching.http_status_codes,
+        grpc_statuses=spec.matching.grpc_status_codes,
+        name=name,
+    )
+
+
+def _breaker(name: str, spec: BreakerSpec) -> CircuitBreaker:
+    # As in gobreaker, zero means the default for these two.
+    return CircuitBreaker(name, spec.max_requests or 1, spec.interval, spec.timeout or 60.0, spec.trip)
+
+
+def _target_problems(document: Document, policies: PoliciesSpec, targets: TargetsSpec) -> Iterator[Problem]:
+    """Find names of policies that do not exist, and breakers of actors without a scope."""
+    at = ("spec", "targets")
+    every: list[tuple[tuple[str, ...], Target]] = [
+        ((*at, "apps", name), target) for name, target in targets.apps.items()
+    ]
+    every += [((*at, "actors", name), target) for name, target in targets.actors.items()]
+    for name, component in targets.components.items():
+        for direction, target in (("outbound", component.outbound), ("inbound", component.inbound)):
+            if target is not None:
+                every.append(((*at, "components", name, direction), target))
+    known: dict[str, tuple[str, list[str]]] = {
+        "timeout": ("timeout", list(policies.timeouts)),
+        "retry": ("retry", [*policies.retries, *BUILT_IN_RETRIES]),
+        "circuitBreaker": ("circuit breaker", list(policies.circuit_breakers)),
+    }
+    for place, target in every:
+        used = {"timeout": target.timeout, "retry": target.retry, "circuitBreaker": target.circuit_breaker}
+        for key, policy in used.items():
+            what, names = known[key]
+            if policy and policy not in names:
+                guess = did_you_mean(policy, names)
+                hint = f"; did you mean '{guess}'?" if guess else ""
+                yield document.problem(f"there is no {what} policy '{policy}'{hint}", (*place, key))
+    for name, target in targets.actors.items():
+        if target.circuit_breaker and target.circuit_breaker_scope is None:
+            message = "a circuit breaker of actors needs a circuitBreakerScope: type, id or both"
+            yield document.problem(message, (*at, "actors", name, "circuitBreaker"))

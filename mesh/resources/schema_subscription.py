@@ -1,0 +1,132 @@
+"""The file models of Subscription, in both shapes, and their conversion into values.
+
+Source: reference/dapr-surface.md 2.4.
+"""
+
+# No `from __future__ import annotations`: pydantic reads these annotations at run time.
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from mesh.errors import Problem
+from mesh.resources.documents import Document, FileModel, validate
+from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
+from mesh.resources.schema import Meta
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path
+
+__all__ = ["V2", "subscription"]
+
+V2 = "dapr.io/v2alpha1"
+
+
+def _route(value: object) -> str:
+    return normal_path(plain_text(value))
+
+
+Route = Annotated[str, Parsed(_route)]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkSpec:
+    """How deliveries are batched; zero means the default, as in Dapr."""
+
+    enabled: bool = False
+    max_messages_count: Count = 0
+    max_await_duration_ms: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """One routing rule."""
+
+    path: Route
+    match: MatchText = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesSpec:
+    """Rules in order, and where the rest goes."""
+
+    rules: tuple[RuleSpec, ...] = ()
+    default: Route | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionV1Spec:
+    """``spec`` of the old shape: one route."""
+
+    pubsubname: Name
+    topic: Name
+    route: Route
+    metadata: Mapping[str, ScalarText] = field(default_factory=dict)
+    dead_letter_topic: str | None = None
+    bulk_subscribe: BulkSpec = BulkSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionV2Spec:
+    """``spec`` of the shape with routing rules."""
+
+    pubsubname: Name
+    topic: Name
+    routes: RoutesSpec
+    metadata: Mapping[str, ScalarText] = field(default_factory=dict)
+    dead_letter_topic: str | None = None
+    bulk_subscribe: BulkSpec = BulkSpec()
+
+
+class SubscriptionV1File(FileModel):
+    """A Subscription of the old shape as it stands in a file."""
+
+    api_version: Literal["dapr.io/v1alpha1", "dapr.io/v2alpha1"]
+    kind: Literal["Subscription"]
+    metadata: Meta
+    spec: SubscriptionV1Spec
+    scopes: tuple[str, ...] = ()
+
+
+class SubscriptionV2File(FileModel):
+    """A Subscription with routing rules as it stands in a file."""
+
+    api_version: Literal["dapr.io/v2alpha1"]
+    kind: Literal["Subscription"]
+    metadata: Meta
+    spec: SubscriptionV2Spec
+    scopes: tuple[str, ...] = ()
+
+
+def subscription(document: Document, problems: list[Problem]) -> Subscription | None:
+    """Read a Subscription of either shape."""
+    model: SubscriptionV1File | SubscriptionV2File | None
+    if document.get("apiVersion") == V2:
+        model = validate(document, SubscriptionV2File, problems)
+    else:
+        model = validate(document, SubscriptionV1File, problems)
+    if model is None:
+        return None
+    spec = model.spec
+    routes = RoutesSpec(default=spec.route) if isinstance(spec, SubscriptionV1Spec) else spec.routes
+    if not routes.rules and routes.default is None:
+        problems.append(document.problem("needs at least one rule or a default", ("spec", "routes"), key=True))
+        return None
+    bulk, standard = spec.bulk_subscribe, BulkOptions()
+    return Subscription(
+        name=model.metadata.name,
+        namespace=model.metadata.namespace,
+        pubsub=spec.pubsubname,
+        topic=spec.topic,
+        rules=tuple(Rule(rule.match, rule.path) for rule in routes.rules),
+        default_path=routes.default,
+        metadata=MappingProxyType(dict(spec.metadata)),
+        dead_letter_topic=spec.dead_letter_topic or None,
+        bulk=BulkOptions(
+            enabled=bulk.enabled,
+            max_messages=bulk.max_messages_count or standard.max_messages,
+            max_wait=bulk.max_await_duration_ms / 1000 if bulk.max_await_duration_ms else standard.max_wait,
+        ),
+        scopes=model.scopes,
+        file=document.file,
+        line=document.line,
+    )

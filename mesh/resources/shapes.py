@@ -1,0 +1,97 @@
+"""What a model's annotations say about the keys of a file.
+
+Models are pydantic models or plain dataclasses, in tuples and mappings of each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from types import UnionType
+
+from pydantic import BaseModel
+
+__all__ = ["fields_at", "fitted", "wire_name"]
+
+_WORD = re.compile(r"_([a-z0-9]+)")
+_SPECIAL = {
+    "client_tls": "clientTLS",
+    "grpc_status_codes": "gRPCStatusCodes",
+    "obfuscate_urls": "obfuscateURLs",
+    "root_ca": "rootCA",
+    "workload_cert_ttl": "workloadCertTTL",
+}
+
+
+def wire_name(name: str) -> str:
+    """Give the key of a field in a file: ``dead_letter_topic`` is ``deadLetterTopic``."""
+    return _SPECIAL.get(name) or _WORD.sub(lambda match: match[1].capitalize(), name)
+
+
+def fields_at(model: type, location: Sequence[str | int]) -> frozenset[str]:
+    """List the keys that a model knows at a location."""
+    hint: object = model
+    for part in location:
+        hint = _step(hint, part)
+    return frozenset(key for kind in _kinds(hint) for key in _fields(kind))
+
+
+def fitted(data: object, hint: object) -> object:
+    """Give the data with known keys in the model's spelling, and without known keys that have no value."""
+    if isinstance(data, list):
+        return [fitted(item, _step(hint, index)) for index, item in enumerate(data)]
+    if not isinstance(data, dict):
+        return data
+    spelling = {key.casefold(): key for kind in _kinds(hint) for key in _fields(kind)}
+    result: dict[str, object] = {}
+    for key, value in data.items():
+        known = spelling.get(key.casefold())
+        name = known if known is not None and (known == key or known not in data) and known not in result else key
+        if value is not None or known is None:
+            result[name] = fitted(value, _step(hint, name))
+    return result
+
+
+def _step(hint: object, part: str | int) -> object:
+    for kind in _kinds(hint):
+        if isinstance(part, str) and part in _fields(kind):
+            return _fields(kind)[part]
+    for option in _options(hint):
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if isinstance(part, int) and origin is tuple:
+            return arguments[0]
+        if isinstance(part, str) and origin in (dict, Mapping):
+            return arguments[1]
+    return None
+
+
+def _options(hint: object) -> Iterator[object]:
+    if typing.get_origin(hint) is typing.Annotated:
+        yield from _options(typing.get_args(hint)[0])
+    elif typing.get_origin(hint) in (typing.Union, UnionType):
+        for option in typing.get_args(hint):
+            yield from _options(option)
+    else:
+        yield hint
+
+
+def _kinds(hint: object) -> list[type]:
+    options = [option for option in _options(hint) if isinstance(option, type)]
+    return [kind for kind in options if dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel)]
+
+
+@cache
+def _fields(kind: type) -> Mapping[str, object]:
+    if issubclass(kind, BaseModel):
+        return {item.alias or name: item.annotation for name, item in kind.model_fields.items()}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    own = {item.name for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    # A marked field is read by its own function: what is inside is not ours to respell.
+    return {
+        wire_name(name): None if typing.get_origin(hint) is typing.Annotated else hint
+        for name, hint in hints.items()
+        if name in own
+    }

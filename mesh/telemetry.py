@@ -1,0 +1,81 @@
+"""Names of spans, metrics and log events in one place, trace context, and the counters themselves.
+
+Source: W3C Trace Context level 1, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+__all__ = ["Counters", "child_span", "is_traceparent"]
+
+# Counters, by name; labels follow in the order given.
+EVENTS_PUBLISHED = "events_published"  # component, topic
+EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop
+EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic
+EVENTS_DROPPED = "events_dropped"  # component, topic
+EVENTS_EXPIRED = "events_expired"  # component, topic
+REQUESTS_EXPIRED = "requests_expired"  # app id
+INVOCATIONS_WAITED = "invocations_waited"  # app id
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?\Z")
+SAMPLED, NOT_SAMPLED = "01", "00"
+
+
+def is_traceparent(value: str) -> bool:
+    """Tell whether a header value is a valid ``traceparent``."""
+    return _TRACEPARENT.match(value) is not None
+
+
+class Tracing:
+    """Makes trace context; exporting spans is not its business."""
+
+    __slots__ = ("_sample_below", "enabled")
+
+    def __init__(self, sampling_ratio: float) -> None:
+        """Set the share of traces that begin here and are marked as sampled.
+
+        Args:
+            sampling_ratio: 0 switches tracing off; then nothing is generated.
+        """
+        self.enabled = sampling_ratio > 0
+        self._sample_below = int(sampling_ratio * 2**32)
+
+    def span(self, traceparent: str | None) -> str:
+        """Give a new span's ``traceparent``: a child of the given one, or of a new trace.
+
+        Returns:
+            Empty when tracing is off and none was given.
+        """
+        if traceparent is not None and is_traceparent(traceparent):
+            return child_span(traceparent) if self.enabled else traceparent
+        if not self.enabled:
+            return ""
+        random = os.urandom(28)
+        flags = SAMPLED if int.from_bytes(random[24:], "big") < self._sample_below else NOT_SAMPLED
+        text = random.hex()
+        return f"00-{text[:32]}-{text[32:48]}-{flags}"
+
+
+def child_span(traceparent: str) -> str:
+    """Give a child of a valid ``traceparent``: same trace and flags, a new span id."""
+    return f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}"
+
+
+class Counters:
+    """Counts of this node, by name and labels."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self._counts: Counter[tuple[str, ...]] = Counter()
+
+    def add(self, name: str, *labels: str, by: int = 1) -> None:
+        """Count."""
+        self._counts[(name, *labels)] += by
+
+    def snapshot(self) -> Mapping[tuple[str, ...], int]:
+        """Give all counts as of now."""
+        return dict(self._counts)

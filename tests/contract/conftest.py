@@ -1,0 +1,119 @@
+"""One suite for all brokers: a test says what it needs, and runs wherever the broker declares that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from blockbuster import BlockBuster
+
+from mesh.broker import Broker, Features
+from tests.support.backends import BACKENDS, Backend, MissingServerError, features_of
+from tests.support.contract import Inbox, Place
+from tests.support.proxy import Proxy
+
+_FEATURE_NAMES = {each.name for each in fields(Features)}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requires(feature, ...): run only where the broker declares these features")
+    config.addinivalue_line("markers", "lacks(feature, ...): run only where the broker declares none of these")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend_name" not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption("--broker") or list(BACKENDS)
+    if unknown := set(chosen) - set(BACKENDS):
+        raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
+    names = [name for name in BACKENDS if name in chosen and _fits(metafunc.definition, features_of(name))]
+    metafunc.parametrize("backend_name", names, scope="session")
+
+
+def _fits(item: pytest.Item, features: Features) -> bool:
+    for marker, wanted in (("requires", True), ("lacks", False)):
+        for mark in item.iter_markers(marker):
+            assert set(mark.args) <= _FEATURE_NAMES, mark.args
+            if not all(bool(getattr(features, name)) is wanted for name in mark.args):
+                return False
+    return True
+
+
+async def _start(stack: AsyncExitStack, name: str, directory: Path) -> Backend:
+    try:
+        return await stack.enter_async_context(BACKENDS[name](directory))
+    except MissingServerError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_backend(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    """A server for all tests that leave it running."""
+    async with AsyncExitStack() as stack:
+        yield await _start(stack, backend_name, tmp_path_factory.mktemp(backend_name))
+
+
+@pytest.fixture
+async def own_backend(backend_name: str, tmp_path: Path) -> AsyncIterator[Backend]:
+    """A server for one test, which may do to it what it likes."""
+    async with AsyncExitStack() as stack:
+        yield await _start(stack, backend_name, tmp_path)
+
+
+@pytest.fixture
+async def place(shared_backend: Backend, backend_name: str) -> AsyncIterator[Place]:
+    place = Place(shared_backend if backend_name != "memory" else type(shared_backend)())
+    async with place.stack:
+        yield place
+
+
+@pytest.fixture
+async def own_place(own_backend: Backend) -> AsyncIterator[Place]:
+    """As ``place``, on a server of this test's own."""
+    place = Place(own_backend)
+    async with place.stack:
+        yield place
+
+
+@pytest.fixture
+async def broker(place: Place) -> Broker:
+    """A node."""
+    return await place.connect()
+
+
+@pytest.fixture
+async def other(place: Place) -> Broker:
+    """Another node."""
+    return await place.connect()
+
+
+@pytest.fixture
+async def proxy(own_backend: Backend) -> AsyncIterator[Proxy]:
+    """A proxy before the own server."""
+    if own_backend.port is None:
+        pytest.skip("this broker's address cannot be chosen; its client is tested elsewhere in this suite")
+    async with Proxy(own_backend.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def _blocking() -> Iterator[None]:
+    """Fail a test whose adapter blocks the event loop."""
+    detector = BlockBuster(scanned_modules=["mesh", "brokers.memory", "brokers.nats"])
+    detector.activate()
+    try:
+        yield
+    finally:
+        detector.deactivate()
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox()

@@ -1,0 +1,164 @@
+"""The brokers that the contract suite runs against; a new one is a class here and a line in `BACKENDS`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from brokers.embedded import EmbeddedBroker
+from brokers.embedded_server import join, read_status
+from brokers.memory import MemoryBroker, MemoryHub
+from brokers.nats import NatsBroker, NatsConfig
+from mesh.broker import Broker, Features
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer, find_nats_server
+
+__all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of"]
+
+
+class MissingServerError(Exception):
+    """There is nothing to test against on this machine."""
+
+
+class Backend(Protocol):
+    """A running broker server.
+
+    Attributes:
+        url: As for ``backbone``; another process reaches it by this and ``environ``.
+        environ: What such a process needs in its environment.
+        port: Where it listens, for a proxy; None when it cannot be put behind one.
+    """
+
+    url: str
+    environ: Mapping[str, str]
+    port: int | None
+
+    def broker(self) -> Broker:
+        """Build an adapter; not entered yet."""
+
+    def broker_through(self, port: int) -> Broker:
+        """Build an adapter that reaches the server through a proxy's port, and is quick to notice silence."""
+
+    def unreachable(self, port: int) -> Broker:
+        """Build an adapter for a port where nobody is, that gives up soon."""
+
+    async def restart(self, *, kill: bool) -> None:
+        """Restart the server on its port and store: in good order, or by ``kill -9``."""
+
+
+class MemoryBackend:
+    """No server: the brokers of one hub."""
+
+    url = "memory:"
+    environ: Mapping[str, str] = {}
+    port = None
+
+    def __init__(self) -> None:
+        self._hub = MemoryHub()
+
+    def broker(self) -> Broker:
+        return MemoryBroker(self._hub)
+
+    def broker_through(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    def unreachable(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    async def restart(self, *, kill: bool) -> None:
+        raise NotImplementedError
+
+
+class NatsBackend:
+    """A nats-server."""
+
+    environ: Mapping[str, str] = {}
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.port = server.port
+
+    def broker(self) -> Broker:
+        return NatsBroker.from_url(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3))
+
+    def unreachable(self, port: int) -> Broker:
+        return NatsBroker(NatsConfig((f"nats://user:secret@127.0.0.1:{port}",), connect_wait=0.3))
+
+    async def restart(self, *, kill: bool) -> None:
+        await self._server.restart(kill=kill)
+
+
+class EmbeddedBackend:
+    """The embedded server of a MESH_HOME of its own."""
+
+    url = "embedded:"
+    port = None
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self.environ: Mapping[str, str] = {"MESH_HOME": str(home)}
+
+    def broker(self) -> Broker:
+        return EmbeddedBroker(self._home)
+
+    def broker_through(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    def unreachable(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    async def restart(self, *, kill: bool) -> None:
+        """End nats-server; its supervisor starts it again."""
+        before = read_status(self._home)
+        assert before is not None
+        os.kill(before.pid, signal.SIGKILL if kill else signal.SIGTERM)
+
+        async def is_another() -> None:
+            now = await asyncio.to_thread(read_status, self._home)
+            assert now is not None
+            assert now.pid != before.pid
+
+        await eventually(is_another, within=10.0)
+
+
+@asynccontextmanager
+async def _memory(directory: Path) -> AsyncIterator[Backend]:
+    yield MemoryBackend()
+
+
+@asynccontextmanager
+async def _nats(directory: Path) -> AsyncIterator[Backend]:
+    if find_nats_server() is None:
+        raise MissingServerError("nats-server is not installed")
+    async with NatsServer(directory / "nats") as server:
+        yield NatsBackend(server)
+
+
+@asynccontextmanager
+async def _embedded(directory: Path) -> AsyncIterator[Backend]:
+    if find_nats_server() is None:
+        raise MissingServerError("nats-server is not installed")
+    async with join(directory / "home"):  # It would end with the first test otherwise.
+        yield EmbeddedBackend(directory / "home")
+
+
+BACKENDS = {"memory": _memory, "nats": _nats, "embedded": _embedded}
+_FEATURES: dict[str, Features] = {
+    "memory": MemoryBroker().features,
+    "nats": NatsBroker(NatsConfig(())).features,
+    "embedded": EmbeddedBroker(Path()).features,
+}
+
+
+def features_of(name: str) -> Features:
+    """Tell what a broker declares; its limits may differ once connected."""
+    return _FEATURES[name]

@@ -1,0 +1,35 @@
+"""A member of a group in a process of its own, to be killed: ``python -m tests.support.member``.
+
+Says ``ready`` once it is subscribed, then the body of each delivery; it settles none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from importlib.metadata import entry_points
+from typing import cast
+
+from mesh.address import Address, Kind
+from mesh.broker import Broker, Delivery, SubscribeOptions
+
+
+async def _main(url: str, address: str, options: str) -> None:
+    [found] = entry_points(group="mesh.components", name=f"backbone.{url.partition(':')[0]}")
+    space, name = json.loads(address)
+
+    async def hold(delivery: Delivery) -> None:
+        print(delivery.message.body.decode(), flush=True)
+        await asyncio.Event().wait()
+
+    async with cast("Broker", found.load().from_url(url)) as broker:
+        async with broker.subscribe(
+            Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold
+        ):
+            print("ready", flush=True)
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

@@ -1,0 +1,456 @@
+"""Files to resources: what loads, and where each problem is reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.errors import ConfigError, Problem
+from mesh.loader import (
+    FileModel,
+    LoadedResources,
+    did_you_mean,
+    expand_variables,
+    load_configuration_file,
+    load_resources,
+    parse_documents,
+    read_documents,
+    validate,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMPONENT = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: s\n"
+SUBSCRIPTION_V1 = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\nspec:\n"
+SUBSCRIPTION_V2 = "apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {name: s}\nspec:\n"
+RESILIENCY = "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: r}\nspec:\n"
+ENDPOINT = "apiVersion: dapr.io/v1alpha1\nkind: HTTPEndpoint\nmetadata: {name: e}\nspec:\n"
+CONFIGURATION = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n"
+
+
+def problems_of(text: str, tmp_path: Path) -> list[str]:
+    """Load one file and give its problems, without the directory."""
+    (tmp_path / "f.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path])
+    return [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+
+CASES: dict[str, tuple[str, list[str]]] = {
+    "unknown key": (
+        COMPONENT + "spec:\n  type: state.redis\n  ignoreError: true\n",
+        ["f.yaml:7:3: spec.ignoreError: unknown field; did you mean 'ignoreErrors'?"],
+    ),
+    "unknown key without a guess": (
+        COMPONENT + "spec:\n  type: state.redis\nauth: {zzz: 1}\n",
+        ["f.yaml:7:8: auth.zzz: unknown field; known fields: secretStore"],
+    ),
+    "misspelt required key is one problem": (
+        COMPONENT + "spec:\n  tpye: state.redis\n",
+        ["f.yaml:6:3: spec.tpye: unknown field; did you mean 'type'?"],
+    ),
+    "top-level key": (
+        COMPONENT + "spec: {type: state.redis}\nscope: [a]\n",
+        ["f.yaml:6:1: scope: unknown field; did you mean 'scopes'?"],
+    ),
+    "missing spec": (COMPONENT, ["f.yaml:1:1: spec: required field is missing"]),
+    "missing type": (COMPONENT + "spec:\n  version: v1\n", ["f.yaml:5:1: spec.type: required field is missing"]),
+    "type without a value": (COMPONENT + "spec:\n  type:\n", ["f.yaml:6:3: spec.type: required field is missing"]),
+    "type without a block": (
+        COMPONENT + "spec: {type: redis}\n",
+        ["f.yaml:5:14: spec.type: a type looks like 'state.redis', not 'redis'"],
+    ),
+    "empty name": (
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: ''}\nspec: {type: a.b}\n",
+        ["f.yaml:3:18: metadata.name: must not be empty"],
+    ),
+    "wrong scalar type": (
+        COMPONENT + "spec:\n  type: state.redis\n  ignoreErrors: 'yes'\n  version: 1\n",
+        [
+            "f.yaml:7:17: spec.ignoreErrors: expected true or false, got 'yes'",
+            "f.yaml:8:12: spec.version: expected text, got the number 1",
+        ],
+    ),
+    "wrong shape": (
+        COMPONENT + "spec: {type: a.b, metadata: {a: b}}\nscopes: app1\n",
+        [
+            "f.yaml:5:29: spec.metadata: expected a list, got a mapping",
+            "f.yaml:6:9: scopes: expected a list, got 'app1'",
+        ],
+    ),
+    "spec is text": (COMPONENT + "spec: x\n", ["f.yaml:5:7: spec: expected a mapping, got 'x'"]),
+    "bad duration": (
+        COMPONENT + "spec:\n  type: a.b\n  initTimeout: 5\n",
+        ["f.yaml:7:16: spec.initTimeout: expected a duration such as '5s', got the number 5"],
+    ),
+    "bad duration text": (
+        COMPONENT + "spec:\n  type: a.b\n  initTimeout: 5 s\n",
+        ["f.yaml:7:16: spec.initTimeout: not a duration: '5 s' (for example '500ms', '1.5s', '1h30m' or 'PT1H')"],
+    ),
+    "entry without a name": (
+        COMPONENT + "spec:\n  type: a.b\n  metadata:\n  - value: x\n",
+        ["f.yaml:8:5: spec.metadata[0].name: required field is missing"],
+    ),
+    "entry with two values": (
+        COMPONENT + "spec:\n  type: a.b\n  metadata:\n  - {name: a, value: x, envRef: Y}\n",
+        ["f.yaml:8:5: spec.metadata[0]: has more than one of value, secretKeyRef and envRef"],
+    ),
+    "entry twice": (
+        COMPONENT + "spec:\n  type: a.b\n  metadata:\n  - {name: a, value: x}\n  - {name: A, value: y}\n",
+        ["f.yaml:9:12: spec.metadata[1].name: the name 'A' stands here twice"],
+    ),
+    "placement": (
+        COMPONENT + "spec: {type: a.b, placement: locl}\n",
+        ["f.yaml:5:30: spec.placement: expected 'local', got 'locl'; did you mean 'local'?"],
+    ),
+    "apiVersion": (
+        COMPONENT.replace("v1alpha1", "v1alpha2") + "spec: {type: a.b}\n",
+        [
+            "f.yaml:1:13: apiVersion: expected 'dapr.io/v1alpha1', got 'dapr.io/v1alpha2'; "
+            "did you mean 'dapr.io/v1alpha1'?"
+        ],
+    ),
+    "no kind": ("apiVersion: dapr.io/v1alpha1\n", ["f.yaml:1:1: kind: expected the kind of a resource"]),
+    "kind is no text": ("kind: 5\n", ["f.yaml:1:7: kind: expected the kind of a resource"]),
+    "duplicate key": (
+        COMPONENT + "spec:\n  type: a.b\n  type: a.c\n",
+        ["f.yaml:7:3: the key 'type' stands here twice"],
+    ),
+    "syntax": (
+        COMPONENT + "spec: {type: a.b\n",
+        ["f.yaml:6:1: is not valid YAML: expected ',' or '}', but got '<stream end>'"],
+    ),
+    "tab": ("a:\n\tb: 1\n", ["f.yaml:2:1: is not valid YAML: found character '\\t' that cannot start any token"]),
+    "control character": ("a: b\nc: \x01\n", ["f.yaml:2:4: is not valid YAML: the character U+0001 is not allowed"]),
+    "undefined alias": ("a: *b\n", ["f.yaml:1:4: is not valid YAML: found undefined alias 'b'"]),
+    "custom tag": ("a: !x y\n", ["f.yaml:1:4: the YAML tag '!x' is not supported"]),
+    "recursive alias": ("a: &a [*a]\n", ["f.yaml:1:4: an alias contains itself"]),
+    "key is a list": ("[a]: b\n", ["f.yaml:1:1: a key must be text"]),
+    "no route": (
+        SUBSCRIPTION_V1 + "  pubsubname: p\n  topic: t\n",
+        ["f.yaml:4:1: spec.route: required field is missing"],
+    ),
+    "routes in the old shape": (
+        SUBSCRIPTION_V1 + "  pubsubname: p\n  topic: t\n  routes: {default: a}\n",
+        ["f.yaml:7:3: spec.routes: unknown field; did you mean 'route'?"],
+    ),
+    "route in the new shape": (
+        SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  route: /a\n",
+        ["f.yaml:7:3: spec.route: unknown field; did you mean 'routes'?"],
+    ),
+    "empty routes": (
+        SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  routes: {}\n",
+        ["f.yaml:7:3: spec.routes: needs at least one rule or a default"],
+    ),
+    "bad CEL": (
+        SUBSCRIPTION_V2
+        + "  pubsubname: p\n  topic: t\n  routes:\n    rules:\n    - path: /a\n      match: event.type ==\n",
+        [
+            "f.yaml:10:14: spec.routes.rules[0].match: expression 'event.type ==' does not compile: "
+            "mismatched input 'end of expression' at 1:14"
+        ],
+    ),
+    "negative bulk": (
+        SUBSCRIPTION_V1 + "  {pubsubname: p, topic: t, route: r, bulkSubscribe: {maxMessagesCount: -1}}\n",
+        ["f.yaml:5:73: spec.bulkSubscribe.maxMessagesCount: expected a whole number of at least 0, got the number -1"],
+    ),
+    "several documents": (
+        COMPONENT + "spec: {type: a}\n---\n" + SUBSCRIPTION_V1 + "  {pubsubname: p, topic: 5, route: ''}\n",
+        [
+            "f.yaml:5:14: spec.type: a type looks like 'state.redis', not 'a'",
+            "f.yaml:11:26: spec.topic: expected text, got the number 5",
+            "f.yaml:11:36: spec.route: must not be empty",
+        ],
+    ),
+    "name clash": (
+        COMPONENT + "spec: {type: a.b}\n---\n" + COMPONENT + "spec: {type: a.c}\n",
+        ["f.yaml:10:9: metadata.name: a Component named 's' stands already in f.yaml:4"],
+    ),
+    "policies": (
+        RESILIENCY
+        + "  policies:\n    timeouts: {a: 5x}\n    retries:\n      r: {policy: exponental, maxRetries: x}\n"
+        + "      q: {matching: {httpStatusCodes: '700'}}\n    circuitBreakers: {c: {trip: 'requests'}}\n",
+        [
+            "f.yaml:6:19: spec.policies.timeouts.a: not a duration: '5x' "
+            "(for example '500ms', '1.5s', '1h30m' or 'PT1H')",
+            "f.yaml:8:19: spec.policies.retries.r.policy: expected 'constant' or 'exponential', got 'exponental'; "
+            "did you mean 'exponential'?",
+            "f.yaml:8:43: spec.policies.retries.r.maxRetries: expected a whole number, got 'x'",
+            "f.yaml:9:39: spec.policies.retries.q.matching.httpStatusCodes: "
+            "'700' is no status code or range within 100-599",
+            "f.yaml:10:33: spec.policies.circuitBreakers.c.trip: "
+            "expression 'requests' must give true or false, not int",
+        ],
+    ),
+    "targets": (
+        RESILIENCY
+        + "  policies: {timeouts: {fast: 1s}, circuitBreakers: {c: {}}}\n  targets:\n"
+        + "    apps: {a: {timeout: fsat, retry: DaprBuiltInServiceRetries}}\n"
+        + "    actors: {t: {circuitBreaker: c}}\n"
+        + "    components: {p: {inbound: {retry: zzz}, outbond: {}}}\n",
+        ["f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?"],
+    ),
+    "unknown policies": (
+        RESILIENCY
+        + "  policies: {timeouts: {fast: 1s}, circuitBreakers: {c: {}}}\n  targets:\n"
+        + "    apps: {a: {timeout: fsat, retry: DaprBuiltInServiceRetries}}\n"
+        + "    actors: {t: {circuitBreaker: c}}\n"
+        + "    components: {p: {inbound: {retry: zzz}}}\n",
+        [
+            "f.yaml:7:25: spec.targets.apps.a.timeout: there is no timeout policy 'fsat'; did you mean 'fast'?",
+            "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: "
+            "a circuit breaker of actors needs a circuitBreakerScope: type, id or both",
+            "f.yaml:9:39: spec.targets.components.p.inbound.retry: there is no retry policy 'zzz'",
+        ],
+    ),
+    "endpoint": (
+        ENDPOINT
+        + "  baseUrl: ftp://x\n  clientTLS: {renegotiation: never}\n  headers: [{name: a, value: 1, envRef: B}]\n",
+        [
+            "f.yaml:5:12: spec.baseUrl: expected a URL with http:// or https://, got 'ftp://x'",
+            "f.yaml:6:30: spec.clientTLS.renegotiation: "
+            "expected 'Never', 'OnceAsClient' or 'FreelyAsClient', got 'never'; did you mean 'Never'?",
+        ],
+    ),
+    "scalars where they do not belong": (
+        COMPONENT + "spec:\n  type: [a]\n  version: {}\n  initTimeout: true\n",
+        [
+            "f.yaml:6:9: spec.type: expected text, got a list",
+            "f.yaml:7:12: spec.version: expected text, got a mapping",
+            "f.yaml:8:16: spec.initTimeout: expected a duration such as '5s', got true",
+        ],
+    ),
+    "lists where text belongs": (
+        SUBSCRIPTION_V1 + "  {pubsubname: p, topic: t, route: r, metadata: {a: [1]}}\n",
+        ["f.yaml:5:53: spec.metadata.a: expected text, got a list"],
+    ),
+    "timeout and gRPC codes": (
+        RESILIENCY + "  policies:\n    timeouts: {a: 1.5}\n    retries: {r: {matching: {gRPCStatusCodes: 17}}}\n",
+        [
+            "f.yaml:6:19: spec.policies.timeouts.a: "
+            "expected a duration such as '5s', or milliseconds, got the number 1.5",
+            "f.yaml:7:47: spec.policies.retries.r.matching.gRPCStatusCodes: "
+            "'17' is no status code or range within 0-16",
+        ],
+    ),
+    "endpoint header": (
+        ENDPOINT + "  baseUrl: http://x\n  headers: [{name: a, value: 1, envRef: B}]\n",
+        ["f.yaml:6:13: spec.headers[0]: has more than one of value, secretKeyRef and envRef"],
+    ),
+    "no ratio": (
+        CONFIGURATION + "  tracing: {samplingRate: often}\n",
+        ["f.yaml:5:27: spec.tracing.samplingRate: expected a number from 0 to 1, got 'often'"],
+    ),
+    "configuration": (
+        CONFIGURATION + "  tracing: {samplingRate: '2', otel: {protocl: grpc}}\n  mtls: {workloadCertTTL: 1}\n",
+        [
+            "f.yaml:5:27: spec.tracing.samplingRate: expected a number from 0 to 1, got '2'",
+            "f.yaml:5:39: spec.tracing.otel.protocl: unknown field; did you mean 'protocol'?",
+            "f.yaml:6:27: spec.mtls.workloadCertTTL: expected a duration such as '5s', got the number 1",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES.values(), ids=CASES)
+def test_every_problem_is_located(text: str, expected: list[str], tmp_path: Path) -> None:
+    """Every problem names file, line, column and field, one per cause."""
+    assert problems_of(text, tmp_path) == expected
+
+
+def load(text: str, tmp_path: Path, namespace: str | None = None) -> LoadedResources:
+    """Load one file."""
+    (tmp_path / "f.yaml").write_text(text, encoding="utf-8")
+    return load_resources([tmp_path / "f.yaml"], namespace=namespace)
+
+
+def test_what_is_no_resource_is_reported_and_ignored(tmp_path: Path) -> None:
+    """Other kinds and other files give warnings with positions."""
+    text = "kind: Deployment\n---\nservices: {}\n---\n---\n- a\n---\nkind: MCPServer\n---\nkind: component\n"
+    warnings = [str(warning).partition("f.yaml:")[2] for warning in load(text, tmp_path).warnings]
+    assert warnings == [
+        "1:7: kind: the kind 'Deployment' is ignored",
+        "3:1: is no resource (it has no apiVersion and kind) and is ignored",
+        "6:1: is no resource (it has no apiVersion and kind) and is ignored",
+        "8:7: kind: the kind 'MCPServer' is ignored",
+        "10:7: kind: the kind 'component' is ignored; did you mean 'Component'?",
+    ]
+
+
+def test_a_directory_is_read_in_order_and_not_further_down(tmp_path: Path) -> None:
+    """Both suffixes are read, sorted by name; a file given twice is read once."""
+    for name, resource in {"b.yml": "two", "a.yaml": "one", "c.json": "three", "d/e.yaml": "four"}.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(COMPONENT.replace("name: s", f"name: {resource}") + "spec: {type: a.b}\n", encoding="utf-8")
+    loaded = load_resources([tmp_path, tmp_path / "a.yaml"])
+    assert [component.name for component in loaded.components] == ["one", "two"]
+
+
+def test_a_clash_between_files_names_both(tmp_path: Path) -> None:
+    """The second file's problem points to the first."""
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(COMPONENT + "spec: {type: a.b}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path])
+    assert str(caught.value).replace(f"{tmp_path}/", "") == (
+        "b.yaml:4:9: metadata.name: a Component named 's' stands already in a.yaml:4"
+    )
+
+
+def test_unreadable_files_are_problems(tmp_path: Path) -> None:
+    """A missing path, a path that is no text and a good file are told apart."""
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xe4\n")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path / "none", tmp_path])
+    assert [problem.message for problem in caught.value.problems] == [
+        "there is no such file or directory",
+        "is not UTF-8 text: byte 3 is wrong",
+    ]
+    problems: list[Problem] = []
+    assert read_documents(tmp_path, problems) == []
+    assert problems[0].message == "cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize(("namespace", "count"), [(None, 2), ("", 2), ("a", 2), ("b", 1)])
+def test_resources_of_another_namespace_are_left_out(tmp_path: Path, namespace: str | None, count: int) -> None:
+    """Only when both are set and differ."""
+    text = COMPONENT + "  namespace: a\nspec: {type: a.b}\n---\n" + COMPONENT.replace("name: s", "name: t")
+    assert len(load(text + "spec: {type: a.b}\n", tmp_path, namespace).components) == count
+
+
+def test_real_files_load(tmp_path: Path) -> None:
+    """What a cluster adds, keys in another case, merged anchors and a byte order mark are fine."""
+    text = (
+        "\ufeff# a comment\nAPIVersion: dapr.io/v1alpha1\nkind: Component\nscopes:\n"
+        "metadata: {name: s, labels: {a: b}, annotations: {c: d}, creationTimestamp: 2024-01-01}\n"
+        "spec:\n  type: state.redis\n  metadata:\n  - &e {name: a, value: 12:30}\n  - {<<: *e, name: b}\n"
+        "  - {<<: [*e, {value: z}], name: c}\n"
+    )
+    component = load(text, tmp_path).components[0]
+    assert [(entry.name, entry.value) for entry in component.metadata] == [
+        ("a", "12:30"),
+        ("b", "12:30"),
+        ("c", "12:30"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "value"),
+    [
+        ("010", 8),
+        ("0x1F", 31),
+        ("1_000", 1000),
+        ("1.5", 1.5),
+        (".inf", ".inf"),
+        ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("2024-01-01", "2024-01-01"),
+        ("off", False),
+        ("'1'", "1"),
+        ("9" * 5000, "9" * 5000),
+        ("=", "="),
+    ],
+)
+def test_scalars_are_read_as_dapr_reads_them(yaml: str, value: object) -> None:
+    """No sexagesimal numbers and no dates."""
+    problems: list[Problem] = []
+    assert parse_documents(f"a: {yaml}", "f", problems)[0].data == {"a": value}
+    assert problems == []
+
+
+def test_an_alias_bomb_is_refused() -> None:
+    """Aliases of aliases do not fill the memory."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    problems: list[Problem] = []
+    parse_documents("\n".join(lines), "f", problems)
+    assert [problem.message for problem in problems] == ["holds more than 100000 values"]
+
+
+def test_deep_nesting_is_refused() -> None:
+    """A file cannot exhaust the stack."""
+    problems: list[Problem] = []
+    assert parse_documents("[" * 5000, "f", problems) == []
+    assert [problem.message for problem in problems] == ["is nested too deeply"]
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text(max_size=40))
+def test_no_text_raises(text: str) -> None:
+    """Whatever a file holds, the answer is documents and located problems."""
+    problems: list[Problem] = []
+    documents = parse_documents(text, "f", problems)
+    assert all(document.position(()) >= (1, 1) for document in documents)
+
+
+class Template(FileModel):
+    """A model of another file."""
+
+    version: int
+    apps: tuple[str, ...] = ()
+
+
+def test_other_files_are_validated_the_same_way() -> None:
+    """The pieces work for any model."""
+    problems: list[Problem] = []
+    document = parse_documents("version: 1\napps: [a]\n", "dapr.yaml", problems)[0]
+    assert validate(document, Template, problems) == Template(version=1, apps=("a",))
+    wrong = parse_documents("version: x\n", "dapr.yaml", problems)[0]
+    assert validate(wrong, Template, problems) is None
+    assert [str(problem) for problem in problems] == ["dapr.yaml:1:10: version: expected a whole number, got 'x'"]
+
+
+def test_configuration_file_expands_variables(tmp_path: Path) -> None:
+    """Both forms are expanded, unset variables are empty, other dollar signs stay."""
+    file = tmp_path / "c.yaml"
+    file.write_text(CONFIGURATION + '  tracing: {samplingRate: ${RATE}, zipkin: {endpointAddress: "$URL$NONE"}}\n')
+    configuration = load_configuration_file(file, {"RATE": "0.5", "URL": "http://z"})
+    assert configuration.spec.tracing is not None
+    assert configuration.spec.tracing.sampling_rate == 0.5
+    assert configuration.spec.tracing.zipkin.endpoint_address == "http://z"
+    assert expand_variables("^/a$ $1 $$ ${} ${a-b}", {}) == "^/a$ $1 $$ ${} ${a-b}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "c.yaml: holds no Configuration"),
+        ("kind: Component", "c.yaml:1:7: kind: expected a Configuration here"),
+        (CONFIGURATION + "---\n" + CONFIGURATION, "c.yaml:6:1: a second Configuration in one file"),
+        (CONFIGURATION + "  metrcs: {}\n", "c.yaml:5:3: spec.metrcs: unknown field; did you mean 'metrics'?"),
+    ],
+)
+def test_configuration_file_problems(text: str, message: str, tmp_path: Path) -> None:
+    """A configuration file holds one Configuration and nothing else."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_configuration_file(tmp_path / "c.yaml", {})
+    assert str(caught.value).replace(f"{tmp_path}/", "") == message
+
+
+def test_missing_configuration_file(tmp_path: Path) -> None:
+    """A file that cannot be read is a problem with its name."""
+    with pytest.raises(ConfigError, match=r"c\.yaml: cannot be read: No such file"):
+        load_configuration_file(tmp_path / "c.yaml", {})
+
+
+def test_later_configuration_sections_win(tmp_path: Path) -> None:
+    """Sections that the later file does not have stay."""
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text(CONFIGURATION + "  wasm: {strictSandbox: true}\n  features: [{name: a, enabled: true}]\n")
+    second.write_text(CONFIGURATION + "  features: [{name: b, enabled: false}]\n")
+    both = load_configuration_file(first, {}).overlaid(load_configuration_file(second, {}))
+    assert both.features() == {"b": False}
+    assert both.spec.wasm is not None
+    assert both.spec.wasm.strict_sandbox
+
+
+def test_did_you_mean() -> None:
+    """A name close to a known one is found whatever its case; others are not."""
+    assert did_you_mean("REDISHOST", ["redisHost", "port"]) == "redisHost"
+    assert did_you_mean("zzz", ["redisHost", "port"]) is None
