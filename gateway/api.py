@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from aiohttp import web
 
 from gateway.config import GatewayConfig
-from gateway.routes.invocation import InvocationRoutes, clean_path
 from gateway.response import Answered
+from gateway.routes.invocation import InvocationRoutes, clean_path
 from gateway.routes.node import Node, NodeRoutes, Refusal, absent
 from gateway.routes.pubsub import PubSubRoutes
 from gateway.routes.state import StateRoutes
@@ -140,6 +140,5 @@ def _allowed(blocks: Mapping[tuple[str, str], Find], api: APISpec | None) -> Map
     return {
         key: find
         for key, find in blocks.items()
-        if key[1] in ALWAYS
-        or (not listed(key, api.denied) and (not api.allowed or listed(key, api.allowed)))
+        if key[1] in ALWAYS or (not listed(key, api.denied) and (not api.allowed or listed(key, api.allowed)))
     }

@@ -209,13 +209,7 @@ class Gateway:
         application = self._application
         if application is None or "subscribe" in self.config.init_endpoints_off or not self._runtime.pubsub.components:
             return ()
-        while True:
-            try:
-                status, body = await application.get("/dapr/subscribe", [("dapr-app-id", self.app_id)])
-                break
-            except (AppFailedError, AppUnreachableError) as error:
-                logger.warning("cannot read the application's subscriptions: %s", error)
-                await asyncio.sleep(SUBSCRIBE_RETRY)
+        status, body = await _answered(application, self.app_id)
         if status != 200:
             if status != 404:
                 logger.warning("the application answered %d to GET /dapr/subscribe", status)
@@ -224,6 +218,15 @@ class Gateway:
         for warning in warnings:
             logger.warning("GET /dapr/subscribe: %s", warning)
         return subscriptions
+
+
+async def _answered(application: HTTPApplication, app_id: str) -> tuple[int, bytes]:
+    while True:
+        try:
+            return await application.get("/dapr/subscribe", [("dapr-app-id", app_id)])
+        except (AppFailedError, AppUnreachableError) as error:
+            logger.warning("cannot read the application's subscriptions: %s", error)
+            await asyncio.sleep(SUBSCRIBE_RETRY)
 
 
 def _described(subscription: Subscription) -> dict[str, object]:
@@ -251,7 +254,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPAp
         settings = NodeSettings(config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace))
         return settings, {}
     # Reading YAML takes pydantic, which a gateway without files does without.
-    from mesh.loader import load_configuration_file, load_resources  # noqa: PLC0415
+    from mesh.loader import load_configuration_file, load_resources
 
     resources = load_resources(config.resource_paths, namespace=given_namespace)
     for warning in resources.warnings:
@@ -288,9 +291,9 @@ async def run(config: GatewayConfig) -> int:
             await gateway.stopping.wait()
     except ConfigError as error:
         for problem in error.problems:
-            logger.error("%s", problem)
+            logger.error("%s", problem)  # noqa: TRY400 - the problem says it all
         return 1
     except MeshError as error:
-        logger.error("%s", error)
+        logger.error("%s", error)  # noqa: TRY400 - the message is for people
         return 1
     return 1 if gateway.forced else 0

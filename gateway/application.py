@@ -24,7 +24,8 @@ PROBE_FIRST_WAIT = 0.05
 PROBE_LONGEST_WAIT = 0.5
 PROBE_SECONDS = 1.0
 ANSWER_LIMIT_BYTES = 1024 * 1024
-IDLE_CONNECTION_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
+# Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
+IDLE_CONNECTION_SECONDS = 1.9
 SKIPPED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -33,7 +34,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientError, OSError) as error:
-        raise AppFailedError(f"the application broke off: {error or type(error).__name__}") from error
+        raise AppFailedError(f"the application broke off: {str(error) or type(error).__name__}") from error
 
 
 class _Response:
@@ -253,5 +254,3 @@ async def _read(response: _Response) -> bytes:
             return b""
         parts.append(part)
     return b"".join(parts)
-
-

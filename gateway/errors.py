@@ -110,7 +110,9 @@ def publish_failed(pubsub: str, topic: str, app_id: str, error: MeshError) -> AP
     context = {"appID": app_id, "topic": topic}
     resource = ("pubsub", pubsub)
     if isinstance(error, PermissionDeniedError):
-        return rich(403, "ERR_PUBSUB_FORBIDDEN", "DAPR_PUBSUB_FORBIDDEN", str(error), metadata=context, resource=resource)
+        return rich(
+            403, "ERR_PUBSUB_FORBIDDEN", "DAPR_PUBSUB_FORBIDDEN", str(error), metadata=context, resource=resource
+        )
     if isinstance(error, EventError):
         return rich(
             500,

@@ -148,6 +148,8 @@ def _removed_as_stale(path: Path, lock_path: Path) -> bool:
 
 def _write(path: Path, run: Run) -> None:
     draft = path.with_suffix(f".{os.getpid()}.new")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
+    with open(
+        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8"
+    ) as out:
         json.dump(asdict(run), out)
     draft.replace(path)

@@ -190,7 +190,7 @@ class HTTPServer:
         await runner.setup()
         try:
             if socket_path is not None:
-                socket_path.unlink(missing_ok=True)
+                socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
                 await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
             else:
                 for host in hosts:

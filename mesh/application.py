@@ -30,14 +30,14 @@ class AppFailedError(MeshError):
 class AppResponse(Protocol):
     """An application's answer while it is being read."""
 
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> Headers: ...
+    status: int
+    headers: Headers
+
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         """Read the whole body if it is complete and small by now; else None, and use ``parts``."""
 
-    def parts(self) -> AsyncIterator[bytes]: ...
+    def parts(self) -> AsyncIterator[bytes]:
+        """Iterate over the body as it arrives."""
 
 
 class Application(Protocol):

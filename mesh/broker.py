@@ -104,10 +104,17 @@ class Topology:
 class Settler(Protocol):
     """An adapter's way to settle one delivery."""
 
-    async def ack(self) -> None: ...
-    async def nack(self, delay: float) -> None: ...
-    async def reject(self) -> None: ...
-    async def extend(self) -> None: ...
+    async def ack(self) -> None:
+        """Done with."""
+
+    async def nack(self, delay: float) -> None:
+        """Again, after some seconds."""
+
+    async def reject(self) -> None:
+        """Never again."""
+
+    async def extend(self) -> None:
+        """Still working."""
 
 
 class Delivery:
@@ -248,9 +255,7 @@ class Broker(Protocol):
             PublishRejectedError: The broker said no.
         """
 
-    async def publish_many(
-        self, address: Address, messages: Sequence[Message]
-    ) -> list[BrokerError | None]:
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several, pipelined, in order; give an error or None for each."""
 
     def subscribe(

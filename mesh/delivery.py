@@ -100,6 +100,7 @@ def decide(
         return Step.ACK, 0.0
     if attempt.outcome is Outcome.DROP:
         return (Step.DEAD_LETTER if dead_letter else Step.ACK), 0.0
+    delay: float | None
     if retry is None:
         if dead_letter:
             return Step.DEAD_LETTER, 0.0

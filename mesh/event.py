@@ -41,7 +41,7 @@ CLOUDEVENTS_JSON = "application/cloudevents+json"
 SPECVERSION = "1.0"
 
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,}\Z")
-_UNSAFE_IN_HEADER = re.compile(r'[^!#$&-~]')
+_UNSAFE_IN_HEADER = re.compile(r"[^!#$&-~]")
 _CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})
 
 

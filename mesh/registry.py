@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
 from mesh.errors import ConfigError, MissingDependencyError
 
@@ -65,8 +66,7 @@ class Registry:
             raise MissingDependencyError(
                 f"{name} needs the package {missing}; install it with: pip install {package}"
             ) from error
-        assert isinstance(adapter, type)
-        return adapter
+        return cast("type", adapter)
 
     def not_installed(self, name: str) -> str:
         """Say that a type is not there, and what may have been meant."""

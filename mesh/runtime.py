@@ -161,7 +161,8 @@ class Runtime:
                 self.components.append(resolved)
             except (MeshError, TimeoutError) as error:
                 if component.ignore_errors:
-                    logger.warning("component %s is left out: %s", component.name, error or "its start took too long")
+                    reason = str(error) or "its start took too long"
+                    logger.warning("component %s is left out: %s", component.name, reason)
                 elif isinstance(error, ConfigError):
                     problems.extend(error.problems)
                 else:
@@ -296,7 +297,7 @@ class Runtime:
                 await stack.enter_async_context(self.pubsub.subscribe(subscription, routes, application))
                 logger.info("subscribed to %s/%s", subscription.pubsub, subscription.topic)
             except (MeshError, ValueError) as error:
-                logger.error("cannot subscribe to %s/%s: %s", subscription.pubsub, subscription.topic, error)
+                logger.warning("cannot subscribe to %s/%s: %s", subscription.pubsub, subscription.topic, error)
             yield
 
     def _effective(self, programmatic: Sequence[Subscription]) -> list[Subscription]:
@@ -306,7 +307,7 @@ class Runtime:
             if not in_scope(subscription.scopes, self.settings.app_id):
                 continue
             if subscription.pubsub not in self.pubsub.components:
-                logger.error("subscription to %s: no such pub/sub component", subscription.pubsub)
+                logger.warning("subscription to %s: no such pub/sub component", subscription.pubsub)
                 continue
             chosen.setdefault((subscription.pubsub, subscription.topic), subscription)
         return list(chosen.values())
@@ -355,5 +356,3 @@ async def _first(stop: Awaitable[object], *others: Awaitable[object]) -> bool:
 
 async def _await(what: Awaitable[object]) -> None:
     await what
-
-

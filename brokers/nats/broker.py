@@ -205,6 +205,7 @@ class NatsBroker:
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
         """Pull for a durable consumer (17 of them when ordered)."""
         lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
+        await self._check_order(address, options)
         permits = asyncio.Semaphore(options.max_in_flight) if options.ordered else None
         consumers = [self._consumer(address, lane, options, handler, permits) for lane in lanes]
         try:
@@ -221,6 +222,17 @@ class NatsBroker:
         finally:
             with suppress(BrokerUnavailableError):
                 await self._connection.flush()
+
+    async def _check_order(self, address: Address, options: SubscribeOptions) -> None:
+        """Refuse a group that exists with the other order: it would get everything stored a second time."""
+        lane = "*" if options.ordered else NO_LANE
+        name = _consumer_name(options.group, f"{address.space}.{lane}.{address.name}")
+        found = await self._connection.api(f"CONSUMER.INFO.{_stream(address.space)}.{name}")
+        if "error" not in found:
+            raise TopologyMismatchError(
+                f"group {options.group!r} of {address} exists with ordered={not options.ordered}, wanted "
+                f"{options.ordered}; delete its consumers of stream {_stream(address.space)} to change that"
+            )
 
     def _consumer(
         self,

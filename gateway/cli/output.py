@@ -9,11 +9,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from gateway.cli.terminal import colours_wanted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Console", "LineSplitter", "LogTarget", "Stream", "colours_wanted", "printable"]
+__all__ = ["Console", "LineSplitter", "LogTarget", "Stream", "printable"]
 
 MAX_LINE_BYTES = 64 * 1024
 TAIL_LINES = 20
@@ -21,13 +23,6 @@ TAIL_LINES = 20
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 # Colours of the application pass; whatever else would act on the terminal does not.
 _CONTROL = re.compile(r"(\x1b\[[0-9;]*m)|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-
-
-def colours_wanted(environ: Mapping[str, str], *, terminal: bool) -> bool:
-    """Tell whether to write colours. Source: no-color.org, force-color.org."""
-    if environ.get("NO_COLOR"):
-        return False
-    return bool(environ.get("FORCE_COLOR")) or (terminal and environ.get("TERM") != "dumb")
 
 
 def printable(line: bytes) -> str:

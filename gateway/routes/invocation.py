@@ -28,7 +28,9 @@ _FORBIDDEN = frozenset("#?\x00")
 class InvocationRoutes:
     """Calls to other applications."""
 
-    def __init__(self, block: Invocation, tracing: Tracing, *, app_id: str, namespace: str, timeout: float, strip_token: bool) -> None:
+    def __init__(
+        self, block: Invocation, tracing: Tracing, *, app_id: str, namespace: str, timeout: float, strip_token: bool
+    ) -> None:
         """Bind the block.
 
         Args:

@@ -19,15 +19,19 @@ MAX_LABELS = 100
 class Node(Protocol):
     """What the routes ask of the gateway."""
 
+    app_id: str
+    outbound_ready: bool
+
     @property
-    def app_id(self) -> str: ...
+    def not_ready(self) -> Sequence[str]:
+        """What is missing until everything works."""
+
     @property
-    def outbound_ready(self) -> bool: ...
-    @property
-    def not_ready(self) -> Sequence[str]: ...
-    @property
-    def metadata(self) -> dict[str, object]: ...
-    def shut_down(self, *, force: bool) -> None: ...
+    def metadata(self) -> dict[str, object]:
+        """What the node tells about itself."""
+
+    def shut_down(self, *, force: bool = False) -> None:
+        """Begin to stop."""
 
 
 class NodeRoutes:

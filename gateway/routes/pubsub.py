@@ -11,8 +11,8 @@ import orjson
 from aiohttp import web
 
 from gateway.errors import APIError, publish_failed, rich
-from gateway.routes.request import fields, metadata_of, read_body, text_map, unescape
 from gateway.response import Answered, Response, no_content
+from gateway.routes.request import fields, metadata_of, read_body, text_map, unescape
 from mesh.blocks.envelope import parse_bool
 from mesh.blocks.pubsub import BulkEntry, PubSub, PubSubComponent
 from mesh.errors import BrokerError, ConfigError, DeadlineExceededError, EventError, MeshError, PermissionDeniedError

@@ -97,5 +97,3 @@ def text_map(value: object, what: str) -> Mapping[str, str]:
     if not isinstance(value, dict) or not all(isinstance(member, str) for member in value.values()):
         raise errors.malformed(f"{what} must be an object of strings")
     return cast("Mapping[str, str]", value)
-
-

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway import errors
 from gateway.errors import APIError, malformed, rich, state_failed
+from gateway.response import Answered, Response, json_response, no_content
 from gateway.routes.request import (
     fields,
     metadata_of,
@@ -19,7 +20,6 @@ from gateway.routes.request import (
     text_map,
     unescape,
 )
-from gateway.response import Answered, Response, json_response, no_content
 from mesh.blocks.state import Concurrency, IllegalKeyError, Item, State, StateStoreComponent, Stored
 from mesh.errors import MeshError, StateError
 
@@ -56,7 +56,9 @@ class StateRoutes:
         except IllegalKeyError as error:
             raise _illegal(component, error) from None
         except MeshError as error:
-            raise state_failed("ERR_STATE_GET", f"fail to get {key} from state store {component.name}", error) from error
+            raise state_failed(
+                "ERR_STATE_GET", f"fail to get {key} from state store {component.name}", error
+            ) from error
         if stored is None:
             return no_content()
         told = [("Content-Type", "application/json"), ("ETag", stored.etag)]

@@ -117,7 +117,9 @@ def timestamp() -> str:
     return _now[1]
 
 
-def build_binary(options: PublishOptions, content_type: str | None, body: bytes, prefix: str) -> tuple[dict[str, str], bytes]:
+def build_binary(
+    options: PublishOptions, content_type: str | None, body: bytes, prefix: str
+) -> tuple[dict[str, str], bytes]:
     """Make the headers and body of an event that the gateway builds.
 
     JSON that does not parse goes as a JSON string, as Dapr sends it.

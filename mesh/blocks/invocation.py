@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -22,10 +22,10 @@ import orjson
 
 from mesh import address, telemetry
 from mesh.application import AppFailedError, Application, AppResponse, AppUnreachableError, Headers
+from mesh.broker import Message
 from mesh.directory import Directory
 from mesh.errors import DeadlineExceededError, InvocationError, MeshError, NoResponderError, StreamBrokenError
 from mesh.exchange import Exchange, Reply, Request
-from mesh.broker import Message
 from mesh.policies import BUILT_IN_RETRIES, Breaker, Policy
 from mesh.telemetry import Counters
 
@@ -53,8 +53,9 @@ HOP_BY_HOP = frozenset(
 )
 
 
-def forwardable(headers: Headers) -> list[tuple[str, str]]:
+def forwardable(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Leave out what concerns one connection only."""
+    headers = list(headers)
     dropped = HOP_BY_HOP
     for name, value in headers:
         if name.lower() == "connection":
@@ -361,4 +362,3 @@ class _Server:
         async for part in response.parts():
             await request.write(part)
         await request.end()
-

@@ -20,7 +20,7 @@ from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome, Settlement
 from mesh.durations import parse_duration
 from mesh.errors import BrokerError, EventError, ExpressionError, PermissionDeniedError
-from mesh.event import is_structured
+from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.policies import Policy
 from mesh.resources.subscription import Subscription
@@ -31,7 +31,9 @@ __all__ = ["BulkEntry", "PubSub", "PubSubComponent", "Route", "ttl_of"]
 
 DEFAULT_MAX_IN_FLIGHT = 64
 MAX_IN_FLIGHT = 10_000
+NO_POLICY = Policy()
 DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "mesh-dead-letter-topic")
+
 
 @dataclass(frozen=True, slots=True)
 class PubSubComponent:
@@ -58,8 +60,8 @@ class PubSubComponent:
     group: str
     namespace: str
     topic_prefix: str = ""
-    outbound: Policy = Policy()
-    inbound: Policy = Policy()
+    outbound: Policy = NO_POLICY
+    inbound: Policy = NO_POLICY
 
     def address(self, topic: str, *, pattern: bool = False) -> address.Address:
         """Address one of its topics."""
@@ -72,12 +74,14 @@ class PubSubComponent:
         wildcards = ["SUBSCRIBE_WILDCARDS"] if features.wildcard else []
         return [*wildcards, "BULK_PUBSUB"]
 
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a matching event is posted; the last of a subscription matches everything."""
 
     match: Match | None
     path: str
+
 
 @dataclass(frozen=True, slots=True)
 class BulkEntry:
@@ -88,12 +92,14 @@ class BulkEntry:
     body: bytes
     options: PublishOptions
 
+
 @lru_cache(maxsize=512)
 def _ttl_seconds(text: str) -> float:
     seconds = float(text) if text.isdigit() else parse_duration(text)
     if seconds <= 0:
         raise ValueError(f"ttlInSeconds must be positive, not {text!r}")
     return seconds
+
 
 def ttl_of(metadata: Mapping[str, str]) -> float | None:
     """Read ``ttlInSeconds`` (or ``ttl``): whole seconds, or a Go duration.
@@ -103,6 +109,7 @@ def ttl_of(metadata: Mapping[str, str]) -> float | None:
     """
     text = metadata.get("ttlInSeconds", metadata.get("ttl"))
     return None if text is None else _ttl_seconds(text)
+
 
 class PubSub:
     """The building block."""
@@ -218,9 +225,9 @@ class PubSub:
             label=f"{component.name}/{subscription.topic}",
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
-        async with consumer.batching(), settlement.extending():
-            async with component.broker.subscribe(where, settings.options, settlement):
-                yield
+        subscribed = component.broker.subscribe(where, settings.options, settlement)
+        async with consumer.batching(), settlement.extending(), subscribed:
+            yield
 
     def new_span(self, traceparent: str) -> str:
         """Give a delivery's span."""
@@ -229,6 +236,7 @@ class PubSub:
     def count(self, name: str, component: str, topic: str, *more: str) -> None:
         """Count something about a topic."""
         self._counters.add(name, component, topic, *more)
+
 
 def _message(
     component: PubSubComponent,
@@ -249,8 +257,9 @@ def _message(
     else:
         headers, body = envelope.build_binary(options, content_type, body, prefix)
         if key is not None:
-            headers[prefix + "partitionkey"] = envelope.encode_header_value(key)
+            headers[prefix + "partitionkey"] = encode_header_value(key)
     return Message(headers, body, key, identity)
+
 
 @dataclass(frozen=True, slots=True)
 class _SubscriptionSettings:
@@ -271,6 +280,7 @@ class _SubscriptionSettings:
             ordered=envelope.parse_bool(metadata.get("ordered", "false")),
         )
         return cls(options, envelope.parse_bool(metadata.get("rawpayload", "false")))
+
 
 class _Consumer:
     """Makes one subscription's calls to the application."""
@@ -381,12 +391,13 @@ class _Consumer:
         topic = self._subscription.dead_letter_topic
         assert topic is not None
         message = delivery.message
-        values = (envelope.encode_header_value(reason[:500]), str(attempts), delivery.address.text)
+        values = (encode_header_value(reason[:500]), str(attempts), delivery.address.text)
         headers = {**message.headers, **dict(zip(DEAD_LETTER_HEADERS, values, strict=True))}
         identity = f"dead-{message.id}-{self._component.group}" if message.id else secrets.token_hex(12)
         await self._component.broker.publish(
             self._component.address(topic), Message(headers, message.body, message.key, identity)
         )
+
 
 def judge(status: int, answer: bytes) -> Attempt:
     """Read an application's answer to a delivery."""
@@ -406,5 +417,6 @@ def judge(status: int, answer: bytes) -> Attempt:
     if status == 404:
         return Attempt(Outcome.DROP, "the application answered 404", status)
     return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+
 
 ApplicationFactory = Callable[[], Application]

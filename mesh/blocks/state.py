@@ -206,6 +206,4 @@ class State:
 
 
 def _prefixed(component: StateStoreComponent, items: Sequence[Item]) -> list[Item]:
-    return [
-        Item(component.key(item.key), item.value, item.etag, item.concurrency, item.ttl) for item in items
-    ]
+    return [Item(component.key(item.key), item.value, item.etag, item.concurrency, item.ttl) for item in items]

@@ -10,7 +10,9 @@ from dataclasses import asdict
 import pytest
 
 from mesh.broker import Broker, Delivery, SubscribeOptions
+from mesh.errors import BrokerUnavailableError
 from tests.support.contract import Inbox, Place, no_tasks_besides, text
+from tests.support.eventually import eventually
 from tests.support.processes import python
 
 LONG = 30.0  # An ack_wait that no test waits for: what comes again came by a release.
@@ -170,9 +172,10 @@ async def test_leaving_cancelled_at_any_step_loses_nothing(broker: Broker, other
         await asyncio.wait([leaving])
     last = Inbox(work)
     async with other.subscribe(place.topic(), options, last):
+
         def check() -> None:
             assert seen == set(range(200)), len(seen)
-        from tests.support.eventually import eventually
+
         await eventually(check, within=8)
 
 
@@ -201,8 +204,6 @@ async def test_what_a_killed_process_held_goes_to_another_member(
 async def test_leaving_the_broker_is_idempotent_and_ends_its_use(broker: Broker, place: Place) -> None:
     await place.leave(broker)
     await broker.__aexit__(None, None, None)
-    from mesh.errors import BrokerUnavailableError
-
     async with asyncio.timeout(5):
         with pytest.raises(BrokerUnavailableError):
             await broker.check()

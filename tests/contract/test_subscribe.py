@@ -179,7 +179,7 @@ async def test_delivery_without_a_sign_of_life_goes_to_another_member(
         await asyncio.Event().wait()
 
     hanging, working = Inbox(hang), Inbox()
-    options = SubscribeOptions("g", ack_wait=1.0)
+    options = SubscribeOptions("g", ack_wait=1.0, max_in_flight=1)  # So that it does not come back to the hanging one.
     subscription = broker.subscribe(place.topic(), options, hanging)
     await subscription.__aenter__()
     await broker.publish(place.topic(), text("x"))

@@ -1,0 +1,45 @@
+# Everything a person or a machine does with this project. `make demo` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BROKER ?= all
+PYTEST_ARGS ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check unit contract bench clean help
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## run hello-world on the embedded broker
+	@command -v node >/dev/null || { echo "error: the demo's second application needs Node.js 18 or later (apt-get install nodejs)"; exit 1; }
+	$(BIN)/mesh run -f examples/hello-world
+
+check: $(STAMP) ## lint, types, import rules, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/meta
+
+unit: $(STAMP) ## the fast tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
+
+contract: $(STAMP) ## the contract suite: make contract BROKER=nats
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
+
+test: check ## everything, with real servers
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/http tests/contract tests/faults tests/e2e
+
+bench: $(STAMP) ## measure, against the same work without brokermesh
+	$(BIN)/python -m bench
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

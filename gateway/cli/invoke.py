@@ -1,0 +1,129 @@
+"""``mesh invoke``, and how a command finds a gateway and gets its data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from brokers.embedded_server import mesh_home
+from gateway.cli.client import Response, opened, path_segment
+from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.terminal import complain, note
+from gateway.runs import Run, list_runs
+from mesh.durations import parse_duration
+from mesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["add_data_options", "failed", "gateway_of", "given_data", "parser", "run"]
+
+# What may stand in a path and query as it is, the percent sign of what is quoted already among them.
+_PATH_SAFE = "/?:@!$&'()*+,;=-._~%"
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser("mesh invoke", description="Call a method of an application and print its answer.")
+    made.add_argument("-a", "--app-id", required=True, metavar="APP-ID", help="the application")
+    made.add_argument("-m", "--method", required=True, metavar="PATH", help="the method: a path, perhaps a query")
+    add_data_options(made)
+    made.add_argument("-v", "--verb", default="POST", metavar="VERB", help="HTTP verb (POST)")
+    made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
+    made.add_argument("--timeout", type=_duration, metavar="TIME", help="longest wait, such as 30s (60s)", default=60.0)
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    body = given_data(found)
+    gateway = gateway_of(found.app_id, found.unix_domain_socket)
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    path = f"/v1.0/invoke/{path_segment(found.app_id)}/method/{quote(found.method.lstrip('/'), safe=_PATH_SAFE)}"
+    try:
+        with opened(gateway, found.verb.upper(), path, body, headers=headers, timeout=found.timeout) as response:
+            if not response.ok:
+                return failed(found.app_id, response)
+            return _print(response)
+    except TimeoutError:
+        complain(f"{found.app_id} gave no answer for {found.timeout:g} s; --timeout sets how long to wait")
+        return 1
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data`` and ``--data-file``."""
+    parser.add_argument("-d", "--data", metavar="TEXT", help="what is sent, JSON")
+    parser.add_argument("--payload", dest="data", help=argparse.SUPPRESS)
+    parser.add_argument("-f", "--data-file", metavar="FILE", help="a file that is sent; - reads it here")
+
+
+def given_data(found: argparse.Namespace) -> bytes | None:
+    """Give the bytes to send; None when there are none.
+
+    Raises:
+        UsageError: Text and file are both given.
+        ConfigError: The file can not be read.
+    """
+    if found.data is not None and found.data_file is not None:
+        raise UsageError("--data and --data-file exclude each other")
+    if found.data is not None:
+        return str(found.data).encode(errors="surrogateescape")
+    if found.data_file is None:
+        return None
+    if found.data_file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(found.data_file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{found.data_file}: {error.strerror}") from error
+
+
+def gateway_of(app_id: str, socket_folder: str | None = None, *, only_its_own: bool = False) -> Run:
+    """Find the gateway to ask: the application's own, or else any, for each reaches all.
+
+    Args:
+        app_id: The application.
+        socket_folder: Where its gateway's socket is; None = found in the registry.
+        only_its_own: Whether no other will do, since its identity matters.
+
+    Raises:
+        ConfigError: None runs.
+    """
+    if socket_folder is not None:
+        return Run(app_id, 0, socket=str(Path(socket_folder) / f"dapr-{app_id}-http.socket"))
+    runs = list_runs(mesh_home(os.environ))
+    own = [each for each in runs if each.app_id == app_id]
+    if not own and only_its_own:
+        raise ConfigError(f"{app_id} does not run; see: mesh list")
+    if not runs:
+        raise ConfigError("no gateway runs; start one with: mesh run --app-id NAME -- COMMAND")
+    return (own or runs)[-1]
+
+
+def failed(what: str, response: Response) -> int:
+    """Report an answer that is no success; the exit code is 1."""
+    text = response.read().decode(errors="replace").strip()
+    complain(f"{what}: {response.status} {response.reason}" + (f": {text}" if text else ""))
+    return 1
+
+
+def _print(response: Response) -> int:
+    out = sys.stdout.buffer
+    last = b""
+    for chunk in response.chunks():
+        out.write(chunk)
+        out.flush()
+        last = chunk
+    if last and not last.endswith(b"\n") and sys.stdout.isatty():
+        note("")
+    return 0
+
+
+def _duration(text: str) -> float:
+    # A bare number is seconds here, as in the options of the run command.
+    return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)

@@ -1,0 +1,93 @@
+"""``mesh list``."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from brokers.embedded_server import mesh_home
+from gateway.cli.parsing import Parser
+from gateway.cli.terminal import add_output_option, note, show_records
+from gateway.runs import Run, list_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["age", "parser", "record", "run"]
+
+_HEADING = {
+    "appId": "APP ID",
+    "httpPort": "HTTP PORT",
+    "appPort": "APP PORT",
+    "command": "COMMAND",
+    "age": "AGE",
+    "created": "CREATED",
+    "daprdPid": "GATEWAY PID",
+    "cliPid": "CLI PID",
+    "appPid": "APP PID",
+    "runTemplatePath": "RUN TEMPLATE",
+    "appLogPath": "APP LOG",
+    "daprdLogPath": "GATEWAY LOG",
+}
+_SHORTENED = ("command",)
+_SHORT = 40
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser("mesh list", description="List the applications and gateways that run.")
+    add_output_option(made)
+    made.add_argument("-A", "--all-namespaces", action="store_true", help="all of this user, as without it")
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    output = parser().parse(words).output
+    records = [record(each) for each in list_runs(mesh_home(os.environ))]
+    if output == "table":
+        if not records:
+            note("nothing runs; start an application with: mesh run --app-id NAME -- COMMAND")
+            return 0
+        records = [{**each, **{key: _short(str(each[key])) for key in _SHORTENED}} for each in records]
+    # Columns that are empty everywhere only take the width of others.
+    shown = {key: title for key, title in _HEADING.items() if any(each[key] not in ("", 0) for each in records)}
+    show_records(records, output, shown)
+    return 0
+
+
+def record(each: Run) -> dict[str, str | int | bool]:
+    """Give what ``dapr list -o json`` gives, under its names."""
+    labels = each.labels
+    return {
+        "appId": each.app_id,
+        "httpPort": each.http_port,
+        "grpcPort": 0,
+        "appPort": each.app_port or 0,
+        "metricsEnabled": False,
+        "command": labels.get("appCommand", ""),
+        "age": age(time.time() - each.created),
+        "created": time.strftime("%Y-%m-%d %H:%M.%S", time.localtime(each.created)),
+        "daprdPid": each.pid,
+        "cliPid": each.cli_pid or 0,
+        "appPid": each.app_pid or 0,
+        "maxRequestBodySize": each.max_body_bytes,
+        "httpReadBufferSize": each.max_header_bytes,
+        "runTemplatePath": labels.get("runTemplatePath", ""),
+        "appLogPath": labels.get("appLogPath", ""),
+        "daprdLogPath": labels.get("daprdLogPath", ""),
+        "runTemplateName": labels.get("runTemplateName", ""),
+    }
+
+
+def age(seconds: float) -> str:
+    """Give a span in its largest unit: ``5m``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(max(seconds, 0))}s"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"

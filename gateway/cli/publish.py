@@ -1,0 +1,95 @@
+"""``mesh publish``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+from brokers.embedded_server import mesh_home
+from gateway.cli.client import opened, path_segment
+from gateway.cli.invoke import add_data_options, failed, gateway_of, given_data
+from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.terminal import complain, note
+from gateway.runs import Run, list_runs
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+__all__ = ["content_type", "parser", "run"]
+
+_CLOUD_EVENT = frozenset({"id", "source", "specversion", "type", "data"})
+_TIMEOUT = 30.0
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser("mesh publish", description="Publish an event as an application that runs.")
+    made.add_argument(
+        "-i",
+        "--publish-app-id",
+        metavar="APP-ID",
+        help="the application that publishes; not needed when only one runs",
+    )
+    made.add_argument("-p", "--pubsub", required=True, metavar="NAME", help="the pub/sub component")
+    made.add_argument("-t", "--topic", required=True, metavar="TOPIC", help="the topic")
+    add_data_options(made)
+    made.add_argument("-m", "--metadata", metavar="JSON", help='metadata, such as {"ttlInSeconds": "10"}')
+    made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    body = given_data(found)
+    metadata = _metadata(found.metadata)
+    gateway = _gateway(found)
+    # A topic may have slashes, which are part of the path.
+    path = f"/v1.0/publish/{path_segment(found.pubsub)}/{quote(found.topic, safe='/')}"
+    query = urlencode({f"metadata.{key}": value for key, value in metadata.items()})
+    headers = {"Content-Type": content_type(body)} if body is not None else {}
+    try:
+        with opened(
+            gateway, "POST", f"{path}?{query}" if query else path, body or b"", headers=headers, timeout=_TIMEOUT
+        ) as response:
+            if not response.ok:
+                return failed(f"{found.pubsub}/{found.topic}", response)
+    except TimeoutError:
+        complain(f"no answer for {_TIMEOUT:g} s; whether the event was published is not known")
+        return 1
+    note(f"published to {found.topic} of {found.pubsub}")
+    return 0
+
+
+def content_type(body: bytes) -> str:
+    """Say what data is: a CloudEvent when it has all of its members."""
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return "application/json"
+    is_event = isinstance(data, dict) and data.keys() >= _CLOUD_EVENT
+    return "application/cloudevents+json" if is_event else "application/json"
+
+
+def _metadata(text: str | None) -> dict[str, str]:
+    if not text:
+        return {}
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--metadata is no JSON: {error}") from error
+    if not isinstance(data, dict) or any(isinstance(value, dict | list) for value in data.values()):
+        raise UsageError('--metadata must be a JSON object of texts, such as {"ttlInSeconds": "10"}')
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in data.items()}
+
+
+def _gateway(found: argparse.Namespace) -> Run:
+    if found.publish_app_id is not None:
+        return gateway_of(found.publish_app_id, found.unix_domain_socket, only_its_own=True)
+    app_ids = sorted({each.app_id for each in list_runs(mesh_home(os.environ))})
+    if len(app_ids) > 1:
+        raise UsageError(f"say who publishes with --publish-app-id: one of {', '.join(app_ids)}")
+    return gateway_of(app_ids[0] if app_ids else "")

@@ -1,0 +1,121 @@
+"""``mesh run``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gateway.cli.configure import gateway_config
+from gateway.cli.guard import start_guard
+from gateway.cli.launch import launch
+from gateway.cli.one_app import GATEWAY_MARGIN, AppSpec, Surroundings
+from gateway.cli.options import GatewayOptions
+from gateway.cli.output import Console
+from gateway.cli.parsing import (
+    Parser,
+    UsageError,
+    add_gateway_flags,
+    gateway_options,
+    ignored_warnings,
+    split_command,
+)
+from gateway.cli.terminal import note
+from mesh.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["parser", "plan", "run"]
+
+_OWN = {"--run-file": "text", "-f": "text", "--kubernetes": "switch", "-k": "switch", "-h": "switch"}
+
+_EPILOG = """\
+examples:
+  mesh run --app-id nodeapp --app-port 3000 --dapr-http-port 3500 -- node app.js
+  mesh run --app-id pythonapp python app.py
+  mesh run -f dapr.yaml
+
+Everything after '--' is the command. Without '--' the command begins at the first word that is no option and
+goes to the end; only options that no other program has (--app-..., --dapr-..., --resources-path) may follow it."""
+
+_ADJECTIVES = "amber brave calm clever eager gentle happy jolly keen lively lucky merry nimble proud quick quiet".split()
+_NOUNS = "badger beaver falcon finch gecko heron ibex lynx marten otter panda puffin raven robin stoat wren".split()
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser(
+        "mesh run",
+        usage="mesh run [options] [--] COMMAND [ARGUMENT...]\n       mesh run -f FILE|FOLDER|-",
+        description="Run an application with its gateway beside it, or all applications of a template.",
+        epilog=_EPILOG,
+    )
+    made.add_argument("-f", "--run-file", metavar="FILE", help="template with several applications; - reads it here")
+    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    add_gateway_flags(made)
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    specs = plan(words, os.environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Before the event loop: a process with threads can not be forked safely.
+    guard = start_guard(max(spec.config.drain for spec in specs) + GATEWAY_MARGIN)
+
+    async def all_of_it() -> int:
+        return await launch(specs, Surroundings(Console.of_process(), guard, os.environ))
+
+    return asyncio.run(all_of_it())
+
+
+def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
+    """Read and check everything before anything is started.
+
+    Raises:
+        UsageError: The command line is wrong.
+        ConfigError: A value, or the template, is wrong.
+    """
+    own, command = split_command(words, _OWN)
+    found = parser().parse(own)
+    if found.kubernetes:
+        raise UsageError("Kubernetes is not supported; run the gateway as a container beside the application", "mesh run")
+    if found.run_file is not None:
+        return _template(found.run_file, environ, [*command, *(word for word in own if word.startswith("--app-"))])
+    for warning in ignored_warnings(found):
+        note(f"warning: {warning}")
+    options = gateway_options(found)
+    if options.app_id is None:
+        options = replace(options, app_id=_random_name())
+    if not command and options.app_port is None:
+        raise UsageError("there is no command to run, and no --app-port of an application that runs already", "mesh run")
+    return [_single(options, command, environ)]
+
+
+def _single(options: GatewayOptions, command: Sequence[str], environ: Mapping[str, str]) -> AppSpec:
+    config = gateway_config(options, environ, default_http_port=0)
+    for path in (*config.resource_paths, *config.configuration_files):
+        if not path.exists():
+            raise ConfigError(Problem("there is no such file or folder", file=str(path)))
+    # An application in a process group of its own must not read the terminal; a pipe is another thing.
+    return AppSpec(options, config, tuple(command), stdin=not sys.stdin.isatty())
+
+
+def _template(text: str, environ: Mapping[str, str], surplus: Sequence[str]) -> list[AppSpec]:
+    # Imported here: the models are not needed for one application.
+    from gateway.cli.template import load_template, read_template, template_path
+
+    if surplus:
+        raise UsageError(f"'{surplus[0]}' has no place beside -f: the template says it for each application", "mesh run")
+    path = template_path(text)
+    (document,) = read_template(path)
+    return load_template(document, path, environ)
+
+
+def _random_name() -> str:
+    return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}"  # noqa: S311 - a name, not a secret

@@ -1,0 +1,96 @@
+"""``mesh stop``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from brokers.embedded_server import mesh_home
+from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.terminal import complain, show
+from gateway.runs import Run, find_run, list_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["parser", "run"]
+
+_POLL = 0.05
+# A gateway drains for 5 s by default, its application has 5 s after it.
+_WITHIN = 30.0
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser("mesh stop", description="Stop applications and their gateways; what is in flight is finished.")
+    made.add_argument("app_ids", nargs="*", metavar="APP-ID", help="an application")
+    made.add_argument("-a", "--app-id", action="append", default=[], metavar="APP-ID", help="an application")
+    made.add_argument("-f", "--run-file", metavar="FILE", help="all applications of this template")
+    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    wanted: list[str] = [*found.app_ids, *found.app_id]
+    if not wanted and found.run_file is None:
+        raise UsageError("name an application: mesh stop APP-ID, or a template: mesh stop -f FILE", "mesh stop")
+    home = mesh_home(os.environ)
+    runs = list_runs(home)
+    failed = False
+    for app_id in wanted:
+        chosen = [each for each in runs if each.app_id == app_id]
+        failed |= not _stopped(home, app_id, chosen, runs)
+    if found.run_file is not None:
+        path = _template(found.run_file)
+        failed |= not _stopped(home, path, [each for each in runs if each.labels.get("runTemplatePath") == path], runs)
+    return int(failed)
+
+
+def _template(text: str) -> str:
+    from gateway.cli.template import template_path
+
+    path = template_path(text)
+    if path is None:
+        raise UsageError("a template from standard input has no name; stop its applications by their ids", "mesh stop")
+    return str(path.absolute())
+
+
+def _stopped(home: Path, name: str, chosen: Sequence[Run], all_runs: Sequence[Run]) -> bool:
+    if not chosen:
+        complain(f"{name} does not run; see: mesh list")
+        return False
+    for pid in sorted(_processes(chosen, all_runs)):
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            complain(f"{name}: the process {pid} belongs to another user")
+            return False
+    deadline = time.monotonic() + _WITHIN
+    rest = [each.pid for each in chosen]
+    while rest and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        rest = [pid for pid in rest if find_run(home, pid) is not None]
+    if rest:
+        pids = ", ".join(map(str, rest))
+        complain(f"{name} still runs after {_WITHIN:.0f} s (gateway {pids}); to kill it: kill -9 {pids}")
+        return False
+    show(f"{name} stopped")
+    return True
+
+
+def _processes(chosen: Sequence[Run], all_runs: Sequence[Run]) -> set[int]:
+    """Choose whom to tell: ``mesh run`` if all it runs is to stop, else the gateway, whose end it sees."""
+    shares = Counter(each.cli_pid for each in all_runs)
+    asked = Counter(each.cli_pid for each in chosen)
+    return {
+        each.cli_pid if each.cli_pid is not None and asked[each.cli_pid] == shares[each.cli_pid] else each.pid
+        for each in chosen
+    }

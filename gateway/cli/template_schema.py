@@ -1,0 +1,140 @@
+"""The file model of the multi-app template, ``dapr.yaml``.
+
+Source: reference/dapr-surface.md 3.7; dapr CLI ``pkg/runfileconfig``.
+"""
+
+# No `from __future__ import annotations`: pydantic reads these annotations at run time.
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict
+
+from gateway.cli.configure import app_id_problem, app_protocol
+from mesh.durations import parse_size
+from mesh.resources.documents import FileModel
+from mesh.resources.fields import AnyText, Count, Name, Parsed, ScalarText, described
+from mesh.resources.shapes import wire_name
+
+__all__ = ["App", "Common", "Destination", "Shared", "Template"]
+
+_SPECIAL = {
+    "app_id": "appID",
+    "app_ssl": "appSSL",
+    "dapr_grpc_port": "daprGRPCPort",
+    "dapr_http_port": "daprHTTPPort",
+    "dapr_internal_grpc_port": "daprInternalGRPCPort",
+}
+_LARGEST_PORT = 65535
+
+
+def _name(field: str) -> str:
+    return _SPECIAL.get(field) or wire_name(field)
+
+
+def _port(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= _LARGEST_PORT:
+        raise ValueError(f"expected a port from 1 to {_LARGEST_PORT}, got {described(value)}")
+    return value
+
+
+def _size(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected a size such as '4Mi', got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+    parse_size(value)
+    return str(value)
+
+
+def _app_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+    if problem := app_id_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+def _protocol(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected http or https, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+    app_protocol(value)
+    return value
+
+
+def _above_zero(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"expected a whole number above 0, got {described(value)}")
+    return value
+
+
+Port = Annotated[int, Parsed(_port)]
+Size = Annotated[str, Parsed(_size)]
+AppId = Annotated[str, Parsed(_app_id)]
+Protocol = Annotated[str, Parsed(_protocol)]
+AboveZero = Annotated[int, Parsed(_above_zero)]
+Destination = Literal["file", "console", "fileAndConsole"]
+Level = Literal["debug", "info", "warn", "warning", "error", "fatal", "panic"]
+
+
+class Shared(FileModel):
+    """What stands in ``common`` and at each application; the application's value wins.
+
+    The fields of a template repeat each other by its format, so that one model extends the other.
+    """
+
+    model_config = ConfigDict(alias_generator=_name)
+
+    config_file_path: Name | None = None
+    resources_path: Name | None = None
+    resources_paths: tuple[Name, ...] = ()
+    app_protocol: Protocol | None = None
+    api_listen_addresses: str | None = None
+    app_max_concurrency: int | None = None
+    app_ssl: bool | None = None
+    log_level: Level | None = None
+    enable_api_logging: bool | None = None
+    enable_profiling: bool | None = None
+    placement_host_address: str | None = None
+    scheduler_host_address: str | None = None
+    max_body_size: Size | None = None
+    read_buffer_size: Size | None = None
+    enable_app_health_check: bool | None = None
+    app_health_check_path: str | None = None
+    app_health_probe_interval: AboveZero | None = None
+    app_health_probe_timeout: AboveZero | None = None
+    app_health_threshold: AboveZero | None = None
+    runtime_path: str | None = None
+    env: Mapping[str, AnyText] = {}
+    daprd_log_destination: Destination | None = None
+    app_log_destination: Destination | None = None
+
+
+class Common(Shared):
+    """``common``."""
+
+
+class App(Shared):
+    """One application."""
+
+    app_dir_path: Name
+    app_id: AppId | None = None
+    app_port: Port | None = None
+    dapr_http_port: Port | None = None
+    dapr_grpc_port: Port | None = None
+    dapr_internal_grpc_port: Port | None = None
+    profile_port: Port | None = None
+    metrics_port: Port | None = None
+    app_channel_address: str | None = None
+    unix_domain_socket: str | None = None
+    command: tuple[ScalarText, ...] = ()
+    container_image: str | None = None
+    container_image_pull_policy: Literal["Always", "Never", "IfNotPresent"] | None = None
+    create_service: bool | None = None
+
+
+class Template(FileModel):
+    """The whole file."""
+
+    version: Count
+    apps: tuple[App, ...]
+    name: str | None = None
+    common: Common = Common()

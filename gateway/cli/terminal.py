@@ -1,0 +1,70 @@
+"""Writing for people and for scripts: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Format", "add_output_option", "colours_wanted", "complain", "note", "show", "show_records", "table"]
+
+Format = Literal["table", "json", "yaml"]
+
+
+def colours_wanted(environ: Mapping[str, str], *, terminal: bool) -> bool:
+    """Tell whether to write colours. Source: no-color.org, force-color.org."""
+    if environ.get("NO_COLOR"):
+        return False
+    return bool(environ.get("FORCE_COLOR")) or (terminal and environ.get("TERM") != "dumb")
+
+
+def show(text: str) -> None:
+    """Write a line of the result."""
+    sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """Write a line beside the result."""
+    sys.stderr.write(f"{text}\n")
+
+
+def complain(text: str) -> None:
+    """Write what went wrong, and what to do next."""
+    label = "\x1b[31merror:\x1b[0m" if colours_wanted(os.environ, terminal=sys.stderr.isatty()) else "error:"
+    sys.stderr.write(f"{label} {text}\n")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Align columns; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``-o/--output``."""
+    parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
+
+
+def show_records(records: Sequence[Mapping[str, object]], output: Format, heading: Mapping[str, str]) -> None:
+    """Write records as a table, JSON or YAML.
+
+    Args:
+        records: What to write.
+        output: As JSON and YAML, all of it.
+        heading: Columns of the table by the key that they show.
+    """
+    if output == "json":
+        show(json.dumps(list(records), indent=2))
+    elif output == "yaml":
+        import yaml
+
+        show(yaml.safe_dump(list(records), sort_keys=False).rstrip())
+    else:
+        rows = [["" if record.get(key) is None else str(record[key]) for key in heading] for record in records]
+        show(table([list(heading.values()), *rows]))

@@ -1,0 +1,76 @@
+"""``mesh uninstall``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from brokers.embedded_server import mesh_home, read_status
+from gateway.cli.parsing import Parser
+from gateway.cli.terminal import complain, note, show
+from gateway.runs import list_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["parser", "run"]
+
+# What brokermesh makes there; nothing else is touched, whatever MESH_HOME names.
+_OURS = ("backbone", "run")
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser("mesh uninstall", description="Remove stored data: state, events and logs of the embedded backbone.")
+    made.add_argument("--all", action="store_true", help="remove the data; without it nothing is removed")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    for name in ("--dev", "-k"):
+        made.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    for names in ("--timeout", "--network", "-n --namespace", "--container-runtime"):
+        made.add_argument(*names.split(), help=argparse.SUPPRESS)
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    home = mesh_home(os.environ)
+    if not found.all:
+        show(
+            f"Nothing was removed. The data in {home}: mesh uninstall --all.\n"
+            "The program: pip uninstall brokermesh"
+        )
+        return 0
+    runs = list_runs(home)
+    if runs:
+        names = " ".join(sorted({each.app_id for each in runs}))
+        complain(f"applications are running; stop them first: mesh stop {names}")
+        return 1
+    if read_status(home) is not None:
+        complain("the backbone is still running; it stops soon after its last gateway")
+        return 1
+    ours = [home / name for name in _OURS if (home / name).exists()]
+    if not ours:
+        show(f"There is no data in {home}.")
+        return 0
+    if not found.yes and not _confirmed(f"Remove all state and events in {home}?"):
+        note("nothing was removed")
+        return 1
+    for directory in ours:
+        shutil.rmtree(directory)
+    if not any(home.iterdir()):
+        home.rmdir()
+    show(f"Removed the data in {home}.")
+    return 0
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        complain("there is nobody to ask; --yes removes without asking")
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

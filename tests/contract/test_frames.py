@@ -1,0 +1,229 @@
+"""Frames: between live nodes, at once, at most once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+
+from mesh.broker import Broker, Frame, Message
+from mesh.errors import MessageTooLargeError
+from tests.support.contract import Place, no_tasks_besides, text
+from tests.support.eventually import eventually
+
+
+class Sink:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def __call__(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [frame.message.body for frame in self.frames if frame.message is not None]
+
+    async def holds(self, count: int) -> None:
+        def check() -> None:
+            assert len(self.frames) >= count
+
+        await eventually(check)
+
+
+async def test_frame_to_a_served_address_carries_what_was_given(broker: Broker, other: Broker, place: Place) -> None:
+    served, answers = Sink(), Sink()
+    broker.on_frame(answers)
+    headers = {"Mixed-Case": "a: b", "empty": "", "Status": "503", "x": "y"}
+    async with other.serve(place.app(), "g", served):
+        await broker.send(place.app(), Message(headers, bytes(range(256))), f"{broker.inbox}.t1")
+        await broker.send(place.app(), Message({}, b""))
+        await served.holds(2)
+        first, second = served.frames
+        assert first.message is not None
+        assert (dict(first.message.headers), first.message.body) == (headers, bytes(range(256)))
+        assert first.reply_to == f"{broker.inbox}.t1"
+        assert second.message is not None
+        assert (dict(second.message.headers), second.message.body, second.reply_to) == ({}, b"", "")
+        await other.send(first.reply_to, Message(headers, b""), f"{other.inbox}.t2")
+        await answers.holds(1)
+    [answer] = answers.frames
+    assert answer.message is not None
+    assert (answer.token, answer.reply_to) == ("t1", f"{other.inbox}.t2")
+    assert (dict(answer.message.headers), answer.message.body) == (headers, b"")
+
+
+async def test_nobody_serving_is_told_at_once(broker: Broker, place: Place) -> None:
+    answers = Sink()
+    broker.on_frame(answers)
+    began = time.monotonic()
+    await broker.send(place.app(), text("x"), f"{broker.inbox}.t1")
+    await answers.holds(1)
+    assert time.monotonic() - began < 0.5
+    assert answers.frames == [Frame(None, "t1", "")]
+
+
+async def test_nobody_serving_any_more_is_told_at_once(broker: Broker, other: Broker, place: Place) -> None:
+    answers = Sink()
+    broker.on_frame(answers)
+    async with other.serve(place.app(), "g", Sink()):
+        pass
+    await broker.send(place.app(), text("x"), f"{broker.inbox}.t1")
+    await answers.holds(1)
+    assert answers.frames[0].message is None
+
+
+async def test_members_of_a_group_compete_and_groups_do_not(broker: Broker, other: Broker, place: Place) -> None:
+    one, two, another = Sink(), Sink(), Sink()
+    async with (
+        broker.serve(place.app(), "g", one),
+        other.serve(place.app(), "g", two),
+        other.serve(place.app(), "h", another),
+    ):
+        for number in range(200):
+            await broker.send(place.app(), text(number))
+
+        def check() -> None:
+            assert len(one.frames) + len(two.frames) == 200
+            assert len(another.frames) == 200
+
+        await eventually(check)
+    assert sorted(map(int, one.bodies + two.bodies)) == list(range(200))
+    assert one.frames
+    assert two.frames
+
+
+async def test_frames_between_two_nodes_keep_their_order(broker: Broker, other: Broker, place: Place) -> None:
+    inbox = Sink()
+    other.on_frame(inbox)
+    for number in range(2000):
+        await broker.send(f"{other.inbox}.t", text(number))
+    await inbox.holds(2000)
+    assert [int(body) for body in inbox.bodies] == list(range(2000))
+
+
+async def test_addresses_are_apart(broker: Broker, other: Broker, place: Place) -> None:
+    one, two = Sink(), Sink()
+    async with broker.serve(place.app("a"), "g", one), broker.serve(place.app("a.b"), "g", two):
+        await other.send(place.app("a"), text("one"))
+        await other.send(place.app("a.b"), text("two"))
+        await one.holds(1)
+        await two.holds(1)
+    assert (one.bodies, two.bodies) == ([b"one"], [b"two"])
+
+
+async def test_largest_frame_passes_and_a_larger_one_is_refused(broker: Broker, other: Broker, place: Place) -> None:
+    sink = Sink()
+    limit = other.features.max_message_bytes
+    async with broker.serve(place.app(), "g", sink):
+        await other.send(place.app(), Message({}, bytes(limit)), f"{other.inbox}.t")
+        with pytest.raises(MessageTooLargeError):
+            await other.send(place.app(), Message({}, bytes(limit + 1)), f"{other.inbox}.t")
+        await other.send(place.app(), text("x"))
+        await sink.holds(2)
+    assert [len(body) for body in sink.bodies] == [limit, 1]
+
+
+async def test_leaving_serve_drops_nothing_that_was_routed_here(broker: Broker, other: Broker, place: Place) -> None:
+    sink, answers = Sink(), Sink()
+    other.on_frame(answers)
+    sending = True
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while sending:
+            await other.send(place.app(), text(sent), f"{other.inbox}.t")
+            sent += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        async with broker.serve(place.app(), "g", sink):
+            tasks.create_task(send())
+            await sink.holds(100)
+        heard = len(sink.frames)
+        sending = False
+
+    def check() -> None:
+        assert heard + len(answers.frames) == sent
+
+    await eventually(check)
+    assert len(sink.frames) == heard
+
+
+async def test_rolling_hand_over_loses_no_frame(broker: Broker, other: Broker, place: Place) -> None:
+    sender = await place.connect()
+    sink, answers = Sink(), Sink()
+    sender.on_frame(answers)
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while True:
+            await sender.send(place.app(), text(sent), f"{sender.inbox}.t")
+            sent += 1
+            await asyncio.sleep(0.0001)
+
+    serving = AsyncExitStack()
+    await serving.enter_async_context(broker.serve(place.app(), "g", sink))
+    sending = asyncio.ensure_future(send())
+    for turn in range(20):
+        following = AsyncExitStack()
+        await following.enter_async_context((other, broker)[turn % 2].serve(place.app(), "g", sink))
+        await serving.aclose()
+        serving = following
+    sending.cancel()
+    await asyncio.wait([sending])
+    await sink.holds(sent - 1)
+    await serving.aclose()
+    assert answers.frames == []
+    assert len(set(sink.bodies)) == len(sink.bodies) >= sent
+
+
+async def test_broadcast_reaches_every_listener_and_no_other(broker: Broker, other: Broker, place: Place) -> None:
+    here, there, late = Sink(), Sink(), Sink()
+    async with broker.listen(place.nodes(), here), other.listen(place.nodes(), there):
+        for number in range(50):
+            await broker.broadcast(place.nodes(), Message({"n": str(number)}, b"x"))
+        await here.holds(50)
+        await there.holds(50)
+    for sink in (here, there):
+        assert [frame.message.headers["n"] for frame in sink.frames if frame.message] == [str(n) for n in range(50)]
+    async with broker.listen(place.nodes(), late):
+        await broker.broadcast(place.nodes(), text("late"))
+        await late.holds(1)
+    assert (len(here.frames), len(there.frames), len(late.frames)) == (50, 50, 1)
+    await broker.broadcast(place.nodes(), text("to nobody"))
+
+
+async def test_cancelled_serve_and_listen_leave_nothing_behind(broker: Broker, other: Broker, place: Place) -> None:
+    before = asyncio.all_tasks()
+    sink = Sink()
+
+    async def serve() -> None:
+        async with broker.serve(place.app(), "g", sink), broker.listen(place.nodes(), sink):
+            await asyncio.Event().wait()
+
+    for turns in [*range(12), 20, 50]:
+        serving = asyncio.ensure_future(serve())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert serving.cancelled()
+    await no_tasks_besides(before)
+    answers = Sink()
+    other.on_frame(answers)
+    await other.send(place.app(), text("x"), f"{other.inbox}.t")
+    await answers.holds(1)
+    assert answers.frames[0].message is None
+    await broker.check()
+
+
+async def test_error_in_the_body_of_serve_comes_out_as_it_is(broker: Broker, place: Place) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        async with broker.serve(place.app(), "g", Sink()), broker.listen(place.nodes(), Sink()):
+            raise ValueError("mine")
