@@ -6,13 +6,11 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Self
+from urllib.parse import urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
+from gateway.client import ClientResponse, ConnectError, HTTPClient, ResponseError
 from gateway.config import HealthCheck
 from mesh.application import AppFailedError, AppUnreachableError, Headers
 
@@ -24,16 +22,14 @@ PROBE_FIRST_WAIT = 0.05
 PROBE_LONGEST_WAIT = 0.5
 PROBE_SECONDS = 1.0
 ANSWER_LIMIT_BYTES = 1024 * 1024
-# Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
-IDLE_CONNECTION_SECONDS = 1.9
-SKIPPED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_UNLIMITED = nullcontext()
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
     try:
         yield
-    except (aiohttp.ClientError, OSError) as error:
+    except ResponseError as error:
         raise AppFailedError(f"the application broke off: {str(error) or type(error).__name__}") from error
 
 
@@ -42,29 +38,20 @@ class _Response:
 
     __slots__ = ("_response", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: ClientResponse) -> None:
         self._response = response
         self.status = response.status
-        self.headers: Headers = [
-            (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-            for name, value in response.raw_headers
-        ]
+        self.headers: Headers = response.headers
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         """Read the whole body if its length is known and small, or if it is all here already."""
-        length = self._response.content_length
-        content = self._response.content
         with _errors():
-            if length is not None and length <= limit_bytes:
-                return await content.read()
-            if content.is_eof() and content.total_bytes <= limit_bytes:
-                return await content.read()
-        return None
+            return await self._response.read_up_to(limit_bytes)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
         with _errors():
-            async for part in self._response.content.iter_any():
+            async for part in self._response.parts():
                 yield part
 
 
@@ -79,7 +66,7 @@ class HTTPApplication:
         max_concurrency: int | None = None,
         health: HealthCheck | None = None,
         headers: Headers = (),
-        tls: ssl.SSLContext | bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare; entering opens the connection pool and begins to watch.
 
@@ -89,16 +76,19 @@ class HTTPApplication:
             max_concurrency: Most calls at once; None for no limit.
             health: Watch it; None takes an open port for healthy.
             headers: Sent with every call, replacing the caller's of the same name.
-            tls: Context for ``https``; False does not verify.
+            tls: Context for ``https``.
         """
+        parts = urlsplit(base_url.rstrip("/"))
+        secure = parts.scheme == "https"
         self._base = base_url.rstrip("/")
-        self._origin = URL(self._base)
+        self._host = parts.hostname or "127.0.0.1"
+        self._port = parts.port or (443 if secure else 80)
+        self._path = parts.path
+        self._client = HTTPClient(self._host, self._port, tls if secure else None)
         self._fixed: list[tuple[str, str]] = [*headers, *([("dapr-api-token", token)] if token is not None else [])]
         self._fixed_names = {name.lower() for name, _ in self._fixed}
         self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
         self._health = health
-        self._tls = tls
-        self._session: aiohttp.ClientSession
         self._tasks = asyncio.TaskGroup()
         self._watching: asyncio.Task[None] | None = None
         self._reachable = asyncio.Event()
@@ -107,20 +97,7 @@ class HTTPApplication:
 
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
-        connector = aiohttp.TCPConnector(
-            limit=0, limit_per_host=0, ssl=self._tls, keepalive_timeout=IDLE_CONNECTION_SECONDS, use_dns_cache=True
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=SKIPPED_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=None),
-            raise_for_status=False,
-            read_bufsize=256 * 1024,
-            max_line_size=64 * 1024,
-            max_field_size=64 * 1024,
-        )
+        await self._client.__aenter__()
         await self._tasks.__aenter__()
         return self
 
@@ -129,7 +106,7 @@ class HTTPApplication:
         if self._watching is not None:
             self._watching.cancel()
         await self._tasks.__aexit__(None, None, None)
-        await self._session.close()
+        await self._client.__aexit__(None, None, None)
 
     def watch(self) -> None:
         """Begin to find out whether it is there."""
@@ -181,55 +158,44 @@ class HTTPApplication:
     async def _probe_port(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                _, writer = await asyncio.open_connection(self._origin.host, self._origin.port)
+                _, writer = await asyncio.open_connection(self._host, self._port)
             writer.close()
         except (OSError, TimeoutError):
             return False
         return True
 
     async def _probe_health(self, health: HealthCheck) -> bool:
-        url = URL(self._base + health.path, encoded=True)
         try:
-            async with asyncio.timeout(health.timeout), self._session.get(url, allow_redirects=False) as response:
+            async with asyncio.timeout(health.timeout), self._client.call("GET", health.path, (), b"") as response:
                 return 200 <= response.status < 300
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (ConnectError, ResponseError, TimeoutError):
             return False
 
-    def _headers(self, headers: Headers) -> CIMultiDict[str]:
+    def _headers(self, headers: Headers) -> Headers:
         if not self._fixed:
-            return CIMultiDict(headers)
-        given = [(name, value) for name, value in headers if name.lower() not in self._fixed_names]
-        return CIMultiDict([*given, *self._fixed])
+            return headers
+        return [*((name, value) for name, value in headers if name.lower() not in self._fixed_names), *self._fixed]
 
     @asynccontextmanager
     async def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[_Response]:
         """Call with any method; see ``mesh.application.Application``."""
-        if self._permits is not None:
-            async with self._permits, self._calling(method, target, headers, body) as response:
-                yield _Response(response)
-        else:
-            async with self._calling(method, target, headers, body) as response:
-                yield _Response(response)
-
-    @asynccontextmanager
-    async def _calling(
-        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = URL(self._base + target, encoded=True)
-        with _errors():
+        async with self._permits or _UNLIMITED:
+            calling = self._client.call(method, self._path + target, self._headers(headers), body)
             try:
-                response = await self._session.request(
-                    method, url, headers=self._headers(headers), data=body or None, allow_redirects=False
-                )
-            except aiohttp.ClientConnectorError as error:
+                response = await calling.__aenter__()
+            except ConnectError as error:
                 self._note(reachable=False)
                 raise AppUnreachableError(f"the application at {self._base} does not accept connections") from error
-        try:
-            yield response
-        finally:
-            response.release()
+            except ResponseError as error:
+                raise AppFailedError(f"the application broke off: {error}") from error
+            try:
+                yield _Response(response)
+            except BaseException as error:
+                await calling.__aexit__(type(error), error, error.__traceback__)
+                raise
+            await calling.__aexit__(None, None, None)
 
     async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
         """Post a small body; an answer's body beyond 1 MiB is not read."""

@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -28,6 +28,9 @@ RECONNECT_WAIT = 0.1
 STARTING_WAIT = 0.1
 LEAVE_WAIT = 1.0
 CLOSE_WAIT = 5.0
+FLUSH_WAIT = 10.0
+# The server answers a PING while it may still deliver what another connection sent before the UNSUB.
+DRAIN_FLUSHES = 2
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 JSON = dict[str, object]
 
@@ -49,11 +52,20 @@ class _Client(Client):
         if not force_flush and self._flush_queue is not None and not self._flush_queue.full():
             await super()._flush_pending()
             return
-        task = asyncio.current_task()
-        before = task.cancelling() if task is not None else 0
-        await super()._flush_pending(force_flush)
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError
+        with _heeding_cancellation():
+            await super()._flush_pending(force_flush)
+
+    async def flush(self, timeout: float = FLUSH_WAIT) -> None:  # noqa: ASYNC109 - the client's own signature
+        """Wait for the server to have had everything; ``wait_for``, in the client's own, loses cancellations."""
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._send_ping(pong)
+                await pong
+        except TimeoutError:
+            raise nats.errors.FlushTimeoutError from None
 
     async def _attempt_reconnect(self) -> None:
         """Drop a dead socket at once: closing it in order waits for a peer that does not read any more."""
@@ -71,8 +83,9 @@ class _Client(Client):
     async def drain_subscription(self, subscription: Subscription) -> None:
         """Unsubscribe, and return when the callback has had all that the server sent before."""
         await self._send_unsubscribe(subscription._id)
-        if self.is_connected:
-            await self.flush()
+        for _ in range(DRAIN_FLUSHES):
+            if self.is_connected:
+                await self.flush()
         await subscription._pending_queue.join()
 
     def forget_subscription(self, subscription: Subscription) -> None:
@@ -90,6 +103,16 @@ class _Client(Client):
             if colon:
                 headers[name] = value.strip()
         return headers
+
+
+@contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """Raise a cancellation that arrived within and was swallowed there."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +178,8 @@ class Connection:
         }
         try:
             async with asyncio.timeout(connect_wait):
-                await self.client.connect(self._servers, **options)  # type: ignore[arg-type]  # options are ours
+                with _heeding_cancellation():
+                    await self.client.connect(self._servers, **options)  # type: ignore[arg-type]  # options are ours
         except TimeoutError:
             await self.close()
             reason = f": {self._last_error}" if self._last_error else ""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["GatewayUnreachableError", "Response", "opened", "path_segment", "request"]
 
 _CHUNK_BYTES = 64 * 1024
+# An address to listen on everywhere is none to connect to.
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - what others listen on
 
 
 class GatewayUnreachableError(MeshError):
@@ -49,7 +51,7 @@ def _translated(run: Run) -> Iterator[None]:
         raise
     except (OSError, http.client.HTTPException) as error:
         where = run.socket or f"{run.host}:{run.http_port}"
-        message = f"the gateway of {run.app_id} at {where} does not answer: {error or type(error).__name__}"
+        message = f"the gateway of {run.app_id} at {where} does not answer: {str(error) or type(error).__name__}"
         raise GatewayUnreachableError(message) from error
 
 
@@ -108,7 +110,7 @@ def opened(
     """
     # Without a proxy, whatever the environment says: it is on this machine.
     connection = (
-        http.client.HTTPConnection(run.host, run.http_port, timeout=timeout)
+        http.client.HTTPConnection(_ANY.get(run.host, run.host), run.http_port, timeout=timeout)
         if run.socket is None
         else _SocketConnection(run.socket, timeout)
     )

@@ -167,8 +167,7 @@ def _health(options: GatewayOptions, check: _Checker) -> HealthCheck | None:
         return None
     interval = check.positive("--app-health-probe-interval", options.app_health_probe_interval, _HEALTH.interval)
     timeout = (
-        check.positive("--app-health-probe-timeout", options.app_health_probe_timeout, _HEALTH.timeout * 1000)
-        / 1000
+        check.positive("--app-health-probe-timeout", options.app_health_probe_timeout, _HEALTH.timeout * 1000) / 1000
     )
     if timeout >= interval:
         check.complain("--app-health-probe-timeout", "must be shorter than --app-health-probe-interval")

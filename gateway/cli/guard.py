@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 if TYPE_CHECKING:
@@ -37,8 +39,22 @@ def signal_group(pid: int, number: int) -> bool:
 
 
 def group_alive(pid: int) -> bool:
-    """Tell whether a process group has a member, be it a zombie."""
-    return signal_group(pid, 0)
+    """Tell whether a process group has a member that is more than a zombie, which init may leave for seconds."""
+    if not signal_group(pid, 0):
+        return False
+    if sys.platform != "linux":
+        return True
+    return any(_is_member(Path(entry.path), pid) for entry in os.scandir("/proc") if entry.name.isdecimal())
+
+
+def _is_member(process: Path, group: int) -> bool:
+    try:
+        stat = (process / "stat").read_bytes()
+    except OSError:
+        return False
+    # The second field is a name in parentheses, which may itself hold any of these. (proc(5))
+    state, _, its_group, *_ = stat.rpartition(b")")[2].split()
+    return int(its_group) == group and state not in (b"Z", b"X")
 
 
 class Guard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -108,8 +109,17 @@ def gateway_of(app_id: str, socket_folder: str | None = None, *, only_its_own: b
 def failed(what: str, response: Response) -> int:
     """Report an answer that is no success; the exit code is 1."""
     text = response.read().decode(errors="replace").strip()
-    complain(f"{what}: {response.status} {response.reason}" + (f": {text}" if text else ""))
+    complain(f"{what}: {response.status} {response.reason}" + (f": {_error_text(text)}" if text else ""))
     return 1
+
+
+def _error_text(text: str) -> str:
+    """Give the message of an error of the API; the answer of an application stays as it is."""
+    try:
+        error = json.loads(text)
+        return f"{error['message']} ({error['errorCode']})"
+    except (ValueError, KeyError, TypeError):
+        return text
 
 
 def _print(response: Response) -> int:

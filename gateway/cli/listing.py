@@ -90,4 +90,5 @@ def age(seconds: float) -> str:
 
 
 def _short(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"

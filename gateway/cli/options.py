@@ -9,7 +9,7 @@ Source: dapr CLI ``run`` and daprd flags.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ class Flag:
 def _option(default: T, kind: Kind, names: str, help: str = "", *, section: str = "", metavar: str = "") -> T:
     flag = Flag(tuple(names.split()), kind, help, section, metavar)
     # A dataclass field stands for the value that it will hold.
-    return cast("T", field(default=default, metadata={"flag": flag}))
+    return field(default=default, metadata={"flag": flag})
 
 
 _IDENTITY, _PORTS, _APP = "options", "where the gateway listens", "the application"
@@ -55,7 +55,9 @@ _LIMITS, _LOGS = "limits", "logs"
 class GatewayOptions:
     """What was given for one gateway; None where nothing was. `gateway.cli.configure` gives it meaning."""
 
-    app_id: str | None = _option(None, "text", "--app-id -a", "name of the application", section=_IDENTITY)
+    app_id: str | None = _option(
+        None, "text", "--app-id -a", "name of the application", section=_IDENTITY, metavar="NAME"
+    )
     resources_path: tuple[str, ...] = _option(
         (),
         "list",

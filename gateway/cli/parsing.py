@@ -83,7 +83,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 def add_gateway_flags(parser: argparse.ArgumentParser) -> None:
     """Add every option of a gateway, and those of daprd that have no effect."""
-    sections: dict[str, argparse._ArgumentGroup] = {"options": parser._optionals}  # noqa: SLF001 - no public way
+    sections: dict[str, argparse._ArgumentGroup] = {"options": parser._optionals}
     for flag in FLAGS:
         if flag.section not in sections:
             sections[flag.section] = parser.add_argument_group(flag.section)
@@ -120,7 +120,8 @@ def gateway_options(found: argparse.Namespace) -> GatewayOptions:
     """Take the options of a gateway from what was parsed."""
     given = vars(found)
     values = {flag.to_field: given[flag.to_field] for flag in FLAGS if flag.to_field in given}
-    return GatewayOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return GatewayOptions(**plain)  # type: ignore[arg-type]  # argparse made them by the flags of these fields.
 
 
 def ignored_warnings(found: argparse.Namespace) -> list[str]:

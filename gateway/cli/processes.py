@@ -76,7 +76,7 @@ class Child:
                 if signal_group(self.pid, signal.SIGTERM) and not hurry.is_set():
                     await first_of(self.ended, hurry)
                 # Those it started may take longer than itself, and nobody tells when they end.
-                while group_alive(self.pid) and not hurry.is_set():
+                while group_alive(self.pid) and not hurry.is_set():  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(_POLL)
         signal_group(self.pid, signal.SIGKILL)
         await self.ended.wait()
@@ -85,9 +85,7 @@ class Child:
         """Read its output until the end."""
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
-        )
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
         try:
             while chunk := await reader.read(_CHUNK_BYTES):
                 stream.feed(chunk)
@@ -121,7 +119,7 @@ async def started(start: Start, stream: Stream, guard: Guard) -> AsyncIterator[C
     """
     stream.open()
     try:
-        process = subprocess.Popen(  # noqa: ASYNC220 - a fork, which is what asyncio does as well
+        process = subprocess.Popen(  # noqa: ASYNC220, S603 - asyncio forks as well; running it is what we are for
             start.command,
             env=start.environment,
             cwd=start.directory,

@@ -42,8 +42,42 @@ examples:
 Everything after '--' is the command. Without '--' the command begins at the first word that is no option and
 goes to the end; only options that no other program has (--app-..., --dapr-..., --resources-path) may follow it."""
 
-_ADJECTIVES = "amber brave calm clever eager gentle happy jolly keen lively lucky merry nimble proud quick quiet".split()
-_NOUNS = "badger beaver falcon finch gecko heron ibex lynx marten otter panda puffin raven robin stoat wren".split()
+_ADJECTIVES = [
+    "amber",
+    "brave",
+    "calm",
+    "clever",
+    "eager",
+    "gentle",
+    "happy",
+    "jolly",
+    "keen",
+    "lively",
+    "lucky",
+    "merry",
+    "nimble",
+    "proud",
+    "quick",
+    "quiet",
+]
+_NOUNS = [
+    "badger",
+    "beaver",
+    "falcon",
+    "finch",
+    "gecko",
+    "heron",
+    "ibex",
+    "lynx",
+    "marten",
+    "otter",
+    "panda",
+    "puffin",
+    "raven",
+    "robin",
+    "stoat",
+    "wren",
+]
 
 
 def parser() -> Parser:
@@ -84,7 +118,9 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
     own, command = split_command(words, _OWN)
     found = parser().parse(own)
     if found.kubernetes:
-        raise UsageError("Kubernetes is not supported; run the gateway as a container beside the application", "mesh run")
+        raise UsageError(
+            "Kubernetes is not supported; run the gateway as a container beside the application", "mesh run"
+        )
     if found.run_file is not None:
         return _template(found.run_file, environ, [*command, *(word for word in own if word.startswith("--app-"))])
     for warning in ignored_warnings(found):
@@ -93,7 +129,9 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
     if options.app_id is None:
         options = replace(options, app_id=_random_name())
     if not command and options.app_port is None:
-        raise UsageError("there is no command to run, and no --app-port of an application that runs already", "mesh run")
+        raise UsageError(
+            "there is no command to run, and no --app-port of an application that runs already", "mesh run"
+        )
     return [_single(options, command, environ)]
 
 
@@ -111,7 +149,9 @@ def _template(text: str, environ: Mapping[str, str], surplus: Sequence[str]) -> 
     from gateway.cli.template import load_template, read_template, template_path
 
     if surplus:
-        raise UsageError(f"'{surplus[0]}' has no place beside -f: the template says it for each application", "mesh run")
+        raise UsageError(
+            f"'{surplus[0]}' has no place beside -f: the template says it for each application", "mesh run"
+        )
     path = template_path(text)
     (document,) = read_template(path)
     return load_template(document, path, environ)

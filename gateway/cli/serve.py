@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import sys
 from typing import TYPE_CHECKING, cast
 
 from gateway.cli.configure import gateway_config
 from gateway.cli.parsing import Parser, UsageError, add_gateway_flags, gateway_options, ignored_warnings
+from gateway.cli.terminal import complain, note, show
 from mesh.errors import ConfigError, MeshError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parse_gateway(words: Sequence[str], environ: Mapping[str, str]) -> tuple[Gat
     if found.version or found.build_info:
         from gateway.cli.version import version
 
-        print(version())
+        show(version())
         raise SystemExit(0)
     return gateway_config(gateway_options(found), environ), ignored_warnings(found)
 
@@ -47,18 +47,23 @@ def main(words: Sequence[str]) -> int:
     """Run a gateway until it is told to stop; give the exit code."""
     try:
         config, warnings = parse_gateway(words, os.environ)
+    except SystemExit:
+        # argparse leaves so after the help.
+        return 0
     except UsageError as error:
-        print(f"error: {error}\n  see: mesh gateway --help", file=sys.stderr)
+        complain(str(error))
+        note("  see: mesh gateway --help")
         return 2
     except ConfigError as error:
-        print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        for problem in error.problems:
+            complain(str(problem))
         return 2
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        note(f"warning: {warning}")
     try:
         return _run(config)
     except MeshError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -93,7 +93,7 @@ def _bytes_below(directory: Path) -> int:
     for folder, _, files in os.walk(directory):
         for name in files:
             try:
-                total += os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - as os.walk gives them
+                total += os.stat(os.path.join(folder, name)).st_size
             except OSError:
                 # The server removes files while we look.
                 continue

@@ -39,10 +39,7 @@ def run(words: Sequence[str]) -> int:
     found = parser().parse(words)
     home = mesh_home(os.environ)
     if not found.all:
-        show(
-            f"Nothing was removed. The data in {home}: mesh uninstall --all.\n"
-            "The program: pip uninstall brokermesh"
-        )
+        show(f"Nothing was removed. The data in {home}: mesh uninstall --all.\nThe program: pip uninstall brokermesh")
         return 0
     runs = list_runs(home)
     if runs:

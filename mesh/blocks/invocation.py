@@ -49,6 +49,8 @@ HOP_BY_HOP = frozenset(
         "dapr-app-id",
         "destination-app-id",
         "content-length",
+        "expect",
+        "host",
     }
 )
 

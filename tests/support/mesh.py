@@ -1,0 +1,321 @@
+"""Gateways and applications as real processes: started, ended in every way, and started again in place."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+import psutil
+
+from brokers.embedded_server import read_status
+from tests.support.eventually import eventually
+from tests.support.processes import ROOT
+
+__all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "port", "running_below"]
+
+READY_WITHIN = 30.0
+END_WITHIN = 30.0
+SHOWN_LOG_BYTES = 6000
+# Below the ephemeral ports: a client that retries there would in time connect to itself, and keep the port.
+PORTS = range(10_000, 20_000)
+_numbers = itertools.count()
+
+
+def port() -> int:
+    """Give a TCP port of this host that nobody uses, and that no outgoing connection takes."""
+    while True:
+        number = random.choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+        return number
+
+
+class ManagedProcess:
+    """A process that is started and ended by a test, any number of times; its output goes to one file.
+
+    Attributes:
+        port: Where it listens on 127.0.0.1, the same after a restart.
+        url: The same as a URL.
+        log: What it wrote, of all its lives; shown when the test fails inside of ``async with``.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], directory: Path) -> None:
+        self.name = name
+        self.port = 0
+        self.log = directory / f"{name}-{next(_numbers)}.log"
+        self._command = list(command)
+        self._environ = dict(environ)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.returncode is not None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.kill()
+            self.show_log()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        try:
+            if kind is None:
+                await self.terminate()
+            else:
+                self.show_log()
+        finally:
+            await self.kill()
+
+    def show_log(self) -> None:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        print(f"---- {self.name} ({self.log}) ----\n{text[-SHOWN_LOG_BYTES:]}")
+
+    async def start(self, *, ready: bool = True) -> None:
+        """Start it; with ``ready``, return when it is."""
+        assert self.ended, f"{self.name} runs already"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                cwd=ROOT,
+                env={**os.environ, **self._environ},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A signal to the test's own group, as by Ctrl-C, is for the test to pass on.
+                start_new_session=True,
+            )
+        if ready:
+            await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """Wait until it answers."""
+        raise NotImplementedError
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def wait(self, within: float = END_WITHIN) -> int:
+        """Wait for its end; give the exit code, negative for a signal."""
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(within):
+                return await self._process.wait()
+        except TimeoutError:
+            raise AssertionError(f"{self.name} still runs after {within:g} s") from None
+
+    async def kill(self) -> None:
+        """End it as ``kill -9`` does."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            await self._process.wait()
+
+    async def terminate(self) -> int:
+        """Ask it to end, and wait for that; give the exit code."""
+        if self._process is None:
+            return 0
+        self.signal(signal.SIGTERM)
+        return await self.wait()
+
+
+class AppProcess(ManagedProcess):
+    """An application of ``tests/support/apps``; what it records is read from a file, so it outlives the process.
+
+    Each record is a line ``<kind> <id> <pid>``, written before the application answers.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str = "recorder",
+        *,
+        subscriptions: Sequence[Mapping[str, object]] = (),
+        gateway_port: int | None = None,
+        app_port: int | None = None,
+        records: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        ready_path: str = "/ready",
+    ) -> None:
+        """Prepare; entering starts it.
+
+        Args:
+            directory: For its log and its records.
+            name: Of the module, or with ``.js`` of the script for Node.
+            subscriptions: What it answers to ``GET /dapr/subscribe``.
+            gateway_port: Of the gateway beside it, for those that call out.
+            app_port: Where it listens; None picks a free one.
+            records: Where it records; several may share a file.
+            environ: Further environment.
+            ready_path: Asked until it answers 2xx.
+        """
+        number = app_port or port()
+        self.records = records or directory / f"records-{next(_numbers)}.txt"
+        script = ROOT / "tests" / "support" / "apps" / name
+        command = ["node", str(script)] if name.endswith(".js") else [sys.executable, str(script.with_suffix(".py"))]
+        environment = {
+            "APP_PORT": str(number),
+            "APP_RECORDS": str(self.records),
+            "APP_SUBSCRIPTIONS": json.dumps(list(subscriptions)),
+            **({} if gateway_port is None else {"DAPR_HTTP_PORT": str(gateway_port)}),
+            **(environ or {}),
+        }
+        super().__init__(f"app-{name}", command, environment, directory)
+        self.port = number
+        self._ready_path = ready_path
+
+    async def until_ready(self) -> None:
+        await _until_answers(self, self._ready_path)
+
+    def recorded(self, kind: str = "event") -> list[str]:
+        """Give the ids of one kind, in the order in which they were recorded, repeated ones included."""
+        return [each for each, _ in self.recorded_by(kind)]
+
+    def recorded_by(self, kind: str = "event") -> list[tuple[str, int]]:
+        """Give ids and the processes that recorded them."""
+        if not self.records.exists():
+            return []
+        lines = (line.split(" ") for line in self.records.read_text().splitlines())
+        return [(line[1], int(line[2])) for line in lines if line[0] == kind]
+
+    async def release(self) -> None:
+        """Let everything that it holds go on."""
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/release") as response:
+            assert response.status == 200
+
+
+class GatewayProcess(ManagedProcess):
+    """``python -m gateway``."""
+
+    def __init__(
+        self,
+        app_id: str,
+        home: Path,
+        *,
+        app: AppProcess | int | None = None,
+        http_port: int | None = None,
+        backbone: str | None = None,
+        arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare; entering starts it and waits until ``healthz`` says that it is ready.
+
+        Args:
+            app_id: The application's name.
+            home: ``MESH_HOME``; its log is written there as well.
+            app: The application or its port; it must be there for the gateway to be ready.
+            http_port: Of the API; None picks a free one.
+            backbone: ``MESH_BACKBONE``; None is the embedded server.
+            arguments: Further flags.
+            environ: Further environment.
+        """
+        number = http_port or port()
+        command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(number), *arguments]
+        if app is not None:
+            command += ["--app-port", str(app if isinstance(app, int) else app.port)]
+        environment = {
+            "MESH_HOME": str(home),
+            **({} if backbone is None else {"MESH_BACKBONE": backbone}),
+            **(environ or {}),
+        }
+        super().__init__(f"gateway-{app_id}", command, environment, home)
+        self.app_id = app_id
+        self.port = number
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/v1.0"
+
+    async def until_ready(self) -> None:
+        await _until_answers(self, "/v1.0/healthz")
+
+    async def until_outbound_ready(self) -> None:
+        await _until_answers(self, "/v1.0/healthz/outbound")
+
+    async def until_draining(self) -> None:
+        """Wait until it says that it is about to end."""
+        async with aiohttp.ClientSession() as session:
+
+            async def check() -> None:
+                async with session.get(f"{self.api}/healthz") as response:
+                    assert response.status == 500
+                    assert "shutting-down" in await response.text()
+
+            await eventually(check, 10.0)
+
+
+async def _until_answers(process: ManagedProcess, path: str) -> None:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
+
+        async def check() -> None:
+            if process.ended:
+                raise RuntimeError(f"{process.name} ended with {await process.wait()}")
+            try:
+                async with session.get(process.url + path) as response:
+                    assert 200 <= response.status < 300, f"{process.name}: {response.status} {await response.text()}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise AssertionError(f"{process.name} does not answer: {error!r}") from None
+
+        try:
+            await eventually(check, READY_WITHIN)
+        except BaseException:
+            process.show_log()
+            raise
+
+
+async def kill_embedded_server(home: Path) -> None:
+    """Kill the nats-server of a MESH_HOME with SIGKILL, and return when its supervisor has started another."""
+    before = await asyncio.to_thread(read_status, home)
+    assert before is not None
+    os.kill(before.pid, signal.SIGKILL)
+
+    async def is_another() -> None:
+        now = await asyncio.to_thread(read_status, home)
+        assert now is not None
+        assert now.pid != before.pid
+
+    await eventually(is_another, 15.0)
+
+
+def running_below(home: Path) -> list[str]:
+    """Give the command lines of all processes that name a MESH_HOME, in arguments or environment."""
+    mine = str(home.resolve())
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                continue
+            command = process.cmdline()
+            if any(mine in part for part in command) or process.environ().get("MESH_HOME") == mine:
+                found.append(f"{process.pid}: {' '.join(command)[:200]}")
+        except (psutil.Error, OSError):
+            continue
+    return found
