@@ -43,6 +43,7 @@ from mesh.errors import (
     TopologyMismatchError,
 )
 from mesh.key_value import MemoryKeyValue
+from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["MemoryBroker", "MemoryHub"]
@@ -150,6 +151,16 @@ class MemoryBroker:
         self.inbox = f"inbox{next(self._hub.numbers)}"
         self._sink: Sink | None = None
         self._open = False
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Build for the backbone ``memory:``, a mesh of one node."""
+        return cls()
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Build for ``pubsub.in-memory``, which has no settings; every gateway has its own."""
+        return cls()
 
     async def __aenter__(self) -> Self:
         """Open it."""

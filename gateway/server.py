@@ -179,7 +179,7 @@ class HTTPServer:
 
         server = _Server(
             self._handler,  # type: ignore[arg-type]  # our responses are what the protocol asks of one
-            request_factory=make_request,  # type: ignore[arg-type]
+            request_factory=make_request,
             handler_cancellation=True,
             keepalive_timeout=IDLE_SECONDS,
             access_log=None,

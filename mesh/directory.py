@@ -51,7 +51,12 @@ class Directory:
         self._announce_now = asyncio.Event()
 
     def host(self, app_id: str, *, ready: bool) -> None:
-        """Say that this node has an application, and whether it takes calls now."""
+        """Say that this node has an application, and whether it takes calls now.
+
+        One that is just starting counts as seen, so that calls wait for it.
+        """
+        if ready or app_id not in self._ready:
+            self._seen[app_id] = self._clock()
         self._ready[app_id] = ready
         self._announce_now.set()
 

@@ -9,6 +9,7 @@
     ├── MissingDependencyError        a component needs a library that is not installed
     ├── FeatureNotSupportedError      the broker or store declares that it cannot do this
     ├── PermissionDeniedError         a scope or policy refuses it
+    ├── CircuitOpenError              a circuit breaker refuses the call for now
     ├── BrokerError
     │   ├── BrokerUnavailableError    no connection, or it broke
     │   ├── PublishRejectedError      the broker answered no
@@ -38,6 +39,7 @@ from typing import ClassVar
 __all__ = [
     "BrokerError",
     "BrokerUnavailableError",
+    "CircuitOpenError",
     "ConfigError",
     "ConflictError",
     "DeadlineExceededError",
@@ -139,6 +141,12 @@ class PermissionDeniedError(MeshError):
     code = "PERMISSION_DENIED"
 
 
+class CircuitOpenError(MeshError):
+    """A circuit breaker refuses the call for now; nothing was called."""
+
+    code = "CIRCUIT_OPEN"
+
+
 class BrokerError(MeshError):
     """The broker could not do what it was asked."""
 
@@ -211,18 +219,21 @@ class StateError(MeshError):
     """A state store could not do what it was asked."""
 
     code = "STATE_ERROR"
+    retryable = True
 
 
 class ConflictError(StateError):
     """The etag does not match the stored one, or first-write lost."""
 
     code = "STATE_CONFLICT"
+    retryable = False
 
 
 class InvalidEtagError(StateError):
     """The given etag can not be one of this store's."""
 
     code = "STATE_ETAG_INVALID"
+    retryable = False
 
 
 class HandlerError(MeshError):

@@ -12,9 +12,12 @@ from typing import cast
 
 from mesh.errors import ConfigError, MissingDependencyError
 
-__all__ = ["Registry"]
+__all__ = ["BACKBONE_TYPES", "PUBSUB_ON_BACKBONE", "STATE_ON_BACKBONE", "Registry"]
 
 GROUP = "mesh.components"
+PUBSUB_ON_BACKBONE = "pubsub.mesh"
+STATE_ON_BACKBONE = "state.mesh"
+BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE})  # They live in the backbone itself.
 EXTRAS = {"aiokafka": "kafka", "aio_pika": "rabbitmq", "faststream": "faststream"}
 
 
@@ -33,8 +36,8 @@ class Registry:
         return self._entries
 
     def types(self) -> list[str]:
-        """List the component types that are installed."""
-        return sorted(name for name in self._all() if not name.startswith("backbone."))
+        """List the component types that can be used."""
+        return sorted(BACKBONE_TYPES | {name for name in self._all() if not name.startswith("backbone.")})
 
     def find(self, name: str) -> EntryPoint | None:
         """Find the provider of a type without loading it.

@@ -26,7 +26,8 @@ from mesh.directory import Directory
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, Problem
 from mesh.exchange import Exchange
 from mesh.expressions import compile_match
-from mesh.registry import Registry
+from mesh.guard import Guard
+from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, TemplateTokens
 from mesh.resources.configuration import Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
@@ -38,11 +39,8 @@ __all__ = ["BACKBONE_TYPES", "NodeSettings", "Runtime", "default_components"]
 
 logger = logging.getLogger(__name__)
 
-PUBSUB_ON_BACKBONE = "pubsub.mesh"
-STATE_ON_BACKBONE = "state.mesh"
-BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE})
 DEFAULT_SAMPLING_RATIO = 0.0001
-SUBSCRIBE_RETRY = 5.0
+SESSION_RETRY = 1.0
 
 
 def default_components() -> tuple[Component, ...]:
@@ -204,7 +202,7 @@ class Runtime:
             group=component.setting("consumerID") or settings.app_id,
             namespace=settings.namespace,
             topic_prefix=settings.namespace if namespaced else "",
-            outbound=self.policies.for_component(component.name, "pubsub", "outbound"),
+            guard=Guard.of(self.policies.for_component(component.name, "pubsub", "outbound")),
             inbound=self.policies.for_component(component.name, "pubsub", "inbound"),
         )
 
@@ -218,7 +216,8 @@ class Runtime:
         else:
             store = self._registry.load(component.type)(component)
         prefix = key_prefix(component, settings.app_id, settings.namespace if settings.namespace_given else None)
-        return StateStoreComponent(component.name, component.type, component.version, store, prefix)
+        guard = Guard.of(self.policies.for_component(component.name, "statestore", "outbound"))
+        return StateStoreComponent(component.name, component.type, component.version, store, prefix, guard)
 
     # Inbound
 
@@ -261,12 +260,26 @@ class Runtime:
         while await _first(stopping.wait(), application.until_reachable()):
             async with asyncio.TaskGroup() as tasks:
                 ended = asyncio.Event()
-                session = tasks.create_task(self._session(application, programmatic, ended), name="inbound-session")
+                session = tasks.create_task(self._sessions(application, programmatic, ended), name="inbound-session")
                 if await _first(stopping.wait(), application.until_unreachable(), asyncio.wait([session])):
                     # Deliveries in flight go to other instances at once: this one's application is not there.
                     session.cancel()
                 else:
                     ended.set()
+
+    async def _sessions(
+        self,
+        application: Application,
+        programmatic: Callable[[], Awaitable[Sequence[Subscription]]],
+        ended: asyncio.Event,
+    ) -> None:
+        """Keep a session open; one that a broker's failure ends is opened again."""
+        while not ended.is_set():
+            try:
+                await self._session(application, programmatic, ended)
+            except* MeshError as group:
+                logger.warning("cannot serve the application, trying again: %s", group.exceptions[0])
+                await asyncio.sleep(SESSION_RETRY)
 
     async def _session(
         self,
@@ -297,6 +310,8 @@ class Runtime:
                 await stack.enter_async_context(self.pubsub.subscribe(subscription, routes, application))
                 logger.info("subscribed to %s/%s", subscription.pubsub, subscription.topic)
             except (MeshError, ValueError) as error:
+                if isinstance(error, MeshError) and error.retryable:
+                    raise
                 logger.warning("cannot subscribe to %s/%s: %s", subscription.pubsub, subscription.topic, error)
             yield
 

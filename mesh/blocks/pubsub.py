@@ -22,6 +22,7 @@ from mesh.durations import parse_duration
 from mesh.errors import BrokerError, EventError, ExpressionError, PermissionDeniedError
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
+from mesh.guard import Guard
 from mesh.policies import Policy
 from mesh.resources.subscription import Subscription
 from mesh.scopes import TopicScopes
@@ -48,7 +49,7 @@ class PubSubComponent:
         group: The consumer group of this application (``consumerID``).
         namespace: The mesh's namespace.
         topic_prefix: Put before every topic (``{namespace}`` in the component's settings).
-        outbound: Policy around publishing.
+        guard: The policy around publishing; None when there is none.
         inbound: Policy around deliveries.
     """
 
@@ -60,7 +61,7 @@ class PubSubComponent:
     group: str
     namespace: str
     topic_prefix: str = ""
-    outbound: Policy = NO_POLICY
+    guard: Guard | None = None
     inbound: Policy = NO_POLICY
 
     def address(self, topic: str, *, pattern: bool = False) -> address.Address:
@@ -179,7 +180,11 @@ class PubSub:
         """
         message = _message(component, options, content_type, body, raw=raw, key=key)
         self._check_publish(component, options.topic)
-        await component.broker.publish(component.address(options.topic), message)
+        where = component.address(options.topic)
+        if component.guard is None:
+            await component.broker.publish(where, message)
+        else:
+            await component.guard.run(lambda: component.broker.publish(where, message))
         self._counters.add(telemetry.EVENTS_PUBLISHED, component.name, options.topic)
 
     async def publish_bulk(

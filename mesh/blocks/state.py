@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mesh.broker import KeyValue, Operation
 from mesh.errors import ConfigError, ConflictError, InvalidEtagError, StateError
+from mesh.guard import Guard
 from mesh.resources.component import Component
 
 __all__ = [
@@ -37,6 +38,7 @@ class IllegalKeyError(StateError):
     """The key holds what separates it from its prefix."""
 
     code = "STATE_ILLEGAL_KEY"
+    retryable = False
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -136,6 +138,7 @@ class StateStoreComponent:
         version: Its component version.
         store: The adapter.
         prefix: Put before every key, separator included; empty for none.
+        guard: The outbound policy; None when there is none.
     """
 
     name: str
@@ -143,6 +146,7 @@ class StateStoreComponent:
     version: str
     store: StateStore
     prefix: str
+    guard: Guard | None = None
 
     def key(self, key: str) -> str:
         """Give the key as stored.
@@ -187,7 +191,10 @@ class State:
 
     async def get(self, component: StateStoreComponent, key: str, *, strong: bool = False) -> Stored | None:
         """Read one key."""
-        return await component.store.get(component.key(key), strong=strong)
+        prefixed = component.key(key)
+        if component.guard is None:
+            return await component.store.get(prefixed, strong=strong)
+        return await component.guard.run(lambda: component.store.get(prefixed, strong=strong))
 
     async def save(self, component: StateStoreComponent, items: Sequence[Item]) -> None:
         """Write each item for itself, in order; the first failure ends it.
@@ -197,12 +204,19 @@ class State:
         """
         prefixed = _prefixed(component, items)
         for item in prefixed:
-            await component.store.write([item])
+            await _write(component, [item])
 
     async def transact(self, component: StateStoreComponent, items: Sequence[Item]) -> None:
         """Write all items, or none."""
         if items:
-            await component.store.write(_prefixed(component, items))
+            await _write(component, _prefixed(component, items))
+
+
+async def _write(component: StateStoreComponent, items: Sequence[Item]) -> None:
+    if component.guard is None:
+        await component.store.write(items)
+    else:
+        await component.guard.run(lambda: component.store.write(items))
 
 
 def _prefixed(component: StateStoreComponent, items: Sequence[Item]) -> list[Item]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.faults.conftest import Figures
@@ -25,11 +27,11 @@ async def everything_arrives(publishing: Publishing, app: AppProcess, figures: F
     """Wait until each confirmed event is recorded; note duplicates."""
 
     def check() -> None:
-        missing = publishing.confirmed - set(app.recorded())
+        missing = publishing.confirmed - set(app.recorded("orders"))
         assert not missing, f"{len(missing)} confirmed events are missing: {sorted(missing)[:5]}"
 
     await eventually(check, within)
-    recorded = app.recorded()
+    recorded = app.recorded("orders")
     counted = Counter(recorded)
     unexpected = set(counted) - publishing.confirmed - publishing.failed
     assert not unexpected
@@ -110,3 +112,162 @@ async def test_an_external_server_is_killed_twice(mesh_home: Path, nats_server: 
         await work
         await everything_arrives(publishing, app, figures)
         assert publishing.failed == set()
+
+
+async def publish(gateway: GatewayProcess, topic: str, *events: Mapping[str, object], query: str = "") -> None:
+    """Publish each in turn; all must be confirmed."""
+    async with aiohttp.ClientSession() as session:
+        for event in events:
+            async with session.post(f"{gateway.api}/publish/pubsub/{topic}{query}", json=event) as response:
+                assert response.status == 204, await response.text()
+
+
+async def recorded(app: AppProcess, kind: str, ids: Iterable[str], within: float = 30.0) -> None:
+    """Wait until all of these, and only these, are recorded."""
+    wanted = set(ids)
+
+    def check() -> None:
+        assert set(app.recorded(kind)) == wanted
+
+    await eventually(check, within)
+
+
+# The application
+
+
+async def test_an_application_that_is_away_loses_and_dead_letters_nothing(mesh_home: Path, figures: Figures) -> None:
+    """Killed and restarted under its living gateway, it gets every event; none is blamed for that."""
+    subscriptions = [
+        {**ORDERS[0], "deadLetterTopic": "dead"},
+        {"pubsubname": "pubsub", "topic": "dead", "route": "/events/dead"},
+    ]
+    async with (
+        AppProcess(mesh_home, subscriptions=subscriptions) as app,
+        GatewayProcess("publisher", mesh_home) as publisher,
+        GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
+        asyncio.TaskGroup() as tasks,
+    ):
+        publishing = Publishing(publisher, "orders", 3_000)
+        tasks.create_task(publishing.run())
+        for count in (800, 1_600):
+            await publishing.until(count)
+            await app.kill()
+            await publishing.until(count + 400)
+            await app.start()
+        await everything_arrives(publishing, app, figures)
+        assert publishing.failed == set()
+        await subscriber.until_ready()
+        assert app.recorded("dead") == []
+
+
+async def test_an_event_that_crashes_its_application_is_dead_lettered_in_the_end(mesh_home: Path) -> None:
+    """One that crashes it once is tried again; the event beside it is not blamed."""
+    subscriptions = [
+        {**ORDERS[0], "deadLetterTopic": "dead"},
+        {"pubsubname": "pubsub", "topic": "dead", "route": "/events/dead"},
+    ]
+    async with (
+        AppProcess(mesh_home, subscriptions=subscriptions) as app,
+        GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
+    ):
+        await publish(subscriber, "orders", {"id": "beside", "hold": True})
+        await eventually(lambda: _assert_equal(app.recorded("begin"), ["beside"]))
+        await publish(subscriber, "orders", {"id": "once", "crash": True})
+        assert await app.wait() == 1
+        await app.start()
+        await recorded(app, "orders", ["once"])
+        await eventually(lambda: _assert_equal(app.recorded("begin"), ["beside", "beside"]), 20.0)
+        await app.release()
+        await recorded(app, "orders", ["once", "beside"])
+        assert app.recorded("dead") == []
+
+
+@pytest.mark.slow
+async def test_a_slow_handler_is_not_delivered_to_twice(mesh_home: Path) -> None:
+    """Work that takes longer than the broker's patience goes on undisturbed."""
+    async with (
+        AppProcess(mesh_home, subscriptions=ORDERS) as app,
+        GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
+        GatewayProcess("subscriber", mesh_home, app=app),
+    ):
+        await publish(subscriber, "orders", {"id": "slow", "seconds": 20}, {"id": "quick"})
+        await recorded(app, "orders", ["slow", "quick"], within=40.0)
+        assert app.recorded("begin") == ["slow"]
+
+
+# The subscriber's absence
+
+
+async def test_events_wait_for_their_subscriber(mesh_home: Path) -> None:
+    """One that starts after the publisher, and later is away for a while, gets all that was stored; once."""
+    async with GatewayProcess("publisher", mesh_home) as publisher:
+        app = AppProcess(mesh_home, subscriptions=ORDERS)
+        before, away = (Publishing(publisher, "orders", 500, name=name) for name in ("before", "away"))
+        await before.run()
+        async with app, GatewayProcess("subscriber", mesh_home, app=app):
+            await recorded(app, "orders", before.confirmed)
+        await away.run()
+        async with app, GatewayProcess("subscriber", mesh_home, app=app):
+            await recorded(app, "orders", before.confirmed | away.confirmed)
+        assert len(app.recorded("orders")) == len(before.confirmed | away.confirmed)
+
+
+async def test_two_applications_get_everything_each(mesh_home: Path) -> None:
+    """Instances of one application compete; another application has events of its own."""
+    async with (
+        AppProcess(mesh_home, subscriptions=ORDERS) as first,
+        AppProcess(mesh_home, subscriptions=ORDERS, records=first.records) as second,
+        AppProcess(mesh_home, subscriptions=ORDERS) as other,
+        GatewayProcess("shop", mesh_home, app=first) as publisher,
+        GatewayProcess("shop", mesh_home, app=second),
+        GatewayProcess("audit", mesh_home, app=other),
+    ):
+        publishing = Publishing(publisher, "orders", 1_000)
+        await publishing.run()
+        for app in (first, other):
+            await recorded(app, "orders", publishing.confirmed)
+            assert len(app.recorded("orders")) == len(publishing.confirmed)
+        assert {pid for _, pid in first.recorded_by("orders")} == {first.pid, second.pid}
+
+
+# Order
+
+
+@pytest.mark.slow
+async def test_order_by_key_survives_the_death_of_an_instance(mesh_home: Path, figures: Figures) -> None:
+    """Events of one partition key are handled one after the other, over two instances, while one is killed."""
+    subscriptions = [{**ORDERS[0], "metadata": {"ordered": "true"}}]
+    keys, each = 12, 60
+    async with (
+        AppProcess(mesh_home, subscriptions=subscriptions) as first,
+        AppProcess(mesh_home, subscriptions=subscriptions, records=first.records) as second,
+        GatewayProcess("publisher", mesh_home) as publisher,
+        GatewayProcess("subscriber", mesh_home, app=first) as killed,
+        GatewayProcess("subscriber", mesh_home, app=second),
+        asyncio.TaskGroup() as tasks,
+    ):
+
+        async def publish_key(key: int) -> None:
+            events = [{"id": f"{key}:{number}"} for number in range(each)]
+            await publish(publisher, "orders", *events, query=f"?metadata.partitionKey=key{key}")
+
+        for key in range(keys):
+            tasks.create_task(publish_key(key))
+        await eventually(lambda: _assert_at_least(len(first.recorded("orders")), keys * each // 4), 20.0)
+        await killed.kill()
+        await killed.start()
+        await recorded(first, "orders", {f"{key}:{number}" for key in range(keys) for number in range(each)}, 45.0)
+        in_order = first.recorded("orders")
+        for key in range(keys):
+            numbers = [int(number) for found, number in (i.split(":") for i in in_order) if int(found) == key]
+            assert list(dict.fromkeys(numbers)) == list(range(each)), f"key {key}"
+        assert {pid for _, pid in first.recorded_by("orders")} == {first.pid, second.pid}
+        figures.note(delivered=len(set(in_order)), duplicates=len(in_order) - len(set(in_order)))
+
+
+def _assert_equal(found: object, wanted: object) -> None:
+    assert found == wanted
+
+
+def _assert_at_least(found: int, wanted: int) -> None:
+    assert found >= wanted

@@ -195,11 +195,11 @@ class AppProcess(ManagedProcess):
     async def until_ready(self) -> None:
         await _until_answers(self, self._ready_path)
 
-    def recorded(self, kind: str = "event") -> list[str]:
+    def recorded(self, kind: str) -> list[str]:
         """Give the ids of one kind, in the order in which they were recorded, repeated ones included."""
         return [each for each, _ in self.recorded_by(kind)]
 
-    def recorded_by(self, kind: str = "event") -> list[tuple[str, int]]:
+    def recorded_by(self, kind: str) -> list[tuple[str, int]]:
         """Give ids and the processes that recorded them."""
         if not self.records.exists():
             return []

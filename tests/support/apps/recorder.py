@@ -1,12 +1,13 @@
 """An application that records what reaches it; what it does is told by the events and calls themselves.
 
-Event data (``POST /events/...``): ``{"id": …}`` is recorded as ``event``. Further members:
+Event data (``POST /events/<kind>``): ``{"id": …}`` is recorded under the kind of its path. Further members:
 
 * ``hold``: record ``begin`` first, and go on after ``POST /release``; cancelled meanwhile, record ``cancelled``
 * ``seconds``: the same, for so long
 * ``publish``: before answering, publish the id to this topic through the gateway, and record ``published``
 * ``call``: before answering, invoke ``/echo`` of this application, and record ``called``
 * ``status``: answer this HTTP status
+* ``crash``: end the process at once, the first time; the record is ``crash``
 
 Calls: any other path is echoed; ``/calls/hold`` holds like above (id in ``?id=``); ``/calls/stream`` streams a
 line after every one that ``POST /tick`` asks for, and ``/calls/flow`` streams without end.
@@ -31,6 +32,11 @@ def record(kind: str, identity: object) -> None:
     os.write(RECORDS, f"{kind} {identity} {os.getpid()}\n".encode())
 
 
+def was_recorded(kind: str, identity: object) -> bool:
+    with open(os.environ["APP_RECORDS"]) as records:
+        return any(line.startswith(f"{kind} {identity} ") for line in records)
+
+
 class Recorder:
     def __init__(self) -> None:
         self.released = asyncio.Event()
@@ -47,13 +53,16 @@ class Recorder:
     async def event(self, request: web.Request) -> web.Response:
         data = json.loads(await request.read())["data"]
         identity = data["id"]
+        if data.get("crash") and not was_recorded("crash", identity):
+            record("crash", identity)
+            os._exit(1)
         if data.get("hold"):
             await self.hold(identity)
         if data.get("seconds"):
             record("begin", identity)
             await asyncio.sleep(data["seconds"])
         await self.call_out(data)
-        record("event", identity)
+        record(request.match_info["kind"], identity)
         return web.Response(status=data.get("status", 200))
 
     async def call_out(self, data: dict[str, object]) -> None:
@@ -136,7 +145,7 @@ def application() -> web.Application:
     app = web.Application()
     app.router.add_get("/ready", _ready)
     app.router.add_get("/dapr/subscribe", _subscribe)
-    app.router.add_post("/events/{topic:.*}", recorder.event)
+    app.router.add_post("/events/{kind}", recorder.event)
     app.router.add_post("/release", recorder.release)
     app.router.add_post("/tick", recorder.tick)
     app.router.add_route("*", "/calls/hold", recorder.held)

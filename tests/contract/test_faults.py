@@ -1,0 +1,389 @@
+"""Faults: restarts of the server, and what networks do to a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mesh.broker import Broker, Delivery, Message, SubscribeOptions
+from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
+from mesh.exchange import Exchange, Request
+from tests.support.contract import Inbox, Place, no_tasks_besides, text
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+pytestmark = [pytest.mark.requires("durable", "shared"), pytest.mark.timeout(20)]
+
+PIECE = bytes(100_000)
+
+
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["restart", "kill-9"])
+async def test_publishes_in_flight_complete_and_nothing_confirmed_is_lost(own_place: Place, kill: bool) -> None:
+    broker, other = await own_place.connect(), await own_place.connect()
+    inbox, stop = Inbox(), asyncio.Event()
+    confirmed: list[set[int]] = [set(), set(), set(), set()]
+    async with other.subscribe(own_place.topic(), SubscribeOptions("g", ack_wait=2.0), inbox):
+        async with asyncio.TaskGroup() as tasks:
+            for number, mine in enumerate(confirmed):
+
+                async def publish(number: int = number, mine: set[int] = mine) -> None:
+                    count = 0
+                    while not stop.is_set():
+                        identity = number * 1_000_000 + count
+                        await broker.publish(own_place.topic(), text(identity, id=str(identity)))
+                        mine.add(identity)
+                        count += 1
+
+                tasks.create_task(publish())
+            for _ in range(2):
+                await asyncio.sleep(0.2)
+                await own_place.backend.restart(kill=kill)
+            before = len(confirmed[0])
+            await eventually(lambda: _more(confirmed[0], before), within=10)
+            stop.set()
+        everything = set().union(*confirmed)
+
+        def check() -> None:
+            missing = everything - set(map(int, inbox.bodies))
+            assert not missing, len(missing)
+
+        await eventually(check, within=10)
+
+
+def _more(found: set[int], than: int) -> None:
+    assert len(found) > than
+
+
+async def test_dedup_holds_over_a_restart(own_place: Place) -> None:
+    broker = await own_place.connect()
+    if not broker.features.dedup:
+        pytest.skip("no dedup")
+    await broker.publish(own_place.topic(), text("once", id="1"))
+    await own_place.backend.restart(kill=False)
+    async with asyncio.timeout(10):
+        await broker.publish(own_place.topic(), text("once", id="1"))
+        await broker.publish(own_place.topic(), text("last", id="2"))
+    inbox = Inbox()
+    async with broker.subscribe(own_place.topic(), SubscribeOptions("g", max_in_flight=1), inbox):
+        await inbox.holds(2)
+    assert inbox.bodies == [b"once", b"last"]
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
+async def test_subscription_resumes_after_a_restart(own_place: Place, ordered: bool) -> None:
+    broker = await own_place.connect()
+    if ordered and not broker.features.ordering:
+        pytest.skip("not ordered")
+    inbox = Inbox()
+    options = SubscribeOptions("g", ack_wait=1.0, ordered=ordered, max_in_flight=5)
+    async with broker.subscribe(own_place.topic(), options, inbox):
+        await broker.publish(own_place.topic(), text("before", key="a"))
+        await inbox.holds(1)
+        await own_place.backend.restart(kill=True)
+        async with asyncio.timeout(10):
+            for number in range(20):
+                await broker.publish(own_place.topic(), text(number, key=str(number)))
+        await eventually(lambda: _holds(inbox, {b"before", *(b"%d" % n for n in range(20))}), within=8)
+
+
+def _holds(inbox: Inbox, bodies: set[bytes]) -> None:
+    assert bodies <= set(inbox.bodies), bodies - set(inbox.bodies)
+
+
+async def test_handler_at_work_over_a_restart_does_not_end_the_subscription(own_place: Place) -> None:
+    broker = await own_place.connect()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(delivery: Delivery) -> None:
+        begun.set()
+        await go_on.wait()
+        await delivery.extend()
+        await delivery.ack()
+
+    inbox = Inbox(work)
+    async with broker.subscribe(own_place.topic(), SubscribeOptions("g", ack_wait=1.0, max_in_flight=2), inbox):
+        for number in range(4):
+            await broker.publish(own_place.topic(), text(number))
+        await begun.wait()
+        await own_place.backend.restart(kill=True)
+        go_on.set()
+        await eventually(lambda: _holds(inbox, {b"0", b"1", b"2", b"3"}), within=10)
+
+
+async def test_no_more_than_max_in_flight_over_a_restart(own_place: Place) -> None:
+    broker = await own_place.connect()
+    running = most = 0
+
+    async def work(delivery: Delivery) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        await delivery.ack()
+
+    inbox = Inbox(work)
+    await broker.publish_many(own_place.topic(), [text(number) for number in range(150)])
+    async with broker.subscribe(own_place.topic(), SubscribeOptions("g", ack_wait=1.0, max_in_flight=4), inbox):
+        await inbox.holds(20)
+        await own_place.backend.restart(kill=True)
+        await eventually(lambda: _holds(inbox, {b"%d" % n for n in range(150)}), within=12)
+    assert most <= 4
+
+
+async def test_frames_work_again_after_a_restart(own_place: Place) -> None:
+    broker, other = await own_place.connect(), await own_place.connect()
+
+    async def answer(request: Request) -> None:
+        await request.reply({}, request.body)
+
+    async with Exchange(broker) as caller, Exchange(other) as callee:
+        async with callee.serve(own_place.app(), "g", answer):
+            await caller.request(own_place.app(), Message({}, b"x"), time.time() + 5)
+            await own_place.backend.restart(kill=True)
+
+            async def check() -> None:
+                try:
+                    reply = await caller.request(own_place.app(), Message({}, b"again"), time.time() + 1)
+                except BrokerError as error:
+                    raise AssertionError(error) from error
+                assert reply.body == b"again"
+
+            await eventually(check, within=10)
+
+
+async def test_stream_over_a_restart_breaks_at_both_ends(own_place: Place) -> None:
+    broker, other = await own_place.connect(), await own_place.connect()
+    ended: list[Exception] = []
+    go_on = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield PIECE
+
+    async def answer(request: Request) -> None:
+        try:
+            await request.begin({})
+            async for part in request.parts():
+                await request.write(part)
+                go_on.set()
+        except BrokerError as error:
+            ended.append(error)
+            raise
+
+    async with (
+        Exchange(broker, ping_interval=0.2, silence_limit=1.0) as caller,
+        Exchange(other, ping_interval=0.2, silence_limit=1.0) as callee,
+        callee.serve(own_place.app(), "g", answer),
+    ):
+        reply = await caller.request(own_place.app(), Message({}, b""), time.time() + 5, pieces())
+        await go_on.wait()
+        with pytest.raises(BrokerError):
+            async with asyncio.TaskGroup() as tasks, asyncio.timeout(12):
+                restart = tasks.create_task(own_place.backend.restart(kill=True))
+                try:
+                    async for _ in reply.parts():
+                        pass
+                except BrokerError as error:
+                    await restart
+                    ended.append(error)
+            raise ended[-1]
+        await reply.aclose()
+        await eventually(lambda: _two(ended), within=8)
+
+
+def _two(ended: list[Exception]) -> None:
+    assert len(ended) == 2, ended
+
+
+async def test_key_value_outlives_a_restart(own_place: Place) -> None:
+    from mesh.broker import KeyValueProvider, Operation
+
+    broker = await own_place.connect()
+    if not isinstance(broker, KeyValueProvider):
+        pytest.skip("no key/value")
+    store = await broker.key_value("s")
+    await store.apply([Operation("a", b"1"), Operation("b", b"2")])
+    await own_place.backend.restart(kill=True)
+    async with asyncio.timeout(10):
+        entry = await store.get("a")
+        assert entry is not None
+        await store.apply([Operation("a", b"3", expected=entry.revision)])
+        entry = await store.get("a", strong=True)
+    assert entry is not None
+    assert entry.value == b"3"
+
+
+async def test_check_says_when_nobody_answers_and_when_again(own_place: Place, proxy: Proxy) -> None:
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    proxy.stall()
+    with pytest.raises((TimeoutError, BrokerUnavailableError)):
+        async with asyncio.timeout(0.2):
+            await broker.check()
+    proxy.resume()
+    async with asyncio.timeout(5):
+        await broker.check()
+
+
+async def test_connection_cut_in_the_middle_of_a_publish(own_place: Place, proxy: Proxy) -> None:
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    reader = await own_place.connect()
+    inbox = Inbox()
+    async with reader.subscribe(own_place.topic(), SubscribeOptions("g"), inbox):
+        for number in range(5):
+            proxy.cut_after(number * 60_000 + 37)
+            async with asyncio.timeout(8):
+                await broker.publish(own_place.topic(), Message({"n": str(number)}, bytes(250_000), id=str(number)))
+        await inbox.holds(5)
+    found = [delivery.message.headers["n"] for delivery in inbox.deliveries]
+    assert set(found) == {"0", "1", "2", "3", "4"}
+    if broker.features.dedup:
+        assert len(found) == 5
+    assert proxy.accepted >= 5
+
+
+async def test_cut_after_cut_loses_nothing_confirmed(own_place: Place, proxy: Proxy) -> None:
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    inbox, stop = Inbox(), asyncio.Event()
+    confirmed: list[int] = []
+
+    async def publish(first: int) -> None:
+        number = first
+        while not stop.is_set():
+            await broker.publish(own_place.topic(), text(number, id=str(number)))
+            confirmed.append(number)
+            number += 1
+
+    async with broker.subscribe(own_place.topic(), SubscribeOptions("g", ack_wait=1.0, max_in_flight=20), inbox):
+        async with asyncio.TaskGroup() as tasks:
+            for first in range(0, 8_000_000, 1_000_000):
+                tasks.create_task(publish(first))
+            for _ in range(5):
+                await asyncio.sleep(0.15)
+                proxy.cut()
+            before = len(confirmed)
+            await eventually(lambda: _longer(confirmed, before), within=5)
+            stop.set()
+        await eventually(lambda: _holds(inbox, {b"%d" % n for n in confirmed}), within=10)
+
+
+def _longer(found: list[int], than: int) -> None:
+    assert len(found) > than
+
+
+async def test_stalled_connection_is_left_for_a_new_one(own_place: Place, proxy: Proxy) -> None:
+    before = asyncio.all_tasks()
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    inbox = Inbox()
+    async with broker.subscribe(own_place.topic(), SubscribeOptions("g", ack_wait=1.0), inbox):
+        proxy.stall()
+        async with asyncio.timeout(12):
+            async with asyncio.TaskGroup() as tasks:  # More than the sockets' buffers hold.
+                for number in range(100):
+                    message = Message({"n": str(number)}, PIECE, id=str(number))
+                    tasks.create_task(broker.publish(own_place.topic(), message))
+        await inbox.holds(100, within=8)
+    assert proxy.accepted >= 2
+    await own_place.leave(broker)
+    await no_tasks_besides(before | {task for task in asyncio.all_tasks() if "Proxy" in repr(task)})
+
+
+async def test_cancelled_publish_on_a_stalled_connection(own_place: Place, proxy: Proxy) -> None:
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    inbox = Inbox()
+    proxy.stall()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), asyncio.TaskGroup() as tasks:
+            for _ in range(300):
+                tasks.create_task(broker.publish(own_place.topic(), Message({}, PIECE)))
+    proxy.resume()
+    async with asyncio.timeout(8):
+        await broker.publish(own_place.topic("other"), text("after"))
+        async with broker.subscribe(own_place.topic("other"), SubscribeOptions("g"), inbox):
+            await inbox.holds(1)
+
+
+async def test_leaving_on_a_dead_connection_ends(own_place: Place, proxy: Proxy) -> None:
+    """Handlers in flight still finish; what cannot be settled is redelivered to others."""
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    reader = await own_place.connect()
+    begun = asyncio.Event()
+
+    async def work(delivery: Delivery) -> None:
+        begun.set()
+        await asyncio.sleep(0.3)
+        await delivery.ack()
+
+    inbox, second = Inbox(work), Inbox()
+    options = SubscribeOptions("g", ack_wait=1.0)
+    began = time.monotonic()
+    async with broker.subscribe(own_place.topic(), options, inbox):
+        await reader.publish(own_place.topic(), text("x"))
+        await begun.wait()
+        await proxy.__aexit__(None, None, None)  # Nobody listens there any more.
+    await own_place.leave(broker)
+    assert time.monotonic() - began < 8
+    assert inbox.deliveries[0].settled == "ack"
+    async with reader.subscribe(own_place.topic(), options, second):
+        await reader.publish(own_place.topic(), text("y"))
+        await second.holds(1)
+
+
+async def test_slow_network_changes_nothing_but_time(own_place: Place, proxy: Proxy) -> None:
+    proxy.delay(0.05)
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    inbox = Inbox()
+    async with broker.subscribe(own_place.topic(), SubscribeOptions("g", ordered=broker.features.ordering), inbox):
+        began = time.monotonic()
+        assert await broker.publish_many(own_place.topic(), [text(n, key="k") for n in range(20)]) == [None] * 20
+        assert time.monotonic() - began < 1.0, "not pipelined"
+        await inbox.holds(20, within=10)
+    assert [int(body) for body in inbox.bodies] == list(range(20))
+
+
+async def test_publish_waits_for_the_connection_as_long_as_its_caller(own_place: Place, proxy: Proxy) -> None:
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    await proxy.__aexit__(None, None, None)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await broker.publish(own_place.topic(), text("x"))
+    with pytest.raises(BrokerUnavailableError):
+        await broker.send(own_place.app(), text("x"))
+    with pytest.raises(BrokerUnavailableError):
+        await broker.check()
+    publishing = asyncio.ensure_future(broker.publish(own_place.topic(), text("x")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(8):
+        await own_place.leave(broker)
+        with pytest.raises(BrokerUnavailableError):
+            await publishing
+
+
+async def test_broken_stream_is_noticed_through_a_cut(own_place: Place, proxy: Proxy) -> None:
+    broker = await own_place.connect(own_place.backend.broker_through(proxy.port))
+    other = await own_place.connect()
+
+    async def answer(request: Request) -> None:
+        await request.begin({})
+        while True:
+            await request.write(PIECE)
+
+    async with (
+        Exchange(broker, ping_interval=0.2, silence_limit=1.0) as caller,
+        Exchange(other, ping_interval=0.2, silence_limit=1.0) as callee,
+        callee.serve(own_place.app(), "g", answer),
+    ):
+        reply = await caller.request(own_place.app(), Message({}, b""), time.time() + 5)
+        parts = reply.parts()
+        await anext(parts)
+        proxy.cut()
+        with pytest.raises(StreamBrokenError):
+            async with asyncio.timeout(10):
+                async for _ in parts:
+                    pass
+        await reply.aclose()
