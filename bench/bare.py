@@ -160,25 +160,25 @@ async def _fetching(options: Options, take: Callable[[Msg], Awaitable[None]]) ->
 
 
 async def consumer(options: Options) -> None:
-    queue: asyncio.Queue[Msg] = asyncio.Queue(1)
+    free = asyncio.Semaphore(IN_FLIGHT)
     url = f"http://127.0.0.1:{options['app_port']}{options['path']}"
     headers = {"Content-Type": "application/cloudevents+json", "pubsubName": "pubsub", "mesh-attempt": "1"}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as tasks:
 
-        async def work() -> None:
-            while True:
-                message = await queue.get()
-                async with session.post(url, data=message.data, headers=headers) as response:
-                    await response.read()
-                    if response.status == 200:
-                        await message.ack()
+        async def deliver(message: Msg) -> None:
+            async with session.post(url, data=message.data, headers=headers) as response:
+                await response.read()
+                if response.status == 200:
+                    await message.ack()
+            free.release()
 
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(work()) for _ in range(IN_FLIGHT)]
-            running.append(tasks.create_task(_fetching(options, queue.put)))
-            await control(0, idle)
-            for task in running:
-                task.cancel()
+        async def take(message: Msg) -> None:
+            await free.acquire()
+            tasks.create_task(deliver(message))
+
+        fetching = tasks.create_task(_fetching(options, take))
+        await control(0, idle)
+        fetching.cancel()
 
 
 async def consume(options: Options) -> None:

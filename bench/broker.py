@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Awaitable
+from collections.abc import Awaitable, Callable
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import DiscardPolicy
 
 from bench.load import BenchError, Load
 
@@ -34,7 +35,9 @@ class Broker:
 
     async def create(self, stream: str) -> None:
         """Make a stream like a gateway's, of subjects ``<stream>.>``."""
-        await self.jetstream.add_stream(name=stream, subjects=[f"{stream}.>"], discard="new", duplicate_window=120)
+        await self.jetstream.add_stream(
+            name=stream, subjects=[f"{stream}.>"], discard=DiscardPolicy.NEW, duplicate_window=120
+        )
 
     def stored(self, stream: str) -> Callable[[], Awaitable[int]]:
         """Make what counts the events stored so far."""
@@ -67,17 +70,16 @@ class Broker:
     async def store_at_rate(
         self, stream: str, subject: str, headers: dict[str, str], body: str, rate: float, seconds: float
     ) -> int:
-        """Store events at fixed times; each says in ``sent`` when it was due."""
+        """Store events at fixed times; each says in ``sent`` when it was sent."""
         stored = self.stored(stream)
         before = await stored()
         count = int(rate * seconds)
         started = time.perf_counter()
         for number in range(count):
-            due = started + number / rate
-            wait = due - time.perf_counter()
+            wait = started + number / rate - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
-            sent = body.replace("{", '{"sent":%d,' % int(due * 1e9), 1)
+            sent = body.replace("{", f'{{"sent":{int(time.perf_counter() * 1e9)},', 1)
             await self.client.publish(subject, sent.encode(), headers=self._fresh(headers))
         await self._until(stored, before + count, f"storing {count} events in {stream}")
         return count
@@ -93,7 +95,11 @@ class Broker:
 
         await self._until(open_count, 0, f"settling {stream}")
         info = await self.jetstream.consumer_info(stream, consumer)
-        if info.delivered is None or info.ack_floor is None or info.delivered.consumer_seq != info.ack_floor.consumer_seq:
+        if (
+            info.delivered is None
+            or info.ack_floor is None
+            or info.delivered.consumer_seq != info.ack_floor.consumer_seq
+        ):
             raise BenchError(f"not all deliveries of {stream} were acked: {info}")
 
     async def consumers(self, stream: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import re
 import threading
 import time
@@ -44,7 +45,7 @@ def post(path: str, body: bytes) -> bytes:
 def percentile(values: Sequence[float], share: float) -> float:
     """Give the smallest value that so many are not above."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * share // 100).__int__() - 1))]
+    return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
 
 
 @dataclass
@@ -107,10 +108,10 @@ class _Connection(asyncio.Protocol):
         if not self.busy or len(data) > body_to or data[9:12] != self._expected:
             self._client.fail(f"expected {self._expected.decode()}, got {data[:600]!r}")
             return
-        if self._client.expected_body is not None and data[9:10] == b"2" and found is not None:
-            if data[body_from:body_to] != self._client.expected_body:
-                self._client.fail(f"another body than expected: {data[:600]!r}")
-                return
+        body = self._client.expected_body
+        if body is not None and found is not None and data[body_from:body_to] != body:
+            self._client.fail(f"another body than expected: {data[:600]!r}")
+            return
         self.busy = False
         self._client.answered(self, time.perf_counter() - self._since)
 

@@ -21,7 +21,7 @@ __all__ = ["build_router"]
 V1, ALPHA1, ALPHA2, BETA1 = "v1.0", "v1.0-alpha1", "v1.0-alpha2", "v1.0-beta1"
 WRITE = frozenset({"POST", "PUT"})
 ALWAYS = frozenset({"healthz"})
-VERSIONS = {"v1": V1, "v1.0": V1, "v1alpha1": ALPHA1, "v1alpha2": ALPHA2, "v1beta1": BETA1}
+VERSIONS = {"v1": V1, "v1alpha1": ALPHA1, "v1alpha2": ALPHA2, "v1beta1": BETA1}  # Others are the path's own.
 
 _ABSENT: Mapping[str, Sequence[str]] = {
     "secrets": (V1,),
@@ -59,7 +59,7 @@ def build_router(runtime: Runtime, config: GatewayConfig, node: Node, labels: di
     allowed = _allowed(blocks, runtime.settings.configuration.spec.api)
 
     async def fallback(request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:
-        return await invocation.by_header(request, query)
+        return await invocation.by_header(request, segments[0], query)
 
     return Router(allowed, fallback, clean_path)
 
@@ -132,7 +132,7 @@ def _allowed(blocks: Mapping[tuple[str, str], Find], api: APISpec | None) -> Map
     def listed(key: tuple[str, str], operations: Sequence[APIOperation]) -> bool:
         version, name = key
         return any(
-            each.name == name and VERSIONS.get(each.version, version) == version
+            each.name == name and VERSIONS.get(each.version, each.version or version) == version
             for each in operations
             if each.protocol != "grpc"
         )

@@ -17,9 +17,10 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import reduce
+from typing import cast
 
 from gateway.api import build_router
-from gateway.application import HTTPApplication
+from gateway.application import HTTPApplication, outside_service
 from gateway.config import GatewayConfig
 from gateway.logs import configure_logging
 from gateway.runs import Run, registered
@@ -37,7 +38,6 @@ __all__ = ["Gateway", "run"]
 logger = logging.getLogger(__name__)
 
 SUBSCRIBE_RETRY = 1.0
-FORCED_EXIT_WAIT = 0.1
 
 
 class Gateway:
@@ -142,6 +142,7 @@ class Gateway:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry()))
             for name, endpoint in endpoints.items():
                 runtime.invocation.endpoints[name] = await stack.enter_async_context(endpoint)
+            runtime.invocation.open_outside = outside_service
             server = HTTPServer(
                 build_router(runtime, config, self, self._labels),
                 max_body_bytes=config.max_body_bytes,
@@ -296,11 +297,22 @@ async def run(config: GatewayConfig) -> int:
     configure_logging(config)
     gateway = Gateway(config)
     loop = asyncio.get_running_loop()
+    life = cast("asyncio.Task[int]", asyncio.current_task())
+
+    def stop() -> None:
+        if gateway.stopping.is_set():
+            life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
+        gateway.shut_down()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, gateway.shut_down)
+        loop.add_signal_handler(number, stop)
     try:
         async with gateway.running():
             await gateway.stopping.wait()
+    except asyncio.CancelledError:
+        if not gateway.forced:
+            raise
+        life.uncancel()  # Everything has been taken down, without waiting.
     except ConfigError as error:
         for problem in error.problems:
             logger.error("%s", problem)  # noqa: TRY400 - the problem says it all

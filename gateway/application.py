@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from gateway.client import ClientResponse, ConnectError, HTTPClient, ResponseError
 from gateway.config import HealthCheck
 from mesh.application import AppFailedError, AppUnreachableError, Headers
+from mesh.errors import InvocationError
 
-__all__ = ["HTTPApplication"]
+__all__ = ["HTTPApplication", "outside_service"]
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +207,18 @@ class HTTPApplication:
         """Get a small answer."""
         async with self.call("GET", path, headers, b"") as response:
             return response.status, await _read(response)
+
+
+def outside_service(base_url: str) -> HTTPApplication:
+    """Make the client of a service that is named by its absolute URL; entered for one call.
+
+    Raises:
+        InvocationError: It is no URL of a host.
+    """
+    try:
+        return HTTPApplication(base_url, tls=ssl.create_default_context() if base_url[:5] == "https" else None)
+    except ValueError as error:
+        raise InvocationError(base_url, str(error)) from None
 
 
 async def _read(response: _Response) -> bytes:

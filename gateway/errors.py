@@ -105,6 +105,16 @@ def too_large(limit_bytes: int) -> APIError:
     return APIError(413, "ERR_BODY_READ", f"the body is larger than {limit_bytes} bytes (--max-body-size)")
 
 
+def header_too_large(limit_bytes: int) -> APIError:
+    """A line of the header is above the limit."""
+    return APIError(431, "ERR_BAD_REQUEST", f"invalid request: a header field is larger than {limit_bytes} bytes")
+
+
+def too_slow(seconds: float) -> APIError:
+    """The body did not arrive in time."""
+    return APIError(408, "ERR_BODY_READ", f"the body did not arrive within {seconds:g} s")
+
+
 def publish_failed(pubsub: str, topic: str, app_id: str, error: MeshError) -> APIError:
     """An event was not published."""
     context = {"appID": app_id, "topic": topic}

@@ -10,12 +10,13 @@ Source: RFC 9112 sections 6.1, 6.3, 7.1 and 9.3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import orjson
 from aiohttp import web
 
-__all__ = ["Answered", "Response", "StreamedResponse", "json_response", "no_content"]
+__all__ = ["Answered", "Request", "Response", "StreamedResponse", "json_response", "no_content"]
 
 WITHOUT_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -37,6 +38,19 @@ def _connection(request: web.BaseRequest, *, keep_alive: bool) -> str:
     if keep_alive:
         return "Connection: keep-alive" if request.version < (1, 1) else ""
     return "Connection: close"
+
+
+class Request(web.BaseRequest):
+    """A request that knows about its answer.
+
+    Attributes:
+        begun: Whether the head of a streamed answer is out.
+        further_fields: Header fields for a streamed answer.
+    """
+
+    ATTRS = web.BaseRequest.ATTRS | {"begun", "further_fields"}
+    begun = False
+    further_fields: Sequence[tuple[str, str]] = ()
 
 
 class Response:
@@ -114,6 +128,9 @@ class StreamedResponse:
         keep_alive = request.keep_alive
         self._empty = request.method == "HEAD" or self.status < 200 or self.status in WITHOUT_BODY
         fields = self.fields
+        if isinstance(request, Request):
+            request.begun = True
+            fields = [*fields, *request.further_fields]
         if self._empty:
             self._chunked = False
         elif self._chunked and request.version < (1, 1):

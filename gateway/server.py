@@ -16,9 +16,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
-from gateway.errors import APIError, render, unexpected
-from gateway.response import Answered, Response
+from gateway.errors import APIError, bad_request, header_too_large, render, unexpected
+from gateway.response import Answered, Request, Response
 from mesh.errors import MeshError
 
 __all__ = ["HTTPServer", "Handler", "Route", "Router"]
@@ -28,7 +29,7 @@ api_logger = logging.getLogger("gateway.api")
 
 HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
-BODY_SECONDS = 60.0
+CLOSING_SECONDS = 1.0
 BACKLOG = 2048
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
@@ -45,8 +46,8 @@ class Router:
 
         Args:
             blocks: By version and block: gives the route for a method and the segments after the block.
-            fallback: For everything else.
-            clean: Normalises a path that matched nothing as it is.
+            fallback: For everything else; its one segment is the whole path.
+            clean: Collapses empty and dotted segments.
         """
         self._blocks = blocks
         self._fallback = fallback
@@ -55,15 +56,20 @@ class Router:
     async def __call__(self, request: web.BaseRequest) -> Answered:
         """Answer a request."""
         path, _, query = request.raw_path.partition("?")
-        query = query.partition("#")[0]
         if path[:1] != "/":  # The absolute form, which proxies use.
+            if request.method == "CONNECT":
+                raise APIError(405, "ERR_DIRECT_INVOKE", "the method CONNECT is not supported")
             path = "/" + path.partition("://")[2].partition("/")[2]
+        if not path.isascii():
+            _check_utf8(path)
+        query = query.partition("#")[0]
+        if "//" in path or "/." in path:
+            path = self._clean(path)
         route, segments = self._find(request.method, path)
+        if route is None and path[-1:] == "/":
+            route, segments = self._find(request.method, path.rstrip("/"))
         if route is None:
-            cleaned = self._clean(path).rstrip("/")
-            route, segments = self._find(request.method, cleaned)
-        if route is None:
-            return await self._fallback(request, segments, query)
+            return await self._fallback(request, (path,), query)
         return await route(request, segments, query)
 
     def _find(self, method: str, path: str) -> tuple[Route | None, Sequence[str]]:
@@ -77,13 +83,39 @@ class Router:
         return find(method, segments), segments
 
 
-class _SlowClientGuard(web.RequestHandler):
-    """Closes a connection whose request header does not arrive in time.
+def _check_utf8(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # Bytes that are no UTF-8 came in as surrogates.
+        raise bad_request("the path is not UTF-8") from None
 
-    aiohttp's own limit is the idle one, which must be long.
+
+class _Connection(web.RequestHandler):
+    """One client.
+
+    Closes a connection whose request header does not arrive in time (aiohttp's own limit is the idle
+    one, which must be long), and answers what is not HTTP in the one shape of all errors.
     """
 
     _header_timer: asyncio.TimerHandle | None = None
+
+    def handle_error(  # type: ignore[override]  # our responses are what the protocol asks of one
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> Response:
+        if isinstance(exc, LineTooLong):
+            return render(header_too_large(self.max_line_size))
+        if status == 400:
+            return render(bad_request((message or "not HTTP").partition("\n")[0].rstrip(" :")))
+        return render(unexpected(exc if isinstance(exc, Exception) else RuntimeError(message)))
+
+    def until_answered(self) -> asyncio.Future[None] | None:
+        """Close it if it is idle; else give what is done once its request is answered."""
+        if not self._request_in_progress:
+            self.close()
+            return None
+        if self._handler_waiter is None:
+            self._handler_waiter = self._loop.create_future()
+        return self._handler_waiter
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -108,10 +140,19 @@ class _SlowClientGuard(web.RequestHandler):
 
 
 class _Server(web.Server):
-    """aiohttp's low-level server with the guard above."""
+    """aiohttp's low-level server with the connections above."""
 
     def __call__(self) -> web.RequestHandler:
-        return _SlowClientGuard(self, loop=self._loop, **self._kwargs)
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    async def drain(self, seconds: float) -> None:
+        """Close idle connections, and the others once they are answered or the time is over."""
+        waiters = [conn.until_answered() for conn in self.connections if isinstance(conn, _Connection)]
+        busy = [waiter for waiter in waiters if waiter is not None]
+        if busy and seconds > 0:
+            await asyncio.wait(busy, timeout=seconds)
+        self.pre_shutdown()
+        await self.shutdown(CLOSING_SECONDS if seconds > 0 else 0)
 
 
 class HTTPServer:
@@ -167,7 +208,7 @@ class HTTPServer:
         def make_request(
             message: object, payload: object, protocol: object, writer: object, task: object
         ) -> web.BaseRequest:
-            return web.BaseRequest(
+            return Request(
                 message,  # type: ignore[arg-type]  # aiohttp's own values, passed through
                 payload,  # type: ignore[arg-type]
                 protocol,  # type: ignore[arg-type]
@@ -183,10 +224,11 @@ class HTTPServer:
             handler_cancellation=True,
             keepalive_timeout=IDLE_SECONDS,
             access_log=None,
+            auto_decompress=False,  # A compressed body passes through as it is, and no bomb unpacks here.
             max_line_size=self._max_header_bytes,
             max_field_size=self._max_header_bytes,
         )
-        runner = web.ServerRunner(server)
+        runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
         await runner.setup()
         try:
             if socket_path is not None:
@@ -194,13 +236,13 @@ class HTTPServer:
                 await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
             else:
                 for host in hosts:
-                    await web.TCPSite(runner, host, port, backlog=BACKLOG, shutdown_timeout=0).start()
+                    await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
                     port = port or int(runner.addresses[0][1])
             yield port
         finally:
             for site in list(runner.sites):
                 await site.stop()
-            await server.shutdown(drain())
+            await server.drain(drain())
             await runner.cleanup()
 
 
@@ -209,14 +251,20 @@ def _answering_errors(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except APIError as error:
-            return render(error)
+            failure = error
         except MeshError as error:
-            return render(unexpected(error))
-        except (ConnectionError, asyncio.CancelledError, web.HTTPException):
-            raise
+            failure = unexpected(error)
+        except (ConnectionError, web.RequestPayloadError) as error:
+            failure = bad_request(f"the body broke off: {error}")
         except Exception as error:  # The outermost place where a request's failure can end.
             logger.exception("request failed: %s %s", request.method, request.raw_path.partition("?")[0])
-            return render(unexpected(error))
+            failure = unexpected(error)
+        if isinstance(request, Request) and request.begun:
+            # A part of an answer is out, so the only honest thing left is to break off visibly.
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the answer broke off")
+        return render(failure)
 
     return answer
 
@@ -263,16 +311,17 @@ def _cors(handler: Handler, origins: Sequence[str]) -> Handler:
         origin = request.headers.get("Origin")
         if origin is None or not (everyone or origin in origins):
             return await handler(request)
+        told = [("Access-Control-Allow-Origin", "*" if everyone else origin), ("Vary", "Origin")]
         asked = request.headers.get("Access-Control-Request-Method")
         if request.method == "OPTIONS" and asked is not None:
-            response: Answered = Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS)])
             wanted = request.headers.get("Access-Control-Request-Headers")
-            if wanted:
-                response.fields.append(("Access-Control-Allow-Headers", wanted))
-        else:
-            response = await handler(request)
+            allowed = [("Access-Control-Allow-Headers", wanted)] if wanted else []
+            return Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS), *allowed, *told])
+        if isinstance(request, Request):
+            request.further_fields = told
+        response = await handler(request)
         if not response.prepared:
-            response.fields += [("Access-Control-Allow-Origin", "*" if everyone else origin), ("Vary", "Origin")]
+            response.fields += told
         return response
 
     return cors

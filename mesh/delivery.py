@@ -13,6 +13,8 @@ the application does not listen        wait for it, holding the delivery; no att
 
 Attempts: without a retry policy, an event with a dead letter topic goes there after its first
 failure (as Dapr does), and one without is retried for as long as it is stored, with growing delays.
+A connection that breaks off is the exception: when an application crashes or restarts, everything in
+flight breaks off, and at most one event of it is to blame. It takes several of these to dead-letter.
 A policy's short delays are waited out here, longer ones are held by the broker. Once a policy is
 exhausted, an event goes to the dead letter topic; without one it is retried slowly: it was
 acknowledged to its publisher, so it is not dropped.
@@ -42,6 +44,7 @@ QUICK_DELAY = 1.0
 SLOW_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 DEAD_LETTER_RETRY = 5.0
 BREAKER_RETRY = 5.0
+BROKEN_ATTEMPTS = 5
 MAX_COUNTED = 1000
 MAX_ATTEMPT_SECONDS = 3600.0
 
@@ -62,11 +65,13 @@ class Attempt:
         outcome: What it came to.
         reason: Why, for logs and the dead letter; empty on success.
         status: The application's HTTP status, if there was one.
+        broken: Whether the connection broke off, so that nothing is known about this event.
     """
 
     outcome: Outcome
     reason: str = ""
     status: int | None = None
+    broken: bool = False
 
 
 SUCCESS = Attempt(Outcome.SUCCESS)
@@ -102,7 +107,7 @@ def decide(
         return (Step.DEAD_LETTER if dead_letter else Step.ACK), 0.0
     delay: float | None
     if retry is None:
-        if dead_letter:
+        if dead_letter and not (attempt.broken and delivery_attempt + quick < BROKEN_ATTEMPTS):
             return Step.DEAD_LETTER, 0.0
         delay = SLOW_DELAYS[min(delivery_attempt + quick, len(SLOW_DELAYS)) - 1]
         return (Step.WAIT if delay <= QUICK_DELAY else Step.NACK), delay

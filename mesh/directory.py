@@ -122,8 +122,9 @@ class Directory:
                 return
             now = self._clock()
             for app_id, age in body["seen"].items():
-                at = now - float(age)
-                if len(self._seen) < MAX_APPS and at > self._seen.get(app_id, -math.inf):
+                at = now - max(0.0, float(age))
+                known = app_id in self._seen or len(self._seen) < MAX_APPS
+                if known and at > self._seen.get(app_id, -math.inf):
                     self._seen[app_id] = at
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
             logger.warning("ignored a malformed announcement")

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -33,6 +33,7 @@ from mesh.resources.configuration import Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription
 from mesh.scopes import TopicScopes, in_scope
+from mesh.tasks import task_group
 from mesh.telemetry import Counters, Tracing
 
 __all__ = ["BACKBONE_TYPES", "NodeSettings", "Runtime", "default_components"]
@@ -289,10 +290,10 @@ class Runtime:
     ) -> None:
         app_id = self.settings.app_id
         self.subscriptions = self._effective(await programmatic())
-        async with AsyncExitStack() as stack:
+        async with task_group() as tasks:
             for subscription in self.subscriptions:
-                await stack.enter_async_context(self._subscribed(subscription, application))
-            await stack.enter_async_context(self.invocation.serve(application))
+                await _hold(tasks, self._subscribed(subscription, application), ended)
+            await _hold(tasks, self.invocation.serve(application), ended)
             self.directory.host(app_id, ready=True)
             self.serving = True
             try:
@@ -357,6 +358,19 @@ def _routes(subscription: Subscription) -> list[Route]:
     if subscription.default_path is not None:
         routes.append(Route(None, subscription.default_path))
     return routes
+
+
+async def _hold(tasks: asyncio.TaskGroup, context: AbstractAsyncContextManager[None], ended: asyncio.Event) -> None:
+    """Enter something in a task of its own that leaves it at the end, so that all stop fetching before any has drained."""
+    entered = asyncio.Event()
+
+    async def hold() -> None:
+        async with context:
+            entered.set()
+            await ended.wait()
+
+    tasks.create_task(hold(), name="inbound-hold")
+    await entered.wait()
 
 
 async def _first(stop: Awaitable[object], *others: Awaitable[object]) -> bool:

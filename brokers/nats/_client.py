@@ -76,10 +76,14 @@ class _Client(Client):
         """Drop a dead socket at once: closing it in order waits for a peer that does not read any more."""
         self._pending = [command for command in self._pending if command != PING]  # Nobody waits for their answers.
         self._pending_data_size = sum(map(len, self._pending))
+        self.abort()
+        await super()._attempt_reconnect()
+
+    def abort(self) -> None:
+        """Drop the socket, with what waits in it."""
         writer = getattr(self._transport, "_io_writer", None)  # A WebSocket has none.
         if writer is not None:
             writer.transport.abort()
-        await super()._attempt_reconnect()
 
     def fail_flushes(self) -> None:
         """End every flush that waits: its answer will not come over a new connection."""
@@ -208,6 +212,7 @@ class Connection:
             async with asyncio.timeout(CLOSE_WAIT):
                 await self.client.close()
         except (TimeoutError, OSError):
+            self.client.abort()
             logger.warning("closed NATS at %s without a flush: it does not read", self.shown)
         self._resolved.set()
         self._fail_waiting()

@@ -212,7 +212,7 @@ def _fine(findings: Findings) -> str:
     parts = [
         f"{number} {what}{'' if number == 1 else 's'}"
         for number, what in ((findings.resources, "resource"), (findings.templates, "template"))
-        if number or what == "resource"
+        if number or (what == "resource" and not findings.templates)
     ]
     alone = findings.resources + findings.templates == 1
     return f"{' and '.join(parts)} {'is' if alone else 'are'} fine"

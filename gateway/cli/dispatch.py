@@ -66,12 +66,18 @@ def main(words: Sequence[str]) -> int:
         for problem in error.problems:
             complain(str(problem))
         return 1
-    except (MeshError, TimeoutError) as error:
-        complain(str(error))
+    except (MeshError, OSError) as error:
+        complain(str(error) or type(error).__name__)
         return 1
     except SystemExit as end:
         # argparse leaves so after it has printed the help.
         return end.code if isinstance(end.code, int) else 0
+    except Exception as error:  # The end of the line: people get a sentence, developers may get more.
+        if os.environ.get("MESH_DEBUG"):
+            raise
+        complain(f"this should not happen: {type(error).__name__}: {error}")
+        note("  with MESH_DEBUG=1 it says where; please report it")
+        return 1
 
 
 def _run(words: Sequence[str]) -> int:

@@ -44,7 +44,8 @@ def group_alive(pid: int) -> bool:
         return False
     if sys.platform != "linux":
         return True
-    return any(_is_member(Path(entry.path), pid) for entry in os.scandir("/proc") if entry.name.isdecimal())
+    with os.scandir("/proc") as processes:
+        return any(_is_member(Path(process.path), pid) for process in processes if process.name.isdecimal())
 
 
 def _is_member(process: Path, group: int) -> bool:

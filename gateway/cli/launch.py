@@ -47,6 +47,8 @@ async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
             around.console.complain(str(error))
             around.stop.set()
 
+    # Nobody sees what they write any more.
+    around.console.when_broken = around.stop.set
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)

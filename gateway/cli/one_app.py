@@ -209,7 +209,8 @@ def _gateway_command(spec: AppSpec) -> list[str]:
     given = tuple(f"{name}={value}" for name, value in labels.items() if value)
     # 0 and less ask for a free port, which the gateway finds itself, so that nobody takes it in between.
     options = replace(spec.options, label=given, dapr_http_port=max(spec.options.dapr_http_port or 0, 0))
-    return [sys.executable, "-m", "gateway", *to_arguments(options)]
+    # -P: a folder named `gateway` where we are called is not ours.
+    return [sys.executable, "-P", "-m", "gateway", *to_arguments(options)]
 
 
 def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dict[str, str]:
@@ -226,8 +227,10 @@ def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dic
         facts["APP_PORT"] = str(config.app_port)
     if spec.options.metrics_port is not None and spec.options.metrics_port > 0:
         facts["DAPR_METRICS_PORT"] = str(spec.options.metrics_port)
+    # `python` of a tutorial is ours where the machine has only a `python3`.
+    path = os.pathsep.join((environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
     # Or Python would keep its lines back, since it does not write to a terminal.
-    return {**inherited, "PYTHONUNBUFFERED": "1", **facts, **spec.environment}
+    return {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **facts, **spec.environment}
 
 
 def _address(run: Run) -> str:

@@ -106,7 +106,7 @@ class GatewayOptions:
     )
 
     dapr_http_port: int | None = _option(
-        None, "number", "--dapr-http-port -H --port", "port of the API", section=_PORTS
+        None, "number", "--dapr-http-port -H --port", "port of the API (a free one)", section=_PORTS
     )
     dapr_listen_addresses: str | None = _option(
         None, "text", "--dapr-listen-addresses", "comma separated (127.0.0.1)", section=_PORTS, metavar="HOSTS"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from gateway.cli.terminal import colours_wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["Console", "LineSplitter", "LogTarget", "Stream", "printable"]
@@ -61,11 +61,13 @@ class LineSplitter:
 class Console:
     """Standard output for the lines of applications and gateways, standard error for our own.
 
-    A terminal that has gone, or a closed pipe, is noticed once and told by `broken`.
+    Attributes:
+        when_broken: Called once when the terminal has gone, or the pipe is closed, as ``| head`` does.
     """
 
     def __init__(self, out: BinaryIO, err: BinaryIO, *, colours: bool) -> None:
-        self.broken = False
+        self.when_broken: Callable[[], None] = lambda: None
+        self._broken = False
         self._out = out
         self._err = err
         self._colours = colours
@@ -97,13 +99,14 @@ class Console:
         self._write(self._err, f"{label} {text}\n")
 
     def _write(self, to: BinaryIO, text: str) -> None:
-        if self.broken:
+        if self._broken:
             return
         try:
             to.write(text.encode(errors="replace"))
             to.flush()
         except (OSError, ValueError):
-            self.broken = True
+            self._broken = True
+            self.when_broken()
 
 
 @dataclass(frozen=True, slots=True)

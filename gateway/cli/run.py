@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.cli.configure import gateway_config
@@ -27,7 +28,7 @@ from gateway.cli.terminal import note
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["parser", "plan", "run"]
 
@@ -97,6 +98,7 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     specs = plan(words, os.environ)
+    _check_resources(specs, os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
     # Before the event loop: a process with threads can not be forked safely.
@@ -141,7 +143,36 @@ def _single(options: GatewayOptions, command: Sequence[str], environ: Mapping[st
         if not path.exists():
             raise ConfigError(Problem("there is no such file or folder", file=str(path)))
     # An application in a process group of its own must not read the terminal; a pipe is another thing.
-    return AppSpec(options, config, tuple(command), stdin=not sys.stdin.isatty())
+    return AppSpec(options, config, tuple(command), stdin=sys.stdin is not None and not sys.stdin.isatty())
+
+
+def _check_resources(specs: Sequence[AppSpec], environ: Mapping[str, str]) -> None:
+    """Find what is wrong in the files of all applications before any of them starts.
+
+    Raises:
+        ConfigError: Holds every problem, once.
+    """
+    sets = {spec.config.resource_paths for spec in specs} - {()}
+    configurations = {file for spec in specs for file in spec.config.configuration_files}
+    if not sets and not configurations:
+        return
+    # Imported here: most runs have no files, and need no YAML.
+    from mesh.loader import load_configuration_file, load_resources
+
+    problems: list[Problem] = []
+
+    def attempt(load: Callable[[], object]) -> None:
+        try:
+            load()
+        except ConfigError as error:
+            problems.extend(problem for problem in error.problems if problem not in problems)
+
+    for paths in sorted(sets):
+        attempt(partial(load_resources, paths, namespace=environ.get("NAMESPACE")))
+    for file in sorted(configurations):
+        attempt(partial(load_configuration_file, file, environ))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _template(text: str, environ: Mapping[str, str], surplus: Sequence[str]) -> list[AppSpec]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from urllib.parse import unquote
@@ -12,9 +13,10 @@ from aiohttp import web
 
 from gateway.errors import APIError, invocation_failed
 from gateway.response import Answered, Response, StreamedResponse
-from mesh.blocks.invocation import Answer, Call, Invocation, forwardable
+from gateway.routes.request import go_ahead, read_body, unescape
+from mesh.blocks.invocation import OUTSIDE, Answer, Call, Invocation, forwardable
 from mesh.durations import parse_duration
-from mesh.errors import InvocationError, StreamBrokenError
+from mesh.errors import InvocationError, MeshError
 from mesh.telemetry import Tracing
 
 __all__ = ["InvocationRoutes", "clean_path"]
@@ -22,7 +24,9 @@ __all__ = ["InvocationRoutes", "clean_path"]
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
 TIMEOUT_HEADER = "mesh-timeout"
-_FORBIDDEN = frozenset("#?\x00")
+MAX_APP_ID_BYTES = 256
+_FORBIDDEN = re.compile(r"[#?\x00-\x1f\x7f]")
+_SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id"})
 
 
 class InvocationRoutes:
@@ -49,25 +53,29 @@ class InvocationRoutes:
         self._strip_token = strip_token
 
     async def by_url(self, request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:
-        """Call ``invoke/{app id}/method/{method}``; a header names another application."""
-        given = _header_target(request)
-        if len(segments) >= 2 and segments[1] == "method":
-            target = given or unquote(segments[0])
-            return await self._call(request, target, clean_path("/" + "/".join(segments[2:])), query)
-        return await self.by_header(request, query)
+        """Call ``invoke/{app id}/method/{method}``; a header makes the whole path the method instead."""
+        if _header_target(request) is None:
+            target, method = _split(segments)
+            if target:
+                return await self._call(request, target, "/" + "/".join(method), query)
+        return await self.by_header(request, "/v1.0/invoke/" + "/".join(segments), query)
 
-    async def by_header(self, request: web.BaseRequest, query: str) -> Answered:
+    async def by_header(self, request: web.BaseRequest, path: str, query: str) -> Answered:
         """Call the application that ``dapr-app-id`` or the user name names, with the whole path."""
         target = _header_target(request)
         if not target:
             message = "failed getting app id either from the URL path or the header dapr-app-id"
             raise APIError(404, "ERR_DIRECT_INVOKE", message)
-        return await self._call(request, target, clean_path(request.path_qs.partition("?")[0]), query)
+        return await self._call(request, target, path, query)
 
     async def _call(self, request: web.BaseRequest, target: str, path: str, query: str) -> Answered:
-        decoded = unquote(path)
-        if _FORBIDDEN.intersection(decoded) or not decoded.isprintable():
+        path = clean_path(path)
+        decoded = unescape(path) if "%" in path else path
+        if _FORBIDDEN.search(decoded):
             raise APIError(500, "ERR_DIRECT_INVOKE", f"invalid method: {decoded!r}")
+        is_url = target.startswith(OUTSIDE)
+        if not is_url and (target.count(".") > 1 or len(target.encode("utf-8", "replace")) > MAX_APP_ID_BYTES):
+            raise APIError(500, "ERR_DIRECT_INVOKE", f"failed to invoke, id: {target[:80]}, err: invalid app id")
         call = Call(
             request.method,
             f"{path}?{query}" if query else path,
@@ -92,11 +100,13 @@ class InvocationRoutes:
 
     def _headers(self, request: web.BaseRequest, target: str) -> list[tuple[str, str]]:
         peer = request.remote or "127.0.0.1"
-        host = request.host
         incoming = request.headers
+        host = incoming.get("Host", "")
         headers = forwardable(incoming.items())
         if self._strip_token:
             headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
+        if "dapr-caller-app-id" in incoming or "dapr-callee-app-id" in incoming or "dapr-caller-namespace" in incoming:
+            headers = [(name, value) for name, value in headers if name.lower() not in _SET_HERE]
         traceparent = self._tracing.span(incoming.get("traceparent"))
         if traceparent:
             headers = [(name, value) for name, value in headers if name.lower() != "traceparent"]
@@ -107,7 +117,7 @@ class InvocationRoutes:
             ("Forwarded", f"for={peer};by={peer};host={host}"),
             ("dapr-caller-app-id", self._app_id),
             ("dapr-caller-namespace", self._namespace),
-            ("dapr-callee-app-id", target.partition(".")[0]),
+            ("dapr-callee-app-id", target if target.startswith(OUTSIDE) else target.partition(".")[0]),
         ]
         return headers
 
@@ -124,6 +134,18 @@ def _header_target(request: web.BaseRequest) -> str | None:
     except (binascii.Error, UnicodeDecodeError):
         return None
     return password if user == "dapr-app-id" else None
+
+
+def _split(segments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Split ``{app id}/method/{method…}``; an absolute URL as app id may hold slashes of its own."""
+    if segments and segments[0].lower() in ("http:", "https:") and "method" in segments:
+        at = segments.index("method")
+        # Cleaning the path has made one slash of two.
+        host = [unescape(segment) for segment in segments[1:at] if segment]
+        return f"{segments[0].lower()}//{'/'.join(host)}", segments[at + 1 :]
+    if len(segments) < 2 or segments[1] != "method":
+        return "", ()
+    return unescape(segments[0]), segments[2:]
 
 
 def clean_path(path: str) -> str:
@@ -147,8 +169,14 @@ async def _body(request: web.BaseRequest) -> bytes | AsyncIterator[bytes]:
         return b""
     length = request.content_length
     if length is not None and length <= WHOLE_BODY_BYTES:
-        return await request.content.read()
-    return request.content.iter_chunked(READ_BYTES)
+        return await read_body(request)
+    return _streamed(request)
+
+
+async def _streamed(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    go_ahead(request)
+    async for part in request.content.iter_chunked(READ_BYTES):
+        yield part
 
 
 async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
@@ -163,7 +191,7 @@ async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
     try:
         async for part in answer.parts():
             await stream.write(part)
-    except (InvocationError, StreamBrokenError):
+    except MeshError:
         # Headers are out, so the only honest answer left is a body that visibly breaks off.
         if request.transport is not None:
             request.transport.abort()

@@ -54,7 +54,7 @@ class NodeRoutes:
             raise APIError(500, "ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
         missing = self._node.not_ready
         if missing:
-            raise APIError(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: {list(missing)}")
+            raise APIError(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: [{' '.join(missing)}]")
         return no_content()
 
     async def outbound(self, request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:

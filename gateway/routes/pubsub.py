@@ -96,10 +96,9 @@ class PubSubRoutes:
         metadata = metadata_of(query)
         raw = self._is_raw(metadata)
         entries = self._entries(component, topic, body, metadata, request)
-        key = metadata.get("partitionKey")
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
-                failed = await self._block.publish_bulk(component, topic, entries, raw=raw, key=key)
+                failed = await self._block.publish_bulk(component, topic, entries, raw=raw)
         except TimeoutError:
             unknown: MeshError = DeadlineExceededError(f"no confirmation within {PUBLISH_SECONDS:g} s")
             raise publish_failed(component.name, topic, self._app_id, unknown) from None
@@ -134,6 +133,8 @@ class PubSubRoutes:
         seen: set[str] = set()
         traceparent, tracestate = request.headers.get("traceparent"), request.headers.get("tracestate", "")
         for index, item in enumerate(items):
+            if not isinstance(item, dict):
+                raise _bad_entries(component, topic, f"entry {index} must be an object")
             members = fields(item, f"entry {index}")
             content_type = members.get("contenttype")
             data = _entry_bytes(component, topic, index, content_type, members)
@@ -142,13 +143,17 @@ class PubSubRoutes:
                 what = "is missing or empty" if not entry_id else "is used twice"
                 raise _bad_entries(component, topic, f"entry {index}: entryId {what}; it must be unique in the request")
             seen.add(entry_id)
-            own = text_map(members.get("metadata"), f"metadata of entry {index}")
+            try:
+                own = text_map(members.get("metadata"), f"metadata of entry {index}")
+            except APIError as error:
+                raise _bad_entries(component, topic, error.message) from None
             merged = {**metadata, **own} if members.get("metadata") is not None else {}
+            key = own.get("partitionKey", metadata.get("partitionKey"))
             try:
                 options = self._block.options(component, topic, merged, traceparent, tracestate)
             except ValueError as error:
                 raise _bad_metadata(error) from None
-            entries.append(BulkEntry(entry_id, str(content_type), data, options))
+            entries.append(BulkEntry(entry_id, str(content_type), data, options, key))
         return entries
 
 

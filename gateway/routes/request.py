@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import cast
 from urllib.parse import parse_qsl, unquote_plus
@@ -11,8 +12,9 @@ from aiohttp import web
 
 from gateway import errors
 
-__all__ = ["fields", "metadata_of", "query_of", "read_body", "read_json", "text_map", "unescape"]
+__all__ = ["fields", "go_ahead", "metadata_of", "query_of", "read_body", "read_json", "text_map", "unescape"]
 
+BODY_SECONDS = 60.0
 NO_METADATA: Mapping[str, str] = {}
 
 
@@ -36,6 +38,8 @@ def unescape(segment: str) -> str:
 def query_of(raw_query: str) -> dict[str, str]:
     """Decode a query; of repeated names the first counts."""
     found: dict[str, str] = {}
+    if not raw_query.isascii():
+        raw_query = raw_query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     for name, value in parse_qsl(raw_query, keep_blank_values=True):
         found.setdefault(name, value)
     return found
@@ -48,14 +52,29 @@ def metadata_of(raw_query: str) -> Mapping[str, str]:
     return {name[9:]: value for name, value in query_of(raw_query).items() if name.startswith("metadata.")}
 
 
+def go_ahead(request: web.BaseRequest) -> None:
+    """Tell a client that asks before it sends its body to send it.
+
+    Source: RFC 9110 section 10.1.1.
+    """
+    if "Expect" in request.headers and request.version >= (1, 1) and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 async def read_body(request: web.BaseRequest) -> bytes:
     """Read the whole body.
 
     Raises:
-        APIError: It is over the limit.
+        APIError: It is over the limit, or comes too slowly.
     """
     try:
-        return await request.read()
+        if request.content.is_eof():
+            return await request.read()
+        go_ahead(request)
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise errors.too_slow(BODY_SECONDS) from None
     except web.HTTPRequestEntityTooLarge:
         raise errors.too_large(request._client_max_size) from None
 

@@ -220,7 +220,7 @@ def _item(value: object, url_metadata: Mapping[str, str], code: str, message: st
     etag = members.get("etag")
     if etag is not None and not isinstance(etag, str):
         raise malformed(f"'etag' of key {key} must be a string")
-    metadata = {**text_map(members.get("metadata"), f"'metadata' of key {key}"), **url_metadata}
+    metadata = {**url_metadata, **text_map(members.get("metadata"), f"'metadata' of key {key}"), **url_metadata}
     value_bytes = None if delete else orjson.dumps(members.get("value"))
     return Item(key, value_bytes, etag or None, concurrency, _ttl(metadata, code, f"{message}: key {key}"))
 

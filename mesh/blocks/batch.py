@@ -14,7 +14,7 @@ import orjson
 from mesh.application import AppFailedError, AppUnreachableError, Headers
 from mesh.delivery import SUCCESS, Attempt, Outcome
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "folded"]
 
 BULK_TYPE = "com.dapr.event.sent.bulk"
 RAW_CONTENT_TYPE = "application/octet-stream"
@@ -91,6 +91,7 @@ class Batcher:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
+        entries = [entry for entry in entries if not entry.result.done()]  # The others were released meanwhile.
         if entries:
             self._tasks.create_task(self._send(*key, entries), name="bulk-send")
 
@@ -116,7 +117,7 @@ class Batcher:
             return
         except AppFailedError as error:
             results: Mapping[str, Attempt] = {}
-            default = Attempt(Outcome.RETRY, str(error))
+            default = Attempt(Outcome.RETRY, str(error), broken=True)
         else:
             results, default = judge_bulk(status, answer)
         for entry in entries:
@@ -132,10 +133,11 @@ def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attem
         return {}, Attempt(Outcome.RETRY, f"the application answered {status}", status)
     missing = Attempt(Outcome.RETRY, "the application's answer has no status for this entry")
     try:
-        statuses = orjson.loads(answer)["statuses"]
-        said = {str(item["entryId"]): item.get("status") for item in statuses}
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        statuses = folded(orjson.loads(answer)).get("statuses")
+    except orjson.JSONDecodeError:
         return {}, missing
+    items = [folded(item) for item in statuses] if isinstance(statuses, list) else []
+    said = {str(item["entryid"]): item.get("status") for item in items if "entryid" in item}
     results: dict[str, Attempt] = {}
     for entry_id, value in said.items():
         if value == "SUCCESS":
@@ -145,3 +147,8 @@ def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attem
         else:
             results[entry_id] = Attempt(Outcome.RETRY, f"the application answered {value!r}")
     return results, missing
+
+
+def folded(value: object) -> Mapping[str, object]:
+    """Give a JSON object's members with lower-case names; nothing for any other value."""
+    return {str(name).lower(): member for name, member in value.items()} if isinstance(value, dict) else {}

@@ -12,7 +12,6 @@ Source: Dapr's HTTP API, publishing and delivery (docs/compatibility.md lists th
 from __future__ import annotations
 
 import base64
-import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from urllib.parse import unquote
 import orjson
 
 from mesh.errors import EventError
-from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured
+from mesh.event import CLOUDEVENTS_JSON, encode_header_value
 
 __all__ = ["Envelope", "PublishOptions", "build_binary", "build_structured", "parse_bool", "read"]
 
@@ -55,6 +54,11 @@ def placement(content_type: str) -> Placement:
     if media in ("application/octet-stream", "application/cloudevents+protobuf"):
         return Placement.BASE64
     return Placement.TEXT
+
+
+def is_json_event(content_type: str) -> bool:
+    """Tell whether a media type is that of a CloudEvent in JSON, whatever its parameters."""
+    return content_type.partition(";")[0].strip().lower() == CLOUDEVENTS_JSON
 
 
 def parse_bool(text: str) -> bool:
@@ -98,7 +102,7 @@ def overrides(metadata: Mapping[str, str]) -> Mapping[str, str] | None:
     found = None
     for name, value in metadata.items():
         lowered = name.lower()
-        if lowered.startswith("cloudevent.") and lowered[11:] in _OVERRIDES:
+        if value and lowered.startswith("cloudevent.") and lowered[11:] in _OVERRIDES:
             found = found or {}
             found[lowered[11:]] = value
     return found
@@ -200,12 +204,14 @@ class Envelope:
         traceparent: The publisher's span; empty when there is none.
         tracestate: Passed on.
         expires_at: Unix time in seconds; None for never.
+        raw: Whether the subscription takes payloads as they are.
     """
 
     body: bytes
     traceparent: str = ""
     tracestate: str = ""
     expires_at: float | None = None
+    raw: bool = False
 
 
 def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, prefix: str) -> Envelope:
@@ -216,31 +222,14 @@ def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, pr
     """
     if prefix + "specversion" in headers:
         return _read_binary(headers, body, pubsub, topic, prefix)
-    structured = is_structured(headers.get(CONTENT_TYPE))
-    if not structured:
-        # Published raw, or by something that is not a gateway: a CloudEvent in JSON, or nothing of ours.
-        try:
-            members = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise EventError(f"not a CloudEvent: {error}") from None
-        if not isinstance(members, dict):
-            raise EventError("not a CloudEvent: not a JSON object")
-        return Envelope(
-            body,
-            _text(members.get("traceparent")),
-            _text(members.get("tracestate")),
-            _expiry(_text(members.get("expiration"))),
-        )
-    traceparent = _member(body, _TRACEPARENT_MEMBER)
-    return Envelope(body, traceparent, "", _expiry(unquote(headers.get(prefix + "expiration", ""))))
-
-
-_TRACEPARENT_MEMBER = re.compile(rb'"traceparent":"([0-9a-f-]{55})"')
-
-
-def _member(body: bytes, pattern: re.Pattern[bytes]) -> str:
-    found = pattern.search(body)
-    return found[1].decode() if found else ""
+    # Built by an application, published raw, or by something that is not a gateway.
+    members = parse_event(body)
+    return Envelope(
+        body,
+        _text(members.get("traceparent")),
+        _text(members.get("tracestate")),
+        _expiry(_text(members.get("expiration"))),
+    )
 
 
 def _text(value: object) -> str:
@@ -301,5 +290,15 @@ def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes
 
 
 def parse_event(body: bytes) -> Mapping[str, object]:
-    """Parse an envelope for its rules."""
-    return cast("Mapping[str, object]", orjson.loads(body))
+    """Parse an envelope.
+
+    Raises:
+        EventError: It is no JSON object.
+    """
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise EventError(f"not a CloudEvent: {error}") from None
+    if not isinstance(members, dict):
+        raise EventError("not a CloudEvent: not a JSON object")
+    return cast("Mapping[str, object]", members)

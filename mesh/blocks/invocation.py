@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,10 +29,11 @@ from mesh.exchange import Exchange, Reply, Request
 from mesh.policies import BUILT_IN_RETRIES, Breaker, Policy
 from mesh.telemetry import Counters
 
-__all__ = ["Answer", "Call", "Invocation", "forwardable"]
+__all__ = ["OUTSIDE", "Answer", "Call", "Invocation", "forwardable"]
 
 HTTP_HEADER = "mesh-http"
 ERROR_HEADER = "mesh-error"
+OUTSIDE = ("http://", "https://")
 UNAVAILABLE_WAIT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 HOP_BY_HOP = frozenset(
     {
@@ -136,6 +137,7 @@ class Invocation:
 
     Attributes:
         endpoints: HTTPEndpoint resources by name; they are called directly.
+        open_outside: Opens a service that is named by its absolute URL; None refuses such names.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class Invocation:
         self._counters = counters
         self._numbers = itertools.count(1)
         self.endpoints: dict[str, Application] = {}
+        self.open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None = None
         self._local: Application | None = None
 
     def _policy(self, app_id: str) -> tuple[Policy, Breaker | None]:
@@ -195,29 +198,25 @@ class Invocation:
         started = time.monotonic()
         while True:
             attempt += 1
-            permit = None if breaker is None else breaker.allow()
-            if breaker is not None and permit is None:
-                raise InvocationError(target_id, "circuit breaker is open")
+            admitted = _Admitted(target_id, breaker)
             answered = False
-            failure: InvocationError | None = None
             try:
                 async with self._once(target_id, _timed(call, policy)) as answer:
+                    admitted.record(answer.status < 500)
                     delay = self._retry_delay(policy, call, attempt, started, answer.status)
-                    if breaker is not None and permit is not None:
-                        breaker.record(answer.status < 500, permit)
                     if delay is None:
                         answered = True
                         yield answer
                         return
-            except InvocationError as error:
+            except InvocationError:
                 if answered:
                     raise
-                failure = error
-                if breaker is not None and permit is not None:
-                    breaker.record(False, permit)
+                admitted.record(False)
                 delay = self._retry_delay(policy, call, attempt, started, None)
-            if delay is None or time.time() + delay >= call.deadline:
-                raise failure or InvocationError(target_id, "the deadline passed between retries")
+                if delay is None:
+                    raise
+            finally:
+                admitted.release()
             await asyncio.sleep(delay)
 
     def _retry_delay(
@@ -229,10 +228,18 @@ class Invocation:
             return None
         if status is not None and (status < 400 or not retry.should_retry_status(status)):
             return None
-        return retry.delay(attempt, time.monotonic() - started, random.random)
+        delay = retry.delay(attempt, time.monotonic() - started, random.random)
+        # With no time left for another attempt, what the last one gave is the answer.
+        return None if delay is None or time.time() + delay >= call.deadline else delay
 
     @asynccontextmanager
     async def _once(self, target_id: str, call: Call) -> AsyncIterator[Answer]:
+        if target_id.startswith(OUTSIDE):
+            if self.open_outside is None:
+                raise InvocationError(target_id, "services outside of the mesh are not called")
+            async with self.open_outside(target_id) as outside, self._directly(target_id, outside, call) as answer:
+                yield answer
+            return
         endpoint = self.endpoints.get(target_id)
         app_id, _, namespace = target_id.partition(".")
         if endpoint is None and app_id == self._app_id and namespace in ("", self._namespace):
@@ -286,7 +293,7 @@ class Invocation:
                 return await self._exchange.request(where, message, call.deadline, stream)
             except NoResponderError:
                 # A stream's body is untouched, since no callee has granted credit for it.
-                if self._directory.last_seen(app_id) is None:
+                if namespace != self._namespace or self._directory.last_seen(app_id) is None:
                     raise InvocationError(target_id, f"no instance of {app_id} is on the mesh") from None
                 wait = next(waits, wait)
                 self._counters.add(telemetry.INVOCATIONS_WAITED, app_id)
@@ -317,6 +324,29 @@ class Invocation:
     def use_local(self, application: Application) -> None:
         """Call this gateway's own application directly."""
         self._local = application
+
+
+class _Admitted:
+    """A call that the circuit breaker, if there is one, has let through."""
+
+    __slots__ = ("_breaker", "_permit")
+
+    def __init__(self, target_id: str, breaker: Breaker | None) -> None:
+        self._breaker = breaker
+        self._permit = None if breaker is None else breaker.allow()
+        if breaker is not None and self._permit is None:
+            raise InvocationError(target_id, "circuit breaker is open")
+
+    def record(self, success: bool) -> None:
+        permit, self._permit = self._permit, None
+        if self._breaker is not None and permit is not None:
+            self._breaker.record(success, permit)
+
+    def release(self) -> None:
+        """Say that it was cancelled before it came to anything."""
+        permit, self._permit = self._permit, None
+        if self._breaker is not None and permit is not None:
+            self._breaker.release(permit)
 
 
 def _timed(call: Call, policy: Policy) -> Call:

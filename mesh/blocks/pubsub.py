@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +14,7 @@ import orjson
 from mesh import address, telemetry
 from mesh.application import AppFailedError, Application
 from mesh.blocks import envelope
-from mesh.blocks.batch import Batcher
+from mesh.blocks.batch import Batcher, folded
 from mesh.blocks.envelope import Envelope, PublishOptions
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome, Settlement
@@ -86,12 +86,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class BulkEntry:
-    """One entry of a bulk publish; ``options`` differ per entry."""
+    """One entry of a bulk publish; ``options`` and the partition key differ per entry."""
 
     entry_id: str
     content_type: str
     body: bytes
     options: PublishOptions
+    key: str | None = None
 
 
 @lru_cache(maxsize=512)
@@ -188,7 +189,7 @@ class PubSub:
         self._counters.add(telemetry.EVENTS_PUBLISHED, component.name, options.topic)
 
     async def publish_bulk(
-        self, component: PubSubComponent, topic: str, entries: Sequence[BulkEntry], *, raw: bool, key: str | None
+        self, component: PubSubComponent, topic: str, entries: Sequence[BulkEntry], *, raw: bool
     ) -> dict[str, BrokerError]:
         """Store several; give the errors by entry id.
 
@@ -197,7 +198,8 @@ class PubSub:
             EventError: An entry's own event is not one; nothing was stored.
         """
         messages = [
-            _message(component, entry.options, entry.content_type, entry.body, raw=raw, key=key) for entry in entries
+            _message(component, entry.options, entry.content_type, entry.body, raw=raw, key=entry.key)
+            for entry in entries
         ]
         self._check_publish(component, topic)
         results = await component.broker.publish_many(component.address(topic), messages)
@@ -257,13 +259,17 @@ def _message(
     if raw:
         return Message({}, body, key, identity)
     prefix = component.broker.features.event_prefix
-    if is_structured(content_type):
+    if content_type is not None and is_structured(content_type) and envelope.is_json_event(content_type):
         headers, body = envelope.build_structured(options, body, prefix)
     else:
         headers, body = envelope.build_binary(options, content_type, body, prefix)
         if key is not None:
             headers[prefix + "partitionkey"] = encode_header_value(key)
     return Message(headers, body, key, identity)
+
+
+def _is_dead_letter(message: Message) -> bool:
+    return DEAD_LETTER_HEADERS[0] in message.headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,42 +343,45 @@ class _Consumer:
             event = self._read(message, topic)
         except EventError as error:
             return Attempt(Outcome.DROP, str(error))
-        if event.expires_at is not None and event.expires_at <= time.time():
+        # A dead letter that expired is there to be looked at.
+        if event.expires_at is not None and event.expires_at <= time.time() and not _is_dead_letter(message):
             self._block.count(telemetry.EVENTS_EXPIRED, self._component.name, topic)
             return Attempt(Outcome.DROP, "expired")
         path = self._only_path
         if path is None:
             try:
-                path = self._route(event.body)
+                path = self._route(event)
             except ExpressionError as error:
                 return Attempt(Outcome.RETRY, str(error))
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
         headers = self._headers(delivery, event)
         if self._batcher is not None:
-            content = message.body if self._raw else event.body
-            return await self._batcher.call(path, topic, content, raw=self._raw)
+            return await self._batcher.call(path, topic, event.body, raw=self._raw)
         try:
             status, answer = await self._application.post(path, headers, event.body)
         except AppFailedError as error:
-            return Attempt(Outcome.RETRY, str(error))
+            return Attempt(Outcome.RETRY, str(error), broken=True)
         return judge(status, answer)
 
     def _read(self, message: Message, topic: str) -> Envelope:
         name = self._component.name
         if not self._raw:
             return envelope.read(message.headers, message.body, pubsub=name, topic=topic, prefix=self._prefix)
-        body = message.body
+        body, traceparent = message.body, ""
         if self._prefix + "specversion" in message.headers:
             whole = envelope.read(message.headers, body, pubsub=name, topic=topic, prefix=self._prefix)
-            wrapped = envelope.wrap_raw(whole.body, pubsub=name, topic=topic, traceparent=whole.traceparent)
-            return Envelope(wrapped, whole.traceparent, whole.tracestate, whole.expires_at)
-        return Envelope(envelope.wrap_raw(body, pubsub=name, topic=topic, traceparent=""))
+            body, traceparent = whole.body, whole.traceparent
+        if self._batcher is None:
+            body = envelope.wrap_raw(body, pubsub=name, topic=topic, traceparent=traceparent)
+        return Envelope(body, traceparent, raw=True)
 
-    def _route(self, body: bytes) -> str | None:
-        event = envelope.parse_event(body)
+    def _route(self, event: Envelope) -> str | None:
+        # A raw event of a batch is no CloudEvent: rules see its text.
+        raw_text = event.raw and self._batcher is not None
+        value = event.body.decode("utf-8", "replace") if raw_text else envelope.parse_event(event.body)
         for route in self._routes:
-            if route.match is None or route.match.matches(event):
+            if route.match is None or route.match.matches(value):
                 return route.path
         return None
 
@@ -413,15 +422,12 @@ def judge(status: int, answer: bytes) -> Attempt:
             members = orjson.loads(answer)
         except orjson.JSONDecodeError:
             return SUCCESS
-        said = members.get("status") if isinstance(members, dict) else None
-        if said in (None, "", "SUCCESS"):
+        said = folded(members).get("status")
+        if not isinstance(said, str) or said in ("", "SUCCESS"):
             return SUCCESS
         if said == "DROP":
             return Attempt(Outcome.DROP, "the application answered DROP", status)
-        return Attempt(Outcome.RETRY, f"the application answered {str(said)[:40]}")
+        return Attempt(Outcome.RETRY, f"the application answered {said[:40]}")
     if status == 404:
         return Attempt(Outcome.DROP, "the application answered 404", status)
     return Attempt(Outcome.RETRY, f"the application answered {status}", status)
-
-
-ApplicationFactory = Callable[[], Application]

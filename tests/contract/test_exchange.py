@@ -161,10 +161,13 @@ async def test_servers_of_one_group_share_the_requests(caller: Exchange, callee:
 
         return answer
 
-    async with Exchange(await place.connect()) as third:
-        async with callee.serve(place.app(), "g", server("a")), third.serve(place.app(), "g", server("b")):
-            for _ in range(100):
-                await caller.request(place.app(), Message({}, b""), soon())
+    async with (
+        Exchange(await place.connect()) as third,
+        callee.serve(place.app(), "g", server("a")),
+        third.serve(place.app(), "g", server("b")),
+    ):
+        for _ in range(100):
+            await caller.request(place.app(), Message({}, b""), soon())
     assert len(served) == 100
     assert set(served) == {"a", "b"}
 
@@ -213,10 +216,9 @@ async def test_leaving_serve_waits_for_requests_in_flight(caller: Exchange, call
         await asyncio.sleep(0.2)
         await request.reply({}, b"done")
 
-    async with asyncio.TaskGroup() as tasks:
-        async with callee.serve(place.app(), "g", answer):
-            call = tasks.create_task(caller.request(place.app(), Message({}, b""), soon()))
-            await begun.wait()
+    async with asyncio.TaskGroup() as tasks, callee.serve(place.app(), "g", answer):
+        call = tasks.create_task(caller.request(place.app(), Message({}, b""), soon()))
+        await begun.wait()
     assert call.result().body == b"done"
 
 
@@ -321,7 +323,7 @@ async def test_slow_reader_holds_the_writer_back(caller: Exchange, callee: Excha
 
     async with callee.serve(place.app(), "g", answer):
         reply = await caller.request(place.app(), Message({}, b""), soon())
-        await asyncio.sleep(1.0)  # Longer than the limit of silence: a slow reader is alive.
+        await asyncio.sleep(0.9)  # Longer than the limit of silence: a slow reader is alive.
         assert written <= WINDOW_BYTES + 2 * len(PIECE)
         assert await size_of(reply.parts()) == LARGE
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mesh.broker import Broker, Delivery, Message, SubscribeOptions
+from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
 from mesh.exchange import Exchange, Request
 from tests.support.contract import Inbox, Place, no_tasks_besides, text
@@ -142,19 +142,18 @@ async def test_frames_work_again_after_a_restart(own_place: Place) -> None:
     async def answer(request: Request) -> None:
         await request.reply({}, request.body)
 
-    async with Exchange(broker) as caller, Exchange(other) as callee:
-        async with callee.serve(own_place.app(), "g", answer):
-            await caller.request(own_place.app(), Message({}, b"x"), time.time() + 5)
-            await own_place.backend.restart(kill=True)
+    async with Exchange(broker) as caller, Exchange(other) as callee, callee.serve(own_place.app(), "g", answer):
+        await caller.request(own_place.app(), Message({}, b"x"), time.time() + 5)
+        await own_place.backend.restart(kill=True)
 
-            async def check() -> None:
-                try:
-                    reply = await caller.request(own_place.app(), Message({}, b"again"), time.time() + 1)
-                except BrokerError as error:
-                    raise AssertionError(error) from error
-                assert reply.body == b"again"
+        async def check() -> None:
+            try:
+                reply = await caller.request(own_place.app(), Message({}, b"again"), time.time() + 1)
+            except BrokerError as error:
+                raise AssertionError(error) from error
+            assert reply.body == b"again"
 
-            await eventually(check, within=10)
+        await eventually(check, within=10)
 
 
 async def test_stream_over_a_restart_breaks_at_both_ends(own_place: Place) -> None:

@@ -186,7 +186,7 @@ async def test_what_a_killed_process_held_goes_to_another_member(
 ) -> None:
     if ordered and not broker.features.ordering:
         pytest.skip("not ordered")
-    options = SubscribeOptions("g", max_in_flight=3, ack_wait=2.0, ordered=ordered)
+    options = SubscribeOptions("g", max_in_flight=3, ack_wait=1.0, ordered=ordered)
     topic = place.topic()
     inbox = Inbox()
     arguments = [place.backend.url, json.dumps([topic.space, topic.name]), json.dumps(asdict(options))]
@@ -198,7 +198,7 @@ async def test_what_a_killed_process_held_goes_to_another_member(
     async with broker.subscribe(topic, options, inbox):
         await inbox.holds(10, within=10)
     assert sorted(map(int, inbox.bodies)) == list(range(10))
-    assert all(d.attempt == 2 for d in inbox.deliveries if d.message.body.decode() in held)
+    assert all(d.attempt >= 2 for d in inbox.deliveries if d.message.body.decode() in held)
 
 
 async def test_leaving_the_broker_is_idempotent_and_ends_its_use(broker: Broker, place: Place) -> None:

@@ -60,11 +60,11 @@ async def test_group_goes_on_where_it_stopped(broker: Broker, other: Broker, pla
 
 async def test_ack_is_final(broker: Broker, place: Place) -> None:
     inbox, again = Inbox(), Inbox()
-    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=1.0), inbox):
+    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.5), inbox):
         await broker.publish(place.topic(), text("x"))
         await inbox.holds(1)
-    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=1.0), again):
-        await asyncio.sleep(1.3)  # That nothing happens can only be seen by waiting longer than ack_wait.
+    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.5), again):
+        await asyncio.sleep(0.8)  # That nothing happens can only be seen by waiting longer than ack_wait.
     assert (len(inbox.deliveries), again.deliveries) == (1, [])
 
 
@@ -99,13 +99,13 @@ async def test_delayed_nack_waits_at_least_so_long_and_lets_others_pass(broker: 
 
 async def test_rejected_delivery_never_comes_again(broker: Broker, place: Place) -> None:
     inbox, again = Inbox(Delivery.reject), Inbox()
-    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=1.0), inbox):
+    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.5), inbox):
         await broker.publish(place.topic(), text("x"))
         await inbox.holds(1)
-    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=1.0), again):
+    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.5), again):
         await broker.publish(place.topic(), text("next"))
         await again.holds(1)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.8)
     assert again.bodies == [b"next"]
 
 
@@ -190,20 +190,20 @@ async def test_delivery_without_a_sign_of_life_goes_to_another_member(
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.wait([leaving])
-    assert working.deliveries[0].attempt == 2
+    assert working.deliveries[0].attempt >= 2
 
 
 async def test_extended_delivery_is_not_handed_out_again(broker: Broker, other: Broker, place: Place) -> None:
     async def work(delivery: Delivery) -> None:
-        for _ in range(10):
-            await asyncio.sleep(0.25)
+        for _ in range(8):
+            await asyncio.sleep(0.15)
             await delivery.extend()
         await delivery.ack()
         done.set()
 
     done = asyncio.Event()
     inbox = Inbox(work)
-    options = SubscribeOptions("g", ack_wait=1.0)
+    options = SubscribeOptions("g", ack_wait=0.6)
     async with broker.subscribe(place.topic(), options, inbox), other.subscribe(place.topic(), options, inbox):
         await broker.publish(place.topic(), text("x"))
         await done.wait()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.faults.conftest import Figures
 from tests.support.eventually import eventually
 from tests.support.load import Publishing
-from tests.support.mesh import AppProcess, GatewayProcess, kill_embedded_server
+from tests.support.mesh import AppProcess, GatewayProcess, kill_embedded_server, running_below
 from tests.support.nats import NatsServer
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,6 +26,10 @@ pytestmark = pytest.mark.timeout(120)
 EVENTS = 10_000
 KILL_AT = (3_000, 6_500)
 ORDERS = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}]
+WITH_DEAD_LETTERS = [
+    {**ORDERS[0], "deadLetterTopic": "dead"},
+    {"pubsubname": "pubsub", "topic": "dead", "route": "/events/dead"},
+]
 
 
 async def everything_arrives(publishing: Publishing, app: AppProcess, figures: Figures, within: float = 45.0) -> None:
@@ -137,12 +146,8 @@ async def recorded(app: AppProcess, kind: str, ids: Iterable[str], within: float
 
 async def test_an_application_that_is_away_loses_and_dead_letters_nothing(mesh_home: Path, figures: Figures) -> None:
     """Killed and restarted under its living gateway, it gets every event; none is blamed for that."""
-    subscriptions = [
-        {**ORDERS[0], "deadLetterTopic": "dead"},
-        {"pubsubname": "pubsub", "topic": "dead", "route": "/events/dead"},
-    ]
     async with (
-        AppProcess(mesh_home, subscriptions=subscriptions) as app,
+        AppProcess(mesh_home, subscriptions=WITH_DEAD_LETTERS) as app,
         GatewayProcess("publisher", mesh_home) as publisher,
         GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
         asyncio.TaskGroup() as tasks,
@@ -160,19 +165,15 @@ async def test_an_application_that_is_away_loses_and_dead_letters_nothing(mesh_h
         assert app.recorded("dead") == []
 
 
-async def test_an_event_that_crashes_its_application_is_dead_lettered_in_the_end(mesh_home: Path) -> None:
-    """One that crashes it once is tried again; the event beside it is not blamed."""
-    subscriptions = [
-        {**ORDERS[0], "deadLetterTopic": "dead"},
-        {"pubsubname": "pubsub", "topic": "dead", "route": "/events/dead"},
-    ]
+async def test_an_event_that_crashes_its_application(mesh_home: Path) -> None:
+    """One that crashes it once is tried again, one that always does is dead-lettered; those beside are not blamed."""
     async with (
-        AppProcess(mesh_home, subscriptions=subscriptions) as app,
+        AppProcess(mesh_home, subscriptions=WITH_DEAD_LETTERS) as app,
         GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
     ):
         await publish(subscriber, "orders", {"id": "beside", "hold": True})
         await eventually(lambda: _assert_equal(app.recorded("begin"), ["beside"]))
-        await publish(subscriber, "orders", {"id": "once", "crash": True})
+        await publish(subscriber, "orders", {"id": "once", "crash": 1})
         assert await app.wait() == 1
         await app.start()
         await recorded(app, "orders", ["once"])
@@ -180,6 +181,11 @@ async def test_an_event_that_crashes_its_application_is_dead_lettered_in_the_end
         await app.release()
         await recorded(app, "orders", ["once", "beside"])
         assert app.recorded("dead") == []
+        await publish(subscriber, "orders", {"id": "poison", "crash": 5})
+        for _ in range(5):
+            assert await app.wait() == 1
+            await app.start()
+        await recorded(app, "dead", ["poison"])
 
 
 @pytest.mark.slow
@@ -263,6 +269,97 @@ async def test_order_by_key_survives_the_death_of_an_instance(mesh_home: Path, f
             assert list(dict.fromkeys(numbers)) == list(range(each)), f"key {key}"
         assert {pid for _, pid in first.recorded_by("orders")} == {first.pid, second.pid}
         figures.note(delivered=len(set(in_order)), duplicates=len(in_order) - len(set(in_order)))
+
+
+# Resources
+
+
+async def test_a_full_disk_refuses_and_recovers(mesh_home: Path, figures: Figures) -> None:
+    """Publishes fail with a clear error, nothing confirmed is lost, and it works again once there is space."""
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("needs to mount a small file system")
+    disk = mesh_home / "disk"
+    disk.mkdir()
+    mount = await asyncio.create_subprocess_exec("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk))
+    if await mount.wait() != 0:
+        pytest.skip("cannot mount here")
+    try:
+        app = AppProcess(mesh_home, subscriptions=ORDERS)
+        confirmed: list[str] = []
+        async with GatewayProcess("publisher", disk) as publisher, aiohttp.ClientSession() as session:
+
+            async def attempt(name: str) -> tuple[int, str]:
+                event = {"id": f"{name}-{len(confirmed)}", "padding": "x" * 60_000}
+                async with session.post(f"{publisher.api}/publish/pubsub/orders", json=event) as response:
+                    if response.status == 204:
+                        confirmed.append(str(event["id"]))
+                    return response.status, await response.text()
+
+            assert (await attempt("before"))[0] == 204
+            with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
+                while True:
+                    fill.write(b"x" * 65536)
+            for _ in range(1_000):
+                status, text = await attempt("full")
+                if status != 204:
+                    break
+            assert status == 500, "the disk is full, and everything was accepted"
+            assert "ERR_PUBSUB_PUBLISH_MESSAGE" in text
+            figures.note(said=json.loads(text)["message"][:160], confirmed=len(confirmed))
+            (disk / "fill").unlink()
+
+            async def works() -> None:
+                status, text = await attempt("after")
+                assert status == 204, text
+
+            await eventually(works, 40.0)
+            async with app, GatewayProcess("subscriber", disk, app=app):
+                await eventually(lambda: _assert_equal(set(confirmed) - set(app.recorded("orders")), set()), 40.0)
+        await eventually(lambda: _assert_equal(running_below(disk), []), 10.0)
+    finally:
+        assert await (await asyncio.create_subprocess_exec("umount", "-l", str(disk))).wait() == 0
+
+
+@pytest.mark.slow
+async def test_memory_stays_flat(mesh_home: Path, figures: Figures) -> None:
+    """After a warm-up, 20,000 events and calls leave the gateways as large as they were."""
+    async with (
+        AppProcess(mesh_home, subscriptions=ORDERS) as app,
+        GatewayProcess("caller", mesh_home) as caller,
+        GatewayProcess("callee", mesh_home, app=app) as callee,
+    ):
+
+        async def work(events: int, name: str) -> None:
+            publishing = Publishing(caller, "orders", events, name=name)
+            await publishing.run()
+            await eventually(lambda: _assert_equal(publishing.confirmed - set(app.recorded("orders")), set()), 60.0)
+            await invoke_many(caller, events // 4)
+
+        await work(6_000, "warm")
+        before = {gateway.app_id: rss_mebibytes(gateway) for gateway in (caller, callee)}
+        await work(20_000, "more")
+        after = {gateway.app_id: rss_mebibytes(gateway) for gateway in (caller, callee)}
+        figures.note(before_mebibytes=before, after_mebibytes=after)
+        for name, size in after.items():
+            assert size <= before[name] * 1.15
+
+
+def rss_mebibytes(gateway: GatewayProcess) -> float:
+    return round(psutil.Process(gateway.pid).memory_info().rss / 2**20, 1)
+
+
+async def invoke_many(gateway: GatewayProcess, count: int) -> None:
+    numbers = iter(range(count))
+
+    async def call(session: aiohttp.ClientSession) -> None:
+        for _ in numbers:
+            async with session.post(f"{gateway.api}/invoke/callee/method/echo", data=b"x" * 1000) as response:
+                assert response.status == 200
+                await response.read()
+
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
+        for _ in range(16):
+            tasks.create_task(call(session))
 
 
 def _assert_equal(found: object, wanted: object) -> None:

@@ -75,10 +75,10 @@ class Calling:
         slowest: Seconds that the slowest call took.
     """
 
-    def __init__(self, gateway: GatewayProcess, app_id: str, rate: float, *, method: str = "POST") -> None:
+    def __init__(self, gateway: GatewayProcess, app_id: str, rate: float, *, timeout: str = "60s") -> None:
         self._url = f"{gateway.api}/invoke/{app_id}/method/echo"
         self._rate = rate
-        self._method = method
+        self._headers = {"mesh-timeout": timeout}
         self._stopping = False
         self.made = 0
         self.answered: dict[int, int] = {}
@@ -114,7 +114,7 @@ class Calling:
     async def _call(self, session: aiohttp.ClientSession, number: int) -> None:
         started = time.monotonic()
         try:
-            async with session.request(self._method, f"{self._url}?n={number}", data=b"hello") as response:
+            async with session.post(f"{self._url}?n={number}", data=b"hello", headers=self._headers) as response:
                 if response.status == 200:
                     pid = int((await response.json())["pid"])
                     self.answered[pid] = self.answered.get(pid, 0) + 1

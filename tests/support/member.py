@@ -23,12 +23,11 @@ async def _main(url: str, address: str, options: str) -> None:
         print(delivery.message.body.decode(), flush=True)
         await asyncio.Event().wait()
 
-    async with cast("Broker", found.load().from_url(url)) as broker:
-        async with broker.subscribe(
-            Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold
-        ):
-            print("ready", flush=True)
-            await asyncio.Event().wait()
+    async with cast("Broker", found.load().from_url(url)) as broker, broker.subscribe(
+        Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold
+    ):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

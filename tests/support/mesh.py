@@ -261,13 +261,16 @@ class GatewayProcess(ManagedProcess):
         await _until_answers(self, "/v1.0/healthz/outbound")
 
     async def until_draining(self) -> None:
-        """Wait until it says that it is about to end."""
+        """Wait until it says that it is about to end, or accepts no connections any more."""
         async with aiohttp.ClientSession() as session:
 
             async def check() -> None:
-                async with session.get(f"{self.api}/healthz") as response:
-                    assert response.status == 500
-                    assert "shutting-down" in await response.text()
+                try:
+                    async with session.get(f"{self.api}/healthz") as response:
+                        assert response.status == 500
+                        assert "shutting-down" in await response.text()
+                except aiohttp.ClientConnectionError:
+                    return
 
             await eventually(check, 10.0)
 

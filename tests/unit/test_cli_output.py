@@ -85,9 +85,11 @@ def test_each_application_has_its_colour() -> None:
 
 def test_terminal_that_has_gone_is_noticed_once() -> None:
     console = Console(_Gone(), _Gone(), colours=False)
+    noticed: list[str] = []
+    console.when_broken = lambda: noticed.append("gone")
     console.line("APP", "a", b"1")
     console.say("still here")
-    assert console.broken
+    assert noticed == ["gone"]
 
 
 @pytest.mark.parametrize(

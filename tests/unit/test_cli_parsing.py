@@ -36,11 +36,11 @@ _ENVIRON = {"MESH_HOME": "/home/mesh"}
         ("", "", ""),
         ("--", "", ""),
         # From the first word that is no option, all is the command's, also what looks like an option of ours.
-        ("node app.js --port 80 -p 3 -c x --config y --log-level z", "", "node app.js --port 80 -p 3 -c x --config y --log-level z"),
+        ("node app.js --port 80 -p 3 --log-level z", "", "node app.js --port 80 -p 3 --log-level z"),
         ("-a x python -c 'print(1)'", "-a x", "python -c 'print(1)'"),
         ("-a x npm start -- --port 3", "-a x", "npm start -- --port 3"),
         # What no other program has may follow, and then all that follows is ours.
-        ("node app.js --app-id a --app-port 3002 --protocol http --port 3500", "--app-id a --app-port 3002 --protocol http --port 3500", "node app.js"),
+        ("node a.js --app-id a --protocol http --port 3500", "--app-id a --protocol http --port 3500", "node a.js"),
         ("-a x node app.js --resources-path r", "-a x --resources-path r", "node app.js"),
         ("node --inspect app.js --app-id=a", "--app-id=a", "node --inspect app.js"),
         # Behind '--' nothing is ours.
@@ -254,8 +254,8 @@ def test_run_refuses_resources_that_do_not_exist() -> None:
         ("--app-id nodeapp --app-port 3000 --port 3500 node app.js", "nodeapp", 3000, 3500, "node app.js"),
         ("--app-id pythonapp python app.py", "pythonapp", None, 0, "python app.py"),
         ("--app-id nodeapp --app-port 3000 --dapr-http-port 3500 -- node app.js", "nodeapp", 3000, 3500, "node app.js"),
-        ("node app.js --app-id processor --app-port 3002 --protocol http --port 3500", "processor", 3002, 3500, "node app.js"),
-        ("--app-id order-processor --app-port 7005 --app-protocol http -- python3 app.py", "order-processor", 7005, 0, "python3 app.py"),
+        ("node app.js --app-id proc --app-port 3002 --protocol http --port 3500", "proc", 3002, 3500, "node app.js"),
+        ("--app-id orders --app-port 7005 --app-protocol http -- python3 app.py", "orders", 7005, 0, "python3 app.py"),
     ],
 )  # fmt: skip
 def test_lines_of_tutorials_are_understood(

@@ -26,10 +26,9 @@ def send(order_id: int) -> None:
         print(f"Order {order_id} failed: {error}")
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-try:
-    for number in itertools.count(1):
-        send(number)
-        time.sleep(1)
-except KeyboardInterrupt:
-    pass
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, lambda *_: sys.exit(0))
+
+for number in itertools.count(1):
+    send(number)
+    time.sleep(1)

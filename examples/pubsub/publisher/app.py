@@ -26,10 +26,9 @@ def publish(order: dict[str, object]) -> None:
         print(f"Order {order['orderId']} was not published: {error}")
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-try:
-    for number, item in zip(itertools.count(1), itertools.cycle(ITEMS)):
-        publish({"orderId": number, "item": item, "total": PRICES[item]})
-        time.sleep(1)
-except KeyboardInterrupt:
-    pass
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, lambda *_: sys.exit(0))
+
+for number, item in zip(itertools.count(1), itertools.cycle(ITEMS)):
+    publish({"orderId": number, "item": item, "total": PRICES[item]})
+    time.sleep(1)

@@ -55,8 +55,6 @@ server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(f"Warehouse listening on port {PORT}")
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-try:
-    signal.pause()
-except KeyboardInterrupt:
-    pass
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, lambda *_: sys.exit(0))
+signal.pause()

@@ -1,0 +1,100 @@
+"""``python -m bench``: measure, print, write ``bench/RESULTS.md``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import nats.errors
+import uvloop
+
+from bench.idle import idle
+from bench.load import BenchError
+from bench.measure import QUICK, Plan, Row, note
+from bench.processes import Stage
+from bench.report import Results, machine, show
+from bench.works import WORKS, measured
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+FULL_SECONDS = 350.0
+QUICK_SECONDS = 88.0
+NAMES = (*WORKS, "idle")
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("--only", default=",".join(NAMES), metavar="WORK,…", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="short rounds, for a first look")
+    parser.add_argument("--output", choices=("table", "json"), default="table", help="what goes to stdout")
+    parser.add_argument(
+        "--results", type=Path, help=f"write the page here; a whole run writes {RESULTS.name} by itself"
+    )
+    found = parser.parse_args(words)
+    found.only = [name.strip() for name in found.only.split(",")]
+    unknown = set(found.only) - set(NAMES)
+    if unknown:
+        parser.error(f"unknown work: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    return found
+
+
+async def _measure(only: list[str], plan: Plan, seconds: float) -> Results:
+    rows: list[Row] = []
+    quiet = None
+    before = os.getloadavg()[0]
+    try:
+        async with asyncio.timeout(seconds) as limit, Stage() as stage:
+            if "idle" in only:
+                quiet = await idle(stage, plan)
+            for name in WORKS:
+                if name in only:
+                    rows += await measured(name, stage, plan)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise BenchError(f"not done within {seconds:g} s") from None
+    return Results(rows, quiet, machine(), (before, os.getloadavg()[0]))
+
+
+async def _main(options: argparse.Namespace) -> Results:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    plan, seconds = (QUICK, QUICK_SECONDS) if options.quick else (Plan(), FULL_SECONDS)
+    return await _measure(options.only, plan, seconds)
+
+
+def main(words: list[str]) -> int:
+    """Run; give the exit code."""
+    options = _parse(words)
+    started = time.monotonic()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            results = runner.run(_main(options))
+    except (BenchError, OSError, nats.errors.Error) as error:  # Of what ran; a bug of the run itself shows its trace.
+        note(f"error: {error or type(error).__name__}")
+        return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        note("stopped")
+        return 130
+    note(f"done in {time.monotonic() - started:.0f} s")
+    whole = not options.quick and set(options.only) == set(NAMES)
+    path = options.results or (RESULTS if whole else None)
+    if path is not None:
+        path.write_text(results.markdown())
+        note(f"wrote {path}")
+    if options.output == "json":
+        print(json.dumps(results.as_json(), indent=1))
+    else:
+        show(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,381 @@
+"""``mesh run`` with real gateways: start, output, every way to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.runs import Run, list_runs
+from tests.support.eventually import eventually_sync
+from tests.support.gateways import MESH, MeshHome
+from tests.support.mesh import port
+
+pytestmark = pytest.mark.timeout(120)
+
+# Answers every call after the seconds in ?wait=, says what it does, and ends when it is told to.
+_APP = """
+import os, signal, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        print("called", flush=True)
+        time.sleep(float(parse_qs(urlsplit(self.path).query).get("wait", ["0"])[0]))
+        body = b"answered"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.send_error(404)
+    def log_message(self, *_):
+        pass
+
+def end(*_):
+    print("told to end", flush=True)
+    os._exit(int(os.environ.get("EXIT", "0")))
+
+signal.signal(signal.SIGTERM, end)
+server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), Handler)
+print("serving", flush=True)
+server.serve_forever()
+"""
+
+_FOREVER = "trap 'echo told to end; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+_STUBBORN = "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[MeshHome]:
+    made = MeshHome(tmp_path / "home")
+    yield made
+    made.until_nothing_runs()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> str:
+    path = tmp_path / "app.py"
+    path.write_text(_APP)
+    return str(path)
+
+
+def _only_run(home: MeshHome) -> Run:
+    (run,) = list_runs(home.path)
+    return run
+
+
+def _get(run: Run, path: str) -> tuple[int, bytes]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{run.http_port}{path}", timeout=10) as answer:
+        return answer.status, answer.read()
+
+
+def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome, tmp_path: Path) -> None:
+    script = (
+        "import json, os; print(json.dumps({k: os.environ.get(k) for k in "
+        "('APP_ID', 'APP_PORT', 'APP_PROTOCOL', 'APP_CHANNEL_ADDRESS', 'DAPR_HTTP_PORT', 'DAPR_GRPC_PORT', 'MINE')}));"
+        "raise SystemExit(7)"
+    )
+    number = port()
+    with home.run(
+        *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--", sys.executable, "-c", script),
+        environ={"MINE": "kept", "DAPR_GRPC_PORT": "1"},
+    ) as run:
+        assert run.wait() == 7
+    line = next(line for line in run.lines if line.startswith("== APP - orders == {"))
+    assert json.loads(line.partition("== {")[1][3:] + line.partition("== {")[2]) == {
+        "APP_ID": "orders",
+        "APP_PORT": "3999",
+        "APP_PROTOCOL": "http",
+        "APP_CHANNEL_ADDRESS": "127.0.0.1",
+        "DAPR_HTTP_PORT": str(number),
+        "DAPR_GRPC_PORT": None,
+        "MINE": "kept",
+    }
+    assert "error: orders ended with exit code 7" in run.lines
+
+
+def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None:
+    with home.run("--app-id", "orders", "--app-port", str(port()), sys.executable, app) as run:
+        run.until("^== APP - orders == serving$")
+        entry = _only_run(home)
+        extended = json.loads(_get(entry, "/v1.0/metadata")[1])["extended"]
+        assert extended["cliPID"] == str(run.process.pid) == str(entry.cli_pid)
+        assert extended["appCommand"] == f"{sys.executable} {app}"
+        told = run.until(r"^mesh: orders runs \(pid (\d+)\), its gateway is ready at (\S+)$")
+        assert int(told[1]) == entry.app_pid
+
+        def check() -> None:
+            assert json.loads(_get(entry, "/v1.0/metadata")[1])["extended"].get("appPID") == told[1]
+
+        eventually_sync(check)
+        (listed,) = json.loads(home.mesh("list", "-o", "json").stdout)
+        assert (listed["appId"], listed["appPid"], listed["httpPort"]) == ("orders", entry.app_pid, entry.http_port)
+        answer = home.mesh("invoke", "--app-id", "orders", "--method", "x", "--payload", "{}")
+        assert (answer.returncode, answer.stdout) == (0, "answered")
+        assert "orders" in home.mesh("components").stdout
+        assert json.loads(home.mesh("status", "-o", "json").stdout)["state"] == "running"
+        assert home.mesh("publish", "-i", "orders", "-p", "pubsub", "-t", "t", "-d", '{"a":1}').returncode == 0
+        assert home.mesh("stop", "--app-id", "orders").stdout == "orders stopped\n"
+        assert run.wait() == 0
+    assert home.mesh("list", "-o", "json").stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)])
+def test_signal_finishes_what_is_in_flight_before_the_application_ends(
+    home: MeshHome, app: str, number: int, code: int
+) -> None:
+    answers: list[tuple[int, str]] = []
+
+    def call() -> None:
+        found = home.mesh("invoke", "-a", "orders", "-m", "slow?wait=1.5")
+        answers.append((found.returncode, found.stdout + found.stderr))
+
+    with home.run("--app-id", "orders", "--app-port", str(port()), sys.executable, app) as run:
+        run.until("serving")
+
+        def ready() -> None:
+            try:
+                assert _get(_only_run(home), "/v1.0/healthz")[0] == 204
+            except urllib.error.URLError as error:
+                raise AssertionError(error) from None
+
+        eventually_sync(ready, 15)
+        calling = threading.Thread(target=call)
+        calling.start()
+        run.until("^== APP - orders == called$")
+        assert run.stop(number) == code
+        calling.join()
+    assert answers == [(0, "answered")]
+    assert "== APP - orders == told to end" in run.lines
+
+
+def test_second_ctrl_c_kills(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", _STUBBORN) as run:
+        run.until("== up$")
+        run.send(signal.SIGINT)
+        run.until("^== APP - a == no$")
+        run.send(signal.SIGINT)
+        assert run.wait(4) == 130
+
+
+def test_application_that_does_not_end_is_killed_after_its_grace(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", _STUBBORN) as run:
+        run.until("== up$")
+        assert run.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "how"),
+    [
+        ("echo last words; kill -9 $$", 137, "signal SIGKILL"),
+        ("echo last words; kill -11 $$", 139, "signal SIGSEGV"),
+        ("echo last words; exit 1", 1, "exit code 1"),
+    ],
+)
+def test_crash_of_the_application_is_reported_at_once(home: MeshHome, script: str, code: int, how: str) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", script) as run:
+        assert run.wait() == code
+    assert "== APP - a == last words" in run.lines
+    assert f"error: a ended with {how}" in run.lines
+
+
+def test_crash_of_the_gateway_ends_the_application(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", _FOREVER) as run:
+        run.until("== up$")
+        os.kill(_only_run(home).pid, signal.SIGKILL)
+        assert run.wait() == 1
+    assert "error: the gateway of a ended with signal SIGKILL" in run.lines
+    assert "== APP - a == told to end" in run.lines
+
+
+def test_shutdown_of_the_gateway_ends_the_run(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", _FOREVER) as run:
+        run.until("== up$")
+        request = urllib.request.Request(f"http://127.0.0.1:{_only_run(home).http_port}/v1.0/shutdown", method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 204
+        assert run.wait() == 0
+    assert "mesh: the gateway of a was shut down" in run.lines
+
+
+def test_nothing_is_left_when_the_command_line_is_killed(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", _FOREVER) as run:
+        run.until("== up$")
+        run.process.kill()
+        run.process.wait()
+        home.until_nothing_runs()
+        assert list_runs(home.path) == []
+
+
+def test_whole_process_group_ends_with_the_application(home: MeshHome) -> None:
+    script = "sh -c 'echo child up; while :; do sleep 0.05; done' & sleep 0.5; exit 0"
+    with home.run("--app-id", "a", "--", "sh", "-c", script) as run:
+        assert run.wait() == 0
+    assert "== APP - a == child up" in run.lines
+
+
+def test_any_output_is_shown_line_by_line(home: MeshHome) -> None:
+    script = (
+        "import sys; w = sys.stdout.buffer.write;"
+        r"w(b'\xff\x00\x1b[2J\n'); w(b'x' * 200_000 + b'\n'); w(b'crlf\r\n'); sys.stdout.flush(); w(b'no end')"
+    )
+    with home.run("--app-id", "a", "--", sys.executable, "-c", script) as run:
+        assert run.wait() == 0
+    lines = [line.removeprefix("== APP - a == ") for line in run.lines if line.startswith("== APP")]
+    assert lines[0] == "���[2J"
+    assert "".join(lines[1:-2]) == "x" * 200_000
+    assert lines[-2:] == ["crlf", "no end"]
+
+
+def test_output_of_python_comes_as_it_is_printed(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", sys.executable, "-c", "print('now'); import time; time.sleep(60)") as run:
+        run.until("== APP - a == now$")
+
+
+def test_modules_of_the_application_are_not_taken_for_ours(home: MeshHome, tmp_path: Path) -> None:
+    for name in ("gateway", "mesh", "queue", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    # As the installed program: the folder of the call is not where it looks for modules.
+    program = str(Path(sys.executable).with_name("mesh"))
+    if not Path(program).exists():
+        pytest.skip("mesh is not installed here")
+    found = subprocess.run(
+        [program, "run", "--app-id", "a", "--", "sh", "-c", "exit 5"],
+        env=home.environ(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 5, found.stderr
+
+
+def test_resource_that_is_wrong_is_located(home: MeshHome, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: x}\nspec: {typ: state.mesh}\n"
+    )
+    with home.run("--app-id", "a", "--resources-path", str(tmp_path), "--", "sh", "-c", _FOREVER) as run:
+        assert run.wait() == 1
+    assert "a.yaml:4:8: spec.typ: unknown field; did you mean 'type'?" in run.text
+    assert "==" not in run.text
+
+
+def test_program_that_is_not_there_is_said(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "no-such-program") as run:
+        assert run.wait() == 1
+    assert "error: cannot start a: no-such-program is not found" in run.lines
+
+
+def test_port_that_is_taken_is_said(home: MeshHome) -> None:
+    number = str(port())
+    with home.run("--app-id", "a", "--dapr-http-port", number, "--", "sh", "-c", _FOREVER) as first:
+        first.until("== up$")
+        with home.run("--app-id", "b", "--dapr-http-port", number, "--", "sh", "-c", _FOREVER) as second:
+            assert second.wait() == 1
+        assert number in second.text
+        assert "error: the gateway of b did not start" in second.text
+        assert "Traceback" not in second.text
+
+
+def test_gateway_alone_serves_an_application_that_runs_already(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--app-port", str(port())) as run:
+        run.until("^mesh: the gateway of a is ready at http://127.0.0.1:")
+        assert run.stop() == 0
+
+
+def test_reader_that_goes_away_does_not_hang_the_run(home: MeshHome) -> None:
+    with home.run("--app-id", "a", "--", "sh", "-c", _FOREVER) as run:
+        run.until("== up$")
+        assert run.process.stdout is not None
+        assert run.stop() == 0
+
+
+def _template(directory: Path, apps: dict[str, str], **more: object) -> Path:
+    for name in apps:
+        (directory / name).mkdir(exist_ok=True)
+    entries = [
+        {"appID": name, "appDirPath": name, "command": ["sh", "-c", script], **more} for name, script in apps.items()
+    ]
+    path = directory / "dapr.yaml"
+    path.write_text(json.dumps({"version": 1, "name": "shop", "apps": entries}))
+    return path
+
+
+def test_applications_of_a_template_run_side_by_side(home: MeshHome, tmp_path: Path) -> None:
+    path = _template(tmp_path, {"one": f"pwd; {_FOREVER}", "two": _FOREVER})
+    with home.run("-f", str(path)) as run:
+        run.until("^== APP - one == up$")
+        run.until("^== APP - two == up$")
+        assert f"== APP - one == {tmp_path / 'one'}" in run.lines
+        assert "== GATEWAY" not in run.text
+        listed = json.loads(home.mesh("list", "-o", "json").stdout)
+        assert {entry["runTemplatePath"] for entry in listed} == {str(path)}
+        assert {entry["runTemplateName"] for entry in listed} == {"shop"}
+        for entry in listed:
+            assert Path(entry["appLogPath"]).parent == tmp_path / entry["appId"] / ".dapr" / "logs"
+            assert "up\n" in Path(entry["appLogPath"]).read_text()
+            assert "listens on" in Path(entry["daprdLogPath"]).read_text()
+        # One of them: the other goes on.
+        assert home.mesh("stop", "one").returncode == 0
+        run.until("^mesh: the gateway of one was shut down$")
+        assert [entry.app_id for entry in list_runs(home.path)] == ["two"]
+        assert home.mesh("stop", "-f", str(tmp_path)).returncode == 0
+        assert run.wait() == 0
+
+
+def test_end_of_one_application_leaves_the_others(home: MeshHome, tmp_path: Path) -> None:
+    path = _template(tmp_path, {"short": "echo broken; exit 3", "long": _FOREVER}, appLogDestination="file")
+    with home.run("-f", str(path)) as run:
+        # Nobody saw its lines, so they are quoted.
+        run.until("^error: short ended with exit code 3\n    broken$")
+        run.until("^mesh: long runs")
+        assert _only_run(home).app_id == "long"
+        assert run.stop() == 1
+    assert "== APP" not in run.text
+
+
+def test_application_that_cannot_start_ends_all(home: MeshHome, tmp_path: Path) -> None:
+    path = _template(tmp_path, {"good": _FOREVER, "bad": "x"})
+    path.write_text(path.read_text().replace('"sh", "-c", "x"', '"no-such-program"'))
+    with home.run("-f", str(path)) as run:
+        assert run.wait() == 1
+    assert "error: cannot start bad: no-such-program is not found" in run.lines
+
+
+def test_template_may_come_by_standard_input(home: MeshHome, tmp_path: Path) -> None:
+    path = _template(tmp_path, {"one": "echo up; exit 0"})
+    found = home.mesh("run", "-f", "-", cwd=tmp_path, text=path.read_text())
+    assert found.returncode == 0
+    assert "== APP - one == up\n" in found.stdout
+
+
+def test_closed_pipe_ends_nothing_but_the_output(home: MeshHome) -> None:
+    """As in ``mesh run ... | head -1``: it must still stop when it is told to."""
+    process = subprocess.Popen(
+        [*MESH, "run", "--app-id", "a", "--", "sh", "-c", "echo up; while :; do echo more; sleep 0.01; done"],
+        env=home.environ(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while b"more" not in process.stdout.readline():
+        pass
+    process.stdout.close()
+    try:
+        assert process.wait(30) in (0, 1)
+    finally:
+        process.kill()

@@ -1,0 +1,158 @@
+"""The shape of the code: docstrings, sizes, what modules offer, and what their import costs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.meta.sources import ROOT, Module, modules
+
+MAX_LINES = 500
+MAX_FUNCTION_LINES = 60
+
+# Longer modules, each with the reason that its docstring gives or follows from.
+LONGER = {
+    "brokers.embedded_server": "joiner and supervisor are the two ends of one protocol of files",
+    "mesh.exchange": "both ends of one protocol of frames; apart, neither can be understood",
+}
+
+# Used by other modules and not offered. To be shortened, never to grow.
+NOT_OFFERED = {
+    "gateway.cli.guard.Role",
+    "gateway.errors.header_too_large",
+    "gateway.errors.invocation_failed",
+    "gateway.errors.unexpected",
+    "gateway.routes.node.Refusal",
+    "gateway.routes.node.absent",
+    "gateway.server.Find",
+    "mesh.__version__",
+    "mesh.blocks.state.key_prefix",
+    "mesh.delivery.SUCCESS",
+    "mesh.policies.EXPONENTIAL_MAX_ELAPSED",
+    "mesh.policies.EXPONENTIAL_START",
+    "mesh.telemetry.Tracing",
+}
+
+
+def _in_fresh_process(code: str, *options: str) -> str:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MESH_", "DAPR_"))}
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_module_has_a_docstring(module: Module) -> None:
+    """A module says what it is."""
+    assert ast.get_docstring(module.tree)
+
+
+def test_module_says_what_it_offers(module: Module) -> None:
+    """A module with code has ``__all__``."""
+    only_docstring = len(module.tree.body) <= 1
+    starts = module.name.endswith("__main__") or module.name == "mesh"
+    assert module.offered is not None or only_docstring or starts
+
+
+def test_module_is_short(module: Module) -> None:
+    """A module is at most 500 lines, unless there is a reason."""
+    assert module.lines <= MAX_LINES or module.name in LONGER
+
+
+def test_functions_are_short(module: Module) -> None:
+    """A function is at most 60 lines."""
+    functions = (node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    assert not [f"{f.name}:{f.lineno}" for f in functions if (f.end_lineno or 0) - f.lineno + 1 > MAX_FUNCTION_LINES]
+
+
+def test_modules_use_what_others_offer() -> None:
+    """A name that one module takes from another's public module is in its ``__all__``."""
+    taken = set()
+    for module in modules().values():
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.ImportFrom) or node.module not in modules():
+                continue
+            source = modules()[node.module]
+            if source.name.rpartition(".")[2].startswith("_"):
+                continue
+            for alias in node.names:
+                full = f"{source.name}.{alias.name}"
+                if full not in modules() and alias.name not in (source.offered or ()):
+                    taken.add(full)
+    assert not taken - NOT_OFFERED
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    """``utils`` and ``helpers`` say nothing about what is in them."""
+    vague = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "base"}
+    assert not {name for name in modules() if name.rpartition(".")[2].strip("_") in vague}
+
+
+def test_every_module_imports_without_a_warning() -> None:
+    """Importing raises no warning, and ``__all__`` names what is there, once."""
+    names = [name for name in modules() if not name.endswith("__main__")]
+    code = f"""
+import importlib
+wrong = []
+for name in {names!r}:
+    module = importlib.import_module(name)
+    offered = getattr(module, "__all__", [])
+    wrong += [f"{{name}}.{{each}}" for each in offered if not hasattr(module, each)]
+    wrong += [f"{{name}}: twice" for _ in [0] if len(set(offered)) != len(offered)]
+print(wrong)
+"""
+    assert _in_fresh_process(code, "-W", "error").strip() == "[]"
+
+
+def _imported_by(code: str) -> set[str]:
+    loaded = json.loads(_in_fresh_process(f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"))
+    return {name.partition(".")[0] for name in loaded}
+
+
+def test_the_core_imports_no_client_and_no_models() -> None:
+    """A node without files needs neither HTTP nor a broker's client nor pydantic nor YAML nor CEL."""
+    loaded = _imported_by("import mesh.runtime")
+    forbidden = {"aiohttp", "nats", "pydantic", "yaml", "typer", "rich", "brokers", "bindings", "gateway", "cel"}
+    assert not loaded & forbidden
+
+
+def test_a_gateway_without_files_imports_no_models() -> None:
+    """A gateway process reads its options without the command line's libraries and without pydantic."""
+    code = """
+from pathlib import Path
+import gateway.cli.serve
+import gateway.app
+from gateway.config import GatewayConfig
+gateway.app.load_settings(GatewayConfig(app_id="app", home=Path()))
+"""
+    assert not _imported_by(code) & {"typer", "rich", "pydantic", "yaml", "cel", "nats", "faststream"}
+
+
+def test_help_imports_little() -> None:
+    """``mesh --help`` is quick because it imports nearly nothing."""
+    loaded = _imported_by(
+        "import io, contextlib\nfrom gateway.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(['--help'])"
+    )
+    assert not loaded & {"aiohttp", "pydantic", "yaml", "typer", "rich", "argparse", "asyncio", "nats"}
+
+
+def test_listed_exceptions_exist() -> None:
+    """The lists above name only what is there."""
+    assert set(LONGER) <= set(modules())
+    assert {name.rpartition(".")[0] for name in NOT_OFFERED} <= set(modules())
+
+
+def test_declared_packages_are_all_packages() -> None:
+    """Every folder with code is in the distribution."""
+    import tomllib
+
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = set(config["tool"]["setuptools"]["packages"])
+    actual = {".".join(Path(m.path).parent.relative_to(ROOT).parts) for m in modules().values()}
+    assert declared == actual

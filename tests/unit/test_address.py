@@ -1,0 +1,159 @@
+"""The address grammar, by tables."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.address import MAX_TOKEN_BYTES, Kind, app, decode_token, encode_token, matches, nodes, overlaps, topic
+from mesh.errors import ConfigError
+
+TOKEN = re.compile(r"[A-Za-z0-9_=-]+\Z")
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        ("", "="),
+        ("orders", "orders"),
+        ("Orders_2-x", "Orders_2-x"),
+        ("=", "=3D"),
+        ("a.b", "a=2Eb"),
+        ("a b", "a=20b"),
+        ("*", "=2A"),
+        (">", "=3E"),
+        ("é", "=C3=A9"),
+        ("日", "=E6=97=A5"),
+        ("\0\r\n", "=00=0D=0A"),
+        ("=41", "=3D41"),
+    ],
+)
+def test_tokens(text: str, token: str) -> None:
+    assert encode_token(text) == token
+    assert decode_token(token) == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_text_is_one_token_and_comes_back(text: str) -> None:
+    token = encode_token(text)
+    assert TOKEN.match(token)
+    assert decode_token(token) == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_different_texts_are_different_tokens(one: str, another: str) -> None:
+    assert (encode_token(one) == encode_token(another)) is (one == another)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "expected", "is_pattern"),
+    [
+        ("orders", False, "orders", False),
+        ("orders.eu", False, "orders.eu", False),
+        ("a..b", False, "a.=.b", False),
+        (".", False, "=.=", False),
+        ("a/b c", False, "a=2Fb=20c", False),
+        ("*", False, "=2A", False),
+        ("a.>", False, "a.=3E", False),
+        ("*", True, "*", True),
+        ("a.*.c", True, "a.*.c", True),
+        ("a.>", True, "a.>", True),
+        ("a*", True, "a=2A", False),
+        ("orders", True, "orders", False),
+        ("a.>b", True, "a.=3Eb", False),
+    ],
+)
+def test_topics(name: str, pattern: bool, expected: str, is_pattern: bool) -> None:
+    address = topic("default", "pubsub", name, pattern=pattern)
+    assert (address.kind, address.space, address.name) == (Kind.TOPIC, "mesh.default.topic.pubsub", expected)
+    assert (address.label, address.is_pattern) == (name, is_pattern)
+    assert str(address) == address.text == f"mesh.default.topic.pubsub.{expected}"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("", False), ("", True), ("x" * (MAX_TOKEN_BYTES + 1), False), ("é" * 257, False), (">.a", True), ("a.>.>", True)],
+)
+def test_impossible_topics(name: str, pattern: bool) -> None:
+    with pytest.raises(ConfigError):
+        topic("default", "pubsub", name, pattern=pattern)
+
+
+def test_longest_topic() -> None:
+    assert topic("default", "pubsub", "é" * 256).label == "é" * 256
+
+
+def test_names_of_namespaces_and_components_are_any_text() -> None:
+    assert topic("a.b", "c d", "t").space == "mesh.a=2Eb.topic.c=20d"
+    assert len(topic("a.b", "c.d", "t").space.split(".")) == 4
+
+
+def test_apps_and_nodes() -> None:
+    assert app("default", "my app").text == "mesh.default.app.my=20app"
+    address = app("default", "a")
+    assert (address.kind, address.label, address.is_pattern) == (Kind.APP, "a", False)
+    assert nodes("default").text == "mesh.default.nodes"
+    assert nodes("default").kind is Kind.NODES
+
+
+MATCHES = [
+    ("a", "a", True),
+    ("a", "b", False),
+    ("a", "a.b", False),
+    ("a.b", "a", False),
+    ("*", "a", True),
+    ("*", "a.b", False),
+    ("a.*", "a.b", True),
+    ("a.*", "a", False),
+    ("*.b", "a.b", True),
+    ("*.b", "a.c", False),
+    (">", "a", True),
+    (">", "a.b.c", True),
+    ("a.>", "a.b", True),
+    ("a.>", "a.b.c", True),
+    ("a.>", "a", False),
+    ("a.*.>", "a.b.c", True),
+    ("a.*.>", "a.b", False),
+    ("=2A", "=2A", True),
+    ("=2A", "a", False),
+]
+
+
+@pytest.mark.parametrize(("pattern", "name", "expected"), MATCHES)
+def test_matches(pattern: str, name: str, expected: bool) -> None:
+    assert matches(pattern, name) is expected
+    assert overlaps(pattern, name) is expected, "a name overlaps with the patterns that it matches"
+    assert overlaps(name, pattern) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("a.*", "*.b", True),
+        ("a.*", "b.*", False),
+        ("a.>", "*.b.c", True),
+        ("a.>", "*", False),
+        (">", "a.*.>", True),
+        ("a.b.>", "a.*", False),
+        ("a.b.>", "a.*.c", True),
+        ("*.*", "a.>", True),
+    ],
+)
+def test_overlaps(first: str, second: str, expected: bool) -> None:
+    assert overlaps(first, second) is expected
+    assert overlaps(second, first) is expected
+
+
+patterns = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=4).flatmap(
+    lambda tokens: st.sampled_from([".".join(tokens), ".".join([*tokens, ">"])])
+)
+dotted = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=5).map(".".join)
+
+
+@given(patterns, patterns, dotted)
+def test_what_fits_both_shows_that_they_overlap(first: str, second: str, name: str) -> None:
+    if matches(first, name) and matches(second, name):
+        assert overlaps(first, second)

@@ -1,0 +1,393 @@
+"""The commands as people and scripts see them, where no gateway has to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.cli.dispatch import COMMANDS, command
+from gateway.cli.publish import content_type
+from gateway.runs import Run, registered
+from tests.support.processes import ROOT
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN", "NAMESPACE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MESH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+class _Gateway:
+    """Answers as it is told, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status, self.body = 204, b""
+        self.asked: list[tuple[str, str, bytes, dict[str, str]]] = []
+
+
+@contextmanager
+def _gateway(home: Path, *app_ids: str) -> Iterator[_Gateway]:
+    told = _Gateway()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            told.asked.append((self.command, self.path, body, {k.lower(): v for k, v in self.headers.items()}))
+            self.send_response(told.status)
+            self.send_header("Content-Length", str(len(told.body)))
+            self.end_headers()
+            self.wfile.write(told.body)
+
+        do_GET = do_POST = do_PUT = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            if app_ids:
+                # One process has one entry; that is enough for one application.
+                with registered(home, Run(app_ids[0], server.server_port, labels={"appCommand": "node app.js"})):
+                    yield told
+            else:
+                yield told
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_help_is_shown_within_a_third_of_a_second() -> None:
+    def seconds() -> float:
+        began = time.perf_counter()
+        code = "import sys; from gateway.cli import main; sys.exit(main(['--help']))"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize("module", ["gateway.cli", "gateway.cli.serve", "gateway.cli.dispatch", "gateway.cli.run"])
+def test_command_line_starts_without_heavy_imports(module: str) -> None:
+    heavy = {"aiohttp", "pydantic", "yaml", "nats", "rich", "typer", "psutil"}
+    code = f"import sys, {module}; print(*({heavy!r} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"usage: mesh {name}" in capsys.readouterr().out
+    assert command(name).parser().prog == f"mesh {name}"
+
+
+def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "--help"])
+    out = capsys.readouterr().out
+    assert "--dapr-http-port" in out
+    assert "--port" not in out.replace("--app-port", "").replace("--dapr-http-port", "")
+    assert "--components-path" not in out
+    assert "SUPPRESS" not in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("list --outptu json", "unknown option --outptu; did you mean --output?"),
+        ("invoke -a x", "the following arguments are required: -m/--method"),
+        ("invoke -a x -m y -d 1 -f z", "--data and --data-file exclude each other"),
+        ("stop", "name an application: mesh stop APP-ID, or a template: mesh stop -f FILE"),
+        ("run", "there is no command to run, and no --app-port of an application that runs already"),
+        ("run --app-prot 3 x", "unknown option --app-prot; did you mean --app-port?"),
+        ("init -k", "Kubernetes is not supported; run the gateway as a container beside the application"),
+        ("gateway --nonsense", "unknown option --nonsense"),
+        ("publish -p a -t b -m [1]", '--metadata must be a JSON object of texts, such as {"ttlInSeconds": "10"}'),
+    ],
+)
+def test_wrong_command_lines_are_refused(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = line.split()
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {message}\n  see: mesh {words[0]} --help\n"
+
+
+def test_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lst"]) == 2
+    assert capsys.readouterr().err == "error: unknown command 'lst'; did you mean list?\n  see: mesh --help\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("stop nobody", "nobody does not run; see: mesh list"),
+        ("stop --app-id nobody", "nobody does not run; see: mesh list"),
+        ("invoke -a x -m y", "no gateway runs; start one with: mesh run --app-id NAME -- COMMAND"),
+        ("invoke -a x -m y -f nowhere", "nowhere: No such file or directory"),
+        ("publish -i x -p y -t z", "x does not run; see: mesh list"),
+        ("run -f nowhere", "nowhere: there is no such file"),
+        ("run --app-id a.b x", "--app-id: the app id 'a.b' must not contain dots, slashes or blanks"),
+    ],
+)
+def test_failures_say_what_to_do(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "nothing runs" in captured.err
+    assert main(["list", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run("nodeapp", 3500, app_port=3000, app_pid=99, labels={"cliPID": "98", "appCommand": "node app.js"})
+    with registered(home, run):
+        assert main(["list", "--output", "json"]) == 0
+        (entry,) = json.loads(capsys.readouterr().out)
+        assert main(["list"]) == 0
+        table = capsys.readouterr().out.splitlines()
+        assert main(["list", "-o", "yaml"]) == 0
+        assert "- appId: nodeapp\n" in capsys.readouterr().out
+    assert entry.pop("age") == "0s"
+    assert entry.pop("created").startswith("20")
+    assert entry == {
+        "appId": "nodeapp",
+        "httpPort": 3500,
+        "grpcPort": 0,
+        "appPort": 3000,
+        "metricsEnabled": False,
+        "command": "node app.js",
+        "daprdPid": os.getpid(),
+        "cliPid": 98,
+        "appPid": 99,
+        "maxRequestBodySize": 4194304,
+        "httpReadBufferSize": 16384,
+        "runTemplatePath": "",
+        "appLogPath": "",
+        "daprdLogPath": "",
+        "runTemplateName": "",
+    }
+    assert table[0].split("  ")[0] == "APP ID"
+    assert table[1].startswith("nodeapp")
+    assert "RUN TEMPLATE" not in table[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "path", "body"),
+    [
+        (["--method", "neworder", "--payload", '{"data":1}'], "POST", "neworder", b'{"data":1}'),
+        (["-m", "/neworder", "-d", "x"], "POST", "neworder", b"x"),
+        (["-m", "order?a=1&b=%20", "-v", "get"], "GET", "order?a=1&b=%20", b""),
+        (["-m", "a/b c", "--verb", "DELETE"], "DELETE", "a/b%20c", b""),
+    ],
+)
+def test_invoke_calls_the_gateway(
+    home: Path, words: list[str], method: str, path: str, body: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with _gateway(home, "nodeapp") as gateway:
+        gateway.status, gateway.body = 200, b'{"orderId":"41"}'
+        assert main(["invoke", "--app-id", "nodeapp", *words]) == 0
+        (asked,) = gateway.asked
+    assert asked[:3] == (method, f"/v1.0/invoke/nodeapp/method/{path}", body)
+    assert asked[3].get("content-type") == ("application/json" if body else None)
+
+
+def test_invoke_prints_the_bytes_of_the_answer(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with _gateway(home, "nodeapp") as gateway:
+        gateway.status, gateway.body = 200, b"\xff\x00 as it is"
+        assert main(["invoke", "-a", "nodeapp", "-m", "x"]) == 0
+    assert capfdbinary.readouterr().out == b"\xff\x00 as it is"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"errorCode":"ERR_DIRECT_INVOKE","message":"no such app"}', "no such app (ERR_DIRECT_INVOKE)"),
+        (b"the app's own words\n", "the app's own words"),
+        (b'{"own":1}', '{"own":1}'),
+    ],
+)
+def test_invoke_fails_with_the_text_of_the_error(
+    home: Path, body: bytes, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _gateway(home, "nodeapp") as gateway:
+        gateway.status, gateway.body = 500, body
+        assert main(["invoke", "-a", "other", "-m", "x"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: other: 500 Internal Server Error: {text}\n"
+
+
+def test_token_is_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAPR_API_TOKEN", "secret")
+    with _gateway(home, "nodeapp") as gateway:
+        main(["invoke", "-a", "nodeapp", "-m", "x"])
+        assert gateway.asked[0][3]["dapr-api-token"] == "secret"
+
+
+def test_gateway_that_does_not_answer_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with registered(home, Run("nodeapp", 1)):
+        assert main(["invoke", "-a", "nodeapp", "-m", "x"]) == 1
+    assert "error: the gateway of nodeapp at 127.0.0.1:1 does not answer: " in capsys.readouterr().err
+
+
+def test_publish_posts_the_event(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "event.json").write_text('{"orderId":1}')
+    with _gateway(home, "checkout") as gateway:
+        words = ["publish", "--publish-app-id", "checkout", "--pubsub", "pub sub", "--topic", "a/b"]
+        assert main([*words, "-f", str(tmp_path / "event.json"), "-m", '{"ttlInSeconds":"5","rawPayload":true}']) == 0
+        assert main([*words[:1], *words[3:], "--data", "x"]) == 0
+        gateway.status, gateway.body = 404, b'{"errorCode":"ERR_PUBSUB_NOT_FOUND","message":"pubsub x is not found"}'
+        assert main([*words, "--data", "x"]) == 1
+    (method, path, body, headers), *_ = gateway.asked
+    assert (method, path) == ("POST", "/v1.0/publish/pub%20sub/a/b?metadata.ttlInSeconds=5&metadata.rawPayload=true")
+    assert body == b'{"orderId":1}'
+    assert headers["content-type"] == "application/json"
+    assert "404 Not Found: pubsub x is not found (ERR_PUBSUB_NOT_FOUND)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"id":"1","source":"s","specversion":"1.0","type":"t","data":1}', "application/cloudevents+json"),
+        (b'{"id":"1","source":"s","specversion":"1.0","type":"t"}', "application/json"),
+        (b"[1]", "application/json"),
+        (b"plain", "application/json"),
+    ],
+)
+def test_content_type_follows_the_data(body: bytes, expected: str) -> None:
+    assert content_type(body) == expected
+
+
+def test_components_come_from_the_gateways(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    component = {"name": "statestore", "type": "state.mesh", "version": "v1", "capabilities": ["ETAG", "TTL"]}
+    with _gateway(home, "nodeapp") as gateway:
+        gateway.status, gateway.body = 200, json.dumps({"id": "nodeapp", "components": [component]}).encode()
+        assert main(["components"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split() == [
+            "nodeapp",
+            "statestore",
+            "state.mesh",
+            "v1",
+            "ETAG",
+            "TTL",
+        ]
+        assert main(["components", "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out) == [{"appId": "nodeapp", **component}]
+        gateway.status, gateway.body = 401, b"unauthorized"
+        assert main(["components"]) == 1
+        assert "DAPR_API_TOKEN" in capsys.readouterr().err
+
+
+def test_status_without_a_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "-o", "json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["backbone"], facts["gateways"], facts["dataBytes"]) == ("embedded:", 0, 0)
+    assert facts["state"].startswith("stopped")
+    monkeypatch.setenv("MESH_BACKBONE", "nats://user:secret@broker:4222")
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "nats://***@broker:4222" in out
+    assert "secret" not in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["init"],
+        ["init", "--slim", "--runtime-version", "1.15", "--timeout", "300", "--container-runtime", "podman"],
+        ["version"],
+        ["-v"],
+        ["--version"],
+        ["uninstall"],
+    ],
+)
+def test_harmless_commands_succeed(words: list[str]) -> None:
+    assert main(words) == 0
+
+
+def test_version_is_one_that_scripts_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"Cli version", "Runtime version"}
+
+
+def test_dashboard_says_what_there_is_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard", "-p", "8080"]) == 1
+    assert "mesh list" in capsys.readouterr().err
+
+
+def test_uninstall_removes_only_what_is_ours(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "backbone" / "data").mkdir(parents=True)
+    (home / "mine").mkdir()
+    assert main(["uninstall", "--all"]) == 1
+    assert "--yes" in capsys.readouterr().err
+    with registered(home, Run("nodeapp", 1)):
+        assert main(["uninstall", "--all", "--yes"]) == 1
+        assert "mesh stop nodeapp" in capsys.readouterr().err
+    assert main(["uninstall", "--all", "--yes"]) == 0
+    assert [path.name for path in home.iterdir()] == ["mine"]
+    assert main(["uninstall", "--all", "--yes"]) == 0
+
+
+_SHELLS = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "-n"]}
+
+
+@pytest.mark.parametrize("shell", _SHELLS)
+def test_completion_is_a_valid_script(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    assert "publish" in script.read_text()
+    try:
+        subprocess.run([*_SHELLS[shell], str(script)], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip(f"{shell} is not installed")
+
+
+def test_completion_in_bash_offers_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+
+    def offered(*words: str) -> list[str]:
+        line = " ".join(f"'{word}'" for word in words)
+        asked = f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _mesh"
+        code = asked + """; printf '%s\\n' "${COMPREPLY[@]}" """
+        return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert offered("mesh", "st") == ["stop", "status"]
+    assert offered("mesh", "invoke", "--me") == ["--method"]
+    assert "--app-id" in offered("mesh", "run", "--app-")
+
+
+def test_app_ids_for_completion(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with registered(home, Run("nodeapp", 1)):
+        assert main(["completion", "app-ids"]) == 0
+    assert capsys.readouterr().out == "nodeapp\n"

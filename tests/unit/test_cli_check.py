@@ -1,0 +1,124 @@
+"""``mesh check``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+_COMPONENT = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: {name}}}
+spec: {{type: {type}, version: v1}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _write(path: str, text: str) -> None:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def _checked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["check", *words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_good_files_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", _COMPONENT.format(name="a", type="pubsub.mesh"))
+    assert _checked(capsys, "r") == (0, "1 resource is fine\n", "")
+    _write(
+        "r/b.yml",
+        _COMPONENT.format(name="b", type="state.mesh") + "---\n" + _COMPONENT.format(name="c", type="state.mesh"),
+    )
+    _write("r/deeper/bad.yaml", "x: [")
+    _write("r/readme.txt", "x: [")
+    assert _checked(capsys, "r", "r/a.yaml") == (0, "3 resources are fine\n", "")
+
+
+def test_type_that_is_not_installed_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", _COMPONENT.format(name="messagebus", type="pubsub.nobody"))
+    code, out, err = _checked(capsys, "r")
+    assert (code, out) == (0, "1 resource is fine\n")
+    assert err.startswith("warning: r/a.yaml:")
+    assert "'pubsub.nobody' is not installed yet" in err
+
+
+def test_every_problem_of_every_file_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
+    _write("r/b.yaml", "x: [")
+    code, out, err = _checked(capsys, "r", "nowhere")
+    assert code == 1
+    assert [line.partition(": ")[0] for line in out.splitlines()] == ["nowhere", "r/a.yaml:4:26", "r/b.yaml:1:5"]
+    assert "did you mean 'version'?" in out
+    assert err.endswith("3 problems\n")
+
+
+def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
+    code, out, _ = _checked(capsys, "r", "-o", "json")
+    (problem,) = json.loads(out)["problems"]
+    assert code == 1
+    assert (problem["file"], problem["line"], problem["column"], problem["path"]) == ("r/a.yaml", 4, 26, "spec.versoin")
+
+
+def test_template_is_checked_with_what_it_refers_to(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("shop/dapr.yaml", "version: 1\ncommon: {resourcesPath: r}\napps: [{appDirPath: a}, {appDirPath: b}]\n")
+    for name in ("a", "b"):
+        Path("shop", name).mkdir()
+    _write("shop/r/a.yaml", _COMPONENT.format(name="a", type="state.mesh"))
+    assert _checked(capsys, "shop") == (0, "1 resource and 1 template are fine\n", "")
+    _write("shop/r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("kind", "knd"))
+    _write(
+        "shop/a/.dapr/config.yaml", "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspce: {}\n"
+    )
+    code, out, _ = _checked(capsys, "shop")
+    assert code == 1
+    assert {line.partition(":")[0] for line in out.splitlines()} == {"shop/r/a.yaml", "shop/a/.dapr/config.yaml"}
+    _write("shop/dapr.yaml", "version: 1\napps: [{appDirPath: a, comand: [x]}]\n")
+    code, out, _ = _checked(capsys, "shop")
+    assert (code, out) == (1, "shop/dapr.yaml:2:24: apps[0].comand: unknown field; did you mean 'command'?\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [("hello-world", "1 template is fine\n"), ("pubsub", "4 resources and 1 template are fine\n")],
+)
+def test_examples_are_fine(name: str, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "examples" / name, name)
+    assert _checked(capsys, name) == (0, verdict, "")
+
+
+def test_component_files_of_tutorials_load(capsys: pytest.CaptureFixture[str]) -> None:
+    """They name types that may not be installed; that is said, and is no problem."""
+    entries = "{name: redisHost, value: localhost:6379}, {name: redisPassword, value: ''}"
+    for name, kind, more in (
+        ("messagebus", "pubsub.redis", ""),
+        ("statestore", "state.redis", ", {name: actorStateStore, value: 'true'}"),
+    ):
+        _write(
+            f"components/{name}.yaml",
+            f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n"
+            f"spec: {{type: {kind}, metadata: [{entries}{more}]}}\n",
+        )
+    _write(
+        "components/orders.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: order-pub-sub}\n"
+        "spec:\n  type: pubsub.rabbitmq\n  version: v1\n  metadata: [{name: host, value: 'amqp://localhost:5672'}]\n"
+        "scopes: [orderprocessing, checkout]\n",
+    )
+    code, out, _ = _checked(capsys, "components")
+    assert (code, out) == (0, "3 resources are fine\n")

@@ -1,0 +1,285 @@
+"""Calls over frames that get lost, one kind at a time; the contract suite has what every broker must do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from brokers.memory import MemoryBroker, MemoryHub
+from mesh import address
+from mesh.address import Address
+from mesh.broker import Message
+from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamBrokenError
+from mesh.exchange import FRAME_HEADER, PART_BYTES, WINDOW_BYTES, Exchange, Request
+from tests.support.eventually import eventually
+
+APP = address.app("default", "app")
+
+
+class Lossy(MemoryBroker):
+    """A node whose frames are looked at on their way out."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.sent: list[str | None] = []
+        self.loses: Callable[[str | None, Message], bool] = lambda kind, message: False
+        self.broken = False
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        kind = message.headers.get(FRAME_HEADER)
+        self.sent.append(kind)
+        if self.broken:
+            raise BrokerUnavailableError("for the test")
+        if not self.loses(kind, message):
+            await super().send(to, message, reply_to)
+
+    def lose_next(self, kind: str) -> None:
+        left = [kind]
+
+        def loses(found: str | None, message: Message) -> bool:
+            if left and found == left[0]:
+                left.pop()
+                return True
+            return False
+
+        self.loses = loses
+
+
+class Pair:
+    def __init__(self) -> None:
+        hub = MemoryHub()
+        self.one, self.two = Lossy(hub), Lossy(hub)
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    pair = Pair()
+    async with pair.one, pair.two:
+        yield pair
+
+
+@pytest.fixture
+async def caller(pair: Pair) -> AsyncIterator[Exchange]:
+    async with Exchange(pair.one, ping_interval=0.05, silence_limit=0.3) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+async def callee(pair: Pair) -> AsyncIterator[Exchange]:
+    async with Exchange(pair.two, ping_interval=0.05, silence_limit=0.3) as exchange:
+        yield exchange
+
+
+def soon() -> float:
+    return time.time() + 5
+
+
+async def pieces(count: int, size_bytes: int = 100_000) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield bytes(size_bytes)
+
+
+async def echo(request: Request) -> None:
+    await request.begin({})
+    async for part in request.parts():
+        await request.write(part)
+    await request.end()
+
+
+@pytest.mark.parametrize("side", ["one", "two"])
+@pytest.mark.parametrize("kind", ["data", "end", "credit", "head"])
+async def test_lost_frame_breaks_the_stream_and_never_hangs_it(
+    pair: Pair, caller: Exchange, callee: Exchange, side: str, kind: str
+) -> None:
+    if (side, kind) == ("one", "head"):
+        pytest.skip("callers send none")
+    node = getattr(pair, side)
+    if kind == "credit":  # One lost credit only makes the window smaller.
+        node.loses = lambda found, message: found == "credit"
+    else:
+        node.lose_next(kind)
+    ended: list[Exception] = []
+
+    async def served(request: Request) -> None:
+        try:
+            await echo(request)
+        except StreamBrokenError as error:
+            ended.append(error)
+            raise
+
+    async with asyncio.timeout(4), callee.serve(APP, "g", served):
+        with pytest.raises((StreamBrokenError, DeadlineExceededError)):
+            reply = await caller.request(APP, Message({}, b""), time.time() + 1.5, pieces(100))
+            try:
+                async for _ in reply.parts():
+                    pass
+            finally:
+                await reply.aclose()
+    await eventually(lambda: _empty(caller, callee))
+
+
+def _empty(*exchanges: Exchange) -> None:
+    assert [exchange._links for exchange in exchanges] == [{}, {}]
+
+
+async def test_lost_abort_is_found_out_by_the_next_frame(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    pair.one.lose_next("abort")
+    async with asyncio.timeout(4), callee.serve(APP, "g", echo):
+        reply = await caller.request(APP, Message({}, b""), soon(), pieces(1000))
+        await reply.aclose()
+    await eventually(lambda: _empty(caller, callee))
+    assert "abort" in pair.one.sent
+
+
+async def test_silence_ends_a_stream(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    begun = asyncio.Event()
+
+    async def hang(request: Request) -> None:
+        await request.begin({})
+        begun.set()
+        await asyncio.sleep(0.6)
+
+    async with callee.serve(APP, "g", hang):
+        reply = await caller.request(APP, Message({}, b""), soon())
+        await begun.wait()
+        pair.two.loses = lambda kind, message: True
+        with pytest.raises(StreamBrokenError, match="sign of life"):
+            async for _ in reply.parts():
+                pass
+        await reply.aclose()
+
+
+async def test_idle_stream_is_kept_by_signs_of_life(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    async def slow(request: Request) -> None:
+        await request.begin({})
+        await request.write(b"a")
+        await asyncio.sleep(0.8)
+        await request.write(b"b")
+        await request.end()
+
+    async with callee.serve(APP, "g", slow):
+        reply = await caller.request(APP, Message({}, b""), soon())
+        assert [part async for part in reply.parts()] == [b"a", b"b"]
+    assert "ping" in pair.one.sent
+    assert "ping" in pair.two.sent
+
+
+async def test_pings_survive_a_connection_that_is_away_for_a_moment(
+    pair: Pair, caller: Exchange, callee: Exchange
+) -> None:
+    async def slow(request: Request) -> None:
+        await request.begin({})
+        await asyncio.sleep(0.4)
+        await request.write(b"a")
+        await request.end()
+
+    async with callee.serve(APP, "g", slow):
+        reply = await caller.request(APP, Message({}, b""), soon())
+        pair.one.broken = True
+        await asyncio.sleep(0.15)
+        pair.one.broken = False
+        assert [part async for part in reply.parts()] == [b"a"]
+
+
+async def test_small_streams_are_few_frames(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    async with callee.serve(APP, "g", echo):
+        reply = await caller.request(APP, Message({}, b""), soon(), pieces(1, 10))
+        assert b"".join([part async for part in reply.parts()]) == bytes(10)
+    assert pair.one.sent == ["open", "data", "end"]
+    assert pair.two.sent == ["head", "credit", "data", "end"]
+
+
+async def test_whole_call_is_two_frames(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    async def answer(request: Request) -> None:
+        await request.reply({}, b"")
+
+    async with callee.serve(APP, "g", answer):
+        await caller.request(APP, Message({}, b"x"), soon())
+    assert (pair.one.sent, pair.two.sent) == ([None], [None])
+
+
+async def test_parts_are_no_larger_than_the_broker_takes(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    sizes: list[int] = []
+
+    async def read(request: Request) -> None:
+        async for part in request.parts():
+            sizes.append(len(part))
+        await request.reply({}, b"")
+
+    async with callee.serve(APP, "g", read):
+        await caller.request(APP, Message({}, b""), soon(), pieces(1, 3 * PART_BYTES + 1))
+    assert sizes == [PART_BYTES, PART_BYTES, PART_BYTES, 1]
+
+
+async def test_reading_again_grants_nothing_twice(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        async for piece in pieces(100):
+            sent += len(piece)
+            yield piece
+
+    async def read(request: Request) -> None:
+        await anext(request.parts())
+        await anext(request.parts())
+        await asyncio.sleep(0.2)
+        total = 200_000 + sum([len(part) async for part in request.parts()])
+        await request.reply({}, str((held, total)).encode())
+
+    held = 0
+
+    async def watch() -> None:
+        nonlocal held
+        await asyncio.sleep(0.15)
+        held = sent
+
+    async with callee.serve(APP, "g", read), asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch())
+        reply = await caller.request(APP, Message({}, b""), soon(), body())
+    total = int(reply.body.decode().strip("()").split(", ")[1])
+    assert total == 10_000_000
+    assert held <= WINDOW_BYTES + 200_000
+
+
+async def test_reply_to_a_broken_connection_is_logged_and_harms_no_other(
+    pair: Pair, caller: Exchange, callee: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(request: Request) -> None:
+        pair.two.broken = request.body == b"break"
+        await request.reply({}, b"")
+
+    async with callee.serve(APP, "g", answer):
+        with pytest.raises(DeadlineExceededError):
+            await caller.request(APP, Message({}, b"break"), time.time() + 0.2)
+        pair.two.broken = False
+        await caller.request(APP, Message({}, b""), soon())
+    assert "request failed" in caplog.text
+
+
+async def test_request_over_a_broken_connection_raises_at_once(pair: Pair, caller: Exchange) -> None:
+    pair.one.broken = True
+    with pytest.raises(BrokerUnavailableError):
+        await caller.request(APP, Message({}, b""), soon())
+    assert caller._links == {}
+
+
+async def test_frames_of_strangers_are_ignored(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    ran: list[bytes] = []
+
+    async def answer(request: Request) -> None:
+        ran.append(request.body)
+        await request.reply({}, b"")
+
+    async with callee.serve(APP, "g", answer):
+        await pair.one.send(APP, Message({}, b"without reply"))
+        await pair.one.send(APP, Message({}, b"without deadline"), f"{pair.one.inbox}.zz")
+        for kind in (None, "data", "credit", "end", "head", "ping", "abort", "busy", "new kind"):
+            headers = {} if kind is None else {FRAME_HEADER: kind}
+            await pair.one.send(f"{pair.two.inbox}.unknown", Message(headers, b""), f"{pair.one.inbox}.unknown")
+        await caller.request(APP, Message({}, b"fine"), soon())
+    assert ran == [b"fine"]
+    assert pair.two.sent.count("abort") == 5

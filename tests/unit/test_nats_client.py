@@ -1,0 +1,198 @@
+"""What we override of nats-py: that it is still called, and still needed or equal."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from brokers.nats._client import Connection, _Client, redact
+from tests.support.nats import NatsServer, find_nats_server
+from tests.support.proxy import Proxy
+
+OVERRIDDEN = ["_parse_header_lines", "_process_pong", "_send_ping", "_flush_pending", "_attempt_reconnect", "flush"]
+
+names = st.text("!#$%&'*+-.^_`|~0123456789abcXYZ", min_size=1, max_size=20)
+values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40).map(str.strip)
+unicode_values = st.text(st.characters(min_codepoint=0x20, exclude_categories=["Cs", "Cc"]), max_size=20).map(str.strip)
+
+
+def block(headers: dict[str, str]) -> bytes:
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items()) + b"\r\n"
+
+
+@given(st.dictionaries(names, values | unicode_values, max_size=8))
+def test_header_parser_does_what_the_client_s_own_does(headers: dict[str, str]) -> None:
+    raw = block(headers)
+    assert _Client._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+@given(st.dictionaries(names, values, max_size=8))
+def test_header_parser_gives_back_what_was_sent(headers: dict[str, str]) -> None:
+    assert _Client._parse_header_lines(block(headers)) == headers
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\r\n",
+        b"a:b\r\n\r\n",
+        b"a:\tb \r\n\r\n",
+        b"a: b: c\r\n\r\n",
+        b"a:\r\n\r\n",
+        b"a: 1\r\na: 2\r\n\r\n",
+        b"no colon\r\na: b\r\n\r\n",
+        b"a: \xff\xfe\r\n\r\n",
+    ],
+)
+def test_header_parser_on_odd_blocks(raw: bytes) -> None:
+    assert _Client._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN)
+def test_overridden_member_exists_with_the_same_parameters(name: str) -> None:
+    ours, theirs = getattr(_Client, name), getattr(Client, name)
+    assert ours is not theirs
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    assert inspect.iscoroutinefunction(ours) == inspect.iscoroutinefunction(theirs)
+
+
+def test_private_members_that_we_use_exist() -> None:
+    client = Client()
+    for name in ("_pongs", "_pending", "_pending_data_size", "_flush_queue", "_transport"):
+        assert hasattr(client, name), name
+    for name in ("_send_command", "_send_unsubscribe", "_remove_sub"):
+        assert hasattr(client, name), name
+    subscription = Subscription(client)
+    for name in ("_id", "_closed", "_pending_queue", "_stop_processing"):
+        assert hasattr(subscription, name), name
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://user:secret@host:4222", "nats://host:4222"),
+        ("nats://host", "nats://host:4222"),
+        ("tls://token@host:1", "tls://host:1"),
+    ],
+)
+def test_redacted(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+needs_server = pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed")
+
+
+@pytest.fixture
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    async with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+async def connect(port: int, ping_interval: float = 10.0) -> Connection:
+    connection = Connection([f"nats://127.0.0.1:{port}"], {}, None)
+    await connection.open(5.0, ping_interval)
+    return connection
+
+
+@needs_server
+async def test_overridden_members_are_called(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: set[str] = set()
+    for name in OVERRIDDEN:
+        original = inspect.getattr_static(_Client, name)
+        function = getattr(original, "__func__", original)
+
+        def note(*args: object, _name: str = name, _was: Callable[..., object] = function) -> object:
+            called.add(_name)
+            return _was(*args)
+
+        monkeypatch.setattr(_Client, name, staticmethod(note) if isinstance(original, staticmethod) else note)
+    connection = await connect(server.port)
+    received = asyncio.Event()
+
+    async def receive(message: object) -> None:
+        received.set()
+
+    subscription = await connection.subscribe("s", receive)
+    await connection.send("s", b"", {"a": "b"})
+    await received.wait()
+    await connection.leave(subscription)
+    await server.restart()
+    async with asyncio.timeout(5):
+        while connection.reconnects == 0:
+            await asyncio.sleep(0.01)
+    await connection.close()
+    assert called == set(OVERRIDDEN)
+
+
+@needs_server
+async def test_flush_comes_after_what_was_sent_before(server: NatsServer) -> None:
+    """The client's own PING overtakes what waits to be sent: subscriptions were not active after a flush."""
+    one, two = await connect(server.port), await connect(server.port)
+    try:
+        for number in range(200):
+            heard = asyncio.Event()
+
+            async def receive(message: object, heard: asyncio.Event = heard) -> None:
+                heard.set()
+
+            subscription = await one.subscribe(f"s{number}", receive)
+            await two.send(f"s{number}", b"")
+            async with asyncio.timeout(2):
+                await heard.wait()
+            await one.leave(subscription)
+    finally:
+        await one.close()
+        await two.close()
+
+
+@needs_server
+async def test_cancelled_flush_does_not_end_the_connection(server: NatsServer) -> None:
+    connection = await connect(server.port)
+    try:
+        for _ in range(3):
+            flushing = asyncio.ensure_future(connection.flush())
+            await asyncio.sleep(0)
+            flushing.cancel()
+            await asyncio.wait([flushing])
+        async with asyncio.timeout(2):
+            await connection.flush()
+        assert connection.client._reading_task is not None
+        assert not connection.client._reading_task.done()
+    finally:
+        await connection.close()
+
+
+@needs_server
+async def test_dead_socket_is_dropped_although_bytes_wait_in_it(server: NatsServer) -> None:
+    async with Proxy(server.port) as proxy:
+        connection = await connect(proxy.port, ping_interval=0.2)
+        proxy.stall()
+        for _ in range(100):
+            await connection.client.publish("s", bytes(100_000))
+        async with asyncio.timeout(5):
+            while connection.reconnects == 0:
+                await asyncio.sleep(0.01)
+            await connection.flush()
+        await connection.close()
+
+
+@needs_server
+async def test_close_ends_on_a_stalled_connection(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brokers.nats._client.CLOSE_WAIT", 0.3)
+    async with Proxy(server.port) as proxy:
+        connection = await connect(proxy.port)
+        proxy.stall()
+        for _ in range(100):
+            await connection.client.publish("s", bytes(100_000))
+        began = time.monotonic()
+        await connection.close()
+        assert time.monotonic() - began < 3
