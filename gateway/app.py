@@ -16,7 +16,6 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from functools import reduce
 from typing import cast
 
 from gateway.api import build_router
@@ -25,13 +24,13 @@ from gateway.config import GatewayConfig
 from gateway.logs import configure_logging
 from gateway.runs import Run, registered
 from gateway.server import HTTPServer
+from gateway.settings import load_settings
 from mesh import __version__
 from mesh.application import AppFailedError, AppUnreachableError
 from mesh.errors import ConfigError, MeshError
 from mesh.registry import Registry
-from mesh.resources.configuration import Configuration
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
-from mesh.runtime import NodeSettings, Runtime, default_components
+from mesh.runtime import Runtime
 
 __all__ = ["Gateway", "run"]
 
@@ -250,46 +249,6 @@ def _described(subscription: Subscription) -> dict[str, object]:
         "deadLetterTopic": subscription.dead_letter_topic or "",
         "type": subscription.origin,
     }
-
-
-def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPApplication]]:
-    """Read the resources of a gateway.
-
-    Raises:
-        ConfigError: Something is wrong with them; holds all problems.
-    """
-    given_namespace = os.environ.get("NAMESPACE")
-    if not config.resource_paths and not config.configuration_files:
-        settings = NodeSettings(config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace))
-        return settings, {}
-    # Reading YAML takes pydantic, which a gateway without files does without.
-    from mesh.loader import load_configuration_file, load_resources
-
-    resources = load_resources(config.resource_paths, namespace=given_namespace)
-    for warning in resources.warnings:
-        logger.warning("%s", warning)
-    files = [load_configuration_file(path, os.environ) for path in config.configuration_files]
-    configuration = reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration())
-    settings = NodeSettings(
-        config.app_id,
-        config.namespace,
-        config.backbone,
-        components=resources.components if config.resource_paths else default_components(),
-        subscriptions=resources.subscriptions,
-        resiliencies=resources.resiliencies,
-        configuration=configuration,
-        namespace_given=bool(given_namespace),
-    )
-    endpoints = {}
-    for endpoint in resources.http_endpoints:
-        if not endpoint.scopes or config.app_id in endpoint.scopes:
-            headers = [(entry.name, entry.text() or "") for entry in endpoint.headers]
-            endpoints[endpoint.name] = HTTPApplication(
-                endpoint.base_url,
-                headers=headers,
-                tls=ssl.create_default_context() if endpoint.base_url.startswith("https") else None,
-            )
-    return settings, endpoints
 
 
 async def run(config: GatewayConfig) -> int:

@@ -3,7 +3,7 @@
 What holds a `Policy` applies it as retry, then circuit breaker, then timeout, then the call. An open
 breaker ends the retries. Which target gets which policy is decided in ``mesh/resources/resiliency.py``.
 
-Source: reference/dapr-surface.md 3.3; the breaker follows github.com/sony/gobreaker.
+Source: Dapr 1.18, resiliency policies; the breaker follows github.com/sony/gobreaker.
 """
 
 from __future__ import annotations

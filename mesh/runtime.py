@@ -346,9 +346,22 @@ def check(settings: NodeSettings, registry: Registry) -> list[Problem]:
         "appHttpPipeline": spec.app_http_pipeline is not None and bool(spec.app_http_pipeline.handlers),
     }
     problems.extend(
-        Problem(f"{name} is not supported yet, and ignoring it would be unsafe", f"spec.{name}", configuration.file)
+        Problem(
+            f"{name} is not supported yet, and ignoring it would be unsafe",
+            f"spec.{name}",
+            configuration.file,
+            configuration.line,
+            1,
+        )
         for name, given in refused.items()
         if given
+    )
+    denied = {kind.lower() for kind in spec.components.deny} if spec.components is not None else set()
+    problems.extend(
+        component.problem(f"component type {component.type!r} is denied by Configuration {configuration.name!r}")
+        for component in settings.components
+        if in_scope(component.scopes, settings.app_id)
+        and denied & {component.type, f"{component.type}/{component.version}"}
     )
     return problems
 

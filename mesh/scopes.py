@@ -1,6 +1,6 @@
 """Which app may use what: resource scopes and the topic scopes of a pub/sub component.
 
-Source: reference/dapr-surface.md 6.6.
+Source: Dapr 1.18, topic scoping.
 """
 
 from __future__ import annotations

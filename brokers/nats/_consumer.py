@@ -56,6 +56,7 @@ class Consumer:
         self._handler = handler
         self._permits = permits
         self._queued: set[asyncio.Task[None]] = set()
+        self._not_begun: dict[str, None] = {}
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
         self._inbox = ""
         self._asked = 0
@@ -114,6 +115,11 @@ class Consumer:
             self._connection.forget_reconnect(self._ask_anew)
         if self._subscription is not None:
             await self._connection.leave(self._subscription)  # What arrives meanwhile is released in _receive.
+
+    async def release(self) -> None:
+        """After the tasks have ended: release what came to one that was cancelled before its first step."""
+        while self._not_begun:
+            await _NatsSettler(self._connection, self._not_begun.popitem()[0]).nack(0.0)
 
     def _ask_anew(self) -> None:
         """Forget what was asked for: the server has, too."""
@@ -178,11 +184,11 @@ class Consumer:
             return
         tasks = cast("asyncio.TaskGroup", self._tasks)
         self._in_flight += 1
+        self._not_begun[message.reply] = None
         if self._permits is None:
             tasks.create_task(self._handle(message), name="nats-delivery")
         else:
-            queued = tasks.create_task(self._handle_in_turn(message, self._permits), name="nats-delivery")
-            self._queued.add(queued)
+            tasks.create_task(self._handle_in_turn(message, self._permits), name="nats-delivery")
 
     def _note_status(self, status: str, headers: dict[str, str]) -> None:
         if status == "100":
@@ -196,8 +202,10 @@ class Consumer:
 
     async def _handle_in_turn(self, message: Msg, permits: asyncio.Semaphore) -> None:
         """Handle it once this member has room; signs of life keep it here until then."""
+        if self._stopping:
+            return  # To release().
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        settler = _NatsSettler(self._connection, message.reply)
+        self._queued.add(task)
         try:
             while True:
                 try:
@@ -205,11 +213,7 @@ class Consumer:
                         await permits.acquire()
                     break
                 except TimeoutError:
-                    await settler.extend()
-        except asyncio.CancelledError:
-            self._in_flight -= 1
-            await settler.nack(0.0)
-            raise
+                    await _NatsSettler(self._connection, message.reply).extend()
         finally:
             self._queued.discard(task)
         try:
@@ -218,6 +222,7 @@ class Consumer:
             permits.release()
 
     async def _handle(self, message: Msg) -> None:
+        del self._not_begun[message.reply]
         headers = message.headers or {}
         identity = headers.pop("Nats-Msg-Id", None)  # Ours, not the publisher's: the topic, a blank, Message.id.
         if identity is not None:

@@ -220,6 +220,8 @@ class NatsBroker:
                         for consumer in consumers:
                             stopping.create_task(consumer.stop(), name="nats-stop")
         finally:
+            for consumer in consumers:
+                await consumer.release()
             with suppress(BrokerUnavailableError):
                 await self._connection.flush()
 

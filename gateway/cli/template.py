@@ -4,7 +4,7 @@ Paths in ``common`` are relative to the file, those of an application to its fol
 are, first come: the application's own, ``.dapr/resources`` and ``.dapr/config.yaml`` in its folder, those of
 ``common``, the built-in ones.
 
-Source: reference/dapr-surface.md 3.7; dapr CLI ``pkg/runfileconfig``.
+Source: Dapr 1.18, the multi-app run template.
 """
 
 from __future__ import annotations

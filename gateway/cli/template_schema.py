@@ -1,6 +1,6 @@
 """The file model of the multi-app template, ``dapr.yaml``.
 
-Source: reference/dapr-surface.md 3.7; dapr CLI ``pkg/runfileconfig``.
+Source: Dapr 1.18, the multi-app run template.
 """
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.

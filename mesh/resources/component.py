@@ -207,7 +207,7 @@ class TemplateTokens:
 def expand_template(text: str, tokens: TemplateTokens) -> str:
     """Expand ``{uuid}``, ``{podName}``, ``{namespace}`` and ``{appID}`` anywhere in the text.
 
-    Source: reference/dapr-surface.md 3.1, Templates.
+    Source: Dapr 1.18, templates in component metadata.
 
     Raises:
         ValueError: ``{podName}`` is used and has no value.
@@ -225,7 +225,7 @@ def expand_template(text: str, tokens: TemplateTokens) -> str:
 def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
     """Say why an ``envRef`` may not read this variable; None = it may.
 
-    Source: reference/dapr-surface.md 3.1, ``envRef``.
+    Source: Dapr 1.18, ``envRef`` in component metadata.
     """
     upper = variable.upper()
     if upper == "APP_API_TOKEN" or upper.startswith("DAPR_"):
@@ -290,7 +290,7 @@ def _resolve(
             return Secret(expand_template(environ.get(variable, ""), tokens))
         case SecretRef(name=name, key=key):
             if value not in secrets:
-                raise ValueError(f"the secret '{name}' has no key '{key}'")
+                raise ValueError(f"refers to the secret '{name}' (key '{key}'), which no secret store gives")
             return Secret(secrets[value])
         case _:
             assert_never(value)

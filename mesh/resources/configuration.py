@@ -3,7 +3,7 @@
 These dataclasses are the file's model too: `mesh.resources.fields` explains how. A section that the
 file does not have is None; its defaults are those of its class (``configuration.tracing or Tracing()``).
 
-Source: reference/dapr-surface.md 3.2.
+Source: Dapr 1.18, the Configuration resource.
 """
 
 # No `from __future__ import annotations`: the file models read these annotations at run time.

@@ -1,6 +1,6 @@
 """Resiliency resources, and which policy a target gets.
 
-Source: reference/dapr-surface.md 3.3.
+Source: Dapr 1.18, the Resiliency resource.
 """
 
 # No `from __future__ import annotations`: the file models read these annotations at run time.

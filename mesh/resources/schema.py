@@ -3,7 +3,7 @@
 Each converter takes a document, adds what is wrong with it to the caller's problems, and returns
 None if it found anything.
 
-Source: reference/dapr-surface.md 3.1, 3.2 and 3.4.
+Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 """
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.

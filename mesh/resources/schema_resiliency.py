@@ -1,6 +1,6 @@
 """The file model of Resiliency and its conversion into values.
 
-Source: reference/dapr-surface.md 3.3.
+Source: Dapr 1.18, the Resiliency resource.
 """
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.

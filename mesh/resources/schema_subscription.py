@@ -1,6 +1,6 @@
 """The file models of Subscription, in both shapes, and their conversion into values.
 
-Source: reference/dapr-surface.md 2.4.
+Source: Dapr 1.18, declarative subscriptions.
 """
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.

@@ -1,6 +1,6 @@
 """Subscriptions: declared in files, or asked for by the application.
 
-Source: reference/dapr-surface.md 2.3, 2.4 and 2.6.
+Source: Dapr 1.18, declarative and programmatic subscriptions, bulk subscribe.
 """
 
 from __future__ import annotations

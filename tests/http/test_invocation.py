@@ -1,6 +1,6 @@
 """Service invocation: every form of naming the target, and what passes through unchanged.
 
-Source: reference/dapr-surface.md 1.3.
+Source: Dapr 1.18, service invocation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Publish and bulk publish: what is accepted, what is refused, and the exact envelope that arrives.
 
-Source: reference/dapr-surface.md 1.2, 1.4, 1.5.
+Source: Dapr 1.18, publish and bulk publish.
 """
 
 from __future__ import annotations

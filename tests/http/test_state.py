@@ -1,6 +1,6 @@
 """State: routes, etags, expiry, key prefixes, transactions.
 
-Source: reference/dapr-surface.md 1.2, 1.6.
+Source: Dapr 1.18, the state API and its order of checks.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.http.harness import App, Backbone, Node, gateway
+from tests.support.eventually import eventually
 from tests.support.mesh import GatewayProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -130,7 +131,7 @@ async def test_a_caller_that_leaves_ends_the_call(app: App, node: Node) -> None:
 
 
 async def test_a_caller_that_leaves_before_the_answer(app: App, node: Node) -> None:
-    """The application's side ends as well when nobody waits any more."""
+    """The application's side ends as well when nobody waits any more: at once, or at the call's deadline."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
@@ -143,11 +144,10 @@ async def test_a_caller_that_leaves_before_the_answer(app: App, node: Node) -> N
 
     app.streams["/wait"] = slow
     async with asyncio.TaskGroup() as tasks:
-        calling = tasks.create_task(node.get(f"{INVOKE}/wait", **{"mesh-timeout": "5s"}))
-        async with asyncio.timeout(4):
-            await begun.wait()
+        calling = tasks.create_task(node.get(f"{INVOKE}/wait", **{"mesh-timeout": "2s"}))
+        await begun.wait()
         calling.cancel()
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(5):
             await ended.wait()
 
 
@@ -172,8 +172,10 @@ async def test_an_application_that_dies_breaks_the_body(app: App, node: Node, wi
 async def test_an_upload_that_breaks_off(app: App, node: Node) -> None:
     """The application never takes half a request for a whole one."""
     seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    begun = asyncio.Event()
 
     async def take(request: web.BaseRequest) -> web.StreamResponse:
+        begun.set()
         try:
             await request.content.read()
             seen.set_result("whole")
@@ -185,9 +187,9 @@ async def test_an_upload_that_breaks_off(app: App, node: Node) -> None:
     app.streams["/take"] = take
     _, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
     writer.write(f"POST {INVOKE}/take HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode())
-    await asyncio.sleep(0.1)
-    writer.transport.abort()
     async with asyncio.timeout(5):
+        await begun.wait()
+        writer.transport.abort()
         assert await seen != "whole"
 
 
@@ -227,11 +229,14 @@ async def test_a_slow_reader_holds_the_application_back(app: App, node: Node) ->
     app.streams["/produce"] = produce
     async with node.open("GET", f"{INVOKE}/produce") as response:
         assert await response.content.readany()
-        before = -1
-        async with asyncio.timeout(8):
-            while before != written:
-                before = written
-                await asyncio.sleep(0.3)
+        seen: list[int] = []
+
+        def steady() -> None:
+            seen.append(written)
+            assert len(seen) > 20
+            assert len(set(seen[-20:])) == 1
+
+        await eventually(steady)
         response.close()
     assert written < 40 * 1024 * 1024
 

@@ -189,7 +189,7 @@ def test_all_open_references_are_reported() -> None:
     with pytest.raises(ConfigError) as caught:
         component.resolved(TemplateTokens("app", "ns"), {}, {})
     assert str(caught.value).splitlines() == [
-        "f.yaml:3:5: spec.metadata[0] (pw): the secret 'redis' has no key 'password'",
+        "f.yaml:3:5: spec.metadata[0] (pw): refers to the secret 'redis' (key 'password'), which no secret store gives",
         "f.yaml:4:5: spec.metadata[1] (env): the variable 'DAPR_API_TOKEN' belongs to the runtime and cannot be read",
         "f.yaml: pod: '{podName}' needs the variable POD_NAME, which is not set",
     ]
