@@ -110,7 +110,7 @@ class _Space:
         self.topology = topology
         self.log: dict[int, _Entry] = {}
         self.groups: dict[tuple[str, str], _Group] = {}
-        self.ids: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self.ids: OrderedDict[str, float] = OrderedDict()
         self.sequences = itertools.count(1)
         self.stored_bytes = 0
 
@@ -193,7 +193,7 @@ class MemoryBroker:
         if space is None:
             raise PublishRejectedError(f"{address.space} was never declared")
         now = time.monotonic()
-        identity = None if message.id is None else (address.name, message.id)
+        identity = None if message.id is None else f"{address.name} {message.id}"
         if identity is not None:
             while space.ids and (next(iter(space.ids.values())) < now - DEDUP_WINDOW or len(space.ids) > MAX_DEDUP_IDS):
                 space.ids.popitem(last=False)

@@ -88,7 +88,7 @@ class GatewayConfig:
     app_max_concurrency: int | None = None
     app_health: HealthCheck | None = None
     http_port: int = 3500
-    listen: tuple[str, ...] = ("127.0.0.1",)
+    listen: tuple[str, ...] = ("127.0.0.1", "::1")
     unix_socket_dir: Path | None = None
     max_body_bytes: int = 4 * MEBIBYTE
     max_header_bytes: int = 16 * 1024

@@ -8,6 +8,7 @@ paths, since a key may hold an escaped slash.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 import time
@@ -31,6 +32,7 @@ HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 BACKLOG = 2048
+IPV6_LOOPBACK = "::1"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
@@ -236,14 +238,25 @@ class HTTPServer:
                 await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
             else:
                 for host in hosts:
-                    await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
-                    port = port or int(runner.addresses[0][1])
+                    port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
             yield port
         finally:
             for site in list(runner.sites):
                 await site.stop()
             await server.drain(drain())
             await runner.cleanup()
+
+
+async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: bool) -> int:
+    """Listen on one more address; give the port. A machine without IPv6 goes without its loopback."""
+    try:
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    except OSError as error:
+        if not optional or error.errno == errno.EADDRINUSE:
+            raise
+        logger.debug("not listening on %s: %s", host, error)
+        return port
+    return port or int(runner.addresses[0][1])
 
 
 def _answering_errors(handler: Handler) -> Handler:

@@ -41,7 +41,6 @@ from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
 from mesh.errors import (
     BrokerError,
-    BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
     NoResponderError,
@@ -437,7 +436,7 @@ class Exchange:
     async def __aexit__(self, *exc_info: object) -> None:
         """Fail what still waits."""
         for link in list(self._links.values()):
-            link.fail(BrokerUnavailableError("this node is shutting down"))
+            link.fail(StreamBrokenError("this node is shutting down"))
             self.forget(link)
         self.broker.on_frame(_drop)
         if self._keeping is not None and self._tasks is not None:
@@ -501,8 +500,9 @@ class Exchange:
 
         Raises:
             NoResponderError: Nobody serves it now; it did not run.
+            BrokerUnavailableError: There is no connection; it was not sent.
             DeadlineExceededError: The outcome is unknown.
-            StreamBrokenError: The stream ended in the middle.
+            StreamBrokenError: It ended in the middle.
         """
         remaining = deadline - time.time()
         if remaining <= 0:

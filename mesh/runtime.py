@@ -374,7 +374,7 @@ def _routes(subscription: Subscription) -> list[Route]:
 
 
 async def _hold(tasks: asyncio.TaskGroup, context: AbstractAsyncContextManager[None], ended: asyncio.Event) -> None:
-    """Enter something in a task of its own that leaves it at the end, so that all stop fetching before any has drained."""
+    """Enter it in a task of its own that leaves it at the end, so that all stop fetching before any has drained."""
     entered = asyncio.Event()
 
     async def hold() -> None:

@@ -56,7 +56,7 @@ class Consumer:
         self._handler = handler
         self._permits = permits
         self._queued: set[asyncio.Task[None]] = set()
-        self._not_begun: dict[str, None] = {}
+        self._not_begun: dict[str, bool] = {}
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
         self._inbox = ""
         self._asked = 0
@@ -115,9 +115,10 @@ class Consumer:
             self._connection.forget_reconnect(self._ask_anew)
         if self._subscription is not None:
             await self._connection.leave(self._subscription)  # What arrives meanwhile is released in _receive.
+        await self.release()
 
     async def release(self) -> None:
-        """After the tasks have ended: release what came to one that was cancelled before its first step."""
+        """Release what waits for its turn, or came to a task that was cancelled before its first step."""
         while self._not_begun:
             await _NatsSettler(self._connection, self._not_begun.popitem()[0]).nack(0.0)
 
@@ -184,7 +185,7 @@ class Consumer:
             return
         tasks = cast("asyncio.TaskGroup", self._tasks)
         self._in_flight += 1
-        self._not_begun[message.reply] = None
+        self._not_begun[message.reply] = True
         if self._permits is None:
             tasks.create_task(self._handle(message), name="nats-delivery")
         else:
@@ -202,8 +203,6 @@ class Consumer:
 
     async def _handle_in_turn(self, message: Msg, permits: asyncio.Semaphore) -> None:
         """Handle it once this member has room; signs of life keep it here until then."""
-        if self._stopping:
-            return  # To release().
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._queued.add(task)
         try:
@@ -222,7 +221,8 @@ class Consumer:
             permits.release()
 
     async def _handle(self, message: Msg) -> None:
-        del self._not_begun[message.reply]
+        if not self._not_begun.pop(message.reply, False):
+            return  # Released already.
         headers = message.headers or {}
         identity = headers.pop("Nats-Msg-Id", None)  # Ours, not the publisher's: the topic, a blank, Message.id.
         if identity is not None:

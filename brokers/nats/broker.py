@@ -182,7 +182,7 @@ class NatsBroker:
 
     def _limit(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Refuse what the server would answer by closing the connection."""
-        size = len(body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
+        size = len(body) + sum([len(name) + len(value) + 4 for name, value in headers.items()])
         if size > self.features.max_message_bytes:
             raise MessageTooLargeError(size, self.features.max_message_bytes)
 

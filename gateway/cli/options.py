@@ -109,7 +109,7 @@ class GatewayOptions:
         None, "number", "--dapr-http-port -H --port", "port of the API (a free one)", section=_PORTS
     )
     dapr_listen_addresses: str | None = _option(
-        None, "text", "--dapr-listen-addresses", "comma separated (127.0.0.1)", section=_PORTS, metavar="HOSTS"
+        None, "text", "--dapr-listen-addresses", "comma separated (127.0.0.1,::1)", section=_PORTS, metavar="HOSTS"
     )
     unix_domain_socket: str | None = _option(
         None, "text", "--unix-domain-socket -u", "use a socket in this folder, no port", section=_PORTS, metavar="DIR"

@@ -3,7 +3,7 @@
 The call travels as a request to the application's address, so there is nothing to discover. Verb,
 target and headers stand in the header ``mesh-http`` as JSON, the body is the body. An application
 that is restarting is waited for: one that was seen within the last minute, at most until the
-caller's deadline. One that was not fails at once.
+caller's deadline. One that was not fails at once. The backbone's connection is waited for likewise.
 """
 
 from __future__ import annotations
@@ -298,6 +298,11 @@ class Invocation:
                 wait = next(waits, wait)
                 self._counters.add(telemetry.INVOCATIONS_WAITED, app_id)
                 await self._wait_for_news(target_id, app_id, wait, call.deadline)
+            except BrokerUnavailableError as error:
+                wait = next(waits, wait)
+                if time.time() + wait >= call.deadline:
+                    raise InvocationError(target_id, str(error)) from error
+                await asyncio.sleep(wait)
             except DeadlineExceededError:
                 raise InvocationError(target_id, "no answer within the deadline") from None
             except MeshError as error:

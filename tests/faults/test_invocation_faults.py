@@ -97,15 +97,15 @@ async def test_a_callers_restart_knows_whom_to_wait_for(mesh_home: Path) -> None
         AppProcess(mesh_home) as app,
         GatewayProcess("bystander", mesh_home),
         GatewayProcess("caller", mesh_home) as caller,
+        GatewayProcess("callee", mesh_home, app=app) as callee,
     ):
-        async with GatewayProcess("callee", mesh_home, app=app) as callee:
-            assert await callee.terminate() == 0
-            await caller.terminate()
-            await caller.start()
-            async with asyncio.TaskGroup() as tasks:
-                answer = tasks.create_task(call(caller, "callee/method/echo"))
-                await callee.start()
-            assert (await answer)[0] == 200
+        assert await callee.terminate() == 0
+        await caller.terminate()
+        await caller.start()
+        async with asyncio.TaskGroup() as tasks:
+            answer = tasks.create_task(call(caller, "callee/method/echo"))
+            await callee.start()
+        assert (await answer)[0] == 200
 
 
 async def test_an_application_that_restarts_under_its_gateway_is_waited_for(mesh_home: Path, figures: Figures) -> None:

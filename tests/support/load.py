@@ -26,7 +26,14 @@ class Publishing:
     """
 
     def __init__(
-        self, gateway: GatewayProcess, topic: str, wanted: int, *, connections: int = 48, query: str = "", name: str = ""
+        self,
+        gateway: GatewayProcess,
+        topic: str,
+        wanted: int,
+        *,
+        connections: int = 48,
+        query: str = "",
+        name: str = "",
     ) -> None:
         self._url = f"{gateway.api}/publish/pubsub/{topic}{query}"
         self._wanted = wanted

@@ -17,7 +17,15 @@ from brokers.nats._client import Connection, _Client, redact
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.proxy import Proxy
 
-OVERRIDDEN = ["_parse_header_lines", "_process_pong", "_send_ping", "_flush_pending", "_attempt_reconnect", "flush"]
+OVERRIDDEN = [
+    "_attempt_reconnect",
+    "_flush_pending",
+    "_parse_header_lines",
+    "_process_pong",
+    "_send_ping",
+    "_send_publish",
+    "flush",
+]
 
 names = st.text("!#$%&'*+-.^_`|~0123456789abcXYZ", min_size=1, max_size=20)
 values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40).map(str.strip)
@@ -55,6 +63,25 @@ def test_header_parser_gives_back_what_was_sent(headers: dict[str, str]) -> None
 )
 def test_header_parser_on_odd_blocks(raw: bytes) -> None:
     assert _Client._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+class Recorder(_Client):
+    """Keeps commands instead of sending them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands: list[bytes] = []
+
+    async def _send_command(self, cmd: bytes, priority: bool = False) -> None:
+        self.commands.append(bytes(cmd))
+
+
+@given(st.dictionaries(names, values | unicode_values | st.just("line\r\nbreak"), max_size=5), st.binary(max_size=20))
+async def test_headers_are_written_as_the_client_writes_them(headers: dict[str, str], payload: bytes) -> None:
+    ours, theirs = Recorder(), Recorder()
+    await ours._send_publish("s", "r", payload, len(payload), headers)
+    await Client._send_publish(theirs, "s", "r", payload, len(payload), headers or None)
+    assert ours.commands == theirs.commands
 
 
 @pytest.mark.parametrize("name", OVERRIDDEN)

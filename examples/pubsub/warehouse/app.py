@@ -50,11 +50,12 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing: the orders say it all."""
 
 
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, lambda *_: sys.exit(0))
+
 server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
 server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(f"Warehouse listening on port {PORT}")
 
-for each in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(each, lambda *_: sys.exit(0))
 signal.pause()

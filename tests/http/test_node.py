@@ -1,0 +1,337 @@
+"""Metadata, health, shutdown, tokens, CORS, allowed and denied routes, and blocks that have nothing configured.
+
+Source: reference/dapr-surface.md 0, 0.1, 0.2, 1.16, 1.17.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from gateway.app import Gateway, run
+from gateway.config import GatewayConfig, HealthCheck, Tokens
+from tests.http.harness import (
+    ANY,
+    DEFAULTS,
+    App,
+    Backbone,
+    Case,
+    Node,
+    cases,
+    check,
+    component,
+    error,
+    gateway,
+    yaml,
+)
+from tests.support.eventually import eventually
+from tests.support.processes import free_port
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+NO_ID = error("ERR_DIRECT_INVOKE", "failed getting app id either from the URL path or the header dapr-app-id")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
+    async with gateway(Backbone("memory:"), tmp_path_factory.mktemp("home")) as node:
+        yield node
+
+
+UNIMPLEMENTED = error("ERR_API_UNIMPLEMENTED", "this API is currently not implemented")
+
+
+@cases(
+    Case("healthz", ("GET", "/v1.0/healthz"), 204, b"", {"Content-Type": None}),
+    Case("healthz with a slash", ("GET", "/v1.0/healthz/"), 204),
+    Case("healthz with two slashes", ("GET", "//v1.0//healthz"), 204),
+    Case("trap_26 outbound", ("GET", "/v1.0/healthz/outbound"), 204, b""),
+    Case("healthz of this app", ("GET", "/v1.0/healthz?appid=app"), 204),
+    Case("healthz of another", ("GET", "/v1.0/healthz?appid=x"), 500, error("ERR_HEALTH_APPID_NOT_MATCH")),
+    Case("healthz by POST", ("POST", "/v1.0/healthz"), 404, NO_ID),
+    Case("metadata of another version", ("GET", "/v1.0-alpha1/metadata"), 404, NO_ID),
+    Case("set a label", ("PUT", "/v1.0/metadata/the%20label", None, "värde".encode()), 204, b""),
+    Case("set no label", ("PUT", "/v1.0/metadata"), 404, NO_ID),
+    Case("shutdown by GET", ("GET", "/v1.0/shutdown"), 404, NO_ID),
+    Case("secrets", ("GET", "/v1.0/secrets/s/k"), 500, error("ERR_SECRET_STORES_NOT_CONFIGURED")),
+    Case("configuration", ("GET", "/v1.0/configuration/s"), 500, error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED")),
+    Case("configuration alpha", ("GET", "/v1.0-alpha1/configuration/s"), 500, error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED")),
+    Case("lock", ("POST", "/v1.0-alpha1/lock/s"), 500, error("ERR_LOCK_STORE_NOT_CONFIGURED")),
+    Case("unlock", ("POST", "/v1.0-alpha1/unlock/s"), 500, error("ERR_LOCK_STORE_NOT_CONFIGURED")),
+    Case("crypto", ("PUT", "/v1.0-alpha1/crypto/s/encrypt"), 500, error("ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED")),
+    Case("trap_19 subtle crypto", ("POST", "/v1.0-alpha1/subtlecrypto/s/getkey"), 501, UNIMPLEMENTED),
+    Case("bindings", ("POST", "/v1.0/bindings/b"), 500, error("ERR_INVOKE_OUTPUT_BINDING", "error invoking output binding b: couldn't find output binding b")),
+    Case("actors", ("PUT", "/v1.0/actors/t/i/method/m"), 500, error("ERR_ACTOR_RUNTIME_NOT_FOUND")),
+    Case("jobs", ("POST", "/v1.0/jobs/j"), 501, UNIMPLEMENTED),
+    Case("workflows", ("POST", "/v1.0/workflows/c/w/start"), 501, UNIMPLEMENTED),
+    Case("conversation", ("POST", "/v1.0-alpha1/conversation/c/converse"), 400, error("ERR_CONVERSATION_NOT_FOUND")),
+    Case("trap_29 no CORS by default", ("GET", "/v1.0/healthz", {"Origin": "http://x"}), 204, b"", {"Access-Control-Allow-Origin": None}),
+    Case("trap_29 no preflight either", ("OPTIONS", "/v1.0/healthz", {"Origin": "http://x", "Access-Control-Request-Method": "GET"}), 404, NO_ID),
+    Case("no server's name", ("GET", "/v1.0/healthz"), 204, b"", {"Server": None, "Date": None}),
+)
+async def test_route(node: Node, case: Case) -> None:
+    await check(node, case)
+
+
+async def test_labels_are_bounded(node: Node) -> None:
+    """They are kept in memory, so there is a limit."""
+    statuses = {(await node.request("PUT", f"/v1.0/metadata/label{number}", None, b"x")).status for number in range(110)}
+    assert statuses == {204, 400}
+
+
+async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
+    """trap_27: every member as the SDKs read it."""
+    subscriptions = [
+        {"pubsubname": "pubsub", "topic": "t", "routes": {"rules": [{"match": "event.type == 'a'", "path": "/a"}], "default": "/t"}, "metadata": {"k": "v"}},
+        {"pubsubname": "pubsub", "topic": "u", "route": "u", "deadLetterTopic": "d"},
+    ]
+    resources = (
+        component("pubsub", "pubsub.mesh")
+        + component("state", "state.in-memory")
+        + component("not-mine", "state.in-memory", scopes=["other"])
+        + yaml("Subscription", "s", {"pubsubname": "pubsub", "topic": "w", "route": "/w"})
+        + yaml("HTTPEndpoint", "partner", {"baseUrl": "http://localhost:1"})
+        + yaml("Resiliency", "res", {"policies": {}, "targets": {}})
+    )
+    health = HealthCheck(path="/hz", interval=0.05, timeout=0.04, threshold=2)
+    async with App(subscriptions) as app:
+        settings = {"app_max_concurrency": 4, "app_health": health, "labels": {"cliPID": "7"}}
+        async with gateway(memory, tmp_path, app=app, resources=resources, **settings) as node:
+            assert (await node.request("PUT", "/v1.0/metadata/color", None, b"blue")).status == 204
+            reply = await node.get("/v1.0/metadata")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.json == {
+        "id": "app",
+        "runtimeVersion": ANY,
+        "components": [
+            {"name": "pubsub", "type": "pubsub.mesh", "version": "v1", "capabilities": ["SUBSCRIBE_WILDCARDS", "BULK_PUBSUB"]},
+            {"name": "state", "type": "state.in-memory", "version": "v1", "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR"]},
+        ],
+        "extended": {"daprRuntimeVersion": ANY, "cliPID": "7", "color": "blue"},
+        "subscriptions": [
+            {
+                "pubsubname": "pubsub",
+                "topic": "t",
+                "metadata": {"k": "v"},
+                "rules": [{"match": "event.type == 'a'", "path": "/a"}, {"match": "", "path": "/t"}],
+                "deadLetterTopic": "",
+                "type": "PROGRAMMATIC",
+            },
+            {"pubsubname": "pubsub", "topic": "u", "metadata": {}, "rules": [{"match": "", "path": "/u"}], "deadLetterTopic": "d", "type": "PROGRAMMATIC"},
+            {"pubsubname": "pubsub", "topic": "w", "metadata": {}, "rules": [{"match": "", "path": "/w"}], "deadLetterTopic": "", "type": "DECLARATIVE"},
+        ],
+        "httpEndpoints": [{"name": "partner"}],
+        "resiliencies": [{"name": "res"}],
+        "appConnectionProperties": {
+            "port": app.port,
+            "protocol": "http",
+            "channelAddress": "127.0.0.1",
+            "maxConcurrency": 4,
+            "health": {"healthCheckPath": "/hz", "healthProbeInterval": "0.05s", "healthProbeTimeout": "40ms", "healthThreshold": 2},
+        },
+        "actorRuntime": ANY,
+        "scheduler": {"connected_addresses": []},
+        "workflows": {"connectedWorkers": 0},
+    }
+
+
+async def test_trap_26_health_before_the_application(memory: Backbone, tmp_path: Path) -> None:
+    """Outbound is ready before the application listens; the whole is not, and says what is missing."""
+    app = App()
+    app.port = free_port()
+    async with gateway(memory, tmp_path, app=app, ready=False) as node:
+        assert (await node.get("/v1.0/healthz/outbound")).status == 204
+        reply = await node.get("/v1.0/healthz")
+        assert (reply.status, reply.json) == (500, error("ERR_HEALTH_NOT_READY", "dapr is not ready: [app]"))
+        await node.publish("t", "x")
+        async with app:
+            await node.until_ready()
+            assert (await node.get("/v1.0/healthz")).status == 204
+
+
+# Token
+
+
+TOKENS = {"dapr-api-token": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "status"),
+    [
+        pytest.param("GET", "/v1.0/metadata", {}, 401, id="trap_7-missing"),
+        pytest.param("GET", "/v1.0/metadata", {"dapr-api-token": "wrong"}, 401, id="trap_7-wrong"),
+        ("GET", "/v1.0/metadata", {"dapr-api-token": "secre"}, 401),
+        ("GET", "/v1.0/metadata", {"dapr-api-token": "s\u00e9cret"}, 401),
+        ("GET", "/v1.0/metadata", TOKENS, 200),
+        ("GET", "/v1.0/healthz", {}, 204),
+        ("GET", "/v1.0/healthz?appid=app", {}, 204),
+        ("GET", "/v1.0/healthz/outbound", {}, 204),
+        ("POST", "/v1.0/healthz", {}, 401),
+        ("POST", "/v1.0/publish/pubsub/t", {}, 401),
+        ("POST", "/v1.0/shutdown", {}, 401),
+        ("GET", "/unknown", {}, 401),
+        ("GET", "/v1.0/healthz/../metadata", {}, 401),
+    ],
+)
+async def test_token(memory: Backbone, tmp_path: Path, method: str, target: str, headers: dict[str, str], status: int) -> None:
+    """Without it nothing but the health probes answers; the refusal is plain text."""
+    async with gateway(memory, tmp_path, tokens=Tokens(api="secret")) as node:
+        reply = await node.request(method, target, headers)
+    assert reply.status == status
+    if status == 401:
+        assert reply.body == b"invalid api token"
+        assert reply.headers["content-type"].startswith("text/plain")
+
+
+async def test_the_token_does_not_reach_the_application(memory: Backbone, tmp_path: Path) -> None:
+    """It is the gateway's; the application's own is sent instead, but not with health probes."""
+    health = HealthCheck(path="/hz", interval=0.05, timeout=0.04)
+    async with App() as app:
+        async with gateway(memory, tmp_path, app=app, app_health=health, tokens=Tokens(api="secret")) as node:
+            assert (await node.get("/v1.0/invoke/app/method/x", **TOKENS)).status == 200
+            assert "dapr-api-token" not in app.at("/x")[0].headers
+        async with gateway(memory, tmp_path, app=app, app_health=health, tokens=Tokens(api="secret", app="own")) as node:
+            assert (await node.get("/v1.0/invoke/app/method/y", **TOKENS)).status == 200
+            assert app.at("/y")[0].all("dapr-api-token") == ["own"]
+        assert all("dapr-api-token" not in probe.headers for probe in app.at("/hz"))
+        assert app.at("/hz")
+
+
+# CORS
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [(("*",), "http://any", "*"), (("http://a", "http://b"), "http://b", "http://b"), (("http://a",), "http://c", None)],
+)
+async def test_trap_29_cors(memory: Backbone, tmp_path: Path, origins: tuple[str, ...], origin: str, allowed: str | None) -> None:
+    """Answers name the origin if it is allowed, failures and refused tokens included; preflight needs no token."""
+    async with gateway(memory, tmp_path, allowed_origins=origins, tokens=Tokens(api="secret")) as node:
+        for target, status in (("/v1.0/healthz", 204), ("/v1.0/metadata", 401)):
+            reply = await node.get(target, Origin=origin)
+            assert (reply.status, reply.headers.get("access-control-allow-origin")) == (status, allowed)
+        ask = {"Origin": origin, "Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "x-odd"}
+        reply = await node.request("OPTIONS", "/v1.0/publish/pubsub/t", ask)
+        if allowed:
+            assert reply.status == 204
+            assert reply.headers["access-control-allow-methods"] == "HEAD, GET, POST, PUT, PATCH, DELETE"
+            assert reply.headers["access-control-allow-headers"] == "x-odd"
+            assert reply.headers["vary"] == "Origin"
+        else:
+            assert reply.status == 401
+
+
+# Allowed and denied
+
+
+@pytest.mark.parametrize(
+    ("api", "open_", "closed"),
+    [
+        ({"allowed": [{"name": "state", "version": "v1"}]}, ["state"], ["publish", "metadata", "shutdown", "query", "invoke"]),
+        ({"denied": [{"name": "state", "version": "v1.0"}]}, ["publish", "metadata", "query"], ["state"]),
+        ({"denied": [{"name": "state", "version": "v1.0-alpha1"}]}, ["state"], ["query"]),
+        ({"denied": [{"name": "state", "version": "v1alpha1"}]}, ["state"], ["query"]),
+        ({"denied": [{"name": "publish", "version": "v1", "protocol": "grpc"}]}, ["publish"], []),
+        ({"allowed": [{"name": "state", "version": "v1"}, {"name": "publish", "version": "v1"}], "denied": [{"name": "state", "version": "v1"}]}, ["publish"], ["state", "metadata"]),
+    ],
+)
+async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: list[str], closed: list[str]) -> None:
+    """A blocked route is an unknown path; health always answers, deny beats allow."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml("Configuration", "c", {"api": api}))
+    requests = {
+        "state": ("GET", "/v1.0/state/statestore/k"),
+        "publish": ("POST", "/v1.0/publish/pubsub/t", None, b"x"),
+        "metadata": ("GET", "/v1.0/metadata"),
+        "query": ("POST", "/v1.0-alpha1/state/statestore/query", None, b"{}"),
+        "shutdown": ("POST", "/v1.0/shutdown"),
+        "invoke": ("GET", "/v1.0/invoke/x/method/y"),
+    }
+    async with gateway(memory, tmp_path, resources=DEFAULTS, configuration_files=(file,)) as node:
+        for name in open_:
+            reply = await node.request(*requests[name])
+            assert reply.headers.get("content-type") != "application/json" or reply.json.get("errorCode") != "ERR_DIRECT_INVOKE", name
+        for name in closed:
+            reply = await node.request(*requests[name])
+            assert (reply.status, reply.json) == (404, NO_ID), name
+        assert (await node.get("/v1.0/healthz")).status == 204
+
+
+# Shutdown
+
+
+def config(tmp_path: Path, **settings: object) -> GatewayConfig:
+    return GatewayConfig(app_id="app", home=tmp_path, backbone="memory:", registered=False, http_port=free_port(), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("headers", "code"), [({}, 0), ({"dapr-force-shutdown": "true"}, 1), ({"dapr-force-shutdown": "no"}, 0)])
+async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], code: int) -> None:
+    """It answers first and ends then; an idle client does not hold it up."""
+    monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
+    settings = config(tmp_path, drain=30.0)
+    url = f"http://127.0.0.1:{settings.http_port}"
+    async with asyncio.TaskGroup() as tasks, aiohttp.ClientSession() as session:
+        running = tasks.create_task(run(settings))
+
+        async def healthy() -> None:
+            try:
+                async with session.get(f"{url}/v1.0/healthz") as response:
+                    assert response.status == 204
+            except OSError as error:
+                raise AssertionError from error
+
+        await eventually(healthy)
+        async with session.post(f"{url}/v1.0/shutdown", headers=headers) as response:
+            assert (response.status, await response.read()) == (204, b"")
+        async with asyncio.timeout(5):
+            assert await running == code
+
+
+async def test_unix_socket(tmp_path: Path) -> None:
+    """A gateway that listens on a file instead of a port."""
+    started = Gateway(config(tmp_path, unix_socket_dir=tmp_path))
+    async with started.running():
+        connector = aiohttp.UnixConnector(str(tmp_path / "dapr-app-http.socket"))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://x/v1.0/healthz") as response:
+            assert response.status == 204
+
+
+async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line a call, without query or body."""
+    caplog.set_level(logging.INFO, "gateway.api")
+    async with gateway(memory, tmp_path, api_logging=True) as node:
+        await node.get("/v1.0/state/statestore/k?metadata.secret=1", **{"User-Agent": "me"})
+    fields = next(record.fields for record in caplog.records if record.name == "gateway.api")  # type: ignore[attr-defined]
+    assert fields == {"method": "GET /v1.0/state/statestore/k", "code": 204, "duration": ANY, "size": 0, "useragent": "me"}
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        (component("s", "state.nope"), "component type 'state.nope' is not installed yet"),
+        (component("s", "state.mesh", keyPrefix="a||b"), "keyPrefix can't contain '||'"),
+        (component("p", "pubsub.mesh", publishingScopes="oops"), "must be app=topic1,topic2"),
+    ],
+)
+async def test_wrong_resources_are_refused_at_start(memory: Backbone, tmp_path: Path, resources: str, said: str) -> None:
+    """With the file and the line."""
+    from mesh.errors import ConfigError
+
+    with pytest.raises(ConfigError) as raised:
+        async with gateway(memory, tmp_path, resources=resources):
+            pass
+    assert said in str(raised.value)
+    assert f"all.yaml:{2}" in str(raised.value)
+
+
+async def test_ignored_components_are_left_out(memory: Backbone, tmp_path: Path) -> None:
+    """`ignoreErrors` starts without them."""
+    spec = {"type": "state.nope", "version": "v1", "ignoreErrors": True}
+    async with gateway(memory, tmp_path, resources=yaml("Component", "s", spec) + DEFAULTS) as node:
+        assert [each["name"] for each in (await node.get("/v1.0/metadata")).json["components"]] == ["pubsub", "statestore"]
+
