@@ -210,7 +210,7 @@ def machine() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{os.cpu_count()} cores, {cpu}, {platform.system()} {platform.release()}",
         "versions": f"Python {platform.python_version()}, {nats}, {packages}",
-        "command": "`python -m bench " + " ".join(sys.argv[1:]) + "`",
+        "command": f"`{' '.join(['python -m bench', *sys.argv[1:]])}`",
     }
 
 

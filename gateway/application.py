@@ -182,6 +182,8 @@ class HTTPApplication:
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[_Response]:
         """Call with any method; see ``mesh.application.Application``."""
+        if self._health is not None and not self.reachable:
+            raise AppUnreachableError("app is not in a healthy state")
         async with self._permits or _UNLIMITED:
             calling = self._client.call(method, self._path + target, self._headers(headers), body)
             try:

@@ -36,7 +36,7 @@ class APIError(Exception):
     def __init__(self, status: int, code: str, message: str, details: list[object] | None = None) -> None:
         self.status = status
         self.code = code
-        self.message = message[:MAX_TEXT]
+        self.message = message[:MAX_TEXT].encode("utf-8", "replace").decode()
         self.details = details
         super().__init__(message)
 

@@ -41,6 +41,7 @@ from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
 from mesh.errors import (
     BrokerError,
+    BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
     NoResponderError,
@@ -64,6 +65,7 @@ HEADER_ROOM_BYTES = 32 * 1024
 PING_INTERVAL = 5.0
 SILENCE_LIMIT = 20.0
 MAX_SERVED = 4096
+RECONNECT_WAIT = 0.1
 _OF_AN_OPEN_STREAM = frozenset({"head", "data", "end", "credit", "ping"})
 
 Handler = Callable[["Request"], Awaitable[None]]
@@ -359,7 +361,15 @@ class Request:
             await self.end()
             return
         self.answered = True
-        await self._exchange.broker.send(self._reply_to, Message(headers, body))
+        message = Message(headers, body)
+        while True:
+            try:
+                await self._exchange.broker.send(self._reply_to, message)
+                return
+            except BrokerUnavailableError:  # The work is done: its answer waits for the connection with the caller.
+                if time.time() + RECONNECT_WAIT >= self.deadline:
+                    raise
+            await asyncio.sleep(RECONNECT_WAIT)
 
     async def busy(self) -> None:
         """Answer that it was not run, so that the caller tries elsewhere or later."""

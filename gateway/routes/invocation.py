@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.errors import APIError, invocation_failed
 from gateway.response import Answered, Response, StreamedResponse
-from gateway.routes.request import go_ahead, read_body, unescape
+from gateway.routes.request import go_ahead, header, read_body, unescape
 from mesh.blocks.invocation import OUTSIDE, Answer, Call, Invocation, forwardable
 from mesh.durations import parse_duration
 from mesh.errors import InvocationError, MeshError
@@ -123,7 +123,7 @@ class InvocationRoutes:
 
 
 def _header_target(request: web.BaseRequest) -> str | None:
-    target = request.headers.get("dapr-app-id")
+    target = header(request, "dapr-app-id")
     if target:
         return target
     authorization = request.headers.get("Authorization", "")

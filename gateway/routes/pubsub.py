@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gateway.errors import APIError, publish_failed, rich
 from gateway.response import Answered, Response, no_content
-from gateway.routes.request import fields, metadata_of, read_body, text_map, unescape
+from gateway.routes.request import fields, header, metadata_of, read_body, text_map, trace_context, unescape
 from mesh.blocks.envelope import parse_bool
 from mesh.blocks.pubsub import BulkEntry, PubSub, PubSubComponent
 from mesh.errors import BrokerError, ConfigError, DeadlineExceededError, EventError, MeshError, PermissionDeniedError
@@ -70,17 +70,15 @@ class PubSubRoutes:
         body = await read_body(request)
         metadata = metadata_of(query)
         raw = self._is_raw(metadata)
-        headers = request.headers
+        content_type = header(request, "Content-Type")
         try:
-            options = self._block.options(
-                component, topic, metadata, headers.get("traceparent"), headers.get("tracestate", "")
-            )
+            options = self._block.options(component, topic, metadata, *trace_context(request))
         except ValueError as error:
             raise _bad_metadata(error) from None
         key = metadata.get("partitionKey") if metadata else None
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
-                await self._block.publish(component, options, headers.get("Content-Type"), body, raw=raw, key=key)
+                await self._block.publish(component, options, content_type, body, raw=raw, key=key)
         except TimeoutError:
             unknown = DeadlineExceededError(f"no confirmation within {PUBLISH_SECONDS:g} s")
             raise publish_failed(component.name, topic, self._app_id, unknown) from None
@@ -131,7 +129,7 @@ class PubSubRoutes:
             raise _bad_entries(component, topic, "the body must be a JSON array of entries")
         entries: list[BulkEntry] = []
         seen: set[str] = set()
-        traceparent, tracestate = request.headers.get("traceparent"), request.headers.get("tracestate", "")
+        traceparent, tracestate = trace_context(request)
         for index, item in enumerate(items):
             if not isinstance(item, dict):
                 raise _bad_entries(component, topic, f"entry {index} must be an object")

@@ -12,7 +12,18 @@ from aiohttp import web
 
 from gateway import errors
 
-__all__ = ["fields", "go_ahead", "metadata_of", "query_of", "read_body", "read_json", "text_map", "unescape"]
+__all__ = [
+    "fields",
+    "go_ahead",
+    "header",
+    "metadata_of",
+    "query_of",
+    "read_body",
+    "read_json",
+    "text_map",
+    "trace_context",
+    "unescape",
+]
 
 BODY_SECONDS = 60.0
 NO_METADATA: Mapping[str, str] = {}
@@ -33,6 +44,27 @@ def unescape(segment: str) -> str:
         return unquote_plus(segment, errors="strict")
     except UnicodeDecodeError:
         raise errors.bad_request(f"the path segment {segment!r} is not UTF-8") from None
+
+
+def header(request: web.BaseRequest, name: str) -> str | None:
+    """Give a header's value.
+
+    Raises:
+        APIError: It is not UTF-8.
+    """
+    value = request.headers.get(name)
+    if value is not None and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise errors.bad_request(f"the header {name} is not UTF-8") from None
+    return value
+
+
+def trace_context(request: web.BaseRequest) -> tuple[str | None, str]:
+    """Give ``traceparent`` and ``tracestate``; what cannot be one is left out, as W3C Trace Context asks."""
+    state = request.headers.get("tracestate", "")
+    return request.headers.get("traceparent"), state if state.isascii() else ""
 
 
 def query_of(raw_query: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from gateway.errors import APIError, malformed, rich, state_failed
 from gateway.response import Answered, Response, json_response, no_content
 from gateway.routes.request import (
     fields,
+    header,
     metadata_of,
     query_of,
     read_json,
@@ -90,7 +91,7 @@ class StateRoutes:
         message = f"failed deleting state with key {key}"
         options = query_of(query)
         concurrency = _options(options, "ERR_STATE_DELETE", message)
-        etag = request.headers.get("If-Match") or None
+        etag = header(request, "If-Match") or None
         try:
             await self._block.save(component, [Item(key, None, etag, concurrency)])
         except IllegalKeyError as error:

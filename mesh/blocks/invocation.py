@@ -24,7 +24,14 @@ from mesh import address, telemetry
 from mesh.application import AppFailedError, Application, AppResponse, AppUnreachableError, Headers
 from mesh.broker import Message
 from mesh.directory import Directory
-from mesh.errors import DeadlineExceededError, InvocationError, MeshError, NoResponderError, StreamBrokenError
+from mesh.errors import (
+    BrokerUnavailableError,
+    DeadlineExceededError,
+    InvocationError,
+    MeshError,
+    NoResponderError,
+    StreamBrokenError,
+)
 from mesh.exchange import Exchange, Reply, Request
 from mesh.policies import BUILT_IN_RETRIES, Breaker, Policy
 from mesh.telemetry import Counters
@@ -309,14 +316,12 @@ class Invocation:
                 raise InvocationError(target_id, str(error)) from error
 
     async def _wait_for_news(self, target_id: str, app_id: str, wait: float, deadline: float) -> None:
-        remaining = deadline - time.time()
-        if remaining <= 0:
-            raise InvocationError(target_id, f"{app_id} was not back within the deadline")
         try:
-            async with asyncio.timeout(min(wait, remaining)):
+            async with asyncio.timeout(min(wait, deadline - time.time())):
                 await self._directory.until_news()
         except TimeoutError:
-            return
+            if time.time() >= deadline:
+                raise InvocationError(target_id, f"{app_id} was not back within the deadline") from None
 
     @asynccontextmanager
     async def serve(self, application: Application) -> AsyncIterator[None]:

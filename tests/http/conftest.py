@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from brokers.memory import MemoryBroker
-from tests.http.harness import App, Backbone, Node, gateway
+from tests.http.harness import App, Backbone
 from tests.support.nats import NatsServer, find_nats_server
 
 

@@ -215,7 +215,9 @@ class Node:
         finally:
             writer.close()
 
-    async def publish(self, topic: str, body: object = "hello", content_type: str | None = None, query: str = "") -> None:
+    async def publish(
+        self, topic: str, body: object = "hello", content_type: str | None = None, query: str = ""
+    ) -> None:
         data = body if isinstance(body, bytes | str) else orjson.dumps(body)
         if content_type is None and not isinstance(body, bytes | str):
             content_type = "application/json"
@@ -267,8 +269,6 @@ async def gateway(
         **settings,
     )
     async with AsyncExitStack() as stack:
-        started = Gateway(config)
-        await stack.enter_async_context(started.running())
         session = aiohttp.ClientSession(
             auto_decompress=False,
             skip_auto_headers=SKIPPED,
@@ -276,7 +276,10 @@ async def gateway(
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=20),
         )
-        node = Node(started, await stack.enter_async_context(session))
+        await stack.enter_async_context(session)  # Closed after the gateway: its clients do not leave first.
+        started = Gateway(config)
+        await stack.enter_async_context(started.running())
+        node = Node(started, session)
         if ready:
             await node.until_ready()
         yield node

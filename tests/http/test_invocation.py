@@ -139,7 +139,12 @@ INVALID = error("ERR_DIRECT_INVOKE", matches(re.compile("invalid method: ").matc
     Case("another user", ("GET", "/x", basic("someone", "callee")), 404, NO_ID),
     Case("broken basic", ("GET", "/x", {"Authorization": "Basic !"}), 404, NO_ID),
     Case("bearer", ("GET", "/x", {"Authorization": "Bearer callee"}), 404, NO_ID),
-    Case("unknown app", ("GET", "/v1.0/invoke/nobody/method/x"), 500, error("ERR_DIRECT_INVOKE", f"{FAILED}nobody, err: no instance of nobody is on the mesh")),
+    Case(
+        "unknown app",
+        ("GET", "/v1.0/invoke/nobody/method/x"),
+        500,
+        error("ERR_DIRECT_INVOKE", f"{FAILED}nobody, err: no instance of nobody is on the mesh"),
+    ),
     Case("unknown app by header", ("GET", "/x", {"dapr-app-id": "nobody"}), 500, DIRECT),
     Case("unknown namespace", ("GET", "/v1.0/invoke/callee.elsewhere/method/x"), 500, DIRECT),
     Case("two dots", ("GET", "/v1.0/invoke/a.b.c/method/x"), 500, DIRECT),
@@ -175,7 +180,9 @@ async def test_an_url_in_the_header(pair: Pair) -> None:
     assert got.target == "/x"
 
 
-@pytest.mark.parametrize("verb", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "PURGE", "QUERY"])
+@pytest.mark.parametrize(
+    "verb", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "PURGE", "QUERY"]
+)
 async def test_verbs(pair: Pair, node: Node, verb: str) -> None:
     """All verbs pass, with body and without."""
     assert (await pair.got(node, verb, f"{INVOKE}/x")).method == verb
@@ -219,9 +226,34 @@ async def test_request_headers(pair: Pair, node: Node) -> None:
     got = await pair.got(node, "POST", f"{INVOKE}/x", given, b"body")
     names = {name for name, _ in ((name.lower(), value) for name, value in got.fields)}
     assert got.all("x-two") == ["a", "b"]
-    expected = {"x-one": "1", "cookie": "a=1; b=2", "accept": "text/html", "user-agent": "me", "accept-encoding": "br", "baggage": "k=v", "dapr-api-token": "client", "content-length": "4"}
+    expected = {
+        "x-one": "1",
+        "cookie": "a=1; b=2",
+        "accept": "text/html",
+        "user-agent": "me",
+        "accept-encoding": "br",
+        "baggage": "k=v",
+        "dapr-api-token": "client",
+        "content-length": "4",
+    }
     assert {name: got.headers[name] for name in expected} == expected
-    assert not names & {"x-hop", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings", "proxy-authorization", "proxy-authenticate", "destination-app-id", "secret-bin", "content-type", "transfer-encoding", "expect"}
+    assert not names & {
+        "x-hop",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "http2-settings",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "destination-app-id",
+        "secret-bin",
+        "content-type",
+        "transfer-encoding",
+        "expect",
+    }
     assert got.all("host") == [f"127.0.0.1:{pair.app.port}"]
     gateway_host = f"127.0.0.1:{node.gateway.port}"
     assert got.all("x-forwarded-for") == ["127.0.0.1"]
@@ -251,7 +283,9 @@ async def test_trace_context(pair: Pair, node: Node) -> None:
     assert got.all("tracestate") == ["a=1"]
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 204, 205, 206, 301, 302, 304, 400, 401, 403, 404, 409, 418, 429, 500, 502, 503, 599])
+@pytest.mark.parametrize(
+    "status", [200, 201, 202, 204, 205, 206, 301, 302, 304, 400, 401, 403, 404, 409, 418, 429, 500, 502, 503, 599]
+)
 async def test_statuses(pair: Pair, node: Node, status: int) -> None:
     """Every status passes with its body; redirects are not followed."""
     body = b"" if status in (204, 205, 304) else b"the body"
@@ -266,7 +300,9 @@ async def test_response_headers(pair: Pair, node: Node) -> None:
     """All pass, duplicates in order, but those of one connection; nothing is added."""
 
     def answer(got: Got, request: web.BaseRequest) -> web.Response:
-        response = web.Response(body=b"x", headers={"Connection": "x-hop", "X-Hop": "1", "Keep-Alive": "5", "Content-Type": "a/b"})
+        response = web.Response(
+            body=b"x", headers={"Connection": "x-hop", "X-Hop": "1", "Keep-Alive": "5", "Content-Type": "a/b"}
+        )
         response.headers.extend([("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("Server", "mine"), ("Date", "today")])
         response.headers.add("X-Content-Bin", "x")
         return response
@@ -295,7 +331,9 @@ async def test_compressed_bodies_pass_as_they_are(pair: Pair, node: Node) -> Non
     """The gateway neither unpacks nor packs, in either direction."""
     packed = gzip.compress(b"hello" * 100)
     pair.app.answer("/gzip", 200, packed, Content_Encoding="gzip")
-    reply = await node.request("POST", f"{INVOKE}/gzip", {"Content-Encoding": "gzip", "Content-Type": "text/plain"}, packed)
+    reply = await node.request(
+        "POST", f"{INVOKE}/gzip", {"Content-Encoding": "gzip", "Content-Type": "text/plain"}, packed
+    )
     got = pair.app.at("/gzip")[-1]
     assert (reply.body, reply.headers["content-encoding"]) == (packed, "gzip")
     assert (got.body, got.headers["content-encoding"], got.headers["content-type"]) == (packed, "gzip", "text/plain")
@@ -329,7 +367,10 @@ async def test_expect_continue(pair: Pair, node: Node) -> None:
     pair.app.answers["/expect"] = lambda got, request: web.Response(body=str(len(got.body)).encode())
     for target, size in ((f"{INVOKE}/expect", 10), (f"{INVOKE}/expect", 300_000)):
         reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
-        writer.write(f"POST {target} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(
+            f"POST {target} HTTP/1.1\r\nHost: x\r\n"
+            f"Expect: 100-continue\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode()
+        )
         async with asyncio.timeout(5):
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
             writer.write(b"x" * size)
@@ -342,7 +383,8 @@ async def test_expect_continue(pair: Pair, node: Node) -> None:
 async def test_expect_continue_of_other_routes(pair: Pair) -> None:
     """The same holds for a save; one that is refused is not told to go on."""
     body = b'[{"key":"expected","value":1}]'
-    head = b"POST /v1.0/state/%b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 30\r\nConnection: close\r\n\r\n"
+    fields = b"Host: x\r\nExpect: 100-continue\r\nContent-Length: 30\r\nConnection: close"
+    head = b"POST /v1.0/state/%b HTTP/1.1\r\n" + fields + b"\r\n\r\n"
     answer = await pair.caller.raw(head % b"statestore" + body)
     assert answer.startswith(b"HTTP/1.1 204 ") or answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 ")
     assert (await pair.caller.raw(head % b"nope" + body)).startswith(b"HTTP/1.1 400 ")
@@ -359,10 +401,14 @@ async def test_http_1_0(pair: Pair, node: Node) -> None:
 
 async def test_absolute_form(pair: Pair, node: Node) -> None:
     """A client that takes the gateway for a proxy is understood."""
-    answer = await node.raw(f"GET http://h:1{INVOKE}/abs?a=1 HTTP/1.1\r\nHost: h:1\r\nConnection: close\r\n\r\n".encode())
+    answer = await node.raw(
+        f"GET http://h:1{INVOKE}/abs?a=1 HTTP/1.1\r\nHost: h:1\r\nConnection: close\r\n\r\n".encode()
+    )
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert pair.app.got[-1].target == "/abs?a=1"
-    answer = await node.raw(b"GET http://h:1/abs2?a=1 HTTP/1.1\r\nHost: h\r\ndapr-app-id: callee\r\nConnection: close\r\n\r\n")
+    answer = await node.raw(
+        b"GET http://h:1/abs2?a=1 HTTP/1.1\r\nHost: h\r\ndapr-app-id: callee\r\nConnection: close\r\n\r\n"
+    )
     assert pair.app.got[-1].target == "/abs2?a=1"
 
 
@@ -371,7 +417,12 @@ async def test_upgrade_requests_are_answered_without(pair: Pair, node: Node) -> 
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
     got = await pair.got(node, "POST", f"{INVOKE}/up", offer, b"hi")
     assert got.body == b"hi"
-    websocket = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
+    websocket = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "x",
+        "Sec-WebSocket-Version": "13",
+    }
     assert "upgrade" not in (await pair.got(node, "GET", f"{INVOKE}/up", websocket)).headers
 
 
@@ -380,7 +431,9 @@ async def test_pipelined_requests(pair: Pair, node: Node) -> None:
     for number in range(5):
         pair.app.answer(f"/pipe{number}", 200, str(number).encode())
     requests = "".join(f"GET {INVOKE}/pipe{n} HTTP/1.1\r\nHost: x\r\n\r\n" for n in range(4))
-    answer = await node.raw((requests + f"GET {INVOKE}/pipe4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").encode())
+    answer = await node.raw(
+        (requests + f"GET {INVOKE}/pipe4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").encode()
+    )
     assert re.findall(rb"\r\n\r\n(\d)", answer) == [b"0", b"1", b"2", b"3", b"4"]
 
 
@@ -397,7 +450,9 @@ async def test_an_application_that_breaks_off(pair: Pair, node: Node) -> None:
     pair.app.streams["/broken"] = broken
     reply = await node.post(f"{INVOKE}/broken", b"x")
     assert reply.status == 500
-    assert reply.json == error("ERR_DIRECT_INVOKE", matches(lambda text: text.startswith("failed to invoke, id: callee, err: the app")))
+    assert reply.json == error(
+        "ERR_DIRECT_INVOKE", matches(lambda text: text.startswith("failed to invoke, id: callee, err: the app"))
+    )
     assert calls == [1]
 
 

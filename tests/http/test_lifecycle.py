@@ -102,22 +102,19 @@ async def test_requests_in_flight_finish(nats: Backbone, tmp_path: Path) -> None
             uploading = tasks.create_task(caller.request("POST", CALL.replace("/x", "/upload"), None, body()))
             await held.begun.wait()
             await begun.wait()
-            session, caller.session = caller.session, None  # type: ignore[assignment]
-            running = caller.gateway
-            running.shut_down()
-            # Only the gateway leaves; its clients stay.
-            del session
-            leaving = tasks.create_task(_leave(stack, calling, uploading))
+            caller.gateway.shut_down()
+            leaving = tasks.create_task(stack.__aexit__(None, None, None))
+
+            async def closed() -> None:
+                with pytest.raises(OSError):
+                    await asyncio.open_connection("127.0.0.1", caller.gateway.port)
+
+            await eventually(closed)
+            assert not leaving.done()
             held.go.set()
             go_on.set()
             assert (await calling).status == 200
             assert (await uploading).body == b"onetwo"
-            await leaving
-
-
-async def _leave(stack: object, *first: asyncio.Task[object]) -> None:
-    await asyncio.wait(first)
-    await stack.__aexit__(None, None, None)  # type: ignore[attr-defined]
 
 
 async def test_events_wait_for_the_application(backbone: Backbone, tmp_path: Path) -> None:
@@ -171,7 +168,9 @@ async def test_calls_wait_for_an_application_that_was_there(nats: Backbone, tmp_
     """A rolling restart is invisible within the deadline; afterwards the documented error."""
     async with App() as app, gateway(nats, tmp_path, app_id="caller") as caller:
         unseen = await caller.get(CALL)
-        assert unseen.json == error("ERR_DIRECT_INVOKE", "failed to invoke, id: callee, err: no instance of callee is on the mesh")
+        assert unseen.json == error(
+            "ERR_DIRECT_INVOKE", "failed to invoke, id: callee, err: no instance of callee is on the mesh"
+        )
         async with gateway(nats, tmp_path, app=app, app_id="callee"):
             assert (await caller.get(CALL)).status == 200
         async with asyncio.TaskGroup() as tasks:
@@ -181,7 +180,9 @@ async def test_calls_wait_for_an_application_that_was_there(nats: Backbone, tmp_
                 for call in calls:
                     assert (await call).status == 200
         late = await caller.get(CALL, **{"mesh-timeout": "100ms"})
-        assert late.json == error("ERR_DIRECT_INVOKE", "failed to invoke, id: callee, err: callee was not back within the deadline")
+        assert late.json == error(
+            "ERR_DIRECT_INVOKE", "failed to invoke, id: callee, err: callee was not back within the deadline"
+        )
 
 
 def _waited(running: object) -> int:
@@ -193,7 +194,10 @@ async def test_calls_wait_while_only_the_application_restarts(nats: Backbone, tm
     """The gateway beside it stays, and does not serve it meanwhile."""
     app = App()
     app.port = free_port()
-    async with gateway(nats, tmp_path, app_id="caller") as caller, gateway(nats, tmp_path, app=app, app_id="callee", ready=False) as callee:
+    async with (
+        gateway(nats, tmp_path, app_id="caller") as caller,
+        gateway(nats, tmp_path, app=app, app_id="callee", ready=False) as callee,
+    ):
         async with app:
             await callee.until_ready()
             assert (await caller.get(CALL)).status == 200
@@ -257,12 +261,16 @@ async def test_local_calls_of_an_unhealthy_application_are_refused(memory: Backb
         async with gateway(memory, tmp_path, app=app, app_health=HEALTH, ready=False) as node:
             await app.until("/hz", 2)
             reply = await node.get("/v1.0/invoke/app/method/x")
-            assert reply.json == error("ERR_DIRECT_INVOKE", "failed to invoke, id: app, err: app is not in a healthy state")
+            assert reply.json == error(
+                "ERR_DIRECT_INVOKE", "failed to invoke, id: app, err: app is not in a healthy state"
+            )
             assert not app.at("/x")
 
 
 @pytest.mark.parametrize("broken", [1, 3])
-async def test_subscriptions_are_asked_for_again(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+async def test_subscriptions_are_asked_for_again(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
     """An application that breaks off while it is asked is asked again."""
     monkeypatch.setattr("gateway.app.SUBSCRIBE_RETRY", 0.01)
     left = broken
@@ -282,7 +290,10 @@ async def test_subscriptions_are_asked_for_again(memory: Backbone, tmp_path: Pat
             await app.until("/t")
 
 
-@pytest.mark.parametrize(("status", "body"), [(404, b""), (500, b"oops"), (200, b""), (200, b"null"), (200, b"[]"), (200, b"{"), (200, b'{"a":1}')])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b""), (500, b"oops"), (200, b""), (200, b"null"), (200, b"[]"), (200, b"{"), (200, b'{"a":1}')],
+)
 async def test_no_subscriptions(memory: Backbone, tmp_path: Path, status: int, body: bytes) -> None:
     """Whatever it answers, the application is served."""
 

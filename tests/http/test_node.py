@@ -60,18 +60,39 @@ UNIMPLEMENTED = error("ERR_API_UNIMPLEMENTED", "this API is currently not implem
     Case("shutdown by GET", ("GET", "/v1.0/shutdown"), 404, NO_ID),
     Case("secrets", ("GET", "/v1.0/secrets/s/k"), 500, error("ERR_SECRET_STORES_NOT_CONFIGURED")),
     Case("configuration", ("GET", "/v1.0/configuration/s"), 500, error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED")),
-    Case("configuration alpha", ("GET", "/v1.0-alpha1/configuration/s"), 500, error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED")),
+    Case(
+        "configuration alpha",
+        ("GET", "/v1.0-alpha1/configuration/s"),
+        500,
+        error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
+    ),
     Case("lock", ("POST", "/v1.0-alpha1/lock/s"), 500, error("ERR_LOCK_STORE_NOT_CONFIGURED")),
     Case("unlock", ("POST", "/v1.0-alpha1/unlock/s"), 500, error("ERR_LOCK_STORE_NOT_CONFIGURED")),
     Case("crypto", ("PUT", "/v1.0-alpha1/crypto/s/encrypt"), 500, error("ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED")),
     Case("trap_19 subtle crypto", ("POST", "/v1.0-alpha1/subtlecrypto/s/getkey"), 501, UNIMPLEMENTED),
-    Case("bindings", ("POST", "/v1.0/bindings/b"), 500, error("ERR_INVOKE_OUTPUT_BINDING", "error invoking output binding b: couldn't find output binding b")),
+    Case(
+        "bindings",
+        ("POST", "/v1.0/bindings/b"),
+        500,
+        error("ERR_INVOKE_OUTPUT_BINDING", "error invoking output binding b: couldn't find output binding b"),
+    ),
     Case("actors", ("PUT", "/v1.0/actors/t/i/method/m"), 500, error("ERR_ACTOR_RUNTIME_NOT_FOUND")),
     Case("jobs", ("POST", "/v1.0/jobs/j"), 501, UNIMPLEMENTED),
     Case("workflows", ("POST", "/v1.0/workflows/c/w/start"), 501, UNIMPLEMENTED),
     Case("conversation", ("POST", "/v1.0-alpha1/conversation/c/converse"), 400, error("ERR_CONVERSATION_NOT_FOUND")),
-    Case("trap_29 no CORS by default", ("GET", "/v1.0/healthz", {"Origin": "http://x"}), 204, b"", {"Access-Control-Allow-Origin": None}),
-    Case("trap_29 no preflight either", ("OPTIONS", "/v1.0/healthz", {"Origin": "http://x", "Access-Control-Request-Method": "GET"}), 404, NO_ID),
+    Case(
+        "trap_29 no CORS by default",
+        ("GET", "/v1.0/healthz", {"Origin": "http://x"}),
+        204,
+        b"",
+        {"Access-Control-Allow-Origin": None},
+    ),
+    Case(
+        "trap_29 no preflight either",
+        ("OPTIONS", "/v1.0/healthz", {"Origin": "http://x", "Access-Control-Request-Method": "GET"}),
+        404,
+        NO_ID,
+    ),
     Case("no server's name", ("GET", "/v1.0/healthz"), 204, b"", {"Server": None, "Date": None}),
 )
 async def test_route(node: Node, case: Case) -> None:
@@ -80,14 +101,21 @@ async def test_route(node: Node, case: Case) -> None:
 
 async def test_labels_are_bounded(node: Node) -> None:
     """They are kept in memory, so there is a limit."""
-    statuses = {(await node.request("PUT", f"/v1.0/metadata/label{number}", None, b"x")).status for number in range(110)}
+    statuses = {
+        (await node.request("PUT", f"/v1.0/metadata/label{number}", None, b"x")).status for number in range(110)
+    }
     assert statuses == {204, 400}
 
 
 async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
     """trap_27: every member as the SDKs read it."""
     subscriptions = [
-        {"pubsubname": "pubsub", "topic": "t", "routes": {"rules": [{"match": "event.type == 'a'", "path": "/a"}], "default": "/t"}, "metadata": {"k": "v"}},
+        {
+            "pubsubname": "pubsub",
+            "topic": "t",
+            "routes": {"rules": [{"match": "event.type == 'a'", "path": "/a"}], "default": "/t"},
+            "metadata": {"k": "v"},
+        },
         {"pubsubname": "pubsub", "topic": "u", "route": "u", "deadLetterTopic": "d"},
     ]
     resources = (
@@ -109,8 +137,18 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
         "id": "app",
         "runtimeVersion": ANY,
         "components": [
-            {"name": "pubsub", "type": "pubsub.mesh", "version": "v1", "capabilities": ["SUBSCRIBE_WILDCARDS", "BULK_PUBSUB"]},
-            {"name": "state", "type": "state.in-memory", "version": "v1", "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR"]},
+            {
+                "name": "pubsub",
+                "type": "pubsub.mesh",
+                "version": "v1",
+                "capabilities": ["SUBSCRIBE_WILDCARDS", "BULK_PUBSUB"],
+            },
+            {
+                "name": "state",
+                "type": "state.in-memory",
+                "version": "v1",
+                "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR"],
+            },
         ],
         "extended": {"daprRuntimeVersion": ANY, "cliPID": "7", "color": "blue"},
         "subscriptions": [
@@ -122,8 +160,22 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
                 "deadLetterTopic": "",
                 "type": "PROGRAMMATIC",
             },
-            {"pubsubname": "pubsub", "topic": "u", "metadata": {}, "rules": [{"match": "", "path": "/u"}], "deadLetterTopic": "d", "type": "PROGRAMMATIC"},
-            {"pubsubname": "pubsub", "topic": "w", "metadata": {}, "rules": [{"match": "", "path": "/w"}], "deadLetterTopic": "", "type": "DECLARATIVE"},
+            {
+                "pubsubname": "pubsub",
+                "topic": "u",
+                "metadata": {},
+                "rules": [{"match": "", "path": "/u"}],
+                "deadLetterTopic": "d",
+                "type": "PROGRAMMATIC",
+            },
+            {
+                "pubsubname": "pubsub",
+                "topic": "w",
+                "metadata": {},
+                "rules": [{"match": "", "path": "/w"}],
+                "deadLetterTopic": "",
+                "type": "DECLARATIVE",
+            },
         ],
         "httpEndpoints": [{"name": "partner"}],
         "resiliencies": [{"name": "res"}],
@@ -132,7 +184,12 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
             "protocol": "http",
             "channelAddress": "127.0.0.1",
             "maxConcurrency": 4,
-            "health": {"healthCheckPath": "/hz", "healthProbeInterval": "0.05s", "healthProbeTimeout": "40ms", "healthThreshold": 2},
+            "health": {
+                "healthCheckPath": "/hz",
+                "healthProbeInterval": "0.05s",
+                "healthProbeTimeout": "40ms",
+                "healthThreshold": 2,
+            },
         },
         "actorRuntime": ANY,
         "scheduler": {"connected_addresses": []},
@@ -178,7 +235,9 @@ TOKENS = {"dapr-api-token": "secret"}
         ("GET", "/v1.0/healthz/../metadata", {}, 401),
     ],
 )
-async def test_token(memory: Backbone, tmp_path: Path, method: str, target: str, headers: dict[str, str], status: int) -> None:
+async def test_token(
+    memory: Backbone, tmp_path: Path, method: str, target: str, headers: dict[str, str], status: int
+) -> None:
     """Without it nothing but the health probes answers; the refusal is plain text."""
     async with gateway(memory, tmp_path, tokens=Tokens(api="secret")) as node:
         reply = await node.request(method, target, headers)
@@ -195,7 +254,9 @@ async def test_the_token_does_not_reach_the_application(memory: Backbone, tmp_pa
         async with gateway(memory, tmp_path, app=app, app_health=health, tokens=Tokens(api="secret")) as node:
             assert (await node.get("/v1.0/invoke/app/method/x", **TOKENS)).status == 200
             assert "dapr-api-token" not in app.at("/x")[0].headers
-        async with gateway(memory, tmp_path, app=app, app_health=health, tokens=Tokens(api="secret", app="own")) as node:
+        async with gateway(
+            memory, tmp_path, app=app, app_health=health, tokens=Tokens(api="secret", app="own")
+        ) as node:
             assert (await node.get("/v1.0/invoke/app/method/y", **TOKENS)).status == 200
             assert app.at("/y")[0].all("dapr-api-token") == ["own"]
         assert all("dapr-api-token" not in probe.headers for probe in app.at("/hz"))
@@ -207,9 +268,15 @@ async def test_the_token_does_not_reach_the_application(memory: Backbone, tmp_pa
 
 @pytest.mark.parametrize(
     ("origins", "origin", "allowed"),
-    [(("*",), "http://any", "*"), (("http://a", "http://b"), "http://b", "http://b"), (("http://a",), "http://c", None)],
+    [
+        (("*",), "http://any", "*"),
+        (("http://a", "http://b"), "http://b", "http://b"),
+        (("http://a",), "http://c", None),
+    ],
 )
-async def test_trap_29_cors(memory: Backbone, tmp_path: Path, origins: tuple[str, ...], origin: str, allowed: str | None) -> None:
+async def test_trap_29_cors(
+    memory: Backbone, tmp_path: Path, origins: tuple[str, ...], origin: str, allowed: str | None
+) -> None:
     """Answers name the origin if it is allowed, failures and refused tokens included; preflight needs no token."""
     async with gateway(memory, tmp_path, allowed_origins=origins, tokens=Tokens(api="secret")) as node:
         for target, status in (("/v1.0/healthz", 204), ("/v1.0/metadata", 401)):
@@ -232,12 +299,23 @@ async def test_trap_29_cors(memory: Backbone, tmp_path: Path, origins: tuple[str
 @pytest.mark.parametrize(
     ("api", "open_", "closed"),
     [
-        ({"allowed": [{"name": "state", "version": "v1"}]}, ["state"], ["publish", "metadata", "shutdown", "query", "invoke"]),
+        (
+            {"allowed": [{"name": "state", "version": "v1"}]},
+            ["state"],
+            ["publish", "metadata", "shutdown", "query", "invoke"],
+        ),
         ({"denied": [{"name": "state", "version": "v1.0"}]}, ["publish", "metadata", "query"], ["state"]),
         ({"denied": [{"name": "state", "version": "v1.0-alpha1"}]}, ["state"], ["query"]),
         ({"denied": [{"name": "state", "version": "v1alpha1"}]}, ["state"], ["query"]),
         ({"denied": [{"name": "publish", "version": "v1", "protocol": "grpc"}]}, ["publish"], []),
-        ({"allowed": [{"name": "state", "version": "v1"}, {"name": "publish", "version": "v1"}], "denied": [{"name": "state", "version": "v1"}]}, ["publish"], ["state", "metadata"]),
+        (
+            {
+                "allowed": [{"name": "state", "version": "v1"}, {"name": "publish", "version": "v1"}],
+                "denied": [{"name": "state", "version": "v1"}],
+            },
+            ["publish"],
+            ["state", "metadata"],
+        ),
     ],
 )
 async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: list[str], closed: list[str]) -> None:
@@ -255,7 +333,10 @@ async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: li
     async with gateway(memory, tmp_path, resources=DEFAULTS, configuration_files=(file,)) as node:
         for name in open_:
             reply = await node.request(*requests[name])
-            assert reply.headers.get("content-type") != "application/json" or reply.json.get("errorCode") != "ERR_DIRECT_INVOKE", name
+            assert (
+                reply.headers.get("content-type") != "application/json"
+                or reply.json.get("errorCode") != "ERR_DIRECT_INVOKE"
+            ), name
         for name in closed:
             reply = await node.request(*requests[name])
             assert (reply.status, reply.json) == (404, NO_ID), name
@@ -266,10 +347,14 @@ async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: li
 
 
 def config(tmp_path: Path, **settings: object) -> GatewayConfig:
-    return GatewayConfig(app_id="app", home=tmp_path, backbone="memory:", registered=False, http_port=free_port(), **settings)  # type: ignore[arg-type]
+    return GatewayConfig(
+        app_id="app", home=tmp_path, backbone="memory:", registered=False, http_port=free_port(), **settings
+    )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("headers", "code"), [({}, 0), ({"dapr-force-shutdown": "true"}, 1), ({"dapr-force-shutdown": "no"}, 0)])
+@pytest.mark.parametrize(
+    ("headers", "code"), [({}, 0), ({"dapr-force-shutdown": "true"}, 1), ({"dapr-force-shutdown": "no"}, 0)]
+)
 async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], code: int) -> None:
     """It answers first and ends then; an idle client does not hold it up."""
     monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
@@ -297,7 +382,10 @@ async def test_unix_socket(tmp_path: Path) -> None:
     started = Gateway(config(tmp_path, unix_socket_dir=tmp_path))
     async with started.running():
         connector = aiohttp.UnixConnector(str(tmp_path / "dapr-app-http.socket"))
-        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://x/v1.0/healthz") as response:
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://x/v1.0/healthz") as response,
+        ):
             assert response.status == 204
 
 
@@ -307,7 +395,13 @@ async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogC
     async with gateway(memory, tmp_path, api_logging=True) as node:
         await node.get("/v1.0/state/statestore/k?metadata.secret=1", **{"User-Agent": "me"})
     fields = next(record.fields for record in caplog.records if record.name == "gateway.api")  # type: ignore[attr-defined]
-    assert fields == {"method": "GET /v1.0/state/statestore/k", "code": 204, "duration": ANY, "size": 0, "useragent": "me"}
+    assert fields == {
+        "method": "GET /v1.0/state/statestore/k",
+        "code": 204,
+        "duration": ANY,
+        "size": 0,
+        "useragent": "me",
+    }
 
 
 @pytest.mark.parametrize(
@@ -318,7 +412,9 @@ async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogC
         (component("p", "pubsub.mesh", publishingScopes="oops"), "must be app=topic1,topic2"),
     ],
 )
-async def test_wrong_resources_are_refused_at_start(memory: Backbone, tmp_path: Path, resources: str, said: str) -> None:
+async def test_wrong_resources_are_refused_at_start(
+    memory: Backbone, tmp_path: Path, resources: str, said: str
+) -> None:
     """With the file and the line."""
     from mesh.errors import ConfigError
 
@@ -333,5 +429,7 @@ async def test_ignored_components_are_left_out(memory: Backbone, tmp_path: Path)
     """`ignoreErrors` starts without them."""
     spec = {"type": "state.nope", "version": "v1", "ignoreErrors": True}
     async with gateway(memory, tmp_path, resources=yaml("Component", "s", spec) + DEFAULTS) as node:
-        assert [each["name"] for each in (await node.get("/v1.0/metadata")).json["components"]] == ["pubsub", "statestore"]
-
+        assert [each["name"] for each in (await node.get("/v1.0/metadata")).json["components"]] == [
+            "pubsub",
+            "statestore",
+        ]

@@ -90,7 +90,10 @@ EMPTY_TOPIC = error(
 FORBIDDEN = error(
     "ERR_PUBSUB_FORBIDDEN",
     "topic t is not allowed for app id app",
-    [resource("pubsub", "topic t is not allowed for app id app"), info("DAPR_PUBSUB_FORBIDDEN", appID="app", topic="t")],
+    [
+        resource("pubsub", "topic t is not allowed for app id app"),
+        info("DAPR_PUBSUB_FORBIDDEN", appID="app", topic="t"),
+    ],
 )
 BAD_METADATA = error(
     "ERR_PUBSUB_REQUEST_METADATA",
@@ -152,12 +155,22 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
     Case("bulk of nothing", ("POST", "/v1.0/publish/bulk/open/t", None, b"[]"), 204),
     Case("bulk unknown component", ("POST", "/v1.0/publish/bulk/nope/t", None, b"{"), 404, NOT_FOUND),
     Case("bulk empty topic", ("POST", "/v1.0/publish/bulk/open/", None, b"{"), 404, EMPTY_TOPIC),
-    Case("bulk metadata first", ("POST", "/v1.0/publish/bulk/open/t?metadata.rawPayload=x", None, b"{"), 400, BAD_METADATA),
+    Case(
+        "bulk metadata first",
+        ("POST", "/v1.0/publish/bulk/open/t?metadata.rawPayload=x", None, b"{"),
+        400,
+        BAD_METADATA,
+    ),
     Case("bulk no JSON", ("POST", "/v1.0/publish/bulk/open/t", None, b"{"), 400, BAD_EVENTS),
     Case("bulk no array", ("POST", "/v1.0/publish/bulk/open/t", None, {}), 400, BAD_EVENTS),
     Case("bulk empty body", ("POST", "/v1.0/publish/bulk/open/t"), 400, BAD_EVENTS),
     Case("bulk no object", ("POST", "/v1.0/publish/bulk/open/t", None, [1]), 400, BAD_EVENTS),
-    Case("bulk no contentType", ("POST", "/v1.0/publish/bulk/open/t", None, [{"entryId": "1", "event": 1}]), 400, BAD_EVENTS),
+    Case(
+        "bulk no contentType",
+        ("POST", "/v1.0/publish/bulk/open/t", None, [{"entryId": "1", "event": 1}]),
+        400,
+        BAD_EVENTS,
+    ),
     Case(
         "bulk unknown contentType",
         ("POST", "/v1.0/publish/bulk/open/t", None, [{"entryId": "1", "event": 1, "contentType": "image/png"}]),
@@ -170,7 +183,9 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
         400,
         error("ERR_PUBSUB_EVENTS_SER", matches(lambda text: "must be a string" in text), ANY),
     ),
-    Case("bulk no entryId", ("POST", "/v1.0/publish/bulk/open/t", None, [{**OK_ENTRY, "entryId": ""}]), 400, BAD_EVENTS),
+    Case(
+        "bulk no entryId", ("POST", "/v1.0/publish/bulk/open/t", None, [{**OK_ENTRY, "entryId": ""}]), 400, BAD_EVENTS
+    ),
     Case("bulk entryId twice", ("POST", "/v1.0/publish/bulk/open/t", None, [OK_ENTRY, OK_ENTRY]), 400, BAD_EVENTS),
     Case(
         "bulk no base64",
@@ -183,7 +198,12 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
         400,
         BAD_EVENTS,
     ),
-    Case("bulk metadata of numbers", ("POST", "/v1.0/publish/bulk/open/t", None, [{**OK_ENTRY, "metadata": {"a": 1}}]), 400, BAD_EVENTS),
+    Case(
+        "bulk metadata of numbers",
+        ("POST", "/v1.0/publish/bulk/open/t", None, [{**OK_ENTRY, "metadata": {"a": 1}}]),
+        400,
+        BAD_EVENTS,
+    ),
     Case("bulk scope refuses", ("POST", "/v1.0/publish/bulk/pubsub/t", None, [OK_ENTRY]), 403, FORBIDDEN),
     Case(
         "the Node SDK writes entryID",
@@ -377,14 +397,18 @@ async def test_cloud_event_of_the_caller(node: Node) -> None:
         "traceparent": "own",
         "tracestate": "st",
     }
-    event = await publish(node, orjson.dumps(given), "application/cloudevents+json; charset=utf-8", "?metadata.cloudevent.id=no")
+    event = await publish(
+        node, orjson.dumps(given), "application/cloudevents+json; charset=utf-8", "?metadata.cloudevent.id=no"
+    )
     assert event == {**given, "topic": event["topic"], "pubsubname": "open"}
     assert list(event) == sorted(event)
 
 
 async def test_trap_8_an_event_without_traceid_loses_its_traceparent(node: Node) -> None:
     """Both trace fields are set together."""
-    event = await publish(node, orjson.dumps({"id": "1", "data": 1, "traceparent": "own"}), "application/cloudevents+json")
+    event = await publish(
+        node, orjson.dumps({"id": "1", "data": 1, "traceparent": "own"}), "application/cloudevents+json"
+    )
     assert event["traceid"] == event["traceparent"] == TRACE
     assert event == {
         "data": 1,
@@ -420,7 +444,18 @@ async def test_trace_context_continues(node: Node) -> None:
 
 @pytest.mark.parametrize(
     ("written", "topic"),
-    [("a/b", "a/b"), ("a%2Fb", "a/b"), ("a//b/./c", "a/b/c"), ("a+b", "a b"), ("a%2Bb", "a+b"), ("gr%C3%BC", "grü"), ("x?", "x"), ("dotted.name", "dotted.name"), ("a*b", "a*b"), ("sp%20ace/", "sp ace/")],
+    [
+        ("a/b", "a/b"),
+        ("a%2Fb", "a/b"),
+        ("a//b/./c", "a/b/c"),
+        ("a+b", "a b"),
+        ("a%2Bb", "a+b"),
+        ("gr%C3%BC", "grü"),
+        ("x?", "x"),
+        ("dotted.name", "dotted.name"),
+        ("a*b", "a*b"),
+        ("sp%20ace/", "sp ace/"),
+    ],
 )
 async def test_topic_names(node: Node, written: str, topic: str) -> None:
     """A topic is the rest of the path, decoded; slashes belong to it."""
@@ -446,7 +481,7 @@ async def test_trap_1_no_component_at_all(memory: Backbone, tmp_path: Any) -> No
 
 
 async def test_trap_15_namespace_in_settings_prefixes_topics(nats: Backbone, tmp_path: Any) -> None:
-    """`{namespace}` in any setting puts the namespace before every topic, without a separator; subscribers do not see it."""
+    """`{namespace}` in any setting puts the namespace before every topic, unseparated, which subscribers do not see."""
     resources = component("pubsub", "pubsub.mesh", consumerID="{namespace}") + component("plain", "pubsub.mesh")
     app = App([{"pubsubname": "pubsub", "topic": "t", "route": "/t"}])
     async with app, gateway(nats, tmp_path, app=app, resources=resources) as node:
@@ -459,7 +494,9 @@ async def test_trap_15_namespace_in_settings_prefixes_topics(nats: Backbone, tmp
 async def test_trap_25_without_tracing_trace_fields_are_empty(memory: Backbone, tmp_path: Any) -> None:
     """A sampling rate of "0" switches tracing off."""
     file = tmp_path / "config.yaml"
-    file.write_text('{"apiVersion":"dapr.io/v1alpha1","kind":"Configuration","metadata":{"name":"c"},"spec":{"tracing":{"samplingRate":"0"}}}')
+    file.write_text(
+        '{"apiVersion":"dapr.io/v1alpha1","kind":"Configuration","metadata":{"name":"c"},"spec":{"tracing":{"samplingRate":"0"}}}'
+    )
     app = App([{"pubsubname": "pubsub", "topic": "t", "route": "/t"}])
     async with app, gateway(memory, tmp_path, app=app, configuration_files=(file,)) as node:
         await node.publish("t", "x")
@@ -473,4 +510,3 @@ async def test_2500_concurrent_publishes_succeed(memory: Backbone, tmp_path: Any
     async with gateway(memory, tmp_path) as node, asyncio.TaskGroup() as tasks:
         made = [tasks.create_task(node.post("/v1.0/publish/pubsub/t", b"x")) for _ in range(2500)]
     assert {task.result().status for task in made} == {204}
-

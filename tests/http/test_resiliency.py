@@ -63,7 +63,9 @@ CALL = "/v1.0/invoke/app/method/x"
         ({"policy": "exponential", "maxInterval": "10ms", "maxRetries": 2}, (500,), 500, 3),
     ],
 )
-async def test_retries_of_invocations(memory: Backbone, tmp_path: Path, retry: Any, statuses: tuple[int, ...], result: int, calls: int) -> None:
+async def test_retries_of_invocations(
+    memory: Backbone, tmp_path: Path, retry: Any, statuses: tuple[int, ...], result: int, calls: int
+) -> None:
     """As often as the policy says, for what it matches; then the application's last answer is the answer."""
     async with App() as app, gateway(memory, tmp_path, app=app, resources=of_app(retry=retry)) as node:
         app.answers["/x"] = answers(*statuses)
@@ -119,7 +121,10 @@ async def test_timeout(memory: Backbone, tmp_path: Path) -> None:
     async with App() as app, gateway(memory, tmp_path, app=app, resources=of_app(timeout="50ms")) as node:
         app.streams["/x"] = slow
         reply = await node.get(CALL)
-        assert (reply.status, reply.json) == (500, error("ERR_DIRECT_INVOKE", matches(lambda t: "no answer within" in t)))
+        assert (reply.status, reply.json) == (
+            500,
+            error("ERR_DIRECT_INVOKE", matches(lambda t: "no answer within" in t)),
+        )
 
 
 BREAKER = {"maxRequests": 1, "timeout": "100ms", "trip": "consecutiveFailures >= 2"}
@@ -145,7 +150,10 @@ async def test_an_open_breaker_ends_the_retries(memory: Backbone, tmp_path: Path
     """Retry is around the breaker."""
     breaker = {**BREAKER, "timeout": "60s"}
     retry = {**QUICK, "maxRetries": -1}
-    async with App() as app, gateway(memory, tmp_path, app=app, resources=of_app(circuitBreaker=breaker, retry=retry)) as node:
+    async with (
+        App() as app,
+        gateway(memory, tmp_path, app=app, resources=of_app(circuitBreaker=breaker, retry=retry)) as node,
+    ):
         app.answers["/x"] = answers(500)
         reply = await node.get(CALL)
         assert "circuit breaker is open" in reply.json["message"]
@@ -207,9 +215,14 @@ async def attempts(node: Node, app: App, count: int) -> list[Got]:
         ({"policy": "exponential", "maxInterval": "10ms", "maxRetries": 2}, (500,), 3),
     ],
 )
-async def test_trap_14_retries_of_deliveries(memory: Backbone, tmp_path: Path, retry: Any, statuses: tuple[int, ...], tries: int) -> None:
+async def test_trap_14_retries_of_deliveries(
+    memory: Backbone, tmp_path: Path, retry: Any, statuses: tuple[int, ...], tries: int
+) -> None:
     """The inbound policy first; with none left, the dead letter topic with the number of attempts."""
-    async with App(subscribed(deadLetterTopic="dead")) as app, gateway(memory, tmp_path, app=app, resources=inbound(retry=retry)) as node:
+    async with (
+        App(subscribed(deadLetterTopic="dead")) as app,
+        gateway(memory, tmp_path, app=app, resources=inbound(retry=retry)) as node,
+    ):
         app.answers["/t"] = answers(*statuses)
         await attempts(node, app, tries)
         (dead,) = await app.until("/dead")
@@ -254,7 +267,10 @@ async def test_timeout_of_a_delivery(memory: Backbone, tmp_path: Path) -> None:
         await asyncio.sleep(30 if calls == 1 else 0)
         return web.Response()
 
-    async with App(subscribed()) as app, gateway(memory, tmp_path, app=app, resources=inbound(timeout="50ms", retry=QUICK)) as node:
+    async with (
+        App(subscribed()) as app,
+        gateway(memory, tmp_path, app=app, resources=inbound(timeout="50ms", retry=QUICK)) as node,
+    ):
         app.streams["/t"] = slow
         await node.publish("t", "x")
 
