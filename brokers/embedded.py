@@ -22,9 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from brokers.embedded_server import join, mesh_home, read_status
+from brokers.embedded_server import join, read_status
 from brokers.nats import NatsBroker, NatsConfig
 from mesh.errors import BrokerUnavailableError, ConfigError
+from mesh.home import mesh_home
 
 __all__ = ["EmbeddedBroker"]
 
@@ -37,6 +38,8 @@ LOG_END_BYTES = 64 * 1024
 
 class EmbeddedBroker(NatsBroker):
     """A connection to the user's own NATS server."""
+
+    read_status = staticmethod(read_status)
 
     def __init__(self, home: Path) -> None:
         """Prepare; entering finds or starts the server.

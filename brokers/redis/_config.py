@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import ssl
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -119,9 +121,12 @@ class RedisConfig:
             verify = options.get("ssl_cert_reqs", "required")
             if verify not in ("required", "none"):
                 raise ConfigError(f"ssl_cert_reqs is 'required' or 'none', not {verify!r}")
-            tls = _tls(options.get("ssl_ca_certs"), verify=verify == "required")
-            if certificate := options.get("ssl_certfile"):
-                tls.load_cert_chain(certificate, options.get("ssl_keyfile"))
+            try:
+                tls = _tls(options.get("ssl_ca_certs"), verify=verify == "required")
+                if certificate := options.get("ssl_certfile"):
+                    tls.load_cert_chain(certificate, options.get("ssl_keyfile"))
+            except OSError as error:
+                raise ConfigError(f"the certificates of the Redis URL cannot be used: {error}") from error
         return cls(
             host=parts.hostname or "localhost",
             port=port,
@@ -244,6 +249,20 @@ def _with_hint(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name.casefold(), [each.casefold() for each in known], n=1)
     hint = next((each for each in known if close and each.casefold() == close[0]), None)
     return f"{name!r}" + (f"; did you mean {hint!r}?" if hint else "")
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Load PEM texts (as Dapr has them) or paths; the library only reads files."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = []
+        for name, text in (("certificate", certificate), ("key", key)):
+            path = Path(text.strip())
+            if "-----BEGIN" in text:
+                path = Path(directory, name)
+                path.touch(0o600)
+                path.write_text(text)
+            paths.append(path)
+        context.load_cert_chain(*paths)
 
 
 def _tls(authorities: str | None, *, verify: bool) -> ssl.SSLContext:

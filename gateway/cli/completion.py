@@ -6,11 +6,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from brokers.embedded_server import mesh_home
 from gateway.cli.dispatch import COMMANDS, command
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import show
 from gateway.runs import list_runs
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

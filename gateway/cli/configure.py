@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from brokers.embedded_server import mesh_home
 from gateway.config import GatewayConfig, HealthCheck, Tokens
 from mesh.durations import parse_size
 from mesh.errors import ConfigError, Problem
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,9 +6,9 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from brokers.embedded_server import mesh_home
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import show
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

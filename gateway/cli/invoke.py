@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from brokers.embedded_server import mesh_home
 from gateway.cli.client import Response, opened, path_segment
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import complain, note
 from gateway.runs import Run, list_runs
 from mesh.durations import parse_duration
 from mesh.errors import ConfigError
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,10 +6,10 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from brokers.embedded_server import mesh_home
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, note, show_records
 from gateway.runs import Run, list_runs
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

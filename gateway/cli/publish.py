@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from brokers.embedded_server import mesh_home
 from gateway.cli.client import opened, path_segment
 from gateway.cli.invoke import add_data_options, failed, gateway_of, given_data
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import complain, note
 from gateway.runs import Run, list_runs
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     import argparse

@@ -8,10 +8,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from brokers.embedded_server import mesh_home
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import complain, show
 from gateway.runs import Run, find_run, list_runs
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,8 +20,7 @@ import nats
 import psutil
 import pytest
 
-from brokers import embedded_server
-from brokers.embedded_server import ServerAddress, join, read_status
+from brokers.embedded_server import ServerAddress, files, join, joiner, read_status
 from mesh.errors import BrokerUnavailableError, ConfigError
 from tests.support.eventually import eventually, eventually_sync
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(60)
 
-_PROJECT = Path(embedded_server.__file__).parents[1]
+_PROJECT = Path(files.__file__).parents[2]
 
 # Joins, says where, and stays until its standard input ends.
 _JOINER = """
@@ -359,7 +358,7 @@ async def test_a_stale_pid_that_belongs_to_somebody_else_is_left_alone(home: Pat
     other = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)
     try:
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            stale = embedded_server._State(
+            stale = files.ServerState(
                 supervisor_pid=other.pid, supervisor_born="earlier", server_pid=other.pid, server_born="earlier",
                 port=taken.getsockname()[1], token="old", durability="normal",
             )  # fmt: skip
@@ -377,10 +376,10 @@ async def test_a_stale_pid_that_belongs_to_somebody_else_is_left_alone(home: Pat
 
 async def test_an_orphaned_server_is_ended_first(home: Path) -> None:
     """Where the kernel does not end nats-server with its supervisor, the next one does, and takes the store over."""
-    root = embedded_server._root(home)
-    embedded_server._make_directories(root)
-    store = embedded_server._open_lock(root, "store.lock")
-    assert embedded_server._try_lock(store, fcntl.LOCK_EX)
+    root = files.root_of(home)
+    joiner.make_directories(root)
+    store = files.open_lock(root, "store.lock")
+    assert files.try_lock(store, fcntl.LOCK_EX)
     # Deaf to SIGTERM as well.
     code = "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     orphan = await asyncio.create_subprocess_exec(
@@ -390,9 +389,9 @@ async def test_an_orphaned_server_is_ended_first(home: Path) -> None:
         os.close(store)
         assert orphan.stdout is not None
         await orphan.stdout.readline()
-        stale = embedded_server._State(
+        stale = files.ServerState(
             supervisor_pid=2**22 + 1, supervisor_born="dead", server_pid=orphan.pid,
-            server_born=embedded_server._born(orphan.pid) or "", port=23_999, token="old", durability="strict",
+            server_born=files.born(orphan.pid) or "", port=23_999, token="old", durability="strict",
         )  # fmt: skip
         (root / "server.json").write_text(json.dumps(asdict(stale)))
         async with join(home) as address:
@@ -407,11 +406,11 @@ async def test_an_orphaned_server_is_ended_first(home: Path) -> None:
 
 async def test_a_store_in_use_elsewhere_is_not_touched(home: Path) -> None:
     """A holder of the store that is unknown here (another container) makes join fail, not the store."""
-    root = embedded_server._root(home)
-    embedded_server._make_directories(root)
-    store = embedded_server._open_lock(root, "store.lock")
+    root = files.root_of(home)
+    joiner.make_directories(root)
+    store = files.open_lock(root, "store.lock")
     try:
-        assert embedded_server._try_lock(store, fcntl.LOCK_EX)
+        assert files.try_lock(store, fcntl.LOCK_EX)
         with pytest.raises(BrokerUnavailableError, match="perhaps in another container"):
             async with join(home):
                 pass

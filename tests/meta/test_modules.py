@@ -16,7 +16,6 @@ MAX_FUNCTION_LINES = 60
 
 # Longer modules, each with the reason that its docstring gives or follows from.
 LONGER = {
-    "brokers.embedded_server": "joiner and supervisor are the two ends of one protocol of files",
     "mesh.exchange": "both ends of one protocol of frames; apart, neither can be understood",
 }
 

@@ -1,4 +1,4 @@
-"""What brokers/embedded_server.py decides without a running server."""
+"""What brokers/embedded_server decides without a running server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from brokers import embedded_server
-from brokers.embedded_server import ServerAddress, durability_of, join, mesh_home, read_status
+from brokers.embedded_server import ServerAddress, durability_of, files, join, joiner, read_status, supervisor
 from mesh.errors import BrokerUnavailableError, ConfigError, MissingDependencyError
+from mesh.home import mesh_home
 
-_STATE = embedded_server._State(
+_STATE = files.ServerState(
     supervisor_pid=os.getpid(),
-    supervisor_born=embedded_server._born(os.getpid()) or "",
+    supervisor_born=files.born(os.getpid()) or "",
     server_pid=1,
     server_born="",
     port=24_000,
@@ -69,15 +69,15 @@ def test_a_process_is_told_from_the_next_with_its_pid() -> None:
     """A dead process and a zombie have no birth; two live ones have different births, also if names are odd."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert embedded_server._born(child.pid) == embedded_server._born(child.pid) is not None
-        assert embedded_server._born(child.pid) != embedded_server._born(os.getpid())
+        assert files.born(child.pid) == files.born(child.pid) is not None
+        assert files.born(child.pid) != files.born(os.getpid())
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert embedded_server._born(child.pid) is None, "it is a zombie now"
+        assert files.born(child.pid) is None, "it is a zombie now"
     finally:
         child.kill()
         child.communicate()
-    assert embedded_server._born(child.pid) is None
+    assert files.born(child.pid) is None
 
 
 def test_status_is_that_of_a_live_supervisor(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_nats_server_accepts_the_configuration(tmp_path: Path, durability: str) 
     """Nothing in it is unknown to this nats-server, also if the path holds what needs quotes."""
     root = tmp_path / 'a "quoted" $HOME\\x é' / "backbone"
     (root / "data").mkdir(parents=True)
-    text = embedded_server._configuration(root, replace(_STATE, durability=durability))
-    embedded_server._write(root / "nats.conf", text)
+    text = supervisor.configuration(root, replace(_STATE, durability=durability))
+    files.write_private(root / "nats.conf", text)
     assert stat.S_IMODE((root / "nats.conf").stat().st_mode) == 0o600
     assert json.loads(text)["jetstream"]["sync_interval"] == {"normal": "10s", "strict": "always"}[durability]
     done = subprocess.run(
-        [embedded_server._find_binary(), "-t", "-c", str(root / "nats.conf")],
+        [joiner.find_binary(), "-t", "-c", str(root / "nats.conf")],
         capture_output=True,
         text=True,
         check=False,
@@ -131,7 +131,7 @@ def test_what_is_stored_counts_into_the_limit(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "data" / "deep" / "1.blk").write_bytes(b"x" * 65_536)
     full = os.statvfs_result((4096, 4096, 10**6, 0, 0, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
-    assert json.loads(embedded_server._configuration(tmp_path, _STATE))["jetstream"]["max_file_store"] >= 65_536
+    assert json.loads(supervisor.configuration(tmp_path, _STATE))["jetstream"]["max_file_store"] >= 65_536
 
 
 async def test_without_a_binary_the_error_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +152,9 @@ def test_the_binary_beside_python_comes_before_path(tmp_path: Path, monkeypatch:
         (directory / "nats-server").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(on_path))
     monkeypatch.setattr(sys, "executable", str(beside / "python"))
-    assert embedded_server._find_binary() == str(beside / "nats-server")
+    assert joiner.find_binary() == str(beside / "nats-server")
     (beside / "nats-server").unlink()
-    assert embedded_server._find_binary() == str(on_path / "nats-server")
+    assert joiner.find_binary() == str(on_path / "nats-server")
 
 
 async def test_a_home_that_is_no_directory_is_named(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ async def test_a_home_that_is_no_directory_is_named(tmp_path: Path) -> None:
 async def test_cancelling_leaves_within_the_wait_for_a_lock(tmp_path: Path) -> None:
     """A joiner that waits behind another one gives back every descriptor as soon as it is cancelled."""
     (tmp_path / "backbone").mkdir()
-    start = embedded_server._open_lock(tmp_path / "backbone", "start.lock")
-    assert embedded_server._try_lock(start, fcntl.LOCK_EX)
+    start = files.open_lock(tmp_path / "backbone", "start.lock")
+    assert files.try_lock(start, fcntl.LOCK_EX)
     try:
         await asyncio.to_thread(int)  # the pool's own descriptors, if any, exist from here on
         before = set(os.listdir("/dev/fd"))
@@ -180,8 +180,8 @@ async def test_cancelling_leaves_within_the_wait_for_a_lock(tmp_path: Path) -> N
         assert set(os.listdir("/dev/fd")) == before
     finally:
         os.close(start)
-    users = embedded_server._open_lock(tmp_path / "backbone", "users.lock")
+    users = files.open_lock(tmp_path / "backbone", "users.lock")
     try:
-        assert embedded_server._try_lock(users, fcntl.LOCK_EX)
+        assert files.try_lock(users, fcntl.LOCK_EX)
     finally:
         os.close(users)

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from brokers.nats._client import Connection, _Client, redact
+from mesh.errors import BrokerUnavailableError
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.proxy import Proxy
 
@@ -223,3 +225,54 @@ async def test_close_ends_on_a_stalled_connection(server: NatsServer, monkeypatc
         began = time.monotonic()
         await connection.close()
         assert time.monotonic() - began < 3
+
+
+@needs_server
+async def test_cancelled_call_on_a_stalled_connection_ends_at_once(server: NatsServer) -> None:
+    async with Proxy(server.port) as proxy:
+        connection = await connect(proxy.port)
+        proxy.stall()
+        calls = [asyncio.ensure_future(connection.call("s", bytes(500_000))) for _ in range(100)]
+        await asyncio.sleep(0.2)
+        for call in calls:
+            call.cancel()
+        _, pending = await asyncio.wait(calls, timeout=2)
+        assert not pending
+        proxy.cut()
+        await connection.close()
+
+
+@needs_server
+async def test_flush_ends_with_its_connection(server: NatsServer) -> None:
+    async with Proxy(server.port) as proxy:
+        connection = await connect(proxy.port)
+        proxy.stall()
+        flushing = asyncio.ensure_future(connection.flush())
+        await asyncio.sleep(0.1)
+        proxy.cut()
+        async with asyncio.timeout(3):
+            with pytest.raises(BrokerUnavailableError):
+                await flushing
+        await connection.close()
+
+
+@needs_server
+async def test_call_waits_out_a_full_buffer(server: NatsServer) -> None:
+    """More than may be buffered is asked for while the connection is away: it waits, and then goes through."""
+    connection = await connect(server.port)
+    received: list[object] = []
+
+    async def answer(message: Msg) -> None:
+        received.append(message)
+        await connection.send(message.reply, b"")
+
+    subscription = await connection.subscribe("s", answer)
+    await server.kill()
+    calls = [asyncio.ensure_future(connection.call("s", bytes(500_000))) for _ in range(100)]
+    await asyncio.sleep(0)
+    await server.start()
+    async with asyncio.timeout(10):
+        await asyncio.wait(calls)
+    assert [call.result().body for call in calls] == [b""] * 100
+    await connection.leave(subscription)
+    await connection.close()

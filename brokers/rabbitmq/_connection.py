@@ -1,0 +1,560 @@
+"""One connection: its handshake, its signs of life, and its channels.
+
+Calls are pipelined: what is written in one go is answered in order, and a caller that goes away
+leaves its answers to be dropped. Nothing here reconnects; `_session` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self, cast
+
+from brokers.rabbitmq import _wire as wire
+from mesh.errors import BrokerError, BrokerUnavailableError
+
+__all__ = ["LOST", "REFUSED", "STORED", "UNROUTABLE", "Channel", "Connection", "Delivered", "Login", "RefusedError"]
+
+STORED, REFUSED, UNROUTABLE, LOST = range(4)
+
+CLOSE_WAIT = 2.0
+HIGH_WATER_BYTES = 1024 * 1024
+MAX_FRAME_BYTES = 128 * 1024
+MISSED_HEARTBEATS = 2.0
+NO_ERROR = 200
+
+
+class RefusedError(BrokerError):
+    """The server closed a channel or a connection since it did not like what it was asked.
+
+    ``code`` is AMQP's reply code: 403 access refused, 404 not found, 405 locked, 406 precondition failed…
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        super().__init__(f"RabbitMQ refused it: {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to introduce oneself.
+
+    Attributes:
+        mechanism: ``PLAIN`` or ``EXTERNAL``.
+        response: The mechanism's secret.
+        vhost: The virtual host.
+        heartbeat: Seconds between signs of life, whole ones.
+        name: The connection's name in the server's reports.
+    """
+
+    mechanism: str
+    response: bytes
+    vhost: str
+    heartbeat: int
+    name: str
+
+
+class Delivered:
+    """A message as the server handed it out."""
+
+    __slots__ = ("body", "channel", "exchange", "key", "properties", "redelivered", "tag")
+
+    def __init__(
+        self,
+        channel: Channel,
+        tag: int,
+        redelivered: bool,
+        exchange: str,
+        key: str,
+        properties: wire.Properties,
+        body: bytes,
+    ) -> None:
+        self.channel = channel
+        self.tag = tag
+        self.redelivered = redelivered
+        self.exchange = exchange
+        self.key = key
+        self.properties = properties
+        self.body = body
+
+
+class Channel:
+    """One channel; `Connection.channel` opens it.
+
+    Attributes:
+        lost: Resolved when it is closed, for whatever reason.
+        error: Why; None while it is open.
+        on_deliver: What takes the deliveries of each consumer tag.
+        on_cancel: Called when the server ends a consumer, for example since its queue was deleted.
+        on_return: Called with the routing key and properties of a message that no queue took.
+    """
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self.number = number
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self.error: BrokerError | None = None
+        self.on_deliver: dict[bytes, Callable[[Delivered], None]] = {}
+        self.on_cancel: Callable[[], None] = _ignore
+        self.on_return: Callable[[str, wire.Properties], None] = _ignore_return
+        self._calls: deque[_Call] = deque()
+        self._published = 0
+        self._unconfirmed: dict[int, tuple[asyncio.Future[int], str]] = {}
+        self._content: _Content | None = None
+
+    async def call(self, *methods: bytes) -> list[bytes]:
+        """Send methods in one go, and give the answer to each.
+
+        Raises:
+            RefusedError: The server closed the channel instead.
+            BrokerUnavailableError: The connection broke.
+        """
+        if self.error is not None:
+            raise self.error
+        call = _Call(len(methods), self._loop.create_future())
+        self._calls.append(call)
+        self._connection.send(*[wire.method(self.number, each) for each in methods])
+        await call.done
+        if call.error is not None:
+            raise call.error
+        return call.answers
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame that has no answer; nothing happens once the channel is lost."""
+        if self.error is None:
+            self._connection.send(frame)
+
+    def publish(
+        self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool = True
+    ) -> asyncio.Future[int]:
+        """Publish; the future gives one of STORED, REFUSED, UNROUTABLE and LOST. The channel must confirm."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        if self.error is not None:
+            future.set_result(LOST)
+            return future
+        self._published += 1
+        self._unconfirmed[self._published] = future, key
+        self.post(exchange, key, properties, body, mandatory=mandatory)
+        return future
+
+    def post(self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool = False) -> None:
+        """Publish without a confirmation."""
+        head = wire.publish_method(self.number, exchange, key, mandatory=mandatory)
+        self._connection.send(head, *wire.content(self.number, properties, body, self._connection.frame_max))
+
+    def close(self) -> None:
+        """Close it; what is unsettled goes back to its queue. Does not wait."""
+        if self.error is None:
+            self._connection.send(wire.method(self.number, wire.CHANNEL_CLOSE_METHOD))
+            self.fail(BrokerUnavailableError("the channel is closed"))
+
+    def fail(self, error: BrokerError) -> None:
+        """Note that it is lost, and tell everybody who waits."""
+        if self.error is not None:
+            return
+        self.error = error
+        calls, self._calls = self._calls, deque()
+        for call in calls:
+            call.fail(error)
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        for future, _ in unconfirmed.values():
+            if not future.done():
+                future.set_result(LOST)
+        self.lost.set_result(None)
+
+    # What the server sends
+
+    def receive_method(self, data: bytes, at: int, end: int, method: int) -> None:
+        """Take a method; ``at`` is behind its number."""
+        if method == wire.BASIC_DELIVER or method == wire.BASIC_RETURN:
+            self._content = _Content(method, data[at:end])
+        elif method == wire.BASIC_ACK:
+            self._confirm(*wire.read_confirm(data, at), STORED)
+        elif method == wire.BASIC_NACK:
+            self._confirm(*wire.read_confirm(data, at), REFUSED)
+        elif method == wire.BASIC_CANCEL:
+            self.on_cancel()
+        elif method == wire.CHANNEL_CLOSE:
+            code, text = wire.read_close(data, at)
+            self._connection.send(wire.method(self.number, wire.CHANNEL_CLOSE_OK_METHOD))
+            self._connection.forget(self.number)
+            self.fail(RefusedError(code, text))
+        elif method == wire.CHANNEL_CLOSE_OK:
+            self._connection.forget(self.number)
+        elif self._calls:
+            call = self._calls[0]
+            if call.answer(data[at - 4 : end]):
+                self._calls.popleft()
+
+    def receive_head(self, data: bytes, at: int) -> None:
+        """Take a content header."""
+        content = cast("_Content", self._content)
+        content.missing, flags, at = wire.read_content_head(data, at)
+        content.properties = wire.read_properties(data, at, flags)
+        if not content.missing:
+            self._complete(content, b"")
+
+    def receive_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        content = cast("_Content", self._content)
+        content.missing -= len(body)
+        if content.missing > 0:
+            content.parts.append(body)
+        elif content.parts:
+            content.parts.append(body)
+            self._complete(content, b"".join(content.parts))
+        else:
+            self._complete(content, body)
+
+    def _complete(self, content: _Content, body: bytes) -> None:
+        self._content = None
+        payload = content.payload
+        if content.method == wire.BASIC_RETURN:
+            _, at = wire.read_shortstr(payload, 2)
+            _, at = wire.read_shortstr(payload, at)
+            key, _ = wire.read_shortstr(payload, at)
+            self._note_return(key)
+            self.on_return(key, content.properties)
+            return
+        at = 1 + payload[0]
+        take = self.on_deliver.get(payload[1:at])
+        if take is not None and self.error is None:
+            exchange, end = wire.read_shortstr(payload, at + 9)
+            key, _ = wire.read_shortstr(payload, end)
+            tag = int.from_bytes(payload[at : at + 8], "big")
+            take(Delivered(self, tag, payload[at + 8] != 0, exchange, key, content.properties, body))
+
+    def _note_return(self, key: str) -> None:
+        """Find the publish that comes back: the server says only what it was, and returns in order."""
+        for future, unconfirmed in self._unconfirmed.values():
+            if unconfirmed == key and not future.done():
+                future.set_result(UNROUTABLE)
+                return
+
+    def _confirm(self, tag: int, multiple: bool, outcome: int) -> None:
+        if not multiple:
+            found = self._unconfirmed.pop(tag, None)
+            if found is not None and not found[0].done():
+                found[0].set_result(outcome)
+            return
+        for each in list(self._unconfirmed):
+            if each > tag:
+                return
+            self._confirm(each, False, outcome)
+
+
+class Connection(asyncio.Protocol):
+    """A connection to one server; `open` makes it.
+
+    Attributes:
+        closed: Resolved when it is over.
+        error: Why; None while it is up.
+        frame_max: The largest frame both sides take, head and end included.
+        version: The server's, as numbers.
+        blocked: Why the server takes no publishes now; empty when it does.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.error: BrokerError | None = None
+        self.frame_max: int = MAX_FRAME_BYTES
+        self.version: tuple[int, ...] = ()
+        self.blocked = ""
+        self._channel_max = 2047
+        self._transport: asyncio.Transport | None = None
+        self._channels: dict[int, Channel] = {}
+        self._rest = b""
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._paused: asyncio.Future[None] | None = None
+        self._expected: asyncio.Future[tuple[int, bytes]] | None = None
+        self._heard_at = self._sent_at = self._loop.time()
+        self._beating: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(cls, host: str, port: int, tls: ssl.SSLContext | None, login: Login) -> Self:
+        """Connect and log in; the caller bounds it in time.
+
+        Raises:
+            RefusedError: The server does not let us in.
+            OSError: It cannot be reached, or hung up.
+        """
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, host, port, ssl=tls)
+        try:
+            await connection._log_in(login)
+        except BaseException:
+            connection.abort(BrokerUnavailableError("the connection was given up"))
+            raise
+        return connection
+
+    async def _log_in(self, login: Login) -> None:
+        expected = self._expect()
+        self.send(wire.PROTOCOL_HEADER)
+        start = await self._answer(expected, wire.CONNECTION_START)
+        server, at = wire.read_table(start, 6)
+        mechanisms, _ = wire.read_longstr(start, at)
+        if login.mechanism.encode() not in mechanisms.split():
+            offered = mechanisms.decode("ascii", "replace")
+            raise RefusedError(403, f"it does not offer {login.mechanism} to log in, but {offered}")
+        self.version = _version(str(server.get("version", "")))
+        capabilities: dict[str, object] = {
+            "authentication_failure_close": True,
+            "basic.nack": True,
+            "connection.blocked": True,
+            "consumer_cancel_notify": True,
+            "publisher_confirms": True,
+        }
+        client = {"product": "brokermesh", "connection_name": login.name, "capabilities": capabilities}
+        expected = self._expect()
+        self.send(wire.method(0, wire.start_ok(client, login.mechanism, login.response)))
+        tune = await self._answer(expected, wire.CONNECTION_TUNE)
+        channel_max, frame_max = int.from_bytes(tune[4:6], "big"), int.from_bytes(tune[6:10], "big")
+        self._channel_max = min(channel_max or 65535, 2047)
+        self.frame_max = min(frame_max or MAX_FRAME_BYTES, MAX_FRAME_BYTES)
+        expected = self._expect()
+        self.send(
+            wire.method(0, wire.tune_ok(self._channel_max, self.frame_max, login.heartbeat)),
+            wire.method(0, wire.connection_open(login.vhost)),
+        )
+        self._beat(login.heartbeat, self._loop.time())
+        await self._answer(expected, wire.CONNECTION_OPEN_OK)
+
+    def _expect(self) -> asyncio.Future[tuple[int, bytes]]:
+        self._expected = self._loop.create_future()
+        return self._expected
+
+    async def _answer(self, expected: asyncio.Future[tuple[int, bytes]], wanted: int) -> bytes:
+        method, payload = await expected
+        if method == wire.CONNECTION_CLOSE:
+            raise RefusedError(*wire.read_close(payload, 4))
+        if method != wanted:
+            raise ConnectionResetError("hung up" if not method else f"answered with method {method:#x}")
+        return payload
+
+    @asynccontextmanager
+    async def channel(self, *methods: bytes) -> AsyncIterator[Channel]:
+        """Open a channel for as long as it is needed, and call methods on it."""
+        channel = await self.open_channel(*methods)
+        try:
+            yield channel
+        finally:
+            channel.close()
+
+    async def open_channel(self, *methods: bytes) -> Channel:
+        """Open a channel and call methods on it; the caller closes it."""
+        if self.error is not None:
+            raise self.error
+        number = next(each for each in range(1, self._channel_max + 1) if each not in self._channels)
+        channel = self._channels[number] = Channel(self, number)
+        try:
+            await channel.call(wire.CHANNEL_OPEN, *methods)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def forget(self, number: int) -> None:
+        """Free a channel's number."""
+        self._channels.pop(number, None)
+
+    async def writable(self) -> None:
+        """Wait until the server takes what was sent.
+
+        Raises:
+            BrokerUnavailableError: The connection broke.
+        """
+        while self._paused is not None and self.error is None:
+            await asyncio.shield(self._paused)
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def congested(self) -> bool:
+        """Whether more is waiting to be sent than should."""
+        return self._paused is not None
+
+    def send(self, *parts: bytes) -> None:
+        """Send frames, together with whatever else this turn of the loop sends."""
+        if self.error is not None:
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += parts
+        self._out_bytes += sum(map(len, parts))
+        if self._out_bytes > HIGH_WATER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        self._out_bytes = 0
+        if out and self._transport is not None and self.error is None:
+            self._sent_at = self._loop.time()
+            self._transport.write(b"".join(out))
+
+    async def close(self) -> None:
+        """Say goodbye, and close; idempotent."""
+        if self.error is None:
+            self.send(wire.method(0, wire.connection_close()))
+            try:
+                async with asyncio.timeout(CLOSE_WAIT):
+                    await asyncio.shield(self.closed)
+            except TimeoutError:
+                pass  # It does not read any more.
+            finally:
+                self.abort(BrokerUnavailableError("the connection is closed"))
+
+    def abort(self, error: BrokerError) -> None:
+        """Drop it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._fail(error)
+
+    def _fail(self, error: BrokerError) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        if self._beating is not None:
+            self._beating.cancel()
+        self._release()
+        if self._expected is not None and not self._expected.done():
+            self._expected.set_result((0, b""))
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.fail(error)
+        self.closed.set_result(None)
+
+    def _beat(self, interval: int, due: float) -> None:
+        """Give a sign of life when nothing else did; leave a server that gives none."""
+        now = self._loop.time()
+        in_time = now - due < interval / 2  # Else it was us who did nothing, and what came is still unread.
+        if in_time and now - self._heard_at > interval * MISSED_HEARTBEATS:
+            self.abort(BrokerUnavailableError(f"no sign of life for {now - self._heard_at:.0f} s"))
+            return
+        if now - self._sent_at >= interval / 2:
+            self.send(wire.HEARTBEAT_FRAME)
+        self._beating = self._loop.call_later(interval / 2, self._beat, interval, now + interval / 2)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody."""
+        self._fail(BrokerUnavailableError(f"the connection broke: {exc}" if exc else "the server hung up"))
+
+    def pause_writing(self) -> None:
+        """Let writers wait."""
+        self._paused = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        self._release()
+
+    def _release(self) -> None:
+        paused, self._paused = self._paused, None
+        if paused is not None:
+            paused.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut what came into frames."""
+        self._heard_at = self._loop.time()
+        if self._rest:
+            data = self._rest + data
+        at, size = 0, len(data)
+        try:
+            while size - at >= wire.FRAME_OVERHEAD:
+                kind, number, length = wire.frame_head.unpack_from(data, at)
+                end = at + 7 + length
+                if end >= size:
+                    if length > self.frame_max:
+                        raise wire.ProtocolError(f"a frame of {length} bytes")
+                    break
+                if data[end] != wire.FRAME_END:
+                    raise wire.ProtocolError("a frame does not end where it should")
+                self._receive(kind, number, data, at + 7, end)
+                at = end + 1
+        except (wire.ProtocolError, IndexError, ValueError, *_STRUCT_ERRORS) as error:
+            self.abort(BrokerUnavailableError(f"the server sent what is not AMQP: {error}"))
+            return
+        self._rest = data[at:] if at else data
+
+    def _receive(self, kind: int, number: int, data: bytes, at: int, end: int) -> None:
+        if number == 0:
+            if kind == wire.METHOD:
+                self._receive_own(int.from_bytes(data[at : at + 4], "big"), data[at:end])
+            return
+        channel = self._channels.get(number)
+        if channel is None:
+            return
+        if kind == wire.METHOD:
+            channel.receive_method(data, at + 4, end, int.from_bytes(data[at : at + 4], "big"))
+        elif kind == wire.HEADER:
+            channel.receive_head(data, at)
+        elif kind == wire.BODY:
+            channel.receive_body(data[at:end])
+
+    def _receive_own(self, method: int, payload: bytes) -> None:
+        if self._expected is not None and not self._expected.done():
+            self._expected.set_result((method, payload))
+        elif method == wire.CONNECTION_CLOSE:
+            self.send(wire.method(0, wire.CONNECTION_CLOSE_OK_METHOD))
+            self._flush()
+            code, text = wire.read_close(payload, 4)
+            self._fail(BrokerUnavailableError(f"the server closed the connection: {code} {text}"))
+            cast("asyncio.Transport", self._transport).close()
+        elif method == wire.CONNECTION_CLOSE_OK:
+            self.abort(BrokerUnavailableError("the connection is closed"))
+        elif method == wire.CONNECTION_BLOCKED:
+            self.blocked = wire.read_shortstr(payload, 4)[0] or "blocked"
+        elif method == wire.CONNECTION_UNBLOCKED:
+            self.blocked = ""
+
+
+class _Call:
+    """Methods that wait for their answers."""
+
+    __slots__ = ("_count", "answers", "done", "error")
+
+    def __init__(self, count: int, done: asyncio.Future[None]) -> None:
+        self._count = count
+        self.done = done
+        self.answers: list[bytes] = []
+        self.error: BrokerError | None = None
+
+    def answer(self, payload: bytes) -> bool:
+        self.answers.append(payload)
+        if len(self.answers) < self._count:
+            return False
+        self._resolve()
+        return True
+
+    def fail(self, error: BrokerError) -> None:
+        self.error = error
+        self._resolve()
+
+    def _resolve(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class _Content:
+    """A message of which parts are still to come."""
+
+    __slots__ = ("method", "missing", "parts", "payload", "properties")
+
+    def __init__(self, method: int, payload: bytes) -> None:
+        self.method = method
+        self.payload = payload
+        self.missing = 0
+        self.parts: list[bytes] = []
+        self.properties: wire.Properties

@@ -1,0 +1,262 @@
+"""How a delivery settles: the decision as a table, and the state machine around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh import address
+from mesh.application import AppUnreachableError
+from mesh.broker import Delivery, Message
+from mesh.delivery import DEAD_LETTER_RETRY, SLOW_DELAYS, SUCCESS, Attempt, Outcome, Settlement, Step, decide
+from mesh.errors import BrokerUnavailableError
+from mesh.policies import CircuitBreaker, Policy, Retry, Timeout, parse_status_codes
+from tests.support.eventually import eventually
+
+DROP, FAIL = Attempt(Outcome.DROP, "no"), Attempt(Outcome.RETRY, "again", 500)
+REFUSED = Attempt(Outcome.RETRY, "again", 400)
+QUICK = Retry(interval=0.01, max_retries=2)
+SLOW = Retry(interval=30.0, max_retries=2)
+ONLY_500 = Retry(interval=0.01, max_retries=9, http_statuses=parse_status_codes("500", "http"))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "retry", "delivery", "quick", "dead_letter", "step", "delay"),
+    [
+        (SUCCESS, None, 1, 0, False, Step.ACK, 0.0),
+        (SUCCESS, QUICK, 9, 9, True, Step.ACK, 0.0),
+        (DROP, None, 1, 0, False, Step.ACK, 0.0),
+        (DROP, QUICK, 1, 0, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, None, 1, 0, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, None, 1, 0, False, Step.WAIT, 0.1),
+        (FAIL, None, 1, 1, False, Step.WAIT, 0.5),
+        (FAIL, None, 1, 2, False, Step.WAIT, 1.0),
+        (FAIL, None, 1, 3, False, Step.NACK, 2.0),
+        (FAIL, None, 2, 0, False, Step.WAIT, 0.5),
+        (FAIL, None, 500, 0, False, Step.NACK, 60.0),
+        (FAIL, QUICK, 1, 0, True, Step.WAIT, 0.01),
+        (FAIL, QUICK, 1, 1, True, Step.WAIT, 0.01),
+        (FAIL, QUICK, 1, 2, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, QUICK, 1, 2, False, Step.NACK, SLOW_DELAYS[-1]),
+        (FAIL, QUICK, 2, 0, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, SLOW, 1, 0, True, Step.NACK, 30.0),
+        (FAIL, SLOW, 2, 0, True, Step.NACK, 30.0),
+        (FAIL, SLOW, 3, 0, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, ONLY_500, 1, 0, True, Step.WAIT, 0.01),
+        (REFUSED, ONLY_500, 1, 0, True, Step.DEAD_LETTER, 0.0),
+        (REFUSED, ONLY_500, 1, 0, False, Step.NACK, SLOW_DELAYS[-1]),
+        (Attempt(Outcome.RETRY, "asked"), ONLY_500, 1, 0, True, Step.WAIT, 0.01),
+        (FAIL, Retry(max_retries=0), 1, 0, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, Retry(), 10**6, 0, True, Step.NACK, 5.0),
+        (FAIL, Retry.exponential(), 10**6, 0, True, Step.DEAD_LETTER, 0.0),
+    ],
+)
+def test_decide(
+    attempt: Attempt, retry: Retry | None, delivery: int, quick: int, dead_letter: bool, step: Step, delay: float
+) -> None:
+    """What follows an attempt."""
+    assert decide(attempt, retry, delivery, quick, dead_letter=dead_letter) == (step, delay)
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.sampled_from([DROP, FAIL, REFUSED]),
+    st.sampled_from([None, QUICK, SLOW, ONLY_500, Retry(), Retry.exponential()]),
+    st.integers(1, 10_000),
+    st.integers(0, 50),
+)
+def test_without_dead_letter_only_a_drop_is_acknowledged(
+    attempt: Attempt, retry: Retry | None, delivery: int, quick: int
+) -> None:
+    """An event that was acknowledged to its publisher is not lost to failures."""
+    step, delay = decide(attempt, retry, delivery, quick, dead_letter=False)
+    assert (step is Step.ACK) == (attempt is DROP)
+    assert step is not Step.DEAD_LETTER
+    assert delay >= 0
+
+
+class Settled:
+    """A broker's side of one delivery: notes how it settled."""
+
+    def __init__(self) -> None:
+        self.how: list[object] = []
+        self.extended = 0
+
+    async def ack(self) -> None:
+        self.how.append("ack")
+
+    async def nack(self, delay: float) -> None:
+        self.how.append(("nack", delay))
+
+    async def reject(self) -> None:
+        self.how.append("reject")
+
+    async def extend(self) -> None:
+        self.extended += 1
+        if self.extended == 1:
+            raise BrokerUnavailableError("away")
+
+    def delivery(self, attempt: int = 1) -> Delivery:
+        return Delivery(Message({}, b"x"), address.topic("n", "c", "t"), attempt, self)
+
+
+class Run:
+    """A settlement whose application answers as told."""
+
+    def __init__(
+        self, *answers: Attempt | Exception, policy: Policy = Policy(), dead: bool = False, ack_wait: float = 15.0
+    ) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+        self.counted: list[str] = []
+        self.dead: list[tuple[str, int]] = []
+        self.dead_error: Exception | None = None
+        self.reachable = asyncio.Event()
+        self.settlement = Settlement(
+            self.call,
+            policy=policy,
+            dead_letter=self.dead_letter if dead else None,
+            until_reachable=self.until_reachable,
+            count=self.counted.append,
+            ack_wait=ack_wait,
+            label="c/t",
+        )
+
+    async def call(self, delivery: Delivery) -> Attempt:
+        self.calls += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int) -> None:
+        if self.dead_error is not None:
+            raise self.dead_error
+        self.dead.append((reason, attempts))
+
+    async def until_reachable(self) -> None:
+        await self.reachable.wait()
+
+
+@pytest.mark.parametrize(
+    ("answers", "policy", "dead", "how", "counted"),
+    [
+        ([SUCCESS], Policy(), False, ["ack"], ["success"]),
+        ([DROP], Policy(), False, ["ack"], ["drop", "dropped"]),
+        ([DROP], Policy(), True, ["ack"], ["drop", "dead_letter"]),
+        ([FAIL], Policy(), True, ["ack"], ["retry", "dead_letter"]),
+        ([FAIL, SUCCESS], Policy(retry=QUICK), True, ["ack"], ["retry", "success"]),
+        ([FAIL, FAIL, FAIL], Policy(retry=QUICK), True, ["ack"], ["retry", "retry", "retry", "dead_letter"]),
+        ([FAIL], Policy(retry=SLOW), True, [("nack", 30.0)], ["retry"]),
+        ([FAIL, FAIL, FAIL], Policy(retry=QUICK), False, [("nack", SLOW_DELAYS[-1])], ["retry"] * 3),
+        ([FAIL, DROP], Policy(retry=QUICK), False, ["ack"], ["retry", "drop", "dropped"]),
+    ],
+)
+async def test_settlement(
+    answers: list[Attempt | Exception], policy: Policy, dead: bool, how: list[object], counted: list[str]
+) -> None:
+    """Once, as decided, and counted."""
+    run, settled = Run(*answers, policy=policy, dead=dead), Settled()
+    await run.settlement(settled.delivery())
+    assert (settled.how, run.counted, run.answers) == (how, counted, [])
+
+
+async def test_attempts_told_to_the_dead_letter() -> None:
+    """Deliveries by the broker and quick retries together."""
+    run = Run(FAIL, FAIL, policy=Policy(retry=Retry(interval=0.01, max_retries=3)), dead=True)
+    await run.settlement(Settled().delivery(attempt=1)) if False else None
+    run = Run(FAIL, FAIL, FAIL, policy=Policy(retry=QUICK), dead=True)
+    await run.settlement(Settled().delivery())
+    assert run.dead == [("again", 3)]
+
+
+async def test_a_dead_letter_that_cannot_be_published_is_kept() -> None:
+    """The event comes again."""
+    run, settled = Run(DROP, dead=True), Settled()
+    run.dead_error = BrokerUnavailableError("away")
+    await run.settlement(settled.delivery())
+    assert settled.how == [("nack", DEAD_LETTER_RETRY)]
+
+
+async def test_an_application_that_does_not_listen_is_waited_for() -> None:
+    """Holding the delivery; no attempt is counted."""
+    run, settled = Run(AppUnreachableError("down"), SUCCESS), Settled()
+    async with asyncio.TaskGroup() as tasks:
+        settling = tasks.create_task(run.settlement(settled.delivery()))
+
+        def waits() -> None:
+            assert run.calls == 1
+
+        await eventually(waits)
+        assert not settling.done()
+        run.reachable.set()
+    assert (settled.how, run.counted) == (["ack"], ["success"])
+
+
+async def test_timeout() -> None:
+    """An attempt that takes too long is a failed one."""
+
+    async def hangs(delivery: Delivery) -> Attempt:
+        await asyncio.Event().wait()
+        return SUCCESS
+
+    run, settled = Run(policy=Policy(timeout=Timeout(0.01)), dead=True), Settled()
+    run.settlement._call = hangs
+    await run.settlement(settled.delivery())
+    assert run.dead == [("no answer within 0.01 s", 1)]
+
+
+async def test_breaker() -> None:
+    """An open one calls nobody, and gives the delivery back."""
+    policy = Policy(breaker=CircuitBreaker(timeout=60.0, trip=None), retry=Retry(interval=0.0, max_retries=9))
+    run, settled = Run(*[FAIL] * 6, policy=policy), Settled()
+    await run.settlement(settled.delivery())
+    assert (run.calls, settled.how) == (6, [("nack", 5.0)])
+
+
+@pytest.mark.parametrize("make", [asyncio.CancelledError, lambda: ValueError("bug")])
+async def test_what_says_nothing_about_the_application_gives_its_permit_back(
+    make: Callable[[], BaseException],
+) -> None:
+    """A call that was cancelled, or failed on our side."""
+    policy = Policy(breaker=CircuitBreaker(max_requests=1, timeout=0.0))
+    run = Run(policy=policy)
+    breaker = run.settlement._breaker
+    assert breaker is not None
+    for _ in range(6):
+        breaker.record(False, breaker.allow())
+    assert breaker.status == "half-open"
+
+    async def fails(delivery: Delivery) -> Attempt:
+        raise make()
+
+    run.settlement._call = fails
+    for _ in range(3):
+        with pytest.raises((asyncio.CancelledError, ValueError)):
+            await run.settlement(Settled().delivery())
+    assert breaker.allow() is not None
+
+
+async def test_a_slow_application_s_delivery_is_extended() -> None:
+    """As long as it works, and over a broker's failure."""
+    done, settled = asyncio.Event(), Settled()
+
+    async def slow(delivery: Delivery) -> Attempt:
+        await done.wait()
+        return SUCCESS
+
+    run = Run(ack_wait=0.03)
+    run.settlement._call = slow
+    async with run.settlement.extending(), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run.settlement(settled.delivery()))
+
+        def extended() -> None:
+            assert settled.extended >= 2
+
+        await eventually(extended)
+        done.set()
+    assert settled.how == ["ack"]

@@ -1,0 +1,165 @@
+"""The envelope as pure functions; how it looks over HTTP is tested in tests/http/test_publish.py."""
+
+from __future__ import annotations
+
+import base64
+import time
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.blocks import envelope
+from mesh.blocks.envelope import PublishOptions, build_binary, build_structured, parse_bool, read, wrap_raw
+from mesh.errors import EventError
+
+OPTIONS = PublishOptions("app", "pubsub", "orders")
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def sent(options: PublishOptions, content_type: str | None, body: bytes, prefix: str = "ce-") -> dict[str, object]:
+    """Send through a broker that changes nothing."""
+    headers, data = build_binary(options, content_type, body, prefix)
+    return orjson.loads(read(headers, data, pubsub="pubsub", topic="orders", prefix=prefix).body)
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
+def test_true(text: str) -> None:
+    """Go's spellings."""
+    assert parse_bool(text)
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
+def test_false(text: str) -> None:
+    """Go's spellings."""
+    assert not parse_bool(text)
+
+
+@pytest.mark.parametrize("text", ["", "yes", "tRUE", "2", " true"])
+def test_no_boolean(text: str) -> None:
+    """Nothing else."""
+    with pytest.raises(ValueError, match="invalid boolean"):
+        parse_bool(text)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text(min_size=1), st.text(min_size=1), st.binary())
+def test_attributes_of_any_text_survive_the_broker(source: str, subject: str, body: bytes) -> None:
+    """Headers carry printable ASCII only, values are what they were."""
+    options = PublishOptions(source, "pubsub", "orders", overrides={"subject": subject})
+    headers, data = build_binary(options, "application/octet-stream", body, "ce-")
+    assert all(value.isascii() and value.isprintable() and " " not in value for value in headers.values())
+    event = orjson.loads(read(headers, data, pubsub="pubsub", topic="orders", prefix="ce-").body)
+    assert (event["source"], event["subject"]) == (source, subject)
+    assert base64.b64decode(event["data_base64"]) == body
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.binary(), st.sampled_from(["application/json", "text/plain", "application/octet-stream", None]))
+def test_any_body_gives_a_json_envelope(body: bytes, content_type: str | None) -> None:
+    """Whatever was published, what is delivered parses, with sorted members."""
+    event = sent(OPTIONS, content_type, body)
+    assert list(event) == sorted(event)
+    assert len({"data", "data_base64"} & set(event)) == 1
+
+
+@pytest.mark.parametrize("prefix", ["ce-", "ce_", "cloudEvents_"])
+def test_every_brokers_prefix(prefix: str) -> None:
+    """The prefix is the broker's."""
+    assert sent(OPTIONS, "application/json", b"[1]", prefix)["data"] == [1]
+
+
+def test_expiration_and_trace() -> None:
+    """They travel as attributes, and are told beside the body."""
+    options = PublishOptions("a", "pubsub", "orders", TRACE, "k=v", None, 2_000_000_000.7)
+    headers, data = build_binary(options, None, b"x", "ce-")
+    found = read(headers, data, pubsub="pubsub", topic="orders", prefix="ce-")
+    assert (found.traceparent, found.tracestate, found.expires_at) == (TRACE, "k=v", 2_000_000_000.0)
+    assert orjson.loads(found.body)["expiration"] == "2033-05-18T03:33:20Z"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "traceid", "traceparent"),
+    [(None, TRACE, TRACE), ({"traceid": "i"}, "i", TRACE), ({"traceparent": "p"}, "p", "p"), ({"traceparent": "p", "traceid": "i"}, "i", "p")],
+)
+def test_trace_overrides(overrides: dict[str, str] | None, traceid: str, traceparent: str) -> None:
+    """`traceparent` sets both."""
+    event = sent(PublishOptions("a", "p", "t", TRACE, "", overrides), None, b"")
+    assert (event["traceid"], event["traceparent"]) == (traceid, traceparent)
+
+
+def test_overrides_by_name() -> None:
+    """Names count without regard to case; empty and unknown ones do not count."""
+    given_ = {"CloudEvent.ID": "1", "cloudevent.type": "", "cloudevent.time": "x", "other": "y"}
+    assert envelope.overrides(given_) == {"id": "1"}
+    assert envelope.overrides({"other": "y"}) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"null"])
+def test_what_is_no_event(body: bytes) -> None:
+    """An application's own event is a JSON object; so is what is delivered unwrapped."""
+    with pytest.raises(EventError):
+        build_structured(OPTIONS, body, "ce-")
+    with pytest.raises(EventError):
+        read({}, body, pubsub="p", topic="t", prefix="ce-")
+
+
+@pytest.mark.parametrize(
+    ("expiration", "ttl", "expected"),
+    [(None, None, None), ("2020-01-01T00:00:00Z", None, 1577836800.0), ("x", None, None), (5, None, None), ("2020-01-01T00:00:00Z", 60.0, 60.0)],
+)
+def test_expiration_of_an_application_s_event(expiration: object, ttl: float | None, expected: float | None) -> None:
+    """Its own counts, unless the request has a time to live; what is no time is none."""
+    event = {"id": "1"} if expiration is None else {"id": "1", "expiration": expiration}
+    headers, body = build_structured(PublishOptions("a", "p", "t", expires_at=ttl), orjson.dumps(event), "ce-")
+    found = read(headers, body, pubsub="p", topic="t", prefix="ce-")
+    assert found.expires_at == expected
+
+
+def test_an_application_s_event_is_kept() -> None:
+    """Types of JSON survive, members are sorted, nothing is decoded."""
+    body = build_structured(OPTIONS, b'{"z":1.0,"id":"1","data":{"b":1,"a":2}}', "ce-")[1]
+    event = orjson.loads(body)
+    assert event["z"] == 1.0
+    assert list(event) == sorted(event)
+    assert event["traceid"] == event["traceparent"] == event["tracestate"] == ""
+
+
+def test_raw_events() -> None:
+    """Trace fields only where there is a trace."""
+    with_trace = orjson.loads(wrap_raw(b"x", pubsub="p", topic="t", traceparent=TRACE))
+    assert with_trace["traceid"] == with_trace["traceparent"] == TRACE
+    assert "traceid" not in orjson.loads(wrap_raw(b"x", pubsub="p", topic="t", traceparent=""))
+
+
+def test_foreign_binary_events() -> None:
+    """What another producer put into headers is delivered; a type that is missing means JSON."""
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s%20t", "ce-type": "t", "ce-own": "%C3%BC"}
+    event = orjson.loads(read(headers, b'{"a":1}', pubsub="p", topic="t", prefix="ce-").body)
+    assert (event["data"], event["source"], event["own"]) == ({"a": 1}, "s t", "ü")
+    assert orjson.loads(read(headers, b"", pubsub="p", topic="t", prefix="ce-").body)["data"] is None
+
+
+def test_a_foreign_binary_event_that_is_no_json_is_refused() -> None:
+    """It would make an envelope that nobody can parse."""
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+    with pytest.raises(EventError):
+        read(headers, b"{oops", pubsub="p", topic="t", prefix="ce-")
+
+
+def test_time_is_formatted_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the local zone, UTC as Z."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    try:
+        monkeypatch.setattr("mesh.blocks.envelope.time.time", lambda: 1_000_000_000.9)
+        assert envelope.timestamp() == "2001-09-09T01:46:40Z"
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        assert envelope.timestamp() == "2001-09-09T01:46:40Z"
+        monkeypatch.setattr("mesh.blocks.envelope.time.time", lambda: 1_000_000_001.0)
+        assert envelope.timestamp() == "2001-09-09T03:46:41+02:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
