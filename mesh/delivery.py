@@ -107,10 +107,11 @@ def decide(
         return (Step.DEAD_LETTER if dead_letter else Step.ACK), 0.0
     delay: float | None
     if retry is None:
-        if dead_letter and not (attempt.broken and delivery_attempt + quick < BROKEN_ATTEMPTS):
+        if dead_letter and not (attempt.broken and delivery_attempt < BROKEN_ATTEMPTS):
             return Step.DEAD_LETTER, 0.0
         delay = SLOW_DELAYS[min(delivery_attempt + quick, len(SLOW_DELAYS)) - 1]
-        return (Step.WAIT if delay <= QUICK_DELAY else Step.NACK), delay
+        # What broke off is not kept here, since only the broker counts on while applications come and go.
+        return (Step.WAIT if delay <= QUICK_DELAY and not attempt.broken else Step.NACK), delay
     wanted = attempt.status is None or retry.should_retry_status(attempt.status)
     made = quick + 1 if delivery_attempt == 1 else _short_delays(retry) + delivery_attempt + quick
     delay = retry.delay(made, _elapsed(retry, made), random.random) if wanted else None

@@ -87,12 +87,12 @@ class Directory:
 
     async def _announce(self) -> None:
         while True:
-            self._announce_now.clear()
             try:
                 async with asyncio.timeout(ANNOUNCE_INTERVAL):
                     await self._announce_now.wait()
             except TimeoutError:
                 self._forget_old()
+            self._announce_now.clear()  # Before it is sent: what changes while it is sent is sent next.
             await self._send()
 
     def _forget_old(self) -> None:

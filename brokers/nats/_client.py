@@ -86,6 +86,18 @@ class _Client(Client):
         if writer is not None:
             writer.transport.abort()
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """Flush only what can be: without a connection, uvloop raises where asyncio writes into the void."""
+        if not self.is_connected:
+            self._pending, self._pending_data_size = [], 0
+        await super()._close(status, do_cbs)
+
+    def abandon(self) -> None:
+        """Let go of everything, where a close in good order is not to be had."""
+        self.abort()
+        for subscription in list(self._subs.values()):
+            self.forget_subscription(subscription)
+
     def fail_flushes(self) -> None:
         """End every flush that waits: its answer will not come over a new connection."""
         for pong in self._pongs:
@@ -228,9 +240,9 @@ class Connection:
         try:
             async with asyncio.timeout(CLOSE_WAIT):
                 await self.client.close()
-        except (TimeoutError, OSError):
-            self.client.abort()
-            logger.warning("closed NATS at %s without a flush: it does not read", self.shown)
+        except (TimeoutError, OSError, RuntimeError):  # uvloop's error for writing to a socket that is closed.
+            self.client.abandon()
+            logger.warning("closed NATS at %s without a flush", self.shown)
         self._resolved.set()
         self._fail_waiting()
 

@@ -7,7 +7,9 @@ leaves its answers to be dropped. Nothing here reconnects; `_session` does.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +20,8 @@ from brokers.rabbitmq import _wire as wire
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["LOST", "REFUSED", "STORED", "UNROUTABLE", "Channel", "Connection", "Delivered", "Login", "RefusedError"]
+
+logger = logging.getLogger("brokers.rabbitmq")
 
 STORED, REFUSED, UNROUTABLE, LOST = range(4)
 
@@ -227,7 +231,13 @@ class Channel:
             exchange, end = wire.read_shortstr(payload, at + 9)
             key, _ = wire.read_shortstr(payload, end)
             tag = int.from_bytes(payload[at : at + 8], "big")
-            take(Delivered(self, tag, payload[at + 8] != 0, exchange, key, content.properties, body))
+            self._pass_on(take, Delivered(self, tag, payload[at + 8] != 0, exchange, key, content.properties, body))
+
+    def _pass_on(self, take: Callable[[Delivered], None], delivered: Delivered) -> None:
+        try:
+            take(delivered)
+        except Exception:  # What takes it must not end the connection.
+            logger.exception("a message was dropped")
 
     def _note_return(self, key: str) -> None:
         """Find the publish that comes back: the server says only what it was, and returns in order."""
@@ -335,7 +345,7 @@ class Connection(asyncio.Protocol):
         if method == wire.CONNECTION_CLOSE:
             raise RefusedError(*wire.read_close(payload, 4))
         if method != wanted:
-            raise ConnectionResetError("hung up" if not method else f"answered with method {method:#x}")
+            raise ConnectionResetError(f"it answered with method {method:#x}" if method else str(self.error))
         return payload
 
     @asynccontextmanager
@@ -483,7 +493,7 @@ class Connection(asyncio.Protocol):
                     raise wire.ProtocolError("a frame does not end where it should")
                 self._receive(kind, number, data, at + 7, end)
                 at = end + 1
-        except (wire.ProtocolError, IndexError, ValueError, *_STRUCT_ERRORS) as error:
+        except (wire.ProtocolError, IndexError, ValueError, struct.error) as error:
             self.abort(BrokerUnavailableError(f"the server sent what is not AMQP: {error}"))
             return
         self._rest = data[at:] if at else data
@@ -518,6 +528,19 @@ class Connection(asyncio.Protocol):
             self.blocked = wire.read_shortstr(payload, 4)[0] or "blocked"
         elif method == wire.CONNECTION_UNBLOCKED:
             self.blocked = ""
+
+
+def _ignore() -> None:
+    """Expect nothing to be cancelled."""
+
+
+def _ignore_return(key: str, properties: wire.Properties) -> None:
+    """Expect nothing to come back."""
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers = [int(part) for part in text.split("-")[0].split("+")[0].split(".") if part.isdigit()]
+    return tuple(numbers)
 
 
 class _Call:

@@ -22,6 +22,7 @@ METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END: Final = 0xCE
 END: Final = b"\xce"
 FRAME_OVERHEAD: Final = 8
+TEXT: Final = ord("S")
 HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 CONNECTION_START, CONNECTION_TUNE, CONNECTION_OPEN_OK = 0x000A000A, 0x000A001E, 0x000A0029
@@ -100,7 +101,7 @@ def read_table(data: bytes, at: int) -> tuple[dict[str, Field], int]:
     while at < end:
         name_end = at + 1 + data[at]
         name = data[at + 1 : name_end].decode("utf-8", "surrogateescape")
-        if data[name_end] == 0x53:  # "S", by far the most frequent.
+        if data[name_end] == TEXT:  # By far the most frequent.
             at = name_end + 5 + _long.unpack_from(data, name_end + 1)[0]
             found[name] = data[name_end + 5 : at].decode("utf-8", "surrogateescape")
         else:

@@ -254,15 +254,15 @@ def _with_hint(name: str, known: list[str]) -> str:
 def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
     """Load PEM texts (as Dapr has them) or paths; the library only reads files."""
     with tempfile.TemporaryDirectory() as directory:
-        paths = []
+        paths: list[str] = []
         for name, text in (("certificate", certificate), ("key", key)):
             path = Path(text.strip())
             if "-----BEGIN" in text:
                 path = Path(directory, name)
                 path.touch(0o600)
                 path.write_text(text)
-            paths.append(path)
-        context.load_cert_chain(*paths)
+            paths.append(str(path))
+        context.load_cert_chain(paths[0], paths[1])
 
 
 def _tls(authorities: str | None, *, verify: bool) -> ssl.SSLContext:

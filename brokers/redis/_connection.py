@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-
-from brokers.redis._scripts import Script
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from brokers.redis._config import RedisConfig
+from brokers.redis._scripts import Script
 from brokers.redis._wire import Argument, ConnectionLostError, OnMessage, Reply, ReplyError, Wire, connect, pack
 from mesh.errors import BrokerUnavailableError
 
@@ -131,7 +131,7 @@ class Connection:
                 wire.abort()
                 await asyncio.wait([wire.lost])
             elif not wire.outstanding:
-                wire.send(PING)
+                _ = wire.send(PING)
 
     def on_restored(self, callback: Callable[[], None]) -> None:
         """Call back after each reconnect."""
@@ -201,9 +201,7 @@ class Connection:
                     wire.abort()
                 await asyncio.sleep(BUSY_WAIT)
 
-    async def run(
-        self, script: Script, keys: Sequence[Argument], *arguments: Argument, repeat: bool = True
-    ) -> Reply:
+    async def run(self, script: Script, keys: Sequence[Argument], *arguments: Argument, repeat: bool = True) -> Reply:
         """Run a script; see ``call_packed``."""
         return await self.run_packed(script, script.pack(keys, arguments), repeat=repeat)
 

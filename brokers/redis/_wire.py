@@ -19,7 +19,7 @@ from brokers.redis._config import RedisConfig
 __all__ = ["Argument", "ConnectionLostError", "Reply", "ReplyError", "Wire", "connect", "pack"]
 
 Argument: TypeAlias = "str | bytes | int"
-Reply: TypeAlias = "int | bytes | None | list[Reply]"
+Reply: TypeAlias = "int | bytes | list[Reply] | None"
 OnMessage = Callable[[bytes, bytes], None]
 
 
@@ -37,7 +37,7 @@ class ConnectionLostError(Exception):
 
 def pack(*command: Argument) -> bytes:
     """Write a command as the protocol has it."""
-    return cast("bytes", hiredis.pack_command(command))
+    return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means a tuple of any length
 
 
 class Wire(asyncio.Protocol):
@@ -89,21 +89,24 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand out replies and messages."""
         self.heard_at = self._loop.time()
-        parser, waiting, on_message = self._parser, self._waiting, self._on_message
+        self._parser.feed(data)
         try:
-            parser.feed(data)
-            while (reply := parser.gets()) is not False:
-                if on_message is not None and type(reply) is list and reply[0] == b"message":
-                    on_message(reply[1], reply[2])
-                    continue
-                future = waiting.popleft()
-                if not future.done():
-                    if isinstance(reply, ReplyError):
-                        future.set_exception(reply)
-                    else:
-                        future.set_result(reply)
-        except (hiredis.ProtocolError, IndexError):
+            while (reply := self._parser.gets()) is not False:
+                self._take(reply)
+        except hiredis.ProtocolError:
             self.abort()  # Not Redis, or out of step: nothing that follows can be trusted.
+
+    def _take(self, reply: Reply | ReplyError) -> None:
+        if self._on_message is not None and type(reply) is list and reply[0] == b"message":
+            self._on_message(cast("bytes", reply[1]), cast("bytes", reply[2]))
+            return
+        future = self._waiting.popleft()
+        if future.done():
+            return
+        if isinstance(reply, ReplyError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
 
     def send(self, packed: bytes) -> asyncio.Future[Reply]:
         """Send a packed command; what is sent in one turn of the loop goes out in two writes at most."""

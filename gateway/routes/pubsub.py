@@ -15,7 +15,7 @@ from gateway.response import Answered, Response, no_content
 from gateway.routes.request import fields, header, metadata_of, read_body, text_map, trace_context, unescape
 from mesh.blocks.envelope import parse_bool
 from mesh.blocks.pubsub import BulkEntry, PubSub, PubSubComponent
-from mesh.errors import BrokerError, ConfigError, DeadlineExceededError, EventError, MeshError, PermissionDeniedError
+from mesh.errors import ConfigError, DeadlineExceededError, MeshError
 
 __all__ = ["PubSubRoutes"]
 
@@ -82,7 +82,7 @@ class PubSubRoutes:
         except TimeoutError:
             unknown = DeadlineExceededError(f"no confirmation within {PUBLISH_SECONDS:g} s")
             raise publish_failed(component.name, topic, self._app_id, unknown) from None
-        except (BrokerError, EventError, PermissionDeniedError) as error:
+        except MeshError as error:
             raise publish_failed(component.name, topic, self._app_id, error) from error
         return no_content()
 
@@ -100,7 +100,7 @@ class PubSubRoutes:
         except TimeoutError:
             unknown: MeshError = DeadlineExceededError(f"no confirmation within {PUBLISH_SECONDS:g} s")
             raise publish_failed(component.name, topic, self._app_id, unknown) from None
-        except (EventError, PermissionDeniedError) as error:
+        except MeshError as error:
             raise publish_failed(component.name, topic, self._app_id, error) from error
         if not failed:
             return no_content()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import orjson
 
@@ -19,7 +20,7 @@ from mesh.blocks.envelope import Envelope, PublishOptions
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome, Settlement
 from mesh.durations import parse_duration
-from mesh.errors import BrokerError, EventError, ExpressionError, PermissionDeniedError
+from mesh.errors import EventError, ExpressionError, MeshError, PermissionDeniedError
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.guard import Guard
@@ -190,7 +191,7 @@ class PubSub:
 
     async def publish_bulk(
         self, component: PubSubComponent, topic: str, entries: Sequence[BulkEntry], *, raw: bool
-    ) -> dict[str, BrokerError]:
+    ) -> dict[str, MeshError]:
         """Store several; give the errors by entry id.
 
         Raises:
@@ -202,7 +203,7 @@ class PubSub:
             for entry in entries
         ]
         self._check_publish(component, topic)
-        results = await component.broker.publish_many(component.address(topic), messages)
+        results = await _publish_all(component, component.address(topic), messages)
         failed = {entry.entry_id: error for entry, error in zip(entries, results, strict=True) if error is not None}
         self._counters.add(telemetry.EVENTS_PUBLISHED, component.name, topic, by=len(entries) - len(failed))
         return failed
@@ -243,6 +244,32 @@ class PubSub:
     def count(self, name: str, component: str, topic: str, *more: str) -> None:
         """Count something about a topic."""
         self._counters.add(name, component, topic, *more)
+
+
+async def _publish_all(
+    component: PubSubComponent, where: address.Address, messages: Sequence[Message]
+) -> list[MeshError | None]:
+    """Publish, and by the component's policy again what failed; give the error of each."""
+    if component.guard is None:
+        return [*await component.broker.publish_many(where, messages)]
+    results: list[MeshError | None] = [None] * len(messages)
+    left = list(range(len(messages)))
+
+    async def attempt() -> None:
+        nonlocal left
+        outcome = await component.broker.publish_many(where, [messages[index] for index in left])
+        for index, result in zip(left, outcome, strict=True):
+            results[index] = result
+        left = [index for index in left if (error := results[index]) is not None and error.retryable]
+        if left:
+            raise cast("MeshError", results[left[0]])
+
+    try:
+        await component.guard.run(attempt)
+    except MeshError as error:
+        for index in left:
+            results[index] = error
+    return results
 
 
 def _message(
@@ -353,6 +380,8 @@ class _Consumer:
                 path = self._route(event)
             except ExpressionError as error:
                 return Attempt(Outcome.RETRY, str(error))
+            except EventError as error:
+                return Attempt(Outcome.DROP, str(error))
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
         headers = self._headers(delivery, event)
@@ -367,7 +396,10 @@ class _Consumer:
     def _read(self, message: Message, topic: str) -> Envelope:
         name = self._component.name
         if not self._raw:
-            return envelope.read(message.headers, message.body, pubsub=name, topic=topic, prefix=self._prefix)
+            event = envelope.read(message.headers, message.body, pubsub=name, topic=topic, prefix=self._prefix)
+            if self._batcher is not None:
+                envelope.parse_event(event.body)  # One that is no JSON would spoil its whole batch.
+            return event
         body, traceparent = message.body, ""
         if self._prefix + "specversion" in message.headers:
             whole = envelope.read(message.headers, body, pubsub=name, topic=topic, prefix=self._prefix)

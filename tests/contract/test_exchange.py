@@ -38,14 +38,14 @@ async def size_of(parts: AsyncIterator[bytes]) -> int:
 
 @pytest.fixture
 async def caller(broker: Broker) -> AsyncIterator[Exchange]:
-    async with Exchange(broker, ping_interval=0.1, silence_limit=0.6) as exchange:
+    async with Exchange(broker, ping_interval=0.1, silence_limit=0.5) as exchange:
         yield exchange
         await eventually(lambda: _no_links(exchange))
 
 
 @pytest.fixture
 async def callee(other: Broker) -> AsyncIterator[Exchange]:
-    async with Exchange(other, ping_interval=0.1, silence_limit=0.6) as exchange:
+    async with Exchange(other, ping_interval=0.1, silence_limit=0.5) as exchange:
         yield exchange
         await eventually(lambda: _no_links(exchange))
 
@@ -118,14 +118,14 @@ async def test_two_hundred_requests_at_once(caller: Exchange, callee: Exchange, 
 
 async def test_deadline_ends_the_wait(caller: Exchange, callee: Exchange, place: Place) -> None:
     async def sleep(request: Request) -> None:
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.4)
         await request.reply({}, b"late")
 
     async with callee.serve(place.app(), "g", sleep):
         began = time.monotonic()
         with pytest.raises(DeadlineExceededError):
-            await caller.request(place.app(), Message({}, b"x"), soon(0.3))
-        assert 0.25 < time.monotonic() - began < 0.6
+            await caller.request(place.app(), Message({}, b"x"), soon(0.2))
+        assert 0.15 < time.monotonic() - began < 0.4
         with pytest.raises(DeadlineExceededError):
             await caller.request(place.app(), Message({}, b"x"), soon(-1))
         reply = await caller.request(place.app(), Message({}, b"x"), soon())
@@ -323,7 +323,7 @@ async def test_slow_reader_holds_the_writer_back(caller: Exchange, callee: Excha
 
     async with callee.serve(place.app(), "g", answer):
         reply = await caller.request(place.app(), Message({}, b""), soon())
-        await asyncio.sleep(0.9)  # Longer than the limit of silence: a slow reader is alive.
+        await asyncio.sleep(0.7)  # Longer than the limit of silence: a slow reader is alive.
         assert written <= WINDOW_BYTES + 2 * len(PIECE)
         assert await size_of(reply.parts()) == LARGE
 
@@ -346,7 +346,7 @@ async def test_slow_callee_holds_the_caller_back(caller: Exchange, callee: Excha
 
     async with callee.serve(place.app(), "g", answer), asyncio.TaskGroup() as tasks:
         call = tasks.create_task(caller.request(place.app(), Message({}, b""), soon(), body()))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.7)
         assert 0 < sent <= WINDOW_BYTES + 2 * len(PIECE)
         go_on.set()
     assert int(call.result().body) == 20_000_000
@@ -354,7 +354,7 @@ async def test_slow_callee_holds_the_caller_back(caller: Exchange, callee: Excha
 
 async def test_callee_that_begins_late_is_not_taken_for_dead(caller: Exchange, callee: Exchange, place: Place) -> None:
     async def answer(request: Request) -> None:
-        await asyncio.sleep(1.0)  # Longer than the limit of silence; the deadline alone bounds this.
+        await asyncio.sleep(0.7)  # Longer than the limit of silence; the deadline alone bounds this.
         await request.reply({}, str(await size_of(request.parts())).encode())
 
     async with callee.serve(place.app(), "g", answer):

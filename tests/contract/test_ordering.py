@@ -114,7 +114,7 @@ async def test_later_messages_of_a_key_wait_for_a_delayed_one(broker: Broker, pl
 
 async def test_messages_without_a_key_pass_a_delayed_one(broker: Broker, place: Place) -> None:
     async def work(delivery: Delivery) -> None:
-        await (delivery.nack(1.0) if delivery.message.body == b"slow" and delivery.attempt == 1 else delivery.ack())
+        await (delivery.nack(0.6) if delivery.message.body == b"slow" and delivery.attempt == 1 else delivery.ack())
 
     inbox = Inbox(work)
     async with broker.subscribe(place.topic(), ORDERED, inbox):

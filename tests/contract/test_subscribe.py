@@ -223,17 +223,17 @@ async def test_no_more_than_max_in_flight_are_handled_at_once(
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.003)
         running -= 1
         await delivery.ack()
 
     inbox = Inbox(work)
-    keys = [str(number % 40) if number % 2 else None for number in range(120)]
+    keys = [str(number % 40) if number % 2 else None for number in range(80)]
     await broker.publish_many(place.topic(), [text(n, key=key) for n, key in enumerate(keys)])
     async with broker.subscribe(place.topic(), SubscribeOptions("g", max_in_flight=limit, ordered=ordered), inbox):
-        await inbox.holds(120, within=10)
+        await inbox.holds(80, within=10)
     assert most == limit
-    assert len(inbox.deliveries) == 120
+    assert len(inbox.deliveries) == 80
 
 
 @pytest.mark.requires("wildcard")

@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess
-from tests.support.nats import NatsServer
 
 RESOURCES = """
 apiVersion: dapr.io/v1alpha1
@@ -75,22 +74,19 @@ class Shop(NamedTuple):
     publisher: GatewayProcess
 
 
-@pytest.fixture(params=["embedded", "external"])
-async def shop(request: pytest.FixtureRequest, mesh_home: Path, nats_server: NatsServer) -> AsyncIterator[Shop]:
+@pytest.fixture
+async def shop(mesh_home: Path) -> AsyncIterator[Shop]:
     """Two subscribing applications and a publisher that has none."""
     resources = mesh_home / "resources"
     resources.mkdir()
     (resources / "all.yaml").write_text(RESOURCES)
-    settings = {
-        "backbone": nats_server.url if request.param == "external" else None,
-        "arguments": ["--resources-path", str(resources)],
-    }
+    arguments = ["--resources-path", str(resources)]
     async with (
         AppProcess(mesh_home) as first,
         AppProcess(mesh_home) as second,
-        GatewayProcess("publisher", mesh_home, **settings) as publisher,
-        GatewayProcess("shop", mesh_home, app=first, **settings),
-        GatewayProcess("operations", mesh_home, app=second, **settings),
+        GatewayProcess("publisher", mesh_home, arguments=arguments) as publisher,
+        GatewayProcess("shop", mesh_home, app=first, arguments=arguments),
+        GatewayProcess("operations", mesh_home, app=second, arguments=arguments),
     ):
         yield Shop(first, second, publisher)
 

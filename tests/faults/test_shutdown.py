@@ -246,6 +246,7 @@ async def test_a_second_signal_skips_the_wait_for_open_requests(mesh_home: Path)
         caller.signal(signal.SIGTERM)
         assert await caller.wait(within=20.0) == 1
         assert await calling in ("500", "broken")
+        await app.release()
 
 
 async def test_a_call_can_shut_it_down(mesh_home: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from mesh.errors import BrokerUnavailableError
 from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, error, gateway, matches, yaml
 from tests.support.eventually import eventually
 
@@ -288,3 +289,126 @@ async def test_breaker_of_deliveries(memory: Backbone, tmp_path: Path, monkeypat
         app.answers["/t"] = answers(500, 500, 200)
         await attempts(node, app, 3)
         assert len(app.at("/t")) == 3
+
+
+# Outbound
+
+
+class Failing:
+    """Stands before a broker's or store's method, and fails so many times."""
+
+    def __init__(self, real: Callable[..., Any], times: int, failed: Callable[..., Any]) -> None:
+        self.left = times
+        self.calls = 0
+        self._real = real
+        self._failed = failed
+
+    async def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.calls += 1
+        if self.left:
+            self.left -= 1
+            return self._failed(*arguments)
+        return await self._real(*arguments, **named)
+
+
+def away(*arguments: object) -> object:
+    raise BrokerUnavailableError("away")
+
+
+def all_away(where: object, messages: list[object]) -> list[object]:
+    return [BrokerUnavailableError("away") for _ in messages]
+
+
+def outbound(name: str, **policies: Any) -> str:
+    named = {PLURALS[kind]: {"p": value} for kind, value in policies.items()}
+    return resiliency(named, {"components": {name: {"outbound": dict.fromkeys(policies, "p")}}})
+
+
+BULK = [{"entryId": str(number), "event": "x", "contentType": "text/plain"} for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("method", "failed", "request_", "code"),
+    [
+        ("publish", away, ("POST", "/v1.0/publish/pubsub/t", None, b"x"), "ERR_PUBSUB_PUBLISH_MESSAGE"),
+        ("publish_many", all_away, ("POST", "/v1.0/publish/bulk/pubsub/t", None, BULK), "ERR_PUBSUB_PUBLISH_MESSAGE"),
+    ],
+)
+async def test_outbound_policies_of_pubsub(
+    memory: Backbone, tmp_path: Path, method: str, failed: Any, request_: tuple[Any, ...], code: str
+) -> None:
+    """What failed is tried again; then it is the documented error, and an open breaker calls nobody."""
+    breaker = {"timeout": "60s", "trip": "consecutiveFailures >= 4"}
+    resources = outbound("pubsub", retry={**QUICK, "maxRetries": 1}, circuitBreaker=breaker)
+    async with gateway(memory, tmp_path, resources=resources) as node:
+        broker = node.gateway._runtime.broker
+        failing = Failing(getattr(broker, method), 1, failed)
+        setattr(broker, method, failing)
+        assert (await node.request(*request_)).status == 204
+        assert failing.calls == 2
+        failing.left = 99
+        for calls in (4, 6, 6):
+            reply = await node.request(*request_)
+            assert (reply.status, reply.json["errorCode"]) == (500, code)
+            assert failing.calls == calls
+        assert "circuit breaker is open" in reply.body.decode()
+
+
+async def test_bulk_publish_tries_again_only_what_failed(memory: Backbone, tmp_path: Path) -> None:
+    """An entry that was stored is not stored twice."""
+    subscribed_ = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
+    resources = outbound("pubsub", retry=QUICK)
+    async with App(subscribed_) as app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        broker = node.gateway._runtime.broker
+        real = broker.publish_many
+        seen: list[int] = []
+
+        async def second_fails(where: Any, messages: Any) -> Any:
+            seen.append(len(messages))
+            if len(seen) > 1:
+                return await real(where, messages)
+            stored = await real(where, [messages[0], messages[2]])
+            return [stored[0], BrokerUnavailableError("away"), stored[1]]
+
+        broker.publish_many = second_fails  # type: ignore[method-assign]
+        assert (await node.post("/v1.0/publish/bulk/pubsub/t", BULK)).status == 204
+        assert seen == [3, 1]
+        await app.until("/t", 3)
+        assert len(app.got) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (("GET", "/v1.0/state/statestore/k"), "ERR_STATE_GET"),
+        (("POST", "/v1.0/state/statestore", None, [{"key": "k", "value": 1}]), "ERR_STATE_SAVE"),
+        (("DELETE", "/v1.0/state/statestore/k"), "ERR_STATE_DELETE"),
+        (
+            (
+                "POST",
+                "/v1.0/state/statestore/transaction",
+                None,
+                {"operations": [{"operation": "delete", "request": {"key": "k"}}]},
+            ),
+            "ERR_STATE_TRANSACTION",
+        ),
+    ],
+)
+async def test_outbound_policies_of_state(
+    memory: Backbone, tmp_path: Path, request_: tuple[Any, ...], code: str
+) -> None:
+    """The same for a store."""
+    breaker = {"timeout": "60s", "trip": "consecutiveFailures >= 2"}
+    resources = outbound("statestore", retry={**QUICK, "maxRetries": 1}, circuitBreaker=breaker)
+    async with gateway(memory, tmp_path, resources=resources) as node:
+        store: Any = node.gateway._runtime.state.components["statestore"].store
+        failing = Failing(store.get, 1, away)
+        store.get = store.write = failing
+        failing._real = lambda *arguments, **named: asyncio.sleep(0)
+        assert (await node.request(*request_)).status == 204
+        failing.left = 99
+        for _ in range(3):
+            reply = await node.request(*request_)
+            assert (reply.status, reply.json["errorCode"]) == (500, code)
+        assert "circuit breaker is open" in reply.json["message"]
+        assert failing.calls <= 5

@@ -14,9 +14,11 @@ from brokers.embedded import EmbeddedBroker
 from brokers.embedded_server import join, read_status
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.nats import NatsBroker, NatsConfig
+from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.redis_server import RedisServer, find_redis_server
 
 __all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of"]
 
@@ -130,6 +132,29 @@ class EmbeddedBackend:
         await eventually(is_another, within=10.0)
 
 
+class RedisBackend:
+    """A redis-server."""
+
+    environ: Mapping[str, str] = {}
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.port = server.port
+
+    def broker(self) -> Broker:
+        return RedisBroker.from_url(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return RedisBroker(RedisConfig("127.0.0.1", port, ping_interval=0.3))
+
+    def unreachable(self, port: int) -> Broker:
+        return RedisBroker(RedisConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
+
+    async def restart(self, *, kill: bool) -> None:
+        await self._server.restart(kill=kill)
+
+
 @asynccontextmanager
 async def _memory(directory: Path) -> AsyncIterator[Backend]:
     yield MemoryBackend()
@@ -144,6 +169,14 @@ async def _nats(directory: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def _redis(directory: Path) -> AsyncIterator[Backend]:
+    if find_redis_server() is None:
+        raise MissingServerError("redis-server is not installed: tests/provision/redis.sh")
+    async with RedisServer(directory / "redis") as server:
+        yield RedisBackend(server)
+
+
+@asynccontextmanager
 async def _embedded(directory: Path) -> AsyncIterator[Backend]:
     if find_nats_server() is None:
         raise MissingServerError("nats-server is not installed")
@@ -151,11 +184,12 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
         yield EmbeddedBackend(directory / "home")
 
 
-BACKENDS = {"memory": _memory, "nats": _nats, "embedded": _embedded}
+BACKENDS = {"memory": _memory, "nats": _nats, "embedded": _embedded, "redis": _redis}
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "nats": NatsBroker(NatsConfig(())).features,
     "embedded": EmbeddedBroker(Path()).features,
+    "redis": RedisBroker(RedisConfig()).features,
 }
 
 

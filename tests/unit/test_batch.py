@@ -29,7 +29,9 @@ class Posts:
         return 200, orjson.dumps({"statuses": statuses})
 
 
-def calls(tasks: asyncio.TaskGroup, batcher: Batcher, *bodies: bytes, path: str = "/p", topic: str = "t") -> list[asyncio.Task[Attempt]]:
+def calls(
+    tasks: asyncio.TaskGroup, batcher: Batcher, *bodies: bytes, path: str = "/p", topic: str = "t"
+) -> list[asyncio.Task[Attempt]]:
     return [tasks.create_task(batcher.call(path, topic, body, raw=False)) for body in bodies]
 
 
@@ -64,7 +66,7 @@ async def test_an_application_that_breaks_off_failed_each() -> None:
     """It may have handled them; they come again."""
     async with Batcher("p", 2, 60.0, Posts(AppFailedError("gone"))) as batcher, asyncio.TaskGroup() as tasks:
         made = calls(tasks, batcher, b"1", b"2")
-    assert [call.result() for call in made] == [Attempt(Outcome.RETRY, "gone")] * 2
+    assert [call.result() for call in made] == [Attempt(Outcome.RETRY, "gone", broken=True)] * 2
 
 
 async def test_a_released_entry_is_not_sent() -> None:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from mesh import address
 from mesh.application import AppUnreachableError
 from mesh.broker import Delivery, Message
-from mesh.delivery import DEAD_LETTER_RETRY, SLOW_DELAYS, SUCCESS, Attempt, Outcome, Settlement, Step, decide
+from mesh.delivery import (
+    BROKEN_ATTEMPTS,
+    DEAD_LETTER_RETRY,
+    SLOW_DELAYS,
+    SUCCESS,
+    Attempt,
+    Outcome,
+    Settlement,
+    Step,
+    decide,
+)
 from mesh.errors import BrokerUnavailableError
 from mesh.policies import CircuitBreaker, Policy, Retry, Timeout, parse_status_codes
 from tests.support.eventually import eventually
@@ -21,6 +31,8 @@ DROP, FAIL = Attempt(Outcome.DROP, "no"), Attempt(Outcome.RETRY, "again", 500)
 REFUSED = Attempt(Outcome.RETRY, "again", 400)
 QUICK = Retry(interval=0.01, max_retries=2)
 SLOW = Retry(interval=30.0, max_retries=2)
+NO_POLICY = Policy()
+BROKEN = Attempt(Outcome.RETRY, "broke off", broken=True)
 ONLY_500 = Retry(interval=0.01, max_retries=9, http_statuses=parse_status_codes("500", "http"))
 
 
@@ -38,6 +50,10 @@ ONLY_500 = Retry(interval=0.01, max_retries=9, http_statuses=parse_status_codes(
         (FAIL, None, 1, 3, False, Step.NACK, 2.0),
         (FAIL, None, 2, 0, False, Step.WAIT, 0.5),
         (FAIL, None, 500, 0, False, Step.NACK, 60.0),
+        (BROKEN, None, 1, 0, False, Step.NACK, 0.1),
+        (BROKEN, None, 1, 0, True, Step.NACK, 0.1),
+        (BROKEN, None, BROKEN_ATTEMPTS, 0, True, Step.DEAD_LETTER, 0.0),
+        (BROKEN, QUICK, 1, 0, True, Step.WAIT, 0.01),
         (FAIL, QUICK, 1, 0, True, Step.WAIT, 0.01),
         (FAIL, QUICK, 1, 1, True, Step.WAIT, 0.01),
         (FAIL, QUICK, 1, 2, True, Step.DEAD_LETTER, 0.0),
@@ -108,7 +124,7 @@ class Run:
     """A settlement whose application answers as told."""
 
     def __init__(
-        self, *answers: Attempt | Exception, policy: Policy = Policy(), dead: bool = False, ack_wait: float = 15.0
+        self, *answers: Attempt | Exception, policy: Policy = NO_POLICY, dead: bool = False, ack_wait: float = 15.0
     ) -> None:
         self.answers = list(answers)
         self.calls = 0
@@ -167,8 +183,6 @@ async def test_settlement(
 
 async def test_attempts_told_to_the_dead_letter() -> None:
     """Deliveries by the broker and quick retries together."""
-    run = Run(FAIL, FAIL, policy=Policy(retry=Retry(interval=0.01, max_retries=3)), dead=True)
-    await run.settlement(Settled().delivery(attempt=1)) if False else None
     run = Run(FAIL, FAIL, FAIL, policy=Policy(retry=QUICK), dead=True)
     await run.settlement(Settled().delivery())
     assert run.dead == [("again", 3)]

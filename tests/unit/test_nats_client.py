@@ -21,6 +21,7 @@ from tests.support.proxy import Proxy
 
 OVERRIDDEN = [
     "_attempt_reconnect",
+    "_close",
     "_flush_pending",
     "_parse_header_lines",
     "_process_pong",

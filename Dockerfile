@@ -1,0 +1,26 @@
+# The gateway, with a client for every broker: docker run IMAGE --app-id orders --app-port 3000
+# Both stages use one base, since the second runs what the first has installed.
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY . .
+RUN ["python", "-m", "venv", "--without-pip", "/opt/mesh"]
+RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", ".[kafka,rabbitmq,redis]"]
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="brokermesh gateway" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/mesh /opt/mesh
+# Of the user below; all else is root's, and may be read-only.
+RUN ["install", "--directory", "--owner=65532", "--group=65532", "--mode=0700", "/var/lib/mesh"]
+ENV PATH=/opt/mesh/bin:$PATH \
+    HOME=/var/lib/mesh \
+    MESH_HOME=/var/lib/mesh \
+    PYTHONUNBUFFERED=1
+VOLUME /var/lib/mesh
+USER 65532:65532
+EXPOSE 3500
+# Ready: the broker is connected, and the application is there. Another port needs another check.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "-c", "import http.client, sys; gateway = http.client.HTTPConnection('127.0.0.1', 3500, timeout=2); gateway.request('GET', '/v1.0/healthz'); sys.exit(gateway.getresponse().status != 204)"]
+ENTRYPOINT ["mesh", "gateway"]

@@ -1,0 +1,140 @@
+"""Messages as RabbitMQ carries them: headers as fields of text, what is ours beside them.
+
+Our own fields begin with ``=``, which no header name can hold, as does a header whose name means
+something to RabbitMQ. What others publish is read as the CloudEvents AMQP binding has it.
+
+Source: CloudEvents AMQP binding 3.1; www.rabbitmq.com/docs/sender-selected, /dlx, /quorum-queues.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from brokers.rabbitmq import _wire as wire
+from mesh.broker import Message
+from mesh.errors import MessageTooLargeError
+
+__all__ = ["ATTEMPT", "PREFIX", "TOPIC", "decode", "encode", "measure"]
+
+PREFIX = "cloudEvents_"
+OTHER_PREFIX = "cloudEvents:"
+CONTENT_TYPE = PREFIX + "datacontenttype"
+OURS = "="
+TOPIC, IDENTITY, ATTEMPT = "=topic", "=id", "=attempt"
+DELIVERY_COUNT = "x-delivery-count"
+MAX_SHORT = 255
+
+# Fields that RabbitMQ reads, adds or removes.
+RESERVED = frozenset(
+    {
+        "BCC",
+        "CC",
+        DELIVERY_COUNT,
+        "x-acquired-count",
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        "x-stream-offset",
+    }
+)
+
+
+def measure(message: Message) -> int:
+    """Give what counts towards the limit: body, names and values."""
+    headers = message.headers
+    return len(message.body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
+
+
+def encode(
+    message: Message,
+    *,
+    stored: bool = False,
+    extra: dict[str, str] | None = None,
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+) -> bytes:
+    """Encode a message's properties.
+
+    Args:
+        message: Headers and identity; the body goes as it is.
+        stored: Whether it goes to a queue that keeps it.
+        extra: Fields of ours.
+        correlation_id: The token of an inbox.
+        reply_to: Where a frame's answer goes.
+    """
+    headers = message.headers
+    identity = message.id
+    if not RESERVED.isdisjoint(headers):
+        headers = {OURS + name if name in RESERVED else name: value for name, value in headers.items()}
+    if identity is not None and len(identity.encode()) > MAX_SHORT:
+        extra = {**(extra or {}), IDENTITY: identity}
+        identity = None
+    content_type = headers.get(CONTENT_TYPE) or headers.get("content-type") or headers.get("Content-Type")
+    if content_type is not None and len(content_type) > MAX_SHORT:
+        content_type = None
+    try:
+        fields = wire.text_fields(headers)
+    except ValueError:
+        longest = max(map(len, headers))
+        raise MessageTooLargeError(longest, MAX_SHORT) from None  # A header's name.
+    if extra:
+        fields += wire.text_fields(extra)
+    return wire.properties(
+        fields,
+        persistent=stored,
+        content_type=content_type,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        message_id=identity,
+    )
+
+
+def decode(properties: wire.Properties, body: bytes) -> tuple[Message, str | None, int]:
+    """Decode a message; give it, its topic if that stands in it, and how often it was tried before."""
+    found = properties.headers
+    headers: dict[str, str] = {}
+    topic, identity, attempts = None, properties.message_id, 0
+    for name, value in found.items():
+        if type(value) is str and name[:1] != OURS and name[:2] != "x-" and name[:12] != OTHER_PREFIX:
+            headers[name] = value
+        elif name == DELIVERY_COUNT:
+            attempts += value if isinstance(value, int) else 0
+        elif name == TOPIC:
+            topic = str(value)
+        elif name == IDENTITY:
+            identity = str(value)
+        elif name == ATTEMPT:
+            attempts += int(str(value))
+        elif name not in RESERVED and (text := _text(value)) is not None:
+            headers[_plain(name)] = text
+    given = properties.content_type
+    if given is not None and CONTENT_TYPE not in headers and headers.keys().isdisjoint(("content-type", "Content-Type")):
+        headers[CONTENT_TYPE if PREFIX + "specversion" in headers else "content-type"] = given
+    return Message(headers, body, id=identity), topic, attempts
+
+
+def _plain(name: str) -> str:
+    if name[:1] == OURS:
+        return name[1:]
+    return PREFIX + name[len(OTHER_PREFIX) :] if name.startswith(OTHER_PREFIX) else name
+
+
+def _text(value: wire.Field) -> str | None:
+    """Write a field that others published in CloudEvents' canonical form; None when it has none."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case _:
+            return None

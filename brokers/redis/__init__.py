@@ -1,0 +1,5 @@
+"""Redis as a backbone."""
+
+from brokers.redis.broker import RedisBroker, RedisConfig
+
+__all__ = ["RedisBroker", "RedisConfig"]

@@ -1,0 +1,122 @@
+"""Key/value: a hash for each key, with its value, its revision and when it expires."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+from brokers.redis._connection import Connection
+from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
+from brokers.redis._wire import Argument, ReplyError
+from mesh.address import encode_token
+from mesh.broker import Entry, Operation
+from mesh.errors import ConflictError, StateError
+
+__all__ = ["RedisKeyValue"]
+
+MAX_KEY_BYTES = 1024
+MAX_OPERATIONS = 1000
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+REPEAT_WINDOW_MS = 120_000
+SCAN_COUNT = 1000
+_GLOB = re.compile(r"[\\*?\[\]^-]")
+
+# KEYS: revision counter, mark of this call, then a key for each operation. ARGV: ms that the mark is kept, then for
+# each operation the expected revision (or ''), 1 to put or 0 to delete, ms to live (or ''), value.
+# Gives 0, or the number of the operation that conflicts. A call that is repeated after a reconnect is done once.
+_APPLY = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+for i = 3, #KEYS do
+  local expected = ARGV[4 * i - 10]
+  if expected ~= '' and (redis.call('HGET', KEYS[i], 'r') or '0') ~= expected then return i - 2 end
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 3, #KEYS do
+  local put, ttl, value = ARGV[4 * i - 9], ARGV[4 * i - 8], ARGV[4 * i - 7]
+  local revision = redis.call('INCR', KEYS[1])
+  redis.call('DEL', KEYS[i])
+  if put == '1' then
+    redis.call('HSET', KEYS[i], 'r', revision, 'v', value)
+    if ttl ~= '' then
+      local expires = string.format('%.0f', now + ttl)
+      redis.call('HSET', KEYS[i], 'e', expires)
+      redis.call('PEXPIREAT', KEYS[i], expires)
+    end
+  end
+end
+redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
+return 0
+"""
+PUT = script(_APPLY)
+DELETE = script(_APPLY, flags=EVEN_OUT_OF_MEMORY)
+
+
+class RedisKeyValue:
+    """One store."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        """Use a store; its keys make it."""
+        self._connection = connection
+        self._counter = f"mesh.kv:{encode_token(name)}"
+        self._prefix = f"{self._counter}:"
+        self._mark = f"mesh.kv.done:{secrets.token_hex(8)}"
+        self._numbers = itertools.count()
+
+    def _key(self, key: str) -> str:
+        if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+            raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")
+        return self._prefix + key
+
+    async def get(self, key: str, *, strong: bool = False) -> Entry | None:
+        """Read a key; every read is from the primary."""
+        name = self._key(key)
+        try:
+            found = await self._connection.call("HMGET", name, "v", "r", "e")
+        except ReplyError as error:
+            raise StateError(f"cannot read key {key!r}: {error}") from error
+        value, revision, expires = cast("tuple[bytes | None, bytes | None, bytes | None]", found)
+        if value is None or revision is None:
+            return None
+        return Entry(value, int(revision), None if expires is None else int(expires) / 1000)
+
+    async def apply(self, operations: Sequence[Operation]) -> None:
+        """Do all or nothing, in one script."""
+        if len(operations) > MAX_OPERATIONS:
+            raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
+        if not operations:
+            return
+        keys = [self._counter, f"{self._mark}:{next(self._numbers)}"]
+        arguments: list[Argument] = [REPEAT_WINDOW_MS]
+        for operation in operations:
+            keys.append(self._key(operation.key))
+            value, ttl = operation.value, operation.ttl
+            if value is not None and len(value) > MAX_VALUE_BYTES:
+                raise StateError(f"the value of key {operation.key!r} is over the limit of {MAX_VALUE_BYTES} bytes")
+            expected = "" if operation.expected is None else str(operation.expected)
+            ttl_ms: Argument = "" if ttl is None else max(1, round(ttl * 1000))
+            arguments += (expected, int(value is not None), ttl_ms, value or b"")
+        script = DELETE if all(operation.value is None for operation in operations) else PUT
+        try:
+            conflicting = cast("int", await self._connection.run(script, keys, *arguments))
+        except ReplyError as error:
+            raise StateError(f"Redis refused to write: {error}") from error
+        if conflicting:
+            raise ConflictError(f"key {operations[conflicting - 1].key!r} is at another revision")
+
+    async def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Iterate over live keys; scans the whole database, so this is for tools, not for the hot path."""
+        pattern = _GLOB.sub(r"\\\g<0>", self._prefix + prefix) + "*"
+        cursor, seen = b"0", set[bytes]()
+        while True:
+            reply = await self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "hash")
+            cursor, names = cast("tuple[bytes, list[bytes]]", reply)
+            for name in names:
+                if name not in seen:
+                    seen.add(name)
+                    yield name.decode()[len(self._prefix) :]
+            if cursor == b"0":
+                return

@@ -1,0 +1,115 @@
+"""Spaces: declaring them, joining their groups, and deleting what everybody has handled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import cast
+
+from brokers.redis._connection import Connection
+from brokers.redis._topic_scripts import DECLARE, JOIN, TRIM
+from brokers.redis._wire import ReplyError
+from mesh.address import Address
+from mesh.broker import Topology
+from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
+
+__all__ = ["UNDECLARED", "Spaces"]
+
+logger = logging.getLogger("brokers.redis")
+
+UNDECLARED, OTHER_ORDER = -1, -2
+TRIM_INTERVAL = 5.0
+TOPICS_A_CALL = 50
+
+
+class Spaces:
+    """The spaces that this node has declared."""
+
+    def __init__(self, commands: Connection, max_age: float | None) -> None:
+        """Prepare.
+
+        Args:
+            commands: The connection.
+            max_age: What a component says about it; None for what each topology does.
+        """
+        self.commands = commands
+        self._max_age = max_age
+        self._declared: dict[str, Topology] = {}
+
+    async def declare(self, topology: Topology) -> None:
+        """Note a space's limits, or check that they are as wanted.
+
+        Raises:
+            TopologyMismatchError: It exists with others.
+        """
+        if self._max_age is not None:
+            topology = replace(topology, max_age=self._max_age)
+        wanted = {
+            "max_age": "" if topology.max_age is None else f"{topology.max_age:.15g}",
+            "max_bytes": "" if topology.max_bytes is None else str(topology.max_bytes),
+            "replicas": str(topology.replicas),
+        }
+        pairs = [text for pair in wanted.items() for text in pair]
+        found = cast("list[bytes]", await self.commands.run(DECLARE, [topology.space], *pairs))
+        sides = [
+            f"{name} is {there.decode() or None} and should be {here or None}"
+            for (name, here), there in zip(wanted.items(), found, strict=True)
+            if there.decode() != here
+        ]
+        if sides:
+            raise TopologyMismatchError(
+                f"space {topology.space} differs: {', '.join(sides)}; "
+                "change its hash there, or the component's settings here"
+            )
+        self._declared[topology.space] = topology
+
+    async def declare_again(self, space: str) -> bool:
+        """Declare once more what the server has lost; tell whether it was declared here."""
+        topology = self._declared.get(space)
+        if topology is None:
+            return False
+        logger.warning("Redis has lost the space %s; declaring it again", space)
+        await self.declare(topology)
+        return True
+
+    async def join(self, address: Address, group: str, *, ordered: bool) -> list[str]:
+        """Make a group where it is missing; give the topics it reads.
+
+        Raises:
+            BrokerError: The space was never declared.
+            TopologyMismatchError: The group has the other order.
+        """
+        arguments = (group, address.name, int(ordered))
+        reply = await self.commands.run(JOIN, [address.space], *arguments)
+        if reply == UNDECLARED and await self.declare_again(address.space):
+            reply = await self.commands.run(JOIN, [address.space], *arguments)
+        if reply == UNDECLARED:
+            raise BrokerError(f"{address.space} was never declared")
+        if reply == OTHER_ORDER:
+            raise TopologyMismatchError(
+                f"group {group!r} of {address.space} exists with ordered={not ordered}, wanted {ordered}; "
+                f"delete it from the hash {address.space}:groups to change that"
+            )
+        return [name.decode() for name in cast("list[bytes]", reply)]
+
+    async def keep_trimming(self) -> None:
+        """Trim every space from time to time; one node does it for all."""
+        while True:
+            await asyncio.sleep(TRIM_INTERVAL)
+            for space in sorted(self._declared):
+                try:
+                    lease = ("SET", f"{space}:trim", "", "NX", "PX", int(TRIM_INTERVAL * 900))
+                    if await self.commands.call(*lease) is not None:
+                        await self.trim(space)
+                except (BrokerUnavailableError, ReplyError) as error:
+                    logger.warning("cannot trim %s: %s", space, error)
+
+    async def trim(self, space: str) -> None:
+        """Delete what every group of a topic has handled, and what is too old."""
+        topics = sorted(cast("list[bytes]", await self.commands.call("SMEMBERS", f"{space}:topics")))
+        for first in range(0, len(topics), TOPICS_A_CALL):
+            some = topics[first : first + TOPICS_A_CALL]
+            left = True
+            while left:
+                left = await self.commands.run(TRIM, [space], *some) == 1

@@ -1,0 +1,187 @@
+"""The Lua scripts of a space: its limits, its topics and the groups that read them."""
+
+from __future__ import annotations
+
+from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
+
+__all__ = ["DECLARE", "JOIN", "PUBLISH", "SPACE", "TRIM"]
+
+# A space: its limits (KEYS[1]), the topics in it, and the groups by "<group> <pattern>".
+SPACE = """
+local base = KEYS[1]
+local topics, groups = base .. ':topics', base .. ':groups'
+local function stream(name) return base .. ':s:' .. name end
+local function channel(gid) return base .. ':c:' .. gid end
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local function matches(pattern, name)
+  if not string.find(pattern, '[*>]') then return pattern == name end
+  local tokens, index = {}, 0
+  for token in string.gmatch(name, '[^.]+') do tokens[#tokens + 1] = token end
+  for token in string.gmatch(pattern, '[^.]+') do
+    index = index + 1
+    if token == '>' then return #tokens >= index end
+    if not tokens[index] or (token ~= '*' and token ~= tokens[index]) then return false end
+  end
+  return index == #tokens
+end
+-- What is kept about a group's entries of a stream that is no more.
+local function forget(gid, name)
+  local parked, waiting, busy = base .. ':p:' .. gid, base .. ':w:' .. gid, base .. ':b:' .. gid
+  if redis.call('EXISTS', parked, waiting, busy) == 0 then return end
+  for _, member in ipairs(redis.call('ZRANGE', parked, 0, -1)) do
+    if string.match(member, '^%S+') == name then redis.call('ZREM', parked, member) end
+  end
+  for _, member in ipairs(redis.call('ZRANGE', waiting, 0, -1)) do
+    if string.match(member, '%S+$') == name then redis.call('ZREM', waiting, member) end
+  end
+  local all = redis.call('HGETALL', busy)
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 1) == 'e' and string.match(all[i], '^e(%S+)') == name then
+      redis.call('HDEL', busy, all[i], 'k' .. all[i + 1])
+    end
+  end
+end
+local function create(gid, name)
+  local made = redis.pcall('XGROUP', 'CREATE', stream(name), gid, '0', 'MKSTREAM')
+  if type(made) == 'table' and made.ok then forget(gid, name) end
+end
+-- A topic's first message or subscriber: every group that wants it begins with it, even one that is away.
+local function register(name)
+  redis.call('SADD', topics, name)
+  for _, gid in ipairs(redis.call('HKEYS', groups)) do
+    local pattern = string.match(gid, '%S+$')
+    if matches(pattern, name) then
+      create(gid, name)
+      if pattern ~= name then redis.call('PUBLISH', channel(gid), '+') end
+    end
+  end
+end
+"""
+
+# KEYS: space, stream[, id]. ARGV: topic, window in ms, fields. Gives 1 stored, 0 had it, -1 undeclared, -2 full.
+# Entry ids are made from the time in microseconds, so that they also order entries of different topics.
+PUBLISH = script(
+    SPACE,
+    """
+local limit = redis.call('HMGET', base, 'max_bytes', 'bytes')
+if not limit[1] then return -1 end
+local size = 0
+if limit[1] ~= '' then
+  for i = 3, #ARGV do size = size + #ARGV[i] end
+  if limit[2] + size > tonumber(limit[1]) then return -2 end
+end
+if KEYS[3] and not redis.call('SET', KEYS[3], '', 'NX', 'PX', ARGV[2]) then return 0 end
+local time = redis.call('TIME')
+local id = time[1] .. string.format('%03d-%d', time[2] / 1000, time[2] % 1000)
+local stored = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, unpack(ARGV, 3))
+if not stored then
+  register(ARGV[1])
+  stored = redis.pcall('XADD', KEYS[2], id, unpack(ARGV, 3))
+end
+if type(stored) == 'table' then stored = redis.pcall('XADD', KEYS[2], '*', unpack(ARGV, 3)) end
+if type(stored) == 'table' then
+  if KEYS[3] then redis.call('DEL', KEYS[3]) end
+  return stored
+end
+if size > 0 then redis.call('HINCRBY', base, 'bytes', size) end
+return 1
+""",
+)
+
+# KEYS: space. ARGV: names and values in turn. Gives what is there, in that order.
+DECLARE = script(
+    """
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], 'bytes', 0, unpack(ARGV)) end
+local found = {}
+for i = 1, #ARGV, 2 do found[#found + 1] = redis.call('HGET', KEYS[1], ARGV[i]) or '' end
+return found
+"""
+)
+
+# KEYS: space. ARGV: group id, pattern, ordered. Gives the topics, -1 undeclared, -2 it has the other order.
+JOIN = script(
+    SPACE,
+    """
+local gid, pattern, ordered = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('EXISTS', base) == 0 then return -1 end
+local known = redis.call('HGET', groups, gid)
+if known and known ~= ordered then return -2 end
+if not known then redis.call('HSET', groups, gid, ordered) end
+if not string.find(pattern, '[*>]') then
+  if redis.call('EXISTS', stream(pattern)) == 0 then register(pattern) end
+  create(gid, pattern)
+  return {pattern}
+end
+local found = {}
+for _, name in ipairs(redis.call('SMEMBERS', topics)) do
+  if matches(pattern, name) then
+    create(gid, name)
+    found[#found + 1] = name
+  end
+end
+table.sort(found)
+return found
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
+# KEYS: space. ARGV: topics. Deletes what every group has handled, or what is too old. Gives 1 when more is left.
+TRIM = script(
+    SPACE,
+    """
+local limit = redis.call('HMGET', base, 'max_age', 'max_bytes')
+local more = 0
+local function parse(id)
+  local ms, sequence = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(sequence)
+end
+local function less(a, b)
+  local a_ms, a_sequence = parse(a)
+  local b_ms, b_sequence = parse(b)
+  return a_ms < b_ms or (a_ms == b_ms and a_sequence < b_sequence)
+end
+-- The first entry that some group still needs.
+local function floor_of(name)
+  local floor
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream(name))) do
+    local first
+    if info[6] > 0 then
+      first = redis.call('XPENDING', stream(name), info[2])[2]
+    else
+      local ms, sequence = parse(info[8])
+      first = string.format('%.0f-%.0f', ms, sequence + 1)
+    end
+    if not floor or less(first, floor) then floor = first end
+  end
+  floor = floor or '0-0'
+  if limit[1] and limit[1] ~= '' then
+    local oldest = string.format('%.0f-0', math.max(0, now() - limit[1] * 1000))
+    if less(floor, oldest) then floor = oldest end
+  end
+  return floor
+end
+local function trim(name)
+  local floor = floor_of(name)
+  if not limit[2] or limit[2] == '' then
+    redis.call('XTRIM', stream(name), 'MINID', '=', floor)
+    return
+  end
+  local size, entries = 0, redis.call('XRANGE', stream(name), '-', '(' .. floor, 'COUNT', 200)
+  if #entries == 0 then return end
+  for _, entry in ipairs(entries) do
+    for _, text in ipairs(entry[2]) do size = size + #text end
+    redis.call('XDEL', stream(name), entry[1])
+  end
+  redis.call('HINCRBY', base, 'bytes', -size)
+  if #entries == 200 then more = 1 end
+end
+for _, name in ipairs(ARGV) do
+  if redis.call('EXISTS', stream(name)) == 1 then trim(name) end
+end
+return more
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)

@@ -1,0 +1,279 @@
+"""The adapter class; what maps to what stands in the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Self, cast
+
+from brokers.redis import _group_scripts, _scripts, _topic_scripts
+from brokers.redis._config import RedisConfig
+from brokers.redis._connection import Connection
+from brokers.redis._consumer import Consumer
+from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
+from brokers.redis._frames import Frames
+from brokers.redis._kv import DELETE, PUT, RedisKeyValue
+from brokers.redis._scripts import Script
+from brokers.redis._spaces import UNDECLARED, Spaces
+from brokers.redis._topic_scripts import PUBLISH
+from brokers.redis._wire import ConnectionLostError, Reply, ReplyError, Wire, pack
+from mesh.address import Address
+from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.resources.component import Component
+from mesh.tasks import task_group
+
+__all__ = ["RedisBroker", "RedisConfig"]
+
+logger = logging.getLogger("brokers.redis")
+
+MIN_VERSION = (7, 0)
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_HEADERS = 2000
+DEDUP_WINDOW_MS = 120_000
+FULL = -2
+PIPELINED = 500
+_SCRIPTS = (
+    *(getattr(_topic_scripts, name) for name in _topic_scripts.__all__),
+    *(getattr(_group_scripts, name) for name in _group_scripts.__all__),
+    *(getattr(_scripts, name) for name in _scripts.__all__),
+    PUT,
+    DELETE,
+)
+
+
+class RedisBroker:
+    """A connection to a Redis server."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        """Prepare; entering connects."""
+        self.features = Features(
+            name="redis",
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            durable=True,
+            shared=True,
+            ordering=True,
+            delay=True,
+            dedup=True,
+            wildcard=True,
+            key_value=True,
+        )
+        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
+        self.inbox = f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._config = config
+        self._commands = Connection(config, "commands", prepare=_load_scripts)
+        self._spaces = Spaces(self._commands, config.max_age)
+        self._frames = Frames(config, self._commands, self.inbox)
+        self._numbers = itertools.count(1)
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Build from a backbone URL: ``redis://`` or, with TLS, ``rediss://``."""
+        return cls(RedisConfig.from_url(url))
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Build for ``pubsub.redis``."""
+        return cls(RedisConfig.from_component(component))
+
+    async def __aenter__(self) -> Self:
+        """Connect, and start to receive frames."""
+        stack = self._stack
+        try:
+            for connection in (self._commands, self._frames.connection):
+                stack.push_async_callback(connection.close)
+                await connection.open()
+            await self._check_server()
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            for name, work in (
+                ("redis-commands", self._commands.supervise()),
+                ("redis-frames", self._frames.connection.supervise()),
+                ("redis-serve", self._frames.keep_serving(self._config.ping_interval)),
+                ("redis-trim", self._spaces.keep_trimming()),
+            ):
+                stack.callback(tasks.create_task(work, name=name).cancel)
+        except BaseException:
+            await stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Send what waits, and close."""
+        await self._stack.aclose()
+
+    async def _check_server(self) -> None:
+        """Refuse a server that cannot do what is needed; tell when it may lose what it confirms."""
+        shown = self._config.shown
+        try:
+            info = _parse_info(cast("bytes", await self._commands.call("INFO", repeat=False)))
+        except ReplyError as error:
+            raise BrokerUnavailableError(f"Redis at {shown} must allow the command INFO: {error}") from error
+        version = tuple(int(part) for part in info.get("redis_version", "0.0").split(".")[:2])
+        if version < MIN_VERSION:
+            raise BrokerUnavailableError(
+                f"Redis at {shown} is version {'.'.join(map(str, version))}; "
+                f"{'.'.join(map(str, MIN_VERSION))} or later is needed"
+            )
+        if info.get("cluster_enabled") == "1":
+            raise BrokerUnavailableError(f"Redis at {shown} is a cluster, which is not supported")
+        warnings = []
+        if info.get("aof_enabled") != "1":
+            warnings.append("it has no append-only file (set 'appendonly yes')")
+        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "").startswith("allkeys"):
+            warnings.append("it evicts keys when its memory is full (set 'maxmemory-policy noeviction')")
+        if warnings:
+            logger.warning("Redis at %s may lose what it has confirmed: %s", shown, "; ".join(warnings))
+            self.features = replace(self.features, durable=False)
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life."""
+        try:
+            await self._commands.call("PING", repeat=False)
+        except ReplyError as error:
+            raise BrokerUnavailableError(f"Redis at {self._config.shown} cannot serve now: {error}") from error
+
+    # Stored messages
+
+    async def declare(self, topology: Topology) -> None:
+        """Note a space's limits, or check that they are as wanted."""
+        await self._spaces.declare(topology)
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Store a message; the script's reply confirms it."""
+        await self._publish(address, self._pack(address, message))
+
+    def _pack(self, address: Address, message: Message) -> bytes:
+        self._limit(message)
+        keys = [address.space, stream_of(address.space, address.name)]
+        if message.id is not None:
+            keys.append(id_key(address, message.id))
+        return PUBLISH.pack(keys, [address.name, DEDUP_WINDOW_MS, *message_fields(message)])
+
+    def _limit(self, message: Message) -> None:
+        headers, limit = message.headers, self.features.max_message_bytes
+        size = len(message.body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
+        if size > limit:
+            raise MessageTooLargeError(size, limit)
+        if len(headers) > MAX_HEADERS:
+            raise PublishRejectedError(f"a message has at most {MAX_HEADERS} headers, this one {len(headers)}")
+
+    async def _publish(self, address: Address, packed: bytes) -> None:
+        """Store what is packed; a space that is full is trimmed first, one that is lost is declared again."""
+        trimmed = False
+        while True:
+            try:
+                reply = await self._commands.run_packed(PUBLISH, packed)
+            except ReplyError as error:
+                if error.code != "OOM" or trimmed:
+                    raise PublishRejectedError(f"Redis refused to store it: {error}") from error
+                reply = FULL
+            if reply == UNDECLARED and await self._spaces.declare_again(address.space):
+                continue
+            if reply == UNDECLARED:
+                raise PublishRejectedError(f"{address.space} was never declared")
+            if reply != FULL:
+                return
+            if trimmed:
+                raise PublishRejectedError(f"storage is full: {address.space} is at its limit")
+            trimmed = True
+            await self._spaces.trim(address.space)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Store several: sent in order, confirmed as the server gets to them."""
+        results: list[BrokerError | None] = []
+        for first in range(0, len(messages), PIPELINED):
+            results += await self._publish_some(address, messages[first : first + PIPELINED])
+        return results
+
+    async def _publish_some(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        results: list[BrokerError | None] = [None] * len(messages)
+        sent: list[tuple[int, bytes, asyncio.Future[Reply]]] = []
+        wire = await self._commands.connected()
+        for index, message in enumerate(messages):
+            try:
+                packed = self._pack(address, message)
+            except BrokerError as error:
+                results[index] = error
+            else:
+                sent.append((index, packed, wire.send(packed)))
+        try:
+            for index, packed, future in sent:
+                try:
+                    stored = cast("int", await future) >= 0
+                except (ConnectionLostError, ReplyError):
+                    stored = False
+                if not stored:  # Alone, and in order: those behind it have failed in the same way.
+                    try:
+                        await self._publish(address, packed)
+                    except BrokerError as error:
+                        results[index] = error
+        finally:
+            for _, _, future in sent:
+                future.cancel()
+        return results
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        """Join a consumer group on each stream that matches."""
+        name = f"{self.inbox}-{next(self._numbers)}"
+        consumer = Consumer(self._config, self._spaces, name, address, options, handler)
+        channel = channel_of(address.space, group_id(address, options.group))
+        try:
+            async with task_group() as tasks:
+                try:
+                    async with self._frames.channel(channel, consumer.wake):
+                        await consumer.start(tasks)
+                        yield
+                finally:
+                    await consumer.stop()
+        finally:
+            await consumer.finish()
+
+    # Frames
+
+    def on_frame(self, sink: Sink) -> None:
+        """Set the inbox sink."""
+        self._frames.sink = sink
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Publish to one member's channel, chosen by the server among those that live."""
+        self._limit(message)
+        await self._frames.send(to, message, reply_to)
+
+    def serve(self, address: Address, group: str, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Be one of those among which the server chooses."""
+        return self._frames.serve(address, group, sink)
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Publish to a channel that every listener has subscribed to."""
+        self._limit(message)
+        await self._frames.broadcast(address, message)
+
+    def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Subscribe to that channel."""
+        return self._frames.listen(address, sink)
+
+    async def key_value(self, name: str) -> KeyValue:
+        """Open a store."""
+        return RedisKeyValue(self._commands, name)
+
+
+async def _load_scripts(wire: Wire) -> None:
+    """Have every script known before any is called; the server forgets them when it restarts."""
+    sent = [wire.send(pack("SCRIPT", "LOAD", each.text)) for each in _SCRIPTS if isinstance(each, Script)]
+    for loaded in sent:
+        await loaded
+
+
+def _parse_info(text: bytes) -> dict[str, str]:
+    lines = text.decode(errors="replace").splitlines()
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}

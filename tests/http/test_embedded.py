@@ -1,0 +1,30 @@
+"""The whole path once over the embedded backbone: state, events and calls between two applications."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.http.harness import App, Backbone, gateway
+from tests.support.nats import find_nats_server
+
+
+async def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two gateways find the same server; what is stored outlives them."""
+    if find_nats_server() is None:
+        pytest.skip("nats-server is not installed")
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    backbone = Backbone("embedded:")
+    async with App([{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]) as app:
+        async with (
+            gateway(backbone, tmp_path, app=app, app_id="one") as one,
+            gateway(backbone, tmp_path, app_id="two") as two,
+        ):
+            assert (await two.post("/v1.0/invoke/one/method/x", b"body")).status == 200
+            assert app.at("/x")[0].body == b"body"
+            await two.publish("t", {"n": 1})
+            assert (await app.until("/t"))[0].json["data"] == {"n": 1}
+            assert (await one.post("/v1.0/state/statestore", [{"key": "k", "value": 1}])).status == 204
+        async with gateway(backbone, tmp_path, app_id="one") as again:
+            assert (await again.get("/v1.0/state/statestore/k")).body == b"1"

@@ -1,0 +1,213 @@
+"""The gateway's side of its application: is it there, how many calls at once, what every call carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from gateway.application import ANSWER_LIMIT_BYTES, HTTPApplication, outside_service
+from gateway.config import HealthCheck
+from mesh.application import AppFailedError, AppUnreachableError
+from mesh.errors import InvocationError
+from tests.http.harness import App
+from tests.support.eventually import eventually
+from tests.support.processes import free_port
+
+HEALTH = HealthCheck(path="/hz", interval=0.02, timeout=0.5, threshold=2)
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[App]:
+    async with App() as app:
+        yield app
+
+
+def at(app: App, **settings: object) -> HTTPApplication:
+    return HTTPApplication(f"http://127.0.0.1:{app.port}", **settings)  # type: ignore[arg-type]
+
+
+async def test_post_and_get(app: App) -> None:
+    """Status and body of small answers; headers as they are."""
+    app.answer("/p", 207, b"done")
+    async with at(app) as application:
+        assert await application.post("/p?q=%20", [("X-A", "1"), ("X-A", "2")], b"body") == (207, b"done")
+        assert await application.get("/p", [("dapr-app-id", "app")]) == (207, b"done")
+    posted, got = app.at("/p")
+    assert (posted.method, posted.target, posted.body, posted.all("x-a")) == ("POST", "/p?q=%20", b"body", ["1", "2"])
+    assert (got.method, got.body, got.headers["dapr-app-id"]) == ("GET", b"", "app")
+
+
+async def test_a_base_path(app: App) -> None:
+    """It stands before every target."""
+    async with HTTPApplication(f"http://127.0.0.1:{app.port}/base/") as application:
+        await application.get("/x", [])
+    assert app.got[0].target == "/base/x"
+
+
+async def test_fixed_headers_replace_the_caller_s(app: App) -> None:
+    """Whatever the case of their names."""
+    async with at(app, token="secret", headers=[("X-Fixed", "f")]) as application:
+        await application.post("/p", [("x-FIXED", "mine"), ("Dapr-Api-Token", "theirs"), ("X-Other", "o")], b"")
+    got = app.at("/p")[0]
+    assert (got.all("x-fixed"), got.all("dapr-api-token"), got.all("x-other")) == (["f"], ["secret"], ["o"])
+
+
+async def test_an_answer_that_is_too_long_counts_as_none(app: App) -> None:
+    """Whether its length was said or not."""
+
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(40):
+            await response.write(b"x" * 64 * 1024)
+        return response
+
+    async def long_enough(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"a" * 100_000)
+        await response.write(b"b")
+        return response
+
+    app.streams |= {"/endless": endless, "/chunked": long_enough}
+    app.answer("/long", 200, b"x" * (ANSWER_LIMIT_BYTES + 1))
+    async with at(app) as application:
+        assert await application.post("/endless", [], b"") == (200, b"")
+        assert await application.post("/long", [], b"") == (200, b"")
+        assert await application.post("/chunked", [], b"") == (200, b"a" * 100_000 + b"b")
+
+
+async def test_nobody_listens() -> None:
+    """Nothing reached it, and it is known to be away."""
+    async with HTTPApplication(f"http://127.0.0.1:{free_port()}") as application:
+        with pytest.raises(AppUnreachableError, match="does not accept connections"):
+            await application.get("/", [])
+        assert not application.reachable
+        await application.until_unreachable()
+
+
+async def test_an_application_that_breaks_off(app: App) -> None:
+    """It may have run."""
+
+    async def broken(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def half(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"x")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    app.streams |= {"/broken": broken, "/half": half}
+    async with at(app) as application:
+        for path in ("/broken", "/half"):
+            with pytest.raises(AppFailedError, match="the application broke off"):
+                await application.post(path, [], b"x")
+        with pytest.raises(AppFailedError):
+            await application.get("/a b", [])
+        with pytest.raises(AppFailedError):
+            await application.get("/", [("X", "a\r\nb")])
+
+
+async def test_it_is_watched(app: App) -> None:
+    """An open port is enough; a refused call makes it look again."""
+    async with at(app) as application:
+        application.watch()
+        async with asyncio.timeout(5):
+            await application.until_reachable()
+            await app.stop()
+            with pytest.raises((AppUnreachableError, AppFailedError)):
+                while True:
+                    await application.get("/", [])
+            with pytest.raises(AppUnreachableError):
+                await application.get("/", [])
+            await application.until_unreachable()
+            await app.start()
+            await application.until_reachable()
+
+
+async def test_health(app: App) -> None:
+    """Unhealthy at first; so many failures in a row make it so again, and then it is not called."""
+    statuses = [503, 200, 500, 200, 500, 500, 204]
+    now = [503]
+    app.answers["/hz"] = lambda got, request: web.Response(status=now[0])
+    async with at(app, health=HEALTH, token="secret") as application:
+        with pytest.raises(AppUnreachableError, match="not in a healthy state"):
+            await application.get("/", [])
+        application.watch()
+        for status in statuses:
+            now[0] = status
+            count = len(app.at("/hz"))
+            await app.until("/hz", count + (1 if status in (200, 204) else 3))
+            if status in (200, 204):
+                await eventually(lambda: _is(application.reachable))
+            elif status == 503:
+                assert not application.reachable
+        assert await application.get("/x", []) == (200, b"")
+    assert all("dapr-api-token" not in probe.headers for probe in app.at("/hz"))
+
+
+def _is(true: bool) -> None:
+    assert true
+
+
+@pytest.mark.parametrize("answer", ["hangs", "redirects"])
+async def test_unhealthy_answers(app: App, answer: str) -> None:
+    """Silence and redirects are no health."""
+
+    async def hangs(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await asyncio.sleep(30)
+        return web.Response()
+
+    asked = asyncio.Event()
+    if answer == "hangs":
+        app.streams["/hz"] = hangs
+    else:
+        app.answer("/hz", 302, Location="/fine")
+        asked.set()
+    async with at(app, health=HealthCheck(path="/hz", interval=0.02, timeout=0.02)) as application:
+        application.watch()
+        await asked.wait()
+        async with asyncio.timeout(0.2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await application.until_reachable()
+
+
+async def test_concurrency_is_limited(app: App) -> None:
+    """A call that waits for its turn is not sent; one that is cancelled gives its turn back."""
+    running, most = 0, 0
+
+    async def slow(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(0.02)
+        finally:
+            running -= 1
+        return web.Response()
+
+    app.streams["/slow"] = slow
+    async with at(app, max_concurrency=2) as application, asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(application.get("/slow", [])) for _ in range(8)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        calls[7].cancel()
+    assert most == 2
+    assert [call.result() for call in calls[1:7]] == [(200, b"")] * 6
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://h:99999999", "http://h:x"])
+def test_outside_services_that_are_no_url(url: str) -> None:
+    """They are refused as a failed invocation."""
+    with pytest.raises(InvocationError, match="failed to invoke, id: http"):
+        outside_service(url)

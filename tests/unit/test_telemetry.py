@@ -1,0 +1,65 @@
+"""Trace context and counters."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.telemetry import Counters, Tracing, child_span, is_traceparent
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        (TRACE, True),
+        (TRACE[:-2] + "00", True),
+        ("01" + TRACE[2:] + "-more", True),
+        ("", False),
+        ("ff" + TRACE[2:], False),
+        (TRACE.upper(), False),
+        (TRACE[:3] + "0" * 32 + TRACE[35:], False),
+        (TRACE[:36] + "0" * 16 + TRACE[52:], False),
+        (TRACE + "\n", False),
+        (TRACE + "x", False),
+        ("x" + TRACE, False),
+        ("é" * 55, False),
+    ],
+)
+def test_is_traceparent(text: str, valid: bool) -> None:
+    """W3C Trace Context level 1."""
+    assert is_traceparent(text) == valid
+
+
+def test_children() -> None:
+    """The same trace and flags, another span."""
+    children = {child_span(TRACE) for _ in range(100)}
+    assert len(children) == 100
+    assert all(is_traceparent(child) and child[:36] == TRACE[:36] and child[-2:] == "01" for child in children)
+
+
+@pytest.mark.parametrize("given", [None, "", "nonsense"])
+def test_new_traces(given: str | None) -> None:
+    """Begun where none came in, and sampled as configured."""
+    spans = [Tracing(1.0).span(given) for _ in range(50)]
+    assert all(is_traceparent(span) and span.endswith("-01") for span in spans)
+    assert len({span[3:35] for span in spans}) == 50
+    few = [Tracing(0.000001).span(given)[-2:] for _ in range(50)]
+    assert few.count("00") >= 49
+
+
+def test_trap_25_switched_off() -> None:
+    """Nothing is begun; what came in is passed on as it is."""
+    tracing = Tracing(0.0)
+    assert tracing.span(None) == tracing.span("nonsense") == ""
+    assert tracing.span(TRACE) == TRACE
+
+
+def test_counters() -> None:
+    """By name and labels; a snapshot does not change."""
+    counters = Counters()
+    counters.add("a", "x")
+    before = counters.snapshot()
+    counters.add("a", "x", by=2)
+    counters.add("a", "y")
+    assert (dict(before), dict(counters.snapshot())) == ({("a", "x"): 1}, {("a", "x"): 3, ("a", "y"): 1})
