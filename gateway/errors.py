@@ -22,7 +22,18 @@ from mesh.errors import (
     PermissionDeniedError,
 )
 
-__all__ = ["APIError", "bad_request", "malformed", "publish_failed", "render", "rich", "state_failed"]
+__all__ = [
+    "APIError",
+    "bad_request",
+    "header_too_large",
+    "invocation_failed",
+    "malformed",
+    "publish_failed",
+    "render",
+    "rich",
+    "state_failed",
+    "unexpected",
+]
 
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 RESOURCE_INFO = "type.googleapis.com/google.rpc.ResourceInfo"

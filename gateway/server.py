@@ -23,7 +23,7 @@ from gateway.errors import APIError, bad_request, header_too_large, render, unex
 from gateway.response import Answered, Request, Response
 from mesh.errors import MeshError
 
-__all__ = ["HTTPServer", "Handler", "Route", "Router"]
+__all__ = ["Find", "HTTPServer", "Handler", "Route", "Router"]
 
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")

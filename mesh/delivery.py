@@ -36,7 +36,7 @@ from mesh.broker import Delivery
 from mesh.errors import BrokerError
 from mesh.policies import Breaker, Policy, Retry
 
-__all__ = ["Attempt", "Outcome", "Settlement", "Step", "decide"]
+__all__ = ["SUCCESS", "Attempt", "Outcome", "Settlement", "Step", "decide"]
 
 logger = logging.getLogger(__name__)
 

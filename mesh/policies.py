@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN_RETRIES",
+    "EXPONENTIAL_MAX_ELAPSED",
+    "EXPONENTIAL_START",
     "Breaker",
     "CircuitBreaker",
     "Permit",

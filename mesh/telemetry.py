@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-__all__ = ["Counters", "child_span", "is_traceparent"]
+__all__ = ["Counters", "Tracing", "child_span", "is_traceparent"]
 
 # Counters, by name; labels follow in the order given.
 EVENTS_PUBLISHED = "events_published"  # component, topic

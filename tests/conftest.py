@@ -9,7 +9,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--broker", action="append", metavar="NAME", help="run the contract against this broker only")
-    parser.addoption("--uvloop", action="store_true", help="run on uvloop, as a gateway does, instead of asyncio's loop")
+    parser.addoption("--uvloop", action="store_true", help="run on uvloop, as a gateway does")
 
 
 def pytest_configure(config: pytest.Config) -> None:

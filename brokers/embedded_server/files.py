@@ -17,6 +17,39 @@ from mesh.errors import BrokerUnavailableError, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+__all__ = [
+    "ENVIRONMENT",
+    "FIRST_BACKOFF",
+    "LAST_BACKOFF",
+    "LOCK_WITHIN",
+    "LOG_LIMIT_BYTES",
+    "LOG_TAIL_BYTES",
+    "LOOPBACK",
+    "PORTS",
+    "READY_WITHIN",
+    "RETRY_EVERY",
+    "STABLE_AFTER",
+    "STOP_WITHIN",
+    "SYNC_INTERVAL",
+    "Durability",
+    "ServerAddress",
+    "ServerState",
+    "address_of",
+    "born",
+    "durability_of",
+    "greets",
+    "log_tail",
+    "open_lock",
+    "read_state",
+    "read_status",
+    "root_of",
+    "server_name",
+    "supervised",
+    "try_lock",
+    "unavailable",
+    "write_private",
+]
+
 Durability = Literal["normal", "strict"]
 
 LOOPBACK = "127.0.0.1"

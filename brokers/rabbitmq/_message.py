@@ -8,7 +8,7 @@ Source: CloudEvents AMQP binding 3.1; www.rabbitmq.com/docs/sender-selected, /dl
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from brokers.rabbitmq import _wire as wire
 from mesh.broker import Message
@@ -108,7 +108,7 @@ def decode(properties: wire.Properties, body: bytes) -> tuple[Message, str | Non
         elif name == IDENTITY:
             identity = str(value)
         elif name == ATTEMPT:
-            attempts += int(str(value))
+            attempts += int(value) if isinstance(value, str) and value.isdecimal() else 0
         elif name not in RESERVED and (text := _text(value)) is not None:
             headers[_plain(name)] = text
     given = properties.content_type
@@ -133,7 +133,7 @@ def _text(value: wire.Field) -> str | None:
         case int() | float():
             return str(value)
         case datetime():
-            return value.astimezone(UTC).isoformat()
+            return value.strftime("%Y-%m-%dT%H:%M:%SZ")
         case bytes():
             return value.decode("utf-8", "replace")
         case _:

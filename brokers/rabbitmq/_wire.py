@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
@@ -122,7 +123,6 @@ _FIXED: Final[dict[int, struct.Struct]] = {
         ("l", "q"),
         ("f", "f"),
         ("d", "d"),
-        ("T", "Q"),
     )
 }
 
@@ -143,6 +143,8 @@ def _read_field(data: bytes, at: int) -> tuple[Field, int]:
             return read_table(data, at)
         case "A":
             return _read_array(data, at)
+        case "T":
+            return datetime.fromtimestamp(_longlong.unpack_from(data, at)[0], UTC), at + 8
         case "V":
             return None, at
         case "D":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Guard", "group_alive", "signal_group", "start_guard"]
+__all__ = ["Guard", "Role", "group_alive", "signal_group", "start_guard"]
 
 Role = Literal["gateway", "app"]
 

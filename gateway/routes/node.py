@@ -11,7 +11,7 @@ from gateway.errors import APIError
 from gateway.response import Answered, json_response, no_content
 from gateway.routes.request import query_of, read_body, unescape
 
-__all__ = ["Node", "NodeRoutes"]
+__all__ = ["Node", "NodeRoutes", "Refusal", "absent"]
 
 MAX_LABELS = 100
 

@@ -21,6 +21,7 @@ __all__ = [
     "StateStore",
     "StateStoreComponent",
     "Stored",
+    "key_prefix",
 ]
 
 SEPARATOR = "||"

@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.processes import free_port
 
 SUBSCRIBED = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
-HEALTH = HealthCheck(path="/hz", interval=0.03, timeout=0.02, threshold=3)
+HEALTH = HealthCheck(path="/hz", interval=0.03, timeout=2.0, threshold=3)
 CALL = "/v1.0/invoke/callee/method/x"
 
 
@@ -244,10 +244,9 @@ async def test_health_transitions(nats: Backbone, tmp_path: Path) -> None:
 async def test_fewer_failures_than_the_threshold_do_nothing(memory: Backbone, tmp_path: Path) -> None:
     """Two of three are forgiven."""
     async with App(SUBSCRIBED) as app:
-        slow = HealthCheck(path="/hz", interval=0.03, timeout=0.02, threshold=3)
         answers = [200, 500, 500, 200] * 5
         app.answers["/hz"] = lambda got, request: web.Response(status=answers.pop(0) if answers else 200)
-        async with gateway(memory, tmp_path, app=app, app_health=slow) as node:
+        async with gateway(memory, tmp_path, app=app, app_health=HEALTH) as node:
             seen: set[tuple[str, ...]] = set()
 
             def all_asked() -> None:

@@ -126,7 +126,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
         + yaml("HTTPEndpoint", "partner", {"baseUrl": "http://localhost:1"})
         + yaml("Resiliency", "res", {"policies": {}, "targets": {}})
     )
-    health = HealthCheck(path="/hz", interval=0.05, timeout=0.04, threshold=2)
+    health = HealthCheck(path="/hz", interval=0.05, timeout=2.0, threshold=2)
     async with App(subscriptions) as app:
         settings = {"app_max_concurrency": 4, "app_health": health, "labels": {"cliPID": "7"}}
         async with gateway(memory, tmp_path, app=app, resources=resources, **settings) as node:
@@ -187,7 +187,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
             "health": {
                 "healthCheckPath": "/hz",
                 "healthProbeInterval": "0.05s",
-                "healthProbeTimeout": "40ms",
+                "healthProbeTimeout": "2000ms",
                 "healthThreshold": 2,
             },
         },
@@ -249,7 +249,7 @@ async def test_token(
 
 async def test_the_token_does_not_reach_the_application(memory: Backbone, tmp_path: Path) -> None:
     """It is the gateway's; the application's own is sent instead, but not with health probes."""
-    health = HealthCheck(path="/hz", interval=0.05, timeout=0.04)
+    health = HealthCheck(path="/hz", interval=0.05, timeout=2.0)
     async with App() as app:
         async with gateway(memory, tmp_path, app=app, app_health=health, tokens=Tokens(api="secret")) as node:
             assert (await node.get("/v1.0/invoke/app/method/x", **TOKENS)).status == 200

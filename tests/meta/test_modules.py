@@ -20,21 +20,7 @@ LONGER = {
 }
 
 # Used by other modules and not offered. To be shortened, never to grow.
-NOT_OFFERED = {
-    "gateway.cli.guard.Role",
-    "gateway.errors.header_too_large",
-    "gateway.errors.invocation_failed",
-    "gateway.errors.unexpected",
-    "gateway.routes.node.Refusal",
-    "gateway.routes.node.absent",
-    "gateway.server.Find",
-    "mesh.__version__",
-    "mesh.blocks.state.key_prefix",
-    "mesh.delivery.SUCCESS",
-    "mesh.policies.EXPONENTIAL_MAX_ELAPSED",
-    "mesh.policies.EXPONENTIAL_START",
-    "mesh.telemetry.Tracing",
-}
+NOT_OFFERED = {"mesh.__version__"}
 
 
 def _in_fresh_process(code: str, *options: str) -> str:

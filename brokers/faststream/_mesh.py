@@ -1,0 +1,460 @@
+"""The public class: a node beside a FastStream broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import orjson
+from faststream import BaseMiddleware, ContextRepo, PublishCommand
+
+from brokers.faststream._application import FastStreamApplication
+from brokers.faststream._message import EVENT_PREFIX, MeshMessage, decode, encode, parse
+from mesh.address import decode_token, encode_token
+from mesh.blocks.envelope import build_binary
+from mesh.blocks.invocation import Call
+from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError
+from mesh.registry import PUBSUB_ON_BACKBONE, Registry
+from mesh.resources.component import Component
+from mesh.resources.subscription import Subscription
+from mesh.runtime import NodeSettings, Runtime
+from mesh.tasks import task_group
+
+__all__ = ["Answered", "Mesh"]
+
+logger = logging.getLogger("brokers.faststream")
+
+SCHEMES = {"nats": "nats", "rabbit": "amqp", "kafka": "kafka", "redis": "redis"}
+PARTITION_KEY = EVENT_PREFIX + "partitionkey"
+ATTRIBUTES = ("id", "source", "type", "subject")
+DEFAULT_CALL_SECONDS = 60.0
+
+
+class FastStreamBroker(Protocol):
+    """What we use of a FastStream broker; each of its classes has signatures of its own."""
+
+    running: bool
+    specification: Any
+    context: Any
+    subscriber: Callable[..., Any]
+    publisher: Callable[..., Any]
+    publish: Callable[..., Awaitable[Any]]
+    add_middleware: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What another application answered.
+
+    Attributes:
+        status: The HTTP status.
+        headers: By lower-case name; of several the last.
+        body: All of it.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON is anything
+        """Give the body as Python."""
+        return orjson.loads(self.body)
+
+
+class Mesh:
+    """Lets a FastStream application take part in a mesh under an app id.
+
+    Give `lifespan` to the application, or enter it around a broker that has started.
+    """
+
+    def __init__(
+        self,
+        broker: Any,  # noqa: ANN401 - FastStream's brokers share no public base class
+        *,
+        app_id: str,
+        backbone: str | None = None,
+        namespace: str = "default",
+        pubsub: str = "pubsub",
+        resources: Sequence[str | Path] = (),
+        max_body_bytes: int = 4 * 1024 * 1024,
+        graceful_timeout: float = 5.0,
+    ) -> None:
+        """Prepare; nothing connects.
+
+        Args:
+            broker: A FastStream broker of NATS, RabbitMQ, Kafka (aiokafka) or Redis.
+            app_id: The application's name; its instances, and gateways of the same id, compete.
+            backbone: URL of the mesh's backbone; None for the server of ``broker``, when that needs no password.
+            namespace: The mesh's namespace.
+            pubsub: The pub/sub component where none is named.
+            resources: Files and folders of components and policies; none = ``pubsub`` on the backbone.
+            max_body_bytes: Largest body of a call.
+            graceful_timeout: Seconds at the end for what is in flight.
+
+        Raises:
+            ConfigError: The app id is none, or the resources have problems.
+            FeatureNotSupportedError: The broker is none of these.
+        """
+        if not app_id or "." in app_id:
+            raise ConfigError(f"app_id must not be empty or hold dots: {app_id!r}")
+        self._kind = _kind(broker)
+        self._broker: FastStreamBroker = broker
+        self._pubsub = pubsub
+        self._graceful_timeout = graceful_timeout
+        self._settings = _settings(app_id, namespace, backbone or _url(broker, self._kind), pubsub, resources)
+        self._application = FastStreamApplication(max_body_bytes)
+        self._subscriptions: list[Subscription] = []
+        self._prefix = f"mesh/{encode_token(namespace)}/"
+        self._runtime: Runtime | None = None
+        self._stopping = asyncio.Event()
+        self._left = asyncio.Event()
+        self._apps: list[object] = []
+        self._entered: AsyncExitStack | None = None
+        broker.add_middleware(partial(_Publishing, mesh=self))
+
+    # What FastStream is given
+
+    def address(self, topic: str, *, pubsub: str | None = None) -> str:
+        """Give the name of a topic on FastStream's broker, as tests and AsyncAPI see it."""
+        return f"{self._prefix}{encode_token(pubsub or self._pubsub)}/{'.'.join(map(encode_token, topic.split('.')))}"
+
+    def method_address(self, name: str) -> str:
+        """Give the name of a method on FastStream's broker."""
+        tokens = ".".join(map(encode_token, name.strip("/").split("/")))
+        return f"{self._prefix}app/{encode_token(self._settings.app_id)}/{tokens}"
+
+    def subscriber(
+        self,
+        topic: str,
+        *,
+        pubsub: str | None = None,
+        dead_letter: str | None = None,
+        ordered: bool = False,
+        max_in_flight: int = 64,
+        **options: Any,  # noqa: ANN401 - FastStream's own
+    ) -> Any:  # noqa: ANN401 - FastStream's own
+        """Subscribe to a topic; use it as FastStream's ``@broker.subscriber(...)``.
+
+        Args:
+            topic: May hold wildcards where the backbone has them.
+            pubsub: The component.
+            dead_letter: The topic for what fails for good; None = it is retried for as long as it is stored.
+            ordered: Events of equal key come one after another.
+            max_in_flight: Most events handled at once by this instance.
+            **options: Passed to FastStream (``title``, ``description``, ``dependencies``…).
+        """
+        component = pubsub or self._pubsub
+        path = self.address(topic, pubsub=component)
+        if path in self._application.topics:
+            raise ConfigError(f"topic {component}/{topic} is subscribed to already")
+        metadata = {"maxInFlight": str(max_in_flight), "ordered": str(ordered).lower()}
+        self._subscriptions.append(
+            Subscription(
+                "",
+                component,
+                topic,
+                default_path=path,
+                metadata=metadata,
+                dead_letter_topic=dead_letter,
+                origin="PROGRAMMATIC",
+            )
+        )
+        made = self._application.topics[path] = self._subscriber(path, options)
+        return made
+
+    def method(self, name: str, *, verb: str = "", **options: Any) -> Any:  # noqa: ANN401 - FastStream's own
+        """Answer calls of a method; use it as FastStream's ``@broker.subscriber(...)``.
+
+        Args:
+            name: The path that callers use, as in ``/v1.0/invoke/<app id>/method/<name>``.
+            verb: One HTTP method; empty for any.
+            **options: Passed to FastStream.
+        """
+        key = (verb.upper(), name.strip("/"))
+        if key in self._application.methods:
+            raise ConfigError(f"method {name} is served already")
+        address = self.method_address(name) + (f"/{verb.upper()}" if verb else "")
+        made = self._application.methods[key] = self._subscriber(address, options)
+        return made
+
+    def _subscriber(self, address: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - FastStream's own
+        options = {"parser": parse, "decoder": decode, **options}
+        if self._kind == "kafka":  # A pattern that no topic's name can match: a name would make the topic.
+            return self._broker.subscriber(pattern=re.escape(address), **options)
+        if self._kind == "rabbit":
+            from faststream.rabbit import RabbitQueue
+
+            return self._broker.subscriber(RabbitQueue(address, auto_delete=True), **options)
+        return self._broker.subscriber(address, **options)
+
+    def publisher(
+        self,
+        topic: str,
+        *,
+        pubsub: str | None = None,
+        type: str | None = None,
+        **options: Any,  # noqa: ANN401 - FastStream's own
+    ) -> Any:  # noqa: ANN401 - FastStream's own
+        """Publish to a topic; use it as FastStream's ``@broker.publisher(...)``, or its ``publish``.
+
+        Args:
+            topic: Where to.
+            pubsub: The component.
+            type: The events' type.
+            **options: Passed to FastStream.
+        """
+        headers = {} if type is None else {EVENT_PREFIX + "type": type}
+        return self._broker.publisher(self.address(topic, pubsub=pubsub), headers=headers, **options)
+
+    # What the mesh is asked
+
+    async def publish(
+        self,
+        data: object,
+        topic: str,
+        *,
+        pubsub: str | None = None,
+        key: str | None = None,
+        ttl: float | None = None,
+        content_type: str | None = None,
+        **attributes: str | None,
+    ) -> None:
+        """Publish an event; return once the backbone has confirmed that it is stored.
+
+        Bounded by the caller (``asyncio.timeout``): through a broken connection it waits for the next one.
+
+        Args:
+            data: Bytes and text go as they are, models and all else as JSON.
+            topic: Where to.
+            pubsub: The component.
+            key: Events of equal key keep their order for ordered subscriptions.
+            ttl: Seconds until it is not delivered any more; None for never.
+            content_type: Of ``data``; None = by its Python type.
+            **attributes: ``type``, ``id``, ``source``, ``subject`` of the event.
+
+        Raises:
+            ConfigError: There is no such component, or an attribute is unknown.
+            BrokerError: It was not stored.
+        """
+        unknown = attributes.keys() - set(ATTRIBUTES)
+        if unknown:
+            raise ConfigError(f"no attribute of an event can be set by {', '.join(sorted(unknown))}")
+        if self._runtime is None:
+            given = {EVENT_PREFIX + name: value for name, value in attributes.items() if value is not None}
+            given |= {} if key is None else {PARTITION_KEY: key}
+            await self._broker.publish(data, self.address(topic, pubsub=pubsub), headers=given)
+            return
+        block = self._runtime.pubsub
+        component = block.components.get(pubsub or self._pubsub)
+        if component is None:
+            raise ConfigError(f"there is no pub/sub component {pubsub or self._pubsub!r}")
+        body, media = encode(data)
+        metadata = {f"cloudevent.{name}": value for name, value in attributes.items() if value is not None}
+        if ttl is not None:
+            metadata["ttlInSeconds"] = f"{ttl}s"
+        current = self._broker.context.get("message")
+        event = current.event if isinstance(current, MeshMessage) else None
+        span = event.extensions.get("traceparent") if event is not None else None
+        options = block.options(component, topic, metadata, span if isinstance(span, str) else None, "")
+        await block.publish(component, options, content_type or media, body, key=key)
+
+    async def invoke(
+        self,
+        app_id: str,
+        method: str,
+        data: object = None,
+        *,
+        verb: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_CALL_SECONDS,  # noqa: ASYNC109 - it travels with the call, as its deadline
+    ) -> Answered:
+        """Call another application.
+
+        Args:
+            app_id: ``id``, or ``id.namespace``.
+            method: Path and query below it.
+            data: As for `publish`; None sends nothing.
+            verb: The HTTP method.
+            headers: Further ones.
+            timeout: Seconds.
+
+        Raises:
+            InvocationError: It could not be called, or not in time.
+            MeshError: This node is not entered.
+        """
+        if self._runtime is None:
+            raise MeshError("not on the mesh: give lifespan=mesh.lifespan to FastStream, or enter it")
+        sent = dict(headers or {})
+        body = b""
+        if data is not None:
+            body, media = encode(data)
+            sent.setdefault("Content-Type", media)
+        call = Call(verb, "/" + method.lstrip("/"), list(sent.items()), body, time.time() + timeout)
+        async with self._runtime.invocation.invoke(app_id, call) as answer:
+            whole = answer.body
+            if whole is None:
+                whole = b"".join([part async for part in answer.parts()])
+            return Answered(answer.status, {name.lower(): value for name, value in answer.headers}, whole)
+
+    # Lifetime
+
+    @asynccontextmanager
+    async def lifespan(self, context: ContextRepo) -> AsyncIterator[None]:
+        """Be the lifespan of a FastStream application."""
+        app = context.get("app")
+        if app not in self._apps:
+            self._apps.append(app)
+            app.after_startup(self._begin)
+            app.on_shutdown(self._end)
+        async with self._node():
+            yield
+
+    async def __aenter__(self) -> Self:
+        """Take part, beside a broker that has started."""
+        if not self._broker.running:
+            raise ConfigError("start the broker first, or give lifespan=mesh.lifespan to FastStream")
+        self._entered = AsyncExitStack()
+        await self._entered.enter_async_context(self._node())
+        self._begin()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Finish what is in flight, and leave."""
+        if self._entered is not None:
+            await self._entered.aclose()
+
+    @asynccontextmanager
+    async def _node(self) -> AsyncIterator[None]:
+        self._stopping.clear()
+        self._left.clear()
+        self._application.started.clear()
+        async with Runtime(self._settings, Registry()) as runtime, task_group() as tasks:
+            self._runtime = runtime
+            runtime.methods = sorted(f"{verb} {path}".strip() for verb, path in self._application.methods)
+            tasks.create_task(self._take_part(runtime), name="faststream-mesh")
+            try:
+                yield
+            finally:
+                await self._end()
+                self._runtime = None
+
+    async def _take_part(self, runtime: Runtime) -> None:
+        """Serve and subscribe until told to end, then let what is in flight finish in time."""
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(runtime.inbound(self._application, self._wanted))
+                await self._stopping.wait()
+                try:
+                    async with asyncio.timeout(self._graceful_timeout):
+                        await stack.aclose()
+                except TimeoutError:
+                    logger.warning("released what had not finished within %g s", self._graceful_timeout)
+        finally:
+            self._left.set()
+
+    async def _wanted(self) -> Sequence[Subscription]:
+        return self._subscriptions
+
+    def _begin(self) -> None:
+        """Take deliveries: FastStream has started."""
+        self._application.started.set()
+
+    async def _end(self) -> None:
+        """Take no more, and return when nothing is in flight; FastStream's broker still works."""
+        self._stopping.set()
+        await self._left.wait()
+
+    # Publishing by FastStream's own means
+
+    def _topic_of(self, destination: str) -> tuple[str, str] | None:
+        """Read component and topic back from an address; None when it is none of a topic."""
+        if not destination.startswith(self._prefix):
+            return None
+        component, slash, topic = destination[len(self._prefix) :].partition("/")
+        if not slash or "/" in topic:
+            return None
+        return decode_token(component), ".".join(map(decode_token, topic.split(".")))
+
+    async def _publish(self, call_next: Callable[[PublishCommand], Awaitable[Any]], command: PublishCommand) -> object:
+        where = self._topic_of(command.destination)
+        if where is None:
+            return await call_next(command)
+        component, topic = where
+        given = command.headers
+        if self._runtime is None:  # FastStream's TestBroker: the event goes to its subscribers.
+            options = self._test_options(component, topic, command)
+            command.add_headers(options, override=False)
+            return await call_next(command)
+        key = given.get(PARTITION_KEY, getattr(command, "key", None))
+        await self.publish(
+            command.body,
+            topic,
+            pubsub=component,
+            key=key.decode() if isinstance(key, bytes) else key,
+            **{name: given[EVENT_PREFIX + name] for name in ATTRIBUTES if EVENT_PREFIX + name in given},
+        )
+        return None
+
+    def _test_options(self, component: str, topic: str, command: PublishCommand) -> dict[str, str]:
+        from mesh.blocks.envelope import PublishOptions
+
+        options = PublishOptions(self._settings.app_id, component, topic)
+        return build_binary(options, encode(command.body)[1], b"null", EVENT_PREFIX)[0]
+
+
+class _Publishing(BaseMiddleware):
+    """Hands over to the mesh what is published to its topics."""
+
+    def __init__(self, msg: object, /, *, context: Any, mesh: Mesh) -> None:  # noqa: ANN401 - FastStream's own
+        super().__init__(msg, context=context)
+        self._mesh = mesh
+
+    async def publish_scope(self, call_next: Callable[[PublishCommand], Awaitable[Any]], cmd: PublishCommand) -> Any:  # noqa: ANN401 - FastStream's own
+        """Publish."""
+        return await self._mesh._publish(call_next, cmd)
+
+
+def _kind(broker: object) -> str:
+    for each in type(broker).__mro__:
+        package, _, rest = each.__module__.partition(".")
+        kind = rest.partition(".")[0]
+        if package == "faststream" and kind in SCHEMES:
+            return kind
+    raise FeatureNotSupportedError(
+        f"{type(broker).__module__}.{type(broker).__qualname__}",
+        f"the mesh; use a FastStream broker of {', '.join(SCHEMES)}",
+    )
+
+
+def _url(broker: FastStreamBroker, kind: str) -> str:
+    """Give the backbone's URL from the broker's servers, of which FastStream tells all but the credentials."""
+    servers = [str(server) for server in broker.specification.url]
+    return ",".join(server if "://" in server else f"{SCHEMES[kind]}://{server}" for server in servers)
+
+
+def _settings(
+    app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]
+) -> NodeSettings:
+    """Read resources; declared subscriptions name HTTP paths, so they are not for us."""
+    if not resources:
+        return NodeSettings(app_id, namespace, backbone, components=(Component(pubsub, PUBSUB_ON_BACKBONE),))
+    from mesh.loader import load_resources
+
+    loaded = load_resources([Path(each) for each in resources], namespace=namespace)
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    return NodeSettings(
+        app_id,
+        namespace,
+        backbone,
+        components=loaded.components or (Component(pubsub, PUBSUB_ON_BACKBONE),),
+        resiliencies=loaded.resiliencies,
+    )

@@ -1,0 +1,154 @@
+"""What a FastStream handler receives: an event of the mesh, or a call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import orjson
+from faststream import StreamMessage
+from pydantic_core import to_json
+
+from mesh.application import Headers
+from mesh.errors import EventError
+from mesh.event import Event, from_headers, from_structured
+
+__all__ = ["EVENT_PREFIX", "Delivered", "IncomingCall", "MeshMessage", "decode", "encode", "parse"]
+
+EVENT_PREFIX = "ce-"
+JSON = "application/json"
+Parser = Callable[[object], Awaitable["StreamMessage[object]"]]
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingCall:
+    """An invocation of this application.
+
+    Attributes:
+        verb: The HTTP method.
+        path: Below the application, without a leading slash.
+        query: Raw, without the question mark.
+        headers: By lower-case name; of several the last.
+    """
+
+    verb: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+
+
+class MeshMessage(StreamMessage[object]):
+    """FastStream's message with what the mesh knows; ``committed`` says how the handler settled it.
+
+    Attributes:
+        event: The event; None for a call.
+        call: The call; None for an event.
+        attempt: From 1; an upper bound on some brokers.
+    """
+
+    event: Event | None = None
+    call: IncomingCall | None = None
+    attempt: int = 1
+
+    @classmethod
+    def of_event(cls, raw: object, event: Event, headers: Mapping[str, str]) -> MeshMessage:
+        """Wrap an event."""
+        made = cls(
+            raw,
+            event.data,
+            headers=dict(headers),
+            content_type=event.datacontenttype,
+            correlation_id=event.id,
+            message_id=event.id,
+        )
+        made.event = event
+        made.attempt = int(headers.get("mesh-attempt", "1"))
+        return made
+
+    @classmethod
+    def of_call(cls, raw: object, call: IncomingCall, body: bytes) -> MeshMessage:
+        """Wrap a call."""
+        made = cls(raw, body, headers=dict(call.headers), content_type=call.headers.get("content-type"))
+        made.call = call
+        return made
+
+    async def nack(self, **_: object) -> None:
+        """Ask for another attempt; when it comes is the policy's decision."""
+        await super().nack()
+
+
+class Delivered:
+    """The raw message of what the mesh delivers, with the attributes that FastStream's own log context reads.
+
+    Attributes:
+        message: What a handler gets.
+        subject: The topic or method.
+        topic: The same.
+        data: The body.
+    """
+
+    __slots__ = ("data", "headers", "message", "reply", "subject", "topic")
+
+    def __init__(self, name: str, body: bytes) -> None:
+        self.subject = self.topic = name
+        self.data = body
+        self.headers: dict[str, str] = {}
+        self.reply = ""
+        self.message: MeshMessage
+
+
+async def parse(raw: object, original: Parser) -> StreamMessage[object]:
+    """Give the mesh's own message, or make one of what a test sends by FastStream's broker.
+
+    Raises:
+        EventError: It is neither an event nor a call.
+    """
+    if isinstance(raw, Delivered):
+        return raw.message
+    given = await original(raw)
+    headers = {name.lower(): value for name, value in given.headers.items() if isinstance(value, str)}
+    body = given.body if isinstance(given.body, bytes) else encode(given.body)[0]
+    if EVENT_PREFIX + "specversion" in headers:
+        made = MeshMessage.of_event(raw, from_headers(headers, body, EVENT_PREFIX), headers)
+    elif (given.content_type or "").startswith("application/cloudevents+json"):
+        made = MeshMessage.of_event(raw, from_structured(body), headers)
+    else:
+        headers.setdefault("content-type", given.content_type or "")
+        call = IncomingCall(headers.pop("mesh-verb", "POST"), headers.pop("mesh-path", ""), "", headers)
+        made = MeshMessage.of_call(raw, call, body)
+    made.reply_to = given.reply_to
+    return made
+
+
+async def decode(message: StreamMessage[object]) -> object:
+    """Give the data as Python: JSON by its media type, text as text, anything else as bytes.
+
+    Raises:
+        EventError: It is said to be JSON and is not.
+    """
+    body = cast("bytes", message.body)
+    media = (message.content_type or "").partition(";")[0].strip().lower()
+    is_json = media == JSON or media.endswith("+json")
+    if is_json or not media:
+        try:
+            return orjson.loads(body) if body else None
+        except orjson.JSONDecodeError as error:
+            if is_json:
+                raise EventError(f"the body is not JSON: {error}") from None
+            return body
+    return body.decode("utf-8", "replace") if media.startswith("text/") else body
+
+
+def encode(data: object) -> tuple[bytes, str]:
+    """Give bytes and their media type: bytes and text as they are, all else as JSON, models included."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data), "application/octet-stream"
+    if isinstance(data, str):
+        return data.encode(), "text/plain"
+    return to_json(data), JSON
+
+
+def last_of_each(headers: Headers) -> dict[str, str]:
+    """Give headers by lower-case name."""
+    return {name.lower(): value for name, value in headers}
