@@ -12,13 +12,14 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import orjson
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
+from mesh.catalogue import DESCRIBE
 from mesh.errors import BrokerError
 
 __all__ = ["Directory"]
@@ -31,7 +32,12 @@ MAX_APPS = 10_000
 
 
 class Directory:
-    """This node's view of who is there."""
+    """This node's view of who is there.
+
+    Attributes:
+        node_id: This node.
+        describe: Gives what is announced of this node when somebody asks (``mesh/catalogue.py``).
+    """
 
     def __init__(self, broker: Broker, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Use a connected broker.
@@ -45,6 +51,8 @@ class Directory:
         self._address = address.nodes(namespace)
         self._clock = clock
         self.node_id = secrets.token_hex(8)
+        self.describe: Callable[[], Mapping[str, object]] = dict
+        self._describing = False
         self._seen: dict[str, float] = {}
         self._ready: dict[str, bool] = {}
         self._changed = asyncio.Event()
@@ -104,12 +112,15 @@ class Directory:
         for app_id, ready in self._ready.items():
             if ready:
                 self._seen[app_id] = now
-        body = {
+        body: dict[str, object] = {
             "node": self.node_id,
             "query": query,
             "ready": [app_id for app_id, ready in self._ready.items() if ready],
             "seen": {app_id: round(now - at, 1) for app_id, at in self._seen.items() if now - at <= SEEN_WINDOW},
         }
+        if self._describing:
+            self._describing = False
+            body["about"] = self.describe()
         try:
             await self._broker.broadcast(self._address, Message({}, orjson.dumps(body)))
         except BrokerError as error:
@@ -132,4 +143,5 @@ class Directory:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         if body.get("query"):
+            self._describing = self._describing or body["query"] == DESCRIBE
             self._announce_now.set()

@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from mesh import address
+from mesh import address, telemetry
 from mesh.application import Application
 from mesh.blocks.invocation import Invocation
 from mesh.blocks.pubsub import PubSub, PubSubComponent, Route
 from mesh.blocks.state import KeyValueStateStore, State, StateStore, StateStoreComponent, key_prefix
 from mesh.broker import Broker, KeyValueProvider, Topology
+from mesh.catalogue import described
 from mesh.directory import Directory
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, Problem
 from mesh.exchange import Exchange
@@ -75,7 +76,11 @@ class NodeSettings:
 
 
 class Runtime:
-    """One node. Entering makes its outbound calls work; ``inbound`` adds its application."""
+    """One node. Entering makes its outbound calls work; ``inbound`` adds its application.
+
+    Attributes:
+        methods: What the application answers, where that is known (``mesh/catalogue.py``).
+    """
 
     def __init__(self, settings: NodeSettings, registry: Registry) -> None:
         """Prepare; entering connects."""
@@ -91,6 +96,7 @@ class Runtime:
         self.tracing = Tracing(ratio)
         self.components: list[Component] = []
         self.subscriptions: list[Subscription] = []
+        self.methods: Sequence[str] | None = None
         self.serving = False
         self.broker: Broker
         self.exchange: Exchange
@@ -129,6 +135,7 @@ class Runtime:
         await self._open_components()
         self.exchange = await self._stack.enter_async_context(Exchange(self.broker))
         self.directory = Directory(self.broker, settings.namespace)
+        self.directory.describe = self._describe
         await self._stack.enter_async_context(self.directory.run())
         self.invocation = Invocation(
             self.exchange,
@@ -137,6 +144,19 @@ class Runtime:
             namespace=settings.namespace,
             policy_for=self.policies.for_app,
             counters=self.counters,
+        )
+
+    def _describe(self) -> Mapping[str, object]:
+        """Tell what this node does, for whoever asks over the mesh."""
+        subscribed = [
+            (each.pubsub, each.topic, each.dead_letter_topic or "") for each in self.subscriptions if self.serving
+        ]
+        published = [key[1:3] for key in self.counters.snapshot() if key[0] == telemetry.EVENTS_PUBLISHED]
+        return described(
+            subscriptions=subscribed,
+            published=[(component, topic) for component, topic in published],
+            methods=self.methods,
+            components=[(each.name, each.type) for each in self.components],
         )
 
     @property

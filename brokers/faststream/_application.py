@@ -100,9 +100,7 @@ class FastStreamApplication:
         """Answer a call."""
         yield await self._answer(method, target, headers, body)
 
-    async def _answer(
-        self, verb: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> _Response:
+    async def _answer(self, verb: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]) -> _Response:
         path, _, query = target.partition("?")
         path = path.strip("/")
         subscriber = self.methods.get((verb.upper(), path)) or self.methods.get(("", path))

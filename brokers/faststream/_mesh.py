@@ -19,7 +19,7 @@ from faststream import BaseMiddleware, ContextRepo, PublishCommand
 from brokers.faststream._application import FastStreamApplication
 from brokers.faststream._message import EVENT_PREFIX, MeshMessage, decode, encode, parse
 from mesh.address import decode_token, encode_token
-from mesh.blocks.envelope import build_binary
+from mesh.blocks.envelope import PublishOptions, build_binary
 from mesh.blocks.invocation import Call
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
@@ -192,7 +192,7 @@ class Mesh:
         if self._kind == "rabbit":
             from faststream.rabbit import RabbitQueue
 
-            return self._broker.subscriber(RabbitQueue(address, auto_delete=True), **options)
+            return self._broker.subscriber(RabbitQueue(address, durable=True, auto_delete=True), **options)
         return self._broker.subscriber(address, **options)
 
     def publisher(
@@ -404,8 +404,6 @@ class Mesh:
         return None
 
     def _test_options(self, component: str, topic: str, command: PublishCommand) -> dict[str, str]:
-        from mesh.blocks.envelope import PublishOptions
-
         options = PublishOptions(self._settings.app_id, component, topic)
         return build_binary(options, encode(command.body)[1], b"null", EVENT_PREFIX)[0]
 
@@ -440,9 +438,7 @@ def _url(broker: FastStreamBroker, kind: str) -> str:
     return ",".join(server if "://" in server else f"{SCHEMES[kind]}://{server}" for server in servers)
 
 
-def _settings(
-    app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]
-) -> NodeSettings:
+def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]) -> NodeSettings:
     """Read resources; declared subscriptions name HTTP paths, so they are not for us."""
     if not resources:
         return NodeSettings(app_id, namespace, backbone, components=(Component(pubsub, PUBSUB_ON_BACKBONE),))

@@ -13,13 +13,16 @@ ack            ``+ACK``; a lost one leads to redelivery
 nack(delay)    ``-NAK {"delay": …}``;  release: ``-NAK``
 reject         ``+TERM`` (dead-lettering is the mesh's, before it)
 extend         ``+WPI``
-dedup          ``Nats-Msg-Id`` from ``Message.id``, window 2 minutes
+dedup          ``Nats-Msg-Id`` from topic and ``Message.id``, window 2 minutes (or ``max_age``, if shorter)
 confirmation   PubAck; on a reconnect whatever waits for one is sent again under its id
 frames         core request/reply over one wildcard inbox; status 503 says that nobody serves
 key/value      stream ``KV_<name>``, one message per subject, expected-last-subject-sequence for
                compare-and-set, per-message TTL, atomic batch publish for transactions
 consumed       events that every group has acked are purged once a minute (``_trim.py``)
 =============  ====================================================================================
+
+Header names that begin with ``Nats-`` are the server's: it acts on them. nats-py is overridden where it
+would lose the connection, a cancellation or the order of a flush; each case stands in ``_client.py``.
 
 Needs nats-server 2.12 (atomic batches); checked at connect. Its fsync is lazy by default: what is
 acked survives the death of the process, not of the power; see docs/brokers/nats.md.

@@ -1,64 +1,22 @@
-"""How to reach RabbitMQ: from a URL, or from a component's metadata."""
+"""How to reach RabbitMQ, and what a backbone URL says about it."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+import tempfile
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qsl, unquote, urlsplit
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from mesh.durations import parse_duration
-from mesh.errors import ConfigError, Problem
-from mesh.resources.component import Component
+from mesh.errors import ConfigError
 from mesh.resources.documents import did_you_mean
 
-__all__ = ["RabbitMQConfig", "TLSFiles"]
+__all__ = ["RabbitMQConfig", "TLSFiles", "one_of", "unknown"]
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
-OURS = frozenset(
-    {
-        "caCert",
-        "clientCert",
-        "clientKey",
-        "clientName",
-        "concurrency",
-        "connectionString",
-        "heartBeat",
-        "host",
-        "hostname",
-        "maxLen",
-        "maxLenBytes",
-        "password",
-        "port",
-        "prefetchCount",
-        "protocol",
-        "reconnectWaitSeconds",
-        "saslExternal",
-        "ttlInSeconds",
-        "username",
-    }
-)
-# Read by the mesh itself, for every pub/sub component.
-GENERAL = frozenset({"allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes"})
-# What they ask for is always so, or has no counterpart here; docs/brokers/rabbitmq.md says which.
-IGNORED = frozenset(
-    {
-        "autoAck",
-        "backOffDuration",
-        "backOffInitialInterval",
-        "backOffMaxInterval",
-        "backOffMaxRetries",
-        "backOffPolicy",
-        "deletedWhenUnused",
-        "deliveryMode",
-        "durable",
-        "enableDeadLetter",
-        "exchangeKind",
-        "publishMessagePropertiesToMetadata",
-        "publisherConfirm",
-        "requeueInFailure",
-    }
-)
+SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
+PARAMETERS = ("auth_mechanism", "cacertfile", "certfile", "connection_timeout", "heartbeat", "keyfile", "verify")
+PEM = "-----BEGIN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +25,7 @@ class TLSFiles:
 
     Attributes:
         ca: Whom to trust; None = whom the system trusts.
-        certificate: Ours, with ``key``.
+        certificate: Ours; goes with ``key``.
         key: Its private key.
         verify: Whether the server must prove who it is.
     """
@@ -78,21 +36,40 @@ class TLSFiles:
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Make the context; reads files, so it blocks."""
-        pem = self.ca is not None and "-----BEGIN" in self.ca
-        context = ssl.create_default_context(cafile=None if pem else self.ca, cadata=self.ca if pem else None)
-        if self.certificate is not None:
-            with _as_file(self.certificate) as certificate, _as_file(self.key) as key:
-                context.load_cert_chain(certificate, key)
+        """Make the context; reads files, so it blocks.
+
+        Raises:
+            ConfigError: A file is missing, or is no certificate.
+        """
+        try:
+            context = ssl.create_default_context(
+                cafile=self.ca if self.ca and PEM not in self.ca else None,
+                cadata=self.ca if self.ca and PEM in self.ca else None,
+            )
+            if self.certificate is not None:
+                with tempfile.TemporaryDirectory() as directory:
+                    certificate = _as_file(self.certificate, Path(directory, "certificate"))
+                    key = None if self.key is None else _as_file(self.key, Path(directory, "key"))
+                    context.load_cert_chain(certificate, key)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"RabbitMQ: the certificates cannot be used: {error}") from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
 
 
+def _as_file(text: str, path: Path) -> str:
+    if PEM not in text:
+        return text
+    path.touch(0o600)
+    path.write_text(text)
+    return str(path)
+
+
 @dataclass(frozen=True, slots=True)
 class RabbitMQConfig:
-    """How to reach RabbitMQ, and a few limits.
+    """How to reach RabbitMQ, and limits.
 
     Attributes:
         hosts: Host and port of each node of one cluster.
@@ -105,8 +82,8 @@ class RabbitMQConfig:
         connect_wait: Seconds to wait for the first connection.
         max_backoff: Most seconds between two attempts to reconnect.
         name: The connections' name in the server's reports.
-        max_age: Seconds an event is kept, if less than what the space asks for.
-        max_bytes: Most bytes that wait in a queue, if less than what the space asks for.
+        max_age: Seconds an event is kept, if less than what its space asks for.
+        max_bytes: Most bytes that wait in a queue, if less than what its space asks for.
         max_events: Most events that wait in a queue; a publish above it is rejected.
         max_in_flight: Most deliveries at a member, if less than what its subscription asks for.
     """
@@ -133,89 +110,76 @@ class RabbitMQConfig:
 
     @classmethod
     def from_url(cls, url: str) -> RabbitMQConfig:
-        """Read ``amqp://user:password@host:port/vhost?heartbeat=10``.
-
-        Nodes of one cluster are separated by commas, as whole URLs or as ``host:port`` after the first.
+        """Read ``amqp://user:password@host:port/vhost``; several nodes as ``host:port,host:port``.
 
         Raises:
-            ConfigError: It is no such URL; the message shows no credentials.
+            ConfigError: It is no such URL, or has an unknown parameter; the message shows no credentials.
         """
-        first, *others = url.split(",")
-        others = [f"//{other.rpartition('@')[2].rpartition('//')[2]}" for other in others]
-        if others and "/" in others[-1][2:]:  # amqp://a,b/vhost
-            others[-1], _, path = others[-1].rpartition("/")
-            first = f"{first.rstrip('/')}/{path}" if urlsplit(first).path in ("", "/") else first
-        parts = urlsplit(first)
-        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ConfigError("a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…")
-        hosts = []
-        for each in (parts, *map(urlsplit, others)):
-            try:
-                hosts.append((each.hostname or "", each.port or DEFAULT_PORTS[parts.scheme]))
-            except ValueError as error:
-                raise ConfigError(f"a RabbitMQ URL is amqp://user:password@host:port/vhost: {error}") from None
+        parts = urlsplit(url)
+        if parts.scheme not in DEFAULT_PORTS:
+            raise ConfigError(SHAPE)
+        login, _, hosts = parts.netloc.rpartition("@")
+        user, has_password, password = login.partition(":")
         config = cls(
-            hosts=tuple(hosts),
-            user=unquote(parts.username) if parts.username is not None else "guest",
-            password=unquote(parts.password) if parts.password is not None else "guest",
+            hosts=tuple(_host(parts, each) for each in hosts.split(",")),
+            user=unquote(user) if login else "guest",
+            password=unquote(password) if has_password else "guest",
             vhost=unquote(parts.path[1:]) or "/",
             tls=TLSFiles() if parts.scheme == "amqps" else None,
         )
-        return config._with_query(parts.query)
-
-    def _with_query(self, query: str) -> RabbitMQConfig:
-        """Take the query parameters of RabbitMQ's URI specification."""
-        config, tls = self, self.tls or TLSFiles()
-        for name, value in parse_qsl(query, keep_blank_values=True):
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
             try:
-                match name:
-                    case "heartbeat":
-                        config = replace(config, heartbeat=max(1, int(value)))
-                    case "connection_timeout":
-                        config = replace(config, connect_wait=int(value) / 1000)
-                    case "auth_mechanism":
-                        config = replace(config, external=_one_of(value.lower(), "plain", "external") == "external")
-                    case "cacertfile":
-                        tls = replace(tls, ca=value)
-                    case "certfile":
-                        tls = replace(tls, certificate=value)
-                    case "keyfile":
-                        tls = replace(tls, key=value)
-                    case "verify":
-                        tls = replace(tls, verify=_one_of(value, "verify_peer", "verify_none") == "verify_peer")
-                    case _:
-                        raise ValueError(_unknown(name, URL_PARAMETERS))
+                config = config._with(name, value)
             except ValueError as error:
-                raise ConfigError(f"RabbitMQ URL: {name}: {error}") from None
-        return replace(config, tls=tls) if config.tls is not None else config
-
-    @classmethod
-    def from_component(cls, component: Component) -> RabbitMQConfig:
-        """Read the metadata of a ``pubsub.rabbitmq``.
-
-        Raises:
-            ConfigError: A setting is unknown, wrong or missing; holds all problems, located.
-        """
-        reader = _Reader(component)
-        reader.refuse_unknown()
-        config = reader.address()
-        config = replace(
-            config,
-            user=reader.text("username") or config.user,
-            password=reader.text("password") or config.password,
-            name=reader.text("clientName") or component.name,
-            external=reader.value("saslExternal", _boolean, config.external),
-            heartbeat=reader.value("heartBeat", _heartbeat, config.heartbeat),
-            max_backoff=reader.value("reconnectWaitSeconds", _seconds, config.max_backoff),
-            max_age=reader.value("ttlInSeconds", _seconds, None),
-            max_bytes=reader.value("maxLenBytes", _count, None),
-            max_events=reader.value("maxLen", _count, None),
-            max_in_flight=reader.value("prefetchCount", _count, None),
-        )
-        if reader.value("concurrency", lambda text: _one_of(text.lower(), "parallel", "single"), "") == "single":
-            config = replace(config, max_in_flight=1)
-        if config.tls is not None:
-            files = TLSFiles(reader.text("caCert"), reader.text("clientCert"), reader.text("clientKey"))
-            config = replace(config, tls=replace(config.tls, **{k: v for k, v in _given(files) if v is not None}))
-        reader.finish()
+                raise ConfigError(f"RabbitMQ URL, parameter {name!r}: {error}") from None
         return config
+
+    def _with(self, name: str, value: str) -> RabbitMQConfig:
+        """Take a parameter of RabbitMQ's URI specification."""
+        tls = self.tls or TLSFiles()
+        match name:
+            case "heartbeat":
+                return replace(self, heartbeat=max(1, int(value)))
+            case "connection_timeout":
+                return replace(self, connect_wait=int(value) / 1000)
+            case "auth_mechanism":
+                return replace(self, external=one_of(value, "plain", "external") == "external")
+            case "cacertfile":
+                return replace(self, tls=replace(tls, ca=value))
+            case "certfile":
+                return replace(self, tls=replace(tls, certificate=value))
+            case "keyfile":
+                return replace(self, tls=replace(tls, key=value))
+            case "verify":
+                peer = one_of(value, "verify_peer", "verify_none") == "verify_peer"
+                return replace(self, tls=replace(tls, verify=peer))
+            case _:
+                raise ValueError(unknown(name, PARAMETERS))
+
+
+def _host(parts: SplitResult, text: str) -> tuple[str, int]:
+    try:
+        host = urlsplit(f"//{text}")
+        if not host.hostname:
+            raise ConfigError(SHAPE)
+        return host.hostname, host.port or DEFAULT_PORTS[parts.scheme]
+    except ValueError as error:
+        raise ConfigError(f"{SHAPE}: {error}") from None
+
+
+def one_of(text: str, *allowed: str) -> str:
+    """Read one of a few words, without regard to case.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    folded = text.casefold()
+    if folded not in allowed:
+        raise ValueError(f"is {text!r}; it can be {' or '.join(allowed)}")
+    return folded
+
+
+def unknown(name: str, known: tuple[str, ...]) -> str:
+    """Say that a name is not known, and what may have been meant."""
+    guess = did_you_mean(name, known)
+    return f"is unknown; did you mean {guess!r}?" if guess else f"is unknown; known are: {', '.join(known)}"

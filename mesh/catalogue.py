@@ -1,0 +1,108 @@
+"""What every live node says about itself: its applications, their subscriptions, topics and methods.
+
+Presence is broadcast all the time and small; this is only told when somebody asks. The question is an
+announcement of nobody with ``"query": "describe"``, which an older node answers with its presence alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import orjson
+
+from mesh import address
+from mesh.broker import Broker, Frame, Message
+
+__all__ = ["DESCRIBE", "Node", "collect", "described"]
+
+DESCRIBE = "describe"
+MAX_TOPICS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one node said.
+
+    Attributes:
+        id: The node.
+        apps: The applications that it serves now.
+        subscriptions: Component, topic and dead letter topic (empty for none) of each.
+        published: Component and topic of what was published through it since it started; at most 500.
+        methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
+        components: Name and type of each.
+    """
+
+    id: str
+    apps: tuple[str, ...]
+    subscriptions: tuple[tuple[str, str, str], ...] = ()
+    published: tuple[tuple[str, str], ...] = ()
+    methods: tuple[str, ...] | None = None
+    components: tuple[tuple[str, str], ...] = ()
+
+
+def described(
+    *,
+    subscriptions: Sequence[tuple[str, str, str]],
+    published: Sequence[tuple[str, str]],
+    methods: Sequence[str] | None,
+    components: Sequence[tuple[str, str]],
+) -> Mapping[str, object]:
+    """Give what a node adds to its announcement when asked; `Node` says what each is."""
+    return {
+        "subscriptions": subscriptions,
+        "published": sorted(published)[:MAX_TOPICS],
+        "methods": methods,
+        "components": components,
+    }
+
+
+def _pairs(value: object) -> tuple[tuple[str, str], ...]:
+    return tuple((str(first), str(second)) for first, second in cast("Sequence[Sequence[object]]", value))
+
+
+def read(body: bytes) -> Node | None:
+    """Read an announcement; None when it is a question or malformed."""
+    try:
+        said = orjson.loads(body)
+        if said.get("query"):
+            return None
+        about = said.get("about") or {}
+        methods = about.get("methods")
+        return Node(
+            str(said["node"]),
+            tuple(map(str, said["ready"])),
+            tuple((str(a), str(b), str(c)) for a, b, c in about.get("subscriptions", ())),
+            _pairs(about.get("published", ())),
+            None if methods is None else tuple(map(str, methods)),
+            _pairs(about.get("components", ())),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+async def collect(broker: Broker, namespace: str, seconds: float) -> list[Node]:
+    """Ask every node, and give those that answered in time, each once, by id.
+
+    Args:
+        broker: An entered one.
+        namespace: Of the mesh.
+        seconds: How long to listen.
+    """
+    found: dict[str, Node] = {}
+
+    def receive(frame: Frame) -> None:
+        node = read(frame.message.body) if frame.message is not None else None
+        # A periodic announcement that comes after the answer says less.
+        if node is not None and (node.id not in found or node.components or node.subscriptions):
+            found[node.id] = node
+
+    where = address.nodes(namespace)
+    async with broker.listen(where, receive):
+        question = {"node": secrets.token_hex(8), "query": DESCRIBE, "ready": [], "seen": {}}
+        await broker.broadcast(where, Message({}, orjson.dumps(question)))
+        await asyncio.sleep(seconds)
+    return [found[each] for each in sorted(found)]
