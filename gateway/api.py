@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.config import GatewayConfig
 from gateway.response import Answered
+from gateway.routes.durable import DurableRoutes
 from gateway.routes.invocation import InvocationRoutes, clean_path
 from gateway.routes.node import Node, NodeRoutes, Refusal, absent
 from gateway.routes.pubsub import PubSubRoutes
@@ -40,6 +41,7 @@ _ABSENT: Mapping[str, Sequence[str]] = {
 
 def build_router(runtime: Runtime, config: GatewayConfig, node: Node, labels: dict[str, str]) -> Router:
     """Make the router of a node."""
+    durable = DurableRoutes(runtime.durable)
     invocation = InvocationRoutes(
         runtime.invocation,
         runtime.tracing,
@@ -47,12 +49,14 @@ def build_router(runtime: Runtime, config: GatewayConfig, node: Node, labels: di
         namespace=config.namespace,
         timeout=config.call_timeout,
         strip_token=config.tokens.api is not None,
+        durable=durable,
     )
     blocks: dict[tuple[str, str], Find] = {
         (V1, "invoke"): lambda method, segments: invocation.by_url,
         **_pubsub(PubSubRoutes(runtime.pubsub, config.app_id)),
         **_state(StateRoutes(runtime.state)),
         **_node(NodeRoutes(node, labels)),
+        (V1, "mesh"): _mesh(durable),
     }
     for name, versions in _ABSENT.items():
         blocks.update(dict.fromkeys([(version, name) for version in versions], _refusing(absent(name))))
@@ -115,6 +119,15 @@ def _node(routes: NodeRoutes) -> dict[tuple[str, str], Find]:
         return routes.shutdown if method == "POST" and not segments else None
 
     return {(V1, "metadata"): metadata, (V1, "healthz"): healthz, (V1, "shutdown"): shutdown}
+
+
+def _mesh(durable: DurableRoutes) -> Find:
+    """What Dapr does not have."""
+
+    def find(method: str, segments: Sequence[str]) -> Route | None:
+        return durable.outcome if method == "GET" and len(segments) == 2 and segments[0] == "invocations" else None
+
+    return find
 
 
 def _refusing(refusal: Refusal) -> Find:

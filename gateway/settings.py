@@ -33,7 +33,9 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPAp
     """
     given_namespace = os.environ.get("NAMESPACE")
     if not config.resource_paths and not config.configuration_files:
-        settings = NodeSettings(config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace))
+        settings = NodeSettings(
+            config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace), home=config.home
+        )
         return settings, {}
     from mesh.loader import load_configuration_file, load_resources
 
@@ -53,6 +55,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPAp
         resiliencies=resources.resiliencies,
         configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
         namespace_given=bool(given_namespace),
+        home=config.home,
     )
     tokens = TemplateTokens(config.app_id, config.namespace, os.environ.get("POD_NAME"))
     endpoints: dict[str, HTTPApplication] = {}

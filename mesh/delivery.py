@@ -9,6 +9,7 @@ success                                ack
 drop (``DROP``, 404, no rule, expired) dead letter if one is configured, else ack; counted
 retry (``RETRY``, other status, time)  the next attempt by policy; with none left, dead letter
 the application does not listen        wait for it, holding the delivery; no attempt is counted
+its time has not come (``delay``)      the broker holds it until then
 =====================================  ======================================================
 
 Attempts: without a retry policy, an event with a dead letter topic goes there after its first
@@ -36,7 +37,16 @@ from mesh.broker import Delivery
 from mesh.errors import BrokerError
 from mesh.policies import Breaker, Policy, Retry
 
-__all__ = ["SUCCESS", "Attempt", "Outcome", "Settlement", "Step", "decide"]
+__all__ = [
+    "NOT_BEFORE_HEADER",
+    "SUCCESS",
+    "Attempt",
+    "Outcome",
+    "Settlement",
+    "Step",
+    "decide",
+    "seconds_until",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +54,8 @@ QUICK_DELAY = 1.0
 SLOW_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 DEAD_LETTER_RETRY = 5.0
 BREAKER_RETRY = 5.0
+NOT_BEFORE_HEADER = "mesh-not-before"  # Unix time in milliseconds.
+LONGEST_HOLD = 3600.0
 BROKEN_ATTEMPTS = 5
 MAX_COUNTED = 1000
 MAX_ATTEMPT_SECONDS = 3600.0
@@ -118,6 +130,14 @@ def decide(
     if delay is None:
         return (Step.DEAD_LETTER, 0.0) if dead_letter else (Step.NACK, SLOW_DELAYS[-1])
     return (Step.WAIT if delay <= QUICK_DELAY else Step.NACK), delay
+
+
+def seconds_until(scheduled: str) -> float:
+    """Give the seconds until a ``mesh-not-before`` time; negative once it has passed, or if it is malformed."""
+    try:
+        return int(scheduled) / 1000 - time.time()
+    except ValueError:
+        return -1.0
 
 
 def _mean() -> float:
@@ -204,6 +224,11 @@ class Settlement:
             self._working.discard(delivery)
 
     async def _settle(self, delivery: Delivery) -> None:
+        scheduled = delivery.message.headers.get(NOT_BEFORE_HEADER)
+        if scheduled is not None and (hold := seconds_until(scheduled)) > 0:
+            await delivery.nack(min(hold, LONGEST_HOLD))
+            return
+        number = delivery.attempt if scheduled is None else max(1, delivery.attempt - 1)  # The hold was no attempt.
         quick = 0
         while True:
             attempt = await self._attempt(delivery)
@@ -215,7 +240,7 @@ class Settlement:
                 await delivery.ack()
                 return
             has_dead_letter = self._dead_letter is not None
-            step, delay = decide(attempt, self._retry, delivery.attempt, quick, dead_letter=has_dead_letter)
+            step, delay = decide(attempt, self._retry, number, quick, dead_letter=has_dead_letter)
             if step is not Step.WAIT:
                 await self._finish(delivery, attempt, step, delay, quick)
                 return

@@ -14,19 +14,22 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from mesh import address, telemetry
 from mesh.application import Application
+from mesh.blocks.durable import CALLS, DurableInvocation
 from mesh.blocks.invocation import Invocation
 from mesh.blocks.pubsub import PubSub, PubSubComponent, Route
 from mesh.blocks.state import KeyValueStateStore, State, StateStore, StateStoreComponent, key_prefix
-from mesh.broker import Broker, KeyValueProvider, Topology
+from mesh.broker import Broker, KeyValue, KeyValueProvider, Topology
 from mesh.catalogue import described
 from mesh.directory import Directory
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, Problem
 from mesh.exchange import Exchange
 from mesh.expressions import compile_match
+from mesh.file_key_value import FileKeyValue
 from mesh.guard import Guard
 from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, TemplateTokens
@@ -43,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLING_RATIO = 0.0001
 SESSION_RETRY = 1.0
+DEFAULT_PUBSUB = "pubsub"
 
 
 def default_components() -> tuple[Component, ...]:
@@ -63,6 +67,7 @@ class NodeSettings:
         resiliencies: In scope or not.
         configuration: Merged.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
+        home: Where a backbone without key/value keeps it in files; None refuses what needs it.
     """
 
     app_id: str
@@ -73,6 +78,7 @@ class NodeSettings:
     resiliencies: Sequence[Resiliency] = ()
     configuration: Configuration = field(default_factory=Configuration)
     namespace_given: bool = False
+    home: Path | None = None
 
 
 class Runtime:
@@ -104,6 +110,7 @@ class Runtime:
         self.pubsub: PubSub
         self.state: State
         self.invocation: Invocation
+        self.durable: DurableInvocation
 
     async def __aenter__(self) -> Self:
         """Connect and open everything.
@@ -144,6 +151,11 @@ class Runtime:
             namespace=settings.namespace,
             policy_for=self.policies.for_app,
             counters=self.counters,
+        )
+        await self.broker.declare(Topology(space=address.topic(settings.namespace, CALLS, "x").space))
+        records = await self.key_value("invocations")
+        self.durable = DurableInvocation(
+            self.broker, records, self._publish_outcome, app_id=settings.app_id, namespace=settings.namespace
         )
 
     def _describe(self) -> Mapping[str, object]:
@@ -231,14 +243,27 @@ class Runtime:
         settings = self.settings
         store: StateStore
         if component.type == STATE_ON_BACKBONE:
-            if not isinstance(self.broker, KeyValueProvider) or not self.broker.features.key_value:
-                raise FeatureNotSupportedError(self.broker.features.name, "key/value, which state.mesh needs")
-            store = KeyValueStateStore(await self.broker.key_value(f"{settings.namespace}-{component.name}"))
+            store = KeyValueStateStore(await self.key_value(component.name))
         else:
             store = self._registry.load(component.type)(component)
         prefix = key_prefix(component, settings.app_id, settings.namespace if settings.namespace_given else None)
         guard = Guard.of(self.policies.for_component(component.name, "statestore", "outbound"))
         return StateStoreComponent(component.name, component.type, component.version, store, prefix, guard)
+
+    async def key_value(self, name: str) -> KeyValue:
+        """Open a durable store: in the backbone, or, where it has none, in a file of this machine.
+
+        Raises:
+            FeatureNotSupportedError: The backbone has none, and there is no place for files.
+        """
+        full_name = f"{self.settings.namespace}-{name}"
+        if isinstance(self.broker, KeyValueProvider) and self.broker.features.key_value:
+            return await self.broker.key_value(full_name)
+        if self.settings.home is None:
+            raise FeatureNotSupportedError(self.broker.features.name, "key/value, and MESH_HOME is not set")
+        file = self.settings.home / "state" / f"{address.encode_token(full_name)}.db"
+        logger.warning("%s has no key/value: %s is kept in %s, on this machine", self.broker.features.name, name, file)
+        return await self._stack.enter_async_context(FileKeyValue(file))
 
     # Inbound
 
@@ -314,6 +339,7 @@ class Runtime:
             for subscription in self.subscriptions:
                 await _hold(tasks, self._subscribed(subscription, application), ended)
             await _hold(tasks, self.invocation.serve(application), ended)
+            await _hold(tasks, self._durable_calls(application), ended)
             self.directory.host(app_id, ready=True)
             self.serving = True
             try:
@@ -321,6 +347,22 @@ class Runtime:
             finally:
                 self.serving = False
                 self.directory.host(app_id, ready=False)
+
+    def _durable_calls(self, application: Application) -> AbstractAsyncContextManager[None]:
+        def count(outcome: str) -> None:
+            self.counters.add(telemetry.DURABLE_CALLS, self.settings.app_id, outcome)
+
+        return self.durable.serve(application, self.policies.for_app(self.settings.app_id), count)
+
+    async def _publish_outcome(self, where: str, event_id: str, body: bytes) -> None:
+        """Publish what came of a durable call to ``topic`` or ``component/topic``."""
+        name, _, topic = where.rpartition("/")
+        component = self.pubsub.components.get(name or DEFAULT_PUBSUB)
+        if component is None:
+            logger.warning("the outcome of call %s goes nowhere: no pub/sub component %s", event_id, name)
+            return
+        options = self.pubsub.options(component, topic, {"cloudevent.id": event_id}, None, "")
+        await self.pubsub.publish(component, options, "application/json", body)
 
     @asynccontextmanager
     async def _subscribed(self, subscription: Subscription, application: Application) -> AsyncIterator[None]:

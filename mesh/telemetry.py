@@ -18,6 +18,7 @@ EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, ret
 EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic
 EVENTS_DROPPED = "events_dropped"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
+DURABLE_CALLS = "durable_calls"  # app id, outcome
 REQUESTS_EXPIRED = "requests_expired"  # app id
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 

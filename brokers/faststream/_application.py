@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import orjson
-from fast_depends.exceptions import ValidationError
 from faststream import Response
 from faststream.exceptions import AckMessage, NackMessage, RejectMessage, SubscriberNotFound
 from faststream.message import AckStatus
+from pydantic import ValidationError
 
 from brokers.faststream._message import JSON, Delivered, IncomingCall, MeshMessage, encode, last_of_each
 from mesh.application import Headers
@@ -113,10 +113,10 @@ class FastStreamApplication:
         raw.message = MeshMessage.of_call(raw, IncomingCall(verb, path, query, last_of_each(headers)), whole)
         try:
             result = await subscriber.process_message(raw)
-        except (EventError, ValidationError) as error:
+        except EventError as error:
             return _problem(400, str(error))
         except Exception as error:  # noqa: BLE001 - the handler's; FastStream has logged it
-            return _problem(500, f"{type(error).__name__}: {error}")
+            return _problem(400 if _is_callers(error) else 500, f"{type(error).__name__}: {error}")
         return _rendered(result)
 
     async def _whole(self, body: bytes | AsyncIterator[bytes]) -> bytes | None:
@@ -145,6 +145,19 @@ class _Response:
 
     async def parts(self) -> AsyncIterator[bytes]:
         yield self._body
+
+
+def _is_callers(error: Exception) -> bool:
+    """Tell a body that does not fit the handler's parameters from a handler that fails by the same kind of error."""
+    if not isinstance(error, ValidationError):
+        return False
+    deepest, trace = None, error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if not module.startswith("pydantic"):
+            deepest = (module.partition(".")[0], trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    return deepest == ("fast_depends", "__call__")  # Elsewhere there it is the answer that does not fit.
 
 
 def _rendered(result: Response) -> _Response:

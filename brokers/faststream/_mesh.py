@@ -64,7 +64,7 @@ class Answered:
     headers: Mapping[str, str]
     body: bytes
 
-    def json(self) -> Any:  # noqa: ANN401 - JSON is anything
+    def json(self) -> Any:
         """Give the body as Python."""
         return orjson.loads(self.body)
 
@@ -77,7 +77,7 @@ class Mesh:
 
     def __init__(
         self,
-        broker: Any,  # noqa: ANN401 - FastStream's brokers share no public base class
+        broker: Any,
         *,
         app_id: str,
         backbone: str | None = None,
@@ -139,8 +139,8 @@ class Mesh:
         dead_letter: str | None = None,
         ordered: bool = False,
         max_in_flight: int = 64,
-        **options: Any,  # noqa: ANN401 - FastStream's own
-    ) -> Any:  # noqa: ANN401 - FastStream's own
+        **options: Any,
+    ) -> Any:
         """Subscribe to a topic; use it as FastStream's ``@broker.subscriber(...)``.
 
         Args:
@@ -170,7 +170,7 @@ class Mesh:
         made = self._application.topics[path] = self._subscriber(path, options)
         return made
 
-    def method(self, name: str, *, verb: str = "", **options: Any) -> Any:  # noqa: ANN401 - FastStream's own
+    def method(self, name: str, *, verb: str = "", **options: Any) -> Any:
         """Answer calls of a method; use it as FastStream's ``@broker.subscriber(...)``.
 
         Args:
@@ -185,7 +185,7 @@ class Mesh:
         made = self._application.methods[key] = self._subscriber(address, options)
         return made
 
-    def _subscriber(self, address: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - FastStream's own
+    def _subscriber(self, address: str, options: dict[str, Any]) -> Any:
         options = {"parser": parse, "decoder": decode, **options}
         if self._kind == "kafka":  # A pattern that no topic's name can match: a name would make the topic.
             return self._broker.subscriber(pattern=re.escape(address), **options)
@@ -201,8 +201,8 @@ class Mesh:
         *,
         pubsub: str | None = None,
         type: str | None = None,
-        **options: Any,  # noqa: ANN401 - FastStream's own
-    ) -> Any:  # noqa: ANN401 - FastStream's own
+        **options: Any,
+    ) -> Any:
         """Publish to a topic; use it as FastStream's ``@broker.publisher(...)``, or its ``publish``.
 
         Args:
@@ -297,7 +297,10 @@ class Mesh:
         if data is not None:
             body, media = encode(data)
             sent.setdefault("Content-Type", media)
-        call = Call(verb, "/" + method.lstrip("/"), list(sent.items()), body, time.time() + timeout)
+        in_parts = len(body) > self._runtime.exchange.part_bytes
+        call = Call(
+            verb, "/" + method.lstrip("/"), list(sent.items()), _once(body) if in_parts else body, time.time() + timeout
+        )
         async with self._runtime.invocation.invoke(app_id, call) as answer:
             whole = answer.body
             if whole is None:
@@ -411,13 +414,17 @@ class Mesh:
 class _Publishing(BaseMiddleware):
     """Hands over to the mesh what is published to its topics."""
 
-    def __init__(self, msg: object, /, *, context: Any, mesh: Mesh) -> None:  # noqa: ANN401 - FastStream's own
+    def __init__(self, msg: object, /, *, context: Any, mesh: Mesh) -> None:
         super().__init__(msg, context=context)
         self._mesh = mesh
 
-    async def publish_scope(self, call_next: Callable[[PublishCommand], Awaitable[Any]], cmd: PublishCommand) -> Any:  # noqa: ANN401 - FastStream's own
+    async def publish_scope(self, call_next: Callable[[PublishCommand], Awaitable[Any]], cmd: PublishCommand) -> Any:
         """Publish."""
         return await self._mesh._publish(call_next, cmd)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _kind(broker: object) -> str:

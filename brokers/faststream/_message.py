@@ -117,7 +117,7 @@ async def parse(raw: object, original: Parser) -> StreamMessage[object]:
         headers.setdefault("content-type", given.content_type or "")
         call = IncomingCall(headers.pop("mesh-verb", "POST"), headers.pop("mesh-path", ""), "", headers)
         made = MeshMessage.of_call(raw, call, body)
-    made.reply_to = given.reply_to
+    made.reply_to, made.correlation_id = given.reply_to, given.correlation_id
     return made
 
 

@@ -19,12 +19,24 @@ from typing import Self, cast
 from brokers.rabbitmq import _wire as wire
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["LOST", "REFUSED", "STORED", "UNROUTABLE", "Channel", "Connection", "Delivered", "Login", "RefusedError"]
+__all__ = [
+    "LOST",
+    "REFUSED",
+    "STORED",
+    "TAG",
+    "UNROUTABLE",
+    "Channel",
+    "Connection",
+    "Delivered",
+    "Login",
+    "RefusedError",
+]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
 STORED, REFUSED, UNROUTABLE, LOST = range(4)
 
+TAG = "mesh"  # Every consumer has a channel of its own.
 CLOSE_WAIT = 2.0
 HIGH_WATER_BYTES = 1024 * 1024
 MAX_FRAME_BYTES = 128 * 1024
@@ -40,6 +52,7 @@ class RefusedError(BrokerError):
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code
+        self.text = text
         super().__init__(f"RabbitMQ refused it: {text}")
 
 
@@ -94,7 +107,7 @@ class Channel:
         error: Why; None while it is open.
         on_deliver: What takes the deliveries of each consumer tag.
         on_cancel: Called when the server ends a consumer, for example since its queue was deleted.
-        on_return: Called with the routing key and properties of a message that no queue took.
+        on_return: Called with the properties of an unconfirmed message that no queue took.
     """
 
     def __init__(self, connection: Connection, number: int) -> None:
@@ -105,7 +118,7 @@ class Channel:
         self.error: BrokerError | None = None
         self.on_deliver: dict[bytes, Callable[[Delivered], None]] = {}
         self.on_cancel: Callable[[], None] = _ignore
-        self.on_return: Callable[[str, wire.Properties], None] = _ignore_return
+        self.on_return: Callable[[wire.Properties], None] = _ignore_return
         self._calls: deque[_Call] = deque()
         self._published = 0
         self._unconfirmed: dict[int, tuple[asyncio.Future[int], str]] = {}
@@ -119,13 +132,13 @@ class Channel:
             BrokerUnavailableError: The connection broke.
         """
         if self.error is not None:
-            raise self.error
+            raise _again(self.error)
         call = _Call(len(methods), self._loop.create_future())
         self._calls.append(call)
         self._connection.send(*[wire.method(self.number, each) for each in methods])
         await call.done
         if call.error is not None:
-            raise call.error
+            raise _again(call.error)
         return call.answers
 
     def send(self, frame: bytes) -> None:
@@ -223,7 +236,7 @@ class Channel:
             _, at = wire.read_shortstr(payload, at)
             key, _ = wire.read_shortstr(payload, at)
             self._note_return(key)
-            self.on_return(key, content.properties)
+            self.on_return(content.properties)
             return
         at = 1 + payload[0]
         take = self.on_deliver.get(payload[1:at])
@@ -357,12 +370,21 @@ class Connection(asyncio.Protocol):
         finally:
             channel.close()
 
-    async def open_channel(self, *methods: bytes) -> Channel:
-        """Open a channel and call methods on it; the caller closes it."""
+    async def open_channel(self, *methods: bytes, take: Callable[[Delivered], None] | None = None) -> Channel:
+        """Open a channel and call methods on it; the caller closes it.
+
+        Args:
+            methods: What to call.
+            take: Takes the deliveries for the consumer tag `TAG`.
+        """
         if self.error is not None:
-            raise self.error
-        number = next(each for each in range(1, self._channel_max + 1) if each not in self._channels)
+            raise BrokerUnavailableError(str(self.error))
+        number = next((each for each in range(1, self._channel_max + 1) if each not in self._channels), 0)
+        if not number:
+            raise BrokerError(f"all {self._channel_max} channels of the connection are in use")
         channel = self._channels[number] = Channel(self, number)
+        if take is not None:
+            channel.on_deliver[TAG.encode()] = take
         try:
             await channel.call(wire.CHANNEL_OPEN, *methods)
         except BaseException:
@@ -374,16 +396,10 @@ class Connection(asyncio.Protocol):
         """Free a channel's number."""
         self._channels.pop(number, None)
 
-    async def writable(self) -> None:
-        """Wait until the server takes what was sent.
-
-        Raises:
-            BrokerUnavailableError: The connection broke.
-        """
-        while self._paused is not None and self.error is None:
+    async def drained(self) -> None:
+        """Wait until the server takes what was sent, or the connection broke."""
+        while self._paused is not None:
             await asyncio.shield(self._paused)
-        if self.error is not None:
-            raise self.error
 
     @property
     def congested(self) -> bool:
@@ -419,6 +435,18 @@ class Connection(asyncio.Protocol):
                 pass  # It does not read any more.
             finally:
                 self.abort(BrokerUnavailableError("the connection is closed"))
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        transport = cast("asyncio.Transport", self._transport)
+        if not transport.is_closing():
+            transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        transport = cast("asyncio.Transport", self._transport)
+        if not transport.is_closing():
+            transport.resume_reading()
 
     def abort(self, error: BrokerError) -> None:
         """Drop it at once."""
@@ -530,11 +558,16 @@ class Connection(asyncio.Protocol):
             self.blocked = ""
 
 
+def _again(error: BrokerError) -> BrokerError:
+    """Make an error anew for each who gets it: one that is raised often collects tracebacks."""
+    return RefusedError(error.code, error.text) if isinstance(error, RefusedError) else type(error)(str(error))
+
+
 def _ignore() -> None:
     """Expect nothing to be cancelled."""
 
 
-def _ignore_return(key: str, properties: wire.Properties) -> None:
+def _ignore_return(properties: wire.Properties) -> None:
     """Expect nothing to come back."""
 
 

@@ -1,23 +1,24 @@
 """The connection that publishes: stored messages with confirmation, frames without.
 
-It is apart from the one that consumes: a server short of memory or disk reads nothing more from
-a connection that publishes, and acks must still get through.
+It is apart from the one that consumes: a server short of memory or disk reads nothing more from a
+connection that publishes, and acks must still get through.
 """
 
 from __future__ import annotations
 
-from brokers.rabbitmq import _topology
+from collections.abc import Callable
+
 from brokers.rabbitmq import _wire as wire
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._connection import LOST, REFUSED, STORED, Channel, Connection, RefusedError
 from brokers.rabbitmq._session import Session
-from mesh.broker import Topology
+from brokers.rabbitmq._topology import FRAMES_EXCHANGE, Space, declare, declare_again
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 
 __all__ = ["Publisher"]
 
 NOT_FOUND = 404
-METHOD_ROOM = 1024
+FRAME_ROOM = 64
 
 
 class Publisher:
@@ -25,91 +26,109 @@ class Publisher:
 
     Attributes:
         session: The connections.
-        spaces: What was declared here, so that it is declared again on a server that lost it.
+        spaces: What was declared here, by its name; a server that lost it gets it again.
+        on_return: Called with the properties of a frame that nobody takes.
     """
 
-    def __init__(self, config: RabbitMQConfig) -> None:
+    def __init__(self, config: RabbitMQConfig, on_return: Callable[[wire.Properties], None]) -> None:
         self.session = Session(config, "publishing", self._prepare)
-        self.spaces: dict[str, Topology] = {}
+        self.spaces: dict[str, Space] = {}
+        self.on_return = on_return
+        self._shown = config.shown
         self._known: set[str] = set()
         self._storing: Channel
         self._frames: Channel
-        self._shown = config.shown
 
     async def _prepare(self, connection: Connection) -> None:
-        self._known = {"", *await _topology.declare_again(connection, self.spaces.values())}
+        self._known = {"", *await declare_again(connection, list(self.spaces.values()))}
         self._storing = await connection.open_channel(wire.CONFIRM_SELECT)
-        self._frames = await connection.open_channel(_topology.FRAMES_EXCHANGE)
+        self._frames = await connection.open_channel(FRAMES_EXCHANGE)
+        self._frames.on_return = self.on_return
         for channel in (self._storing, self._frames):
             channel.lost.add_done_callback(lambda _, lost=channel: _end(connection, lost))
 
+    async def declare(self, space: Space) -> None:
+        """Create a space, or see that it is as wanted.
+
+        Raises:
+            TopologyMismatchError: It exists and differs.
+        """
+        while True:
+            connection = await self.session.live()
+            try:
+                await declare(connection, space)
+            except BrokerUnavailableError:
+                continue
+            self.spaces[space.topology.space] = space
+            self._known.add(space.exchange)
+            return
+
     async def store(self, exchange: str, key: str, properties: bytes, body: bytes) -> None:
-        """Publish, and return once the server has stored it; through a broken connection it publishes again.
+        """Publish, and return once the server has stored it; through a broken connection, publish again.
 
         Raises:
             PublishRejectedError: The server refused.
-            BrokerUnavailableError: This publisher is closed.
+            BrokerUnavailableError: The session is closed.
         """
         while True:
             connection = await self.session.live()
             if exchange not in self._known:
                 await self._see(connection, exchange)
                 continue
-            if connection.congested and not await _drained(connection):
+            if connection.congested:
+                await connection.drained()
                 continue
-            limit_head(connection, properties)
+            self._limit(connection, properties)
             outcome = await self._storing.publish(exchange, key, properties, body)
             if outcome == STORED:
                 return
             if outcome == REFUSED:
-                raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: a queue of {key!r} is full")
+                raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: a queue for {key!r} is full")
             if outcome != LOST:
-                raise PublishRejectedError(f"RabbitMQ at {self._shown} has no queue that takes {key!r}")
+                raise PublishRejectedError(f"RabbitMQ at {self._shown} has no queue for {key!r}")
 
     async def _see(self, connection: Connection, exchange: str) -> None:
-        """See that an exchange is there: publishing to one that is not would end the channel for all."""
+        """See that an exchange is there: publishing to one that is not ends the channel, for everybody."""
         try:
             async with connection.channel(wire.exchange_declare(exchange, passive=True)):
                 self._known.add(exchange)
         except BrokerUnavailableError:
             return  # The next connection will tell.
         except RefusedError as error:
-            if error.code != NOT_FOUND:
-                raise PublishRejectedError(f"RabbitMQ at {self._shown}: {error}") from error
-            raise PublishRejectedError(f"{exchange} was never declared on RabbitMQ at {self._shown}") from error
+            reason = "was never declared" if error.code == NOT_FOUND else str(error)
+            raise PublishRejectedError(f"{exchange} on RabbitMQ at {self._shown}: {reason}") from error
 
     async def post(self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool) -> None:
-        """Publish a frame, unconfirmed.
+        """Publish a frame, without confirmation.
 
         Raises:
             BrokerUnavailableError: There is no connection.
         """
         connection = self.session.current()
-        if connection.congested:
-            await connection.writable()
-        limit_head(connection, properties)
+        while connection.congested:
+            await connection.drained()
+            connection = self.session.current()
+        self._limit(connection, properties)
         self._frames.post(exchange, key, properties, body, mandatory=mandatory)
 
-    def on_return(self, channel_return: object) -> None:
-        raise NotImplementedError
+    def _limit(self, connection: Connection, properties: bytes) -> None:
+        """Refuse headers that do not fit into one frame, as they must: the server would hang up."""
+        room = connection.frame_max - FRAME_ROOM
+        if len(properties) > room:
+            raise MessageTooLargeError(len(properties), room)
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life.
+
+        Raises:
+            BrokerUnavailableError: There is no connection, or it takes no publishes now.
+        """
+        connection = self.session.current()
+        if connection.blocked:
+            raise BrokerUnavailableError(f"RabbitMQ at {self._shown} takes no publishes: {connection.blocked}")
+        await self._frames.call(wire.basic_qos(0))
 
 
 def _end(connection: Connection, channel: Channel) -> None:
-    """End a connection one of whose channels was closed by the server; another is opened whole."""
-    if connection.error is None and channel.error is not None:
-        connection.abort(BrokerUnavailableError(str(channel.error)))
-
-
-async def _drained(connection: Connection) -> bool:
-    try:
-        await connection.writable()
-    except BrokerUnavailableError:
-        return False
-    return True
-
-
-def limit_head(connection: Connection, properties: bytes) -> None:
-    """Refuse headers that do not fit into one frame, as AMQP has it: the server would hang up."""
-    room = connection.frame_max - METHOD_ROOM
-    if len(properties) > room:
-        raise MessageTooLargeError(len(properties), room)
+    """End the connection whose channel the server closed; the next one has both again."""
+    connection.abort(BrokerUnavailableError(str(channel.error)))

@@ -87,11 +87,9 @@ class Session:
     async def _connect(self, *, first: bool) -> None:
         backoff = FIRST_BACKOFF
         while True:
-            host, port = self._config.hosts[self._turn % len(self._config.hosts)]
             try:
                 async with asyncio.timeout(ATTEMPT_WAIT):
-                    connection = await Connection.open(host, port, self._tls, self._login)
-                    await self._make_ready(connection)
+                    await self._make_ready(await self.dial())
                 return
             except RefusedError as error:
                 if first and error.code in SETTINGS_ARE_WRONG:
@@ -102,6 +100,16 @@ class Session:
             self._turn += 1
             await asyncio.sleep(random.uniform(backoff / 2, backoff))  # noqa: S311 - it only spreads the load
             backoff = min(backoff * 2, self._config.max_backoff)
+
+    async def dial(self) -> Connection:
+        """Open one more connection, for the caller alone.
+
+        Raises:
+            RefusedError: The server does not let us in.
+            OSError: It cannot be reached.
+        """
+        host, port = self._config.hosts[self._turn % len(self._config.hosts)]
+        return await Connection.open(host, port, self._tls, self._login)
 
     async def _make_ready(self, connection: Connection) -> None:
         try:

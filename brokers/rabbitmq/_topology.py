@@ -1,60 +1,215 @@
 """What is declared on the server: per space, per group, per delay.
 
-Every queue of events is a quorum queue whose messages expire with the space's age limit, which
-refuses when it is full, and which has a dead letter queue. ``x-delivery-limit`` is set, and high:
-without one, RabbitMQ puts a returned message at the end of the queue, and 4.0 and later drop it
-after 20 deliveries.
+Every queue of events is a quorum queue that refuses when it is full, whose messages expire with
+the space's age limit, and which has a dead letter queue. ``x-delivery-limit`` is set, and high:
+without one RabbitMQ puts a returned message at the end of its queue, and 4.0 drops it after 20.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from brokers.rabbitmq import _wire as wire
 from brokers.rabbitmq._connection import Connection, RefusedError
 from brokers.rabbitmq._names import FRAMES, KEYED_LANES, NO_LANE, bindings, exchange_name, queue_name
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
-from mesh.errors import BrokerError, TopologyMismatchError
+from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
 
-__all__ = ["FRAMES_EXCHANGE", "declare", "declare_again", "group_lanes", "retry_queue", "unclaimed_queue"]
+__all__ = ["FRAMES_EXCHANGE", "Queue", "Space", "declare", "declare_again", "group_queues", "retry_queue"]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
 PRECONDITION_FAILED = 406
 DELIVERY_LIMIT = 1_000_000
 DEAD_BYTES = 256 * 1024 * 1024
-DEFAULT_EXPIRES = 24 * 3600.0
+MAX_TIMER_MS = (1 << 32) - 1
 
 FRAMES_EXCHANGE = wire.exchange_declare(FRAMES)
 
 
-def unclaimed_queue(space: str) -> str:
-    """Name the queue of events that no group of a space asked for yet."""
-    return f"{exchange_name(space)}:unclaimed"
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A space as it is wanted here.
+
+    Attributes:
+        topology: What the mesh asks for.
+        max_events: Most events that wait in a queue.
+    """
+
+    topology: Topology
+    max_events: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no timer of RabbitMQ can count."""
+        if self.topology.max_age is not None and self.topology.max_age * 1000 > MAX_TIMER_MS:
+            raise FeatureNotSupportedError("rabbitmq", "keeping events for more than 49 days, other than for ever")
+
+    @property
+    def exchange(self) -> str:
+        """The exchange that its events are published to."""
+        return exchange_name(self.topology.space)
+
+    @property
+    def unclaimed(self) -> str:
+        """The queue of events that no group asked for yet."""
+        return f"{self.exchange}:unclaimed"
+
+    @property
+    def dead(self) -> str:
+        """The queue of events that expired, or were returned too often."""
+        return f"{self.exchange}:dead"
+
+    def arguments(self, **more: object) -> wire.Table:
+        """Give the arguments of a queue that holds its events."""
+        topology = self.topology
+        found: dict[str, object] = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-overflow": "reject-publish",
+            "x-dead-letter-exchange": self.dead,
+            "x-dead-letter-strategy": "at-least-once",
+        }
+        if topology.max_age is not None:
+            found["x-message-ttl"] = int(topology.max_age * 1000)
+        if topology.max_bytes is not None:
+            found["x-max-length-bytes"] = topology.max_bytes
+        if self.max_events is not None:
+            found["x-max-length"] = self.max_events
+        if topology.replicas > 1:
+            found["x-quorum-initial-group-size"] = topology.replicas
+        return {**found, **more}
+
+    def methods(self) -> list[bytes]:
+        """Give the methods that declare it; the first is the one that a different one refuses."""
+        dead = {
+            "x-queue-type": "quorum",
+            "x-max-length-bytes": DEAD_BYTES,
+            "x-overflow": "drop-head",
+            **{name: value for name, value in self.arguments().items() if name == "x-message-ttl"},
+        }
+        return [
+            wire.queue_declare(self.unclaimed, self.arguments()),
+            wire.exchange_declare(self.exchange, "topic", arguments={"alternate-exchange": self.unclaimed}),
+            wire.exchange_declare(self.unclaimed, "fanout"),
+            wire.exchange_declare(self.dead, "fanout"),
+            wire.queue_declare(self.dead, dead),
+            wire.queue_bind(self.unclaimed, self.unclaimed, ""),
+            wire.queue_bind(self.dead, self.dead, ""),
+        ]
+
+    def __str__(self) -> str:
+        topology = self.topology
+        return f"max_age={topology.max_age}, max_bytes={topology.max_bytes}, max_events={self.max_events}"
 
 
-def _dead(space: str) -> str:
-    return f"{exchange_name(space)}:dead"
+async def declare(connection: Connection, space: Space) -> None:
+    """Create a space, or see that it is as wanted.
+
+    Raises:
+        TopologyMismatchError: It exists and differs.
+    """
+    try:
+        async with connection.channel(*space.methods()):
+            return
+    except RefusedError as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        raise TopologyMismatchError(
+            f"{space.exchange} exists on RabbitMQ with other settings than {space}: {error}; "
+            "change them, or remove its queues there"
+        ) from error
 
 
-def _queue(topology: Topology, **arguments: object) -> wire.Table:
-    """Give the arguments of a queue that holds events of a space."""
-    found: dict[str, object] = {
-        "x-queue-type": "quorum",
-        "x-delivery-limit": DELIVERY_LIMIT,
-        "x-overflow": "reject-publish",
-        "x-dead-letter-exchange": _dead(topology.space),
-        "x-dead-letter-strategy": "at-least-once",
-        **arguments,
-    }
-    if topology.max_age is not None:
-        found["x-message-ttl"] = int(topology.max_age * 1000)
-    if topology.max_bytes is not None:
-        found["x-max-length-bytes"] = topology.max_bytes
-    if topology.max_events is not None:
-        found["x-max-length"] = topology.max_events
-    if topology.replicas > 1:
-        found["x-quorum-initial-group-size"] = topology.replicas
+async def declare_again(connection: Connection, spaces: Iterable[Space]) -> set[str]:
+    """Declare on a server that may have lost it; give the exchanges that are there."""
+    found = set()
+    for space in spaces:
+        try:
+            await declare(connection, space)
+            found.add(space.exchange)
+        except (TopologyMismatchError, RefusedError) as error:
+            logger.warning("cannot declare %s again: %s", space.exchange, error)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue of a group.
+
+    Attributes:
+        name: On the server.
+        lane: Whose events it takes; ``*`` for all.
+        keyed: Whether one delivery at a time is made, over all members.
+        declared: The method that declares it.
+        bound: The methods that bind it.
+    """
+
+    name: str
+    lane: str
+    keyed: bool
+    declared: bytes
+    bound: tuple[bytes, ...]
+
+
+def group_queues(space: Space, address: Address, options: SubscribeOptions) -> list[Queue]:
+    """Give the queues of a group: one, or one for each lane when it is ordered."""
+    base = queue_name(address, options.group)
+    lanes = (NO_LANE, *KEYED_LANES) if options.ordered else ("*",)
+    queues = []
+    for lane in lanes:
+        keyed = lane in KEYED_LANES
+        name = f"{base}:{lane}" if keyed else base
+        # The routing key of its dead letters tells whose they are; with another order, it is refused.
+        arguments: dict[str, object] = {"x-dead-letter-routing-key": f"{base}:ordered" if options.ordered else base}
+        if keyed:
+            arguments["x-single-active-consumer"] = True
+        bound = [wire.queue_bind(name, space.exchange, key) for key in bindings(address.name, lane)]
+        declared = wire.queue_declare(name, space.arguments(**arguments))
+        queues.append(Queue(name, lane, keyed, declared, tuple(bound)))
+    return queues
+
+
+def retry_queue(space: Space, queue: str, delay_ms: int) -> tuple[str, bytes]:
+    """Name a queue whose messages go back to another one after a while, and give what declares it."""
+    name = f"{queue}:retry-{delay_ms}"
+    arguments: dict[str, object] = {
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-message-ttl": delay_ms,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-strategy": "at-least-once",
+    }
+    if space.topology.max_age is not None:  # By then whatever may still be there is too old anyway.
+        arguments["x-expires"] = min(delay_ms + int(space.topology.max_age * 1000), MAX_TIMER_MS)
+    if space.topology.replicas > 1:
+        arguments["x-quorum-initial-group-size"] = space.topology.replicas
+    return name, wire.queue_declare(name, arguments)
+
+
+async def declare_group(connection: Connection, address: Address, options: SubscribeOptions, *methods: bytes) -> None:
+    """Declare a group's queues.
+
+    Raises:
+        TopologyMismatchError: They exist and differ.
+    """
+    try:
+        async with connection.channel(*methods):
+            return
+    except RefusedError as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        raise TopologyMismatchError(
+            f"group {options.group!r} of {address} exists on RabbitMQ with other settings than "
+            f"ordered={options.ordered}: {error}; remove its queues there to change that"
+        ) from error
+
+
+async def waiting(connection: Connection, queue: str) -> int:
+    """Count the messages of a queue that exists."""
+    async with connection.channel() as channel:
+        [answer] = await channel.call(wire.queue_declare(queue, passive=True))
+    return wire.read_queue_declare_ok(answer)[1]

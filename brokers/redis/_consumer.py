@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import cast
 
 from brokers.redis._config import RedisConfig
@@ -72,7 +73,8 @@ class Consumer:
         self._longest_block = min(LONGEST_LOOK, config.ping_interval)
         self._topics: list[str] = []
         self._backlog: deque[Entry] = deque()
-        self._begun: dict[bytes, Entry] = {}
+        self._held: dict[bytes, Entry] = {}
+        self._begun: set[bytes] = set()
         self._running = 0
         self._must_join = self._must_recover = False
         self._look_at = self._reclaim_at = 0.0
@@ -109,8 +111,7 @@ class Consumer:
             await asyncio.wait([fetching], timeout=LEAVE_WAIT)
         for task in self._own_tasks:
             task.cancel()
-        self._backlog.clear()
-        await self._release(final=False)
+        await self._release(self._begun, final=False)
 
     async def finish(self) -> None:
         """Leave the group, and give back what was not settled; for after the handlers."""
@@ -120,12 +121,11 @@ class Consumer:
             self._commands.forget_restored(self._restore)
         if self._blocked is not None and self._reader.wire is not None:
             self._commands.post(pack("CLIENT", "UNBLOCK", self._reader.wire.client_id))
-        self._begun.clear()
-        await self._release(final=True)
+        await self._release((), final=True)
         await self._reader.close()
 
-    async def _release(self, *, final: bool) -> None:
-        sent = self._commands.post(self._pack_release(final=final))
+    async def _release(self, kept: Iterable[bytes], *, final: bool) -> None:
+        sent = self._commands.post(self._pack_release(kept, final=final))
         if sent is not None:
             try:
                 async with asyncio.timeout(LEAVE_WAIT):
@@ -133,8 +133,7 @@ class Consumer:
             except (TimeoutError, ConnectionLostError, ReplyError) as error:
                 logger.debug("%s: what it held is taken back later: %r", self._name, error)
 
-    def _pack_release(self, *, final: bool) -> bytes:
-        kept = [*self._begun, *(entry.name for entry in self._backlog)]
+    def _pack_release(self, kept: Iterable[bytes], *, final: bool) -> bytes:
         arguments: list[Argument] = [self._group, self._name, int(final), len(self._topics), *self._topics, *kept]
         return RELEASE.pack([self._address.space], arguments)
 
@@ -145,7 +144,7 @@ class Consumer:
     def _restore(self) -> None:
         """After a reconnect: what is held here must not be taken for silent."""
         self._settlements.flush()
-        for entry in (*self._begun.values(), *self._backlog):
+        for entry in self._held.values():
             self._settlements.extend(entry)
         self._reclaim_at = asyncio.get_running_loop().time() + self._look_every
         self._must_join = True
@@ -154,10 +153,10 @@ class Consumer:
     # Being told
 
     def wake(self, payload: bytes) -> None:
-        """Take a message of the group's channel: something is due, or (``+``) there is a new topic."""
+        """Take a message of the group's channel: there is a new topic (``+``), or something is due in so many ms."""
         if payload == b"+":
             self._must_join = True
-        self.look_in(0.0)
+        self.look_in(int(payload) / 1000 if payload.isdigit() else 0.0)
 
     def look_in(self, delay: float) -> None:
         """Look for what is due again in so many seconds."""
@@ -201,7 +200,7 @@ class Consumer:
 
     async def _turn(self) -> None:
         if self._must_recover:
-            await self._commands.run_packed(RELEASE, self._pack_release(final=False))
+            await self._commands.run_packed(RELEASE, self._pack_release(self._held, final=False))
             self._must_recover = False
         if self._must_join:
             await self._join()
@@ -279,6 +278,7 @@ class Consumer:
                 if self._running < self._limit:
                     self._dispatch(entry)
                 else:
+                    self._held[entry.name] = entry
                     self._backlog.append(entry)
 
     async def _block(self, wait: float, *command: Argument) -> Reply:
@@ -299,13 +299,14 @@ class Consumer:
 
     def _dispatch(self, entry: Entry) -> None:
         self._running += 1
+        self._held[entry.name] = entry
         cast("asyncio.TaskGroup", self._tasks).create_task(self._handle(entry), name="redis-delivery")
 
     async def _handle(self, entry: Entry) -> None:
         name = entry.name
         if self._stopping:
             return  # It is given back, as all that is not among the begun.
-        self._begun[name] = entry
+        self._begun.add(name)
         message = parse_message(entry.fields)
         delivery = Delivery(message, address_of(self._address.space, entry.topic), entry.attempt, entry)
         try:
@@ -321,4 +322,5 @@ class Consumer:
             self._changed.set()
         if delivery.settled is None:
             await delivery.nack()
-        self._begun.pop(name, None)
+        self._begun.discard(name)
+        self._held.pop(name, None)

@@ -6,6 +6,7 @@ is one), ``:id``, and ``:data`` (last).
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from functools import lru_cache
 from hashlib import blake2s
 
@@ -16,7 +17,6 @@ from mesh.broker import Message
 __all__ = ["address_of", "channel_of", "group_id", "id_key", "message_fields", "parse_message", "stream_of"]
 
 KEY, ID, DATA = b":key", b":id", b":data"
-LONGEST_ID = 64
 
 
 @lru_cache(maxsize=4096)
@@ -35,11 +35,13 @@ def channel_of(space: str, group: str) -> str:
     return f"{space}:c:{group}"
 
 
-def id_key(address: Address, identity: str) -> str:
-    """Name the key that remembers a message for as long as a repetition of it is recognised."""
-    if len(identity) > LONGEST_ID:
-        identity = blake2s(identity.encode(), digest_size=20).hexdigest()
-    return f"{address.space}:i:{address.name} {identity}"
+def id_key(address: Address, identity: str) -> bytes:
+    """Name the key that remembers a message for as long as a repetition of it is recognised.
+
+    It is short, as there is one for each recent message; 96 bits of hash do not meet by chance.
+    """
+    digest = blake2s(f"{address} {identity}".encode(), digest_size=12).digest()
+    return b"mesh.id:" + urlsafe_b64encode(digest)
 
 
 @lru_cache(maxsize=4096)
@@ -63,19 +65,26 @@ def message_fields(message: Message) -> list[Argument]:
 
 def parse_message(fields: list[bytes]) -> Message:
     """Read a message; what somebody else has put there is read as well as it can be."""
-    headers: dict[str, str] = {}
-    key: str | None = None
-    identity: str | None = None
-    body = b""
-    names = iter(fields)
-    for name in names:
-        value = next(names)
-        if name[:1] != b":":
-            headers[name.decode(errors="replace")] = value.decode(errors="replace")
-        elif name == DATA:
-            body = value
-        elif name == KEY:
-            key = value.decode(errors="replace")
-        elif name == ID:
-            identity = value.decode(errors="replace")
-    return Message(headers, body, key, identity)
+    if len(fields) < 2 or fields[-2] != DATA:
+        fields = [*fields, DATA, b""]
+    first, key, identity = 0, None, None
+    if fields[first] == KEY:
+        key = fields[first + 1].decode(errors="replace")
+        first += 2
+    if fields[first] == ID:
+        identity = fields[first + 1].decode(errors="replace")
+        first += 2
+    names, values = fields[first:-2:2], fields[first + 1 : -2 : 2]
+    try:
+        headers = {_name(name): value.decode() for name, value in zip(names, values, strict=True)}
+    except UnicodeDecodeError:
+        headers = {
+            name.decode(errors="replace"): value.decode(errors="replace")
+            for name, value in zip(names, values, strict=True)
+        }
+    return Message(headers, fields[-1], key, identity)
+
+
+@lru_cache(maxsize=1024)
+def _name(name: bytes) -> str:
+    return name.decode()

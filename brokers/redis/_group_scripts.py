@@ -160,7 +160,7 @@ local name, id = ARGV[6], ARGV[7]
 local found = row(name, id)
 if not found or found[2] ~= me then return 0 end
 park(name, id, found[4] - ARGV[4], now() + ARGV[3])
-if ARGV[5] == '1' then redis.call('PUBLISH', channel(gid), '') end
+if ARGV[5] == '1' then redis.call('PUBLISH', channel(gid), ARGV[3]) end
 return 1
 """,
     flags=EVEN_OUT_OF_MEMORY,
@@ -223,7 +223,7 @@ for i = 5, 4 + ARGV[4] do
     if not left.err and #left == 0 then redis.pcall('XGROUP', 'DELCONSUMER', stream(name), gid, me) end
   end
 end
-if released > 0 then redis.call('PUBLISH', channel(gid), '') end
+if released > 0 then redis.call('PUBLISH', channel(gid), '0') end
 return released
 """,
     flags=EVEN_OUT_OF_MEMORY,

@@ -141,9 +141,8 @@ class Settlements:
 
     async def nack(self, entry: Entry, delay: float) -> None:
         """Park it until it is due."""
-        wake = 1 if self.leaving and delay <= 0 else 0
         delay_ms = max(0, round(delay * 1000))
-        arguments = (*self._who, delay_ms, 0, wake, entry.topic, entry.id)
+        arguments = (*self._who, delay_ms, 0, int(self.leaving), entry.topic, entry.id)
         try:
             await self._commands.run(NACK, [self._space], *arguments, repeat=False)
         except (BrokerUnavailableError, ReplyError) as error:

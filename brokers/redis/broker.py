@@ -24,7 +24,7 @@ from brokers.redis._kv import DELETE, PUT, RedisKeyValue
 from brokers.redis._scripts import Script
 from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import PUBLISH
-from brokers.redis._wire import ConnectionLostError, Reply, ReplyError, Wire, pack
+from brokers.redis._wire import Argument, ConnectionLostError, Reply, ReplyError, Wire, pack
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
@@ -128,7 +128,7 @@ class RedisBroker:
         warnings = []
         if info.get("aof_enabled") != "1":
             warnings.append("it has no append-only file (set 'appendonly yes')")
-        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "").startswith("allkeys"):
+        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
             warnings.append("it evicts keys when its memory is full (set 'maxmemory-policy noeviction')")
         if warnings:
             logger.warning("Redis at %s may lose what it has confirmed: %s", shown, "; ".join(warnings))
@@ -153,7 +153,7 @@ class RedisBroker:
 
     def _pack(self, address: Address, message: Message) -> bytes:
         self._limit(message)
-        keys = [address.space, stream_of(address.space, address.name)]
+        keys: list[Argument] = [address.space, stream_of(address.space, address.name)]
         if message.id is not None:
             keys.append(id_key(address, message.id))
         return PUBLISH.pack(keys, [address.name, DEDUP_WINDOW_MS, *message_fields(message)])

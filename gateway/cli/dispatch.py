@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "publish": ("publish", "publish an event"),
     "check": ("check", "check resources and templates"),
     "components": ("components", "list the components of running gateways"),
+    "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
     "status": ("status", "show the backbone and its gateways"),
     "init": ("init", "say that nothing has to be installed"),
     "uninstall": ("uninstall", "remove stored data"),

@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gateway.cli.backbone import embedded_status
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, show
 from gateway.runs import list_runs
 from mesh.home import mesh_home
-from mesh.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def _facts(environ: Mapping[str, str]) -> dict[str, object]:
         "gateways": len(list_runs(home)),
     }
     if backbone.partition(":")[0] == "embedded":
-        server = Registry().load("backbone.embedded").read_status(home)
+        server = embedded_status(home)
         data = home / "backbone" / "data"
         facts |= {
             "state": "running" if server else "stopped; it starts with the first gateway",

@@ -8,11 +8,11 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from gateway.cli.backbone import embedded_status
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import complain, note, show
 from gateway.runs import list_runs
 from mesh.home import mesh_home
-from mesh.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 # What brokermesh makes there; nothing else is touched, whatever MESH_HOME names.
-_OURS = ("backbone", "run")
+_OURS = ("backbone", "run", "state")
 
 
 def parser() -> Parser:
@@ -47,7 +47,7 @@ def run(words: Sequence[str]) -> int:
         names = " ".join(sorted({each.app_id for each in runs}))
         complain(f"applications are running; stop them first: mesh stop {names}")
         return 1
-    if Registry().load("backbone.embedded").read_status(home) is not None:
+    if embedded_status(home) is not None:
         complain("the backbone is still running; it stops soon after its last gateway")
         return 1
     ours = [home / name for name in _OURS if (home / name).exists()]

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway.errors import APIError, invocation_failed
 from gateway.response import Answered, Response, StreamedResponse
+from gateway.routes.durable import DELIVERY_HEADER, DurableRoutes
 from gateway.routes.request import go_ahead, header, read_body, unescape
 from mesh.blocks.invocation import OUTSIDE, Answer, Call, Invocation, forwardable
 from mesh.durations import parse_duration
@@ -33,7 +34,15 @@ class InvocationRoutes:
     """Calls to other applications."""
 
     def __init__(
-        self, block: Invocation, tracing: Tracing, *, app_id: str, namespace: str, timeout: float, strip_token: bool
+        self,
+        block: Invocation,
+        tracing: Tracing,
+        *,
+        app_id: str,
+        namespace: str,
+        timeout: float,
+        strip_token: bool,
+        durable: DurableRoutes,
     ) -> None:
         """Bind the block.
 
@@ -44,6 +53,7 @@ class InvocationRoutes:
             namespace: The caller's namespace.
             timeout: Seconds until an answer must have begun.
             strip_token: Keep this gateway's own token from the called application.
+            durable: Takes the calls that the broker is to keep.
         """
         self._block = block
         self._tracing = tracing
@@ -51,6 +61,7 @@ class InvocationRoutes:
         self._namespace = namespace
         self._timeout = timeout
         self._strip_token = strip_token
+        self._durable = durable
 
     async def by_url(self, request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:
         """Call ``invoke/{app id}/method/{method}``; a header makes the whole path the method instead."""
@@ -76,9 +87,12 @@ class InvocationRoutes:
         is_url = target.startswith(OUTSIDE)
         if not is_url and (target.count(".") > 1 or len(target.encode("utf-8", "replace")) > MAX_APP_ID_BYTES):
             raise APIError(500, "ERR_DIRECT_INVOKE", f"failed to invoke, id: {target[:80]}, err: invalid app id")
+        whole_target = f"{path}?{query}" if query else path
+        if DELIVERY_HEADER in request.headers:
+            return await self._durable.accept(request, target, whole_target, self._headers(request, target))
         call = Call(
             request.method,
-            f"{path}?{query}" if query else path,
+            whole_target,
             self._headers(request, target),
             await _body(request),
             time.time() + self._deadline_seconds(request),

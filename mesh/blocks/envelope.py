@@ -86,6 +86,7 @@ class PublishOptions:
         tracestate: Passed on.
         overrides: ``cloudevent.*`` attributes, lower-case names without the prefix.
         expires_at: Unix time in seconds after which it must not be delivered; None for never.
+        not_before: Unix time in seconds before which it must not be delivered; None for at once.
     """
 
     app_id: str
@@ -95,6 +96,7 @@ class PublishOptions:
     tracestate: str = ""
     overrides: Mapping[str, str] | None = None
     expires_at: float | None = None
+    not_before: float | None = None
 
 
 def overrides(metadata: Mapping[str, str]) -> Mapping[str, str] | None:

@@ -36,7 +36,7 @@ from mesh.exchange import Exchange, Reply, Request
 from mesh.policies import BUILT_IN_RETRIES, Breaker, Policy
 from mesh.telemetry import Counters
 
-__all__ = ["OUTSIDE", "Answer", "Call", "Invocation", "forwardable"]
+__all__ = ["HTTP_HEADER", "OUTSIDE", "Answer", "Call", "Invocation", "forwardable", "pack", "unpack"]
 
 HTTP_HEADER = "mesh-http"
 ERROR_HEADER = "mesh-error"
@@ -117,7 +117,7 @@ class Answer:
         return self._parts()
 
 
-def _pack(*values: object) -> str:
+def pack(*values: object) -> str:
     """Encode as JSON in ASCII."""
     try:
         text = orjson.dumps(values).decode()
@@ -132,7 +132,12 @@ def _plain(text: str) -> str:
     return text.encode("ascii", "replace").decode().replace("\n", " ").strip()
 
 
-def _unpack(text: str) -> Sequence[object]:
+def unpack(text: str) -> Sequence[object]:
+    """Decode what ``pack`` made.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
     try:
         return cast("Sequence[object]", orjson.loads(text))
     except orjson.JSONDecodeError:
@@ -260,7 +265,7 @@ class Invocation:
             problem = reply.headers.get(ERROR_HEADER)
             if problem is not None:
                 raise InvocationError(target_id, problem)
-            status, headers = _unpack(reply.headers[HTTP_HEADER])
+            status, headers = unpack(reply.headers[HTTP_HEADER])
             yield Answer(
                 cast("int", status), cast("Headers", headers), None if reply.streamed else reply.body, reply.parts
             )
@@ -288,7 +293,7 @@ class Invocation:
             "ce-id": f"{self._directory.node_id}-{next(self._numbers)}",
             "ce-source": address.encode_token(self._app_id),
             "ce-type": "mesh.invocation.request",
-            HTTP_HEADER: _pack(call.verb, call.target, call.headers),
+            HTTP_HEADER: pack(call.verb, call.target, call.headers),
         }
         whole = isinstance(call.body, bytes)
         message = Message(headers, cast("bytes", call.body) if whole else b"")
@@ -375,7 +380,7 @@ class _Server:
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = _unpack(request.headers[HTTP_HEADER])
+            verb, target, headers = unpack(request.headers[HTTP_HEADER])
         except (KeyError, ValueError):
             await request.reply({ERROR_HEADER: "malformed request"})
             return
@@ -395,7 +400,7 @@ class _Server:
             return  # The caller has stopped waiting by the same deadline.
 
     async def _answer(self, request: Request, response: AppResponse) -> None:
-        packed = {HTTP_HEADER: _pack(response.status, response.headers)}
+        packed = {HTTP_HEADER: pack(response.status, response.headers)}
         whole = await response.read_up_to(request.whole_limit_bytes)
         if whole is not None:
             await request.reply(packed, whole)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import cast
 
@@ -18,7 +19,7 @@ from mesh.blocks import envelope
 from mesh.blocks.batch import Batcher, folded
 from mesh.blocks.envelope import Envelope, PublishOptions
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
-from mesh.delivery import SUCCESS, Attempt, Outcome, Settlement
+from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
 from mesh.durations import parse_duration
 from mesh.errors import EventError, ExpressionError, MeshError, PermissionDeniedError
 from mesh.event import encode_header_value, is_structured
@@ -114,6 +115,28 @@ def ttl_of(metadata: Mapping[str, str]) -> float | None:
     return None if text is None else _ttl_seconds(text)
 
 
+def not_before_of(metadata: Mapping[str, str]) -> float | None:
+    """Read ``delay`` (whole seconds, or a duration) or ``scheduledSendTime`` (RFC 3339) as Unix time.
+
+    Raises:
+        ValueError: It is neither, or both are given.
+    """
+    delay, scheduled = metadata.get("delay"), metadata.get("scheduledSendTime")
+    if delay is not None and scheduled is not None:
+        raise ValueError("delay and scheduledSendTime exclude each other")
+    if delay is not None:
+        return time.time() + (float(delay) if delay.isdigit() else parse_duration(delay))
+    if scheduled is None:
+        return None
+    try:
+        at = datetime.fromisoformat(scheduled)
+    except ValueError:
+        raise ValueError(f"scheduledSendTime is not RFC 3339: {scheduled!r}") from None
+    if at.tzinfo is None:
+        raise ValueError(f"scheduledSendTime has no time zone: {scheduled!r}")
+    return at.timestamp()
+
+
 class PubSub:
     """The building block."""
 
@@ -148,7 +171,7 @@ class PubSub:
         """Collect what a publish request says besides its body.
 
         Raises:
-            ValueError: The time to live is malformed.
+            ValueError: The time to live, or the time of delivery, is malformed.
         """
         if not metadata:
             return PublishOptions(self._app_id, component.name, topic, self._tracing.span(traceparent), tracestate)
@@ -161,6 +184,7 @@ class PubSub:
             tracestate,
             envelope.overrides(metadata),
             None if ttl is None else time.time() + ttl,
+            not_before_of(metadata),
         )
 
     async def publish(
@@ -283,8 +307,9 @@ def _message(
 ) -> Message:
     # The id is ours, not the event's: an application may reuse its event ids, and none may be swallowed.
     identity = secrets.token_hex(12)
+    scheduled = {} if options.not_before is None else {NOT_BEFORE_HEADER: str(int(options.not_before * 1000))}
     if raw:
-        return Message({}, body, key, identity)
+        return Message(scheduled, body, key, identity)
     prefix = component.broker.features.event_prefix
     if content_type is not None and is_structured(content_type) and envelope.is_json_event(content_type):
         headers, body = envelope.build_structured(options, body, prefix)
@@ -292,6 +317,8 @@ def _message(
         headers, body = envelope.build_binary(options, content_type, body, prefix)
         if key is not None:
             headers[prefix + "partitionkey"] = encode_header_value(key)
+    if scheduled:
+        headers |= scheduled
     return Message(headers, body, key, identity)
 
 

@@ -1,0 +1,57 @@
+"""Records: batches to be sent, and what a fetch brought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+
+__all__ = ["BATCH_BYTES", "fetch_request", "fetched", "new_batch", "records"]
+
+BATCH_BYTES = 512 * 1024
+FETCH_BYTES = 8 * 1024 * 1024
+PARTITION_FETCH_BYTES = 1024 * 1024
+
+
+def new_batch(size: int = BATCH_BYTES) -> Any:  # noqa: ANN401 - the client has no types here
+    """Begin a batch."""
+    return DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, size)
+
+
+def fetch_request(wanted: list[tuple[str, list[tuple[int, int]]]], wait: float) -> FetchRequest:
+    """Ask for what follows some offsets.
+
+    Args:
+        wanted: Topics, each with its partitions and offsets.
+        wait: Seconds that the broker waits for the first byte.
+    """
+    topics = [
+        (topic, [(partition, offset, PARTITION_FETCH_BYTES) for partition, offset in parts]) for topic, parts in wanted
+    ]
+    return FetchRequest(int(wait * 1000), 1, FETCH_BYTES, 0, topics)
+
+
+def fetched(response: Any) -> Iterator[tuple[str, int, int, bytes]]:  # noqa: ANN401
+    """Give topic, partition, error code and raw records."""
+    for topic, partitions in response.topics:
+        for part in partitions:
+            yield topic, part[0], part[1], part[-1]
+
+
+def records(raw: bytes, offset: int) -> tuple[list[Any], int]:
+    """Read records from an offset on; give them, and the offset to go on from."""
+    found: list[Any] = []
+    batches = MemoryRecords(raw)
+    while batches.has_next():
+        batch = batches.next_batch()
+        if batch.is_control_batch:
+            offset = max(offset, batch.next_offset)
+            continue
+        for record in batch:
+            if record.offset >= offset:
+                found.append(record)
+        offset = max(offset, batch.next_offset)
+    return found, offset

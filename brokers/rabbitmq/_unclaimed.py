@@ -1,0 +1,125 @@
+"""Events that were published before any group asked for them, and how a new group gets them.
+
+An exchange hands what none of its bindings takes to its alternate exchange, so such an event lies
+in its space's queue ``…:unclaimed``, and nowhere else. Whoever subscribes moves what fits from
+there into its group's queue: one mover at a time, each event stored anew before it is acked, so
+that nothing is lost whenever it dies. What does not fit goes back to its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered, RefusedError
+from brokers.rabbitmq._message import TOPIC, decode, encode
+from brokers.rabbitmq._names import address_of
+from brokers.rabbitmq._publisher import Publisher
+from brokers.rabbitmq._session import Session
+from brokers.rabbitmq._topology import Queue, Space
+from mesh.address import matches
+from mesh.errors import BrokerUnavailableError, PublishRejectedError
+
+__all__ = ["claim"]
+
+LOCKED = 405
+LOCK_WAIT = 0.02
+BATCH = 256
+MAX_BYTES = 4 * 1024 * 1024
+SILENCE_LIMIT = 2.0
+
+
+async def claim(session: Session, publisher: Publisher, space: Space, pattern: str, queues: Sequence[Queue]) -> None:
+    """Move what fits a pattern into a group's queues; what they are too full for stays.
+
+    Raises:
+        BrokerUnavailableError: The connection broke; it can be done again.
+    """
+    try:
+        connection = await session.dial()
+    except (OSError, RefusedError) as error:
+        raise BrokerUnavailableError(f"cannot look for events that no group has: {error}") from error
+    try:
+        await _lock(connection, f"{space.exchange}:lock")
+        await _Mover(connection, publisher, pattern, queues).run(space)
+    finally:
+        await connection.close()
+
+
+async def _lock(connection: Connection, name: str) -> None:
+    """Become the only one who moves: an exclusive queue is that of one connection, and goes with it."""
+    while True:
+        try:
+            await connection.open_channel(wire.queue_declare(name, durable=False, exclusive=True))
+            return
+        except RefusedError as error:
+            if error.code != LOCKED:
+                raise
+        await asyncio.sleep(LOCK_WAIT)
+
+
+class _Mover:
+    """Moves the events of one pattern."""
+
+    def __init__(self, connection: Connection, publisher: Publisher, pattern: str, queues: Sequence[Queue]) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._pattern = pattern
+        self._queues = {queue.lane: queue.name for queue in queues}
+        self._found: deque[tuple[Delivered, str]] = deque()
+        self._found_bytes = 0
+        self._seen = 0
+        self._changed = asyncio.Event()
+        self._channel: Channel
+
+    async def run(self, space: Space) -> None:
+        self._channel = await self._connection.open_channel(take=self._take)
+        [answer] = await self._channel.call(wire.queue_declare(space.unclaimed, passive=True))
+        count = wire.read_queue_declare_ok(answer)[1]
+        await self._channel.call(wire.basic_consume(space.unclaimed, TAG))
+        while self._found or self._seen < count:
+            self._changed.clear()
+            if not self._found:
+                try:
+                    async with asyncio.timeout(SILENCE_LIMIT):
+                        await self._changed.wait()
+                except TimeoutError:
+                    return  # The rest is gone: it expired, or somebody removed it.
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(BATCH, len(self._found))):
+                    delivered, topic = self._found.popleft()
+                    self._found_bytes -= len(delivered.body)
+                    tasks.create_task(self._move(delivered, topic), name="rabbitmq-claim")
+            if self._found_bytes < MAX_BYTES:
+                self._connection.resume()
+
+    def _take(self, delivered: Delivered) -> None:
+        """Keep what fits; the rest stays unsettled, and goes back in order when the connection closes."""
+        self._seen += 1
+        self._changed.set()
+        topic = topic_of(delivered)
+        if matches(self._pattern, topic):
+            self._found.append((delivered, topic))
+            self._found_bytes += len(delivered.body)
+            if self._found_bytes >= MAX_BYTES:
+                self._connection.pause()
+
+    async def _move(self, delivered: Delivered, topic: str) -> None:
+        lane = delivered.key.partition(".")[0]
+        queue = self._queues.get("*") or self._queues.get(lane)
+        message, _, _ = decode(delivered.properties, delivered.body)
+        if queue is None:
+            return
+        try:
+            await self._publisher.store("", queue, encode(message, stored=True, extra={TOPIC: topic}), message.body)
+        except PublishRejectedError:
+            return
+        self._channel.send(wire.ack_frame(self._channel.number, delivered.tag))
+
+
+def topic_of(delivered: Delivered) -> str:
+    """Give the topic of a stored message, as tokens."""
+    topic = delivered.properties.headers.get(TOPIC)
+    return topic if isinstance(topic, str) else delivered.key.partition(".")[2]
