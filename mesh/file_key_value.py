@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 
 from mesh.broker import Entry, Operation
 from mesh.errors import ConflictError, StateError
+from mesh.key_value import check_key
 
 __all__ = ["FileKeyValue"]
 
@@ -53,7 +54,11 @@ class FileKeyValue:
         Raises:
             StateError: It cannot be opened.
         """
-        await self._run(self._open)
+        try:
+            await self._run(self._open)
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -89,6 +94,7 @@ class FileKeyValue:
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read a key; every read is strong here."""
+        check_key(key)
         return await self._run(lambda: self._read(key))
 
     def _read(self, key: str) -> Entry | None:
@@ -104,6 +110,8 @@ class FileKeyValue:
         Raises:
             ConflictError: A revision differs from the expected one; nothing was done.
         """
+        for operation in operations:
+            check_key(operation.key)
         if operations:
             await self._run(lambda: self._apply(operations))
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from mesh.broker import Entry, Operation
 from mesh.errors import ConflictError, StateError
 
-__all__ = ["MemoryKeyValue"]
+__all__ = ["MemoryKeyValue", "check_key"]
 
 MAX_KEY_BYTES = 1024
 
@@ -41,7 +41,7 @@ class MemoryKeyValue:
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read a key; every read is strong here."""
-        _check_key(key)
+        check_key(key)
         self._sweep()
         return self._entries.get(key)
 
@@ -54,7 +54,7 @@ class MemoryKeyValue:
         """
         self._sweep()
         for operation in operations:
-            _check_key(operation.key)
+            check_key(operation.key)
             if operation.expected is None:
                 continue
             entry = self._entries.get(operation.key)
@@ -78,6 +78,11 @@ class MemoryKeyValue:
                 yield key
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Refuse a key that no store takes.
+
+    Raises:
+        StateError: It is empty or too long.
+    """
     if not 0 < len(key) <= MAX_KEY_BYTES or not (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES):
         raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")

@@ -1,13 +1,13 @@
-"""A member of a group: takes what the broker hands out, runs handlers, and settles.
+"""A member of a group: takes what the broker hands out and runs handlers.
 
 An unordered group has one queue, whose members compete. An ordered one has a queue more for each
-lane of keyed events, with a single active consumer that has one delivery at a time; each is on a
+lane of keyed events, with a single active consumer that gets one delivery at a time; each is on a
 channel of its own, since only closing it hands back what is unsettled before another consumer
 gets what follows.
 
-RabbitMQ has no deadline of ours for a delivery (its own is 30 minutes), so a member keeps it: what
-got no sign of life for ``ack_wait`` is stored anew for others, while the original stays unsettled
-until its handler ends, so that a member never works on more than it may.
+RabbitMQ knows no deadline of ours (its own is 30 minutes), so the member keeps it: what gets no
+sign of life for ``ack_wait`` is stored anew, for others, while the original stays unsettled until
+its handler ends, so that the member never has more than it may.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import asyncio
 import logging
 import time
 from collections import deque
-from contextlib import suppress
 from functools import lru_cache
 
 from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered
+from brokers.rabbitmq._connection import Connection, Delivered
+from brokers.rabbitmq._lane import Lane, RabbitMQSettler
 from brokers.rabbitmq._message import ATTEMPT, TOPIC, decode, encode
 from brokers.rabbitmq._names import address_of, retry_step
 from brokers.rabbitmq._publisher import Publisher
-from brokers.rabbitmq._session import Attachment, Session
-from brokers.rabbitmq._topology import Queue, Space, declare_group, group_queues, retry_queue, waiting
+from brokers.rabbitmq._session import Session
+from brokers.rabbitmq._topology import Space, declare_group, group_queues, retry_queue, waiting
 from brokers.rabbitmq._unclaimed import claim, topic_of
 from mesh.address import Address, matches
-from mesh.broker import Delivery, Handler, Message, SubscribeOptions
+from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Subscription"]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
-HAND_ON_WAIT = 30.0
+STORE_WAIT = 30.0
 RETRY_LEASE = 3600.0
 CLAIM_AGAIN = 2.0
 MAX_PREFETCH = 65535
@@ -60,16 +60,17 @@ class Subscription:
         self._options = options
         self._handler = handler
         self._queues = group_queues(space, address, options)
-        self._lanes = [_Lane(self, session, queue, options) for queue in self._queues]
+        prefetch = min(options.max_in_flight, MAX_PREFETCH)
+        self._lanes = [Lane(self, session, queue, 1 if queue.keyed else prefetch) for queue in self._queues]
         self._pattern = address.name if address.is_pattern else None
         self._running = 0
-        self._waiting: deque[tuple[Delivery, _Settler]] = deque()
-        self._alive: dict[_Settler, None] = {}  # By the time of their last sign of life.
+        self._waiting: deque[tuple[Delivery, RabbitMQSettler]] = deque()
+        self._alive: dict[RabbitMQSettler, None] = {}  # In the order of their last signs of life.
         self._timer: asyncio.TimerHandle | None = None
         self._retry_queues: dict[str, float] = {}
         self._stopping = False
-        self._tasks: asyncio.TaskGroup
         self._claiming: asyncio.Task[None] | None = None
+        self._tasks: asyncio.TaskGroup
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Join the group; handlers run in ``tasks``.
@@ -87,11 +88,11 @@ class Subscription:
             except BrokerUnavailableError:
                 continue
         for lane in self._lanes:
-            await lane.attachment.start(tasks)
+            await lane.start(tasks)
         self._claiming = tasks.create_task(self._claim_again(), name="rabbitmq-claim")
 
     async def _join(self, connection: Connection) -> None:
-        """Declare and bind; what is unclaimed comes first, so that older events stay before newer ones."""
+        """Declare and bind; what is unclaimed is moved before, so that older events stay before newer ones."""
         declared = [queue.declared for queue in self._queues]
         await declare_group(connection, self._address, self._options, *declared)
         await self._claim(connection)
@@ -104,7 +105,7 @@ class Subscription:
             await claim(self._session, self._publisher, self._space, self._address.name, self._queues)
 
     async def _claim_again(self) -> None:
-        """Look once more, for what was on its way to nobody when the group was bound."""
+        """Look once more, for what was on its way while the group was bound."""
         await asyncio.sleep(CLAIM_AGAIN)
         try:
             await self._claim(await self._session.live())
@@ -116,10 +117,12 @@ class Subscription:
         self._stopping = True
         if self._claiming is not None:
             self._claiming.cancel()
+        for lane in self._lanes:
+            lane.stop_at_once()
+        for lane in self._lanes:
+            await lane.cancel()
         while self._waiting:
             self._waiting.popleft()[1].release()
-        for lane in self._lanes:
-            await lane.stop()
 
     def close(self) -> None:
         """Leave; whatever is still unsettled goes back."""
@@ -130,57 +133,57 @@ class Subscription:
 
     # Deliveries
 
-    def take(self, lane: _Lane, delivered: Delivered) -> None:
+    def take(self, lane: Lane, delivered: Delivered) -> None:
         """Begin with a delivery, or keep it until there is room."""
+        channel = delivered.channel
         if self._stopping:
-            delivered.channel.send(wire.nack_frame(delivered.channel.number, delivered.tag))
+            channel.send(wire.nack_frame(channel.number, delivered.tag))
             return
         topic = topic_of(delivered)
         if self._pattern is not None and not _fits(self._pattern, topic):
-            delivered.channel.send(wire.ack_frame(delivered.channel.number, delivered.tag))
+            channel.send(wire.ack_frame(channel.number, delivered.tag))
             return
-        message, _, attempts = decode(delivered.properties, delivered.body)
-        settler = _Settler(self, lane, delivered, topic, attempts + 1)
-        address = address_of(self._address.space, topic)
-        delivery = Delivery(message, address, attempts + 1, settler)
-        settler.message = message
-        lane.held = settler
+        message, attempts = decode(delivered.properties, delivered.body)
+        settler = RabbitMQSettler(self, lane, delivered, message, topic, attempts + 1)
+        delivery = Delivery(message, address_of(self._address.space, topic), attempts + 1, settler)
         if self._running < self._options.max_in_flight:
             self._begin(delivery, settler)
         else:
             self._waiting.append((delivery, settler))
 
-    def _begin(self, delivery: Delivery, settler: _Settler) -> None:
+    def _begin(self, delivery: Delivery, settler: RabbitMQSettler) -> None:
         self._running += 1
+        settler.lane.begin()
         self._tasks.create_task(self._handle(delivery, settler), name="rabbitmq-delivery")
 
-    async def _handle(self, delivery: Delivery, settler: _Settler) -> None:
+    async def _handle(self, delivery: Delivery, settler: RabbitMQSettler) -> None:
         self.note_alive(settler)
         try:
-            await self._handler(delivery)
+            try:
+                await self._handler(delivery)
+            except Exception:  # The handler's failure is this delivery's alone.
+                logger.exception("handler failed on %s", delivery.address)
+            if delivery.settled is None:
+                await delivery.nack()
         except asyncio.CancelledError:
             if delivery.settled is None:
                 settler.release()
             raise
-        except Exception:  # The handler's failure is this delivery's alone.
-            logger.exception("handler failed on %s", delivery.address)
         finally:
             self._alive.pop(settler, None)
             self._running -= 1
-            settler.lane.done(settler)
-            self._next()
-        if delivery.settled is None:
-            await delivery.nack()
+            settler.lane.end()
+            self._begin_next()
 
-    def _next(self) -> None:
+    def _begin_next(self) -> None:
         while self._waiting and self._running < self._options.max_in_flight:
             delivery, settler = self._waiting.popleft()
-            if settler.open:
+            if settler.open:  # Else the connection broke, and it comes again.
                 self._begin(delivery, settler)
 
     # Signs of life
 
-    def note_alive(self, settler: _Settler) -> None:
+    def note_alive(self, settler: RabbitMQSettler) -> None:
         """Begin its time anew."""
         loop = asyncio.get_running_loop()
         self._alive.pop(settler, None)
@@ -190,7 +193,7 @@ class Subscription:
             self._timer = loop.call_at(settler.deadline, self._expire)
 
     def _expire(self) -> None:
-        """Take back what got no sign of life."""
+        """Give up what got no sign of life."""
         self._timer = None
         loop = asyncio.get_running_loop()
         while self._alive:
@@ -200,25 +203,27 @@ class Subscription:
                 return
             del self._alive[settler]
             if settler.open:
-                logger.warning("no sign of life from the handler of an event of %s", self._address)
-                settler.lane.give_up(settler, self._tasks)
+                logger.warning("no sign of life for an event of %s", self._address)
+                settler.give_up(self._tasks)
 
-    async def hand_on(self, settler: _Settler, delay: float) -> bool:
-        """Store a delivery anew, for later or for others; tell whether it is."""
+    # Later attempts
+
+    async def store_anew(self, settler: RabbitMQSettler, delay: float) -> bool:
+        """Store a delivery's message once more, for later or for others; tell whether it is stored."""
         queue, message = settler.lane.queue.name, settler.message
         extra = {TOPIC: settler.topic, ATTEMPT: str(settler.attempt)}
         try:
-            async with asyncio.timeout(HAND_ON_WAIT):
+            async with asyncio.timeout(STORE_WAIT):
                 target = await self._retry_queue(queue, delay) if delay > 0 else queue
                 await self._publisher.store("", target, encode(message, stored=True, extra=extra), message.body)
         except (BrokerError, TimeoutError) as error:
-            logger.warning("cannot store an event of %s for a later attempt: %s", self._address, error)
+            logger.warning("cannot store an event of %s for another attempt: %s", self._address, error)
             self._retry_queues.clear()
             return False
         return True
 
     async def _retry_queue(self, queue: str, delay: float) -> str:
-        """Give a queue that holds messages for a while; made if it is missing, or may soon expire."""
+        """Give a queue that holds messages for a while; made when it is missing."""
         name, declared = retry_queue(self._space, queue, retry_step(delay))
         now = time.monotonic()
         if now - self._retry_queues.get(name, -RETRY_LEASE) >= RETRY_LEASE:
@@ -231,66 +236,3 @@ class Subscription:
 @lru_cache(maxsize=4096)
 def _fits(pattern: str, topic: str) -> bool:
     return matches(pattern, topic)
-
-
-class _Lane:
-    """One queue of a group, as one member sees it."""
-
-    def __init__(self, subscription: Subscription, session: Session, queue: Queue, options: SubscribeOptions) -> None:
-        self._subscription = subscription
-        self.queue = queue
-        self._prefetch = 1 if queue.keyed else min(options.max_in_flight, MAX_PREFETCH)
-        self._stopping = False
-        self._free = asyncio.Event()  # No handler works on what was taken from it.
-        self._free.set()
-        self.held: _Settler | None = None
-        self.attachment = Attachment(session, self._open, f"the queue {queue.name}")
-
-    async def _open(self, connection: Connection) -> Channel:
-        await self._free.wait()
-        channel = await connection.open_channel(
-            self.queue.declared, *self.queue.bound, wire.basic_qos(self._prefetch), take=self._take
-        )
-        await channel.call(wire.basic_consume(self.queue.name, TAG))
-        return channel
-
-    def _take(self, delivered: Delivered) -> None:
-        self._subscription.take(self, delivered)
-
-    def give_up(self, settler: _Settler, tasks: asyncio.TaskGroup) -> None:
-        """Let another member have a delivery whose handler gives no sign of life."""
-        if self.queue.keyed:
-            self._free.clear()
-            settler.channel.close()
-        else:
-            tasks.create_task(settler.hand_on(), name="rabbitmq-hand-on")
-
-    def done(self, settler: _Settler) -> None:
-        """Note that a handler has ended."""
-        if self.queue.keyed:
-            self._free.set()
-
-    def settled(self) -> None:
-        """Note that a delivery is settled."""
-        self.held = None
-        if self._stopping and self.queue.keyed:
-            self.close()
-
-    async def stop(self) -> None:
-        """Take nothing more."""
-        self._stopping = True
-        self.attachment.stop()
-        channel = self.attachment.opened
-        if channel is None:
-            return
-        if not self.queue.keyed:
-            with suppress(BrokerUnavailableError):
-                await channel.call(wire.basic_cancel(TAG))
-        elif self.held is None or not self.held.working:
-            channel.close()
-
-    def close(self) -> None:
-        """Hand back whatever is unsettled."""
-        channel = self.attachment.opened
-        if channel is not None:
-            channel.close()

@@ -93,18 +93,18 @@ def encode(
     )
 
 
-def decode(properties: wire.Properties, body: bytes) -> tuple[Message, str | None, int]:
-    """Decode a message; give it, its topic if that stands in it, and how often it was tried before."""
+def decode(properties: wire.Properties, body: bytes) -> tuple[Message, int]:
+    """Decode a message; give it, and how often it was handed out before."""
     found = properties.headers
     headers: dict[str, str] = {}
-    topic, identity, attempts = None, properties.message_id, 0
+    identity, attempts = properties.message_id, 0
     for name, value in found.items():
         if type(value) is str and name[:1] != OURS and name[:2] != "x-" and name[:12] != OTHER_PREFIX:
             headers[name] = value
         elif name == DELIVERY_COUNT:
             attempts += value if isinstance(value, int) else 0
         elif name == TOPIC:
-            topic = str(value)
+            continue
         elif name == IDENTITY:
             identity = str(value)
         elif name == ATTEMPT:
@@ -114,7 +114,7 @@ def decode(properties: wire.Properties, body: bytes) -> tuple[Message, str | Non
     given = properties.content_type
     if given is not None and CONTENT_TYPE not in headers and headers.keys().isdisjoint(("content-type", "Content-Type")):
         headers[CONTENT_TYPE if PREFIX + "specversion" in headers else "content-type"] = given
-    return Message(headers, body, id=identity), topic, attempts
+    return Message(headers, body, id=identity), attempts
 
 
 def _plain(name: str) -> str:

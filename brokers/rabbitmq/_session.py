@@ -176,7 +176,7 @@ class Attachment:
     """A channel that is opened anew whenever it is lost.
 
     Attributes:
-        channel: The present one.
+        channel: The present one; None before the first.
     """
 
     def __init__(self, session: Session, open_channel: Open, what: str) -> None:
@@ -191,7 +191,7 @@ class Attachment:
         self._open = open_channel
         self._what = what
         self._keeping: asyncio.Task[None] | None = None
-        self.channel: Channel
+        self.channel: Channel | None = None
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Open it; from then on a task sees to it.
@@ -202,19 +202,19 @@ class Attachment:
         while True:
             connection = await self._session.live()
             try:
-                self.channel = await self._open(connection)
+                channel = self.channel = await self._open(connection)
                 break
             except BrokerUnavailableError:
                 continue  # The connection broke; there will be another, or none any more.
-        self._keeping = tasks.create_task(self._keep(), name="rabbitmq-attachment")
+        self._keeping = tasks.create_task(self._keep(channel), name="rabbitmq-attachment")
 
-    async def _keep(self) -> None:
+    async def _keep(self, channel: Channel) -> None:
         while True:
-            await asyncio.shield(self.channel.lost)
+            await asyncio.shield(channel.lost)
             backoff = FIRST_BACKOFF
             while True:
                 try:
-                    self.channel = await self._open(await self._session.live())
+                    channel = self.channel = await self._open(await self._session.live())
                     break
                 except BrokerUnavailableError:
                     pass

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from brokers.rabbitmq import _wire as wire
 from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered, RefusedError
 from brokers.rabbitmq._message import TOPIC, decode, encode
-from brokers.rabbitmq._names import address_of
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Queue, Space
@@ -109,9 +108,9 @@ class _Mover:
     async def _move(self, delivered: Delivered, topic: str) -> None:
         lane = delivered.key.partition(".")[0]
         queue = self._queues.get("*") or self._queues.get(lane)
-        message, _, _ = decode(delivered.properties, delivered.body)
         if queue is None:
-            return
+            return  # It has no lane of ours.
+        message, _ = decode(delivered.properties, delivered.body)
         try:
             await self._publisher.store("", queue, encode(message, stored=True, extra={TOPIC: topic}), message.body)
         except PublishRejectedError:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.compose.engine import Stack, say
 from tests.compose.load import Load, post
+from tests.support.eventually import eventually_sync
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -43,10 +44,11 @@ def test_what_was_acknowledged_survives_kills(stack: Stack) -> None:
             load.goes_on(20, WITHIN)
             say(f"{stack.broker}: {killed} was killed, came back, and work goes on")
 
-    def arrived() -> bool:
-        return load.events <= recorded(stack, "event").keys() and load.calls <= recorded(stack, "call").keys()
+    def nothing_is_missing() -> None:
+        missing = (load.events - recorded(stack, "event").keys()) | (load.calls - recorded(stack, "call").keys())
+        assert not missing, f"acknowledged, and not arrived: {sorted(missing)}"
 
-    stack.until(arrived, "all that was acknowledged has arrived", WITHIN)
+    eventually_sync(nothing_is_missing, WITHIN)
     events, calls = recorded(stack, "event"), recorded(stack, "call")
     say(
         f"{stack.broker}: {len(load.events)} events and {len(load.calls)} calls acknowledged, {load.failed} refused; "

@@ -1,0 +1,599 @@
+"""A subscription: fetches ahead, hands out as many as may be in flight, and settles one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import errors as kafka
+
+from brokers.kafka._cluster import EARLIEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._frames import Frames
+from brokers.kafka._group import Lost, Membership, NewRound
+from brokers.kafka._partition import Item, Partition, State
+from brokers.kafka._records import fetch_request, fetched, records
+from mesh.address import Address
+from mesh.broker import Delivery, Handler, Message, SubscribeOptions
+from mesh.errors import BrokerError, BrokerUnavailableError
+
+__all__ = ["ID", "Consumer"]
+
+logger = logging.getLogger("brokers.kafka")
+
+ID = ":id"  # The header of `Message.id`; no header of a message holds a colon.
+FETCH_WAIT = 0.25
+FETCH_WAIT_BUSY = 0.01
+MAX_AHEAD = 500
+MAX_AHEAD_BYTES = 4 * 1024 * 1024
+COMMIT_WAIT = 0.05
+LEAVE_WITHIN = 2.0
+MIN_WINDOW = 256
+
+
+class Consumer:
+    """This node's member of a group."""
+
+    def __init__(
+        self, cluster: Cluster, frames: Frames, topic: str, group: str,
+        address: Address, options: SubscribeOptions, handler: Handler,
+    ) -> None:
+        self._cluster = cluster
+        self._frames = frames
+        self._topic = topic
+        self._group = group
+        self._address = address
+        self._options = options
+        self._handler = handler
+        self._member = Membership(cluster, group, topic)
+        self._purpose = cluster.purpose("fetch")
+        self._window = max(MIN_WINDOW, 4 * options.max_in_flight)
+        self._partitions: dict[int, Partition] = {}
+        self._ready: deque[Item] = deque()
+        self._keys: dict[tuple[int, str], deque[Item]] = {}
+        self._begun: set[Item] = set()
+        self._running = 0
+        self._frozen = True
+        self._stopping = False
+        self._stuck = False
+        self._ended = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._commit_wanted = asyncio.Event()
+        self._commit_now = asyncio.Event()
+        self._committing = asyncio.Lock()
+        self._background: list[asyncio.Task[None]] = []
+        self._fetching: dict[int, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._handlers: asyncio.TaskGroup | None = None
+
+    # Start and end
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Join the group; returns when the member is part of it."""
+        self._tasks = tasks
+        self._frames.hear.setdefault(self._group, set()).add(self._hear)
+        self._frames.tell({"g": self._group, "k": "join"})
+        while True:
+            try:
+                await self._assign(await self._member.join(()))
+                break
+            except (BrokerUnavailableError, NewRound):
+                await asyncio.sleep(RETRY_WAIT)
+            except Lost:
+                continue
+        for work, name in ((self._stay, "member"), (self._commit_often, "commit"), (self._watch, "watch")):
+            self._background.append(tasks.create_task(work(), name=f"kafka-{name}"))
+
+    def deliver(self, handlers: asyncio.TaskGroup) -> None:
+        """Begin to hand out."""
+        self._handlers = handlers
+        self._frozen = False
+        self._commit_now.set()
+        self._commit_wanted.set()
+        self._dispatch()
+
+    async def stop(self) -> None:
+        """Hand out no more; what is not begun goes to others at once, if there are any."""
+        self._stopping = True
+        self._drop_ready()
+        if self._begun and self._member.alone and self._member.joined:
+            return  # Nobody else could take it; if somebody comes, `_stay` makes room.
+        await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        """Commit, with what is in flight here, and leave the group."""
+        if not self._member.joined:
+            return
+        self._frozen = True
+        with suppress(BrokerError, NewRound, Lost, TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN):
+                with suppress(NewRound, Lost):
+                    await self._commit(final=True)
+                await self._member.leave()
+        for partition in list(self._partitions.values()):
+            self._lose(partition)
+
+    async def finish(self) -> None:
+        """Release what handlers left unsettled, commit, leave, and end."""
+        for item in list(self._begun):  # Their tasks were cancelled, perhaps before the first step.
+            self._give_back(item)
+        self._stopping = True
+        try:
+            await self._hand_over()
+        finally:
+            self._frames.hear[self._group].discard(self._hear)
+            if not self._frames.hear[self._group]:
+                del self._frames.hear[self._group]
+            for partition in list(self._partitions.values()):
+                self._lose(partition)
+            for task in (*self._background, *self._fetching.values()):
+                task.cancel()
+            with suppress(BrokerError):
+                await self._member.close()
+                await self._cluster.drop(self._purpose)
+
+    # The group
+
+    async def _stay(self) -> None:
+        """Be a member until the end."""
+        while True:
+            try:
+                if not self._member.joined:
+                    if self._stopping:
+                        return
+                    self._frames.tell({"g": self._group, "k": "join"})
+                    await self._assign(await self._member.join(self._partitions))
+                    self._frozen = False
+                    self._commit_now.set()
+                    self._commit_wanted.set()
+                    self._dispatch()
+                staying = asyncio.ensure_future(self._member.stay())
+                try:
+                    await asyncio.wait([staying, unstick := asyncio.ensure_future(self._until_stuck())],
+                                       return_when=asyncio.FIRST_COMPLETED)
+                    unstick.cancel()
+                    if staying.done():
+                        staying.result()
+                    else:
+                        await self._step_aside()
+                finally:
+                    staying.cancel()
+                    unstick.cancel()
+            except NewRound:
+                if self._stopping:
+                    await self._hand_over()
+                    return
+                self._frozen = True
+                with suppress(BrokerUnavailableError, Lost, NewRound):
+                    await self._commit(final=True)
+                await self._rejoin()
+            except Lost:
+                for partition in list(self._partitions.values()):
+                    self._lose(partition)
+            except BrokerUnavailableError:
+                await asyncio.sleep(RETRY_WAIT)
+
+    async def _rejoin(self) -> None:
+        while True:
+            try:
+                await self._assign(await self._member.join(self._partitions))
+            except BrokerUnavailableError:
+                await asyncio.sleep(RETRY_WAIT)
+            else:
+                break
+        if self._stopping:
+            await self._hand_over()
+            return
+        self._frozen = False
+        self._commit_now.set()
+        self._commit_wanted.set()
+        self._dispatch()
+
+    async def _until_stuck(self) -> None:
+        while not self._stuck:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _step_aside(self) -> None:
+        """Every place here is taken by a silent handler: let others have the partitions until one returns."""
+        logger.warning("%s: all %d handlers are silent; others take over", self._group, self._running)
+        await self._hand_over()
+        while self._running >= self._options.max_in_flight:
+            self._room.clear()
+            await self._room.wait()
+        self._stuck = False
+
+    async def _assign(self, numbers: set[int]) -> None:
+        for number in self._partitions.keys() - numbers:
+            self._lose(self._partitions[number])
+        gained = numbers - self._partitions.keys()
+        if gained:
+            committed = await self._member.committed(gained)
+            missing = gained - committed.keys()
+            if missing:
+                earliest = await self._cluster.offsets(self._topic, dict.fromkeys(missing, EARLIEST))
+                committed |= {number: (offset, "") for number, offset in earliest.items()}
+            for number in gained:
+                self._partitions[number] = Partition(number, *committed[number])
+        self._fetch_from_leaders()
+        self._changed.set()
+
+    def _lose(self, partition: Partition) -> None:
+        """Another member has it now; what is begun here is settled by notes."""
+        partition.owned = False
+        if self._partitions.get(partition.number) is partition:
+            del self._partitions[partition.number]
+        for item in partition.items.values():
+            if item.timer is not None:
+                item.timer.cancel()
+        for key in [key for key in self._keys if key[0] == partition.number]:
+            del self._keys[key]
+        self._ready = deque(item for item in self._ready if item.partition is not partition)
+
+    def _drop_ready(self) -> None:
+        """Forget what is fetched and not begun; a delayed one keeps its time."""
+        for partition in self._partitions.values():
+            first = min((o for o, i in partition.items.items() if i.state in (State.READY, State.PARKED)), default=None)
+            if first is None:
+                continue
+        self._ready.clear()
+
+    # Fetching
+
+    def _fetch_from_leaders(self) -> None:
+        assert self._tasks is not None
+        for number in range(self._cluster.partitions(self._topic)):
+            leader = self._cluster.leader(self._topic, number)
+            if leader is not None and leader not in self._fetching:
+                self._fetching[leader] = self._tasks.create_task(self._fetch(leader), name="kafka-fetch")
+
+    async def _fetch(self, leader: int) -> None:
+        while True:
+            mine = [p for p in self._partitions.values() if self._cluster.leader(self._topic, p.number) == leader]
+            wanted = [p for p in mine if p.ready < MAX_AHEAD and p.bytes < MAX_AHEAD_BYTES]
+            if not wanted or self._stopping:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            wait = FETCH_WAIT if len(wanted) == len(mine) else FETCH_WAIT_BUSY
+            request = fetch_request([(self._topic, [(p.number, p.top) for p in wanted])], wait)
+            asked = {p.number: p for p in wanted}
+            try:
+                response = await self._cluster.call(leader, request, self._purpose, wait=wait)
+                for _, number, code, raw in fetched(response):
+                    if (failure := error_of(code)) is not None:
+                        await self._recover(asked[number], failure)
+                    elif raw and self._partitions.get(number) is asked[number] and not self._stopping:
+                        self._take(asked[number], raw)
+                self._dispatch()
+            except BrokerUnavailableError:
+                await asyncio.sleep(RETRY_WAIT)
+                with suppress(BrokerUnavailableError):
+                    await self._cluster.refresh(self._topic)
+                self._fetch_from_leaders()
+
+    async def _recover(self, partition: Partition, failure: type[kafka.KafkaError]) -> None:
+        if failure is kafka.OffsetOutOfRangeError:
+            earliest = await self._cluster.offsets(self._topic, {partition.number: EARLIEST})
+            logger.warning("%s: what followed offset %d of partition %d is deleted; going on with %d",
+                           self._group, partition.top, partition.number, earliest[partition.number])
+            partition.top = earliest[partition.number]
+        else:
+            await asyncio.sleep(RETRY_WAIT)
+            await self._cluster.refresh(self._topic)
+            self._fetch_from_leaders()
+
+    def _take(self, partition: Partition, raw: bytes) -> None:
+        found, top = records(raw, partition.top)
+        now = asyncio.get_running_loop().time()
+        clock = time.time() - now
+        ordered = self._options.ordered
+        for record in found:
+            offset = record.offset
+            partition.top = offset + 1
+            if partition.skip and partition.is_done(offset):
+                continue
+            item = Item(partition, offset, *_message(record))
+            partition.add(item)
+            waits = False
+            if ordered and item.key is not None:
+                parked = self._keys.get((partition.number, item.key))
+                if parked is None:
+                    self._keys[partition.number, item.key] = deque()
+                else:
+                    parked.append(item)
+                    waits = True
+            if item.state is State.HELD:
+                self._hold(item, clock)
+            elif item.state is State.DELAYED:
+                self._wake_later(item, item.deadline - clock - now)
+            elif waits:
+                item.state = State.PARKED
+            else:
+                self._ready.append(item)
+        partition.top = top
+        partition.skip = [each for each in partition.skip if each[1] > top]
+
+    def _hold(self, item: Item, clock: float) -> None:
+        note = self._frames.notes.get((self._group, item.partition.number, item.offset))
+        if note is not None and note["n"] == item.attempt and note["k"] != "extend":
+            self._hear(note)
+
+    # Handing out
+
+    def _dispatch(self) -> None:
+        if self._handlers is None:
+            return
+        ready = self._ready
+        while ready and not self._frozen and not self._stopping and self._running < self._options.max_in_flight:
+            item = ready[0]
+            partition = item.partition
+            if not partition.owned or item.state is not State.READY:
+                ready.popleft()
+                continue
+            if item.offset >= partition.reserved:
+                self._commit_now.set()
+                self._commit_wanted.set()
+                return
+            ready.popleft()
+            partition.ready -= 1
+            item.state = State.BEGUN
+            item.attempt += 1
+            item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
+            self._begun.add(item)
+            self._running += 1
+            self._idle.clear()
+            self._handlers.create_task(self._handle(item, item.attempt), name="kafka-delivery")
+            if partition.ready == MAX_AHEAD // 2:
+                self._changed.set()
+            if item.offset + self._window // 2 >= partition.reserved:
+                self._commit_now.set()
+                self._commit_wanted.set()
+        if not ready:
+            self._changed.set()
+
+    async def _handle(self, item: Item, attempt: int) -> None:
+        delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
+        try:
+            try:
+                await self._handler(delivery)
+            except Exception:  # The handler's failure is this delivery's alone.
+                logger.exception("handler failed on %s", self._address)
+            if delivery.settled is None:
+                await delivery.nack()
+        except asyncio.CancelledError:
+            if delivery.settled is None and item.attempt == attempt:
+                self._give_back(item)
+            raise
+        finally:
+            self._running -= 1
+            self._room.set()
+            if not self._running:
+                self._idle.set()
+            self._dispatch()
+
+    # Settling
+
+    def settle(self, item: Item, attempt: int, how: str, delay: float = 0.0) -> None:
+        """Settle an item: here, or where its partition is now."""
+        self._begun.discard(item)
+        number, offset = item.partition.number, item.offset
+        if not item.partition.owned:
+            mine = self._partitions.get(number)
+            found = None if mine is None else mine.items.get(offset)
+            note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
+            if found is not None:
+                self._hear(note)
+            else:
+                self._frames.tell(note)
+            return
+        if how == "done":
+            self._done(item)
+        elif item.attempt == attempt and item.state is State.BEGUN:
+            self._again(item, delay)
+
+    def extend(self, item: Item, attempt: int) -> None:
+        """Note a sign of life."""
+        if item.attempt != attempt or item.state is not State.BEGUN:
+            return
+        item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
+        if not item.partition.owned:
+            self._frames.tell(
+                {"g": self._group, "p": item.partition.number, "o": item.offset, "k": "extend",
+                 "d": self._options.ack_wait, "n": attempt}
+            )
+
+    def _done(self, item: Item) -> None:
+        if item.state is State.DONE:
+            return
+        partition = item.partition
+        if item.timer is not None:
+            item.timer.cancel()
+        if item.state is State.READY:
+            partition.ready -= 1
+        item.state = State.DONE
+        partition.remove(item)
+        self._commit_wanted.set()
+        if self._options.ordered and item.key is not None:
+            parked = self._keys.get((partition.number, item.key))
+            if parked:
+                self._make_ready(parked.popleft())
+            else:
+                self._keys.pop((partition.number, item.key), None)
+
+    def _make_ready(self, item: Item, *, first: bool = False) -> None:
+        if item.state is not State.PARKED:
+            item.partition.ready += 1
+        item.state = State.READY
+        if first:
+            self._ready.appendleft(item)
+        else:
+            self._ready.append(item)
+        self._dispatch()
+
+    def _again(self, item: Item, delay: float) -> None:
+        self._begun.discard(item)
+        if delay > 0:
+            item.state = State.DELAYED
+            item.deadline = time.time() + delay
+            self._commit_wanted.set()
+            self._wake_later(item, delay)
+        else:
+            self._make_ready(item, first=self._options.ordered)
+
+    def _wake_later(self, item: Item, delay: float) -> None:
+        item.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._wake, item)
+
+    def _wake(self, item: Item) -> None:
+        item.timer = None
+        if item.partition.owned and item.state is State.DELAYED:
+            self._make_ready(item)
+
+    def _give_back(self, item: Item) -> None:
+        """Release: it is as if it had not been begun."""
+        if item.state is not State.BEGUN:
+            self._begun.discard(item)
+            return
+        if item.partition.owned:
+            item.attempt -= 1
+            self._again(item, 0.0)
+        else:
+            self.settle(item, item.attempt, "release")
+
+    def _hear(self, note: dict[str, Any]) -> None:
+        """Take what another member says."""
+        if note["k"] == "join":
+            if self._member.joined:
+                self._member.poke()
+            return
+        partition = self._partitions.get(note["p"])
+        item = None if partition is None else partition.items.get(note["o"])
+        if item is None or item.state is not State.HELD or item.attempt != note["n"]:
+            return
+        how = note["k"]
+        if how == "done":
+            self._done(item)
+        elif how == "extend":
+            item.deadline = time.time() + note["d"]
+        else:
+            if how == "release":
+                item.attempt -= 1
+            self._again(item, note["d"])
+
+    # What happens by itself
+
+    async def _watch(self) -> None:
+        """Hand out again what gives no sign of life."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(1.0, max(0.02, self._options.ack_wait / 10)))
+            now = loop.time()
+            silent = [item for item in self._begun if item.deadline < now]
+            for item in silent:
+                if not item.partition.owned:
+                    self._begun.discard(item)
+                elif not self._stopping:
+                    logger.warning("%s: no sign of life from the handler of offset %d", self._group, item.offset)
+                    self._again(item, 0.0)
+            held = [
+                item for p in self._partitions.values() for item in p.items.values()
+                if item.state is State.HELD and item.deadline < time.time()
+            ]
+            for item in held:
+                self._again(item, 0.0)
+            if silent and not self._begun and self._running >= self._options.max_in_flight and not self._stopping:
+                self._stuck = True
+                self._room.set()
+
+    async def _commit_often(self) -> None:
+        while True:
+            await self._commit_wanted.wait()
+            if not self._commit_now.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(COMMIT_WAIT):
+                        await self._commit_now.wait()
+            self._commit_wanted.clear()
+            self._commit_now.clear()
+            if not self._member.joined or self._frozen:
+                continue
+            try:
+                await self._commit()
+            except BrokerUnavailableError:
+                await asyncio.sleep(RETRY_WAIT)
+                self._commit_wanted.set()
+                self._commit_now.set()
+            except (NewRound, Lost):
+                self._member.poke()
+
+    async def _commit(self, *, final: bool = False) -> None:
+        async with self._committing:
+            changed: dict[int, tuple[int, str]] = {}
+            reserved: dict[Partition, int] = {}
+            for number, partition in self._partitions.items():
+                if final:
+                    note = partition.note(self._frames.node, None)
+                else:
+                    low = partition.low
+                    upto = max(partition.reserved, low + self._window)
+                    first = next((i for i in partition.items.values() if i.state is State.READY), None)
+                    if first is not None:
+                        upto = max(upto, first.offset + self._window)
+                    if partition.top == low and not partition.items and partition.committed is not None:
+                        upto = partition.reserved
+                    before, partition.reserved = partition.reserved, upto
+                    note = partition.note(self._frames.node, upto - low)
+                    partition.reserved = before
+                    reserved[partition] = upto
+                if note != partition.committed:
+                    changed[number] = note
+            if changed:
+                await self._member.commit(changed)
+                for number, note in changed.items():
+                    if number in self._partitions:
+                        self._partitions[number].committed = note
+            for partition, upto in reserved.items():
+                partition.reserved = upto
+            if final:
+                for partition in self._partitions.values():
+                    partition.reserved = partition.low
+            self._dispatch()
+
+
+class _Settler:
+    """Settles one attempt."""
+
+    __slots__ = ("_attempt", "_consumer", "_item")
+
+    def __init__(self, consumer: Consumer, item: Item, attempt: int) -> None:
+        self._consumer = consumer
+        self._item = item
+        self._attempt = attempt
+
+    async def ack(self) -> None:
+        self._consumer.settle(self._item, self._attempt, "done")
+
+    reject = ack
+
+    async def nack(self, delay: float) -> None:
+        self._consumer.settle(self._item, self._attempt, "again", delay)
+
+    async def extend(self) -> None:
+        self._consumer.extend(self._item, self._attempt)
+
+
+def _message(record: Any) -> tuple[Message, str | None]:  # noqa: ANN401
+    headers: dict[str, str] = {}
+    identity: str | None = None
+    for name, value in record.headers:
+        if name == ID:
+            identity = value.decode()
+        else:
+            headers[name] = value.decode("utf-8", "replace") if value is not None else ""
+    key = record.key.decode("utf-8", "replace") if record.key is not None else None
+    return Message(headers, record.value or b"", key=key, id=identity), key

@@ -1,0 +1,215 @@
+"""Frames between live nodes: requests, answers and broadcasts, none of them stored.
+
+One direct exchange, ``mesh.frames``, routes them. A served address is a queue for each group,
+which its members share and which goes with the last of them; a request that nobody serves comes
+back at once (``mandatory``). A broadcast's key is bound to a queue of every listener.
+
+A request names the queue for its answer in ``reply_to`` and the call in ``correlation_id``, as is
+the custom on RabbitMQ, so that a service without a gateway can answer. A frame to an inbox has the
+inbox's token in ``correlation_id``, and in ``reply_to`` a queue and a token, with a dot between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered, RefusedError
+from brokers.rabbitmq._message import decode
+from brokers.rabbitmq._names import FRAMES, shorten
+from brokers.rabbitmq._session import Attachment, Session
+from brokers.rabbitmq._topology import FRAMES_EXCHANGE
+from mesh.address import Address, encode_token
+from mesh.broker import Frame, Sink
+from mesh.errors import BrokerError, BrokerUnavailableError
+
+__all__ = ["Inbox", "Listening", "Serving", "frame_key"]
+
+UNUSED_EXPIRES_MS = 60_000
+LEAVE_WAIT = 1.0
+DRAIN_WAIT = 0.001
+NOT_FOUND = 404
+KEY_LIMIT = 240
+
+
+def frame_key(address: Address) -> str:
+    """Give the routing key of an address."""
+    return shorten(address.text, KEY_LIMIT)
+
+
+class Inbox:
+    """This node's private queue.
+
+    Its name on the server differs from connection to connection: after a break, the server may
+    hold on to the old one for a while.
+
+    Attributes:
+        name: What other nodes know it by.
+        sink: What takes the frames.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sink: Sink | None = None
+        self._connections = 0
+        self._queue = name
+        self._channel: Channel
+
+    async def open(self, connection: Connection) -> None:
+        """Consume it on a new connection."""
+        queue = f"{self.name}-{self._connections}" if self._connections else self.name
+        self._connections += 1
+        channel = await connection.open_channel(
+            FRAMES_EXCHANGE,
+            wire.queue_declare(queue, durable=False, exclusive=True),
+            wire.queue_bind(queue, FRAMES, self.name),
+            wire.queue_bind(queue, FRAMES, queue),
+            wire.basic_consume(queue, TAG, no_ack=True),
+            take=self._take,
+        )
+        channel.on_cancel = lambda: connection.abort(BrokerUnavailableError("somebody deleted this node's inbox"))
+        self._channel, self._queue = channel, queue
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life."""
+        await self._channel.call(wire.basic_qos(0))
+
+    def _take(self, delivered: Delivered) -> None:
+        if self.sink is not None:
+            properties = delivered.properties
+            message, _ = decode(properties, delivered.body)
+            self.sink(Frame(message, properties.correlation_id or "", properties.reply_to or ""))
+
+    def own(self, reply_to: str) -> tuple[str, str]:
+        """Split the address of an inbox, with the queue's present name if it is ours."""
+        name, _, token = reply_to.partition(".")
+        return self._queue if name == self.name else name, token
+
+    def take_back(self, properties: wire.Properties) -> None:
+        """Tell whoever sent a frame that nobody takes it."""
+        _, dot, token = (properties.reply_to or "").partition(".")
+        if self.sink is not None:
+            self.sink(Frame(None, token if dot else properties.correlation_id or "", ""))
+
+
+class Serving:
+    """A member of a group that serves an address."""
+
+    def __init__(self, session: Session, address: Address, group: str, sink: Sink) -> None:
+        self._sink = sink
+        self._queue = shorten(f"{address.text}:{encode_token(group)}")
+        self._bound = wire.queue_bind(self._queue, FRAMES, frame_key(address))
+        self._unbound = wire.queue_unbind(self._queue, FRAMES, frame_key(address))
+        self._attachment = Attachment(session, self._open, f"serving {address}")
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Join."""
+        await self._attachment.start(tasks)
+
+    async def _open(self, connection: Connection) -> Channel:
+        while True:
+            try:
+                channel = await connection.open_channel(
+                    FRAMES_EXCHANGE,
+                    wire.queue_declare(self._queue, {"x-expires": UNUSED_EXPIRES_MS}, auto_delete=True),
+                    wire.basic_consume(self._queue, TAG, no_ack=True),
+                    self._bound,
+                    take=self._take,
+                )
+            except RefusedError as error:
+                if error.code != NOT_FOUND:
+                    raise
+                continue  # Its last member left between the two, and the queue with it.
+            channel.on_cancel = channel.close
+            return channel
+
+    def _take(self, delivered: Delivered) -> None:
+        properties = delivered.properties
+        reply_to = f"{properties.reply_to}.{properties.correlation_id or ''}" if properties.reply_to else ""
+        message, _ = decode(properties, delivered.body)
+        self._sink(Frame(message, "", reply_to))
+
+    async def leave(self) -> None:
+        """Leave; whatever was routed here before still reaches the sink, even if this is cancelled."""
+        self._attachment.stop()
+        channel = self._attachment.channel
+        if channel is None:
+            return
+        try:
+            await _bounded(self._drain, channel)
+        except asyncio.CancelledError:
+            await _bounded(self._drain, channel)
+            raise
+        finally:
+            channel.close()
+
+    async def _drain(self, channel: Channel) -> None:
+        """Cancel; the last member first sees to it that nothing more is routed, since its queue goes with it."""
+        _, members = await self._count(channel)
+        if members <= 1:
+            await channel.call(self._unbound)
+            messages, members = await self._count(channel)
+            if members > 1:
+                await channel.call(self._bound)
+            while members <= 1 and messages:
+                await asyncio.sleep(DRAIN_WAIT)
+                messages, members = await self._count(channel)
+        await channel.call(wire.basic_cancel(TAG))
+        await channel.call(wire.basic_qos(0))  # The channel handed out what it had before it answers this.
+
+    async def _count(self, channel: Channel) -> tuple[int, int]:
+        [answer] = await channel.call(wire.queue_declare(self._queue, passive=True))
+        _, messages, members = wire.read_queue_declare_ok(answer)
+        return messages, members
+
+
+class Listening:
+    """A node that hears what is broadcast."""
+
+    def __init__(self, session: Session, address: Address, sink: Sink) -> None:
+        self._sink = sink
+        self._key = frame_key(address)
+        self._attachment = Attachment(session, self._open, f"listening to {address}")
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin."""
+        await self._attachment.start(tasks)
+
+    async def _open(self, connection: Connection) -> Channel:
+        channel = await connection.open_channel(
+            FRAMES_EXCHANGE,
+            wire.queue_declare("", durable=False, exclusive=True, auto_delete=True),
+            wire.basic_consume("", TAG, no_ack=True),  # No name is that of the last one declared.
+            wire.queue_bind("", FRAMES, self._key),
+            take=self._take,
+        )
+        channel.on_cancel = channel.close
+        return channel
+
+    def _take(self, delivered: Delivered) -> None:
+        message, _ = decode(delivered.properties, delivered.body)
+        self._sink(Frame(message, "", ""))
+
+    async def leave(self) -> None:
+        """Hear no more."""
+        self._attachment.stop()
+        channel = self._attachment.channel
+        if channel is not None:
+            try:
+                await _bounded(_cancel, channel)
+            finally:
+                channel.close()
+
+
+async def _cancel(channel: Channel) -> None:
+    await channel.call(wire.basic_cancel(TAG))
+    await channel.call(wire.basic_qos(0))
+
+
+async def _bounded(leave: Callable[[Channel], Awaitable[None]], channel: Channel) -> None:
+    """Leave in good order if the server answers."""
+    with suppress(BrokerError, TimeoutError):
+        async with asyncio.timeout(LEAVE_WAIT):
+            await leave(channel)

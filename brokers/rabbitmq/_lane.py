@@ -1,0 +1,204 @@
+"""A queue as one member of its group sees it, and how its deliveries settle.
+
+======== ==================================================================================
+ack      ``basic.ack``
+nack     ``basic.reject`` with requeue, which counts as an attempt on every version
+release  ``basic.nack`` with requeue, which does not count from RabbitMQ 4.3 on
+delayed  competing: stored anew in a queue whose messages come back, then acked;
+         keyed: kept here, so that nothing of its lane passes it
+reject   ``basic.ack``: dead letters are the mesh's, before it
+======== ==================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered
+from brokers.rabbitmq._session import Attachment, Session
+from brokers.rabbitmq._topology import Queue
+from mesh.broker import Message
+from mesh.errors import BrokerError
+
+if TYPE_CHECKING:
+    from brokers.rabbitmq._consumer import Subscription
+
+__all__ = ["Lane", "RabbitMQSettler"]
+
+LEAVE_WAIT = 2.0
+
+
+class Lane:
+    """Consumes one queue.
+
+    Attributes:
+        queue: The queue.
+        working: What a handler works on, on a keyed lane.
+    """
+
+    def __init__(self, subscription: Subscription, session: Session, queue: Queue, prefetch: int) -> None:
+        self._subscription = subscription
+        self._prefetch = prefetch
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._delayed: asyncio.TimerHandle | None = None
+        self._attachment = Attachment(session, self._open, f"the queue {queue.name}")
+        self.queue = queue
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to consume."""
+        await self._attachment.start(tasks)
+
+    async def _open(self, connection: Connection) -> Channel:
+        await self._idle.wait()  # Not beside what began before the connection broke, or was given up.
+        channel = await connection.open_channel(
+            self.queue.declared, *self.queue.bound, wire.basic_qos(self._prefetch), take=self._take
+        )
+        try:
+            await channel.call(wire.basic_consume(self.queue.name, TAG))
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def _take(self, delivered: Delivered) -> None:
+        self._subscription.take(self, delivered)
+
+    def begin(self) -> None:
+        """Note that a handler begins."""
+        if self.queue.keyed:
+            self._idle.clear()
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        self._idle.set()
+
+    def delay(self, settler: RabbitMQSettler, delay: float) -> None:
+        """Keep a delivery for a while, so that nothing of its lane passes it."""
+        if self._stopping:
+            self.close()
+        else:
+            self._delayed = asyncio.get_running_loop().call_later(delay, settler.give_back)
+
+    def settled(self) -> None:
+        """Note that a delivery is settled."""
+        if self._stopping and self.queue.keyed:
+            self.close()
+
+    def stop_at_once(self) -> None:
+        """Open nothing anew, and close a keyed lane on which nobody works."""
+        self._stopping = True
+        self._attachment.stop()
+        if self.queue.keyed and self._idle.is_set():
+            self.close()
+
+    async def cancel(self) -> None:
+        """Take nothing more from a queue that others compete for."""
+        channel = self._attachment.channel
+        if channel is not None and not self.queue.keyed:
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(LEAVE_WAIT):
+                    await channel.call(wire.basic_cancel(TAG))
+
+    def close(self) -> None:
+        """Leave the queue; what is unsettled goes back to it, in its old place."""
+        if self._delayed is not None:
+            self._delayed.cancel()
+        if self._attachment.channel is not None:
+            self._attachment.channel.close()
+
+
+class RabbitMQSettler:
+    """Settles one delivery, on the channel that it came from or not at all.
+
+    Attributes:
+        deadline: When it is taken for abandoned, in the event loop's time.
+    """
+
+    __slots__ = ("_channel", "_lane", "_open", "_stored_anew", "_subscription", "_tag", "attempt", "deadline", "message", "topic")
+
+    def __init__(
+        self, subscription: Subscription, lane: Lane, delivered: Delivered, message: Message, topic: str, attempt: int
+    ) -> None:
+        self._subscription = subscription
+        self._lane = lane
+        self._channel = delivered.channel
+        self._tag = delivered.tag
+        self._open = True
+        self._stored_anew = False
+        self.message = message
+        self.topic = topic
+        self.attempt = attempt
+        self.deadline = 0.0
+
+    @property
+    def lane(self) -> Lane:
+        """Where it came from."""
+        return self._lane
+
+    @property
+    def open(self) -> bool:
+        """Whether it can be settled: a lost channel's deliveries come again."""
+        return self._open and self._channel.error is None
+
+    def _send(self, frame: bytes) -> None:
+        self._open = False
+        self._channel.send(frame)
+        self._lane.settled()
+
+    async def ack(self) -> None:
+        if self.open:
+            self._send(wire.ack_frame(self._channel.number, self._tag))
+
+    reject = ack
+
+    async def nack(self, delay: float) -> None:
+        if not self.open:
+            return
+        if self._stored_anew:
+            await self.ack()
+        elif delay <= 0:
+            self.give_back()
+        elif self._lane.queue.keyed:
+            self._lane.delay(self, delay)
+        elif await self._subscription.store_anew(self, delay):
+            await self.ack()
+        else:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Hand it back as an attempt that failed."""
+        if self.open:
+            self._send(wire.reject_frame(self._channel.number, self._tag))
+
+    def release(self) -> None:
+        """Hand it back untried."""
+        if not self.open:
+            return
+        if self._lane.queue.keyed:
+            self._lane.close()
+        elif self._stored_anew:
+            self._send(wire.ack_frame(self._channel.number, self._tag))
+        else:
+            self._send(wire.nack_frame(self._channel.number, self._tag))
+
+    async def extend(self) -> None:
+        if self.open and not self._stored_anew:
+            self._subscription.note_alive(self)
+
+    def give_up(self, tasks: asyncio.TaskGroup) -> None:
+        """Let others have it, though its handler has not ended."""
+        if self._lane.queue.keyed:
+            self._channel.close()
+        else:
+            tasks.create_task(self._hand_on(), name="rabbitmq-hand-on")
+
+    async def _hand_on(self) -> None:
+        self._stored_anew = True
+        if not await self._subscription.store_anew(self, 0.0):
+            self._stored_anew = False
+            self.give_back()

@@ -1,0 +1,197 @@
+"""The adapter class; what maps to what stands in the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Self
+
+from brokers.rabbitmq import _component
+from brokers.rabbitmq._config import RabbitMQConfig
+from brokers.rabbitmq._consumer import Subscription
+from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key
+from brokers.rabbitmq._message import PREFIX, TOPIC, encode, measure
+from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
+from brokers.rabbitmq._publisher import Publisher
+from brokers.rabbitmq._session import Session
+from brokers.rabbitmq._topology import Space
+from mesh.address import Address
+from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import BrokerError, MessageTooLargeError
+from mesh.resources.component import Component
+from mesh.tasks import task_group
+
+__all__ = ["RabbitMQBroker"]
+
+logger = logging.getLogger("brokers.rabbitmq")
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+
+class RabbitMQBroker:
+    """Two connections to RabbitMQ: one publishes, one consumes."""
+
+    features = Features(
+        name="rabbitmq",
+        event_prefix=PREFIX,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        durable=True,
+        shared=True,
+        ordering=True,
+        delay=True,
+        wildcard=True,
+        release_counts=True,
+    )
+
+    def __init__(self, config: RabbitMQConfig) -> None:
+        """Prepare; entering connects."""
+        self._config = config
+        self._inbox = Inbox(f"mesh-inbox-{secrets.token_hex(8)}")
+        self._publisher = Publisher(config, self._inbox.take_back)
+        self._session = Session(config, "consuming", self._inbox.open)
+        self._stack = AsyncExitStack()
+        self.inbox = self._inbox.name
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Build from a backbone URL: ``amqp://user:password@host:port/vhost``, or ``amqps://``."""
+        return cls(RabbitMQConfig.from_url(url))
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Build for a ``pubsub.rabbitmq``."""
+        return cls(_component.read(component))
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        try:
+            for session in (self._publisher.session, self._session):
+                self._stack.push_async_callback(session.close)
+                await session.open()
+            tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+            for session in (self._publisher.session, self._session):
+                self._stack.callback(tasks.create_task(session.keep(), name="rabbitmq-keep").cancel)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Flush and close."""
+        await self._stack.aclose()
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life, on both connections."""
+        self._session.current()
+        await self._publisher.check()
+        await self._inbox.check()
+
+    # Stored messages
+
+    async def declare(self, topology: Topology) -> None:
+        """Create a space's exchanges and queues, or check that they are as wanted."""
+        await self._publisher.declare(self._space(topology))
+
+    def _space(self, topology: Topology) -> Space:
+        config = self._config
+        ages = [age for age in (topology.max_age, config.max_age) if age is not None]
+        sizes = [size for size in (topology.max_bytes, config.max_bytes) if size is not None]
+        wanted = replace(topology, max_age=min(ages, default=None), max_bytes=min(sizes, default=None))
+        return Space(wanted, config.max_events)
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Store a message in a queue of each group, or where the first group will find it."""
+        self._limit(message)
+        key, reversible = routing_key(address.name, lane_of(message.key))
+        extra = None if reversible else {TOPIC: address.name}
+        properties = encode(message, stored=True, extra=extra)
+        await self._publisher.store(exchange_name(address.space), key, properties, message.body)
+
+    def _limit(self, message: Message) -> None:
+        size = measure(message)
+        if size > MAX_MESSAGE_BYTES:
+            raise MessageTooLargeError(size, MAX_MESSAGE_BYTES)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Store several: sent in order, confirmed as the server gets to them."""
+        results: list[BrokerError | None] = [None] * len(messages)
+
+        async def one(index: int, message: Message) -> None:
+            try:
+                await self.publish(address, message)
+            except BrokerError as error:
+                results[index] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for index, message in enumerate(messages):
+                tasks.create_task(one(index, message), name="rabbitmq-publish")
+        return results
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        """Consume the group's queue (17 of them when ordered)."""
+        space = self._publisher.spaces.get(address.space)
+        if space is None:
+            raise BrokerError(f"{address.space} was never declared")
+        if self._config.max_in_flight is not None:
+            options = replace(options, max_in_flight=min(options.max_in_flight, self._config.max_in_flight))
+        subscription = Subscription(self._session, self._publisher, space, address, options, handler)
+        try:
+            async with task_group() as tasks:
+                try:
+                    await subscription.start(tasks)
+                    yield
+                finally:
+                    await subscription.stop()
+        finally:
+            subscription.close()
+
+    # Frames
+
+    def on_frame(self, sink: Sink) -> None:
+        """Set the inbox sink."""
+        self._inbox.sink = sink
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Publish without confirmation; with ``reply_to``, what nobody takes comes back."""
+        self._limit(message)
+        queue, token = self._inbox.own(reply_to) if reply_to else ("", "")
+        if isinstance(to, str):
+            key, _, correlation_id = to.partition(".")
+            answer = f"{queue}.{token}" if queue else None
+        else:
+            key, correlation_id = frame_key(to), token
+            answer = queue or None
+        properties = encode(message, correlation_id=correlation_id or None, reply_to=answer)
+        await self._publisher.post(FRAMES, key, properties, message.body, mandatory=bool(queue))
+
+    @asynccontextmanager
+    async def serve(self, address: Address, group: str, sink: Sink) -> AsyncIterator[None]:
+        """Share a queue with the other members of the group."""
+        serving = Serving(self._session, address, group, sink)
+        async with task_group() as tasks:
+            try:
+                await serving.start(tasks)
+                yield
+            finally:
+                await serving.leave()
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Publish to the queue of each listener."""
+        self._limit(message)
+        await self._publisher.post(FRAMES, frame_key(address), encode(message), message.body, mandatory=False)
+
+    @asynccontextmanager
+    async def listen(self, address: Address, sink: Sink) -> AsyncIterator[None]:
+        """Bind a queue of one's own."""
+        listening = Listening(self._session, address, sink)
+        async with task_group() as tasks:
+            try:
+                await listening.start(tasks)
+                yield
+            finally:
+                await listening.leave()

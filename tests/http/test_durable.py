@@ -1,0 +1,205 @@
+"""Durable calls and delayed events: what the broker keeps until its time, or its application, has come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.http.harness import ANY, App, Backbone, Case, Got, Node, Reply, cases, check, error, gateway, matches, yaml
+from tests.support.eventually import eventually
+
+TARGET = "/v1.0/invoke/callee/method/work"
+DURABLE = {"mesh-delivery": "durable"}
+SUBSCRIBED = [{"pubsubname": "pubsub", "topic": topic, "route": f"/{topic}"} for topic in ("t", "outcomes", "lost")]
+
+
+async def call(node: Node, body: object = "x", **headers: str) -> str:
+    """Make a durable call; give its id."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    reply = await node.request("POST", TARGET, {**DURABLE, **named}, body)
+    assert reply.status == 202, reply
+    assert set(reply.json) == {"id"}
+    return str(reply.json["id"])
+
+
+async def outcome(node: Node, call_id: str, state: str) -> Mapping[str, object]:
+    """Wait until a call is in a state."""
+
+    async def look() -> Reply:
+        reply = await node.get(f"/v1.0/mesh/invocations/{call_id}")
+        assert (reply.status, reply.json["state"]) == (200, state), reply
+        return reply
+
+    told: Mapping[str, object] = (await eventually(look, within=8)).json
+    return told
+
+
+@pytest.fixture
+async def caller(nats: Backbone, tmp_path: Path) -> AsyncIterator[Node]:
+    async with gateway(nats, tmp_path, app_id="caller") as node:
+        yield node
+
+
+async def test_the_callee_may_come_later(caller: Node, nats: Backbone, tmp_path: Path) -> None:
+    """A call to an application that was never there is kept, runs once it comes, and tells what came of it."""
+    call_id = await call(caller, {"n": 1}, X_Mine="kept", Content_Type="application/json")
+    assert await outcome(caller, call_id, "pending") == {
+        "id": call_id,
+        "appId": "callee",
+        "method": "/work",
+        "state": "pending",
+        "attempts": 0,
+    }
+    async with App() as app:
+        app.answer("/work", 201, {"made": True}, X_Answer="yes")
+        async with gateway(nats, tmp_path, app=app, app_id="callee"):
+            (got,) = await app.until("/work")
+            told = await outcome(caller, call_id, "succeeded")
+    assert (got.method, got.json, got.headers["x-mine"]) == ("POST", {"n": 1}, "kept")
+    assert (got.headers["mesh-call-id"], got.headers["dapr-caller-app-id"]) == (call_id, "caller")
+    assert not {"mesh-delivery", "dapr-app-id"} & set(got.headers)
+    assert (told["status"], told["data"], told["attempts"]) == (201, {"made": True}, 1)
+    assert {name.lower(): value for name, value in told["headers"].items()}["x-answer"] == "yes"  # type: ignore[attr-defined]
+
+
+async def test_one_key_is_one_call(caller: Node, nats: Backbone, tmp_path: Path) -> None:
+    """The same idempotency key gives the same id and runs once, also after it has run; another key is another call."""
+    first = await call(caller, "1", mesh_idempotency_key="k")
+    assert await call(caller, "2", mesh_idempotency_key="k") == first
+    async with App() as app, gateway(nats, tmp_path, app=app, app_id="callee"):
+        await outcome(caller, first, "succeeded")
+        assert await call(caller, "3", Idempotency_Key="k") == first
+        other = await call(caller, "4", mesh_idempotency_key="another")
+        await outcome(caller, other, "succeeded")
+        assert [got.body for got in app.at("/work")] == [b"1", b"4"]
+
+
+async def test_a_key_holds_for_its_window(caller: Node, nats: Backbone, tmp_path: Path) -> None:
+    """After its window, a pending call's record is gone; the call itself is not."""
+    call_id = await call(caller, "1", mesh_idempotency_key="k", mesh_idempotency_window="1s")
+
+    async def forgotten() -> None:
+        assert (await caller.get(f"/v1.0/mesh/invocations/{call_id}")).status == 404
+
+    await eventually(forgotten)
+    async with App() as app, gateway(nats, tmp_path, app=app, app_id="callee"):
+        assert [got.body for got in await app.until("/work")] == [b"1"]
+
+
+async def test_failures_are_retried(caller: Node, nats: Backbone, tmp_path: Path) -> None:
+    """A 5xx is tried again; a 4xx is an answer."""
+    answers = iter([503, 500, 200])
+
+    def answer(got: Got, request: web.BaseRequest) -> web.Response:
+        return web.Response(status=next(answers))
+
+    async with App() as app, gateway(nats, tmp_path, app=app, app_id="callee"):
+        app.answers["/work"] = answer
+        told = await outcome(caller, await call(caller), "succeeded")
+        assert (told["status"], len(app.at("/work"))) == (200, 3)
+        app.answer("/work", 422, {"why": "no"})
+        told = await outcome(caller, await call(caller), "succeeded")
+        assert (told["status"], told["data"]) == (422, {"why": "no"})
+        assert len(app.at("/work")) == 4
+
+
+async def test_outcomes_and_failures_are_published(nats: Backbone, tmp_path: Path) -> None:
+    """``mesh-reply-topic`` gets the outcome; a call that a policy gives up is noted and dead-lettered."""
+    policy = {
+        "policies": {"retries": {"none": {"policy": "constant", "duration": "10ms", "maxRetries": 1}}},
+        "targets": {"apps": {"callee": {"retry": "none"}}},
+    }
+    async with App(SUBSCRIBED) as app:
+        app.answer("/bad", 500)
+        async with gateway(nats, tmp_path, app=app, app_id="callee", resources=yaml("Resiliency", "r", policy)) as node:
+            ok = await call(node, "x", mesh_reply_topic="outcomes")
+            (event,) = await app.until("/outcomes")
+            assert event.json["id"] == ok
+            assert event.json["data"] | {"headers": ANY} == {
+                "id": ok,
+                "appId": "callee",
+                "method": "/work",
+                "state": "succeeded",
+                "attempts": 1,
+                "status": 200,
+                "headers": ANY,
+            }
+            headers = {**DURABLE, "mesh-dead-letter-topic": "pubsub/lost", "mesh-reply-topic": "outcomes"}
+            reply = await node.request("POST", "/v1.0/invoke/callee/method/bad", headers, "sent")
+            told = await outcome(node, reply.json["id"], "failed")
+            assert told["reason"] == "the application answered 500"
+            (lost,) = await app.until("/lost")
+            assert (lost.json["data"]["id"], lost.json["data"]["data"]) == (reply.json["id"], "sent")
+            assert (await app.until("/outcomes", 2))[1].json["data"]["state"] == "failed"
+            assert len(app.at("/bad")) == 2
+
+
+async def test_a_delayed_call_waits(caller: Node, nats: Backbone, tmp_path: Path) -> None:
+    """``mesh-delay`` holds a call; the hold counts as no attempt that failed."""
+    async with App() as app, gateway(nats, tmp_path, app=app, app_id="callee"):
+        asked = time.time()
+        call_id = await call(caller, mesh_delay="1200ms")
+        await app.until("/work")
+        assert time.time() - asked >= 1.2
+        await outcome(caller, call_id, "succeeded")
+
+
+BAD = {"errorCode": "ERR_BAD_REQUEST", "message": ANY}
+
+
+@cases(
+    Case("mode", ("POST", TARGET, {"mesh-delivery": "later"}), 400, BAD),
+    Case("delay", ("POST", TARGET, {**DURABLE, "mesh-delay": "soon"}), 400, BAD),
+    Case("window", ("POST", TARGET, {**DURABLE, "mesh-idempotency-window": "-1s"}), 400, BAD),
+    Case("long key", ("POST", TARGET, {**DURABLE, "mesh-idempotency-key": "k" * 600}), 400, BAD),
+    Case("namespace", ("POST", "/v1.0/invoke/a.other/method/x", DURABLE), 400, BAD),
+    Case(
+        "unknown id",
+        ("GET", "/v1.0/mesh/invocations/" + "0" * 32),
+        404,
+        error("ERR_DURABLE_INVOKE_NOT_FOUND", matches(lambda text: "0" * 32 in text)),
+    ),
+    Case("no id", ("GET", "/v1.0/mesh/invocations"), 404, error("ERR_DIRECT_INVOKE")),
+)
+async def test_refusals(memory: Backbone, tmp_path: Path, case: Case) -> None:
+    """What is wrong is said, with the header's name."""
+    async with gateway(memory, tmp_path) as node:
+        await check(node, case)
+
+
+@pytest.mark.parametrize("how", ["delay", "scheduledSendTime"])
+@pytest.mark.parametrize("raw", [False, True])
+async def test_a_delayed_event_waits(backbone: Backbone, tmp_path: Path, how: str, raw: bool) -> None:
+    """An event with a delay is delivered not before; one without is not held up by it."""
+    flag = str(raw).lower()
+    subscribed = [{"pubsubname": "pubsub", "topic": "t", "route": "/t", "metadata": {"rawPayload": flag}}]
+    async with App(subscribed) as app, gateway(backbone, tmp_path, app=app) as node:
+        at = datetime.now(UTC) + timedelta(seconds=1.2)
+        value = "1200ms" if how == "delay" else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        await node.publish("t", "late", query=f"?metadata.{how}={value}&metadata.rawPayload={flag}")
+        await node.publish("t", "now", query=f"?metadata.rawPayload={flag}")
+        first, second = await app.until("/t", 2)
+        assert datetime.now(UTC) >= at - timedelta(milliseconds=2)
+        bodies = [got.json.get("data") or got.json["data_base64"] for got in (first, second)]
+        assert bodies == (["bm93", "bGF0ZQ=="] if raw else ["now", "late"])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "delay=soon",
+        "scheduledSendTime=tomorrow",
+        "scheduledSendTime=2030-01-01T00:00:00",
+        "delay=1s&metadata.scheduledSendTime=2030-01-01T00:00:00Z",
+    ],
+)
+async def test_malformed_delays(memory: Backbone, tmp_path: Path, query: str) -> None:
+    """A delay that is none is refused, and nothing is published."""
+    async with gateway(memory, tmp_path) as node:
+        reply = await node.post(f"/v1.0/publish/pubsub/t?metadata.{query}", "x")
+        assert (reply.status, reply.json["errorCode"]) == (400, "ERR_PUBSUB_REQUEST_METADATA")
