@@ -139,6 +139,7 @@ class MemoryBroker:
         dedup=True,
         wildcard=True,
         key_value=True,
+        ephemeral=True,
     )
 
     def __init__(self, hub: MemoryHub | None = None) -> None:
@@ -255,7 +256,7 @@ class MemoryBroker:
         if group is None:
             group = space.groups[address.name, options.group] = _Group(address.name, ordered=options.ordered)
             for sequence, entry in space.log.items():
-                if matches(address.name, entry.address.name):
+                if not options.ephemeral and matches(address.name, entry.address.name):
                     entry.waiting += 1
                     group.put(sequence, entry)
         elif group.ordered != options.ordered:
@@ -303,6 +304,16 @@ class MemoryBroker:
         finally:
             for sequence, entry in taken.items():
                 group.put_back(sequence, entry)
+            if options.ephemeral:
+                self._end_group(space, address.name, options.group)
+
+    def _end_group(self, space: _Space, name: str, group_name: str) -> None:
+        """Forget a group; what it has not handled is no longer kept for it."""
+        group = space.groups.pop((name, group_name), None)
+        for sequence, entry in group.ready.items() if group is not None else ():
+            entry.waiting -= 1
+            if entry.waiting <= 0:
+                self._forget(space, sequence)
 
     def on_frame(self, sink: Sink) -> None:
         """Set the inbox sink."""

@@ -68,6 +68,7 @@ class Features:
         dedup: Whether ``Message.id`` is honoured within a window.
         wildcard: Whether patterns can be subscribed to.
         key_value: Whether it is a ``KeyValueProvider``.
+        ephemeral: Whether ``SubscribeOptions.ephemeral`` is honoured.
         release_counts: Whether handing back an unhandled delivery counts as an attempt.
     """
 
@@ -81,6 +82,7 @@ class Features:
     dedup: bool = False
     wildcard: bool = False
     key_value: bool = False
+    ephemeral: bool = False
     release_counts: bool = False
 
 
@@ -191,12 +193,15 @@ class SubscribeOptions:
         max_in_flight: Most deliveries unsettled at this member at any time.
         ordered: Deliver messages of equal ``Message.key`` one after another, over all members.
         ack_wait: Seconds without a sign of life until a delivery is handed out again.
+        ephemeral: The group lasts as long as this member: it begins with what is published from now
+            on, and is gone soon after the member, with what it has not handled.
     """
 
     group: str
     max_in_flight: int = 100
     ordered: bool = False
     ack_wait: float = 15.0
+    ephemeral: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +273,9 @@ class Broker(Protocol):
         Cancelled while leaving, it cancels the handlers and releases their deliveries.
 
         A new group begins with the oldest message still stored.
+
+        Raises:
+            FeatureNotSupportedError: The options ask for what ``features`` do not declare.
         """
 
     # Frames between live nodes: at most once, in order between two nodes

@@ -201,7 +201,9 @@ class Runtime:
                     problems.append(component.problem(f"component {component.name}: {reason}"))
         if problems:
             raise ConfigError(problems)
-        self.pubsub = PubSub(pubsubs, self.settings.app_id, self.tracing, self.counters)
+        self.pubsub = PubSub(
+            pubsubs, self.settings.app_id, self.tracing, self.counters, lambda: self.key_value("deduplication")
+        )
         self.state = State(stores)
 
     def _tokens(self) -> TemplateTokens:

@@ -17,6 +17,7 @@ EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop
 EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic
 EVENTS_DROPPED = "events_dropped"  # component, topic
+EVENTS_DUPLICATE = "events_duplicate"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 REQUESTS_EXPIRED = "requests_expired"  # app id

@@ -112,7 +112,7 @@ class Mesh:
         self._settings = _settings(app_id, namespace, backbone or _url(broker, self._kind), pubsub, resources)
         self._application = FastStreamApplication(max_body_bytes)
         self._subscriptions: list[Subscription] = []
-        self._prefix = f"mesh/{encode_token(namespace)}/"
+        self._prefix = f"mesh/{_token(namespace)}/"
         self._runtime: Runtime | None = None
         self._stopping = asyncio.Event()
         self._left = asyncio.Event()
@@ -124,12 +124,12 @@ class Mesh:
 
     def address(self, topic: str, *, pubsub: str | None = None) -> str:
         """Give the name of a topic on FastStream's broker, as tests and AsyncAPI see it."""
-        return f"{self._prefix}{encode_token(pubsub or self._pubsub)}/{'.'.join(map(encode_token, topic.split('.')))}"
+        return f"{self._prefix}{_token(pubsub or self._pubsub)}/{'.'.join(map(_token, topic.split('.')))}"
 
     def method_address(self, name: str) -> str:
         """Give the name of a method on FastStream's broker."""
-        tokens = ".".join(map(encode_token, name.strip("/").split("/")))
-        return f"{self._prefix}app/{encode_token(self._settings.app_id)}/{tokens}"
+        tokens = ".".join(map(_token, name.strip("/").split("/")))
+        return f"{self._prefix}app/{_token(self._settings.app_id)}/{tokens}"
 
     def subscriber(
         self,
@@ -384,7 +384,7 @@ class Mesh:
         component, slash, topic = destination[len(self._prefix) :].partition("/")
         if not slash or "/" in topic:
             return None
-        return decode_token(component), ".".join(map(decode_token, topic.split(".")))
+        return _text(component), ".".join(map(_text, topic.split(".")))
 
     async def _publish(self, call_next: Callable[[PublishCommand], Awaitable[Any]], command: PublishCommand) -> object:
         where = self._topic_of(command.destination)
@@ -425,6 +425,15 @@ class _Publishing(BaseMiddleware):
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+def _token(text: str) -> str:
+    """Encode as `mesh.address` does, in characters that AMQP clients take in a queue's name."""
+    return encode_token(text).replace("=", ":")
+
+
+def _text(token: str) -> str:
+    return decode_token(token.replace(":", "="))
 
 
 def _kind(broker: object) -> str:

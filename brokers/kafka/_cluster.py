@@ -137,9 +137,7 @@ class Cluster:
             self._locks.pop(key, None)
             await _close(connection)
 
-    async def call(
-        self, node: int | tuple[str, int], request: object, purpose: str = "", *, wait: float = 0.0
-    ) -> Any:  # noqa: ANN401 - the client's responses have no types
+    async def call(self, node: int | tuple[str, int], request: object, purpose: str = "", *, wait: float = 0.0) -> Any:  # noqa: ANN401 - the client's responses have no types
         """Send a request and give its response.
 
         Args:

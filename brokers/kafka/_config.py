@@ -119,7 +119,9 @@ class KafkaConfig:
     def connection_options(self) -> dict[str, object]:
         """Give the client's options for a connection."""
         protocol = ("SASL_" if self.username is not None else "") + ("PLAINTEXT" if self.tls is None else "SSL")
-        protocol = {"SASL_PLAINTEXT": "SASL_PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SSL": "SSL"}.get(protocol, "SASL_SSL")
+        protocol = {"SASL_PLAINTEXT": "SASL_PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SSL": "SSL"}.get(
+            protocol, "SASL_SSL"
+        )
         return {
             "client_id": self.client_id,
             "request_timeout_ms": 600_000,  # Ours are shorter, one by one.
@@ -229,7 +231,9 @@ class _Reader:
             if name in refused:
                 self._wrong(entry.name, f"{refused[name]} is not supported")
             elif name not in known:
-                self._wrong(entry.name, f"unknown setting of pubsub.kafka: {_with_hint(entry.name, tuple(known.values()))}")
+                self._wrong(
+                    entry.name, f"unknown setting of pubsub.kafka: {_with_hint(entry.name, tuple(known.values()))}"
+                )
 
     def _brokers(self) -> tuple[tuple[str, int], ...]:
         text = self._text("brokers")

@@ -28,6 +28,7 @@ ID = ":id"  # The header of `Message.id`; no header of a message holds a colon.
 FETCH_WAIT = 0.25
 FETCH_WAIT_BUSY = 0.01
 MAX_AHEAD = 500
+MAX_OPEN = 5_000  # With those that wait for their time.
 MAX_AHEAD_BYTES = 4 * 1024 * 1024
 COMMIT_WAIT = 0.05
 LEAVE_WITHIN = 2.0
@@ -38,8 +39,14 @@ class Consumer:
     """This node's member of a group."""
 
     def __init__(
-        self, cluster: Cluster, frames: Frames, topic: str, group: str,
-        address: Address, options: SubscribeOptions, handler: Handler,
+        self,
+        cluster: Cluster,
+        frames: Frames,
+        topic: str,
+        group: str,
+        address: Address,
+        options: SubscribeOptions,
+        handler: Handler,
     ) -> None:
         self._cluster = cluster
         self._frames = frames
@@ -58,10 +65,6 @@ class Consumer:
         self._running = 0
         self._frozen = True
         self._stopping = False
-        self._stuck = False
-        self._ended = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._commit_wanted = asyncio.Event()
@@ -93,31 +96,28 @@ class Consumer:
     def deliver(self, handlers: asyncio.TaskGroup) -> None:
         """Begin to hand out."""
         self._handlers = handlers
-        self._frozen = False
-        self._commit_now.set()
-        self._commit_wanted.set()
-        self._dispatch()
+        self._thaw()
 
     async def stop(self) -> None:
         """Hand out no more; what is not begun goes to others at once, if there are any."""
         self._stopping = True
-        self._drop_ready()
+        self._ready.clear()
         if self._begun and self._member.alone and self._member.joined:
             return  # Nobody else could take it; if somebody comes, `_stay` makes room.
         await self._hand_over()
 
     async def _hand_over(self) -> None:
         """Commit, with what is in flight here, and leave the group."""
-        if not self._member.joined:
+        if not self._member.known:
             return
         self._frozen = True
         with suppress(BrokerError, NewRound, Lost, TimeoutError):
             async with asyncio.timeout(LEAVE_WITHIN):
                 with suppress(NewRound, Lost):
-                    await self._commit(final=True)
+                    if self._member.joined:
+                        await self._commit(final=True)
                 await self._member.leave()
-        for partition in list(self._partitions.values()):
-            self._lose(partition)
+        self._lose_all()
 
     async def finish(self) -> None:
         """Release what handlers left unsettled, commit, leave, and end."""
@@ -130,8 +130,7 @@ class Consumer:
             self._frames.hear[self._group].discard(self._hear)
             if not self._frames.hear[self._group]:
                 del self._frames.hear[self._group]
-            for partition in list(self._partitions.values()):
-                self._lose(partition)
+            self._lose_all()
             for task in (*self._background, *self._fetching.values()):
                 task.cancel()
             with suppress(BrokerError):
@@ -142,63 +141,37 @@ class Consumer:
 
     async def _stay(self) -> None:
         """Be a member until the end."""
-        while True:
+        anew = False
+        while self._member.joined or not self._stopping:
             try:
-                if not self._member.joined:
-                    if self._stopping:
-                        return
+                if anew or not self._member.joined:
                     self._frames.tell({"g": self._group, "k": "join"})
                     await self._assign(await self._member.join(self._partitions))
-                    self._frozen = False
-                    self._commit_now.set()
-                    self._commit_wanted.set()
-                    self._dispatch()
-                staying = asyncio.ensure_future(self._member.stay())
-                try:
-                    await asyncio.wait([staying, unstick := asyncio.ensure_future(self._until_stuck())],
-                                       return_when=asyncio.FIRST_COMPLETED)
-                    unstick.cancel()
-                    if staying.done():
-                        staying.result()
-                    else:
-                        await self._step_aside()
-                finally:
-                    staying.cancel()
-                    unstick.cancel()
+                    anew = False
+                    self._thaw()
+                await self._member.stay()
+                await self._step_aside()
             except NewRound:
                 if self._stopping:
-                    await self._hand_over()
-                    return
-                self._frozen = True
+                    break
+                self._frozen = anew = True
                 with suppress(BrokerUnavailableError, Lost, NewRound):
                     await self._commit(final=True)
-                await self._rejoin()
             except Lost:
-                for partition in list(self._partitions.values()):
-                    self._lose(partition)
+                anew = True
+                self._lose_all()
             except BrokerUnavailableError:
                 await asyncio.sleep(RETRY_WAIT)
+        await self._hand_over()
 
-    async def _rejoin(self) -> None:
-        while True:
-            try:
-                await self._assign(await self._member.join(self._partitions))
-            except BrokerUnavailableError:
-                await asyncio.sleep(RETRY_WAIT)
-            else:
-                break
-        if self._stopping:
-            await self._hand_over()
-            return
+    def _thaw(self) -> None:
         self._frozen = False
-        self._commit_now.set()
-        self._commit_wanted.set()
+        self._want_commit()
         self._dispatch()
 
-    async def _until_stuck(self) -> None:
-        while not self._stuck:
-            self._room.clear()
-            await self._room.wait()
+    def _want_commit(self) -> None:
+        self._commit_now.set()
+        self._commit_wanted.set()
 
     async def _step_aside(self) -> None:
         """Every place here is taken by a silent handler: let others have the partitions until one returns."""
@@ -207,7 +180,6 @@ class Consumer:
         while self._running >= self._options.max_in_flight:
             self._room.clear()
             await self._room.wait()
-        self._stuck = False
 
     async def _assign(self, numbers: set[int]) -> None:
         for number in self._partitions.keys() - numbers:
@@ -236,13 +208,9 @@ class Consumer:
             del self._keys[key]
         self._ready = deque(item for item in self._ready if item.partition is not partition)
 
-    def _drop_ready(self) -> None:
-        """Forget what is fetched and not begun; a delayed one keeps its time."""
-        for partition in self._partitions.values():
-            first = min((o for o, i in partition.items.items() if i.state in (State.READY, State.PARKED)), default=None)
-            if first is None:
-                continue
-        self._ready.clear()
+    def _lose_all(self) -> None:
+        for partition in list(self._partitions.values()):
+            self._lose(partition)
 
     # Fetching
 
@@ -256,7 +224,7 @@ class Consumer:
     async def _fetch(self, leader: int) -> None:
         while True:
             mine = [p for p in self._partitions.values() if self._cluster.leader(self._topic, p.number) == leader]
-            wanted = [p for p in mine if p.ready < MAX_AHEAD and p.bytes < MAX_AHEAD_BYTES]
+            wanted = [p for p in mine if p.ready < MAX_AHEAD and p.bytes < MAX_AHEAD_BYTES and len(p.items) < MAX_OPEN]
             if not wanted or self._stopping:
                 self._changed.clear()
                 await self._changed.wait()
@@ -281,8 +249,13 @@ class Consumer:
     async def _recover(self, partition: Partition, failure: type[kafka.KafkaError]) -> None:
         if failure is kafka.OffsetOutOfRangeError:
             earliest = await self._cluster.offsets(self._topic, {partition.number: EARLIEST})
-            logger.warning("%s: what followed offset %d of partition %d is deleted; going on with %d",
-                           self._group, partition.top, partition.number, earliest[partition.number])
+            logger.warning(
+                "%s: what followed offset %d of partition %d is deleted; going on with %d",
+                self._group,
+                partition.top,
+                partition.number,
+                earliest[partition.number],
+            )
             partition.top = earliest[partition.number]
         else:
             await asyncio.sleep(RETRY_WAIT)
@@ -338,8 +311,7 @@ class Consumer:
                 ready.popleft()
                 continue
             if item.offset >= partition.reserved:
-                self._commit_now.set()
-                self._commit_wanted.set()
+                self._want_commit()
                 return
             ready.popleft()
             partition.ready -= 1
@@ -348,13 +320,11 @@ class Consumer:
             item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
             self._begun.add(item)
             self._running += 1
-            self._idle.clear()
             self._handlers.create_task(self._handle(item, item.attempt), name="kafka-delivery")
             if partition.ready == MAX_AHEAD // 2:
                 self._changed.set()
             if item.offset + self._window // 2 >= partition.reserved:
-                self._commit_now.set()
-                self._commit_wanted.set()
+                self._want_commit()
         if not ready:
             self._changed.set()
 
@@ -374,8 +344,6 @@ class Consumer:
         finally:
             self._running -= 1
             self._room.set()
-            if not self._running:
-                self._idle.set()
             self._dispatch()
 
     # Settling
@@ -405,8 +373,14 @@ class Consumer:
         item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
         if not item.partition.owned:
             self._frames.tell(
-                {"g": self._group, "p": item.partition.number, "o": item.offset, "k": "extend",
-                 "d": self._options.ack_wait, "n": attempt}
+                {
+                    "g": self._group,
+                    "p": item.partition.number,
+                    "o": item.offset,
+                    "k": "extend",
+                    "d": self._options.ack_wait,
+                    "n": attempt,
+                }
             )
 
     def _done(self, item: Item) -> None:
@@ -502,14 +476,15 @@ class Consumer:
                     logger.warning("%s: no sign of life from the handler of offset %d", self._group, item.offset)
                     self._again(item, 0.0)
             held = [
-                item for p in self._partitions.values() for item in p.items.values()
+                item
+                for p in self._partitions.values()
+                for item in p.items.values()
                 if item.state is State.HELD and item.deadline < time.time()
             ]
             for item in held:
                 self._again(item, 0.0)
             if silent and not self._begun and self._running >= self._options.max_in_flight and not self._stopping:
-                self._stuck = True
-                self._room.set()
+                self._member.interrupt()
 
     async def _commit_often(self) -> None:
         while True:
@@ -526,8 +501,7 @@ class Consumer:
                 await self._commit()
             except BrokerUnavailableError:
                 await asyncio.sleep(RETRY_WAIT)
-                self._commit_wanted.set()
-                self._commit_now.set()
+                self._want_commit()
             except (NewRound, Lost):
                 self._member.poke()
 

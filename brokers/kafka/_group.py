@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 
+import orjson
 from aiokafka import errors as kafka
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
@@ -46,12 +47,23 @@ class Membership:
         self._generation = -1
         self._poked_until = 0.0
         self._poked = asyncio.Event()
+        self._interrupted = False
         self.alone = False
 
     @property
     def joined(self) -> bool:
         """Whether this member belongs to a generation."""
         return self._generation >= 0
+
+    @property
+    def known(self) -> bool:
+        """Whether the group may know this member."""
+        return bool(self._member)
+
+    def interrupt(self) -> None:
+        """Let `stay` return."""
+        self._interrupted = True
+        self._poked.set()
 
     def poke(self) -> None:
         """Look soon whether there is a new round."""
@@ -104,7 +116,7 @@ class Membership:
 
     async def _join(self, owned: Collection[int]) -> set[int]:
         session = int(self._cluster.config.session_timeout * 1000)
-        mine = ConsumerProtocolMemberMetadata(0, [self._topic], bytes(sorted(owned))).encode()
+        mine = ConsumerProtocolMemberMetadata(0, [self._topic], orjson.dumps(sorted(owned))).encode()
         while True:
             request = JoinGroupRequest(
                 self._group, session, int(REBALANCE_WAIT * 1000), self._member, None, "consumer", [(PROTOCOL, mine)]
@@ -121,7 +133,7 @@ class Membership:
         self.alone = False
         if joined.leader_id == self._member:  # type: ignore[attr-defined]
             members = {
-                each[0]: set(ConsumerProtocolMemberMetadata.decode(each[-1]).user_data or b"")
+                each[0]: set(orjson.loads(ConsumerProtocolMemberMetadata.decode(each[-1]).user_data or b"[]"))
                 for each in joined.members  # type: ignore[attr-defined]
             }
             self.alone = len(members) == 1
@@ -131,22 +143,21 @@ class Membership:
                 (member, ConsumerProtocolMemberAssignment(0, [(self._topic, sorted(share))], b"").encode())
                 for member, share in share_out(self._cluster.partitions(self._topic), members).items()
             ]
-        synced = await self._call(
-            SyncGroupRequest(self._group, generation, self._member, None, shares), REBALANCE_WAIT
-        )
+        synced = await self._call(SyncGroupRequest(self._group, generation, self._member, None, shares), REBALANCE_WAIT)
         self._check(synced.error_code)  # type: ignore[attr-defined]
         self._generation = generation
         assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)  # type: ignore[attr-defined]
         return {each.partition for each in assignment.partitions()}
 
     async def stay(self) -> None:
-        """Give signs of life until the group has a new round.
+        """Give signs of life until the group has a new round; returns only when interrupted.
 
         Raises:
             NewRound: Join again.
             Lost: Join anew.
         """
         interval = self._cluster.config.session_timeout / HEARTBEATS
+        self._interrupted = False
         while True:
             poked = time.monotonic() < self._poked_until
             self._poked.clear()
@@ -155,6 +166,8 @@ class Membership:
                     await self._poked.wait()
             except TimeoutError:
                 pass
+            if self._interrupted:
+                return
             await self.beat()
 
     async def beat(self) -> None:

@@ -75,7 +75,9 @@ class Producer:
         self._bytes = 0
         self._closed = False
 
-    def add(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers) -> asyncio.Future[None]:
+    def add(
+        self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers
+    ) -> asyncio.Future[None]:
         """Put a message into a batch; the future tells what came of it."""
         if self._closed:
             raise self._cluster.unavailable()
@@ -84,7 +86,11 @@ class Producer:
             lane = self._lanes[topic, partition] = _Lane(topic, partition)
         batch = lane.batches[-1] if lane.batches else None
         now = int(time.time() * 1000)
-        if batch is None or batch.data is not None or batch.builder.append(batch.count, now, key, value, headers) is None:
+        if (
+            batch is None
+            or batch.data is not None
+            or batch.builder.append(batch.count, now, key, value, headers) is None
+        ):
             batch = _Batch()
             batch.builder.append(0, now, key, value, headers)
             lane.batches.append(batch)
@@ -216,7 +222,9 @@ class Producer:
         elif failure.retriable:
             return True
         lane.batches.popleft()
-        self._settle(batch, PublishRejectedError(f"Kafka refused to store it: {failure.__name__} {failure.description}"))
+        self._settle(
+            batch, PublishRejectedError(f"Kafka refused to store it: {failure.__name__} {failure.description}")
+        )
         await self._renumber(lane)  # Its sequence numbers are missing now.
         return bool(lane.batches)
 

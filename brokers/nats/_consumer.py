@@ -24,6 +24,7 @@ PULL_EXPIRES = 30.0
 PULL_HEARTBEAT = 5.0
 MISSED_HEARTBEATS = 2.5
 RECREATE_WAIT = 0.5
+EPHEMERAL_SECONDS = 60.0
 EXCESS_WAIT = 1.0
 CONSUMER_EXISTS = 10148
 
@@ -44,6 +45,7 @@ class Consumer:
         address_of: Callable[[str], Address],
         handler: Handler,
         permits: asyncio.Semaphore | None = None,
+        ephemeral: bool = False,
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -55,6 +57,7 @@ class Consumer:
         self._address_of = address_of
         self._handler = handler
         self._permits = permits
+        self._ephemeral = ephemeral
         self._queued: set[asyncio.Task[None]] = set()
         self._not_begun: dict[str, bool] = {}
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
@@ -75,12 +78,15 @@ class Consumer:
             "name": self._name,
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait * 1e9),
-            "deliver_policy": "all",
+            "deliver_policy": "new" if self._ephemeral else "all",
             "filter_subject": self._subject,
             "max_ack_pending": self._max_ack_pending,
             "max_deliver": -1,
             "replay_policy": "instant",
         }
+        if self._ephemeral:
+            # Outlives a lost connection, but not a process that died.
+            wanted["inactive_threshold"] = int(EPHEMERAL_SECONDS * 1e9)
         target = f"{self._stream}.{self._name}"
         answer = await self._connection.api(
             f"CONSUMER.CREATE.{target}", {"stream_name": self._stream, "config": wanted, "action": "create"}
@@ -116,6 +122,8 @@ class Consumer:
         if self._subscription is not None:
             await self._connection.leave(self._subscription)  # What arrives meanwhile is released in _receive.
         await self.release()
+        if self._ephemeral and self._connection.client.is_connected:
+            await self._connection.api(f"CONSUMER.DELETE.{self._stream}.{self._name}")
 
     async def release(self) -> None:
         """Release what waits for its turn, or came to a task that was cancelled before its first step."""

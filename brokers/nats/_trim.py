@@ -21,9 +21,7 @@ def floors(consumers: list[tuple[str, int]]) -> dict[str, int]:
     Args:
         consumers: Filter subject and acknowledged stream sequence of each.
     """
-    return {
-        subject: min(floor for other, floor in consumers if overlaps(subject, other)) for subject, _ in consumers
-    }
+    return {subject: min(floor for other, floor in consumers if overlaps(subject, other)) for subject, _ in consumers}
 
 
 async def trim(connection: Connection, stream: str) -> None:

@@ -88,6 +88,7 @@ class NatsBroker:
             dedup=True,
             wildcard=True,
             key_value=True,
+            ephemeral=True,
             release_counts=True,
         )
         self._stack = AsyncExitStack()
@@ -257,6 +258,7 @@ class NatsBroker:
             address_of=_address_of,
             handler=handler,
             permits=permits,
+            ephemeral=options.ephemeral,
         )
 
     async def _trim(self) -> None:

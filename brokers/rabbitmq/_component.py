@@ -38,7 +38,8 @@ USED = (
     "ttlInSeconds",
     "username",
 )
-GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")  # The mesh's own.
+# The mesh's own.
+GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 # What they ask for is always so here, or has no counterpart; docs/brokers/rabbitmq.md tells which.
 IGNORED = (
     "autoAck",

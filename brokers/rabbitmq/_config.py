@@ -90,7 +90,7 @@ class RabbitMQConfig:
 
     hosts: tuple[tuple[str, int], ...]
     user: str = "guest"
-    password: str = "guest"  # noqa: S105 - RabbitMQ's own default, which it takes from localhost only
+    password: str = "guest"
     vhost: str = "/"
     tls: TLSFiles | None = None
     external: bool = False

@@ -19,7 +19,8 @@ from collections import deque
 from functools import lru_cache
 
 from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._connection import Connection, Delivered
+from brokers.rabbitmq._channel import Delivered
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._lane import Lane, RabbitMQSettler
 from brokers.rabbitmq._message import ATTEMPT, TOPIC, decode, encode
 from brokers.rabbitmq._names import address_of, retry_step

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered, RefusedError
+from brokers.rabbitmq._channel import TAG, Channel, Delivered, RefusedError
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._message import decode
 from brokers.rabbitmq._names import FRAMES, shorten
 from brokers.rabbitmq._session import Attachment, Session
@@ -119,7 +120,7 @@ class Serving:
                     take=self._take,
                 )
             except RefusedError as error:
-                if error.code != NOT_FOUND:
+                if error.reply_code != NOT_FOUND:
                     raise
                 continue  # Its last member left between the two, and the queue with it.
             channel.on_cancel = channel.close

@@ -17,7 +17,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered
+from brokers.rabbitmq._channel import TAG, Channel, Delivered
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._session import Attachment, Session
 from brokers.rabbitmq._topology import Queue
 from mesh.broker import Message
@@ -119,7 +120,18 @@ class RabbitMQSettler:
         deadline: When it is taken for abandoned, in the event loop's time.
     """
 
-    __slots__ = ("_channel", "_lane", "_open", "_stored_anew", "_subscription", "_tag", "attempt", "deadline", "message", "topic")
+    __slots__ = (
+        "_channel",
+        "_lane",
+        "_open",
+        "_stored_anew",
+        "_subscription",
+        "_tag",
+        "attempt",
+        "deadline",
+        "message",
+        "topic",
+    )
 
     def __init__(
         self, subscription: Subscription, lane: Lane, delivered: Delivered, message: Message, topic: str, attempt: int

@@ -19,6 +19,7 @@ __all__ = ["ATTEMPT", "PREFIX", "TOPIC", "decode", "encode", "measure"]
 PREFIX = "cloudEvents_"
 OTHER_PREFIX = "cloudEvents:"
 CONTENT_TYPE = PREFIX + "datacontenttype"
+CONTENT_TYPES = (CONTENT_TYPE, "content-type", "Content-Type")
 OURS = "="
 TOPIC, IDENTITY, ATTEMPT = "=topic", "=id", "=attempt"
 DELIVERY_COUNT = "x-delivery-count"
@@ -73,7 +74,7 @@ def encode(
     if identity is not None and len(identity.encode()) > MAX_SHORT:
         extra = {**(extra or {}), IDENTITY: identity}
         identity = None
-    content_type = headers.get(CONTENT_TYPE) or headers.get("content-type") or headers.get("Content-Type")
+    content_type = next((headers[name] for name in CONTENT_TYPES if name in headers), None)
     if content_type is not None and len(content_type) > MAX_SHORT:
         content_type = None
     try:
@@ -112,7 +113,7 @@ def decode(properties: wire.Properties, body: bytes) -> tuple[Message, int]:
         elif name not in RESERVED and (text := _text(value)) is not None:
             headers[_plain(name)] = text
     given = properties.content_type
-    if given is not None and CONTENT_TYPE not in headers and headers.keys().isdisjoint(("content-type", "Content-Type")):
+    if given is not None and headers.keys().isdisjoint(CONTENT_TYPES):
         headers[CONTENT_TYPE if PREFIX + "specversion" in headers else "content-type"] = given
     return Message(headers, body, id=identity), attempts
 

@@ -6,11 +6,14 @@ connection that publishes, and acks must still get through.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._channel import LOST, REFUSED, STORED, Channel, RefusedError
 from brokers.rabbitmq._config import RabbitMQConfig
-from brokers.rabbitmq._connection import LOST, REFUSED, STORED, Channel, Connection, RefusedError
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import FRAMES_EXCHANGE, Space, declare, declare_again
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
@@ -45,7 +48,7 @@ class Publisher:
         self._frames = await connection.open_channel(FRAMES_EXCHANGE)
         self._frames.on_return = self.on_return
         for channel in (self._storing, self._frames):
-            channel.lost.add_done_callback(lambda _, lost=channel: _end(connection, lost))
+            channel.lost.add_done_callback(partial(_end, connection, channel))
 
     async def declare(self, space: Space) -> None:
         """Create a space, or see that it is as wanted.
@@ -95,7 +98,7 @@ class Publisher:
         except BrokerUnavailableError:
             return  # The next connection will tell.
         except RefusedError as error:
-            reason = "was never declared" if error.code == NOT_FOUND else str(error)
+            reason = "was never declared" if error.reply_code == NOT_FOUND else str(error)
             raise PublishRejectedError(f"{exchange} on RabbitMQ at {self._shown}: {reason}") from error
 
     async def post(self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool) -> None:
@@ -129,6 +132,6 @@ class Publisher:
         await self._frames.call(wire.basic_qos(0))
 
 
-def _end(connection: Connection, channel: Channel) -> None:
+def _end(connection: Connection, channel: Channel, lost: asyncio.Future[None]) -> None:
     """End the connection whose channel the server closed; the next one has both again."""
     connection.abort(BrokerUnavailableError(str(channel.error)))

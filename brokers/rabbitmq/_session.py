@@ -8,8 +8,9 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable
 
+from brokers.rabbitmq._channel import Channel, RefusedError
 from brokers.rabbitmq._config import RabbitMQConfig
-from brokers.rabbitmq._connection import Channel, Connection, Login, RefusedError
+from brokers.rabbitmq._connection import Connection, Login
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Attachment", "Session"]
@@ -92,7 +93,7 @@ class Session:
                     await self._make_ready(await self.dial())
                 return
             except RefusedError as error:
-                if first and error.code in SETTINGS_ARE_WRONG:
+                if first and error.reply_code in SETTINGS_ARE_WRONG:
                     raise BrokerUnavailableError(f"RabbitMQ at {self._config.shown}: {error}") from error
                 self._note(error)
             except (OSError, BrokerError, TimeoutError) as error:

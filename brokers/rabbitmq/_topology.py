@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._connection import Connection, RefusedError
+from brokers.rabbitmq._channel import RefusedError
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._names import FRAMES, KEYED_LANES, NO_LANE, bindings, exchange_name, queue_name
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
-from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
+from mesh.errors import FeatureNotSupportedError, TopologyMismatchError
 
 __all__ = ["FRAMES_EXCHANGE", "Queue", "Space", "declare", "declare_again", "group_queues", "retry_queue"]
 
@@ -115,7 +116,7 @@ async def declare(connection: Connection, space: Space) -> None:
         async with connection.channel(*space.methods()):
             return
     except RefusedError as error:
-        if error.code != PRECONDITION_FAILED:
+        if error.reply_code != PRECONDITION_FAILED:
             raise
         raise TopologyMismatchError(
             f"{space.exchange} exists on RabbitMQ with other settings than {space}: {error}; "
@@ -200,7 +201,7 @@ async def declare_group(connection: Connection, address: Address, options: Subsc
         async with connection.channel(*methods):
             return
     except RefusedError as error:
-        if error.code != PRECONDITION_FAILED:
+        if error.reply_code != PRECONDITION_FAILED:
             raise
         raise TopologyMismatchError(
             f"group {options.group!r} of {address} exists on RabbitMQ with other settings than "

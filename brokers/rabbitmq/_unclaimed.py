@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._connection import TAG, Channel, Connection, Delivered, RefusedError
+from brokers.rabbitmq._channel import TAG, Channel, Delivered, RefusedError
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._message import TOPIC, decode, encode
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
@@ -54,7 +55,7 @@ async def _lock(connection: Connection, name: str) -> None:
             await connection.open_channel(wire.queue_declare(name, durable=False, exclusive=True))
             return
         except RefusedError as error:
-            if error.code != LOCKED:
+            if error.reply_code != LOCKED:
                 raise
         await asyncio.sleep(LOCK_WAIT)
 

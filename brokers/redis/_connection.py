@@ -6,10 +6,25 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import cast
+
+from redis.asyncio import Connection as Socket
 
 from brokers.redis._config import RedisConfig
 from brokers.redis._scripts import Script
-from brokers.redis._wire import Argument, ConnectionLostError, OnMessage, Reply, ReplyError, Wire, connect, pack
+from brokers.redis._wire import (
+    Argument,
+    Command,
+    ConnectionLostError,
+    OnMessage,
+    Reply,
+    ReplyError,
+    Wire,
+    ask,
+    code_of,
+    connect,
+    drop,
+)
 from mesh.errors import BrokerUnavailableError
 
 __all__ = ["Connection"]
@@ -19,14 +34,14 @@ logger = logging.getLogger("brokers.redis")
 FIRST_WAIT = 0.05
 LONGEST_WAIT = 2.0
 BUSY_WAIT = 0.1
-MISSED_PINGS = 2
+ATTEMPT_WAIT = 10.0
 # Its credentials are wrong, or not enough: trying again changes nothing while we start.
 REFUSED = frozenset({"WRONGPASS", "NOAUTH", "NOPERM", "DENIED"})
 # It answers, but cannot serve just now.
 NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
 # A replica: what was the primary is found again by connecting anew.
 MOVED = frozenset({"READONLY", "UNKILLABLE"})
-PING = pack("PING")
+FAILURES = (OSError, TimeoutError, ConnectionLostError, ReplyError)
 
 
 class Connection:
@@ -42,10 +57,10 @@ class Connection:
         config: RedisConfig,
         purpose: str,
         *,
-        prepare: Callable[[Wire], Awaitable[None]] | None = None,
+        prepare: Callable[[Socket], Awaitable[None]] | None = None,
         on_message: OnMessage | None = None,
     ) -> None:
-        """Prepare it; ``open`` connects.
+        """Prepare it; ``open`` connects, ``supervise`` makes it work.
 
         Args:
             config: Where to.
@@ -64,7 +79,7 @@ class Connection:
         self.reconnects = 0
 
     async def open(self) -> None:
-        """Connect; ``supervise`` keeps it so.
+        """Connect.
 
         Raises:
             BrokerUnavailableError: Not within the time, or refused.
@@ -76,62 +91,52 @@ class Connection:
                     try:
                         await self._connect()
                         return
-                    except (OSError, ConnectionLostError, ReplyError) as error:
+                    except FAILURES as error:
                         last = error
-                        if isinstance(error, ReplyError) and error.code in REFUSED:
+                        if code_of(error) in REFUSED:
                             raise self.unavailable(error) from error
                     await asyncio.sleep(wait)
         except TimeoutError:
             raise self.unavailable(last) from last
 
     async def _connect(self) -> None:
-        wire = await connect(self._config, self._name, self._on_message)
+        socket = await connect(self._config, self._name)
         try:
+            client_id = await ask(socket, "CLIENT", "ID")
             if self._prepare is not None:
-                await self._prepare(wire)
+                await self._prepare(socket)
         except BaseException:
-            wire.abort()
+            drop(socket)
             raise
-        if wire.lost.done():
-            raise ConnectionLostError
-        self.wire = wire
-        wire.lost.add_done_callback(self._note_loss)
+        self.wire = Wire(socket, cast("int", client_id), self._on_message, self._note_loss)
         self._resolved.set()
 
-    def _note_loss(self, lost: asyncio.Future[None]) -> None:
-        if self.wire is not None and self.wire.lost is lost:
-            self.wire = None
+    def _note_loss(self) -> None:
+        self.wire = None
+        if not self._closed:
             self._resolved.clear()
-            logger.warning("lost Redis at %s (%s); reconnecting", self._config.shown, self._name)
 
     async def supervise(self) -> None:
-        """Watch, and connect again when it breaks, for ever."""
-        while True:
-            if self.wire is not None:
-                await self._watch(self.wire)
-            for wait in _waits():
-                try:
-                    await self._connect()
-                    break
-                except (OSError, ConnectionLostError, ReplyError) as error:
-                    logger.debug("Redis at %s: %s", self._config.shown, error)
-                await asyncio.sleep(wait)
-            self.reconnects += 1
-            logger.warning("Redis at %s is back (%s)", self._config.shown, self._name)
-            for callback in self._restored:
-                callback()
-
-    async def _watch(self, wire: Wire) -> None:
-        """Return when the socket is gone; a server that says nothing is as good as gone."""
-        loop = asyncio.get_running_loop()
-        interval = self._config.ping_interval
-        while not wire.lost.done():
-            await asyncio.wait([wire.lost], timeout=interval)
-            if wire.outstanding and loop.time() - wire.heard_at > interval * MISSED_PINGS:
-                wire.abort()
-                await asyncio.wait([wire.lost])
-            elif not wire.outstanding:
-                _ = wire.send(PING)
+        """Work, and connect again when it breaks, for ever; the connection is closed when this ends."""
+        try:
+            while True:
+                if self.wire is not None:
+                    await self.wire.run(self._config.ping_interval)
+                    logger.warning("lost Redis at %s (%s); reconnecting", self._config.shown, self._name)
+                for wait in _waits():
+                    try:
+                        async with asyncio.timeout(ATTEMPT_WAIT):
+                            await self._connect()
+                        break
+                    except FAILURES as error:
+                        logger.debug("Redis at %s: %s", self._config.shown, error)
+                    await asyncio.sleep(wait)
+                self.reconnects += 1
+                logger.warning("Redis at %s is back (%s)", self._config.shown, self._name)
+                for callback in self._restored:
+                    callback()
+        finally:
+            self.close()
 
     def on_restored(self, callback: Callable[[], None]) -> None:
         """Call back after each reconnect."""
@@ -141,13 +146,12 @@ class Connection:
         """Stop calling back."""
         self._restored.remove(callback)
 
-    async def close(self) -> None:
-        """Send what waits, and close for good; idempotent."""
+    def close(self) -> None:
+        """Close for good; idempotent."""
         self._closed = True
-        wire, self.wire = self.wire, None
         self._resolved.set()
-        if wire is not None:
-            await wire.close()
+        if self.wire is not None:
+            self.wire.abort()
 
     def unavailable(self, error: Exception | None = None) -> BrokerUnavailableError:
         """Make the error that names where it points."""
@@ -167,14 +171,14 @@ class Connection:
         return wire
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
-        """Send a command and return its reply; see ``call_packed``."""
-        return await self.call_packed(pack(*command), repeat=repeat)
+        """Send a command and return its reply; see ``execute``."""
+        return await self.execute(command, repeat=repeat)
 
-    async def call_packed(self, packed: bytes, *, repeat: bool = True) -> Reply:
+    async def execute(self, command: Command, *, repeat: bool = True) -> Reply:
         """Send a command and return its reply; the caller bounds it in time.
 
         Args:
-            packed: The command.
+            command: Its words.
             repeat: Wait for a connection, and send again when it broke; else raise, as the outcome is unknown.
 
         Raises:
@@ -188,37 +192,35 @@ class Connection:
                     raise self.unavailable()
                 wire = await self.connected()
             try:
-                return await wire.send(packed)
+                return await wire.send(command)
             except ConnectionLostError as error:
                 if not repeat:
                     raise self.unavailable(error) from error
-                if self.wire is wire:
-                    await asyncio.sleep(0)  # Its loss is noted in the loop's next turn.
             except ReplyError as error:
-                if not repeat or error.code not in NOT_NOW | MOVED:
+                if not repeat or code_of(error) not in NOT_NOW | MOVED:
                     raise
-                if error.code in MOVED:
-                    wire.abort()
+                if code_of(error) in MOVED:
+                    wire.abort(str(error))
                 await asyncio.sleep(BUSY_WAIT)
 
     async def run(self, script: Script, keys: Sequence[Argument], *arguments: Argument, repeat: bool = True) -> Reply:
-        """Run a script; see ``call_packed``."""
-        return await self.run_packed(script, script.pack(keys, arguments), repeat=repeat)
+        """Run a script; see ``execute``."""
+        return await self.run_command(script, script.command(keys, arguments), repeat=repeat)
 
-    async def run_packed(self, script: Script, packed: bytes, *, repeat: bool = True) -> Reply:
-        """Run a script that was packed before; one that the server has forgotten is loaded again."""
+    async def run_command(self, script: Script, command: Command, *, repeat: bool = True) -> Reply:
+        """Run a script by its command; one that the server has forgotten is loaded again."""
         while True:
             try:
-                return await self.call_packed(packed, repeat=repeat)
+                return await self.execute(command, repeat=repeat)
             except ReplyError as error:
-                if error.code != "NOSCRIPT":
+                if code_of(error) != "NOSCRIPT":
                     raise
             await self.call("SCRIPT", "LOAD", script.text, repeat=repeat)
 
-    def post(self, packed: bytes) -> asyncio.Future[Reply] | None:
+    def post(self, command: Command) -> asyncio.Future[Reply] | None:
         """Send a command now or not at all, and do not wait for its reply."""
         wire = self.wire
-        return None if wire is None else wire.send(packed)
+        return None if wire is None else wire.send(command)
 
 
 def _waits() -> Iterator[float]:

@@ -20,7 +20,7 @@ from brokers.redis._entries import address_of, group_id, parse_message, stream_o
 from brokers.redis._group_scripts import LOOK, RELEASE
 from brokers.redis._settlements import Entry, Settlements
 from brokers.redis._spaces import Spaces
-from brokers.redis._wire import Argument, ConnectionLostError, Reply, ReplyError, pack
+from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -120,12 +120,12 @@ class Consumer:
             self._own_tasks = []
             self._commands.forget_restored(self._restore)
         if self._blocked is not None and self._reader.wire is not None:
-            self._commands.post(pack("CLIENT", "UNBLOCK", self._reader.wire.client_id))
+            self._commands.post(("CLIENT", "UNBLOCK", self._reader.wire.client_id))
         await self._release((), final=True)
-        await self._reader.close()
+        self._reader.close()
 
     async def _release(self, kept: Iterable[bytes], *, final: bool) -> None:
-        sent = self._commands.post(self._pack_release(kept, final=final))
+        sent = self._commands.post(self._release_command(kept, final=final))
         if sent is not None:
             try:
                 async with asyncio.timeout(LEAVE_WAIT):
@@ -133,9 +133,9 @@ class Consumer:
             except (TimeoutError, ConnectionLostError, ReplyError) as error:
                 logger.debug("%s: what it held is taken back later: %r", self._name, error)
 
-    def _pack_release(self, kept: Iterable[bytes], *, final: bool) -> bytes:
+    def _release_command(self, kept: Iterable[bytes], *, final: bool) -> Command:
         arguments: list[Argument] = [self._group, self._name, int(final), len(self._topics), *self._topics, *kept]
-        return RELEASE.pack([self._address.space], arguments)
+        return RELEASE.command([self._address.space], arguments)
 
     async def _join(self) -> None:
         self._must_join = False
@@ -171,7 +171,7 @@ class Consumer:
         if call is None or call != self._blocked or wire is None:
             return
         self._blocked_until = 0.0
-        sent = self._commands.post(pack("CLIENT", "UNBLOCK", wire.client_id))
+        sent = self._commands.post(("CLIENT", "UNBLOCK", wire.client_id))
         if sent is not None:
             sent.add_done_callback(lambda sent: self._unblocked(call, sent))
 
@@ -200,7 +200,7 @@ class Consumer:
 
     async def _turn(self) -> None:
         if self._must_recover:
-            await self._commands.run_packed(RELEASE, self._pack_release(self._held, final=False))
+            await self._commands.run_command(RELEASE, self._release_command(self._held, final=False))
             self._must_recover = False
         if self._must_join:
             await self._join()

@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from redis.asyncio import Connection as Socket
+
 from brokers.redis._config import RedisConfig
 from brokers.redis._connection import Connection
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
-from brokers.redis._wire import ConnectionLostError, Reply, ReplyError, Wire, pack
+from brokers.redis._wire import ConnectionLostError, Reply, ReplyError
 from mesh.address import Address, encode_token
 from mesh.broker import Frame, Message, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -83,15 +85,21 @@ class Frames:
 
     # Channels
 
-    async def _subscribe(self, wire: Wire) -> None:
-        replies = [wire.send(pack("SUBSCRIBE", channel)) for channel in list(self._channels)]
-        for reply in replies:
-            await reply
+    async def _subscribe(self, socket: Socket) -> None:
+        channels = list(self._channels)
+        await socket.send_command("SUBSCRIBE", *channels, check_health=False)
+        subscribed = 0
+        while subscribed < len(channels):
+            kind, channel, content = await socket.read_response()
+            if kind == b"message":
+                self._receive(channel, content)
+            else:
+                subscribed += 1
 
     def _receive(self, channel: bytes, payload: bytes) -> None:
         receivers = self._channels.get(channel)
         if receivers is None:
-            self.connection.post(pack("UNSUBSCRIBE", channel))  # A leftover of an interrupted leave.
+            self.connection.post(("UNSUBSCRIBE", channel))  # A leftover of an interrupted leave.
             return
         for receive in receivers:
             try:
@@ -118,7 +126,7 @@ class Frames:
                     del self._channels[channel]
 
     async def _unsubscribe(self, channel: bytes) -> None:
-        done = self.connection.post(pack("UNSUBSCRIBE", channel))
+        done = self.connection.post(("UNSUBSCRIBE", channel))
         if done is not None:
             try:
                 async with asyncio.timeout(LEAVE_WAIT):
@@ -161,7 +169,7 @@ class Frames:
             if self._fetching >= MAX_FETCHES:
                 break
             if queued.body_name is not None and queued.body is None:
-                queued.body = self._commands.post(FETCH_BODY.pack([queued.body_name], []))
+                queued.body = self._commands.post(FETCH_BODY.command([queued.body_name], []))
                 if queued.body is None:
                     self._queue.remove(queued)
                     break
@@ -241,7 +249,7 @@ class Frames:
             await self._passed()
 
     async def _withdraw(self, key: str, group: str, name: str) -> None:
-        done = self._commands.post(UNSERVE.pack([key], [group, name]))
+        done = self._commands.post(UNSERVE.command([key], [group, name]))
         if done is not None:
             try:
                 async with asyncio.timeout(LEAVE_WAIT):

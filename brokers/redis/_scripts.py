@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from brokers.redis._wire import Argument, pack
+from brokers.redis._wire import Argument, Command
 
 __all__ = ["FETCH_BODY", "SEND", "SEND_LARGE", "SERVE", "UNSERVE", "Script", "script"]
 
@@ -29,9 +29,9 @@ class Script:
         """What EVALSHA calls it by."""
         return hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324 - the server's choice
 
-    def pack(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> bytes:
-        """Write a call of it."""
-        return pack("EVALSHA", self.sha, len(keys), *keys, *arguments)
+    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+        """Give the command that calls it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
 def script(*parts: str, flags: str = "") -> Script:

@@ -10,7 +10,7 @@ from functools import partial
 from brokers.redis._connection import Connection
 from brokers.redis._entries import stream_of
 from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, NACK
-from brokers.redis._wire import ConnectionLostError, Reply, ReplyError, pack
+from brokers.redis._wire import Command, ConnectionLostError, Reply, ReplyError
 from mesh.errors import BrokerUnavailableError
 
 __all__ = ["Entry", "Settlements"]
@@ -113,20 +113,20 @@ class Settlements:
             return
         extensions, self._extensions = self._extensions, []
         if extensions:
-            self._commands.post(EXTEND.pack([self._space], [*self._who, *_pairs(extensions)]))
+            self._commands.post(EXTEND.command([self._space], [*self._who, *_pairs(extensions)]))
         acks, self._acks = self._acks, []
         if acks and self._ordered:
-            self._post(ACK_IN_ORDER.pack([self._space], [*self._who, *_pairs(acks)]), acks)
+            self._post(ACK_IN_ORDER.command([self._space], [*self._who, *_pairs(acks)]), acks)
         elif acks:
             by_topic: dict[str, list[Entry]] = {}
             for entry in acks:
                 by_topic.setdefault(entry.topic, []).append(entry)
             for topic, entries in by_topic.items():
                 stream = stream_of(self._space, topic)
-                self._post(pack("XACK", stream, self._who[0], *(entry.id for entry in entries)), entries)
+                self._post(("XACK", stream, self._who[0], *(entry.id for entry in entries)), entries)
 
-    def _post(self, packed: bytes, entries: list[Entry]) -> None:
-        sent = self._commands.post(packed)
+    def _post(self, command: Command, entries: list[Entry]) -> None:
+        sent = self._commands.post(command)
         assert sent is not None
         sent.add_done_callback(partial(self._acked, entries))
 
@@ -152,7 +152,7 @@ class Settlements:
 
     def give_back(self, entry: Entry) -> None:
         """Park it as if it had never been handed out; for a handler that was cancelled."""
-        self._commands.post(NACK.pack([self._space], [*self._who, 0, 1, 1, entry.topic, entry.id]))
+        self._commands.post(NACK.command([self._space], [*self._who, 0, 1, 1, entry.topic, entry.id]))
 
 
 def _pairs(entries: list[Entry]) -> list[str | bytes]:

@@ -1,170 +1,208 @@
-"""One socket to Redis: commands are pipelined, and each has a future for its reply.
+"""One connection of redis-py, shared: commands are pipelined, and each has a future for its reply.
 
-The parser is hiredis, which redis-py uses as well. redis-py's own connection costs four times as much a command
-(7.6 µs against 1.9 µs here), lends a connection to one caller at a time, and reconnects below us, where an outcome
-that is unknown cannot be told from one that is known.
+redis-py lends a connection to one caller at a time, and reconnects below the caller, where an outcome that is unknown
+cannot be told from one that is known. Here a writer sends what gathered in one turn of the event loop, a reader hands
+out the replies in order, and a loss is the affair of ``Connection``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias, cast
 
-import hiredis
+from redis import exceptions
+from redis.asyncio import Connection as Socket
+from redis.asyncio import SSLConnection
 
 from brokers.redis._config import RedisConfig
 
-__all__ = ["Argument", "ConnectionLostError", "Reply", "ReplyError", "Wire", "connect", "pack"]
+__all__ = ["Argument", "Command", "ConnectionLostError", "Reply", "ReplyError", "Wire", "ask", "code_of", "connect"]
 
 Argument: TypeAlias = "str | bytes | int"
+Command: TypeAlias = "tuple[Argument, ...]"
 Reply: TypeAlias = "int | bytes | list[Reply] | None"
+ReplyError = exceptions.RedisError
 OnMessage = Callable[[bytes, bytes], None]
 
-
-class ReplyError(Exception):
-    """An error reply; ``code`` is its first word (``NOGROUP``, ``OOM``…)."""
-
-    def __init__(self, text: str) -> None:
-        self.code = text.partition(" ")[0]
-        super().__init__(text)
+MISSED_PINGS = 2
 
 
 class ConnectionLostError(Exception):
-    """The socket is closed; what became of unanswered commands is unknown."""
+    """The connection is gone; what became of unanswered commands is unknown."""
 
 
-def pack(*command: Argument) -> bytes:
-    """Write a command as the protocol has it."""
-    return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means a tuple of any length
+def code_of(error: BaseException) -> str:
+    """Give the code of an error reply, its first word (``NOGROUP``, ``OOM``…); empty when it is no reply.
+
+    redis-py takes the code off the text of those that it knows.
+    """
+    known = getattr(error, "status_code", None)
+    if known is not None:
+        return str(known)
+    return str(error).partition(" ")[0] if isinstance(error, exceptions.ResponseError) else ""
 
 
-class Wire(asyncio.Protocol):
+class Wire:
     """A connected socket. What waits to be sent is bounded by its callers: each waits for its reply.
 
     Attributes:
-        heard_at: Loop time of the last sign of life.
-        lost: Resolves when the connection is gone.
         client_id: The server's number for it.
     """
 
-    def __init__(self, on_message: OnMessage | None = None) -> None:
-        """Prepare.
+    def __init__(
+        self, socket: Socket, client_id: int, on_message: OnMessage | None, on_lost: Callable[[], None]
+    ) -> None:
+        """Use a connection; ``run`` makes it work.
 
         Args:
+            socket: Connected and logged in.
+            client_id: The server's number for it.
             on_message: Takes channel and payload of what is published to subscribed channels.
+            on_lost: Is told first when it is gone.
         """
+        self.client_id = client_id
+        self._socket = socket
         self._loop = asyncio.get_running_loop()
-        self._parser = hiredis.Reader(replyError=ReplyError)
         self._on_message = on_message
+        self._on_lost = on_lost
+        self._outgoing: list[Command] = []
+        self._wake = asyncio.Event()
         self._waiting: deque[asyncio.Future[Reply]] = deque()
-        self._transport: asyncio.Transport | None = None
-        self._corked: list[bytes] | None = None
-        self.heard_at = self._loop.time()
-        self.lost: asyncio.Future[None] = self._loop.create_future()
-        self.client_id = 0
+        self._heard_at = self._loop.time()
+        self._lost = False
 
-    @property
-    def outstanding(self) -> int:
-        """How many replies are awaited."""
-        return len(self._waiting)
+    def send(self, command: Command) -> asyncio.Future[Reply]:
+        """Have a command sent in the loop's next turn."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if self._lost:
+            future.set_exception(ConnectionLostError("the connection is closed"))
+            future.exception()  # Nobody may be waiting; that is no news for the log.
+            return future
+        self._waiting.append(future)
+        self._outgoing.append(command)
+        self._wake.set()
+        return future
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
-        self._transport = cast("asyncio.Transport", transport)
+    async def run(self, ping_interval: float) -> None:
+        """Work until the connection is lost.
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what waits for a reply."""
-        self._transport = None
-        if not self.lost.done():
-            self.lost.set_result(None)
-        error = ConnectionLostError(str(exc) if exc is not None else "closed by the server")
+        Args:
+            ping_interval: Seconds between signs of life; after two that the server missed, it is taken for lost.
+        """
+        reason = "closed"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for work in (self._read(), self._write(), self._watch(ping_interval)):
+                    tasks.create_task(work, name="redis-wire")
+        except* (exceptions.RedisError, ConnectionLostError, OSError) as group:
+            reason = str(group.exceptions[0])
+        finally:
+            self.abort(reason)
+
+    def abort(self, reason: str = "closed") -> None:
+        """Close at once; idempotent."""
+        if self._lost:
+            return
+        self._lost = True
+        self._on_lost()
+        drop(self._socket)
+        error = ConnectionLostError(reason)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(error)
-                waiting.exception()  # Nobody may be waiting any more; that is no news for the log.
+                waiting.exception()
         self._waiting.clear()
+        self._outgoing.clear()
 
-    def data_received(self, data: bytes) -> None:
-        """Hand out replies and messages."""
-        self.heard_at = self._loop.time()
-        self._parser.feed(data)
-        try:
-            while (reply := self._parser.gets()) is not False:
-                self._take(reply)
-        except hiredis.ProtocolError:
-            self.abort()  # Not Redis, or out of step: nothing that follows can be trusted.
+    async def _write(self) -> None:
+        socket = self._socket
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            commands, self._outgoing = self._outgoing, []
+            await socket.send_packed_command(socket.pack_commands(commands), check_health=False)
 
-    def _take(self, reply: Reply | ReplyError) -> None:
-        if self._on_message is not None and type(reply) is list and reply[0] == b"message":
-            self._on_message(cast("bytes", reply[1]), cast("bytes", reply[2]))
-            return
+    async def _read(self) -> None:
+        read = self._socket.read_response
+        while True:
+            try:
+                reply: Reply = await read(disconnect_on_error=False)
+            except exceptions.RedisError as error:
+                if not code_of(error):
+                    raise
+                self._answer(error=error)
+                continue
+            self._heard_at = self._loop.time()
+            if self._on_message is not None and type(reply) is list and reply[0] == b"message":
+                self._on_message(cast("bytes", reply[1]), cast("bytes", reply[2]))
+            else:
+                self._answer(reply)
+
+    def _answer(self, reply: Reply = None, error: Exception | None = None) -> None:
+        if not self._waiting:
+            raise ConnectionLostError("the server answered what nobody asked")
         future = self._waiting.popleft()
         if future.done():
             return
-        if isinstance(reply, ReplyError):
-            future.set_exception(reply)
+        if error is not None:
+            future.set_exception(error)
         else:
             future.set_result(reply)
 
-    def send(self, packed: bytes) -> asyncio.Future[Reply]:
-        """Send a packed command; what is sent in one turn of the loop goes out in two writes at most."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        transport = self._transport
-        if transport is None:
-            future.set_exception(ConnectionLostError("the connection is closed"))
-            future.exception()
-            return future
-        self._waiting.append(future)
-        if self._corked is None:
-            self._corked = []
-            self._loop.call_soon(self._uncork)
-            transport.write(packed)
-        else:
-            self._corked.append(packed)
-        return future
-
-    def _uncork(self) -> None:
-        corked, self._corked = self._corked, None
-        if corked and self._transport is not None:
-            self._transport.write(b"".join(corked))
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def close(self) -> None:
-        """Send what waits to be sent, and close."""
-        self._uncork()
-        if self._transport is not None:
-            self._transport.close()
-            await asyncio.wait([self.lost])
+    async def _watch(self, interval: float) -> None:
+        """A server that says nothing is as good as gone."""
+        while True:
+            await asyncio.sleep(interval)
+            if not self._waiting:
+                _ = self.send(("PING",))
+                self._heard_at = self._loop.time()
+            elif self._loop.time() - self._heard_at > interval * MISSED_PINGS:
+                raise ConnectionLostError("it does not answer")
 
 
-async def connect(config: RedisConfig, name: str, on_message: OnMessage | None = None) -> Wire:
+def drop(socket: Socket) -> None:
+    """Close at once: redis-py's own way leaves a socket open whose peer does not read any more."""
+    writer = socket._writer
+    if writer is not None:
+        writer.transport.abort()
+    socket._writer = socket._reader = None
+
+
+async def ask(socket: Socket, *command: Argument) -> Reply:
+    """Send a command on a connection that nobody shares yet, and return its reply."""
+    await socket.send_command(*command, check_health=False)
+    return cast("Reply", await socket.read_response())
+
+
+async def connect(config: RedisConfig, name: str) -> Socket:
     """Connect, log in and select the database.
 
     Raises:
-        OSError: Nobody answers, or TLS failed.
-        ReplyError: The server refuses.
-        ConnectionLostError: It hung up.
+        RedisError: Nobody answers, or it refuses.
     """
-    loop = asyncio.get_running_loop()
-    _, wire = await loop.create_connection(lambda: Wire(on_message), config.host, config.port, ssl=config.tls)
+    settings = {
+        "host": config.host,
+        "port": config.port,
+        "username": config.username,
+        "password": config.password,
+        "db": config.db,
+        "client_name": name,
+        "protocol": 2,
+        "driver_info": None,  # It is looked up on disk, for each connection.
+        "socket_timeout": None,  # ``_watch`` has the say.
+        "socket_connect_timeout": None,
+    }
+    socket: Socket
+    if config.tls is None:
+        socket = Socket(**settings)  # type: ignore[arg-type]  # its settings, by name
+    else:
+        socket = SSLConnection(**settings)  # type: ignore[arg-type]  # the same
+        socket.ssl_context.context = config.tls
     try:
-        greeting: list[Sequence[Argument]] = []
-        if config.password is not None:
-            user = () if config.username is None else (config.username,)
-            greeting.append(("AUTH", *user, config.password))
-        if config.db:
-            greeting.append(("SELECT", config.db))
-        for command in greeting:
-            await wire.send(pack(*command))
-        wire.client_id = cast("int", await wire.send(pack("CLIENT", "ID")))
-        await wire.send(pack("CLIENT", "SETNAME", name))
+        await socket.connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
     except BaseException:
-        wire.abort()
+        drop(socket)
         raise
-    return wire
+    return socket

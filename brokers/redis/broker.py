@@ -14,17 +14,19 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from typing import Self, cast
 
-from brokers.redis import _group_scripts, _scripts, _topic_scripts
+from redis.asyncio import Connection as Socket
+
 from brokers.redis._config import RedisConfig
 from brokers.redis._connection import Connection
 from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
 from brokers.redis._frames import Frames
+from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE
 from brokers.redis._kv import DELETE, PUT, RedisKeyValue
-from brokers.redis._scripts import Script
+from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
-from brokers.redis._topic_scripts import PUBLISH
-from brokers.redis._wire import Argument, ConnectionLostError, Reply, ReplyError, Wire, pack
+from brokers.redis._topic_scripts import DECLARE, JOIN, PUBLISH, TRIM
+from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError, ask, code_of
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
@@ -41,12 +43,11 @@ MAX_HEADERS = 2000
 DEDUP_WINDOW_MS = 120_000
 FULL = -2
 PIPELINED = 500
-_SCRIPTS = (
-    *(getattr(_topic_scripts, name) for name in _topic_scripts.__all__),
-    *(getattr(_group_scripts, name) for name in _group_scripts.__all__),
-    *(getattr(_scripts, name) for name in _scripts.__all__),
-    PUT,
-    DELETE,
+SCRIPTS = (
+    *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
+    *(DECLARE, JOIN, PUBLISH, TRIM),
+    *(FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE),
+    *(DELETE, PUT),
 )
 
 
@@ -90,9 +91,8 @@ class RedisBroker:
         stack = self._stack
         try:
             for connection in (self._commands, self._frames.connection):
-                stack.push_async_callback(connection.close)
+                stack.callback(connection.close)
                 await connection.open()
-            await self._check_server()
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             for name, work in (
                 ("redis-commands", self._commands.supervise()),
@@ -101,6 +101,7 @@ class RedisBroker:
                 ("redis-trim", self._spaces.keep_trimming()),
             ):
                 stack.callback(tasks.create_task(work, name=name).cancel)
+            await self._check_server()
         except BaseException:
             await stack.aclose()
             raise
@@ -149,14 +150,14 @@ class RedisBroker:
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; the script's reply confirms it."""
-        await self._publish(address, self._pack(address, message))
+        await self._publish(address, self._command(address, message))
 
-    def _pack(self, address: Address, message: Message) -> bytes:
+    def _command(self, address: Address, message: Message) -> Command:
         self._limit(message)
         keys: list[Argument] = [address.space, stream_of(address.space, address.name)]
         if message.id is not None:
             keys.append(id_key(address, message.id))
-        return PUBLISH.pack(keys, [address.name, DEDUP_WINDOW_MS, *message_fields(message)])
+        return PUBLISH.command(keys, [address.name, DEDUP_WINDOW_MS, *message_fields(message)])
 
     def _limit(self, message: Message) -> None:
         headers, limit = message.headers, self.features.max_message_bytes
@@ -166,14 +167,14 @@ class RedisBroker:
         if len(headers) > MAX_HEADERS:
             raise PublishRejectedError(f"a message has at most {MAX_HEADERS} headers, this one {len(headers)}")
 
-    async def _publish(self, address: Address, packed: bytes) -> None:
-        """Store what is packed; a space that is full is trimmed first, one that is lost is declared again."""
+    async def _publish(self, address: Address, command: Command) -> None:
+        """Store what is command; a space that is full is trimmed first, one that is lost is declared again."""
         trimmed = False
         while True:
             try:
-                reply = await self._commands.run_packed(PUBLISH, packed)
+                reply = await self._commands.run_command(PUBLISH, command)
             except ReplyError as error:
-                if error.code != "OOM" or trimmed:
+                if code_of(error) != "OOM" or trimmed:
                     raise PublishRejectedError(f"Redis refused to store it: {error}") from error
                 reply = FULL
             if reply == UNDECLARED and await self._spaces.declare_again(address.space):
@@ -196,24 +197,24 @@ class RedisBroker:
 
     async def _publish_some(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         results: list[BrokerError | None] = [None] * len(messages)
-        sent: list[tuple[int, bytes, asyncio.Future[Reply]]] = []
+        sent: list[tuple[int, Command, asyncio.Future[Reply]]] = []
         wire = await self._commands.connected()
         for index, message in enumerate(messages):
             try:
-                packed = self._pack(address, message)
+                command = self._command(address, message)
             except BrokerError as error:
                 results[index] = error
             else:
-                sent.append((index, packed, wire.send(packed)))
+                sent.append((index, command, wire.send(command)))
         try:
-            for index, packed, future in sent:
+            for index, command, future in sent:
                 try:
                     stored = cast("int", await future) >= 0
                 except (ConnectionLostError, ReplyError):
                     stored = False
                 if not stored:  # Alone, and in order: those behind it have failed in the same way.
                     try:
-                        await self._publish(address, packed)
+                        await self._publish(address, command)
                     except BrokerError as error:
                         results[index] = error
         finally:
@@ -267,11 +268,10 @@ class RedisBroker:
         return RedisKeyValue(self._commands, name)
 
 
-async def _load_scripts(wire: Wire) -> None:
+async def _load_scripts(socket: Socket) -> None:
     """Have every script known before any is called; the server forgets them when it restarts."""
-    sent = [wire.send(pack("SCRIPT", "LOAD", each.text)) for each in _SCRIPTS if isinstance(each, Script)]
-    for loaded in sent:
-        await loaded
+    for each in SCRIPTS:
+        await ask(socket, "SCRIPT", "LOAD", each.text)
 
 
 def _parse_info(text: bytes) -> dict[str, str]:

@@ -254,7 +254,8 @@ def _servers(backbone: str) -> dict[str, JSON]:
         if parts.netloc:
             name = "backbone" if number == 1 else f"backbone-{number}"
             host = parts.netloc.rpartition("@")[2]
-            made[name] = {"host": host, "protocol": _PROTOCOLS.get(parts.scheme, parts.scheme)}
+            path: JSON = {"pathname": parts.path} if parts.path.strip("/") else {}
+            made[name] = {"host": host, "protocol": _PROTOCOLS.get(parts.scheme, parts.scheme), **path}
     return made
 
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import cast
 
-import orjson
-
 from mesh import address, telemetry
-from mesh.application import AppFailedError, Application
+from mesh.application import Application
 from mesh.blocks import envelope
-from mesh.blocks.batch import Batcher, folded
-from mesh.blocks.envelope import Envelope, PublishOptions
-from mesh.broker import Broker, Delivery, Message, SubscribeOptions
-from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
+from mesh.blocks.consumer import Consumer, SubscriptionSettings
+from mesh.blocks.envelope import PublishOptions
+from mesh.blocks.inbox import Inbox
+from mesh.broker import Broker, Delivery, KeyValue, Message
+from mesh.delivery import NOT_BEFORE_HEADER, Attempt, Settlement
 from mesh.durations import parse_duration
-from mesh.errors import EventError, ExpressionError, MeshError, PermissionDeniedError
+from mesh.errors import MeshError, PermissionDeniedError
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.guard import Guard
@@ -32,10 +31,7 @@ from mesh.telemetry import Counters, Tracing
 
 __all__ = ["BulkEntry", "PubSub", "PubSubComponent", "Route", "ttl_of"]
 
-DEFAULT_MAX_IN_FLIGHT = 64
-MAX_IN_FLIGHT = 10_000
 NO_POLICY = Policy()
-DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "mesh-dead-letter-topic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +137,12 @@ class PubSub:
     """The building block."""
 
     def __init__(
-        self, components: Mapping[str, PubSubComponent], app_id: str, tracing: Tracing, counters: Counters
+        self,
+        components: Mapping[str, PubSubComponent],
+        app_id: str,
+        tracing: Tracing,
+        counters: Counters,
+        open_records: Callable[[], Awaitable[KeyValue]],
     ) -> None:
         """Use entered brokers.
 
@@ -150,11 +151,14 @@ class PubSub:
             app_id: Who publishes.
             tracing: Makes spans.
             counters: Where to count.
+            open_records: Opens the store of deduplicating subscriptions, if there are any.
         """
         self.components = components
         self._app_id = app_id
         self._tracing = tracing
         self._counters = counters
+        self._open_records = open_records
+        self._inbox_records: KeyValue | None = None
 
     def _check_publish(self, component: PubSubComponent, topic: str) -> None:
         if not component.scopes.may_publish(self._app_id, topic):
@@ -245,10 +249,13 @@ class PubSub:
         component = self.components[subscription.pubsub]
         if not component.scopes.may_subscribe(self._app_id, subscription.topic):
             raise PermissionDeniedError(f"topic {subscription.topic} is not allowed for app id {self._app_id}")
-        settings = _SubscriptionSettings.read(subscription, component.group)
-        consumer = _Consumer(self, component, subscription, routes, application, raw=settings.raw)
+        settings = SubscriptionSettings.read(subscription, component.group)
+        consumer = Consumer(self, component, subscription, routes, application, raw=settings.raw)
+        attempt: Callable[[Delivery], Awaitable[Attempt]] = consumer.attempt
+        if settings.deduplicate > 0:
+            attempt = await self._deduplicated(component, subscription, settings, attempt)
         settlement = Settlement(
-            consumer.attempt,
+            attempt,
             policy=component.inbound,
             dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             until_reachable=application.until_reachable,
@@ -260,6 +267,24 @@ class PubSub:
         subscribed = component.broker.subscribe(where, settings.options, settlement)
         async with consumer.batching(), settlement.extending(), subscribed:
             yield
+
+    async def _deduplicated(
+        self,
+        component: PubSubComponent,
+        subscription: Subscription,
+        settings: SubscriptionSettings,
+        attempt: Callable[[Delivery], Awaitable[Attempt]],
+    ) -> Callable[[Delivery], Awaitable[Attempt]]:
+        if self._inbox_records is None:
+            self._inbox_records = await self._open_records()
+        inbox = Inbox(
+            self._inbox_records,
+            f"{component.name}/{subscription.topic}/{settings.options.group}",
+            settings.deduplicate,
+            component.broker.features.event_prefix,
+            lambda: self.count(telemetry.EVENTS_DUPLICATE, component.name, subscription.topic),
+        )
+        return lambda delivery: inbox.attempt(delivery, attempt)
 
     def new_span(self, traceparent: str) -> str:
         """Give a delivery's span."""
@@ -320,173 +345,3 @@ def _message(
     if scheduled:
         headers |= scheduled
     return Message(headers, body, key, identity)
-
-
-def _is_dead_letter(message: Message) -> bool:
-    return DEAD_LETTER_HEADERS[0] in message.headers
-
-
-@dataclass(frozen=True, slots=True)
-class _SubscriptionSettings:
-    """What a subscription's metadata says."""
-
-    options: SubscribeOptions
-    raw: bool
-
-    @classmethod
-    def read(cls, subscription: Subscription, group: str) -> _SubscriptionSettings:
-        metadata = {name.lower(): value for name, value in subscription.metadata.items()}
-        limit = int(metadata.get("maxinflight", DEFAULT_MAX_IN_FLIGHT))
-        if subscription.bulk.enabled:
-            limit = max(limit, subscription.bulk.max_messages)
-        options = SubscribeOptions(
-            group=group,
-            max_in_flight=max(1, min(limit, MAX_IN_FLIGHT)),
-            ordered=envelope.parse_bool(metadata.get("ordered", "false")),
-        )
-        return cls(options, envelope.parse_bool(metadata.get("rawpayload", "false")))
-
-
-class _Consumer:
-    """Makes one subscription's calls to the application."""
-
-    def __init__(
-        self,
-        block: PubSub,
-        component: PubSubComponent,
-        subscription: Subscription,
-        routes: Sequence[Route],
-        application: Application,
-        *,
-        raw: bool,
-    ) -> None:
-        self._block = block
-        self._component = component
-        self._subscription = subscription
-        self._routes = routes
-        self._only_path = routes[0].path if len(routes) == 1 and routes[0].match is None else None
-        self._application = application
-        self._raw = raw
-        self._prefix = component.broker.features.event_prefix
-        self._batcher: Batcher | None = None
-        self._skip = len(component.topic_prefix)
-
-    @asynccontextmanager
-    async def batching(self) -> AsyncIterator[None]:
-        bulk = self._subscription.bulk
-        if not bulk.enabled:
-            yield
-            return
-        self._batcher = Batcher(self._component.name, bulk.max_messages, bulk.max_wait, self._application.post)
-        async with self._batcher:
-            yield
-
-    def count(self, outcome: str) -> None:
-        names = {"dead_letter": telemetry.EVENTS_DEAD_LETTERED, "dropped": telemetry.EVENTS_DROPPED}
-        component, topic = self._component.name, self._subscription.topic
-        if outcome in names:
-            self._block.count(names[outcome], component, topic)
-        else:
-            self._block.count(telemetry.EVENTS_DELIVERED, component, topic, outcome)
-
-    async def attempt(self, delivery: Delivery) -> Attempt:
-        """Hand the event to the application once."""
-        message = delivery.message
-        topic = delivery.address.label[self._skip :]
-        try:
-            event = self._read(message, topic)
-        except EventError as error:
-            return Attempt(Outcome.DROP, str(error))
-        # A dead letter that expired is there to be looked at.
-        if event.expires_at is not None and event.expires_at <= time.time() and not _is_dead_letter(message):
-            self._block.count(telemetry.EVENTS_EXPIRED, self._component.name, topic)
-            return Attempt(Outcome.DROP, "expired")
-        path = self._only_path
-        if path is None:
-            try:
-                path = self._route(event)
-            except ExpressionError as error:
-                return Attempt(Outcome.RETRY, str(error))
-            except EventError as error:
-                return Attempt(Outcome.DROP, str(error))
-            if path is None:
-                return Attempt(Outcome.DROP, "no rule matched")
-        headers = self._headers(delivery, event)
-        if self._batcher is not None:
-            return await self._batcher.call(path, topic, event.body, raw=self._raw)
-        try:
-            status, answer = await self._application.post(path, headers, event.body)
-        except AppFailedError as error:
-            return Attempt(Outcome.RETRY, str(error), broken=True)
-        return judge(status, answer)
-
-    def _read(self, message: Message, topic: str) -> Envelope:
-        name = self._component.name
-        if not self._raw:
-            event = envelope.read(message.headers, message.body, pubsub=name, topic=topic, prefix=self._prefix)
-            if self._batcher is not None:
-                envelope.parse_event(event.body)  # One that is no JSON would spoil its whole batch.
-            return event
-        body, traceparent = message.body, ""
-        if self._prefix + "specversion" in message.headers:
-            whole = envelope.read(message.headers, body, pubsub=name, topic=topic, prefix=self._prefix)
-            body, traceparent = whole.body, whole.traceparent
-        if self._batcher is None:
-            body = envelope.wrap_raw(body, pubsub=name, topic=topic, traceparent=traceparent)
-        return Envelope(body, traceparent, raw=True)
-
-    def _route(self, event: Envelope) -> str | None:
-        # A raw event of a batch is no CloudEvent: rules see its text.
-        raw_text = event.raw and self._batcher is not None
-        value = event.body.decode("utf-8", "replace") if raw_text else envelope.parse_event(event.body)
-        for route in self._routes:
-            if route.match is None or route.match.matches(value):
-                return route.path
-        return None
-
-    def _headers(self, delivery: Delivery, event: Envelope) -> list[tuple[str, str]]:
-        headers = [
-            ("Content-Type", "application/cloudevents+json"),
-            ("pubsubName", self._component.name),
-            ("mesh-attempt", str(delivery.attempt)),
-        ]
-        span = self._block.new_span(event.traceparent)
-        if span:
-            headers.append(("traceparent", span))
-        if event.tracestate:
-            headers.append(("tracestate", event.tracestate))
-        given = delivery.message.headers
-        headers.extend((name, given[name]) for name in DEAD_LETTER_HEADERS if name in given)
-        return headers
-
-    async def dead_letter(self, delivery: Delivery, reason: str, attempts: int) -> None:
-        """Publish the message as it is to the dead letter topic, with the reason in its headers."""
-        topic = self._subscription.dead_letter_topic
-        assert topic is not None
-        message = delivery.message
-        values = (encode_header_value(reason[:500]), str(attempts), delivery.address.text)
-        headers = {**message.headers, **dict(zip(DEAD_LETTER_HEADERS, values, strict=True))}
-        identity = f"dead-{message.id}-{self._component.group}" if message.id else secrets.token_hex(12)
-        await self._component.broker.publish(
-            self._component.address(topic), Message(headers, message.body, message.key, identity)
-        )
-
-
-def judge(status: int, answer: bytes) -> Attempt:
-    """Read an application's answer to a delivery."""
-    if 200 <= status < 300:
-        if not answer or answer == b"{}":
-            return SUCCESS
-        try:
-            members = orjson.loads(answer)
-        except orjson.JSONDecodeError:
-            return SUCCESS
-        said = folded(members).get("status")
-        if not isinstance(said, str) or said in ("", "SUCCESS"):
-            return SUCCESS
-        if said == "DROP":
-            return Attempt(Outcome.DROP, "the application answered DROP", status)
-        return Attempt(Outcome.RETRY, f"the application answered {said[:40]}")
-    if status == 404:
-        return Attempt(Outcome.DROP, "the application answered 404", status)
-    return Attempt(Outcome.RETRY, f"the application answered {status}", status)

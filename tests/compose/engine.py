@@ -1,7 +1,7 @@
 """The Docker engine of this machine, the images that the stacks need, and one stack that runs.
 
-``python -m tests.compose.engine [BROKER ...]`` makes sure of the engine and the images. Where no registry can be reached, a
-script that builds local stand-ins under the public names is used, if it is there.
+``python -m tests.compose.engine [BROKER ...]`` makes sure of the engine and the images. Where no registry can be
+reached, a script that builds local stand-ins under the public names is used, if it is there.
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ class Stack:
     def kill(self, service: str) -> None:
         """End a container's first process as ``kill -9`` does, and return when it is back and well.
 
-        Its restart policy brings it back. Where its process cannot be seen from here, the engine kills it; then no policy
-        applies, and it is started again.
+        Its restart policy brings it back. Where its process cannot be seen from here, the engine kills it; then no
+        policy applies, and it is started again.
         """
         container, before = self._ids[service], self._state(service)
         pid = before["Pid"]

@@ -14,6 +14,12 @@ PORT = int(os.environ["APP_PORT"])
 SUBSCRIPTIONS = [{"pubsubname": "pubsub", "topic": "recorded", "route": "/events"}]
 
 
+class Server(ThreadingHTTPServer):
+    # Its default of 5 is less than one gateway's deliveries in flight: the kernel would drop connections unseen.
+    request_queue_size = 128
+    daemon_threads = True
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -47,7 +53,6 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: sys.exit(0))
-    server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     signal.pause()

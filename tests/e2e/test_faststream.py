@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import aiohttp
 import pytest
@@ -22,6 +22,7 @@ pytest.importorskip("faststream")
 
 from faststream import Context, FastStream
 from faststream.nats import NatsBroker
+from faststream.redis import RedisBroker
 
 from brokers.faststream import IncomingCall, Mesh, MeshMessage
 from mesh.errors import InvocationError
@@ -30,21 +31,43 @@ from tests.support.gateways import MeshHome
 from tests.support.mesh import AppProcess, GatewayProcess, port
 from tests.support.nats import NatsServer
 from tests.support.processes import ROOT
+from tests.support.redis_server import RedisServer
 
 EXAMPLE = ROOT / "examples" / "faststream"
 
 
 @asynccontextmanager
-async def _started(mesh: Mesh, broker: NatsBroker) -> AsyncIterator[None]:
+async def _started(mesh: Mesh, broker: Any) -> AsyncIterator[None]:
     """Run it as ``app.run()`` does, without its signals."""
     app = FastStream(broker, lifespan=mesh.lifespan)
     async with app.lifespan_context(), app:
         yield
 
 
-def _service(server: NatsServer, **more: Any) -> tuple[NatsBroker, Mesh]:
-    broker = NatsBroker(server.url, logger=None)
-    return broker, Mesh(broker, app_id="pricing", **more)
+class Server(Protocol):
+    url: str
+
+
+SERVERS = {"nats": NatsServer, "redis": RedisServer}
+
+
+@pytest.fixture(params=SERVERS)
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of each kind that there is an adapter for."""
+    try:
+        made = SERVERS[request.param](tmp_path / request.param)
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    async with made:
+        yield made
+
+
+def _service(server: Server) -> tuple[Any, Mesh]:
+    kind = {"nats": NatsBroker, "redis": RedisBroker}[server.url.partition(":")[0]]
+    broker = kind(server.url, logger=None)
+    return broker, Mesh(broker, app_id="pricing")
 
 
 async def _post(url: str, body: Any, **options: Any) -> tuple[int, bytes]:
@@ -54,9 +77,9 @@ async def _post(url: str, body: Any, **options: Any) -> tuple[int, bytes]:
         return answer.status, await answer.read()
 
 
-async def test_events_go_in_both_directions(mesh_home: Path, nats_server: NatsServer) -> None:
+async def test_events_go_in_both_directions(mesh_home: Path, server: Server) -> None:
     """A gateway delivers what FastStream publishes as it delivers what a gateway publishes, and the other way."""
-    broker, mesh = _service(nats_server)
+    broker, mesh = _service(server)
     taken: list[dict[str, Any]] = []
 
     @mesh.subscriber("orders")
@@ -69,7 +92,7 @@ async def test_events_go_in_both_directions(mesh_home: Path, nats_server: NatsSe
     subscriptions = [{"pubsubname": "pubsub", "topic": "priced", "route": "/events/priced"}]
     async with (
         AppProcess(mesh_home, subscriptions=subscriptions) as app,
-        GatewayProcess("shop", mesh_home, app=app, backbone=nats_server.url) as gateway,
+        GatewayProcess("shop", mesh_home, app=app, backbone=server.url) as gateway,
         _started(mesh, broker),
     ):
         for number in range(20):
@@ -93,9 +116,9 @@ async def test_events_go_in_both_directions(mesh_home: Path, nats_server: NatsSe
     assert by_id["g0"] == ("com.dapr.event.sent", "shop")
 
 
-async def test_calls_go_in_both_directions(mesh_home: Path, nats_server: NatsServer) -> None:
+async def test_calls_go_in_both_directions(mesh_home: Path, server: Server) -> None:
     """Small and streamed bodies; nobody is called whom nobody has seen; a restart is waited for."""
-    broker, mesh = _service(nats_server)
+    broker, mesh = _service(server)
 
     @mesh.method("echo")
     async def echo(body: bytes, call: Annotated[IncomingCall, Context("message.call")]) -> bytes:
@@ -104,7 +127,7 @@ async def test_calls_go_in_both_directions(mesh_home: Path, nats_server: NatsSer
 
     async with (
         AppProcess(mesh_home) as app,
-        GatewayProcess("shop", mesh_home, app=app, backbone=nats_server.url) as gateway,
+        GatewayProcess("shop", mesh_home, app=app, backbone=server.url) as gateway,
     ):
         url = f"{gateway.api}/invoke/pricing/method/echo"
         headers = {"Content-Type": "application/octet-stream"}
@@ -130,9 +153,9 @@ async def test_calls_go_in_both_directions(mesh_home: Path, nats_server: NatsSer
                 assert (await waiting)[0] == 400
 
 
-async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, nats_server: NatsServer) -> None:
+async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Server) -> None:
     """Each event is handled once, by one or the other; each call is answered by one or the other."""
-    broker, mesh = _service(nats_server)
+    broker, mesh = _service(server)
     taken: list[str] = []
     answered = Counter[str]()
 
@@ -150,8 +173,8 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, nats_serve
     ]
     async with (
         AppProcess(mesh_home, subscriptions=subscriptions) as app,
-        GatewayProcess("pricing", mesh_home, app=app, backbone=nats_server.url),
-        GatewayProcess("shop", mesh_home, backbone=nats_server.url) as gateway,
+        GatewayProcess("pricing", mesh_home, app=app, backbone=server.url),
+        GatewayProcess("shop", mesh_home, backbone=server.url) as gateway,
         _started(mesh, broker),
     ):
 

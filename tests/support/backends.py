@@ -14,10 +14,12 @@ from brokers.embedded import EmbeddedBroker
 from brokers.embedded_server import join, read_status
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.nats import NatsBroker, NatsConfig
+from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 from tests.support.redis_server import RedisServer, find_redis_server
 
 __all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of"]
@@ -155,6 +157,30 @@ class RedisBackend:
         await self._server.restart(kill=kill)
 
 
+class RabbitMQBackend:
+    """A RabbitMQ server."""
+
+    environ: Mapping[str, str] = {}
+
+    def __init__(self, server: RabbitMQServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.port = server.port
+
+    def broker(self) -> Broker:
+        return RabbitMQBroker.from_url(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return RabbitMQBroker(RabbitMQConfig((("127.0.0.1", port),), heartbeat=1))
+
+    def unreachable(self, port: int) -> Broker:
+        hosts = (("127.0.0.1", port),)
+        return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
+
+    async def restart(self, *, kill: bool) -> None:
+        await self._server.restart(kill=kill)
+
+
 @asynccontextmanager
 async def _memory(directory: Path) -> AsyncIterator[Backend]:
     yield MemoryBackend()
@@ -177,6 +203,14 @@ async def _redis(directory: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def _rabbitmq(directory: Path) -> AsyncIterator[Backend]:
+    if find_rabbitmq_server() is None:
+        raise MissingServerError("rabbitmq-server is not installed: tests/provision/rabbitmq.sh")
+    async with RabbitMQServer(directory / "rabbitmq") as server:
+        yield RabbitMQBackend(server)
+
+
+@asynccontextmanager
 async def _embedded(directory: Path) -> AsyncIterator[Backend]:
     if find_nats_server() is None:
         raise MissingServerError("nats-server is not installed")
@@ -184,12 +218,13 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
         yield EmbeddedBackend(directory / "home")
 
 
-BACKENDS = {"memory": _memory, "nats": _nats, "embedded": _embedded, "redis": _redis}
+BACKENDS = {"memory": _memory, "nats": _nats, "embedded": _embedded, "redis": _redis, "rabbitmq": _rabbitmq}
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "nats": NatsBroker(NatsConfig(())).features,
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
+    "rabbitmq": RabbitMQBroker.features,
 }
 
 

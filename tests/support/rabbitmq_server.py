@@ -62,6 +62,7 @@ class RabbitMQServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self._node = f"mesh{self.port}@localhost"
+        self._cluster = f"mesh{self.port}@".encode()
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))},
             "HOME": str(directory),
@@ -137,7 +138,7 @@ class RabbitMQServer:
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
                 connection.sendall(GREETING)
-                if self._node.partition("@")[0].encode() in connection.recv(4096):  # connection.start names its cluster.
+                if self._cluster in connection.recv(4096):  # connection.start names its cluster.
                     return
             time.sleep(0.05)
         output = "\n".join(path.read_text()[-3000:] for path in sorted(self._directory.glob("**/*.log")))

@@ -1,0 +1,341 @@
+"""The adapter class; what maps to what stands in the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self
+
+from aiokafka.partitioner import murmur2
+from aiokafka.protocol.admin import DescribeGroupsRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+from brokers.kafka._cluster import Cluster
+from brokers.kafka._config import KafkaConfig
+from brokers.kafka._consumer import ID, Consumer
+from brokers.kafka._frames import Frames
+from brokers.kafka._names import group_name, topic_name
+from brokers.kafka._producer import Headers, Producer
+from brokers.kafka._space import Space
+from mesh.address import Address
+from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    FeatureNotSupportedError,
+    MessageTooLargeError,
+    PublishRejectedError,
+    TopologyMismatchError,
+)
+from mesh.resources.component import Component
+from mesh.tasks import task_group
+
+__all__ = ["KafkaBroker"]
+
+STAY_FOR_MESSAGES = 512
+STAY_FOR_SECONDS = 1.0
+GROUP_RETRY_WAIT = 0.05
+
+
+class _Sticky:
+    """Where this node's messages without a key go for a while: one partition, so that they stay in order."""
+
+    __slots__ = ("at", "count", "partition")
+
+    def __init__(self, partitions: int) -> None:
+        self.partition = random.randrange(partitions)  # noqa: S311 - it spreads load
+        self.count = 0
+        self.at = time.monotonic()
+
+    def next(self, partitions: int, count: int) -> int:
+        now = time.monotonic()
+        if self.count >= STAY_FOR_MESSAGES or now - self.at > STAY_FOR_SECONDS:
+            self.partition = (self.partition + 1) % partitions
+            self.count = 0
+        self.at = now
+        self.count += count
+        return self.partition
+
+
+class KafkaBroker:
+    """A node on a Kafka cluster."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        """Prepare; entering connects."""
+        self._config = config
+        self.features = Features(
+            name="kafka",
+            event_prefix="ce_",
+            max_message_bytes=config.max_message_bytes,
+            durable=True,
+            shared=True,
+            ordering=True,
+            delay=True,
+            release_counts=True,
+        )
+        self._stack = AsyncExitStack()
+        self._cluster = Cluster(config)
+        self._producer: Producer | None = None
+        self._frames: Frames | None = None
+        self._sink: Sink | None = None
+        self._spaces: dict[str, Space] = {}
+        self._sticky: dict[str, _Sticky] = {}
+        self.inbox = ""
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Build from a backbone URL."""
+        return cls(KafkaConfig.from_url(url))
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Build for ``pubsub.kafka``."""
+        return cls(KafkaConfig.from_component(component))
+
+    async def __aenter__(self) -> Self:
+        """Connect, and start to receive frames."""
+        if not self._config.brokers:
+            raise BrokerUnavailableError("no Kafka broker is named")
+        cluster = self._cluster = Cluster(self._config)
+        stack = self._stack = AsyncExitStack()
+        stack.push_async_callback(cluster.close)
+        try:
+            async with asyncio.timeout(self._config.connect_wait) as limit:
+                await cluster.open()
+                tasks = await stack.enter_async_context(task_group())
+                producer = self._producer = Producer(cluster)
+                frames = self._frames = Frames(cluster, producer)
+                running = [tasks.create_task(producer.run(), name="kafka-producer")]
+                stack.callback(running[0].cancel)
+                frames.sink = self._sink
+                group = await stack.enter_async_context(task_group())
+                inner: list[asyncio.Task[None]] = []
+                stack.callback(lambda: [task.cancel() for task in inner])
+                await frames.open(_Spawner(group, inner))  # type: ignore[arg-type]
+                stack.push_async_callback(frames.close)
+        except TimeoutError as error:
+            await stack.aclose()
+            if limit.expired():
+                raise cluster.unavailable() from error
+            raise
+        except BaseException:
+            await stack.aclose()
+            raise
+        self.inbox = frames.inbox
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Flush and close."""
+        await self._stack.aclose()
+        self._cluster.closed = True
+
+    async def check(self) -> None:
+        """Ask a broker for a sign of life."""
+        if self._cluster.closed or self._producer is None:
+            raise self._cluster.unavailable()
+        await self._cluster.ask(MetadataRequest([], allow_auto_topic_creation=False))
+
+    # Stored messages
+
+    async def declare(self, topology: Topology) -> None:
+        """Create a space, or check that it is as wanted."""
+        space = Space(self._cluster, topology)
+        await space.declare()
+        self._spaces.setdefault(topology.space, space)
+
+    async def _space(self, name: str) -> Space:
+        found = self._spaces.get(name)
+        if found is None:
+            found = await Space.find(self._cluster, name)
+            if found is None:
+                raise PublishRejectedError(f"{name} was never declared on Kafka at {self._config.shown}")
+            found = self._spaces.setdefault(name, found)
+        return found
+
+    def _limit(self, message: Message) -> int:
+        size = len(message.body) + sum([len(name) + len(value) + 4 for name, value in message.headers.items()])
+        if size > self.features.max_message_bytes:
+            raise MessageTooLargeError(size, self.features.max_message_bytes)
+        return size
+
+    def _open(self) -> Producer:
+        if self._producer is None or self._cluster.closed:
+            raise self._cluster.unavailable()
+        return self._producer
+
+    async def _topic(self, address: Address) -> tuple[Space, str]:
+        """Find where an address is stored, through broken connections, too."""
+        while True:
+            self._open()
+            try:
+                space = await self._space(address.space)
+                return space, await space.topic(address.text)
+            except BrokerUnavailableError:
+                if self._cluster.closed:
+                    raise
+            await asyncio.sleep(GROUP_RETRY_WAIT)
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Store a message; every in-sync replica confirms it."""
+        size = self._limit(message)
+        producer = self._open()
+        space = self._spaces.get(address.space)
+        topic = topic_name(address.text)
+        if space is None or topic not in space.topics:
+            space, topic = await self._topic(address)
+        if space.topology.max_bytes is not None:
+            await space.make_room(size)
+        await producer.room()
+        partition = self._partition(topic, message.key, 1)
+        await self._add(producer, topic, partition, message)
+
+    def _partition(self, topic: str, key: str | None, count: int) -> int:
+        partitions = self._cluster.partitions(topic) or self._config.partitions
+        if key is not None:
+            hashed: int = murmur2(key.encode())
+            return (hashed & 0x7FFFFFFF) % partitions  # As every other client of Kafka does.
+        sticky = self._sticky.get(topic)
+        if sticky is None:
+            sticky = self._sticky[topic] = _Sticky(partitions)
+        return sticky.next(partitions, count)
+
+    def _add(self, producer: Producer, topic: str, partition: int, message: Message) -> asyncio.Future[None]:
+        headers: Headers = [(name, value.encode()) for name, value in message.headers.items()]
+        if message.id is not None:
+            headers.append((ID, message.id.encode()))
+        key = None if message.key is None else message.key.encode()
+        return producer.add(topic, partition, key, message.body, headers)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Store several: in as few batches as they fit in."""
+        results: list[BrokerError | None] = [None] * len(messages)
+        if not messages:
+            return results
+        producer = self._open()
+        try:
+            space, topic = await self._topic(address)
+        except PublishRejectedError as error:
+            return [error] * len(messages)
+        futures: list[asyncio.Future[None] | None] = []
+        unkeyed = self._partition(topic, None, len(messages))
+        try:
+            for index, message in enumerate(messages):
+                try:
+                    size = self._limit(message)
+                    await space.make_room(size)
+                    await producer.room()
+                    partition = unkeyed if message.key is None else self._partition(topic, message.key, 1)
+                    futures.append(self._add(producer, topic, partition, message))
+                except BrokerError as error:
+                    results[index] = error
+                    futures.append(None)
+            for index, future in enumerate(futures):
+                if future is not None:
+                    try:
+                        await future
+                    except BrokerError as error:
+                        results[index] = error
+        finally:
+            for future in futures:
+                if future is not None:
+                    future.cancel()
+        return results
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        """Join the consumer group of a group and a topic."""
+        if address.is_pattern:
+            raise FeatureNotSupportedError("kafka", "wildcards in a subscription's topic")
+        self._open()
+        assert self._frames is not None
+        _, topic = await self._topic(address)
+        await self._check_order(address, options)
+        group = group_name(address, options.group, ordered=options.ordered)
+        consumer = Consumer(self._cluster, self._frames, topic, group, address, options, handler)
+        async with task_group() as background:
+            try:
+                await consumer.start(background)
+                async with task_group() as handlers:
+                    consumer.deliver(handlers)
+                    try:
+                        yield
+                    finally:
+                        await consumer.stop()
+            finally:
+                await consumer.finish()
+
+    async def _check_order(self, address: Address, options: SubscribeOptions) -> None:
+        """Refuse a group that exists with the other order: it would get everything stored a second time."""
+        other = group_name(address, options.group, ordered=not options.ordered)
+        while True:
+            found = await self._cluster.ask(FindCoordinatorRequest(other, 0))
+            if found.error_code == 0:
+                response = await self._cluster.call(found.coordinator_id, DescribeGroupsRequest([other]))
+                code, _, state, *_ = response.groups[0]
+                if code == 0:
+                    break
+                if state == "Dead" or code == 69:  # No such group.
+                    return
+            await asyncio.sleep(GROUP_RETRY_WAIT)
+        if state != "Dead":
+            raise TopologyMismatchError(
+                f"group {options.group!r} of {address} exists with ordered={not options.ordered}, wanted "
+                f"{options.ordered}; delete consumer group {other} to change that"
+            )
+
+    # Frames
+
+    def on_frame(self, sink: Sink) -> None:
+        """Set the inbox sink."""
+        self._sink = sink
+        if self._frames is not None:
+            self._frames.sink = sink
+
+    def _live(self) -> Frames:
+        if self._frames is None or self._cluster.closed:
+            raise self._cluster.unavailable()
+        return self._frames
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Send to a node's inbox, or to one member of each group that serves an address."""
+        self._limit(message)
+        frames = self._live()
+        if isinstance(to, str):
+            inbox, _, token = to.partition(".")
+            await frames.send(inbox, token, message, reply_to)
+        else:
+            await frames.send_to_served(to.text, message, reply_to)
+
+    @asynccontextmanager
+    async def serve(self, address: Address, group: str, sink: Sink) -> AsyncIterator[None]:
+        """Say that this node serves an address, and take what comes."""
+        async with self._live().serve(address.text, group, sink):
+            yield
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Send to every node that listens."""
+        self._limit(message)
+        await self._live().broadcast(address.text, message)
+
+    @asynccontextmanager
+    async def listen(self, address: Address, sink: Sink) -> AsyncIterator[None]:
+        """Take what is broadcast."""
+        async with self._live().listen(address.text, sink):
+            yield
+
+
+class _Spawner:
+    """Creates tasks in a group, and remembers them."""
+
+    def __init__(self, group: asyncio.TaskGroup, tasks: list[asyncio.Task[None]]) -> None:
+        self._group = group
+        self._tasks = tasks
+
+    def create_task(self, work: object, *, name: str) -> asyncio.Task[None]:
+        task = self._group.create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.append(task)
+        return task

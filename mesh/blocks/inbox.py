@@ -1,0 +1,61 @@
+"""Deduplication: an event whose ``source`` and ``id`` were handled within a window is not handled again.
+
+The note is made after the application said yes, so nothing is lost: an event that comes twice at the
+same moment, or whose handler's gateway dies before the note, may still be handled twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import orjson
+
+from mesh.broker import Delivery, KeyValue, Message, Operation
+from mesh.delivery import SUCCESS, Attempt, Outcome
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """What a group has handled lately."""
+
+    def __init__(self, records: KeyValue, group: str, window: float, prefix: str, count: Callable[[], None]) -> None:
+        """Use an open store.
+
+        Args:
+            records: Shared by the members of the group.
+            group: The group and its topic.
+            window: Seconds for which a handled event is remembered.
+            prefix: Of CloudEvents attributes in headers.
+            count: Counts a duplicate.
+        """
+        self._records = records
+        self._group = group
+        self._window = window
+        self._source, self._id = f"{prefix}source", f"{prefix}id"
+        self._count = count
+
+    async def attempt(self, delivery: Delivery, call: Callable[[Delivery], Awaitable[Attempt]]) -> Attempt:
+        """Handle an event, unless that was done."""
+        key = self._key(delivery.message)
+        if key is None:
+            return await call(delivery)
+        if await self._records.get(key, strong=True) is not None:
+            self._count()
+            return SUCCESS
+        attempt = await call(delivery)
+        if attempt.outcome is Outcome.SUCCESS:
+            await self._records.apply([Operation(key, b"", ttl=self._window)])
+        return attempt
+
+    def _key(self, message: Message) -> str | None:
+        """Identify an event; None when it has no identity."""
+        source, event_id = message.headers.get(self._source), message.headers.get(self._id)
+        if source is None or event_id is None:
+            try:
+                members = orjson.loads(message.body)
+                source, event_id = members["source"], members["id"]
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                return None
+        return hashlib.blake2s(f"{self._group}\0{source}\0{event_id}".encode(), digest_size=20).hexdigest()
