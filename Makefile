@@ -7,10 +7,10 @@ BROKER ?= all
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check unit contract bench clean help
+.PHONY: demo test check unit contract compose-test bench clean help
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian: apt-get install python3-venv"; exit 1; }
@@ -36,7 +36,12 @@ contract: $(STAMP) ## the contract suite: make contract BROKER=nats
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
 test: check ## everything, with real servers
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/http tests/contract tests/faults tests/e2e
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/http tests/contract tests/faults tests/e2e tests/compose
+	$(if $(filter true,$(CI)),$(MAKE) compose-test)
+
+compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
+	$(BIN)/python -m tests.compose.engine $(filter-out all,$(BROKER))
+	COMPOSE_TEST=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
 bench: $(STAMP) ## measure, against the same work without brokermesh
 	$(BIN)/python -m bench

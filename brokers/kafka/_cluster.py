@@ -24,6 +24,7 @@ logger = logging.getLogger("brokers.kafka")
 
 EARLIEST, LATEST = -2, -1
 RETRY_WAIT = 0.05
+CREATING_WAIT = 0.005
 CREATED_WITHIN = 10.0
 _FOREIGN = (OSError, EOFError, kafka.KafkaError, TimeoutError)
 
@@ -279,23 +280,27 @@ class Cluster:
     async def offsets(self, topic: str, wanted: dict[int, int], purpose: str = "") -> dict[int, int]:
         """Look up one offset for each partition: `EARLIEST`, `LATEST`, or the first at a Unix time in ms."""
         result: dict[int, int] = {}
-        by_leader: dict[int, list[tuple[int, int]]] = {}
-        for partition, timestamp in wanted.items():
-            leader = self.leader(topic, partition)
-            if leader is None:
-                await self.refresh(topic)
+        deadline = asyncio.get_running_loop().time() + self.config.request_timeout
+        while wanted.keys() - result.keys():
+            by_leader: dict[int, list[tuple[int, int]]] = {}
+            for partition in wanted.keys() - result.keys():
                 leader = self.leader(topic, partition)
-            if leader is None:
-                raise self.unavailable()
-            by_leader.setdefault(leader, []).append((partition, timestamp))
-        for leader, parts in by_leader.items():
-            response = await self.call(leader, OffsetRequest(-1, 0, [(topic, parts)]), purpose)
-            for _, found in response.topics:
-                for partition, code, _, offset in found:
-                    if code != 0:
-                        await self.refresh(topic)
-                        raise self.unavailable(kafka.for_code(code)())
-                    result[partition] = offset
+                if leader is not None:
+                    by_leader.setdefault(leader, []).append((partition, wanted[partition]))
+            failure: type[kafka.KafkaError] | None = None if by_leader else kafka.LeaderNotAvailableError
+            for leader, parts in by_leader.items():
+                response = await self.call(leader, OffsetRequest(-1, 0, [(topic, parts)]), purpose)
+                for _, found in response.topics:
+                    for partition, code, _, offset in found:
+                        if code == 0:
+                            result[partition] = offset
+                        else:
+                            failure = error_of(code)
+            if failure is not None:  # A new leader needs a moment to know that it is one.
+                if not failure.retriable or asyncio.get_running_loop().time() > deadline:
+                    raise self.unavailable(failure())
+                await asyncio.sleep(CREATING_WAIT)
+                await self.refresh(topic)
         return result
 
 

@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._paused: asyncio.Future[None] | None = None
         self._expected: asyncio.Future[tuple[int, bytes]] | None = None
+        self._emptied: asyncio.Future[None] | None = None
         self._heard_at = self._sent_at = self._loop.time()
         self._beating: asyncio.TimerHandle | None = None
 
@@ -170,6 +171,8 @@ class Connection(asyncio.Protocol):
     def forget(self, number: int) -> None:
         """Free a channel's number."""
         self._channels.pop(number, None)
+        if not self._channels and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     async def drained(self) -> None:
         """Wait until the server takes what was sent, or the connection broke."""
@@ -200,16 +203,25 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join(out))
 
     async def close(self) -> None:
-        """Say goodbye, and close; idempotent."""
-        if self.error is None:
-            self.send(wire.method(0, wire.connection_close()))
-            try:
-                async with asyncio.timeout(CLOSE_WAIT):
-                    await asyncio.shield(self.closed)
-            except TimeoutError:
-                pass  # It does not read any more.
-            finally:
-                self.abort(BrokerUnavailableError("the connection is closed"))
+        """Say goodbye, and close; idempotent.
+
+        Channels first: the server drops what a channel has yet to read when its connection is closed, acks included.
+        """
+        if self.error is not None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_WAIT):
+                for channel in list(self._channels.values()):
+                    channel.close()
+                if self._channels:
+                    self._emptied = self._loop.create_future()
+                    await self._emptied
+                self.send(wire.method(0, wire.connection_close()))
+                await asyncio.shield(self.closed)
+        except TimeoutError:
+            pass  # It does not read any more.
+        finally:
+            self.abort(BrokerUnavailableError("the connection is closed"))
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -238,6 +250,8 @@ class Connection(asyncio.Protocol):
         self._release()
         if self._expected is not None and not self._expected.done():
             self._expected.set_result((0, b""))
+        if self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             channel.fail(error)

@@ -15,21 +15,29 @@ def subscribed(**metadata: str) -> list[dict[str, object]]:
 
 async def test_broadcast_reaches_every_instance(nats: Backbone, tmp_path: Path) -> None:
     """Two instances of one application get each event; by default they would share them."""
-    async with App(subscribed(delivery="broadcast")) as one, App(subscribed(delivery="broadcast")) as two:
-        async with gateway(nats, tmp_path, app=one) as node, gateway(nats, tmp_path, app=two):
-            for number in range(10):
-                await node.publish("t", str(number))
-            for app in (one, two):
-                got = await app.until("/t", 10)
-                assert sorted(each.json["data"] for each in got) == [str(number) for number in range(10)]
+    async with (
+        App(subscribed(delivery="broadcast")) as one,
+        App(subscribed(delivery="broadcast")) as two,
+        gateway(nats, tmp_path, app=one) as node,
+        gateway(nats, tmp_path, app=two),
+    ):
+        for number in range(10):
+            await node.publish("t", str(number))
+        for app in (one, two):
+            got = await app.until("/t", 10)
+            assert sorted(each.json["data"] for each in got) == [str(number) for number in range(10)]
 
 
 async def test_groups_of_one_application(nats: Backbone, tmp_path: Path) -> None:
     """A group of its own gets every event too."""
-    async with App(subscribed(group="audit")) as one, App(subscribed()) as two:
-        async with gateway(nats, tmp_path, app=one) as node, gateway(nats, tmp_path, app=two):
-            await node.publish("t", "x")
-            assert (await one.until("/t"))[0].json["id"] == (await two.until("/t"))[0].json["id"]
+    async with (
+        App(subscribed(group="audit")) as one,
+        App(subscribed()) as two,
+        gateway(nats, tmp_path, app=one) as node,
+        gateway(nats, tmp_path, app=two),
+    ):
+        await node.publish("t", "x")
+        assert (await one.until("/t"))[0].json["id"] == (await two.until("/t"))[0].json["id"]
 
 
 @pytest.mark.parametrize("mode", ["own event", "gateway's event"])
@@ -54,5 +62,5 @@ async def test_values_that_make_no_sense(
 ) -> None:
     """The subscription is left out, and the log says why."""
     async with App(subscribed(**metadata)) as app, gateway(memory, tmp_path, app=app):
-        assert f"cannot subscribe to pubsub/t: {''}" in caplog.text
+        assert "cannot subscribe to pubsub/t: " in caplog.text
         assert next(iter(metadata.values())) in caplog.text

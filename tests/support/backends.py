@@ -12,12 +12,14 @@ from typing import Protocol
 
 from brokers.embedded import EmbeddedBroker
 from brokers.embedded_server import join, read_status
+from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from tests.support.eventually import eventually
+from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 from tests.support.redis_server import RedisServer, find_redis_server
@@ -96,6 +98,39 @@ class NatsBackend:
 
     def unreachable(self, port: int) -> Broker:
         return NatsBroker(NatsConfig((f"nats://user:secret@127.0.0.1:{port}",), connect_wait=0.3))
+
+    async def restart(self, *, kill: bool) -> None:
+        await self._server.restart(kill=kill)
+
+
+class KafkaBackend:
+    """Apache Kafka."""
+
+    environ: Mapping[str, str] = {}
+
+    def __init__(self, server: KafkaServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.port = server.port
+
+    def broker(self) -> Broker:
+        return KafkaBroker.from_url(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return KafkaBroker(
+            KafkaConfig(
+                (("127.0.0.1", port),),
+                request_timeout=1.0,
+                session_timeout=2.0,
+                partitions=4,
+                reach={("127.0.0.1", self.port): ("127.0.0.1", port)},
+            )
+        )
+
+    def unreachable(self, port: int) -> Broker:
+        return KafkaBroker(
+            KafkaConfig((("127.0.0.1", port),), username="user", password="secret", connect_wait=0.3)
+        )
 
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
@@ -211,6 +246,14 @@ async def _rabbitmq(directory: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def _kafka(directory: Path) -> AsyncIterator[Backend]:
+    if find_kafka() is None:
+        raise MissingServerError("Apache Kafka is not installed: tests/provision/kafka.sh")
+    async with KafkaServer(directory / "kafka") as server:
+        yield KafkaBackend(server)
+
+
+@asynccontextmanager
 async def _embedded(directory: Path) -> AsyncIterator[Backend]:
     if find_nats_server() is None:
         raise MissingServerError("nats-server is not installed")
@@ -218,13 +261,21 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
         yield EmbeddedBackend(directory / "home")
 
 
-BACKENDS = {"memory": _memory, "nats": _nats, "embedded": _embedded, "redis": _redis, "rabbitmq": _rabbitmq}
+BACKENDS = {
+    "memory": _memory,
+    "nats": _nats,
+    "embedded": _embedded,
+    "redis": _redis,
+    "rabbitmq": _rabbitmq,
+    "kafka": _kafka,
+}
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "nats": NatsBroker(NatsConfig(())).features,
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "rabbitmq": RabbitMQBroker.features,
+    "kafka": KafkaBroker(KafkaConfig(())).features,
 }
 
 
