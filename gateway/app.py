@@ -48,6 +48,7 @@ class Gateway:
         self.outbound_ready = False
         self.stopping = asyncio.Event()
         self.forced = False
+        self.lost = False
         self.port = 0
         self._labels = dict(config.labels)
         self._runtime: Runtime
@@ -71,6 +72,19 @@ class Gateway:
         if force or self.stopping.is_set():
             self.forced = True
         self.stopping.set()
+
+    async def until_stopping(self) -> None:
+        """Wait until it is told to stop, or has lost its backbone for good."""
+        async with asyncio.TaskGroup() as tasks:
+            losing = tasks.create_task(self._note_loss(), name="gateway-note-loss")
+            await self.stopping.wait()
+            losing.cancel()
+
+    async def _note_loss(self) -> None:
+        reason = await self._runtime.until_lost()
+        logger.error("%s; a restart may help", reason)
+        self.lost = True
+        self.shut_down()
 
     @property
     def metadata(self) -> dict[str, object]:
@@ -266,7 +280,7 @@ async def run(config: GatewayConfig) -> int:
         loop.add_signal_handler(number, stop)
     try:
         async with gateway.running():
-            await gateway.stopping.wait()
+            await gateway.until_stopping()
     except asyncio.CancelledError:
         if not gateway.forced:
             raise
@@ -278,4 +292,4 @@ async def run(config: GatewayConfig) -> int:
     except MeshError as error:
         logger.error("%s", error)  # noqa: TRY400 - the message is for people
         return 1
-    return 1 if gateway.forced else 0
+    return 1 if gateway.forced or gateway.lost else 0

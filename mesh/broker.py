@@ -25,6 +25,7 @@ __all__ = [
     "Handler",
     "KeyValue",
     "KeyValueProvider",
+    "Losable",
     "Message",
     "Operation",
     "Settler",
@@ -309,6 +310,14 @@ class Broker(Protocol):
 
     def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
         """Receive what is broadcast."""
+
+
+@runtime_checkable
+class Losable(Protocol):
+    """A broker whose connection can be over for good, so that only a new process helps."""
+
+    async def until_lost(self) -> str:
+        """Return why, once that has happened."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from mesh.blocks.durable import CALLS, DurableInvocation
 from mesh.blocks.invocation import Invocation
 from mesh.blocks.pubsub import PubSub, PubSubComponent, Route
 from mesh.blocks.state import KeyValueStateStore, State, StateStore, StateStoreComponent, key_prefix
-from mesh.broker import Broker, KeyValue, KeyValueProvider, Topology
+from mesh.broker import Broker, KeyValue, KeyValueProvider, Losable, Topology
 from mesh.catalogue import described
 from mesh.directory import Directory
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, Problem
@@ -176,6 +176,13 @@ class Runtime:
         """The backbone's URL without credentials."""
         scheme, _, rest = self.settings.backbone.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}" if rest else scheme
+
+    async def until_lost(self) -> str:
+        """Return why, once the backbone's connection is over for good; a broker that always reconnects never is."""
+        if isinstance(self.broker, Losable):
+            return await self.broker.until_lost()
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def _open_components(self) -> None:
         """Open every component in scope; all problems at once."""

@@ -250,6 +250,7 @@ class Mesh:
         if self._runtime is None:
             given = {EVENT_PREFIX + name: value for name, value in attributes.items() if value is not None}
             given |= {} if key is None else {PARTITION_KEY: key}
+            given |= {} if content_type is None else {EVENT_PREFIX + "datacontenttype": content_type}
             await self._broker.publish(data, self.address(topic, pubsub=pubsub), headers=given)
             return
         block = self._runtime.pubsub
@@ -397,13 +398,14 @@ class Mesh:
             command.add_headers(options, override=False)
             return await call_next(command)
         key = given.get(PARTITION_KEY, getattr(command, "key", None))
-        await self.publish(
-            command.body,
-            topic,
-            pubsub=component,
-            key=key.decode() if isinstance(key, bytes) else key,
-            **{name: given[EVENT_PREFIX + name] for name in ATTRIBUTES if EVENT_PREFIX + name in given},
-        )
+        for body in (command.body, *getattr(command, "extra_bodies", ())):  # Several for publish_batch.
+            await self.publish(
+                body,
+                topic,
+                pubsub=component,
+                key=key.decode() if isinstance(key, bytes) else key,
+                **{name: given[EVENT_PREFIX + name] for name in ATTRIBUTES if EVENT_PREFIX + name in given},
+            )
         return None
 
     def _test_options(self, component: str, topic: str, command: PublishCommand) -> dict[str, str]:

@@ -120,6 +120,7 @@ class Frames:
             tasks.create_task(self._read(partition), name="kafka-frames-in")
         tasks.create_task(self._write(), name="kafka-frames-out")
         await self._announce()
+        await self._catch_up(0)
         tasks.create_task(self._beat(), name="kafka-frames-beat")
 
     async def close(self) -> None:

@@ -137,6 +137,12 @@ class NatsBroker:
         """Ask the server for a sign of life."""
         await self._connection.flush()
 
+    async def until_lost(self) -> str:
+        """Wait until the server has closed the connection for good, say since it takes back the credentials."""
+        assert self._connection.closed is not None
+        await asyncio.shield(self._connection.closed)
+        return f"NATS at {self._connection.shown} has closed the connection for good"
+
     # Stored messages
 
     async def declare(self, topology: Topology) -> None:

@@ -22,6 +22,7 @@ pytest.importorskip("faststream")
 
 from faststream import Context, FastStream
 from faststream.nats import NatsBroker
+from faststream.rabbit import RabbitBroker
 from faststream.redis import RedisBroker
 
 from brokers.faststream import IncomingCall, Mesh, MeshMessage
@@ -31,6 +32,7 @@ from tests.support.gateways import MeshHome
 from tests.support.mesh import AppProcess, GatewayProcess, port
 from tests.support.nats import NatsServer
 from tests.support.processes import ROOT
+from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 
 EXAMPLE = ROOT / "examples" / "faststream"
@@ -196,6 +198,43 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Se
         await eventually(check, 20.0)
         assert len(taken) > 20
         assert len(app.recorded("orders")) > 20
+
+
+async def test_faststreams_broker_may_be_another_one_than_the_backbone(
+    mesh_home: Path, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """RabbitMQ for FastStream's own subscribers, NATS for the mesh; a handler of one publishes to the other."""
+    try:
+        rabbit = RabbitMQServer(tmp_path / "rabbit")
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    async with rabbit:
+        broker = RabbitBroker(rabbit.url, logger=None)
+        mesh = Mesh(broker, app_id="pricing", backbone=nats_server.url)
+        taken: list[object] = []
+
+        @broker.subscriber("own")
+        async def own(order: dict[str, Any]) -> None:
+            await mesh.publish(order, "orders")
+
+        @mesh.subscriber("orders")
+        async def take(order: dict[str, Any]) -> None:
+            taken.append(order)
+
+        @mesh.subscriber("wild.*")
+        async def wild(order: dict[str, Any]) -> None:
+            taken.append(order)
+
+        async with _started(mesh, broker):
+            await broker.publish({"id": 1}, "own")
+            await mesh.publish({"id": 2}, "wild.x")
+
+            def check() -> None:
+                assert sorted(map(str, taken)) == ["{'id': 1}", "{'id': 2}"]
+
+            await eventually(check, 10.0)
 
 
 async def test_nothing_is_lost_while_instances_come_and_go(mesh_home: Path, nats_server: NatsServer) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -26,7 +27,7 @@ from brokers.memory import MemoryBroker, MemoryHub
 from mesh.address import topic
 from mesh.broker import Message
 from mesh.catalogue import collect
-from mesh.errors import ConfigError, FeatureNotSupportedError, InvocationError, MeshError
+from mesh.errors import ConfigError, FeatureNotSupportedError, InvocationError, MeshError, PermissionDeniedError
 from mesh.event import Event, from_headers, to_structured
 from tests.support.eventually import eventually
 
@@ -37,6 +38,47 @@ BROKERS = [
     (KafkaBroker, TestKafkaBroker, ()),
 ]
 IDS = ["nats", "redis", "rabbit", "kafka"]
+
+
+RESOURCES = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata:
+  name: events
+spec:
+  type: pubsub.mesh
+  version: v1
+  metadata:
+    - name: allowedTopics
+      value: orders,failed
+---
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata:
+  name: declared
+spec:
+  pubsubname: events
+  topic: orders
+  routes:
+    default: /orders
+---
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata:
+  name: retries
+spec:
+  policies:
+    retries:
+      twice:
+        policy: constant
+        duration: 10ms
+        maxRetries: 2
+  targets:
+    components:
+      events:
+        inbound:
+          retry: twice
+"""
 
 
 class Order(BaseModel):
@@ -302,10 +344,12 @@ async def test_events_arrive_from_the_mesh_and_go_to_it(backbone: MemoryBroker) 
     broker = NatsBroker()
     mesh = _mesh(broker)
     seen: list[tuple[object, str]] = []
+    traces: set[object] = set()
 
     @mesh.subscriber("orders")
     @mesh.publisher("priced", type="order.priced")
-    async def take(order: Order) -> dict[str, int]:
+    async def take(order: Order, event: Annotated[Event, Context("message.event")]) -> dict[str, int]:
+        traces.add(str(event.extensions["traceparent"])[3:35])
         await mesh.publish(b"raw", "log", content_type="text/plain", id="mine")
         await broker.publish({"id": order.id}, mesh.address("seen"))
         return {"id": order.id}
@@ -315,6 +359,7 @@ async def test_events_arrive_from_the_mesh_and_go_to_it(backbone: MemoryBroker) 
         @mesh.subscriber(name)
         async def record(body: object, event: Annotated[Event, Context("message.event")]) -> None:
             seen.append((body, event.type))
+            traces.add(str(event.extensions["traceparent"])[3:35])
 
     async with _running(mesh, broker):
         await mesh.publish({"id": 5}, "orders")
@@ -325,6 +370,27 @@ async def test_events_arrive_from_the_mesh_and_go_to_it(backbone: MemoryBroker) 
                 ({"id": 5}, "com.dapr.event.sent"),
                 ({"id": 5}, "order.priced"),
             ]
+
+        await eventually(check)
+    assert len(traces) == 1
+
+
+async def test_a_batch_of_faststreams_own_is_published_whole(backbone: MemoryBroker) -> None:
+    broker = KafkaBroker()
+    mesh = _mesh(broker)
+    taken: list[object] = []
+
+    @mesh.subscriber("orders", max_in_flight=1)
+    async def take(body: object) -> None:
+        taken.append(body)
+
+    app = FastStream(broker, lifespan=mesh.lifespan)
+    async with TestKafkaBroker(broker, connect_only=True), TestApp(app):
+        await broker.publish_batch({"id": 1}, {"id": 2}, topic=mesh.address("orders"))
+        await broker.publish({"id": 3}, mesh.address("orders"), key=b"k")
+
+        async def check() -> None:
+            assert taken == [{"id": 1}, {"id": 2}, {"id": 3}]
 
         await eventually(check)
 
@@ -468,6 +534,83 @@ async def test_leaving_finishes_what_is_in_flight(backbone: MemoryBroker) -> Non
             assert done == [1, 2]
 
         await eventually(check)
+
+
+async def test_what_does_not_end_in_time_is_released(backbone: MemoryBroker) -> None:
+    """The handler is cancelled, and the event comes again."""
+    broker = NatsBroker()
+    mesh = _mesh(broker, graceful_timeout=0.05)
+    begun, ended, hang = asyncio.Event(), list[str](), True
+
+    @mesh.subscriber("orders")
+    async def take(body: object) -> None:
+        begun.set()
+        try:
+            if hang:
+                await asyncio.Event().wait()
+            ended.append("done")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async with _running(mesh, broker):
+        await mesh.publish({}, "orders")
+        await begun.wait()
+    assert ended == ["cancelled"]
+    hang = False
+    async with _running(mesh, broker):
+
+        async def check() -> None:
+            assert ended == ["cancelled", "done"]
+
+        await eventually(check)
+
+
+async def test_it_can_be_entered_around_a_started_broker(backbone: MemoryBroker) -> None:
+    broker = NatsBroker()
+    mesh = _mesh(broker)
+
+    @mesh.method("price")
+    async def price() -> str:
+        return "1"
+
+    async with TestNatsBroker(broker, connect_only=False):
+        with pytest.raises(ConfigError):
+            await mesh.__aenter__()
+        broker.running = True  # As start() has it, which TestBroker replaces.
+        async with mesh:
+            assert (await mesh.invoke("pricing", "price")).body == b"1"
+        with pytest.raises(MeshError, match="not on the mesh"):
+            await mesh.invoke("pricing", "price")
+
+
+async def test_resources_bring_components_and_policies(backbone: MemoryBroker, tmp_path: Path) -> None:
+    """A component of its own name with scopes, and a retry policy; declared subscriptions are not for FastStream."""
+    (tmp_path / "all.yaml").write_text(RESOURCES)
+    broker = NatsBroker()
+    mesh = _mesh(broker, pubsub="events", resources=[tmp_path])
+    attempts: list[int] = []
+
+    @mesh.subscriber("orders", dead_letter="failed")
+    async def take(body: object) -> None:
+        attempts.append(1)
+        raise RuntimeError
+
+    @mesh.subscriber("failed")
+    async def failed(body: object) -> None:
+        attempts.append(0)
+
+    async with _running(mesh, broker):
+        await mesh.publish({}, "orders")
+
+        async def check() -> None:
+            assert attempts == [1, 1, 1, 0]
+
+        await eventually(check)
+        with pytest.raises(PermissionDeniedError):
+            await mesh.publish({}, "secret")
+        with pytest.raises(ConfigError, match="no pub/sub component 'pubsub'"):
+            await mesh.publish({}, "orders", pubsub="pubsub")
 
 
 async def test_nodes_say_what_they_do_when_asked(backbone: MemoryBroker) -> None:
