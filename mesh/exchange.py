@@ -32,7 +32,6 @@ import itertools
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Self, cast
@@ -44,23 +43,18 @@ from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
-    NoResponderError,
     StreamBrokenError,
 )
+from mesh.link import FRAME_HEADER, REASON_HEADER, WINDOW_BYTES, Link
 from mesh.tasks import task_group
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]
 
 logger = logging.getLogger(__name__)
 
-FRAME_HEADER = "mesh-frame"
-SEQUENCE_HEADER = "mesh-seq"
-CREDIT_HEADER = "mesh-credit"
-REASON_HEADER = "mesh-reason"
 DEADLINE_HEADER = "mesh-deadline"
 
 PART_BYTES = 256 * 1024
-WINDOW_BYTES = 2 * 1024 * 1024
 HEADER_ROOM_BYTES = 32 * 1024
 PING_INTERVAL = 5.0
 SILENCE_LIMIT = 20.0
@@ -69,204 +63,6 @@ RECONNECT_WAIT = 0.1
 _OF_AN_OPEN_STREAM = frozenset({"head", "data", "end", "credit", "ping"})
 
 Handler = Callable[["Request"], Awaitable[None]]
-
-
-class _Link:
-    """One end of a streamed call: sends one body under credit, receives another."""
-
-    __slots__ = (
-        "_consumed",
-        "_credit",
-        "_credit_waiter",
-        "_credited",
-        "_ended",
-        "_error",
-        "_exchange",
-        "_expected",
-        "_granted",
-        "_parts",
-        "_parts_waiter",
-        "_received_end",
-        "_sending",
-        "_sequence",
-        "first",
-        "heard_at",
-        "peer",
-        "sent_at",
-        "streaming",
-        "token",
-        "upload",
-    )
-
-    def __init__(self, exchange: Exchange, token: str, peer: str, credit_bytes: int) -> None:
-        self._exchange = exchange
-        self.token = token
-        self.peer = peer
-        self.first: asyncio.Future[Frame] | None = None
-        self.upload: asyncio.Task[None] | None = None
-        self.streaming = False
-        self.heard_at = self.sent_at = exchange.monotonic()
-        self._credit = credit_bytes
-        self._credit_waiter: asyncio.Future[None] | None = None
-        self._credited = 0
-        self._granted = 0
-        self._sending = 0
-        self._sequence = 0
-        self._ended = False
-        self._expected = 0
-        self._consumed = 0
-        self._parts: deque[bytes] = deque()
-        self._parts_waiter: asyncio.Future[None] | None = None
-        self._received_end = False
-        self._error: MeshError | None = None
-
-    def receive(self, frame: Frame) -> None:
-        """Take a frame for this end; called by the inbox sink."""
-        message = frame.message
-        first = self.first
-        if message is None:
-            gone = StreamBrokenError("the other side is gone") if self.peer else None
-            self.fail(gone or NoResponderError("nobody serves this address"))
-            return
-        kind = message.headers.get(FRAME_HEADER)
-        if kind is None or kind == "head":
-            if first is not None and not first.done():
-                if kind == "head":
-                    self.peer = frame.reply_to
-                    self.streaming = True
-                    self.heard_at = self._exchange.monotonic()
-                first.set_result(frame)
-            return
-        self.heard_at = self._exchange.monotonic()
-        if frame.reply_to:
-            self.peer = frame.reply_to
-        if kind == "data":
-            self._receive_part(message)
-        elif kind == "credit":
-            credit = int(message.headers[CREDIT_HEADER])
-            self._credit += credit
-            self._credited += credit
-            _wake(self._credit_waiter)
-        elif kind == "end":
-            if int(message.headers[SEQUENCE_HEADER]) != self._expected:
-                self.fail(StreamBrokenError("a part of the stream was lost"))
-                return
-            self._received_end = True
-            _wake(self._parts_waiter)
-        elif kind == "ping":
-            self._compare(message)
-        elif kind == "abort":
-            self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")))
-        elif kind == "busy":
-            self.fail(NoResponderError("every instance is busy"))
-
-    def _receive_part(self, message: Message) -> None:
-        if int(message.headers[SEQUENCE_HEADER]) != self._expected:
-            self.fail(StreamBrokenError("a part of the stream was lost"))
-            return
-        self._expected += 1
-        self._parts.append(message.body)
-        _wake(self._parts_waiter)
-
-    def _compare(self, message: Message) -> None:
-        sent, granted = int(message.headers[SEQUENCE_HEADER]), int(message.headers[CREDIT_HEADER])
-        if sent != self._expected + self._received_end or granted != self._credited:
-            self.fail(StreamBrokenError("a part of the stream was lost"))
-
-    def fail(self, error: MeshError) -> None:
-        """End this end with an error, for whoever waits on it."""
-        if self._error is None:
-            self._error = error
-        if self.first is not None and not self.first.done():
-            self.first.set_exception(error)
-        _wake(self._parts_waiter)
-        _wake(self._credit_waiter)
-
-    async def send(self, kind: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
-        self.sent_at = self._exchange.monotonic()
-        message = Message({FRAME_HEADER: kind, **(headers or {})}, body)
-        self._sending += 1
-        try:
-            await self._exchange.broker.send(self.peer, message, f"{self._exchange.inbox}.{self.token}")
-        finally:
-            self._sending -= 1
-
-    async def ping(self) -> None:
-        """Say that this end is here, and what it has sent."""
-        if not self._sending:
-            sent = self._sequence + self._ended
-            await self.send("ping", {SEQUENCE_HEADER: str(sent), CREDIT_HEADER: str(self._granted)})
-
-    async def ready(self) -> None:
-        """Wait until something may be sent."""
-        while self._credit <= 0 and self._error is None:
-            self._credit_waiter = asyncio.get_running_loop().create_future()
-            await self._credit_waiter
-        if self._error is not None:
-            raise self._error
-
-    async def write(self, data: bytes) -> None:
-        """Send some of the body; waits for credit."""
-        view = memoryview(data)
-        while view:
-            await self.ready()
-            part = view[: min(self._exchange.part_bytes, self._credit)]
-            self._credit -= len(part)
-            sequence, self._sequence = self._sequence, self._sequence + 1
-            await self.send("data", {SEQUENCE_HEADER: str(sequence)}, bytes(part))
-            view = view[len(part) :]
-
-    async def end(self) -> None:
-        """Say that the body is complete."""
-        if self._error is not None:
-            raise self._error
-        self._ended = True
-        await self.send("end", {SEQUENCE_HEADER: str(self._sequence)})
-
-    async def abort(self, reason: str) -> None:
-        """Tell the other side that nothing more comes; never raises a broker's error."""
-        self.fail(StreamBrokenError(reason))
-        if self.peer:
-            try:
-                await self.send("abort", {REASON_HEADER: reason.encode("ascii", "replace").decode()[:200]})
-            except BrokerError:
-                return  # The other side finds out by silence.
-
-    async def grant(self, size_bytes: int) -> None:
-        """Let the other side send more."""
-        self._granted += size_bytes
-        await self.send("credit", {CREDIT_HEADER: str(size_bytes)})
-
-    async def read(self) -> bytes:
-        """Give the next part; empty at the end."""
-        while not self._parts:
-            if self._received_end:
-                return b""
-            if self._error is not None:
-                raise self._error
-            self._parts_waiter = asyncio.get_running_loop().create_future()
-            await self._parts_waiter
-        part = self._parts.popleft()
-        self._consumed += len(part)
-        if self._consumed >= WINDOW_BYTES // 4 and not self._received_end:
-            granted, self._consumed = self._consumed, 0
-            await self.grant(granted)
-        return part
-
-    @property
-    def granted(self) -> bool:
-        """Whether the other side may send already."""
-        return self._granted > 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more can come."""
-        return self._error is not None or self._received_end
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 class Reply:
@@ -280,7 +76,7 @@ class Reply:
 
     __slots__ = ("_exchange", "_link", "body", "headers", "streamed")
 
-    def __init__(self, exchange: Exchange, message: Message, link: _Link | None) -> None:
+    def __init__(self, exchange: Exchange, message: Message, link: Link | None) -> None:
         self._exchange = exchange
         self._link = link
         self.headers = message.headers
@@ -323,7 +119,7 @@ class Request:
     def __init__(self, exchange: Exchange, message: Message, reply_to: str, deadline: float) -> None:
         self._exchange = exchange
         self._reply_to = reply_to
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self.headers = message.headers
         self.body = message.body
         self.streamed = message.headers.get(FRAME_HEADER) == "open"
@@ -342,7 +138,7 @@ class Request:
         while part := await link.read():
             yield part
 
-    def _open(self) -> _Link:
+    def _open(self) -> Link:
         if self._link is None:
             self._link = self._exchange.link(self._reply_to, WINDOW_BYTES)
             self._link.streaming = True
@@ -430,7 +226,7 @@ class Exchange:
         self.ping_interval = ping_interval
         self.silence_limit = silence_limit
         self.expired = 0
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._tokens = itertools.count(secrets.randbits(24))
         self._tasks: asyncio.TaskGroup | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -453,13 +249,13 @@ class Exchange:
             self._keeping.cancel()
             await self._tasks.__aexit__(None, None, None)
 
-    def link(self, peer: str, credit_bytes: int) -> _Link:
+    def link(self, peer: str, credit_bytes: int) -> Link:
         """Open an end of a stream."""
         token = f"{next(self._tokens):x}"
-        link = self._links[token] = _Link(self, token, peer, credit_bytes)
+        link = self._links[token] = Link(self, token, peer, credit_bytes)
         return link
 
-    def forget(self, link: _Link) -> bool:
+    def forget(self, link: Link) -> bool:
         """Close an end; tell whether it was open."""
         if self._links.pop(link.token, None) is None:
             return False
@@ -592,7 +388,7 @@ class Exchange:
                 yield
 
 
-async def _upload(link: _Link, body: AsyncIterator[bytes]) -> None:
+async def _upload(link: Link, body: AsyncIterator[bytes]) -> None:
     """Send a request's body while its caller waits for the reply, or reads it already."""
     try:
         await link.ready()  # Before the body is touched: without a callee, the call can be made again.

@@ -138,7 +138,7 @@ class Cluster:
             self._locks.pop(key, None)
             await _close(connection)
 
-    async def call(self, node: int | tuple[str, int], request: object, purpose: str = "", *, wait: float = 0.0) -> Any:  # noqa: ANN401 - the client's responses have no types
+    async def call(self, node: int | tuple[str, int], request: object, purpose: str = "", *, wait: float = 0.0) -> Any:
         """Send a request and give its response.
 
         Args:
@@ -160,7 +160,7 @@ class Cluster:
         except (OSError, EOFError, kafka.KafkaError) as error:
             raise self.unavailable(error) from error
 
-    async def ask(self, request: object) -> Any:  # noqa: ANN401
+    async def ask(self, request: object) -> Any:
         """Send a request to any broker."""
         nodes: list[int | tuple[str, int]] = list(self._brokers)
         random.shuffle(nodes)
@@ -196,7 +196,7 @@ class Cluster:
                 self._leaders.pop(name, None)
                 self._watched.discard(name)
 
-    async def _metadata(self) -> Any:  # noqa: ANN401
+    async def _metadata(self) -> Any:
         request = MetadataRequest(sorted(self._watched), allow_auto_topic_creation=False)
         failure: BrokerUnavailableError | None = None
         known = list(self._brokers)

@@ -561,7 +561,7 @@ class _Settler:
         self._consumer.extend(self._item, self._attempt)
 
 
-def _message(record: Any) -> tuple[Message, str | None]:  # noqa: ANN401
+def _message(record: Any) -> tuple[Message, str | None]:
     headers: dict[str, str] = {}
     identity: str | None = None
     for name, value in record.headers:

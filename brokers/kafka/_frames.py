@@ -290,7 +290,7 @@ class Frames:
             await asyncio.sleep(RETRY_WAIT)
             await self._cluster.refresh(TOPIC)
 
-    def _take(self, partition: int, record: Any) -> None:  # noqa: ANN401
+    def _take(self, partition: int, record: Any) -> None:
         try:
             if partition == 0:
                 self._take_control(record)
@@ -299,7 +299,7 @@ class Frames:
         except (ValueError, KeyError, IndexError):
             logger.warning("cannot read what another node sent in %s-%s", TOPIC, partition, exc_info=True)
 
-    def _take_frame(self, record: Any) -> None:  # noqa: ANN401
+    def _take_frame(self, record: Any) -> None:
         own: dict[str, str] = {}
         headers: dict[str, str] = {}
         for name, value in record.headers:
@@ -346,7 +346,7 @@ class Frames:
             partition, _, node = inbox.partition("-")
             self._put(int(partition), node.encode(), b"", [(KIND, b"none"), (TOKEN, token.encode())])
 
-    def _take_control(self, record: Any) -> None:  # noqa: ANN401
+    def _take_control(self, record: Any) -> None:
         self._now = max(self._now, record.timestamp)
         kind = record.key
         if kind == b"cast":

@@ -26,11 +26,11 @@ _ELSEWHERE = (kafka.NotCoordinatorForGroupError, kafka.GroupCoordinatorNotAvaila
 _ANEW = (*_ELSEWHERE, kafka.GroupLoadInProgressError, kafka.RebalanceInProgressError)
 
 
-class Lost(Exception):  # noqa: N818 - it is what happened, and no failure
+class Lost(Exception):
     """The group goes on without this member: it must join anew, and owns nothing."""
 
 
-class NewRound(Exception):  # noqa: N818
+class NewRound(Exception):
     """The group shares out its partitions anew."""
 
 

@@ -251,7 +251,7 @@ class Producer:
                     future.exception()  # Whoever waited may be gone.
 
 
-def _rebuilt(data: Any, identity: tuple[int, int], sequence: int) -> Any:  # noqa: ANN401
+def _rebuilt(data: Any, identity: tuple[int, int], sequence: int) -> Any:
     """Write a batch again under another identity."""
     from brokers.kafka._records import records
 

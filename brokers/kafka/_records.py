@@ -16,7 +16,7 @@ FETCH_BYTES = 8 * 1024 * 1024
 PARTITION_FETCH_BYTES = 1024 * 1024
 
 
-def new_batch(size: int = BATCH_BYTES) -> Any:  # noqa: ANN401 - the client has no types here
+def new_batch(size: int = BATCH_BYTES) -> Any:
     """Begin a batch."""
     return DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, size)
 
@@ -34,7 +34,7 @@ def fetch_request(wanted: list[tuple[str, list[tuple[int, int]]]], wait: float) 
     return FetchRequest(int(wait * 1000), 1, FETCH_BYTES, 0, topics)
 
 
-def fetched(response: Any) -> Iterator[tuple[str, int, int, bytes]]:  # noqa: ANN401
+def fetched(response: Any) -> Iterator[tuple[str, int, int, bytes]]:
     """Give topic, partition, error code and raw records."""
     for topic, partitions in response.topics:
         for part in partitions:

@@ -13,7 +13,8 @@ from mesh import address
 from mesh.address import Address
 from mesh.broker import Message
 from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamBrokenError
-from mesh.exchange import FRAME_HEADER, PART_BYTES, WINDOW_BYTES, Exchange, Request
+from mesh.exchange import PART_BYTES, Exchange, Request
+from mesh.link import FRAME_HEADER, WINDOW_BYTES
 from tests.support.eventually import eventually
 
 APP = address.app("default", "app")

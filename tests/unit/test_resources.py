@@ -75,7 +75,7 @@ scopes: [app1, app2]
         ignore_errors=True,
         init_timeout=60.0,
         placement="local",
-        auth_secret_store="vault",  # noqa: S106 - a name
+        auth_secret_store="vault",
         scopes=("app1", "app2"),
         metadata=(
             MetadataEntry("redisHost", "localhost:6379"),
@@ -171,7 +171,7 @@ def test_references_are_closed_and_masked() -> None:
     assert f"{Secret('x')} {Secret('x')!r}" == "Secret('***') Secret('***')"
     again = closed.resolved(TemplateTokens("app", "ns"), {}, {})
     assert again == closed
-    assert pickle.loads(pickle.dumps(Secret("x"))).reveal() == "x"  # noqa: S301 - our own value
+    assert pickle.loads(pickle.dumps(Secret("x"))).reveal() == "x"
 
 
 def test_all_open_references_are_reported() -> None:
