@@ -142,6 +142,7 @@ class Link:
         wake(self._credit_waiter)
 
     async def send(self, kind: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
+        """Send a frame to the other end."""
         self.sent_at = self._exchange.monotonic()
         message = Message({FRAME_HEADER: kind, **(headers or {})}, body)
         self._sending += 1
@@ -224,5 +225,6 @@ class Link:
 
 
 def wake(waiter: asyncio.Future[None] | None) -> None:
+    """Let a waiter go on, if there is one."""
     if waiter is not None and not waiter.done():
         waiter.set_result(None)

@@ -19,7 +19,8 @@ from brokers.redis._connection import Connection
 from brokers.redis._entries import address_of, group_id, parse_message, stream_of
 from brokers.redis._group_scripts import LOOK, RELEASE
 from brokers.redis._settlements import Entry, Settlements
-from brokers.redis._spaces import Spaces
+from brokers.redis._spaces import EPHEMERAL_MS, Spaces
+from brokers.redis._topic_scripts import DROP
 from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
@@ -121,11 +122,17 @@ class Consumer:
             self._commands.forget_restored(self._restore)
         if self._blocked is not None and self._reader.wire is not None:
             self._commands.post(("CLIENT", "UNBLOCK", self._reader.wire.client_id))
-        await self._release((), final=True)
+        if self._options.ephemeral:
+            await self._say(DROP.command([self._address.space], [self._group]))
+        else:
+            await self._release((), final=True)
         self._reader.close()
 
     async def _release(self, kept: Iterable[bytes], *, final: bool) -> None:
-        sent = self._commands.post(self._release_command(kept, final=final))
+        await self._say(self._release_command(kept, final=final))
+
+    async def _say(self, command: Command) -> None:
+        sent = self._commands.post(command)
         if sent is not None:
             try:
                 async with asyncio.timeout(LEAVE_WAIT):
@@ -139,7 +146,7 @@ class Consumer:
 
     async def _join(self) -> None:
         self._must_join = False
-        self._topics = await self._spaces.join(self._address, self._group, ordered=self._options.ordered)
+        self._topics = await self._spaces.join(self._address, self._group, self._options)
 
     def _restore(self) -> None:
         """After a reconnect: what is held here must not be taken for silent."""
@@ -239,7 +246,8 @@ class Consumer:
             silence = int(self._options.ack_wait * 1000)
         self._look_at = math.inf
         ordered = int(self._options.ordered)
-        arguments = (self._group, self._name, room, silence, ordered, *self._topics)
+        lives_on: Argument = EPHEMERAL_MS if self._options.ephemeral else ""
+        arguments = (self._group, self._name, room, silence, ordered, lives_on, *self._topics)
         try:
             reply = await self._commands.run(LOOK, [self._address.space], *arguments, repeat=False)
         except BaseException:

@@ -43,8 +43,8 @@ end
 """
 )
 
-# KEYS: space. ARGV: group id, consumer, room, ms of silence after which entries are taken back (or ''), ordered,
-# topics. Gives entries (topic, id, attempt, fields), ms until the next is due (or -1), and, in an ordered group
+# KEYS: space. ARGV: group id, consumer, room, ms of silence after which entries are taken back (or ''), ordered, ms
+# that an ephemeral group lives on (or ''), topics. Gives entries (topic, id, attempt, fields), ms until the next is due (or -1), and, in an ordered group
 # without any, where each topic was read up to (none when too many wait already); 1 to look again at once.
 LOOK = script(
     _GROUP,
@@ -52,7 +52,7 @@ LOOK = script(
 local room, silence, ordered = tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
 local most_waiting, stale_ms = 10000, 600000
 local names, out, cursors, more = {}, {}, {}, 0
-for i = 6, #ARGV do names[#names + 1] = ARGV[i] end
+for i = 7, #ARGV do names[#names + 1] = ARGV[i] end
 
 local function reclaim(name)
   for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', stream(name), gid)) do
@@ -142,7 +142,10 @@ local function read()
   if room > 0 and scanned >= 1000 then more = 1 end
 end
 
-if silence ~= '' then for _, name in ipairs(names) do reclaim(name) end end
+if silence ~= '' then
+  if ARGV[6] ~= '' then redis.call('SET', base .. ':e:' .. gid, '', 'PX', ARGV[6]) end
+  for _, name in ipairs(names) do reclaim(name) end
+end
 take()
 if ordered and #names > 0 then read() end
 local first, due = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES'), -1

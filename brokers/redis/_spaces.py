@@ -8,17 +8,18 @@ from dataclasses import replace
 from typing import cast
 
 from brokers.redis._connection import Connection
-from brokers.redis._topic_scripts import DECLARE, JOIN, TRIM
+from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, TRIM
 from brokers.redis._wire import ReplyError
 from mesh.address import Address
-from mesh.broker import Topology
+from mesh.broker import SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 
-__all__ = ["UNDECLARED", "Spaces"]
+__all__ = ["EPHEMERAL_MS", "UNDECLARED", "Spaces"]
 
 logger = logging.getLogger("brokers.redis")
 
-UNDECLARED, OTHER_ORDER = -1, -2
+UNDECLARED, OTHER_KIND = -1, -2
+EPHEMERAL_MS = 60_000
 TRIM_INTERVAL = 5.0
 TOPICS_A_CALL = 50
 
@@ -73,23 +74,24 @@ class Spaces:
         await self.declare(topology)
         return True
 
-    async def join(self, address: Address, group: str, *, ordered: bool) -> list[str]:
+    async def join(self, address: Address, group: str, options: SubscribeOptions) -> list[str]:
         """Make a group where it is missing; give the topics it reads.
 
         Raises:
             BrokerError: The space was never declared.
-            TopologyMismatchError: The group has the other order.
+            TopologyMismatchError: The group is of another kind.
         """
-        arguments = (group, address.name, int(ordered))
+        kind = int(options.ordered) + 2 * int(options.ephemeral)
+        arguments = (group, address.name, kind, EPHEMERAL_MS)
         reply = await self.commands.run(JOIN, [address.space], *arguments)
         if reply == UNDECLARED and await self.declare_again(address.space):
             reply = await self.commands.run(JOIN, [address.space], *arguments)
         if reply == UNDECLARED:
             raise BrokerError(f"{address.space} was never declared")
-        if reply == OTHER_ORDER:
+        if reply == OTHER_KIND:
             raise TopologyMismatchError(
-                f"group {group!r} of {address.space} exists with ordered={not ordered}, wanted {ordered}; "
-                f"delete it from the hash {address.space}:groups to change that"
+                f"group {options.group!r} of {address} exists, and differs in ordered or ephemeral from what is wanted: "
+                f"ordered={options.ordered}, ephemeral={options.ephemeral}; delete it there to change that"
             )
         return [name.decode() for name in cast("list[bytes]", reply)]
 
@@ -107,6 +109,7 @@ class Spaces:
 
     async def trim(self, space: str) -> None:
         """Delete what every group of a topic has handled, and what is too old."""
+        await self.commands.run(DROP, [space], "")
         topics = sorted(cast("list[bytes]", await self.commands.call("SMEMBERS", f"{space}:topics")))
         for first in range(0, len(topics), TOPICS_A_CALL):
             some = topics[first : first + TOPICS_A_CALL]

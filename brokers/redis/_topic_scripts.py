@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 
-__all__ = ["DECLARE", "JOIN", "PUBLISH", "SPACE", "TRIM"]
+__all__ = ["DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
 
 # A space: its limits (KEYS[1]), the topics in it, and the groups by "<group> <pattern>".
 SPACE = """
 local base = KEYS[1]
-local topics, groups = base .. ':topics', base .. ':groups'
+local topics, groups = base .. ':topics', base .. ':groups'  -- A group's value is a number: 1 ordered + 2 ephemeral.
 local function stream(name) return base .. ':s:' .. name end
 local function channel(gid) return base .. ':c:' .. gid end
 local function now()
@@ -44,9 +44,17 @@ local function forget(gid, name)
     end
   end
 end
-local function create(gid, name)
-  local made = redis.pcall('XGROUP', 'CREATE', stream(name), gid, '0', 'MKSTREAM')
+local function create(gid, name, first)
+  local made = redis.pcall('XGROUP', 'CREATE', stream(name), gid, first or '0', 'MKSTREAM')
   if type(made) == 'table' and made.ok then forget(gid, name) end
+end
+local function drop(gid)
+  local pattern = string.match(gid, '%S+$')
+  for _, name in ipairs(redis.call('SMEMBERS', topics)) do
+    if matches(pattern, name) then redis.pcall('XGROUP', 'DESTROY', stream(name), gid) end
+  end
+  redis.call('HDEL', groups, gid)
+  for _, kind in ipairs({':p:', ':w:', ':b:', ':e:'}) do redis.call('DEL', base .. kind .. gid) end
 end
 -- A topic's first message or subscriber: every group that wants it begins with it, even one that is away.
 local function register(name)
@@ -101,29 +109,47 @@ return found
 """
 )
 
-# KEYS: space. ARGV: group id, pattern, ordered. Gives the topics, -1 undeclared, -2 it has the other order.
+# KEYS: space. ARGV: group id, pattern, what kind it is, ms that an ephemeral one outlives its member's last sign of life.
+# Gives the topics, -1 undeclared, -2 it is of another kind.
 JOIN = script(
     SPACE,
     """
-local gid, pattern, ordered = ARGV[1], ARGV[2], ARGV[3]
+local gid, pattern, kind = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('EXISTS', base) == 0 then return -1 end
-local known = redis.call('HGET', groups, gid)
-if known and known ~= ordered then return -2 end
-if not known then redis.call('HSET', groups, gid, ordered) end
+local known, first = redis.call('HGET', groups, gid), '0'
+if known and known ~= kind then return -2 end
+if not known then redis.call('HSET', groups, gid, kind) end
+if tonumber(kind) >= 2 then
+  first = '$'
+  redis.call('SET', base .. ':e:' .. gid, '', 'PX', ARGV[4])
+end
 if not string.find(pattern, '[*>]') then
   if redis.call('EXISTS', stream(pattern)) == 0 then register(pattern) end
-  create(gid, pattern)
+  create(gid, pattern, first)
   return {pattern}
 end
 local found = {}
 for _, name in ipairs(redis.call('SMEMBERS', topics)) do
   if matches(pattern, name) then
-    create(gid, name)
+    create(gid, name, first)
     found[#found + 1] = name
   end
 end
 table.sort(found)
 return found
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
+# KEYS: space. ARGV: a group id, or '' for all ephemeral groups whose member is gone. They end, with what they hold.
+DROP = script(
+    SPACE,
+    """
+if ARGV[1] ~= '' then return drop(ARGV[1]) end
+local all = redis.call('HGETALL', groups)
+for i = 1, #all, 2 do
+  if tonumber(all[i + 1]) >= 2 and redis.call('EXISTS', base .. ':e:' .. all[i]) == 0 then drop(all[i]) end
+end
 """,
     flags=EVEN_OUT_OF_MEMORY,
 )

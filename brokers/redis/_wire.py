@@ -100,6 +100,9 @@ class Wire:
             reason = str(group.exceptions[0])
         finally:
             self.abort(reason)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # A TaskGroup that has an error to raise loses a cancellation.
+            raise asyncio.CancelledError
 
     def abort(self, reason: str = "closed") -> None:
         """Close at once; idempotent."""

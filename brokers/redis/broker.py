@@ -25,7 +25,7 @@ from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEA
 from brokers.redis._kv import DELETE, PUT, RedisKeyValue
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
-from brokers.redis._topic_scripts import DECLARE, JOIN, PUBLISH, TRIM
+from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
 from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError, ask, code_of
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
@@ -45,7 +45,7 @@ FULL = -2
 PIPELINED = 500
 SCRIPTS = (
     *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
-    *(DECLARE, JOIN, PUBLISH, TRIM),
+    *(DECLARE, DROP, JOIN, PUBLISH, TRIM),
     *(FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE),
     *(DELETE, PUT),
 )
@@ -66,6 +66,7 @@ class RedisBroker:
             dedup=True,
             wildcard=True,
             key_value=True,
+            ephemeral=True,
         )
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
         self.inbox = f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
