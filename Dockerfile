@@ -12,8 +12,8 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="brokermesh gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/mesh /opt/mesh
-# Of the user below; all else is root's, and may be read-only.
-RUN ["install", "--directory", "--owner=65532", "--group=65532", "--mode=0700", "/var/lib/mesh"]
+# Of the user below, as a volume that is mounted here will be; all else is root's, and may be read-only.
+RUN ["install", "--directory", "--owner=65532", "--group=65532", "--mode=0700", "/var/lib/mesh", "/var/lib/mesh/state"]
 ENV PATH=/opt/mesh/bin:$PATH \
     HOME=/var/lib/mesh \
     MESH_HOME=/var/lib/mesh \

@@ -29,11 +29,12 @@ class Node:
 
     Attributes:
         id: The node.
-        apps: The applications that it serves now.
+        apps: The applications that take calls through it now.
         subscriptions: Component, topic and dead letter topic (empty for none) of each.
         published: Component and topic of what was published through it since it started; at most 500.
         methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
         components: Name and type of each.
+        app_id: The application that it is for, whether that takes calls or only makes them; empty when it did not say.
     """
 
     id: str
@@ -42,9 +43,11 @@ class Node:
     published: tuple[tuple[str, str], ...] = ()
     methods: tuple[str, ...] | None = None
     components: tuple[tuple[str, str], ...] = ()
+    app_id: str = ""
 
 
 def described(
+    app_id: str,
     *,
     subscriptions: Sequence[tuple[str, str, str]],
     published: Sequence[tuple[str, str]],
@@ -53,6 +56,7 @@ def described(
 ) -> Mapping[str, object]:
     """Give what a node adds to its announcement when asked; `Node` says what each is."""
     return {
+        "app": app_id,
         "subscriptions": subscriptions,
         "published": sorted(published)[:MAX_TOPICS],
         "methods": methods,
@@ -79,6 +83,7 @@ def read(body: bytes) -> Node | None:
             _pairs(about.get("published", ())),
             None if methods is None else tuple(map(str, methods)),
             _pairs(about.get("components", ())),
+            str(about.get("app", "")),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -97,7 +102,7 @@ async def collect(broker: Broker, namespace: str, seconds: float) -> list[Node]:
     def receive(frame: Frame) -> None:
         node = read(frame.message.body) if frame.message is not None else None
         # A periodic announcement that comes after the answer says less.
-        if node is not None and (node.id not in found or node.components or node.subscriptions):
+        if node is not None and (node.id not in found or node.app_id):
             found[node.id] = node
 
     where = address.nodes(namespace)

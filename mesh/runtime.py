@@ -165,6 +165,7 @@ class Runtime:
         ]
         published = [key[1:3] for key in self.counters.snapshot() if key[0] == telemetry.EVENTS_PUBLISHED]
         return described(
+            self.settings.app_id,
             subscriptions=subscribed,
             published=[(component, topic) for component, topic in published],
             methods=self.methods,

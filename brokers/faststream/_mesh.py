@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from mesh.address import decode_token, encode_token
 from mesh.blocks.envelope import PublishOptions, build_binary
 from mesh.blocks.invocation import Call
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError
+from mesh.home import mesh_home
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
 from mesh.resources.component import Component
 from mesh.resources.subscription import Subscription
@@ -459,7 +461,8 @@ def _url(broker: FastStreamBroker, kind: str) -> str:
 def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]) -> NodeSettings:
     """Read resources; declared subscriptions name HTTP paths, so they are not for us."""
     if not resources:
-        return NodeSettings(app_id, namespace, backbone, components=(Component(pubsub, PUBSUB_ON_BACKBONE),))
+        components = (Component(pubsub, PUBSUB_ON_BACKBONE),)
+        return NodeSettings(app_id, namespace, backbone, components=components, home=mesh_home(os.environ))
     from mesh.loader import load_resources
 
     loaded = load_resources([Path(each) for each in resources], namespace=namespace)
@@ -471,4 +474,5 @@ def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources
         backbone,
         components=loaded.components or (Component(pubsub, PUBSUB_ON_BACKBONE),),
         resiliencies=loaded.resiliencies,
+        home=mesh_home(os.environ),
     )

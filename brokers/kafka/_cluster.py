@@ -201,7 +201,8 @@ class Cluster:
         failure: BrokerUnavailableError | None = None
         known = list(self._brokers)
         random.shuffle(known)
-        for node in (*known, *self.config.brokers):
+        nodes: list[int | tuple[str, int]] = [*known, *self.config.brokers]
+        for node in nodes:
             try:
                 return await self.call(node, request, "" if isinstance(node, int) else "bootstrap")
             except BrokerUnavailableError as error:
@@ -251,7 +252,7 @@ class Cluster:
     async def _create(self, topic: str, partitions: int, settings: dict[str, str], replicas: int) -> bool:
         if self._complete(topic):
             return False
-        wanted = (topic, partitions, replicas, [], list(settings.items()))
+        wanted: tuple[Any, ...] = (topic, partitions, replicas, [], list(settings.items()))
         response = await self.ask(CreateTopicsRequest([wanted], int(self.config.request_timeout * 1000), False))
         [(_, code, *rest)] = response.topic_errors
         failure = error_of(code)

@@ -11,9 +11,10 @@ from typing import Any
 
 from aiokafka import errors as kafka
 
+from brokers.kafka._background import Background
 from brokers.kafka._cluster import EARLIEST, RETRY_WAIT, Cluster, error_of
 from brokers.kafka._frames import Frames
-from brokers.kafka._group import Lost, Membership, NewRound
+from brokers.kafka._group import Lost, Membership, NewRound, Solo
 from brokers.kafka._partition import Item, Partition, State
 from brokers.kafka._records import fetch_request, fetched, records
 from mesh.address import Address
@@ -32,7 +33,7 @@ MAX_OPEN = 5_000  # With those that wait for their time.
 MAX_AHEAD_BYTES = 4 * 1024 * 1024
 COMMIT_WAIT = 0.05
 LEAVE_WITHIN = 2.0
-MIN_WINDOW = 256
+MIN_WINDOW = 512
 
 
 class Consumer:
@@ -55,9 +56,9 @@ class Consumer:
         self._address = address
         self._options = options
         self._handler = handler
-        self._member = Membership(cluster, group, topic)
+        self._member = Solo(cluster, topic) if options.ephemeral else Membership(cluster, group, topic)
         self._purpose = cluster.purpose("fetch")
-        self._window = max(MIN_WINDOW, 4 * options.max_in_flight)
+        self._window = max(MIN_WINDOW, 8 * options.max_in_flight)
         self._partitions: dict[int, Partition] = {}
         self._ready: deque[Item] = deque()
         self._keys: dict[tuple[int, str], deque[Item]] = {}
@@ -70,14 +71,13 @@ class Consumer:
         self._commit_wanted = asyncio.Event()
         self._commit_now = asyncio.Event()
         self._committing = asyncio.Lock()
-        self._background: list[asyncio.Task[None]] = []
-        self._fetching: dict[int, asyncio.Task[None]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._fetching: set[int] = set()
+        self._tasks: Background | None = None
         self._handlers: asyncio.TaskGroup | None = None
 
     # Start and end
 
-    async def start(self, tasks: asyncio.TaskGroup) -> None:
+    async def start(self, tasks: Background) -> None:
         """Join the group; returns when the member is part of it."""
         self._tasks = tasks
         self._frames.hear.setdefault(self._group, set()).add(self._hear)
@@ -91,7 +91,7 @@ class Consumer:
             except Lost:
                 continue
         for work, name in ((self._stay, "member"), (self._commit_often, "commit"), (self._watch, "watch")):
-            self._background.append(tasks.create_task(work(), name=f"kafka-{name}"))
+            tasks.create_task(work(), name=f"kafka-{name}")
 
     def deliver(self, handlers: asyncio.TaskGroup) -> None:
         """Begin to hand out."""
@@ -127,12 +127,11 @@ class Consumer:
         try:
             await self._hand_over()
         finally:
-            self._frames.hear[self._group].discard(self._hear)
-            if not self._frames.hear[self._group]:
-                del self._frames.hear[self._group]
+            hearing = self._frames.hear.get(self._group, set())
+            hearing.discard(self._hear)
+            if not hearing:
+                self._frames.hear.pop(self._group, None)
             self._lose_all()
-            for task in (*self._background, *self._fetching.values()):
-                task.cancel()
             with suppress(BrokerError):
                 await self._member.close()
                 await self._cluster.drop(self._purpose)
@@ -150,10 +149,14 @@ class Consumer:
                     anew = False
                     self._thaw()
                 await self._member.stay()
-                await self._step_aside()
+                if self._is_stuck:
+                    await self._step_aside()
             except NewRound:
                 if self._stopping:
                     break
+                if self._is_stuck:
+                    await self._step_aside()
+                    continue
                 self._frozen = anew = True
                 with suppress(BrokerUnavailableError, Lost, NewRound):
                     await self._commit(final=True)
@@ -174,7 +177,7 @@ class Consumer:
         self._commit_wanted.set()
 
     async def _step_aside(self) -> None:
-        """Every place here is taken by a silent handler: let others have the partitions until one returns."""
+        """Let others have the partitions until there is room here."""
         logger.warning("%s: all %d handlers are silent; others take over", self._group, self._running)
         await self._hand_over()
         while self._running >= self._options.max_in_flight:
@@ -219,7 +222,8 @@ class Consumer:
         for number in range(self._cluster.partitions(self._topic)):
             leader = self._cluster.leader(self._topic, number)
             if leader is not None and leader not in self._fetching:
-                self._fetching[leader] = self._tasks.create_task(self._fetch(leader), name="kafka-fetch")
+                self._fetching.add(leader)
+                self._tasks.create_task(self._fetch(leader), name="kafka-fetch")
 
     async def _fetch(self, leader: int) -> None:
         while True:
@@ -301,9 +305,10 @@ class Consumer:
     # Handing out
 
     def _dispatch(self) -> None:
-        if self._handlers is None:
+        if self._handlers is None or not self._ready:
             return
         ready = self._ready
+        loop, ack_wait = asyncio.get_running_loop(), self._options.ack_wait
         while ready and not self._frozen and not self._stopping and self._running < self._options.max_in_flight:
             item = ready[0]
             partition = item.partition
@@ -317,7 +322,8 @@ class Consumer:
             partition.ready -= 1
             item.state = State.BEGUN
             item.attempt += 1
-            item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
+            item.deadline = loop.time() + ack_wait
+            partition.touched = max(partition.touched, item.offset)
             self._begun.add(item)
             self._running += 1
             self._handlers.create_task(self._handle(item, item.attempt), name="kafka-delivery")
@@ -326,7 +332,7 @@ class Consumer:
             if item.offset + self._window // 2 >= partition.reserved:
                 self._want_commit()
         if not ready:
-            self._changed.set()
+            self._changed.set()  # The fetch need not wait for anything.
 
     async def _handle(self, item: Item, attempt: int) -> None:
         delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
@@ -483,8 +489,13 @@ class Consumer:
             ]
             for item in held:
                 self._again(item, 0.0)
-            if silent and not self._begun and self._running >= self._options.max_in_flight and not self._stopping:
+            if self._is_stuck and not self._member.alone:
                 self._member.interrupt()
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether every place here is taken by a handler that gives no sign of life."""
+        return not self._begun and self._running >= self._options.max_in_flight and not self._stopping
 
     async def _commit_often(self) -> None:
         while True:

@@ -24,6 +24,7 @@ import orjson
 from aiokafka import errors as kafka
 from aiokafka.protocol.produce import ProduceRequest
 
+from brokers.kafka._background import Background
 from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
 from brokers.kafka._producer import Producer
 from brokers.kafka._records import fetch_request, fetched, new_batch, records
@@ -97,17 +98,14 @@ class Frames:
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
         self._beat_now = asyncio.Event()
-        self._barrier: asyncio.Future[bool] | None = None
         self._connected = False
-        self._tasks: asyncio.TaskGroup | None = None
         self.notes: OrderedDict[tuple[str, int, int], dict[str, Any]] = OrderedDict()
         self.hear: dict[str, set[Callable[[dict[str, Any]], None]]] = {}
 
     # Start and end
 
-    async def open(self, tasks: asyncio.TaskGroup) -> None:
+    async def open(self, tasks: Background) -> None:
         """Begin to read; returns when everybody alive is known."""
-        self._tasks = tasks
         settings = dict(TOPIC_SETTINGS)
         await self._cluster.create(TOPIC, 1 + INBOXES, settings, min(3, len(self._cluster.nodes())))
         since = int((time.time() - HISTORY) * 1000)

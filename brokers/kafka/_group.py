@@ -13,10 +13,10 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
-from brokers.kafka._cluster import RETRY_WAIT, Cluster, error_of
+from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["Lost", "Membership", "NewRound"]
+__all__ = ["Lost", "Membership", "NewRound", "Solo"]
 
 PROTOCOL = "mesh"
 HEARTBEATS = 6  # In one session.
@@ -209,6 +209,46 @@ class Membership:
     async def close(self) -> None:
         """Close the connection."""
         await self._cluster.drop(self._purpose)
+
+
+class Solo:
+    """Stands for a group that lasts as long as its only member: Kafka need not know it."""
+
+    alone = True
+    known = joined = False
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        self._cluster = cluster
+        self._topic = topic
+
+    async def join(self, owned: Collection[int]) -> set[int]:
+        """Take every partition."""
+        self.known = self.joined = True
+        return set(range(self._cluster.partitions(self._topic)))
+
+    async def committed(self, partitions: Collection[int]) -> dict[int, tuple[int, str]]:
+        """Begin with what comes now."""
+        latest = await self._cluster.offsets(self._topic, dict.fromkeys(partitions, LATEST))
+        return {partition: (offset, "") for partition, offset in latest.items()}
+
+    async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> None:
+        """Nobody comes after this member."""
+
+    async def stay(self) -> None:
+        """Nothing changes."""
+        await asyncio.Event().wait()
+
+    def poke(self) -> None:
+        """There is no round to look for."""
+
+    interrupt = poke
+
+    async def leave(self) -> None:
+        """Be gone."""
+        self.known = self.joined = False
+
+    async def close(self) -> None:
+        """There is no connection."""
 
 
 def share_out(count: int, members: Mapping[str, set[int]]) -> dict[str, set[int]]:

@@ -67,6 +67,7 @@ class Partition:
         self.due: dict[int, float] = {}
         self.held: dict[int, tuple[int, float, str]] = {}
         self.tried_below = offset
+        self.touched = offset - 1  # Nothing after it was ever begun, held or delayed, so the note need not tell.
         if note:
             self._read(offset, note)
 
@@ -108,6 +109,9 @@ class Partition:
             item.deadline = self.due.pop(offset)
         else:
             self.ready += 1
+            if not item.attempt:
+                return
+        self.touched = offset
 
     def remove(self, item: Item) -> None:
         """Be done with an item."""
@@ -124,16 +128,19 @@ class Partition:
         low = self.low
         if window is None and not self.items and not self.skip and not self.held:
             return low, ""
-        done: list[tuple[int, int]] = []
-        attempts: list[tuple[int, int]] = []
-        due: list[tuple[int, int]] = []
-        held: list[tuple[int, int, int, str]] = []
+        done: list[Any] = []
+        attempts: list[Any] = []
+        due: list[Any] = []
+        held: list[Any] = []
         last = low
         clock = time.time() - asyncio.get_running_loop().time()
         for offset, item in self.items.items():
             if offset > last:
                 done.append((last - low, offset - low))
             last = offset + 1
+            if offset > self.touched:
+                last = self.top
+                break
             at = offset - low
             count = item.attempt
             if item.state is State.HELD:
@@ -151,13 +158,14 @@ class Partition:
         if self.top > last:
             done.append((last - low, self.top - low))
         done += [(max(begin, self.top) - low, end - low) for begin, end in self.skip if end > self.top]
+        attempts += [(offset - low, count) for offset, count in self.attempts.items()]
+        due += [(offset - low, int(when * 1000)) for offset, when in self.due.items()]
         held += [(at - low, count, int(until * 1000), by) for at, (count, until, by) in self.held.items()]
         said: dict[str, Any] = {}
         if window is not None:
             said["b"] = window
-        for name, value in (("h", held), ("a", attempts), ("w", due), ("d", done)):
-            if value:
-                said[name] = value
+        parts: dict[str, list[Any]] = {"h": held, "a": attempts, "w": due, "d": done}
+        said.update({name: value for name, value in parts.items() if value})
         text = orjson.dumps(said)
         for name in ("d", "w", "a", "h"):  # What does not fit is forgotten: it comes again, or earlier.
             while len(text) > MAX_NOTE_BYTES and name in said:

@@ -50,8 +50,6 @@ def records(raw: bytes, offset: int) -> tuple[list[Any], int]:
         if batch.is_control_batch:
             offset = max(offset, batch.next_offset)
             continue
-        for record in batch:
-            if record.offset >= offset:
-                found.append(record)
+        found += [record for record in batch if record.offset >= offset]
         offset = max(offset, batch.next_offset)
     return found, offset

@@ -118,7 +118,7 @@ class Space:
         self._added -= added
 
 
-class _DescribeLogDirsResponse(Response):
+class _DescribeLogDirsResponse(Response):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 35
     API_VERSION = 1
     SCHEMA = Schema(
@@ -148,7 +148,7 @@ class _DescribeLogDirsResponse(Response):
     )
 
 
-class _DescribeLogDirsRequest(RequestStruct):
+class _DescribeLogDirsRequest(RequestStruct):  # type: ignore[misc]
     API_KEY = 35
     API_VERSION = 1
     RESPONSE_TYPE: ClassVar[type[Response]] = _DescribeLogDirsResponse
@@ -158,7 +158,7 @@ class _DescribeLogDirsRequest(RequestStruct):
 _Struct: TypeAlias = _DescribeLogDirsRequest
 
 
-class DescribeLogDirsRequest(Request[_Struct]):
+class DescribeLogDirsRequest(Request[_Struct]):  # type: ignore[misc]
     """Asks how large every partition is; aiokafka has no such request."""
 
     API_KEY = 35

@@ -14,7 +14,8 @@ from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from brokers.kafka._cluster import Cluster
+from brokers.kafka._background import Background
+from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._config import KafkaConfig
 from brokers.kafka._consumer import ID, Consumer
 from brokers.kafka._frames import Frames
@@ -39,6 +40,8 @@ __all__ = ["KafkaBroker"]
 STAY_FOR_MESSAGES = 512
 STAY_FOR_SECONDS = 1.0
 GROUP_RETRY_WAIT = 0.05
+NO_GROUP = "Dead"
+NO_SUCH_GROUP = 69
 
 
 class _Sticky:
@@ -75,6 +78,7 @@ class KafkaBroker:
             shared=True,
             ordering=True,
             delay=True,
+            ephemeral=True,
             release_counts=True,
         )
         self._stack = AsyncExitStack()
@@ -104,29 +108,28 @@ class KafkaBroker:
         stack = self._stack = AsyncExitStack()
         stack.push_async_callback(cluster.close)
         try:
-            async with asyncio.timeout(self._config.connect_wait) as limit:
-                await cluster.open()
-                tasks = await stack.enter_async_context(task_group())
-                producer = self._producer = Producer(cluster)
-                frames = self._frames = Frames(cluster, producer)
-                running = [tasks.create_task(producer.run(), name="kafka-producer")]
-                stack.callback(running[0].cancel)
-                frames.sink = self._sink
-                group = await stack.enter_async_context(task_group())
-                inner: list[asyncio.Task[None]] = []
-                stack.callback(lambda: [task.cancel() for task in inner])
-                await frames.open(_Spawner(group, inner))  # type: ignore[arg-type]
-                stack.push_async_callback(frames.close)
-        except TimeoutError as error:
-            await stack.aclose()
-            if limit.expired():
-                raise cluster.unavailable() from error
-            raise
+            frames = await self._start(cluster, stack)
         except BaseException:
             await stack.aclose()
             raise
         self.inbox = frames.inbox
         return self
+
+    async def _start(self, cluster: Cluster, stack: AsyncExitStack) -> Frames:
+        await cluster.open()
+        producing = await stack.enter_async_context(_background())
+        producer = self._producer = Producer(cluster)
+        producing.create_task(producer.run(), name="kafka-producer")
+        frames = self._frames = Frames(cluster, producer)
+        frames.sink = self._sink
+        reading = await stack.enter_async_context(_background())
+        try:
+            async with asyncio.timeout(self._config.connect_wait):
+                await frames.open(reading)
+        except TimeoutError as error:
+            raise cluster.unavailable() from error
+        stack.push_async_callback(frames.close)
+        return frames
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Flush and close."""
@@ -253,10 +256,11 @@ class KafkaBroker:
         self._open()
         assert self._frames is not None
         _, topic = await self._topic(address)
-        await self._check_order(address, options)
+        if not options.ephemeral:
+            await self._check_order(address, options)
         group = group_name(address, options.group, ordered=options.ordered)
         consumer = Consumer(self._cluster, self._frames, topic, group, address, options, handler)
-        async with task_group() as background:
+        async with _background() as background:
             try:
                 await consumer.start(background)
                 async with task_group() as handlers:
@@ -271,21 +275,24 @@ class KafkaBroker:
     async def _check_order(self, address: Address, options: SubscribeOptions) -> None:
         """Refuse a group that exists with the other order: it would get everything stored a second time."""
         other = group_name(address, options.group, ordered=not options.ordered)
-        while True:
-            found = await self._cluster.ask(FindCoordinatorRequest(other, 0))
-            if found.error_code == 0:
-                response = await self._cluster.call(found.coordinator_id, DescribeGroupsRequest([other]))
-                code, _, state, *_ = response.groups[0]
-                if code == 0:
-                    break
-                if state == "Dead" or code == 69:  # No such group.
-                    return
+        while (state := await self._state_of(other)) is None:  # noqa: ASYNC110 - it is the coordinator that is not ready
             await asyncio.sleep(GROUP_RETRY_WAIT)
-        if state != "Dead":
+        if state != NO_GROUP:
             raise TopologyMismatchError(
                 f"group {options.group!r} of {address} exists with ordered={not options.ordered}, wanted "
                 f"{options.ordered}; delete consumer group {other} to change that"
             )
+
+    async def _state_of(self, group: str) -> str | None:
+        """Ask for a group's state; None when its coordinator is not ready yet."""
+        found = await self._cluster.ask(FindCoordinatorRequest(group, 0))
+        if found.error_code != 0:
+            return None
+        response = await self._cluster.call(found.coordinator_id, DescribeGroupsRequest([group]))
+        code, _, state, *_ = response.groups[0]
+        if error_of(code) is None:
+            return str(state)
+        return NO_GROUP if code == NO_SUCH_GROUP else None
 
     # Frames
 
@@ -328,14 +335,12 @@ class KafkaBroker:
             yield
 
 
-class _Spawner:
-    """Creates tasks in a group, and remembers them."""
-
-    def __init__(self, group: asyncio.TaskGroup, tasks: list[asyncio.Task[None]]) -> None:
-        self._group = group
-        self._tasks = tasks
-
-    def create_task(self, work: object, *, name: str) -> asyncio.Task[None]:
-        task = self._group.create_task(work, name=name)  # type: ignore[arg-type]
-        self._tasks.append(task)
-        return task
+@asynccontextmanager
+async def _background() -> AsyncIterator[Background]:
+    """Run tasks until it is left."""
+    async with task_group() as group:
+        background = Background(group)
+        try:
+            yield background
+        finally:
+            background.cancel()

@@ -19,6 +19,7 @@ __all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel", "Deliver
 logger = logging.getLogger("brokers.rabbitmq")
 
 STORED, REFUSED, UNROUTABLE, LOST = range(4)
+LINGER = 0.25
 TAG = "mesh"  # Every consumer has a channel of its own.
 
 
@@ -64,6 +65,7 @@ class Channel:
     Attributes:
         lost: Resolved when it is closed, for whatever reason.
         error: Why; None while it is open.
+        settled_at: When something was settled last, in the event loop's time.
         on_deliver: What takes the deliveries of each consumer tag.
         on_cancel: Called when the server ends a consumer, for example since its queue was deleted.
         on_return: Called with the properties of an unconfirmed message that no queue took.
@@ -78,6 +80,7 @@ class Channel:
         self.on_deliver: dict[bytes, Callable[[Delivered], None]] = {}
         self.on_cancel: Callable[[], None] = _ignore
         self.on_return: Callable[[wire.Properties], None] = _ignore_return
+        self.settled_at = 0.0
         self._calls: deque[_Call] = deque()
         self._published = 0
         self._unconfirmed: dict[int, tuple[asyncio.Future[int], str]] = {}
@@ -100,9 +103,10 @@ class Channel:
             raise _again(call.error)
         return call.answers
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame that has no answer; nothing happens once the channel is lost."""
+    def settle(self, frame: bytes) -> None:
+        """Send a settlement; nothing happens once the channel is lost."""
         if self.error is None:
+            self.settled_at = self._loop.time()
             self._connection.send(frame)
 
     def publish(
@@ -122,6 +126,20 @@ class Channel:
         """Publish without a confirmation."""
         head = wire.publish_method(self.number, exchange, key, mandatory=mandatory)
         self._connection.send(head, *wire.content(self.number, properties, body, self._connection.frame_max))
+
+    @property
+    def linger(self) -> float:
+        """How many seconds its last settlements may still be on their way within the server.
+
+        A channel keeps settlements back while a quorum queue is busy with earlier ones, and drops them when it is
+        closed; what was settled would then be delivered again.
+        """
+        return max(0.0, self.settled_at + LINGER - self._loop.time())
+
+    def retire(self) -> None:
+        """Close it once nothing is on its way any more. Does not wait."""
+        if self.error is None:
+            self._loop.call_later(self.linger, self.close)
 
     def close(self) -> None:
         """Close it; what is unsettled goes back to its queue. Does not wait."""

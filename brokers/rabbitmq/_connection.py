@@ -211,6 +211,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             async with asyncio.timeout(CLOSE_WAIT):
+                await asyncio.sleep(max((channel.linger for channel in self._channels.values()), default=0.0))
                 for channel in list(self._channels.values()):
                     channel.close()
                 if self._channels:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from functools import lru_cache
 
 from brokers.rabbitmq import _wire as wire
@@ -40,6 +41,7 @@ STORE_WAIT = 30.0
 RETRY_LEASE = 3600.0
 CLAIM_AGAIN = 2.0
 MAX_PREFETCH = 65535
+REMOVE_WAIT = 2.0
 
 
 class Subscription:
@@ -66,6 +68,7 @@ class Subscription:
         self._pattern = address.name if address.is_pattern else None
         self._running = 0
         self._waiting: deque[tuple[Delivery, RabbitMQSettler]] = deque()
+        self._unsettled: set[RabbitMQSettler] = set()
         self._alive: dict[RabbitMQSettler, None] = {}  # In the order of their last signs of life.
         self._timer: asyncio.TimerHandle | None = None
         self._retry_queues: dict[str, float] = {}
@@ -90,16 +93,19 @@ class Subscription:
                 continue
         for lane in self._lanes:
             await lane.start(tasks)
-        self._claiming = tasks.create_task(self._claim_again(), name="rabbitmq-claim")
+        if not self._options.ephemeral:
+            self._claiming = tasks.create_task(self._claim_again(), name="rabbitmq-claim")
 
     async def _join(self, connection: Connection) -> None:
         """Declare and bind; what is unclaimed is moved before, so that older events stay before newer ones."""
         declared = [queue.declared for queue in self._queues]
         await declare_group(connection, self._address, self._options, *declared)
-        await self._claim(connection)
+        if not self._options.ephemeral:
+            await self._claim(connection)
         bound = [method for queue in self._queues for method in queue.bound]
         await declare_group(connection, self._address, self._options, *bound)
-        await self._claim(connection)
+        if not self._options.ephemeral:
+            await self._claim(connection)
 
     async def _claim(self, connection: Connection) -> None:
         if await waiting(connection, self._space.unclaimed):
@@ -129,23 +135,39 @@ class Subscription:
         """Leave; whatever is still unsettled goes back."""
         if self._timer is not None:
             self._timer.cancel()
+        for settler in list(self._unsettled):
+            settler.release()
         for lane in self._lanes:
             lane.close()
 
+    async def remove(self) -> None:
+        """Remove the queues of a group that lasts as long as this member."""
+        connection = self._session.connection
+        if connection is None:
+            return  # They expire.
+        with suppress(BrokerError, TimeoutError):
+            async with asyncio.timeout(REMOVE_WAIT), connection.channel() as channel:
+                await channel.call(*[wire.queue_delete(queue.name) for queue in self._queues])
+
     # Deliveries
+
+    def note_settled(self, settler: RabbitMQSettler) -> None:
+        """Forget a delivery."""
+        self._unsettled.discard(settler)
 
     def take(self, lane: Lane, delivered: Delivered) -> None:
         """Begin with a delivery, or keep it until there is room."""
         channel = delivered.channel
         if self._stopping:
-            channel.send(wire.nack_frame(channel.number, delivered.tag))
+            channel.settle(wire.nack_frame(channel.number, delivered.tag))
             return
         topic = topic_of(delivered)
         if self._pattern is not None and not _fits(self._pattern, topic):
-            channel.send(wire.ack_frame(channel.number, delivered.tag))
+            channel.settle(wire.ack_frame(channel.number, delivered.tag))
             return
         message, attempts = decode(delivered.properties, delivered.body)
         settler = RabbitMQSettler(self, lane, delivered, message, topic, attempts + 1)
+        self._unsettled.add(settler)
         delivery = Delivery(message, address_of(self._address.space, topic), attempts + 1, settler)
         if self._running < self._options.max_in_flight:
             self._begin(delivery, settler)
@@ -172,6 +194,8 @@ class Subscription:
             raise
         finally:
             self._alive.pop(settler, None)
+            if not settler.open:
+                self._unsettled.discard(settler)
             self._running -= 1
             settler.lane.end()
             self._begin_next()
@@ -179,8 +203,10 @@ class Subscription:
     def _begin_next(self) -> None:
         while self._waiting and self._running < self._options.max_in_flight:
             delivery, settler = self._waiting.popleft()
-            if settler.open:  # Else the connection broke, and it comes again.
+            if settler.open:
                 self._begin(delivery, settler)
+            else:  # The connection broke, and it comes again.
+                self._unsettled.discard(settler)
 
     # Signs of life
 
@@ -225,7 +251,7 @@ class Subscription:
 
     async def _retry_queue(self, queue: str, delay: float) -> str:
         """Give a queue that holds messages for a while; made when it is missing."""
-        name, declared = retry_queue(self._space, queue, retry_step(delay))
+        name, declared = retry_queue(self._space, queue, retry_step(delay), ephemeral=self._options.ephemeral)
         now = time.monotonic()
         if now - self._retry_queues.get(name, -RETRY_LEASE) >= RETRY_LEASE:
             connection = await self._publisher.session.live()

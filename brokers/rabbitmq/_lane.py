@@ -109,8 +109,9 @@ class Lane:
         """Leave the queue; what is unsettled goes back to it, in its old place."""
         if self._delayed is not None:
             self._delayed.cancel()
-        if self._attachment.channel is not None:
-            self._attachment.channel.close()
+        channel = self._attachment.channel
+        if channel is not None:
+            channel.close() if self.queue.keyed else channel.retire()
 
 
 class RabbitMQSettler:
@@ -159,7 +160,8 @@ class RabbitMQSettler:
 
     def _send(self, frame: bytes) -> None:
         self._open = False
-        self._channel.send(frame)
+        self._subscription.note_settled(self)
+        self._channel.settle(frame)
         self._lane.settled()
 
     async def ack(self) -> None:

@@ -76,7 +76,7 @@ class Publisher:
         while True:
             connection = await self.session.live()
             if exchange not in self._known:
-                await self._see(connection, exchange)
+                await self.see(exchange)
                 continue
             if connection.congested:
                 await connection.drained()
@@ -90,16 +90,22 @@ class Publisher:
             if outcome != LOST:
                 raise PublishRejectedError(f"RabbitMQ at {self._shown} has no queue for {key!r}")
 
-    async def _see(self, connection: Connection, exchange: str) -> None:
-        """See that an exchange is there: publishing to one that is not ends the channel, for everybody."""
-        try:
-            async with connection.channel(wire.exchange_declare(exchange, passive=True)):
-                self._known.add(exchange)
-        except BrokerUnavailableError:
-            return  # The next connection will tell.
-        except RefusedError as error:
-            reason = "was never declared" if error.reply_code == NOT_FOUND else str(error)
-            raise PublishRejectedError(f"{exchange} on RabbitMQ at {self._shown}: {reason}") from error
+    async def see(self, exchange: str) -> None:
+        """See that an exchange is there: publishing to one that is not ends the channel, for everybody.
+
+        Raises:
+            PublishRejectedError: It is not.
+        """
+        while exchange not in self._known:
+            connection = await self.session.live()
+            try:
+                async with connection.channel(wire.exchange_declare(exchange, passive=True)):
+                    self._known.add(exchange)
+            except BrokerUnavailableError:
+                continue  # The next connection will tell.
+            except RefusedError as error:
+                reason = "was never declared" if error.reply_code == NOT_FOUND else str(error)
+                raise PublishRejectedError(f"{exchange} on RabbitMQ at {self._shown}: {reason}") from error
 
     async def post(self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool) -> None:
         """Publish a frame, without confirmation.

@@ -8,6 +8,7 @@ without one RabbitMQ puts a returned message at the end of its queue, and 4.0 dr
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ PRECONDITION_FAILED = 406
 DELIVERY_LIMIT = 1_000_000
 DEAD_BYTES = 256 * 1024 * 1024
 MAX_TIMER_MS = (1 << 32) - 1
+EPHEMERAL_EXPIRES_MS = 60_000
 
 FRAMES_EXCHANGE = wire.exchange_declare(FRAMES)
 
@@ -54,6 +56,11 @@ class Space:
         return exchange_name(self.topology.space)
 
     @property
+    def groups(self) -> str:
+        """The exchange behind it that the lasting groups are bound to, and only they."""
+        return f"{self.exchange}:groups"
+
+    @property
     def unclaimed(self) -> str:
         """The queue of events that no group asked for yet."""
         return f"{self.exchange}:unclaimed"
@@ -76,7 +83,7 @@ class Space:
         if topology.max_age is not None:
             found["x-message-ttl"] = int(topology.max_age * 1000)
         if topology.max_bytes is not None:
-            found["x-max-length-bytes"] = topology.max_bytes
+            found["x-max-length-bytes"] = topology.max_bytes - 1  # RabbitMQ refuses what follows the one above it.
         if self.max_events is not None:
             found["x-max-length"] = self.max_events
         if topology.replicas > 1:
@@ -93,7 +100,9 @@ class Space:
         }
         return [
             wire.queue_declare(self.unclaimed, self.arguments()),
-            wire.exchange_declare(self.exchange, "topic", arguments={"alternate-exchange": self.unclaimed}),
+            wire.exchange_declare(self.groups, "topic", arguments={"alternate-exchange": self.unclaimed}),
+            wire.exchange_declare(self.exchange, "topic"),
+            wire.exchange_bind(self.groups, self.exchange, "#"),
             wire.exchange_declare(self.unclaimed, "fanout"),
             wire.exchange_declare(self.dead, "fanout"),
             wire.queue_declare(self.dead, dead),
@@ -158,22 +167,26 @@ class Queue:
 def group_queues(space: Space, address: Address, options: SubscribeOptions) -> list[Queue]:
     """Give the queues of a group: one, or one for each lane when it is ordered."""
     base = queue_name(address, options.group)
-    lanes = (NO_LANE, *KEYED_LANES) if options.ordered else ("*",)
+    arguments: dict[str, object] = {}
+    source = space.groups
+    if options.ephemeral:  # No other group, and no earlier one, has its name.
+        base = f"{base}:{secrets.token_hex(8)}"
+        arguments["x-expires"] = EPHEMERAL_EXPIRES_MS
+        source = space.exchange
+    # The routing key of its dead letters tells whose they are; with another order, it is refused.
+    arguments["x-dead-letter-routing-key"] = f"{base}:ordered" if options.ordered else base
     queues = []
-    for lane in lanes:
+    for lane in (NO_LANE, *KEYED_LANES) if options.ordered else ("*",):
         keyed = lane in KEYED_LANES
         name = f"{base}:{lane}" if keyed else base
-        # The routing key of its dead letters tells whose they are; with another order, it is refused.
-        arguments: dict[str, object] = {"x-dead-letter-routing-key": f"{base}:ordered" if options.ordered else base}
-        if keyed:
-            arguments["x-single-active-consumer"] = True
-        bound = [wire.queue_bind(name, space.exchange, key) for key in bindings(address.name, lane)]
-        declared = wire.queue_declare(name, space.arguments(**arguments))
+        alone = {"x-single-active-consumer": True} if keyed else {}
+        declared = wire.queue_declare(name, space.arguments(**arguments, **alone))
+        bound = [wire.queue_bind(name, source, key) for key in bindings(address.name, lane)]
         queues.append(Queue(name, lane, keyed, declared, tuple(bound)))
     return queues
 
 
-def retry_queue(space: Space, queue: str, delay_ms: int) -> tuple[str, bytes]:
+def retry_queue(space: Space, queue: str, delay_ms: int, *, ephemeral: bool) -> tuple[str, bytes]:
     """Name a queue whose messages go back to another one after a while, and give what declares it."""
     name = f"{queue}:retry-{delay_ms}"
     arguments: dict[str, object] = {
@@ -184,8 +197,10 @@ def retry_queue(space: Space, queue: str, delay_ms: int) -> tuple[str, bytes]:
         "x-dead-letter-routing-key": queue,
         "x-dead-letter-strategy": "at-least-once",
     }
-    if space.topology.max_age is not None:  # By then whatever may still be there is too old anyway.
-        arguments["x-expires"] = min(delay_ms + int(space.topology.max_age * 1000), MAX_TIMER_MS)
+    # Unused for so long, it holds nothing that is not too old anyway.
+    kept_ms = EPHEMERAL_EXPIRES_MS if ephemeral else int((space.topology.max_age or 0) * 1000)
+    if kept_ms:
+        arguments["x-expires"] = min(delay_ms + kept_ms, MAX_TIMER_MS)
     if space.topology.replicas > 1:
         arguments["x-quorum-initial-group-size"] = space.topology.replicas
     return name, wire.queue_declare(name, arguments)

@@ -78,7 +78,16 @@ class _Mover:
         self._channel = await self._connection.open_channel(take=self._take)
         [answer] = await self._channel.call(wire.queue_declare(space.unclaimed, passive=True))
         count = wire.read_queue_declare_ok(answer)[1]
-        await self._channel.call(wire.basic_consume(space.unclaimed, TAG))
+        consume, cancel = wire.basic_consume(space.unclaimed, TAG), wire.basic_cancel(TAG)
+        await self._channel.call(consume)
+        try:
+            await self._move_all(count)
+        finally:
+            # An answered cancel says that earlier acks are stored, save those that the channel kept back meanwhile;
+            # the second one says it of them.
+            await self._channel.call(cancel, consume, cancel)
+
+    async def _move_all(self, count: int) -> None:
         while self._found or self._seen < count:
             self._changed.clear()
             if not self._found:
@@ -116,7 +125,7 @@ class _Mover:
             await self._publisher.store("", queue, encode(message, stored=True, extra={TOPIC: topic}), message.body)
         except PublishRejectedError:
             return
-        self._channel.send(wire.ack_frame(self._channel.number, delivered.tag))
+        self._channel.settle(wire.ack_frame(self._channel.number, delivered.tag))
 
 
 def topic_of(delivered: Delivered) -> str:

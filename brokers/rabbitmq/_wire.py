@@ -210,6 +210,11 @@ def exchange_declare(
     return _head(40, 10) + b"\0\0" + shortstr(name) + shortstr(kind) + bytes((flags,)) + table(arguments or {})
 
 
+def exchange_bind(destination: str, source: str, key: str) -> bytes:
+    """Route a key of an exchange to another exchange."""
+    return _head(40, 30) + b"\0\0" + shortstr(destination) + shortstr(source) + shortstr(key) + b"\0" + table({})
+
+
 def queue_declare(
     name: str,
     arguments: Table | None = None,
@@ -232,6 +237,11 @@ def queue_bind(queue: str, exchange: str, key: str) -> bytes:
 def queue_unbind(queue: str, exchange: str, key: str) -> bytes:
     """Route it there no more."""
     return _head(50, 50) + b"\0\0" + shortstr(queue) + shortstr(exchange) + shortstr(key) + table({})
+
+
+def queue_delete(queue: str) -> bytes:
+    """Remove a queue with all that is in it."""
+    return _head(50, 40) + b"\0\0" + shortstr(queue) + b"\0"
 
 
 def basic_qos(prefetch: int) -> bytes:

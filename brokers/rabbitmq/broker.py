@@ -44,6 +44,7 @@ class RabbitMQBroker:
         ordering=True,
         delay=True,
         wildcard=True,
+        ephemeral=True,
         release_counts=True,
     )
 
@@ -131,12 +132,17 @@ class RabbitMQBroker:
                 tasks.create_task(one(index, message), name="rabbitmq-publish")
         return results
 
+    async def _declared(self, name: str) -> Space:
+        """Give a space that was declared here, or elsewhere and as usual."""
+        if name not in self._publisher.spaces:
+            await self._publisher.see(exchange_name(name))
+            await self.declare(Topology(name))
+        return self._publisher.spaces[name]
+
     @asynccontextmanager
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
         """Consume the group's queue (17 of them when ordered)."""
-        space = self._publisher.spaces.get(address.space)
-        if space is None:
-            raise BrokerError(f"{address.space} was never declared")
+        space = await self._declared(address.space)
         if self._config.max_in_flight is not None:
             options = replace(options, max_in_flight=min(options.max_in_flight, self._config.max_in_flight))
         subscription = Subscription(self._session, self._publisher, space, address, options, handler)
@@ -149,6 +155,8 @@ class RabbitMQBroker:
                     await subscription.stop()
         finally:
             subscription.close()
+            if options.ephemeral:
+                await subscription.remove()
 
     # Frames
 

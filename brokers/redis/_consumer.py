@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from typing import cast
 
 from brokers.redis._config import RedisConfig
-from brokers.redis._connection import Connection
 from brokers.redis._entries import address_of, group_id, parse_message, stream_of
 from brokers.redis._group_scripts import LOOK, RELEASE
+from brokers.redis._reader import Reader
 from brokers.redis._settlements import Entry, Settlements
 from brokers.redis._spaces import EPHEMERAL_MS, Spaces
 from brokers.redis._topic_scripts import DROP
-from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError
+from brokers.redis._wire import Argument, Command, ConnectionLostError, ReplyError
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -31,7 +31,6 @@ __all__ = ["Consumer"]
 logger = logging.getLogger("brokers.redis")
 
 LONGEST_LOOK, SHORTEST_LOOK = 5.0, 0.2
-UNBLOCK_WAIT = 0.005
 REJOIN_WAIT = 0.5
 LEAVE_WAIT = 2.0
 
@@ -60,7 +59,7 @@ class Consumer:
         """
         self._spaces = spaces
         self._commands = spaces.commands
-        self._reader = Connection(config, "reader")
+        self._reader = Reader(config, self._commands)
         self._name = name
         self._address = address
         self._options = options
@@ -79,9 +78,6 @@ class Consumer:
         self._running = 0
         self._must_join = self._must_recover = False
         self._look_at = self._reclaim_at = 0.0
-        self._calls = 0
-        self._blocked: int | None = None
-        self._blocked_until = 0.0
         self._changed = asyncio.Event()
         self._stopping = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -93,22 +89,22 @@ class Consumer:
         """Join the group and begin to read; deliveries are handled in ``tasks``."""
         self._tasks = tasks
         await self._join()
-        await self._reader.open()
+        await self._reader.connection.open()
         self._commands.on_restored(self._restore)
         self._own_tasks = [
             tasks.create_task(self._fetch(), name="redis-fetch"),
-            tasks.create_task(self._reader.supervise(), name="redis-reader"),
+            tasks.create_task(self._reader.connection.supervise(), name="redis-reader"),
         ]
 
     async def stop(self) -> None:
         """Stop reading, and give back what no handler has begun."""
         self._stopping = self._settlements.leaving = True
         self._changed.set()
-        self._unblock(self._blocked)
+        self._reader.interrupt()
         if not self._own_tasks:
             return
         fetching = self._own_tasks[0]
-        if self._commands.wire is not None and self._reader.wire is not None:
+        if self._commands.wire is not None and self._reader.connection.wire is not None:
             await asyncio.wait([fetching], timeout=LEAVE_WAIT)
         for task in self._own_tasks:
             task.cancel()
@@ -120,13 +116,12 @@ class Consumer:
         if self._own_tasks:
             self._own_tasks = []
             self._commands.forget_restored(self._restore)
-        if self._blocked is not None and self._reader.wire is not None:
-            self._commands.post(("CLIENT", "UNBLOCK", self._reader.wire.client_id))
+        self._reader.abandon()
         if self._options.ephemeral:
             await self._say(DROP.command([self._address.space], [self._group]))
         else:
             await self._release((), final=True)
-        self._reader.close()
+        self._reader.connection.close()
 
     async def _release(self, kept: Iterable[bytes], *, final: bool) -> None:
         await self._say(self._release_command(kept, final=final))
@@ -169,22 +164,8 @@ class Consumer:
         """Look for what is due again in so many seconds."""
         self._look_at = min(self._look_at, asyncio.get_running_loop().time() + delay)
         self._changed.set()
-        if self._look_at < self._blocked_until:
-            self._unblock(self._blocked)
-
-    def _unblock(self, call: int | None) -> None:
-        """End a blocking call; again and again, as it may still be on its way to the server."""
-        wire = self._reader.wire
-        if call is None or call != self._blocked or wire is None:
-            return
-        self._blocked_until = 0.0
-        sent = self._commands.post(("CLIENT", "UNBLOCK", wire.client_id))
-        if sent is not None:
-            sent.add_done_callback(lambda sent: self._unblocked(call, sent))
-
-    def _unblocked(self, call: int, sent: asyncio.Future[Reply]) -> None:
-        if sent.exception() is None and sent.result() == 0:
-            asyncio.get_running_loop().call_later(UNBLOCK_WAIT, self._unblock, call)
+        if self._look_at < self._reader.until:
+            self._reader.interrupt()
 
     # Reading
 
@@ -196,7 +177,7 @@ class Consumer:
             except BrokerUnavailableError:
                 self._must_recover = True  # An answer may have been lost, and entries with it.
                 try:
-                    await self._reader.connected()
+                    await self._reader.connection.connected()
                     await self._commands.connected()
                 except BrokerUnavailableError:
                     return
@@ -275,10 +256,10 @@ class Consumer:
         streams = [stream_of(self._address.space, topic) for topic in topics]
         block: list[Argument] = ["BLOCK", math.ceil(wait * 1000), "STREAMS", *streams]
         if self._options.ordered:
-            await self._block(wait, "XREAD", "COUNT", 1, *block, *cursors)
+            await self._reader.block(wait, "XREAD", "COUNT", 1, *block, *cursors)
             return
         group: list[Argument] = ["XREADGROUP", "GROUP", self._group, self._name, "COUNT", max(1, room // len(topics))]
-        reply = await self._block(wait, *group, *block, *(">" for _ in topics))
+        reply = await self._reader.block(wait, *group, *block, *(">" for _ in topics))
         for stream, entries in cast("list[tuple[bytes, list[tuple[bytes, list[bytes]]]]]", reply or []):
             topic = topics[streams.index(stream.decode())] if len(topics) > 1 else topics[0]
             for entry_id, fields in entries:
@@ -288,20 +269,6 @@ class Consumer:
                 else:
                     self._held[entry.name] = entry
                     self._backlog.append(entry)
-
-    async def _block(self, wait: float, *command: Argument) -> Reply:
-        self._calls += 1
-        self._blocked = self._calls
-        self._blocked_until = asyncio.get_running_loop().time() + wait
-        try:
-            reply = await self._reader.call(*command, repeat=False)
-        except (BrokerUnavailableError, ReplyError):
-            self._blocked = None
-            raise
-        finally:
-            self._blocked_until = 0.0
-        self._blocked = None  # But after a cancellation the call goes on, on the server, until ``finish`` ends it.
-        return reply
 
     # Handling
 

@@ -44,8 +44,9 @@ end
 )
 
 # KEYS: space. ARGV: group id, consumer, room, ms of silence after which entries are taken back (or ''), ordered, ms
-# that an ephemeral group lives on (or ''), topics. Gives entries (topic, id, attempt, fields), ms until the next is due (or -1), and, in an ordered group
-# without any, where each topic was read up to (none when too many wait already); 1 to look again at once.
+# that an ephemeral group lives on (or ''), topics. Gives entries (topic, id, attempt, fields), ms until the next is due
+# (or -1), where each topic was read up to (in an ordered group without entries; none when too many wait already), and
+# 1 to look again at once.
 LOOK = script(
     _GROUP,
     """

@@ -90,7 +90,7 @@ class Spaces:
             raise BrokerError(f"{address.space} was never declared")
         if reply == OTHER_KIND:
             raise TopologyMismatchError(
-                f"group {options.group!r} of {address} exists, and differs in ordered or ephemeral from what is wanted: "
+                f"group {options.group!r} of {address} exists with another order or life; wanted are "
                 f"ordered={options.ordered}, ephemeral={options.ephemeral}; delete it there to change that"
             )
         return [name.decode() for name in cast("list[bytes]", reply)]

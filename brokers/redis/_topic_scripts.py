@@ -109,7 +109,7 @@ return found
 """
 )
 
-# KEYS: space. ARGV: group id, pattern, what kind it is, ms that an ephemeral one outlives its member's last sign of life.
+# KEYS: space. ARGV: group id, pattern, kind, ms that an ephemeral one outlives its member's last sign of life.
 # Gives the topics, -1 undeclared, -2 it is of another kind.
 JOIN = script(
     SPACE,

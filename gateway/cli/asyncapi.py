@@ -98,7 +98,8 @@ def _text(made: JSON, form: str) -> str:
         return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     import yaml
 
-    return yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+    # Read anew, what stands in it twice is written twice, without anchors.
+    return yaml.safe_dump(json.loads(json.dumps(made)), sort_keys=False, allow_unicode=True)
 
 
 async def _collect(broker: Broker, namespace: str, seconds: float) -> tuple[list[Node], str]:
@@ -134,8 +135,8 @@ class _Document:
 
     def of(self, nodes: list[Node]) -> JSON:
         self._types = {name: kind for node in nodes for name, kind in node.components}
-        subscribed = sorted({(app, *each) for node in nodes for app in node.apps for each in node.subscriptions})
-        published = sorted({(app, *each) for node in nodes for app in node.apps for each in node.published})
+        subscribed = sorted({(node.app_id, *each) for node in nodes for each in node.subscriptions})
+        published = sorted({(node.app_id, *each) for node in nodes for each in node.published})
         for app, pubsub, topic, dead_letter in subscribed:
             more: JSON = {"x-mesh-dead-letter-topic": dead_letter} if dead_letter else {}
             self._event(app, "receive", pubsub, topic, more)

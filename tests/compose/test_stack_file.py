@@ -76,7 +76,7 @@ def test_nothing_of_the_engine_is_mounted(name: str) -> None:
     """What is mounted is a volume, or an example that can not be written to."""
     for mount in SERVICES[name].get("volumes", []):
         source, _, rest = mount.partition(":")
-        assert source in BROKERS or (source.startswith("./examples/") and rest.endswith(":ro"))
+        assert source in read_stack()["volumes"] or (source.startswith("./examples/") and rest.endswith(":ro"))
 
 
 @pytest.mark.parametrize("broker", BROKERS)
@@ -94,6 +94,13 @@ def test_profile_is_a_whole_mesh(broker: str) -> None:
         assert gateway["environment"]["MESH_BACKBONE"].startswith(f"{BROKERS[broker]}://")
     assert SERVICES[broker]["networks"] == ["backbone"]
     assert any(mount.startswith(f"{broker}:") for mount in SERVICES[broker]["volumes"])
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "kafka"])
+def test_gateways_share_a_folder_where_the_broker_keeps_no_state(broker: str) -> None:
+    """Their state outlives them, and one reads what the other has written."""
+    for app in APPLICATIONS:
+        assert SERVICES[f"{app}-gateway-{broker}"]["volumes"] == [f"{broker}-state:/var/lib/mesh/state"]
 
 
 def test_dependencies_are_in_the_same_profile() -> None:

@@ -21,8 +21,16 @@ from tests.support.eventually import eventually
 
 ON_BACKBONE = (("pubsub", "pubsub.mesh"),)
 NODES = [
-    Node("1", ("shop",), (("pubsub", "priced", ""),), (("pubsub", "orders"),), None, ON_BACKBONE),
-    Node("2", ("shop",), (("pubsub", "priced", ""),), (("pubsub", "orders"), ("pubsub", "a b/c.ü")), None, ON_BACKBONE),
+    Node("1", ("shop",), (("pubsub", "priced", ""),), (("pubsub", "orders"),), None, ON_BACKBONE, "shop"),
+    Node(
+        "2",
+        ("shop",),
+        (("pubsub", "priced", ""),),
+        (("pubsub", "orders"), ("pubsub", "a b/c.ü")),
+        None,
+        ON_BACKBONE,
+        "shop",
+    ),
     Node(
         "3",
         ("pricing",),
@@ -30,9 +38,10 @@ NODES = [
         (("pubsub", "priced"),),
         ("GET stock/{item}", "price"),
         (*ON_BACKBONE, ("kafka", "pubsub.kafka")),
+        "pricing",
     ),
     Node("4", ("old",)),
-    Node("5", ()),
+    Node("5", (), (), (("pubsub", "orders"),), None, ON_BACKBONE, "publisher"),
 ]
 _KEY = re.compile(r"[A-Za-z0-9._-]+\Z")
 
@@ -121,6 +130,7 @@ def test_document_says_who_does_what() -> None:
         "pricing.send.pubsub.priced": "send",
         "shop.receive.pubsub.priced": "receive",
         "shop.send.pubsub.orders": "send",
+        "publisher.send.pubsub.orders": "send",
         "shop.send.pubsub.a-b-c.-": "send",
         "pricing.answer.GET-stock--item-": "receive",
         "pricing.answer.price": "receive",
@@ -145,7 +155,7 @@ def test_a_component_on_another_broker_is_not_on_the_backbone() -> None:
 
 def test_names_that_lose_characters_stay_apart() -> None:
     topics = ("a b", "a/b", "a-b")
-    made = _made([Node("1", ("x",), (), tuple(("pubsub", topic) for topic in topics), (), ())])
+    made = _made([Node("1", ("x",), (), tuple(("pubsub", topic) for topic in topics), (), (), "x")])
     channels = {each.get("x-mesh-topic") for each in made["channels"].values()}
     assert set(topics) <= channels
     assert len([each for each in made["operations"].values() if each["action"] == "send"]) == 3
@@ -177,6 +187,7 @@ async def _directory(hub: MemoryHub, found: Any) -> None:
         directory = Directory(broker, "default")
         directory.host("shop", ready=True)
         directory.describe = lambda: described(
+            "shop",
             subscriptions=[("pubsub", "orders", "")],
             published=[("pubsub", f"t{number:04}") for number in range(MAX_TOPICS + 1)],
             methods=["price"],
@@ -200,7 +211,7 @@ async def test_nodes_answer_a_question_with_what_they_do() -> None:
 
                 async def check() -> None:
                     (node,) = await collect(broker, "default", 0.05)
-                    assert node.apps == ("shop",)
+                    assert (node.app_id, node.apps) == ("shop", ("shop",))
                     assert node.subscriptions == (("pubsub", "orders", ""),)
                     assert len(node.published) == MAX_TOPICS
                     assert node.methods == ("price",)
@@ -220,6 +231,7 @@ def test_command_writes_what_is_asked_for(
     monkeypatch.delenv("NAMESPACE", raising=False)
     assert main(["asyncapi", "--wait", "0"]) == 0
     shown = capsys.readouterr()
+    assert "&id" not in shown.out
     assert yaml.safe_load(shown.out)["asyncapi"] == "3.0.0"
     assert "no node of this namespace answered" in shown.err
     assert main(["asyncapi", "--wait=0", "-o", "json"]) == 0

@@ -624,7 +624,7 @@ async def test_nodes_say_what_they_do_when_asked(backbone: MemoryBroker) -> None
 
         async def check() -> None:
             (node,) = await collect(backbone, "default", 0.05)
-            assert node.apps == ("pricing",)
+            assert (node.app_id, node.apps) == ("pricing", ("pricing",))
             assert node.subscriptions == (("pubsub", "orders", "failed"),)
             assert node.published == (("pubsub", "elsewhere"),)
             assert node.methods == ("GET price", "stock/teapot")
