@@ -36,7 +36,7 @@ contract: $(STAMP) ## the contract suite: make contract BROKER=nats
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
 test: check ## everything, with real servers
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/http tests/contract tests/faults tests/e2e tests/compose
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/http tests/contract tests/faults tests/e2e tests/compose/test_stack_file.py
 	$(if $(filter true,$(CI)),$(MAKE) compose-test)
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats

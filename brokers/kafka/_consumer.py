@@ -275,6 +275,7 @@ class Consumer:
             offset = record.offset
             partition.top = offset + 1
             if partition.skip and partition.is_done(offset):
+                partition.touched = offset
                 continue
             item = Item(partition, offset, *_message(record))
             partition.add(item)

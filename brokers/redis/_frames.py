@@ -269,11 +269,14 @@ class Frames:
             except TimeoutError:
                 pass
             again.clear()
-            for name, (key, group) in list(self._served.items()):
-                try:
-                    await self._commands.run(SERVE, [key], group, name, repeat=False)
-                except (BrokerUnavailableError, ReplyError) as error:
-                    logger.debug("cannot renew %s: %s", key, error)
+            await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        for name, (key, group) in list(self._served.items()):
+            try:
+                await self._commands.run(SERVE, [key], group, name, repeat=False)
+            except (BrokerUnavailableError, ReplyError) as error:
+                logger.debug("cannot renew %s: %s", key, error)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

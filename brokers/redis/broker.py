@@ -127,6 +127,8 @@ class RedisBroker:
             )
         if info.get("cluster_enabled") == "1":
             raise BrokerUnavailableError(f"Redis at {shown} is a cluster, which is not supported")
+        if info.get("role", "master") != "master":
+            raise BrokerUnavailableError(f"Redis at {shown} is a replica; connect to its primary")
         warnings = []
         if info.get("aof_enabled") != "1":
             warnings.append("it has no append-only file (set 'appendonly yes')")

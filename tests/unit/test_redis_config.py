@@ -1,0 +1,133 @@
+"""Where Redis is: URLs and component metadata, and what is wrong with them."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from brokers.redis import RedisBroker, RedisConfig
+from mesh.errors import ConfigError
+from mesh.resources.component import Component, MetadataEntry, Secret
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://", RedisConfig()),
+        ("redis://h", RedisConfig("h")),
+        ("redis://h:1234/5", RedisConfig("h", 1234, db=5)),
+        ("redis://h?db=2", RedisConfig("h", db=2)),
+        ("redis://:p%40ss@h", RedisConfig("h", password="p@ss")),
+        ("redis://user:pass@[::1]:1", RedisConfig("::1", 1, "user", "pass")),
+    ],
+)
+def test_url(url: str, expected: RedisConfig) -> None:
+    assert RedisConfig.from_url(url) == expected
+
+
+def test_tls_url() -> None:
+    verified, unverified = (RedisConfig.from_url(f"rediss://h{rest}") for rest in ("", "?ssl_cert_reqs=none"))
+    assert verified.tls is not None
+    assert unverified.tls is not None
+    assert (verified.tls.verify_mode, unverified.tls.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
+    assert verified.shown == "rediss://h:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://h", "redis://"),
+        ("redis://u:secret@h:port", "the backbone URL"),
+        ("redis://u:secret@h/x", "the backbone URL"),
+        ("rediss://u:secret@h?ssl_cert_req=none", "did you mean 'ssl_cert_reqs'"),
+        ("rediss://u:secret@h?ssl_cert_reqs=maybe", "'required' or 'none'"),
+        ("rediss://u:secret@h?ssl_ca_certs=/nowhere", "cannot be used"),
+    ],
+)
+def test_wrong_url(url: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        RedisConfig.from_url(url)
+    assert problem in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_credentials_are_not_shown() -> None:
+    config = RedisConfig.from_url("redis://user:secret@h:1/2")
+    assert config.shown == "redis://h:1/2"
+    assert "secret" not in repr(config)
+    assert "user" not in repr(config)
+
+
+def component(**settings: str) -> Component:
+    entries = [
+        MetadataEntry(name, value, f"spec.metadata[{n}]", n + 5, 7) for n, (name, value) in enumerate(settings.items())
+    ]
+    return Component("pubsub", "pubsub.redis", tuple(entries), file="pubsub.yaml", line=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"redisHost": "localhost:6379", "redisPassword": ""}, RedisConfig()),
+        ({"REDISHOST": "h"}, RedisConfig("h")),
+        ({"redisHost": "h", "redisPort": "7"}, RedisConfig("h", 7)),
+        ({"redisHost": "[::1]:7"}, RedisConfig("::1", 7)),
+        (
+            {"redisHost": "h:1", "redisUsername": "u", "redisPassword": "p", "redisDB": "3", "redisType": "node"},
+            RedisConfig("h", 1, "u", "p", 3),
+        ),
+        (
+            {"redisHost": "h", "consumerID": "g", "processingTimeout": "15s", "queueDepth": "5", "maxLenApprox": "100"},
+            RedisConfig("h"),
+        ),
+        ({"redisHost": "h", "concurrency": "3", "streamTTL": "30m"}, RedisConfig("h", max_in_flight=3, max_age=1800.0)),
+    ],
+)
+def test_component(settings: dict[str, str], expected: RedisConfig) -> None:
+    assert RedisConfig.from_component(component(**settings)) == expected
+    assert isinstance(RedisBroker.from_component(component(**settings)), RedisBroker)
+
+
+def test_component_with_tls() -> None:
+    config = RedisConfig.from_component(component(redisHost="h", enableTLS="true", insecureSkipTLSVerify="true"))
+    assert config.tls is not None
+    assert config.tls.verify_mode == ssl.CERT_NONE
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "redisHost is missing"),
+        ({"redisHost": "h", "redisPasword": "x"}, "spec.metadata[1] (redisPasword): unknown setting"),
+        ({"redisHost": "h", "redisPasword": "x"}, "did you mean 'redisPassword'?"),
+        ({"redisHost": "h", "redisType": "cluster"}, "Redis Cluster is not supported"),
+        ({"redisHost": "a:1,b:2"}, "Redis Cluster and Sentinel are not supported"),
+        ({"redisHost": "h", "failover": "true"}, "Redis Sentinel is not supported"),
+        ({"redisHost": "h", "useEntraID": "true"}, "Entra ID is not supported"),
+        ({"redisHost": "h:x"}, "is host:port"),
+        ({"redisHost": "h", "redisDB": "-1"}, "whole number"),
+        ({"redisHost": "h", "enableTLS": "maybe"}, "'true' or 'false'"),
+        ({"redisHost": "h", "streamTTL": "soon"}, "soon"),
+        ({"redisHost": "h", "enableTLS": "true", "clientCert": "x"}, "go together"),
+        ({"redisHost": "h", "enableTLS": "true", "clientCert": "x", "clientKey": "y"}, "cannot be used"),
+    ],
+)
+def test_wrong_component(settings: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        RedisConfig.from_component(component(**settings))
+    assert problem in str(raised.value)
+    assert str(raised.value).startswith("pubsub.yaml:")
+
+
+def test_all_problems_of_a_component_are_told_and_no_secret() -> None:
+    entries = (
+        MetadataEntry("redisHost", "h", "spec.metadata[0]", 5, 7),
+        MetadataEntry("redisPassword", Secret("hush"), "spec.metadata[1]", 6, 7),
+        MetadataEntry("redisDB", "x", "spec.metadata[2]", 7, 7),
+        MetadataEntry("redisTipe", "node", "spec.metadata[3]", 8, 7),
+    )
+    with pytest.raises(ConfigError) as raised:
+        RedisConfig.from_component(Component("pubsub", "pubsub.redis", entries, file="pubsub.yaml", line=1))
+    assert [problem.line for problem in raised.value.problems] == [8, 7]
+    assert "hush" not in str(raised.value)
