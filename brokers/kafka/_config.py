@@ -20,7 +20,7 @@ __all__ = ["KafkaConfig"]
 DEFAULT_PORT = 9092
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}
 MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
-URL_OPTIONS = ("mechanism", "cafile", "certfile", "keyfile", "verify", "partitions", "replicas")
+URL_OPTIONS = ("mechanism", "cafile", "certfile", "keyfile", "verify", "partitions")
 
 USED = (
     "brokers",
@@ -202,7 +202,10 @@ class _Reader:
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
         self._check_names()
-        fields: dict[str, object] = {"brokers": self._brokers(), "tls": self._tls(), **self._login()}
+        kind = self._auth_type()
+        fields: dict[str, object] = {"brokers": self._brokers(), "tls": self._tls(kind)}
+        if kind == "password":
+            fields |= self._login()
         if client_id := self._text("clientID"):
             fields["client_id"] = client_id
         if text := self._text("maxMessageBytes"):
@@ -255,8 +258,6 @@ class _Reader:
         return kind
 
     def _login(self) -> dict[str, object]:
-        if self._auth_type() != "password":
-            return {}
         username, password = self._text("saslUsername"), self._component.setting("saslPassword")
         if not username or password is None:
             missing = "saslPassword" if username else "saslUsername"
@@ -266,9 +267,8 @@ class _Reader:
             self._wrong("saslMechanism", f"is one of {', '.join(MECHANISMS)}")
         return {"username": username, "password": password, "mechanism": mechanism}
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _tls(self, kind: str) -> ssl.SSLContext | None:
         component = self._component
-        kind = self._auth_type()
         authority = component.setting("caCert")
         certificate, key = component.setting("clientCert"), component.setting("clientKey")
         if self._bool("disableTls") or (kind == "none" and not authority and not certificate):

@@ -357,17 +357,19 @@ class Consumer:
 
     def settle(self, item: Item, attempt: int, how: str, delay: float = 0.0) -> None:
         """Settle an item: here, or where its partition is now."""
-        self._begun.discard(item)
+        if item.attempt == attempt or how == "done":
+            self._begun.discard(item)
         number, offset = item.partition.number, item.offset
+        note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
         if not item.partition.owned:
             mine = self._partitions.get(number)
-            found = None if mine is None else mine.items.get(offset)
-            note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
-            if found is not None:
+            if mine is not None and offset in mine.items:
                 self._hear(note)
             else:
                 self._frames.tell(note)
             return
+        if self._frozen:
+            self._frames.tell(note)  # It stands as held here in what was committed; perhaps another has it soon.
         if how == "done":
             self._done(item)
         elif item.attempt == attempt and item.state is State.BEGUN:

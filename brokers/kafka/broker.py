@@ -194,7 +194,11 @@ class KafkaBroker:
             await space.make_room(size)
         await producer.room()
         partition = self._partition(topic, message.key, 1)
-        await self._add(producer, topic, partition, message)
+        try:
+            await self._add(producer, topic, partition, message)
+        except PublishRejectedError:
+            space.topics.discard(topic)  # Perhaps somebody deleted it; the next publish makes it again.
+            raise
 
     def _partition(self, topic: str, key: str | None, count: int) -> int:
         partitions = self._cluster.partitions(topic) or self._config.partitions

@@ -1,0 +1,165 @@
+"""The parts of the Kafka adapter that need no server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from brokers.kafka import KafkaBroker, KafkaConfig
+from brokers.kafka._group import share_out
+from brokers.kafka._names import group_name, topic_name
+from brokers.kafka._partition import Item, Partition, State
+from mesh import address
+from mesh.broker import Message
+from mesh.errors import ConfigError
+from mesh.resources.component import Component, MetadataEntry
+
+
+def component(**settings: str) -> Component:
+    entries = tuple(MetadataEntry(name, value) for name, value in settings.items())
+    return Component("pubsub", "pubsub.kafka", entries, file="pubsub.yaml", line=1)
+
+
+def partition(*, offset: int = 10, note: str = "") -> Partition:
+    return Partition(0, offset, note)
+
+
+def fetch(partition: Partition, *offsets: int) -> list[Item]:
+    items = [Item(partition, offset, Message({}, b""), None) for offset in offsets if not partition.is_done(offset)]
+    for item in items:
+        partition.add(item)
+    partition.top = offsets[-1] + 1
+    return items
+
+
+def begin(item: Item, *, times: int = 1) -> None:
+    item.state, item.attempt = State.BEGUN, item.attempt + times
+    item.partition.touched = max(item.partition.touched, item.offset)
+
+
+def test_everybody_gets_as_much_and_keeps_what_it_had() -> None:
+    shares = share_out(8, {"a": {0, 1, 2, 3, 4, 5, 6, 7}, "b": set()})
+    assert {len(share) for share in shares.values()} == {4}
+    again = share_out(8, {**shares, "c": set()})
+    assert set().union(*again.values()) == set(range(8))
+    assert sum(map(len, again.values())) == 8
+    assert sum(len(again[name] & shares[name]) for name in shares) == 6
+
+
+def test_more_members_than_partitions() -> None:
+    assert sorted(map(len, share_out(2, {"a": set(), "b": {1}, "c": {0}}).values())) == [0, 1, 1]
+
+
+def test_names_are_legal_and_apart() -> None:
+    names = ["a.b", "a_b", "a-b", "a=5Fb", "", "x" * 512, "x" * 511, "größe", "a..b", "_", "="]
+    texts = [address.topic("n", "c", name).text if name else "mesh.n.topic.c" for name in names]
+    found = [topic_name(text) for text in texts]
+    assert len({name.replace("_", ".") for name in found}) == len(names)
+    assert all(len(name) <= 249 for name in found)
+
+
+def test_ordered_and_other_groups_are_apart() -> None:
+    topic = address.topic("n", "c", "t")
+    assert group_name(topic, "g", ordered=True) != group_name(topic, "g", ordered=False)
+    assert group_name(topic, "g@ordered", ordered=False) != group_name(topic, "g", ordered=True)
+
+
+async def test_note_tells_the_next_owner_what_is_done_and_tried() -> None:
+    mine = partition()
+    items = fetch(mine, *range(10, 20))
+    for item in items[:6]:
+        begin(item)
+    for item in (items[0], items[2], items[4]):
+        item.state = State.DONE
+        mine.remove(item)
+    items[1].state = State.READY  # Nacked.
+    items[3].state, items[3].deadline = State.DELAYED, 4e9
+    items[5].deadline = asyncio.get_running_loop().time() + 5
+    low, note = mine.note("me", None)
+    assert low == 11
+    heir = Partition(0, low, note)
+    found = {item.offset: item for item in fetch(heir, *range(11, 20))}
+    assert sorted(found) == [11, 13, 15, 16, 17, 18, 19]
+    assert [found[o].attempt for o in sorted(found)] == [1, 1, 1, 0, 0, 0, 0]
+    assert (found[13].state, found[13].deadline) == (State.DELAYED, 4e9)
+    assert found[15].state is State.HELD
+    assert found[16].state is State.READY
+
+
+async def test_what_a_dead_owner_may_have_begun_counts_as_tried() -> None:
+    mine = partition()
+    items = fetch(mine, *range(10, 20))
+    mine.reserved = 15
+    begin(items[0], times=3)
+    begin(items[1])
+    low, note = mine.note("me", 5)
+    found = fetch(Partition(0, low, note), *range(10, 20))
+    assert [item.attempt for item in found] == [3, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+
+
+async def test_note_that_is_too_long_forgets_and_still_tells_the_offset() -> None:
+    mine = partition(offset=0)
+    items = fetch(mine, *range(8000))
+    for item in items:
+        begin(item)
+    for item in items[1::2]:
+        mine.remove(item)
+    low, note = mine.note("me", None)
+    assert low == 0
+    assert len(note) < 4096
+
+
+@pytest.mark.parametrize("note", ["not ours", "[]", "17"])
+def test_notes_of_others_mean_nothing(note: str) -> None:
+    assert [item.attempt for item in fetch(partition(note=note), 10, 11)] == [0, 0]
+
+
+def test_url_shows_no_credentials() -> None:
+    config = KafkaConfig.from_url("kafka://user:p%40ss@a:9092,b?mechanism=SCRAM-SHA-256&partitions=3")
+    assert (config.username, config.password, config.mechanism) == ("user", "p@ss", "SCRAM-SHA-256")
+    assert config.brokers == (("a", 9092), ("b", 9092))
+    assert (config.shown, config.partitions) == ("kafka://a:9092,b:9092", 3)
+    assert "p@ss" not in repr(config)
+
+
+@pytest.mark.parametrize("url", ["kafka://u:secret@h:port", "kafka://h?what=1", "redis://h", "kafka://"])
+def test_wrong_urls_are_refused_without_their_password(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        KafkaBroker.from_url(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_component_of_the_tutorials() -> None:
+    KafkaBroker.from_component(component(brokers="localhost:9092", consumerGroup="group1", authType="none"))
+    KafkaBroker.from_component(
+        component(
+            brokers="localhost:9092",
+            authType="password",
+            saslUsername="admin",
+            saslPassword="secret",
+            saslMechanism="SHA-512",
+            disableTls="true",
+            maxMessageBytes="1024",
+            consumeRetryInterval="200ms",
+            version="2.0.0",
+            clientID="my-client",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"brokers": "a", "brokrs": "b"}, "did you mean 'brokers'"),
+        ({"authType": "none"}, "brokers is missing"),
+        ({"brokers": "a", "authType": "password"}, "saslUsername is missing"),
+        ({"brokers": "a", "authType": "mtls"}, "needs clientCert and clientKey"),
+        ({"brokers": "a", "authType": "kerberos"}, "is one of none"),
+        ({"brokers": "a", "oidcClientID": "x"}, "not supported"),
+    ],
+)
+def test_wrong_components_are_refused_with_their_place(settings: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as raised:
+        KafkaBroker.from_component(component(**settings))
+    assert "pubsub.yaml" in str(raised.value)
