@@ -7,7 +7,7 @@ BROKER ?= all
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check unit contract compose-test bench clean help
+.PHONY: demo test check unit contract provision compose-test bench clean help
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,9 +35,11 @@ unit: $(STAMP) ## the fast tests
 contract: $(STAMP) ## the contract suite: make contract BROKER=nats
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
-test: check ## everything, with real servers
+provision: ## install the servers that the tests start, where they are missing
+	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
+
+test: check provision ## everything, with real servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/http tests/contract tests/faults tests/e2e tests/compose/test_stack_file.py
-	$(if $(filter true,$(CI)),$(MAKE) compose-test)
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	$(BIN)/python -m tests.compose.engine $(filter-out all,$(BROKER))

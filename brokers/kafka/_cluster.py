@@ -192,8 +192,9 @@ class Cluster:
             if code == 0 and leaders:
                 self._leaders[name] = leaders
                 self._replicas[name] = len(partitions[0][3])
+            elif name in self._leaders:  # A broker that has just started does not know every topic yet.
+                self._leaders[name] = dict.fromkeys(self._leaders[name], -1)
             elif error_of(code) is kafka.UnknownTopicOrPartitionError:
-                self._leaders.pop(name, None)
                 self._watched.discard(name)
 
     async def _metadata(self) -> Any:

@@ -230,8 +230,7 @@ class Consumer:
             mine = [p for p in self._partitions.values() if self._cluster.leader(self._topic, p.number) == leader]
             wanted = [p for p in mine if p.ready < MAX_AHEAD and p.bytes < MAX_AHEAD_BYTES and len(p.items) < MAX_OPEN]
             if not wanted or self._stopping:
-                self._changed.clear()
-                await self._changed.wait()
+                await self._wait_for_work()
                 continue
             wait = FETCH_WAIT if len(wanted) == len(mine) else FETCH_WAIT_BUSY
             request = fetch_request([(self._topic, [(p.number, p.top) for p in wanted])], wait)
@@ -249,6 +248,18 @@ class Consumer:
                 with suppress(BrokerUnavailableError):
                     await self._cluster.refresh(self._topic)
                 self._fetch_from_leaders()
+
+    async def _wait_for_work(self) -> None:
+        """Wait until there is something to fetch, or until it is known again who leads a partition."""
+        self._changed.clear()
+        if all(self._cluster.leader(self._topic, number) is not None for number in self._partitions):
+            await self._changed.wait()
+            return
+        await asyncio.sleep(RETRY_WAIT)
+        with suppress(BrokerUnavailableError):
+            await self._cluster.refresh(self._topic)
+        self._fetch_from_leaders()
+        self._changed.set()
 
     async def _recover(self, partition: Partition, failure: type[kafka.KafkaError]) -> None:
         if failure is kafka.OffsetOutOfRangeError:

@@ -8,20 +8,23 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2s
 from typing import Self, cast
 
+from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
 from brokers.nats._client import JSON, Connection, check_api
+from brokers.nats._component import read
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
 from mesh.address import Address, Kind, decode_token, encode_token
 from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, TopologyMismatchError
+from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["NatsBroker", "NatsConfig"]
@@ -34,6 +37,14 @@ DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
 MIN_VERSION = (2, 12)
 NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
+_CREDENTIALS = """-----BEGIN NATS USER JWT-----
+{jwt}
+------END NATS USER JWT------
+
+-----BEGIN USER NKEY SEED-----
+{seed}
+------END USER NKEY SEED------
+"""
 HEADER_OVERHEAD_BYTES = 256
 
 
@@ -46,6 +57,8 @@ class NatsConfig:
         token: Token of the server, if it asks for one.
         credentials: Path of a ``.creds`` file.
         nkey_seed: Path of an nkey seed file.
+        user_jwt: A user's JWT as text; with it goes ``user_seed``.
+        user_seed: The seed that signs for it.
         tls: TLS context; None uses the system's for ``tls://`` URLs.
         connect_wait: Seconds to wait for the first connection.
         ping_interval: Seconds between signs of life; a server that misses two is left for the next.
@@ -53,9 +66,11 @@ class NatsConfig:
     """
 
     servers: tuple[str, ...]
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     credentials: str | None = None
     nkey_seed: str | None = None
+    user_jwt: str | None = field(default=None, repr=False)
+    user_seed: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     connect_wait: float = 10.0
     ping_interval: float = 10.0
@@ -70,6 +85,8 @@ class NatsConfig:
             options["user_credentials"] = self.credentials
         if self.nkey_seed is not None:
             options["nkeys_seed"] = self.nkey_seed
+        if self.user_jwt is not None and self.user_seed is not None:
+            options["user_credentials"] = RawCredentials(_CREDENTIALS.format(jwt=self.user_jwt, seed=self.user_seed))
         return options
 
 
@@ -104,6 +121,15 @@ class NatsBroker:
     def from_url(cls, url: str) -> Self:
         """Build from a backbone URL; several servers are separated by commas."""
         return cls(NatsConfig(tuple(url.split(","))))
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Build for ``pubsub.jetstream`` and ``pubsub.nats``.
+
+        Raises:
+            ConfigError: Settings are wrong; holds all problems, located.
+        """
+        return cls(NatsConfig(**read(component)))  # type: ignore[arg-type]  # its keys are our fields
 
     async def __aenter__(self) -> Self:
         """Connect, and start to receive frames."""

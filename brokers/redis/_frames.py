@@ -108,6 +108,20 @@ class Frames:
                 logger.exception("cannot take a frame on %r", channel)
 
     @asynccontextmanager
+    async def wakes(self, name: str, wake: Receive) -> AsyncIterator[None]:
+        """Take what a group's channel says; after a reconnect, anything may have been said meanwhile."""
+
+        def catch_up() -> None:
+            wake(b"+")
+
+        async with self.channel(name, wake):
+            self.connection.on_restored(catch_up)
+            try:
+                yield
+            finally:
+                self.connection.forget_restored(catch_up)
+
+    @asynccontextmanager
     async def channel(self, name: str, receive: Receive) -> AsyncIterator[None]:
         """Subscribe to a channel; what was published before leaving is received."""
         channel = name.encode()

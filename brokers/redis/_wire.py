@@ -16,6 +16,7 @@ from redis import exceptions
 from redis.asyncio import Connection as Socket
 from redis.asyncio import SSLConnection
 from redis.connection import HiredisRespSerializer
+from redis.utils import HIREDIS_AVAILABLE
 
 from brokers.redis._config import RedisConfig
 
@@ -128,11 +129,12 @@ class Wire:
 
     async def _write(self) -> None:
         socket = self._socket
+        pack = cast("Callable[..., list[bytes]]", _serializer.pack if HIREDIS_AVAILABLE else socket.pack_command)
         while True:
             await self._wake.wait()
             self._wake.clear()
             commands, self._outgoing = self._outgoing, []
-            packed = [part for command in commands for part in _pack(command)]
+            packed = [part for command in commands for part in pack(*command)]
             await socket.send_packed_command(packed, check_health=False)
 
     async def _read(self) -> None:
@@ -171,10 +173,6 @@ class Wire:
                 self._heard_at = self._loop.time()
             elif self._loop.time() - self._heard_at > interval * MISSED_PINGS:
                 raise ConnectionLostError("it does not answer")
-
-
-def _pack(command: Command) -> list[bytes]:
-    return _serializer.pack(*command)  # type: ignore[arg-type,no-any-return]  # annotated as if each were a list
 
 
 def drop(socket: Socket) -> None:

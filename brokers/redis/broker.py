@@ -234,7 +234,7 @@ class RedisBroker:
         try:
             async with task_group() as tasks:
                 try:
-                    async with self._frames.channel(channel, consumer.wake):
+                    async with self._frames.wakes(channel, consumer.wake):
                         await consumer.start(tasks)
                         yield
                 finally:

@@ -208,6 +208,17 @@ async def test_many_topics_and_little_room(place: Place) -> None:
     assert most <= 6
 
 
+async def test_a_topic_that_is_made_while_nobody_can_be_told_is_found(place: Place) -> None:
+    broker, other = await place.node(), await place.node()
+    inbox = Inbox()
+    async with broker.subscribe(place.topic("a.*", pattern=True), OPTIONS, inbox):
+        wire = broker._frames.connection.wire
+        assert wire is not None
+        await place.ask(other, "CLIENT", "KILL", "ID", wire.client_id)
+        await other.publish(place.topic("a.new"), text("x"))
+        await inbox.holds(1)
+
+
 async def test_no_consumer_is_left_behind(place: Place) -> None:
     broker = await place.node()
     stream = stream_of(place.space, "orders")
@@ -475,7 +486,7 @@ async def test_a_write_that_is_repeated_is_done_once(place: Place) -> None:
 def test_redis_py_still_has_what_is_used_of_its_inside() -> None:
     socket = Socket()
     assert (socket._writer, socket._reader) == (None, None)
-    assert wire_module._pack(("GET", "é", b"\0", 3)) == [
+    assert wire_module._serializer.pack("GET", "é", b"\0", 3) == [
         b"*4\r\n$3\r\nGET\r\n$2\r\n\xc3\xa9\r\n$1\r\n\0\r\n$1\r\n3\r\n"
     ]
 
