@@ -18,7 +18,7 @@ GROUP = "mesh.components"
 PUBSUB_ON_BACKBONE = "pubsub.mesh"
 STATE_ON_BACKBONE = "state.mesh"
 BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE})  # They live in the backbone itself.
-EXTRAS = {"aiokafka": "kafka", "aio_pika": "rabbitmq", "faststream": "faststream"}
+EXTRAS = {"aiokafka": "kafka", "aio_pika": "rabbitmq", "faststream": "faststream", "redis": "redis"}
 
 
 class Registry:

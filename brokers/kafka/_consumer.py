@@ -243,18 +243,24 @@ class Consumer:
                     elif raw and self._partitions.get(number) is asked[number] and not self._stopping:
                         self._take(asked[number], raw)
                 self._dispatch()
+                if not self._all_led:
+                    await self._find_leaders()
             except BrokerUnavailableError:
-                await asyncio.sleep(RETRY_WAIT)
-                with suppress(BrokerUnavailableError):
-                    await self._cluster.refresh(self._topic)
-                self._fetch_from_leaders()
+                await self._find_leaders()
 
     async def _wait_for_work(self) -> None:
         """Wait until there is something to fetch, or until it is known again who leads a partition."""
         self._changed.clear()
-        if all(self._cluster.leader(self._topic, number) is not None for number in self._partitions):
+        if self._all_led:
             await self._changed.wait()
-            return
+        else:
+            await self._find_leaders()
+
+    @property
+    def _all_led(self) -> bool:
+        return all(self._cluster.leader(self._topic, number) is not None for number in self._partitions)
+
+    async def _find_leaders(self) -> None:
         await asyncio.sleep(RETRY_WAIT)
         with suppress(BrokerUnavailableError):
             await self._cluster.refresh(self._topic)

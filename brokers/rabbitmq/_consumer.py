@@ -27,7 +27,7 @@ from brokers.rabbitmq._message import ATTEMPT, TOPIC, decode, encode
 from brokers.rabbitmq._names import address_of, retry_step
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
-from brokers.rabbitmq._topology import Space, declare_group, group_queues, retry_queue, waiting
+from brokers.rabbitmq._topology import Space, declare_group, exists, group_queues, retry_queue, seal, waiting
 from brokers.rabbitmq._unclaimed import claim, topic_of
 from mesh.address import Address, matches
 from mesh.broker import Delivery, Handler, SubscribeOptions
@@ -73,7 +73,9 @@ class Subscription:
         self._timer: asyncio.TimerHandle | None = None
         self._retry_queues: dict[str, float] = {}
         self._stopping = False
+        self._claims = False
         self._claiming: asyncio.Task[None] | None = None
+        self._not_ours = 0  # Unclaimed events that were seen to be no business of this group.
         self._tasks: asyncio.TaskGroup
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -93,31 +95,43 @@ class Subscription:
                 continue
         for lane in self._lanes:
             await lane.start(tasks)
-        if not self._options.ephemeral:
+        if self._claims:
             self._claiming = tasks.create_task(self._claim_again(), name="rabbitmq-claim")
 
     async def _join(self, connection: Connection) -> None:
-        """Declare and bind; what is unclaimed is moved before, so that older events stay before newer ones."""
-        declared = [queue.declared for queue in self._queues]
-        await declare_group(connection, self._address, self._options, *declared)
+        """Declare and bind; a new group gets what is unclaimed before that, so that older events come first."""
+        is_new = await declare_group(connection, self._queues, self._address, self._options)
         if not self._options.ephemeral:
+            claimed = wire.exchange_declare(self._queues[0].claimed, passive=True)
+            self._claims = is_new or not await exists(connection, claimed)
+        if self._claims:
             await self._claim(connection)
-        bound = [method for queue in self._queues for method in queue.bound]
-        await declare_group(connection, self._address, self._options, *bound)
-        if not self._options.ephemeral:
+        async with connection.channel(*[method for queue in self._queues for method in queue.bound]):
+            pass
+        if self._claims:
             await self._claim(connection)
 
     async def _claim(self, connection: Connection) -> None:
-        if await waiting(connection, self._space.unclaimed):
-            await claim(self._session, self._publisher, self._space, self._address.name, self._queues)
+        if await waiting(connection, self._space.unclaimed) > self._not_ours:
+            claiming = claim(self._session, self._publisher, self._space, self._address.name, self._queues)
+            self._not_ours = await claiming
 
     async def _claim_again(self) -> None:
-        """Look once more, for what was on its way while the group was bound."""
+        """Look once more, for what was on its way to nobody while the group was bound, and note that it was done."""
         await asyncio.sleep(CLAIM_AGAIN)
         try:
-            await self._claim(await self._session.live())
+            connection = await self._session.live()
+            await self._claim(connection)
+            async with connection.channel(wire.exchange_declare(self._queues[0].claimed)):
+                return
         except BrokerError as error:
             logger.warning("cannot look for events of %s that no group has: %s", self._address, error)
+
+    def claim_soon(self) -> None:
+        """Look for events that came while a queue of the group was not there."""
+        if not self._stopping and not self._options.ephemeral:
+            self._not_ours = 0
+            self._claiming = self._tasks.create_task(self._claim_again(), name="rabbitmq-claim")
 
     async def stop(self) -> None:
         """Take nothing more, and release what no handler has begun."""
@@ -255,8 +269,11 @@ class Subscription:
         now = time.monotonic()
         if now - self._retry_queues.get(name, -RETRY_LEASE) >= RETRY_LEASE:
             connection = await self._publisher.session.live()
+            is_new = not await exists(connection, wire.queue_declare(name, passive=True))
             async with connection.channel(declared):
                 self._retry_queues[name] = now
+            if is_new:
+                await seal(connection)
         return name
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from brokers.rabbitmq import _wire as wire
@@ -59,12 +60,18 @@ class Lane:
         channel = await connection.open_channel(
             self.queue.declared, *self.queue.bound, wire.basic_qos(self._prefetch), take=self._take
         )
+        channel.on_cancel = partial(self._removed, channel)
         try:
             await channel.call(wire.basic_consume(self.queue.name, TAG))
         except BaseException:
             channel.close()
             raise
         return channel
+
+    def _removed(self, channel: Channel) -> None:
+        """Begin anew with a queue that somebody deleted."""
+        channel.close()
+        self._subscription.claim_soon()
 
     def _take(self, delivered: Delivered) -> None:
         self._subscription.take(self, delivered)

@@ -22,6 +22,8 @@ __all__ = ["Publisher"]
 
 NOT_FOUND = 404
 FRAME_ROOM = 64
+MAX_REFUSALS = 8
+REFUSED_WAIT = 0.25
 
 
 class Publisher:
@@ -39,6 +41,7 @@ class Publisher:
         self.on_return = on_return
         self._shown = config.shown
         self._known: set[str] = set()
+        self._limited: set[str] = set()
         self._storing: Channel
         self._frames: Channel
 
@@ -64,10 +67,21 @@ class Publisher:
                 continue
             self.spaces[space.topology.space] = space
             self._known.add(space.exchange)
+            if space.topology.max_bytes is not None or space.max_events is not None:
+                self._limited.add(space.exchange)
             return
 
-    async def store(self, exchange: str, key: str, properties: bytes, body: bytes) -> None:
+    async def store(
+        self, exchange: str, key: str, properties: bytes, body: bytes, *, refusals: int = MAX_REFUSALS
+    ) -> None:
         """Publish, and return once the server has stored it; through a broken connection, publish again.
+
+        Args:
+            exchange: Where to.
+            key: The routing key.
+            properties: From `encode`.
+            body: The body.
+            refusals: How many times to publish again what was refused without a limit.
 
         Raises:
             PublishRejectedError: The server refused.
@@ -86,7 +100,13 @@ class Publisher:
             if outcome == STORED:
                 return
             if outcome == REFUSED:
-                raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: a queue for {key!r} is full")
+                refusals += 1
+                if refusals > MAX_REFUSALS or exchange in self._limited:
+                    raise PublishRejectedError(
+                        f"RabbitMQ at {self._shown} did not take it: a queue for {key!r} is full"
+                    )
+                await asyncio.sleep(REFUSED_WAIT)  # Without a limit it is not full; a queue may be without a leader.
+                continue
             if outcome != LOST:
                 raise PublishRejectedError(f"RabbitMQ at {self._shown} has no queue for {key!r}")
 

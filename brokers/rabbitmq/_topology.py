@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from brokers.rabbitmq import _wire as wire
@@ -24,11 +24,13 @@ __all__ = ["FRAMES_EXCHANGE", "Queue", "Space", "declare", "declare_again", "gro
 
 logger = logging.getLogger("brokers.rabbitmq")
 
+NOT_FOUND = 404
 PRECONDITION_FAILED = 406
 DELIVERY_LIMIT = 1_000_000
 DEAD_BYTES = 256 * 1024 * 1024
 MAX_TIMER_MS = (1 << 32) - 1
 EPHEMERAL_EXPIRES_MS = 60_000
+SEAL_EXPIRES_MS = 60_000
 
 FRAMES_EXCHANGE = wire.exchange_declare(FRAMES)
 
@@ -115,15 +117,45 @@ class Space:
         return f"max_age={topology.max_age}, max_bytes={topology.max_bytes}, max_events={self.max_events}"
 
 
+async def exists(connection: Connection, passive: bytes) -> bool:
+    """Tell whether something is there.
+
+    Args:
+        connection: Where to ask.
+        passive: Its passive declaration.
+    """
+    try:
+        async with connection.channel(passive):
+            return True
+    except RefusedError as error:
+        if error.reply_code != NOT_FOUND:
+            raise
+        return False
+
+
+async def seal(connection: Connection) -> None:
+    """Let the server write down which quorum queues it has.
+
+    It keeps the last one that was created in memory for two or three seconds. Killed meanwhile, it forgets which log
+    is that queue's: the queue has no leader any more, and what was confirmed is gone (seen with 3.10.8). Creating one
+    more queue makes it write. There are few names, since the server never forgets one.
+    """
+    name = f"mesh.seal-{secrets.randbelow(256)}"
+    arguments = {"x-queue-type": "quorum", "x-expires": SEAL_EXPIRES_MS, "x-quorum-initial-group-size": 1}
+    async with connection.channel(wire.queue_declare(name, arguments), wire.queue_delete(name)):
+        return
+
+
 async def declare(connection: Connection, space: Space) -> None:
     """Create a space, or see that it is as wanted.
 
     Raises:
         TopologyMismatchError: It exists and differs.
     """
+    is_new = not await exists(connection, wire.queue_declare(space.unclaimed, passive=True))
     try:
         async with connection.channel(*space.methods()):
-            return
+            pass
     except RefusedError as error:
         if error.reply_code != PRECONDITION_FAILED:
             raise
@@ -131,6 +163,8 @@ async def declare(connection: Connection, space: Space) -> None:
             f"{space.exchange} exists on RabbitMQ with other settings than {space}: {error}; "
             "change them, or remove its queues there"
         ) from error
+    if is_new:
+        await seal(connection)
 
 
 async def declare_again(connection: Connection, spaces: Iterable[Space]) -> set[str]:
@@ -155,6 +189,7 @@ class Queue:
         keyed: Whether one delivery at a time is made, over all members.
         declared: The method that declares it.
         bound: The methods that bind it.
+        claimed: The exchange that is there once the group has what came before it; it routes nothing.
     """
 
     name: str
@@ -162,6 +197,7 @@ class Queue:
     keyed: bool
     declared: bytes
     bound: tuple[bytes, ...]
+    claimed: str
 
 
 def group_queues(space: Space, address: Address, options: SubscribeOptions) -> list[Queue]:
@@ -182,7 +218,7 @@ def group_queues(space: Space, address: Address, options: SubscribeOptions) -> l
         alone = {"x-single-active-consumer": True} if keyed else {}
         declared = wire.queue_declare(name, space.arguments(**arguments, **alone))
         bound = [wire.queue_bind(name, source, key) for key in bindings(address.name, lane)]
-        queues.append(Queue(name, lane, keyed, declared, tuple(bound)))
+        queues.append(Queue(name, lane, keyed, declared, tuple(bound), f"{base}:claimed"))
     return queues
 
 
@@ -206,15 +242,18 @@ def retry_queue(space: Space, queue: str, delay_ms: int, *, ephemeral: bool) -> 
     return name, wire.queue_declare(name, arguments)
 
 
-async def declare_group(connection: Connection, address: Address, options: SubscribeOptions, *methods: bytes) -> None:
-    """Declare a group's queues.
+async def declare_group(
+    connection: Connection, queues: Sequence[Queue], address: Address, options: SubscribeOptions
+) -> bool:
+    """Declare a group's queues, and tell whether they are new.
 
     Raises:
         TopologyMismatchError: They exist and differ.
     """
+    is_new = not await exists(connection, wire.queue_declare(queues[0].name, passive=True))
     try:
-        async with connection.channel(*methods):
-            return
+        async with connection.channel(*[queue.declared for queue in queues]):
+            pass
     except RefusedError as error:
         if error.reply_code != PRECONDITION_FAILED:
             raise
@@ -222,6 +261,9 @@ async def declare_group(connection: Connection, address: Address, options: Subsc
             f"group {options.group!r} of {address} exists on RabbitMQ with other settings than "
             f"ordered={options.ordered}: {error}; remove its queues there to change that"
         ) from error
+    if is_new and not options.ephemeral:
+        await seal(connection)
+    return is_new
 
 
 async def waiting(connection: Connection, queue: str) -> int:

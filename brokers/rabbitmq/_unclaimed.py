@@ -31,8 +31,8 @@ MAX_BYTES = 4 * 1024 * 1024
 SILENCE_LIMIT = 2.0
 
 
-async def claim(session: Session, publisher: Publisher, space: Space, pattern: str, queues: Sequence[Queue]) -> None:
-    """Move what fits a pattern into a group's queues; what they are too full for stays.
+async def claim(session: Session, publisher: Publisher, space: Space, pattern: str, queues: Sequence[Queue]) -> int:
+    """Move what fits a pattern into a group's queues, and count what stays; what they are too full for does.
 
     Raises:
         BrokerUnavailableError: The connection broke; it can be done again.
@@ -43,7 +43,7 @@ async def claim(session: Session, publisher: Publisher, space: Space, pattern: s
         raise BrokerUnavailableError(f"cannot look for events that no group has: {error}") from error
     try:
         await _lock(connection, f"{space.exchange}:lock")
-        await _Mover(connection, publisher, pattern, queues).run(space)
+        return await _Mover(connection, publisher, pattern, queues).run(space)
     finally:
         await connection.close()
 
@@ -71,10 +71,11 @@ class _Mover:
         self._found: deque[tuple[Delivered, str]] = deque()
         self._found_bytes = 0
         self._seen = 0
+        self._moved = 0
         self._changed = asyncio.Event()
         self._channel: Channel
 
-    async def run(self, space: Space) -> None:
+    async def run(self, space: Space) -> int:
         self._channel = await self._connection.open_channel(take=self._take)
         [answer] = await self._channel.call(wire.queue_declare(space.unclaimed, passive=True))
         count = wire.read_queue_declare_ok(answer)[1]
@@ -86,6 +87,7 @@ class _Mover:
             # An answered cancel says that earlier acks are stored, save those that the channel kept back meanwhile;
             # the second one says it of them.
             await self._channel.call(cancel, consume, cancel)
+        return self._seen - self._moved
 
     async def _move_all(self, count: int) -> None:
         while self._found or self._seen < count:
@@ -121,10 +123,12 @@ class _Mover:
         if queue is None:
             return  # It has no lane of ours.
         message, _ = decode(delivered.properties, delivered.body)
+        properties = encode(message, stored=True, extra={TOPIC: topic})
         try:
-            await self._publisher.store("", queue, encode(message, stored=True, extra={TOPIC: topic}), message.body)
+            await self._publisher.store("", queue, properties, message.body, refusals=0)
         except PublishRejectedError:
             return
+        self._moved += 1
         self._channel.settle(wire.ack_frame(self._channel.number, delivered.tag))
 
 
