@@ -18,7 +18,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from brokers.kafka._config import KafkaConfig
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["EARLIEST", "LATEST", "Cluster", "error_of"]
+__all__ = ["EARLIEST", "LATEST", "RETRY_WAIT", "Cluster", "error_of"]
 
 logger = logging.getLogger("brokers.kafka")
 

@@ -16,7 +16,7 @@ from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGro
 from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["Lost", "Membership", "NewRound", "Solo"]
+__all__ = ["Lost", "Membership", "NewRound", "Solo", "share_out"]
 
 PROTOCOL = "mesh"
 HEARTBEATS = 6  # In one session.

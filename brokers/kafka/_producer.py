@@ -16,7 +16,7 @@ from brokers.kafka._cluster import RETRY_WAIT, Cluster, error_of
 from brokers.kafka._records import new_batch
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["Producer"]
+__all__ = ["Headers", "Producer"]
 
 logger = logging.getLogger("brokers.kafka")
 

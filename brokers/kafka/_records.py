@@ -9,8 +9,11 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-__all__ = ["BATCH_BYTES", "fetch_request", "fetched", "new_batch", "records"]
+from mesh.broker import Message
 
+__all__ = ["BATCH_BYTES", "ID", "fetch_request", "fetched", "message_of", "new_batch", "records"]
+
+ID = ":id"  # The header of `Message.id`; no header of a message holds a colon.
 BATCH_BYTES = 512 * 1024
 FETCH_BYTES = 8 * 1024 * 1024
 PARTITION_FETCH_BYTES = 1024 * 1024
@@ -53,3 +56,16 @@ def records(raw: bytes, offset: int) -> tuple[list[Any], int]:
         found += [record for record in batch if record.offset >= offset]
         offset = max(offset, batch.next_offset)
     return found, offset
+
+
+def message_of(record: Any) -> tuple[Message, str | None]:
+    """Read a record as the message that was published, and its key."""
+    headers: dict[str, str] = {}
+    identity: str | None = None
+    for name, value in record.headers:
+        if name == ID:
+            identity = value.decode()
+        else:
+            headers[name] = value.decode("utf-8", "replace") if value is not None else ""
+    key = record.key.decode("utf-8", "replace") if record.key is not None else None
+    return Message(headers, record.value or b"", key=key, id=identity), key

@@ -17,10 +17,11 @@ from aiokafka.protocol.metadata import MetadataRequest
 from brokers.kafka._background import Background
 from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._config import KafkaConfig
-from brokers.kafka._consumer import ID, Consumer
+from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._producer import Headers, Producer
+from brokers.kafka._records import ID
 from brokers.kafka._space import Space
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology

@@ -79,14 +79,15 @@ class _Mover:
         self._channel = await self._connection.open_channel(take=self._take)
         [answer] = await self._channel.call(wire.queue_declare(space.unclaimed, passive=True))
         count = wire.read_queue_declare_ok(answer)[1]
-        consume, cancel = wire.basic_consume(space.unclaimed, TAG), wire.basic_cancel(TAG)
-        await self._channel.call(consume)
-        try:
-            await self._move_all(count)
-        finally:
-            # An answered cancel says that earlier acks are stored, save those that the channel kept back meanwhile;
-            # the second one says it of them.
-            await self._channel.call(cancel, consume, cancel)
+        await self._channel.call(wire.basic_consume(space.unclaimed, TAG))
+        await self._move_all(count)
+        # That the cancel is answered says that earlier acks are stored, but for those that the channel kept back
+        # meanwhile; the second one, of another consumer, says it of them. It must not be sent before that consumer
+        # is there: the channel would crash, and take the connection along.
+        second = TAG + "-2"
+        await self._channel.call(wire.basic_cancel(TAG), wire.basic_consume(space.unclaimed, second))
+        await self._channel.call(wire.basic_cancel(second))
+        self._channel.settled_at = 0.0
         return self._seen - self._moved
 
     async def _move_all(self, count: int) -> None:

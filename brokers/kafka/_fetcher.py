@@ -1,0 +1,113 @@
+"""Fetches what the partitions of a member hold: one request after the other to each broker that leads some."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from aiokafka import errors as kafka
+
+from brokers.kafka._background import Background
+from brokers.kafka._cluster import EARLIEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._partition import Partition
+from brokers.kafka._records import fetch_request, fetched, records
+from brokers.kafka._work import MAX_AHEAD, Work
+from mesh.errors import BrokerUnavailableError
+
+__all__ = ["Fetcher"]
+
+logger = logging.getLogger("brokers.kafka")
+
+FETCH_WAIT = 0.25
+FETCH_WAIT_BUSY = 0.01
+MAX_OPEN = 5_000  # With those that wait for their time.
+MAX_AHEAD_BYTES = 4 * 1024 * 1024
+
+
+class Fetcher:
+    """Keeps one member's work supplied."""
+
+    def __init__(self, cluster: Cluster, topic: str, group: str, work: Work) -> None:
+        self._cluster = cluster
+        self._topic = topic
+        self._group = group
+        self._work = work
+        self._purpose = cluster.purpose("fetch")
+        self._fetching: set[int] = set()
+        self._tasks: Background | None = None
+
+    def start(self, tasks: Background) -> None:
+        """Say where to run; `fetch_from_leaders` begins."""
+        self._tasks = tasks
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._cluster.drop(self._purpose)
+
+    def fetch_from_leaders(self) -> None:
+        """Fetch from every broker that leads a partition."""
+        assert self._tasks is not None
+        for number in range(self._cluster.partitions(self._topic)):
+            leader = self._cluster.leader(self._topic, number)
+            if leader is not None and leader not in self._fetching:
+                self._fetching.add(leader)
+                self._tasks.create_task(self._fetch(leader), name="kafka-fetch")
+
+    async def _fetch(self, leader: int) -> None:
+        while True:
+            mine = [p for p in self._work.partitions.values() if self._cluster.leader(self._topic, p.number) == leader]
+            wanted = [p for p in mine if p.ready < MAX_AHEAD and p.bytes < MAX_AHEAD_BYTES and len(p.items) < MAX_OPEN]
+            if not wanted or self._work.stopping:
+                await self._wait_for_work()
+                continue
+            wait = FETCH_WAIT if len(wanted) == len(mine) else FETCH_WAIT_BUSY
+            request = fetch_request([(self._topic, [(p.number, p.top) for p in wanted])], wait)
+            asked = {p.number: p for p in wanted}
+            try:
+                response = await self._cluster.call(leader, request, self._purpose, wait=wait)
+                for _, number, code, raw in fetched(response):
+                    if (failure := error_of(code)) is not None:
+                        await self._recover(asked[number], failure)
+                    elif raw and self._work.partitions.get(number) is asked[number] and not self._work.stopping:
+                        self._work.take(asked[number], *records(raw, asked[number].top))
+                self._work.dispatch()
+                if not self._all_led:
+                    await self._find_leaders()
+            except BrokerUnavailableError:
+                await self._find_leaders()
+
+    async def _wait_for_work(self) -> None:
+        """Wait until there is something to fetch, or until it is known again who leads a partition."""
+        self._work.fetch_wanted.clear()
+        if self._all_led:
+            await self._work.fetch_wanted.wait()
+        else:
+            await self._find_leaders()
+
+    @property
+    def _all_led(self) -> bool:
+        return all(self._cluster.leader(self._topic, number) is not None for number in self._work.partitions)
+
+    async def _find_leaders(self) -> None:
+        await asyncio.sleep(RETRY_WAIT)
+        with suppress(BrokerUnavailableError):
+            await self._cluster.refresh(self._topic)
+        self.fetch_from_leaders()
+        self._work.fetch_wanted.set()
+
+    async def _recover(self, partition: Partition, failure: type[kafka.KafkaError]) -> None:
+        if failure is kafka.OffsetOutOfRangeError:
+            earliest = await self._cluster.offsets(self._topic, {partition.number: EARLIEST})
+            logger.warning(
+                "%s: what followed offset %d of partition %d is deleted; going on with %d",
+                self._group,
+                partition.top,
+                partition.number,
+                earliest[partition.number],
+            )
+            partition.top = earliest[partition.number]
+        else:
+            await asyncio.sleep(RETRY_WAIT)
+            await self._cluster.refresh(self._topic)
+            self.fetch_from_leaders()
