@@ -15,8 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from brokers.embedded import EmbeddedBroker
+from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.nats import NatsBroker, NatsConfig
+from brokers.rabbitmq import RabbitMQBroker
+from brokers.redis import RedisBroker
 from gateway.cli.options import FLAGS, IGNORED
 from mesh.broker import Features
 
@@ -33,13 +36,21 @@ _MEANING: Mapping[str, str] = {
     "dedup": "a repeated publish with the same message id is stored once",
     "wildcard": "subscriptions with wildcards",
     "key_value": "key/value store, for `state.mesh`",
+    "ephemeral": "broadcast subscriptions",
     "release_counts": "a delivery handed back unhandled counts as an attempt",
 }
 
 
 def _features() -> list[Features]:
     nats = NatsBroker(NatsConfig(("nats://localhost:4222",)))
-    return [EmbeddedBroker(Path()).features, nats.features, MemoryBroker().features]
+    return [
+        EmbeddedBroker(Path()).features,
+        nats.features,
+        RedisBroker.from_url("redis://localhost").features,
+        RabbitMQBroker.from_url("amqp://localhost").features,
+        KafkaBroker.from_url("kafka://localhost").features,
+        MemoryBroker().features,
+    ]
 
 
 def _features_table() -> str:

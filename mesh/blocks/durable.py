@@ -33,7 +33,7 @@ from mesh.errors import ConflictError
 from mesh.event import encode_header_value
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 
-__all__ = ["CALLS", "DurableCall", "DurableInvocation", "Record", "State"]
+__all__ = ["CALLS", "KEEP_SECONDS", "DurableCall", "DurableInvocation", "Record", "State"]
 
 CALLS = "mesh-calls"  # The component name under which calls are stored; users' names cannot clash with its topics.
 ID_HEADER = "mesh-call-id"

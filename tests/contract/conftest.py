@@ -106,7 +106,7 @@ async def proxy(own_backend: Backend) -> AsyncIterator[Proxy]:
 @pytest.fixture(autouse=True)
 def _blocking() -> Iterator[None]:
     """Fail a test whose adapter blocks the event loop."""
-    detector = BlockBuster(scanned_modules=["mesh", "brokers.memory", "brokers.nats", "brokers.redis", "brokers.rabbitmq"])
+    detector = BlockBuster(scanned_modules=["mesh", "brokers"])
     detector.activate()
     try:
         yield

@@ -111,8 +111,7 @@ async def test_two_hundred_requests_at_once(caller: Exchange, callee: Exchange, 
 
     async with callee.serve(place.app(), "g", answer), asyncio.TaskGroup() as tasks:
         calls = [
-            tasks.create_task(caller.request(place.app(), Message({}, b"%d" % number), soon()))
-            for number in range(200)
+            tasks.create_task(caller.request(place.app(), Message({}, b"%d" % number), soon())) for number in range(200)
         ]
     assert [int(call.result().body) for call in calls] == list(range(200))
 

@@ -21,8 +21,6 @@ pytestmark = [pytest.mark.requires("durable", "shared"), pytest.mark.timeout(120
 PIECE = bytes(100_000)
 
 
-
-
 @pytest.mark.parametrize("kill", [False, True], ids=["restart", "kill-9"])
 async def test_publishes_in_flight_complete_and_nothing_confirmed_is_lost(own_place: Place, kill: bool) -> None:
     broker, other = await own_place.connect(), await own_place.connect()

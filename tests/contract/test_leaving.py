@@ -181,9 +181,7 @@ async def test_leaving_cancelled_at_any_step_loses_nothing(broker: Broker, other
 
 @pytest.mark.requires("shared")
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
-async def test_what_a_killed_process_held_goes_to_another_member(
-    broker: Broker, place: Place, ordered: bool
-) -> None:
+async def test_what_a_killed_process_held_goes_to_another_member(broker: Broker, place: Place, ordered: bool) -> None:
     if ordered and not broker.features.ordering:
         pytest.skip("not ordered")
     options = SubscribeOptions("g", max_in_flight=3, ack_wait=1.0, ordered=ordered)

@@ -187,9 +187,7 @@ async def test_repeated_publish_with_the_same_id_is_stored_once(
 
 
 @pytest.mark.requires("dedup")
-async def test_equal_ids_on_different_topics_are_different_messages(
-    broker: Broker, place: Place, inbox: Inbox
-) -> None:
+async def test_equal_ids_on_different_topics_are_different_messages(broker: Broker, place: Place, inbox: Inbox) -> None:
     await broker.publish(place.topic("a"), text("a", id="1"))
     await broker.publish(place.topic("b"), text("b", id="1"))
     async with broker.subscribe(place.topic("b"), SubscribeOptions("g"), inbox):

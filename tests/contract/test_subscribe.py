@@ -143,9 +143,7 @@ async def test_settling_again_does_nothing_and_differently_raises(broker: Broker
     assert inbox.bodies[3] == b"2"
 
 
-async def test_handler_that_raises_nacks(
-    broker: Broker, place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_handler_that_raises_nacks(broker: Broker, place: Place, caplog: pytest.LogCaptureFixture) -> None:
     async def fail_once(delivery: Delivery) -> None:
         if delivery.attempt == 1:
             raise ValueError("for the test")
@@ -248,9 +246,7 @@ async def test_no_more_than_max_in_flight_are_handled_at_once(
         ("a.*.c.>", ["a.b.c.d", "a.x.c.d.e"], ["a.b.c", "a.b.d.c"]),
     ],
 )
-async def test_patterns(
-    broker: Broker, place: Place, pattern: str, matching: list[str], others: list[str]
-) -> None:
+async def test_patterns(broker: Broker, place: Place, pattern: str, matching: list[str], others: list[str]) -> None:
     inbox = Inbox()
     names = [name for name in [*others, *matching] if name]
     async with broker.subscribe(place.topic(pattern, pattern=True), SubscribeOptions("g"), inbox):

@@ -15,8 +15,7 @@ MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
 
 # Longer modules, each with the reason that its docstring gives or follows from.
-LONGER = {
-}
+LONGER = {}
 
 # Used by other modules and not offered. To be shortened, never to grow.
 NOT_OFFERED = {"mesh.__version__"}

@@ -128,9 +128,7 @@ class KafkaBackend:
         )
 
     def unreachable(self, port: int) -> Broker:
-        return KafkaBroker(
-            KafkaConfig((("127.0.0.1", port),), username="user", password="secret", connect_wait=0.3)
-        )
+        return KafkaBroker(KafkaConfig((("127.0.0.1", port),), username="user", password="secret", connect_wait=0.3))
 
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)

@@ -23,8 +23,9 @@ async def _main(url: str, address: str, options: str) -> None:
         print(delivery.message.body.decode(), flush=True)
         await asyncio.Event().wait()
 
-    async with cast("Broker", found.load().from_url(url)) as broker, broker.subscribe(
-        Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold
+    async with (
+        cast("Broker", found.load().from_url(url)) as broker,
+        broker.subscribe(Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold),
     ):
         print("ready", flush=True)
         await asyncio.Event().wait()

@@ -300,9 +300,10 @@ events = st.builds(
     datacontenttype=st.none() | st.sampled_from(["application/json", "text/plain", "application/octet-stream", "a/b"]),
     dataschema=st.none() | texts,
     subject=st.none() | texts,
-    time=st.none() | st.datetimes(timezones=st.timezones()).map(lambda t: t.replace(microsecond=0).isoformat()).filter(
-        lambda t: len(t) == 25
-    ),
+    time=st.none()
+    | st.datetimes(timezones=st.timezones())
+    .map(lambda t: t.replace(microsecond=0).isoformat())
+    .filter(lambda t: len(t) == 25),
     extensions=st.dictionaries(names, texts, max_size=5),
 )
 
