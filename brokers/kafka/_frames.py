@@ -120,9 +120,11 @@ class Frames:
             if reply_to and self.sink is not None:
                 asyncio.get_running_loop().call_soon(self.sink, Frame(None, reply_to.partition(".")[2], ""))
             return
-        for group, node in targets:
+        # Looked up before anything is awaited: a node may leave meanwhile.
+        posts = [(group, node, self._presence.partition_of(node)) for group, node in targets]
+        for group, node, partition in posts:
             headers = headers_of(message, reply_to, SERVED, f"{address} {group}")
-            await self._outbox.post(self._presence.partition_of(node), node.encode(), message.body, headers)
+            await self._outbox.post(partition, node.encode(), message.body, headers)
 
     async def broadcast(self, address: str, message: Message) -> None:
         """Send to every listener."""

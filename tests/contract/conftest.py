@@ -17,6 +17,7 @@ from tests.support.backends import BACKENDS, Backend, MissingServerError, featur
 from tests.support.contract import Inbox, Place
 from tests.support.proxy import Proxy
 
+WATCHED = ("brokers.memory", "brokers.nats", "brokers.redis", "brokers.rabbitmq")
 _FEATURE_NAMES = {each.name for each in fields(Features)}
 
 
@@ -106,7 +107,7 @@ async def proxy(own_backend: Backend) -> AsyncIterator[Proxy]:
 @pytest.fixture(autouse=True)
 def _blocking() -> Iterator[None]:
     """Fail a test whose adapter blocks the event loop."""
-    detector = BlockBuster(scanned_modules=["mesh", "brokers"])
+    detector = BlockBuster(scanned_modules=["mesh", *WATCHED])
     detector.activate()
     try:
         yield
