@@ -1,4 +1,4 @@
-"""Options of the test suite."""
+"""Options of the test suite, and what may run beside what."""
 
 from __future__ import annotations
 
@@ -17,3 +17,17 @@ def pytest_configure(config: pytest.Config) -> None:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares a server, when several processes run the tests; all else may run anywhere."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "shared_backend" in fixtures:
+            group = f"contract on {item.callspec.params['backend_name']}"  # type: ignore[attr-defined]
+        elif "module_backbone" in fixtures:
+            group = item.path.name
+        else:
+            continue
+        item.add_marker(pytest.mark.xdist_group(group))

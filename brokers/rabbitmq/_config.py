@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -32,7 +32,7 @@ class TLSFiles:
 
     ca: str | None = None
     certificate: str | None = None
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
@@ -90,7 +90,7 @@ class RabbitMQConfig:
 
     hosts: tuple[tuple[str, int], ...]
     user: str = "guest"
-    password: str = "guest"
+    password: str = field(default="guest", repr=False)
     vhost: str = "/"
     tls: TLSFiles | None = None
     external: bool = False

@@ -11,7 +11,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, cast
 
 from brokers.rabbitmq import _wire as wire
@@ -40,7 +40,7 @@ class Login:
     """
 
     mechanism: str
-    response: bytes
+    response: bytes = field(repr=False)
     vhost: str
     heartbeat: int
     name: str

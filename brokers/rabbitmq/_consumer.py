@@ -20,6 +20,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._balance import balance
 from brokers.rabbitmq._channel import Delivered
 from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._lane import Lane, RabbitMQSettler
@@ -27,7 +28,7 @@ from brokers.rabbitmq._message import ATTEMPT, TOPIC, decode, encode
 from brokers.rabbitmq._names import address_of, retry_step
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
-from brokers.rabbitmq._topology import Space, declare_group, exists, group_queues, retry_queue, seal, waiting
+from brokers.rabbitmq._topology import Space, count, declare_group, exists, group_queues, retry_queue, seal
 from brokers.rabbitmq._unclaimed import claim, topic_of
 from mesh.address import Address, matches
 from mesh.broker import Delivery, Handler, SubscribeOptions
@@ -75,6 +76,7 @@ class Subscription:
         self._stopping = False
         self._claims = False
         self._claiming: asyncio.Task[None] | None = None
+        self._balancing: asyncio.Task[None] | None = None
         self._not_ours = 0  # Unclaimed events that were seen to be no business of this group.
         self._tasks: asyncio.TaskGroup
 
@@ -95,6 +97,8 @@ class Subscription:
                 continue
         for lane in self._lanes:
             await lane.start(tasks)
+        if self._options.ordered:
+            self._balancing = tasks.create_task(balance(self._session, self._lanes), name="rabbitmq-balance")
         if self._claims:
             self._claiming = tasks.create_task(self._claim_again(), name="rabbitmq-claim")
 
@@ -112,7 +116,7 @@ class Subscription:
             await self._claim(connection)
 
     async def _claim(self, connection: Connection) -> None:
-        if await waiting(connection, self._space.unclaimed) > self._not_ours:
+        if (await count(connection, self._space.unclaimed))[0] > self._not_ours:
             claiming = claim(self._session, self._publisher, self._space, self._address.name, self._queues)
             self._not_ours = await claiming
 
@@ -136,8 +140,9 @@ class Subscription:
     async def stop(self) -> None:
         """Take nothing more, and release what no handler has begun."""
         self._stopping = True
-        if self._claiming is not None:
-            self._claiming.cancel()
+        for task in (self._claiming, self._balancing):
+            if task is not None:
+                task.cancel()
         for lane in self._lanes:
             lane.stop_at_once()
         for lane in self._lanes:
@@ -182,6 +187,7 @@ class Subscription:
         message, attempts = decode(delivered.properties, delivered.body)
         settler = RabbitMQSettler(self, lane, delivered, message, topic, attempts + 1)
         self._unsettled.add(settler)
+        lane.hold()
         delivery = Delivery(message, address_of(self._address.space, topic), attempts + 1, settler)
         if self._running < self._options.max_in_flight:
             self._begin(delivery, settler)

@@ -12,6 +12,7 @@ inbox's token in ``correlation_id``, and in ``reply_to`` a queue and a token, wi
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -22,12 +23,13 @@ from brokers.rabbitmq._message import decode
 from brokers.rabbitmq._names import FRAMES, shorten
 from brokers.rabbitmq._session import Attachment, Session
 from brokers.rabbitmq._topology import FRAMES_EXCHANGE
-from mesh.address import Address, encode_token
+from mesh.address import Address, decode_token, encode_token
 from mesh.broker import Frame, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["Inbox", "Listening", "Serving", "frame_key"]
+__all__ = ["Inbox", "Listening", "Serving", "frame_key", "inbox_target"]
 
+INBOX = "mesh-inbox-"
 UNUSED_EXPIRES_MS = 60_000
 LEAVE_WAIT = 1.0
 DRAIN_WAIT = 0.001
@@ -38,6 +40,12 @@ KEY_LIMIT = 240
 def frame_key(address: Address) -> str:
     """Give the routing key of an address."""
     return shorten(address.text, KEY_LIMIT)
+
+
+def inbox_target(text: str) -> tuple[str, str, str]:
+    """Give the exchange, the routing key and the token of ``<inbox>.<token>``, or of a stranger's queue."""
+    name, _, token = text.partition(".")
+    return (FRAMES, name, token) if name.startswith(INBOX) else ("", decode_token(name), token)
 
 
 class Inbox:
@@ -51,8 +59,8 @@ class Inbox:
         sink: What takes the frames.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
+        self.name = name = f"{INBOX}{secrets.token_hex(8)}"
         self.sink: Sink | None = None
         self._connections = 0
         self._queue = name
@@ -111,24 +119,28 @@ class Serving:
 
     async def _open(self, connection: Connection) -> Channel:
         while True:
+            channel = await connection.open_channel(FRAMES_EXCHANGE, take=self._take)
             try:
-                channel = await connection.open_channel(
-                    FRAMES_EXCHANGE,
+                await channel.call(
                     wire.queue_declare(self._queue, {"x-expires": UNUSED_EXPIRES_MS}, auto_delete=True),
                     wire.basic_consume(self._queue, TAG, no_ack=True),
                     self._bound,
-                    take=self._take,
                 )
             except RefusedError as error:
                 if error.reply_code != NOT_FOUND:
                     raise
                 continue  # Its last member left between the two, and the queue with it.
+            except asyncio.CancelledError:
+                await self._leave(channel)  # The server may have done it already.
+                raise
             channel.on_cancel = channel.close
             return channel
 
     def _take(self, delivered: Delivered) -> None:
         properties = delivered.properties
-        reply_to = f"{properties.reply_to}.{properties.correlation_id or ''}" if properties.reply_to else ""
+        reply_to = properties.reply_to or ""
+        if reply_to:
+            reply_to = f"{encode_token(reply_to)}.{properties.correlation_id or ''}"
         message, _ = decode(properties, delivered.body)
         self._sink(Frame(message, "", reply_to))
 
@@ -139,12 +151,16 @@ class Serving:
         if channel is None:
             return
         try:
-            await _bounded(self._drain, channel)
+            await self._leave(channel)
         except asyncio.CancelledError:
-            await _bounded(self._drain, channel)
+            await self._leave(channel)
             raise
         finally:
             channel.close()
+
+    async def _leave(self, channel: Channel) -> None:
+        await _bounded(self._drain, channel)
+        channel.close()
 
     async def _drain(self, channel: Channel) -> None:
         """Cancel; the last member first sees to it that nothing more is routed, since its queue goes with it."""
@@ -179,11 +195,12 @@ class Listening:
         await self._attachment.start(tasks)
 
     async def _open(self, connection: Connection) -> Channel:
+        queue = f"{INBOX}{secrets.token_hex(8)}"
         channel = await connection.open_channel(
             FRAMES_EXCHANGE,
-            wire.queue_declare("", durable=False, exclusive=True, auto_delete=True),
-            wire.basic_consume("", TAG, no_ack=True),  # No name is that of the last one declared.
-            wire.queue_bind("", FRAMES, self._key),
+            wire.queue_declare(queue, durable=False, exclusive=True, auto_delete=True),
+            wire.basic_consume(queue, TAG, no_ack=True),
+            wire.queue_bind(queue, FRAMES, self._key),
             take=self._take,
         )
         channel.on_cancel = channel.close

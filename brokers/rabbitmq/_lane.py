@@ -38,18 +38,21 @@ class Lane:
 
     Attributes:
         queue: The queue.
-        working: What a handler works on, on a keyed lane.
+        active: Whether something came from it since this member consumes it.
     """
 
     def __init__(self, subscription: Subscription, session: Session, queue: Queue, prefetch: int) -> None:
         self._subscription = subscription
         self._prefetch = prefetch
         self._stopping = False
+        self._giving_way = False
+        self._holding = False  # Something that is unsettled, on a keyed lane.
         self._idle = asyncio.Event()
         self._idle.set()
         self._delayed: asyncio.TimerHandle | None = None
         self._attachment = Attachment(session, self._open, f"the queue {queue.name}")
         self.queue = queue
+        self.active = False
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to consume."""
@@ -57,6 +60,7 @@ class Lane:
 
     async def _open(self, connection: Connection) -> Channel:
         await self._idle.wait()  # Not beside what began before the connection broke, or was given up.
+        self._giving_way = self._holding = self.active = False
         channel = await connection.open_channel(
             self.queue.declared, *self.queue.bound, wire.basic_qos(self._prefetch), take=self._take
         )
@@ -76,6 +80,10 @@ class Lane:
     def _take(self, delivered: Delivered) -> None:
         self._subscription.take(self, delivered)
 
+    def hold(self) -> None:
+        """Note that there is a delivery to settle."""
+        self.active = self._holding = True
+
     def begin(self) -> None:
         """Note that a handler begins."""
         if self.queue.keyed:
@@ -94,7 +102,14 @@ class Lane:
 
     def settled(self) -> None:
         """Note that a delivery is settled."""
-        if self._stopping and self.queue.keyed:
+        self._holding = False
+        if self.queue.keyed and (self._stopping or self._giving_way):
+            self.close()
+
+    def give_way(self) -> None:
+        """Let another member be the active consumer once nothing is unsettled here, and stand by behind it."""
+        self._giving_way = True
+        if not self._holding:
             self.close()
 
     def stop_at_once(self) -> None:
@@ -195,6 +210,8 @@ class RabbitMQSettler:
         """Hand it back as an attempt that failed."""
         if self.open:
             self._send(wire.reject_frame(self._channel.number, self._tag))
+        else:
+            self._subscription.note_settled(self)
 
     def release(self) -> None:
         """Hand it back untried."""

@@ -109,6 +109,7 @@ class Publisher:
                 continue
             if outcome != LOST:
                 raise PublishRejectedError(f"RabbitMQ at {self._shown} has no queue for {key!r}")
+            await asyncio.sleep(0)  # A lost channel ends its connection in the next turn of the loop.
 
     async def see(self, exchange: str) -> None:
         """See that an exchange is there: publishing to one that is not ends the channel, for everybody.
@@ -138,6 +139,8 @@ class Publisher:
             await connection.drained()
             connection = self.session.current()
         self._limit(connection, properties)
+        if self._frames.error is not None:
+            raise BrokerUnavailableError(str(self._frames.error))
         self._frames.post(exchange, key, properties, body, mandatory=mandatory)
 
     def _limit(self, connection: Connection, properties: bytes) -> None:

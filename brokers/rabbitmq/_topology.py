@@ -266,8 +266,8 @@ async def declare_group(
     return is_new
 
 
-async def waiting(connection: Connection, queue: str) -> int:
-    """Count the messages of a queue that exists."""
+async def count(connection: Connection, queue: str) -> tuple[int, int]:
+    """Count the messages that wait in a queue, and its consumers."""
     async with connection.channel() as channel:
         [answer] = await channel.call(wire.queue_declare(queue, passive=True))
-    return wire.read_queue_declare_ok(answer)[1]
+    return wire.read_queue_declare_ok(answer)[1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Self
 from brokers.rabbitmq import _component
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._consumer import Subscription
-from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key
+from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode, measure
 from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
@@ -51,7 +50,7 @@ class RabbitMQBroker:
     def __init__(self, config: RabbitMQConfig) -> None:
         """Prepare; entering connects."""
         self._config = config
-        self._inbox = Inbox(f"mesh-inbox-{secrets.token_hex(8)}")
+        self._inbox = Inbox()
         self._publisher = Publisher(config, self._inbox.take_back)
         self._session = Session(config, "consuming", self._inbox.open)
         self._stack = AsyncExitStack()
@@ -169,13 +168,13 @@ class RabbitMQBroker:
         self._limit(message)
         queue, token = self._inbox.own(reply_to) if reply_to else ("", "")
         if isinstance(to, str):
-            key, _, correlation_id = to.partition(".")
+            exchange, key, correlation_id = inbox_target(to)
             answer = f"{queue}.{token}" if queue else None
         else:
-            key, correlation_id = frame_key(to), token
+            exchange, key, correlation_id = FRAMES, frame_key(to), token
             answer = queue or None
         properties = encode(message, correlation_id=correlation_id or None, reply_to=answer)
-        await self._publisher.post(FRAMES, key, properties, message.body, mandatory=bool(queue))
+        await self._publisher.post(exchange, key, properties, message.body, mandatory=bool(queue))
 
     @asynccontextmanager
     async def serve(self, address: Address, group: str, sink: Sink) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,8 +13,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
-
-from tests.support.processes import free_port
 
 __all__ = ["RabbitMQServer", "find_rabbitmq_server"]
 
@@ -29,6 +28,15 @@ log.file.level = info
 log.console = false
 raft.wal_max_size_bytes = 64000000
 """
+
+
+def _free_port() -> int:
+    """Give a port that no outgoing connection takes while the server is restarted."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 def find_rabbitmq_server() -> Path | None:
@@ -60,18 +68,18 @@ class RabbitMQServer:
         self._config = config
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self.port = _free_port()
         self._node = f"mesh{self.port}@localhost"
         self._cluster = f"mesh{self.port}@".encode()
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))},
             "HOME": str(directory),
-            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(_free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_ALLOW_INPUT": "true",  # The script becomes the server, instead of being its parent.
             "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
-            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_DIST_PORT": str(_free_port()),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
             "RABBITMQ_LOG_BASE": str(directory / "log"),
             "RABBITMQ_MNESIA_BASE": str(directory / "data"),

@@ -1,0 +1,301 @@
+"""RabbitMQ without a server: bytes, names, messages, settings."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, TLSFiles, _component, _message, _names
+from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._topology import Space
+from mesh import address
+from mesh.address import matches
+from mesh.broker import Message, Topology
+from mesh.errors import ConfigError, FeatureNotSupportedError, MessageTooLargeError
+from mesh.resources.component import Component, MetadataEntry
+
+names = st.text("!#$%&'*+-.^_`|~0123456789abcXYZ", min_size=1, max_size=60)
+values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40).map(str.strip)
+reserved = st.sampled_from(sorted(_message.RESERVED))
+tokens = st.text("ab=-_0", min_size=1, max_size=4) | st.text("xyz", min_size=50, max_size=90)
+topics = st.lists(tokens, min_size=1, max_size=40).map(".".join)
+patterns = st.lists(tokens | st.just("*"), min_size=1, max_size=6).flatmap(
+    lambda parts: st.sampled_from([".".join(parts), ".".join([*parts, ">"]), ">"])
+)
+
+
+def read_back(encoded: bytes) -> wire.Properties:
+    """Decode properties as they come from a server."""
+    head = b"".join(wire.content(1, encoded, b"", 131072))
+    size, flags, at = wire.read_content_head(head, 7)
+    assert size == 0
+    return wire.read_properties(head, at, flags)
+
+
+@given(st.dictionaries(names | reserved, values, max_size=8), st.binary(max_size=20), st.none() | st.text(max_size=300))
+def test_message_arrives_as_it_was_given(headers: dict[str, str], body: bytes, identity: str | None) -> None:
+    message = Message(headers, body, id=identity)
+    encoded = _message.encode(message, stored=True, extra={_message.ATTEMPT: "3"})
+    found, attempts = _message.decode(read_back(encoded), body)
+    assert (dict(found.headers), found.body, found.id, attempts) == (headers, body, identity, 3)
+
+
+def test_frame_properties_arrive() -> None:
+    found = read_back(_message.encode(Message({}, b""), correlation_id="t", reply_to="queue.token"))
+    assert (found.correlation_id, found.reply_to, found.message_id, found.headers) == ("t", "queue.token", None, {})
+
+
+def test_name_of_a_header_that_amqp_cannot_carry_is_refused() -> None:
+    with pytest.raises(MessageTooLargeError):
+        _message.encode(Message({"x" * 256: ""}, b""))
+
+
+def test_what_others_publish_is_read_as_the_cloudevents_binding_has_it() -> None:
+    fields: dict[str, object] = {
+        "cloudEvents:specversion": "1.0",
+        "cloudEvents:time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "cloudEvents:count": 3,
+        "cloudEvents:flag": True,
+        "x-death": [{"count": 1}],
+        "x-delivery-count": 2,
+        "table": {"a": 1},
+    }
+    found, attempts = _message.decode(wire.Properties(fields, content_type="text/plain"), b"")
+    assert attempts == 2
+    assert found.headers == {
+        "cloudEvents_specversion": "1.0",
+        "cloudEvents_time": "2026-01-02T03:04:05Z",
+        "cloudEvents_count": "3",
+        "cloudEvents_flag": "true",
+        "cloudEvents_datacontenttype": "text/plain",
+    }
+    plain, _ = _message.decode(wire.Properties({}, content_type="application/cloudevents+json"), b"{}")
+    assert plain.headers == {"content-type": "application/cloudevents+json"}
+
+
+@pytest.mark.parametrize(
+    ("encoded", "value"),
+    [
+        (b"t\x01", True),
+        (b"b\xff", -1),
+        (b"s\xff\xfe", -2),
+        (b"I\x00\x00\x01\x00", 256),
+        (b"l\x00\x00\x00\x00\x00\x00\x00\x05", 5),
+        (b"d\x3f\xf8\x00\x00\x00\x00\x00\x00", 1.5),
+        (b"D\x02\x00\x00\x00\x7b", 1.23),
+        (b"T\x00\x00\x00\x00\x00\x00\x00\x3c", datetime(1970, 1, 1, 0, 1, tzinfo=UTC)),
+        (b"V", None),
+        (b"x\x00\x00\x00\x02\x00\xff", b"\x00\xff"),
+        (b"A\x00\x00\x00\x04t\x00b\x07", [False, 7]),
+        (b"F\x00\x00\x00\x04\x01at\x01", {"a": True}),
+    ],
+)
+def test_every_field_type_is_read(encoded: bytes, value: object) -> None:
+    body = b"\x01n" + encoded + b"\x01zS\x00\x00\x00\x01!"
+    found, end = wire.read_table(len(body).to_bytes(4, "big") + body, 0)
+    assert found == {"n": value, "z": "!"}
+    assert end == len(body) + 4
+
+
+def test_unknown_field_type_is_not_amqp() -> None:
+    with pytest.raises(wire.ProtocolError):
+        wire.read_table(b"\x00\x00\x00\x03\x01n?", 0)
+
+
+@given(st.integers(0, 1000), st.integers(16, 64))
+def test_body_is_cut_into_frames(size: int, frame_max: int) -> None:
+    frames = b"".join(wire.content(7, b"\0\0", bytes(size), frame_max))
+    at, found = 0, []
+    while at < len(frames):
+        kind, channel, length = wire.frame_head.unpack_from(frames, at)
+        assert (channel, frames[at + 7 + length]) == (7, wire.FRAME_END)
+        assert kind == wire.HEADER or length + 8 <= frame_max
+        found.append((kind, length))
+        at += 8 + length
+    assert found[0][0] == wire.HEADER
+    assert sum(length for kind, length in found if kind == wire.BODY) == size
+
+
+def amqp_matches(binding: str, key: str) -> bool:
+    """As RabbitMQ's topic exchange: ``*`` is one word, ``#`` any number of them."""
+
+    def fits(pattern: list[str], words: list[str]) -> bool:
+        if not pattern:
+            return not words
+        if pattern[0] == "#":
+            return any(fits(pattern[1:], words[start:]) for start in range(len(words) + 1))
+        return bool(words) and pattern[0] in ("*", words[0]) and fits(pattern[1:], words[1:])
+
+    return fits(binding.split("."), key.split("."))
+
+
+@given(patterns, topics)
+def test_bindings_let_through_at_least_what_fits(pattern: str, topic: str) -> None:
+    key, reversible = _names.routing_key(topic, "3")
+    assert len(key) <= 255
+    assert not reversible or key.partition(".")[2] == topic
+    for lane in ("*", "3"):
+        keys = _names.bindings(pattern, lane)
+        assert all(len(each) <= 255 for each in keys)
+        found = any(amqp_matches(each, key) for each in keys)
+        assert found or not matches(pattern, topic)
+        if reversible and found:
+            assert matches(pattern, topic), "an event came that the pattern does not take"
+    assert not any(amqp_matches(each, key) for each in _names.bindings(pattern, "4"))
+
+
+@given(topics, topics)
+def test_topic_without_wildcards_takes_itself_only(one: str, other: str) -> None:
+    [binding] = _names.bindings(one, "*")
+    assert amqp_matches(binding, _names.routing_key(one, "_")[0])
+    assert amqp_matches(binding, _names.routing_key(other, "_")[0]) is (one == other)
+
+
+@given(st.floats(0.0001, 100_000))
+def test_delay_is_rounded_up_by_little(delay: float) -> None:
+    step = _names.retry_step(delay) / 1000
+    assert delay <= step <= max(delay * 1.26, 0.001)
+
+
+def test_there_are_few_delays() -> None:
+    assert len({_names.retry_step(ms / 1000) for ms in range(1, 3_600_000, 7)}) < 80
+    assert _names.retry_step(1e12) < 2**31
+
+
+def test_names_stay_within_what_amqp_allows() -> None:
+    topic = address.topic("n" * 500, "c" * 500, "\U0001f600" * 100)
+    for lane in ("", "15", "retry-1073741824"):
+        assert len(_names.queue_name(topic, "g" * 500, lane)) <= 255
+    assert _names.queue_name(topic, "a") != _names.queue_name(topic, "b")
+    assert _names.address_of("s", "not=ZZours").label == "not=ZZours"
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://localhost", RabbitMQConfig((("localhost", 5672),))),
+        ("amqp://localhost:5672/", RabbitMQConfig((("localhost", 5672),))),
+        ("amqp://u%40x:p%3A%2F@h:1/v%2Fw", RabbitMQConfig((("h", 1),), "u@x", "p:/", "v/w")),
+        ("amqp://u:p@a:1,b/v", RabbitMQConfig((("a", 1), ("b", 5672)), "u", "p", "v")),
+        ("amqp://[::1]:7", RabbitMQConfig((("::1", 7),))),
+        ("amqps://h", RabbitMQConfig((("h", 5671),), tls=TLSFiles())),
+        ("amqp://h?heartbeat=30", RabbitMQConfig((("h", 5672),), heartbeat=30)),
+        ("amqp://h?connection_timeout=2000", RabbitMQConfig((("h", 5672),), connect_wait=2.0)),
+        (
+            "amqps://h?verify=verify_none&cacertfile=/ca&certfile=/c&keyfile=/k&auth_mechanism=EXTERNAL",
+            RabbitMQConfig((("h", 5671),), tls=TLSFiles("/ca", "/c", "/k", verify=False), external=True),
+        ),
+    ],
+)
+def test_url(url: str, expected: RabbitMQConfig) -> None:
+    assert RabbitMQConfig.from_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://u:secret@h", "amqp://user:password@host"),
+        ("amqp://u:secret@", "amqp://user:password@host"),
+        ("amqp://u:secret@h:port", "amqp://user:password@host"),
+        ("amqp://u:secret@h?hartbeat=1", "did you mean 'heartbeat'"),
+        ("amqp://u:secret@h?heartbeat=soon", "heartbeat"),
+        ("amqp://u:secret@h?verify=maybe", "verify_peer or verify_none"),
+    ],
+)
+def test_url_that_is_wrong_says_so_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        RabbitMQBroker.from_url(url)
+    assert said in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def component(**settings: str) -> Component:
+    entries = tuple(
+        MetadataEntry(name, value, f"spec.metadata[{line - 8}]", line, 5)
+        for line, (name, value) in enumerate(settings.items(), 8)
+    )
+    return Component("orders", "pubsub.rabbitmq", entries, file="pubsub.yaml", line=1)
+
+
+def test_component_as_tutorials_have_it() -> None:
+    config = _component.read(component(host="amqp://localhost:5672", consumerID="{appID}", durable="true"))
+    assert config == RabbitMQConfig((("localhost", 5672),), name="brokermesh orders")
+    assert "secret" not in repr(RabbitMQConfig.from_url("amqp://u:secret@h"))
+
+
+def test_component_with_everything() -> None:
+    given = component(
+        protocol="amqps",
+        hostname="rabbit:1234",
+        username="u",
+        password="p",
+        clientName="me",
+        saslExternal="true",
+        heartBeat="30s",
+        reconnectWaitSeconds="5",
+        ttlInSeconds="60",
+        maxLenBytes="1000",
+        maxLen="10",
+        prefetchCount="7",
+        concurrency="parallel",
+        caCert="/ca",
+        clientCert="/cert",
+        clientKey="/key",
+    )
+    assert _component.read(given) == RabbitMQConfig(
+        (("rabbit", 1234),),
+        "u",
+        "p",
+        tls=TLSFiles("/ca", "/cert", "/key"),
+        external=True,
+        heartbeat=30,
+        max_backoff=5.0,
+        name="me",
+        max_age=60.0,
+        max_bytes=1000,
+        max_events=10,
+        max_in_flight=7,
+    )
+    single = _component.read(component(connectionString="amqp://h", concurrency="single", prefetchCount="0"))
+    assert single.max_in_flight == 1
+
+
+def test_component_reports_all_problems_where_they_are() -> None:
+    with pytest.raises(ConfigError) as raised:
+        RabbitMQBroker.from_component(
+            component(hostname="h:x", protocol="http", hartBeat="1s", maxLen="many", saslExternal="maybe")
+        )
+    said = str(raised.value)
+    assert len(raised.value.problems) == 5
+    assert "did you mean 'heartBeat'" in said
+    for line in (8, 9, 10, 11, 12):
+        assert f"pubsub.yaml:{line}:5" in said
+
+
+def test_component_without_a_server_says_what_to_set() -> None:
+    with pytest.raises(ConfigError, match="connectionString"):
+        _component.read(component(username="u"))
+    with pytest.raises(ConfigError) as raised:
+        _component.read(component(connectionString="amqp://u:secret@"))
+    assert "secret" not in str(raised.value)
+
+
+def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="certificates"):
+        TLSFiles(ca=str(tmp_path / "missing")).context()
+    with pytest.raises(ConfigError, match="certificates"):
+        TLSFiles(certificate="-----BEGIN CERTIFICATE-----\nx").context()
+    assert not TLSFiles(verify=False).context().check_hostname
+
+
+def test_age_that_no_timer_counts_is_refused() -> None:
+    Space(Topology("s", max_age=None))
+    with pytest.raises(FeatureNotSupportedError):
+        Space(Topology("s", max_age=60 * 86400.0))
