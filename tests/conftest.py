@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Any
 
 import pytest
 
@@ -19,15 +21,23 @@ def pytest_configure(config: pytest.Config) -> None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep together what shares a server, when several processes run the tests; all else may run anywhere."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "shared_backend" in fixtures:
-            group = f"contract on {item.callspec.params['backend_name']}"  # type: ignore[attr-defined]
-        elif "module_backbone" in fixtures:
-            group = item.path.name
-        else:
-            continue
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Scheduling(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """Tell which tests one process runs one after the other: those with the same answer."""
+    path, _, test = nodeid.partition("::")
+    if path.startswith(("tests/contract/", "tests/faults/test_every_broker")):
+        backend = re.search(r"\[([a-z]+)[]-]", test)
+        rough = path.endswith("test_faults.py")  # On a server of their own, which they kill.
+        return f"{path if rough else path.split('/')[1]} on {backend[1]}" if backend else path
+    return path if path.startswith(("tests/http/", "tests/compose/")) else nodeid

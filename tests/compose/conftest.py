@@ -1,4 +1,4 @@
-"""One stack for each broker."""
+"""One engine for all stacks, and one stack for each broker."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.compose.engine import BROKERS, EngineError, Stack, has_adapter, say
+from tests.compose.engine import BROKERS, EngineError, Stack, prepare, say
 from tests.support.processes import free_port
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "stack" in metafunc.fixturenames:
-        asked = metafunc.config.getoption("broker") or list(BROKERS)
-        metafunc.parametrize("stack", [name for name in BROKERS if name in asked], indirect=True, scope="module")
+        metafunc.parametrize("stack", _asked(metafunc.config), indirect=True, scope="module")
+
+
+def _asked(config: pytest.Config) -> list[str]:
+    return [name for name in BROKERS if name in (config.getoption("broker") or BROKERS)]
+
+
+@pytest.fixture(scope="session")
+def engine(pytestconfig: pytest.Config) -> None:
+    """A Docker engine with all images that the stacks need; always when CI=true, and on request elsewhere."""
+    if "true" not in (os.environ.get("COMPOSE_TEST"), os.environ.get("CI")):
+        pytest.skip("`make compose-test` runs this")
+    prepare(_asked(pytestconfig))
 
 
 @pytest.fixture(scope="module")
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(engine: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that runs; nothing of it is left afterwards."""
     broker: str = request.param
-    if os.environ.get("COMPOSE_TEST") != "1":
-        pytest.skip("`make compose-test` runs this")
-    if not has_adapter(broker):
-        message = f"brokermesh has no adapter for {broker} yet: its stack was not run"
-        say(message)
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
     made = Stack(broker, free_port(), tmp_path_factory.mktemp(broker))
     failures = request.session.testsfailed
     say(f"{broker}: starting")

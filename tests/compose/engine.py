@@ -1,7 +1,6 @@
 """The Docker engine of this machine, the images that the stacks need, and one stack that runs.
 
-``python -m tests.compose.engine [BROKER ...]`` makes sure of the engine and the images. Where no registry can be
-reached, a script that builds local stand-ins under the public names is used, if it is there.
+Where no registry can be reached, a script that builds local stand-ins under the public names is used, if it is there.
 """
 
 from __future__ import annotations
@@ -13,16 +12,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-__all__ = ["BROKERS", "ROOT", "EngineError", "Stack", "has_adapter", "prepare", "read_stack", "say"]
+__all__ = ["BROKERS", "ROOT", "EngineError", "Stack", "prepare", "read_stack", "say"]
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -54,12 +51,6 @@ def read_stack() -> dict[str, Any]:
     """Read compose.yaml, its anchors resolved."""
     stack: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     return stack
-
-
-def has_adapter(broker: str) -> bool:
-    """Tell whether the image will have an adapter for a broker."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return f"backbone.{BROKERS[broker]}" in project["entry-points"]["mesh.components"]
 
 
 def run(*words: str, within: float = 30.0, environ: dict[str, str] | None = None) -> str:
@@ -276,10 +267,3 @@ class Stack:
         state = self._state(service)
         health = state.get("Health")
         return bool(state["Running"]) and (health is None or health["Status"] == "healthy")
-
-
-if __name__ == "__main__":
-    try:
-        prepare(sys.argv[1:] or list(BROKERS))
-    except EngineError as problem:
-        sys.exit(f"error: {problem}")

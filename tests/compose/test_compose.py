@@ -17,7 +17,7 @@ from tests.compose.engine import Stack, say
 from tests.compose.load import Load, post
 from tests.support.eventually import eventually_sync
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(240, func_only=True)  # The images may have to be made first.
 
 WITHIN = 60.0
 

@@ -18,10 +18,8 @@ import pytest
 from tests.support.gateways import MeshHome
 from tests.support.mesh import port
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(shutil.which("node") is None and "CI" not in os.environ, reason="node is not installed"),
-]
+needs_node = pytest.mark.skipif(shutil.which("node") is None and "CI" not in os.environ, reason="node is not installed")
+pytestmark = [pytest.mark.timeout(120), needs_node]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -38,7 +36,7 @@ def ports() -> dict[str, int]:
     return {name: port() for name in ("3000", "3500", "6001", "6002")}
 
 
-def _copied(name: str, tmp_path: Path, ports: dict[str, int]) -> Path:
+def copied(name: str, tmp_path: Path, ports: dict[str, int]) -> Path:
     """Copy an example, so that its logs and its ports are nobody else's."""
     directory = tmp_path / name
     shutil.copytree(EXAMPLES / name, directory, ignore=shutil.ignore_patterns(".dapr"))
@@ -48,7 +46,7 @@ def _copied(name: str, tmp_path: Path, ports: dict[str, int]) -> Path:
 
 
 def test_hello_world_from_its_template(home: MeshHome, tmp_path: Path, ports: dict[str, int]) -> None:
-    directory = _copied("hello-world", tmp_path, ports)
+    directory = copied("hello-world", tmp_path, ports)
     with home.run("-f", "dapr.yaml", cwd=directory) as run:
         run.until("^== APP - nodeapp == Got a new order! Order ID: 3$")
         run.until("^== APP - pythonapp == Order 3 was taken$")
@@ -69,7 +67,7 @@ def test_hello_world_from_its_template(home: MeshHome, tmp_path: Path, ports: di
 
 def test_hello_world_in_two_terminals(home: MeshHome, tmp_path: Path, ports: dict[str, int]) -> None:
     """As the tutorials have it: no ``--`` before the command, old names of options, either one first."""
-    directory = _copied("hello-world", tmp_path, ports)
+    directory = copied("hello-world", tmp_path, ports)
     app_port, http_port = str(ports["3000"]), str(ports["3500"])
     node_line = ("--app-id", "nodeapp", "--app-port", app_port, "--port", http_port, "node", "app.js")
     with home.run("--app-id", "pythonapp", "python", "app.py", cwd=directory / "python") as caller:
@@ -92,7 +90,7 @@ def test_hello_world_in_two_terminals(home: MeshHome, tmp_path: Path, ports: dic
 
 
 def test_pubsub(home: MeshHome, tmp_path: Path, ports: dict[str, int]) -> None:
-    directory = _copied("pubsub", tmp_path, ports)
+    directory = copied("pubsub", tmp_path, ports)
     assert home.mesh("check", ".", cwd=directory).stdout == "4 resources and 1 template are fine\n"
     with home.run("-f", str(directory)) as run:
         run.until("^== APP - warehouse == Order 1: teapot goes by post$")

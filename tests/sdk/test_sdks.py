@@ -1,0 +1,106 @@
+"""The official SDKs, unmodified, against gateways: what they expect of the API is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import mesh_home
+from tests.support.mesh import AppProcess, GatewayProcess, port
+
+__all__ = ["mesh_home"]
+
+HERE = Path(__file__).parent
+PYTHON = HERE / ".python" / "bin" / "python"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def run(*command: str, environ: Mapping[str, object]) -> dict[str, Any]:
+    """Run an SDK's program to its end, and give what it saw."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=HERE,
+        env={**os.environ, **{name: str(value) for name, value in environ.items()}},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            output, errors = await process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    assert process.returncode == 0, (output + errors).decode()
+    seen: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return seen
+
+
+def needs(path: Path) -> None:
+    if not path.exists():
+        assert "CI" not in os.environ, f"{path.name} is missing: tests/provision/sdks.sh"
+        pytest.skip("not installed: tests/provision/sdks.sh")
+
+
+async def test_node(mesh_home: Path) -> None:
+    """Publish, subscribe, in bulk as well, state, invocation, health and metadata."""
+    needs(HERE / "node_modules" / "@dapr" / "dapr")
+    app_port = port()
+    async with GatewayProcess("client", mesh_home) as client:
+        application = GatewayProcess("javascript", mesh_home, app=app_port)
+        await application.start(ready=False)  # The SDK's server waits for its gateway, which waits for the server.
+        try:
+            seen = await run(
+                "node",
+                "javascript.js",
+                environ={
+                    "APP_PORT": app_port,
+                    "APP_GATEWAY_PORT": application.port,
+                    "CLIENT_GATEWAY_PORT": client.port,
+                },
+            )
+        except BaseException:
+            application.show_log()
+            raise
+        finally:
+            await application.kill()
+    assert seen["healthy"] is True
+    assert seen["saved"] == {"a": 1}
+    assert {each["key"]: each.get("data") for each in seen["bulk"]} == {"one": {"a": 1}, "two": "text", "three": None}
+    assert {each["key"]: each.get("data") for each in seen["left"]} == {"one": None, "two": None, "three": 3}
+    plain, text, bulk = seen["published"]
+    assert "error" not in plain
+    assert "error" not in text
+    assert bulk == {"failedMessages": []}
+    assert "nowhere" in seen["refused"]
+    assert sorted(seen["events"], key=str) == sorted([{"orderId": 7}, "plain"], key=str)
+    assert len(seen["bulkEvents"]) == 2
+    assert json.loads(seen["invoked"]["body"]) == {"hello": "world"}
+    assert (seen["id"], seen["tagged"]) == ("client", True)
+
+
+async def test_python(mesh_home: Path) -> None:
+    """Invocation over HTTP: the only part of it that is not gRPC."""
+    needs(PYTHON)
+    async with (
+        AppProcess(mesh_home) as app,
+        GatewayProcess("callee", mesh_home, app=app),
+        GatewayProcess("caller", mesh_home) as caller,
+    ):
+        seen = await run(
+            str(PYTHON),
+            "python.py",
+            environ={
+                "DAPR_HTTP_PORT": caller.port,
+                "DAPR_API_METHOD_INVOCATION_PROTOCOL": "http",
+                "DAPR_HEALTH_TIMEOUT": 10,
+            },
+        )
+    assert json.loads(seen["answer"])["pid"] == app.pid
+    assert "nobody" in seen["refused"]
