@@ -71,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, lambda *_: sys.exit(0))
 
+ThreadingHTTPServer.request_queue_size = 128  # A gateway delivers many events at once.
 server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
 server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
