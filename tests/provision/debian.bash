@@ -1,8 +1,8 @@
 # Sourced by the scripts beside it.
 
 # Installs Debian packages, whose services neither start now nor with the machine; says what is missing where it cannot.
-#   install WHAT PACKAGE...
-install() {
+#   provide WHAT PACKAGE...
+provide() {
     local what=$1 package failed= policy=/usr/sbin/policy-rc.d
     shift
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -16,7 +16,7 @@ install() {
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
     fi
-    apt "$@" || { apt-get -o DPkg::Lock::Timeout=300 update -qq && apt "$@"; } || failed=yes
+    _apt "$@" || { apt-get -o DPkg::Lock::Timeout=300 update -qq && _apt "$@"; } || failed=yes
     [ -z "$policy" ] || rm -f "$policy"
     [ -z "$failed" ] || exit 1
     for package in "$@"; do
@@ -27,6 +27,6 @@ install() {
     done
 }
 
-apt() {
+_apt() {
     DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$@" >/dev/null
 }

@@ -7,12 +7,12 @@ set -euo pipefail
 version=3.9.1
 directory=${BROKERMESH_KAFKA:-$HOME/.cache/brokermesh-tests/kafka}
 
-command -v java >/dev/null || install "Java 17 or later" default-jre-headless
+command -v java >/dev/null || provide "Java 17 or later" default-jre-headless
 if [ -e "$directory/libs/kafka_2.13-$version.jar" ] && [ -e "$directory/libs/slf4j-simple-1.7.36.jar" ]; then
     exit 0
 fi
 
-command -v mvn >/dev/null || install Maven maven
+command -v mvn >/dev/null || provide Maven maven
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cat >"$work/pom.xml" <<POM

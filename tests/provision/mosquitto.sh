@@ -3,4 +3,4 @@
 set -euo pipefail
 . "$(dirname "$0")/debian.bash"
 
-command -v mosquitto >/dev/null && command -v mosquitto_pub >/dev/null || install "Mosquitto 2.0 or later" mosquitto mosquitto-clients
+command -v mosquitto >/dev/null && command -v mosquitto_pub >/dev/null || provide "Mosquitto 2.0 or later" mosquitto mosquitto-clients

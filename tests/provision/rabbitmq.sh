@@ -3,4 +3,4 @@
 set -euo pipefail
 . "$(dirname "$0")/debian.bash"
 
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || install "RabbitMQ 3.10 or later" rabbitmq-server
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || provide "RabbitMQ 3.10 or later" rabbitmq-server

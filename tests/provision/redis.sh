@@ -3,4 +3,4 @@
 set -euo pipefail
 . "$(dirname "$0")/debian.bash"
 
-command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null || install "Redis 7.0 or later" redis-server redis-sentinel
+command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null || provide "Redis 7.0 or later" redis-server redis-sentinel

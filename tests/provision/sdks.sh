@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/debian.bash"
 
-command -v npm >/dev/null || install "npm of Node.js 18 or later" nodejs npm
+command -v npm >/dev/null || provide "npm of Node.js 18 or later" nodejs npm
 cd "$(dirname "$0")/../sdk"
 if ! cmp -s package.json node_modules/.installed; then
     npm install --no-package-lock --no-audit --no-fund --silent
