@@ -6,7 +6,7 @@ FROM ${BASE} AS build
 WORKDIR /src
 COPY . .
 RUN ["python", "-m", "venv", "--without-pip", "/opt/mesh"]
-RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", ".[kafka,rabbitmq,redis]"]
+RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", ".[kafka,mqtt,nkeys,rabbitmq,redis]"]
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="brokermesh gateway" \

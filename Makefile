@@ -7,7 +7,7 @@ BROKER ?= all
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check unit contract provision compose-test bench clean help
+.PHONY: demo test check unit contract faults-report provision compose-test bench clean help
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,21 +35,24 @@ unit: $(STAMP) ## the fast tests
 contract: $(STAMP) ## the contract suite: make contract BROKER=nats
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
+faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/guarantees.md
+	MESH_FAULT_REPORT=docs/faults.json CI=true $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 -k "every_broker or killed_twice" tests/faults
+	$(BIN)/python -m docs.generate
+
 provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
-# The contract on RabbitMQ and Kafka takes four minutes each: `make contract` runs it on all.
-TESTED := $(foreach broker,memory nats embedded redis,--broker $(broker))
+# Most tests wait for processes of their own, or for time to pass.
+WORKERS ?= 6
 
 test: check provision ## everything, with real servers
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTED) tests/unit tests/http tests/contract tests/faults tests/e2e tests/compose/test_stack_file.py
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --ignore tests/meta tests
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
-	$(BIN)/python -m tests.compose.engine $(filter-out all,$(BROKER))
-	COMPOSE_TEST=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
+	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
-bench: $(STAMP) ## measure, against the same work without brokermesh
-	$(BIN)/python -m bench
+bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all
+	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE))
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""``python -m bench``: measure, print, write ``bench/RESULTS.md``."""
+"""``python -m bench``: measure, print, write ``bench/RESULTS.md``; with ``--backbone``, ``bench/RESULTS-….md``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nats.errors
 import uvloop
 
+from bench.backbone_report import BackboneResults, described
+from bench.backbones import PLAN, QUICK_PLAN, measure
 from bench.idle import idle
 from bench.load import BenchError
 from bench.measure import QUICK, Plan, Row, note
+from bench.native import CLIENTS
 from bench.processes import Stage
 from bench.report import Results, machine, show
 from bench.works import WORKS, measured
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 FULL_SECONDS = 350.0
+BACKBONE_SECONDS = 120.0
 QUICK_SECONDS = 88.0
 NAMES = (*WORKS, "idle")
 
@@ -30,10 +35,15 @@ NAMES = (*WORKS, "idle")
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("--only", default=",".join(NAMES), metavar="WORK,…", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--backbone", choices=(*CLIENTS, "all"), help="measure adapters and gateways over a backbone, or over each"
+    )
     parser.add_argument("--quick", action="store_true", help="short rounds, for a first look")
     parser.add_argument("--output", choices=("table", "json"), default="table", help="what goes to stdout")
     parser.add_argument(
-        "--results", type=Path, help=f"write the page here; a whole run writes {RESULTS.name} by itself"
+        "--results",
+        type=Path,
+        help=f"write the page here; a whole run writes {RESULTS.name}, or one for each backbone, by itself",
     )
     found = parser.parse_args(words)
     found.only = [name.strip() for name in found.only.split(",")]
@@ -61,11 +71,27 @@ async def _measure(only: list[str], plan: Plan, seconds: float) -> Results:
     return Results(rows, quiet, machine(), (before, os.getloadavg()[0]))
 
 
-async def _main(options: argparse.Namespace) -> Results:
+async def _measure_backbones(names: Sequence[str], plan: Plan) -> BackboneResults:
+    measured = []
+    for name in names:
+        try:
+            async with asyncio.timeout(BACKBONE_SECONDS) as limit, Stage() as stage:
+                measured.append(await measure(name, stage, plan))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise BenchError(f"{name}: not done within {BACKBONE_SECONDS:g} s") from None
+    return BackboneResults(measured, described(names))
+
+
+async def _main(options: argparse.Namespace) -> Results | BackboneResults:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    if options.backbone is not None:
+        names = list(CLIENTS) if options.backbone == "all" else [options.backbone]
+        return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
     plan, seconds = (QUICK, QUICK_SECONDS) if options.quick else (Plan(), FULL_SECONDS)
     return await _measure(options.only, plan, seconds)
 
@@ -84,10 +110,15 @@ def main(words: list[str]) -> int:
         note("stopped")
         return 130
     note(f"done in {time.monotonic() - started:.0f} s")
-    whole = not options.quick and set(options.only) == set(NAMES)
-    path = options.results or (RESULTS if whole else None)
-    if path is not None:
-        path.write_text(results.markdown())
+    pages: dict[Path, str] = {}
+    if options.results is not None:
+        pages = {options.results: results.markdown()}
+    elif isinstance(results, BackboneResults) and not options.quick:
+        pages = {RESULTS.with_stem(f"{RESULTS.stem}-{name}"): page for name, page in results.pages().items()}
+    elif set(options.only) == set(NAMES) and not options.quick:
+        pages = {RESULTS: results.markdown()}
+    for path, page in pages.items():
+        path.write_text(page)
         note(f"wrote {path}")
     if options.output == "json":
         print(json.dumps(results.as_json(), indent=1))

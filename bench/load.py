@@ -123,20 +123,24 @@ class Client:
     """Keeps connections to one server and calls over them."""
 
     def __init__(
-        self, port: int, requests: Sequence[bytes], expected: Sequence[int], expected_body: bytes | None = None
+        self,
+        port: int,
+        requests: Sequence[bytes] | Iterator[bytes],
+        expected: Sequence[int],
+        expected_body: bytes | None = None,
     ) -> None:
         """Prepare; ``connected`` opens.
 
         Args:
             port: Of the server.
-            requests: Sent in turn.
+            requests: Sent in turn, over and over if it is a sequence.
             expected: The status of each.
             expected_body: The body of every answer that has one; None does not look.
         """
         self._port = port
-        self._requests: Iterator[tuple[bytes, bytes]] = itertools.cycle(
-            [(request, str(status).encode()) for request, status in zip(requests, expected, strict=True)]
-        )
+        made = requests if isinstance(requests, Iterator) else itertools.cycle(requests)
+        statuses = itertools.cycle([str(status).encode() for status in expected])
+        self._requests: Iterator[tuple[bytes, bytes]] = zip(made, statuses, strict=True)
         self.expected_body = expected_body
         self.closing = False
         self._connections: list[_Connection] = []

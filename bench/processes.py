@@ -12,7 +12,8 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -95,7 +96,7 @@ class Gateway(Process):
 
 
 class Peer(Process):
-    """A process of ``bench.bare`` or ``bench.app``; told by lines of JSON."""
+    """A process of ``bench.bare``, ``bench.clients`` or ``bench.app``; told by lines of JSON."""
 
     http_port: int
 
@@ -129,6 +130,20 @@ class Stage:
         self._numbers: dict[str, int] = {}
         self.nats_port = 0
         self.broker: Process
+
+    @asynccontextmanager
+    async def server(self, name: str) -> AsyncIterator[str]:
+        """Start a server of some broker; give its URL."""
+        if name == "nats":
+            yield self.nats_url
+            return
+        from tests.support.backends import BACKENDS, MissingServerError  # With the clients of all brokers.
+
+        try:
+            async with BACKENDS[name](self._directory) as backend:
+                yield backend.url
+        except MissingServerError as error:
+            raise BenchError(str(error)) from None
 
     @property
     def nats_url(self) -> str:
@@ -175,7 +190,7 @@ class Stage:
                     raise process.failed("does not listen") from None
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _start(self, kind: type[P], name: str, command: list[str]) -> P:
+    async def _start(self, kind: type[P], name: str, command: list[str], backbone: str | None = None) -> P:
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
         log = self._directory / f"{name}-{number}.log"
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("MESH_", "DAPR_", "APP_"))}
@@ -186,7 +201,7 @@ class Stage:
                 stdout=asyncio.subprocess.PIPE if kind is Peer else stderr,
                 stderr=stderr,
                 cwd=ROOT,
-                env={**clean, "MESH_HOME": str(self._directory / "home"), "MESH_BACKBONE": self.nats_url},
+                env={**clean, "MESH_HOME": str(self._directory / "home"), "MESH_BACKBONE": backbone or self.nats_url},
                 limit=MAX_LINE_BYTES,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
@@ -195,19 +210,22 @@ class Stage:
         self._processes.append(started)
         return started
 
-    async def gateway(self, app_id: str, app_port: int | None = None, path: str = "healthz") -> Gateway:
+    async def gateway(
+        self, app_id: str, app_port: int | None = None, path: str = "healthz", backbone: str | None = None
+    ) -> Gateway:
         """Start a gateway and wait until it is ready.
 
         Args:
             app_id: Whom it serves.
             app_port: Where the application listens.
             path: What has to answer 204.
+            backbone: Its URL; None for this stage's own broker.
         """
         port = free_port()
         command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(port)]
         if app_port is not None:
             command += ["--app-port", str(app_port)]
-        gateway = await self._start(Gateway, f"gateway-{app_id}", command)
+        gateway = await self._start(Gateway, f"gateway-{app_id}", command, backbone)
         gateway.http_port = port
         deadline = time.monotonic() + START_SECONDS
         while await _status(port, f"/v1.0/{path}") != 204:
@@ -219,7 +237,7 @@ class Stage:
 
     async def peer(self, role: str, **options: object) -> Peer:
         """Start a peer and wait until it is ready."""
-        module = "bench.app" if role == "app" else "bench.bare"
+        module = "bench.app" if role == "app" else "bench.clients" if "client" in options else "bench.bare"
         given = json.dumps({"nats": self.nats_url, **options})
         peer = await self._start(Peer, role, [sys.executable, "-m", module, role, given])
         peer.http_port = int(str((await peer.told())["port"]))

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.idle import Idle
 from bench.measure import Row, ratio
+from bench.native import CLIENTS
 
-__all__ = ["Goal", "Results", "goals", "machine", "show"]
+__all__ = ["Goal", "Results", "figures", "goals", "machine", "show", "verdicts"]
 
 HOW = """\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
@@ -59,16 +61,18 @@ class Goal:
         limit: At most this.
         value: What it was.
         unit: Of both.
+        least: The limit is at least, not at most.
     """
 
     text: str
     limit: float
     value: float
     unit: str
+    least: bool = False
 
     @property
     def met(self) -> bool:
-        return self.value <= self.limit
+        return self.value >= self.limit if self.least else self.value <= self.limit
 
     def as_json(self) -> dict[str, object]:
         """Give it with whether it was met."""
@@ -103,16 +107,15 @@ class Results:
 
     def markdown(self) -> str:
         """Write the page."""
-        lines = ["# Measurements", "", "Written by `python -m bench`; do not edit.", ""]
+        lines = [
+            "# Measurements",
+            "",
+            "Written by `python -m bench`; do not edit. Each backbone beside its own client:",
+        ]
+        lines += [", ".join(f"[{name}](RESULTS-{name}.md)" for name in CLIENTS) + ".", ""]
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
         lines += [f"- load average before and after: {self.load[0]:.1f}, {self.load[1]:.1f}", ""]
-        lines += ["## Goals", "", "| goal | limit | measured | |", "| --- | ---: | ---: | --- |"]
-        lines += [
-            f"| {goal.text} | {goal.limit:g} {goal.unit} | {goal.value:.2f} {goal.unit} | {_word(goal)} |"
-            for goal in self.goals
-        ]
-        lines += ["", "## Figures", "", "| " + " | ".join(COLUMNS) + " |", "| --- | --- |" + " ---: |" * 6]
-        lines += ["| " + " | ".join(cells) + " |" for cells in map(row_cells, self.rows)]
+        lines += ["## Goals", "", *verdicts(self.goals), "", "## Figures", "", *figures(self.rows)]
         if self.idle is not None:
             lines += ["", "| without load | |", "| --- | ---: |"]
             lines += [f"| {name} | {value} |" for name, value in idle_cells(self.idle)]
@@ -123,8 +126,20 @@ class Results:
 COLUMNS = ("work", "variant", "per second", "p50 ms", "p90 ms", "p99 ms", "CPU ms per 1,000", "RSS MB")
 
 
-def _word(goal: Goal) -> str:
-    return "met" if goal.met else "**missed**"
+def verdicts(found: Sequence[Goal]) -> list[str]:
+    """Write goals as a table."""
+    lines = ["| goal | limit | measured | |", "| --- | ---: | ---: | --- |"]
+    for goal in found:
+        word = "met" if goal.met else "**missed**"
+        limit = f"{'≥ ' if goal.least else ''}{goal.limit:,g} {goal.unit}"
+        lines.append(f"| {goal.text} | {limit} | {goal.value:,.2f} {goal.unit} | {word} |")
+    return lines
+
+
+def figures(rows: Sequence[Row]) -> list[str]:
+    """Write rows as a table."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- | --- |" + " ---: |" * 6]
+    return lines + ["| " + " | ".join(cells) + " |" for cells in map(row_cells, rows)]
 
 
 def row_cells(row: Row) -> list[str]:
@@ -196,8 +211,16 @@ def goals(rows: Sequence[Row], idle: Idle | None) -> list[Goal]:
     return found
 
 
-def machine() -> dict[str, str]:
-    """Describe where and with what it ran."""
+PACKAGES = ("aiohttp", "nats-py", "uvloop", "orjson")
+
+
+def machine(*more: str, packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Describe where and with what it ran.
+
+    Args:
+        more: Further servers with their versions.
+        packages: Whose versions matter.
+    """
     cpu = platform.processor() or platform.machine()
     about = Path("/proc/cpuinfo")
     if about.exists():
@@ -205,16 +228,27 @@ def machine() -> dict[str, str]:
         cpu = names[0] if names else cpu
     server = Path(sys.executable).parent / "nats-server"
     nats = subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "nats-py", "uvloop", "orjson"))
+    versions = [f"Python {platform.python_version()}", nats, *more, *(f"{name} {version(name)}" for name in packages)]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{os.cpu_count()} cores, {cpu}, {platform.system()} {platform.release()}",
-        "versions": f"Python {platform.python_version()}, {nats}, {packages}",
+        "versions": ", ".join(versions),
         "command": f"`{' '.join(['python -m bench', *sys.argv[1:]])}`",
     }
 
 
-def show(results: Results) -> None:
+class Shown(Protocol):
+    """What can be printed."""
+
+    machine: dict[str, str]
+    rows: Sequence[Row]
+    idle: Idle | None
+
+    @property
+    def goals(self) -> list[Goal]: ...
+
+
+def show(results: Shown) -> None:
     """Print the tables."""
     console = Console(width=None if sys.stdout.isatty() else 150)
     for name, value in results.machine.items():
@@ -228,7 +262,8 @@ def show(results: Results) -> None:
     if results.goals:
         reached = Table("goal", "limit", "measured", "")
         for goal in results.goals:
-            limit, value = f"{goal.limit:g} {goal.unit}", f"{goal.value:.2f} {goal.unit}"
+            limit = f"{'≥ ' if goal.least else ''}{goal.limit:,g} {goal.unit}"
+            value = f"{goal.value:,.2f} {goal.unit}"
             reached.add_row(goal.text, limit, value, "met" if goal.met else "missed")
         console.print(reached)
 

@@ -3,12 +3,14 @@
 ``python -m docs.generate`` rewrites what stands between ``<!-- generated: NAME -->`` and
 ``<!-- end -->`` in README.md and docs/; with ``--check`` it only says whether that would change
 anything. The block on features is made from ``Features``, so that no page can promise more than
-the adapter declares and the contract suite tests.
+the adapter declares and the contract suite tests. The blocks on faults are made from what the fault
+tests measured (``make faults-report``).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from pathlib import Path
 from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
+from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
@@ -26,6 +29,7 @@ from mesh.broker import Features
 __all__ = ["BLOCKS", "main", "pages", "rendered"]
 
 ROOT = Path(__file__).parents[1]
+FAULTS = ROOT / "docs" / "faults.json"
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<old>.*?)(<!-- end -->)", re.DOTALL)
 
 _MEANING: Mapping[str, str] = {
@@ -38,6 +42,9 @@ _MEANING: Mapping[str, str] = {
     "key_value": "key/value store, for `state.mesh`",
     "ephemeral": "broadcast subscriptions",
     "release_counts": "a delivery handed back unhandled counts as an attempt",
+    "retention": "a new group begins with the oldest event that is stored",
+    "reassigns": "one delivery can go to another instance while its own lives",
+    "frames": "can be the backbone: invocation, presence",
 }
 
 
@@ -49,6 +56,7 @@ def _features() -> list[Features]:
         RedisBroker.from_url("redis://localhost").features,
         RabbitMQBroker.from_url("amqp://localhost").features,
         KafkaBroker.from_url("kafka://localhost").features,
+        MQTTBroker.from_url("mqtt://localhost").features,
         MemoryBroker().features,
     ]
 
@@ -89,10 +97,49 @@ def _ignored_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _faults() -> dict[str, dict[str, Mapping[str, object]]]:
+    """Give what the fault tests measured, by fault and broker."""
+    found: dict[str, dict[str, Mapping[str, object]]] = {}
+    for row in json.loads(FAULTS.read_text(encoding="utf-8")):
+        found.setdefault(row["fault"], {})[row["broker"]] = row
+    return found
+
+
+def _by_broker(heading: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Make a table of texts by row and broker."""
+    names = [each.name for each in _features() if any(each.name in row for row in rows.values())]
+    lines = [f"| {heading} | {' | '.join(names)} |", f"| --- {'| --- ' * len(names)}|"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {' | '.join(row.get(broker, '–') for broker in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _faults_table() -> str:
+    rows = {
+        fault: {
+            broker: f"{row['confirmed']:,} / {row['missing']} / {row['duplicates']}"
+            for broker, row in by_broker.items()
+            if "missing" in row
+        }
+        for fault, by_broker in _faults().items()
+    }
+    return _by_broker("what fails, under load", {fault: row for fault, row in rows.items() if row})
+
+
+def _fault_times_table() -> str:
+    rows = {
+        fault: {broker: f"{row['seconds']}" for broker, row in by_broker.items() if "seconds" in row}
+        for fault, by_broker in _faults().items()
+    }
+    return _by_broker("seconds until", {fault: row for fault, row in rows.items() if row})
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "features": _features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,
+    "faults": _faults_table,
+    "fault-times": _fault_times_table,
 }
 """What can be generated, by name."""
 

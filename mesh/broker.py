@@ -71,6 +71,11 @@ class Features:
         key_value: Whether it is a ``KeyValueProvider``.
         ephemeral: Whether ``SubscribeOptions.ephemeral`` is honoured.
         release_counts: Whether handing back an unhandled delivery counts as an attempt.
+        retention: Whether topics keep what is published, within their ``Topology``: a new group begins
+            with the oldest. Otherwise a group gets what comes after a member of it first subscribed.
+        reassigns: Whether a delivery can go to another member while its own lives: after ``ack_wait``,
+            or while that one leaves. Otherwise all that a member has goes once it has left or died.
+        frames: Whether it carries frames, which a backbone must.
     """
 
     name: str
@@ -85,6 +90,9 @@ class Features:
     key_value: bool = False
     ephemeral: bool = False
     release_counts: bool = False
+    retention: bool = True
+    reassigns: bool = True
+    frames: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,13 +281,14 @@ class Broker(Protocol):
         stops fetching, waits for handlers in flight, and releases what no handler has begun.
         Cancelled while leaving, it cancels the handlers and releases their deliveries.
 
-        A new group begins with the oldest message still stored.
+        A new group begins with the oldest message still stored, where ``Features.retention``.
 
         Raises:
             FeatureNotSupportedError: The options ask for what ``features`` do not declare.
         """
 
-    # Frames between live nodes: at most once, in order between two nodes
+    # Frames between live nodes: at most once, in order between two nodes. Without ``Features.frames``,
+    # all of it raises FeatureNotSupportedError.
 
     @property
     def inbox(self) -> str:

@@ -181,7 +181,7 @@ class Settlement:
             dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
             until_reachable: Waits for the application.
             count: Counts an outcome by name.
-            ack_wait: The broker's patience in seconds; half of it is the rhythm of extensions.
+            ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
             label: Names the subscription in logs.
         """
         self._call = call

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mesh.broker import Frame, Message
 from mesh.errors import (
     BrokerError,
+    BrokerUnavailableError,
     MeshError,
     NoResponderError,
     StreamBrokenError,
@@ -151,6 +152,20 @@ class Link:
         finally:
             self._sending -= 1
 
+    async def _send_part(self, kind: str, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """Send what the stream cannot do without.
+
+        Raises:
+            StreamBrokenError: There is no connection. ``BrokerUnavailableError`` would say that nothing was sent,
+                and the call would be made again with what is left of its body.
+        """
+        try:
+            await self.send(kind, headers, body)
+        except BrokerUnavailableError as error:
+            broken = StreamBrokenError("the connection to the broker broke off")
+            self.fail(broken)
+            raise broken from error
+
     async def ping(self) -> None:
         """Say that this end is here, and what it has sent."""
         if not self._sending:
@@ -173,7 +188,7 @@ class Link:
             part = view[: min(self._exchange.part_bytes, self._credit)]
             self._credit -= len(part)
             sequence, self._sequence = self._sequence, self._sequence + 1
-            await self.send("data", {SEQUENCE_HEADER: str(sequence)}, bytes(part))
+            await self._send_part("data", {SEQUENCE_HEADER: str(sequence)}, bytes(part))
             view = view[len(part) :]
 
     async def end(self) -> None:
@@ -181,7 +196,7 @@ class Link:
         if self._error is not None:
             raise self._error
         self._ended = True
-        await self.send("end", {SEQUENCE_HEADER: str(self._sequence)})
+        await self._send_part("end", {SEQUENCE_HEADER: str(self._sequence)})
 
     async def abort(self, reason: str) -> None:
         """Tell the other side that nothing more comes; never raises a broker's error."""
@@ -195,7 +210,7 @@ class Link:
     async def grant(self, size_bytes: int) -> None:
         """Let the other side send more."""
         self._granted += size_bytes
-        await self.send("credit", {CREDIT_HEADER: str(size_bytes)})
+        await self._send_part("credit", {CREDIT_HEADER: str(size_bytes)})
 
     async def read(self) -> bytes:
         """Give the next part; empty at the end."""

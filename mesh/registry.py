@@ -12,13 +12,26 @@ from typing import cast
 
 from mesh.errors import ConfigError, MissingDependencyError
 
-__all__ = ["BACKBONE_TYPES", "PUBSUB_ON_BACKBONE", "STATE_ON_BACKBONE", "Registry"]
+__all__ = ["BACKBONE_TYPES", "PUBSUB_ON_BACKBONE", "STATE_ON_BACKBONE", "Registry", "needs"]
 
 GROUP = "mesh.components"
 PUBSUB_ON_BACKBONE = "pubsub.mesh"
 STATE_ON_BACKBONE = "state.mesh"
 BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE})  # They live in the backbone itself.
-EXTRAS = {"aiokafka": "kafka", "aio_pika": "rabbitmq", "faststream": "faststream", "redis": "redis"}
+EXTRAS = {
+    "aiokafka": "kafka",
+    "aiormq": "rabbitmq",
+    "faststream": "faststream",
+    "mqtt5": "mqtt",
+    "nkeys": "nkeys",
+    "redis": "redis",
+}
+
+
+def needs(what: str, module: str) -> MissingDependencyError:
+    """Make the error for something that needs a module which is not installed; it says what to run."""
+    package = f"'brokermesh[{EXTRAS[module]}]'" if module in EXTRAS else module
+    return MissingDependencyError(f"{what} needs the package {module}; install it with: pip install {package}")
 
 
 class Registry:
@@ -64,11 +77,7 @@ class Registry:
         try:
             adapter = entry.load()
         except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            package = f"'brokermesh[{EXTRAS[missing]}]'" if missing in EXTRAS else missing
-            raise MissingDependencyError(
-                f"{name} needs the package {missing}; install it with: pip install {package}"
-            ) from error
+            raise needs(name, (error.name or "").partition(".")[0]) from error
         return cast("type", adapter)
 
     def not_installed(self, name: str) -> str:

@@ -39,6 +39,7 @@ from mesh.resources.subscription import Subscription
 from mesh.scopes import TopicScopes, in_scope
 from mesh.tasks import task_group
 from mesh.telemetry import Counters, Tracing
+from mesh.urls import without_credentials
 
 __all__ = ["BACKBONE_TYPES", "NodeSettings", "Runtime", "default_components"]
 
@@ -175,8 +176,7 @@ class Runtime:
     @property
     def backbone(self) -> str:
         """The backbone's URL without credentials."""
-        scheme, _, rest = self.settings.backbone.partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}" if rest else scheme
+        return without_credentials(self.settings.backbone)
 
     async def until_lost(self) -> str:
         """Return why, once the backbone's connection is over for good; a broker that always reconnects never is."""

@@ -15,6 +15,7 @@ from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from brokers._tls import refusal_of
 from brokers.kafka._config import KafkaConfig
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
@@ -32,6 +33,11 @@ _FOREIGN = (OSError, EOFError, kafka.KafkaError, TimeoutError)
 def error_of(code: int) -> type[kafka.KafkaError] | None:
     """Give the client's error for a code of the protocol; None for success."""
     return None if code == 0 else kafka.for_code(code)
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """Say what is wrong with our credentials, or with a certificate; None if nothing is known to be."""
+    return repr(error) if isinstance(error, kafka.BrokerResponseError) else refusal_of(error)
 
 
 class Cluster:
@@ -65,7 +71,8 @@ class Cluster:
         """Say that there is no connection."""
         if self.closed:
             return BrokerUnavailableError(f"the connection to Kafka at {self.shown} is closed")
-        detail = f": {error!r}" if isinstance(error, kafka.BrokerResponseError) else ""
+        refusal = _refusal(error)
+        detail = "" if refusal is None else f": {refusal}"
         return BrokerUnavailableError(f"Kafka at {self.shown} is not reachable{detail}")
 
     async def open(self) -> None:
@@ -81,7 +88,7 @@ class Cluster:
                         await self.refresh()
                         return
                     except BrokerUnavailableError as error:
-                        if isinstance(error.__cause__, kafka.BrokerResponseError):
+                        if _refusal(error.__cause__) is not None:
                             raise  # Wrong credentials do not become right.
                     await asyncio.sleep(RETRY_WAIT)
         except TimeoutError as error:
@@ -118,7 +125,7 @@ class Cluster:
             try:
                 async with asyncio.timeout(self.config.request_timeout):
                     made: AIOKafkaConnection = await create_conn(host, port, **self.config.connection_options())
-            except _FOREIGN as error:
+            except (*_FOREIGN, RuntimeError) as error:  # The last one as in `call`.
                 raise self.unavailable(error) from error
             if self.closed:
                 await _close(made)
@@ -158,6 +165,9 @@ class Cluster:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
             raise self.unavailable(error) from error
         except (OSError, EOFError, kafka.KafkaError) as error:
+            raise self.unavailable(error) from error
+        except RuntimeError as error:  # What uvloop says to a write just after a reset, before anybody was told.
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
             raise self.unavailable(error) from error
 
     async def ask(self, request: object) -> Any:
@@ -282,7 +292,7 @@ class Cluster:
     async def offsets(self, topic: str, wanted: dict[int, int], purpose: str = "") -> dict[int, int]:
         """Look up one offset for each partition: `EARLIEST`, `LATEST`, or the first at a Unix time in ms."""
         result: dict[int, int] = {}
-        deadline = asyncio.get_running_loop().time() + self.config.request_timeout
+        deadline = asyncio.get_running_loop().time() + CREATED_WITHIN
         while wanted.keys() - result.keys():
             by_leader: dict[int, list[tuple[int, int]]] = {}
             for partition in wanted.keys() - result.keys():

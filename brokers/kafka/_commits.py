@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from brokers.kafka._cluster import RETRY_WAIT
 from brokers.kafka._group import Lost, Membership, NewRound, Solo
-from brokers.kafka._partition import Partition, State
+from brokers.kafka._partition import READY, Partition
 from brokers.kafka._work import Work
 from mesh.errors import BrokerUnavailableError
 
@@ -48,33 +48,40 @@ class Commits:
     async def commit(self, *, final: bool = False) -> None:
         """Commit what changed; `final` when nothing more will be begun here."""
         async with self._committing:
-            changed: dict[int, tuple[int, str]] = {}
-            reserved: dict[Partition, int] = {}
-            for number, partition in self._work.partitions.items():
-                if final:
-                    note = partition.note(self._node, None)
-                else:
-                    low = partition.low
-                    upto = max(partition.reserved, low + self._work.window)
-                    first = next((i for i in partition.items.values() if i.state is State.READY), None)
-                    if first is not None:
-                        upto = max(upto, first.offset + self._work.window)
-                    if partition.top == low and not partition.items and partition.committed is not None:
-                        upto = partition.reserved
-                    before, partition.reserved = partition.reserved, upto
-                    note = partition.note(self._node, upto - low)
-                    partition.reserved = before
-                    reserved[partition] = upto
-                if note != partition.committed:
-                    changed[number] = note
-            if changed:
-                await self._member.commit(changed)
-                for number, note in changed.items():
-                    if number in self._work.partitions:
-                        self._work.partitions[number].committed = note
-            for partition, upto in reserved.items():
-                partition.reserved = upto
-            if final:
-                for partition in self._work.partitions.values():
-                    partition.reserved = partition.low
+            self._work.committing = True
+            try:
+                await self._commit(final=final)
+            finally:
+                self._work.committing = False
             self._work.dispatch()
+
+    async def _commit(self, *, final: bool) -> None:
+        changed: dict[int, tuple[int, str]] = {}
+        reserved: dict[Partition, int] = {}
+        for number, partition in self._work.partitions.items():
+            if final:
+                note = partition.note(self._node, None)
+            else:
+                low = partition.low
+                upto = max(partition.reserved, low + self._work.window)
+                first = next((i for i in partition.items.values() if i.state is READY), None)
+                if first is not None:
+                    upto = max(upto, first.offset + self._work.window)
+                if not partition.items and not partition.unread and partition.committed is not None:
+                    upto = partition.reserved
+                before, partition.reserved = partition.reserved, upto
+                note = partition.note(self._node, upto - low)
+                partition.reserved = before
+                reserved[partition] = upto
+            if note != partition.committed:
+                changed[number] = note
+        if changed:
+            await self._member.commit(changed)
+            for number, note in changed.items():
+                if number in self._work.partitions:
+                    self._work.partitions[number].committed = note
+        for partition, upto in reserved.items():
+            partition.reserved = upto
+        if final:
+            for partition in self._work.partitions.values():
+                partition.reserved = partition.low

@@ -11,8 +11,8 @@ from aiokafka import errors as kafka
 from brokers.kafka._background import Background
 from brokers.kafka._cluster import EARLIEST, RETRY_WAIT, Cluster, error_of
 from brokers.kafka._partition import Partition
-from brokers.kafka._records import fetch_request, fetched, records
-from brokers.kafka._work import MAX_AHEAD, Work
+from brokers.kafka._records import fetch_request, fetched
+from brokers.kafka._work import FETCH_BELOW_BYTES, Work
 from mesh.errors import BrokerUnavailableError
 
 __all__ = ["Fetcher"]
@@ -21,8 +21,6 @@ logger = logging.getLogger("brokers.kafka")
 
 FETCH_WAIT = 0.25
 FETCH_WAIT_BUSY = 0.01
-MAX_OPEN = 5_000  # With those that wait for their time.
-MAX_AHEAD_BYTES = 4 * 1024 * 1024
 
 
 class Fetcher:
@@ -57,12 +55,12 @@ class Fetcher:
     async def _fetch(self, leader: int) -> None:
         while True:
             mine = [p for p in self._work.partitions.values() if self._cluster.leader(self._topic, p.number) == leader]
-            wanted = [p for p in mine if p.ready < MAX_AHEAD and p.bytes < MAX_AHEAD_BYTES and len(p.items) < MAX_OPEN]
+            wanted = [p for p in mine if p.unread_bytes < FETCH_BELOW_BYTES]
             if not wanted or self._work.stopping:
                 await self._wait_for_work()
                 continue
             wait = FETCH_WAIT if len(wanted) == len(mine) else FETCH_WAIT_BUSY
-            request = fetch_request([(self._topic, [(p.number, p.top) for p in wanted])], wait)
+            request = fetch_request([(self._topic, [(p.number, p.fetched) for p in wanted])], wait)
             asked = {p.number: p for p in wanted}
             try:
                 response = await self._cluster.call(leader, request, self._purpose, wait=wait)
@@ -70,7 +68,7 @@ class Fetcher:
                     if (failure := error_of(code)) is not None:
                         await self._recover(asked[number], failure)
                     elif raw and self._work.partitions.get(number) is asked[number] and not self._work.stopping:
-                        self._work.take(asked[number], *records(raw, asked[number].top))
+                        self._work.take(asked[number], raw)
                 self._work.dispatch()
                 if not self._all_led:
                     await self._find_leaders()
@@ -102,11 +100,11 @@ class Fetcher:
             logger.warning(
                 "%s: what followed offset %d of partition %d is deleted; going on with %d",
                 self._group,
-                partition.top,
+                partition.fetched,
                 partition.number,
                 earliest[partition.number],
             )
-            partition.top = earliest[partition.number]
+            partition.go_on_from(earliest[partition.number])
         else:
             await asyncio.sleep(RETRY_WAIT)
             await self._cluster.refresh(self._topic)

@@ -254,6 +254,7 @@ class Frames:
         elif kind == b"note":
             note = orjson.loads(record.value)
             if "o" in note:
+                note["at"] = time.time()
                 self.notes[note["g"], note["p"], note["o"]] = note
                 if len(self.notes) > MAX_NOTES:
                     self.notes.popitem(last=False)

@@ -121,5 +121,8 @@ class Outbox:
                 connection = self._cluster.connected(leader, self._purpose)
                 if connection is None:
                     raise self._cluster.unavailable()
-                async with asyncio.timeout(self._cluster.config.request_timeout):
-                    await connection.send(ProduceRequest(None, 0, 10_000, [(TOPIC, parts)]), expect_response=False)
+                try:
+                    async with asyncio.timeout(self._cluster.config.request_timeout):
+                        await connection.send(ProduceRequest(None, 0, 10_000, [(TOPIC, parts)]), expect_response=False)
+                except RuntimeError as error:  # What uvloop says to a write just after a reset.
+                    raise self._cluster.unavailable(error) from error

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Iterator
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 import orjson
 
 from mesh.broker import Message
 
-__all__ = ["Item", "Partition", "State"]
+__all__ = ["BEGUN", "DELAYED", "DONE", "HELD", "PARKED", "READY", "Chunk", "Item", "Partition", "State"]
 
 MAX_NOTE_BYTES = 3900  # Kafka's own limit is 4,096 (offset.metadata.max.bytes).
 
@@ -33,32 +36,53 @@ class State(Enum):
     DONE = "done"
 
 
+READY, PARKED, BEGUN, DELAYED, HELD, DONE = State  # A lookup in the class takes long, and there are many.
+
+
 class Item:
     """One message that is not done."""
 
-    __slots__ = ("attempt", "deadline", "key", "message", "offset", "partition", "size", "state", "timer")
+    __slots__ = ("attempt", "deadline", "message", "offset", "partition", "state", "timer")
 
-    def __init__(self, partition: Partition, offset: int, message: Message, key: str | None) -> None:
+    def __init__(self, partition: Partition, offset: int, message: Message) -> None:
         self.partition = partition
         self.offset = offset
         self.message = message
-        self.key = key
         self.attempt = 0
-        self.state = State.READY
+        self.state = READY
         self.deadline = 0.0
         self.timer: asyncio.TimerHandle | None = None
-        self.size = len(message.body)
+
+
+class Chunk:
+    """What a fetch brought: its records are read when there is room for them.
+
+    An object for each record of a whole fetch would keep the garbage collector busy.
+    """
+
+    __slots__ = ("records", "size", "top")
+
+    def __init__(self, records: Iterator[Any], top: int, size: int) -> None:
+        self.records = records
+        self.top = top
+        self.size = size
 
 
 class Partition:
-    """What a member knows of a partition that it owns."""
+    """What a member knows of a partition that it owns.
+
+    Attributes:
+        fetched: The offset to fetch from.
+        top: Below it, everything was read.
+    """
 
     def __init__(self, number: int, offset: int, note: str) -> None:
         self.number = number
-        self.top = offset
+        self.fetched = self.top = offset
+        self.unread: deque[Chunk] = deque()
+        self.unread_bytes = 0
         self.items: dict[int, Item] = {}
         self.owned = True
-        self.ready = 0
         self.bytes = 0
         self.reserved = offset
         self.committed: tuple[int, str] | None = None
@@ -89,6 +113,40 @@ class Partition:
         """The first offset that is not done."""
         return next(iter(self.items)) if self.items else self.top
 
+    def fetch(self, records: Iterator[Any], top: int, size: int) -> None:
+        """Take what was fetched."""
+        self.unread.append(Chunk(records, top, size))
+        self.unread_bytes += size
+        self.fetched = top
+
+    def go_on_from(self, offset: int) -> None:
+        """Fetch from there: what is between is gone."""
+        self.fetched = offset
+        if not self.unread:
+            self.top = offset
+
+    def read(self, count: int) -> list[Any]:
+        """Read on: at most so many records, all of one chunk, of which there is one."""
+        chunk = self.unread[0]
+        try:
+            found = list(islice(chunk.records, count))
+        except Exception:
+            self.unread.clear()
+            self.unread_bytes = 0
+            self.fetched = self.top  # The iterator has ended, but nothing may be passed over.
+            raise
+        if len(found) == count:
+            self.top = found[-1].offset + 1
+        else:
+            self.unread.popleft()
+            self.unread_bytes -= chunk.size
+            self.top = chunk.top
+        return found
+
+    def forget_skipped(self) -> None:
+        """Forget what was done before, as far as it was read."""
+        self.skip = [each for each in self.skip if each[1] > self.top]
+
     def is_done(self, offset: int) -> bool:
         """Tell whether an earlier owner was done with it."""
         return any(begin <= offset < end for begin, end in self.skip)
@@ -96,27 +154,28 @@ class Partition:
     def add(self, item: Item) -> None:
         """Take a fetched item, with what is known of it."""
         offset = item.offset
-        item.attempt = self.attempts.pop(offset, 0) + (offset < self.tried_below)
+        if self.attempts or offset < self.tried_below:
+            item.attempt = self.attempts.pop(offset, 0) + (offset < self.tried_below)
         self.items[offset] = item
-        self.bytes += item.size
+        self.bytes += len(item.message.body)
+        if not item.attempt and not self.held and not self.due:
+            return
         held = self.held.pop(offset, None)
         if held is not None:
             item.attempt = held[0]
-            item.state = State.HELD
+            item.state = HELD
             item.deadline = held[1]
         elif offset in self.due:
-            item.state = State.DELAYED
+            item.state = DELAYED
             item.deadline = self.due.pop(offset)
-        else:
-            self.ready += 1
-            if not item.attempt:
-                return
+        elif not item.attempt:
+            return
         self.touched = offset
 
     def remove(self, item: Item) -> None:
         """Be done with an item."""
         if self.items.pop(item.offset, None) is not None:
-            self.bytes -= item.size
+            self.bytes -= len(item.message.body)
 
     def note(self, node: str, window: int | None) -> tuple[int, str]:
         """Give the offset to commit, and the note beside it.
@@ -143,13 +202,13 @@ class Partition:
                 break
             at = offset - low
             count = item.attempt
-            if item.state is State.HELD:
+            if item.state is HELD:
                 held.append((at, count, int(item.deadline * 1000), ""))
                 continue
-            if item.state is State.BEGUN and window is None:
+            if item.state is BEGUN and window is None:
                 held.append((at, count, int((item.deadline + clock) * 1000), node))
                 continue
-            if item.state is State.DELAYED:
+            if item.state is DELAYED:
                 due.append((at, int(item.deadline * 1000)))
             if window is not None and offset < self.reserved:
                 count -= 1  # Whoever finds this note adds it again.

@@ -44,28 +44,26 @@ def fetched(response: Any) -> Iterator[tuple[str, int, int, bytes]]:
             yield topic, part[0], part[1], part[-1]
 
 
-def records(raw: bytes, offset: int) -> tuple[list[Any], int]:
-    """Read records from an offset on; give them, and the offset to go on from."""
+def records(raw: bytes, offset: int) -> tuple[Iterator[Any], int]:
+    """Give the records from an offset on, each read when it is asked for, and the offset to go on from."""
     found: list[Any] = []
+    top = offset
     batches = MemoryRecords(raw)
     while batches.has_next():
         batch = batches.next_batch()
-        if batch.is_control_batch:
-            offset = max(offset, batch.next_offset)
-            continue
-        found += [record for record in batch if record.offset >= offset]
-        offset = max(offset, batch.next_offset)
-    return found, offset
+        top = max(top, batch.next_offset)
+        if not batch.is_control_batch:
+            found.append(iter(batch))  # Decompresses it, or fails.
+    return (record for batch in found for record in batch if record.offset >= offset), top
 
 
-def message_of(record: Any) -> tuple[Message, str | None]:
-    """Read a record as the message that was published, and its key."""
-    headers: dict[str, str] = {}
-    identity: str | None = None
-    for name, value in record.headers:
-        if name == ID:
-            identity = value.decode()
-        else:
-            headers[name] = value.decode("utf-8", "replace") if value is not None else ""
+def message_of(record: Any) -> Message:
+    """Read a record as the message that was published; what somebody else wrote is read as well as it can be."""
+    headers: dict[str, str]
+    try:
+        headers = {name: value.decode() for name, value in record.headers}
+    except (AttributeError, UnicodeDecodeError):
+        headers = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
+    identity = headers.pop(ID, None)
     key = record.key.decode("utf-8", "replace") if record.key is not None else None
-    return Message(headers, record.value or b"", key=key, id=identity), key
+    return Message(headers, record.value or b"", key, identity)

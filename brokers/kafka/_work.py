@@ -13,16 +13,19 @@ from collections import deque
 from typing import Any
 
 from brokers.kafka._frames import Frames
-from brokers.kafka._partition import Item, Partition, State
-from brokers.kafka._records import message_of
+from brokers.kafka._partition import BEGUN, DELAYED, DONE, HELD, PARKED, READY, Item, Partition
+from brokers.kafka._records import message_of, records
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 
-__all__ = ["MAX_AHEAD", "Work"]
+__all__ = ["FETCH_BELOW_BYTES", "Work"]
 
 logger = logging.getLogger("brokers.kafka")
 
-MAX_AHEAD = 500
+FETCH_BELOW_BYTES = 256 * 1024  # Of a partition: what is fetched and not read.
+READ_AT_ONCE = 64
+MAX_OPEN = 5_000  # Of a partition, with those that wait for their time.
+MAX_OPEN_BYTES = 4 * 1024 * 1024
 MIN_WINDOW = 512
 
 
@@ -39,6 +42,7 @@ class Work:
         self._handler = handler
         self.window = max(MIN_WINDOW, 8 * options.max_in_flight)
         self.partitions: dict[int, Partition] = {}
+        self._unread: deque[Partition] = deque()
         self._ready: deque[Item] = deque()
         self._keys: dict[tuple[int, str], deque[Item]] = {}
         self.begun: set[Item] = set()
@@ -49,7 +53,10 @@ class Work:
         self._room = asyncio.Event()
         self.commit_wanted = asyncio.Event()
         self.commit_now = asyncio.Event()
+        self.committing = False
         self._handlers: asyncio.TaskGroup | None = None
+        self._dispatching = False
+        self._reading = False
 
     # What is in hand
 
@@ -71,8 +78,9 @@ class Work:
 
     def want_commit(self) -> None:
         """Ask for a commit at once."""
-        self.commit_now.set()
-        self.commit_wanted.set()
+        if not self.commit_now.is_set():
+            self.commit_now.set()
+            self.commit_wanted.set()
 
     def lose(self, partition: Partition) -> None:
         """Another member has it now; what is begun here is settled by notes."""
@@ -85,81 +93,127 @@ class Work:
         for key in [key for key in self._keys if key[0] == partition.number]:
             del self._keys[key]
         self._ready = deque(item for item in self._ready if item.partition is not partition)
+        if partition in self._unread:
+            self._unread.remove(partition)
 
     def lose_all(self) -> None:
         """Other members have everything now."""
         for partition in list(self.partitions.values()):
             self.lose(partition)
 
-    def take(self, partition: Partition, found: list[Any], top: int) -> None:
-        """Take what was fetched of a partition, up to `top`."""
+    def take(self, partition: Partition, raw: bytes) -> None:
+        """Take what was fetched of a partition."""
+        partition.fetch(*records(raw, partition.fetched), len(raw))
+        if partition not in self._unread:
+            self._unread.append(partition)
+
+    def _read_on(self) -> None:
+        """Read what was fetched until something is ready; the partitions take turns."""
+        if self._reading:
+            return  # What is read may be settled by a note at once, and what it kept waiting is handed out then.
+        self._reading = True
+        try:
+            for _ in range(len(self._unread)):
+                self._unread.rotate(-1)
+                partition = self._unread[-1]
+                self._read_some(partition)
+                if not partition.unread:
+                    self._unread.pop()
+                if self._ready:
+                    return
+        finally:
+            self._reading = False
+
+    def _read_some(self, partition: Partition) -> None:
+        while not self._ready and partition.unread:
+            if len(partition.items) >= MAX_OPEN or partition.bytes >= MAX_OPEN_BYTES:
+                return
+            self._read(partition)
+        if partition.unread_bytes < FETCH_BELOW_BYTES:
+            self.fetch_wanted.set()
+
+    def _read(self, partition: Partition) -> None:
         now = asyncio.get_running_loop().time()
         clock = time.time() - now
-        ordered = self._options.ordered
-        for record in found:
+        ordered, ready = self._options.ordered, self._ready
+        for record in partition.read(READ_AT_ONCE):
             offset = record.offset
-            partition.top = offset + 1
             if partition.skip and partition.is_done(offset):
                 partition.touched = offset
                 continue
-            item = Item(partition, offset, *message_of(record))
+            item = Item(partition, offset, message_of(record))
             partition.add(item)
             waits = False
-            if ordered and item.key is not None:
-                parked = self._keys.get((partition.number, item.key))
+            if ordered and item.message.key is not None:
+                parked = self._keys.get((partition.number, item.message.key))
                 if parked is None:
-                    self._keys[partition.number, item.key] = deque()
+                    self._keys[partition.number, item.message.key] = deque()
                 else:
                     parked.append(item)
                     waits = True
-            if item.state is State.HELD:
-                self._hold(item, clock)
-            elif item.state is State.DELAYED:
+            if item.state is HELD:
+                self._hold(item)
+            elif item.state is DELAYED:
                 self._wake_later(item, item.deadline - clock - now)
             elif waits:
-                item.state = State.PARKED
+                item.state = PARKED
             else:
-                self._ready.append(item)
-        partition.top = top
-        partition.skip = [each for each in partition.skip if each[1] > top]
+                ready.append(item)
+        if partition.skip:
+            partition.forget_skipped()
 
-    def _hold(self, item: Item, clock: float) -> None:
+    def _hold(self, item: Item) -> None:
         note = self._frames.notes.get((self._group, item.partition.number, item.offset))
-        if note is not None and note["n"] == item.attempt and note["k"] != "extend":
-            self.hear(note)
+        if note is not None and note["n"] == item.attempt:
+            if note["k"] == "extend":
+                item.deadline = max(item.deadline, note["at"] + note["d"])
+            else:
+                self.hear(note)
 
     # Handing out
 
     def dispatch(self) -> None:
         """Hand out what is ready, as far as that may be."""
-        if self._handlers is None or not self._ready:
+        if self._handlers is None:
             return
-        ready = self._ready
-        loop, ack_wait = asyncio.get_running_loop(), self._options.ack_wait
-        while ready and not self.frozen and not self.stopping and self.running < self._options.max_in_flight:
+        ready, most, margin = self._ready, self._options.max_in_flight, self.window // 2
+        deadline = asyncio.get_running_loop().time() + self._options.ack_wait
+        while self.running < most and not self.frozen and not self.stopping:
+            if not ready:
+                self._read_on()
+                if not ready:
+                    self.fetch_wanted.set()  # The fetch need not wait for anything.
+                    return
             item = ready[0]
             partition = item.partition
-            if not partition.owned or item.state is not State.READY:
+            if not partition.owned or item.state is not READY:
                 ready.popleft()
                 continue
             if item.offset >= partition.reserved:
-                self.want_commit()
+                if not self.committing:  # Its end comes back here.
+                    self.want_commit()
                 return
             ready.popleft()
-            partition.ready -= 1
-            item.state = State.BEGUN
+            item.state = BEGUN
             item.attempt += 1
-            item.deadline = loop.time() + ack_wait
-            partition.touched = max(partition.touched, item.offset)
+            item.deadline = deadline
+            if item.offset > partition.touched:
+                partition.touched = item.offset
             self.begun.add(item)
             self.running += 1
             self._handlers.create_task(self._handle(item, item.attempt), name="kafka-delivery")
-            if partition.ready == MAX_AHEAD // 2:
-                self.fetch_wanted.set()
-            if item.offset + self.window // 2 >= partition.reserved:
+            if item.offset + margin >= partition.reserved and not self.committing:
                 self.want_commit()
-        if not ready:
-            self.fetch_wanted.set()  # The fetch need not wait for anything.
+
+    def _dispatch_soon(self) -> None:
+        """Hand out once for all handlers that end in this turn of the event loop."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self._dispatch_now)
+
+    def _dispatch_now(self) -> None:
+        self._dispatching = False
+        self.dispatch()
 
     async def _handle(self, item: Item, attempt: int) -> None:
         delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
@@ -177,7 +231,7 @@ class Work:
         finally:
             self.running -= 1
             self._room.set()
-            self.dispatch()
+            self._dispatch_soon()
 
     async def until_room(self) -> None:
         """Wait until another handler may run."""
@@ -196,25 +250,26 @@ class Work:
         """Settle an item: here, or where its partition is now."""
         if item.attempt == attempt or how == "done":
             self.begun.discard(item)
-        number, offset = item.partition.number, item.offset
-        note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
-        if not item.partition.owned:
-            mine = self.partitions.get(number)
-            if mine is not None and offset in mine.items:
-                self.hear(note)
-            else:
-                self._frames.tell(note)
-            return
-        if self.frozen:
+        partition = item.partition
+        if not partition.owned or self.frozen:
+            number, offset = partition.number, item.offset
+            note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
+            if not partition.owned:
+                mine = self.partitions.get(number)
+                if mine is not None and offset in mine.items:
+                    self.hear(note)
+                else:
+                    self._frames.tell(note)
+                return
             self._frames.tell(note)  # It stands as held here in what was committed; perhaps another has it soon.
         if how == "done":
             self._done(item)
-        elif item.attempt == attempt and item.state is State.BEGUN:
+        elif item.attempt == attempt and item.state is BEGUN:
             self._again(item, delay)
 
     def extend(self, item: Item, attempt: int) -> None:
         """Note a sign of life."""
-        if item.attempt != attempt or item.state is not State.BEGUN:
+        if item.attempt != attempt or item.state is not BEGUN:
             return
         item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
         if not item.partition.owned:
@@ -230,27 +285,23 @@ class Work:
             )
 
     def _done(self, item: Item) -> None:
-        if item.state is State.DONE:
+        if item.state is DONE:
             return
         partition = item.partition
         if item.timer is not None:
             item.timer.cancel()
-        if item.state is State.READY:
-            partition.ready -= 1
-        item.state = State.DONE
+        item.state = DONE
         partition.remove(item)
         self.commit_wanted.set()
-        if self._options.ordered and item.key is not None:
-            parked = self._keys.get((partition.number, item.key))
+        if self._options.ordered and item.message.key is not None:
+            parked = self._keys.get((partition.number, item.message.key))
             if parked:
                 self._make_ready(parked.popleft())
             else:
-                self._keys.pop((partition.number, item.key), None)
+                self._keys.pop((partition.number, item.message.key), None)
 
     def _make_ready(self, item: Item, *, first: bool = False) -> None:
-        if item.state is not State.PARKED:
-            item.partition.ready += 1
-        item.state = State.READY
+        item.state = READY
         if first:
             self._ready.appendleft(item)
         else:
@@ -260,7 +311,7 @@ class Work:
     def _again(self, item: Item, delay: float) -> None:
         self.begun.discard(item)
         if delay > 0:
-            item.state = State.DELAYED
+            item.state = DELAYED
             item.deadline = time.time() + delay
             self.commit_wanted.set()
             self._wake_later(item, delay)
@@ -272,12 +323,12 @@ class Work:
 
     def _wake(self, item: Item) -> None:
         item.timer = None
-        if item.partition.owned and item.state is State.DELAYED:
+        if item.partition.owned and item.state is DELAYED:
             self._make_ready(item)
 
     def give_back(self, item: Item) -> None:
         """Release: it is as if it had not been begun."""
-        if item.state is not State.BEGUN:
+        if item.state is not BEGUN:
             self.begun.discard(item)
             return
         if item.partition.owned:
@@ -290,7 +341,7 @@ class Work:
         """Take what another member says of an item."""
         partition = self.partitions.get(note["p"])
         item = None if partition is None else partition.items.get(note["o"])
-        if item is None or item.state is not State.HELD or item.attempt != note["n"]:
+        if item is None or item.state is not HELD or item.attempt != note["n"]:
             return
         how = note["k"]
         if how == "done":
@@ -316,7 +367,7 @@ class Work:
             item
             for p in self.partitions.values()
             for item in p.items.values()
-            if item.state is State.HELD and item.deadline < time.time()
+            if item.state is HELD and item.deadline < time.time()
         ]
         for item in held:
             self._again(item, 0.0)

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Self
 
 from aiokafka.partitioner import murmur2
@@ -147,7 +148,8 @@ class KafkaBroker:
 
     async def declare(self, topology: Topology) -> None:
         """Create a space, or check that it is as wanted."""
-        space = Space(self._cluster, topology)
+        copies = self._config.replicas
+        space = Space(self._cluster, topology if copies is None else replace(topology, replicas=copies))
         await space.declare()
         self._spaces.setdefault(topology.space, space)
 

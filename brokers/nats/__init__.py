@@ -22,7 +22,7 @@ consumed       events that every group has acked are purged once a minute (``_tr
 =============  ====================================================================================
 
 Header names that begin with ``Nats-`` are the server's: it acts on them. nats-py is overridden where it
-would lose the connection, a cancellation or the order of a flush; each case stands in ``_client.py``.
+would lose the connection, a cancellation or the order of a flush; each case stands in ``_overrides.py``.
 
 Needs nats-server 2.12 (atomic batches); checked at connect. Its fsync is lazy by default: what is
 acked survives the death of the process, not of the power; see docs/brokers/nats.md.
@@ -30,6 +30,7 @@ acked survives the death of the process, not of the power; see docs/brokers/nats
 Sources: docs.nats.io (JetStream model deep dive, wire API); ADR-8, 13, 37, 43, 50 of nats-architecture.
 """
 
-from brokers.nats.broker import NatsBroker, NatsConfig
+from brokers.nats._config import NatsConfig
+from brokers.nats.broker import NatsBroker
 
 __all__ = ["NatsBroker", "NatsConfig"]

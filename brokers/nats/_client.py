@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import urlsplit
 
 import nats.errors
 import orjson
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.protocol.command import hpub_cmd
 
+from brokers.nats._overrides import NatsClient, RefusedError, heeding_cancellation
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["Answer", "Connection", "redact"]
+__all__ = ["Answer", "Connection"]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -29,129 +26,9 @@ RECONNECT_WAIT = 0.1
 STARTING_WAIT = 0.1
 LEAVE_WAIT = 1.0
 CLOSE_WAIT = 5.0
-FLUSH_WAIT = 10.0
-PING = b"PING\r\n"
+NO_LEADER = 10008
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 JSON = dict[str, object]
-
-
-class _Client(Client):
-    """nats-py, where its own way would cost us the connection, a cancellation or half our budget.
-
-    ``tests/unit/test_nats_client.py`` checks that the installed client still calls each of these.
-    """
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        """Send a PING after what waits to be sent; the client's own overtakes it, so that it flushes nothing."""
-        self._pongs.append(future or asyncio.get_running_loop().create_future())
-        await self._send_command(PING)
-        await self._flush_pending()
-
-    async def _process_pong(self) -> None:
-        """Survive a cancelled flush: its answer would otherwise raise, and silently end the read loop."""
-        if self._pongs and self._pongs[0].done():
-            self._pongs[0] = asyncio.get_running_loop().create_future()
-        await super()._process_pong()
-
-    async def _flush_pending(self, force_flush: bool = False) -> None:
-        """Pass on a cancellation, which the client's own swallows where it waits."""
-        if not force_flush and self._flush_queue is not None and not self._flush_queue.full():
-            await super()._flush_pending()
-            return
-        with _heeding_cancellation():
-            await super()._flush_pending(force_flush)
-
-    async def flush(self, timeout: float = FLUSH_WAIT) -> None:  # noqa: ASYNC109 - the client's own signature
-        """Wait for the server to have had everything; ``wait_for``, in the client's own, loses cancellations."""
-        if not self.is_connected:
-            raise nats.errors.ConnectionClosedError
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._send_ping(pong)
-                await pong
-        except TimeoutError:
-            raise nats.errors.FlushTimeoutError from None
-
-    async def _attempt_reconnect(self) -> None:
-        """Drop a dead socket at once: closing it in order waits for a peer that does not read any more."""
-        self._pending = [command for command in self._pending if command != PING]  # Nobody waits for their answers.
-        self._pending_data_size = sum(map(len, self._pending))
-        self.abort()
-        await super()._attempt_reconnect()
-
-    def abort(self) -> None:
-        """Drop the socket, with what waits in it."""
-        writer = getattr(self._transport, "_io_writer", None)  # A WebSocket has none.
-        if writer is not None:
-            writer.transport.abort()
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        """Flush only what can be: without a connection, uvloop raises where asyncio writes into the void."""
-        if not self.is_connected:
-            self._pending, self._pending_data_size = [], 0
-        await super()._close(status, do_cbs)
-
-    def abandon(self) -> None:
-        """Let go of everything, where a close in good order is not to be had."""
-        self.abort()
-        for subscription in list(self._subs.values()):
-            self.forget_subscription(subscription)
-
-    def fail_flushes(self) -> None:
-        """End every flush that waits: its answer will not come over a new connection."""
-        for pong in self._pongs:
-            if not pong.done():
-                pong.set_exception(nats.errors.UnexpectedEOF())
-
-    async def drain_subscription(self, subscription: Subscription) -> None:
-        """Unsubscribe, and return when the callback has had all that the server sent before."""
-        await self._send_unsubscribe(subscription._id)
-        if self.is_connected:
-            await self.flush()
-        await subscription._pending_queue.join()
-
-    def forget_subscription(self, subscription: Subscription) -> None:
-        """Leave nothing of it behind."""
-        subscription._closed = True
-        subscription._stop_processing()
-        self._remove_sub(subscription._id)
-
-    async def _send_publish(
-        self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, str] | None
-    ) -> None:
-        """Write the headers as they are; the client's own looks at each for what ours never hold."""
-        if not headers:
-            await super()._send_publish(subject, reply, payload, payload_size, None)
-            return
-        block = "NATS/1.0\r\n" + "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) + "\r\n"
-        lines = len(headers) + 2
-        if block.count("\r") != lines or block.count("\n") != lines:  # A line break within: the client repairs it.
-            await super()._send_publish(subject, reply, payload, payload_size, headers)
-            return
-        await self._send_command(hpub_cmd(subject, reply, block.encode(), payload))
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
-
-    # The client's own spends 2 µs a header on checks that the server has made.
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        headers = {}
-        for line in raw.decode("utf-8", "replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                headers[name] = value.strip()
-        return headers
-
-
-@contextmanager
-def _heeding_cancellation() -> Iterator[None]:
-    """Raise a cancellation that arrived within and was swallowed there."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,27 +44,26 @@ class Answer:
         return self.headers.get("Status")
 
 
-def redact(url: str) -> str:
-    """Show where a URL points without its credentials."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}"
-
-
 class Connection:
     """One connection to NATS."""
 
-    def __init__(self, servers: list[str], options: Mapping[str, object], tls: ssl.SSLContext | None) -> None:
-        self.client = _Client()
-        self.shown = ", ".join(redact(server) for server in servers)
+    def __init__(self, servers: list[str], options: Mapping[str, object]) -> None:
+        """Prepare; ``open`` connects.
+
+        Args:
+            servers: Their URLs, without credentials.
+            options: The client's.
+        """
+        self.client = NatsClient()
+        self.shown = ", ".join(servers)
         self._servers = servers
-        self._options = dict(options)
-        if tls is not None:
-            self._options["tls"] = tls
+        self._options = options
         self.connected = asyncio.Event()
         self.closed: asyncio.Future[None] | None = None
         self.reconnects = 0
         self._tokens = itertools.count()
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
+        self._once: set[str] = set()  # Those of them that must not be sent again.
         self._inbox = ""
         self._resolved = asyncio.Event()  # Connected, or closed for good.
         self._on_reconnect: list[Callable[[], None]] = []
@@ -217,18 +93,19 @@ class Connection:
         }
         try:
             async with asyncio.timeout(connect_wait):
-                with _heeding_cancellation():
+                with heeding_cancellation():
                     await self.client.connect(self._servers, **options)  # type: ignore[arg-type]  # options are ours
         except TimeoutError:
             await self.close()
             reason = f": {self._last_error}" if self._last_error else ""
             raise BrokerUnavailableError(f"no NATS server answers at {self.shown}{reason}") from None
-        except (nats.errors.Error, OSError, ValueError) as error:
+        except (RefusedError, nats.errors.Error, OSError, ValueError) as error:
             await self.close()
             raise BrokerUnavailableError(f"cannot connect to NATS at {self.shown}: {error}") from error
         except BaseException:
             await self.close()
             raise
+        self.client.opened = True
         self._inbox = self.client.new_inbox()
         await self.client.subscribe(f"{self._inbox}.*", cb=self._answer)
         self.connected.set()
@@ -341,6 +218,18 @@ class Connection:
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
 
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several."""
+        return "cluster" in self.client._server_info
+
+    def repeat(self, calls: frozenset[str]) -> None:
+        """Send again what still waits of these, as after a reconnect, where that may be done."""
+        for call in calls - self._once:
+            waiting = self._waiting.get(call)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
     def _fail_waiting(self) -> None:
         """Tell every waiting call that its answer may have been lost."""
         for waiting in list(self._waiting.values()):
@@ -390,6 +279,8 @@ class Connection:
             token = str(next(self._tokens))
             waiting: asyncio.Future[Answer | None] = loop.create_future()
             self._waiting[token] = waiting
+            if not repeat:
+                self._once.add(token)
             try:
                 try:
                     await self.client.publish(subject, body, f"{self._inbox}.{token}", headers)
@@ -400,6 +291,7 @@ class Connection:
                 answer = await waiting
             finally:
                 del self._waiting[token]
+                self._once.discard(token)
             if answer is not None:
                 return answer
             if self.client.is_closed or not repeat:
@@ -411,8 +303,10 @@ class Connection:
         while True:
             answer = await self.call(f"$JS.API.{subject}", body)
             if answer.status != "503":
-                return cast("JSON", orjson.loads(answer.body))
-            await asyncio.sleep(STARTING_WAIT)  # JetStream is still starting behind the server.
+                found = cast("JSON", orjson.loads(answer.body))
+                if cast("JSON", found.get("error") or {}).get("err_code") != NO_LEADER:
+                    return found
+            await asyncio.sleep(STARTING_WAIT)  # JetStream is still starting behind the server, or elects its leader.
 
     async def store(self, subject: str, body: bytes, headers: dict[str, str] | None, *, repeat: bool = True) -> JSON:
         """Publish into a stream; return its PubAck.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2s
 from typing import Self, cast
 
-from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
 from brokers.nats._client import JSON, Connection, check_api
-from brokers.nats._component import read
+from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
@@ -35,59 +33,10 @@ LANES = 16
 NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
+OVERDUE = 2.0
 MIN_VERSION = (2, 12)
 NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
-_CREDENTIALS = """-----BEGIN NATS USER JWT-----
-{jwt}
-------END NATS USER JWT------
-
------BEGIN USER NKEY SEED-----
-{seed}
-------END USER NKEY SEED------
-"""
 HEADER_OVERHEAD_BYTES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class NatsConfig:
-    """How to reach NATS.
-
-    Attributes:
-        servers: URLs of one cluster (``nats://user:password@host:4222``, ``tls://host``).
-        token: Token of the server, if it asks for one.
-        credentials: Path of a ``.creds`` file.
-        nkey_seed: Path of an nkey seed file.
-        user_jwt: A user's JWT as text; with it goes ``user_seed``.
-        user_seed: The seed that signs for it.
-        tls: TLS context; None uses the system's for ``tls://`` URLs.
-        connect_wait: Seconds to wait for the first connection.
-        ping_interval: Seconds between signs of life; a server that misses two is left for the next.
-        name: The connection's name in the server's reports.
-    """
-
-    servers: tuple[str, ...]
-    token: str | None = field(default=None, repr=False)
-    credentials: str | None = None
-    nkey_seed: str | None = None
-    user_jwt: str | None = field(default=None, repr=False)
-    user_seed: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
-    connect_wait: float = 10.0
-    ping_interval: float = 10.0
-    name: str = "brokermesh"
-
-    def options(self) -> dict[str, object]:
-        """Give the client's options."""
-        options: dict[str, object] = {"name": self.name}
-        if self.token is not None:
-            options["token"] = self.token
-        if self.credentials is not None:
-            options["user_credentials"] = self.credentials
-        if self.nkey_seed is not None:
-            options["nkeys_seed"] = self.nkey_seed
-        if self.user_jwt is not None and self.user_seed is not None:
-            options["user_credentials"] = RawCredentials(_CREDENTIALS.format(jwt=self.user_jwt, seed=self.user_seed))
-        return options
 
 
 class NatsBroker:
@@ -115,12 +64,12 @@ class NatsBroker:
 
     def _prepare(self, config: NatsConfig) -> None:
         self._config = config
-        self._connection = Connection(list(config.servers), config.options(), config.tls)
+        self._connection = Connection(list(config.servers), config.options())
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Build from a backbone URL; several servers are separated by commas."""
-        return cls(NatsConfig(tuple(url.split(","))))
+        """Build from a backbone URL, as docs/brokers/nats.md tells."""
+        return cls(NatsConfig.from_url(url))
 
     @classmethod
     def from_component(cls, component: Component) -> Self:
@@ -129,7 +78,7 @@ class NatsBroker:
         Raises:
             ConfigError: Settings are wrong; holds all problems, located.
         """
-        return cls(NatsConfig(**read(component)))  # type: ignore[arg-type]  # its keys are our fields
+        return cls(NatsConfig.from_component(component))
 
     async def __aenter__(self) -> Self:
         """Connect, and start to receive frames."""
@@ -148,8 +97,8 @@ class NatsBroker:
             self.inbox = connection.client.new_inbox()
             await connection.subscribe(f"{self.inbox}.*", self._receive)
             tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
-            trimming = tasks.create_task(self._trim(), name="nats-trim")
-            self._stack.callback(trimming.cancel)
+            for work in (self._trim(), self._ask_again()):
+                self._stack.callback(tasks.create_task(work, name="nats-work").cancel)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -182,7 +131,7 @@ class NatsBroker:
             "storage": "file",
             "max_age": max_age_ns,
             "max_bytes": -1 if topology.max_bytes is None else topology.max_bytes,
-            "num_replicas": topology.replicas,
+            "num_replicas": self._config.replicas or topology.replicas,
             "duplicate_window": min(DEDUP_WINDOW_NS, max_age_ns or DEDUP_WINDOW_NS),
         }
         await self._ensure_stream(wanted)
@@ -302,6 +251,15 @@ class NatsBroker:
                 except BrokerError as error:
                     logger.warning("cannot trim %s: %s", space, error)
 
+    async def _ask_again(self) -> None:
+        """Repeat what is overdue: a member of a cluster that ends takes along what it has not answered."""
+        before: frozenset[str] = frozenset()
+        while True:
+            await asyncio.sleep(OVERDUE)
+            waiting = self._connection.waiting if self._connection.clustered else frozenset()
+            self._connection.repeat(before & waiting)
+            before = waiting
+
     # Frames
 
     def on_frame(self, sink: Sink) -> None:
@@ -361,6 +319,7 @@ class NatsBroker:
                 "discard": "new",
                 "storage": "file",
                 "max_msgs_per_subject": 1,
+                "num_replicas": self._config.replicas or 1,
                 "allow_direct": True,
                 "allow_msg_ttl": True,
                 "allow_atomic": True,

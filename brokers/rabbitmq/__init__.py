@@ -21,16 +21,17 @@ reject         ``basic.ack`` (dead-lettering is the mesh's, before it)
 extend         a timer of the member's own: RabbitMQ waits 30 minutes for an ack, and can not be told more
 dedup          none
 confirmation   publisher confirm, ``mandatory``; on a reconnect what waits for one is sent again
-frames         direct exchange ``mesh.frames``; what is returned says that nobody serves
+frames         direct exchange ``mesh.frames``; what is returned says that nobody serves. Confirmed,
+               though nobody waits for it: aiormq tells of returns only where it awaits a confirm
 key/value      none
 =============  ====================================================================================
 
 Two connections: the server stops reading from one that publishes when it is short of memory or
-disk, and acks must get through. ``_wire.py``, ``_channel.py`` and ``_connection.py`` speak AMQP
-0-9-1.
+disk, and acks must get through. aiormq speaks AMQP 0-9-1; ``_connection.py`` and ``_channel.py``
+add what it lacks (docs/adr/0014-rabbitmq-client.md).
 
 Sources: www.rabbitmq.com/docs (quorum-queues, confirms, dlx, ttl, ae, consumers); the AMQP 0-9-1
-specification; what else is said of 3.10 was seen with 3.10.8.
+specification; what else is said of 3.10 was seen with 3.10.8, and of aiormq with 7.2.4.
 """
 
 from brokers.rabbitmq._config import RabbitMQConfig, TLSFiles

@@ -1,131 +1,218 @@
-"""A channel: calls that are answered in order, publishes that are confirmed, deliveries."""
+"""A channel: aiormq's, with what the adapter needs beyond it.
+
+aiormq speaks the protocol; its methods are values here (``aiormq.spec``), so that a queue knows
+what declares it. What this adds:
+
+- A caller that goes away leaves the answer to be dropped: a cancelled call of aiormq's closes
+  its channel, for everybody.
+- A lost channel is an event (``lost``) with one error, and never a ``CancelledError`` for those
+  who wait for a confirmation.
+- What is published waits for room, in order.
+- Closing, settling and publishing frames do not wait.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from copy import copy
 from typing import TYPE_CHECKING, cast
 
-from brokers.rabbitmq import _wire as wire
+from aiormq import AMQPError, ChannelInvalidStateError, DeliveryError, spec
+from aiormq import Channel as Client
+from aiormq.abc import DeliveredMessage
+
+from brokers.rabbitmq._content import Delivered, Publish
+from brokers.rabbitmq._refusals import again, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 if TYPE_CHECKING:
+    from pamqp.base import Frame
+
     from brokers.rabbitmq._connection import Connection
 
-__all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel", "Delivered", "RefusedError"]
-
-logger = logging.getLogger("brokers.rabbitmq")
+__all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel"]
 
 STORED, REFUSED, UNROUTABLE, LOST = range(4)
 LINGER = 0.25
+WINDOW_BYTES = 4 * 1024 * 1024
 TAG = "mesh"  # Every consumer has a channel of its own.
 
 
-class RefusedError(BrokerError):
-    """The server closed a channel or a connection since it did not like what it was asked.
-
-    ``reply_code`` is AMQP's reply code: 403 access refused, 404 not found, 405 locked, 406 precondition failed…
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        self.reply_code = code
-        self.text = text
-        super().__init__(f"RabbitMQ refused it: {text}")
-
-
-class Delivered:
-    """A message as the server handed it out."""
-
-    __slots__ = ("body", "channel", "exchange", "key", "properties", "redelivered", "tag")
-
-    def __init__(
-        self,
-        channel: Channel,
-        tag: int,
-        redelivered: bool,
-        exchange: str,
-        key: str,
-        properties: wire.Properties,
-        body: bytes,
-    ) -> None:
-        self.channel = channel
-        self.tag = tag
-        self.redelivered = redelivered
-        self.exchange = exchange
-        self.key = key
-        self.properties = properties
-        self.body = body
-
-
 class Channel:
-    """One channel; `Connection.channel` opens it.
+    """One channel; `Connection.open_channel` opens it.
 
     Attributes:
         lost: Resolved when it is closed, for whatever reason.
         error: Why; None while it is open.
         settled_at: When something was settled last, in the event loop's time.
-        on_deliver: What takes the deliveries of each consumer tag.
+        on_deliver: Takes what the server hands out.
         on_cancel: Called when the server ends a consumer, for example since its queue was deleted.
-        on_return: Called with the properties of an unconfirmed message that no queue took.
+        on_return: Called with the properties of a posted message that no queue took.
     """
 
-    def __init__(self, connection: Connection, number: int) -> None:
+    def __init__(self, connection: Connection, raw: Client) -> None:
         self._connection = connection
+        self._raw = raw
         self._loop = asyncio.get_running_loop()
-        self.number = number
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.error: BrokerError | None = None
-        self.on_deliver: dict[bytes, Callable[[Delivered], None]] = {}
-        self.on_cancel: Callable[[], None] = _ignore
-        self.on_return: Callable[[wire.Properties], None] = _ignore_return
         self.settled_at = 0.0
-        self._calls: deque[_Call] = deque()
-        self._published = 0
-        self._unconfirmed: dict[int, tuple[asyncio.Future[int], str]] = {}
-        self._content: _Content | None = None
+        self.on_deliver: Callable[[Delivered], None] = _ignore
+        self.on_cancel: Callable[[], None] = lambda: None
+        self.on_return: Callable[[spec.Basic.Properties], None] = _ignore
+        self._unconfirmed_bytes = 0
+        self._room = asyncio.Event()
+        self._queue = asyncio.Lock()  # First come, first served.
+        self._ids: dict[str, asyncio.Event] = {}
+        raw.closing.add_done_callback(self._note_closed)
+        raw.on_consumer_cancel_callbacks.add(lambda _: self.on_cancel())
 
-    async def call(self, *methods: bytes) -> list[bytes]:
-        """Send methods in one go, and give the answer to each.
+    async def call(self, *methods: Frame) -> Frame:
+        """Call methods in one go, and give the answer to the last; the others are sent without asking for one.
 
         Raises:
             RefusedError: The server closed the channel instead.
             BrokerUnavailableError: The connection broke.
         """
-        if self.error is not None:
-            raise _again(self.error)
-        call = _Call(len(methods), self._loop.create_future())
-        self._calls.append(call)
-        self._connection.send(*[wire.method(self.number, each) for each in methods])
-        await call.done
-        if call.error is not None:
-            raise _again(call.error)
-        return call.answers
+        for method in methods[:-1]:
+            await self._call(_without_answer(method))
+        return await self._call(methods[-1])
 
-    def settle(self, frame: bytes) -> None:
-        """Send a settlement; nothing happens once the channel is lost."""
+    async def _call(self, method: Frame) -> Frame:
+        if self.error is not None:
+            raise again(self.error)
+        answer: Awaitable[object]
+        if isinstance(method, spec.Basic.Consume):
+            answer = self._raw.basic_consume(
+                method.queue, self._deliver, no_ack=method.no_ack, consumer_tag=method.consumer_tag
+            )
+        else:
+            answer = self._raw.rpc(method)
+        before = _cancels()
+        try:
+            return cast("Frame", await asyncio.shield(answer))
+        except asyncio.CancelledError as error:
+            if _cancels() > before:
+                raise
+            raise self._reason(error) from error
+        except Exception as error:  # aiormq ends calls with whatever ended the channel.
+            if not self._is_lost(error):
+                raise
+            raise self._reason(error) from error
+
+    def _is_lost(self, error: Exception) -> bool:
+        return isinstance(error, AMQPError | ChannelInvalidStateError) or self._raw.is_closed
+
+    def _reason(self, error: BaseException) -> BrokerError:
+        return reason_of(error) if self.error is None else again(self.error)
+
+    async def cancel(self) -> None:
+        """End the consumer; what the server had handed out before has come when this returns.
+
+        Without an answer to the cancel, since aiormq drops what comes after one. The first call after it says that
+        the queue knows; what it had handed out until then comes before the answer to the second.
+        """
+        await self.call(spec.Basic.Cancel(consumer_tag=TAG, nowait=True), spec.Basic.Qos(), spec.Basic.Qos())
+
+    async def _deliver(self, message: DeliveredMessage) -> None:
         if self.error is None:
-            self.settled_at = self._loop.time()
-            self._connection.send(frame)
+            self.on_deliver(Delivered(self, message))
 
-    def publish(
-        self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool = True
-    ) -> asyncio.Future[int]:
-        """Publish; the future gives one of STORED, REFUSED, UNROUTABLE and LOST. The channel must confirm."""
-        future: asyncio.Future[int] = self._loop.create_future()
-        if self.error is not None:
-            future.set_result(LOST)
-            return future
-        self._published += 1
-        self._unconfirmed[self._published] = future, key
-        self.post(exchange, key, properties, body, mandatory=mandatory)
-        return future
+    # Settlements: aiormq puts them into a queue without a limit, so that nothing here waits.
 
-    def post(self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool = False) -> None:
-        """Publish without a confirmation."""
-        head = wire.publish_method(self.number, exchange, key, mandatory=mandatory)
-        self._connection.send(head, *wire.content(self.number, properties, body, self._connection.frame_max))
+    async def ack(self, tag: int) -> None:
+        """Say that a delivery is done with; nothing happens once the channel is lost."""
+        if self._may_settle():
+            await self._settle(self._raw.basic_ack, tag)
+
+    def ack_soon(self, tag: int) -> None:
+        """Ack, where nothing can be awaited."""
+        if self._may_settle():
+            self._raw.create_task(self._settle(self._raw.basic_ack, tag))
+
+    def give_back(self, tag: int) -> None:
+        """Hand a delivery back as one that failed."""
+        if self._may_settle():
+            self._raw.create_task(self._settle(self._raw.basic_reject, tag))
+
+    def release(self, tag: int) -> None:
+        """Hand a delivery back untried."""
+        if self._may_settle():
+            self._raw.create_task(self._settle(self._raw.basic_nack, tag))
+
+    async def _settle(self, settle: Callable[..., Awaitable[None]], tag: int) -> None:
+        with suppress(ChannelInvalidStateError):  # It was lost just now.
+            await settle(tag, wait=False)
+
+    def _may_settle(self) -> bool:
+        if self.error is not None or self._raw.is_closed:
+            return False
+        self.settled_at = self._loop.time()
+        return True
+
+    # Publishing; the channel must confirm
+
+    async def room(self) -> None:
+        """Wait, in order, until what was published before leaves room; what follows must not await before it."""
+        async with self._queue:
+            while self._unconfirmed_bytes > WINDOW_BYTES and self.error is None:
+                self._room.clear()
+                await self._room.wait()
+            if self.error is None:
+                await self._connection.drained()
+
+    async def publish(self, message: Publish) -> int:
+        """Publish, and give one of STORED, REFUSED, UNROUTABLE and LOST once it is known."""
+        identity = cast("str", message.properties.message_id)
+        while (earlier := self._ids.get(identity)) is not None:
+            await earlier.wait()  # aiormq knows what is returned by its message id.
+        self._ids[identity] = over = asyncio.Event()
+        try:
+            self._unconfirmed_bytes += message.size
+            return await self._publish(message)
+        finally:
+            del self._ids[identity]
+            over.set()
+
+    def post(self, message: Publish) -> None:
+        """Publish, and forget; what is returned goes to ``on_return``."""
+        if self.error is None:
+            self._unconfirmed_bytes += message.size
+            self._raw.create_task(self._post(message))
+
+    async def _post(self, message: Publish) -> None:
+        if await self._publish(message) == UNROUTABLE:
+            self.on_return(message.properties)
+
+    async def _publish(self, message: Publish) -> int:
+        before = _cancels()
+        try:
+            answer: object = await self._raw.basic_publish(
+                message.body,
+                exchange=message.exchange,
+                routing_key=message.key,
+                properties=message.properties,
+                mandatory=message.mandatory,
+                wait=False,
+            )
+        except DeliveryError:
+            return REFUSED
+        except asyncio.CancelledError:
+            if _cancels() > before:
+                raise
+            return LOST
+        except Exception as error:  # aiormq ends what waits with whatever ended the channel.
+            if not self._is_lost(error):
+                raise
+            return LOST
+        finally:
+            self._unconfirmed_bytes -= message.size
+            self._room.set()
+        return UNROUTABLE if isinstance(answer, DeliveredMessage) else STORED
+
+    # The end
 
     @property
     def linger(self) -> float:
@@ -144,158 +231,33 @@ class Channel:
     def close(self) -> None:
         """Close it; what is unsettled goes back to its queue. Does not wait."""
         if self.error is None:
-            self._connection.send(wire.method(self.number, wire.CHANNEL_CLOSE_METHOD))
+            self._connection.close_soon(self._raw)
             self.fail(BrokerUnavailableError("the channel is closed"))
 
     def fail(self, error: BrokerError) -> None:
         """Note that it is lost, and tell everybody who waits."""
-        if self.error is not None:
-            return
-        self.error = error
-        calls, self._calls = self._calls, deque()
-        for call in calls:
-            call.fail(error)
-        unconfirmed, self._unconfirmed = self._unconfirmed, {}
-        for future, _ in unconfirmed.values():
-            if not future.done():
-                future.set_result(LOST)
-        self.lost.set_result(None)
+        if self.error is None:
+            self.error = error
+            self._connection.forget(self)
+            self._room.set()
+            self.lost.set_result(None)
 
-    # What the server sends
-
-    def receive_method(self, data: bytes, at: int, end: int, method: int) -> None:
-        """Take a method; ``at`` is behind its number."""
-        if method == wire.BASIC_DELIVER or method == wire.BASIC_RETURN:
-            self._content = _Content(method, data[at:end])
-        elif method == wire.BASIC_ACK:
-            self._confirm(*wire.read_confirm(data, at), STORED)
-        elif method == wire.BASIC_NACK:
-            self._confirm(*wire.read_confirm(data, at), REFUSED)
-        elif method == wire.BASIC_CANCEL:
-            self.on_cancel()
-        elif method == wire.CHANNEL_CLOSE:
-            code, text = wire.read_close(data, at)
-            self._connection.send(wire.method(self.number, wire.CHANNEL_CLOSE_OK_METHOD))
-            self._connection.forget(self.number)
-            self.fail(RefusedError(code, text))
-        elif method == wire.CHANNEL_CLOSE_OK:
-            self._connection.forget(self.number)
-        elif self._calls:
-            call = self._calls[0]
-            if call.answer(data[at - 4 : end]):
-                self._calls.popleft()
-
-    def receive_head(self, data: bytes, at: int) -> None:
-        """Take a content header."""
-        content = cast("_Content", self._content)
-        content.missing, flags, at = wire.read_content_head(data, at)
-        content.properties = wire.read_properties(data, at, flags)
-        if not content.missing:
-            self._complete(content, b"")
-
-    def receive_body(self, body: bytes) -> None:
-        """Take a part of a body."""
-        content = cast("_Content", self._content)
-        content.missing -= len(body)
-        if content.missing > 0:
-            content.parts.append(body)
-        elif content.parts:
-            content.parts.append(body)
-            self._complete(content, b"".join(content.parts))
-        else:
-            self._complete(content, body)
-
-    def _complete(self, content: _Content, body: bytes) -> None:
-        self._content = None
-        payload = content.payload
-        if content.method == wire.BASIC_RETURN:
-            _, at = wire.read_shortstr(payload, 2)
-            _, at = wire.read_shortstr(payload, at)
-            key, _ = wire.read_shortstr(payload, at)
-            self._note_return(key)
-            self.on_return(content.properties)
-            return
-        at = 1 + payload[0]
-        take = self.on_deliver.get(payload[1:at])
-        if take is not None and self.error is None:
-            exchange, end = wire.read_shortstr(payload, at + 9)
-            key, _ = wire.read_shortstr(payload, end)
-            tag = int.from_bytes(payload[at : at + 8], "big")
-            self._pass_on(take, Delivered(self, tag, payload[at + 8] != 0, exchange, key, content.properties, body))
-
-    def _pass_on(self, take: Callable[[Delivered], None], delivered: Delivered) -> None:
-        try:
-            take(delivered)
-        except Exception:  # What takes it must not end the connection.
-            logger.exception("a message was dropped")
-
-    def _note_return(self, key: str) -> None:
-        """Find the publish that comes back: the server says only what it was, and returns in order."""
-        for future, unconfirmed in self._unconfirmed.values():
-            if unconfirmed == key and not future.done():
-                future.set_result(UNROUTABLE)
-                return
-
-    def _confirm(self, tag: int, multiple: bool, outcome: int) -> None:
-        if not multiple:
-            found = self._unconfirmed.pop(tag, None)
-            if found is not None and not found[0].done():
-                found[0].set_result(outcome)
-            return
-        for each in list(self._unconfirmed):
-            if each > tag:
-                return
-            self._confirm(each, False, outcome)
+    def _note_closed(self, closing: asyncio.Future[object]) -> None:
+        self.fail(reason_of(None if closing.cancelled() else closing.exception()))
 
 
-def _again(error: BrokerError) -> BrokerError:
-    """Make an error anew for each who gets it: one that is raised often collects tracebacks."""
-    return RefusedError(error.reply_code, error.text) if isinstance(error, RefusedError) else type(error)(str(error))
+def _without_answer(method: Frame) -> Frame:
+    if not hasattr(method, "nowait") or isinstance(method, spec.Basic.Consume):
+        return method  # aiormq's way to consume knows no other way.
+    method = copy(method)
+    method.nowait = True
+    return method
 
 
-def _ignore() -> None:
-    """Expect nothing to be cancelled."""
+def _cancels() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
-def _ignore_return(properties: wire.Properties) -> None:
-    """Expect nothing to come back."""
-
-
-class _Call:
-    """Methods that wait for their answers."""
-
-    __slots__ = ("_count", "answers", "done", "error")
-
-    def __init__(self, count: int, done: asyncio.Future[None]) -> None:
-        self._count = count
-        self.done = done
-        self.answers: list[bytes] = []
-        self.error: BrokerError | None = None
-
-    def answer(self, payload: bytes) -> bool:
-        self.answers.append(payload)
-        if len(self.answers) < self._count:
-            return False
-        self._resolve()
-        return True
-
-    def fail(self, error: BrokerError) -> None:
-        self.error = error
-        self._resolve()
-
-    def _resolve(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-
-class _Content:
-    """A message of which parts are still to come."""
-
-    __slots__ = ("method", "missing", "parts", "payload", "properties")
-
-    def __init__(self, method: int, payload: bytes) -> None:
-        self.method = method
-        self.payload = payload
-        self.missing = 0
-        self.parts: list[bytes] = []
-        self.properties: wire.Properties
+def _ignore(_: object) -> None:
+    """Expect nothing."""

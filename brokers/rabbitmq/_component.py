@@ -5,7 +5,7 @@ Source: reference/dapr-surface.md 5.5; docs.dapr.io, RabbitMQ pub/sub.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ USED = (
     "clientKey",
     "clientName",
     "concurrency",
+    "concurrencyMode",
     "connectionString",
     "heartBeat",
     "host",
@@ -33,6 +34,7 @@ USED = (
     "password",
     "prefetchCount",
     "protocol",
+    "reconnectWait",
     "reconnectWaitSeconds",
     "saslExternal",
     "ttlInSeconds",
@@ -76,13 +78,16 @@ def read(component: Component) -> RabbitMQConfig:
         password=settings.get("password", str, config.password),
         external=settings.get("saslExternal", _boolean, config.external),
         heartbeat=settings.get("heartBeat", lambda text: max(1, round(_seconds(text))), config.heartbeat),
-        max_backoff=settings.get("reconnectWaitSeconds", _seconds, config.max_backoff),
+        max_backoff=settings.get_first(("reconnectWaitSeconds", "reconnectWait"), _seconds, 0.0) or config.max_backoff,
         max_age=settings.get("ttlInSeconds", _seconds, None),
         max_bytes=settings.get("maxLenBytes", _count, None),
         max_events=settings.get("maxLen", _count, None),
         max_in_flight=settings.get("prefetchCount", _count, None),
     )
-    if settings.get("concurrency", lambda text: one_of(text, "parallel", "single"), "") == "single":
+    concurrency = settings.get_first(
+        ("concurrency", "concurrencyMode"), lambda text: one_of(text, "parallel", "single"), ""
+    )
+    if concurrency == "single":
         config = replace(config, max_in_flight=1)
     if config.tls is not None:
         given = config.tls
@@ -119,6 +124,11 @@ class _Settings:
         except ValueError as error:
             self._problems.append(self._component.problem(str(error), setting=name))
             return default
+
+    def get_first(self, names: Sequence[str], parse: Callable[[str], T], default: T) -> T:
+        """Read a setting that goes by several names."""
+        name = next((each for each in names if self._component.setting(each)), names[0])
+        return self.get(name, parse, default)
 
     def server(self) -> RabbitMQConfig:
         """Read where the server is: one URL, or its parts."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
-import tempfile
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from brokers._tls import TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.documents import did_you_mean
 
@@ -16,55 +14,6 @@ __all__ = ["RabbitMQConfig", "TLSFiles", "one_of", "unknown"]
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
 PARAMETERS = ("auth_mechanism", "cacertfile", "certfile", "connection_timeout", "heartbeat", "keyfile", "verify")
-PEM = "-----BEGIN"
-
-
-@dataclass(frozen=True, slots=True)
-class TLSFiles:
-    """What a TLS connection is made with; PEM text or paths.
-
-    Attributes:
-        ca: Whom to trust; None = whom the system trusts.
-        certificate: Ours; goes with ``key``.
-        key: Its private key.
-        verify: Whether the server must prove who it is.
-    """
-
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = field(default=None, repr=False)
-    verify: bool = True
-
-    def context(self) -> ssl.SSLContext:
-        """Make the context; reads files, so it blocks.
-
-        Raises:
-            ConfigError: A file is missing, or is no certificate.
-        """
-        try:
-            context = ssl.create_default_context(
-                cafile=self.ca if self.ca and PEM not in self.ca else None,
-                cadata=self.ca if self.ca and PEM in self.ca else None,
-            )
-            if self.certificate is not None:
-                with tempfile.TemporaryDirectory() as directory:
-                    certificate = _as_file(self.certificate, Path(directory, "certificate"))
-                    key = None if self.key is None else _as_file(self.key, Path(directory, "key"))
-                    context.load_cert_chain(certificate, key)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"RabbitMQ: the certificates cannot be used: {error}") from error
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-
-def _as_file(text: str, path: Path) -> str:
-    if PEM not in text:
-        return text
-    path.touch(0o600)
-    path.write_text(text)
-    return str(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,20 +19,22 @@ from collections import deque
 from contextlib import suppress
 from functools import lru_cache
 
-from brokers.rabbitmq import _wire as wire
+from aiormq import spec
+
 from brokers.rabbitmq._balance import balance
-from brokers.rabbitmq._channel import Delivered
 from brokers.rabbitmq._connection import Connection
+from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._lane import Lane, RabbitMQSettler
 from brokers.rabbitmq._message import ATTEMPT, TOPIC, decode, encode
 from brokers.rabbitmq._names import address_of, retry_step
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
-from brokers.rabbitmq._topology import Space, count, declare_group, exists, group_queues, retry_queue, seal
+from brokers.rabbitmq._topology import Space, count, declare_group, exchange, exists, group_queues, retry_queue, seal
 from brokers.rabbitmq._unclaimed import claim, topic_of
 from mesh.address import Address, matches
 from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError
+from mesh.tasks import task_group
 
 __all__ = ["Subscription"]
 
@@ -95,8 +97,9 @@ class Subscription:
                 break
             except BrokerUnavailableError:
                 continue
-        for lane in self._lanes:
-            await lane.start(tasks)
+        async with task_group() as starting:
+            for lane in self._lanes:
+                starting.create_task(lane.start(tasks), name="rabbitmq-lane")
         if self._options.ordered:
             self._balancing = tasks.create_task(balance(self._session, self._lanes), name="rabbitmq-balance")
         if self._claims:
@@ -106,7 +109,7 @@ class Subscription:
         """Declare and bind; a new group gets what is unclaimed before that, so that older events come first."""
         is_new = await declare_group(connection, self._queues, self._address, self._options)
         if not self._options.ephemeral:
-            claimed = wire.exchange_declare(self._queues[0].claimed, passive=True)
+            claimed = spec.Exchange.Declare(exchange=self._queues[0].claimed, passive=True)
             self._claims = is_new or not await exists(connection, claimed)
         if self._claims:
             await self._claim(connection)
@@ -126,7 +129,7 @@ class Subscription:
         try:
             connection = await self._session.live()
             await self._claim(connection)
-            async with connection.channel(wire.exchange_declare(self._queues[0].claimed)):
+            async with connection.channel(exchange(self._queues[0].claimed)):
                 return
         except BrokerError as error:
             logger.warning("cannot look for events of %s that no group has: %s", self._address, error)
@@ -166,7 +169,7 @@ class Subscription:
             return  # They expire.
         with suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(REMOVE_WAIT), connection.channel() as channel:
-                await channel.call(*[wire.queue_delete(queue.name) for queue in self._queues])
+                await channel.call(*[spec.Queue.Delete(queue=queue.name) for queue in self._queues])
 
     # Deliveries
 
@@ -178,11 +181,11 @@ class Subscription:
         """Begin with a delivery, or keep it until there is room."""
         channel = delivered.channel
         if self._stopping:
-            channel.settle(wire.nack_frame(channel.number, delivered.tag))
+            channel.release(delivered.tag)
             return
         topic = topic_of(delivered)
         if self._pattern is not None and not _fits(self._pattern, topic):
-            channel.settle(wire.ack_frame(channel.number, delivered.tag))
+            channel.ack_soon(delivered.tag)
             return
         message, attempts = decode(delivered.properties, delivered.body)
         settler = RabbitMQSettler(self, lane, delivered, message, topic, attempts + 1)
@@ -275,7 +278,7 @@ class Subscription:
         now = time.monotonic()
         if now - self._retry_queues.get(name, -RETRY_LEASE) >= RETRY_LEASE:
             connection = await self._publisher.session.live()
-            is_new = not await exists(connection, wire.queue_declare(name, passive=True))
+            is_new = not await exists(connection, spec.Queue.Declare(queue=name, passive=True))
             async with connection.channel(declared):
                 self._retry_queues[name] = now
             if is_new:

@@ -16,13 +16,16 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._channel import TAG, Channel, Delivered, RefusedError
+from aiormq import spec
+
+from brokers.rabbitmq._channel import TAG, Channel
 from brokers.rabbitmq._connection import Connection
+from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._message import decode
-from brokers.rabbitmq._names import FRAMES, shorten
+from brokers.rabbitmq._names import FRAMES, served_name, shorten
+from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Attachment, Session
-from brokers.rabbitmq._topology import FRAMES_EXCHANGE
+from brokers.rabbitmq._topology import FRAMES_EXCHANGE, count_on
 from mesh.address import Address, decode_token, encode_token
 from mesh.broker import Frame, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -64,7 +67,7 @@ class Inbox:
         self.sink: Sink | None = None
         self._connections = 0
         self._queue = name
-        self._channel: Channel
+        self._connection: Connection
 
     async def open(self, connection: Connection) -> None:
         """Consume it on a new connection."""
@@ -72,18 +75,19 @@ class Inbox:
         self._connections += 1
         channel = await connection.open_channel(
             FRAMES_EXCHANGE,
-            wire.queue_declare(queue, durable=False, exclusive=True),
-            wire.queue_bind(queue, FRAMES, self.name),
-            wire.queue_bind(queue, FRAMES, queue),
-            wire.basic_consume(queue, TAG, no_ack=True),
+            spec.Queue.Declare(queue=queue, exclusive=True),
+            spec.Queue.Bind(queue=queue, exchange=FRAMES, routing_key=self.name),
+            spec.Queue.Bind(queue=queue, exchange=FRAMES, routing_key=queue),
+            spec.Basic.Consume(queue=queue, consumer_tag=TAG, no_ack=True),
             take=self._take,
         )
         channel.on_cancel = lambda: connection.abort(BrokerUnavailableError("somebody deleted this node's inbox"))
-        self._channel, self._queue = channel, queue
+        self._connection, self._queue = connection, queue
 
     async def check(self) -> None:
         """Ask the server for a sign of life."""
-        await self._channel.call(wire.basic_qos(0))
+        async with self._connection.channel():
+            return
 
     def _take(self, delivered: Delivered) -> None:
         if self.sink is not None:
@@ -96,7 +100,7 @@ class Inbox:
         name, _, token = reply_to.partition(".")
         return self._queue if name == self.name else name, token
 
-    def take_back(self, properties: wire.Properties) -> None:
+    def take_back(self, properties: spec.Basic.Properties) -> None:
         """Tell whoever sent a frame that nobody takes it."""
         _, dot, token = (properties.reply_to or "").partition(".")
         if self.sink is not None:
@@ -108,9 +112,12 @@ class Serving:
 
     def __init__(self, session: Session, address: Address, group: str, sink: Sink) -> None:
         self._sink = sink
-        self._queue = shorten(f"{address.text}:{encode_token(group)}")
-        self._bound = wire.queue_bind(self._queue, FRAMES, frame_key(address))
-        self._unbound = wire.queue_unbind(self._queue, FRAMES, frame_key(address))
+        self._queue = served_name(address, group)
+        self._declared = spec.Queue.Declare(
+            queue=self._queue, durable=True, auto_delete=True, arguments={"x-expires": UNUSED_EXPIRES_MS}
+        )
+        self._bound = spec.Queue.Bind(queue=self._queue, exchange=FRAMES, routing_key=frame_key(address))
+        self._unbound = spec.Queue.Unbind(queue=self._queue, exchange=FRAMES, routing_key=frame_key(address))
         self._attachment = Attachment(session, self._open, f"serving {address}")
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -122,8 +129,8 @@ class Serving:
             channel = await connection.open_channel(FRAMES_EXCHANGE, take=self._take)
             try:
                 await channel.call(
-                    wire.queue_declare(self._queue, {"x-expires": UNUSED_EXPIRES_MS}, auto_delete=True),
-                    wire.basic_consume(self._queue, TAG, no_ack=True),
+                    self._declared,
+                    spec.Basic.Consume(queue=self._queue, consumer_tag=TAG, no_ack=True),
                     self._bound,
                 )
             except RefusedError as error:
@@ -164,22 +171,16 @@ class Serving:
 
     async def _drain(self, channel: Channel) -> None:
         """Cancel; the last member first sees to it that nothing more is routed, since its queue goes with it."""
-        _, members = await self._count(channel)
+        _, members = await count_on(channel, self._queue)
         if members <= 1:
             await channel.call(self._unbound)
-            messages, members = await self._count(channel)
+            messages, members = await count_on(channel, self._queue)
             if members > 1:
                 await channel.call(self._bound)
             while members <= 1 and messages:
                 await asyncio.sleep(DRAIN_WAIT)
-                messages, members = await self._count(channel)
-        await channel.call(wire.basic_cancel(TAG))
-        await channel.call(wire.basic_qos(0))  # The channel handed out what it had before it answers this.
-
-    async def _count(self, channel: Channel) -> tuple[int, int]:
-        [answer] = await channel.call(wire.queue_declare(self._queue, passive=True))
-        _, messages, members = wire.read_queue_declare_ok(answer)
-        return messages, members
+                messages, members = await count_on(channel, self._queue)
+        await channel.cancel()
 
 
 class Listening:
@@ -198,9 +199,9 @@ class Listening:
         queue = f"{INBOX}{secrets.token_hex(8)}"
         channel = await connection.open_channel(
             FRAMES_EXCHANGE,
-            wire.queue_declare(queue, durable=False, exclusive=True, auto_delete=True),
-            wire.basic_consume(queue, TAG, no_ack=True),
-            wire.queue_bind(queue, FRAMES, self._key),
+            spec.Queue.Declare(queue=queue, exclusive=True, auto_delete=True),
+            spec.Basic.Consume(queue=queue, consumer_tag=TAG, no_ack=True),
+            spec.Queue.Bind(queue=queue, exchange=FRAMES, routing_key=self._key),
             take=self._take,
         )
         channel.on_cancel = channel.close
@@ -216,14 +217,9 @@ class Listening:
         channel = self._attachment.channel
         if channel is not None:
             try:
-                await _bounded(_cancel, channel)
+                await _bounded(Channel.cancel, channel)
             finally:
                 channel.close()
-
-
-async def _cancel(channel: Channel) -> None:
-    await channel.call(wire.basic_cancel(TAG))
-    await channel.call(wire.basic_qos(0))
 
 
 async def _bounded(leave: Callable[[Channel], Awaitable[None]], channel: Channel) -> None:

@@ -13,13 +13,16 @@ reject   ``basic.ack``: dead letters are the mesh's, before it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._channel import TAG, Channel, Delivered
+from aiormq import spec
+
+from brokers.rabbitmq._channel import TAG, Channel
 from brokers.rabbitmq._connection import Connection
+from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._session import Attachment, Session
 from brokers.rabbitmq._topology import Queue
 from mesh.broker import Message
@@ -62,11 +65,11 @@ class Lane:
         await self._idle.wait()  # Not beside what began before the connection broke, or was given up.
         self._giving_way = self._holding = self.active = False
         channel = await connection.open_channel(
-            self.queue.declared, *self.queue.bound, wire.basic_qos(self._prefetch), take=self._take
+            self.queue.declared, *self.queue.bound, spec.Basic.Qos(prefetch_count=self._prefetch), take=self._take
         )
         channel.on_cancel = partial(self._removed, channel)
         try:
-            await channel.call(wire.basic_consume(self.queue.name, TAG))
+            await channel.call(spec.Basic.Consume(queue=self.queue.name, consumer_tag=TAG))
         except BaseException:
             channel.close()
             raise
@@ -125,7 +128,7 @@ class Lane:
         if channel is not None and not self.queue.keyed:
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(LEAVE_WAIT):
-                    await channel.call(wire.basic_cancel(TAG))
+                    await channel.cancel()
 
     def close(self) -> None:
         """Leave the queue; what is unsettled goes back to it, in its old place."""
@@ -180,15 +183,18 @@ class RabbitMQSettler:
         """Whether it can be settled: a lost channel's deliveries come again."""
         return self._open and self._channel.error is None
 
-    def _send(self, frame: bytes) -> None:
+    def _settle(self, settle: Callable[[int], None]) -> None:
         self._open = False
         self._subscription.note_settled(self)
-        self._channel.settle(frame)
+        settle(self._tag)
         self._lane.settled()
 
     async def ack(self) -> None:
         if self.open:
-            self._send(wire.ack_frame(self._channel.number, self._tag))
+            self._open = False
+            self._subscription.note_settled(self)
+            await self._channel.ack(self._tag)
+            self._lane.settled()
 
     reject = ack
 
@@ -209,7 +215,7 @@ class RabbitMQSettler:
     def give_back(self) -> None:
         """Hand it back as an attempt that failed."""
         if self.open:
-            self._send(wire.reject_frame(self._channel.number, self._tag))
+            self._settle(self._channel.give_back)
         else:
             self._subscription.note_settled(self)
 
@@ -220,9 +226,9 @@ class RabbitMQSettler:
         if self._lane.queue.keyed:
             self._lane.close()
         elif self._stored_anew:
-            self._send(wire.ack_frame(self._channel.number, self._tag))
+            self._settle(self._channel.ack_soon)
         else:
-            self._send(wire.nack_frame(self._channel.number, self._tag))
+            self._settle(self._channel.release)
 
     async def extend(self) -> None:
         if self.open and not self._stored_anew:

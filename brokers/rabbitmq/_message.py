@@ -8,13 +8,17 @@ Source: CloudEvents AMQP binding 3.1; www.rabbitmq.com/docs/sender-selected, /dl
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime
+from decimal import Decimal
+from typing import cast
 
-from brokers.rabbitmq import _wire as wire
+from aiormq import spec
+
 from mesh.broker import Message
 from mesh.errors import MessageTooLargeError
 
-__all__ = ["ATTEMPT", "PREFIX", "TOPIC", "decode", "encode", "measure"]
+__all__ = ["ATTEMPT", "PREFIX", "TOPIC", "decode", "encode", "headers_size", "measure"]
 
 PREFIX = "cloudEvents_"
 OTHER_PREFIX = "cloudEvents:"
@@ -24,6 +28,7 @@ OURS = "="
 TOPIC, IDENTITY, ATTEMPT = "=topic", "=id", "=attempt"
 DELIVERY_COUNT = "x-delivery-count"
 MAX_SHORT = 255
+MAX_NAME = 128
 
 # Fields that RabbitMQ reads, adds or removes.
 RESERVED = frozenset(
@@ -44,6 +49,9 @@ RESERVED = frozenset(
 )
 
 
+_numbers = itertools.count(1)
+
+
 def measure(message: Message) -> int:
     """Give what counts towards the limit: body, names and values."""
     headers = message.headers
@@ -57,7 +65,7 @@ def encode(
     extra: dict[str, str] | None = None,
     correlation_id: str | None = None,
     reply_to: str | None = None,
-) -> bytes:
+) -> spec.Basic.Properties:
     """Encode a message's properties.
 
     Args:
@@ -71,34 +79,40 @@ def encode(
     identity = message.id
     if not RESERVED.isdisjoint(headers):
         headers = {OURS + name if name in RESERVED else name: value for name, value in headers.items()}
-    if identity is not None and len(identity.encode()) > MAX_SHORT:
+    if identity is not None and not (stored and identity[:1] not in OURS and len(identity.encode()) <= MAX_SHORT):
         extra = {**(extra or {}), IDENTITY: identity}
         identity = None
     content_type = next((headers[name] for name in CONTENT_TYPES if name in headers), None)
     if content_type is not None and len(content_type) > MAX_SHORT:
         content_type = None
-    try:
-        fields = wire.text_fields(headers)
-    except ValueError:
-        longest = max(map(len, headers))
-        raise MessageTooLargeError(longest, MAX_SHORT) from None  # A header's name.
-    if extra:
-        fields += wire.text_fields(extra)
-    return wire.properties(
-        fields,
-        persistent=stored,
+    longest = max(map(len, headers), default=0)
+    if longest > MAX_NAME:  # aiormq would cut it.
+        raise MessageTooLargeError(longest, MAX_NAME)
+    return spec.Basic.Properties(
+        headers={**headers, **extra} if extra else dict(headers),
+        delivery_mode=2 if stored else None,
         content_type=content_type,
         correlation_id=correlation_id,
         reply_to=reply_to,
-        message_id=identity,
+        message_id=identity or f"{OURS}{next(_numbers):x}",
     )
 
 
-def decode(properties: wire.Properties, body: bytes) -> tuple[Message, int]:
+def headers_size(properties: spec.Basic.Properties) -> int:
+    """Give the bytes that the headers of an encoded message take."""
+    size = 0
+    for name, value in cast("dict[str, str]", properties.headers).items():
+        size += len(name) + 6 + (len(value) if value.isascii() else len(value.encode()))
+    return size
+
+
+def decode(properties: spec.Basic.Properties, body: bytes) -> tuple[Message, int]:
     """Decode a message; give it, and how often it was handed out before."""
-    found = properties.headers
+    found = properties.headers or {}
     headers: dict[str, str] = {}
-    identity, attempts = properties.message_id, 0
+    identity, attempts = properties.message_id or None, 0
+    if identity is not None and identity[:1] == OURS:
+        identity = None
     for name, value in found.items():
         if type(value) is str and name[:1] != OURS and name[:2] != "x-" and name[:12] != OTHER_PREFIX:
             headers[name] = value
@@ -124,18 +138,18 @@ def _plain(name: str) -> str:
     return PREFIX + name[len(OTHER_PREFIX) :] if name.startswith(OTHER_PREFIX) else name
 
 
-def _text(value: wire.Field) -> str | None:
+def _text(value: object) -> str | None:
     """Write a field that others published in CloudEvents' canonical form; None when it has none."""
     match value:
         case str():
             return value
         case bool():
             return "true" if value else "false"
-        case int() | float():
+        case int() | float() | Decimal():
             return str(value)
         case datetime():
             return value.strftime("%Y-%m-%dT%H:%M:%SZ")
-        case bytes():
+        case bytes() | bytearray():
             return value.decode("utf-8", "replace")
         case _:
             return None

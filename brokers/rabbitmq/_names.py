@@ -5,7 +5,9 @@ A routing key is ``<lane>.<topic>``; the lane is ``_``, or 0 to 15 from the key'
 still too long becomes ``<lane>.~.<first tokens>.<hash>``. Such a topic travels in the header
 ``=topic``. Patterns bind to both forms; a consumer of a pattern passes over what only seems to fit.
 
-Queues are called ``<space>:<group>:<topic>``, and ``…:<lane>`` or ``…:retry-<ms>`` beside it.
+Queues are called ``<space>:<group>:<topic>``, and ``…:<lane>`` or ``…:retry-<ms>`` beside it. The
+client library allows fewer characters in names of queues and exchanges than RabbitMQ does, so
+``=``, ``~``, ``*`` and ``>`` are ``+``, ``@``, ``#`` and ``,`` there; an exchange has 127 of them.
 """
 
 from __future__ import annotations
@@ -16,17 +18,33 @@ from hashlib import blake2s
 
 from mesh.address import Address, Kind, decode_token, encode_token
 
-__all__ = ["FRAMES", "KEYED_LANES", "NO_LANE", "address_of", "bindings", "queue_name", "retry_step", "routing_key"]
+__all__ = [
+    "FRAMES",
+    "KEYED_LANES",
+    "NO_LANE",
+    "address_of",
+    "bindings",
+    "claimed_name",
+    "exchange_name",
+    "lane_of",
+    "queue_name",
+    "retry_step",
+    "routing_key",
+    "served_name",
+    "shorten",
+]
 
 FRAMES = "mesh.frames"  # The exchange of all that is not stored.
 NO_LANE = "_"
 KEYED_LANES = tuple(map(str, range(16)))
 
 MAX_NAME = 200
+MAX_EXCHANGE = 110
 MAX_TOKEN = 60
 MAX_KEY = 240
 LONG = "~"  # No token of an address holds it.
 LONG_TOKENS = 3
+PLAIN = str.maketrans("=~*>", "+@#,")  # Our grammar uses none of the latter.
 MAX_RETRY_MS = 1 << 30  # Twelve days; a queue's time to live is a 32-bit number.
 
 
@@ -40,12 +58,22 @@ def shorten(text: str, limit: int = MAX_NAME) -> str:
 @lru_cache(maxsize=4096)
 def exchange_name(space: str) -> str:
     """Name the exchange that a space's events are published to."""
-    return shorten(space)
+    return shorten(space, MAX_EXCHANGE).translate(PLAIN)
+
+
+def claimed_name(queue: str) -> str:
+    """Name the exchange that says that a group has what came before it."""
+    return f"{shorten(queue, MAX_EXCHANGE).translate(PLAIN)}:claimed"
+
+
+def served_name(address: Address, group: str) -> str:
+    """Name the queue of the frames that a group serves."""
+    return shorten(f"{address.text}:{encode_token(group)}").translate(PLAIN)
 
 
 def queue_name(address: Address, group: str, lane: str = "") -> str:
     """Name the queue of a group, or of one lane of an ordered group."""
-    base = shorten(f"{address.space}:{encode_token(group)}:{address.name}")
+    base = shorten(f"{address.space}:{encode_token(group)}:{address.name}").translate(PLAIN)
     return f"{base}:{lane}" if lane else base
 
 

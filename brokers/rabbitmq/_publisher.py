@@ -10,10 +10,14 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._channel import LOST, REFUSED, STORED, Channel, RefusedError
+from aiormq import spec
+
+from brokers.rabbitmq._channel import LOST, REFUSED, STORED, Channel
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._connection import Connection
+from brokers.rabbitmq._content import Publish
+from brokers.rabbitmq._message import headers_size
+from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import FRAMES_EXCHANGE, Space, declare, declare_again
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
@@ -21,7 +25,7 @@ from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRej
 __all__ = ["Publisher"]
 
 NOT_FOUND = 404
-FRAME_ROOM = 64
+FRAME_ROOM = 1024  # For the other properties.
 MAX_REFUSALS = 8
 REFUSED_WAIT = 0.25
 
@@ -35,7 +39,7 @@ class Publisher:
         on_return: Called with the properties of a frame that nobody takes.
     """
 
-    def __init__(self, config: RabbitMQConfig, on_return: Callable[[wire.Properties], None]) -> None:
+    def __init__(self, config: RabbitMQConfig, on_return: Callable[[spec.Basic.Properties], None]) -> None:
         self.session = Session(config, "publishing", self._prepare)
         self.spaces: dict[str, Space] = {}
         self.on_return = on_return
@@ -47,8 +51,8 @@ class Publisher:
 
     async def _prepare(self, connection: Connection) -> None:
         self._known = {"", *await declare_again(connection, list(self.spaces.values()))}
-        self._storing = await connection.open_channel(wire.CONFIRM_SELECT)
-        self._frames = await connection.open_channel(FRAMES_EXCHANGE)
+        self._storing = await connection.open_channel(confirms=True)
+        self._frames = await connection.open_channel(FRAMES_EXCHANGE, confirms=True)
         self._frames.on_return = self.on_return
         for channel in (self._storing, self._frames):
             channel.lost.add_done_callback(partial(_end, connection, channel))
@@ -72,7 +76,7 @@ class Publisher:
             return
 
     async def store(
-        self, exchange: str, key: str, properties: bytes, body: bytes, *, refusals: int = MAX_REFUSALS
+        self, exchange: str, key: str, properties: spec.Basic.Properties, body: bytes, *, refusals: int = MAX_REFUSALS
     ) -> None:
         """Publish, and return once the server has stored it; through a broken connection, publish again.
 
@@ -92,11 +96,10 @@ class Publisher:
             if exchange not in self._known:
                 await self.see(exchange)
                 continue
-            if connection.congested:
-                await connection.drained()
-                continue
-            self._limit(connection, properties)
-            outcome = await self._storing.publish(exchange, key, properties, body)
+            message = Publish(exchange, key, properties, body, self._limit(connection, properties))
+            channel = self._storing
+            await channel.room()
+            outcome = await channel.publish(message)
             if outcome == STORED:
                 return
             if outcome == REFUSED:
@@ -120,7 +123,7 @@ class Publisher:
         while exchange not in self._known:
             connection = await self.session.live()
             try:
-                async with connection.channel(wire.exchange_declare(exchange, passive=True)):
+                async with connection.channel(spec.Exchange.Declare(exchange=exchange, passive=True)):
                     self._known.add(exchange)
             except BrokerUnavailableError:
                 continue  # The next connection will tell.
@@ -128,26 +131,28 @@ class Publisher:
                 reason = "was never declared" if error.reply_code == NOT_FOUND else str(error)
                 raise PublishRejectedError(f"{exchange} on RabbitMQ at {self._shown}: {reason}") from error
 
-    async def post(self, exchange: str, key: str, properties: bytes, body: bytes, *, mandatory: bool) -> None:
+    async def post(
+        self, exchange: str, key: str, properties: spec.Basic.Properties, body: bytes, *, mandatory: bool
+    ) -> None:
         """Publish a frame, without confirmation.
 
         Raises:
             BrokerUnavailableError: There is no connection.
         """
-        connection = self.session.current()
-        while connection.congested:
-            await connection.drained()
-            connection = self.session.current()
-        self._limit(connection, properties)
-        if self._frames.error is not None:
-            raise BrokerUnavailableError(str(self._frames.error))
-        self._frames.post(exchange, key, properties, body, mandatory=mandatory)
+        size = self._limit(self.session.current(), properties)
+        channel = self._frames
+        await channel.room()
+        if channel.error is not None:
+            raise BrokerUnavailableError(str(channel.error))
+        channel.post(Publish(exchange, key, properties, body, size, mandatory=mandatory))
 
-    def _limit(self, connection: Connection, properties: bytes) -> None:
-        """Refuse headers that do not fit into one frame, as they must: the server would hang up."""
+    def _limit(self, connection: Connection, properties: spec.Basic.Properties) -> int:
+        """Refuse headers that do not fit into one frame, as they must: the server would hang up; give their size."""
         room = connection.frame_max - FRAME_ROOM
-        if len(properties) > room:
-            raise MessageTooLargeError(len(properties), room)
+        size = headers_size(properties)
+        if size > room:
+            raise MessageTooLargeError(size, room)
+        return size
 
     async def check(self) -> None:
         """Ask the server for a sign of life.
@@ -156,11 +161,13 @@ class Publisher:
             BrokerUnavailableError: There is no connection, or it takes no publishes now.
         """
         connection = self.session.current()
-        if connection.blocked:
-            raise BrokerUnavailableError(f"RabbitMQ at {self._shown} takes no publishes: {connection.blocked}")
-        await self._frames.call(wire.basic_qos(0))
+        if await connection.blocked():
+            raise BrokerUnavailableError(f"RabbitMQ at {self._shown} takes no publishes: it is short of memory or disk")
+        async with connection.channel():
+            return
 
 
 def _end(connection: Connection, channel: Channel, lost: asyncio.Future[None]) -> None:
     """End the connection whose channel the server closed; the next one has both again."""
-    connection.abort(BrokerUnavailableError(str(channel.error)))
+    if isinstance(channel.error, RefusedError):
+        connection.abort(BrokerUnavailableError(str(channel.error)))

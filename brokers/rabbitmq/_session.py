@@ -8,9 +8,10 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable
 
-from brokers.rabbitmq._channel import Channel, RefusedError
+from brokers.rabbitmq._channel import Channel
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._connection import Connection, Login
+from brokers.rabbitmq._refusals import RefusedError
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Attachment", "Session"]
@@ -43,8 +44,9 @@ class Session:
         self._config = config
         self._prepare = prepare
         self._login = Login(
-            mechanism="EXTERNAL" if config.external else "PLAIN",
-            response=b"" if config.external else f"\0{config.user}\0{config.password}".encode(),
+            user=config.user,
+            password=config.password,
+            external=config.external,
             vhost=config.vhost,
             heartbeat=config.heartbeat,
             name=f"{config.name} ({purpose})",

@@ -11,16 +11,39 @@ import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._channel import RefusedError
+from aiormq import spec
+
+from brokers.rabbitmq._channel import Channel
 from brokers.rabbitmq._connection import Connection
-from brokers.rabbitmq._names import FRAMES, KEYED_LANES, NO_LANE, bindings, exchange_name, queue_name
+from brokers.rabbitmq._names import FRAMES, KEYED_LANES, NO_LANE, bindings, claimed_name, exchange_name, queue_name
+from brokers.rabbitmq._refusals import RefusedError
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
 from mesh.errors import FeatureNotSupportedError, TopologyMismatchError
 
-__all__ = ["FRAMES_EXCHANGE", "Queue", "Space", "declare", "declare_again", "group_queues", "retry_queue"]
+if TYPE_CHECKING:
+    from aiormq.abc import ArgumentsType
+    from pamqp.base import Frame
+    from pamqp.common import FieldValue
+
+__all__ = [
+    "FRAMES_EXCHANGE",
+    "Queue",
+    "Space",
+    "count",
+    "count_on",
+    "declare",
+    "declare_again",
+    "declare_group",
+    "exchange",
+    "exists",
+    "group_queues",
+    "queue",
+    "retry_queue",
+    "seal",
+]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
@@ -32,7 +55,18 @@ MAX_TIMER_MS = (1 << 32) - 1
 EPHEMERAL_EXPIRES_MS = 60_000
 SEAL_EXPIRES_MS = 60_000
 
-FRAMES_EXCHANGE = wire.exchange_declare(FRAMES)
+
+def queue(name: str, arguments: ArgumentsType | None = None) -> spec.Queue.Declare:
+    """Give the method that makes a lasting queue."""
+    return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
+
+
+def exchange(name: str, kind: str = "direct", arguments: ArgumentsType | None = None) -> spec.Exchange.Declare:
+    """Give the method that makes a lasting exchange."""
+    return spec.Exchange.Declare(exchange=name, exchange_type=kind, durable=True, arguments=arguments)
+
+
+FRAMES_EXCHANGE = exchange(FRAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +106,10 @@ class Space:
         """The queue of events that expired, or were returned too often."""
         return f"{self.exchange}:dead"
 
-    def arguments(self, **more: object) -> wire.Table:
+    def arguments(self, **more: FieldValue) -> ArgumentsType:
         """Give the arguments of a queue that holds its events."""
         topology = self.topology
-        found: dict[str, object] = {
+        found: ArgumentsType = {
             "x-queue-type": "quorum",
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-overflow": "reject-publish",
@@ -92,24 +126,24 @@ class Space:
             found["x-quorum-initial-group-size"] = topology.replicas
         return {**found, **more}
 
-    def methods(self) -> list[bytes]:
+    def methods(self) -> list[Frame]:
         """Give the methods that declare it; the first is the one that a different one refuses."""
-        dead = {
+        dead: ArgumentsType = {
             "x-queue-type": "quorum",
             "x-max-length-bytes": DEAD_BYTES,
             "x-overflow": "drop-head",
             **{name: value for name, value in self.arguments().items() if name == "x-message-ttl"},
         }
         return [
-            wire.queue_declare(self.unclaimed, self.arguments()),
-            wire.exchange_declare(self.groups, "topic", arguments={"alternate-exchange": self.unclaimed}),
-            wire.exchange_declare(self.exchange, "topic"),
-            wire.exchange_bind(self.groups, self.exchange, "#"),
-            wire.exchange_declare(self.unclaimed, "fanout"),
-            wire.exchange_declare(self.dead, "fanout"),
-            wire.queue_declare(self.dead, dead),
-            wire.queue_bind(self.unclaimed, self.unclaimed, ""),
-            wire.queue_bind(self.dead, self.dead, ""),
+            queue(self.unclaimed, self.arguments()),
+            exchange(self.groups, "topic", {"alternate-exchange": self.unclaimed}),
+            exchange(self.exchange, "topic"),
+            spec.Exchange.Bind(destination=self.groups, source=self.exchange, routing_key="#"),
+            exchange(self.unclaimed, "fanout"),
+            exchange(self.dead, "fanout"),
+            queue(self.dead, dead),
+            spec.Queue.Bind(queue=self.unclaimed, exchange=self.unclaimed),
+            spec.Queue.Bind(queue=self.dead, exchange=self.dead),
         ]
 
     def __str__(self) -> str:
@@ -117,7 +151,7 @@ class Space:
         return f"max_age={topology.max_age}, max_bytes={topology.max_bytes}, max_events={self.max_events}"
 
 
-async def exists(connection: Connection, passive: bytes) -> bool:
+async def exists(connection: Connection, passive: Frame) -> bool:
     """Tell whether something is there.
 
     Args:
@@ -141,8 +175,12 @@ async def seal(connection: Connection) -> None:
     more queue makes it write. There are few names, since the server never forgets one.
     """
     name = f"mesh.seal-{secrets.randbelow(256)}"
-    arguments = {"x-queue-type": "quorum", "x-expires": SEAL_EXPIRES_MS, "x-quorum-initial-group-size": 1}
-    async with connection.channel(wire.queue_declare(name, arguments), wire.queue_delete(name)):
+    arguments: ArgumentsType = {
+        "x-queue-type": "quorum",
+        "x-expires": SEAL_EXPIRES_MS,
+        "x-quorum-initial-group-size": 1,
+    }
+    async with connection.channel(queue(name, arguments), spec.Queue.Delete(queue=name)):
         return
 
 
@@ -152,7 +190,7 @@ async def declare(connection: Connection, space: Space) -> None:
     Raises:
         TopologyMismatchError: It exists and differs.
     """
-    is_new = not await exists(connection, wire.queue_declare(space.unclaimed, passive=True))
+    is_new = not await exists(connection, spec.Queue.Declare(queue=space.unclaimed, passive=True))
     try:
         async with connection.channel(*space.methods()):
             pass
@@ -195,15 +233,15 @@ class Queue:
     name: str
     lane: str
     keyed: bool
-    declared: bytes
-    bound: tuple[bytes, ...]
+    declared: Frame
+    bound: tuple[Frame, ...]
     claimed: str
 
 
 def group_queues(space: Space, address: Address, options: SubscribeOptions) -> list[Queue]:
     """Give the queues of a group: one, or one for each lane when it is ordered."""
     base = queue_name(address, options.group)
-    arguments: dict[str, object] = {}
+    arguments: ArgumentsType = {}
     source = space.groups
     if options.ephemeral:  # No other group, and no earlier one, has its name.
         base = f"{base}:{secrets.token_hex(8)}"
@@ -211,26 +249,28 @@ def group_queues(space: Space, address: Address, options: SubscribeOptions) -> l
         source = space.exchange
     # The routing key of its dead letters tells whose they are; with another order, it is refused.
     arguments["x-dead-letter-routing-key"] = f"{base}:ordered" if options.ordered else base
+    claimed = claimed_name(base)
     queues = []
     for lane in (NO_LANE, *KEYED_LANES) if options.ordered else ("*",):
         keyed = lane in KEYED_LANES
         name = f"{base}:{lane}" if keyed else base
-        alone = {"x-single-active-consumer": True} if keyed else {}
-        declared = wire.queue_declare(name, space.arguments(**arguments, **alone))
-        bound = [wire.queue_bind(name, source, key) for key in bindings(address.name, lane)]
-        queues.append(Queue(name, lane, keyed, declared, tuple(bound), f"{base}:claimed"))
+        alone: ArgumentsType = {"x-single-active-consumer": True} if keyed else {}
+        declared = queue(name, space.arguments(**arguments, **alone))
+        keys = bindings(address.name, lane)
+        bound = [spec.Queue.Bind(queue=name, exchange=source, routing_key=key) for key in keys]
+        queues.append(Queue(name, lane, keyed, declared, tuple(bound), claimed))
     return queues
 
 
-def retry_queue(space: Space, queue: str, delay_ms: int, *, ephemeral: bool) -> tuple[str, bytes]:
+def retry_queue(space: Space, target: str, delay_ms: int, *, ephemeral: bool) -> tuple[str, Frame]:
     """Name a queue whose messages go back to another one after a while, and give what declares it."""
-    name = f"{queue}:retry-{delay_ms}"
-    arguments: dict[str, object] = {
+    name = f"{target}:retry-{delay_ms}"
+    arguments: ArgumentsType = {
         "x-queue-type": "quorum",
         "x-overflow": "reject-publish",
         "x-message-ttl": delay_ms,
         "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-routing-key": target,
         "x-dead-letter-strategy": "at-least-once",
     }
     # Unused for so long, it holds nothing that is not too old anyway.
@@ -239,7 +279,7 @@ def retry_queue(space: Space, queue: str, delay_ms: int, *, ephemeral: bool) -> 
         arguments["x-expires"] = min(delay_ms + kept_ms, MAX_TIMER_MS)
     if space.topology.replicas > 1:
         arguments["x-quorum-initial-group-size"] = space.topology.replicas
-    return name, wire.queue_declare(name, arguments)
+    return name, queue(name, arguments)
 
 
 async def declare_group(
@@ -250,9 +290,9 @@ async def declare_group(
     Raises:
         TopologyMismatchError: They exist and differ.
     """
-    is_new = not await exists(connection, wire.queue_declare(queues[0].name, passive=True))
+    is_new = not await exists(connection, spec.Queue.Declare(queue=queues[0].name, passive=True))
     try:
-        async with connection.channel(*[queue.declared for queue in queues]):
+        async with connection.channel(*[each.declared for each in queues]):
             pass
     except RefusedError as error:
         if error.reply_code != PRECONDITION_FAILED:
@@ -266,8 +306,13 @@ async def declare_group(
     return is_new
 
 
-async def count(connection: Connection, queue: str) -> tuple[int, int]:
+async def count(connection: Connection, name: str) -> tuple[int, int]:
     """Count the messages that wait in a queue, and its consumers."""
     async with connection.channel() as channel:
-        [answer] = await channel.call(wire.queue_declare(queue, passive=True))
-    return wire.read_queue_declare_ok(answer)[1:]
+        return await count_on(channel, name)
+
+
+async def count_on(channel: Channel, name: str) -> tuple[int, int]:
+    """Count as `count` does, on a channel that is there."""
+    found = cast("spec.Queue.DeclareOk", await channel.call(spec.Queue.Declare(queue=name, passive=True)))
+    return found.message_count or 0, found.consumer_count or 0

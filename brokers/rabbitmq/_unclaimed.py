@@ -12,13 +12,16 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from brokers.rabbitmq import _wire as wire
-from brokers.rabbitmq._channel import TAG, Channel, Delivered, RefusedError
+from aiormq import spec
+
+from brokers.rabbitmq._channel import TAG, Channel
 from brokers.rabbitmq._connection import Connection
+from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._message import TOPIC, decode, encode
 from brokers.rabbitmq._publisher import Publisher
+from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Session
-from brokers.rabbitmq._topology import Queue, Space
+from brokers.rabbitmq._topology import Queue, Space, count_on
 from mesh.address import matches
 from mesh.errors import BrokerUnavailableError, PublishRejectedError
 
@@ -52,7 +55,7 @@ async def _lock(connection: Connection, name: str) -> None:
     """Become the only one who moves: an exclusive queue is that of one connection, and goes with it."""
     while True:
         try:
-            await connection.open_channel(wire.queue_declare(name, durable=False, exclusive=True))
+            await connection.open_channel(spec.Queue.Declare(queue=name, exclusive=True))
             return
         except RefusedError as error:
             if error.reply_code != LOCKED:
@@ -77,16 +80,16 @@ class _Mover:
 
     async def run(self, space: Space) -> int:
         self._channel = await self._connection.open_channel(take=self._take)
-        [answer] = await self._channel.call(wire.queue_declare(space.unclaimed, passive=True))
-        count = wire.read_queue_declare_ok(answer)[1]
-        await self._channel.call(wire.basic_consume(space.unclaimed, TAG))
+        count, _ = await count_on(self._channel, space.unclaimed)
+        await self._channel.call(spec.Basic.Consume(queue=space.unclaimed, consumer_tag=TAG))
         await self._move_all(count)
         # That the cancel is answered says that earlier acks are stored, but for those that the channel kept back
         # meanwhile; the second one, of another consumer, says it of them. It must not be sent before that consumer
         # is there: the channel would crash, and take the connection along.
         second = TAG + "-2"
-        await self._channel.call(wire.basic_cancel(TAG), wire.basic_consume(space.unclaimed, second))
-        await self._channel.call(wire.basic_cancel(second))
+        await self._channel.call(spec.Basic.Cancel(consumer_tag=TAG))
+        await self._channel.call(spec.Basic.Consume(queue=space.unclaimed, consumer_tag=second))
+        await self._channel.call(spec.Basic.Cancel(consumer_tag=second))
         self._channel.settled_at = 0.0
         return self._seen - self._moved
 
@@ -130,10 +133,10 @@ class _Mover:
         except PublishRejectedError:
             return
         self._moved += 1
-        self._channel.settle(wire.ack_frame(self._channel.number, delivered.tag))
+        await self._channel.ack(delivered.tag)
 
 
 def topic_of(delivered: Delivered) -> str:
     """Give the topic of a stored message, as tokens."""
-    topic = delivered.properties.headers.get(TOPIC)
+    topic = (delivered.properties.headers or {}).get(TOPIC)
     return topic if isinstance(topic, str) else delivered.key.partition(".")[2]

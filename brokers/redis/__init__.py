@@ -24,8 +24,8 @@ key/value      a hash per key (value, revision, expiry); one script for a transa
 consumed       what every group has acked is trimmed every 5 s, by one node for all
 =============  ====================================================================================
 
-Needs Redis 7.0 or a server that speaks like it; no cluster, no Sentinel. What a confirmation is worth depends on
-``appendonly`` and ``appendfsync``: docs/brokers/redis.md.
+Needs Redis 7.0 or a server that speaks like it; no cluster. Where there are Sentinels, they are asked for the primary.
+What a confirmation is worth depends on ``appendonly`` and ``appendfsync``: docs/brokers/redis.md.
 
 Sources: redis.io (streams, XCLAIM, XPENDING, pub/sub, scripting with Lua, persistence); the reply of a command that
 writes follows the write to the append-only file, except with ``everysec`` while an fsync is under way (aof.c).

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import ssl
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from mesh.durations import parse_duration
-from mesh.errors import ConfigError, Problem
+from brokers._settings import GENERAL, Settings, url_options
+from brokers._tls import TLS_OPTIONS, TLSFiles
+from mesh.errors import ConfigError
 from mesh.resources.component import Component
 
-__all__ = ["RedisConfig"]
+__all__ = ["RedisConfig", "Sentinels"]
 
 DEFAULT_PORT = 6379
-URL_OPTIONS = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "db"})
+DEFAULT_SENTINEL_PORT = 26379
+SENTINEL_OPTIONS = ("sentinel_master", "sentinel_username", "sentinel_password")
+URL_OPTIONS = (*TLS_OPTIONS, *SENTINEL_OPTIONS, "db")
+SHAPE = "redis://[user:password@]host[:port][/db]"
 
 USED = (
     "redisHost",
@@ -28,15 +29,17 @@ USED = (
     "redisType",
     "enableTLS",
     "insecureSkipTLSVerify",
+    "caCert",
     "clientCert",
     "clientKey",
     "useEntraID",
     "failover",
+    "sentinelMasterName",
+    "sentinelUsername",
+    "sentinelPassword",
     "concurrency",
     "streamTTL",
 )
-# Read elsewhere: the group, and who may use which topic.
-COMMON = ("consumerID", "allowedTopics", "protectedTopics", "publishingScopes", "subscriptionScopes")
 # They tune a pool, a claim loop or a cap that this adapter does not have.
 IGNORED = (
     "redisMaxRetries",
@@ -57,11 +60,24 @@ IGNORED = (
     "processingTimeout",
     "redeliverInterval",
     "maxLenApprox",
-    "sentinelMasterName",
-    "sentinelUsername",
-    "sentinelPassword",
 )
-TRUE, FALSE = frozenset({"true", "1", "t", "yes", "y", "on"}), frozenset({"false", "0", "f", "no", "n", "off", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Who knows where the primary is.
+
+    Attributes:
+        hosts: Host and port of each.
+        master: What they call the primary.
+        username: An ACL user of theirs; None for the default one.
+        password: None logs nobody in there.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    master: str
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +90,8 @@ class RedisConfig:
         username: An ACL user; None for the default one.
         password: None logs nobody in.
         db: Number of the database.
-        tls: TLS context; None for plain TCP.
+        tls: TLS context; None for plain TCP. Sentinels are asked over TLS, too.
+        sentinels: Asked for host and port with each connect; None for those above.
         connect_wait: Seconds to wait for the first connection.
         ping_interval: Seconds between signs of life; a server that misses two is reconnected to.
         max_in_flight: Most deliveries at once of any subscription; None for what each asks for.
@@ -87,6 +104,7 @@ class RedisConfig:
     password: str | None = field(default=None, repr=False)
     db: int = 0
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    sentinels: Sentinels | None = None
     connect_wait: float = 10.0
     ping_interval: float = 10.0
     max_in_flight: int | None = None
@@ -95,45 +113,46 @@ class RedisConfig:
     @property
     def shown(self) -> str:
         """Where it points, without credentials."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'redis' if self.tls is None else 'rediss'}://{host}:{self.port}/{self.db}"
+        hosts = ((self.host, self.port),) if self.sentinels is None else self.sentinels.hosts
+        text = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+        master = "" if self.sentinels is None else f"?sentinel_master={self.sentinels.master}"
+        return f"{'redis' if self.tls is None else 'rediss'}://{text}/{self.db}{master}"
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Read ``redis[s]://[user][:password@]host[:port][/db]``; TLS options are named as redis-py names them.
+        """Read ``redis[s]://[user][:password@]host[:port][,host[:port]]…[/db][?option=value]``.
 
         Raises:
             ConfigError: It is not such a URL.
         """
+        rest, _, query = url.partition("?")
+        scheme, _, place = rest.partition("://")
+        if scheme not in ("redis", "rediss"):
+            raise ConfigError(f"a Redis URL begins with redis:// or rediss://, not {scheme}://")
+        options = url_options("Redis", query, URL_OPTIONS)
+        login, _, place = place.rpartition("@")
+        user, _, password = login.partition(":")
+        text, _, path = place.partition("/")
+        master = options.get("sentinel_master")
         try:
-            parts = urlsplit(url)
-            options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-            port = parts.port or DEFAULT_PORT
-            db = int(parts.path.strip("/") or options.get("db", "0"))
+            hosts = _hosts(text or "localhost", DEFAULT_PORT if master is None else DEFAULT_SENTINEL_PORT)
+            db = int(path.strip("/") or options.get("db", "0"))
         except ValueError:  # Its text may hold a part of the password.
-            raise ConfigError("the backbone URL is not redis://[user:password@]host[:port][/db]") from None
-        if parts.scheme not in ("redis", "rediss"):
-            raise ConfigError(f"a Redis URL begins with redis:// or rediss://, not {parts.scheme}://")
-        if unknown := options.keys() - URL_OPTIONS:
-            raise ConfigError(f"unknown option of a Redis URL: {_with_hint(min(unknown), sorted(URL_OPTIONS))}")
-        tls = None
-        if parts.scheme == "rediss":
-            verify = options.get("ssl_cert_reqs", "required")
-            if verify not in ("required", "none"):
-                raise ConfigError(f"ssl_cert_reqs is 'required' or 'none', not {verify!r}")
-            try:
-                tls = _tls(options.get("ssl_ca_certs"), verify=verify == "required")
-                if certificate := options.get("ssl_certfile"):
-                    tls.load_cert_chain(certificate, options.get("ssl_keyfile"))
-            except OSError as error:
-                raise ConfigError(f"the certificates of the Redis URL cannot be used: {error}") from error
+            raise ConfigError(f"the backbone URL is not {SHAPE}") from None
+        if scheme == "redis" and (useless := [name for name in TLS_OPTIONS if name in options]):
+            raise ConfigError(f"option {useless[0]} needs a URL that begins with rediss://")
+        if master is None and (len(hosts) > 1 or any(name in options for name in SENTINEL_OPTIONS)):
+            raise ConfigError("several hosts are Sentinels, which need the option sentinel_master; no Redis Cluster")
+        known = (options.get("sentinel_username"), options.get("sentinel_password"))
+        host, port = hosts[0] if master is None else ("localhost", DEFAULT_PORT)
         return cls(
-            host=parts.hostname or "localhost",
-            port=port,
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
+            host,
+            port,
+            username=unquote(user) or None,
+            password=unquote(password) or None,
             db=db,
-            tls=tls,
+            tls=TLSFiles.from_options(options).context() if scheme == "rediss" else None,
+            sentinels=None if master is None else Sentinels(hosts, master, *known),
         )
 
     @classmethod
@@ -143,131 +162,69 @@ class RedisConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        return cls(**_Reader(component).read())  # type: ignore[arg-type]  # its keys are our fields
+        return cls(**_Reader(component, (*USED, *GENERAL, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
-class _Reader:
-    """Reads a component's settings, and gathers what is wrong with them."""
-
-    def __init__(self, component: Component) -> None:
-        self._component = component
-        self._problems: list[Problem] = []
-
-    def _wrong(self, setting: str, message: str) -> None:
-        self._problems.append(self._component.problem(message, setting=setting))
-
-    def _bool(self, name: str) -> bool:
-        text = (self._component.setting(name) or "").strip().lower()
-        if text not in TRUE | FALSE:
-            self._wrong(name, f"is 'true' or 'false', not {text!r}")
-        return text in TRUE
-
-    def _int(self, name: str, default: int | None) -> int | None:
-        text = (self._component.setting(name) or "").strip()
-        if not text:
-            return default
-        if not text.isascii() or not text.isdigit():
-            self._wrong(name, f"is a whole number, not {text!r}")
-            return default
-        return int(text)
+class _Reader(Settings):
+    """Reads the settings of ``pubsub.redis``."""
 
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
-        self._check_names()
-        host, port = self._host()
+        kind = self.text("redisType").lower() or "node"
+        if kind != "node":
+            self.wrong("redisType", f"must be 'node', not {kind!r}: Redis Cluster is not supported")
+        if self.flag("useEntraID"):
+            self.wrong("useEntraID", "Entra ID is not supported")
         fields: dict[str, object] = {
-            "host": host,
-            "port": port,
-            "username": self._component.setting("redisUsername") or None,
-            "password": self._component.setting("redisPassword") or None,
-            "db": self._int("redisDB", 0),
-            "max_in_flight": self._int("concurrency", None) or None,
-            "max_age": self._ttl(),
+            "username": self.component.setting("redisUsername") or None,
+            "password": self.component.setting("redisPassword") or None,
+            "db": self.number("redisDB") or 0,
+            "max_in_flight": self.number("concurrency") or None,
+            "max_age": self.duration("streamTTL") or None,
             "tls": self._tls(),
+            **self._place(),
         }
-        if self._problems:
-            raise ConfigError(self._problems)
+        self.finish()
         return fields
 
-    def _check_names(self) -> None:
-        known = {name.casefold(): name for name in (*USED, *COMMON, *IGNORED)}
-        for entry in self._component.metadata:
-            if entry.name.casefold() not in known:
-                self._wrong(entry.name, f"unknown setting of {_with_hint(entry.name, list(known.values()))}")
-        kind = (self._component.setting("redisType") or "node").strip().lower()
-        if kind != "node":
-            self._wrong("redisType", f"must be 'node', not {kind!r}: Redis Cluster is not supported")
-        for name, what in (("failover", "Redis Sentinel"), ("useEntraID", "Entra ID")):
-            if self._bool(name):
-                self._wrong(name, f"{what} is not supported")
-
-    def _host(self) -> tuple[str, int]:
-        text = (self._component.setting("redisHost") or "").strip()
+    def _place(self) -> dict[str, object]:
+        text, master = self.text("redisHost"), self.text("sentinelMasterName")
+        sentinel = self.flag("failover")
         if not text:
-            self._problems.append(self._component.problem("redisHost is missing", setting="redisHost"))
-        if "," in text:
-            self._wrong("redisHost", "is one host: Redis Cluster and Sentinel are not supported")
-            return "localhost", DEFAULT_PORT
-        host, colon, port = text.rpartition(":")
-        if not colon or (":" in host and not host.endswith("]")):
-            host, port = text, ""
-        if port and not (port.isascii() and port.isdigit()):
-            self._wrong("redisHost", f"is host:port, not {text!r}")
-            port = ""
-        default = self._int("redisPort", DEFAULT_PORT)
-        return host.strip("[]") or "localhost", int(port) if port else default or DEFAULT_PORT
-
-    def _ttl(self) -> float | None:
-        text = (self._component.setting("streamTTL") or "").strip()
-        if not text:
-            return None
+            self.wrong("redisHost", "redisHost is missing")
+        if sentinel and not master:
+            self.wrong("failover", "needs sentinelMasterName, and in redisHost the Sentinels")
+        default = self.number("redisPort") or (DEFAULT_SENTINEL_PORT if sentinel else DEFAULT_PORT)
         try:
-            seconds = parse_duration(text)
-        except ValueError as error:
-            self._wrong("streamTTL", str(error))
-            return None
-        return seconds if seconds > 0 else None
+            hosts = _hosts(text, default)
+        except ValueError:
+            self.wrong("redisHost", f"is host:port, not {text!r}")
+            return {}
+        if sentinel:
+            setting = self.component.setting
+            known = (setting("sentinelUsername") or None, setting("sentinelPassword") or None)
+            return {"sentinels": Sentinels(hosts, master, *known)}
+        if len(hosts) > 1:
+            self.wrong("redisHost", "is one host without 'failover': Redis Cluster is not supported")
+        return {"host": hosts[0][0], "port": hosts[0][1]}
 
     def _tls(self) -> ssl.SSLContext | None:
-        component = self._component
-        skip = self._bool("insecureSkipTLSVerify")
-        if not self._bool("enableTLS"):
+        verify = not self.flag("insecureSkipTLSVerify")
+        if not self.flag("enableTLS"):
             return None
-        context = _tls(None, verify=not skip)
-        certificate, key = component.setting("clientCert"), component.setting("clientKey")
-        if certificate and key:
-            try:
-                _load_pair(context, certificate, key)
-            except (OSError, ValueError) as error:
-                self._wrong("clientCert", f"cannot be used with clientKey: {error}")
-        elif certificate or key:
-            self._wrong("clientCert" if certificate else "clientKey", "clientCert and clientKey go together")
-        return context
+        return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=verify))
 
 
-def _with_hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name.casefold(), [each.casefold() for each in known], n=1)
-    hint = next((each for each in known if close and each.casefold() == close[0]), None)
-    return f"{name!r}" + (f"; did you mean {hint!r}?" if hint else "")
+def _hosts(text: str, default: int) -> tuple[tuple[str, int], ...]:
+    """Read ``host[:port][,host[:port]]…``.
 
-
-def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Load PEM texts (as Dapr has them) or paths; the library only reads files."""
-    with tempfile.TemporaryDirectory() as directory:
-        paths: list[str] = []
-        for name, text in (("certificate", certificate), ("key", key)):
-            path = Path(text.strip())
-            if "-----BEGIN" in text:
-                path = Path(directory, name)
-                path.touch(0o600)
-                path.write_text(text)
-            paths.append(str(path))
-        context.load_cert_chain(paths[0], paths[1])
-
-
-def _tls(authorities: str | None, *, verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=authorities)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    Raises:
+        ValueError: It is something else.
+    """
+    found = []
+    for each in text.split(","):
+        parts = urlsplit(f"//{each.strip()}")
+        if parts.netloc != each.strip() or parts.username is not None:
+            raise ValueError(each)
+        found.append((parts.hostname or "localhost", parts.port or default))
+    return tuple(found)

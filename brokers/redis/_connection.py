@@ -10,6 +10,7 @@ from typing import cast
 
 from redis.asyncio import Connection as Socket
 
+from brokers._tls import refusal_of
 from brokers.redis._config import RedisConfig
 from brokers.redis._scripts import Script
 from brokers.redis._wire import (
@@ -93,7 +94,7 @@ class Connection:
                         return
                     except FAILURES as error:
                         last = error
-                        if code_of(error) in REFUSED:
+                        if code_of(error) in REFUSED or refusal_of(error) is not None:
                             raise self.unavailable(error) from error
                     await asyncio.sleep(wait)
         except TimeoutError:

@@ -73,8 +73,8 @@ class Consumer:
         self._longest_block = min(LONGEST_LOOK, config.ping_interval)
         self._topics: list[str] = []
         self._backlog: deque[Entry] = deque()
-        self._held: dict[bytes, Entry] = {}
-        self._begun: set[bytes] = set()
+        self._held: set[Entry] = set()
+        self._begun: set[Entry] = set()
         self._running = 0
         self._must_join = self._must_recover = False
         self._look_at = self._reclaim_at = 0.0
@@ -123,7 +123,7 @@ class Consumer:
             await self._release((), final=True)
         self._reader.connection.close()
 
-    async def _release(self, kept: Iterable[bytes], *, final: bool) -> None:
+    async def _release(self, kept: Iterable[Entry], *, final: bool) -> None:
         await self._say(self._release_command(kept, final=final))
 
     async def _say(self, command: Command) -> None:
@@ -135,9 +135,9 @@ class Consumer:
             except (TimeoutError, ConnectionLostError, ReplyError) as error:
                 logger.debug("%s: what it held is taken back later: %r", self._name, error)
 
-    def _release_command(self, kept: Iterable[bytes], *, final: bool) -> Command:
-        arguments: list[Argument] = [self._group, self._name, int(final), len(self._topics), *self._topics, *kept]
-        return RELEASE.command([self._address.space], arguments)
+    def _release_command(self, kept: Iterable[Entry], *, final: bool) -> Command:
+        arguments: list[Argument] = [self._group, self._name, int(final), len(self._topics), *self._topics]
+        return RELEASE.command([self._address.space], [*arguments, *(entry.name for entry in kept)])
 
     async def _join(self) -> None:
         self._must_join = False
@@ -146,7 +146,7 @@ class Consumer:
     def _restore(self) -> None:
         """After a reconnect: what is held here must not be taken for silent."""
         self._settlements.flush()
-        for entry in self._held.values():
+        for entry in self._held:
             self._settlements.extend(entry)
         self._reclaim_at = asyncio.get_running_loop().time() + self._look_every
         self._must_join = True
@@ -267,21 +267,20 @@ class Consumer:
                 if self._running < self._limit:
                     self._dispatch(entry)
                 else:
-                    self._held[entry.name] = entry
+                    self._held.add(entry)
                     self._backlog.append(entry)
 
     # Handling
 
     def _dispatch(self, entry: Entry) -> None:
         self._running += 1
-        self._held[entry.name] = entry
+        self._held.add(entry)
         cast("asyncio.TaskGroup", self._tasks).create_task(self._handle(entry), name="redis-delivery")
 
     async def _handle(self, entry: Entry) -> None:
-        name = entry.name
         if self._stopping:
             return  # It is given back, as all that is not among the begun.
-        self._begun.add(name)
+        self._begun.add(entry)
         message = parse_message(entry.fields)
         delivery = Delivery(message, address_of(self._address.space, entry.topic), entry.attempt, entry)
         try:
@@ -297,5 +296,5 @@ class Consumer:
             self._changed.set()
         if delivery.settled is None:
             await delivery.nack()
-        self._begun.discard(name)
-        self._held.pop(name, None)
+        self._begun.discard(entry)
+        self._held.discard(entry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TypeAlias, cast
 
 from redis import exceptions
@@ -18,7 +18,7 @@ from redis.asyncio import SSLConnection
 from redis.connection import HiredisRespSerializer
 from redis.utils import HIREDIS_AVAILABLE
 
-from brokers.redis._config import RedisConfig
+from brokers.redis._config import RedisConfig, Sentinels
 
 __all__ = ["Argument", "Command", "ConnectionLostError", "Reply", "ReplyError", "Wire", "ask", "code_of", "connect"]
 
@@ -29,6 +29,7 @@ ReplyError = exceptions.RedisError
 OnMessage = Callable[[bytes, bytes], None]
 
 MISSED_PINGS = 2
+SENTINEL_WAIT = 2.0
 # A connection of redis.asyncio writes commands in Python, which takes five times as long.
 _serializer = HiredisRespSerializer()
 
@@ -135,7 +136,10 @@ class Wire:
             self._wake.clear()
             commands, self._outgoing = self._outgoing, []
             packed = [part for command in commands for part in pack(*command)]
-            await socket.send_packed_command(packed, check_health=False)
+            try:
+                await socket.send_packed_command(packed, check_health=False)
+            except RuntimeError as error:  # What uvloop says to a write just after a reset, before anybody was told.
+                raise ConnectionLostError(str(error)) from error
 
     async def _read(self) -> None:
         read = self._socket.read_response
@@ -185,7 +189,10 @@ def drop(socket: Socket) -> None:
 
 async def ask(socket: Socket, *command: Argument) -> Reply:
     """Send a command on a connection that nobody shares yet, and return its reply."""
-    await socket.send_command(*command, check_health=False)
+    try:
+        await socket.send_command(*command, check_health=False)
+    except RuntimeError as error:  # As in ``_write``.
+        raise ConnectionLostError(str(error)) from error
     return cast("Reply", await socket.read_response())
 
 
@@ -195,17 +202,28 @@ async def connect(config: RedisConfig, name: str) -> Socket:
     Raises:
         RedisError: Nobody answers, or it refuses.
     """
+    login = {"username": config.username, "password": config.password, "db": config.db, "client_name": name}
+    if config.sentinels is None:
+        return await _open(config, config.host, config.port, login)
+    socket = await _open(config, *await _find_primary(config, config.sentinels), login)
+    try:
+        if b"role:master" not in cast("bytes", await ask(socket, "INFO", "replication")):
+            raise ConnectionLostError("the Sentinels name a primary that is a replica by now")
+    except BaseException:
+        drop(socket)
+        raise
+    return socket
+
+
+async def _open(config: RedisConfig, host: str, port: int, login: Mapping[str, object]) -> Socket:
     settings = {
-        "host": config.host,
-        "port": config.port,
-        "username": config.username,
-        "password": config.password,
-        "db": config.db,
-        "client_name": name,
+        "host": host,
+        "port": port,
         "protocol": 2,
         "driver_info": None,  # It is looked up on disk, for each connection.
         "socket_timeout": None,  # ``_watch`` has the say.
         "socket_connect_timeout": None,
+        **login,
     }
     socket: Socket
     if config.tls is None:
@@ -215,7 +233,39 @@ async def connect(config: RedisConfig, name: str) -> Socket:
         socket.ssl_context.context = config.tls
     try:
         await socket.connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
+    except RuntimeError as error:  # As in ``_write``.
+        drop(socket)
+        raise ConnectionLostError(str(error)) from error
     except BaseException:
         drop(socket)
         raise
     return socket
+
+
+async def _find_primary(config: RedisConfig, sentinels: Sentinels) -> tuple[str, int]:
+    """Ask one Sentinel after the other.
+
+    Raises:
+        RedisError: One refuses our credentials.
+        ConnectionLostError: None knows.
+    """
+    login = {"username": sentinels.username, "password": sentinels.password}
+    reason = f"no Sentinel knows of a primary {sentinels.master!r}"
+    for host, port in sentinels.hosts:
+        socket = None
+        try:
+            async with asyncio.timeout(SENTINEL_WAIT):
+                socket = await _open(config, host, port, login)
+                found = await ask(socket, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinels.master)
+            if isinstance(found, list):
+                return cast("bytes", found[0]).decode(), int(cast("bytes", found[1]))
+        except ReplyError as error:
+            if code_of(error):
+                raise
+            reason = f"Sentinel {host}:{port}: {error}"
+        except (OSError, TimeoutError) as error:
+            reason = f"Sentinel {host}:{port}: {str(error) or 'no answer'}"
+        finally:
+            if socket is not None:
+                drop(socket)
+    raise ConnectionLostError(reason)

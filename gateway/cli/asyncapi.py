@@ -23,6 +23,7 @@ from gateway.cli.terminal import complain, note, show
 from mesh import address
 from mesh.home import mesh_home
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
+from mesh.urls import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -250,6 +251,7 @@ def _on(channel: str, message: str) -> JSON:
 
 def _servers(backbone: str) -> dict[str, JSON]:
     made: dict[str, JSON] = {}
+    backbone = without_credentials(backbone)
     for number, url in enumerate(backbone.split(","), 1):
         parts = urlsplit(url if "://" in url else f"{backbone.partition('://')[0]}://{url}")
         if parts.netloc:

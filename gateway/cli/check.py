@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from gateway.cli.parsing import Parser
 from gateway.cli.template import is_template, load_template
 from gateway.cli.terminal import note, show
-from mesh.errors import ConfigError, Problem
+from mesh.errors import ConfigError, MissingDependencyError, Problem
 from mesh.loader import Document, LoadedResources, load_configuration_file, load_resources, read_documents
 from mesh.registry import Registry
 from mesh.runtime import BACKBONE_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mesh.resources.component import Component
 
 __all__ = ["Findings", "check", "parser", "run"]
 
@@ -180,13 +182,27 @@ def _check_types(loaded: LoadedResources, findings: Findings) -> None:
     registry = Registry()
     for component in loaded.components:
         try:
-            if component.type in BACKBONE_TYPES or registry.find(component.type) is not None:
+            if component.type in BACKBONE_TYPES:
+                continue
+            if registry.find(component.type) is not None:
+                _check_settings(component, registry.load(component.type), findings)
                 continue
             warning = component.problem(registry.not_installed(component.type))
-        except ConfigError as error:
+        except (ConfigError, MissingDependencyError) as error:
             warning = component.problem(str(error))
         if warning not in findings.warnings:
             findings.warnings.append(warning)
+
+
+def _check_settings(component: Component, adapter: type, findings: Findings) -> None:
+    """Let the adapter read the settings, as at the start of a gateway; it connects to nothing before it is entered."""
+    read = getattr(adapter, "from_component", None)
+    if read is None or any(entry.text() is None for entry in component.metadata):
+        return  # Secrets and variables have their values where the gateway runs.
+    try:
+        read(component)
+    except ConfigError as error:
+        findings.add(error.problems)
 
 
 def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:

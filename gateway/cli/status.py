@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from gateway.cli.backbone import embedded_status
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, show
 from gateway.runs import list_runs
 from mesh.home import mesh_home
+from mesh.urls import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ def _facts(environ: Mapping[str, str]) -> dict[str, object]:
     home = mesh_home(environ)
     backbone = environ.get("MESH_BACKBONE") or "embedded:"
     facts: dict[str, object] = {
-        "backbone": _without_secrets(backbone),
+        "backbone": without_credentials(backbone),
         "state": "yours",
         "url": None,
         "serverPid": None,
@@ -82,11 +82,6 @@ def _facts(environ: Mapping[str, str]) -> dict[str, object]:
             "dataBytes": _bytes_below(data),
         }
     return facts
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return url.replace(f"{parts.netloc.rpartition('@')[0]}@", "***@", 1) if "@" in parts.netloc else url
 
 
 def _bytes_below(directory: Path) -> int:

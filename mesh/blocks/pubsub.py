@@ -20,7 +20,7 @@ from mesh.blocks.inbox import Inbox
 from mesh.broker import Broker, Delivery, KeyValue, Message
 from mesh.delivery import NOT_BEFORE_HEADER, Attempt, Settlement
 from mesh.durations import parse_duration
-from mesh.errors import MeshError, PermissionDeniedError
+from mesh.errors import FeatureNotSupportedError, MeshError, PermissionDeniedError
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.guard import Guard
@@ -330,6 +330,8 @@ def _message(
     raw: bool,
     key: str | None,
 ) -> Message:
+    if options.not_before is not None and not component.broker.features.delay:
+        raise FeatureNotSupportedError(component.broker.features.name, "delayed events")
     # The id is ours, not the event's: an application may reuse its event ids, and none may be swallowed.
     identity = secrets.token_hex(12)
     scheduled = {} if options.not_before is None else {NOT_BEFORE_HEADER: str(int(options.not_before * 1000))}

@@ -17,7 +17,7 @@ from tests.support.backends import BACKENDS, Backend, MissingServerError, featur
 from tests.support.contract import Inbox, Place
 from tests.support.proxy import Proxy
 
-WATCHED = ("brokers.memory", "brokers.nats", "brokers.redis", "brokers.rabbitmq")
+WATCHED = ("brokers.memory", "brokers.nats", "brokers.redis", "brokers.rabbitmq", "brokers.kafka", "brokers.mqtt")
 _FEATURE_NAMES = {each.name for each in fields(Features)}
 
 
@@ -61,11 +61,11 @@ async def shared_backend(backend_name: str, tmp_path_factory: pytest.TempPathFac
         yield await _start(stack, backend_name, tmp_path_factory.mktemp(backend_name))
 
 
-@pytest.fixture
-async def own_backend(backend_name: str, tmp_path: Path) -> AsyncIterator[Backend]:
-    """A server for one test, which may do to it what it likes."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def rough_backend(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    """A server for all tests that kill and restart it."""
     async with AsyncExitStack() as stack:
-        yield await _start(stack, backend_name, tmp_path)
+        yield await _start(stack, backend_name, tmp_path_factory.mktemp(f"{backend_name}-rough"))
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ async def place(shared_backend: Backend, backend_name: str) -> AsyncIterator[Pla
 
 
 @pytest.fixture
-async def own_place(own_backend: Backend) -> AsyncIterator[Place]:
-    """As ``place``, on a server of this test's own."""
-    place = Place(own_backend)
+async def rough_place(rough_backend: Backend) -> AsyncIterator[Place]:
+    """As ``place``, on a server that may be restarted."""
+    place = Place(rough_backend)
     async with place.stack:
         yield place
 
@@ -96,11 +96,11 @@ async def other(place: Place) -> Broker:
 
 
 @pytest.fixture
-async def proxy(own_backend: Backend) -> AsyncIterator[Proxy]:
-    """A proxy before the own server."""
-    if own_backend.port is None:
+async def proxy(shared_backend: Backend) -> AsyncIterator[Proxy]:
+    """A proxy before the server."""
+    if shared_backend.port is None:
         pytest.skip("this broker's address cannot be chosen; its client is tested elsewhere in this suite")
-    async with Proxy(own_backend.port) as proxy:
+    async with Proxy(shared_backend.port) as proxy:
         yield proxy
 
 

@@ -18,7 +18,7 @@ from mesh.link import WINDOW_BYTES
 from tests.support.contract import Place, no_tasks_besides
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = [pytest.mark.requires("frames"), pytest.mark.timeout(20)]
 
 LARGE = 100_000_000
 PIECE = bytes(range(250)) * 1000

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from mesh.broker import Broker, Frame, Message
-from mesh.errors import MessageTooLargeError
+from mesh.errors import FeatureNotSupportedError, MessageTooLargeError
 from tests.support.contract import Place, no_tasks_besides, text
 from tests.support.eventually import eventually
 
@@ -34,6 +34,7 @@ class Sink:
         await eventually(check)
 
 
+@pytest.mark.requires("frames")
 async def test_frame_to_a_served_address_carries_what_was_given(broker: Broker, other: Broker, place: Place) -> None:
     served, answers = Sink(), Sink()
     broker.on_frame(answers)
@@ -56,6 +57,7 @@ async def test_frame_to_a_served_address_carries_what_was_given(broker: Broker, 
     assert (dict(answer.message.headers), answer.message.body) == (headers, b"")
 
 
+@pytest.mark.requires("frames")
 async def test_nobody_serving_is_told_at_once(broker: Broker, place: Place) -> None:
     answers = Sink()
     broker.on_frame(answers)
@@ -66,6 +68,7 @@ async def test_nobody_serving_is_told_at_once(broker: Broker, place: Place) -> N
     assert answers.frames == [Frame(None, "t1", "")]
 
 
+@pytest.mark.requires("frames")
 async def test_nobody_serving_any_more_is_told_at_once(broker: Broker, other: Broker, place: Place) -> None:
     answers = Sink()
     broker.on_frame(answers)
@@ -76,6 +79,7 @@ async def test_nobody_serving_any_more_is_told_at_once(broker: Broker, other: Br
     assert answers.frames[0].message is None
 
 
+@pytest.mark.requires("frames")
 async def test_members_of_a_group_compete_and_groups_do_not(broker: Broker, other: Broker, place: Place) -> None:
     one, two, another = Sink(), Sink(), Sink()
     async with (
@@ -96,6 +100,7 @@ async def test_members_of_a_group_compete_and_groups_do_not(broker: Broker, othe
     assert two.frames
 
 
+@pytest.mark.requires("frames")
 async def test_frames_between_two_nodes_keep_their_order(broker: Broker, other: Broker, place: Place) -> None:
     inbox = Sink()
     other.on_frame(inbox)
@@ -105,6 +110,7 @@ async def test_frames_between_two_nodes_keep_their_order(broker: Broker, other: 
     assert [int(body) for body in inbox.bodies] == list(range(2000))
 
 
+@pytest.mark.requires("frames")
 async def test_addresses_are_apart(broker: Broker, other: Broker, place: Place) -> None:
     one, two = Sink(), Sink()
     async with broker.serve(place.app("a"), "g", one), broker.serve(place.app("a.b"), "g", two):
@@ -115,6 +121,7 @@ async def test_addresses_are_apart(broker: Broker, other: Broker, place: Place) 
     assert (one.bodies, two.bodies) == ([b"one"], [b"two"])
 
 
+@pytest.mark.requires("frames")
 async def test_largest_frame_passes_and_a_larger_one_is_refused(broker: Broker, other: Broker, place: Place) -> None:
     sink = Sink()
     limit = other.features.max_message_bytes
@@ -127,6 +134,7 @@ async def test_largest_frame_passes_and_a_larger_one_is_refused(broker: Broker, 
     assert [len(body) for body in sink.bodies] == [limit, 1]
 
 
+@pytest.mark.requires("frames")
 async def test_leaving_serve_drops_nothing_that_was_routed_here(broker: Broker, other: Broker, place: Place) -> None:
     sink, answers = Sink(), Sink()
     other.on_frame(answers)
@@ -154,6 +162,7 @@ async def test_leaving_serve_drops_nothing_that_was_routed_here(broker: Broker, 
     assert len(sink.frames) == heard
 
 
+@pytest.mark.requires("frames")
 async def test_rolling_hand_over_loses_no_frame(broker: Broker, other: Broker, place: Place) -> None:
     sender = await place.connect()
     sink, answers = Sink(), Sink()
@@ -184,6 +193,7 @@ async def test_rolling_hand_over_loses_no_frame(broker: Broker, other: Broker, p
     assert len(set(sink.bodies)) == len(sink.bodies) == sent
 
 
+@pytest.mark.requires("frames")
 async def test_broadcast_reaches_every_listener_and_no_other(broker: Broker, other: Broker, place: Place) -> None:
     here, there, late = Sink(), Sink(), Sink()
     async with broker.listen(place.nodes(), here), other.listen(place.nodes(), there):
@@ -200,6 +210,7 @@ async def test_broadcast_reaches_every_listener_and_no_other(broker: Broker, oth
     await broker.broadcast(place.nodes(), text("to nobody"))
 
 
+@pytest.mark.requires("frames")
 async def test_cancelled_serve_and_listen_leave_nothing_behind(broker: Broker, other: Broker, place: Place) -> None:
     before = asyncio.all_tasks()
     sink = Sink()
@@ -224,7 +235,23 @@ async def test_cancelled_serve_and_listen_leave_nothing_behind(broker: Broker, o
     await broker.check()
 
 
+@pytest.mark.requires("frames")
 async def test_error_in_the_body_of_serve_comes_out_as_it_is(broker: Broker, place: Place) -> None:
     with pytest.raises(ValueError, match="mine"):
         async with broker.serve(place.app(), "g", Sink()), broker.listen(place.nodes(), Sink()):
             raise ValueError("mine")
+
+
+@pytest.mark.lacks("frames")
+async def test_frames_are_refused(broker: Broker, place: Place) -> None:
+    """A broker that has none says so, and does not pretend."""
+    broker.on_frame(Sink())
+    for sending in (broker.send(place.app(), text("x")), broker.broadcast(place.nodes(), text("x"))):
+        with pytest.raises(FeatureNotSupportedError):
+            await sending
+    with pytest.raises(FeatureNotSupportedError):
+        async with broker.serve(place.app(), "g", Sink()):
+            pytest.fail("entered")
+    with pytest.raises(FeatureNotSupportedError):
+        async with broker.listen(place.nodes(), Sink()):
+            pytest.fail("entered")

@@ -54,6 +54,7 @@ async def test_leaving_loses_nothing_and_the_rest_goes_to_others_at_once(
 
     first, second = Inbox(work), Inbox()
     options = SubscribeOptions("g", max_in_flight=20, ack_wait=LONG, ordered=ordered)
+    await place.begin(broker, options)
     await broker.publish_many(place.topic(), [text(number, key=str(number % 20)) for number in range(300)])
     async with broker.subscribe(place.topic(), options, first):
         await first.holds(30)
@@ -65,6 +66,7 @@ async def test_leaving_loses_nothing_and_the_rest_goes_to_others_at_once(
     assert sorted(map(int, first.bodies + second.bodies)) == list(range(300))
 
 
+@pytest.mark.requires("reassigns")
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
 async def test_leaving_one_slow_member_fetches_no_more(
     broker: Broker, other: Broker, place: Place, ordered: bool
@@ -140,6 +142,7 @@ async def test_cancelled_in_the_body_it_releases_what_it_had(broker: Broker, oth
         async with broker.subscribe(place.topic(), options, hang):
             await asyncio.Event().wait()
 
+    await place.begin(broker, options)
     running = asyncio.ensure_future(member())
     await broker.publish_many(place.topic(), [text(number) for number in range(10)])
     await begun.wait()
@@ -159,6 +162,7 @@ async def test_leaving_cancelled_at_any_step_loses_nothing(broker: Broker, other
         await delivery.ack()
 
     options = SubscribeOptions("g", max_in_flight=10, ack_wait=2.0)
+    await place.begin(broker, options)
     await broker.publish_many(place.topic(), [text(number) for number in range(200)])
     for turns in range(12):
         subscription = broker.subscribe(place.topic(), options, work)
@@ -207,5 +211,6 @@ async def test_leaving_the_broker_is_idempotent_and_ends_its_use(broker: Broker,
             await broker.check()
         with pytest.raises(BrokerUnavailableError):
             await broker.publish(place.topic(), text("x"))
-        with pytest.raises(BrokerUnavailableError):
-            await broker.send(place.app(), text("x"))
+        if broker.features.frames:
+            with pytest.raises(BrokerUnavailableError):
+                await broker.send(place.app(), text("x"))

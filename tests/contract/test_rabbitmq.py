@@ -15,8 +15,9 @@ import pytest
 import pytest_asyncio
 
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, TLSFiles, _balance, _topology
-from brokers.rabbitmq import _wire as wire
+from brokers.rabbitmq._channel import TAG
 from brokers.rabbitmq._connection import Connection, Login
+from brokers.rabbitmq._content import Publish
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, NoResponderError, PublishRejectedError
 from mesh.exchange import Exchange, Request
@@ -26,10 +27,11 @@ from tests.support.eventually import eventually
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 
 aio_pika = pytest.importorskip("aio_pika")
+spec = pytest.importorskip("aiormq").spec
 
 pytestmark = pytest.mark.timeout(120)
 
-NODE = Login("PLAIN", b"\0guest\0guest", "/", 10, "test")
+NODE = Login("guest", "guest", False, "/", 10, "test")
 TLS_PORT = 19_671
 
 
@@ -176,7 +178,7 @@ async def test_group_whose_queue_somebody_deletes_gets_what_comes_meanwhile(plac
         await broker.publish(place.topic(), text("before"))
         await inbox.holds(1)
         async with raw.channel() as channel:
-            await channel.call(wire.queue_delete(f"{place.topic().space}:g:orders"))
+            await channel.call(spec.Queue.Delete(queue=f"{place.topic().space}:g:orders"))
         await broker.publish(place.topic(), text("after"))
         await inbox.holds(2, within=10)
 
@@ -184,11 +186,41 @@ async def test_group_whose_queue_somebody_deletes_gets_what_comes_meanwhile(plac
 async def test_publish_without_any_queue_is_rejected(place: Place, raw: Connection) -> None:
     broker = await place.connect()
     async with raw.channel() as channel:
-        await channel.call(wire.queue_delete(space_of(place).unclaimed))
+        await channel.call(spec.Queue.Delete(queue=space_of(place).unclaimed))
     with pytest.raises(PublishRejectedError, match="no queue"):
         await broker.publish(place.topic(), text("x"))
     results = await broker.publish_many(place.topic(), [text(number) for number in range(5)])
     assert all(isinstance(result, PublishRejectedError) for result in results)
+    same = await broker.publish_many(place.topic(), [Message({}, b"", id="same")] * 5)
+    assert all(isinstance(result, PublishRejectedError) for result in same)
+
+
+async def test_call_that_is_cancelled_does_not_end_its_channel(raw: Connection) -> None:
+    """As aiormq has it, its channel would be closed, for everybody."""
+    async with raw.channel() as channel:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await channel.call(spec.Basic.Qos(prefetch_count=1))
+        await channel.call(spec.Basic.Qos())
+        assert channel.error is None
+
+
+async def test_nothing_is_missed_that_comes_while_a_consumer_is_cancelled(raw: Connection) -> None:
+    found: list[bytes] = []
+    queue = spec.Queue.Declare(queue="cancelled", exclusive=True)
+    async with raw.channel(queue) as publishing:
+        taking = await raw.open_channel(
+            spec.Basic.Consume(queue="cancelled", consumer_tag=TAG, no_ack=True),
+            take=lambda delivered: found.append(delivered.body),
+        )
+        for number in range(500):
+            publishing.post(Publish("", "cancelled", spec.Basic.Properties(), b"%d" % number, mandatory=False))
+        await taking.cancel()
+        left, consumers = await _topology.count_on(publishing, "cancelled")
+        assert consumers == 0
+        assert found == [b"%d" % number for number in range(500 - left)]
+        taking.close()
 
 
 async def test_exchange_deleted_at_run_time_ends_no_publish_for_ever(
@@ -199,7 +231,7 @@ async def test_exchange_deleted_at_run_time_ends_no_publish_for_ever(
         await stranger.publish(place.topic(), text("seen"))
         async with raw.channel() as channel:
             for name in (space_of(place).exchange, space_of(place).groups):
-                await channel.call(b"\x00\x28\x00\x14\x00\x00" + wire.shortstr(name) + b"\x00")
+                await channel.call(spec.Exchange.Delete(exchange=name))
         async with asyncio.timeout(10):
             with pytest.raises(PublishRejectedError, match="never declared"):
                 await stranger.publish(place.topic(), text("x"))
@@ -213,14 +245,8 @@ async def test_expired_events_are_in_the_dead_letter_queue(place: Place, raw: Co
     async with broker.subscribe(address, SubscribeOptions("g"), Inbox()):
         pass
     await broker.publish(address, text("x"))
-
-    async def check() -> None:
-        async with raw.channel() as channel:
-            [answer] = await channel.call(wire.queue_declare(f"{address.space}:g:orders", passive=True))
-        assert wire.read_queue_declare_ok(answer)[1] == 0
-
     await holds(raw, f"{address.space}:dead", 1)
-    await check()
+    await holds(raw, f"{address.space}:g:orders", 0)
 
 
 async def test_group_made_just_before_the_server_is_killed_lives_on(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mesh.address import decode_token
 from mesh.broker import Broker, Delivery, SubscribeOptions
-from mesh.errors import BrokerError, TopologyMismatchError
+from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
 from tests.support.contract import Inbox, Place, no_tasks_besides, text
 from tests.support.eventually import eventually
 
@@ -169,7 +169,7 @@ async def test_handler_that_returns_without_settling_nacks(broker: Broker, place
         await inbox.holds(2)
 
 
-@pytest.mark.requires("shared")
+@pytest.mark.requires("shared", "reassigns")
 async def test_delivery_without_a_sign_of_life_goes_to_another_member(
     broker: Broker, other: Broker, place: Place
 ) -> None:
@@ -227,8 +227,10 @@ async def test_no_more_than_max_in_flight_are_handled_at_once(
 
     inbox = Inbox(work)
     keys = [str(number % 40) if number % 2 else None for number in range(80)]
+    options = SubscribeOptions("g", max_in_flight=limit, ordered=ordered)
+    await place.begin(broker, options)
     await broker.publish_many(place.topic(), [text(n, key=key) for n, key in enumerate(keys)])
-    async with broker.subscribe(place.topic(), SubscribeOptions("g", max_in_flight=limit, ordered=ordered), inbox):
+    async with broker.subscribe(place.topic(), options, inbox):
         await inbox.holds(80, within=10)
     assert most == limit
     assert len(inbox.deliveries) == 80
@@ -310,6 +312,21 @@ async def test_two_subscriptions_of_one_node_are_independent(broker: Broker, pla
     assert (one.bodies, two.bodies) == ([b"a"], [b"b"])
 
 
+@pytest.mark.lacks("ordering")
+async def test_ordered_groups_are_refused(broker: Broker, place: Place, inbox: Inbox) -> None:
+    with pytest.raises(FeatureNotSupportedError):
+        async with broker.subscribe(place.topic(), SubscribeOptions("g", ordered=True), inbox):
+            pytest.fail("entered")
+
+
+@pytest.mark.lacks("wildcard")
+async def test_patterns_are_refused(broker: Broker, place: Place, inbox: Inbox) -> None:
+    with pytest.raises(FeatureNotSupportedError):
+        async with broker.subscribe(place.topic("a.*", pattern=True), SubscribeOptions("g"), inbox):
+            pytest.fail("entered")
+
+
+@pytest.mark.requires("ordering")
 async def test_group_whose_options_differ_is_a_mismatch(broker: Broker, other: Broker, place: Place) -> None:
     inbox = Inbox()
     async with broker.subscribe(place.topic(), SubscribeOptions("g", ordered=False), inbox):

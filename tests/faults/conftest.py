@@ -1,51 +1,145 @@
-"""What the fault tests share: a MESH_HOME in which nothing is left running, and the report of figures."""
+"""What the fault tests share: a MESH_HOME in which nothing is left running, brokers, and the report of figures."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from tests.support.eventually import eventually_sync
-from tests.support.mesh import running_below
+from tests.support.backends import BACKENDS, Backend, MissingServerError
+from tests.support.eventually import eventually, eventually_sync
+from tests.support.load import Publishing
+from tests.support.mesh import AppProcess, GatewayProcess, running_below
 from tests.support.nats import NatsServer, find_nats_server
 
-_FIGURES: dict[str, Mapping[str, object]] = {}
+SERVERS = ("nats", "redis", "rabbitmq", "kafka")
+_numbers = itertools.count()
 
 
 class Figures:
-    """Notes what a test measured, for the summary and for the file that MESH_FAULT_REPORT names."""
+    """Notes what a test measured, for the summary and for the file that MESH_FAULT_REPORT names.
 
-    def __init__(self, test: str) -> None:
-        self._test = test
+    Notes travel with the test's report, so that they arrive from wherever it was run.
+    """
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
 
     def note(self, **values: object) -> None:
-        _FIGURES[self._test] = {**_FIGURES.get(self._test, {}), **values}
+        """Note something about this test."""
+        self._item.user_properties.append(("figures", values))
+
+    def fault(self, what: str, broker: str, **values: object) -> None:
+        """Note a line of the table in docs/guarantees.md.
+
+        Args:
+            what: The fault.
+            broker: On which broker.
+            values: What came of it.
+        """
+        self._item.user_properties.append(("fault", {"fault": what, "broker": broker, **values}))
+        self.note(**values)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than 15 s, most of it waiting")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _FIGURES:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_name" not in metafunc.fixturenames:
         return
-    terminalreporter.section("figures")
-    for test, values in _FIGURES.items():
-        terminalreporter.write_line(f"{test}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
+    chosen = metafunc.config.getoption("--broker") or SERVERS
+    if unknown := set(chosen) - set(BACKENDS):
+        raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
+    metafunc.parametrize("server_name", [name for name in SERVERS if name in chosen], scope="session")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [
+        report
+        for kind in ("passed", "failed")
+        for report in terminalreporter.stats.get(kind, ())
+        if getattr(report, "when", "") == "call"
+    ]
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: " + ", ".join(f"{name} {value}" for name, value in values.items())
+        for report in reports
+        for kind, values in report.user_properties
+        if kind == "figures"
+    ]
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
     path = os.environ.get("MESH_FAULT_REPORT")
-    if path:
-        Path(path).write_text(json.dumps(_FIGURES, indent=2) + "\n")
+    rows = [values for report in reports for kind, values in report.user_properties if kind == "fault"]
+    if path and rows:
+        _write_report(Path(path), rows)
+
+
+def _write_report(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write what was measured; what was measured before on other brokers stays."""
+    before = json.loads(path.read_text()) if path.exists() else []
+    found = {(row["fault"], row["broker"]): row for row in [*before, *rows]}
+    lines = (f"  {json.dumps(found[key])}" for key in sorted(found))
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    return Figures(request.node.name)
+    return Figures(request.node)
+
+
+async def everything_arrives(
+    publishing: Publishing,
+    app: AppProcess,
+    figures: Figures,
+    *,
+    fault: str = "",
+    broker: str = "embedded",
+    within: float = 60.0,
+) -> None:
+    """Wait until each confirmed event is recorded; note duplicates.
+
+    Args:
+        publishing: Tells what was confirmed.
+        app: Tells what was recorded.
+        figures: Get the numbers.
+        fault: What happened meanwhile, for the table; empty if it is no part of that.
+        broker: On which broker.
+        within: Seconds to wait.
+    """
+
+    def check() -> None:
+        missing = publishing.confirmed - set(app.recorded(publishing.topic))
+        assert not missing, f"{len(missing)} confirmed events are missing: {sorted(missing)[:5]}"
+
+    try:
+        await eventually(check, within)
+    finally:
+        recorded = app.recorded(publishing.topic)
+        counted = Counter(recorded)
+        values: dict[str, object] = {
+            "confirmed": len(publishing.confirmed),
+            "missing": len(publishing.confirmed - counted.keys()),
+            "duplicates": len(recorded) - len(counted),
+        }
+        if fault:
+            figures.fault(fault, broker, **values)
+        else:
+            figures.note(**values)
+        figures.note(unconfirmed=len(publishing.failed), delivered=len(counted))
+    unexpected = counted.keys() - publishing.confirmed - publishing.failed
+    assert not unexpected
 
 
 @pytest.fixture
@@ -75,3 +169,43 @@ async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
         pytest.skip("nats-server is not installed")
     async with NatsServer(tmp_path / "nats") as server:
         yield server
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A broker's server, and a mesh on it that no other test sees.
+
+    Attributes:
+        name: The broker's.
+        backend: The server; it is back when a test is over, whatever that did to it.
+        home: For logs and records.
+        namespace: The mesh's.
+    """
+
+    name: str
+    backend: Backend
+    home: Path
+    namespace: str
+
+    def gateway(self, app_id: str, app: AppProcess | None = None, url: str | None = None) -> GatewayProcess:
+        """Prepare a gateway on the server, or on another URL of it."""
+        environ = {**self.backend.environ, "NAMESPACE": self.namespace}
+        return GatewayProcess(app_id, self.home, app=app, backbone=url or self.backend.url, environ=environ)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def server(server_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    """A broker's server, for all tests here."""
+    async with AsyncExitStack() as stack:
+        try:
+            yield await stack.enter_async_context(BACKENDS[server_name](tmp_path_factory.mktemp(server_name)))
+        except MissingServerError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+
+
+@pytest.fixture
+def site(server_name: str, server: Backend, mesh_home: Path) -> Site:
+    """A mesh of its own on each broker."""
+    return Site(server_name, server, mesh_home, f"faults{os.getpid()}-{next(_numbers)}")

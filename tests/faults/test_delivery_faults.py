@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,11 +14,10 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.faults.conftest import Figures
+from tests.faults.conftest import Figures, everything_arrives
 from tests.support.eventually import eventually
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess, kill_embedded_server, running_below
-from tests.support.nats import NatsServer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -30,26 +28,6 @@ WITH_DEAD_LETTERS = [
     {**ORDERS[0], "deadLetterTopic": "dead"},
     {"pubsubname": "pubsub", "topic": "dead", "route": "/events/dead"},
 ]
-
-
-async def everything_arrives(publishing: Publishing, app: AppProcess, figures: Figures, within: float = 45.0) -> None:
-    """Wait until each confirmed event is recorded; note duplicates."""
-
-    def check() -> None:
-        missing = publishing.confirmed - set(app.recorded("orders"))
-        assert not missing, f"{len(missing)} confirmed events are missing: {sorted(missing)[:5]}"
-
-    await eventually(check, within)
-    recorded = app.recorded("orders")
-    counted = Counter(recorded)
-    unexpected = set(counted) - publishing.confirmed - publishing.failed
-    assert not unexpected
-    figures.note(
-        confirmed=len(publishing.confirmed),
-        unconfirmed=len(publishing.failed),
-        delivered=len(counted),
-        duplicates=len(recorded) - len(counted),
-    )
 
 
 async def test_the_subscribers_gateway_is_killed_twice(mesh_home: Path, figures: Figures) -> None:
@@ -66,7 +44,7 @@ async def test_the_subscribers_gateway_is_killed_twice(mesh_home: Path, figures:
             await publishing.until(count)
             await subscriber.kill()
             await subscriber.start()
-        await everything_arrives(publishing, app, figures)
+        await everything_arrives(publishing, app, figures, fault="the subscriber's gateway is killed")
 
 
 async def test_the_publishers_gateway_is_killed_twice(mesh_home: Path, figures: Figures) -> None:
@@ -84,7 +62,7 @@ async def test_the_publishers_gateway_is_killed_twice(mesh_home: Path, figures: 
             await publisher.kill()
             await publisher.start()
         await work
-        await everything_arrives(publishing, app, figures)
+        await everything_arrives(publishing, app, figures, fault="the publisher's gateway is killed")
 
 
 async def test_the_embedded_server_is_killed_twice(mesh_home: Path, figures: Figures) -> None:
@@ -101,25 +79,7 @@ async def test_the_embedded_server_is_killed_twice(mesh_home: Path, figures: Fig
             await publishing.until(count)
             await kill_embedded_server(mesh_home)
         await work
-        await everything_arrives(publishing, app, figures)
-        assert publishing.failed == set()
-
-
-async def test_an_external_server_is_killed_twice(mesh_home: Path, nats_server: NatsServer, figures: Figures) -> None:
-    """The same with a server that somebody else runs and restarts."""
-    async with (
-        AppProcess(mesh_home, subscriptions=ORDERS) as app,
-        GatewayProcess("publisher", mesh_home, backbone=nats_server.url) as publisher,
-        GatewayProcess("subscriber", mesh_home, app=app, backbone=nats_server.url),
-        asyncio.TaskGroup() as tasks,
-    ):
-        publishing = Publishing(publisher, "orders", EVENTS)
-        work = tasks.create_task(publishing.run())
-        for count in KILL_AT:
-            await publishing.until(count)
-            await nats_server.restart(kill=True)
-        await work
-        await everything_arrives(publishing, app, figures)
+        await everything_arrives(publishing, app, figures, fault="the broker is killed")
         assert publishing.failed == set()
 
 

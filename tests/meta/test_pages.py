@@ -27,7 +27,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 # Terms that have another name here, words that promise, and places of one machine.
 _FORBIDDEN = re.compile(
-    r"\bmessage bus|\bpacket|\bkick|\bleverag|\bseamless|\bblazing|\beffortless|\bcutting.edge|\bworld.class"
+    r"\bmessage bus|\bpacket(?!_id\b)|\bkick|\bleverag|\bseamless|\bblazing|\beffortless|\bcutting.edge|\bworld.class"
     r"|(?<![\w.~$}])/(?:work|root)/|\bsite-packages|\bindex-url|\bregistry\.npmjs|\bpypi\.org",
     re.IGNORECASE,
 )

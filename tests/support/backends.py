@@ -14,13 +14,16 @@ from brokers.embedded import EmbeddedBroker
 from brokers.embedded_server import join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
+from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer, find_kafka
+from tests.support.mqtt_server import MQTTServer, find_mosquitto
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 from tests.support.redis_server import RedisServer, find_redis_server
 
@@ -53,6 +56,12 @@ class Backend(Protocol):
     def unreachable(self, port: int) -> Broker:
         """Build an adapter for a port where nobody is, that gives up soon."""
 
+    def proxy(self) -> Proxy:
+        """Make a proxy for other processes; one at a time."""
+
+    def url_through(self, proxy: Proxy) -> str:
+        """Give the URL by which another process reaches the server through an entered proxy."""
+
     async def restart(self, *, kill: bool) -> None:
         """Restart the server on its port and store: in good order, or by ``kill -9``."""
 
@@ -76,6 +85,12 @@ class MemoryBackend:
     def unreachable(self, port: int) -> Broker:
         raise NotImplementedError
 
+    def proxy(self) -> Proxy:
+        raise NotImplementedError
+
+    def url_through(self, proxy: Proxy) -> str:
+        raise NotImplementedError
+
     async def restart(self, *, kill: bool) -> None:
         raise NotImplementedError
 
@@ -97,7 +112,13 @@ class NatsBackend:
         return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3))
 
     def unreachable(self, port: int) -> Broker:
-        return NatsBroker(NatsConfig((f"nats://user:secret@127.0.0.1:{port}",), connect_wait=0.3))
+        return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3))
+
+    def proxy(self) -> Proxy:
+        return Proxy(self.port)
+
+    def url_through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.port}", f":{proxy.port}")
 
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
@@ -130,6 +151,12 @@ class KafkaBackend:
     def unreachable(self, port: int) -> Broker:
         return KafkaBroker(KafkaConfig((("127.0.0.1", port),), username="user", password="secret", connect_wait=0.3))
 
+    def proxy(self) -> Proxy:
+        return Proxy(self._server.proxied_port, self._server.proxy_port)
+
+    def url_through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.port}", f":{proxy.port}")
+
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
 
@@ -151,6 +178,12 @@ class EmbeddedBackend:
         raise NotImplementedError
 
     def unreachable(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    def proxy(self) -> Proxy:
+        raise NotImplementedError
+
+    def url_through(self, proxy: Proxy) -> str:
         raise NotImplementedError
 
     async def restart(self, *, kill: bool) -> None:
@@ -186,6 +219,12 @@ class RedisBackend:
     def unreachable(self, port: int) -> Broker:
         return RedisBroker(RedisConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
+    def proxy(self) -> Proxy:
+        return Proxy(self.port)
+
+    def url_through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.port}", f":{proxy.port}")
+
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
 
@@ -209,6 +248,41 @@ class RabbitMQBackend:
     def unreachable(self, port: int) -> Broker:
         hosts = (("127.0.0.1", port),)
         return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
+
+    def proxy(self) -> Proxy:
+        return Proxy(self.port)
+
+    def url_through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.port}", f":{proxy.port}")
+
+    async def restart(self, *, kill: bool) -> None:
+        await self._server.restart(kill=kill)
+
+
+class MQTTBackend:
+    """Mosquitto; topics are apart by their spaces, as those of other brokers are."""
+
+    environ: Mapping[str, str] = {}
+
+    def __init__(self, server: MQTTServer) -> None:
+        self._server = server
+        self.url = f"{server.url}?topicPrefix={{space}}/"
+        self.port = server.port
+
+    def broker(self) -> Broker:
+        return MQTTBroker.from_url(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return MQTTBroker(MQTTConfig("127.0.0.1", port, prefix="{space}/", ping_interval=0.3))
+
+    def unreachable(self, port: int) -> Broker:
+        return MQTTBroker(MQTTConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
+
+    def proxy(self) -> Proxy:
+        return Proxy(self.port)
+
+    def url_through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.port}", f":{proxy.port}")
 
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
@@ -252,6 +326,14 @@ async def _kafka(directory: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def _mqtt(directory: Path) -> AsyncIterator[Backend]:
+    if find_mosquitto() is None:
+        raise MissingServerError("mosquitto is not installed: tests/provision/mosquitto.sh")
+    async with MQTTServer(directory / "mqtt") as server:
+        yield MQTTBackend(server)
+
+
+@asynccontextmanager
 async def _embedded(directory: Path) -> AsyncIterator[Backend]:
     if find_nats_server() is None:
         raise MissingServerError("nats-server is not installed")
@@ -266,6 +348,7 @@ BACKENDS = {
     "redis": _redis,
     "rabbitmq": _rabbitmq,
     "kafka": _kafka,
+    "mqtt": _mqtt,
 }
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
@@ -274,6 +357,7 @@ _FEATURES: dict[str, Features] = {
     "redis": RedisBroker(RedisConfig()).features,
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
+    "mqtt": MQTTBroker.features,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mesh import address
 from mesh.address import Address
-from mesh.broker import Broker, Delivery, Message, Topology
+from mesh.broker import Broker, Delivery, Message, SubscribeOptions, Topology
 from tests.support.backends import Backend
 from tests.support.eventually import eventually
 
@@ -40,6 +40,11 @@ class Place:
 
     def topology(self, **settings: object) -> Topology:
         return Topology(self.topic().space, **settings)  # type: ignore[arg-type]
+
+    async def begin(self, broker: Broker, options: SubscribeOptions, name: str = "orders") -> None:
+        """Have a group be there before anything is published: it need not get what came earlier."""
+        async with broker.subscribe(self.topic(name), options, Inbox()):
+            return
 
     async def connect(self, broker: Broker | None = None) -> Broker:
         """Enter one more node; it has declared the space of this test's topics."""

@@ -9,11 +9,12 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.support.processes import free_port
+from tests.support.mesh import port
 
 __all__ = ["KafkaServer", "find_kafka"]
 
@@ -23,9 +24,9 @@ CONFIG = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}{more}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}{more}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 log.dirs={directory}/data
 auto.create.topics.enable=false
@@ -55,14 +56,28 @@ class KafkaServer:
     """One server; a restart keeps its ports and its data.
 
     Usable from several event loops, one after the other.
+
+    Attributes:
+        port: Where it listens.
+        proxied_port: Where it listens for what comes through a proxy.
+        proxy_port: Where that proxy must listen: whoever comes through it is told to come there again.
+        listeners: The ports of further listeners, by name.
     """
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str = "",
+        listeners: Mapping[str, str] | None = None,
+        scram: Mapping[str, str] | None = None,
+    ) -> None:
         """Prepare; entering starts it.
 
         Args:
             directory: An empty directory, or one of an earlier server.
             config: Further lines for ``server.properties``.
+            listeners: The protocols of further listeners, by name.
+            scram: Passwords of users that log in by SCRAM.
         """
         found = find_kafka()
         if found is None:
@@ -71,8 +86,13 @@ class KafkaServer:
         self._directory = directory
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
-        self._controller = free_port()
-        self.port = free_port()
+        self._controller = port()
+        self.port = port()
+        self.proxied_port = port()
+        self.proxy_port = port()
+        self._protocols = dict(listeners or {})
+        self._scram = dict(scram or {})
+        self.listeners = {name: port() for name in self._protocols}
 
     @property
     def url(self) -> str:
@@ -105,10 +125,25 @@ class KafkaServer:
         self._directory.mkdir(parents=True, exist_ok=True)
         properties = self._directory / "server.properties"
         properties.write_text(
-            CONFIG.format(port=self.port, controller=self._controller, directory=self._directory) + self._config
+            CONFIG.format(
+                port=self.port,
+                proxied=self.proxied_port,
+                proxy=self.proxy_port,
+                controller=self._controller,
+                directory=self._directory,
+                more="".join(f",{name}://127.0.0.1:{number}" for name, number in self.listeners.items()),
+                protocols="".join(f",{name}:{protocol}" for name, protocol in self._protocols.items()),
+            )
+            + self._config
         )
         if not (self._directory / "data" / "meta.properties").exists():
-            formatting = self._run("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
+            users = [
+                f"--add-scram={mechanism}=[name={name},password={password}]"
+                for name, password in self._scram.items()
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            ]
+            tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
+            formatting = self._run(*tool, *users)
             await asyncio.to_thread(formatting.wait)
         self._process = self._run("kafka.Kafka", str(properties))
         await asyncio.to_thread(self._wait_ready)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -21,6 +21,7 @@ class Publishing:
     """Publishes events with ids of their own until so many were answered 204.
 
     Attributes:
+        topic: Where.
         confirmed: The ids that were.
         failed: The ids that were not; whether these were stored is unknown.
     """
@@ -34,7 +35,21 @@ class Publishing:
         connections: int = 48,
         query: str = "",
         name: str = "",
+        data: Mapping[str, object] | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            gateway: Where to publish.
+            topic: Of the component ``pubsub``.
+            wanted: How many must be answered 204.
+            connections: How many publish at once.
+            query: Of the URL.
+            name: Begins each id; the topic if empty.
+            data: What each event holds beside its id.
+        """
+        self.topic = topic
+        self._data = dict(data or {})
         self._url = f"{gateway.api}/publish/pubsub/{topic}{query}"
         self._wanted = wanted
         self._connections = connections
@@ -55,7 +70,7 @@ class Publishing:
         while len(self.confirmed) < self._wanted:
             identity = next(self._ids)
             try:
-                async with session.post(self._url, json={"id": identity}) as response:
+                async with session.post(self._url, json={"id": identity, **self._data}) as response:
                     if response.status == 204:
                         self.confirmed.add(identity)
                         if len(self.confirmed) % 100 == 0:
@@ -66,6 +81,10 @@ class Publishing:
                 pass
             self.failed.add(identity)
             await asyncio.sleep(AGAIN_AFTER)  # As a client backs off; nobody may be listening for a while.
+
+    def stop(self) -> None:
+        """Begin no more; what is under way comes to its end."""
+        self._wanted = 0
 
     async def until(self, confirmed: int) -> None:
         """Wait until so many were answered 204."""

@@ -16,7 +16,9 @@ from mesh.broker import Broker, Delivery, SubscribeOptions
 
 
 async def _main(url: str, address: str, options: str) -> None:
-    [found] = entry_points(group="mesh.components", name=f"backbone.{url.partition(':')[0]}")
+    scheme = url.partition(":")[0]
+    kind = "pubsub" if scheme == "mqtt" else "backbone"
+    [found] = entry_points(group="mesh.components", name=f"{kind}.{scheme}")
     space, name = json.loads(address)
 
     async def hold(delivery: Delivery) -> None:

@@ -191,6 +191,8 @@ class AppProcess(ManagedProcess):
         super().__init__(f"app-{name}", command, environment, directory)
         self.port = number
         self._ready_path = ready_path
+        self._read_bytes = 0
+        self._recorded: dict[str, list[tuple[str, int]]] = {}
 
     async def until_ready(self) -> None:
         await _until_answers(self, self._ready_path)
@@ -201,10 +203,16 @@ class AppProcess(ManagedProcess):
 
     def recorded_by(self, kind: str) -> list[tuple[str, int]]:
         """Give ids and the processes that recorded them."""
-        if not self.records.exists():
-            return []
-        lines = (line.split(" ") for line in self.records.read_text().splitlines())
-        return [(line[1], int(line[2])) for line in lines if line[0] == kind]
+        if self.records.exists():
+            with self.records.open("rb") as records:  # Only what is new: tests ask often, and there are many.
+                records.seek(self._read_bytes)
+                text = records.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._read_bytes += len(whole)
+            for line in whole.decode().splitlines():
+                found, identity, pid = line.split(" ")
+                self._recorded.setdefault(found, []).append((identity, int(pid)))
+        return list(self._recorded.get(kind, ()))
 
     async def release(self) -> None:
         """Let everything that it holds go on."""

@@ -31,25 +31,33 @@ class NatsServer:
     Usable from several event loops, one after the other.
     """
 
-    def __init__(self, store: Path, binary: str | None = None) -> None:
+    def __init__(self, store: Path, binary: str | None = None, config: str = "") -> None:
         """Prepare; entering starts it.
 
         Args:
             store: An empty directory, or one of an earlier server.
             binary: The server's path; None looks for it.
+            config: The text of its configuration file.
         """
         found = binary or find_nats_server()
         if found is None:
             raise FileNotFoundError("nats-server is not installed")
         self._binary = found
         self._store = store
+        self._config = config
+        self.name = f"test-{time.monotonic_ns()}"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
     @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
         """Where it listens."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.address}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -60,14 +68,17 @@ class NatsServer:
 
     async def start(self) -> None:
         """Start it, and return when it answers."""
-        name = f"test-{time.monotonic_ns()}"
-        command = [self._binary, "-js", "-sd", str(self._store), "-a", "127.0.0.1", "-p", str(self.port), "-n", name]
+        own = ["-js", "-sd", str(self._store), "-a", "127.0.0.1", "-p", str(self.port), "-n", self.name]
         self._store.mkdir(parents=True, exist_ok=True)
+        config = self._store / "nats.conf"
+        config.touch(0o600)
+        config.write_text(self._config)
+        command = [self._binary, "-c", str(config), *own]
         with (self._store / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        await asyncio.to_thread(self._wait_ready, name)
+        await asyncio.to_thread(self._wait_ready)
 
-    def _wait_ready(self, name: str) -> None:
+    def _wait_ready(self) -> None:
         """Wait until this process, and no other that took the port, greets."""
         assert self._process is not None
         deadline = time.monotonic() + READY_WITHIN
@@ -77,7 +88,7 @@ class NatsServer:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
                     line = connection.makefile("rb").readline()
-                if line.startswith(b"INFO ") and json.loads(line[5:])["server_name"] == name:
+                if line.startswith(b"INFO ") and json.loads(line[5:])["server_name"] == self.name:
                     return
             except OSError:
                 pass

@@ -19,17 +19,23 @@ class Proxy:
         accepted: How many connections it has had.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, port: int = 0) -> None:
+        """Prepare; entering listens.
+
+        Args:
+            target_port: Where it forwards to, on 127.0.0.1.
+            port: Where it listens; 0 picks a free one.
+        """
         self._target_port = target_port
-        self.port = 0
+        self.port = port
         self.accepted = 0
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._delay = 0.0
-        self._cut_after: int | None = None
+        self._cut_after: dict[bool, int] = {}
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK_BYTES)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=CHUNK_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -46,9 +52,9 @@ class Proxy:
         for connection in self._connections:
             connection.cut()
 
-    def cut_after(self, size_bytes: int) -> None:
-        """Reset the connection that has carried so many more bytes towards the server."""
-        self._cut_after = size_bytes
+    def cut_after(self, size_bytes: int, *, upwards: bool = True) -> None:
+        """Reset the connection that has carried so many more bytes towards the server, or towards the client."""
+        self._cut_after[upwards] = size_bytes
 
     def stall(self) -> None:
         """Forward nothing more on the present connections, and read nothing; new ones work."""
@@ -90,13 +96,14 @@ class Proxy:
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await connection.flowing.wait()
-                if upwards and self._cut_after is not None:
-                    if len(data) >= self._cut_after:
-                        data, self._cut_after = data[: self._cut_after], None
-                        writer.write(data)
+                left = self._cut_after.get(upwards)
+                if left is not None:
+                    if len(data) >= left:
+                        del self._cut_after[upwards]
+                        writer.write(data[:left])
                         await writer.drain()
                         break
-                    self._cut_after -= len(data)
+                    self._cut_after[upwards] = left - len(data)
                 writer.write(data)
                 await writer.drain()
         connection.cut()

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.support.processes import free_port
+from tests.support.mesh import port
 
-__all__ = ["RedisServer", "find_redis_server"]
+__all__ = ["RedisSentinel", "RedisServer", "find_redis_server"]
 
 READY_WITHIN = 20.0
 # With "everysec" a reply may precede the write while an fsync is under way, and kill -9 then loses what was confirmed.
@@ -46,7 +46,7 @@ class RedisServer:
         self._directory = directory
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self.port = port()
 
     @property
     def url(self) -> str:
@@ -63,11 +63,15 @@ class RedisServer:
     async def start(self) -> None:
         """Start it, and return when it has read its data and answers."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
         with (self._directory / "server.log").open("ab") as log:
-            command = [self._binary, *own, *self._options]
+            command = [self._binary, *self._arguments()]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         await asyncio.to_thread(self._wait_ready)
+
+    def _arguments(self) -> list[str]:
+        """Give those of its command line."""
+        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
+        return [*own, *self._options]
 
     def _wait_ready(self) -> None:
         """Wait until this process, and no other that took the port, answers."""
@@ -92,7 +96,7 @@ class RedisServer:
                     return True
                 text = lines.read(int(first[1:])) if first.startswith(b"$") else b""
         found = dict(line.split(b":", 1) for line in text.split(b"\r\n") if b":" in line)
-        return int(found.get(b"process_id", 0)) == self._process.pid and found.get(b"loading") == b"0"
+        return int(found.get(b"process_id", 0)) == self._process.pid and found.get(b"loading", b"0") == b"0"
 
     async def kill(self) -> None:
         """End it at once, as ``kill -9`` does."""
@@ -112,3 +116,14 @@ class RedisServer:
         if process is not None:
             process.kill() if force else process.terminate()
             await asyncio.to_thread(process.wait)
+
+
+class RedisSentinel(RedisServer):
+    """A Sentinel; its options are lines of its configuration, which it goes on to write itself."""
+
+    def _arguments(self) -> list[str]:
+        config = self._directory / "sentinel.conf"
+        if not config.exists():
+            own = (f"port {self.port}", "bind 127.0.0.1", f"dir {self._directory}")
+            config.write_text("\n".join((*own, *self._options, "")))
+        return [str(config), "--sentinel"]

@@ -57,6 +57,18 @@ def test_type_that_is_not_installed_is_a_warning(capsys: pytest.CaptureFixture[s
     assert "'pubsub.nobody' is not installed yet" in err
 
 
+def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    """As at the start of a gateway, without connecting; what only the gateway's machine knows is left to it."""
+    head = _COMPONENT.format(name="a", type="pubsub.redis").replace("version: v1}", "version: v1, metadata: [%s]}")
+    _write("r/a.yaml", head % "{name: redisHost, value: 'localhost:6379'}, {name: queueDept, value: 1}")
+    code, out, _ = _checked(capsys, "r")
+    assert code == 1
+    assert "r/a.yaml:4:" in out
+    assert "did you mean 'queueDepth'?" in out
+    _write("r/a.yaml", head % "{name: redisHost, secretKeyRef: {name: redis, key: host}}")
+    assert _checked(capsys, "r")[0] == 0
+
+
 def test_every_problem_of_every_file_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
     _write("r/b.yaml", "x: [")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +11,7 @@ from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.kafka._group import share_out
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._partition import Item, Partition, State
+from brokers.kafka._records import ID, message_of, new_batch, records
 from mesh import address
 from mesh.broker import Message
 from mesh.errors import ConfigError
@@ -26,7 +28,7 @@ def partition(*, offset: int = 10, note: str = "") -> Partition:
 
 
 def fetch(partition: Partition, *offsets: int) -> list[Item]:
-    items = [Item(partition, offset, Message({}, b""), None) for offset in offsets if not partition.is_done(offset)]
+    items = [Item(partition, offset, Message({}, b"")) for offset in offsets if not partition.is_done(offset)]
     for item in items:
         partition.add(item)
     partition.top = offsets[-1] + 1
@@ -36,6 +38,75 @@ def fetch(partition: Partition, *offsets: int) -> list[Item]:
 def begin(item: Item, *, times: int = 1) -> None:
     item.state, item.attempt = State.BEGUN, item.attempt + times
     item.partition.touched = max(item.partition.touched, item.offset)
+
+
+def batch(count: int) -> bytes:
+    """Write records with offsets from 0 on, as a fetch brings them."""
+    builder = new_batch()
+    for number in range(count):
+        builder.append(number, 0, b"k", b"%d" % number, [("ce_id", b"a"), (ID, b"i")])
+    return bytes(builder.build())
+
+
+def test_what_is_fetched_is_read_when_there_is_room() -> None:
+    mine = partition(offset=2)
+    raw = batch(10)
+    mine.fetch(*records(raw, mine.fetched), len(raw))
+    assert (mine.fetched, mine.low, mine.unread_bytes) == (10, 2, len(raw))
+    assert [record.offset for record in mine.read(3)] == [2, 3, 4]
+    assert (mine.fetched, mine.low, mine.unread_bytes) == (10, 5, len(raw))
+    assert [record.value for record in mine.read(64)] == [b"5", b"6", b"7", b"8", b"9"]
+    assert (mine.low, mine.unread_bytes, len(mine.unread)) == (10, 0, 0)
+
+
+async def test_note_says_nothing_of_what_is_not_read() -> None:
+    mine = partition(offset=0)
+    raw = batch(10)
+    mine.fetch(*records(raw, 0), len(raw))
+    for record in mine.read(4):
+        mine.add(Item(mine, record.offset, message_of(record)))
+    begin(mine.items[1])
+    mine.remove(mine.items[0])
+    low, note = mine.note("me", None)
+    heir = Partition(0, low, note)
+    assert low == 1
+    assert [heir.is_done(offset) for offset in range(1, 10)] == [False] * 9
+    assert list(heir.held) == [1]
+
+
+def test_deleted_records_are_passed_over_once_those_before_are_read() -> None:
+    mine = partition(offset=0)
+    raw = batch(2)
+    mine.fetch(*records(raw, 0), len(raw))
+    mine.go_on_from(7)
+    assert (mine.fetched, mine.low) == (7, 0)
+    assert len(mine.read(64)) == 2
+    mine.go_on_from(7)
+    assert (mine.fetched, mine.low) == (7, 7)
+
+
+def test_records_that_cannot_be_read_are_not_passed_over() -> None:
+    def broken() -> Iterator[object]:
+        yield from records(batch(3), 0)[0]
+        raise ValueError("not a record")
+
+    mine = partition(offset=0)
+    mine.fetch(broken(), 9, 100)
+    assert len(mine.read(2)) == 2
+    with pytest.raises(ValueError, match="not a record"):
+        mine.read(64)
+    assert (mine.fetched, mine.low, mine.unread_bytes, len(mine.unread)) == (2, 2, 0, 0)
+
+
+def test_records_of_others_are_read_as_well_as_they_can_be() -> None:
+    builder = new_batch()
+    builder.append(0, 0, b"k", b"ours", [("ce_id", b"a"), (ID, b"i")])
+    builder.append(1, 0, None, None, [("none", None), ("bytes", b"\xff")])
+    found, top = records(bytes(builder.build()), 0)
+    ours, theirs = map(message_of, found)
+    assert top == 2
+    assert ours == Message({"ce_id": "a"}, b"ours", "k", "i")
+    assert theirs == Message({"none": "", "bytes": "\ufffd"}, b"")
 
 
 def test_everybody_gets_as_much_and_keeps_what_it_had() -> None:

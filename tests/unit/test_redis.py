@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import itertools
 import os
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,7 +27,6 @@ from mesh.broker import Delivery, Frame, Message, Operation, SubscribeOptions, T
 from mesh.errors import BrokerUnavailableError, PublishRejectedError, StateError, TopologyMismatchError
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
-from tests.support.processes import free_port
 from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
 
 if find_redis_server() is None and not os.environ.get("CI"):
@@ -380,23 +378,6 @@ async def test_an_acl_user_needs_no_more_than_the_page_says(place: Place) -> Non
         await store.apply([Operation("k", b"v", ttl=10)])
         assert [key async for key in store.keys()] == ["k"]  # noqa: SIM118 - it is no dictionary
         await broker._spaces.trim(place.space)
-
-
-async def test_tls(place: Place, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
-    request = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject)
-    subprocess.run([*request, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    files = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate)
-    port = free_port()
-    options = (*map(str, files), "--tls-port", str(port), "--tls-auth-clients", "no")
-    await start(place, (*DURABLE, *options), tmp_path)
-    for query in (f"ssl_ca_certs={certificate}", "ssl_cert_reqs=none"):
-        async with RedisBroker.from_url(f"rediss://127.0.0.1:{port}?{query}") as broker:
-            await broker.check()
-    config = RedisConfig.from_url(f"rediss://127.0.0.1:{port}")
-    with pytest.raises(BrokerUnavailableError, match=r"(?i)certificate"):
-        await RedisBroker(dataclasses.replace(config, connect_wait=0.5)).__aenter__()
 
 
 async def test_a_replica_is_refused(place: Place, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import ssl
 import pytest
 
 from brokers.redis import RedisBroker, RedisConfig
+from brokers.redis._config import Sentinels
 from mesh.errors import ConfigError
 from mesh.resources.component import Component, MetadataEntry, Secret
 
@@ -20,6 +21,12 @@ from mesh.resources.component import Component, MetadataEntry, Secret
         ("redis://h?db=2", RedisConfig("h", db=2)),
         ("redis://:p%40ss@h", RedisConfig("h", password="p@ss")),
         ("redis://user:pass@[::1]:1", RedisConfig("::1", 1, "user", "pass")),
+        (
+            "redis://u:p@a,b:7/2?sentinel_master=m&sentinel_username=v&sentinel_password=q%40",
+            RedisConfig(
+                username="u", password="p", db=2, sentinels=Sentinels((("a", 26379), ("b", 7)), "m", "v", "q@")
+            ),
+        ),
     ],
 )
 def test_url(url: str, expected: RedisConfig) -> None:
@@ -27,7 +34,7 @@ def test_url(url: str, expected: RedisConfig) -> None:
 
 
 def test_tls_url() -> None:
-    verified, unverified = (RedisConfig.from_url(f"rediss://h{rest}") for rest in ("", "?ssl_cert_reqs=none"))
+    verified, unverified = (RedisConfig.from_url(f"rediss://h{rest}") for rest in ("", "?verify=verify_none"))
     assert verified.tls is not None
     assert unverified.tls is not None
     assert (verified.tls.verify_mode, unverified.tls.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
@@ -40,9 +47,15 @@ def test_tls_url() -> None:
         ("http://h", "redis://"),
         ("redis://u:secret@h:port", "the backbone URL"),
         ("redis://u:secret@h/x", "the backbone URL"),
-        ("rediss://u:secret@h?ssl_cert_req=none", "did you mean 'ssl_cert_reqs'"),
-        ("rediss://u:secret@h?ssl_cert_reqs=maybe", "'required' or 'none'"),
-        ("rediss://u:secret@h?ssl_ca_certs=/nowhere", "cannot be used"),
+        ("rediss://u:secret@h?cacerts=/ca.pem", "did you mean 'cacertfile'"),
+        ("rediss://u:secret@h?verify=maybe", "verify_peer or verify_none"),
+        ("rediss://u:secret@h?verify=", "verify_peer or verify_none"),
+        ("rediss://u:secret@h?cacertfile=/nowhere", "'/nowhere' cannot be used"),
+        ("rediss://u:secret@h?keyfile=/nowhere", "goes with certfile"),
+        ("rediss://u:secret@h?keyfile", "option=value"),
+        ("redis://u:secret@h?cacertfile=/ca.pem", "rediss://"),
+        ("redis://u:secret@a,b", "sentinel_master"),
+        ("redis://u:secret@a?sentinel_password=secret", "sentinel_master"),
     ],
 )
 def test_wrong_url(url: str, problem: str) -> None:
@@ -57,6 +70,9 @@ def test_credentials_are_not_shown() -> None:
     assert config.shown == "redis://h:1/2"
     assert "secret" not in repr(config)
     assert "user" not in repr(config)
+    config = RedisConfig.from_url("redis://user:secret@a,b:1/2?sentinel_master=m&sentinel_password=secret")
+    assert config.shown == "redis://a:26379,b:1/2?sentinel_master=m"
+    assert "secret" not in repr(config)
 
 
 def component(**settings: str) -> Component:
@@ -82,6 +98,10 @@ def component(**settings: str) -> Component:
             RedisConfig("h"),
         ),
         ({"redisHost": "h", "concurrency": "3", "streamTTL": "30m"}, RedisConfig("h", max_in_flight=3, max_age=1800.0)),
+        (
+            {"redisHost": "a:1, b", "failover": "true", "sentinelMasterName": "m", "sentinelPassword": "q"},
+            RedisConfig(sentinels=Sentinels((("a", 1), ("b", 26379)), "m", None, "q")),
+        ),
     ],
 )
 def test_component(settings: dict[str, str], expected: RedisConfig) -> None:
@@ -102,8 +122,8 @@ def test_component_with_tls() -> None:
         ({"redisHost": "h", "redisPasword": "x"}, "spec.metadata[1] (redisPasword): unknown setting"),
         ({"redisHost": "h", "redisPasword": "x"}, "did you mean 'redisPassword'?"),
         ({"redisHost": "h", "redisType": "cluster"}, "Redis Cluster is not supported"),
-        ({"redisHost": "a:1,b:2"}, "Redis Cluster and Sentinel are not supported"),
-        ({"redisHost": "h", "failover": "true"}, "Redis Sentinel is not supported"),
+        ({"redisHost": "a:1,b:2"}, "Redis Cluster is not supported"),
+        ({"redisHost": "h", "failover": "true"}, "needs sentinelMasterName"),
         ({"redisHost": "h", "useEntraID": "true"}, "Entra ID is not supported"),
         ({"redisHost": "h:x"}, "is host:port"),
         ({"redisHost": "h", "redisDB": "-1"}, "whole number"),

@@ -1,0 +1,157 @@
+"""What people write about a broker: the options of a backbone URL, and the metadata of a component."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+from brokers._tls import TLSFiles
+from mesh.durations import parse_duration
+from mesh.errors import ConfigError, Problem
+from mesh.resources.component import Component
+from mesh.resources.documents import did_you_mean
+
+__all__ = ["GENERAL", "Settings", "count_option", "url_options"]
+
+# Read by the mesh, for every pub/sub component.
+GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
+TRUE, FALSE = frozenset({"true", "1", "t", "yes", "y", "on"}), frozenset({"false", "0", "f", "no", "n", "off", ""})
+
+
+def url_options(broker: str, query: str, known: Sequence[str]) -> dict[str, str]:
+    """Read the part of a URL behind the question mark.
+
+    Args:
+        broker: Its name, for messages.
+        query: ``option=value&…``, percent-encoded.
+        known: The options that there are.
+
+    Raises:
+        ConfigError: It is no such text, or an option is unknown.
+    """
+    try:
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError:  # Its text may hold what is secret.
+        raise ConfigError(f"what follows the '?' of a {broker} URL is option=value&option=value") from None
+    for name in options:
+        if name not in known:
+            guess = did_you_mean(name, known)
+            hint = f"did you mean {guess!r}?" if guess else f"there are: {', '.join(known)}"
+            raise ConfigError(f"unknown option of a {broker} URL: {name!r}; {hint}")
+    return options
+
+
+def count_option(options: Mapping[str, str], name: str) -> int | None:
+    """Read an option that is a whole number from 1 on; None when it is not given.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    text = options.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise ConfigError(f"option {name} is a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+class Settings:
+    """Reads a component's metadata, and gathers what is wrong with it."""
+
+    def __init__(self, component: Component, known: Iterable[str], refused: Mapping[str, str] | None = None) -> None:
+        """Look at the names.
+
+        Args:
+            component: Whose.
+            known: The settings that there are.
+            refused: Settings of what is not supported, and what that is.
+        """
+        self.component = component
+        self.problems: list[Problem] = []
+        names = tuple(known)
+        folded = {name.casefold() for name in names}
+        lacking = {name.casefold(): what for name, what in (refused or {}).items()}
+        for entry in component.metadata:
+            name = entry.name.casefold()
+            if name in lacking:
+                self.wrong(entry.name, f"{lacking[name]} is not supported")
+            elif name not in folded:
+                guess = did_you_mean(name, names)
+                self.wrong(entry.name, "unknown setting" + (f"; did you mean {guess!r}?" if guess else ""))
+
+    def wrong(self, setting: str, message: str) -> None:
+        """Note a problem at a setting."""
+        self.problems.append(self.component.problem(message, setting=setting))
+
+    def text(self, name: str) -> str:
+        """Give a setting without blanks around it; empty if it is not set."""
+        return (self.component.setting(name) or "").strip()
+
+    def flag(self, name: str) -> bool:
+        """Read a truth value; False if it is not set."""
+        text = self.text(name).lower()
+        if text not in TRUE | FALSE:
+            self.wrong(name, f"is 'true' or 'false', not {text!r}")
+        return text in TRUE
+
+    def number(self, name: str) -> int | None:
+        """Read a whole number; None if it is not set, or wrong."""
+        text = self.text(name)
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit()):
+            self.wrong(name, f"is a whole number, not {text!r}")
+            return None
+        return int(text)
+
+    def duration(self, name: str) -> float | None:
+        """Read a duration, in seconds; None if it is not set, or wrong."""
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            return parse_duration(text)
+        except ValueError as error:
+            self.wrong(name, str(error))
+            return None
+
+    def tls(
+        self, certificate: str, key: str, *, ca: str | None = None, files: TLSFiles | None = None
+    ) -> ssl.SSLContext | None:
+        """Make a TLS context; None if a setting is wrong.
+
+        Args:
+            certificate: The setting that holds our certificate.
+            key: The one that holds its private key.
+            ca: The one that holds whom to trust.
+            files: What holds where these are not set.
+        """
+        ours, proof, authority = (self.text(name) or None for name in (certificate, key, ca or ""))
+        if (ours is None) != (proof is None):
+            self.wrong(certificate if proof is None else key, f"{certificate} and {key} go together")
+            return None
+        files = files or TLSFiles()
+        if ours is not None:
+            files = replace(files, certificate=ours, key=proof)
+        if authority is not None:
+            files = replace(files, ca=authority)
+        setting = ca or certificate
+        try:
+            context = files.trust()
+            setting = certificate
+            files.identify(context)
+        except ConfigError as error:
+            self.wrong(setting, str(error))
+            return None
+        return context
+
+    def finish(self) -> None:
+        """Raise what was wrong.
+
+        Raises:
+            ConfigError: Holds every problem, located.
+        """
+        if self.problems:
+            raise ConfigError(self.problems)

@@ -1,0 +1,197 @@
+"""How to reach an MQTT server: read from a URL, or from the metadata of a component."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from brokers._settings import GENERAL, Settings, url_options
+from brokers._tls import TLS_OPTIONS, TLSFiles
+from mesh.errors import ConfigError
+from mesh.resources.component import Component
+
+__all__ = ["DAY", "IGNORED", "USED", "MQTTConfig"]
+
+DAY = 24 * 3600.0
+PORTS = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883, "ssl": 8883, "tls": 8883, "tcps": 8883}
+SECURE = frozenset({"mqtts", "ssl", "tls", "tcps"})
+SHAPE = "an MQTT URL is mqtt://user:password@host:port, or mqtts://…"
+URL_OPTIONS = (*TLS_OPTIONS, "mqttVersion", "topicPrefix")
+VERSIONS = ("", "3.1.1", "5")
+MAX_EXPIRY = 0xFFFFFFFF
+
+USED = (
+    "url",
+    "retain",
+    "cleanSession",
+    "qos",
+    "caCert",
+    "clientCert",
+    "clientKey",
+    "sessionExpiry",
+    "sharedSubscriptions",
+    "topicPrefix",
+    "mqttVersion",
+    "maxInFlight",
+)
+# Retries are the mesh's (Resiliency); docs/brokers/mqtt.md says so.
+IGNORED = ("backOffMaxRetries",)
+
+
+@dataclass(frozen=True, slots=True)
+class MQTTConfig:
+    """How to reach an MQTT server, and what a component asks of it.
+
+    Attributes:
+        host: Name or address.
+        port: TCP port.
+        username: None logs nobody in.
+        password: Its proof.
+        tls: TLS context; None for plain TCP.
+        version: Of the protocol: ``5``, ``3.1.1``, or empty for the newest that the server knows.
+        prefix: Put before every topic; ``{space}`` in it stands for ``Address.space``.
+        retain: Whether the server keeps the last message of each topic for those who subscribe later.
+        clean: Whether sessions end with their connection, so that what comes meanwhile is not delivered.
+        shared: Whether the members of a group share a subscription; otherwise a group has one member.
+        session_expiry: Seconds that the server keeps a session nobody is connected to.
+        max_in_flight: Most deliveries at once of any subscription; None for what each asks for.
+        connect_wait: Seconds to wait for the first connection.
+        ping_interval: Seconds between signs of life; a server that misses two is reconnected to.
+        will_delay: Seconds without a connection until other members take over what a member had.
+        announce_every: Seconds between two announcements of a member that it has its session.
+    """
+
+    host: str = "localhost"
+    port: int = PORTS["mqtt"]
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    version: str = ""
+    prefix: str = ""
+    retain: bool = False
+    clean: bool = False
+    shared: bool = True
+    session_expiry: float = 7 * DAY
+    max_in_flight: int | None = None
+    connect_wait: float = 10.0
+    ping_interval: float = 10.0
+    will_delay: float = 2.0
+    announce_every: float = 30.0
+
+    @property
+    def shown(self) -> str:
+        """Where it points, without credentials."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtt' if self.tls is None else 'mqtts'}://{host}:{self.port}"
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Read ``mqtt[s]://[user:password@]host[:port]``; options follow a ``?``.
+
+        Raises:
+            ConfigError: It is not such a URL; the message shows no credentials.
+        """
+        rest, _, query = url.partition("?")
+        options = url_options("MQTT", query, URL_OPTIONS)
+        fields = _server(rest)
+        if fields.pop("secure"):
+            fields["tls"] = TLSFiles.from_options(options).context()
+        elif useless := [name for name in TLS_OPTIONS if name in options]:
+            raise ConfigError(f"option {useless[0]} needs a URL that begins with mqtts://")
+        version = options.get("mqttVersion", "")
+        if version not in VERSIONS:
+            raise ConfigError(f"option mqttVersion is 5 or 3.1.1, not {version!r}")
+        return cls(**fields, version=version, prefix=_checked_prefix(options.get("topicPrefix", "")))  # type: ignore[arg-type]  # its keys are our fields
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the metadata of ``pubsub.mqtt3``.
+
+        Raises:
+            ConfigError: Holds every setting that is wrong, located.
+        """
+        return cls(**_Reader(component, (*USED, *GENERAL, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
+
+
+def _server(url: str) -> dict[str, object]:
+    """Read a URL without options; Dapr's components write ``tcp`` and ``ssl`` for the scheme."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORTS[parts.scheme]
+    except (KeyError, ValueError):  # Its text may hold a part of the password.
+        raise ConfigError(SHAPE) from None
+    if not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError(SHAPE)
+    return {
+        "host": parts.hostname,
+        "port": port,
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+        "secure": parts.scheme in SECURE,
+    }
+
+
+def _checked_prefix(text: str) -> str:
+    if text.startswith("$") or any(character in "+#" or ord(character) < 0x20 for character in text):
+        raise ConfigError("topicPrefix does not begin with '$', and holds no '+', no '#' and no control character")
+    return text
+
+
+class _Reader(Settings):
+    """Reads the settings of ``pubsub.mqtt3``."""
+
+    def read(self) -> dict[str, object]:
+        """Give the fields of the configuration."""
+        fields = self._server()
+        secure = fields.pop("secure", False)
+        tls = self.tls("clientCert", "clientKey", ca="caCert")
+        if not secure and (given := [name for name in ("caCert", "clientCert", "clientKey") if self.text(name)]):
+            self.wrong(given[0], "needs a url that begins with mqtts:// (or ssl://)")
+        fields |= {
+            "tls": tls if secure else None,
+            "version": self._version(),
+            "prefix": self._prefix(),
+            "retain": self.flag("retain"),
+            "clean": self.flag("cleanSession"),
+            "shared": not self.text("sharedSubscriptions") or self.flag("sharedSubscriptions"),
+            "max_in_flight": self.number("maxInFlight") or None,
+        }
+        self._check_qos()
+        expiry = self.duration("sessionExpiry")
+        if expiry is not None:
+            if not 60 <= expiry <= MAX_EXPIRY:
+                self.wrong("sessionExpiry", "is 60 s at least, and 136 years at most")
+            fields["session_expiry"] = expiry
+        self.finish()
+        return fields
+
+    def _server(self) -> dict[str, object]:
+        url = self.text("url")
+        try:
+            if not url:
+                raise ConfigError(f"url is missing: {SHAPE}")
+            return _server(url)
+        except ConfigError as error:
+            self.wrong("url", str(error))
+            return {}
+
+    def _prefix(self) -> str:
+        try:
+            return _checked_prefix(self.text("topicPrefix"))
+        except ConfigError as error:
+            self.wrong("topicPrefix", str(error))
+            return ""
+
+    def _version(self) -> str:
+        version = self.text("mqttVersion")
+        if version not in VERSIONS:
+            self.wrong("mqttVersion", f"is 5 or 3.1.1, not {version!r}")
+        return version
+
+    def _check_qos(self) -> None:
+        qos = self.text("qos") or "1"
+        if qos not in ("1", "2"):
+            what = "would lose messages; leave it out, or say 1" if qos == "0" else f"is 1, not {qos!r}"
+            self.wrong("qos", what)

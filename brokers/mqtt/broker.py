@@ -1,0 +1,178 @@
+"""The adapter class; what maps to what stands in the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Self
+
+from brokers.mqtt._config import MQTTConfig
+from brokers.mqtt._member import Member
+from brokers.mqtt._messages import PREFIX, properties_of, structured
+from brokers.mqtt._registry import Registry
+from brokers.mqtt._topics import filter_of, topic_of
+from mesh.address import Address
+from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import BrokerError, FeatureNotSupportedError, MessageTooLargeError, PublishRejectedError
+from mesh.resources.component import Component
+from mesh.tasks import task_group
+
+__all__ = ["MQTTBroker", "MQTTConfig"]
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+FRAMES = "frames between nodes; use another broker as the backbone"
+
+
+class MQTTBroker:
+    """A connection to an MQTT server, and one more for each subscription."""
+
+    features = Features(
+        name="mqtt",
+        event_prefix=PREFIX,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        shared=True,
+        ephemeral=True,
+        release_counts=True,
+        retention=False,
+        reassigns=False,
+        frames=False,
+    )
+
+    def __init__(self, config: MQTTConfig) -> None:
+        """Prepare; entering connects."""
+        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
+        self.inbox = f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._config = config
+        self._registry = Registry(config, self.inbox)
+        self._client = self._registry.client
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Build from a URL: ``mqtt://`` or, with TLS, ``mqtts://``."""
+        return cls(MQTTConfig.from_url(url))
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Build for ``pubsub.mqtt3``."""
+        return cls(MQTTConfig.from_component(component))
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        stack = self._stack
+        try:
+            stack.callback(self._client.close)
+            await self._client.open()
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            stack.callback(tasks.create_task(self._client.supervise(), name="mqtt-supervise").cancel)
+            stack.push_async_callback(self._client.outbox.flush)
+        except BaseException:
+            await stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Send what waits, and close."""
+        await self._stack.aclose()
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life."""
+        await self._client.check()
+
+    # Messages
+
+    async def declare(self, topology: Topology) -> None:
+        """Nothing: a topic is there once somebody uses it, and what is kept is the server's to say."""
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Publish with QoS 1; the server's PUBACK confirms it."""
+        await self._client.outbox.room()
+        await self._post(address, message)  # Cancelled here, it may still arrive.
+
+    def _post(self, address: Address, message: Message) -> asyncio.Future[None]:
+        self._limit(message)
+        topic = topic_of(address, self._config.prefix)
+        if not self._client.dialect.has_properties:
+            return self._client.post(topic, structured(message), retain=self._config.retain)
+        content_type, properties = properties_of(message)
+        try:
+            return self._client.post(
+                topic,
+                message.body,
+                retain=self._config.retain,
+                content_type=content_type,
+                user_properties=properties,
+            )
+        except ValueError as error:
+            raise PublishRejectedError(f"MQTT has no such message: {error}") from error
+
+    def _limit(self, message: Message) -> None:
+        headers, limit = message.headers, self.features.max_message_bytes
+        size = len(message.body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
+        if size > limit:
+            raise MessageTooLargeError(size, limit)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Publish several, in order; the server says how many at once."""
+        results: list[BrokerError | None] = [None] * len(messages)
+        posted: list[tuple[int, asyncio.Future[None]]] = []
+        try:
+            for index, message in enumerate(messages):
+                await self._client.outbox.room()
+                try:
+                    posted.append((index, self._post(address, message)))
+                except BrokerError as error:
+                    results[index] = error
+            for index, future in posted:
+                try:
+                    await future
+                except BrokerError as error:
+                    results[index] = error
+        finally:
+            for _, future in posted:
+                future.cancel()
+        return results
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        """Join a group: a session of its own, in the group's shared subscription."""
+        if options.ordered:
+            raise FeatureNotSupportedError(self.features.name, "ordered subscriptions")
+        wanted = filter_of(address, options.group, self._config.prefix)
+        member = Member(self._config, self._registry, wanted, address, options, handler)
+        async with task_group() as keepers:
+            try:
+                async with task_group() as tasks:
+                    try:
+                        await member.start(keepers, tasks)
+                        yield
+                    finally:
+                        member.stop()
+            finally:
+                await member.finish()
+
+    # Frames
+
+    def on_frame(self, sink: Sink) -> None:
+        """Do nothing: none will come."""
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        """Refuse."""
+        raise FeatureNotSupportedError(self.features.name, FRAMES)
+
+    def serve(self, address: Address, group: str, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Refuse."""
+        raise FeatureNotSupportedError(self.features.name, FRAMES)
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        """Refuse."""
+        raise FeatureNotSupportedError(self.features.name, FRAMES)
+
+    def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Refuse."""
+        raise FeatureNotSupportedError(self.features.name, FRAMES)

@@ -1,0 +1,242 @@
+"""How to reach NATS: read from a backbone URL, or from the metadata of a component.
+
+Source: Dapr 1.18, NATS JetStream pub/sub. Streams and consumers are the mesh's own, so what Dapr's
+component says about them has no effect; docs/brokers/nats.md tells which.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from nats.aio.client import RawCredentials
+
+from brokers._settings import GENERAL, Settings, count_option, url_options
+from brokers._tls import TLS_OPTIONS, TLSFiles
+from mesh.errors import ConfigError
+from mesh.registry import needs
+from mesh.resources.component import Component
+
+__all__ = ["IGNORED", "USED", "NatsConfig"]
+
+DEFAULT_PORT = 4222
+DEFAULT_NAME = "brokermesh"
+URL_OPTIONS = (*TLS_OPTIONS, "creds", "name", "nkey", "replicas")
+SHAPE = "a NATS URL is nats://[user:password@]host[:port][,host[:port]]…, or tls://…"
+CREDENTIALS = """-----BEGIN NATS USER JWT-----
+{jwt}
+------END NATS USER JWT------
+
+-----BEGIN USER NKEY SEED-----
+{seed}
+------END USER NKEY SEED------
+"""
+_PART = r"-+BEGIN {}-+\s+(\S+)\s+-+END"
+
+USED = ("natsURL", "token", "jwt", "seedKey", "tls_client_cert", "tls_client_key", "name", "replicas")
+IGNORED = (
+    "ackPolicy",
+    "ackWait",
+    "apiPrefix",
+    "backOff",
+    "concurrency",
+    "deliverPolicy",
+    "domain",
+    "durableName",
+    "flowControl",
+    "heartbeat",
+    "maxAckPending",
+    "maxDeliver",
+    "memoryStorage",
+    "queueGroupName",
+    "rateLimit",
+    "startSequence",
+    "startTime",
+    "streamName",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NatsConfig:
+    """How to reach NATS.
+
+    Attributes:
+        servers: URLs of one cluster, without credentials (``nats://host:4222``).
+        user: Goes with ``password``.
+        password: Its proof.
+        token: Token of the server, if it asks for one.
+        seed: The private nkey: alone, or with the JWT of its user.
+        jwt: A user's JWT.
+        tls: With it, a server that does not offer TLS is refused; None leaves that to the server.
+        replicas: Copies of each stream, on a cluster; None for what its topology asks for.
+        connect_wait: Seconds to wait for the first connection.
+        ping_interval: Seconds between signs of life; a server that misses two is left for the next.
+        name: The connection's name in the server's reports.
+    """
+
+    servers: tuple[str, ...]
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    seed: str | None = field(default=None, repr=False)
+    jwt: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    replicas: int | None = None
+    connect_wait: float = 10.0
+    ping_interval: float = 10.0
+    name: str = DEFAULT_NAME
+
+    def options(self) -> dict[str, object]:
+        """Give the client's options."""
+        options: dict[str, object] = {"name": self.name}
+        if self.tls is not None:
+            options["tls"] = self.tls
+        if self.seed is not None and self.jwt is not None:
+            options["user_credentials"] = RawCredentials(CREDENTIALS.format(jwt=self.jwt, seed=self.seed))
+        elif self.seed is not None:
+            options["nkeys_seed_str"] = self.seed
+        elif self.user is not None:
+            options |= {"user": self.user, "password": self.password}
+        if self.token is not None:
+            options["token"] = self.token
+        return options
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Read ``nats://[user:password@]host[:port][,…][?option=value]``; a user without password is a token.
+
+        Raises:
+            ConfigError: It is not such a URL, or a file that it names cannot be used.
+            MissingDependencyError: It names an nkey, and nkeys is not installed.
+        """
+        config, files = cls._parse(url)
+        return config if files is None else replace(config, tls=files.context())
+
+    @classmethod
+    def _parse(cls, url: str) -> tuple[Self, TLSFiles | None]:
+        rest, _, query = url.partition("?")
+        options = url_options("NATS", query, URL_OPTIONS)
+        servers, logins = _servers(rest)
+        if len(logins) > 1:
+            raise ConfigError("the servers of a NATS URL are one cluster, and have one login")
+        user, password = logins.pop() if logins else (None, None)
+        jwt, seed = _keys(options)
+        config = cls(
+            servers,
+            user=None if password is None else user,
+            password=password,
+            token=user if password is None else None,
+            replicas=count_option(options, "replicas"),
+            name=options.get("name") or DEFAULT_NAME,
+            jwt=jwt,
+            seed=seed,
+        )
+        wants_tls = servers[0].startswith("tls://") or any(name in options for name in TLS_OPTIONS)
+        return config, TLSFiles.from_options(options) if wants_tls else None
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the metadata of ``pubsub.jetstream`` or ``pubsub.nats``.
+
+        Raises:
+            ConfigError: Holds every setting that is wrong, located.
+            MissingDependencyError: It has an nkey, and nkeys is not installed.
+        """
+        settings = Settings(component, (*USED, *GENERAL, *IGNORED))
+        config, files = cls(()), None
+        if url := settings.text("natsURL"):
+            try:
+                config, files = cls._parse(url)
+            except ConfigError as error:
+                settings.wrong("natsURL", str(error))
+        else:
+            settings.wrong("natsURL", "natsURL is missing")
+        jwt, seed = settings.text("jwt"), settings.text("seedKey")
+        if bool(jwt) != bool(seed):
+            settings.wrong("jwt" if jwt else "seedKey", "jwt and seedKey go together")
+        elif seed:
+            try:
+                _check_seed(seed)
+            except ConfigError as error:
+                settings.wrong("seedKey", str(error))
+        tls = None
+        if files is not None or settings.text("tls_client_cert") or settings.text("tls_client_key"):
+            tls = settings.tls("tls_client_cert", "tls_client_key", files=files)
+        named = config.name if config.name != DEFAULT_NAME else f"{DEFAULT_NAME} {component.name}"
+        config = replace(
+            config,
+            token=settings.text("token") or config.token,
+            jwt=jwt or config.jwt,
+            seed=seed or config.seed,
+            tls=tls,
+            replicas=settings.number("replicas") or config.replicas,
+            name=settings.text("name") or named,
+        )
+        settings.finish()
+        return config
+
+
+def _servers(text: str) -> tuple[tuple[str, ...], set[tuple[str, str | None]]]:
+    """Take a list of servers apart into URLs without credentials, and the credentials that are there."""
+    servers, logins = [], set()
+    scheme = text.partition("://")[0]
+    for each in text.split(","):
+        part = each.strip()
+        try:
+            parts = urlsplit(part if "://" in part else f"{scheme}://{part}")
+            port = parts.port or DEFAULT_PORT
+        except ValueError:  # Its text may hold a part of the password.
+            raise ConfigError(SHAPE) from None
+        if parts.scheme not in ("nats", "tls") or parts.scheme != scheme or not parts.hostname or parts.path.strip("/"):
+            raise ConfigError(SHAPE)
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        servers.append(f"{scheme}://{host}:{port}")
+        if parts.username:
+            logins.add((unquote(parts.username), None if parts.password is None else unquote(parts.password)))
+    return tuple(servers), logins
+
+
+def _keys(options: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Read the file of the option ``creds`` or ``nkey``; give a JWT, and the seed that goes with it."""
+    given = [name for name in ("creds", "nkey") if name in options]
+    if not given:
+        return None, None
+    if len(given) > 1:
+        raise ConfigError("a NATS URL has one of creds and nkey")
+    [option] = given
+    path = options[option]
+    try:
+        text = Path(path).read_text("ascii")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"option {option}: {path!r} cannot be read: {reason}") from None
+    jwt, seed = None, text.strip()
+    if option == "creds":
+        parts = [re.search(_PART.format(what), text) for what in ("NATS USER JWT", "USER NKEY SEED")]
+        if None in parts:
+            raise ConfigError(f"option creds: {path!r} does not hold a user's JWT and the seed of its nkey")
+        jwt, seed = (part[1] for part in parts if part)
+    try:
+        _check_seed(seed)
+    except ConfigError as error:
+        raise ConfigError(f"option {option}: {path!r}: {error}") from None
+    return jwt, seed
+
+
+def _check_seed(seed: str) -> None:
+    """Find out early what would end the connection later."""
+    try:
+        import nkeys
+    except ModuleNotFoundError as error:
+        raise needs("NATS with an nkey", "nkeys") from error
+    try:
+        if not seed.startswith("SU"):
+            raise ValueError
+        nkeys.from_seed(bytearray(seed, "ascii")).public_key  # noqa: B018 - it fails where the seed is none
+    except (ValueError, nkeys.NkeysError):
+        raise ConfigError("that is not the seed of a user's nkey; it begins with SU") from None

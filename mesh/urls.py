@@ -1,0 +1,24 @@
+"""URLs of backbones, as they may be shown."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["without_credentials"]
+
+HIDDEN = "***"
+
+
+def without_credentials(url: str) -> str:
+    """Show where a backbone's URL points: no login, and no options, which may hold another one.
+
+    It need not be a URL that an adapter takes; where it is not clear what is a secret, nothing is shown.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    servers, _, options = rest.partition("?")
+    if "@" in options:  # A login with a question mark that should have been escaped.
+        return f"{scheme}://{HIDDEN}"
+    parts = (part.rpartition("@") for part in re.split(rf",\s*{re.escape(scheme)}://", servers))
+    return f"{scheme}://" + ",".join(f"{HIDDEN}@{place}" if at else place for _, at, place in parts)

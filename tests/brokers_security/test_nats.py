@@ -1,0 +1,189 @@
+"""Logging in to NATS, with and without TLS, by URL and by component."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from brokers.nats import NatsBroker
+from brokers.nats._config import CREDENTIALS
+from mesh.broker import SubscribeOptions
+from tests.support.certificates import Authority
+from tests.support.contract import Inbox, text
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats_keys import Operator, Pair
+from tests.support.security import TOPIC, component, missing, nodes, refused, works
+
+PASSWORD = "p@ss:w/rd?#é"
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    if find_nats_server() is None:
+        missing("nats-server is not installed")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@asynccontextmanager
+async def running(directory: Path, config: str) -> AsyncIterator[str]:
+    """A server; gives its host and port."""
+    async with NatsServer(directory / "nats", config=config) as server:
+        yield f"localhost:{server.port}"
+
+
+def by_url(url: str) -> NatsBroker:
+    return NatsBroker.from_url(url)
+
+
+def by_component(**settings: str) -> NatsBroker:
+    return NatsBroker.from_component(component("pubsub.jetstream", **settings))
+
+
+async def test_password(tmp_path: Path) -> None:
+    async with running(tmp_path, f'authorization {{ user: "a@b", password: "{PASSWORD}" }}') as host:
+        url = f"nats://a%40b:{quote(PASSWORD, safe='')}@{host}"
+        await works(lambda: by_url(url))
+        await works(lambda: by_component(natsURL=url))
+        await refused(by_url(f"nats://a%40b:hush@{host}"), "Authorization Violation", "hush")
+        await refused(by_url(f"nats://{host}"), "Authorization Violation")
+
+
+async def test_token(tmp_path: Path) -> None:
+    async with running(tmp_path, 'authorization { token: "to ken" }') as host:
+        await works(lambda: by_url(f"nats://to%20ken@{host}"))
+        await works(lambda: by_component(natsURL=f"nats://{host}", token="to ken"))
+        await refused(by_url(f"nats://hush@{host}"), "Authorization Violation", "hush")
+        await refused(by_component(natsURL=f"nats://{host}", token="hush"), "Authorization Violation", "hush")
+
+
+async def test_nkey(tmp_path: Path) -> None:
+    user, stranger = Pair.user(), Pair.user()
+    for name, each in (("user", user), ("stranger", stranger)):
+        (tmp_path / name).write_text(each.seed)
+    async with running(tmp_path, f"authorization {{ users: [ {{ nkey: {user.public} }} ] }}") as host:
+        await works(lambda: by_url(f"nats://{host}?nkey={tmp_path / 'user'}"))
+        wrong = by_url(f"nats://{host}?nkey={tmp_path / 'stranger'}")
+        await refused(wrong, "Authorization Violation", stranger.seed)
+
+
+async def test_jwt_of_an_operator_s_account(tmp_path: Path) -> None:
+    operator, another = Operator(), Operator()
+    jwt, seed = operator.user()
+    (tmp_path / "user.creds").write_text(CREDENTIALS.format(jwt=jwt, seed=seed))
+    async with running(tmp_path, operator.config) as host:
+        await works(lambda: by_url(f"nats://{host}?creds={tmp_path / 'user.creds'}"))
+        await works(lambda: by_component(natsURL=f"nats://{host}", jwt=jwt, seedKey=seed))
+        other_jwt, other_seed = another.user()
+        for wrong in ((other_jwt, other_seed), (jwt, other_seed)):
+            broker = by_component(natsURL=f"nats://{host}", jwt=wrong[0], seedKey=wrong[1])
+            await refused(broker, "Authorization Violation", *wrong)
+
+
+async def test_tls(tmp_path: Path, authority: Authority) -> None:
+    own = authority.issue("nats")
+    config = f'tls {{ cert_file: "{own.certificate}", key_file: "{own.key}" }}\n'
+    login = "authorization { user: u, password: secret }"
+    async with running(tmp_path, config + login) as host:
+        for scheme in ("tls", "nats"):
+            await works(lambda url=f"{scheme}://u:secret@{host}?cacertfile={authority.path}": by_url(url))
+        await works(lambda: by_url(f"tls://u:secret@{host}?verify=verify_none"))
+        await works(lambda: by_component(natsURL=f"tls://u:secret@{host}?cacertfile={authority.path}"))
+        for scheme in ("tls", "nats"):  # The server asks for TLS in both cases.
+            await refused(by_url(f"{scheme}://u:secret@{host}"), "unable to get local issuer", "secret")
+
+
+async def test_certificate_of_another_name(tmp_path: Path, authority: Authority) -> None:
+    own = authority.issue("elsewhere", "DNS:elsewhere.example")
+    async with running(tmp_path, f'tls {{ cert_file: "{own.certificate}", key_file: "{own.key}" }}') as host:
+        await refused(by_url(f"tls://{host}?cacertfile={authority.path}"), "Hostname mismatch")
+
+
+async def test_server_without_tls_is_refused_before_it_hears_the_password(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+
+    async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","max_payload":1048576,"headers":true}\r\n')
+        try:
+            heard.append(await reader.read())
+        except ConnectionError:
+            heard.append(b"")
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(pretend, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await refused(by_url(f"tls://u:secret@127.0.0.1:{port}"), "secure connection not available", "secret")
+
+        def over() -> None:
+            assert heard == [b""]
+
+        await eventually(over)
+
+
+async def test_mutual_tls(tmp_path: Path, authority: Authority) -> None:
+    own, user = authority.issue("nats"), authority.issue("user", "email:mesh@example.org")
+    stranger = Authority(tmp_path / "strangers", "Stranger").issue("stranger")
+    config = (
+        f'tls {{ cert_file: "{own.certificate}", key_file: "{own.key}", ca_file: "{authority.path}"\n'
+        "verify_and_map: true }\nauthorization { users: [ { user: mesh@example.org } ] }"
+    )
+    async with running(tmp_path, config) as host:
+        url = f"tls://{host}?cacertfile={authority.path}"
+        await works(lambda: by_url(f"{url}&certfile={user.certificate}&keyfile={user.key}"))
+        paths = {"tls_client_cert": str(user.certificate), "tls_client_key": str(user.key)}
+        await works(lambda: by_component(natsURL=url, **paths))
+        texts = {"tls_client_cert": user.certificate.read_text(), "tls_client_key": user.key.read_text()}
+        await works(lambda: by_component(natsURL=url, **texts))
+        for wrong in (url, f"{url}&certfile={stranger.certificate}&keyfile={stranger.key}"):
+            await refused(by_url(wrong), "(?i)certificate required|unknown ca")
+
+
+def _login(kind: str, directory: Path) -> tuple[str, str]:
+    """Make the server's configuration, and a URL with a gap for the host."""
+    match kind:
+        case "password":
+            return "authorization { user: u, password: secret }", "nats://u:secret@{host}"
+        case "nkey":
+            user = Pair.user()
+            (directory / "user.nk").write_text(user.seed)
+            return (
+                f"authorization {{ users: [ {{ nkey: {user.public} }} ] }}",
+                f"nats://{{host}}?nkey={directory}/user.nk",
+            )
+        case _:
+            operator = Operator()
+            jwt, seed = operator.user()
+            (directory / "user.creds").write_text(CREDENTIALS.format(jwt=jwt, seed=seed))
+            return operator.config, f"nats://{{host}}?creds={directory}/user.creds"
+
+
+@pytest.mark.parametrize("kind", ["password", "nkey", "creds"])
+async def test_login_is_repeated_after_a_restart(kind: str, tmp_path: Path, authority: Authority) -> None:
+    own = authority.issue("nats")
+    config, url = _login(kind, tmp_path)
+    tls = f'\ntls {{ cert_file: "{own.certificate}", key_file: "{own.key}" }}'
+    async with NatsServer(tmp_path / "nats", config=config + tls) as server:
+        where = url.format(host=f"localhost:{server.port}")
+        where += f"{'&' if '?' in where else '?'}cacertfile={authority.path}"
+        inbox = Inbox()
+        async with (
+            nodes(lambda: by_url(where), 2) as [one, other],
+            other.subscribe(TOPIC, SubscribeOptions("g"), inbox),
+        ):
+            await one.publish(TOPIC, text("before"))
+            await inbox.holds(1)
+            await server.restart(kill=True)
+            async with asyncio.timeout(10):
+                await one.publish(TOPIC, text("after"))
+            await inbox.holds(2, within=10.0)
+    assert inbox.bodies == [b"before", b"after"]

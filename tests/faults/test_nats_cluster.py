@@ -1,0 +1,111 @@
+"""A cluster of three NATS servers, one of which dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from brokers.nats import NatsBroker
+from mesh import address
+from mesh.broker import Operation, SubscribeOptions, Topology
+from mesh.errors import BrokerError
+from tests.support.contract import Inbox, text
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer, find_nats_server
+from tests.support.processes import free_port
+
+pytestmark = pytest.mark.timeout(120)
+
+TOPIC = address.topic("test", "cluster", "orders")
+WRITERS = 8
+ENOUGH = 500  # Events that are confirmed before the death, and after it.
+ELECTED_WITHIN = 30.0  # nats-server takes up to 9 seconds to notice, and may need a second vote.
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[list[NatsServer]]:
+    if find_nats_server() is None:
+        pytest.fail("nats-server is missing") if os.environ.get("CI") else pytest.skip("nats-server is missing")
+    ports = [free_port() for _ in range(3)]
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+    configs = [f'cluster {{ name: test, listen: "127.0.0.1:{port}", routes: [{routes}] }}' for port in ports]
+    servers = [NatsServer(tmp_path / str(port), config=config) for port, config in zip(ports, configs, strict=True)]
+    async with AsyncExitStack() as stack:
+        async with asyncio.TaskGroup() as tasks:
+            for server in servers:
+                tasks.create_task(stack.enter_async_context(server))
+        yield servers
+
+
+class Load:
+    """Events that are published one after the other by several at once."""
+
+    def __init__(self, broker: NatsBroker) -> None:
+        self.confirmed: set[bytes] = set()
+        self._broker = broker
+        self._over = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(WRITERS):
+                tasks.create_task(self._write(writer))
+            yield
+            self._over.set()
+
+    async def _write(self, writer: int) -> None:
+        number = 0
+        while not self._over.is_set():
+            body = f"{writer}-{number}"
+            number += 1
+            try:
+                async with asyncio.timeout(ELECTED_WITHIN):
+                    await self._broker.publish(TOPIC, text(body, id=body))
+            except (BrokerError, TimeoutError):
+                continue
+            self.confirmed.add(body.encode())
+
+    async def goes_on(self) -> None:
+        """Wait for more to be confirmed."""
+        wanted = len(self.confirmed) + ENOUGH
+
+        def check() -> None:
+            assert len(self.confirmed) >= wanted
+
+        await eventually(check, ELECTED_WITHIN)
+
+
+async def leader(broker: NatsBroker, servers: Sequence[NatsServer]) -> NatsServer:
+    """Find who leads the topic's stream."""
+    info = await broker._connection.api(f"STREAM.INFO.{TOPIC.space.replace('.', '_')}")
+    return next(server for server in servers if server.name == info["cluster"]["leader"])  # type: ignore[index]
+
+
+async def test_nothing_confirmed_is_lost_with_the_leader(cluster: list[NatsServer]) -> None:
+    url = f"nats://{','.join(server.address for server in cluster)}?replicas=3"
+    inbox = Inbox()
+    async with NatsBroker.from_url(url) as one, NatsBroker.from_url(url) as other:
+        for node in (one, other):
+            await node.declare(Topology(TOPIC.space))
+        store = await one.key_value("states")
+        await store.apply([Operation("k", b"v")])
+        async with other.subscribe(TOPIC, SubscribeOptions("g"), inbox):
+            load = Load(one)
+            async with load.running():
+                await load.goes_on()
+                dead = await leader(one, cluster)
+                await dead.kill()
+                await load.goes_on()
+
+            def all_there() -> None:
+                assert not load.confirmed - set(inbox.bodies)
+
+            await eventually(all_there, ELECTED_WITHIN)
+        entry = await store.get("k")
+        assert entry is not None
+        assert entry.value == b"v"
