@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import socket
 import struct
-import subprocess
-import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 from tests.support.mesh import port
+from tests.support.server import Server
 
 __all__ = ["KafkaServer", "find_kafka"]
 
-READY_WITHIN = 60.0
-STOPS_WITHIN = 15.0
 CONFIG = """\
 process.roles=broker,controller
 node.id=1
@@ -52,17 +46,17 @@ def find_kafka() -> Path | None:
     return libs if shutil.which("java") and list(libs.glob("kafka_*.jar")) else None
 
 
-class KafkaServer:
-    """One server; a restart keeps its ports and its data.
-
-    Usable from several event loops, one after the other.
+class KafkaServer(Server):
+    """One server.
 
     Attributes:
-        port: Where it listens.
         proxied_port: Where it listens for what comes through a proxy.
         proxy_port: Where that proxy must listen: whoever comes through it is told to come there again.
         listeners: The ports of further listeners, by name.
     """
+
+    title = "Kafka"
+    ready_within = 60.0
 
     def __init__(
         self,
@@ -79,15 +73,13 @@ class KafkaServer:
             listeners: The protocols of further listeners, by name.
             scram: Passwords of users that log in by SCRAM.
         """
+        super().__init__(directory)
         found = find_kafka()
         if found is None:
             raise FileNotFoundError("Kafka is not installed")
         self._libs = found
-        self._directory = directory
         self._config = config
-        self._process: subprocess.Popen[bytes] | None = None
         self._controller = port()
-        self.port = port()
         self.proxied_port = port()
         self.proxy_port = port()
         self._protocols = dict(listeners or {})
@@ -99,88 +91,34 @@ class KafkaServer:
         """Where it listens; few partitions make topics quickly."""
         return f"kafka://127.0.0.1:{self.port}?partitions=4"
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self._end(force=True)
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._end(force=True)
-
-    def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self._directory / "output.log").open("ab") as log:
-            return subprocess.Popen(
-                ["java", *JAVA, "-cp", f"{self._libs}/*", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._directory,
-            )
-
-    async def start(self) -> None:
-        """Start it, and return when it answers."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        properties = self._directory / "server.properties"
+    def command(self) -> Sequence[str]:
+        properties = self.directory / "server.properties"
         properties.write_text(
             CONFIG.format(
                 port=self.port,
                 proxied=self.proxied_port,
                 proxy=self.proxy_port,
                 controller=self._controller,
-                directory=self._directory,
+                directory=self.directory,
                 more="".join(f",{name}://127.0.0.1:{number}" for name, number in self.listeners.items()),
                 protocols="".join(f",{name}:{protocol}" for name, protocol in self._protocols.items()),
             )
             + self._config
         )
-        if not (self._directory / "data" / "meta.properties").exists():
+        java = ("java", *JAVA, "-cp", f"{self._libs}/*")
+        if not (self.directory / "data" / "meta.properties").exists():
             users = [
                 f"--add-scram={mechanism}=[name={name},password={password}]"
                 for name, password in self._scram.items()
                 for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
             ]
             tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
-            formatting = self._run(*tool, *users)
-            await asyncio.to_thread(formatting.wait)
-        self._process = self._run("kafka.Kafka", str(properties))
-        await asyncio.to_thread(self._wait_ready)
+            if self.run((*java, *tool, *users)).wait(self.ready_within) != 0:
+                raise RuntimeError(f"Kafka's storage was not formatted: {self.output()}")
+        return (*java, "kafka.Kafka", str(properties))
 
-    def _wait_ready(self) -> None:
-        """Wait until it answers a request for its versions."""
-        assert self._process is not None
+    def answers(self) -> bool:
         request = struct.pack(">hhih", 18, 0, 7, -1)  # ApiVersions, version 0, from a client without a name.
-        deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
-                connection.sendall(struct.pack(">i", len(request)) + request)
-                if connection.recv(8)[4:] == struct.pack(">i", 7):
-                    return
-            time.sleep(0.02)
-        raise RuntimeError(f"Kafka did not start: {(self._directory / 'output.log').read_text()[-3000:]}")
-
-    async def kill(self) -> None:
-        """End it at once, as ``kill -9`` does."""
-        await self._end(force=True)
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self._end(force=False)
-
-    async def restart(self, *, kill: bool = False) -> None:
-        """End it and start it again, on the same ports and data."""
-        await self._end(force=kill)
-        await self.start()
-
-    async def _end(self, *, force: bool) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill() if force else process.terminate()
-        try:
-            await asyncio.to_thread(process.wait, STOPS_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            return connection.recv(8)[4:] == struct.pack(">i", 7)

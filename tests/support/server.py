@@ -1,0 +1,133 @@
+"""A real server of a test's own: what all of them have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from tests.support.mesh import port
+
+__all__ = ["Server"]
+
+STOPS_WITHIN = 30.0
+ASKED_EVERY = 0.01
+
+
+class Server:
+    """One server; a restart keeps its port and its data.
+
+    Usable from several event loops, one after the other.
+
+    Attributes:
+        directory: Its data, its configuration and what it wrote.
+        process: While it runs.
+        port: Where it listens on 127.0.0.1.
+    """
+
+    title: str
+    ready_within = 20.0
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; entering starts it.
+
+        Args:
+            directory: An empty directory, or one of an earlier server.
+        """
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = port()
+
+    def command(self) -> Sequence[str]:
+        """Write its configuration, and give its command line."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Ask whether it is ready: this process, and no other that took the port.
+
+        Raises:
+            OSError: Nobody listens yet.
+        """
+        raise NotImplementedError
+
+    def environ(self) -> Mapping[str, str]:
+        """Give its environment."""
+        return os.environ
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End it for good; nobody needs its data any more, and a kill takes no time."""
+        await self.kill()
+
+    async def start(self) -> None:
+        """Start it, and return when it is ready."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._start)
+
+    def _start(self) -> None:
+        self.process = self.run(self.command())
+        deadline = time.monotonic() + self.ready_within
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with suppress(OSError):
+                if self.answers():
+                    return
+            time.sleep(ASKED_EVERY)
+        raise RuntimeError(f"{self.title} did not start: {self.output()}")
+
+    def run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Run a program in its directory; what it writes is kept."""
+        with (self.directory / "output.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=self.environ(),
+                start_new_session=True,  # Whatever it starts ends with it.
+            )
+
+    def output(self) -> str:
+        """Give the end of what it wrote."""
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(self.directory.glob("**/*.log")))
+
+    async def kill(self) -> None:
+        """End it at once, as ``kill -9`` does."""
+        await self._end(force=True)
+
+    async def stop(self) -> None:
+        """End it in good order."""
+        await self._end(force=False)
+
+    async def restart(self, *, kill: bool = False) -> None:
+        """End it and start it again, on the same port and data."""
+        await self._end(force=kill)
+        await self.start()
+
+    async def _end(self, *, force: bool) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill() if force else process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, STOPS_WITHIN)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
