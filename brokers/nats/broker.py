@@ -20,7 +20,7 @@ from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
 from mesh.address import Address, Kind, decode_token, encode_token
-from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology, publish_each
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, TopologyMismatchError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
@@ -170,18 +170,7 @@ class NatsBroker:
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
-        results: list[BrokerError | None] = [None] * len(messages)
-
-        async def one(index: int, message: Message) -> None:
-            try:
-                await self.publish(address, message)
-            except BrokerError as error:
-                results[index] = error
-
-        async with asyncio.TaskGroup() as tasks:
-            for index, message in enumerate(messages):
-                tasks.create_task(one(index, message), name="nats-publish")
-        return results
+        return await publish_each(self.publish, address, messages)
 
     @asynccontextmanager
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:

@@ -19,7 +19,7 @@ from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Space
 from mesh.address import Address
-from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology, publish_each
 from mesh.errors import BrokerError, MessageTooLargeError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
@@ -118,18 +118,7 @@ class RabbitMQBroker:
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
-        results: list[BrokerError | None] = [None] * len(messages)
-
-        async def one(index: int, message: Message) -> None:
-            try:
-                await self.publish(address, message)
-            except BrokerError as error:
-                results[index] = error
-
-        async with asyncio.TaskGroup() as tasks:
-            for index, message in enumerate(messages):
-                tasks.create_task(one(index, message), name="rabbitmq-publish")
-        return results
+        return await publish_each(self.publish, address, messages)
 
     async def _declared(self, name: str) -> Space:
         """Give a space that was declared here, or elsewhere and as usual."""

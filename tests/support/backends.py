@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +21,13 @@ from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer, find_kafka
-from tests.support.mqtt_server import MQTTServer, find_mosquitto
+from tests.support.kafka_server import KafkaServer
+from tests.support.mqtt_server import MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.proxy import Proxy
-from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
-from tests.support.redis_server import RedisServer, find_redis_server
+from tests.support.rabbitmq_server import RabbitMQServer
+from tests.support.redis_server import RedisServer
+from tests.support.server import Server
 
 __all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of"]
 
@@ -95,24 +97,15 @@ class MemoryBackend:
         raise NotImplementedError
 
 
-class NatsBackend:
-    """A nats-server."""
+class ServerBackend:
+    """What runs as a process of its own, and has a port."""
 
     environ: Mapping[str, str] = {}
 
-    def __init__(self, server: NatsServer) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self.url = server.url
         self.port = server.port
-
-    def broker(self) -> Broker:
-        return NatsBroker.from_url(self.url)
-
-    def broker_through(self, port: int) -> Broker:
-        return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3))
-
-    def unreachable(self, port: int) -> Broker:
-        return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3))
 
     def proxy(self) -> Proxy:
         return Proxy(self.port)
@@ -124,15 +117,21 @@ class NatsBackend:
         await self._server.restart(kill=kill)
 
 
-class KafkaBackend:
+class NatsBackend(ServerBackend):
+    """A nats-server."""
+
+    def broker(self) -> Broker:
+        return NatsBroker.from_url(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3))
+
+    def unreachable(self, port: int) -> Broker:
+        return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3))
+
+
+class KafkaBackend(ServerBackend):
     """Apache Kafka."""
-
-    environ: Mapping[str, str] = {}
-
-    def __init__(self, server: KafkaServer) -> None:
-        self._server = server
-        self.url = server.url
-        self.port = server.port
 
     def broker(self) -> Broker:
         return KafkaBroker.from_url(self.url)
@@ -152,13 +151,8 @@ class KafkaBackend:
         return KafkaBroker(KafkaConfig((("127.0.0.1", port),), username="user", password="secret", connect_wait=0.3))
 
     def proxy(self) -> Proxy:
+        assert isinstance(self._server, KafkaServer)
         return Proxy(self._server.proxied_port, self._server.proxy_port)
-
-    def url_through(self, proxy: Proxy) -> str:
-        return self.url.replace(f":{self.port}", f":{proxy.port}")
-
-    async def restart(self, *, kill: bool) -> None:
-        await self._server.restart(kill=kill)
 
 
 class EmbeddedBackend:
@@ -200,15 +194,8 @@ class EmbeddedBackend:
         await eventually(is_another, within=10.0)
 
 
-class RedisBackend:
+class RedisBackend(ServerBackend):
     """A redis-server."""
-
-    environ: Mapping[str, str] = {}
-
-    def __init__(self, server: RedisServer) -> None:
-        self._server = server
-        self.url = server.url
-        self.port = server.port
 
     def broker(self) -> Broker:
         return RedisBroker.from_url(self.url)
@@ -219,25 +206,9 @@ class RedisBackend:
     def unreachable(self, port: int) -> Broker:
         return RedisBroker(RedisConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
-    def proxy(self) -> Proxy:
-        return Proxy(self.port)
 
-    def url_through(self, proxy: Proxy) -> str:
-        return self.url.replace(f":{self.port}", f":{proxy.port}")
-
-    async def restart(self, *, kill: bool) -> None:
-        await self._server.restart(kill=kill)
-
-
-class RabbitMQBackend:
+class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
-
-    environ: Mapping[str, str] = {}
-
-    def __init__(self, server: RabbitMQServer) -> None:
-        self._server = server
-        self.url = server.url
-        self.port = server.port
 
     def broker(self) -> Broker:
         return RabbitMQBroker.from_url(self.url)
@@ -249,25 +220,13 @@ class RabbitMQBackend:
         hosts = (("127.0.0.1", port),)
         return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
 
-    def proxy(self) -> Proxy:
-        return Proxy(self.port)
 
-    def url_through(self, proxy: Proxy) -> str:
-        return self.url.replace(f":{self.port}", f":{proxy.port}")
-
-    async def restart(self, *, kill: bool) -> None:
-        await self._server.restart(kill=kill)
-
-
-class MQTTBackend:
+class MQTTBackend(ServerBackend):
     """Mosquitto; topics are apart by their spaces, as those of other brokers are."""
 
-    environ: Mapping[str, str] = {}
-
-    def __init__(self, server: MQTTServer) -> None:
-        self._server = server
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
         self.url = f"{server.url}?topicPrefix={{space}}/"
-        self.port = server.port
 
     def broker(self) -> Broker:
         return MQTTBroker.from_url(self.url)
@@ -278,15 +237,6 @@ class MQTTBackend:
     def unreachable(self, port: int) -> Broker:
         return MQTTBroker(MQTTConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
-    def proxy(self) -> Proxy:
-        return Proxy(self.port)
-
-    def url_through(self, proxy: Proxy) -> str:
-        return self.url.replace(f":{self.port}", f":{proxy.port}")
-
-    async def restart(self, *, kill: bool) -> None:
-        await self._server.restart(kill=kill)
-
 
 @asynccontextmanager
 async def _memory(directory: Path) -> AsyncIterator[Backend]:
@@ -294,43 +244,15 @@ async def _memory(directory: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
-async def _nats(directory: Path) -> AsyncIterator[Backend]:
-    if find_nats_server() is None:
-        raise MissingServerError("nats-server is not installed")
-    async with NatsServer(directory / "nats") as server:
-        yield NatsBackend(server)
-
-
-@asynccontextmanager
-async def _redis(directory: Path) -> AsyncIterator[Backend]:
-    if find_redis_server() is None:
-        raise MissingServerError("redis-server is not installed: tests/provision/redis.sh")
-    async with RedisServer(directory / "redis") as server:
-        yield RedisBackend(server)
-
-
-@asynccontextmanager
-async def _rabbitmq(directory: Path) -> AsyncIterator[Backend]:
-    if find_rabbitmq_server() is None:
-        raise MissingServerError("rabbitmq-server is not installed: tests/provision/rabbitmq.sh")
-    async with RabbitMQServer(directory / "rabbitmq") as server:
-        yield RabbitMQBackend(server)
-
-
-@asynccontextmanager
-async def _kafka(directory: Path) -> AsyncIterator[Backend]:
-    if find_kafka() is None:
-        raise MissingServerError("Apache Kafka is not installed: tests/provision/kafka.sh")
-    async with KafkaServer(directory / "kafka") as server:
-        yield KafkaBackend(server)
-
-
-@asynccontextmanager
-async def _mqtt(directory: Path) -> AsyncIterator[Backend]:
-    if find_mosquitto() is None:
-        raise MissingServerError("mosquitto is not installed: tests/provision/mosquitto.sh")
-    async with MQTTServer(directory / "mqtt") as server:
-        yield MQTTBackend(server)
+async def _server(
+    make: Callable[[Path], Server], wrap: Callable[[Server], Backend], directory: Path
+) -> AsyncIterator[Backend]:
+    try:
+        made = make(directory / "server")
+    except FileNotFoundError as error:
+        raise MissingServerError(f"{error}: make provision") from error
+    async with made as server:
+        yield wrap(server)
 
 
 @asynccontextmanager
@@ -343,12 +265,12 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
 
 BACKENDS = {
     "memory": _memory,
-    "nats": _nats,
+    "nats": partial(_server, NatsServer, NatsBackend),
     "embedded": _embedded,
-    "redis": _redis,
-    "rabbitmq": _rabbitmq,
-    "kafka": _kafka,
-    "mqtt": _mqtt,
+    "redis": partial(_server, RedisServer, RedisBackend),
+    "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
+    "kafka": partial(_server, KafkaServer, KafkaBackend),
+    "mqtt": partial(_server, MQTTServer, MQTTBackend),
 }
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,

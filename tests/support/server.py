@@ -44,6 +44,11 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.port = port()
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        raise NotImplementedError
+
     def command(self) -> Sequence[str]:
         """Write its configuration, and give its command line."""
         raise NotImplementedError
