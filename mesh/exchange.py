@@ -227,6 +227,7 @@ class Exchange:
         self.silence_limit = silence_limit
         self.expired = 0
         self._links: dict[str, Link] = {}
+        self._heard: dict[str, float] = {}  # When something came last, by node.
         self._tokens = itertools.count(secrets.randbits(24))
         self._tasks: asyncio.TaskGroup | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -264,6 +265,8 @@ class Exchange:
         return True
 
     def _receive(self, frame: Frame) -> None:
+        if frame.reply_to:
+            self._heard[_node_of(frame.reply_to)] = self.monotonic()
         link = self._links.get(frame.token)
         if link is not None:
             link.receive(frame)
@@ -275,16 +278,22 @@ class Exchange:
     async def _disown(self, peer: str) -> None:
         """Answer an end whose other end is closed here, so that it need not wait for silence."""
         try:
-            await self.broker.send(peer, Message({FRAME_HEADER: "abort", REASON_HEADER: "the other side is gone"}, b""))
-        except BrokerError:
+            async with asyncio.timeout(self.silence_limit):
+                message = Message({FRAME_HEADER: "abort", REASON_HEADER: "the other side is gone"}, b"")
+                await self.broker.send(peer, message)
+        except (BrokerError, TimeoutError):
             return  # It finds out by silence.
 
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(self.ping_interval)
             now = self.monotonic()
-            for link in [link for link in self._links.values() if link.streaming and link.peer]:
-                if now - link.heard_at > self.silence_limit:
+            links = [link for link in self._links.values() if link.streaming and link.peer]
+            nodes = {_node_of(link.peer) for link in links}
+            self._heard = {node: heard_at for node, heard_at in self._heard.items() if node in nodes}
+            for link in links:
+                # A stream that waits behind others of the same node is not broken.
+                if now - max(link.heard_at, self._heard.get(_node_of(link.peer), 0.0)) > self.silence_limit:
                     link.fail(StreamBrokenError(f"no sign of life for {self.silence_limit:g} s"))
                 elif now - link.sent_at >= self.ping_interval:
                     try:
@@ -399,6 +408,11 @@ async def _upload(link: Link, body: AsyncIterator[bytes]) -> None:
         link.fail(error)
     except Exception as error:  # noqa: BLE001 - the body is the caller's code: whatever it raises ends its call only
         await link.abort(f"the request body broke off: {error!r}")
+
+
+def _node_of(peer: str) -> str:
+    """Give the inbox of the node that an end of a stream is on."""
+    return peer.rpartition(".")[0]
 
 
 def _expire(first: asyncio.Future[Frame]) -> None:

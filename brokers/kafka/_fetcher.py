@@ -54,21 +54,28 @@ class Fetcher:
 
     async def _fetch(self, leader: int) -> None:
         while True:
-            mine = [p for p in self._work.partitions.values() if self._cluster.leader(self._topic, p.number) == leader]
+            mine = [
+                p
+                for p in self._work.partitions.values()
+                if self._cluster.leader(self._topic, p.number) == leader and p.retry is None
+            ]
             wanted = [p for p in mine if p.unread_bytes < FETCH_BELOW_BYTES]
             if not wanted or self._work.stopping:
                 await self._wait_for_work()
                 continue
             wait = FETCH_WAIT if len(wanted) == len(mine) else FETCH_WAIT_BUSY
             request = fetch_request([(self._topic, [(p.number, p.fetched) for p in wanted])], wait)
-            asked = {p.number: p for p in wanted}
+            asked = {p.number: (p, p.fetched) for p in wanted}
             try:
                 response = await self._cluster.call(leader, request, self._purpose, wait=wait)
                 for _, number, code, raw in fetched(response):
+                    partition, offset = asked[number]
+                    if self._work.partitions.get(number) is not partition or partition.fetched != offset:
+                        continue  # It is lost, or what was fetched before is to be fetched again.
                     if (failure := error_of(code)) is not None:
-                        await self._recover(asked[number], failure)
-                    elif raw and self._work.partitions.get(number) is asked[number] and not self._work.stopping:
-                        self._work.take(asked[number], raw)
+                        await self._recover(partition, failure)
+                    elif raw and not self._work.stopping:
+                        self._work.take(partition, raw)
                 self._work.dispatch()
                 if not self._all_led:
                     await self._find_leaders()

@@ -20,7 +20,19 @@ import orjson
 
 from mesh.broker import Message
 
-__all__ = ["BEGUN", "DELAYED", "DONE", "HELD", "PARKED", "READY", "Chunk", "Item", "Partition", "State"]
+__all__ = [
+    "BEGUN",
+    "DELAYED",
+    "DONE",
+    "HELD",
+    "PARKED",
+    "READY",
+    "Chunk",
+    "Item",
+    "Partition",
+    "State",
+    "UnreadableError",
+]
 
 MAX_NOTE_BYTES = 3900  # Kafka's own limit is 4,096 (offset.metadata.max.bytes).
 
@@ -68,12 +80,17 @@ class Chunk:
         self.size = size
 
 
+class UnreadableError(Exception):
+    """What is stored there cannot be read."""
+
+
 class Partition:
     """What a member knows of a partition that it owns.
 
     Attributes:
         fetched: The offset to fetch from.
         top: Below it, everything was read.
+        retry: Set while what follows could not be read, and is not fetched again yet.
     """
 
     def __init__(self, number: int, offset: int, note: str) -> None:
@@ -81,6 +98,7 @@ class Partition:
         self.fetched = self.top = offset
         self.unread: deque[Chunk] = deque()
         self.unread_bytes = 0
+        self.retry: asyncio.TimerHandle | None = None
         self.items: dict[int, Item] = {}
         self.owned = True
         self.bytes = 0
@@ -124,17 +142,24 @@ class Partition:
         self.fetched = offset
         if not self.unread:
             self.top = offset
+            self.forget_passed()
 
     def read(self, count: int) -> list[Any]:
-        """Read on: at most so many records, all of one chunk, of which there is one."""
+        """Read on: at most so many records, all of one chunk, of which there is one.
+
+        Raises:
+            UnreadableError: The next one cannot be read; those before it were given.
+        """
         chunk = self.unread[0]
+        found: list[Any] = []
         try:
-            found = list(islice(chunk.records, count))
-        except Exception:
-            self.unread.clear()
-            self.unread_bytes = 0
-            self.fetched = self.top  # The iterator has ended, but nothing may be passed over.
-            raise
+            found.extend(islice(chunk.records, count))
+        except Exception as error:
+            if not found:
+                self._read_anew(self.top)
+                raise UnreadableError(repr(error)) from error
+            self._read_anew(found[-1].offset + 1)  # The iterator has ended, but nothing may be passed over.
+            return found
         if len(found) == count:
             self.top = found[-1].offset + 1
         else:
@@ -143,9 +168,22 @@ class Partition:
             self.top = chunk.top
         return found
 
-    def forget_skipped(self) -> None:
-        """Forget what was done before, as far as it was read."""
+    def _read_anew(self, offset: int) -> None:
+        self.unread.clear()
+        self.unread_bytes = 0
+        self.fetched = self.top = offset
+
+    def forget_passed(self) -> None:
+        """Forget what the note told, as far as that was read or is gone."""
         self.skip = [each for each in self.skip if each[1] > self.top]
+        self.attempts = {at: count for at, count in self.attempts.items() if at >= self.top}
+        self.due = {at: due for at, due in self.due.items() if at >= self.top}
+        self.held = {at: held for at, held in self.held.items() if at >= self.top}
+
+    @property
+    def told(self) -> bool:
+        """Whether the note told something of what is not read yet."""
+        return bool(self.skip or self.held or self.attempts or self.due)
 
     def is_done(self, offset: int) -> bool:
         """Tell whether an earlier owner was done with it."""
@@ -185,7 +223,7 @@ class Partition:
             window: How far ahead may be begun; None when nothing more will be.
         """
         low = self.low
-        if window is None and not self.items and not self.skip and not self.held:
+        if window is None and not self.items and not self.told:
             return low, ""
         done: list[Any] = []
         attempts: list[Any] = []

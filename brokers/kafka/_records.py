@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,15 +47,23 @@ def fetched(response: Any) -> Iterator[tuple[str, int, int, bytes]]:
 
 def records(raw: bytes, offset: int) -> tuple[Iterator[Any], int]:
     """Give the records from an offset on, each read when it is asked for, and the offset to go on from."""
-    found: list[Any] = []
+    found: deque[Any] = deque()
     top = offset
     batches = MemoryRecords(raw)
     while batches.has_next():
         batch = batches.next_batch()
         top = max(top, batch.next_offset)
         if not batch.is_control_batch:
-            found.append(iter(batch))  # Decompresses it, or fails.
-    return (record for batch in found for record in batch if record.offset >= offset), top
+            found.append(batch)
+    return _read(found, offset), top
+
+
+def _read(batches: deque[Any], offset: int) -> Iterator[Any]:
+    """Read one batch after the other: only one of them is decompressed at a time."""
+    while batches:
+        for record in batches.popleft():
+            if record.offset >= offset:
+                yield record
 
 
 def message_of(record: Any) -> Message:

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any
 
 from brokers.kafka._frames import Frames
-from brokers.kafka._partition import BEGUN, DELAYED, DONE, HELD, PARKED, READY, Item, Partition
+from brokers.kafka._partition import BEGUN, DELAYED, DONE, HELD, PARKED, READY, Item, Partition, UnreadableError
 from brokers.kafka._records import message_of, records
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
@@ -27,6 +27,7 @@ READ_AT_ONCE = 64
 MAX_OPEN = 5_000  # Of a partition, with those that wait for their time.
 MAX_OPEN_BYTES = 4 * 1024 * 1024
 MIN_WINDOW = 512
+UNREADABLE_WAIT = 5.0
 
 
 class Work:
@@ -85,6 +86,8 @@ class Work:
     def lose(self, partition: Partition) -> None:
         """Another member has it now; what is begun here is settled by notes."""
         partition.owned = False
+        if partition.retry is not None:
+            partition.retry.cancel()
         if self.partitions.get(partition.number) is partition:
             del self.partitions[partition.number]
         for item in partition.items.values():
@@ -103,9 +106,25 @@ class Work:
 
     def take(self, partition: Partition, raw: bytes) -> None:
         """Take what was fetched of a partition."""
-        partition.fetch(*records(raw, partition.fetched), len(raw))
+        try:
+            found, top = records(raw, partition.fetched)
+        except Exception as error:  # noqa: BLE001 - it is the client's, and holds up this partition only
+            self._retry_later(partition, repr(error))
+            return
+        partition.fetch(found, top, len(raw))
         if partition not in self._unread:
             self._unread.append(partition)
+
+    def _retry_later(self, partition: Partition, reason: str) -> None:
+        """Leave alone what cannot be read, for a while: nothing is passed over, and others are not held up."""
+        place = partition.number, partition.fetched
+        logger.error("%s: cannot read partition %d from offset %d on: %s", self._group, *place, reason)
+        if partition.retry is None:
+            partition.retry = asyncio.get_running_loop().call_later(UNREADABLE_WAIT, self._retry, partition)
+
+    def _retry(self, partition: Partition) -> None:
+        partition.retry = None
+        self.fetch_wanted.set()
 
     def _read_on(self) -> None:
         """Read what was fetched until something is ready; the partitions take turns."""
@@ -128,7 +147,10 @@ class Work:
         while not self._ready and partition.unread:
             if len(partition.items) >= MAX_OPEN or partition.bytes >= MAX_OPEN_BYTES:
                 return
-            self._read(partition)
+            try:
+                self._read(partition)
+            except UnreadableError as error:
+                self._retry_later(partition, str(error))
         if partition.unread_bytes < FETCH_BELOW_BYTES:
             self.fetch_wanted.set()
 
@@ -159,8 +181,8 @@ class Work:
                 item.state = PARKED
             else:
                 ready.append(item)
-        if partition.skip:
-            partition.forget_skipped()
+        if partition.told:
+            partition.forget_passed()
 
     def _hold(self, item: Item) -> None:
         note = self._frames.notes.get((self._group, item.partition.number, item.offset))

@@ -32,7 +32,7 @@ from mqtt5 import (
 from brokers.mqtt._config import MQTTConfig
 from brokers.mqtt._dialect import MQTT5, MQTT311, Dialect, Unit
 from brokers.mqtt._outbox import FAILED, LARGEST_ID, Outbox
-from brokers.mqtt._wire import PING, Wire
+from brokers.mqtt._wire import Wire
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError
 
 __all__ = ["Client", "ConnectionLostError", "Identity"]
@@ -101,6 +101,7 @@ class Client:
         taken: Whether another one has connected with this client id, so that this one does no more.
         server: What the server said about itself when it was connected to last.
         dialect: The version of the protocol.
+        up_since: When the connection there is was made, in the loop's time; infinite while there is none.
     """
 
     def __init__(
@@ -132,10 +133,12 @@ class Client:
         self._connack: asyncio.Future[ConnAckPacket] | None = None
         self._ids = 0
         self._requests: dict[int, asyncio.Future[Sequence[int]]] = {}
-        self._pings: deque[asyncio.Future[None]] = deque()
+        self._pings: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._answered = 0
         self.outbox = Outbox()
         self._closed = False
         self._connected_at = -STEADY
+        self.up_since = math.inf
         self._delay = 0.0
 
     # Life
@@ -208,6 +211,7 @@ class Client:
             wire.abort("given up")
             self._lose(wire)
             raise
+        self.up_since = loop.time()
         self.outbox.attach(wire, connack.receive_max)
 
     def _go_back(self, unknown: bool) -> bool:
@@ -258,22 +262,25 @@ class Client:
         if self.wire is not wire:
             return
         self.wire = None
+        self.up_since = math.inf
         self.outbox.detach()
         requests, self._requests = self._requests, {}
         pings, self._pings = self._pings, deque()
+        self._answered = 0
         for request in requests.values():
             if not request.done():
                 request.set_exception(ConnectionLostError("connection lost"))
-        for ping in pings:
+        for _, ping in pings:
             if not ping.done():
                 ping.set_exception(ConnectionLostError("connection lost"))
 
-    async def leave(self) -> None:
-        """Say goodbye, with the will, and wait until the server has read all that was sent and closes."""
+    async def leave(self, *, end: bool = False) -> None:
+        """Say goodbye, with the will, or end the session; wait until the server has read all that and closes."""
         self._closed = True
         wire = self.wire
         if wire is not None and not wire.closed.done():
-            wire.say(DisconnectPacket(reason_code=DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE))
+            goodbye = DisconnectPacket(reason_code=DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE)
+            wire.say(DisconnectPacket(session_expiry_interval=0) if end else goodbye)
             await asyncio.wait([wire.closed])
 
     def close(self, reason: DisconnectReasonCode = DisconnectReasonCode.NORMAL_DISCONNECTION) -> None:
@@ -314,8 +321,11 @@ class Client:
             case PubAckPacket():
                 self.outbox.confirm(unit)
             case PingRespPacket():
-                if self._pings and not (ping := self._pings.popleft()).done():
-                    ping.set_result(None)
+                self._answered += 1
+                while self._pings and self._pings[0][0] <= self._answered:
+                    _, ping = self._pings.popleft()
+                    if not ping.done():
+                        ping.set_result(None)
             case SubAckPacket() | UnsubAckPacket():
                 request = self._requests.pop(unit.packet_id, None)
                 if request is not None and not request.done():
@@ -428,8 +438,7 @@ class Client:
         if wire is None or wire.closed.done():
             raise self._gone()
         ping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pings.append(ping)
-        wire.send(PING)
+        self._pings.append((wire.ping(), ping))
         try:
             await ping
         except ConnectionLostError as error:

@@ -72,7 +72,8 @@ class Member:
         self._lasting = not (options.ephemeral or config.clean)
         server, self._dialect = registry.client.server, registry.client.dialect
         self._alone = not (config.shared and server.shared_subscription_available and server.retain_available)
-        self._topic = f"{config.prefix.replace('{space}', self._space)}{TOPIC}/{wanted.key}"
+        self._registry_topics = f"{config.prefix.replace('{space}', self._space)}{TOPIC}/"
+        self._topic = f"{self._registry_topics}{wanted.key}"
         self._me = f"{registry.me}-{secrets.token_hex(4)}"
         self._watch: Watch | None = None
         self._own: Session | None = None
@@ -150,10 +151,10 @@ class Member:
         """Leave: what is not acknowledged waits in the session for another member, or for this one to come back."""
         try:
             # A session is free once the server has read its acknowledgements: whoever takes it over cuts them off.
+            # One that ends gets its group's next messages until the server has read that.
             async with asyncio.timeout(LEAVE_WAIT):
                 for session in [*self._sessions.values()]:
-                    if self._lasting:
-                        await session.client.leave()
+                    await session.client.leave(end=not self._lasting)
         except TimeoutError:
             logger.debug("the server has not closed the sessions of %s", self._wanted.pattern)
         finally:
@@ -233,7 +234,8 @@ class Member:
         record = watch.records.get(client_id)
         if record is None or client_id in self._sessions or self._stopping:
             return False
-        silent = asyncio.get_running_loop().time() - record.seen_at
+        # While this one has no connection itself, it hears nobody.
+        silent = asyncio.get_running_loop().time() - max(record.seen_at, self._registry.client.up_since)
         return record.state == FREE or silent > SILENT_ROUNDS * self._config.announce_every
 
     async def _look_at(self, watch: Watch, client_id: str) -> None:
@@ -285,7 +287,9 @@ class Member:
     def _take(self, entry: Entry) -> None:
         if self._stopping or entry.session.client.taken:
             return
-        if self._running < self._limit:
+        if entry.unit is not None and entry.unit.topic.startswith(self._registry_topics):  # For members, not handlers.
+            entry.session.settle(entry)
+        elif self._running < self._limit:
             self._begin(entry)
         elif len(self._backlog) > MAX_UNASSURED and not entry.is_assured:
             if not self._dropped:
@@ -318,7 +322,7 @@ class Member:
 
     def _park(self, entry: Entry, delay: float) -> None:
         """Try it again here, after some seconds; what is not acknowledged meanwhile is safe at the server."""
-        if self._stopping:
+        if self._stopping or (not entry.is_assured and len(self._timers) >= MAX_UNASSURED):
             return
         timer: asyncio.TimerHandle
 

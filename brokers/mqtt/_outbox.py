@@ -41,6 +41,7 @@ class Outbox:
         self._ids = 0
         self._waiting: deque[_Publish] = deque()
         self._sent: dict[int, _Publish] = {}
+        self._used: set[int] = set()  # The ids of both.
         self._room = asyncio.Event()
         self._room.set()
         self._idle: asyncio.Future[None] | None = None
@@ -50,6 +51,7 @@ class Outbox:
         """Wait while too many messages wait for the connection."""
         while len(self._waiting) >= MAX_WAITING and not self._closed:
             self._waiting = deque(each for each in self._waiting if not each.done.done())
+            self._used = {each.packet_id for each in (*self._waiting, *self._sent.values())}
             if len(self._waiting) >= MAX_WAITING:
                 self._room.clear()
                 await self._room.wait()
@@ -57,10 +59,11 @@ class Outbox:
     def post(self, write: Callable[[int], bytes]) -> asyncio.Future[None]:
         """Queue what is written with an id; what is given is done once the server has it."""
         self._ids = self._ids % LARGEST_ID + 1
-        while self._ids in self._sent:
+        while self._ids in self._used:
             self._ids = self._ids % LARGEST_ID + 1
         data = write(self._ids)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._used.add(self._ids)
         self._waiting.append(_Publish(self._ids, data, done))
         self._pump()
         return done
@@ -84,6 +87,7 @@ class Outbox:
                 each.done.set_exception(BrokerUnavailableError(f"the connection broke {each.tries} times on it"))
         self._sent.clear()
         self._waiting.extendleft(reversed(again))
+        self._used = {each.packet_id for each in self._waiting}
 
     def _pump(self) -> None:
         wire = self._wire
@@ -91,7 +95,9 @@ class Outbox:
             return
         while self._waiting and len(self._sent) < self._limit:
             each = self._waiting.popleft()
-            if not each.done.done():
+            if each.done.done():
+                self._used.discard(each.packet_id)
+            else:
                 self._sent[each.packet_id] = each
                 wire.send(each.data)
         if not self._room.is_set() and len(self._waiting) < MAX_WAITING:
@@ -100,6 +106,8 @@ class Outbox:
     def confirm(self, answer: PubAckPacket) -> None:
         """Take the server's answer."""
         each = self._sent.pop(answer.packet_id, None)
+        if each is not None:
+            self._used.discard(each.packet_id)
         if each is not None and not each.done.done():
             if int(answer.reason_code) < FAILED:
                 each.done.set_result(None)

@@ -36,7 +36,7 @@ class Entry:
         mine = self.unit
         if mine is None:
             return self.print == _print(unit)
-        return mine.topic == unit.topic and mine.payload == unit.payload
+        return _content(mine) == _content(unit)
 
     @property
     def is_assured(self) -> bool:
@@ -59,8 +59,13 @@ class Entry:
         """Nothing to do: it is this session's for as long as that lives."""
 
 
+def _content(unit: PublishPacket) -> tuple[str, bytes, tuple[tuple[str, str], ...]]:
+    """Give what tells a message from the next one with its number: events differ in their properties, too."""
+    return unit.topic, unit.payload, tuple(unit.user_properties)
+
+
 def _print(unit: PublishPacket) -> int:
-    return hash((unit.topic, unit.payload))
+    return hash(_content(unit))
 
 
 class Session:

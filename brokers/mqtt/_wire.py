@@ -25,6 +25,7 @@ class Wire(asyncio.Protocol):
         closed: Done with the reason once it is over.
         received_at: When something came last, in the loop's time.
         is_too_new: Whether the server said that it does not know this version of the protocol.
+        pings: How often a sign of life was asked for.
     """
 
     def __init__(self, dialect: Dialect, on_unit: Callable[[Wire, Unit], None]) -> None:
@@ -36,6 +37,7 @@ class Wire(asyncio.Protocol):
         """
         self._dialect = dialect
         self.is_too_new = False
+        self.pings = 0
         self._loop = asyncio.get_running_loop()
         self._on_unit = on_unit
         self._transport: asyncio.Transport | None = None
@@ -101,8 +103,14 @@ class Wire(asyncio.Protocol):
             if self._loop.time() - self.received_at > 2 * interval:
                 self.abort("no sign of life")
                 return
-            self.send(PING)
+            self.ping()
             await asyncio.wait([self.closed], timeout=interval)
+
+    def ping(self) -> int:
+        """Ask for a sign of life; give the number of its answer, which is of all that was sent before, too."""
+        self.send(PING)
+        self.pings += 1
+        return self.pings
 
     def close(self) -> None:
         """Close it once everything is written."""

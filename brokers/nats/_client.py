@@ -27,6 +27,7 @@ STARTING_WAIT = 0.1
 LEAVE_WAIT = 1.0
 CLOSE_WAIT = 5.0
 NO_LEADER = 10008
+IN_PROCESS = 10158
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 JSON = dict[str, object]
 
@@ -314,14 +315,19 @@ class Connection:
         Raises:
             PublishRejectedError: The server said no; ``args[1]`` is its error.
         """
-        while (answer := await self.call(subject, body, headers, repeat=repeat)).status == "503":
-            await self._check_stored(subject)
-            await asyncio.sleep(STARTING_WAIT)
-        ack = cast("JSON", orjson.loads(answer.body))
-        if "error" in ack:
-            error = cast("JSON", ack["error"])
-            raise StoreRefusedError(str(error.get("description")), cast("int", error.get("err_code", 0)))
-        return ack
+        while True:
+            answer = await self.call(subject, body, headers, repeat=repeat)
+            if answer.status == "503":
+                await self._check_stored(subject)
+            else:
+                ack = cast("JSON", orjson.loads(answer.body))
+                if "error" not in ack:
+                    return ack
+                error = cast("JSON", ack["error"])
+                code = cast("int", error.get("err_code", 0))
+                if code != IN_PROCESS or not repeat:
+                    raise StoreRefusedError(str(error.get("description")), code)
+            await asyncio.sleep(STARTING_WAIT)  # The stream is still starting, or storing what was sent before.
 
     async def _check_stored(self, subject: str) -> None:
         """Tell a stream that is still starting from one that does not exist."""

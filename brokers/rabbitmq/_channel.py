@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from brokers.rabbitmq._connection import Connection
 
-__all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel"]
+__all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel", "cancels"]
 
 STORED, REFUSED, UNROUTABLE, LOST = range(4)
 LINGER = 0.25
@@ -90,11 +90,11 @@ class Channel:
             )
         else:
             answer = self._raw.rpc(method)
-        before = _cancels()
+        before = cancels()
         try:
             return cast("Frame", await asyncio.shield(answer))
         except asyncio.CancelledError as error:
-            if _cancels() > before:
+            if cancels() > before:
                 raise
             raise self._reason(error) from error
         except Exception as error:  # aiormq ends calls with whatever ended the channel.
@@ -187,7 +187,7 @@ class Channel:
             self.on_return(message.properties)
 
     async def _publish(self, message: Publish) -> int:
-        before = _cancels()
+        before = cancels()
         try:
             answer: object = await self._raw.basic_publish(
                 message.body,
@@ -200,7 +200,7 @@ class Channel:
         except DeliveryError:
             return REFUSED
         except asyncio.CancelledError:
-            if _cancels() > before:
+            if cancels() > before:
                 raise
             return LOST
         except Exception as error:  # aiormq ends what waits with whatever ended the channel.
@@ -254,7 +254,8 @@ def _without_answer(method: Frame) -> Frame:
     return method
 
 
-def _cancels() -> int:
+def cancels() -> int:
+    """Count the requests to cancel this task: aiormq raises CancelledError without one, too."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 

@@ -112,8 +112,8 @@ def _host(parts: SplitResult, text: str) -> tuple[str, int]:
         if not host.hostname:
             raise ConfigError(SHAPE)
         return host.hostname, host.port or DEFAULT_PORTS[parts.scheme]
-    except ValueError as error:
-        raise ConfigError(f"{SHAPE}: {error}") from None
+    except ValueError:  # Its text may hold a part of the password.
+        raise ConfigError(SHAPE) from None
 
 
 def one_of(text: str, *allowed: str) -> str:

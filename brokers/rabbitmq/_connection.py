@@ -6,6 +6,7 @@ Nothing here reconnects; `_session` does.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 import aiormq
 
-from brokers.rabbitmq._channel import Channel
+from brokers.rabbitmq._channel import Channel, cancels
 from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._refusals import RefusedError, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -30,6 +31,16 @@ CLOSE_WAIT = 2.0
 HIGH_WATER_BYTES = 1024 * 1024
 FRAMES_AHEAD = 64
 NOT_ALLOWED, ACCESS_REFUSED = 530, 403
+
+_library = logging.getLogger("aiormq.connection")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Pass over the library's warning with a traceback: a lost connection is told in one line by the session."""
+    return record.levelno != logging.WARNING or not record.exc_info or _library.isEnabledFor(logging.DEBUG)
+
+
+_library.addFilter(_is_news)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +164,19 @@ class Connection:
         number = next((each for each in range(1, limit + 1) if each not in self._raw.channels), 0)
         if not number:
             raise BrokerError(f"all {limit} channels of the connection are in use")
+        before = cancels()
         try:
             opening = self._raw.channel(
                 number, publisher_confirms=confirms, frame_buffer_size=FRAMES_AHEAD, on_return_raises=False
             )
             raw = cast("aiormq.Channel", await opening)
-        except (aiormq.AMQPError, RuntimeError) as error:
-            raise reason_of(error) from error
+        except (aiormq.AMQPError, RuntimeError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and cancels() > before:
+                raise
+            reason = reason_of(error)
+            if self._raw.is_closed:  # Known from now on: else who asks again gets this one again, without a pause.
+                self._fail(reason)
+            raise reason from error
         channel = Channel(self, raw)
         self._channels.add(channel)
         if take is not None:

@@ -41,8 +41,9 @@ __all__ = ["Subscription"]
 logger = logging.getLogger("brokers.rabbitmq")
 
 STORE_WAIT = 30.0
-RETRY_LEASE = 3600.0
+MAX_RETRY_QUEUES = 256
 CLAIM_AGAIN = 2.0
+JOIN_AGAIN = 0.1
 MAX_PREFETCH = 65535
 REMOVE_WAIT = 2.0
 
@@ -74,7 +75,7 @@ class Subscription:
         self._unsettled: set[RabbitMQSettler] = set()
         self._alive: dict[RabbitMQSettler, None] = {}  # In the order of their last signs of life.
         self._timer: asyncio.TimerHandle | None = None
-        self._retry_queues: dict[str, float] = {}
+        self._retry_queues: set[str] = set()  # Those that are known to be there.
         self._stopping = False
         self._claims = False
         self._claiming: asyncio.Task[None] | None = None
@@ -96,7 +97,7 @@ class Subscription:
                 await self._join(connection)
                 break
             except BrokerUnavailableError:
-                continue
+                await asyncio.sleep(JOIN_AGAIN)  # It may be another connection that is refused.
         async with task_group() as starting:
             for lane in self._lanes:
                 starting.create_task(lane.start(tasks), name="rabbitmq-lane")
@@ -224,7 +225,7 @@ class Subscription:
             self._begin_next()
 
     def _begin_next(self) -> None:
-        while self._waiting and self._running < self._options.max_in_flight:
+        while self._waiting and self._running < self._options.max_in_flight and not self._stopping:
             delivery, settler = self._waiting.popleft()
             if settler.open:
                 self._begin(delivery, settler)
@@ -274,13 +275,15 @@ class Subscription:
 
     async def _retry_queue(self, queue: str, delay: float) -> str:
         """Give a queue that holds messages for a while; made when it is missing."""
-        name, declared = retry_queue(self._space, queue, retry_step(delay), ephemeral=self._options.ephemeral)
-        now = time.monotonic()
-        if now - self._retry_queues.get(name, -RETRY_LEASE) >= RETRY_LEASE:
+        ephemeral, step = self._options.ephemeral, retry_step(delay)
+        name, declared = retry_queue(self._space, queue, step, ephemeral=ephemeral, now=time.time())
+        if name not in self._retry_queues:
+            if len(self._retry_queues) >= MAX_RETRY_QUEUES:
+                self._retry_queues.clear()
             connection = await self._publisher.session.live()
             is_new = not await exists(connection, spec.Queue.Declare(queue=name, passive=True))
             async with connection.channel(declared):
-                self._retry_queues[name] = now
+                self._retry_queues.add(name)
             if is_new:
                 await seal(connection)
         return name

@@ -147,6 +147,7 @@ class RabbitMQSettler:
     """
 
     __slots__ = (
+        "_abandoned",
         "_channel",
         "_lane",
         "_open",
@@ -167,6 +168,7 @@ class RabbitMQSettler:
         self._channel = delivered.channel
         self._tag = delivered.tag
         self._open = True
+        self._abandoned = False  # Others shall have it; they can once it is stored anew.
         self._stored_anew = False
         self.message = message
         self.topic = topic
@@ -203,7 +205,7 @@ class RabbitMQSettler:
             return
         if self._stored_anew:
             await self.ack()
-        elif delay <= 0:
+        elif self._abandoned or delay <= 0:
             self.give_back()
         elif self._lane.queue.keyed:
             self._lane.delay(self, delay)
@@ -231,7 +233,7 @@ class RabbitMQSettler:
             self._settle(self._channel.release)
 
     async def extend(self) -> None:
-        if self.open and not self._stored_anew:
+        if self.open and not self._abandoned:
             self._subscription.note_alive(self)
 
     def give_up(self, tasks: asyncio.TaskGroup) -> None:
@@ -239,10 +241,10 @@ class RabbitMQSettler:
         if self._lane.queue.keyed:
             self._channel.close()
         else:
+            self._abandoned = True
             tasks.create_task(self._hand_on(), name="rabbitmq-hand-on")
 
     async def _hand_on(self) -> None:
-        self._stored_anew = True
-        if not await self._subscription.store_anew(self, 0.0):
-            self._stored_anew = False
+        self._stored_anew = await self._subscription.store_anew(self, 0.0)
+        if not self._stored_anew:  # Until it is, the original must not be acked for any other reason than success.
             self.give_back()

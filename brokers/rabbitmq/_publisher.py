@@ -16,6 +16,7 @@ from brokers.rabbitmq._channel import LOST, REFUSED, STORED, Channel
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._content import Publish
+from brokers.rabbitmq._line import Line
 from brokers.rabbitmq._message import headers_size
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Session
@@ -46,6 +47,7 @@ class Publisher:
         self._shown = config.shown
         self._known: set[str] = set()
         self._limited: set[str] = set()
+        self._line = Line()
         self._storing: Channel
         self._frames: Channel
 
@@ -91,15 +93,27 @@ class Publisher:
             PublishRejectedError: The server refused.
             BrokerUnavailableError: The session is closed.
         """
+        number = self._line.number()
+        suspect = False
         while True:
-            connection = await self.session.live()
-            if exchange not in self._known:
+            outcome = LOST
+            with self._line.place(number) as place:
+                await self._line.first(place)
+                connection = await self.session.live()
+                if not self._line.is_first(place):  # An earlier one came back meanwhile.
+                    continue
                 await self.see(exchange)
-                continue
-            message = Publish(exchange, key, properties, body, self._limit(connection, properties))
-            channel = self._storing
-            await channel.room()
-            outcome = await channel.publish(message)
+                message = Publish(exchange, key, properties, body, self._limit(connection, properties))
+                channel = self._storing
+                if suspect:
+                    outcome = await self._store_alone(connection, message)
+                else:
+                    await channel.room()
+            if not suspect:  # In order, since nothing is awaited in between.
+                outcome = await channel.publish(message)
+                if outcome == LOST:
+                    await asyncio.shield(channel.lost)
+                    suspect = isinstance(channel.error, RefusedError)
             if outcome == STORED:
                 return
             if outcome == REFUSED:
@@ -113,6 +127,26 @@ class Publisher:
             if outcome != LOST:
                 raise PublishRejectedError(f"RabbitMQ at {self._shown} has no queue for {key!r}")
             await asyncio.sleep(0)  # A lost channel ends its connection in the next turn of the loop.
+
+    async def _store_alone(self, connection: Connection, message: Publish) -> int:
+        """Publish over a channel of its own: the server closed the common one, and did not say what for.
+
+        Raises:
+            PublishRejectedError: It was for this one.
+        """
+        try:
+            channel = await connection.open_channel(confirms=True)
+        except BrokerUnavailableError:
+            return LOST
+        try:
+            outcome = await channel.publish(message)
+            if outcome == LOST:
+                await asyncio.shield(channel.lost)
+                if isinstance(channel.error, RefusedError):
+                    raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: {channel.error.text}")
+            return outcome
+        finally:
+            channel.close()
 
     async def see(self, exchange: str) -> None:
         """See that an exchange is there: publishing to one that is not ends the channel, for everybody.

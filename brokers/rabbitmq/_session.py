@@ -21,6 +21,7 @@ logger = logging.getLogger("brokers.rabbitmq")
 ATTEMPT_WAIT = 10.0
 FIRST_BACKOFF = 0.05
 MAX_BACKOFF = 2.0
+STEADY = 5.0
 SETTINGS_ARE_WRONG = frozenset({403, 530})  # Login refused; no such virtual host.
 
 Prepare = Callable[[Connection], Awaitable[None]]
@@ -56,6 +57,7 @@ class Session:
         self._ready = asyncio.Event()  # There is a connection, or there never will be.
         self._closed = False
         self._turn = 0
+        self._backoff = 0.0
         self._last_error = ""
         self.reconnects = 0
 
@@ -76,19 +78,25 @@ class Session:
 
     async def keep(self) -> None:
         """Reconnect whenever it is lost, until cancelled."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         while True:
             connection = self._connection
             if connection is not None:
                 await asyncio.shield(connection.closed)
                 logger.warning("lost RabbitMQ at %s: %s; reconnecting", self._config.shown, connection.error)
             self._ready.clear()
+            if loop.time() - since > STEADY:
+                self._backoff = 0.0
+            else:
+                await self._pause()  # It did not last: what ended it may end the next one as well.
             await self._connect(first=False)
+            since = loop.time()
             self.reconnects += 1
             self._last_error = ""
             logger.warning("RabbitMQ at %s is back", self._config.shown)
 
     async def _connect(self, *, first: bool) -> None:
-        backoff = FIRST_BACKOFF
         while True:
             try:
                 async with asyncio.timeout(ATTEMPT_WAIT):
@@ -101,8 +109,12 @@ class Session:
             except (OSError, BrokerError, TimeoutError) as error:
                 self._note(error)
             self._turn += 1
-            await asyncio.sleep(random.uniform(backoff / 2, backoff))  # noqa: S311 - it only spreads the load
-            backoff = min(backoff * 2, self._config.max_backoff)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait, from time to time longer."""
+        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF), self._config.max_backoff)
+        await asyncio.sleep(random.uniform(self._backoff / 2, self._backoff))  # noqa: S311 - it only spreads the load
 
     async def dial(self) -> Connection:
         """Open one more connection, for the caller alone.

@@ -23,12 +23,14 @@ from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Queue, Space, count_on
 from mesh.address import matches
-from mesh.errors import BrokerUnavailableError, PublishRejectedError
+from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.tasks import task_group
 
 __all__ = ["claim"]
 
 LOCKED = 405
 LOCK_WAIT = 0.02
+DIAL_WAIT = 10.0
 BATCH = 256
 MAX_BYTES = 4 * 1024 * 1024
 SILENCE_LIMIT = 2.0
@@ -41,7 +43,8 @@ async def claim(session: Session, publisher: Publisher, space: Space, pattern: s
         BrokerUnavailableError: The connection broke; it can be done again.
     """
     try:
-        connection = await session.dial()
+        async with asyncio.timeout(DIAL_WAIT):
+            connection = await session.dial()
     except (OSError, RefusedError) as error:
         raise BrokerUnavailableError(f"cannot look for events that no group has: {error}") from error
     try:
@@ -102,7 +105,7 @@ class _Mover:
                         await self._changed.wait()
                 except TimeoutError:
                     return  # The rest is gone: it expired, or somebody removed it.
-            async with asyncio.TaskGroup() as tasks:
+            async with task_group() as tasks:
                 for _ in range(min(BATCH, len(self._found))):
                     delivered, topic = self._found.popleft()
                     self._found_bytes -= len(delivered.body)
@@ -127,10 +130,10 @@ class _Mover:
         if queue is None:
             return  # It has no lane of ours.
         message, _ = decode(delivered.properties, delivered.body)
-        properties = encode(message, stored=True, extra={TOPIC: topic})
         try:
+            properties = encode(message, stored=True, extra={TOPIC: topic})
             await self._publisher.store("", queue, properties, message.body, refusals=0)
-        except PublishRejectedError:
+        except (PublishRejectedError, MessageTooLargeError):  # Full, or an event of others that does not fit.
             return
         self._moved += 1
         await self._channel.ack(delivered.tag)

@@ -263,7 +263,7 @@ async def _find_primary(config: RedisConfig, sentinels: Sentinels) -> tuple[str,
             if code_of(error):
                 raise
             reason = f"Sentinel {host}:{port}: {error}"
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ConnectionLostError) as error:
             reason = f"Sentinel {host}:{port}: {str(error) or 'no answer'}"
         finally:
             if socket is not None:

@@ -31,7 +31,7 @@ JSON_EVENT = {**EVENT, "ce-datacontenttype": "application/json"}
 GROUP = SubscribeOptions("g")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _chosen(request: pytest.FixtureRequest) -> None:
     """Run unless other brokers were chosen, or there is no server."""
     chosen = request.config.getoption("--broker")
@@ -43,7 +43,7 @@ def _chosen(request: pytest.FixtureRequest) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MQTTServer]:
+async def server(_chosen: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MQTTServer]:
     async with MQTTServer(tmp_path_factory.mktemp("mqtt") / "server") as server:
         yield server
 
@@ -274,7 +274,7 @@ async def test_member_that_fell_silent_is_taken_over(server: MQTTServer) -> None
     """Its will was lost with the server, say: what tells is that it announces itself no more."""
     where, group = at("silent/x"), SubscribeOptions("silent")
     inbox = Inbox()
-    async with MQTTBroker(config(server, announce_every=0.2)) as broker:
+    async with MQTTBroker(config(server)) as broker:
         async with broker.subscribe(where, group, Inbox(lambda delivery: delivery.nack(3600.0))):
             await broker.publish(where, text("x"))
         [(name, (state, _))] = (await sessions(server, "silent")).items()
@@ -615,3 +615,46 @@ async def test_tls(tmp_path: Path) -> None:
             with pytest.raises(BrokerUnavailableError):
                 async with MQTTBroker(dataclasses.replace(refused, connect_wait=0.5)):
                     pytest.fail("entered")
+
+
+async def test_everything_is_not_the_announcements_of_members(server: MQTTServer) -> None:
+    inbox = Inbox()
+    async with (
+        MQTTBroker(config(server)) as broker,
+        broker.subscribe(at("#"), SubscribeOptions("all"), inbox),
+        broker.subscribe(at("announced"), GROUP, Inbox()),
+    ):
+        await broker.publish(at("last"), text("the last"))
+        await eventually(lambda: _has(inbox, {b"the last"}))
+    assert [each.address.label for each in inbox.deliveries if "mesh-sessions" in each.address.label] == []
+
+
+async def test_nobody_is_taken_for_dead_by_who_hears_nobody(
+    server: MQTTServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy, group, inboxes = Proxy(server.port), SubscribeOptions("away"), [Inbox(), Inbox()]
+    caplog.set_level("INFO", "brokers.mqtt")
+
+    async def both_hold_one() -> dict[str, tuple[str, str]]:
+        found = await sessions(server, "away")
+        assert [state for state, _ in found.values()] == ["held", "held"]
+        return found
+
+    async with AsyncExitStack() as stack:
+        async with proxy:
+            settings = MQTTConfig("127.0.0.1", proxy.port, announce_every=0.5, connect_wait=1.0, will_delay=30.0)
+            for inbox in inboxes:
+                member = await stack.enter_async_context(MQTTBroker(settings))
+                await stack.enter_async_context(member.subscribe(at("away"), group, inbox))
+            before = await eventually(both_hold_one)
+        await asyncio.sleep(3.0)  # Three announcements, and more.
+        async with proxy, stack:
+            for number in range(50):
+                await member.publish(at("away"), text(number))
+            await eventually(lambda: _all_came(inboxes, 50), within=15)
+            assert await sessions(server, "away") == before
+    assert "took" not in caplog.text
+
+
+def _all_came(inboxes: list[Inbox], count: int) -> None:
+    assert len({body for inbox in inboxes for body in inbox.bodies}) == count

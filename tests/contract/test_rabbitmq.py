@@ -14,16 +14,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, TLSFiles, _balance, _topology
+from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, TLSFiles, _balance, _consumer, _topology
 from brokers.rabbitmq._channel import TAG
 from brokers.rabbitmq._connection import Connection, Login
 from brokers.rabbitmq._content import Publish
+from brokers.rabbitmq._publisher import Publisher
+from brokers.rabbitmq._session import Session
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, NoResponderError, PublishRejectedError
 from mesh.exchange import Exchange, Request
 from tests.support.backends import RabbitMQBackend
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 
 aio_pika = pytest.importorskip("aio_pika")
@@ -35,7 +38,7 @@ NODE = Login("guest", "guest", False, "/", 10, "test")
 TLS_PORT = 19_671
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _chosen(request: pytest.FixtureRequest) -> None:
     """Run unless other brokers were chosen, or there is no server."""
     chosen = request.config.getoption("--broker")
@@ -47,20 +50,20 @@ def _chosen(request: pytest.FixtureRequest) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RabbitMQServer]:
+async def server(_chosen: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RabbitMQServer]:
     async with RabbitMQServer(tmp_path_factory.mktemp("rabbitmq") / "server") as server:
         yield server
 
 
 @pytest.fixture
-async def place(_chosen: None, server: RabbitMQServer) -> AsyncIterator[Place]:
+async def place(server: RabbitMQServer) -> AsyncIterator[Place]:
     place = Place(RabbitMQBackend(server))
     async with place.stack:
         yield place
 
 
 @pytest.fixture
-async def raw(_chosen: None, server: RabbitMQServer) -> AsyncIterator[Connection]:
+async def raw(server: RabbitMQServer) -> AsyncIterator[Connection]:
     """A connection without the adapter."""
     connection = await Connection.open("127.0.0.1", server.port, None, NODE)
     yield connection
@@ -455,3 +458,145 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
         assert reply.body == b"hello from elsewhere"
         with pytest.raises(NoResponderError):
             await exchange.request(place.app("nowhere"), Message({}, b"hello"), time.time() + 5)
+
+
+async def test_message_that_the_server_closes_the_channel_for_is_rejected(
+    place: Place, server: RabbitMQServer, raw: Connection
+) -> None:
+    """Others on that channel are published again, and it is not."""
+    address = dataclasses.replace(place.topic(), space=place.topic().space + "-internal")
+    refusing = spec.Exchange.Declare(exchange=address.space, exchange_type="topic", durable=True, internal=True)
+    async with raw.channel(refusing):
+        pass
+    broker = await place.connect()
+    async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(broker.publish_many(place.topic(), [text(number) for number in range(50)]))
+        bad = tasks.create_task(broker.publish_many(address, [text("x")] * 3))
+        last = tasks.create_task(broker.publish_many(place.topic(), [text(number) for number in range(50)]))
+    assert first.result() + last.result() == [None] * 100
+    assert all(isinstance(result, PublishRejectedError) for result in bad.result())
+    await broker.check()
+
+
+async def test_event_given_up_while_nothing_can_be_stored_is_not_lost(
+    place: Place, server: RabbitMQServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is to be stored anew, for others, when its handler fails; and then that cannot be done."""
+    monkeypatch.setattr(_consumer, "STORE_WAIT", 3.0)
+    fail = asyncio.Event()
+
+    async def work(delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            await fail.wait()
+            await delivery.nack(0.1)
+        else:
+            await delivery.ack()
+
+    def is_given_up() -> None:
+        assert "no sign of life" in caplog.text
+
+    broker, inbox = RabbitMQBroker.from_url(server.url), Inbox(work)
+    async with Proxy(server.port) as proxy:
+        stalling = RabbitMQConfig.from_url(f"amqp://127.0.0.1:{proxy.port}?heartbeat=60")
+        broker._publisher = Publisher(stalling, broker._inbox.take_back)
+        await (await place.connect()).publish(place.topic(), text("x"))
+        async with broker, broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.3), inbox):
+            await inbox.holds(1)
+            proxy.stall()
+            await eventually(is_given_up)
+            fail.set()
+            await inbox.holds(2, within=10)
+
+
+async def test_event_that_waits_for_a_retry_is_not_lost_with_its_queue(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ removes a quorum queue when its time is over, whether it is in use or not."""
+    monkeypatch.setattr(_topology, "EPHEMERAL_LEASE", 3.0)
+    broker = await place.connect()
+    inbox = Inbox(lambda delivery: delivery.nack(1.0) if delivery.attempt == 1 else delivery.ack())
+    async with broker.subscribe(place.topic(), SubscribeOptions("g", ephemeral=True), inbox):
+        for number in range(100):
+            await broker.publish(place.topic(), text(number))
+            await asyncio.sleep(0.15)
+        await inbox.holds(200, within=10)
+    assert Counter(int(body) for body in inbox.bodies) == dict.fromkeys(range(100), 2)
+
+
+# Connections
+
+
+async def test_stalled_server_is_an_error_and_no_cancellation(server: RabbitMQServer) -> None:
+    async with Proxy(server.port) as proxy:
+        connection = await Connection.open("127.0.0.1", proxy.port, None, dataclasses.replace(NODE, heartbeat=1))
+        proxy.stall()
+        with pytest.raises(BrokerUnavailableError):
+            async with asyncio.timeout(15):
+                await connection.open_channel()
+        await connection.close()
+
+
+async def test_broken_connection_is_known_to_whoever_met_its_end(server: RabbitMQServer) -> None:
+    """Else the same connection would be tried again and again, without a pause."""
+    connection = await Connection.open("127.0.0.1", server.port, None, NODE)
+    unknown = []
+
+    async def ask() -> None:
+        try:
+            await connection.open_channel()
+        except BrokerUnavailableError:
+            unknown.append(connection.error is None)
+
+    async with asyncio.TaskGroup() as tasks:
+        connection._transport.close()
+        while connection.error is None:
+            tasks.create_task(ask())
+            await asyncio.sleep(0)
+    assert unknown
+    assert not any(unknown)
+
+
+async def test_connections_that_do_not_last_are_made_less_and_less_often(server: RabbitMQServer) -> None:
+    opened = 0
+
+    async def prepare(connection: Connection) -> None:
+        nonlocal opened
+        opened += 1
+        asyncio.get_running_loop().call_soon(connection.abort, BrokerUnavailableError("unwanted"))
+
+    session = Session(RabbitMQConfig.from_url(server.url), "test", prepare)
+    await session.open()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2):
+            await session.keep()
+    await session.close()
+    assert 2 <= opened <= 10
+
+
+async def test_lost_connection_is_told_without_a_traceback(
+    server: RabbitMQServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_back() -> None:
+        assert "is back" in caplog.text
+
+    async with Proxy(server.port) as proxy, RabbitMQBroker.from_url(f"amqp://127.0.0.1:{proxy.port}"):
+        proxy.cut()
+        await eventually(is_back, within=10)
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert any("lost RabbitMQ" in record.getMessage() for record in told)
+    assert [record for record in told if record.exc_info] == []
+
+
+async def test_what_a_broken_connection_sends_back_keeps_its_order(place: Place, server: RabbitMQServer) -> None:
+    broker, inbox = await place.connect(), Inbox()
+    async with (
+        Proxy(server.port) as proxy,
+        RabbitMQBroker.from_url(f"amqp://127.0.0.1:{proxy.port}") as publishing,
+        broker.subscribe(place.topic(), SubscribeOptions("g", ordered=True), inbox),
+    ):
+        await publishing.publish(place.topic(), text(-1, key="k"))
+        proxy.cut_after(10_000)
+        results = await publishing.publish_many(place.topic(), [text(number, key="k") for number in range(300)])
+        assert results == [None] * 300
+        await eventually(lambda: equal(set(inbox.bodies), {b"%d" % number for number in range(-1, 300)}), within=15)
+    assert [int(body) for body in dict.fromkeys(inbox.bodies)] == list(range(-1, 300))

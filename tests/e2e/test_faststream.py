@@ -209,8 +209,8 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Se
             assert Counter(taken + app.recorded("orders")) == Counter(wanted)
 
         await eventually(check, 20.0)
-        assert len(taken) > 20
-        assert len(app.recorded("orders")) > 20
+        assert taken
+        assert app.recorded("orders")
 
 
 async def test_faststreams_broker_may_be_another_one_than_the_backbone(

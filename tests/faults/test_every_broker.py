@@ -22,8 +22,8 @@ from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.timeout(240)
 
-EVENTS = 10_000
-KILL_AT = (3_000, 6_500)
+EVENTS = 4_000  # On the embedded broker they are 10,000: test_delivery_faults.py.
+KILL_AT = (1_200, 2_600)
 SEVERAL = 2_000
 CUTS = 6
 PATIENCE = SubscribeOptions("").ack_wait
@@ -178,7 +178,7 @@ async def test_instances_join_and_leave_while_handlers_run(site: Site, figures: 
         site.gateway("subscriber", app),
         asyncio.TaskGroup() as tasks,
     ):
-        publishing = Publishing(publisher, "orders", 1_000_000, connections=12, data={"seconds": 0.1})
+        publishing = Publishing(publisher, "orders", 1_000_000, connections=3, data={"seconds": 0.1})
         work = tasks.create_task(publishing.run())
 
         def handled() -> int:

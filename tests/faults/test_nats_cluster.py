@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from brokers.nats import NatsBroker
+from brokers.nats.broker import OVERDUE
 from mesh import address
 from mesh.broker import Operation, SubscribeOptions, Topology
 from mesh.errors import BrokerError
@@ -109,3 +111,32 @@ async def test_nothing_confirmed_is_lost_with_the_leader(cluster: list[NatsServe
         entry = await store.get("k")
         assert entry is not None
         assert entry.value == b"v"
+
+
+async def test_event_that_waits_for_a_quorum_is_stored_once(cluster: list[NatsServer]) -> None:
+    async with NatsBroker.from_url(f"nats://{cluster[0].address}?replicas=3") as node:
+        await node.declare(Topology(TOPIC.space))
+        leading = await leader(node, cluster)
+    processes = [server.process for server in cluster if server is not leading and server.process is not None]
+    async with NatsBroker.from_url(f"nats://{leading.address}") as node, asyncio.TaskGroup() as tasks:
+        await node.publish(TOPIC, text("first", id="first"))
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            publishing = tasks.create_task(node.publish(TOPIC, text("a", id="a")))
+            first = await eventually(lambda: _waiting(node))
+            again = await eventually(lambda: _waiting(node, besides=first), 4 * OVERDUE)
+            await eventually(lambda: _waiting(node, besides=first | again), OVERDUE / 2)  # The server had it already.
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(ELECTED_WITHIN):
+            await publishing
+        info = await node._connection.api(f"STREAM.INFO.{TOPIC.space.replace('.', '_')}")
+        assert info["state"]["messages"] == 2  # type: ignore[index]
+
+
+def _waiting(node: NatsBroker, besides: frozenset[str] = frozenset()) -> frozenset[str]:
+    found = node._connection.waiting - besides
+    assert found
+    return found

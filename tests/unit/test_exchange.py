@@ -153,6 +153,27 @@ async def test_silence_ends_a_stream(pair: Pair, caller: Exchange, callee: Excha
         await reply.aclose()
 
 
+async def test_stream_lives_while_its_node_is_heard_on_others(pair: Pair, caller: Exchange, callee: Exchange) -> None:
+    over = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        await request.begin({})
+        if request.body == b"waits":
+            await over.wait()
+        for _ in range(20):
+            await request.write(b"a")
+            await asyncio.sleep(0.03)
+        await request.end()
+
+    async with callee.serve(APP, "g", answer):
+        waits = await caller.request(APP, Message({}, b"waits"), soon())
+        pair.two.loses = lambda kind, message: kind == "ping"  # They would come too late.
+        works = await caller.request(APP, Message({}, b"works"), soon())
+        assert len([part async for part in works.parts()]) == 20
+        over.set()
+        assert len([part async for part in waits.parts()]) == 20
+
+
 async def test_idle_stream_is_kept_by_signs_of_life(pair: Pair, caller: Exchange, callee: Exchange) -> None:
     async def slow(request: Request) -> None:
         await request.begin({})

@@ -6,16 +6,19 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.kafka._group import share_out
 from brokers.kafka._names import group_name, topic_name
-from brokers.kafka._partition import Item, Partition, State
+from brokers.kafka._partition import Item, Partition, State, UnreadableError
 from brokers.kafka._records import ID, message_of, new_batch, records
 from mesh import address
 from mesh.broker import Message
 from mesh.errors import ConfigError
 from mesh.resources.component import Component, MetadataEntry
+
+ATTRIBUTES_AT, CONTROL_BATCH = 21, 0x20  # Of a record batch.
 
 
 def component(**settings: str) -> Component:
@@ -74,6 +77,18 @@ async def test_note_says_nothing_of_what_is_not_read() -> None:
     assert list(heir.held) == [1]
 
 
+async def test_owner_that_stops_at_once_passes_the_note_on() -> None:
+    mine = partition(offset=0, note='{"a":[[5,2]],"w":[[7,9000]]}')
+    heir = Partition(0, *mine.note("me", None))
+    assert (heir.attempts, heir.due) == ({5: 2}, {7: 9.0})
+
+
+async def test_note_forgets_what_is_gone() -> None:
+    mine = partition(offset=0, note='{"a":[[5,2]],"w":[[7,9000]],"h":[[6,1,9000,"other"]],"d":[[1,3]]}')
+    mine.go_on_from(8)
+    assert mine.note("me", None) == (8, "")
+
+
 def test_deleted_records_are_passed_over_once_those_before_are_read() -> None:
     mine = partition(offset=0)
     raw = batch(2)
@@ -93,9 +108,31 @@ def test_records_that_cannot_be_read_are_not_passed_over() -> None:
     mine = partition(offset=0)
     mine.fetch(broken(), 9, 100)
     assert len(mine.read(2)) == 2
-    with pytest.raises(ValueError, match="not a record"):
+    assert [record.offset for record in mine.read(64)] == [2]
+    assert (mine.fetched, mine.low, mine.unread_bytes, len(mine.unread)) == (3, 3, 0, 0)
+    mine.fetch((record for record in broken() if record.offset >= 3), 9, 100)
+    with pytest.raises(UnreadableError, match="not a record"):
         mine.read(64)
-    assert (mine.fetched, mine.low, mine.unread_bytes, len(mine.unread)) == (2, 2, 0, 0)
+    assert (mine.fetched, mine.low, mine.unread_bytes, len(mine.unread)) == (3, 3, 0, 0)
+
+
+@pytest.mark.parametrize("codec", range(1, 5), ids=["gzip", "snappy", "lz4", "zstd"])
+def test_what_others_compressed_is_read(codec: int) -> None:
+    builder = DefaultRecordBatchBuilder(2, codec, 0, -1, -1, 0, 100_000)
+    for number in range(3):
+        builder.append(number, 0, b"k", bytes(1000), [])
+    found, top = records(bytes(builder.build()), 1)
+    assert top == 3
+    assert [(record.offset, record.value) for record in found] == [(1, bytes(1000)), (2, bytes(1000))]
+
+
+def test_markers_of_transactions_are_passed_over() -> None:
+    raw = bytearray(batch(2))
+    raw[ATTRIBUTES_AT + 1] |= CONTROL_BATCH
+    mine = partition(offset=0)
+    mine.fetch(*records(bytes(raw), 0), len(raw))
+    assert mine.read(64) == []
+    assert (mine.low, mine.fetched, len(mine.unread)) == (2, 2, 0)
 
 
 def test_records_of_others_are_read_as_well_as_they_can_be() -> None:

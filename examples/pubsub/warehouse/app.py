@@ -11,12 +11,17 @@ PORT = int(os.environ.get("APP_PORT", "6001"))
 STOCK = {"teapot", "piano", "spoon"}
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")  # In one piece: handlers run side by side.
+    sys.stdout.flush()
+
+
 def pack(order: dict[str, object], how: str) -> str:
     """Settle one delivery: SUCCESS, RETRY, or DROP, which sends it to the dead letter topic."""
     if order["item"] not in STOCK:
-        print(f"Order {order['orderId']}: there is no {order['item']}")
+        say(f"Order {order['orderId']}: there is no {order['item']}")
         return "DROP"
-    print(f"Order {order['orderId']}: {order['item']} goes {how}")
+    say(f"Order {order['orderId']}: {order['item']} goes {how}")
     return "SUCCESS"
 
 
@@ -57,6 +62,6 @@ ThreadingHTTPServer.request_queue_size = 128  # A gateway delivers many events a
 server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
 server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
-print(f"Warehouse listening on port {PORT}")
+say(f"Warehouse listening on port {PORT}")
 
 signal.pause()

@@ -1,0 +1,143 @@
+"""What the contract does not ask of every broker, on a real Kafka."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from brokers.kafka import KafkaBroker, _work
+from brokers.kafka._names import topic_name
+from brokers.kafka._records import new_batch
+from brokers.kafka._work import READ_AT_ONCE
+from mesh.address import Address
+from mesh.broker import Message, SubscribeOptions
+from tests.support.backends import KafkaBackend
+from tests.support.contract import Inbox, Place, text
+from tests.support.eventually import eventually
+from tests.support.kafka_server import KafkaServer, find_kafka
+
+aiokafka_admin = pytest.importorskip("aiokafka.protocol.admin")
+produce = pytest.importorskip("aiokafka.protocol.produce")
+calc_crc32c = pytest.importorskip("aiokafka.record.util").calc_crc32c
+
+pytestmark = pytest.mark.timeout(120)
+
+CRC_AT, ATTRIBUTES_AT = 17, 21  # In a record batch.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _chosen(request: pytest.FixtureRequest) -> None:
+    """Run unless other brokers were chosen, or there is no server."""
+    chosen = request.config.getoption("--broker")
+    if chosen and "kafka" not in chosen:
+        pytest.skip("another broker was chosen")
+    if find_kafka() is None:
+        missing = "Kafka is not installed: tests/provision/kafka.sh"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server(_chosen: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KafkaServer]:
+    async with KafkaServer(tmp_path_factory.mktemp("kafka") / "server") as server:
+        yield server
+
+
+@pytest.fixture
+async def place(server: KafkaServer) -> AsyncIterator[Place]:
+    place = Place(KafkaBackend(server))
+    async with place.stack:
+        yield place
+
+
+@pytest.fixture
+async def broker(place: Place) -> KafkaBroker:
+    broker = await place.connect()
+    assert isinstance(broker, KafkaBroker)
+    return broker
+
+
+def unreadable() -> bytes:
+    """Write a record that Kafka stores, and no client reads: the name of a header is no text."""
+    builder = new_batch()
+    builder.append(0, int(time.time() * 1000), b"k", b"2", [("XX", b"")])
+    raw = bytearray(builder.build())
+    at = raw.index(b"XX")
+    raw[at : at + 2] = b"\xff\xfe"
+    struct.pack_into(">I", raw, CRC_AT, calc_crc32c(bytes(raw[ATTRIBUTES_AT:])))
+    return bytes(raw)
+
+
+async def store(broker: KafkaBroker, topic: str, raw: bytes) -> None:
+    """Store a batch as it is where key ``k`` goes."""
+    partition = broker._partition(topic, "k", 1)
+    leader = broker._cluster.leader(topic, partition)
+    assert leader is not None
+    request = produce.ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])])
+    response = await broker._cluster.call(leader, request, "test")
+    assert response.topics[0][1][0][1] == 0
+
+
+async def delete_before(broker: KafkaBroker, topic: str, offset: int) -> None:
+    """Delete what is stored before an offset where key ``k`` goes."""
+    partition = broker._partition(topic, "k", 1)
+    leader = broker._cluster.leader(topic, partition)
+    assert leader is not None
+    request = aiokafka_admin.DeleteRecordsRequest([(topic, [(partition, offset)])], 10_000)
+    response = await broker._cluster.call(leader, request, "test")
+    assert response.topics[0][1][0][2] == 0
+
+
+async def test_what_cannot_be_read_holds_up_its_partition_alone(
+    broker: KafkaBroker, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_work, "UNREADABLE_WAIT", 0.1)
+    address: Address = place.topic()
+    topic = topic_name(address.text)
+    inbox = Inbox()
+
+    def complaints() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if "cannot read partition" in record.getMessage()]
+
+    before = [b"%d" % number for number in range(READ_AT_ONCE)]
+    await broker.publish_many(address, [text(body.decode(), key="k") for body in before])
+    await store(broker, topic, unreadable())
+    await broker.publish(address, text("3", key="k"))
+    async with broker.subscribe(address, SubscribeOptions("g", max_in_flight=1), inbox):
+        await eventually(lambda: _are(inbox, *before))
+        await broker.publish(address, text("4", key="k"))  # It comes to a fetch that began behind what is unreadable.
+
+        def tried_again() -> None:
+            assert len(complaints()) >= 2
+
+        await eventually(tried_again)
+        other = next(key for key in map(str, range(100)) if _apart(broker, topic, key))
+        await broker.publish(address, text("other", key=other))
+        await eventually(lambda: _are(inbox, *before, b"other"))
+        await delete_before(broker, topic, READ_AT_ONCE + 1)
+        await eventually(lambda: _are(inbox, *before, b"other", b"3", b"4"))
+
+
+def _apart(broker: KafkaBroker, topic: str, key: str) -> bool:
+    return broker._partition(topic, key, 1) != broker._partition(topic, "k", 1)
+
+
+def _are(inbox: Inbox, *bodies: bytes) -> None:
+    assert inbox.bodies == list(bodies)
+
+
+async def test_records_without_a_value_are_delivered(broker: KafkaBroker, place: Place) -> None:
+    address = place.topic()
+    await broker.publish(address, text("1", key="k"))
+    builder = new_batch()
+    builder.append(0, int(time.time() * 1000), b"k", None, [("nothing", None)])
+    await store(broker, topic_name(address.text), bytes(builder.build()))
+    inbox = Inbox()
+    async with broker.subscribe(address, SubscribeOptions("g"), inbox):
+        await eventually(lambda: _are(inbox, b"1", b""))
+    assert inbox.deliveries[1].message == Message({"nothing": ""}, b"", "k")
