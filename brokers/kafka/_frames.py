@@ -13,7 +13,7 @@ import secrets
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -150,8 +150,7 @@ class Frames:
                         await self._recover(partition, failure)
                     elif raw:
                         found, position = records(raw, self._positions[partition])
-                        for record in found:
-                            self._take(partition, record)
+                        self._take_all(partition, found)
                         self._positions[partition] = position
                         self._moved.set()
             except BrokerUnavailableError:
@@ -180,6 +179,13 @@ class Frames:
         return True
 
     # What comes
+
+    def _take_all(self, partition: int, found: Iterator[Any]) -> None:
+        try:
+            for record in found:
+                self._take(partition, record)
+        except Exception:  # It is the client's. Frames come at most once: what is unreadable is lost.
+            logger.warning("cannot read all of %s-%s", TOPIC, partition, exc_info=True)
 
     def _take(self, partition: int, record: Any) -> None:
         try:

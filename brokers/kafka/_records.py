@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from aiokafka.errors import CorruptRecordException
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -59,9 +60,12 @@ def records(raw: bytes, offset: int) -> tuple[Iterator[Any], int]:
 
 
 def _read(batches: deque[Any], offset: int) -> Iterator[Any]:
-    """Read one batch after the other: only one of them is decompressed at a time."""
+    """Read one batch after the other: only one of them is checked and decompressed at a time."""
     while batches:
-        for record in batches.popleft():
+        batch = batches.popleft()
+        if not batch.validate_crc():
+            raise CorruptRecordException("a batch does not match its checksum")
+        for record in batch:
             if record.offset >= offset:
                 yield record
 

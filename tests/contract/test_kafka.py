@@ -12,11 +12,13 @@ import pytest
 import pytest_asyncio
 
 from brokers.kafka import KafkaBroker, _work
+from brokers.kafka._frames_topic import TOPIC as FRAMES_TOPIC
 from brokers.kafka._names import topic_name
 from brokers.kafka._records import new_batch
 from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
+from mesh.exchange import Exchange, Request
 from tests.support.backends import KafkaBackend
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
@@ -75,7 +77,10 @@ def unreadable() -> bytes:
 
 async def store(broker: KafkaBroker, topic: str, raw: bytes) -> None:
     """Store a batch as it is where key ``k`` goes."""
-    partition = broker._partition(topic, "k", 1)
+    await store_in(broker, topic, broker._partition(topic, "k", 1), raw)
+
+
+async def store_in(broker: KafkaBroker, topic: str, partition: int, raw: bytes) -> None:
     leader = broker._cluster.leader(topic, partition)
     assert leader is not None
     request = produce.ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])])
@@ -141,3 +146,19 @@ async def test_records_without_a_value_are_delivered(broker: KafkaBroker, place:
     async with broker.subscribe(address, SubscribeOptions("g"), inbox):
         await eventually(lambda: _are(inbox, b"1", b""))
     assert inbox.deliveries[1].message == Message({"nothing": ""}, b"", "k")
+
+
+async def test_frames_go_on_behind_what_cannot_be_read(
+    broker: KafkaBroker, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(request: Request) -> None:
+        await request.reply({}, request.body)
+
+    other = await place.connect()
+    async with Exchange(broker) as caller, Exchange(other) as callee, callee.serve(place.app(), "g", answer):
+        await caller.request(place.app(), Message({}, b"1"), time.time() + 10)
+        for partition in range(broker._cluster.partitions(FRAMES_TOPIC)):
+            await store_in(broker, FRAMES_TOPIC, partition, unreadable())
+        reply = await caller.request(place.app(), Message({}, b"2"), time.time() + 10)
+    assert reply.body == b"2"
+    assert any("cannot read all of" in record.getMessage() for record in caplog.records)

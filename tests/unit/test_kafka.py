@@ -126,6 +126,16 @@ def test_what_others_compressed_is_read(codec: int) -> None:
     assert [(record.offset, record.value) for record in found] == [(1, bytes(1000)), (2, bytes(1000))]
 
 
+def test_what_does_not_match_its_checksum_is_not_read() -> None:
+    raw = bytearray(batch(2))
+    raw[-1] ^= 1
+    mine = partition(offset=0)
+    mine.fetch(*records(bytes(raw), 0), len(raw))
+    with pytest.raises(UnreadableError, match="checksum"):
+        mine.read(64)
+    assert (mine.low, mine.fetched) == (0, 0)
+
+
 def test_markers_of_transactions_are_passed_over() -> None:
     raw = bytearray(batch(2))
     raw[ATTRIBUTES_AT + 1] |= CONTROL_BATCH
