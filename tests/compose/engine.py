@@ -256,7 +256,7 @@ class Stack:
         while not (found := holds()):
             if time.monotonic() > deadline:
                 raise EngineError(f"not within {within:g} s: {what}")
-            time.sleep(0.2)
+            time.sleep(0.5)  # Each question is a process of its own.
         return found
 
     def _state(self, service: str) -> dict[str, Any]:
