@@ -43,7 +43,7 @@ provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
 # Most tests wait for processes of their own, or for time to pass.
-WORKERS ?= 5
+WORKERS ?= 4
 
 test: check provision ## everything, with real servers
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --ignore tests/meta tests
