@@ -28,11 +28,7 @@ Prepare = Callable[[Connection], Awaitable[None]]
 
 
 class Session:
-    """One connection after another, each made ready before anybody gets it.
-
-    Attributes:
-        reconnects: How often it was lost and came back.
-    """
+    """One connection after another, each made ready before anybody gets it."""
 
     def __init__(self, config: RabbitMQConfig, purpose: str, prepare: Prepare) -> None:
         """Prepare.
@@ -59,7 +55,6 @@ class Session:
         self._turn = 0
         self._backoff = 0.0
         self._last_error = ""
-        self.reconnects = 0
 
     async def open(self) -> None:
         """Connect.
@@ -92,7 +87,6 @@ class Session:
                 await self._pause()  # It did not last: what ended it may end the next one as well.
             await self._connect(first=False)
             since = loop.time()
-            self.reconnects += 1
             self._last_error = ""
             logger.warning("RabbitMQ at %s is back", self._config.shown)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +18,7 @@ from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 from mesh.exchange import Exchange, Request
-from tests.support.backends import KafkaBackend
+from tests.support.backends import KafkaBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer, find_kafka
@@ -35,13 +34,7 @@ CRC_AT, ATTRIBUTES_AT = 17, 21  # In a record batch.
 
 @pytest.fixture(autouse=True, scope="module")
 def _chosen(request: pytest.FixtureRequest) -> None:
-    """Run unless other brokers were chosen, or there is no server."""
-    chosen = request.config.getoption("--broker")
-    if chosen and "kafka" not in chosen:
-        pytest.skip("another broker was chosen")
-    if find_kafka() is None:
-        missing = "Kafka is not installed: tests/provision/kafka.sh"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    skip_unless_chosen(request.config, "kafka", find_kafka())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

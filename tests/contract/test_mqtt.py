@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from brokers.mqtt import MQTTBroker, MQTTConfig
 from mesh.address import Address, topic
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from tests.support.backends import skip_unless_chosen
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -33,13 +33,7 @@ GROUP = SubscribeOptions("g")
 
 @pytest.fixture(autouse=True, scope="module")
 def _chosen(request: pytest.FixtureRequest) -> None:
-    """Run unless other brokers were chosen, or there is no server."""
-    chosen = request.config.getoption("--broker")
-    if chosen and "mqtt" not in chosen:
-        pytest.skip("another broker was chosen")
-    if find_mosquitto() is None or shutil.which("mosquitto_pub") is None:
-        missing = "mosquitto is not installed: tests/provision/mosquitto.sh"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    skip_unless_chosen(request.config, "mqtt", find_mosquitto() and shutil.which("mosquitto_pub"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

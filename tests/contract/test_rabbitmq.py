@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -23,7 +22,7 @@ from brokers.rabbitmq._session import Session
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, NoResponderError, PublishRejectedError
 from mesh.exchange import Exchange, Request
-from tests.support.backends import RabbitMQBackend
+from tests.support.backends import RabbitMQBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
@@ -40,13 +39,7 @@ TLS_PORT = 19_671
 
 @pytest.fixture(autouse=True, scope="module")
 def _chosen(request: pytest.FixtureRequest) -> None:
-    """Run unless other brokers were chosen, or there is no server."""
-    chosen = request.config.getoption("--broker")
-    if chosen and "rabbitmq" not in chosen:
-        pytest.skip("another broker was chosen")
-    if find_rabbitmq_server() is None:
-        missing = "rabbitmq-server is not installed: tests/provision/rabbitmq.sh"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    skip_unless_chosen(request.config, "rabbitmq", find_rabbitmq_server())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from brokers.embedded import EmbeddedBroker
 from brokers.embedded_server import join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
@@ -29,11 +31,21 @@ from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
-__all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of"]
+__all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of", "skip_unless_chosen"]
 
 
 class MissingServerError(Exception):
     """There is nothing to test against on this machine."""
+
+
+def skip_unless_chosen(config: pytest.Config, broker: str, found: object) -> None:
+    """Skip tests of one broker when others were chosen, or its server is not installed; fail for the latter in CI."""
+    chosen = config.getoption("--broker")
+    if chosen and broker not in chosen:
+        pytest.skip("another broker was chosen")
+    if not found:
+        missing = f"the server of {broker} is not installed: make provision"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 
 class Backend(Protocol):
