@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from aiohttp import web
 
 from gateway.config import GatewayConfig
-from gateway.response import Answered
+from gateway.http.response import Answered
+from gateway.http.server import Find, Route, Router
 from gateway.routes.durable import DurableRoutes
 from gateway.routes.invocation import InvocationRoutes, clean_path
 from gateway.routes.node import Node, NodeRoutes, Refusal, absent
 from gateway.routes.pubsub import PubSubRoutes
 from gateway.routes.state import StateRoutes
-from gateway.server import Find, Route, Router
+from mesh.node.runtime import Runtime
 from mesh.resources.configuration import APIOperation, APISpec
-from mesh.runtime import Runtime
 
 __all__ = ["build_router"]
 

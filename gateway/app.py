@@ -18,18 +18,18 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import cast
 
 from gateway.api import build_router
-from gateway.application import HTTPApplication, outside_service
 from gateway.config import GatewayConfig
+from gateway.http.application import HTTPApplication, outside_service
+from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
 from gateway.runs import Run, registered
-from gateway.server import HTTPServer
 from gateway.settings import load_settings
 from mesh import __version__
 from mesh.application import AppFailedError, AppUnreachableError
 from mesh.errors import ConfigError, MeshError
+from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
-from mesh.runtime import Runtime
 
 __all__ = ["Gateway", "run"]
 

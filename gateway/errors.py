@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.response import Response, json_response
+from gateway.http.response import Response, json_response
 from mesh.errors import (
     BrokerError,
     ConflictError,

@@ -1,6 +1,6 @@
 """Reads a gateway's resources: files to ``NodeSettings`` and clients of HTTPEndpoints.
 
-Importing ``mesh.loader`` takes pydantic and YAML; a gateway without files does without both, so it
+Importing ``mesh.resources.loader`` takes pydantic and YAML; a gateway without files does without both, so it
 is imported only when there are any.
 """
 
@@ -11,12 +11,12 @@ import os
 import ssl
 from functools import reduce
 
-from gateway.application import HTTPApplication
 from gateway.config import GatewayConfig
+from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
+from mesh.node.runtime import NodeSettings, default_components
 from mesh.resources.component import HTTPEndpoint, TemplateTokens, resolve_entries
 from mesh.resources.configuration import Configuration
-from mesh.runtime import NodeSettings, default_components
 
 __all__ = ["load_settings"]
 
@@ -37,7 +37,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPAp
             config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace), home=config.home
         )
         return settings, {}
-    from mesh.loader import load_configuration_file, load_resources
+    from mesh.resources.loader import load_configuration_file, load_resources
 
     resources = load_resources(config.resource_paths, namespace=given_namespace)
     for warning in resources.warnings:

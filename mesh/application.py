@@ -1,4 +1,4 @@
-"""The application beside the gateway, as the core sees it; ``gateway/application.py`` speaks HTTP to it."""
+"""The application beside the gateway, as the core sees it; ``gateway/http/application.py`` speaks HTTP to it."""
 
 from __future__ import annotations
 

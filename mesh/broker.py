@@ -3,7 +3,7 @@
 An adapter moves bytes. It confirms what it publishes, hands out deliveries and settles them as
 told, carries frames between live nodes, and says honestly in ``features`` what it can do. When a
 delivery settles is decided in ``mesh/delivery.py``; how a request streams, in
-``mesh/exchange.py``. ``tests/contract`` is this contract in executable form.
+``mesh/calls/exchange.py``. ``tests/contract`` is this contract in executable form.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ from mesh.blocks.envelope import PublishOptions, build_binary
 from mesh.blocks.invocation import Call
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError
 from mesh.home import mesh_home
+from mesh.node.runtime import NodeSettings, Runtime
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
 from mesh.resources.component import Component
 from mesh.resources.subscription import Subscription
-from mesh.runtime import NodeSettings, Runtime
 from mesh.tasks import task_group
 
 __all__ = ["Answered", "Mesh"]
@@ -463,7 +463,7 @@ def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources
     if not resources:
         components = (Component(pubsub, PUBSUB_ON_BACKBONE),)
         return NodeSettings(app_id, namespace, backbone, components=components, home=mesh_home(os.environ))
-    from mesh.loader import load_resources
+    from mesh.resources.loader import load_resources
 
     loaded = load_resources([Path(each) for each in resources], namespace=namespace)
     for warning in loaded.warnings:

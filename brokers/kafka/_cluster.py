@@ -15,8 +15,8 @@ from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from brokers._tls import refusal_of
 from brokers.kafka._config import KafkaConfig
+from brokers.shared.tls import refusal_of
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
 __all__ = ["EARLIEST", "LATEST", "RETRY_WAIT", "Cluster", "error_of"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from brokers._settings import GENERAL, Settings, url_options
-from brokers._tls import TLS_OPTIONS, TLSFiles
+from brokers.shared.settings import GENERAL, Settings, url_options
+from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 

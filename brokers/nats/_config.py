@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import RawCredentials
 
-from brokers._settings import GENERAL, Settings, count_option, url_options
-from brokers._tls import TLS_OPTIONS, TLSFiles
+from brokers.shared.settings import GENERAL, Settings, count_option, url_options
+from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
 from mesh.resources.component import Component

@@ -15,7 +15,7 @@ from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 from nats.protocol.command import hpub_cmd
 
-from brokers._tls import refusal_of
+from brokers.shared.tls import refusal_of
 
 __all__ = ["NatsClient", "RefusedError", "heeding_cancellation"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from brokers._tls import TLSFiles
+from brokers.shared.tls import TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.documents import did_you_mean
 

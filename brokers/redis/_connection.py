@@ -10,7 +10,6 @@ from typing import cast
 
 from redis.asyncio import Connection as Socket
 
-from brokers._tls import refusal_of
 from brokers.redis._config import RedisConfig
 from brokers.redis._scripts import Script
 from brokers.redis._wire import (
@@ -26,6 +25,7 @@ from brokers.redis._wire import (
     connect,
     drop,
 )
+from brokers.shared.tls import refusal_of
 from mesh.errors import BrokerUnavailableError
 
 __all__ = ["Connection"]

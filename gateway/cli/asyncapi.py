@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mesh.broker import Broker
-    from mesh.catalogue import Node
+    from mesh.node.description import Node
 
 __all__ = ["document", "parser", "run"]
 
@@ -104,7 +104,7 @@ def _text(made: JSON, form: str) -> str:
 
 
 async def _collect(broker: Broker, namespace: str, seconds: float) -> tuple[list[Node], str]:
-    from mesh.catalogue import collect
+    from mesh.node.description import collect
 
     async with broker:
         return await collect(broker, namespace, seconds), broker.features.event_prefix

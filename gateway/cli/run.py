@@ -157,7 +157,7 @@ def _check_resources(specs: Sequence[AppSpec], environ: Mapping[str, str]) -> No
     if not sets and not configurations:
         return
     # Imported here: most runs have no files, and need no YAML.
-    from mesh.loader import load_configuration_file, load_resources
+    from mesh.resources.loader import load_configuration_file, load_resources
 
     problems: list[Problem] = []
 

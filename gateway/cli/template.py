@@ -23,7 +23,7 @@ from gateway.cli.options import GatewayOptions
 from gateway.cli.output import LogTarget
 from gateway.cli.template_schema import App, Destination, Shared, Template
 from mesh.errors import ConfigError, Problem
-from mesh.loader import Document, parse_documents, read_documents, validate
+from mesh.resources.loader import Document, parse_documents, read_documents, validate
 
 __all__ = ["DEFAULT_NAME", "is_template", "load_template", "read_template", "template_path"]
 

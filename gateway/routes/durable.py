@@ -10,7 +10,7 @@ from datetime import datetime
 from aiohttp import web
 
 from gateway.errors import APIError
-from gateway.response import Answered, json_response
+from gateway.http.response import Answered, json_response
 from gateway.routes.request import header, read_body, unescape
 from mesh.application import Headers
 from mesh.blocks.durable import KEEP_SECONDS, DurableCall, DurableInvocation

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from gateway.errors import APIError, invocation_failed
-from gateway.response import Answered, Response, StreamedResponse
+from gateway.http.response import Answered, Response, StreamedResponse
 from gateway.routes.durable import DELIVERY_HEADER, DurableRoutes
 from gateway.routes.request import go_ahead, header, read_body, unescape
 from mesh.blocks.invocation import OUTSIDE, Answer, Call, Invocation, forwardable

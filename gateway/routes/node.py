@@ -8,7 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from gateway.errors import APIError
-from gateway.response import Answered, json_response, no_content
+from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.request import query_of, read_body, unescape
 
 __all__ = ["Node", "NodeRoutes", "Refusal", "absent"]

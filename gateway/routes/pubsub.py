@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from gateway.errors import APIError, publish_failed, rich
-from gateway.response import Answered, Response, no_content
+from gateway.http.response import Answered, Response, no_content
 from gateway.routes.request import fields, header, metadata_of, read_body, text_map, trace_context, unescape
 from mesh.blocks.envelope import parse_bool
 from mesh.blocks.pubsub import BulkEntry, PubSub, PubSubComponent

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway import errors
 from gateway.errors import APIError, malformed, rich, state_failed
-from gateway.response import Answered, Response, json_response, no_content
+from gateway.http.response import Answered, Response, json_response, no_content
 from gateway.routes.request import (
     fields,
     header,

@@ -23,7 +23,7 @@ import orjson
 from mesh import address, telemetry
 from mesh.application import AppFailedError, Application, AppResponse, AppUnreachableError, Headers
 from mesh.broker import Message
-from mesh.directory import Directory
+from mesh.calls.exchange import Exchange, Reply, Request
 from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
@@ -32,7 +32,7 @@ from mesh.errors import (
     NoResponderError,
     StreamBrokenError,
 )
-from mesh.exchange import Exchange, Reply, Request
+from mesh.node.directory import Directory
 from mesh.policies import BUILT_IN_RETRIES, Breaker, Policy
 from mesh.telemetry import Counters
 

@@ -1,7 +1,7 @@
 """Every YAML kind as frozen values; importing this needs neither pydantic nor a YAML parser.
 
 ``schema*.py`` hold the strict models of what may stand in a file and turn them into these
-values; ``documents.py`` reads files and locates problems; ``mesh/loader.py`` drives both.
+values; ``documents.py`` reads files and locates problems; ``mesh/resources/loader.py`` drives both.
 """
 
 from mesh.resources.component import (

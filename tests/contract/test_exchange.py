@@ -12,9 +12,9 @@ import pytest
 
 from mesh.address import Address
 from mesh.broker import Broker, Message
+from mesh.calls.exchange import PART_BYTES, Exchange, Reply, Request
+from mesh.calls.link import WINDOW_BYTES
 from mesh.errors import BrokerError, DeadlineExceededError, NoResponderError, StreamBrokenError
-from mesh.exchange import PART_BYTES, Exchange, Reply, Request
-from mesh.link import WINDOW_BYTES
 from tests.support.contract import Place, no_tasks_besides
 from tests.support.eventually import eventually
 

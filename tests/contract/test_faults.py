@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mesh.broker import Delivery, KeyValueProvider, Message, Operation, SubscribeOptions
+from mesh.calls.exchange import Exchange, Reply, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
-from mesh.exchange import Exchange, Reply, Request
 from mesh.tasks import task_group
 from tests.support.contract import Inbox, Place, no_tasks_besides, text
 from tests.support.eventually import eventually

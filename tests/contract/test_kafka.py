@@ -17,7 +17,7 @@ from brokers.kafka._records import new_batch
 from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
-from mesh.exchange import Exchange, Request
+from mesh.calls.exchange import Exchange, Request
 from tests.support.backends import KafkaBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually

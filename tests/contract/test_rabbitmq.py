@@ -20,8 +20,8 @@ from brokers.rabbitmq._content import Publish
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
+from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, NoResponderError, PublishRejectedError
-from mesh.exchange import Exchange, Request
 from tests.support.backends import RabbitMQBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mesh.exchange import PING_INTERVAL, SILENCE_LIMIT
+from mesh.calls.exchange import PING_INTERVAL, SILENCE_LIMIT
 from tests.faults.conftest import Figures
 from tests.support.eventually import eventually
 from tests.support.load import Calling

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
-from mesh.runtime import Runtime
+from mesh.node.runtime import Runtime
 from tests.support.nats import NatsServer
 
 

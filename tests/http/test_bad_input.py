@@ -179,7 +179,7 @@ async def test_bad_requests(
 
 async def test_a_slow_header_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose header does not come to its end is closed, however it trickles; one that does is served."""
-    monkeypatch.setattr("gateway.server.HEADER_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.http.server.HEADER_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
 
@@ -198,7 +198,7 @@ async def test_a_slow_header_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPa
 
 async def test_many_slow_clients_do_not_hinder_others(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are all closed; meanwhile others are served."""
-    monkeypatch.setattr("gateway.server.HEADER_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.http.server.HEADER_SECONDS", 0.5)
     connections = [await asyncio.open_connection("127.0.0.1", node.gateway.port) for _ in range(200)]
     for _, writer in connections:
         writer.write(b"GET / HTTP/1.1\r\n")

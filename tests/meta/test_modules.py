@@ -99,7 +99,7 @@ def _imported_by(code: str) -> set[str]:
 
 def test_the_core_imports_no_client_and_no_models() -> None:
     """A node without files needs neither HTTP nor a broker's client nor pydantic nor YAML nor CEL."""
-    loaded = _imported_by("import mesh.runtime")
+    loaded = _imported_by("import mesh.node.runtime")
     forbidden = {"aiohttp", "nats", "pydantic", "yaml", "typer", "rich", "brokers", "bindings", "gateway", "cel"}
     assert not loaded & forbidden
 

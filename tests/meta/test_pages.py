@@ -18,7 +18,7 @@ from docs.generate import rendered
 from gateway.cli.template import is_template
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
-from mesh.loader import load_configuration_file, load_resources, parse_documents, validate
+from mesh.resources.loader import load_configuration_file, load_resources, parse_documents, validate
 from tests.meta.sources import PACKAGES, ROOT, Block, blocks
 
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from gateway.application import ANSWER_LIMIT_BYTES, HTTPApplication, outside_service
 from gateway.config import HealthCheck
+from gateway.http.application import ANSWER_LIMIT_BYTES, HTTPApplication, outside_service
 from mesh.application import AppFailedError, AppUnreachableError
 from mesh.errors import InvocationError
 from tests.http.harness import App

@@ -15,8 +15,8 @@ from gateway.cli import main
 from gateway.cli.asyncapi import document
 from mesh import address
 from mesh.broker import Message
-from mesh.catalogue import MAX_TOPICS, Node, collect, described
-from mesh.directory import Directory
+from mesh.node.description import MAX_TOPICS, Node, collect, described
+from mesh.node.directory import Directory
 from tests.support.eventually import eventually
 
 ON_BACKBONE = (("pubsub", "pubsub.mesh"),)

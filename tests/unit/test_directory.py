@@ -11,8 +11,8 @@ import pytest
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh import address
 from mesh.broker import Frame, Message
-from mesh.directory import MAX_APPS, SEEN_WINDOW, Directory
 from mesh.errors import BrokerUnavailableError
+from mesh.node.directory import MAX_APPS, SEEN_WINDOW, Directory
 from tests.support.eventually import eventually
 
 
@@ -154,7 +154,7 @@ async def test_the_number_of_applications_is_bounded() -> None:
 
 async def test_it_announces_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgets who was not seen for long; a broker that is away does not end it."""
-    monkeypatch.setattr("mesh.directory.ANNOUNCE_INTERVAL", 0.01)
+    monkeypatch.setattr("mesh.node.directory.ANNOUNCE_INTERVAL", 0.01)
     hub, clock = MemoryHub(), Clock()
     heard: list[dict[str, object]] = []
     async with MemoryBroker(hub) as broker, MemoryBroker(hub) as other:
@@ -180,7 +180,7 @@ async def test_it_announces_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setattr(broker, "broadcast", away)
             await asyncio.sleep(0.05)
             monkeypatch.undo()
-            monkeypatch.setattr("mesh.directory.ANNOUNCE_INTERVAL", 0.01)
+            monkeypatch.setattr("mesh.node.directory.ANNOUNCE_INTERVAL", 0.01)
             directory.host("app", ready=True)
 
             def again() -> None:

@@ -12,9 +12,9 @@ from brokers.memory import MemoryBroker, MemoryHub
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Message
+from mesh.calls.exchange import PART_BYTES, Exchange, Request
+from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES
 from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamBrokenError
-from mesh.exchange import PART_BYTES, Exchange, Request
-from mesh.link import FRAME_HEADER, WINDOW_BYTES
 from tests.support.eventually import eventually
 
 APP = address.app("default", "app")

@@ -26,9 +26,9 @@ from brokers.faststream._application import DROP, FAILED, RETRY, SUCCESS
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh.address import topic
 from mesh.broker import Message
-from mesh.catalogue import collect
 from mesh.errors import ConfigError, FeatureNotSupportedError, InvocationError, MeshError, PermissionDeniedError
 from mesh.event import Event, from_headers, to_structured
+from mesh.node.description import collect
 from tests.support.eventually import eventually
 
 BROKERS = [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError, Problem
-from mesh.loader import (
+from mesh.resources.loader import (
     FileModel,
     LoadedResources,
     did_you_mean,

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.expressions import compile_trip
-from mesh.loader import load_resources
 from mesh.policies import (
     BUILT_IN_RETRIES,
     Breaker,
@@ -22,6 +21,7 @@ from mesh.policies import (
     parse_status_codes,
 )
 from mesh.resources import ComponentTarget, Resiliency, ResiliencyPolicies, Target
+from mesh.resources.loader import load_resources
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError
-from mesh.loader import LoadedResources, load_resources
 from mesh.resources import (
     BulkOptions,
     Component,
@@ -28,6 +27,7 @@ from mesh.resources import (
     expand_template,
     programmatic_subscriptions,
 )
+from mesh.resources.loader import LoadedResources, load_resources
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
-from gateway.response import Response, StreamedResponse, json_response, no_content
+from gateway.http.response import Response, StreamedResponse, json_response, no_content
 
 
 class Client:

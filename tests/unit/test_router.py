@@ -10,10 +10,10 @@ from aiohttp import web
 
 from gateway.api import _allowed
 from gateway.errors import APIError
-from gateway.response import Answered, Response
+from gateway.http.response import Answered, Response
+from gateway.http.server import Route, Router
 from gateway.routes.invocation import clean_path
 from gateway.routes.request import metadata_of, query_of, unescape
-from gateway.server import Route, Router
 from mesh.resources.configuration import APIOperation, APISpec
 
 

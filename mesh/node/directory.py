@@ -19,8 +19,8 @@ import orjson
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
-from mesh.catalogue import DESCRIBE
 from mesh.errors import BrokerError
+from mesh.node.description import DESCRIBE
 
 __all__ = ["Directory"]
 
@@ -36,7 +36,7 @@ class Directory:
 
     Attributes:
         node_id: This node.
-        describe: Gives what is announced of this node when somebody asks (``mesh/catalogue.py``).
+        describe: Gives what is announced of this node when somebody asks (``mesh/node/description.py``).
     """
 
     def __init__(self, broker: Broker, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:

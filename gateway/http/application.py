@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Self
 from urllib.parse import urlsplit
 
-from gateway.client import ClientResponse, ConnectError, HTTPClient, ResponseError
 from gateway.config import HealthCheck
+from gateway.http.client import ClientResponse, ConnectError, HTTPClient, ResponseError
 from mesh.application import AppFailedError, AppUnreachableError, Headers
 from mesh.errors import InvocationError
 

@@ -38,6 +38,7 @@ from typing import Self, cast
 
 from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
+from mesh.calls.link import FRAME_HEADER, REASON_HEADER, WINDOW_BYTES, Link
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -45,7 +46,6 @@ from mesh.errors import (
     MeshError,
     StreamBrokenError,
 )
-from mesh.link import FRAME_HEADER, REASON_HEADER, WINDOW_BYTES, Link
 from mesh.tasks import task_group
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]

@@ -1,6 +1,6 @@
 """One end of a streamed call: parts under credit, counted, with signs of life.
 
-The frames and what they mean stand in ``mesh/exchange.py``.
+The frames and what they mean stand in ``mesh/calls/exchange.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mesh.errors import (
 )
 
 if TYPE_CHECKING:
-    from mesh.exchange import Exchange
+    from mesh.calls.exchange import Exchange
 
 __all__ = ["CREDIT_HEADER", "FRAME_HEADER", "REASON_HEADER", "SEQUENCE_HEADER", "WINDOW_BYTES", "Link"]
 

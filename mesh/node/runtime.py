@@ -24,13 +24,13 @@ from mesh.blocks.invocation import Invocation
 from mesh.blocks.pubsub import PubSub, PubSubComponent, Route
 from mesh.blocks.state import KeyValueStateStore, State, StateStore, StateStoreComponent, key_prefix
 from mesh.broker import Broker, KeyValue, KeyValueProvider, Losable, Topology
-from mesh.catalogue import described
-from mesh.directory import Directory
+from mesh.calls.exchange import Exchange
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, Problem
-from mesh.exchange import Exchange
 from mesh.expressions import compile_match
 from mesh.file_key_value import FileKeyValue
 from mesh.guard import Guard
+from mesh.node.description import described
+from mesh.node.directory import Directory
 from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, TemplateTokens
 from mesh.resources.configuration import Configuration
@@ -86,7 +86,7 @@ class Runtime:
     """One node. Entering makes its outbound calls work; ``inbound`` adds its application.
 
     Attributes:
-        methods: What the application answers, where that is known (``mesh/catalogue.py``).
+        methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
     def __init__(self, settings: NodeSettings, registry: Registry) -> None:

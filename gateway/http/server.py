@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, render, unexpected
-from gateway.response import Answered, Request, Response
+from gateway.http.response import Answered, Request, Response
 from mesh.errors import MeshError
 
 __all__ = ["Find", "HTTPServer", "Handler", "Route", "Router"]

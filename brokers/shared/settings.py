@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
-from brokers._tls import TLSFiles
+from brokers.shared.tls import TLSFiles
 from mesh.durations import parse_duration
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component

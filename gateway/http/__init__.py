@@ -1,0 +1,1 @@
+"""HTTP: the server for the outside, and the client towards applications."""

@@ -1,0 +1,1 @@
+"""Request and reply over any broker: frames, one end of a stream, calls."""

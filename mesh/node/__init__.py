@@ -1,0 +1,1 @@
+"""A node of the mesh: built, started, drained, described."""
