@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mesh.blocks.state import KeyValueStateStore
+from typing import Self
+
+from mesh.blocks.store import KeyValueStateStore
 from mesh.key_value import MemoryKeyValue
 from mesh.resources.component import Component
 
@@ -12,6 +14,16 @@ __all__ = ["InMemoryStateStore"]
 class InMemoryStateStore(KeyValueStateStore):
     """Keys and values in a dictionary."""
 
-    def __init__(self, component: Component) -> None:
+    bound = True
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
         """Start empty; it has no settings of its own."""
-        super().__init__(MemoryKeyValue())
+        return cls(MemoryKeyValue())
+
+    async def __aenter__(self) -> Self:
+        """Need nothing."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Hold nothing."""

@@ -15,18 +15,18 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import asdict
 from typing import cast
 
-from gateway.api import build_router
 from gateway.config import GatewayConfig
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
+from gateway.routes import build_router
 from gateway.runs import Run, registered
-from gateway.settings import load_settings
+from gateway.settings import endpoint_client, load_settings
 from mesh import __version__
-from mesh.application import AppFailedError, AppUnreachableError
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import AppFailedError, AppUnreachableError, ConfigError, MeshError
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -89,16 +89,16 @@ class Gateway:
     @property
     def metadata(self) -> dict[str, object]:
         """What ``GET metadata`` answers."""
-        config, runtime = self.config, self._runtime
+        config, node = self.config, self._runtime.description
         described: dict[str, object] = {
             "id": config.app_id,
             "runtimeVersion": __version__,
-            "enabledFeatures": [name for name, on in runtime.settings.configuration.features().items() if on],
-            "components": [*self._described_components()],
+            "enabledFeatures": list(node.features),
+            "components": [asdict(component) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
-            "subscriptions": [_described(subscription) for subscription in runtime.subscriptions],
-            "httpEndpoints": [{"name": name} for name in runtime.invocation.endpoints],
-            "resiliencies": [{"name": each.name} for each in runtime.settings.resiliencies],
+            "subscriptions": [_described(subscription) for subscription in node.subscriptions],
+            "httpEndpoints": [{"name": name} for name in node.endpoints],
+            "resiliencies": [{"name": name} for name in node.resiliencies],
             "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": 0},
@@ -107,23 +107,6 @@ class Gateway:
             described["appConnectionProperties"] = self._described_connection()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
-
-    def _described_components(self) -> list[dict[str, object]]:
-        runtime = self._runtime
-        described: list[dict[str, object]] = []
-        for component in runtime.components:
-            pubsub = runtime.pubsub.components.get(component.name)
-            store = runtime.state.components.get(component.name)
-            capabilities = list(pubsub.capabilities if pubsub else store.store.capabilities if store else ())
-            described.append(
-                {
-                    "name": component.name,
-                    "type": component.type,
-                    "version": component.version,
-                    "capabilities": capabilities,
-                }
-            )
-        return described
 
     def _described_connection(self) -> dict[str, object]:
         config = self.config
@@ -152,9 +135,9 @@ class Gateway:
         settings, endpoints = load_settings(config)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry()))
-            for name, endpoint in endpoints.items():
-                runtime.invocation.endpoints[name] = await stack.enter_async_context(endpoint)
-            runtime.invocation.open_outside = outside_service
+            for endpoint in endpoints:
+                await runtime.add_endpoint(endpoint.name, await endpoint_client(endpoint, runtime))
+            runtime.allow_outside(outside_service)
             server = HTTPServer(
                 build_router(runtime, config, self, self._labels),
                 max_body_bytes=config.max_body_bytes,
@@ -220,7 +203,7 @@ class Gateway:
     async def _subscriptions(self) -> Sequence[Subscription]:
         """Ask the application what it wants; tries again while the answer does not come."""
         application = self._application
-        if application is None or "subscribe" in self.config.init_endpoints_off or not self._runtime.pubsub.components:
+        if application is None or "subscribe" in self.config.init_endpoints_off:
             return ()
         status, body = await _answered(application, self.app_id)
         if status != 200:

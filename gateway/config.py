@@ -70,7 +70,6 @@ class GatewayConfig:
         backbone: URL of the backbone; ``embedded:`` for the server this user's gateways share.
         home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
         drain: Seconds that calls and deliveries in flight may take to finish on shutdown.
-        call_timeout: Seconds an invocation may take until its reply begins, unless a policy says otherwise.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Log every API call.
@@ -98,7 +97,6 @@ class GatewayConfig:
     namespace: str = "default"
     backbone: str = "embedded:"
     drain: float = 5.0
-    call_timeout: float = 60.0
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool = False

@@ -1,7 +1,7 @@
-"""The only place where a failure becomes an HTTP answer.
+"""The only place where a failure becomes an answer: one table for HTTP and gRPC.
 
-Every failure is one JSON object with ``errorCode`` and ``message``; those of pub/sub and state also
-carry ``details``. Codes, statuses and texts are Dapr's, so that its clients read them.
+Every failure is one JSON object with ``errorCode`` and ``message``; those that have a reason also carry
+``details``. Codes, statuses and texts are Dapr's, so that its clients read them.
 
 Source: Dapr's error tables; docs/errors.md lists every code with its meaning and what to do.
 """
@@ -9,36 +9,199 @@ Source: Dapr's error tables; docs/errors.md lists every code with its meaning an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from gateway.http.response import Response, json_response
-from mesh.errors import (
-    BrokerError,
-    ConflictError,
-    DeadlineExceededError,
-    EventError,
-    InvalidEtagError,
-    InvocationError,
-    MeshError,
-    PermissionDeniedError,
-)
+from mesh.errors import MeshError
+from mesh.operation import Method
 
 __all__ = [
+    "ERRORS",
     "APIError",
+    "Row",
+    "answer",
     "bad_request",
     "header_too_large",
-    "invocation_failed",
     "malformed",
-    "publish_failed",
     "render",
-    "rich",
-    "state_failed",
+    "row_of",
+    "told",
+    "too_large",
+    "too_slow",
     "unexpected",
 ]
 
-ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
-RESOURCE_INFO = "type.googleapis.com/google.rpc.ResourceInfo"
-BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+TYPES = "type.googleapis.com/google.rpc."
 MAX_TEXT = 4096
+
+
+class Row(NamedTuple):
+    """What clients are told of a failure.
+
+    The texts are formatted with ``error``, ``target`` (of the operation), ``arguments`` (of it) and ``app_id``.
+
+    Attributes:
+        status: HTTP status.
+        grpc: gRPC status.
+        code: ``errorCode``.
+        text: The message.
+        reason: Of the ``ErrorInfo``; empty = the failure has no details.
+        resource: Type of the component in the ``ResourceInfo``; empty = there is none.
+        metadata: Of the ``ErrorInfo``, names and texts.
+        field: Name of the offending field in the ``BadRequest``; empty = there is none.
+    """
+
+    status: int
+    grpc: str
+    code: str
+    text: str = "{error}"
+    reason: str = ""
+    resource: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    field: str = ""
+
+
+_TOPIC = (("appID", "{app_id}"), ("topic", "{arguments.topic}"))
+_PUBLISHING = "error when publishing to topic {arguments.topic} in pubsub {target}: {error}"
+_NOT_STORED = ("ERR_PUBSUB_PUBLISH_MESSAGE", _PUBLISHING, "DAPR_PUBSUB_PUBLISH_MESSAGE", "pubsub")
+_PUBLISH_FAILED = Row(500, "INTERNAL", *_NOT_STORED, (*_TOPIC, ("error", "{error}")))
+_UNKNOWN = "; whether it was stored is unknown"
+_METADATA = "failed deserializing metadata. Error: {error}"
+_BAD_METADATA = ("ERR_PUBSUB_REQUEST_METADATA", _METADATA, "DAPR_PUBSUB_METADATA_DESERIALIZATION")
+_SAVE, _SAVING = "ERR_STATE_SAVE", "failed saving state in state store {target}: "
+_DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {arguments.items[0].key}: "
+_CONFLICT = "possible etag mismatch. error from state store: {error}"
+_STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
+
+# By ``<block>.<method>/<code>``, ``<block>/<code>``, ``<block>.<method>``, ``<code>``: the first that is there
+# counts. A code stands for the class of the error and all its subclasses.
+ERRORS: Mapping[str, Row] = {
+    "pubsub/COMPONENT_NOT_CONFIGURED": Row(
+        400,
+        "FAILED_PRECONDITION",
+        "ERR_PUBSUB_NOT_CONFIGURED",
+        "pubsub {target} is not configured",
+        "DAPR_PUBSUB_NOT_CONFIGURED",
+    ),
+    "pubsub/COMPONENT_NOT_FOUND": Row(
+        404, "INVALID_ARGUMENT", "ERR_PUBSUB_NOT_FOUND", "pubsub {target} is not found", "DAPR_PUBSUB_NOT_FOUND"
+    ),
+    "pubsub/NAME_EMPTY": Row(
+        404, "INVALID_ARGUMENT", "ERR_PUBSUB_EMPTY", "pubsub name is empty", "DAPR_PUBSUB_NAME_EMPTY"
+    ),
+    "pubsub/TOPIC_EMPTY": Row(
+        404,
+        "INVALID_ARGUMENT",
+        "ERR_TOPIC_NAME_EMPTY",
+        "topic is empty in pubsub {target}",
+        "DAPR_PUBSUB_TOPIC_NAME_EMPTY",
+        "pubsub",
+    ),
+    "pubsub/ENTRIES_INVALID": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_PUBSUB_EVENTS_SER",
+        "error when unmarshaling the request for topic {arguments.topic} in pubsub {target}: {error}",
+        "DAPR_PUBSUB_UNMARSHAL_EVENTS",
+        "pubsub",
+    ),
+    "pubsub/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA),
+    "pubsub/CONFIG_INVALID": Row(400, "INVALID_ARGUMENT", _BAD_METADATA[0], "{error}", _BAD_METADATA[2]),
+    "pubsub/PERMISSION_DENIED": Row(
+        403, "PERMISSION_DENIED", "ERR_PUBSUB_FORBIDDEN", "{error}", "DAPR_PUBSUB_FORBIDDEN", "pubsub", _TOPIC
+    ),
+    "pubsub/EVENT_INVALID": Row(
+        500,
+        "INVALID_ARGUMENT",
+        "ERR_PUBSUB_CLOUD_EVENTS_SER",
+        "{error}",
+        "DAPR_PUBSUB_CLOUD_EVENT_CREATION",
+        "pubsub",
+        _TOPIC,
+    ),
+    "pubsub/DEADLINE_EXCEEDED": _PUBLISH_FAILED._replace(text=_PUBLISHING + _UNKNOWN),
+    "pubsub.publish": _PUBLISH_FAILED,
+    "pubsub.bulk_publish": _PUBLISH_FAILED,
+    "state/COMPONENT_NOT_CONFIGURED": Row(
+        500,
+        "FAILED_PRECONDITION",
+        "ERR_STATE_STORE_NOT_CONFIGURED",
+        "state store {target} is not configured",
+        "DAPR_STATE_NOT_CONFIGURED",
+    ),
+    "state/COMPONENT_NOT_FOUND": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_STATE_STORE_NOT_FOUND",
+        "state store {target} is not found",
+        "DAPR_STATE_NOT_FOUND",
+    ),
+    "state/STATE_ILLEGAL_KEY": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_MALFORMED_REQUEST",
+        "{error}",
+        "DAPR_STATE_ILLEGAL_KEY",
+        "state",
+        (),
+        "{error.key}",
+    ),
+    "state.get": Row(
+        500, "INTERNAL", "ERR_STATE_GET", "fail to get {arguments.key} from state store {target}: {error}"
+    ),
+    "state.bulk_get": Row(500, "INTERNAL", "ERR_STATE_BULK_GET", "fail to get from state store {target}: {error}"),
+    "state.save/STATE_CONFLICT": Row(409, "ABORTED", _SAVE, _SAVING + _CONFLICT),
+    "state.save/STATE_ETAG_INVALID": Row(400, "INVALID_ARGUMENT", _SAVE, _SAVING + "{error}"),
+    "state.save": Row(500, "INTERNAL", _SAVE, _SAVING + "{error}"),
+    "state.delete/STATE_CONFLICT": Row(409, "ABORTED", _DELETE, _DELETING + _CONFLICT),
+    "state.delete/STATE_ETAG_INVALID": Row(400, "INVALID_ARGUMENT", _DELETE, _DELETING + "{error}"),
+    "state.delete": Row(500, "INTERNAL", _DELETE, _DELETING + "{error}"),
+    "state.transact/FEATURE_NOT_SUPPORTED": Row(
+        500,
+        "UNIMPLEMENTED",
+        _STATE_UNSUPPORTED,
+        "state store {target} doesn't support transactions",
+        "DAPR_STATE_TRANSACTIONS_NOT_SUPPORTED",
+        "state",
+    ),
+    "state.transact": Row(500, "INTERNAL", "ERR_STATE_TRANSACTION", "error while executing state transaction: {error}"),
+    "state.query": Row(
+        500,
+        "INTERNAL",
+        _STATE_UNSUPPORTED,
+        "state store does not support querying",
+        "DAPR_STATE_QUERYING_NOT_SUPPORTED",
+        "state",
+    ),
+    "secrets/COMPONENT_NOT_CONFIGURED": Row(
+        500, "FAILED_PRECONDITION", "ERR_SECRET_STORES_NOT_CONFIGURED", "secret store is not configured"
+    ),
+    "secrets/COMPONENT_NOT_FOUND": Row(
+        401, "INVALID_ARGUMENT", "ERR_SECRET_STORE_NOT_FOUND", "failed finding secret store with key {target}"
+    ),
+    "secrets/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
+    "secrets.get": Row(
+        500,
+        "INTERNAL",
+        "ERR_SECRET_GET",
+        "failed getting secret with key {arguments.name} from secret store {target}: {error}",
+    ),
+    "secrets.bulk": Row(
+        500, "INTERNAL", "ERR_SECRET_GET", "failed getting secrets from secret store {target}: {error}"
+    ),
+    "invocation.invoke": Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}"),
+    "durable.accept/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}"),
+    "durable.accept/DEADLINE_EXCEEDED": Row(
+        500, "DEADLINE_EXCEEDED", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}" + _UNKNOWN
+    ),
+    "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
+    "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
+    "BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}"),
+    "PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
+    "COMPONENT_ERROR": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
+    "BROKER_ERROR": Row(503, "UNAVAILABLE", "ERR_BROKER"),
+    "MESH_ERROR": Row(500, "UNKNOWN", "ERROR"),
+}
 
 
 class APIError(Exception):
@@ -60,45 +223,52 @@ def render(error: APIError) -> Response:
     return json_response(body, error.status)
 
 
-def rich(
-    status: int,
-    code: str,
-    reason: str,
-    message: str,
-    *,
-    metadata: Mapping[str, str] | None = None,
-    resource: tuple[str, str] | None = None,
-    field: tuple[str, str] | None = None,
+def row_of(error: MeshError, method: Method | None) -> Row:
+    """Find the row of a failure of an operation; None = it was no operation yet."""
+    codes = [kind.code for kind in type(error).__mro__ if issubclass(kind, MeshError)]
+    keys = [f"{scope}/{code}" for scope in (str(method), method.block) for code in codes] if method is not None else []
+    found = next((ERRORS[key] for key in (*keys, str(method), *codes) if key in ERRORS), None)
+    assert found is not None  # Every error is a MeshError.
+    return found
+
+
+def answer(
+    error: MeshError, method: Method | None = None, target: str = "", arguments: object = None, app_id: str = ""
 ) -> APIError:
-    """Make a failure with details.
+    """Say what clients are told of a failure.
 
     Args:
-        status: HTTP status.
-        code: ``errorCode``.
-        reason: Of the ``ErrorInfo``.
-        message: The text.
-        metadata: Of the ``ErrorInfo``.
-        resource: Type and name of the component, unless it was not found.
-        field: The offending field and what is wrong with it.
+        error: What went wrong.
+        method: Of the operation; None = it was no operation yet.
+        target: Of the operation.
+        arguments: Of the operation.
+        app_id: Of its caller.
     """
+    return told(row_of(error, method), error, target, arguments, app_id)
+
+
+def told(row: Row, error: object = None, target: str = "", arguments: object = None, app_id: str = "") -> APIError:
+    """Make the failure of a row; what its texts do not use may be left out."""
+    words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
+    message = row.text.format(**words)
     details: list[object] = []
-    if resource is not None:
-        kind, name = resource
-        description = message if kind == "pubsub" else ""
+    if row.resource:
         details.append(
             {
-                "@type": RESOURCE_INFO,
-                "resource_type": kind,
-                "resource_name": name,
+                "@type": TYPES + "ResourceInfo",
+                "resource_type": row.resource,
+                "resource_name": target,
                 "owner": "",
-                "description": description,
+                "description": message if row.resource == "pubsub" else "",
             }
         )
-    if field is not None:
-        name, description = field
-        details.append({"@type": BAD_REQUEST, "field_violations": [{"field": name, "description": description}]})
-    details.append({"@type": ERROR_INFO, "reason": reason, "domain": "dapr.io", "metadata": dict(metadata or {})})
-    return APIError(status, code, message, details)
+    if row.field:
+        violation = {"field": row.field.format(**words), "description": message}
+        details.append({"@type": TYPES + "BadRequest", "field_violations": [violation]})
+    if row.reason:
+        metadata = {name: text.format(**words) for name, text in row.metadata}
+        details.append({"@type": TYPES + "ErrorInfo", "reason": row.reason, "domain": "dapr.io", "metadata": metadata})
+    return APIError(row.status, row.code, message, details or None)
 
 
 def malformed(reason: object) -> APIError:
@@ -126,51 +296,8 @@ def too_slow(seconds: float) -> APIError:
     return APIError(408, "ERR_BODY_READ", f"the body did not arrive within {seconds:g} s")
 
 
-def publish_failed(pubsub: str, topic: str, app_id: str, error: MeshError) -> APIError:
-    """An event was not published."""
-    context = {"appID": app_id, "topic": topic}
-    resource = ("pubsub", pubsub)
-    if isinstance(error, PermissionDeniedError):
-        return rich(
-            403, "ERR_PUBSUB_FORBIDDEN", "DAPR_PUBSUB_FORBIDDEN", str(error), metadata=context, resource=resource
-        )
-    if isinstance(error, EventError):
-        return rich(
-            500,
-            "ERR_PUBSUB_CLOUD_EVENTS_SER",
-            "DAPR_PUBSUB_CLOUD_EVENT_CREATION",
-            str(error),
-            metadata=context,
-            resource=resource,
-        )
-    outcome = "; whether it was stored is unknown" if isinstance(error, DeadlineExceededError) else ""
-    message = f"error when publishing to topic {topic} in pubsub {pubsub}: {error}{outcome}"
-    return rich(
-        500,
-        "ERR_PUBSUB_PUBLISH_MESSAGE",
-        "DAPR_PUBSUB_PUBLISH_MESSAGE",
-        message,
-        metadata={**context, "error": str(error)},
-        resource=resource,
-    )
-
-
-def state_failed(code: str, message: str, error: MeshError) -> APIError:
-    """A state operation failed; etags decide between 409, 400 and 500."""
-    if isinstance(error, ConflictError):
-        return APIError(409, code, f"{message}: possible etag mismatch. error from state store: {error}")
-    if isinstance(error, InvalidEtagError):
-        return APIError(400, code, f"{message}: {error}")
-    return APIError(500, code, f"{message}: {error}")
-
-
-def invocation_failed(error: InvocationError) -> APIError:
-    """An application could not be called."""
-    return APIError(500, "ERR_DIRECT_INVOKE", str(error))
-
-
 def unexpected(error: Exception) -> APIError:
     """A failure nobody foresaw where it happened."""
-    if isinstance(error, BrokerError):
-        return APIError(503, "ERR_BROKER", str(error))
+    if isinstance(error, MeshError):
+        return answer(error)
     return APIError(500, "ERROR", f"internal error: {type(error).__name__}")

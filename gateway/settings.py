@@ -1,4 +1,4 @@
-"""Reads a gateway's resources: files to ``NodeSettings`` and clients of HTTPEndpoints.
+"""Reads a gateway's resources: files to ``NodeSettings``, and HTTPEndpoints.
 
 Importing ``mesh.resources.loader`` takes pydantic and YAML; a gateway without files does without both, so it
 is imported only when there are any.
@@ -9,21 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from collections.abc import Sequence
 from functools import reduce
 
 from gateway.config import GatewayConfig
 from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
-from mesh.node.runtime import NodeSettings, default_components
-from mesh.resources.component import HTTPEndpoint, TemplateTokens, resolve_entries
+from mesh.node.runtime import NodeSettings, Runtime
+from mesh.resources.component import HTTPEndpoint
 from mesh.resources.configuration import Configuration
+from mesh.scopes import in_scope
 
-__all__ = ["load_settings"]
+__all__ = ["endpoint_client", "load_settings"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPApplication]]:
+def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEndpoint]]:
     """Read the resources of a gateway.
 
     Without any component, the built-in ones apply: a folder may hold subscriptions alone.
@@ -36,7 +38,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPAp
         settings = NodeSettings(
             config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace), home=config.home
         )
-        return settings, {}
+        return settings, ()
     from mesh.resources.loader import load_configuration_file, load_resources
 
     resources = load_resources(config.resource_paths, namespace=given_namespace)
@@ -50,33 +52,36 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, dict[str, HTTPAp
         config.app_id,
         config.namespace,
         config.backbone,
-        components=resources.components or default_components(),
+        components=resources.components or None,
         subscriptions=resources.subscriptions,
         resiliencies=resources.resiliencies,
         configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
         namespace_given=bool(given_namespace),
         home=config.home,
     )
-    tokens = TemplateTokens(config.app_id, config.namespace, os.environ.get("POD_NAME"))
-    endpoints: dict[str, HTTPApplication] = {}
-    problems: list[Problem] = []
-    for endpoint in resources.http_endpoints:
-        if not endpoint.scopes or config.app_id in endpoint.scopes:
-            try:
-                endpoints[endpoint.name] = _client(endpoint, tokens)
-            except ConfigError as error:
-                problems.extend(error.problems)
+    problems = [
+        Problem(
+            "clientTLS with a client certificate is not supported yet, and ignoring it would be unsafe",
+            "spec.clientTLS",
+            endpoint.file,
+            endpoint.line,
+        )
+        for endpoint in resources.http_endpoints
+        if in_scope(endpoint.scopes, config.app_id) and (endpoint.certificate or endpoint.private_key)
+    ]
     if problems:
         raise ConfigError(problems)
-    return settings, endpoints
+    return settings, [each for each in resources.http_endpoints if in_scope(each.scopes, config.app_id)]
 
 
-def _client(endpoint: HTTPEndpoint, tokens: TemplateTokens) -> HTTPApplication:
-    if endpoint.certificate is not None or endpoint.private_key is not None:
-        refused = "clientTLS with a client certificate is not supported yet, and ignoring it would be unsafe"
-        raise ConfigError(Problem(refused, "spec.clientTLS", endpoint.file, endpoint.line))
+async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPApplication:
+    """Make the client of an HTTPEndpoint; its secrets are read from the node's secret stores.
+
+    Raises:
+        ConfigError: A reference has no value, or a certificate is none.
+    """
     entries = endpoint.headers if endpoint.root_ca is None else (*endpoint.headers, endpoint.root_ca)
-    resolved = resolve_entries(entries, tokens, os.environ, {}, file=endpoint.file)
+    resolved = await runtime.resolved(entries, endpoint.auth_secret_store, endpoint.file)
     headers = [(entry.name, entry.text() or "") for entry in resolved[: len(endpoint.headers)]]
     tls = None
     if endpoint.base_url.startswith("https"):

@@ -4,7 +4,11 @@ An address is a dotted path of tokens, legal on every broker::
 
     mesh.<namespace>.topic.<component>.<topic>     an event topic; dots in the topic separate its tokens
     mesh.<namespace>.app.<app id>                  an application's requests
+    mesh.<namespace>.component.<component>         requests to any host of a component
+    mesh.<namespace>.component.<component>.<print> requests to hosts of equal settings
     mesh.<namespace>.nodes                         broadcast to every live node
+    mesh.<namespace>.hosts                         broadcast to every host of components
+    mesh.<namespace>.asker.<node>                  what a node that asked is answered
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
 Tokens keep letters, digits, ``_`` and ``-``; every other byte of their UTF-8 form is written
@@ -21,7 +25,20 @@ from functools import lru_cache
 
 from mesh.errors import ConfigError
 
-__all__ = ["Address", "Kind", "app", "decode_token", "encode_token", "matches", "nodes", "overlaps", "topic"]
+__all__ = [
+    "Address",
+    "Kind",
+    "app",
+    "asker",
+    "component",
+    "decode_token",
+    "encode_token",
+    "hosts",
+    "matches",
+    "nodes",
+    "overlaps",
+    "topic",
+]
 
 MAX_TOKEN_BYTES = 512
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
@@ -33,6 +50,7 @@ class Kind(StrEnum):
 
     TOPIC = "topic"
     APP = "app"
+    COMPONENT = "component"
     NODES = "nodes"
 
 
@@ -111,9 +129,26 @@ def app(namespace: str, app_id: str) -> Address:
     return Address(Kind.APP, f"mesh.{encode_token(namespace)}.app.{encode_token(app_id)}", "", app_id)
 
 
+@lru_cache(maxsize=4096)
+def component(namespace: str, name: str, fingerprint: str = "") -> Address:
+    """Address the hosts of a component; with a fingerprint, those whose settings have it."""
+    space = f"mesh.{encode_token(namespace)}.component.{encode_token(name)}"
+    return Address(Kind.COMPONENT, f"{space}.{fingerprint}" if fingerprint else space, "", name)
+
+
 def nodes(namespace: str) -> Address:
     """Address every live node of a namespace."""
     return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.nodes", "", "nodes")
+
+
+def hosts(namespace: str) -> Address:
+    """Address every live host of components of a namespace."""
+    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.hosts", "", "hosts")
+
+
+def asker(namespace: str, node_id: str) -> Address:
+    """Address one node that asked the hosts something."""
+    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.asker.{encode_token(node_id)}", "", "asker")
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -6,25 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from mesh.errors import MeshError
-
-__all__ = ["AppFailedError", "AppResponse", "AppUnreachableError", "Application", "Headers"]
+__all__ = ["AppResponse", "Application", "Headers"]
 
 Headers = Sequence[tuple[str, str]]
-
-
-class AppUnreachableError(MeshError):
-    """The application does not accept connections; nothing reached it."""
-
-    code = "APP_UNREACHABLE"
-    retryable = True
-
-
-class AppFailedError(MeshError):
-    """The application broke the connection off; it may have run."""
-
-    code = "APP_FAILED"
-    retryable = True
 
 
 class AppResponse(Protocol):

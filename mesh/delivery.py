@@ -10,6 +10,7 @@ drop (``DROP``, 404, no rule, expired) dead letter if one is configured, else ac
 retry (``RETRY``, other status, time)  the next attempt by policy; with none left, dead letter
 the application does not listen        wait for it, holding the delivery; no attempt is counted
 its time has not come (``delay``)      the broker holds it until then
+anything of ours fails on the way      retry: it is an attempt that failed
 =====================================  ======================================================
 
 Attempts: without a retry policy, an event with a dead letter topic goes there after its first
@@ -32,10 +33,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mesh.application import AppUnreachableError
 from mesh.broker import Delivery
-from mesh.errors import BrokerError
-from mesh.policies import Breaker, Policy, Retry
+from mesh.deadlines import Deadlines
+from mesh.errors import AppUnreachableError, BrokerError, CircuitOpenError, DeadlineExceededError, MeshError
+from mesh.policies import Guard, Policy, Retry, Verdict
 
 __all__ = [
     "NOT_BEFORE_HEADER",
@@ -59,6 +60,7 @@ LONGEST_HOLD = 3600.0
 BROKEN_ATTEMPTS = 5
 MAX_COUNTED = 1000
 MAX_ATTEMPT_SECONDS = 3600.0
+DEAD_LETTER_SECONDS = 30.0
 
 
 class Outcome(StrEnum):
@@ -77,7 +79,7 @@ class Attempt:
         outcome: What it came to.
         reason: Why, for logs and the dead letter; empty on success.
         status: The application's HTTP status, if there was one.
-        broken: Whether the connection broke off, so that nothing is known about this event.
+        broken: Whether the connection broke off or something of ours failed: nothing is known about this event.
     """
 
     outcome: Outcome
@@ -159,6 +161,10 @@ def _elapsed(retry: Retry, made: int) -> float:
     return sum(retry.delay(n, 0.0, _mean) or 0.0 for n in range(1, min(made, MAX_COUNTED)))
 
 
+def _judged(attempt: Attempt | None, error: MeshError | None) -> Verdict:
+    return Verdict(attempt is not None and attempt.outcome is not Outcome.RETRY)
+
+
 class Settlement:
     """Runs the state machine for one subscription; an instance is a broker's handler."""
 
@@ -186,8 +192,9 @@ class Settlement:
         """
         self._call = call
         self._retry = policy.retry
-        self._timeout = policy.timeout.seconds if policy.timeout is not None else MAX_ATTEMPT_SECONDS
-        self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic)
+        self._guard = Guard(policy)
+        self._timeout = MAX_ATTEMPT_SECONDS if self._guard.timeout is None else self._guard.timeout
+        self._deadlines = Deadlines()
         self._dead_letter = dead_letter
         self._until_reachable = until_reachable
         self._count = count
@@ -231,10 +238,12 @@ class Settlement:
         number = delivery.attempt if scheduled is None else max(1, delivery.attempt - 1)  # The hold was no attempt.
         quick = 0
         while True:
-            attempt = await self._attempt(delivery)
-            if attempt is None:
+            try:
+                attempt, _, _ = await self._guard.attempt(lambda: self._reach(delivery), _judged)
+            except CircuitOpenError:
                 await delivery.nack(BREAKER_RETRY)
                 return
+            assert attempt is not None  # Whatever goes wrong on the way is an attempt as well.
             self._count(attempt.outcome)
             if attempt.outcome is Outcome.SUCCESS:
                 await delivery.ack()
@@ -247,31 +256,20 @@ class Settlement:
             quick += 1
             await asyncio.sleep(delay)
 
-    async def _attempt(self, delivery: Delivery) -> Attempt | None:
-        """Call the application once; None when the circuit breaker refuses."""
-        breaker = self._breaker
-        if breaker is None:
-            return await self._reach(delivery)
-        permit = breaker.allow()
-        if permit is None:
-            return None
-        try:
-            attempt = await self._reach(delivery)
-        except BaseException:
-            breaker.release(permit)
-            raise
-        breaker.record(attempt.outcome is not Outcome.RETRY, permit)
-        return attempt
-
     async def _reach(self, delivery: Delivery) -> Attempt:
+        """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed."""
         while True:
             try:
-                async with asyncio.timeout(self._timeout):
-                    return await self._call(delivery)
+                return await self._deadlines.within(self._timeout, lambda: self._call(delivery))
             except AppUnreachableError:
                 await self._until_reachable()
-            except TimeoutError:
-                return Attempt(Outcome.RETRY, f"no answer within {self._timeout:g} s")
+            except DeadlineExceededError as error:
+                return Attempt(Outcome.RETRY, str(error))
+            except MeshError as error:
+                return Attempt(Outcome.RETRY, str(error), broken=True)
+            except Exception as error:  # Where deliveries settle: raised further, the broker would hand it out at once.
+                logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
+                return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
 
     async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float, quick: int) -> None:
         logger.warning(
@@ -287,9 +285,11 @@ class Settlement:
             return
         if step is Step.DEAD_LETTER:
             assert self._dead_letter is not None
+            put = self._dead_letter
             try:
-                await self._dead_letter(delivery, attempt.reason, delivery.attempt + quick)
-            except BrokerError as error:
+                async with asyncio.timeout(DEAD_LETTER_SECONDS):
+                    await put(delivery, attempt.reason, delivery.attempt + quick)
+            except (MeshError, TimeoutError) as error:
                 logger.warning("%s: cannot publish to the dead letter topic, will retry: %s", self._label, error)
                 await delivery.nack(DEAD_LETTER_RETRY)
                 return

@@ -10,6 +10,13 @@
     ├── FeatureNotSupportedError      the broker or store declares that it cannot do this
     ├── PermissionDeniedError         a scope or policy refuses it
     ├── CircuitOpenError              a circuit breaker refuses the call for now
+    ├── BadArgumentError              what was asked makes no sense; nothing was done
+    ├── ComponentError                a component cannot be used
+    │   ├── NotConfiguredError        the mesh has no component of this building block
+    │   ├── ComponentNotFoundError    nobody has a component of this name
+    │   └── HostsDifferError          hosts of this component are configured differently
+    ├── RecordsMissingError           the mesh has no place of its own to remember something in
+    ├── RemoteError                   another node failed in a way that this one has no class for
     ├── BrokerError
     │   ├── BrokerUnavailableError    no connection, or it broke
     │   ├── PublishRejectedError      the broker answered no
@@ -18,28 +25,39 @@
     │   ├── NoResponderError          nobody serves this address now
     │   ├── DeadlineExceededError     the caller's time is over; the outcome is unknown
     │   └── StreamBrokenError         a streamed request or reply ended in the middle
-    ├── InvocationError               an application could not be called
+    ├── AppUnreachableError           the application does not accept connections; nothing reached it
+    ├── AppFailedError                the application broke the connection off; it may have run
+    ├── PublishFailedError            some events of several were not published
     ├── StateError
     │   ├── ConflictError             the etag does not match, or first-write lost
-    │   └── InvalidEtagError          the etag can not be one of this store's
+    │   ├── InvalidEtagError          the etag can not be one of this store's
+    │   └── IllegalKeyError           the key holds what separates it from its prefix
+    ├── SecretError                   a secret store could not do what it was asked
     └── HandlerError
         ├── RetryLaterError           the application asks for another attempt
         └── RejectError               this event can never be handled
 
 ``code`` is stable and never reused; ``retryable`` says whether the same call may succeed
-later. HTTP statuses live in ``gateway/errors.py`` alone.
+later. HTTP statuses live in ``gateway/errors.py`` alone. An error crosses the backbone by its code
+(`to_wire`), with its text and those of its attributes that are plain values, and is raised there as
+the same class (`from_wire`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "AppFailedError",
+    "AppUnreachableError",
+    "BadArgumentError",
     "BrokerError",
     "BrokerUnavailableError",
     "CircuitOpenError",
+    "ComponentError",
+    "ComponentNotFoundError",
     "ConfigError",
     "ConflictError",
     "DeadlineExceededError",
@@ -47,20 +65,28 @@ __all__ = [
     "ExpressionError",
     "FeatureNotSupportedError",
     "HandlerError",
+    "HostsDifferError",
+    "IllegalKeyError",
     "InvalidEtagError",
-    "InvocationError",
     "MeshError",
     "MessageTooLargeError",
     "MissingDependencyError",
     "NoResponderError",
+    "NotConfiguredError",
     "PermissionDeniedError",
     "Problem",
+    "PublishFailedError",
     "PublishRejectedError",
+    "RecordsMissingError",
     "RejectError",
+    "RemoteError",
     "RetryLaterError",
+    "SecretError",
     "StateError",
     "StreamBrokenError",
     "TopologyMismatchError",
+    "from_wire",
+    "to_wire",
 ]
 
 
@@ -147,6 +173,52 @@ class CircuitOpenError(MeshError):
     code = "CIRCUIT_OPEN"
 
 
+class BadArgumentError(MeshError):
+    """What was asked makes no sense; nothing was done."""
+
+    code = "BAD_ARGUMENT"
+
+
+class ComponentError(MeshError):
+    """A component cannot be used; ``name`` is the component's."""
+
+    code = "COMPONENT_ERROR"
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        super().__init__(reason)
+
+
+class NotConfiguredError(ComponentError):
+    """The mesh has no component of this building block."""
+
+    code = "COMPONENT_NOT_CONFIGURED"
+
+
+class ComponentNotFoundError(ComponentError):
+    """Neither this node nor a host on the mesh has a component of this name."""
+
+    code = "COMPONENT_NOT_FOUND"
+
+
+class HostsDifferError(ComponentError):
+    """Hosts of one component are configured differently, so that none of them is asked."""
+
+    code = "COMPONENT_HOSTS_DIFFER"
+
+
+class RecordsMissingError(MeshError):
+    """The mesh has no place of its own to remember something in; the text says which line gives it one."""
+
+    code = "RECORDS_MISSING"
+
+
+class RemoteError(MeshError):
+    """Another node failed in a way that this one has no class for; the text names its code."""
+
+    code = "REMOTE_ERROR"
+
+
 class BrokerError(MeshError):
     """The broker could not do what it was asked."""
 
@@ -204,15 +276,29 @@ class StreamBrokenError(BrokerError):
     code = "STREAM_BROKEN"
 
 
-class InvocationError(MeshError):
-    """An application could not be called; ``app_id`` names it."""
+class AppUnreachableError(MeshError):
+    """The application does not accept connections; nothing reached it."""
 
-    code = "INVOCATION_FAILED"
+    code = "APP_UNREACHABLE"
+    retryable = True
 
-    def __init__(self, app_id: str, reason: str) -> None:
-        self.app_id = app_id
-        self.reason = reason
-        super().__init__(f"failed to invoke, id: {app_id}, err: {reason}")
+
+class AppFailedError(MeshError):
+    """The application broke the connection off; it may have run."""
+
+    code = "APP_FAILED"
+    retryable = True
+
+
+class PublishFailedError(MeshError):
+    """Some events of several were not published; ``failed`` has the error of each, by entry id."""
+
+    code = "PUBLISH_PARTLY_FAILED"
+
+    def __init__(self, failed: Mapping[str, MeshError]) -> None:
+        self.failed = failed
+        self.retryable = any(error.retryable for error in failed.values())  # type: ignore[misc]  # of these, not of all
+        super().__init__("some entries were not published")
 
 
 class StateError(MeshError):
@@ -234,6 +320,23 @@ class InvalidEtagError(StateError):
 
     code = "STATE_ETAG_INVALID"
     retryable = False
+
+
+class IllegalKeyError(StateError):
+    """The key holds what separates it from its prefix."""
+
+    code = "STATE_ILLEGAL_KEY"
+    retryable = False
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"input key/keyPrefix '{key}' can't contain '||'")
+
+
+class SecretError(MeshError):
+    """A secret store could not do what it was asked: it has no such secret, or cannot be read."""
+
+    code = "SECRET_ERROR"
 
 
 class HandlerError(MeshError):
@@ -262,3 +365,39 @@ class RejectError(HandlerError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+MAX_TEXT = 4096
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def to_wire(error: MeshError) -> dict[str, object]:
+    """Describe an error for another node: its code, its text, and its attributes that are plain values."""
+    plain = {name: value for name, value in vars(error).items() if isinstance(value, _PLAIN)}
+    return {"code": error.code, "message": str(error)[:MAX_TEXT], "attributes": plain}
+
+
+def from_wire(described: Mapping[str, object]) -> MeshError:
+    """Make the error that another node described, of the same class where this node has it."""
+    code, message = str(described.get("code", "")), str(described.get("message", ""))
+    kind = _by_code().get(code)
+    if kind is None:
+        return RemoteError(f"{message} ({code})")
+    error = kind.__new__(kind)
+    error.args = (message,)
+    attributes = described.get("attributes")
+    vars(error).update(attributes if isinstance(attributes, dict) else {})
+    if isinstance(error, ConfigError):
+        error.problems = (Problem(message),)
+    return error
+
+
+def _by_code() -> dict[str, type[MeshError]]:
+    """Find every class by its code; walked anew, since a component's package may bring errors of its own."""
+    found: dict[str, type[MeshError]] = {}
+    waiting: list[type[MeshError]] = [MeshError]
+    while waiting:
+        kind = waiting.pop()
+        found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return found

@@ -1,21 +1,25 @@
-"""Timeout, retry and circuit breaker as frozen values and pure decisions.
+"""Timeout, retry and circuit breaker as frozen values and pure decisions, and the one loop that applies them.
 
-What holds a `Policy` applies it as retry, then circuit breaker, then timeout, then the call. An open
-breaker ends the retries. Which target gets which policy is decided in ``mesh/resources/resiliency.py``.
+`Guard` applies a policy as retry, then circuit breaker, then the call; the timeout bounds each attempt, by
+whoever makes it (`mesh/deadlines.py`). An open breaker ends the retries. Which target gets which policy is
+decided in ``mesh/resources/resiliency.py``.
 
 Source: Dapr 1.18, resiliency policies; the breaker follows github.com/sony/gobreaker.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NewType
+from typing import TYPE_CHECKING, Literal, NamedTuple, NewType, TypeVar
 
-from mesh.errors import ExpressionError
+from mesh.errors import CircuitOpenError, ExpressionError, MeshError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from mesh.expressions import Trip
 
@@ -25,16 +29,20 @@ __all__ = [
     "EXPONENTIAL_START",
     "Breaker",
     "CircuitBreaker",
+    "Guard",
     "Permit",
     "Policy",
     "Retry",
     "StatusCodes",
     "Timeout",
+    "Verdict",
+    "by_error",
     "parse_status_codes",
 ]
 
 BreakerStatus = Literal["closed", "open", "half-open"]
 Permit = NewType("Permit", int)
+_T = TypeVar("_T")
 
 EXPONENTIAL_START = 0.5
 EXPONENTIAL_MAX_ELAPSED = 15 * 60.0
@@ -255,6 +263,105 @@ class Policy:
     timeout: Timeout | None = None
     retry: Retry | None = None
     breaker: CircuitBreaker | None = None
+
+
+class Verdict(NamedTuple):
+    """What a policy makes of an attempt.
+
+    Attributes:
+        worked: Whether the target works, for the circuit breaker; a refusal is an answer of one that does.
+        again: Whether another attempt may help.
+        status: The HTTP status, which a retry may be limited to; None when there is none.
+    """
+
+    worked: bool
+    again: bool = False
+    status: int | None = None
+
+
+def by_error(result: object, error: MeshError | None) -> Verdict:
+    """Judge an attempt by what it raised: what is ``retryable`` is the target's failure, anything else its answer."""
+    again = error is not None and error.retryable
+    return Verdict(not again, again)
+
+
+class Guard:
+    """The retry and the circuit breaker of one target at work."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Start with a closed breaker."""
+        self.timeout = None if policy.timeout is None else policy.timeout.seconds
+        self._retry = policy.retry
+        self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic)
+
+    async def run(
+        self,
+        call: Callable[[], Awaitable[_T]],
+        judge: Callable[[_T | None, MeshError | None], Verdict] = by_error,
+        *,
+        deadline: float | None = None,
+        release: Callable[[_T], Awaitable[None]] | None = None,
+    ) -> _T:
+        """Make a call as often as the policy says; what the last attempt gave or raised is the answer.
+
+        Args:
+            call: Makes one attempt.
+            judge: Says what an attempt came to.
+            deadline: Unix time in seconds; an attempt that could only begin later is not made.
+            release: Lets go of a result that is not the answer.
+
+        Raises:
+            CircuitOpenError: The breaker refuses; this ends the retries.
+        """
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            attempt += 1
+            result, error, verdict = await self.attempt(call, judge)
+            delay = self._delay(verdict, attempt, started, deadline)
+            if delay is None:
+                if error is not None:
+                    raise error
+                return result  # type: ignore[return-value]  # there is a result when there is no error
+            if result is not None and release is not None:
+                await release(result)
+            await asyncio.sleep(delay)
+
+    async def attempt(
+        self, call: Callable[[], Awaitable[_T]], judge: Callable[[_T | None, MeshError | None], Verdict] = by_error
+    ) -> tuple[_T | None, MeshError | None, Verdict]:
+        """Make a call once, if the breaker admits it; give its result or its error.
+
+        Raises:
+            CircuitOpenError: The breaker refuses; nothing was called.
+        """
+        breaker = self._breaker
+        permit = None if breaker is None else breaker.allow()
+        if breaker is not None and permit is None:
+            raise CircuitOpenError("circuit breaker is open")
+        result: _T | None = None
+        failure: MeshError | None = None
+        try:
+            result = await call()
+        except MeshError as error:
+            failure = error
+        except BaseException:
+            if breaker is not None and permit is not None:
+                breaker.release(permit)
+            raise
+        verdict = judge(result, failure)
+        if breaker is not None:
+            breaker.record(verdict.worked, permit)
+        return result, failure, verdict
+
+    def _delay(self, verdict: Verdict, attempt: int, started: float, deadline: float | None) -> float | None:
+        retry = self._retry
+        if retry is None or not verdict.again:
+            return None
+        if verdict.status is not None and not retry.should_retry_status(verdict.status):
+            return None
+        delay = retry.delay(attempt, time.monotonic() - started, random.random)
+        return None if delay is None or (deadline is not None and time.time() + delay >= deadline) else delay
 
 
 BUILT_IN_RETRIES: Mapping[str, Retry] = MappingProxyType(

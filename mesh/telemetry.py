@@ -8,11 +8,23 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-__all__ = ["Counters", "Tracing", "child_span", "is_traceparent"]
+__all__ = [
+    "Counters",
+    "NOT_TRACED",
+    "OPERATIONS",
+    "Observed",
+    "Observer",
+    "Tracing",
+    "child_span",
+    "is_traceparent",
+    "nobody",
+]
 
-# Counters, by name; labels follow in the order given.
+# What is observed, by name; labels follow in the order given.
+OPERATIONS = "operations"  # block, method, target, outcome: ok, CANCELLED or an error's code
 EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop
 EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic
@@ -67,12 +79,42 @@ def child_span(traceparent: str) -> str:
     return f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}"
 
 
+NOT_TRACED = Tracing(0.0)
+
+
+class Observed(NamedTuple):
+    """Something that happened, as pipelines and blocks tell it.
+
+    Attributes:
+        name: One of the names above.
+        labels: As the name's comment says.
+        times: How often.
+        seconds: How long it took; 0 where that is not measured.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    times: int = 1
+    seconds: float = 0.0
+
+
+Observer = Callable[[Observed], None]
+
+
+def nobody(observed: Observed) -> None:
+    """Observe nothing."""
+
+
 class Counters:
-    """Counts of this node, by name and labels."""
+    """Counts of this node, by name and labels; an `Observer`."""
 
     def __init__(self) -> None:
         """Start at nothing."""
         self._counts: Counter[tuple[str, ...]] = Counter()
+
+    def __call__(self, observed: Observed) -> None:
+        """Count what happened."""
+        self.add(observed.name, *observed.labels, by=observed.times)
 
     def add(self, name: str, *labels: str, by: int = 1) -> None:
         """Count."""

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import orjson
 from faststream import BaseMiddleware, ContextRepo, PublishCommand
@@ -21,10 +21,12 @@ from brokers.faststream._application import FastStreamApplication
 from brokers.faststream._message import EVENT_PREFIX, MeshMessage, decode, encode, parse
 from mesh.address import decode_token, encode_token
 from mesh.blocks.envelope import PublishOptions, build_binary
-from mesh.blocks.invocation import Call
-from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError
+from mesh.blocks.invocation import INVOKE, Answer, Call
+from mesh.blocks.topics import PUBLISH, Publish
+from mesh.errors import ComponentError, ConfigError, FeatureNotSupportedError, MeshError
 from mesh.home import mesh_home
 from mesh.node.runtime import NodeSettings, Runtime
+from mesh.operation import Context, Operation
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
 from mesh.resources.component import Component
 from mesh.resources.subscription import Subscription
@@ -231,7 +233,7 @@ class Mesh:
     ) -> None:
         """Publish an event; return once the backbone has confirmed that it is stored.
 
-        Bounded by the caller (``asyncio.timeout``): through a broken connection it waits for the next one.
+        Through a broken connection it waits for the next one, 30 s at the most.
 
         Args:
             data: Bytes and text go as they are, models and all else as JSON.
@@ -255,19 +257,21 @@ class Mesh:
             given |= {} if content_type is None else {EVENT_PREFIX + "datacontenttype": content_type}
             await self._broker.publish(data, self.address(topic, pubsub=pubsub), headers=given)
             return
-        block = self._runtime.pubsub
-        component = block.components.get(pubsub or self._pubsub)
-        if component is None:
-            raise ConfigError(f"there is no pub/sub component {pubsub or self._pubsub!r}")
         body, media = encode(data)
         metadata = {f"cloudevent.{name}": value for name, value in attributes.items() if value is not None}
         if ttl is not None:
             metadata["ttlInSeconds"] = f"{ttl}s"
+        if key is not None:
+            metadata["partitionKey"] = key
         current = self._broker.context.get("message")
         event = current.event if isinstance(current, MeshMessage) else None
         span = event.extensions.get("traceparent") if event is not None else None
-        options = block.options(component, topic, metadata, span if isinstance(span, str) else None, "")
-        await block.publish(component, options, content_type or media, body, key=key)
+        context = Context(self._runtime.caller, traceparent=span if isinstance(span, str) else None)
+        asked = Publish(topic, body, content_type or media, metadata)
+        try:
+            await self._runtime.run(Operation(PUBLISH, pubsub or self._pubsub, asked, context))
+        except ComponentError as error:
+            raise ConfigError(f"there is no pub/sub component {pubsub or self._pubsub!r}") from error
 
     async def invoke(
         self,
@@ -290,8 +294,9 @@ class Mesh:
             timeout: Seconds.
 
         Raises:
-            InvocationError: It could not be called, or not in time.
-            MeshError: This node is not entered.
+            NoResponderError: It is not on the mesh.
+            DeadlineExceededError: No answer in time.
+            MeshError: It could not be called, or this node is not entered.
         """
         if self._runtime is None:
             raise MeshError("not on the mesh: give lifespan=mesh.lifespan to FastStream, or enter it")
@@ -301,10 +306,9 @@ class Mesh:
             body, media = encode(data)
             sent.setdefault("Content-Type", media)
         in_parts = len(body) > self._runtime.exchange.part_bytes
-        call = Call(
-            verb, "/" + method.lstrip("/"), list(sent.items()), _once(body) if in_parts else body, time.time() + timeout
-        )
-        async with self._runtime.invocation.invoke(app_id, call) as answer:
+        call = Call(verb, "/" + method.lstrip("/"), list(sent.items()), _once(body) if in_parts else body)
+        context = Context(self._runtime.caller, time.time() + timeout)
+        async with cast("Answer", await self._runtime.run(Operation(INVOKE, app_id, call, context))) as answer:
             whole = answer.body
             if whole is None:
                 whole = b"".join([part async for part in answer.parts()])

@@ -12,8 +12,7 @@ from gateway.cli.parsing import Parser
 from gateway.cli.template import is_template, load_template
 from gateway.cli.terminal import note, show
 from mesh.errors import ConfigError, MissingDependencyError, Problem
-from mesh.node.runtime import BACKBONE_TYPES
-from mesh.registry import Registry
+from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.loader import Document, LoadedResources, load_configuration_file, load_resources, read_documents
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from gateway.config import HealthCheck
 from gateway.http.client import ClientResponse, ConnectError, HTTPClient, ResponseError
-from mesh.application import AppFailedError, AppUnreachableError, Headers
-from mesh.errors import InvocationError
+from mesh.application import Headers
+from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 
 __all__ = ["HTTPApplication", "outside_service"]
 
@@ -215,12 +215,12 @@ def outside_service(base_url: str) -> HTTPApplication:
     """Make the client of a service that is named by its absolute URL; entered for one call.
 
     Raises:
-        InvocationError: It is no URL of a host.
+        BadArgumentError: It is no URL of a host.
     """
     try:
         return HTTPApplication(base_url, tls=ssl.create_default_context() if base_url[:5] == "https" else None)
     except ValueError as error:
-        raise InvocationError(base_url, str(error)) from None
+        raise BadArgumentError(str(error)) from None
 
 
 async def _read(response: _Response) -> bytes:

@@ -23,7 +23,7 @@ from gateway.errors import APIError, bad_request, header_too_large, render, unex
 from gateway.http.response import Answered, Request, Response
 from mesh.errors import MeshError
 
-__all__ = ["Find", "HTTPServer", "Handler", "Route", "Router"]
+__all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
@@ -36,18 +36,18 @@ IPV6_LOOPBACK = "::1"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
-Route = Callable[[web.BaseRequest, Sequence[str], str], Awaitable[Answered]]
-Find = Callable[[str, Sequence[str]], Route | None]
+Found = Callable[[web.BaseRequest, str], Awaitable[Answered]]
+Find = Callable[[str, Sequence[str]], Found | None]
 
 
 class Router:
     """Finds the route of a raw path: ``/{version}/{block}/{segments…}``."""
 
-    def __init__(self, blocks: Mapping[tuple[str, str], Find], fallback: Route, clean: Callable[[str], str]) -> None:
+    def __init__(self, blocks: Mapping[tuple[str, str], Find], fallback: Find, clean: Callable[[str], str]) -> None:
         """Set the routes.
 
         Args:
-            blocks: By version and block: gives the route for a method and the segments after the block.
+            blocks: By version and name: gives what answers a method and the segments after the name.
             fallback: For everything else; its one segment is the whole path.
             clean: Collapses empty and dotted segments.
         """
@@ -67,22 +67,20 @@ class Router:
         query = query.partition("#")[0]
         if "//" in path or "/." in path:
             path = self._clean(path)
-        route, segments = self._find(request.method, path)
-        if route is None and path[-1:] == "/":
-            route, segments = self._find(request.method, path.rstrip("/"))
-        if route is None:
-            return await self._fallback(request, (path,), query)
-        return await route(request, segments, query)
+        found = self._find(request.method, path)
+        if found is None and path[-1:] == "/":
+            found = self._find(request.method, path.rstrip("/"))
+        if found is None:
+            found = self._fallback(request.method, (path,))
+            assert found is not None  # It takes everything.
+        return await found(request, query)
 
-    def _find(self, method: str, path: str) -> tuple[Route | None, Sequence[str]]:
+    def _find(self, method: str, path: str) -> Found | None:
         parts = path.split("/", 3)
-        if len(parts) < 3:
-            return None, ()
-        find = self._blocks.get((parts[1], parts[2]))
+        find = self._blocks.get((parts[1], parts[2])) if len(parts) > 2 else None
         if find is None:
-            return None, ()
-        segments = parts[3].split("/") if len(parts) == 4 else ()
-        return find(method, segments), segments
+            return None
+        return find(method, parts[3].split("/") if len(parts) == 4 else ())
 
 
 def _check_utf8(path: str) -> None:

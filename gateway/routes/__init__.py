@@ -1,1 +1,77 @@
-"""HTTP routes: one module per building block; each parses, calls its block and renders."""
+"""The table of routes: one module per building block, and what Configuration ``spec.api`` leaves of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.config import GatewayConfig
+from gateway.http.server import Find, Found, Router
+from gateway.routes import durable, invocation, node, pubsub, secrets, state
+from gateway.routes.invocation import by_header, clean_path
+from gateway.routes.route import API, Asked, Node, Route
+from mesh.node.runtime import Runtime
+from mesh.resources.configuration import APIOperation, APISpec
+
+__all__ = ["ROUTES", "build_router"]
+
+# The first that fits answers; what fits none is an invocation by header.
+ROUTES: tuple[Route, ...] = (
+    *invocation.ROUTES,
+    *pubsub.ROUTES,
+    *state.ROUTES,
+    *secrets.ROUTES,
+    *durable.ROUTES,
+    *node.ROUTES,
+)
+VERSIONS = {"v1": "v1.0", "v1alpha1": "v1.0-alpha1", "v1alpha2": "v1.0-alpha2", "v1beta1": "v1.0-beta1"}
+
+
+def build_router(
+    runtime: Runtime, config: GatewayConfig, node: Node, labels: dict[str, str], routes: Sequence[Route] = ROUTES
+) -> Router:
+    """Make the router of a node."""
+    names = frozenset(route.name for route in routes)
+    api = API(runtime.run, runtime.services, runtime.caller, runtime.tracing, config, node, labels, names)
+    allowed = runtime.settings.configuration.spec.api
+    rows: dict[tuple[str, str], list[Route]] = {}
+    for route in routes:
+        for version in route.versions:
+            if _is_allowed(route, version, allowed):
+                rows.setdefault((version, route.name), []).append(route)
+    return Router({key: _find(api, found) for key, found in rows.items()}, _fallback(api), clean_path)
+
+
+def _find(api: API, routes: Sequence[Route]) -> Find:
+    table = [(route.methods, route.matcher(), route.answer) for route in routes]
+
+    def find(method: str, segments: Sequence[str]) -> Found | None:
+        for methods, match, answer in table:
+            if not methods or method in methods:
+                opened = match(segments)
+                if opened is not None:
+                    return lambda request, query: answer(Asked(api, request, opened, query))
+        return None
+
+    return find
+
+
+def _fallback(api: API) -> Find:
+    def find(method: str, segments: Sequence[str]) -> Found:
+        return lambda request, query: by_header(Asked(api, request, segments, query))
+
+    return find
+
+
+def _is_allowed(route: Route, version: str, api: APISpec | None) -> bool:
+    """Tell what ``spec.api`` allows; a path that it does not is an invocation like any unknown one."""
+    if api is None or route.always:
+        return True
+
+    def listed(operations: Sequence[APIOperation]) -> bool:
+        return any(
+            each.name == route.name and VERSIONS.get(each.version, each.version or version) == version
+            for each in operations
+            if each.protocol != "grpc"
+        )
+
+    return not listed(api.denied) and (not api.allowed or listed(api.allowed))

@@ -7,20 +7,21 @@ import binascii
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.errors import APIError, invocation_failed
+from gateway.errors import APIError
 from gateway.http.response import Answered, Response, StreamedResponse
-from gateway.routes.durable import DELIVERY_HEADER, DurableRoutes
+from gateway.routes.durable import DELIVERY_HEADER, accept
 from gateway.routes.request import go_ahead, header, read_body, unescape
-from mesh.blocks.invocation import OUTSIDE, Answer, Call, Invocation, forwardable
+from gateway.routes.route import Asked, Route
+from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
 from mesh.durations import parse_duration
-from mesh.errors import InvocationError, MeshError
-from mesh.telemetry import Tracing
+from mesh.errors import MeshError
 
-__all__ = ["InvocationRoutes", "clean_path"]
+__all__ = ["ROUTES", "by_header", "by_url", "clean_path"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
@@ -28,112 +29,84 @@ TIMEOUT_HEADER = "mesh-timeout"
 MAX_APP_ID_BYTES = 256
 _FORBIDDEN = re.compile(r"[#?\x00-\x1f\x7f]")
 _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id"})
+_VERSION = re.compile(r"/v1\.0(?:-alpha[12]|-beta1)?/([^/]+)")
 
 
-class InvocationRoutes:
-    """Calls to other applications."""
+async def by_url(asked: Asked) -> Answered:
+    """Call ``invoke/{app id}/method/{method}``; a header makes the whole path the method instead."""
+    if _header_target(asked.request) is None:
+        target, method = _split(asked.segments)
+        if target:
+            return await _call(asked, target, "/" + "/".join(method))
+    return await _by_header(asked, "/v1.0/invoke/" + "/".join(asked.segments))
 
-    def __init__(
-        self,
-        block: Invocation,
-        tracing: Tracing,
-        *,
-        app_id: str,
-        namespace: str,
-        timeout: float,
-        strip_token: bool,
-        durable: DurableRoutes,
-    ) -> None:
-        """Bind the block.
 
-        Args:
-            block: The building block.
-            tracing: Makes spans.
-            app_id: The caller.
-            namespace: The caller's namespace.
-            timeout: Seconds until an answer must have begun.
-            strip_token: Keep this gateway's own token from the called application.
-            durable: Takes the calls that the broker is to keep.
-        """
-        self._block = block
-        self._tracing = tracing
-        self._app_id = app_id
-        self._namespace = namespace
-        self._timeout = timeout
-        self._strip_token = strip_token
-        self._durable = durable
+async def by_header(asked: Asked) -> Answered:
+    """Call the application that ``dapr-app-id`` or the user name names, with the whole path."""
+    return await _by_header(asked, asked.segments[0])
 
-    async def by_url(self, request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:
-        """Call ``invoke/{app id}/method/{method}``; a header makes the whole path the method instead."""
-        if _header_target(request) is None:
-            target, method = _split(segments)
-            if target:
-                return await self._call(request, target, "/" + "/".join(method), query)
-        return await self.by_header(request, "/v1.0/invoke/" + "/".join(segments), query)
 
-    async def by_header(self, request: web.BaseRequest, path: str, query: str) -> Answered:
-        """Call the application that ``dapr-app-id`` or the user name names, with the whole path."""
-        target = _header_target(request)
-        if not target:
-            message = "failed getting app id either from the URL path or the header dapr-app-id"
-            raise APIError(404, "ERR_DIRECT_INVOKE", message)
-        return await self._call(request, target, path, query)
+async def _by_header(asked: Asked, path: str) -> Answered:
+    target = _header_target(asked.request)
+    if target:
+        return await _call(asked, target, path)
+    message = "failed getting app id either from the URL path or the header dapr-app-id"
+    block = _VERSION.match(path)
+    if block is not None and block[1] not in asked.api.names:
+        message += f"; there is no API {block[1]!r} in this version, see docs/compatibility.md"
+    raise APIError(404, "ERR_DIRECT_INVOKE", message)
 
-    async def _call(self, request: web.BaseRequest, target: str, path: str, query: str) -> Answered:
-        path = clean_path(path)
-        decoded = unescape(path) if "%" in path else path
-        if _FORBIDDEN.search(decoded):
-            raise APIError(500, "ERR_DIRECT_INVOKE", f"invalid method: {decoded!r}")
-        is_url = target.startswith(OUTSIDE)
-        if not is_url and (target.count(".") > 1 or len(target.encode("utf-8", "replace")) > MAX_APP_ID_BYTES):
-            raise APIError(500, "ERR_DIRECT_INVOKE", f"failed to invoke, id: {target[:80]}, err: invalid app id")
-        whole_target = f"{path}?{query}" if query else path
-        if DELIVERY_HEADER in request.headers:
-            return await self._durable.accept(request, target, whole_target, self._headers(request, target))
-        call = Call(
-            request.method,
-            whole_target,
-            self._headers(request, target),
-            await _body(request),
-            time.time() + self._deadline_seconds(request),
-        )
-        try:
-            async with self._block.invoke(target, call) as answer:
-                return await _respond(request, answer)
-        except InvocationError as error:
-            raise invocation_failed(error) from error
 
-    def _deadline_seconds(self, request: web.BaseRequest) -> float:
-        text = request.headers.get(TIMEOUT_HEADER)
-        if text is None:
-            return self._timeout
-        try:
-            return parse_duration(text)
-        except ValueError as error:
-            raise APIError(400, "ERR_BAD_REQUEST", f"invalid request: header {TIMEOUT_HEADER}: {error}") from None
+async def _call(asked: Asked, target: str, path: str) -> Answered:
+    request = asked.request
+    path = clean_path(path)
+    decoded = unescape(path) if "%" in path else path
+    if _FORBIDDEN.search(decoded):
+        raise APIError(500, "ERR_DIRECT_INVOKE", f"invalid method: {decoded!r}")
+    is_url = target.startswith(OUTSIDE)
+    if not is_url and (target.count(".") > 1 or len(target.encode("utf-8", "replace")) > MAX_APP_ID_BYTES):
+        raise APIError(500, "ERR_DIRECT_INVOKE", f"failed to invoke, id: {target[:80]}, err: invalid app id")
+    whole_target = f"{path}?{asked.query}" if asked.query else path
+    if DELIVERY_HEADER in request.headers:
+        return await accept(asked, target, whole_target, _headers(asked, target))
+    call = Call(request.method, whole_target, _headers(asked, target), await _body(request))
+    async with cast("Answer", await asked.run(INVOKE, target, call, _deadline(request))) as answer:
+        return await _respond(request, answer)
 
-    def _headers(self, request: web.BaseRequest, target: str) -> list[tuple[str, str]]:
-        peer = request.remote or "127.0.0.1"
-        incoming = request.headers
-        host = incoming.get("Host", "")
-        headers = forwardable(incoming.items())
-        if self._strip_token:
-            headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
-        if "dapr-caller-app-id" in incoming or "dapr-callee-app-id" in incoming or "dapr-caller-namespace" in incoming:
-            headers = [(name, value) for name, value in headers if name.lower() not in _SET_HERE]
-        traceparent = self._tracing.span(incoming.get("traceparent"))
-        if traceparent:
-            headers = [(name, value) for name, value in headers if name.lower() != "traceparent"]
-            headers.append(("traceparent", traceparent))
-        headers += [
-            ("X-Forwarded-For", peer),
-            ("X-Forwarded-Host", host),
-            ("Forwarded", f"for={peer};by={peer};host={host}"),
-            ("dapr-caller-app-id", self._app_id),
-            ("dapr-caller-namespace", self._namespace),
-            ("dapr-callee-app-id", target if target.startswith(OUTSIDE) else target.partition(".")[0]),
-        ]
-        return headers
+
+def _deadline(request: web.BaseRequest) -> float | None:
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        return time.time() + parse_duration(text)
+    except ValueError as error:
+        raise APIError(400, "ERR_BAD_REQUEST", f"invalid request: header {TIMEOUT_HEADER}: {error}") from None
+
+
+def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:
+    request, caller = asked.request, asked.api.caller
+    peer = request.remote or "127.0.0.1"
+    incoming = request.headers
+    host = incoming.get("Host", "")
+    headers = forwardable(incoming.items())
+    if asked.api.config.tokens.api is not None:  # This gateway's own token is kept from the called application.
+        headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
+    if "dapr-caller-app-id" in incoming or "dapr-callee-app-id" in incoming or "dapr-caller-namespace" in incoming:
+        headers = [(name, value) for name, value in headers if name.lower() not in _SET_HERE]
+    traceparent = asked.api.tracing.span(incoming.get("traceparent"))
+    if traceparent:
+        headers = [(name, value) for name, value in headers if name.lower() != "traceparent"]
+        headers.append(("traceparent", traceparent))
+    headers += [
+        ("X-Forwarded-For", peer),
+        ("X-Forwarded-Host", host),
+        ("Forwarded", f"for={peer};by={peer};host={host}"),
+        ("dapr-caller-app-id", caller.app_id),
+        ("dapr-caller-namespace", caller.namespace),
+        ("dapr-callee-app-id", target if target.startswith(OUTSIDE) else target.partition(".")[0]),
+    ]
+    return headers
 
 
 def _header_target(request: web.BaseRequest) -> str | None:
@@ -212,3 +185,6 @@ async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
         return stream
     await stream.write_eof()
     return stream
+
+
+ROUTES = (Route("invoke/{rest*}", by_url),)

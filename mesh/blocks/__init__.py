@@ -1,1 +1,9 @@
-"""The building blocks, each written against the broker contract alone."""
+"""The building blocks, each written against the broker contract alone; this table is all that names them."""
+
+from mesh.blocks import durable, invocation, pubsub, secrets, state
+from mesh.blocks.block import Block
+
+__all__ = ["BLOCKS"]
+
+# Components are opened in this order, as far as they do not wait for a secret.
+BLOCKS: tuple[Block, ...] = (secrets.BLOCK, pubsub.BLOCK, state.BLOCK, invocation.BLOCK, durable.BLOCK)

@@ -11,8 +11,9 @@ from typing import Self
 
 import orjson
 
-from mesh.application import AppFailedError, AppUnreachableError, Headers
+from mesh.application import Headers
 from mesh.delivery import SUCCESS, Attempt, Outcome
+from mesh.errors import AppFailedError, AppUnreachableError
 
 __all__ = ["Batcher", "folded"]
 

@@ -7,24 +7,22 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import orjson
 
 from mesh import telemetry
-from mesh.application import AppFailedError, Application
+from mesh.application import Application
 from mesh.blocks import envelope
 from mesh.blocks.batch import Batcher, folded
 from mesh.blocks.envelope import Envelope
+from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.durations import parse_duration
-from mesh.errors import EventError, ExpressionError
+from mesh.errors import AppFailedError, EventError, ExpressionError
 from mesh.event import encode_header_value
 from mesh.resources.subscription import Subscription
-
-if TYPE_CHECKING:
-    from mesh.blocks.pubsub import PubSub, PubSubComponent, Route
+from mesh.telemetry import Observed
 
 __all__ = ["Consumer", "SubscriptionSettings", "judge"]
 
@@ -75,7 +73,6 @@ class Consumer:
 
     def __init__(
         self,
-        block: PubSub,
         component: PubSubComponent,
         subscription: Subscription,
         routes: Sequence[Route],
@@ -83,7 +80,6 @@ class Consumer:
         *,
         raw: bool,
     ) -> None:
-        self._block = block
         self._component = component
         self._subscription = subscription
         self._routes = routes
@@ -108,11 +104,11 @@ class Consumer:
     def count(self, outcome: str) -> None:
         """Count an outcome of this subscription."""
         names = {"dead_letter": telemetry.EVENTS_DEAD_LETTERED, "dropped": telemetry.EVENTS_DROPPED}
-        component, topic = self._component.name, self._subscription.topic
+        labels = self._component.name, self._subscription.topic
         if outcome in names:
-            self._block.count(names[outcome], component, topic)
+            self._component.observer(Observed(names[outcome], labels))
         else:
-            self._block.count(telemetry.EVENTS_DELIVERED, component, topic, outcome)
+            self._component.observer(Observed(telemetry.EVENTS_DELIVERED, (*labels, outcome)))
 
     async def attempt(self, delivery: Delivery) -> Attempt:
         """Hand the event to the application once."""
@@ -124,7 +120,7 @@ class Consumer:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not _is_dead_letter(message):
-            self._block.count(telemetry.EVENTS_EXPIRED, self._component.name, topic)
+            self._component.observer(Observed(telemetry.EVENTS_EXPIRED, (self._component.name, topic)))
             return Attempt(Outcome.DROP, "expired")
         path = self._only_path
         if path is None:
@@ -175,7 +171,7 @@ class Consumer:
             ("pubsubName", self._component.name),
             ("mesh-attempt", str(delivery.attempt)),
         ]
-        span = self._block.new_span(event.traceparent)
+        span = self._component.tracing.span(event.traceparent or None)
         if span:
             headers.append(("traceparent", span))
         if event.tracestate:

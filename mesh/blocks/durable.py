@@ -4,19 +4,23 @@ The call is stored on the callee's own topic, so the callee may be offline; its 
 the same handler as a direct call, and retries like a topic's event. What came of it is kept for a
 while under the call's id, and is published if the caller asked for that.
 
-A call runs at least once. Two calls under one idempotency key are one call: the second is answered
-with the first one's id, and a redelivered call that has an outcome is not run again. A callee that
-dies between running a call and noting its outcome runs it again; see docs/guarantees.md.
+A call runs at least once. Two calls of an application under one idempotency key are one call: the second
+is answered with the first one's id, and a redelivered call that has an outcome is not run again, whatever
+became of publishing it. A callee that dies between running a call and noting its outcome runs it again; see
+docs/guarantees.md.
+
+Outcomes are published with the caller's rights, not the callee's, and told to the two of them alone.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import cast
@@ -24,16 +28,24 @@ from urllib.parse import unquote
 
 import orjson
 
-from mesh import address
-from mesh.application import AppFailedError, Application, AppResponse, Headers
+from mesh import address, telemetry
+from mesh.application import Application, AppResponse, Headers
+from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.blocks.invocation import HTTP_HEADER, forwardable, pack, unpack
-from mesh.broker import Broker, Delivery, KeyValue, Message, Operation, SubscribeOptions
+from mesh.blocks.records import LazyRecords
+from mesh.blocks.store import Concurrency, Item
+from mesh.blocks.topics import PUBLISH, Publish
+from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
-from mesh.errors import ConflictError
+from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError
 from mesh.event import encode_header_value
-from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
+from mesh.operation import Caller, Context, Method, Operation
+from mesh.policies import BUILT_IN_RETRIES, Retry
+from mesh.telemetry import Observed
 
-__all__ = ["CALLS", "KEEP_SECONDS", "DurableCall", "DurableInvocation", "Record", "State"]
+__all__ = ["ACCEPT", "BLOCK", "CALLS", "KEEP_SECONDS", "OUTCOME", "DurableCall", "DurableInvocation", "Record", "State"]
+
+logger = logging.getLogger(__name__)
 
 CALLS = "mesh-calls"  # The component name under which calls are stored; users' names cannot clash with its topics.
 ID_HEADER = "mesh-call-id"
@@ -44,7 +56,9 @@ MAX_KEPT_BODY_BYTES = 512 * 1024
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
 DEFAULT_RETRY = Retry("exponential", 0.5, 60.0, 1000)
-Publish = Callable[[str, str, bytes], Awaitable[None]]
+DEFAULT_PUBSUB = "pubsub"
+ACCEPT_SECONDS = 30.0
+PublishOutcome = Callable[[Delivery, str, str, bytes], Awaitable[None]]
 
 
 class State(StrEnum):
@@ -70,6 +84,8 @@ class Record:
         headers: The answer's headers.
         body: The answer's body, at most 512 KiB of it.
         truncated: Whether the body was longer.
+        caller: Whose call it is; with the callee, who may read this.
+        told: Whether the outcome is where the caller wanted it published.
     """
 
     id: str
@@ -82,6 +98,8 @@ class Record:
     headers: Headers = ()
     body: bytes = b""
     truncated: bool = False
+    caller: str = ""
+    told: bool = True
 
     def described(self) -> dict[str, object]:
         """Give what an application is told: JSON data as JSON, text as text, anything else as base64."""
@@ -114,6 +132,8 @@ class Record:
             "status": self.status,
             "headers": pack(*self.headers),
             "truncated": self.truncated,
+            "caller": self.caller,
+            "told": self.told,
         }
         return orjson.dumps(head) + b"\n" + self.body
 
@@ -145,7 +165,6 @@ class DurableCall:
     """What is to be called.
 
     Attributes:
-        app_id: The callee.
         verb: The HTTP method.
         target: Path and raw query.
         headers: Forwardable ones.
@@ -157,7 +176,6 @@ class DurableCall:
         dead_letter_topic: The same for a call that is given up; None retries for as long as it is stored.
     """
 
-    app_id: str
     verb: str
     target: str
     headers: Headers
@@ -169,43 +187,64 @@ class DurableCall:
     dead_letter_topic: str | None = None
 
 
+ACCEPT = Method("durable", "accept", DurableCall, str, seconds=ACCEPT_SECONDS)
+OUTCOME = Method("durable", "outcome", type(None), Record, seconds=ACCEPT_SECONDS)
+
+
 class DurableInvocation:
     """The building block."""
 
-    def __init__(self, broker: Broker, records: KeyValue, publish: Publish, *, app_id: str, namespace: str) -> None:
-        """Use a connected backbone.
+    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
+        """Use a connected backbone."""
+        self._parts = parts
+        self._broker = parts.broker
+        self._records = LazyRecords("invocations", parts.records)
+        self._app_id = parts.caller.app_id
+        self._namespace = parts.caller.namespace
+        self._declared = False
 
-        Args:
-            broker: Where calls are stored.
-            records: Where outcomes are kept.
-            publish: Publishes JSON to ``topic`` or ``component/topic``, under an event id.
-            app_id: The caller, and the callee whose calls this node serves.
-            namespace: The mesh's namespace.
-        """
-        self._broker = broker
-        self._records = records
-        self._publish = publish
-        self._app_id = app_id
-        self._namespace = namespace
+    async def run(self, operation: Operation) -> object:
+        """Store a call for an app id, or tell what came of a call by its id."""
+        if operation.method is ACCEPT:
+            return await self._accept(operation)
+        return await self._outcome(operation)
 
-    def _address(self, app_id: str) -> address.Address:
-        return address.topic(self._namespace, CALLS, app_id)
+    def described(self) -> Mapping[str, object]:
+        """Add nothing to the node's description."""
+        return {}
 
-    async def accept(self, call: DurableCall) -> str:
-        """Store a call; return its id once the broker has confirmed it.
+    async def _address(self, app_id: str) -> address.Address:
+        where = address.topic(self._namespace, CALLS, app_id)
+        if not self._declared:
+            await self._broker.declare(Topology(space=where.space))
+            self._declared = True
+        return where
+
+    async def _accept(self, operation: Operation) -> str:
+        """Store a call; give its id once the broker has confirmed it.
 
         Raises:
+            BadArgumentError: The callee, or a topic for the outcome, makes no sense.
+            RecordsMissingError: The mesh has no place for outcomes.
             BrokerError: Not stored.
         """
+        call, app_id, caller = cast("DurableCall", operation.arguments), operation.target, operation.context.caller
+        if "." in app_id or app_id.startswith("http"):
+            raise BadArgumentError("a durable call goes to an application of this namespace")
+        for topic in (call.reply_topic, call.dead_letter_topic):
+            if topic is not None:
+                split_topic(topic)
+        await self._records.opened()  # Without a place for the outcome nothing is accepted.
         call_id = secrets.token_hex(16)
         if call.key is not None:
-            call_id = hashlib.blake2s(f"{call.app_id}\0{call.key}".encode(), digest_size=16).hexdigest()
-            if await self._records.get(call_id, strong=True) is not None:
+            identity = f"{caller.app_id}\0{app_id}\0{call.key}"
+            call_id = hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()
+            if await self._records.get(call_id) is not None:
                 return call_id
         headers = {
             "ce-specversion": "1.0",
             "ce-id": call_id,
-            "ce-source": address.encode_token(self._app_id),
+            "ce-source": address.encode_token(caller.app_id),
             "ce-type": "mesh.invocation.durable",
             HTTP_HEADER: pack(call.verb, call.target, call.headers),
             ID_HEADER: call_id,
@@ -217,47 +256,86 @@ class DurableInvocation:
         if call.dead_letter_topic is not None:
             headers[DEAD_LETTER_HEADER] = encode_header_value(call.dead_letter_topic)
         # First the call, then the record: a crash in between repeats a call, which the callee notices; it loses none.
-        await self._broker.publish(self._address(call.app_id), Message(headers, call.body, id=call_id))
-        record = Record(call_id, call.app_id, call.target)
+        await self._broker.publish(await self._address(app_id), Message(headers, call.body, id=call_id))
+        record = Record(call_id, app_id, call.target, caller=caller.app_id)
         try:
             window = max(call.window, call.delay) if call.key is not None else KEEP_SECONDS + call.delay
-            await self._records.apply([Operation(call_id, record.encode(), 0, window)])
+            await self._records.write([Item(call_id, record.encode(), None, Concurrency.FIRST_WRITE, window)])
         except ConflictError:
             pass  # The callee was quicker, or the same key came twice at once.
         return call_id
 
-    async def outcome(self, call_id: str) -> Record | None:
-        """Read what came of a call; None when its id is unknown or its time is over."""
-        entry = await self._records.get(call_id, strong=True)
-        return None if entry is None else Record.decode(entry.value)
+    async def _outcome(self, operation: Operation) -> Record | None:
+        """Read what came of a call; None when its id is unknown, its time is over, or it is none of the asker's."""
+        stored = await self._records.get(operation.target)
+        record = None if stored is None else Record.decode(stored.value)
+        asker = operation.context.caller.app_id
+        return record if record is not None and asker in (record.caller, record.app_id) else None
+
+    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+        """Run this application's calls."""
+        return [self._served(inbound.application)]
 
     @asynccontextmanager
-    async def serve(
-        self, application: Application, policy: Policy, count: Callable[[str], None]
-    ) -> AsyncIterator[None]:
-        """Run this application's calls while entered."""
+    async def _served(self, application: Application) -> AsyncIterator[None]:
+        policy = self._parts.policies.for_app(self._app_id)
         if policy.retry is None or policy.retry.name in BUILT_IN_RETRIES:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)
         callee = _Callee(self._records, self._publish, application, self._app_id)
+        observer = self._parts.observer
         settlement = Settlement(
             callee.attempt,
             policy=policy,
             dead_letter=callee.give_up,
             until_reachable=application.until_reachable,
-            count=count,
+            count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
             ack_wait=options.ack_wait,
             label=f"durable calls of {self._app_id}",
         )
-        subscribed = self._broker.subscribe(self._address(self._app_id), options, settlement)
-        async with settlement.extending(), subscribed:
+        where = await self._address(self._app_id)
+        async with settlement.extending(), self._broker.subscribe(where, options, settlement):
             yield
+
+    async def _publish(self, delivery: Delivery, topic: str, event_id: str, body: bytes) -> None:
+        """Publish what came of a call, in its caller's name; what can never be published is logged.
+
+        Raises:
+            MeshError: It may succeed later.
+        """
+        try:
+            component, name = split_topic(topic)
+            asked = Publish(name, body, "application/json", {"cloudevent.id": event_id})
+            caller = Caller(self._namespace, _caller(delivery.message.headers))
+            await self._parts.run(Operation(PUBLISH, component, asked, Context(caller)))
+        except MeshError as error:
+            if error.retryable:
+                raise
+            logger.warning("the outcome of call %s is not published to %s: %s", event_id, topic, error)
+
+
+def split_topic(where: str) -> tuple[str, str]:
+    """Read ``topic`` or ``component/topic``.
+
+    Raises:
+        BadArgumentError: The topic is empty.
+    """
+    component, slash, topic = where.partition("/")
+    if not slash:
+        component, topic = DEFAULT_PUBSUB, where
+    if not component or not topic:
+        raise BadArgumentError(f"{where!r} must be a topic, or a pub/sub component and a topic: component/topic")
+    return component, topic
+
+
+def _caller(headers: Mapping[str, str]) -> str:
+    return address.decode_token(headers.get("ce-source", "="))
 
 
 class _Callee:
     """Runs calls and notes what came of them."""
 
-    def __init__(self, records: KeyValue, publish: Publish, application: Application, app_id: str) -> None:
+    def __init__(self, records: LazyRecords, publish: PublishOutcome, application: Application, app_id: str) -> None:
         self._records = records
         self._publish = publish
         self._application = application
@@ -271,11 +349,20 @@ class _Callee:
             call_id = message.headers[ID_HEADER]
         except (KeyError, ValueError):
             return Attempt(Outcome.DROP, "not a durable call")
-        known = await self._records.get(call_id, strong=True)
-        if known is not None and Record.decode(known.value).state is not State.PENDING:
+        known = await self._records.get(call_id)
+        record = None if known is None else Record.decode(known.value)
+        if record is not None and record.state is not State.PENDING:
+            await self._tell(delivery, record)
             return SUCCESS
         headers = [*cast("Headers", given), ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
-        record = Record(call_id, self._app_id, cast("str", target), attempts=delivery.attempt)
+        record = Record(
+            call_id,
+            self._app_id,
+            cast("str", target),
+            attempts=delivery.attempt,
+            caller=_caller(message.headers),
+            told=REPLY_HEADER not in message.headers,
+        )
         try:
             async with self._application.call(cast("str", verb), record.method, headers, message.body) as response:
                 body, truncated = await _read(response)
@@ -295,19 +382,38 @@ class _Callee:
         headers = delivery.message.headers
         if HTTP_HEADER not in headers or ID_HEADER not in headers:
             return
+        known = await self._records.get(headers[ID_HEADER])
+        if known is not None and Record.decode(known.value).state is State.SUCCEEDED:
+            logger.warning("the outcome of call %s could not be published: %s", headers[ID_HEADER], reason)
+            return
         _, target, _ = unpack(headers[HTTP_HEADER])
-        record = Record(headers[ID_HEADER], self._app_id, cast("str", target), State.FAILED, attempts, reason)
+        record = Record(
+            headers[ID_HEADER],
+            self._app_id,
+            cast("str", target),
+            State.FAILED,
+            attempts,
+            reason,
+            caller=_caller(headers),
+            told=REPLY_HEADER not in headers,
+        )
         if (topic := headers.get(DEAD_LETTER_HEADER)) is not None:
             told = record.described() | _data(delivery.message.body)
-            await self._publish(unquote(topic), f"{record.id}-dead", orjson.dumps(told))
+            await self._publish(delivery, unquote(topic), f"{record.id}-dead", orjson.dumps(told))
         await self._finish(delivery, record)
 
     async def _finish(self, delivery: Delivery, record: Record) -> None:
-        """Publish the outcome, then note it: a crash in between repeats both, and loses neither."""
+        """Note the outcome, then publish it: whatever happens in between, the application is not asked again."""
+        await self._records.write([Item(record.id, record.encode(), ttl=KEEP_SECONDS)])
+        await self._tell(delivery, record)
+
+    async def _tell(self, delivery: Delivery, record: Record) -> None:
+        """Publish the outcome where the caller wants it; a crash before this is noted publishes it again."""
         topic = delivery.message.headers.get(REPLY_HEADER)
-        if topic is not None:
-            await self._publish(unquote(topic), record.id, orjson.dumps(record.described()))
-        await self._records.apply([Operation(record.id, record.encode(), None, KEEP_SECONDS)])
+        if record.told or topic is None:
+            return
+        await self._publish(delivery, unquote(topic), record.id, orjson.dumps(record.described()))
+        await self._records.write([Item(record.id, replace(record, told=True).encode(), ttl=KEEP_SECONDS)])
 
 
 async def _read(response: AppResponse) -> tuple[bytes, bool]:
@@ -321,3 +427,6 @@ async def _read(response: AppResponse) -> tuple[bytes, bool]:
         if len(body) > MAX_KEPT_BODY_BYTES:
             return body[:MAX_KEPT_BODY_BYTES], True
     return body, False
+
+
+BLOCK = Block("durable", (ACCEPT, OUTCOME), DurableInvocation)

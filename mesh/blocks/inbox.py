@@ -7,20 +7,26 @@ same moment, or whose handler's gateway dies before the note, may still be handl
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable
 
 import orjson
 
-from mesh.broker import Delivery, KeyValue, Message, Operation
+from mesh.blocks.records import LazyRecords
+from mesh.blocks.store import Item
+from mesh.broker import Delivery, Message
 from mesh.delivery import SUCCESS, Attempt, Outcome
+from mesh.errors import MeshError
 
 __all__ = ["Inbox"]
+
+logger = logging.getLogger(__name__)
 
 
 class Inbox:
     """What a group has handled lately."""
 
-    def __init__(self, records: KeyValue, group: str, window: float, prefix: str, count: Callable[[], None]) -> None:
+    def __init__(self, records: LazyRecords, group: str, window: float, prefix: str, count: Callable[[], None]) -> None:
         """Use an open store.
 
         Args:
@@ -41,12 +47,16 @@ class Inbox:
         key = self._key(delivery.message)
         if key is None:
             return await call(delivery)
-        if await self._records.get(key, strong=True) is not None:
+        if await self._records.get(key) is not None:
             self._count()
             return SUCCESS
         attempt = await call(delivery)
         if attempt.outcome is Outcome.SUCCESS:
-            await self._records.apply([Operation(key, b"", ttl=self._window)])
+            try:
+                await self._records.write([Item(key, b"", ttl=self._window)])
+            except MeshError as error:
+                # The application has said yes: asking it again is what this is here to avoid.
+                logger.warning("%s: a handled event was not noted, and may be handled again: %s", self._group, error)
         return attempt
 
     def _key(self, message: Message) -> str | None:

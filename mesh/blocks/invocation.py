@@ -11,32 +11,38 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Self, cast
 
 import orjson
 
 from mesh import address, telemetry
-from mesh.application import AppFailedError, Application, AppResponse, AppUnreachableError, Headers
+from mesh.application import Application, AppResponse, Headers
+from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.broker import Message
-from mesh.calls.exchange import Exchange, Reply, Request
+from mesh.calls.exchange import Reply, Request
 from mesh.errors import (
+    AppFailedError,
+    AppUnreachableError,
+    BadArgumentError,
     BrokerUnavailableError,
     DeadlineExceededError,
-    InvocationError,
+    EventError,
     MeshError,
     NoResponderError,
     StreamBrokenError,
+    from_wire,
+    to_wire,
 )
-from mesh.node.directory import Directory
-from mesh.policies import BUILT_IN_RETRIES, Breaker, Policy
-from mesh.telemetry import Counters
+from mesh.operation import Method, Operation
+from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
+from mesh.resources.resiliency import ResiliencyPolicies
+from mesh.telemetry import Observed
 
-__all__ = ["HTTP_HEADER", "OUTSIDE", "Answer", "Call", "Invocation", "forwardable", "pack", "unpack"]
+__all__ = ["BLOCK", "HTTP_HEADER", "INVOKE", "OUTSIDE", "Answer", "Call", "Invocation", "forwardable", "pack", "unpack"]
 
 HTTP_HEADER = "mesh-http"
 ERROR_HEADER = "mesh-error"
@@ -84,37 +90,67 @@ class Call:
         target: Path and raw query, with a leading slash.
         headers: Forwardable ones.
         body: The bytes, or a stream.
-        deadline: Unix time in seconds by which the answer must have begun.
     """
 
     verb: str
     target: str
     headers: Headers
     body: bytes | AsyncIterator[bytes]
-    deadline: float
 
 
 class Answer:
-    """What the application answered: read ``body``, or iterate over ``parts`` when it is None."""
+    """What the application answered: read ``body``, or iterate over ``parts`` when it is None.
 
-    __slots__ = ("_parts", "body", "headers", "status")
+    Use it as a context manager: leaving lets go of what has not been read.
+    """
+
+    __slots__ = ("_source", "_stack", "body", "headers", "status")
 
     def __init__(
         self,
         status: int,
         headers: Headers,
         body: bytes | None,
-        parts: Callable[[], AsyncIterator[bytes]] | None = None,
+        source: AppResponse | Reply | None = None,
+        stack: AsyncExitStack | None = None,
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
-        self._parts = parts
+        self._source = source
+        self._stack = stack
 
     def parts(self) -> AsyncIterator[bytes]:
         """Iterate over a streamed body."""
-        assert self._parts is not None
-        return self._parts()
+        assert self._source is not None
+        return self._source.parts()
+
+    async def aclose(self) -> None:
+        """Give up what has not been read."""
+        await self.__aexit__()
+
+    async def __aenter__(self) -> Self:
+        """Be read."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Give up what has not been read."""
+        if self._stack is not None:
+            await self._stack.__aexit__(*(exc_info or (None, None, None)))  # type: ignore[arg-type]
+        elif isinstance(self._source, Reply):
+            await self._source.aclose()
+
+
+def _judge(operation: Operation, answer: object, error: MeshError | None) -> Verdict:
+    """An application that fails, or cannot be called, does not work; a streamed body cannot be sent again."""
+    again = isinstance(cast("Call", operation.arguments).body, bytes)
+    if error is not None:
+        return Verdict(False, again)
+    status = cast("Answer", answer).status
+    return Verdict(status < 500, again and status >= 400, status)
+
+
+INVOKE = Method("invocation", "invoke", Call, Answer, seconds=60.0, judge=_judge, grace=0.5)
 
 
 def pack(*values: object) -> str:
@@ -126,10 +162,6 @@ def pack(*values: object) -> str:
     except orjson.JSONEncodeError:
         pass  # Header bytes that are no UTF-8 come as surrogates, which only the standard encoder takes.
     return json.dumps(values, separators=(",", ":"))
-
-
-def _plain(text: str) -> str:
-    return text.encode("ascii", "replace").decode().replace("\n", " ").strip()
 
 
 def unpack(text: str) -> Sequence[object]:
@@ -145,148 +177,52 @@ def unpack(text: str) -> Sequence[object]:
 
 
 class Invocation:
-    """The building block.
+    """The building block."""
 
-    Attributes:
-        endpoints: HTTPEndpoint resources by name; they are called directly.
-        open_outside: Opens a service that is named by its absolute URL; None refuses such names.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        directory: Directory,
-        *,
-        app_id: str,
-        namespace: str,
-        policy_for: Callable[[str], Policy],
-        counters: Counters,
-    ) -> None:
-        """Use an entered exchange.
-
-        Args:
-            exchange: Carries the calls.
-            directory: Knows who was seen.
-            app_id: The caller.
-            namespace: The caller's namespace.
-            policy_for: The policy for an application.
-            counters: Where to count.
-        """
-        self._exchange = exchange
-        self._directory = directory
-        self._app_id = app_id
-        self._namespace = namespace
-        self._policy_for = policy_for
-        self._policies: dict[str, tuple[Policy, Breaker | None]] = {}
-        self._counters = counters
+    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
+        """Use an entered exchange."""
+        self._parts = parts
+        self._exchange = parts.exchange
+        self._directory = parts.directory
+        self._app_id = parts.caller.app_id
+        self._namespace = parts.caller.namespace
         self._numbers = itertools.count(1)
-        self.endpoints: dict[str, Application] = {}
-        self.open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None = None
-        self._local: Application | None = None
 
-    def _policy(self, app_id: str) -> tuple[Policy, Breaker | None]:
-        known = self._policies.get(app_id)
-        if known is None:
-            policy = self._policy_for(app_id)
-            breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic)
-            known = (policy, breaker)
-            if len(self._policies) < 10_000:
-                self._policies[app_id] = known
-        return known
+    def described(self) -> Mapping[str, object]:
+        """Tell of the services outside of the mesh that have a name."""
+        return {"endpoints": tuple(self._parts.endpoints)}
 
-    @asynccontextmanager
-    async def invoke(self, target_id: str, call: Call) -> AsyncIterator[Answer]:
+    async def run(self, operation: Operation) -> Answer:
         """Call an application.
 
-        Args:
-            target_id: ``id``, ``id.namespace``, or the name of an HTTPEndpoint.
-            call: What to ask.
+        The target is ``id``, ``id.namespace``, the name of an HTTPEndpoint, or a service's absolute URL.
 
         Raises:
-            InvocationError: It could not be called, or not in time.
+            NoResponderError: It is not on the mesh.
+            AppUnreachableError, AppFailedError: It broke off, or is an endpoint that is not there.
+            BrokerUnavailableError: There was no connection to the backbone until the deadline.
+            DeadlineExceededError: No answer in time, or it did not come back in time.
         """
-        policy, breaker = self._policy(target_id)
-        attempt = 0
-        started = time.monotonic()
-        while True:
-            attempt += 1
-            admitted = _Admitted(target_id, breaker)
-            answered = False
-            try:
-                async with self._once(target_id, _timed(call, policy)) as answer:
-                    admitted.record(answer.status < 500)
-                    delay = self._retry_delay(policy, call, attempt, started, answer.status)
-                    if delay is None:
-                        answered = True
-                        yield answer
-                        return
-            except InvocationError:
-                if answered:
-                    raise
-                admitted.record(False)
-                delay = self._retry_delay(policy, call, attempt, started, None)
-                if delay is None:
-                    raise
-            finally:
-                admitted.release()
-            await asyncio.sleep(delay)
+        call, target = cast("Call", operation.arguments), operation.target
+        if target.startswith(OUTSIDE):
+            if self._parts.open_outside is None:
+                raise BadArgumentError("services outside of the mesh are not called")
+            return await _directly(call, operation.deadline, None, self._parts.open_outside(target))
+        application = self._parts.endpoints.get(target)
+        app_id, _, namespace = target.partition(".")
+        if application is None and app_id == self._app_id and namespace in ("", self._namespace):
+            application = self._parts.application
+        if application is not None:
+            return await _directly(call, operation.deadline, application)
+        reply = await self._request(app_id, namespace or self._namespace, call, operation.deadline)
+        problem = reply.headers.get(ERROR_HEADER)
+        if problem is not None:
+            raise from_wire(json.loads(problem))
+        status, headers = unpack(reply.headers[HTTP_HEADER])
+        body = None if reply.streamed else reply.body
+        return Answer(cast("int", status), cast("Headers", headers), body, reply)
 
-    def _retry_delay(
-        self, policy: Policy, call: Call, attempt: int, started: float, status: int | None
-    ) -> float | None:
-        """Decide whether to call again; only a policy that a user wrote repeats calls that may have run."""
-        retry = policy.retry
-        if retry is None or retry.name in BUILT_IN_RETRIES or not isinstance(call.body, bytes):
-            return None
-        if status is not None and (status < 400 or not retry.should_retry_status(status)):
-            return None
-        delay = retry.delay(attempt, time.monotonic() - started, random.random)
-        # With no time left for another attempt, what the last one gave is the answer.
-        return None if delay is None or time.time() + delay >= call.deadline else delay
-
-    @asynccontextmanager
-    async def _once(self, target_id: str, call: Call) -> AsyncIterator[Answer]:
-        if target_id.startswith(OUTSIDE):
-            if self.open_outside is None:
-                raise InvocationError(target_id, "services outside of the mesh are not called")
-            async with self.open_outside(target_id) as outside, self._directly(target_id, outside, call) as answer:
-                yield answer
-            return
-        endpoint = self.endpoints.get(target_id)
-        app_id, _, namespace = target_id.partition(".")
-        if endpoint is None and app_id == self._app_id and namespace in ("", self._namespace):
-            endpoint = self._local
-        if endpoint is not None:
-            async with self._directly(target_id, endpoint, call) as answer:
-                yield answer
-            return
-        reply = await self._request(target_id, app_id, namespace or self._namespace, call)
-        try:
-            problem = reply.headers.get(ERROR_HEADER)
-            if problem is not None:
-                raise InvocationError(target_id, problem)
-            status, headers = unpack(reply.headers[HTTP_HEADER])
-            yield Answer(
-                cast("int", status), cast("Headers", headers), None if reply.streamed else reply.body, reply.parts
-            )
-        finally:
-            if reply.streamed:
-                await reply.aclose()
-
-    @asynccontextmanager
-    async def _directly(self, target_id: str, application: Application, call: Call) -> AsyncIterator[Answer]:
-        """Call without the backbone: this gateway's own application, or an outside endpoint."""
-        try:
-            async with asyncio.timeout(call.deadline - time.time()) as limit:
-                async with application.call(call.verb, call.target, call.headers, call.body) as response:
-                    limit.reschedule(None)  # The deadline is for the beginning of the answer.
-                    yield Answer(response.status, response.headers, None, response.parts)
-        except (AppUnreachableError, AppFailedError) as error:
-            raise InvocationError(target_id, str(error)) from error
-        except TimeoutError:
-            raise InvocationError(target_id, "no answer within the deadline") from None
-
-    async def _request(self, target_id: str, app_id: str, namespace: str, call: Call) -> Reply:
+    async def _request(self, app_id: str, namespace: str, call: Call, deadline: float) -> Reply:
         where = address.app(namespace, app_id)
         headers = {
             "ce-specversion": "1.0",
@@ -302,73 +238,63 @@ class Invocation:
         wait = 0.0
         while True:
             try:
-                return await self._exchange.request(where, message, call.deadline, stream)
+                return await self._exchange.request(where, message, deadline, stream)
             except NoResponderError:
                 # A stream's body is untouched, since no callee has granted credit for it.
                 if namespace != self._namespace or self._directory.last_seen(app_id) is None:
-                    raise InvocationError(target_id, f"no instance of {app_id} is on the mesh") from None
+                    raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
                 wait = next(waits, wait)
-                self._counters.add(telemetry.INVOCATIONS_WAITED, app_id)
-                await self._wait_for_news(target_id, app_id, wait, call.deadline)
-            except BrokerUnavailableError as error:
-                wait = next(waits, wait)
-                if time.time() + wait >= call.deadline:
-                    raise InvocationError(target_id, str(error)) from error
-                await asyncio.sleep(wait)
+                self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
+                await self._wait_for_news(app_id, wait, deadline)
             except DeadlineExceededError:
-                raise InvocationError(target_id, "no answer within the deadline") from None
-            except MeshError as error:
-                raise InvocationError(target_id, str(error)) from error
+                raise DeadlineExceededError("no answer within the deadline") from None
+            except BrokerUnavailableError:
+                wait = next(waits, wait)
+                if time.time() + wait >= deadline:
+                    raise
+                await asyncio.sleep(wait)
 
-    async def _wait_for_news(self, target_id: str, app_id: str, wait: float, deadline: float) -> None:
+    async def _wait_for_news(self, app_id: str, wait: float, deadline: float) -> None:
         try:
             async with asyncio.timeout(min(wait, deadline - time.time())):
                 await self._directory.until_news()
         except TimeoutError:
             if time.time() >= deadline:
-                raise InvocationError(target_id, f"{app_id} was not back within the deadline") from None
+                raise DeadlineExceededError(f"{app_id} was not back within the deadline") from None
+
+    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+        """Answer calls to this node's application."""
+        return [self._served(inbound.application)]
 
     @asynccontextmanager
-    async def serve(self, application: Application) -> AsyncIterator[None]:
-        """Answer calls to this node's application while entered."""
+    async def _served(self, application: Application) -> AsyncIterator[None]:
         server = _Server(application)
-        where = address.app(self._namespace, self._app_id)
-        async with self._exchange.serve(where, self._app_id, server.handle):
+        async with self._exchange.serve(address.app(self._namespace, self._app_id), self._app_id, server.handle):
             yield
 
-    def use_local(self, application: Application) -> None:
-        """Call this gateway's own application directly."""
-        self._local = application
 
-
-class _Admitted:
-    """A call that the circuit breaker, if there is one, has let through."""
-
-    __slots__ = ("_breaker", "_permit")
-
-    def __init__(self, target_id: str, breaker: Breaker | None) -> None:
-        self._breaker = breaker
-        self._permit = None if breaker is None else breaker.allow()
-        if breaker is not None and self._permit is None:
-            raise InvocationError(target_id, "circuit breaker is open")
-
-    def record(self, success: bool) -> None:
-        permit, self._permit = self._permit, None
-        if self._breaker is not None and permit is not None:
-            self._breaker.record(success, permit)
-
-    def release(self) -> None:
-        """Say that it was cancelled before it came to anything."""
-        permit, self._permit = self._permit, None
-        if self._breaker is not None and permit is not None:
-            self._breaker.release(permit)
-
-
-def _timed(call: Call, policy: Policy) -> Call:
-    if policy.timeout is None:
-        return call
-    deadline = min(call.deadline, time.time() + policy.timeout.seconds)
-    return Call(call.verb, call.target, call.headers, call.body, deadline)
+async def _directly(
+    call: Call,
+    deadline: float,
+    application: Application | None,
+    opening: AbstractAsyncContextManager[Application] | None = None,
+) -> Answer:
+    """Call without the backbone: this gateway's own application, or a service outside, perhaps opened for this call."""
+    stack = AsyncExitStack()
+    try:
+        async with asyncio.timeout(deadline - time.time()):
+            if opening is not None:
+                application = await stack.enter_async_context(opening)
+            assert application is not None
+            calling = application.call(call.verb, call.target, call.headers, call.body)
+            response = await stack.enter_async_context(calling)
+    except TimeoutError:
+        await stack.aclose()
+        raise DeadlineExceededError("no answer within the deadline") from None
+    except BaseException:
+        await stack.aclose()
+        raise
+    return Answer(response.status, response.headers, None, response, stack)
 
 
 class _Server:
@@ -382,7 +308,7 @@ class _Server:
         try:
             verb, target, headers = unpack(request.headers[HTTP_HEADER])
         except (KeyError, ValueError):
-            await request.reply({ERROR_HEADER: "malformed request"})
+            await _refuse(request, EventError("malformed request"))
             return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
         calling = self._application.call(cast("str", verb), cast("str", target), cast("Headers", headers), body)
@@ -395,7 +321,7 @@ class _Server:
         except AppFailedError as error:
             if request.answered:
                 raise StreamBrokenError(str(error)) from error
-            await request.reply({ERROR_HEADER: _plain(str(error))})
+            await _refuse(request, error)
         except TimeoutError:
             return  # The caller has stopped waiting by the same deadline.
 
@@ -409,3 +335,17 @@ class _Server:
         async for part in response.parts():
             await request.write(part)
         await request.end()
+
+
+async def _refuse(request: Request, error: MeshError) -> None:
+    await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
+
+
+def _policy(policies: ResiliencyPolicies, target: str) -> Policy:
+    """Give an application's policy; only one that a user wrote repeats calls that may have run."""
+    policy = policies.for_app(target)
+    built_in = policy.retry is not None and policy.retry.name in BUILT_IN_RETRIES
+    return replace(policy, retry=None) if built_in else policy
+
+
+BLOCK = Block("invocation", (INVOKE,), Invocation, policy=_policy)

@@ -2,162 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import cast
 
-from mesh.broker import KeyValue, Operation
-from mesh.errors import ConfigError, ConflictError, InvalidEtagError, StateError
-from mesh.guard import Guard
+from mesh.blocks.block import Block, Parts
+from mesh.blocks.components import ComponentService
+from mesh.blocks.records import LazyRecords
+from mesh.blocks.store import Item, StateStore, Stored
+from mesh.errors import ConfigError, IllegalKeyError, MeshError
+from mesh.operation import Method, Operation
+from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component
 
 __all__ = [
-    "Concurrency",
-    "IllegalKeyError",
-    "Item",
-    "KeyValueStateStore",
-    "State",
-    "StateStore",
+    "BLOCK",
+    "BULK_GET",
+    "DELETE",
+    "GET",
+    "SAVE",
+    "TRANSACT",
+    "BulkGet",
+    "Get",
+    "Save",
     "StateStoreComponent",
-    "Stored",
     "key_prefix",
 ]
 
 SEPARATOR = "||"
-MAX_TTL_SECONDS = 2**31 - 1
-
-
-class Concurrency(StrEnum):
-    """Who wins when two write."""
-
-    FIRST_WRITE = "first-write"
-    LAST_WRITE = "last-write"
-
-
-class IllegalKeyError(StateError):
-    """The key holds what separates it from its prefix."""
-
-    code = "STATE_ILLEGAL_KEY"
-    retryable = False
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        super().__init__(f"input key/keyPrefix '{key}' can't contain '{SEPARATOR}'")
+MAX_BULK_PARALLELISM = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A value as stored.
-
-    Attributes:
-        value: The bytes as saved.
-        etag: Changes with every write.
-        expires_at: Unix time in seconds; None for never.
-    """
-
-    value: bytes
-    etag: str
-    expires_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One write.
-
-    Attributes:
-        key: The application's key.
-        value: The bytes to save; None deletes.
-        etag: The etag it must have; None when not given.
-        concurrency: None when not given: a check with an etag, last-write without.
-        ttl: Seconds until it expires; None for never.
-    """
+class Get:
+    """Read one key; ``strong`` never answers from a follower."""
 
     key: str
-    value: bytes | None
-    etag: str | None = None
-    concurrency: Concurrency | None = None
-    ttl: float | None = None
+    strong: bool = False
 
 
-class StateStore(Protocol):
-    """What an adapter to a store implements; keys come with their prefix."""
+@dataclass(frozen=True, slots=True)
+class BulkGet:
+    """Read several keys, so many at once; 0 = as many as the gateway likes."""
+
+    keys: tuple[str, ...]
+    parallelism: int = 0
+
+
+@dataclass(slots=True)
+class Save:
+    """Write items: one after the other until the first failure, or, as a transaction, all or none."""
+
+    items: deque[Item] = field(default_factory=deque)
+
+
+GET = Method("state", "get", Get, Stored | None)
+BULK_GET = Method("state", "bulk_get", BulkGet, tuple[Stored | str | None, ...])
+SAVE = Method("state", "save", Save)
+DELETE = Method("state", "delete", Save)
+TRANSACT = Method("state", "transact", Save)
+
+
+class StateStoreComponent:
+    """A configured state store; its functions are the block's methods."""
+
+    def __init__(self, store: StateStore, prefix_of: Callable[[str], str], *, remembers: bool = False) -> None:
+        """Use an open store.
+
+        Args:
+            store: The adapter.
+            prefix_of: Gives what is put before every key of an app, separator included; empty for none.
+            remembers: Whether the mesh keeps its own records in it, where the backbone cannot.
+        """
+        self.store = store
+        self.remembers = remembers
+        self._prefix_of = prefix_of
 
     @property
     def capabilities(self) -> Sequence[str]:
-        """What metadata tells (``ETAG``, ``TRANSACTIONAL``, ``TTL``…)."""
+        """What metadata tells."""
+        return self.store.capabilities
 
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
-        """Read."""
-
-    async def write(self, items: Sequence[Item]) -> None:
-        """Do all or nothing.
-
-        Raises:
-            ConflictError: An etag does not match, or first-write lost; nothing was done.
-            InvalidEtagError: An etag can not be one of this store's.
-        """
-
-
-class KeyValueStateStore:
-    """A state store on a broker's (or the memory's) key/value store; its etags are revisions."""
-
-    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
-
-    def __init__(self, key_value: KeyValue) -> None:
-        """Use an open store."""
-        self._key_value = key_value
-
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
-        """Read a key."""
-        entry = await self._key_value.get(key, strong=strong)
-        return None if entry is None else Stored(entry.value, str(entry.revision), entry.expires_at)
-
-    async def write(self, items: Sequence[Item]) -> None:
-        """Write all, or nothing."""
-        await self._key_value.apply([self._operation(item) for item in items])
-
-    def _operation(self, item: Item) -> Operation:
-        if item.etag is not None:
-            if not item.etag.isascii() or not item.etag.isdigit() or len(item.etag) > 19:
-                raise InvalidEtagError(f"invalid etag value: {item.etag}")
-            expected: int | None = int(item.etag)
-            if expected == 0:  # No write has revision 0; in the store's terms it would mean "must not exist".
-                raise ConflictError("etag 0 matches nothing")
-        else:
-            expected = 0 if item.concurrency is Concurrency.FIRST_WRITE and item.value is not None else None
-        return Operation(item.key, item.value, expected, item.ttl)
-
-
-@dataclass(frozen=True, slots=True)
-class StateStoreComponent:
-    """A configured state store.
-
-    Attributes:
-        name: As applications call it.
-        type: Its component type.
-        version: Its component version.
-        store: The adapter.
-        prefix: Put before every key, separator included; empty for none.
-        guard: The outbound policy; None when there is none.
-    """
-
-    name: str
-    type: str
-    version: str
-    store: StateStore
-    prefix: str
-    guard: Guard | None = None
-
-    def key(self, key: str) -> str:
-        """Give the key as stored.
-
-        Raises:
-            IllegalKeyError: It holds the separator.
-        """
+    def _key(self, operation: Operation, key: str) -> str:
         if SEPARATOR in key:
             raise IllegalKeyError(key)
-        return self.prefix + key
+        return self._prefix_of(operation.context.caller.app_id) + key
+
+    async def get(self, operation: Operation) -> Stored | None:
+        """Read one key."""
+        asked = cast("Get", operation.arguments)
+        return await self.store.get(self._key(operation, asked.key), strong=asked.strong)
+
+    async def bulk_get(self, operation: Operation) -> tuple[Stored | str | None, ...]:
+        """Read several keys; gives the text of the error where one could not be read."""
+        asked = cast("BulkGet", operation.arguments)
+        keys = [self._key(operation, key) for key in asked.keys]
+        results: list[Stored | str | None] = [None] * len(keys)
+        limit = min(asked.parallelism, MAX_BULK_PARALLELISM) if asked.parallelism > 0 else MAX_BULK_PARALLELISM
+        waiting = iter(enumerate(keys))
+
+        async def read() -> None:
+            for index, key in waiting:
+                try:
+                    results[index] = await self.store.get(key, strong=False)
+                except MeshError as error:
+                    results[index] = str(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(limit, len(keys))):
+                tasks.create_task(read(), name="state-bulk-get")
+        return tuple(results)
+
+    async def save(self, operation: Operation) -> None:
+        """Write each item for itself, in order; the first failure ends it.
+
+        What is written is taken off the list, so that another attempt goes on behind it.
+
+        Raises:
+            ConflictError: An etag does not match; items before it are written.
+        """
+        items = cast("Save", operation.arguments).items
+        for item in items:
+            self._key(operation, item.key)
+        while items:
+            await self.store.write([self._prefixed(operation, items[0])])
+            items.popleft()
+
+    async def delete(self, operation: Operation) -> None:
+        """Delete, as an item without a value."""
+        await self.save(operation)
+
+    async def transact(self, operation: Operation) -> None:
+        """Write all items, or none."""
+        items = cast("Save", operation.arguments).items
+        if items:
+            await self.store.write([self._prefixed(operation, item) for item in items])
+
+    def _prefixed(self, operation: Operation, item: Item) -> Item:
+        return Item(self._key(operation, item.key), item.value, item.etag, item.concurrency, item.ttl)
 
 
 def key_prefix(component: Component, app_id: str, namespace: str | None) -> str:
@@ -183,42 +168,33 @@ def key_prefix(component: Component, app_id: str, namespace: str | None) -> str:
     return prefix + SEPARATOR
 
 
-class State:
-    """The building block."""
+async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
+    """Open a state store component.
 
-    def __init__(self, components: Mapping[str, StateStoreComponent]) -> None:
-        """Use open stores, by name."""
-        self.components = components
-
-    async def get(self, component: StateStoreComponent, key: str, *, strong: bool = False) -> Stored | None:
-        """Read one key."""
-        prefixed = component.key(key)
-        if component.guard is None:
-            return await component.store.get(prefixed, strong=strong)
-        return await component.guard.run(lambda: component.store.get(prefixed, strong=strong))
-
-    async def save(self, component: StateStoreComponent, items: Sequence[Item]) -> None:
-        """Write each item for itself, in order; the first failure ends it.
-
-        Raises:
-            ConflictError: An etag does not match; items before it are written.
-        """
-        prefixed = _prefixed(component, items)
-        for item in prefixed:
-            await _write(component, [item])
-
-    async def transact(self, component: StateStoreComponent, items: Sequence[Item]) -> None:
-        """Write all items, or none."""
-        if items:
-            await _write(component, _prefixed(component, items))
-
-
-async def _write(component: StateStoreComponent, items: Sequence[Item]) -> None:
-    if component.guard is None:
-        await component.store.write(items)
+    Raises:
+        ConfigError: Its settings are wrong.
+    """
+    store: StateStore
+    if component.type == STATE_ON_BACKBONE:
+        store = records = LazyRecords(component.name, parts.records)
+        if parts.broker.features.key_value:
+            await records.opened()  # So that what is wrong with it is told at start.
     else:
-        await component.guard.run(lambda: component.store.write(items))
+        adapter = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
+        store = await parts.stack.enter_async_context(adapter)
+    namespace = parts.caller.namespace if parts.namespace_given else None
+    key_prefix(component, parts.caller.app_id, namespace)  # For the same reason.
+    prefix_of = lru_cache(1024)(lambda app_id: key_prefix(component, app_id, namespace))
+    remembers = component.type != STATE_ON_BACKBONE and (component.setting("actorStateStore") or "").lower() == "true"
+    return StateStoreComponent(store, prefix_of, remembers=remembers)
 
 
-def _prefixed(component: StateStoreComponent, items: Sequence[Item]) -> list[Item]:
-    return [Item(component.key(item.key), item.value, item.etag, item.concurrency, item.ttl) for item in items]
+BLOCK = Block(
+    "state",
+    (GET, BULK_GET, SAVE, DELETE, TRANSACT),
+    ComponentService,
+    kind="state",
+    open=open_store,
+    hosted=True,
+    policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
+)

@@ -16,11 +16,11 @@ import orjson
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
+from mesh.resources.subscription import Subscription
 
-__all__ = ["DESCRIBE", "Node", "collect", "described"]
+__all__ = ["DESCRIBE", "ComponentDescription", "Node", "NodeDescription", "collect"]
 
 DESCRIBE = "describe"
-MAX_TOPICS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +46,49 @@ class Node:
     app_id: str = ""
 
 
-def described(
-    app_id: str,
-    *,
-    subscriptions: Sequence[tuple[str, str, str]],
-    published: Sequence[tuple[str, str]],
-    methods: Sequence[str] | None,
-    components: Sequence[tuple[str, str]],
-) -> Mapping[str, object]:
-    """Give what a node adds to its announcement when asked; `Node` says what each is."""
-    return {
-        "app": app_id,
-        "subscriptions": subscriptions,
-        "published": sorted(published)[:MAX_TOPICS],
-        "methods": methods,
-        "components": components,
-    }
+@dataclass(frozen=True, slots=True)
+class ComponentDescription:
+    """A component of a node: what it is, and what metadata tells that it can do."""
+
+    name: str
+    type: str
+    version: str
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDescription:
+    """What a node tells about itself; ``metadata``, the directory and ``mesh list`` render this.
+
+    Attributes:
+        app_id: The application that it is for.
+        components: Those that are open.
+        subscriptions: Those that are active.
+        published: Component and topic of what was published through it since it started; at most 500.
+        methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
+        endpoints: Services outside of the mesh, by name.
+        resiliencies: The Resiliency resources, by name.
+        features: Those that are switched on.
+    """
+
+    app_id: str
+    components: tuple[ComponentDescription, ...] = ()
+    subscriptions: tuple[Subscription, ...] = ()
+    published: tuple[tuple[str, str], ...] = ()
+    methods: tuple[str, ...] | None = None
+    endpoints: tuple[str, ...] = ()
+    resiliencies: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def announced(self) -> Mapping[str, object]:
+        """Give what is told to whoever asks over the mesh; `Node` says what each is."""
+        return {
+            "app": self.app_id,
+            "subscriptions": [(each.pubsub, each.topic, each.dead_letter_topic or "") for each in self.subscriptions],
+            "published": self.published,
+            "methods": self.methods,
+            "components": [(each.name, each.type) for each in self.components],
+        }
 
 
 def _pairs(value: object) -> tuple[tuple[str, str], ...]:

@@ -98,7 +98,8 @@ class Component:
         init_timeout: Seconds that the start may take.
         scopes: App ids that may use it; empty = all.
         auth_secret_store: The secret store that resolves its `SecretRef` values.
-        placement: ``local`` = called in process by every node; None = hosted on the backbone.
+        placement: Where its operations run (``nearest``, ``backbone``, ``local``); None = as its type is used to.
+        namespaced: Whether a setting is a template with ``{namespace}``.
         file: As the user named it; None for built-in components.
         line: Where the document begins, from 1.
     """
@@ -113,6 +114,7 @@ class Component:
     scopes: tuple[str, ...] = ()
     auth_secret_store: str | None = None
     placement: str | None = None
+    namespaced: bool = False
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -158,7 +160,8 @@ class Component:
             ConfigError: A secret, variable or template token has no value; holds all of them, located.
         """
         metadata = resolve_entries(self.metadata, tokens, environ, secrets, file=self.file)
-        return dataclasses.replace(self, metadata=metadata)
+        namespaced = any("{namespace}" in (entry.text() or "") for entry in self.metadata)
+        return dataclasses.replace(self, metadata=metadata, namespaced=namespaced)
 
 
 @dataclass(frozen=True, slots=True)

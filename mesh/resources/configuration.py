@@ -17,6 +17,7 @@ from typing import Literal
 from mesh.resources.fields import Action, AnyText, JSONText, Ratio, ScalarText, Seconds, TimeoutValue
 
 __all__ = [
+    "DEFAULT_SAMPLING_RATIO",
     "MTLS",
     "APILogging",
     "APIOperation",
@@ -341,7 +342,7 @@ class WorkflowSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationSpec:
-    """Everything under ``spec``; ``metric`` is the old name of ``metrics``."""
+    """Everything under ``spec``; ``metric`` is the old name of ``metrics``, ``placement`` is brokermesh's own."""
 
     http_pipeline: Pipeline | None = None
     app_http_pipeline: Pipeline | None = None
@@ -358,6 +359,7 @@ class ConfigurationSpec:
     components: ComponentsSpec | None = None
     wasm: Wasm | None = None
     workflow: WorkflowSpec | None = None
+    placement: Literal["nearest", "backbone", "local"] | None = None
 
     def effective_metrics(self) -> Metrics:
         """Give the metrics under either of their names, or the defaults."""

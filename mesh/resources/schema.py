@@ -9,6 +9,7 @@ Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -23,6 +24,8 @@ from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 __all__ = ["V1", "Meta", "component", "configuration", "http_endpoint"]
 
 V1 = "dapr.io/v1alpha1"
+PLACEMENT = "mesh.placement"
+PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
@@ -53,6 +56,7 @@ class Meta(FileModel):
 
     name: Name
     namespace: str | None = None
+    annotations: Mapping[str, AnyText] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,13 @@ class EntrySpec:
 
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
-    """``spec`` of a Component; ``placement`` is brokermesh's own."""
+    """``spec`` of a Component."""
 
     type: ComponentType
     version: str = "v1"
     ignore_errors: bool = False
     init_timeout: Seconds = 5.0
     metadata: tuple[EntrySpec, ...] = ()
-    placement: Literal["local"] | None = None
 
 
 class ComponentFile(FileModel):
@@ -101,6 +104,11 @@ def component(document: Document, problems: list[Problem]) -> Component | None:
     if model is None:
         return None
     metadata = _entries(document, model.spec.metadata, ("spec", "metadata"), problems)
+    placement = (model.metadata.annotations or {}).get(PLACEMENT)
+    if placement is not None and placement not in PLACEMENTS:
+        wrong = f"expected one of {', '.join(PLACEMENTS)}, got '{placement}'"
+        problems.append(document.problem(wrong, ("metadata", "annotations", PLACEMENT)))
+        return None
     if metadata is None:
         return None
     return Component(
@@ -113,7 +121,7 @@ def component(document: Document, problems: list[Problem]) -> Component | None:
         init_timeout=model.spec.init_timeout,
         scopes=model.scopes,
         auth_secret_store=model.auth.secret_store,
-        placement=model.spec.placement,
+        placement=placement,
         file=document.file,
         line=document.line,
     )

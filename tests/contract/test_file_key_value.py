@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bindings.sqlite import FileKeyValue
 from mesh.broker import Operation
 from mesh.errors import StateError
-from mesh.file_key_value import FileKeyValue
 from tests.contract import test_key_value as suite
 
 OF_BROKERS = {"broker", "other", "backend_name"}

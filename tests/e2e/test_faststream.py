@@ -27,7 +27,7 @@ from faststream.rabbit import RabbitBroker
 from faststream.redis import RedisBroker
 
 from brokers.faststream import IncomingCall, Mesh, MeshMessage
-from mesh.errors import InvocationError
+from mesh.errors import NoResponderError
 from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.kafka_server import KafkaServer
@@ -157,7 +157,7 @@ async def test_calls_go_in_both_directions(mesh_home: Path, server: Server) -> N
             said = answered.json()
             assert (said["method"], said["path"], said["body"]) == ("PUT", "/any/path?a=1", '{"b":2}')
             assert said["headers"]["X-Own"] == "1"
-            with pytest.raises(InvocationError, match="no instance of nobody"):
+            with pytest.raises(NoResponderError, match="no instance of nobody"):
                 await mesh.invoke("nobody", "x")
         async with asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(_post(url, b"late"))

@@ -126,13 +126,16 @@ async def test_namespace_in_the_name(pair: Pair, node: Node) -> None:
 FAILED = "failed to invoke, id: "
 DIRECT = error("ERR_DIRECT_INVOKE", matches(lambda text: text.startswith(FAILED)))
 NO_ID = error("ERR_DIRECT_INVOKE", "failed getting app id either from the URL path or the header dapr-app-id")
+NO_API = error(
+    "ERR_DIRECT_INVOKE", f"{NO_ID['message']}; there is no API 'unknown' in this version, see docs/compatibility.md"
+)
 INVALID = error("ERR_DIRECT_INVOKE", matches(re.compile("invalid method: ").match))
 
 
 @cases(
     Case("no id", ("GET", "/anything"), 404, NO_ID),
     Case("root", ("GET", "/"), 404, NO_ID),
-    Case("unknown route", ("POST", "/v1.0/unknown/x", None, b"x"), 404, NO_ID),
+    Case("unknown API", ("POST", "/v1.0/unknown/x", None, b"x"), 404, NO_API),
     Case("wrong verb", ("DELETE", "/v1.0/healthz"), 404, NO_ID),
     Case("no method marker", ("GET", "/v1.0/invoke/callee/x"), 404, NO_ID),
     Case("no app id in the path", ("GET", "/v1.0/invoke/method/x"), 404, NO_ID),

@@ -43,7 +43,9 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
         yield node
 
 
-UNIMPLEMENTED = error("ERR_API_UNIMPLEMENTED", "this API is currently not implemented")
+def no_api(name: str) -> dict[str, object]:
+    hint = f"; there is no API {name!r} in this version, see docs/compatibility.md"
+    return error("ERR_DIRECT_INVOKE", f"{NO_ID['message']}{hint}")
 
 
 @cases(
@@ -59,27 +61,9 @@ UNIMPLEMENTED = error("ERR_API_UNIMPLEMENTED", "this API is currently not implem
     Case("set no label", ("PUT", "/v1.0/metadata"), 404, NO_ID),
     Case("shutdown by GET", ("GET", "/v1.0/shutdown"), 404, NO_ID),
     Case("secrets", ("GET", "/v1.0/secrets/s/k"), 500, error("ERR_SECRET_STORES_NOT_CONFIGURED")),
-    Case("configuration", ("GET", "/v1.0/configuration/s"), 500, error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED")),
-    Case(
-        "configuration alpha",
-        ("GET", "/v1.0-alpha1/configuration/s"),
-        500,
-        error("ERR_CONFIGURATION_STORE_NOT_CONFIGURED"),
-    ),
-    Case("lock", ("POST", "/v1.0-alpha1/lock/s"), 500, error("ERR_LOCK_STORE_NOT_CONFIGURED")),
-    Case("unlock", ("POST", "/v1.0-alpha1/unlock/s"), 500, error("ERR_LOCK_STORE_NOT_CONFIGURED")),
-    Case("crypto", ("PUT", "/v1.0-alpha1/crypto/s/encrypt"), 500, error("ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED")),
-    Case("trap_19 subtle crypto", ("POST", "/v1.0-alpha1/subtlecrypto/s/getkey"), 501, UNIMPLEMENTED),
-    Case(
-        "bindings",
-        ("POST", "/v1.0/bindings/b"),
-        500,
-        error("ERR_INVOKE_OUTPUT_BINDING", "error invoking output binding b: couldn't find output binding b"),
-    ),
-    Case("actors", ("PUT", "/v1.0/actors/t/i/method/m"), 500, error("ERR_ACTOR_RUNTIME_NOT_FOUND")),
-    Case("jobs", ("POST", "/v1.0/jobs/j"), 501, UNIMPLEMENTED),
-    Case("workflows", ("POST", "/v1.0/workflows/c/w/start"), 501, UNIMPLEMENTED),
-    Case("conversation", ("POST", "/v1.0-alpha1/conversation/c/converse"), 400, error("ERR_CONVERSATION_NOT_FOUND")),
+    Case("an API that is not there", ("POST", "/v1.0-alpha1/frobs/j"), 404, no_api("frobs")),
+    Case("the same without more", ("GET", "/v1.0/frobs"), 404, no_api("frobs")),
+    Case("another version of an API", ("GET", "/v1.0-beta1/state/s/k"), 404, NO_ID),
     Case(
         "trap_29 no CORS by default",
         ("GET", "/v1.0/healthz", {"Origin": "http://x"}),

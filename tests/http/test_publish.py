@@ -487,8 +487,8 @@ async def test_trap_15_namespace_in_settings_prefixes_topics(nats: Backbone, tmp
     async with app, gateway(nats, tmp_path, app=app, resources=resources) as node:
         await node.publish("t", "x")
         assert (await app.until("/t"))[0].json["topic"] == "t"
-        assert node.gateway._runtime.pubsub.components["pubsub"].address("t").label == f"{nats.namespace}t"
-        assert node.gateway._runtime.pubsub.components["pubsub"].group == f"{nats.namespace}.app"
+        assert node.gateway._runtime.services["pubsub"].components["pubsub"].address("t").label == f"{nats.namespace}t"
+        assert node.gateway._runtime.services["pubsub"].components["pubsub"].group == f"{nats.namespace}.app"
 
 
 async def test_trap_25_without_tracing_trace_fields_are_empty(memory: Backbone, tmp_path: Any) -> None:

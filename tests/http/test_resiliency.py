@@ -401,7 +401,7 @@ async def test_outbound_policies_of_state(
     breaker = {"timeout": "60s", "trip": "consecutiveFailures >= 2"}
     resources = outbound("statestore", retry={**QUICK, "maxRetries": 1}, circuitBreaker=breaker)
     async with gateway(memory, tmp_path, resources=resources) as node:
-        store: Any = node.gateway._runtime.state.components["statestore"].store
+        store: Any = node.gateway._runtime.services["state"].components["statestore"].store
         failing = Failing(store.get, 1, away)
         store.get = store.write = failing
         failing._real = lambda *arguments, **named: asyncio.sleep(0)

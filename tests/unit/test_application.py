@@ -10,8 +10,7 @@ from aiohttp import web
 
 from gateway.config import HealthCheck
 from gateway.http.application import ANSWER_LIMIT_BYTES, HTTPApplication, outside_service
-from mesh.application import AppFailedError, AppUnreachableError
-from mesh.errors import InvocationError
+from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from tests.http.harness import App
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
@@ -205,6 +204,6 @@ async def test_concurrency_is_limited(app: App) -> None:
 
 @pytest.mark.parametrize("url", ["http://[", "http://h:99999999", "http://h:x"])
 def test_outside_services_that_are_no_url(url: str) -> None:
-    """They are refused as a failed invocation."""
-    with pytest.raises(InvocationError, match="failed to invoke, id: http"):
+    """They are refused."""
+    with pytest.raises(BadArgumentError):
         outside_service(url)

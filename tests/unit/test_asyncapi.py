@@ -14,9 +14,11 @@ from brokers.memory import MemoryBroker, MemoryHub
 from gateway.cli import main
 from gateway.cli.asyncapi import document
 from mesh import address
+from mesh.blocks.pubsub import MAX_TOPICS
 from mesh.broker import Message
-from mesh.node.description import MAX_TOPICS, Node, collect, described
+from mesh.node.description import ComponentDescription, Node, NodeDescription, collect
 from mesh.node.directory import Directory
+from mesh.resources.subscription import Subscription
 from tests.support.eventually import eventually
 
 ON_BACKBONE = (("pubsub", "pubsub.mesh"),)
@@ -186,13 +188,13 @@ async def _directory(hub: MemoryHub, found: Any) -> None:
     async with MemoryBroker(hub) as broker:
         directory = Directory(broker, "default")
         directory.host("shop", ready=True)
-        directory.describe = lambda: described(
+        directory.describe = NodeDescription(
             "shop",
-            subscriptions=[("pubsub", "orders", "")],
-            published=[("pubsub", f"t{number:04}") for number in range(MAX_TOPICS + 1)],
-            methods=["price"],
-            components=[("pubsub", "pubsub.mesh")],
-        )
+            components=(ComponentDescription("pubsub", "pubsub.mesh", "v1"),),
+            subscriptions=(Subscription("", "pubsub", "orders"),),
+            published=tuple(("pubsub", f"t{number:04}") for number in range(MAX_TOPICS)),
+            methods=("price",),
+        ).announced
         async with directory.run():
             await found()
 

@@ -7,9 +7,10 @@ import asyncio
 import orjson
 import pytest
 
-from mesh.application import AppFailedError, AppUnreachableError, Headers
+from mesh.application import Headers
 from mesh.blocks.batch import Batcher, folded, judge_bulk
 from mesh.delivery import SUCCESS, Attempt, Outcome
+from mesh.errors import AppFailedError, AppUnreachableError
 from tests.support.eventually import eventually
 
 

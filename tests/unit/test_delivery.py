@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh import address
-from mesh.application import AppUnreachableError
 from mesh.broker import Delivery, Message
 from mesh.delivery import (
     BROKEN_ATTEMPTS,
@@ -23,7 +21,7 @@ from mesh.delivery import (
     Step,
     decide,
 )
-from mesh.errors import BrokerUnavailableError
+from mesh.errors import AppUnreachableError, BrokerUnavailableError, PermissionDeniedError, StateError
 from mesh.policies import CircuitBreaker, Policy, Retry, Timeout, parse_status_codes
 from tests.support.eventually import eventually
 
@@ -232,27 +230,48 @@ async def test_breaker() -> None:
     assert (run.calls, settled.how) == (6, [("nack", 5.0)])
 
 
-@pytest.mark.parametrize("make", [asyncio.CancelledError, lambda: ValueError("bug")])
-async def test_what_says_nothing_about_the_application_gives_its_permit_back(
-    make: Callable[[], BaseException],
-) -> None:
-    """A call that was cancelled, or failed on our side."""
+async def test_a_cancelled_call_gives_its_permit_back() -> None:
+    """It says nothing about the application."""
     policy = Policy(breaker=CircuitBreaker(max_requests=1, timeout=0.0))
     run = Run(policy=policy)
-    breaker = run.settlement._breaker
+    breaker = run.settlement._guard._breaker
     assert breaker is not None
     for _ in range(6):
         breaker.record(False, breaker.allow())
     assert breaker.status == "half-open"
 
-    async def fails(delivery: Delivery) -> Attempt:
-        raise make()
+    async def cancelled(delivery: Delivery) -> Attempt:
+        raise asyncio.CancelledError
 
-    run.settlement._call = fails
+    run.settlement._call = cancelled
     for _ in range(3):
-        with pytest.raises((asyncio.CancelledError, ValueError)):
+        with pytest.raises(asyncio.CancelledError):
             await run.settlement(Settled().delivery())
     assert breaker.allow() is not None
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), StateError("no store"), PermissionDeniedError("not allowed")])
+@pytest.mark.parametrize("retry", [None, Retry(interval=9.0, max_retries=1)])
+async def test_whatever_fails_in_an_attempt_is_an_attempt_that_failed(error: Exception, retry: Retry | None) -> None:
+    """Ours or the application's: it waits like one, is judged like one, and ends in the dead letter topic like one."""
+    attempts = BROKEN_ATTEMPTS if retry is None else 2
+    run = Run(*[error] * attempts, policy=Policy(retry=retry), dead=True)
+    for number in range(1, attempts):
+        settled = Settled()
+        await run.settlement(settled.delivery(number))
+        assert settled.how == [("nack", SLOW_DELAYS[number - 1] if retry is None else 9.0)]
+    last = Settled()
+    await run.settlement(last.delivery(attempts))
+    assert last.how == ["ack"]
+    assert run.dead == [("internal error: ValueError" if isinstance(error, ValueError) else str(error), attempts)]
+
+
+async def test_a_dead_letter_topic_that_refuses_is_tried_again_later() -> None:
+    """Whatever it raises; the delivery does not come back at once."""
+    run, settled = Run(FAIL, dead=True), Settled()
+    run.dead_error = PermissionDeniedError("not allowed")
+    await run.settlement(settled.delivery())
+    assert settled.how == [("nack", DEAD_LETTER_RETRY)]
 
 
 async def test_a_slow_application_s_delivery_is_extended() -> None:

@@ -26,7 +26,7 @@ from brokers.faststream._application import DROP, FAILED, RETRY, SUCCESS
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh.address import topic
 from mesh.broker import Message
-from mesh.errors import ConfigError, FeatureNotSupportedError, InvocationError, MeshError, PermissionDeniedError
+from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, NoResponderError, PermissionDeniedError
 from mesh.event import Event, from_headers, to_structured
 from mesh.node.description import collect
 from tests.support.eventually import eventually
@@ -502,7 +502,7 @@ async def test_calls_are_answered_over_the_mesh(backbone: MemoryBroker) -> None:
         assert (await other.invoke("pricing", "echo", large)).body == large
         assert (await other.invoke("pricing", "echo", bytes(3_000_001))).status == 413
         assert (await other.invoke("shop", "price")).status == 404
-        with pytest.raises(InvocationError, match="no instance of nobody"):
+        with pytest.raises(NoResponderError, match="no instance of nobody"):
             await other.invoke("nobody", "price")
 
 

@@ -104,8 +104,9 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:9:12: spec.metadata[1].name: the name 'A' stands here twice"],
     ),
     "placement": (
-        COMPONENT + "spec: {type: a.b, placement: locl}\n",
-        ["f.yaml:5:30: spec.placement: expected 'local', got 'locl'; did you mean 'local'?"],
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: c, annotations: {mesh.placement: locl}}\n"
+        "spec: {type: a.b}\n",
+        ["f.yaml:3:51: metadata.annotations.mesh.placement: expected one of nearest, backbone, local, got 'locl'"],
     ),
     "apiVersion": (
         COMPONENT.replace("v1alpha1", "v1alpha2") + "spec: {type: a.b}\n",

@@ -45,13 +45,12 @@ def test_component(tmp_path: Path) -> None:
         """
 apiVersion: dapr.io/v1alpha1
 kind: Component
-metadata: {name: statestore, namespace: default}
+metadata: {name: statestore, namespace: default, annotations: {mesh.placement: local, other: 1}}
 spec:
   type: State.Redis
   version: V2
   ignoreErrors: true
   initTimeout: 1m
-  placement: local
   metadata:
     - {name: redisHost, value: "localhost:6379"}
     - {name: redisPassword, secretKeyRef: {name: redis, key: password}}
@@ -95,7 +94,7 @@ scopes: [app1, app2]
     assert component.setting("REDISHOST") == "localhost:6379"
     assert component.setting("none") is None
     assert component.secret_refs() == (SecretRef("redis", "password"), SecretRef("token", "token"))
-    with pytest.raises(ConfigError, match=r"f\.yaml:13:7: spec\.metadata\[1\] \(redisPassword\): is a reference"):
+    with pytest.raises(ConfigError, match=r"f\.yaml:12:7: spec\.metadata\[1\] \(redisPassword\): is a reference"):
         component.setting("redispassword")
     assert str(component.problem("is wrong")).endswith("f.yaml:2:1: is wrong")
 

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from gateway.api import _allowed
+from gateway.config import GatewayConfig
 from gateway.errors import APIError
 from gateway.http.response import Answered, Response
-from gateway.http.server import Route, Router
+from gateway.http.server import Found, Router
+from gateway.routes import build_router
 from gateway.routes.invocation import clean_path
 from gateway.routes.request import metadata_of, query_of, unescape
+from gateway.routes.route import Asked, Route
 from mesh.resources.configuration import APIOperation, APISpec
 
 
-async def found(request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:
-    return Response(200, repr((list(segments), query)).encode())
+def answering(status: int, segments: Sequence[str]) -> Found:
+    async def answer(request: web.BaseRequest, query: str) -> Answered:
+        return Response(status, repr((list(segments), query)).encode())
+
+    return answer
 
 
-async def fallback(request: web.BaseRequest, segments: Sequence[str], query: str) -> Answered:
-    return Response(404, repr((list(segments), query)).encode())
+def find(method: str, segments: Sequence[str]) -> Found | None:
+    return answering(200, segments) if method == "GET" and len(segments) == 1 else None
 
 
-def find(method: str, segments: Sequence[str]) -> Route | None:
-    return found if method == "GET" and len(segments) == 1 else None
+def fallback(method: str, segments: Sequence[str]) -> Found:
+    return answering(404, segments)
 
 
 ROUTER = Router({("v1.0", "x"): find}, fallback, clean_path)
@@ -122,7 +129,74 @@ def test_queries() -> None:
     assert metadata_of("") == {}
 
 
-BLOCKS = {("v1.0", "state"): find, ("v1.0-alpha1", "state"): find, ("v1.0", "publish"): find, ("v1.0", "healthz"): find}
+async def told(asked: Asked) -> Answered:
+    return Response(200, repr(list(asked.segments)).encode())
+
+
+def route(path: str, *versions: str, always: bool = False) -> Route:
+    return Route(path, told, frozenset({"GET"}), versions or ("v1.0",), always)
+
+
+PATTERNS = (
+    route("things/{a}/fixed"),
+    route("things/{a}/{b}"),
+    route("things"),
+    route("many/{a}/{b}/{rest*}"),
+    route("any/{rest*}"),
+)
+
+
+def router(routes: Sequence[Route], api: APISpec | None = None) -> Router:
+    runtime: Any = SimpleNamespace(
+        run=None,
+        services={},
+        caller=None,
+        tracing=None,
+        settings=SimpleNamespace(configuration=SimpleNamespace(spec=SimpleNamespace(api=api))),
+    )
+    node: Any = None
+    return build_router(runtime, GatewayConfig("app", Path("home")), node, {}, routes)
+
+
+async def answered(made: Router, path: str) -> str | None:
+    request: Any = SimpleNamespace(method="GET", raw_path=path, headers={})
+    try:
+        response = await made(request)
+    except APIError as error:
+        assert error.status == 404
+        return None
+    assert isinstance(response, Response)
+    return response.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "opened"),
+    [
+        ("/v1.0/things/x/fixed", "['x']"),
+        ("/v1.0/things/x/y", "['x', 'y']"),
+        ("/v1.0/things", "[]"),
+        ("/v1.0/things/x", None),
+        ("/v1.0/things/x/y/z", None),
+        ("/v1.0/many/x", None),
+        ("/v1.0/many/x/y", "['x', 'y']"),
+        ("/v1.0/many/x/", "['x', '']"),
+        ("/v1.0/many/x/y/z/w", "['x', 'y', 'z', 'w']"),
+        ("/v1.0/any", "[]"),
+        ("/v1.0/any/x/y", "['x', 'y']"),
+        ("/v1.0/none/x", None),
+    ],
+)
+async def test_patterns(path: str, opened: str | None) -> None:
+    """The first row that fits; fixed segments must be there, the rest may be empty."""
+    assert await answered(router(PATTERNS), path) == opened
+
+
+ROWS = (
+    route("state/{k}", "v1.0", "v1.0-alpha1"),
+    route("publish/{k}"),
+    route("healthz/{k}", always=True),
+)
+ALL = {"v1.0/state", "v1.0-alpha1/state", "v1.0/publish", "v1.0/healthz"}
 
 
 def operation(name: str, version: str = "v1", protocol: str = "http") -> APIOperation:
@@ -132,17 +206,18 @@ def operation(name: str, version: str = "v1", protocol: str = "http") -> APIOper
 @pytest.mark.parametrize(
     ("api", "left"),
     [
-        (None, set(BLOCKS)),
-        (APISpec(), set(BLOCKS)),
-        (APISpec(allowed=(operation("state"),)), {("v1.0", "state"), ("v1.0", "healthz")}),
-        (APISpec(allowed=(operation("state", "v1.0-alpha1"),)), {("v1.0-alpha1", "state"), ("v1.0", "healthz")}),
-        (APISpec(denied=(operation("state", "v1alpha1"),)), set(BLOCKS) - {("v1.0-alpha1", "state")}),
-        (APISpec(denied=(operation("state", "v1.0"),)), set(BLOCKS) - {("v1.0", "state")}),
-        (APISpec(denied=(operation("state", protocol="grpc"),)), set(BLOCKS)),
-        (APISpec(denied=(operation("healthz"),)), set(BLOCKS)),
-        (APISpec(allowed=(operation("publish"),), denied=(operation("publish"),)), {("v1.0", "healthz")}),
+        (None, ALL),
+        (APISpec(), ALL),
+        (APISpec(allowed=(operation("state"),)), {"v1.0/state", "v1.0/healthz"}),
+        (APISpec(allowed=(operation("state", "v1.0-alpha1"),)), {"v1.0-alpha1/state", "v1.0/healthz"}),
+        (APISpec(denied=(operation("state", "v1alpha1"),)), ALL - {"v1.0-alpha1/state"}),
+        (APISpec(denied=(operation("state", "v1.0"),)), ALL - {"v1.0/state"}),
+        (APISpec(denied=(operation("state", protocol="grpc"),)), ALL),
+        (APISpec(denied=(operation("healthz"),)), ALL),
+        (APISpec(allowed=(operation("publish"),), denied=(operation("publish"),)), {"v1.0/healthz"}),
     ],
 )
-def test_allowed(api: APISpec | None, left: set[tuple[str, str]]) -> None:
+async def test_allowed(api: APISpec | None, left: set[str]) -> None:
     """What Configuration `spec.api` leaves; health always, denied beats allowed."""
-    assert set(_allowed(BLOCKS, api)) == left
+    made = router(ROWS, api)
+    assert {name for name in ALL if await answered(made, f"/{name}/k") is not None} == left

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
 import pytest
 
-from mesh.blocks.state import (
-    Concurrency,
-    IllegalKeyError,
-    Item,
-    KeyValueStateStore,
-    State,
-    StateStoreComponent,
-    key_prefix,
-)
-from mesh.errors import ConfigError, ConflictError, InvalidEtagError
-from mesh.guard import Guard
+from mesh.blocks.state import BULK_GET, GET, SAVE, TRANSACT, BulkGet, Get, Save, StateStoreComponent, key_prefix
+from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
+from mesh.errors import ConfigError, ConflictError, DeadlineExceededError, IllegalKeyError, InvalidEtagError, StateError
 from mesh.key_value import MemoryKeyValue
+from mesh.operation import Caller, Context, Method, Operation
+from mesh.pipeline import Pipeline
 from mesh.policies import Policy, Retry, Timeout
 from mesh.resources import Component, MetadataEntry
 
@@ -35,60 +35,77 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def store(clock: Clock) -> StateStoreComponent:
-    return StateStoreComponent("s", "state.test", "v1", KeyValueStateStore(MemoryKeyValue(clock)), "app||")
+@dataclass
+class State:
+    """What an application can do with a store."""
+
+    component: StateStoreComponent
+    app_id: str = "app"
+
+    async def run(self, method: Method, arguments: object) -> object:
+        operation = Operation(method, "s", arguments, Context(Caller("ns", self.app_id)))
+        return await getattr(self.component, method.name)(operation)
+
+    async def get(self, key: str, *, strong: bool = False) -> Stored | None:
+        return cast("Stored | None", await self.run(GET, Get(key, strong)))
+
+    async def save(self, items: Sequence[Item]) -> None:
+        await self.run(SAVE, Save(deque(items)))
+
+    async def transact(self, items: Sequence[Item]) -> None:
+        await self.run(TRANSACT, Save(deque(items)))
 
 
 @pytest.fixture
-def state(store: StateStoreComponent) -> State:
-    return State({"s": store})
+def state(clock: Clock) -> State:
+    store = KeyValueStateStore(MemoryKeyValue(clock))
+    return State(StateStoreComponent(store, lambda app_id: f"{app_id}||"))
 
 
 async def value(state: State, key: str) -> bytes | None:
-    stored = await state.get(state.components["s"], key)
+    stored = await state.get(key)
     return None if stored is None else stored.value
 
 
-async def test_save_and_get(state: State, store: StateStoreComponent, clock: Clock) -> None:
+async def test_save_and_get(state: State, clock: Clock) -> None:
     """Every write changes the etag; an expired value is gone."""
-    await state.save(store, [Item("k", b"1")])
-    first = await state.get(store, "k")
-    await state.save(store, [Item("k", b"2", first.etag if first else None, ttl=5.0)])
-    second = await state.get(store, "k", strong=True)
+    await state.save([Item("k", b"1")])
+    first = await state.get("k")
+    await state.save([Item("k", b"2", first.etag if first else None, ttl=5.0)])
+    second = await state.get("k", strong=True)
     assert first is not None
     assert second is not None
     assert (second.value, second.expires_at) == (b"2", 1005.0)
     assert second.etag != first.etag
     clock.now = 1005.0
-    assert await state.get(store, "k") is None
+    assert await state.get("k") is None
 
 
-async def test_a_save_keeps_what_was_before_the_failure(state: State, store: StateStoreComponent) -> None:
+async def test_a_save_keeps_what_was_before_the_failure(state: State) -> None:
     """Items are written one by one; a transaction is all or nothing."""
     items = [Item("a", b"1"), Item("b", b"1", "77"), Item("c", b"1")]
     with pytest.raises(ConflictError):
-        await state.save(store, items)
+        await state.save(items)
     assert [await value(state, key) for key in "abc"] == [b"1", None, None]
     with pytest.raises(ConflictError):
-        await state.transact(store, [Item("a", b"2"), *items[1:]])
+        await state.transact([Item("a", b"2"), *items[1:]])
     assert [await value(state, key) for key in "abc"] == [b"1", None, None]
-    await state.transact(store, [])
-    await state.transact(store, [Item("a", None), Item("b", b"2")])
+    await state.transact([])
+    await state.transact([Item("a", None), Item("b", b"2")])
     assert [await value(state, key) for key in "ab"] == [None, b"2"]
 
 
 @pytest.mark.parametrize("etag", ["x", "-1", "1.0", "٣", "1" * 20, " 1"])
-async def test_malformed_etags(state: State, store: StateStoreComponent, etag: str) -> None:
+async def test_malformed_etags(state: State, etag: str) -> None:
     """Only a whole number can be one of this store's."""
     with pytest.raises(InvalidEtagError):
-        await state.save(store, [Item("k", b"1", etag)])
+        await state.save([Item("k", b"1", etag)])
 
 
-async def test_etag_0_matches_nothing(state: State, store: StateStoreComponent) -> None:
+async def test_etag_0_matches_nothing(state: State) -> None:
     """In the store's terms it would mean that the key must not exist."""
     with pytest.raises(ConflictError):
-        await state.save(store, [Item("k", b"1", "0")])
+        await state.save([Item("k", b"1", "0")])
 
 
 @pytest.mark.parametrize(
@@ -103,25 +120,25 @@ async def test_etag_0_matches_nothing(state: State, store: StateStoreComponent) 
         (Item("k", None, "99"), False, False),
     ],
 )
-async def test_concurrency(state: State, store: StateStoreComponent, item: Item, exists: bool, allowed: bool) -> None:
+async def test_concurrency(state: State, item: Item, exists: bool, allowed: bool) -> None:
     """First write loses against what is there; a delete without an etag always may."""
     if exists:
-        await state.save(store, [Item("k", b"old")])
+        await state.save([Item("k", b"old")])
     if allowed:
-        await state.save(store, [item])
+        await state.save([item])
         assert await value(state, "k") == item.value
     else:
         with pytest.raises(ConflictError):
-            await state.save(store, [item])
+            await state.save([item])
         assert await value(state, "k") == (b"old" if exists else None)
 
 
-async def test_illegal_keys(state: State, store: StateStoreComponent) -> None:
+async def test_illegal_keys(state: State) -> None:
     """The separator would let an application reach another's keys; nothing is written."""
     for call in (
-        state.get(store, "a||b"),
-        state.save(store, [Item("ok", b"1"), Item("a||b", b"1")]),
-        state.transact(store, [Item("a||b", None)]),
+        state.get("a||b"),
+        state.save([Item("ok", b"1"), Item("a||b", b"1")]),
+        state.transact([Item("a||b", None)]),
     ):
         with pytest.raises(IllegalKeyError) as raised:
             await call
@@ -154,23 +171,66 @@ def test_key_prefix_with_separator() -> None:
         key_prefix(Component("s", "state.test", (MetadataEntry("keyPrefix", "a||b"),)), "app", None)
 
 
-async def test_outbound_policy(clock: Clock) -> None:
-    """Reads and writes go through the component's guard."""
+async def test_each_app_has_its_own_keys(state: State) -> None:
+    """Also where one component serves several, as a host does."""
+    other = State(state.component, "other")
+    await state.save([Item("k", b"1")])
+    await other.save([Item("k", b"2")])
+    assert (await value(state, "k"), await value(other, "k")) == (b"1", b"2")
 
-    class Hangs(KeyValueStateStore):
-        calls = 0
 
-        async def get(self, key: str, *, strong: bool) -> None:
-            import asyncio
+async def test_bulk_get(state: State) -> None:
+    """In the order asked for; a key that cannot be read has the reason."""
+    await state.save([Item("a", b"1"), Item("b", b"2")])
+    found = cast("Sequence[object]", await state.run(BULK_GET, BulkGet(("b", "none", "a", "x" * 2000), 2)))
+    assert [each.value if isinstance(each, Stored) else each for each in found[:3]] == [b"2", None, b"1"]
+    assert "a key has 1 to 1024 bytes" in str(found[3])
 
-            self.calls += 1
-            await asyncio.Event().wait()
 
-    hangs = Hangs(MemoryKeyValue(clock))
-    guard = Guard.of(Policy(timeout=Timeout(0.01), retry=Retry(interval=0.0, max_retries=1)))
-    component = StateStoreComponent("s", "state.test", "v1", hangs, "", guard)
-    state = State({"s": component})
-    await state.save(component, [Item("k", b"1")])
-    with pytest.raises(Exception, match=r"no answer within 0\.01 s"):
-        await state.get(component, "k")
-    assert hangs.calls == 2
+class Flaky(KeyValueStateStore):
+    """A store that fails each time it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryKeyValue())
+        self.failing = 0
+        self.written: list[str] = []
+
+    async def write(self, items: Sequence[Item]) -> None:
+        self.written += [item.key for item in items]
+        if self.failing and len(self.written) == self.failing:
+            raise StateError("not now")
+        await super().write(items)
+
+    async def get(self, key: str, *, strong: bool) -> Stored | None:
+        self.written.append(key)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def through_pipeline(store: Flaky, policy: Policy, method: Method, arguments: object) -> object:
+    component = StateStoreComponent(store, lambda app_id: "")
+
+    class Service:
+        async def run(self, operation: Operation) -> object:
+            return await getattr(component, operation.method.name)(operation)
+
+    pipeline = Pipeline({"state": Service()}, policy_of=lambda operation: policy)
+    return await pipeline.run(Operation(method, "s", arguments, Context(Caller("ns", "app"))))
+
+
+async def test_another_attempt_goes_on_behind_what_is_written() -> None:
+    """With etags, what was written would conflict with itself."""
+    store = Flaky()
+    store.failing = 2
+    items = [Item(key, b"1", None, Concurrency.FIRST_WRITE) for key in "abc"]
+    await through_pipeline(store, Policy(retry=Retry(interval=0.0, max_retries=1)), SAVE, Save(deque(items)))
+    assert store.written == ["a", "b", "b", "c"]
+
+
+async def test_a_policy_bounds_each_attempt() -> None:
+    """And makes as many as it says."""
+    store = Flaky()
+    policy = Policy(timeout=Timeout(0.01), retry=Retry(interval=0.0, max_retries=1))
+    with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.01 s"):
+        await through_pipeline(store, policy, GET, Get("k"))
+    assert store.written == ["k", "k"]

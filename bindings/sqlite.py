@@ -1,8 +1,7 @@
-"""A key/value store in a SQLite file: what stands in where a backbone has none of its own.
+"""``state.sqlite``: state in a SQLite file of this machine, shared by the gateways that name the file.
 
-Every gateway of one MESH_HOME shares the file, so on one machine it is as good as a store in the
-backbone. It does not reach other machines: a mesh over RabbitMQ or Kafka on several hosts configures
-a state store that all of them reach.
+The file's layout is brokermesh's own. It does not reach other machines, unless one node hosts the component
+for all: ``mesh.placement: backbone`` and a ``mesh host``.
 """
 
 from __future__ import annotations
@@ -15,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
+from mesh.blocks.store import KeyValueStateStore
 from mesh.broker import Entry, Operation
-from mesh.errors import ConflictError, StateError
+from mesh.errors import ConfigError, ConflictError, StateError
 from mesh.key_value import check_key
+from mesh.resources.component import Component
 
-__all__ = ["FileKeyValue"]
+__all__ = ["FileKeyValue", "SQLiteStateStore"]
 
 BUSY_SECONDS = 10.0
 PAGE_KEYS = 500
@@ -162,3 +164,37 @@ class FileKeyValue:
             (after, len(prefix), prefix, time.time(), PAGE_KEYS),
         )
         return [row[0] for row in rows]
+
+
+class SQLiteStateStore(KeyValueStateStore):
+    """A state store in a file."""
+
+    bound = True
+
+    def __init__(self, path: Path) -> None:
+        """Prepare; entering opens the file, and makes it if it is missing."""
+        self._file = FileKeyValue(path)
+        super().__init__(self._file)
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings.
+
+        Raises:
+            ConfigError: The connection string is missing, or names no file.
+        """
+        text = component.setting("connectionString") or ""
+        path = unquote(urlsplit(text).path) if text.startswith("file:") else text
+        if not path or ":memory:" in path:
+            message = "must be the path of a file, or a file: URL"
+            raise ConfigError(component.problem(message, setting="connectionString"))
+        return cls(Path(path).expanduser())
+
+    async def __aenter__(self) -> Self:
+        """Open the file."""
+        await self._file.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close the file."""
+        await self._file.__aexit__(*exc_info)

@@ -1,0 +1,162 @@
+"""``secretstores.local.env`` and ``secretstores.local.file``: secrets of this machine, for development.
+
+Source: Dapr 1.18, the local environment and local file secret stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self, cast
+
+import orjson
+
+from mesh.errors import ConfigError, SecretError
+from mesh.resources.component import Component, env_refusal
+
+__all__ = ["EnvironmentSecretStore", "FileSecretStore"]
+
+MAX_FILE_BYTES = 16 * 1024 * 1024
+
+
+class EnvironmentSecretStore:
+    """The gateway's own environment; the runtime's own variables are never told."""
+
+    capabilities: Sequence[str] = ()
+    bound = True
+
+    def __init__(self, prefix: str = "", environ: Mapping[str, str] = os.environ) -> None:
+        """Read nothing yet.
+
+        Args:
+            prefix: Put before every name.
+            environ: The variables.
+        """
+        self._prefix = prefix
+        self._environ = environ
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings."""
+        return cls(component.setting("prefix") or "")
+
+    async def __aenter__(self) -> Self:
+        """Need nothing."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Hold nothing."""
+
+    async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """Read a variable; one that is not set, or may not be told, is empty."""
+        variable = self._prefix + name
+        return {name: "" if env_refusal(variable, {}) else self._environ.get(variable, "")}
+
+    async def bulk(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        """Read every variable that may be told, without the prefix."""
+        told = (
+            (variable.removeprefix(self._prefix), value)
+            for variable, value in self._environ.items()
+            if variable.startswith(self._prefix) and env_refusal(variable, {}) is None
+        )
+        return {name: {name: value} for name, value in told}
+
+
+class FileSecretStore:
+    """A JSON file, read once at start."""
+
+    bound = True
+
+    def __init__(self, file: Path, separator: str = ":", *, multi_valued: bool = False) -> None:
+        """Read nothing yet.
+
+        Args:
+            file: Relative to the working directory of the gateway.
+            separator: Between the names of nested objects.
+            multi_valued: Whether a secret is a first-level object with several values, instead of one value.
+        """
+        self._file = file
+        self._separator = separator
+        self._multi_valued = multi_valued
+        self._secrets: Mapping[str, Mapping[str, str]] = {}
+        self.capabilities: Sequence[str] = ("MULTIPLE_KEY_VALUES_PER_SECRET",) if multi_valued else ()
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings.
+
+        Raises:
+            ConfigError: One is missing or makes no sense.
+        """
+        file = component.setting("secretsFile")
+        if not file:
+            raise ConfigError(component.problem("the setting secretsFile is missing: the path of a JSON file"))
+        multi_valued = (component.setting("multiValued") or "false").lower()
+        if multi_valued not in ("true", "false"):
+            raise ConfigError(component.problem("must be true or false", setting="multiValued"))
+        separator = component.setting("nestedSeparator") or ":"
+        return cls(Path(file), separator, multi_valued=multi_valued == "true")
+
+    async def __aenter__(self) -> Self:
+        """Read the file.
+
+        Raises:
+            SecretError: It cannot be read, or is not a JSON object.
+        """
+        try:
+            secrets = orjson.loads(await asyncio.to_thread(self._read))
+        except (OSError, ValueError) as error:
+            raise SecretError(f"cannot read the secrets file {self._file}: {error}") from error
+        if not isinstance(secrets, dict):
+            raise SecretError(f"the secrets file {self._file} must hold a JSON object")
+        if self._multi_valued:
+            self._secrets = {
+                name: dict(self._flattened("", value)) if isinstance(value, dict) else {name: _text(value)}
+                for name, value in secrets.items()
+            }
+        else:
+            self._secrets = {name: {name: value} for name, value in self._flattened("", secrets)}
+        return self
+
+    def _read(self) -> bytes:
+        with self._file.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+        return content
+
+    def _flattened(self, path: str, value: object) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            members = cast("dict[str, object]", value).items()
+        elif isinstance(value, list):
+            members = ((str(index), member) for index, member in enumerate(value))  # type: ignore[assignment]
+        else:
+            yield path, _text(value)
+            return
+        for name, member in members:
+            yield from self._flattened(f"{path}{self._separator}{name}" if path else name, member)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Forget."""
+        self._secrets = {}
+
+    async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """Read a secret.
+
+        Raises:
+            SecretError: There is none of this name.
+        """
+        secret = self._secrets.get(name)
+        if secret is None:
+            raise SecretError(f"secret {name} not found")
+        return secret
+
+    async def bulk(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        """Read every secret."""
+        return self._secrets
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

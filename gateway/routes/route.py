@@ -1,0 +1,165 @@
+"""What a route is: a row of a table, and a function that parses, asks the pipeline and renders."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.errors import answer
+from gateway.routes.request import trace_context, unescape
+from mesh.blocks.block import Opened
+from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
+from mesh.operation import Caller, Context, Method, Operation
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from gateway.config import GatewayConfig
+    from gateway.http.response import Answered
+    from mesh.pipeline import Handler, Service
+    from mesh.telemetry import Tracing
+
+__all__ = ["API", "WRITE", "Asked", "Node", "Route"]
+
+WRITE = frozenset({"POST", "PUT"})
+
+
+class Node(Protocol):
+    """What the routes ask of the gateway about itself."""
+
+    app_id: str
+    outbound_ready: bool
+
+    @property
+    def not_ready(self) -> Sequence[str]:
+        """What is missing until everything works."""
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """What the node tells about itself."""
+
+    def shut_down(self, *, force: bool = False) -> None:
+        """Begin to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class API:
+    """What every route has.
+
+    Attributes:
+        run: The pipeline.
+        services: The building blocks, by name.
+        caller: The application of this gateway.
+        tracing: Makes spans.
+        config: The gateway's.
+        node: The gateway itself.
+        labels: Shown in metadata; a route writes into it.
+        names: What the API's paths begin with, behind the version.
+    """
+
+    run: Handler
+    services: Mapping[str, Service]
+    caller: Caller
+    tracing: Tracing
+    config: GatewayConfig
+    node: Node
+    labels: dict[str, str]
+    names: frozenset[str]
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request that found its route.
+
+    Attributes:
+        api: What every route has.
+        request: The request.
+        segments: The raw path segments that the route's pattern leaves open.
+        query: The raw query.
+    """
+
+    api: API
+    request: web.BaseRequest
+    segments: Sequence[str]
+    query: str
+
+    def text(self, index: int) -> str:
+        """Give an open path segment, decoded."""
+        return unescape(self.segments[index])
+
+    def context(self, deadline: float | None = None) -> Context:
+        """Give the context of an operation; ``deadline`` is what the client gave, in Unix time."""
+        traceparent, tracestate = trace_context(self.request)
+        return Context(self.api.caller, deadline, traceparent, tracestate)
+
+    async def find(self, method: Method, name: str) -> Opened:
+        """Find the component that an operation is for, before its arguments are read.
+
+        Raises:
+            APIError: There is none.
+        """
+        service = self.api.services[method.block]
+        component = service.components.get(name)  # type: ignore[attr-defined]  # blocks with components have it
+        if component is not None:
+            return component  # type: ignore[no-any-return]
+        try:
+            return await service.find(name, self.api.caller)  # type: ignore[attr-defined,no-any-return]
+        except (ComponentNotFoundError, NotConfiguredError) as error:
+            raise answer(error, method, name) from None
+        except MeshError as error:
+            raise answer(error) from error
+
+    async def run(self, method: Method, target: str, arguments: object, deadline: float | None = None) -> object:
+        """Have an operation done.
+
+        Raises:
+            APIError: It failed.
+        """
+        operation = Operation(method, target, arguments, self.context(deadline))
+        try:
+            return await self.api.run(operation)
+        except MeshError as error:
+            raise answer(error, method, target, arguments, self.api.caller.app_id) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row of the table of routes.
+
+    Attributes:
+        path: ``<name>/<segments>``; ``{…}`` leaves one segment open, ``{…*}`` as the last one all that follow.
+        answer: Answers a request.
+        methods: HTTP methods; empty for all.
+        versions: The versions of the API that have it.
+        always: Whether ``spec.api`` of a Configuration cannot take it away.
+    """
+
+    path: str
+    answer: Callable[[Asked], Awaitable[Answered]]
+    methods: frozenset[str] = frozenset()
+    versions: tuple[str, ...] = ("v1.0",)
+    always: bool = False
+
+    @property
+    def name(self) -> str:
+        """The first segment: the building block as the API calls it."""
+        return self.path.partition("/")[0]
+
+    def matcher(self) -> Callable[[Sequence[str]], Sequence[str] | None]:
+        """Make the function that gives the open segments of those behind the name, or None if they do not fit."""
+        pattern = self.path.split("/")[1:]
+        rest = bool(pattern) and pattern[-1].endswith("*}")
+        count = len(pattern) - rest
+        fixed = [(index, each) for index, each in enumerate(pattern) if not each.startswith("{")]
+        opened = [index for index, each in enumerate(pattern[:count]) if each.startswith("{")]
+
+        def match(segments: Sequence[str]) -> Sequence[str] | None:
+            if len(segments) < count or (len(segments) > count and not rest):
+                return None
+            for index, text in fixed:
+                if segments[index] != text:
+                    return None
+            return [*[segments[index] for index in opened], *segments[count:]] if fixed or rest else segments
+
+        return match

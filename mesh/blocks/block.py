@@ -1,0 +1,136 @@
+"""What a building block is to the rest: a row of the table in ``mesh/blocks/__init__.py``.
+
+A block's module exports one `Block`. The node opens the components of its kind, starts its service, and
+hands it operations through the pipeline; nothing else of the product knows the block's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mesh.operation import Caller, Method
+from mesh.pipeline import Handler, Service
+from mesh.policies import Policy
+
+if TYPE_CHECKING:
+    from mesh.application import Application
+    from mesh.blocks.store import StateStore
+    from mesh.broker import Broker
+    from mesh.calls.exchange import Exchange
+    from mesh.host import Hosts
+    from mesh.node.directory import Directory
+    from mesh.registry import Registry
+    from mesh.resources.component import Component
+    from mesh.resources.configuration import Configuration
+    from mesh.resources.resiliency import ResiliencyPolicies
+    from mesh.resources.subscription import Subscription
+    from mesh.telemetry import Observer, Tracing
+
+__all__ = ["Block", "Inbound", "Opened", "Parts", "Serving", "no_policy"]
+
+
+class Opened(Protocol):
+    """A component that can be used; one that is open on this node has a function for each method of its block."""
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """What metadata tells of it."""
+
+
+class Serving(Service, Protocol):
+    """A service that also reaches this node's application."""
+
+    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+        """Give what is to be held open while the application is there; all are entered before any counts."""
+
+    def described(self) -> Mapping[str, object]:
+        """Give what it adds to the node's description, by the fields of ``NodeDescription``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The application, for the time that it is there.
+
+    Attributes:
+        application: It.
+        subscriptions: What it wants to receive by its own word.
+    """
+
+    application: Application
+    subscriptions: Sequence[Subscription]
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a node gives its blocks.
+
+    Attributes:
+        caller: This node's own application.
+        namespace_given: Whether the user set the namespace.
+        configuration: The node's, merged.
+        subscriptions: The declared ones, in scope or not.
+        broker: The backbone, entered.
+        exchange: Calls over it.
+        hosts: Who answers for components that are not here.
+        directory: Who is there.
+        registry: What is installed.
+        policies: Of the Resiliency resources.
+        tracing: Makes spans.
+        observer: Is told what happens.
+        stack: Holds what lives as long as the node.
+        records: Opens the mesh's own store.
+        endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
+        open_outside: Opens a service that is named by its absolute URL; None refuses such names.
+        application: This node's application, once there is one; it may not be reachable now.
+        run: The pipeline, for what a block asks of another one.
+    """
+
+    caller: Caller
+    namespace_given: bool
+    configuration: Configuration
+    subscriptions: Sequence[Subscription]
+    broker: Broker
+    exchange: Exchange
+    hosts: Hosts
+    directory: Directory
+    registry: Registry
+    policies: ResiliencyPolicies
+    tracing: Tracing
+    observer: Observer
+    stack: AsyncExitStack
+    records: Callable[[str], Awaitable[StateStore]]
+    endpoints: dict[str, Application]
+    open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
+    run: Handler
+    application: Application | None = None
+
+
+def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:
+    """Apply nothing."""
+    return Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A building block.
+
+    Attributes:
+        name: As in ``Operation.method.block``.
+        methods: What it can be asked.
+        start: Makes its service, with its open components by name.
+        kind: The part before the dot in the ``type`` of its components; None = it has none.
+        open: Opens a component whose references are closed.
+        hosted: Whether other nodes may be answered over the backbone.
+        policy: Which policy is around an operation on a target.
+    """
+
+    name: str
+    methods: tuple[Method, ...]
+    start: Callable[[Block, Parts, Mapping[str, Opened]], Serving]
+    kind: str | None = None
+    open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
+    hosted: bool = False
+    policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy

@@ -1,0 +1,85 @@
+"""The service of a block whose work is done by components: here, or by a host elsewhere on the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from mesh.errors import ComponentNotFoundError, NotConfiguredError
+
+if TYPE_CHECKING:
+    from mesh.blocks.block import Block, Inbound, Opened, Parts
+    from mesh.operation import Caller, Operation
+    from mesh.pipeline import Handler
+
+__all__ = ["ComponentService"]
+
+
+class ComponentService:
+    """Runs a block's operations.
+
+    Attributes:
+        components: Those whose operations run in this process, by name.
+        run: Does what is asked.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        parts: Parts,
+        components: Mapping[str, Opened],
+        around: Callable[[Handler, Operation], Awaitable[object]] | None = None,
+    ) -> None:
+        """Use open components; any other name is looked for on the mesh, where the block may be hosted.
+
+        Args:
+            block: Whose operations.
+            parts: Of the node.
+            components: The open ones, by name.
+            around: What every operation passes besides, wherever the component is.
+        """
+        self.components = components
+        self.run: Handler = self._run if around is None else partial(around, self._run)
+        self._block = block
+        self._parts = parts
+
+    async def find(self, name: str, caller: Caller) -> Opened:
+        """Find a component, wherever it is.
+
+        Raises:
+            ComponentNotFoundError: Nobody has it for this caller.
+            NotConfiguredError: Nobody has it, and this node has no component of the block at all.
+            HostsDifferError: Its hosts are configured differently.
+        """
+        component = self.components.get(name)
+        if component is not None:
+            return component
+        if self._block.hosted:
+            found = await self._parts.hosts.find(self._block.name, name, caller)
+            if found is not None:
+                return found
+        raise self._missing(name)
+
+    async def _run(self, operation: Operation) -> object:
+        """Do what is asked."""
+        component = self.components.get(operation.target)
+        if component is None:
+            if not self._block.hosted:
+                raise self._missing(operation.target)
+            return await self._parts.hosts.ask(operation, self._missing)
+        return cast("object", await getattr(component, operation.method.name)(operation))
+
+    def _missing(self, name: str) -> ComponentNotFoundError | NotConfiguredError:
+        if not self.components:
+            return NotConfiguredError(name, f"no {self._block.kind} component is configured")
+        return ComponentNotFoundError(name, f"there is no {self._block.kind} component {name!r}")
+
+    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+        """Reach no application."""
+        return ()
+
+    def described(self) -> Mapping[str, object]:
+        """Add nothing to the node's description."""
+        return {}

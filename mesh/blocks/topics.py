@@ -1,0 +1,268 @@
+"""A pub/sub component and what is published to it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import cast
+
+from mesh import address, telemetry
+from mesh.blocks import envelope
+from mesh.blocks.envelope import PublishOptions, parse_bool
+from mesh.broker import Broker, Message
+from mesh.delivery import NOT_BEFORE_HEADER
+from mesh.durations import parse_duration
+from mesh.errors import (
+    BadArgumentError,
+    FeatureNotSupportedError,
+    MeshError,
+    PermissionDeniedError,
+    PublishFailedError,
+)
+from mesh.event import encode_header_value, is_structured
+from mesh.expressions import Match
+from mesh.operation import Context, Method, Operation
+from mesh.policies import Policy
+from mesh.scopes import TopicScopes
+from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
+
+__all__ = ["BULK_PUBLISH", "PUBLISH", "BulkEntry", "BulkPublish", "Publish", "PubSubComponent", "Route", "is_raw"]
+
+NO_POLICY = Policy()
+NO_METADATA: Mapping[str, str] = {}
+PUBLISH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """One event to store.
+
+    Attributes:
+        topic: As the application wrote it.
+        body: Its data, or the whole event.
+        content_type: Of the body.
+        metadata: What else the publisher asks.
+    """
+
+    topic: str
+    body: bytes
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkEntry:
+    """One entry of a bulk publish; its metadata are the request's and its own."""
+
+    entry_id: str
+    content_type: str
+    body: bytes
+    metadata: Mapping[str, str]
+    key: str | None = None
+
+
+@dataclass(slots=True)
+class BulkPublish:
+    """Several events to store; of those that another attempt may store, ``entries`` keeps what is left."""
+
+    topic: str
+    entries: Sequence[BulkEntry]
+    raw: bool = False
+    failed: dict[str, MeshError] = field(default_factory=dict)
+
+
+PUBLISH = Method("pubsub", "publish", Publish, seconds=PUBLISH_SECONDS)
+BULK_PUBLISH = Method("pubsub", "bulk_publish", BulkPublish, seconds=PUBLISH_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a matching event is posted; the last of a subscription matches everything."""
+
+    match: Match | None
+    path: str
+
+
+@lru_cache(maxsize=512)
+def _ttl_seconds(text: str) -> float:
+    seconds = float(text) if text.isdigit() else parse_duration(text)
+    if seconds <= 0:
+        raise ValueError(f"ttlInSeconds must be positive, not {text!r}")
+    return seconds
+
+
+def ttl_of(metadata: Mapping[str, str]) -> float | None:
+    """Read ``ttlInSeconds`` (or ``ttl``): whole seconds, or a Go duration.
+
+    Raises:
+        ValueError: It is neither, or not positive.
+    """
+    text = metadata.get("ttlInSeconds", metadata.get("ttl"))
+    return None if text is None else _ttl_seconds(text)
+
+
+def not_before_of(metadata: Mapping[str, str]) -> float | None:
+    """Read ``delay`` (whole seconds, or a duration) or ``scheduledSendTime`` (RFC 3339) as Unix time.
+
+    Raises:
+        ValueError: It is neither, or both are given.
+    """
+    delay, scheduled = metadata.get("delay"), metadata.get("scheduledSendTime")
+    if delay is not None and scheduled is not None:
+        raise ValueError("delay and scheduledSendTime exclude each other")
+    if delay is not None:
+        return time.time() + (float(delay) if delay.isdigit() else parse_duration(delay))
+    if scheduled is None:
+        return None
+    try:
+        at = datetime.fromisoformat(scheduled)
+    except ValueError:
+        raise ValueError(f"scheduledSendTime is not RFC 3339: {scheduled!r}") from None
+    if at.tzinfo is None:
+        raise ValueError(f"scheduledSendTime has no time zone: {scheduled!r}")
+    return at.timestamp()
+
+
+def is_raw(metadata: Mapping[str, str]) -> bool:
+    """Read ``rawPayload``.
+
+    Raises:
+        BadArgumentError: It is no boolean.
+    """
+    try:
+        return "rawPayload" in metadata and parse_bool(metadata["rawPayload"])
+    except ValueError as error:
+        raise BadArgumentError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class PubSubComponent:
+    """A configured pub/sub component; its functions are the block's methods.
+
+    Attributes:
+        name: As applications call it.
+        broker: Where it stores.
+        scopes: Who may use which topic.
+        group: The consumer group of this application (``consumerID``).
+        namespace: The mesh's namespace.
+        topic_prefix: Put before every topic (``{namespace}`` in the component's settings).
+        inbound: Policy around deliveries.
+        tracing: Makes spans.
+        observer: Is told what is published.
+    """
+
+    name: str
+    broker: Broker
+    scopes: TopicScopes
+    group: str
+    namespace: str
+    topic_prefix: str = ""
+    inbound: Policy = NO_POLICY
+    tracing: Tracing = NOT_TRACED
+    observer: Observer = nobody
+
+    def address(self, topic: str, *, pattern: bool = False) -> address.Address:
+        """Address one of its topics."""
+        return address.topic(self.namespace, self.name, self.topic_prefix + topic, pattern=pattern)
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What metadata tells about it."""
+        wildcards = ["SUBSCRIBE_WILDCARDS"] if self.broker.features.wildcard else []
+        return [*wildcards, "BULK_PUBSUB"]
+
+    async def publish(self, operation: Operation) -> None:
+        """Store one event; return once the broker has confirmed it.
+
+        Raises:
+            BadArgumentError: The metadata make no sense.
+            PermissionDeniedError: A scope refuses the topic.
+            EventError: The application's own event is not one.
+            BrokerError: Not stored, or with DeadlineExceededError, unknown.
+        """
+        asked = cast("Publish", operation.arguments)
+        metadata = asked.metadata
+        raw = bool(metadata) and is_raw(metadata)
+        options = self._options(operation.context, asked.topic, metadata)
+        key = metadata.get("partitionKey") if metadata else None
+        message = self._message(options, asked.content_type, asked.body, raw=raw, key=key)
+        self._check_publish(operation.context, asked.topic)
+        await self.broker.publish(self.address(asked.topic), message)
+        self._count(asked.topic, 1)
+
+    async def bulk_publish(self, operation: Operation) -> None:
+        """Store several.
+
+        Raises:
+            PublishFailedError: Some were not stored; holds the error of each.
+            PermissionDeniedError: A scope refuses the topic; nothing was stored.
+            EventError: An entry's own event is not one; nothing was stored.
+        """
+        asked = cast("BulkPublish", operation.arguments)
+        messages = [self._entry(operation.context, asked, entry) for entry in asked.entries]
+        self._check_publish(operation.context, asked.topic)
+        results = await self.broker.publish_many(self.address(asked.topic), messages)
+        self._count(asked.topic, sum(error is None for error in results))
+        left = [(entry, error) for entry, error in zip(asked.entries, results, strict=True) if error is not None]
+        failed = asked.failed | {entry.entry_id: error for entry, error in left}
+        asked.failed |= {entry.entry_id: error for entry, error in left if not error.retryable}
+        asked.entries = [entry for entry, error in left if error.retryable]
+        if failed:
+            raise PublishFailedError(failed)
+
+    def _entry(self, context: Context, asked: BulkPublish, entry: BulkEntry) -> Message:
+        options = self._options(context, asked.topic, entry.metadata)
+        return self._message(options, entry.content_type, entry.body, raw=asked.raw, key=entry.key)
+
+    def _check_publish(self, context: Context, topic: str) -> None:
+        if not self.scopes.may_publish(context.caller.app_id, topic):
+            raise PermissionDeniedError(f"topic {topic} is not allowed for app id {context.caller.app_id}")
+
+    def _count(self, topic: str, count: int) -> None:
+        self.observer(Observed(telemetry.EVENTS_PUBLISHED, (self.name, topic), count))
+
+    def _options(self, context: Context, topic: str, metadata: Mapping[str, str]) -> PublishOptions:
+        """Collect what a publish says besides its body."""
+        app_id, span = context.caller.app_id, self.tracing.span(context.traceparent)
+        if not metadata:
+            return PublishOptions(app_id, self.name, topic, span, context.tracestate)
+        try:
+            ttl, not_before = ttl_of(metadata), not_before_of(metadata)
+        except ValueError as error:
+            raise BadArgumentError(str(error)) from None
+        return PublishOptions(
+            app_id,
+            self.name,
+            topic,
+            span,
+            context.tracestate,
+            envelope.overrides(metadata),
+            None if ttl is None else time.time() + ttl,
+            not_before,
+        )
+
+    def _message(
+        self, options: PublishOptions, content_type: str | None, body: bytes, *, raw: bool, key: str | None
+    ) -> Message:
+        features = self.broker.features
+        if options.not_before is not None and not features.delay:
+            raise FeatureNotSupportedError(features.name, "delayed events")
+        # The id is ours, not the event's: an application may reuse its event ids, and none may be swallowed.
+        identity = secrets.token_hex(12)
+        scheduled = {} if options.not_before is None else {NOT_BEFORE_HEADER: str(int(options.not_before * 1000))}
+        if raw:
+            return Message(scheduled, body, key, identity)
+        prefix = features.event_prefix
+        if content_type is not None and is_structured(content_type) and envelope.is_json_event(content_type):
+            headers, body = envelope.build_structured(options, body, prefix)
+        else:
+            headers, body = envelope.build_binary(options, content_type, body, prefix)
+            if key is not None:
+                headers[prefix + "partitionkey"] = encode_header_value(key)
+        if scheduled:
+            headers |= scheduled
+        return Message(headers, body, key, identity)

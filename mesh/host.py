@@ -1,0 +1,424 @@
+"""Components on the backbone: a node that has one answers for it, so that the others need neither driver nor password.
+
+An operation travels as a request to the component's address: its arguments are the body (MessagePack, decoded
+strictly into the method's type), its caller stands in the headers. The host runs it through a pipeline of its own,
+with the same functions as for its own application, and checks the component's scopes by the caller's app id.
+
+Hosts whose settings are equal compete for operations. Hosts whose settings differ are never mixed: the address has
+a fingerprint of the settings in it, secrets left out. A node learns it when it first needs the component: whether
+there is a host is answered at once (a request), and all fingerprints are asked for by a broadcast to the hosts.
+Different ones that admit the caller are an error that names them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import msgspec
+
+from mesh import address
+from mesh.broker import Broker, Frame, Message
+from mesh.calls.exchange import Exchange, Reply, Request
+from mesh.errors import (
+    BrokerUnavailableError,
+    ComponentError,
+    DeadlineExceededError,
+    EventError,
+    HostsDifferError,
+    MeshError,
+    MessageTooLargeError,
+    NoResponderError,
+    PermissionDeniedError,
+    from_wire,
+    to_wire,
+)
+from mesh.operation import Caller, Context, Method, Operation
+from mesh.pipeline import Handler
+from mesh.resources.component import Component, EnvRef, SecretRef
+from mesh.scopes import in_scope
+
+__all__ = ["Found", "Hosted", "Hosts", "fingerprint", "hosting"]
+
+logger = logging.getLogger(__name__)
+
+EVENT_TYPE = "mesh.component."
+CALLER_HEADER = "mesh-caller"
+ERROR_HEADER = "mesh-error"
+HOSTS_GROUP = "hosts"
+FIND_SECONDS = 2.0
+OTHERS_SECONDS = 0.1
+ABSENT_SECONDS = 1.0
+MAX_KNOWN = 1000
+MAX_TELLING = 1000  # Whoever gets no answer asks again.
+MAX_BODY_BYTES = 64 * 1024 * 1024
+UNAVAILABLE_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5)
+_SECRET_NAME = re.compile(r"password|passphrase|secret|token|credential|privatekey", re.IGNORECASE)
+
+
+def fingerprint(component: Component, resolved: Component) -> str:
+    """Tell settings apart without telling secrets: what a reference refers to counts, not what it gives.
+
+    Args:
+        component: As it was loaded.
+        resolved: With its references closed and its templates expanded.
+    """
+    told: list[tuple[str, str]] = []
+    for raw, closed in zip(component.metadata, resolved.metadata, strict=True):
+        name = raw.name.casefold()
+        match raw.value:
+            case SecretRef(name=secret, key=key):
+                told.append((name, f"secret {secret}/{key}"))
+            case EnvRef(variable=variable):
+                told.append((name, f"variable {variable}"))
+            case _ if _SECRET_NAME.search(name) is None:
+                told.append((name, closed.text() or ""))
+            case _:
+                told.append((name, ""))
+    parts = [component.type, component.version, *(text for pair in sorted(told) for text in pair)]
+    return hashlib.blake2s("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A component that another node has.
+
+    Attributes:
+        fingerprint: Of its settings.
+        capabilities: What metadata tells of it.
+    """
+
+    fingerprint: str
+    capabilities: tuple[str, ...] = ()
+
+
+class _Question(msgspec.Struct):
+    """Who has a component? Answered at ``address.asker`` of the asking node."""
+
+    node: str
+    number: int
+    block: str
+    name: str
+    app_id: str
+
+
+class _Answer(msgspec.Struct):
+    number: int
+    fingerprint: str
+    capabilities: list[str]
+    host: str
+
+
+@dataclass(slots=True)
+class _Asked:
+    answers: list[_Answer] = field(default_factory=list)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+_question = msgspec.msgpack.Decoder(_Question)
+_answer = msgspec.msgpack.Decoder(_Answer)
+
+
+class Hosts:
+    """What this node knows of components that others host; enter it after the exchange."""
+
+    def __init__(self, broker: Broker, exchange: Exchange, namespace: str, node_id: str) -> None:
+        """Know nothing yet."""
+        self._broker = broker
+        self._exchange = exchange
+        self._namespace = namespace
+        self._node_id = node_id
+        self._known: dict[tuple[str, str, str], tuple[Found | None, float]] = {}
+        self._finding = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, _Asked] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._listening: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._heard = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Begin; the backbone hears nothing of it before something is asked."""
+        await self._tasks.__aenter__()
+        self._listening = self._tasks.create_task(self._listen(), name="hosts-listen")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Stop listening."""
+        if self._listening is not None:
+            self._listening.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _listen(self) -> None:
+        await self._wanted.wait()
+        while True:
+            try:
+                async with self._broker.listen(address.asker(self._namespace, self._node_id), self._receive):
+                    self._heard.set()
+                    await asyncio.Event().wait()
+            except MeshError as error:
+                logger.warning("cannot listen to hosts of components, trying again: %s", error)
+                await asyncio.sleep(UNAVAILABLE_WAITS[-1])
+
+    async def find(self, block: str, name: str, caller: Caller) -> Found | None:
+        """Find a component's hosts; None when nobody has it for this caller.
+
+        What was found is kept until its hosts are gone, that there is nobody for a second.
+
+        Raises:
+            HostsDifferError: Hosts with different settings would answer.
+            BrokerError: The backbone could not be asked.
+        """
+        key = block, name, caller.app_id
+        known = self._known.get(key)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        async with self._finding:  # One question at a time: whoever waited finds the answer.
+            known = self._known.get(key)
+            if known is not None and time.monotonic() < known[1]:
+                return known[0]
+            found = await self._find(block, name, caller)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = found, float("inf") if found is not None else time.monotonic() + ABSENT_SECONDS
+            return found
+
+    async def _find(self, block: str, name: str, caller: Caller) -> Found | None:
+        try:
+            where = address.component(self._namespace, name)
+            await self._exchange.request(where, Message({"ce-type": EVENT_TYPE}, b""), time.time() + FIND_SECONDS)
+        except NoResponderError:
+            return None
+        self._wanted.set()
+        await self._heard.wait()
+        number = next(self._numbers)
+        asked = self._asked[number] = _Asked()
+        question = _Question(self._node_id, number, block, name, caller.app_id)
+        try:
+            body = msgspec.msgpack.encode(question)
+            await self._broker.broadcast(address.hosts(self._namespace), Message({}, body))
+            try:
+                async with asyncio.timeout(FIND_SECONDS):
+                    await asked.answered.wait()
+            except TimeoutError:
+                return None
+            await asyncio.sleep(OTHERS_SECONDS)  # Whoever has other settings answers about as fast.
+        finally:
+            del self._asked[number]
+        first = asked.answers[0]
+        if any(answer.fingerprint != first.fingerprint for answer in asked.answers):
+            hosts = " and ".join(sorted({answer.host for answer in asked.answers}))
+            raise HostsDifferError(name, f"component {name} is configured differently by its hosts, {hosts}")
+        return Found(first.fingerprint, tuple(first.capabilities))
+
+    def _receive(self, frame: Frame) -> None:
+        try:
+            answer = _answer.decode(frame.message.body if frame.message else b"")
+        except msgspec.DecodeError:
+            return
+        asked = self._asked.get(answer.number)
+        if asked is not None and len(asked.answers) < MAX_KNOWN:
+            asked.answers.append(answer)
+            asked.answered.set()
+
+    async def ask(self, operation: Operation, missing: Callable[[str], MeshError]) -> object:
+        """Have a host do what is asked, by ``operation.deadline``.
+
+        Args:
+            operation: What is asked.
+            missing: Makes the error for a component that nobody has.
+
+        Raises:
+            NoResponderError: Its hosts are gone; it did not run.
+            DeadlineExceededError: No answer in time, as when a host dies with it; the outcome is unknown.
+            MeshError: What the host raised.
+        """
+        method, caller = operation.method, operation.context.caller
+        for last in (False, True):
+            found = await self.find(method.block, operation.target, caller)
+            if found is None:
+                if last:
+                    raise NoResponderError(f"no host of component {operation.target} is on the mesh now")
+                raise missing(operation.target)
+            where = address.component(self._namespace, operation.target, found.fingerprint)
+            try:
+                return await self._ask(where, operation)
+            except NoResponderError:
+                self._known.pop((method.block, operation.target, caller.app_id), None)
+        raise NoResponderError(f"no host of component {operation.target} answers")
+
+    async def _ask(self, where: address.Address, operation: Operation) -> object:
+        method, context = operation.method, operation.context
+        body = msgspec.msgpack.encode(operation.arguments)
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": f"{self._node_id}-{next(self._numbers)}",
+            "ce-source": address.encode_token(context.caller.app_id),
+            "ce-type": f"{EVENT_TYPE}{method}",
+            CALLER_HEADER: address.encode_token(context.caller.app_id),
+        }
+        if context.traceparent:
+            headers["ce-traceparent"] = context.traceparent
+        whole = len(body) <= self._exchange.part_bytes
+        message = Message(headers, body if whole else b"")
+        waits = iter(UNAVAILABLE_WAITS)
+        wait = 0.0
+        while True:
+            try:
+                stream = None if whole else _once(body)
+                return await _read(await self._exchange.request(where, message, operation.deadline, stream), method)
+            except BrokerUnavailableError:  # It was not sent.
+                wait = next(waits, wait)
+                if time.time() + wait >= operation.deadline:
+                    raise
+            await asyncio.sleep(wait)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _read(reply: Reply, method: Method) -> object:
+    try:
+        problem = reply.headers.get(ERROR_HEADER)
+        if problem is not None:
+            raise from_wire(json.loads(problem))
+        body = reply.body if not reply.streamed else await _joined(reply.parts())
+    finally:
+        await reply.aclose()
+    return _decoded(body, method.result)
+
+
+async def _joined(parts: AsyncIterator[bytes]) -> bytes:
+    joined: list[bytes] = []
+    size = 0
+    async for part in parts:
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise MessageTooLargeError(size, MAX_BODY_BYTES)
+        joined.append(part)
+    return b"".join(joined)
+
+
+def _decoded(body: bytes, kind: Any) -> object:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise EventError(f"another node sent what this one cannot read: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A component that this node answers for.
+
+    Attributes:
+        block: Its block's name.
+        component: As it was loaded, for its name and scopes.
+        fingerprint: Of its settings.
+        capabilities: What metadata tells of it.
+        methods: What it can be asked, by name.
+        run: The host's pipeline.
+    """
+
+    block: str
+    component: Component
+    fingerprint: str
+    capabilities: Sequence[str]
+    methods: Mapping[str, Method] = field(repr=False)
+    run: Handler = field(repr=False)
+
+    async def answer(self, namespace: str, request: Request) -> None:
+        """Do what a caller elsewhere asks, and send what came of it."""
+        try:
+            body = msgspec.msgpack.encode(await self.run(await self._operation(namespace, request)))
+        except MeshError as error:
+            if isinstance(error, DeadlineExceededError) and request.deadline <= time.time():
+                return  # Nobody waits any more.
+            await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
+            return
+        await request.reply({}, body)
+
+    async def _operation(self, namespace: str, request: Request) -> Operation:
+        headers = request.headers
+        name = headers.get("ce-type", "").removeprefix(f"{EVENT_TYPE}{self.block}.")
+        method = self.methods.get(name)
+        if method is None:
+            raise ComponentError(self.component.name, f"component {self.component.name} is not asked {name!r}")
+        app_id = address.decode_token(headers.get(CALLER_HEADER, "="))
+        if not in_scope(self.component.scopes, app_id):
+            raise PermissionDeniedError(f"component {self.component.name} is not in the scope of app id {app_id}")
+        body = request.body if not request.streamed else await _joined(request.parts())
+        context = Context(Caller(namespace, app_id), request.deadline, headers.get("ce-traceparent"))
+        return Operation(method, self.component.name, _decoded(body, method.arguments), context)
+
+
+@asynccontextmanager
+async def hosting(
+    hosted: Sequence[Hosted], broker: Broker, exchange: Exchange, namespace: str, app_id: str
+) -> AsyncIterator[None]:
+    """Answer for components while entered; leaving waits for operations in flight."""
+    if not hosted:
+        yield
+        return
+    by_name = {each.component.name: each for each in hosted}
+
+    async def present(request: Request) -> None:
+        await request.reply({})
+
+    telling = 0
+
+    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+
+        def receive(frame: Frame) -> None:
+            nonlocal telling
+            try:
+                question = _question.decode(frame.message.body if frame.message else b"")
+            except msgspec.DecodeError:
+                logger.warning("ignored a malformed question about components")
+                return
+            mine = by_name.get(question.name)
+            if (
+                telling >= MAX_TELLING
+                or mine is None
+                or mine.block != question.block
+                or not in_scope(mine.component.scopes, question.app_id)
+            ):
+                return
+            telling += 1
+            tasks.create_task(tell(question, mine), name="host-tell")
+
+        async def tell(question: _Question, mine: Hosted) -> None:
+            nonlocal telling
+            answer = _Answer(question.number, mine.fingerprint, list(mine.capabilities), app_id)
+            try:
+                where = address.asker(namespace, question.node)
+                await broker.broadcast(where, Message({}, msgspec.msgpack.encode(answer)))
+            except MeshError as error:
+                logger.debug("cannot answer a question about %s: %s", question.name, error)
+            finally:
+                telling -= 1
+
+        for each in hosted:
+            handle = _handler(each, namespace)
+            where = address.component(namespace, each.component.name, each.fingerprint)
+            await stack.enter_async_context(exchange.serve(where, each.fingerprint, handle))
+            where = address.component(namespace, each.component.name)
+            await stack.enter_async_context(exchange.serve(where, HOSTS_GROUP, present))
+        await stack.enter_async_context(broker.listen(address.hosts(namespace), receive))
+        yield
+
+
+def _handler(hosted: Hosted, namespace: str) -> Callable[[Request], Any]:
+    async def handle(request: Request) -> None:
+        await hosted.answer(namespace, request)
+
+    return handle

@@ -1,0 +1,176 @@
+"""Opens a node's components: secret stores first, since others refer to them; all problems at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mesh.blocks.block import Block, Opened, Parts
+from mesh.blocks.secrets import secret_value
+from mesh.errors import ConfigError, MeshError, Problem
+from mesh.host import Hosted, fingerprint
+from mesh.pipeline import Handler
+from mesh.resources.component import Component, MetadataEntry, SecretRef, TemplateTokens, resolve_entries
+
+__all__ = ["Components", "check_types", "open_components", "resolved_entries"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    block: Block
+    component: Component
+    resolved: Component
+    opened: Opened
+    placement: str
+
+
+@dataclass(slots=True)
+class Components:
+    """What is open on this node, in the order it was opened."""
+
+    entries: list[_Entry] = field(default_factory=list)
+
+    @property
+    def all(self) -> Sequence[tuple[Component, Opened]]:
+        """Give each component as resolved, and what it was opened as."""
+        return [(entry.resolved, entry.opened) for entry in self.entries]
+
+    def of(self, block: Block, *placements: str) -> dict[str, Opened]:
+        """Give a block's components of these placements, by name."""
+        return {
+            entry.component.name: entry.opened
+            for entry in self.entries
+            if entry.block is block and entry.placement in placements
+        }
+
+    def hosted(self, run: Handler) -> list[Hosted]:
+        """Give what this node answers for; ``run`` is the pipeline that the answers come from."""
+        return [
+            Hosted(
+                block=entry.block.name,
+                component=entry.component,
+                fingerprint=fingerprint(entry.component, entry.resolved),
+                capabilities=tuple(entry.opened.capabilities),
+                methods={method.name: method for method in entry.block.methods},
+                run=run,
+            )
+            for entry in self.entries
+            if entry.block.hosted and entry.placement != "local"
+        ]
+
+
+def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> list[Problem]:
+    """Find components of a kind that no building block has."""
+    kinds = {block.kind for block in blocks if block.kind is not None}
+    return [
+        component.problem(
+            f"component type {component.type!r}: this version has no components of the kind {component.block!r}, only "
+            f"{', '.join(sorted(kinds))}; with spec.ignoreErrors: true the component is left out"
+        )
+        for component in components
+        if component.block not in kinds and not component.ignore_errors
+    ]
+
+
+async def open_components(
+    components: Sequence[Component], blocks: Sequence[Block], parts: Parts, opened: Components
+) -> None:
+    """Open every component.
+
+    Args:
+        components: Those in scope.
+        blocks: The table.
+        parts: Of the node.
+        opened: Where they are put, as they are opened.
+
+    Raises:
+        ConfigError: Some cannot be opened; holds all problems.
+    """
+    by_kind = {block.kind: (order, block) for order, block in enumerate(blocks) if block.kind is not None}
+    known = [component for component in components if component.block in by_kind]
+    waiting = sorted(known, key=lambda component: by_kind[component.block][0])
+    problems: list[Problem] = []
+    while waiting:
+        names = {component.name for component in waiting}
+        ready = [each for each in waiting if not (each.secret_refs() and each.auth_secret_store in names)]
+        if not ready:
+            problems += [
+                each.problem(f"waits for the secret store {each.auth_secret_store}, which waits as well")
+                for each in waiting
+            ]
+            break
+        for component in ready:
+            await _open(component, by_kind[component.block][1], parts, opened, problems)
+        waiting = [component for component in waiting if component not in ready]
+    if problems:
+        raise ConfigError(problems)
+
+
+async def _open(component: Component, block: Block, parts: Parts, opened: Components, problems: list[Problem]) -> None:
+    assert block.open is not None
+    try:
+        async with asyncio.timeout(component.init_timeout):
+            secrets = await _secrets(component.secret_refs(), component.auth_secret_store, parts, opened)
+            resolved = component.resolved(_tokens(parts), os.environ, secrets)
+            entry = await block.open(resolved, parts)
+        placement = _placement(component, entry, parts)
+        opened.entries.append(_Entry(block, component, resolved, entry, placement))
+    except (MeshError, TimeoutError) as error:
+        if component.ignore_errors:
+            logger.warning("component %s is left out: %s", component.name, str(error) or "its start took too long")
+        elif isinstance(error, ConfigError):
+            problems.extend(error.problems)
+        else:
+            reason = str(error) or f"its start took longer than {component.init_timeout:g} s"
+            problems.append(component.problem(f"component {component.name}: {reason}"))
+
+
+def _placement(component: Component, opened: Opened, parts: Parts) -> str:
+    """Decide where operations run: as the component says, as its type must, or as the Configuration says."""
+    if component.placement is not None:
+        return component.placement
+    store = getattr(opened, "store", None)
+    if getattr(store, "bound", False):  # To a process or a machine: others have another one.
+        return "local"
+    return parts.configuration.spec.placement or "nearest"
+
+
+def _tokens(parts: Parts) -> TemplateTokens:
+    """Give what templates in settings expand to."""
+    return TemplateTokens(parts.caller.app_id, parts.caller.namespace, os.environ.get("POD_NAME"))
+
+
+async def _secrets(
+    refs: Sequence[SecretRef], store: str | None, parts: Parts, opened: Components
+) -> Mapping[SecretRef, str]:
+    """Read the secrets that a resource refers to; those that cannot be read are left out, and told by who needs them.
+
+    Args:
+        refs: The references.
+        store: The secret store that the resource names; it may be hosted elsewhere.
+        parts: Of the node.
+        opened: What is open.
+    """
+    if not refs or store is None:
+        return {}
+    stores = {component.name: each for component, each in opened.all}
+    found = {ref: await secret_value(parts, stores.get(store), store, ref) for ref in refs}
+    return {ref: value for ref, value in found.items() if value is not None}
+
+
+async def resolved_entries(
+    entries: Sequence[MetadataEntry], store: str | None, file: str | None, parts: Parts, opened: Components
+) -> tuple[MetadataEntry, ...]:
+    """Close the references of a resource that is no component.
+
+    Raises:
+        ConfigError: Some have no value; holds all of them, located.
+    """
+    refs = tuple(dict.fromkeys(entry.value for entry in entries if isinstance(entry.value, SecretRef)))
+    secrets = await _secrets(refs, store, parts, opened)
+    return resolve_entries(entries, _tokens(parts), os.environ, secrets, file=file)

@@ -1,0 +1,102 @@
+"""One thing asked by one application, whoever carries it: an HTTP route, the command line, another node.
+
+An `Operation` goes through the pipeline (`mesh/pipeline.py`) and nothing reaches a building block another way.
+What it can be is a `Method` of a block; the arguments are one frozen value, which also is what crosses the
+backbone when the component is hosted elsewhere (`mesh/host.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mesh.errors import MeshError
+from mesh.policies import Verdict, by_error
+
+__all__ = ["DEFAULT_SECONDS", "Caller", "Context", "Method", "Operation"]
+
+DEFAULT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        namespace: The mesh's namespace that it is in.
+        app_id: Its app id.
+        proven: Whether this node knows it to be true, as of its own application; otherwise it is what the caller says.
+    """
+
+    namespace: str
+    app_id: str
+    proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Around what it is asked.
+
+    Attributes:
+        caller: Who asks.
+        deadline: Unix time in seconds, as the caller gave it; None leaves it to the policy or the block.
+        traceparent: Of the caller's span, as it was received; None when there is none.
+        tracestate: What goes with it.
+    """
+
+    caller: Caller
+    deadline: float | None = None
+    traceparent: str | None = None
+    tracestate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Something that a building block can be asked; a constant of the block's module.
+
+    Attributes:
+        block: The block's name (``state``).
+        name: The method's name (``get``), which is that of the function that runs it.
+        arguments: The type of ``Operation.arguments``.
+        result: The type of what it gives.
+        seconds: How long one attempt may take where neither client nor policy says so.
+        judge: What a policy makes of its result or error.
+        grace: Seconds after the deadline in which the block itself says what it waited for, before it is cancelled.
+    """
+
+    block: str
+    name: str
+    arguments: type
+    result: object = None
+    seconds: float = DEFAULT_SECONDS
+    judge: Callable[[Operation, object, MeshError | None], Verdict] | None = None
+    grace: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.name}"
+
+
+@dataclass(slots=True)
+class Operation:
+    """One thing asked. Only the pipeline changes it.
+
+    Attributes:
+        method: What.
+        target: Of whom: a component, an app id, an actor…
+        arguments: With what; of the method's type.
+        context: By whom, until when.
+        deadline: Unix time in seconds until which this attempt may take; set by the pipeline.
+        limit: Seconds that a policy gives to one attempt; None = the method's own. Set by the pipeline.
+    """
+
+    method: Method
+    target: str
+    arguments: object
+    context: Context
+    deadline: float = 0.0
+    limit: float | None = None
+
+    def judged(self, result: object, error: MeshError | None) -> Verdict:
+        """Say what an attempt came to."""
+        judge = self.method.judge
+        return by_error(result, error) if judge is None else judge(self, result, error)
