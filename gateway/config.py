@@ -76,6 +76,7 @@ class GatewayConfig:
         tokens: Secrets between application and gateway.
         init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
         labels: Shown in metadata under ``extended`` from the start.
+        host_only: It is there to host components (``mesh host``).
         registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
     """
 
@@ -103,4 +104,5 @@ class GatewayConfig:
     tokens: Tokens = field(default_factory=Tokens)
     init_endpoints_off: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
+    host_only: bool = False
     registered: bool = True

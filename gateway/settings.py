@@ -36,7 +36,12 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
     given_namespace = os.environ.get("NAMESPACE")
     if not config.resource_paths and not config.configuration_files:
         settings = NodeSettings(
-            config.app_id, config.namespace, config.backbone, namespace_given=bool(given_namespace), home=config.home
+            config.app_id,
+            config.namespace,
+            config.backbone,
+            namespace_given=bool(given_namespace),
+            home=config.home,
+            host_only=config.host_only,
         )
         return settings, ()
     from mesh.resources.loader import load_configuration_file, load_resources
@@ -58,6 +63,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
         configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
         namespace_given=bool(given_namespace),
         home=config.home,
+        host_only=config.host_only,
     )
     problems = [
         Problem(

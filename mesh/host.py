@@ -57,7 +57,8 @@ ERROR_HEADER = "mesh-error"
 HOSTS_GROUP = "hosts"
 FIND_SECONDS = 2.0
 OTHERS_SECONDS = 0.1
-ABSENT_SECONDS = 1.0
+ABSENT_SECONDS = 0.25
+GONE_SECONDS = 60.0
 MAX_KNOWN = 1000
 MAX_TELLING = 1000  # Whoever gets no answer asks again.
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -138,6 +139,7 @@ class Hosts:
         self._namespace = namespace
         self._node_id = node_id
         self._known: dict[tuple[str, str, str], tuple[Found | None, float]] = {}
+        self._gone: dict[tuple[str, str, str], float] = {}
         self._finding = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
@@ -172,7 +174,7 @@ class Hosts:
     async def find(self, block: str, name: str, caller: Caller) -> Found | None:
         """Find a component's hosts; None when nobody has it for this caller.
 
-        What was found is kept until its hosts are gone, that there is nobody for a second.
+        What was found is kept until its hosts are gone, that there is nobody for a quarter of a second.
 
         Raises:
             HostsDifferError: Hosts with different settings would answer.
@@ -238,23 +240,27 @@ class Hosts:
             missing: Makes the error for a component that nobody has.
 
         Raises:
-            NoResponderError: Its hosts are gone; it did not run.
+            NoResponderError: Its hosts went within the last minute; it did not run.
             DeadlineExceededError: No answer in time, as when a host dies with it; the outcome is unknown.
             MeshError: What the host raised.
         """
         method, caller = operation.method, operation.context.caller
-        for last in (False, True):
-            found = await self.find(method.block, operation.target, caller)
+        key = method.block, operation.target, caller.app_id
+        for _ in range(2):
+            found = await self.find(*key[:2], caller)
             if found is None:
-                if last:
-                    raise NoResponderError(f"no host of component {operation.target} is on the mesh now")
-                raise missing(operation.target)
+                break
             where = address.component(self._namespace, operation.target, found.fingerprint)
             try:
                 return await self._ask(where, operation)
-            except NoResponderError:
-                self._known.pop((method.block, operation.target, caller.app_id), None)
-        raise NoResponderError(f"no host of component {operation.target} answers")
+            except NoResponderError:  # Its hosts are gone, or came back with other settings.
+                self._known.pop(key, None)
+                if len(self._gone) >= MAX_KNOWN:
+                    self._gone.clear()
+                self._gone[key] = time.monotonic()
+        if time.monotonic() - self._gone.get(key, -GONE_SECONDS) < GONE_SECONDS:
+            raise NoResponderError(f"no host of component {operation.target} is on the mesh now")
+        raise missing(operation.target)
 
     async def _ask(self, where: address.Address, operation: Operation) -> object:
         method, context = operation.method, operation.context

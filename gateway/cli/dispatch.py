@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "stop": ("stop", "stop applications and their gateways"),
     "invoke": ("invoke", "call a method of an application"),
     "publish": ("publish", "publish an event"),
+    "host": ("host", "answer for components on the mesh, without an application"),
     "check": ("check", "check resources and templates"),
     "components": ("components", "list the components of running gateways"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
 
-__all__ = ["main", "parse_gateway"]
+__all__ = ["main", "parse_gateway", "serve"]
 
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
@@ -63,6 +63,11 @@ def main(words: Sequence[str]) -> int:
         return 2
     for warning in warnings:
         note(f"warning: {warning}")
+    return serve(config)
+
+
+def serve(config: GatewayConfig) -> int:
+    """Run a gateway until it is told to stop; give the exit code."""
     try:
         return _run(config)
     except MeshError as error:
@@ -81,12 +86,12 @@ def _run(config: GatewayConfig) -> int:
     # By name, since importing the server is what takes long, and wrong flags are to be refused at once.
     run = cast("Callable[[GatewayConfig], Awaitable[int]]", importlib.import_module("gateway.app").run)
 
-    async def serve() -> int:
+    async def running() -> int:
         return await run(config)
 
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(serve())
+        return asyncio.run(running())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve())
+        return runner.run(running())

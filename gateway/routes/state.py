@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
@@ -44,7 +43,7 @@ async def save(asked: Asked) -> Answered:
     if not isinstance(body, list):
         raise malformed("the body must be an array of items")
     metadata = metadata_of(asked.query)
-    await asked.run(SAVE, store, Save(deque(_item(item, metadata, SAVE, store) for item in body)))
+    await asked.run(SAVE, store, Save([_item(item, metadata, SAVE, store) for item in body]))
     return no_content()
 
 
@@ -52,7 +51,7 @@ async def delete(asked: Asked) -> Answered:
     """Delete one key."""
     store, key = asked.text(0), asked.text(1)
     await asked.find(DELETE, store)
-    given = Save(deque([Item(key, None)]))
+    given = Save([Item(key, None)])
     concurrency = _concurrency(query_of(asked.query), DELETE, store, given)
     given.items[0] = Item(key, None, header(asked.request, "If-Match") or None, concurrency)
     await asked.run(DELETE, store, given)
@@ -87,7 +86,7 @@ async def transaction(asked: Asked) -> Answered:
     if not isinstance(operations, list):
         raise malformed("operations must be an array")
     metadata = metadata_of(asked.query)
-    items: deque[Item] = deque()
+    items: list[Item] = []
     for operation in operations:
         members = fields(operation, "an operation")
         kind = members.get("operation")

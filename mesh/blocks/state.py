@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -56,7 +55,7 @@ class BulkGet:
 class Save:
     """Write items: one after the other until the first failure, or, as a transaction, all or none."""
 
-    items: deque[Item] = field(default_factory=deque)
+    items: list[Item] = field(default_factory=list)
 
 
 GET = Method("state", "get", Get, Stored | None)
@@ -129,7 +128,7 @@ class StateStoreComponent:
             self._key(operation, item.key)
         while items:
             await self.store.write([self._prefixed(operation, items[0])])
-            items.popleft()
+            items.pop(0)
 
     async def delete(self, operation: Operation) -> None:
         """Delete, as an item without a value."""

@@ -40,6 +40,11 @@ class Components:
         """Give each component as resolved, and what it was opened as."""
         return [(entry.resolved, entry.opened) for entry in self.entries]
 
+    @property
+    def placements(self) -> Sequence[tuple[Component, str]]:
+        """Give each component, and where its operations run."""
+        return [(entry.component, entry.placement) for entry in self.entries]
+
     def of(self, block: Block, *placements: str) -> dict[str, Opened]:
         """Give a block's components of these placements, by name."""
         return {

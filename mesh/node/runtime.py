@@ -182,6 +182,15 @@ class Runtime:
             for each in self._blocks
             if each.hosted
         }
+        if settings.host_only:
+            for component, placement in self._components.placements:
+                if placement == "local":
+                    logger.warning(
+                        "component %s (%s) is not answered for: it is bound to this machine; "
+                        "the annotation mesh.placement: backbone lets others use it",
+                        component.name,
+                        component.type,
+                    )
         hosted = self._components.hosted(Pipeline(answering, observer=self.counters).run)
         await enter(hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id))
 

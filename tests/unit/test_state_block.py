@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -50,10 +49,10 @@ class State:
         return cast("Stored | None", await self.run(GET, Get(key, strong)))
 
     async def save(self, items: Sequence[Item]) -> None:
-        await self.run(SAVE, Save(deque(items)))
+        await self.run(SAVE, Save(list(items)))
 
     async def transact(self, items: Sequence[Item]) -> None:
-        await self.run(TRANSACT, Save(deque(items)))
+        await self.run(TRANSACT, Save(list(items)))
 
 
 @pytest.fixture
@@ -223,7 +222,7 @@ async def test_another_attempt_goes_on_behind_what_is_written() -> None:
     store = Flaky()
     store.failing = 2
     items = [Item(key, b"1", None, Concurrency.FIRST_WRITE) for key in "abc"]
-    await through_pipeline(store, Policy(retry=Retry(interval=0.0, max_retries=1)), SAVE, Save(deque(items)))
+    await through_pipeline(store, Policy(retry=Retry(interval=0.0, max_retries=1)), SAVE, Save(list(items)))
     assert store.written == ["a", "b", "b", "c"]
 
 

@@ -1,0 +1,187 @@
+"""Components on every backbone: found, kept apart by their settings, refused out of scope, missed at once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from mesh.blocks.secrets import BULK, Bulk
+from mesh.blocks.secrets import GET as GET_SECRET
+from mesh.blocks.secrets import Get as GetSecret
+from mesh.blocks.state import GET, SAVE, Get, Save
+from mesh.blocks.store import Item
+from mesh.errors import (
+    ComponentNotFoundError,
+    ConfigError,
+    DeadlineExceededError,
+    HostsDifferError,
+    MeshError,
+    NoResponderError,
+    NotConfiguredError,
+    PermissionDeniedError,
+    SecretError,
+)
+from mesh.resources.component import Component, MetadataEntry, SecretRef
+from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretScope, SecretsSpec
+from tests.support.backends import Backend
+from tests.support.eventually import eventually
+from tests.support.nodes import ask, component, node, unique
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.requires("shared", "frames")
+ONE = Save([Item("k", b"1")])
+
+
+@pytest.fixture
+def url(shared_backend: Backend, backend_name: str) -> str:
+    if backend_name == "embedded":
+        pytest.skip("the same server as nats, found by other means")
+    return shared_backend.url
+
+
+@pytest.fixture(autouse=True)
+def _blocking() -> None:
+    """A node's start reads what is installed, once, before anything runs; the suite's detector would refuse it."""
+
+
+@pytest.fixture
+def namespace() -> str:
+    return unique("hosting")
+
+
+def memory(
+    name: str = "store", placement: str | None = "backbone", scopes: tuple[str, ...] = (), **more: str
+) -> Component:
+    return component(name, "state.in-memory", placement=placement, scopes=scopes, **more)
+
+
+async def test_a_component_that_nobody_has_is_missed_at_once(url: str, namespace: str) -> None:
+    """And one whose host is told to keep it for itself, as a type that is bound to a process is by itself."""
+    local, bound = memory("local", "local"), memory("bound", None)
+    async with node(url, namespace, local, bound), node(url, namespace, app_id="asker") as asker:
+        for name in ("nobody", "local", "bound"):
+            started = time.monotonic()
+            with pytest.raises(NotConfiguredError):
+                await ask(asker, GET, name, Get("k"), deadline=time.time() + 20)
+            assert time.monotonic() - started < 10  # Long before the deadline.
+    async with node(url, namespace, memory("mine", None)) as having:
+        with pytest.raises(ComponentNotFoundError):
+            await ask(having, GET, "nobody", Get("k"))
+        await ask(having, SAVE, "mine", ONE)
+
+
+async def test_another_block_of_the_same_name_is_none(url: str, namespace: str) -> None:
+    """A secret store is no state store."""
+    secrets = component("store", "secretstores.local.env", placement="backbone", prefix="X_")
+    async with node(url, namespace, secrets), node(url, namespace, app_id="asker") as asker:
+        with pytest.raises(NotConfiguredError):
+            await ask(asker, GET, "store", Get("k"))
+
+
+async def test_scopes_are_checked_by_the_host(url: str, namespace: str) -> None:
+    """By who asks; who is not in scope does not even find it."""
+    async with (
+        node(url, namespace, memory(scopes=("friend", "host")), app_id="host") as host,
+        node(url, namespace, app_id="friend") as friend,
+        node(url, namespace, app_id="stranger") as stranger,
+    ):
+        await ask(friend, SAVE, "store", ONE)
+        assert (await ask(friend, GET, "store", Get("k"))).value == b"1"
+        assert await ask(host, GET, "store", Get("k")) is None  # Its own keys.
+        with pytest.raises(NotConfiguredError):
+            await ask(stranger, GET, "store", Get("k"))
+        # Whoever knows the address from elsewhere is refused there.
+        found = friend._parts.hosts._known
+        stranger._parts.hosts._known.update({("state", "store", "stranger"): found["state", "store", "friend"]})
+        with pytest.raises(PermissionDeniedError, match="not in the scope of app id stranger"):
+            await ask(stranger, GET, "store", Get("k"))
+
+
+async def test_hosts_of_equal_settings_compete(url: str, namespace: str) -> None:
+    """One that leaves is not missed."""
+    async with node(url, namespace, app_id="asker") as asker:
+        async with node(url, namespace, memory(), app_id="one") as one:
+            async with node(url, namespace, memory(), app_id="two"):
+                for _ in range(20):
+                    await ask(asker, GET, "store", Get("k"))
+            await ask(asker, SAVE, "store", ONE)
+            assert (await ask(one, GET, "store", Get("k"), app_id="asker")).value == b"1"
+        with pytest.raises(NoResponderError, match="no host of component store") as raised:
+            await ask(asker, GET, "store", Get("k"))
+        assert raised.value.retryable
+        async with node(url, namespace, memory(), app_id="three"):
+
+            async def found_again() -> None:
+                try:
+                    await ask(asker, SAVE, "store", ONE)
+                except NoResponderError as error:
+                    raise AssertionError from error
+
+            await eventually(found_again)
+
+
+async def test_hosts_of_other_settings_are_never_mixed(url: str, namespace: str) -> None:
+    """Who asks for the first time is told; who asked before stays with those it knows."""
+    async with (
+        node(url, namespace, app_id="early") as early,
+        node(url, namespace, app_id="late") as late,
+        node(url, namespace, memory(), app_id="one"),
+    ):
+        await ask(early, SAVE, "store", ONE)
+        async with node(url, namespace, memory(other="setting"), app_id="two"):
+            for _ in range(10):
+                assert (await ask(early, GET, "store", Get("k"))).value == b"1"
+            with pytest.raises(HostsDifferError, match="configured differently by its hosts, one and two"):
+                await ask(late, GET, "store", Get("k"))
+        assert await ask(late, GET, "store", Get("k")) is None
+
+
+async def test_secrets(url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway reads them, and opens components with them, without the file; its own scopes hold."""
+    file = tmp_path / "secrets.json"
+    file.write_text('{"db": {"password": "s3cret"}, "other": "o"}')
+    store = component("vault", "secretstores.local.file", placement="backbone", secretsFile=str(file))
+    scope = SecretsSpec((SecretScope("vault", denied_secrets=("other",)),))
+    refers = Component(
+        "files",
+        "state.sqlite",
+        (MetadataEntry("connectionString", SecretRef("db:password", "db:password")),),
+        auth_secret_store="vault",
+    )
+    monkeypatch.chdir(tmp_path)
+    async with node(url, namespace, store, app_id="host"):
+        settings = {"configuration": Configuration("c", ConfigurationSpec(secrets=scope))}
+        async with node(url, namespace, refers, app_id="asker", **settings) as asker:
+            assert (tmp_path / "s3cret").exists()
+            assert await ask(asker, GET_SECRET, "vault", GetSecret("db:password")) == {"db:password": "s3cret"}
+            assert await ask(asker, BULK, "vault", Bulk()) == {"db:password": {"db:password": "s3cret"}}
+            with pytest.raises(PermissionDeniedError, match='access denied by policy to get "other" from "vault"'):
+                await ask(asker, GET_SECRET, "vault", GetSecret("other"))
+            with pytest.raises(SecretError, match="secret none not found"):
+                await ask(asker, GET_SECRET, "vault", GetSecret("none"))
+    with pytest.raises(ConfigError, match=r"refers to the secret 'db:password'"):
+        async with node(url, unique("other"), refers):
+            pass
+
+
+async def test_a_stalled_broker(shared_backend: Backend, backend_name: str, namespace: str) -> None:
+    """An operation ends at its deadline, whatever the connection does."""
+    if backend_name == "embedded" or shared_backend.port is None:
+        pytest.skip("cannot be put behind a proxy")
+    async with Proxy(shared_backend.port) as proxy, node(shared_backend.url, namespace, memory(), app_id="host"):
+        asking = node(shared_backend.url_through(proxy), namespace, app_id="asker")
+        async with asking as asker:
+            await ask(asker, SAVE, "store", ONE)
+            proxy.stall()
+            try:
+                started = time.monotonic()
+                with pytest.raises(MeshError) as raised:
+                    await ask(asker, GET, "store", Get("k"), deadline=time.time() + 1.0)
+                assert isinstance(raised.value, DeadlineExceededError)
+                assert raised.value.retryable
+                assert time.monotonic() - started < 8
+            finally:
+                proxy.resume()
+            assert (await ask(asker, GET, "store", Get("k"), deadline=time.time() + 20)).value == b"1"

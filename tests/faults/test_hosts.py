@@ -1,0 +1,127 @@
+"""A host of components that is killed in the middle: an error that may be repeated, never a hang."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mesh.blocks.state import GET, SAVE, Get, Save
+from mesh.blocks.store import Item
+from mesh.errors import DeadlineExceededError, MeshError, NoResponderError, NotConfiguredError
+from mesh.node.runtime import Runtime
+from tests.support.eventually import eventually
+from tests.support.gateways import MESH, MeshHome
+from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nodes import ask, node
+from tests.support.processes import free_port
+
+pytestmark = pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed")
+
+STORE = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: store, annotations: {{mesh.placement: backbone}}}}
+spec:
+  type: state.sqlite
+  version: v1
+  metadata: [{{name: connectionString, value: "{file}"}}]
+"""
+
+
+async def _answers(port: int) -> None:
+    try:
+        async with aiohttp.request("GET", f"http://127.0.0.1:{port}/v1.0/healthz") as response:
+            assert response.status == 204
+    except aiohttp.ClientError as error:
+        raise AssertionError(str(error)) from error
+
+
+@asynccontextmanager
+async def host(tmp_path: Path, url: str, app_id: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run ``mesh host``; it is dead when left."""
+    resources = tmp_path / "store.yaml"
+    resources.write_text(STORE.format(file=tmp_path / "state.db"))
+    environ = MeshHome(tmp_path / "home").environ({"MESH_BACKBONE": url, "NAMESPACE": "hosts"})
+    port = free_port()
+    words = ("host", "--resources-path", str(resources), "--app-id", app_id, "--dapr-http-port", str(port))
+    process = await asyncio.create_subprocess_exec(*MESH, *words, env=environ, stdout=subprocess.DEVNULL)
+    try:
+        await eventually(lambda: _answers(port), within=30.0)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def until_answered(asker: Runtime) -> None:
+    async def answered() -> None:
+        try:
+            await ask(asker, SAVE, "store", Save([Item("k", b"1")]), deadline=time.time() + 2)
+        except (NotConfiguredError, NoResponderError, DeadlineExceededError) as error:
+            raise AssertionError(str(error)) from error
+
+    await eventually(answered, within=30.0)
+
+
+async def test_a_host_is_killed_with_an_operation_in_flight(tmp_path: Path) -> None:
+    """It is stopped first, so that the operation is in flight for certain."""
+    async with NatsServer(tmp_path / "nats") as server, node(server.url, "hosts", app_id="asker") as asker:
+        async with host(tmp_path, server.url, "one") as one:
+            await until_answered(asker)
+            os.kill(one.pid, signal.SIGSTOP)
+            asking = asyncio.ensure_future(ask(asker, GET, "store", Get("k"), deadline=time.time() + 3))
+            await asyncio.wait([asking], timeout=0.5)
+            assert not asking.done()
+            one.kill()
+            started = time.monotonic()
+            with pytest.raises(MeshError) as raised:
+                await asking
+            assert raised.value.retryable
+            assert time.monotonic() - started < 20
+        async with host(tmp_path, server.url, "two"):
+            await until_answered(asker)
+            stored = await ask(asker, GET, "store", Get("k"))
+            assert stored.value == b"1"
+
+
+async def test_hosts_restart_one_after_the_other(tmp_path: Path) -> None:
+    """Two of them: every operation in between is done."""
+    async with NatsServer(tmp_path / "nats") as server, node(server.url, "hosts", app_id="asker") as asker:
+        done = 0
+        stopping = asyncio.Event()
+
+        async def keep_asking() -> None:
+            nonlocal done
+            while not stopping.is_set():
+                assert (await ask(asker, GET, "store", Get("k"), deadline=time.time() + 20)).value == b"1"
+                done += 1
+
+        async def more() -> None:
+            before = done
+
+            def check() -> None:
+                assert done > before + 20
+
+            await eventually(check, within=20.0)
+
+        async with host(tmp_path, server.url, "one") as one:
+            await until_answered(asker)
+            async with asyncio.TaskGroup() as tasks, host(tmp_path, server.url, "two"):
+                tasks.create_task(keep_asking())
+                await more()
+                one.terminate()
+                await one.wait()
+                await more()
+                async with host(tmp_path, server.url, "three"):
+                    await more()
+                    stopping.set()

@@ -1,0 +1,59 @@
+"""Nodes in the process of a test, without HTTP: what asks, and what hosts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from mesh.node.runtime import NodeSettings, Runtime
+from mesh.operation import Caller, Context, Method, Operation
+from mesh.registry import Registry
+from mesh.resources.component import Component, MetadataEntry
+
+__all__ = ["ask", "component", "node", "unique"]
+
+_numbers = itertools.count()
+
+
+def unique(what: str) -> str:
+    """Give a name that no other test uses."""
+    return f"{what}{os.getpid()}-{next(_numbers)}"
+
+
+def component(
+    name: str, kind: str, *, placement: str | None = None, scopes: Sequence[str] = (), **settings: str
+) -> Any:
+    """Make a component."""
+    metadata = tuple(MetadataEntry(key, value) for key, value in settings.items())
+    return Component(name, kind, metadata, placement=placement, scopes=tuple(scopes))
+
+
+def node(backbone: str, namespace: str, *components: Component, app_id: str = "app", **settings: Any) -> Runtime:
+    """Make a node; entering starts it."""
+    made = NodeSettings(app_id, namespace, backbone, components=components, **settings)
+    return Runtime(made, Registry())
+
+
+async def ask(
+    runtime: Runtime,
+    method: Method,
+    target: str,
+    arguments: object,
+    *,
+    app_id: str | None = None,
+    deadline: float | None = None,
+) -> Any:
+    """Ask for an operation as the node's application, or as another one."""
+    caller = runtime.caller if app_id is None else Caller(runtime.settings.namespace, app_id)
+    return await runtime.run(Operation(method, target, _copied(arguments), Context(caller, deadline)))
+
+
+def _copied(arguments: object) -> object:
+    """Arguments may be used up; a test asks with the same again."""
+    items = getattr(arguments, "items", None)
+    if items is None or not dataclasses.is_dataclass(arguments) or isinstance(arguments, type):
+        return arguments
+    return dataclasses.replace(arguments, items=type(items)(items))
