@@ -5,6 +5,10 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.topic.<component>.<topic>     an event topic; dots in the topic separate its tokens
     mesh.<namespace>.app.<app id>                  an application's requests
     mesh.<namespace>.nodes                         broadcast to every live node
+    mesh.<namespace>.nodes.<node>                  one node, or whoever asked all of them
+    mesh.<namespace>.keepers                       any one node
+    mesh.<namespace>.seen.<app id>                 whoever saw an application lately
+    mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
 Tokens keep letters, digits, ``_`` and ``-``; every other byte of their UTF-8 form is written
@@ -21,7 +25,20 @@ from functools import lru_cache
 
 from mesh.errors import ConfigError
 
-__all__ = ["Address", "Kind", "app", "decode_token", "encode_token", "matches", "nodes", "overlaps", "topic"]
+__all__ = [
+    "Address",
+    "Kind",
+    "app",
+    "back",
+    "decode_token",
+    "encode_token",
+    "keepers",
+    "matches",
+    "nodes",
+    "overlaps",
+    "seen",
+    "topic",
+]
 
 MAX_TOKEN_BYTES = 512
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
@@ -111,9 +128,29 @@ def app(namespace: str, app_id: str) -> Address:
     return Address(Kind.APP, f"mesh.{encode_token(namespace)}.app.{encode_token(app_id)}", "", app_id)
 
 
-def nodes(namespace: str) -> Address:
-    """Address every live node of a namespace."""
-    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.nodes", "", "nodes")
+def nodes(namespace: str, node: str = "") -> Address:
+    """Address every live node of a namespace, or one."""
+    return _of_nodes(namespace, "nodes", node)
+
+
+def keepers(namespace: str) -> Address:
+    """Address any one node, which keeps in mind what another has seen."""
+    return _of_nodes(namespace, "keepers")
+
+
+def seen(namespace: str, app_id: str) -> Address:
+    """Address whoever saw an application lately."""
+    return _of_nodes(namespace, "seen", app_id)
+
+
+def back(namespace: str, app_id: str) -> Address:
+    """Address those who wait for an application."""
+    return _of_nodes(namespace, "back", app_id)
+
+
+def _of_nodes(namespace: str, what: str, name: str = "") -> Address:
+    space = f"mesh.{encode_token(namespace)}.{what}"
+    return Address(Kind.NODES, f"{space}.{encode_token(name)}" if name else space, "", name or what)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -142,7 +142,7 @@ class Runtime:
         self.broker = await self._stack.enter_async_context(broker)
         await self._open_components()
         self.exchange = await self._stack.enter_async_context(Exchange(self.broker))
-        self.directory = Directory(self.broker, settings.namespace)
+        self.directory = Directory(self.exchange, settings.namespace)
         self.directory.describe = self._describe
         await self._stack.enter_async_context(self.directory.run())
         self.invocation = Invocation(
