@@ -81,6 +81,7 @@ class Directory:
         self._keeper = ""
         self._back: set[str] = set()
         self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
         self._tasks: asyncio.TaskGroup
         self._running: set[asyncio.Task[None]] = set()
 
@@ -151,7 +152,7 @@ class Directory:
                         signing.cancel()
             finally:
                 try:
-                    await self._hand_on()
+                    await self._leave()
                 finally:
                     for task in (*self._running, *self._asking.values()):
                         task.cancel()
@@ -160,6 +161,19 @@ class Directory:
         task = self._tasks.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    async def _leave(self) -> None:
+        """Hand on what is known here, and only then answer questions no more; those that have come are answered."""
+        for app_id in self._hosted:
+            self.host(app_id, ready=False)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN):
+                await self._tell_keeper(self._ages([*self._hosted, *self._keeping]))
+        self._ended.set()
+        for app_id in list(self._news):
+            self._tell_those_who_wait(app_id)
+        if self._running:
+            await asyncio.wait(self._running, timeout=LEAVE_WITHIN)
 
     # What is known here
 
@@ -207,8 +221,10 @@ class Directory:
         try:
             async with self._exchange.serve(address.seen(self._namespace, app_id), "seen", answer):
                 active.set()
-                while (left := self._left(app_id)) > 0:  # noqa: ASYNC110 - it is time that passes, and no event
-                    await asyncio.sleep(min(left, SIGN_INTERVAL))
+                while not self._ended.is_set() and (left := self._left(app_id)) > 0:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(min(left, SIGN_INTERVAL)):
+                            await self._ended.wait()
                 del self._keeping[app_id]  # While it ends, a new sign already begins it anew.
         except BrokerError as error:
             logger.debug("cannot keep %s in mind: %s", app_id, error)
@@ -272,13 +288,6 @@ class Directory:
                 await active.wait()
             kept = self._keeping.keys() >= ages.keys()
         await request.reply({}, orjson.dumps({"keeper": self.node_id if kept else ""}))
-
-    async def _hand_on(self) -> None:
-        for app_id in self._hosted:
-            self.host(app_id, ready=False)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_WITHIN):
-                await self._tell_keeper(self._ages([*self._hosted, *self._keeping]))
 
     # News
 

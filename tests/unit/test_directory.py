@@ -283,6 +283,29 @@ async def test_no_answer_is_no_denial() -> None:
         assert await caller.saw("another")
 
 
+async def test_a_question_to_who_leaves_is_answered() -> None:
+    """Or it is told that nobody is there, whenever it comes: nobody waits for an answer that got lost."""
+    mesh = Mesh()
+
+    async def ask(exchange: Exchange, steps: int) -> bytes:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        try:
+            return (await exchange.request(address.seen("ns", "app"), Message({}, b""), time.time() + 1)).body
+        except NoResponderError:
+            return b""
+
+    async with Broker(mesh.hub) as broker, Exchange(broker) as exchange:
+        answers = []
+        for steps in range(40):
+            async with asyncio.TaskGroup() as tasks:
+                async with mesh.node("app"):
+                    asking = tasks.create_task(ask(exchange, steps))
+            answers.append(asking.result())
+        assert answers[0] == b"0.0"
+        assert answers[-1] == b""
+
+
 # News
 
 
