@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.operation import Operation
     from mesh.resources.component import Component
 
-__all__ = ["BLOCK", "MAX_TOPICS", "PubSub"]
+__all__ = ["BLOCK", "PubSub"]
 
 logger = logging.getLogger(__name__)
 
