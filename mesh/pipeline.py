@@ -20,6 +20,7 @@ Towards the application, deliveries and calls pass the inbound list instead: `me
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -78,12 +79,15 @@ class Pipeline:
 
 async def _observed(observer: Observer, proceed: Handler, operation: Operation) -> object:
     started = time.perf_counter()
-    outcome = "CANCELLED"
+    outcome = "FAILED"
     try:
         result = await proceed(operation)
         outcome = "ok"
     except MeshError as error:
         outcome = error.code
+        raise
+    except asyncio.CancelledError:
+        outcome = "CANCELLED"
         raise
     finally:
         labels = operation.method.block, operation.method.name, operation.target, outcome

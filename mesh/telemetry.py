@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # What is observed, by name; labels follow in the order given.
-OPERATIONS = "operations"  # block, method, target, outcome: ok, CANCELLED or an error's code
+OPERATIONS = "operations"  # block, method, target, outcome: ok, CANCELLED, FAILED or an error's code
 EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop
 EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.operation import Caller, Method
@@ -84,6 +84,7 @@ class Parts:
         records: Opens the mesh's own store.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
+        configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
         run: The pipeline, for what a block asks of another one.
     """
@@ -105,6 +106,7 @@ class Parts:
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
+    configured: set[str] = field(default_factory=set)
     application: Application | None = None
 
 

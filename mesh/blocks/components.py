@@ -72,7 +72,7 @@ class ComponentService:
         return cast("object", await getattr(component, operation.method.name)(operation))
 
     def _missing(self, name: str) -> ComponentNotFoundError | NotConfiguredError:
-        if not self.components:
+        if self._block.name not in self._parts.configured:
             return NotConfiguredError(name, f"no {self._block.kind} component is configured")
         return ComponentNotFoundError(name, f"there is no {self._block.kind} component {name!r}")
 

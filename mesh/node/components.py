@@ -124,6 +124,7 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             resolved = component.resolved(_tokens(parts), os.environ, secrets)
             entry = await block.open(resolved, parts)
         placement = _placement(component, entry, parts)
+        parts.configured.add(block.name)
         opened.entries.append(_Entry(block, component, resolved, entry, placement))
     except (MeshError, TimeoutError) as error:
         if component.ignore_errors:

@@ -117,7 +117,7 @@ async def test_hosts_restart_one_after_the_other(tmp_path: Path) -> None:
         async with host(tmp_path, server.url, "one") as one:
             await until_answered(asker)
             async with asyncio.TaskGroup() as tasks, host(tmp_path, server.url, "two"):
-                tasks.create_task(keep_asking())
+                asking = tasks.create_task(keep_asking())
                 await more()
                 one.terminate()
                 await one.wait()
@@ -125,3 +125,4 @@ async def test_hosts_restart_one_after_the_other(tmp_path: Path) -> None:
                 async with host(tmp_path, server.url, "three"):
                     await more()
                     stopping.set()
+                    await asking
