@@ -124,7 +124,8 @@ class Peer(Process):
 class Stage:
     """Where a run takes place: a broker with a store of its own, and what is started beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._directory = Path(tempfile.mkdtemp(prefix="brokermesh-bench-"))
         self._processes: list[Process] = []
         self._numbers: dict[str, int] = {}
@@ -173,7 +174,9 @@ class Stage:
         self.nats_port = free_port()
         store = str(self._directory / "store")
         self.broker = await self._start(
-            Process, "nats-server", [binary, "-js", "-sd", store, "-a", "127.0.0.1", "-p", str(self.nats_port)]
+            Process,
+            "nats-server",
+            [binary, "-js", "-sd", store, "-a", "127.0.0.1", "-p", str(self.nats_port), *self._options],
         )
         await self._until_open(self.broker, self.nats_port)
 

@@ -9,6 +9,10 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.nodes                         broadcast to every live node
     mesh.<namespace>.hosts                         broadcast to every host of components
     mesh.<namespace>.asker.<node>                  what a node that asked is answered
+    mesh.<namespace>.keepers                       any one node
+    mesh.<namespace>.keepers.<node>                one node
+    mesh.<namespace>.seen.<app id>                 whoever saw an application lately
+    mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
 Tokens keep letters, digits, ``_`` and ``-``; every other byte of their UTF-8 form is written
@@ -30,13 +34,16 @@ __all__ = [
     "Kind",
     "app",
     "asker",
+    "back",
     "component",
     "decode_token",
     "encode_token",
     "hosts",
+    "keepers",
     "matches",
     "nodes",
     "overlaps",
+    "seen",
     "topic",
 ]
 
@@ -138,17 +145,37 @@ def component(namespace: str, name: str, fingerprint: str = "") -> Address:
 
 def nodes(namespace: str) -> Address:
     """Address every live node of a namespace."""
-    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.nodes", "", "nodes")
+    return _of_nodes(namespace, "nodes")
 
 
 def hosts(namespace: str) -> Address:
     """Address every live host of components of a namespace."""
-    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.hosts", "", "hosts")
+    return _of_nodes(namespace, "hosts")
 
 
 def asker(namespace: str, node_id: str) -> Address:
-    """Address one node that asked the hosts something."""
-    return Address(Kind.NODES, f"mesh.{encode_token(namespace)}.asker.{encode_token(node_id)}", "", "asker")
+    """Address one node that asked others something."""
+    return _of_nodes(namespace, "asker", node_id)
+
+
+def keepers(namespace: str, node_id: str = "") -> Address:
+    """Address any one node, or a certain one, to keep in mind what another has seen."""
+    return _of_nodes(namespace, "keepers", node_id)
+
+
+def seen(namespace: str, app_id: str) -> Address:
+    """Address whoever saw an application lately."""
+    return _of_nodes(namespace, "seen", app_id)
+
+
+def back(namespace: str, app_id: str) -> Address:
+    """Address those who wait for an application."""
+    return _of_nodes(namespace, "back", app_id)
+
+
+def _of_nodes(namespace: str, what: str, name: str = "") -> Address:
+    space = f"mesh.{encode_token(namespace)}.{what}"
+    return Address(Kind.NODES, f"{space}.{encode_token(name)}" if name else space, "", name or what)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -238,10 +238,13 @@ class Invocation:
         wait = 0.0
         while True:
             try:
-                return await self._exchange.request(where, message, deadline, stream)
+                reply = await self._exchange.request(where, message, deadline, stream)
+                if namespace == self._namespace:
+                    self._directory.saw(app_id)
+                return reply
             except NoResponderError:
                 # A stream's body is untouched, since no callee has granted credit for it.
-                if namespace != self._namespace or self._directory.last_seen(app_id) is None:
+                if namespace != self._namespace or not await self._directory.was_seen(app_id, deadline):
                     raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
                 wait = next(waits, wait)
                 self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
@@ -257,7 +260,7 @@ class Invocation:
     async def _wait_for_news(self, app_id: str, wait: float, deadline: float) -> None:
         try:
             async with asyncio.timeout(min(wait, deadline - time.time())):
-                await self._directory.until_news()
+                await self._directory.until_news(app_id)
         except TimeoutError:
             if time.time() >= deadline:
                 raise DeadlineExceededError(f"{app_id} was not back within the deadline") from None

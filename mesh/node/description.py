@@ -1,14 +1,17 @@
 """What every live node says about itself: its applications, their subscriptions, topics and methods.
 
-Presence is broadcast all the time and small; this is only told when somebody asks. The question is an
-announcement of nobody with ``"query": "describe"``, which an older node answers with its presence alone.
+It is told when somebody asks, and to nobody else: the question is broadcast to all nodes and names an address,
+where only the one who asked listens. It also says how long that one waits; each node answers at some moment of
+the first half of it, so that many answers do not come at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,11 +19,14 @@ import orjson
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
+from mesh.errors import BrokerError
 from mesh.resources.subscription import Subscription
+from mesh.tasks import task_group
 
-__all__ = ["DESCRIBE", "ComponentDescription", "Node", "NodeDescription", "collect"]
+__all__ = ["ComponentDescription", "Node", "NodeDescription", "answering", "collect"]
 
-DESCRIBE = "describe"
+MAX_ASKERS = 16
+MAX_WITHIN = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,10 @@ def _pairs(value: object) -> tuple[tuple[str, str], ...]:
 
 
 def read(body: bytes) -> Node | None:
-    """Read an announcement; None when it is a question or malformed."""
+    """Read an answer; None when it is malformed."""
     try:
         said = orjson.loads(body)
-        if said.get("query"):
-            return None
-        about = said.get("about") or {}
+        about = said["about"]
         methods = about.get("methods")
         return Node(
             str(said["node"]),
@@ -116,25 +120,69 @@ def read(body: bytes) -> Node | None:
         return None
 
 
+@asynccontextmanager
+async def answering(broker: Broker, namespace: str, answer: Callable[[], Mapping[str, object]]) -> AsyncIterator[None]:
+    """Answer whoever asks all nodes, while entered.
+
+    Args:
+        broker: An entered one.
+        namespace: Of the mesh.
+        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``.
+    """
+    pending: set[asyncio.Task[None]] = set()
+
+    async def tell(where: address.Address, delay: float) -> None:
+        await asyncio.sleep(delay)
+        with suppress(BrokerError):
+            await broker.broadcast(where, Message({}, orjson.dumps(answer())))
+
+    def receive(frame: Frame) -> None:
+        try:
+            asked = orjson.loads(frame.message.body if frame.message is not None else b"")
+            where = address.asker(namespace, str(asked["answer_to"]))
+            within = min(max(0.0, float(asked["within"])), MAX_WITHIN)
+            delay = random.uniform(0.0, within / 2)  # noqa: S311 - it only spreads
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            return
+        if len(pending) < MAX_ASKERS:
+            task = tasks.create_task(tell(where, delay), name="description-tell")
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+
+    async with task_group() as tasks:
+        try:
+            async with broker.listen(address.nodes(namespace), receive):
+                yield
+        finally:
+            for task in pending:
+                task.cancel()
+
+
 async def collect(broker: Broker, namespace: str, seconds: float) -> list[Node]:
     """Ask every node, and give those that answered in time, each once, by id.
 
     Args:
         broker: An entered one.
         namespace: Of the mesh.
-        seconds: How long to listen.
+        seconds: How long to listen; while answers still come, up to twice as long.
     """
+    loop = asyncio.get_running_loop()
     found: dict[str, Node] = {}
+    heard_at = 0.0
 
     def receive(frame: Frame) -> None:
+        nonlocal heard_at
         node = read(frame.message.body) if frame.message is not None else None
-        # A periodic announcement that comes after the answer says less.
-        if node is not None and (node.id not in found or node.app_id):
+        if node is not None:
             found[node.id] = node
+            heard_at = loop.time()
 
-    where = address.nodes(namespace)
-    async with broker.listen(where, receive):
-        question = {"node": secrets.token_hex(8), "query": DESCRIBE, "ready": [], "seen": {}}
-        await broker.broadcast(where, Message({}, orjson.dumps(question)))
+    me = secrets.token_hex(8)
+    async with broker.listen(address.asker(namespace, me), receive):
+        question = {"answer_to": me, "within": seconds}
+        await broker.broadcast(address.nodes(namespace), Message({}, orjson.dumps(question)))
+        asked_at = loop.time()
         await asyncio.sleep(seconds)
+        while loop.time() < min(heard_at + seconds / 4, asked_at + 2 * seconds):  # noqa: ASYNC110 - time, no event
+            await asyncio.sleep(seconds / 8)
     return [found[each] for each in sorted(found)]

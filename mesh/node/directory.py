@@ -1,8 +1,19 @@
-"""Presence: who is on the mesh, learnt from what nodes broadcast.
+"""Presence: whether an application was there within the last minute, and when it is back.
 
-A node announces its applications on start, on every change, every few seconds and when it leaves,
-and passes on whom it saw within the last minute, so that a node that starts in the middle of a
-rolling restart also knows that the application is about to be back.
+A call needs none of it: the broker says at once when nobody serves an application's address. Only then the caller has
+to know whether there is something to wait for. It asks at an address that is served by whoever knows, so the broker
+chooses one of them to answer, and says at once when there is none.
+
+================== =================================================================================================
+``seen.<app id>``  served by those who know that it was there within the last minute
+``keepers``        served by every node; the one that the broker chooses becomes the *keeper* of the node that wrote
+``keepers.<node>`` where a keeper gets further signs of life
+``back.<app id>``  who takes calls again says so here, to those who wait for it
+================== =================================================================================================
+
+An application's own instances know it, and their keepers: a node tells its keeper which applications it has, every ten
+seconds and once more when it leaves, and then also what it keeps for others. So it is known for a minute after its
+end, planned or not. No node hears of others but those that it calls and the few that it keeps, however many there are.
 """
 
 from __future__ import annotations
@@ -10,138 +21,298 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import orjson
 
 from mesh import address
-from mesh.broker import Broker, Frame, Message
-from mesh.errors import BrokerError
-from mesh.node.description import DESCRIBE
+from mesh.broker import Frame, Message
+from mesh.calls.exchange import Exchange, Request
+from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoResponderError
+from mesh.node.description import answering
+from mesh.tasks import task_group
 
 __all__ = ["Directory"]
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_INTERVAL = 5.0
+SIGN_INTERVAL = 10.0
 SEEN_WINDOW = 60.0
+ANSWER_WITHIN = 5.0
+LEAVE_WITHIN = 2.0
+TRIES = 5
 MAX_APPS = 10_000
+MAX_KEPT = 1_000
+_MALFORMED = (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 class Directory:
-    """This node's view of who is there.
+    """What this node knows of others, and tells of itself.
 
     Attributes:
         node_id: This node.
-        describe: Gives what is announced of this node when somebody asks (``mesh/node/description.py``).
+        describe: Gives what this node tells whoever asks all of them (``mesh/node/description.py``).
     """
 
-    def __init__(self, broker: Broker, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Use a connected broker.
+    def __init__(self, exchange: Exchange, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Use an entered exchange.
 
         Args:
-            broker: Carries the broadcasts.
-            namespace: Only nodes of one namespace see each other.
+            exchange: Carries questions and signs of life.
+            namespace: Only nodes of one namespace know each other.
             clock: Seconds, monotonic.
         """
-        self._broker = broker
-        self._address = address.nodes(namespace)
+        self._exchange = exchange
+        self._broker = exchange.broker
+        self._namespace = namespace
         self._clock = clock
         self.node_id = secrets.token_hex(8)
         self.describe: Callable[[], Mapping[str, object]] = dict
-        self._describing = False
+        self._hosted: dict[str, bool] = {}  # Whether it is ready.
         self._seen: dict[str, float] = {}
-        self._ready: dict[str, bool] = {}
+        self._keeping: dict[str, asyncio.Event] = {}  # Set once questions are answered.
+        self._asking: dict[str, asyncio.Task[bool]] = {}
+        self._news: dict[str, asyncio.Event] = {}
+        self._keeper = ""
+        self._back: set[str] = set()
         self._changed = asyncio.Event()
-        self._announce_now = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        self._running: set[asyncio.Task[None]] = set()
+
+    # What this node's own blocks say and ask
 
     def host(self, app_id: str, *, ready: bool) -> None:
         """Say that this node has an application, and whether it takes calls now.
 
         One that is just starting counts as seen, so that calls wait for it.
         """
-        if ready or app_id not in self._ready:
+        was_ready = self._hosted.get(app_id)
+        if ready or was_ready is not False:
             self._seen[app_id] = self._clock()
-        self._ready[app_id] = ready
-        self._announce_now.set()
+        if ready and not was_ready:
+            self._back.add(app_id)
+        self._hosted[app_id] = ready
+        self._changed.set()
 
-    def last_seen(self, app_id: str) -> float | None:
-        """Give the seconds since an application was there; None when never within the last minute."""
-        at = self._seen.get(app_id)
-        if at is None:
-            return None
-        age = self._clock() - at
-        return age if age <= SEEN_WINDOW else None
+    def saw(self, app_id: str) -> None:
+        """Note that an application has just answered."""
+        self._note(app_id, self._clock())
+        if self._news:
+            self._tell_those_who_wait(app_id)
 
-    async def until_news(self) -> None:
-        """Wait for any announcement."""
-        await self._changed.wait()
+    async def was_seen(self, app_id: str, deadline: float) -> bool:
+        """Tell whether an application that nobody serves now was there within the last minute.
+
+        Asks the mesh, one question at a time for each application, unless this node knows it. True when the
+        answer fails to come: somebody knows then, or the connection is away.
+
+        Args:
+            app_id: The application.
+            deadline: Unix time in seconds by which to give up.
+        """
+        if self._left(app_id) > 0:
+            return True
+        asking = self._asking.get(app_id)
+        if asking is None:
+            asking = self._asking[app_id] = self._tasks.create_task(self._ask(app_id), name="directory-ask")
+            asking.add_done_callback(lambda _: self._asking.pop(app_id))
+        # Others may wait for it too: it outlives one that is cancelled.
+        await asyncio.wait([asking], timeout=max(0.0, deadline - time.time()))
+        return not asking.done() or (not asking.cancelled() and asking.result())
+
+    async def until_news(self, app_id: str) -> None:
+        """Wait until an application is back. What is missed stays so: bound it in time, and try."""
+        news = self._news.get(app_id)
+        if news is None:
+            news = self._news[app_id] = asyncio.Event()
+            self._start(self._listen(app_id, news), "directory-listen")
+        await news.wait()
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Announce and listen; leaving says goodbye."""
-        async with self._broker.listen(self._address, self._receive), asyncio.TaskGroup() as tasks:
-            await self._send(query=True)
-            announcing = tasks.create_task(self._announce(), name="directory-announce")
+        """Answer, and give signs of life; leaving hands on what is known here."""
+        exchange, own = self._exchange, address.keepers(self._namespace, self.node_id)
+        async with task_group() as self._tasks:
             try:
-                yield
+                async with (
+                    answering(self._broker, self._namespace, self._answer_all),
+                    exchange.serve(address.keepers(self._namespace), "keepers", self._take),
+                    exchange.serve(own, self.node_id, self._take),
+                ):
+                    signing = self._tasks.create_task(self._sign(), name="directory-sign")
+                    try:
+                        yield
+                    finally:
+                        signing.cancel()
             finally:
-                announcing.cancel()
-                self._ready = dict.fromkeys(self._ready, False)
-                await self._send()
+                try:
+                    await self._leave()
+                finally:
+                    for task in (*self._running, *self._asking.values()):
+                        task.cancel()
 
-    async def _announce(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(ANNOUNCE_INTERVAL):
-                    await self._announce_now.wait()
-            except TimeoutError:
-                self._forget_old()
-            self._announce_now.clear()  # Before it is sent: what changes while it is sent is sent next.
-            await self._send()
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._tasks.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
-    def _forget_old(self) -> None:
-        limit = self._clock() - SEEN_WINDOW
-        self._seen = {app_id: at for app_id, at in self._seen.items() if at >= limit}
+    async def _leave(self) -> None:
+        """Hand on what is known here, and only then answer questions no more; those that have come are answered."""
+        for app_id in self._hosted:
+            self.host(app_id, ready=False)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN):
+                await self._tell_keeper(self._ages([*self._hosted, *self._keeping]))
+        self._ended.set()
+        for app_id in list(self._news):
+            self._tell_those_who_wait(app_id)
+        if self._running:
+            await asyncio.wait(self._running, timeout=LEAVE_WITHIN)
 
-    async def _send(self, *, query: bool = False) -> None:
-        now = self._clock()
-        for app_id, ready in self._ready.items():
-            if ready:
-                self._seen[app_id] = now
-        body: dict[str, object] = {
-            "node": self.node_id,
-            "query": query,
-            "ready": [app_id for app_id, ready in self._ready.items() if ready],
-            "seen": {app_id: round(now - at, 1) for app_id, at in self._seen.items() if now - at <= SEEN_WINDOW},
-        }
-        if self._describing:
-            self._describing = False
-            body["about"] = self.describe()
+    # What is known here
+
+    def _age(self, app_id: str) -> float:
+        return 0.0 if self._hosted.get(app_id) else self._clock() - self._seen.get(app_id, -math.inf)
+
+    def _left(self, app_id: str) -> float:
+        """Give the seconds for which it still counts as seen."""
+        return SEEN_WINDOW - self._age(app_id)
+
+    def _ages(self, app_ids: Iterable[str]) -> dict[str, float]:
+        return {app_id: round(self._age(app_id), 1) for app_id in app_ids if self._left(app_id) > 0}
+
+    def _note(self, app_id: str, at: float) -> None:
+        before = self._seen.get(app_id)
+        if (before is None and len(self._seen) < MAX_APPS) or (before is not None and before < at):
+            self._seen[app_id] = at
+
+    async def _ask(self, app_id: str) -> bool:
+        question = Message({}, b"")
+        where = address.seen(self._namespace, app_id)
         try:
-            await self._broker.broadcast(self._address, Message({}, orjson.dumps(body)))
+            reply = await self._exchange.request(where, question, time.time() + ANSWER_WITHIN)
+            self._note(app_id, self._clock() - max(0.0, float(orjson.loads(reply.body))))
+        except NoResponderError:
+            return False
+        except (MeshError, *_MALFORMED) as error:
+            logger.debug("no answer whether %s was seen: %s", app_id, error)
+            return True
+        return self._left(app_id) > 0
+
+    def _keep(self, app_id: str) -> asyncio.Event:
+        active = self._keeping.get(app_id)
+        if active is None:
+            active = self._keeping[app_id] = asyncio.Event()
+            self._start(self._answer(app_id, active), "directory-answer")
+        return active
+
+    async def _answer(self, app_id: str, active: asyncio.Event) -> None:
+        """Answer whether an application was seen, for as long as it was."""
+
+        async def answer(request: Request) -> None:
+            await request.reply({}, orjson.dumps(min(round(self._age(app_id), 1), 2 * SEEN_WINDOW)))
+
+        try:
+            async with self._exchange.serve(address.seen(self._namespace, app_id), "seen", answer):
+                active.set()
+                while not self._ended.is_set() and (left := self._left(app_id)) > 0:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(min(left, SIGN_INTERVAL)):
+                            await self._ended.wait()
+                del self._keeping[app_id]  # While it ends, a new sign already begins it anew.
         except BrokerError as error:
-            logger.debug("cannot announce: %s", error)  # The next one comes in seconds.
+            logger.debug("cannot keep %s in mind: %s", app_id, error)
+        finally:
+            if self._keeping.get(app_id) is active:
+                del self._keeping[app_id]
+            active.set()
 
-    def _receive(self, frame: Frame) -> None:
-        try:
-            body = orjson.loads(frame.message.body if frame.message else b"")
-            if body["node"] == self.node_id:
+    # Signs of life
+
+    async def _sign(self) -> None:
+        while True:
+            wait = SIGN_INTERVAL if self._keeper or not self._hosted else SIGN_INTERVAL / 5
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait * random.uniform(0.8, 1.0)):  # noqa: S311 - it only spreads
+                    await self._changed.wait()
+            self._changed.clear()  # Before it is told: what changes meanwhile is told next.
+            self._seen = {app_id: at for app_id, at in self._seen.items() if self._left(app_id) > 0}
+            back, self._back = self._back, set()
+            for app_id in back:
+                with suppress(BrokerError):
+                    await self._broker.broadcast(address.back(self._namespace, app_id), Message({}, b""))
+            known = self._ages(self._hosted)
+            for app_id in known:
+                self._keep(app_id)
+            await self._tell_keeper(known)
+
+    async def _tell_keeper(self, known: Mapping[str, float]) -> None:
+        """Have another node keep in mind what is known here: the one that did so before, or any."""
+        body = orjson.dumps({"node": self.node_id, "seen": known})
+        for _ in range(TRIES if known else 0):
+            keeper, self._keeper = self._keeper, ""
+            where = address.keepers(self._namespace, keeper)
+            try:
+                reply = await self._exchange.request(where, Message({}, body), time.time() + ANSWER_WITHIN)
+                self._keeper = str(orjson.loads(reply.body)["keeper"])  # None: it is this node itself, or full.
+            except BrokerUnavailableError:
+                return  # The next sign comes in seconds.
+            except NoResponderError:
+                if not keeper:
+                    return  # This node leaves, as the last one.
+            except (MeshError, *_MALFORMED) as error:
+                logger.debug("no keeper: %s", error)
+            if self._keeper:
                 return
+
+    async def _take(self, request: Request) -> None:
+        """Keep in mind what another node knows."""
+        try:
+            said = orjson.loads(request.body)
+            ages = {app_id: max(0.0, float(age)) for app_id, age in said["seen"].items() if age <= SEEN_WINDOW}
+            kept = said["node"] != self.node_id and len(self._keeping.keys() | ages) <= MAX_KEPT
+        except _MALFORMED:
+            logger.warning("ignored a malformed sign of life")
+            kept, ages = False, {}
+        if kept:
             now = self._clock()
-            for app_id, age in body["seen"].items():
-                at = now - max(0.0, float(age))
-                known = app_id in self._seen or len(self._seen) < MAX_APPS
-                if known and at > self._seen.get(app_id, -math.inf):
-                    self._seen[app_id] = at
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-            logger.warning("ignored a malformed announcement")
-            return
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-        if body.get("query"):
-            self._describing = self._describing or body["query"] == DESCRIBE
-            self._announce_now.set()
+            for app_id, age in ages.items():
+                self._note(app_id, now - age)
+            for active in [self._keep(app_id) for app_id in ages]:
+                await active.wait()
+            kept = self._keeping.keys() >= ages.keys()
+        await request.reply({}, orjson.dumps({"keeper": self.node_id if kept else ""}))
+
+    # News
+
+    async def _listen(self, app_id: str, news: asyncio.Event) -> None:
+        """Listen for an application that is waited for, until it is back or counts as seen no more."""
+
+        def receive(_: Frame) -> None:
+            self._tell_those_who_wait(app_id)
+
+        try:
+            async with self._broker.listen(address.back(self._namespace, app_id), receive):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SEEN_WINDOW):
+                        await news.wait()
+        except BrokerError as error:
+            logger.debug("cannot listen for %s: %s", app_id, error)
+        finally:
+            if self._news.get(app_id) is news:
+                del self._news[app_id]
+
+    def _tell_those_who_wait(self, app_id: str) -> None:
+        news = self._news.pop(app_id, None)
+        if news is not None:
+            news.set()
+
+    def _answer_all(self) -> Mapping[str, object]:
+        ready = [app_id for app_id, ready in self._hosted.items() if ready]
+        return {"node": self.node_id, "ready": ready, "about": self.describe()}

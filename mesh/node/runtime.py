@@ -163,7 +163,7 @@ class Runtime:
         broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # what entry points promise
         self.broker = await enter(broker)
         self.exchange = await enter(Exchange(self.broker))
-        directory = Directory(self.broker, settings.namespace)
+        directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))

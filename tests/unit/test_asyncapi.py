@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from brokers.memory import MemoryBroker, MemoryHub
 from gateway.cli import main
 from gateway.cli.asyncapi import document
 from mesh import address
-from mesh.blocks.pubsub import MAX_TOPICS
-from mesh.broker import Message
-from mesh.node.description import ComponentDescription, Node, NodeDescription, collect
-from mesh.node.directory import Directory
-from mesh.resources.subscription import Subscription
-from tests.support.eventually import eventually
+from mesh.node.description import Node
 
 ON_BACKBONE = (("pubsub", "pubsub.mesh"),)
 NODES = [
@@ -181,49 +175,7 @@ def test_servers_are_named_without_credentials(backbone: str, servers: dict[str,
     assert (found and {name: (each["host"], each["protocol"]) for name, each in found.items()}) == servers
 
 
-# Asking
-
-
-async def _directory(hub: MemoryHub, found: Any) -> None:
-    async with MemoryBroker(hub) as broker:
-        directory = Directory(broker, "default")
-        directory.host("shop", ready=True)
-        directory.describe = NodeDescription(
-            "shop",
-            components=(ComponentDescription("pubsub", "pubsub.mesh", "v1"),),
-            subscriptions=(Subscription("", "pubsub", "orders"),),
-            published=tuple(("pubsub", f"t{number:04}") for number in range(MAX_TOPICS)),
-            methods=("price",),
-        ).announced
-        async with directory.run():
-            await found()
-
-
-async def test_nodes_answer_a_question_with_what_they_do() -> None:
-    """And never say it unasked; an answer of another kind is ignored."""
-    hub = MemoryHub()
-    heard: list[bytes] = []
-
-    async def found() -> None:
-        async with MemoryBroker(hub) as broker:
-            where = address.nodes("default")
-            async with broker.listen(where, lambda frame: heard.append(frame.message.body if frame.message else b"")):
-                for junk in (b"", b"[]", b'{"node":"x"}', b'{"node":"x","ready":[],"about":{"published":[1]}}'):
-                    await broker.broadcast(where, Message({}, junk))
-
-                async def check() -> None:
-                    (node,) = await collect(broker, "default", 0.05)
-                    assert (node.app_id, node.apps) == ("shop", ("shop",))
-                    assert node.subscriptions == (("pubsub", "orders", ""),)
-                    assert len(node.published) == MAX_TOPICS
-                    assert node.methods == ("price",)
-                    assert await collect(broker, "other", 0.05) == []
-
-                await eventually(check)
-
-    await _directory(hub, found)
-    announced = [json.loads(body) for body in heard if body.startswith(b'{"node"') and b'"seen"' in body]
-    assert 0 < sum("about" in each for each in announced) <= sum(each["query"] == "describe" for each in announced)
+# The command
 
 
 def test_command_writes_what_is_asked_for(
