@@ -10,7 +10,22 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.http.harness import ANY, App, Backbone, Case, Got, Node, Reply, cases, check, error, gateway, matches, yaml
+from tests.http.harness import (
+    ANY,
+    App,
+    Backbone,
+    Case,
+    Got,
+    Node,
+    Reply,
+    cases,
+    check,
+    component,
+    error,
+    gateway,
+    matches,
+    yaml,
+)
 from tests.support.eventually import eventually
 
 TARGET = "/v1.0/invoke/callee/method/work"
@@ -139,6 +154,36 @@ async def test_outcomes_and_failures_are_published(nats: Backbone, tmp_path: Pat
             assert len(app.at("/bad")) == 2
 
 
+async def test_an_outcome_is_published_with_the_callers_rights(nats: Backbone, tmp_path: Path) -> None:
+    """The callee's scopes neither forbid it nor lend it anything; a call whose outcome goes nowhere runs once."""
+    scopes = {"publishingScopes": "callee=;trusted=outcomes;stranger=", "subscriptionScopes": "callee=outcomes"}
+    resources = component("pubsub", "pubsub.mesh", **scopes) + component("statestore", "state.mesh")
+    async with App([SUBSCRIBED[1]]) as app:
+        callee = gateway(nats, tmp_path, app=app, app_id="callee", resources=resources)
+        trusted = gateway(nats, tmp_path, app_id="trusted", resources=resources)
+        stranger = gateway(nats, tmp_path, app_id="stranger", resources=resources)
+        async with callee, trusted as may, stranger as may_not:
+            for caller, topic in ((may_not, "outcomes"), (may_not, "pubsub/outcomes"), (may, "none/such")):
+                call_id = await call(caller, mesh_reply_topic=topic)
+                await outcome(caller, call_id, "succeeded")
+            told = await call(may, mesh_reply_topic="outcomes")
+            (event,) = await app.until("/outcomes")
+            assert event.json["id"] == told
+            await outcome(may, told, "succeeded")
+            assert len(app.at("/work")) == 4
+
+
+async def test_outcomes_are_told_to_the_two_of_them(caller: Node, nats: Backbone, tmp_path: Path) -> None:
+    """Caller and callee; to anybody else the id is unknown. A key is its caller's own."""
+    async with App() as app, gateway(nats, tmp_path, app=app, app_id="callee") as callee:
+        call_id = await call(caller, mesh_idempotency_key="k")
+        await outcome(caller, call_id, "succeeded")
+        await outcome(callee, call_id, "succeeded")
+        async with gateway(nats, tmp_path, app_id="stranger") as stranger:
+            assert (await stranger.get(f"/v1.0/mesh/invocations/{call_id}")).status == 404
+            assert await call(stranger, mesh_idempotency_key="k") != call_id
+
+
 async def test_a_delayed_call_waits(caller: Node, nats: Backbone, tmp_path: Path) -> None:
     """``mesh-delay`` holds a call; the hold counts as no attempt that failed."""
     async with App() as app, gateway(nats, tmp_path, app=app, app_id="callee"):
@@ -157,6 +202,8 @@ BAD = {"errorCode": "ERR_BAD_REQUEST", "message": ANY}
     Case("delay", ("POST", TARGET, {**DURABLE, "mesh-delay": "soon"}), 400, BAD),
     Case("window", ("POST", TARGET, {**DURABLE, "mesh-idempotency-window": "-1s"}), 400, BAD),
     Case("long key", ("POST", TARGET, {**DURABLE, "mesh-idempotency-key": "k" * 600}), 400, BAD),
+    Case("reply topic", ("POST", TARGET, {**DURABLE, "mesh-reply-topic": "pubsub/"}), 400, BAD),
+    Case("dead letter topic", ("POST", TARGET, {**DURABLE, "mesh-dead-letter-topic": "/x"}), 400, BAD),
     Case("namespace", ("POST", "/v1.0/invoke/a.other/method/x", DURABLE), 400, BAD),
     Case(
         "unknown id",
