@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -14,12 +13,12 @@ import orjson
 from mesh.application import Headers
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, AppUnreachableError
+from mesh.event import CLOUDEVENTS_JSON, new_id
 
 __all__ = ["Batcher", "folded"]
 
 BULK_TYPE = "com.dapr.event.sent.bulk"
 RAW_CONTENT_TYPE = "application/octet-stream"
-EVENT_CONTENT_TYPE = "application/cloudevents+json"
 Post = Callable[[str, Headers, bytes], Awaitable[tuple[int, bytes]]]
 
 
@@ -76,8 +75,8 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         event: object = base64.b64encode(body).decode() if raw else orjson.Fragment(body)
-        content_type = RAW_CONTENT_TYPE if raw else EVENT_CONTENT_TYPE
-        entry = _Entry(str(uuid.uuid4()), event, content_type, loop.create_future())
+        content_type = RAW_CONTENT_TYPE if raw else CLOUDEVENTS_JSON
+        entry = _Entry(new_id(), event, content_type, loop.create_future())
         key = (path, topic)
         entries = self._waiting.setdefault(key, [])
         entries.append(entry)
@@ -98,7 +97,7 @@ class Batcher:
 
     async def _send(self, path: str, topic: str, entries: list[_Entry]) -> None:
         body = {
-            "id": str(uuid.uuid4()),
+            "id": new_id(),
             "entries": [
                 {"entryId": entry.entry_id, "event": entry.event, "contentType": entry.content_type, "metadata": {}}
                 for entry in entries

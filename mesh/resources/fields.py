@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 
-from mesh.durations import parse_duration
 from mesh.errors import ExpressionError
 from mesh.expressions import Trip, compile_match, compile_trip
 from mesh.policies import StatusCodes, Timeout, parse_status_codes
+from mesh.values import parse_duration
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -121,7 +121,7 @@ def _duration(value: object) -> float:
 def _timeout(value: object) -> Timeout:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"expected a duration such as '5s', or milliseconds, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
-    return Timeout(parse_duration(value, bare_milliseconds=True))
+    return Timeout(parse_duration(value, bare="ms"))
 
 
 def _ratio(value: object) -> float:
