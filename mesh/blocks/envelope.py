@@ -32,6 +32,7 @@ from mesh.event import (
     new_id,
     required_headers,
 )
+from mesh.telemetry import is_tracestate
 from mesh.values import parse_bool as parse_bool
 from mesh.values import parse_instant
 
@@ -182,7 +183,7 @@ class Envelope:
     Attributes:
         body: What is posted.
         traceparent: The publisher's span; empty when there is none.
-        tracestate: Passed on.
+        tracestate: Passed on; empty when it is none.
         expires_at: Unix time in seconds; None for never.
         raw: Whether the subscription takes payloads as they are.
     """
@@ -207,13 +208,18 @@ def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, pr
     return Envelope(
         body,
         _text(members.get("traceparent")),
-        _text(members.get("tracestate")),
+        _state(_text(members.get("tracestate"))),
         _expiry(_text(members.get("expiration"))),
     )
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _state(tracestate: str) -> str:
+    """Give what may be passed on in a header of that name."""
+    return tracestate if is_tracestate(tracestate) else ""
 
 
 def _expiry(text: str) -> float | None:
@@ -244,7 +250,7 @@ def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: st
     else:
         data = b'{"data_base64":"' + base64.b64encode(body) + b'"'
     expires_at = _expiry(attributes["expiration"]) if "expiration" in attributes else None
-    return Envelope(data + b"," + rest[1:], traceparent, tracestate, expires_at)
+    return Envelope(data + b"," + rest[1:], traceparent, _state(tracestate), expires_at)
 
 
 def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:

@@ -136,6 +136,16 @@ def test_foreign_binary_events() -> None:
     assert orjson.loads(read(headers, b"", pubsub="p", topic="t", prefix="ce-").body)["data"] is None
 
 
+@pytest.mark.parametrize("state", ["k=é", "k=v\r\nx: y"])
+def test_a_tracestate_that_is_none(state: str) -> None:
+    """The event keeps it, no header gets it."""
+    headers, data = build_binary(PublishOptions("a", "p", "t", TRACE, state), None, b"x", "ce-")
+    event = build_structured(OPTIONS, orjson.dumps({"id": "1", "tracestate": state}), "ce-")
+    for found in (read(*each, pubsub="p", topic="t", prefix="ce-") for each in ((headers, data), event)):
+        assert found.tracestate == ""
+        assert orjson.loads(found.body)["tracestate"] == state
+
+
 def test_a_foreign_binary_event_that_is_no_json() -> None:
     """Its envelope does not parse, which rules and batches find out."""
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
