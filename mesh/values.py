@@ -9,16 +9,11 @@ Kubernetes ``resource.Quantity``.
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
-from collections.abc import Iterable
 from datetime import datetime
-from fractions import Fraction
 from typing import Literal
 
 __all__ = [
-    "did_you_mean",
     "is_instant",
     "parse_bool",
     "parse_duration",
@@ -39,6 +34,7 @@ _UNITS_NS = {
 }
 _LONGEST_NS = 2**63 - 1  # Go keeps a duration in a signed 64-bit count of nanoseconds.
 _LONGEST_TEXT = 64  # Longer numbers mean nothing and are slow to convert.
+_SCALE: int = 10**_LONGEST_TEXT  # Numbers with decimals are integers of so small a unit that each is exact.
 _NUMBER = r"[0-9]+\.?[0-9]*|\.[0-9]+"
 _BARE = re.compile(_NUMBER)
 _WHOLE = re.compile(r"[-+]?[0-9]+")
@@ -87,12 +83,12 @@ def parse_duration(text: str | int, *, bare: Literal["s", "ms"] | None = None) -
         return 0.0
     whole = text.isascii() and text.isdigit()
     if bare is not None and (whole or (bare == "s" and _BARE.fullmatch(text))):
-        return _seconds(_fraction(text) * _UNITS_NS[bare], text)
+        return _seconds(_scaled(text) * _UNITS_NS[bare], text)
     if whole:
         raise ValueError(f"a duration needs a unit: '{text}s' or '{text}ms', not '{text}'")
-    total, position = Fraction(0), 0
+    total = position = 0
     while match := _TERM.match(text, position):
-        total += _fraction(match[1]) * _UNITS_NS[match[2]]
+        total += _scaled(match[1]) * _UNITS_NS[match[2]]
         position = match.end()
     if position == 0 or position != len(text):
         raise ValueError(_not_a_duration(text, bare))
@@ -114,7 +110,7 @@ def parse_size(text: str | int) -> int:
         raise ValueError(f"not a size: '{_short(text)}' (for example '4Mi', '16Ki', '1G' or '1024')")
     number, letter, binary = match[1], match[2], match[3]
     unit = (1024 if binary else 1000) ** _POWERS[letter] if letter else 1
-    return math.ceil(_fraction(number) * unit)
+    return -(-_scaled(number) * unit // _SCALE)
 
 
 def parse_whole(text: str, *, least: int = 0, most: int | None = None) -> int:
@@ -173,13 +169,6 @@ def parse_instant(text: str) -> float:
         raise ValueError(f"not a time: '{_short(text)}' (for example '2030-01-01T00:00:00Z')") from None
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
-    """Find the known name that was probably meant."""
-    by_case = {name.casefold(): name for name in known}
-    close = difflib.get_close_matches(wrong.casefold(), by_case, n=1, cutoff=0.65)
-    return by_case[close[0]] if close else None
-
-
 def _parse_iso(text: str) -> float:
     match = _ISO.fullmatch(text)
     if match is None or text == "P" or match["time"] == "T":
@@ -187,18 +176,19 @@ def _parse_iso(text: str) -> float:
     if match["y"] or match["mo"]:
         raise ValueError(f"years and months have no fixed length: '{text}' (use days, 'P30D')")
     total = sum(int(match[name] or 0) * seconds for name, seconds in _ISO_SECONDS.items())
-    return _seconds(Fraction(total * 10**9), text)
+    return _seconds(total * 10**9 * _SCALE, text)
 
 
-def _fraction(number: str) -> Fraction:
+def _scaled(number: str) -> int:
     whole, _, decimals = number.partition(".")
-    return Fraction(int(whole + decimals), 10 ** len(decimals))
+    return int(whole + decimals.ljust(_LONGEST_TEXT, "0"))
 
 
-def _seconds(nanoseconds: Fraction, text: str) -> float:
-    if nanoseconds > _LONGEST_NS:
+def _seconds(nanoseconds: int, text: str) -> float:
+    """Take scaled nanoseconds."""
+    if nanoseconds > _LONGEST_NS * _SCALE:
         raise ValueError(f"a duration cannot be longer than about 292 years: '{text}'")
-    return float(nanoseconds / 10**9)
+    return nanoseconds / (10**9 * _SCALE)
 
 
 def _not_a_duration(text: str, bare: str | None) -> str:

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict
 
 from gateway.cli.configure import app_id_problem, app_protocol
-from mesh.durations import parse_size
 from mesh.resources.documents import FileModel
 from mesh.resources.fields import AnyText, Count, Name, Parsed, ScalarText, described
 from mesh.resources.shapes import wire_name
+from mesh.values import parse_size
 
 __all__ = ["App", "Common", "Destination", "Shared", "Template"]
 

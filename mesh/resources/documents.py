@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mesh.errors import Problem
 from mesh.resources.fields import described
 from mesh.resources.shapes import fields_at, fitted, wire_name
-from mesh.values import did_you_mean
+from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
