@@ -21,11 +21,7 @@ __all__ = ["V2", "subscription"]
 V2 = "dapr.io/v2alpha1"
 
 
-def _route(value: object) -> str:
-    return normal_path(plain_text(value))
-
-
-Route = Annotated[str, Parsed(_route)]
+Route = Annotated[str, Parsed(lambda text: normal_path(plain_text(text)))]
 
 
 @dataclass(frozen=True, slots=True)
