@@ -35,7 +35,6 @@ EVENTS_DROPPED = "events_dropped"  # component, topic
 EVENTS_DUPLICATE = "events_duplicate"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
-REQUESTS_EXPIRED = "requests_expired"  # app id
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 
 MAX_SERIES = 1000

@@ -330,8 +330,9 @@ def test_every_field_of_a_configuration_loads(tmp_path: Path) -> None:
     assert spec.workflow.state_retention_policy.terminated == 14400.0
     assert spec.access_control is not None
     assert spec.access_control.policies[0].operations[0].http_verb == ("POST",)
-    assert spec.effective_metrics().record_error_codes
-    assert not spec.effective_metrics().enabled
+    assert spec.metric is not None
+    assert spec.metrics is not None
+    assert (spec.metrics.enabled, spec.metrics.record_error_codes) == (False, True)
 
 
 def test_the_application_s_subscriptions() -> None:
