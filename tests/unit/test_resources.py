@@ -13,21 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError
-from mesh.resources import (
-    BulkOptions,
+from mesh.resources.component import (
     Component,
     EnvRef,
     MetadataEntry,
-    Rule,
     Secret,
     SecretRef,
-    Subscription,
     TemplateTokens,
     env_refusal,
     expand_template,
-    programmatic_subscriptions,
 )
 from mesh.resources.loader import LoadedResources, load_resources
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, programmatic_subscriptions
 
 if TYPE_CHECKING:
     from pathlib import Path
