@@ -18,9 +18,9 @@ from gateway.routes.durable import DELIVERY_HEADER, accept
 from gateway.routes.request import go_ahead, header, read_body, unescape
 from gateway.routes.route import Asked, Route
 from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
-from mesh.durations import parse_duration
 from mesh.errors import MeshError
 from mesh.telemetry import unusable
+from mesh.values import parse_duration
 
 __all__ = ["ROUTES", "by_header", "by_url", "clean_path"]
 

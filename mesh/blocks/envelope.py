@@ -26,14 +26,12 @@ from mesh.event import (
     SPECVERSION,
     attributes_of,
     encode_header_value,
-    is_structured,
     media_type,
     members_of,
     new_id,
     required_headers,
 )
 from mesh.telemetry import is_tracestate
-from mesh.values import parse_bool as parse_bool
 from mesh.values import parse_instant
 
 __all__ = ["Envelope", "PublishOptions", "build_binary", "build_structured", "overrides", "read", "wrap_raw"]
@@ -268,8 +266,3 @@ def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes
     if traceparent:
         members |= {"traceid": traceparent, "traceparent": traceparent, "tracestate": ""}
     return orjson.dumps(members)
-
-
-# Old names, for as long as they are used.
-parse_event = members_of
-is_json_event = is_structured
