@@ -206,7 +206,7 @@ def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, pr
     return Envelope(
         body,
         _text(members.get("traceparent")),
-        _state(_text(members.get("tracestate"))),
+        _tracestate(members.get("tracestate")),
         _expiry(_text(members.get("expiration"))),
     )
 
@@ -215,9 +215,9 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _state(tracestate: str) -> str:
+def _tracestate(value: object) -> str:
     """Give what may be passed on in a header of that name."""
-    return tracestate if is_tracestate(tracestate) else ""
+    return value if isinstance(value, str) and value and is_tracestate(value) else ""
 
 
 def _expiry(text: str) -> float | None:
@@ -233,11 +233,9 @@ def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: st
     attributes = attributes_of(headers, prefix, "replace")  # What a foreign producer encoded badly is not lost for it.
     datacontenttype = attributes.get("datacontenttype", "")
     where = _placement(datacontenttype or "application/json")
-    traceparent = attributes.pop("traceparent", "")
-    tracestate = attributes.pop("tracestate", "")
-    attributes["traceid"] = attributes.get("traceid", traceparent)
-    attributes["traceparent"] = traceparent
-    attributes["tracestate"] = tracestate
+    traceparent = attributes.setdefault("traceparent", "")
+    tracestate = attributes.setdefault("tracestate", "")
+    attributes.setdefault("traceid", traceparent)
     attributes["topic"] = topic
     attributes["pubsubname"] = pubsub
     rest = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
@@ -248,7 +246,7 @@ def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: st
     else:
         data = b'{"data_base64":"' + base64.b64encode(body) + b'"'
     expires_at = _expiry(attributes["expiration"]) if "expiration" in attributes else None
-    return Envelope(data + b"," + rest[1:], traceparent, _state(tracestate), expires_at)
+    return Envelope(data + b"," + rest[1:], traceparent, tracestate and _tracestate(tracestate), expires_at)
 
 
 def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:
