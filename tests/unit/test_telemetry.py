@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from gateway.routes.request import trace_context
 from mesh.telemetry import OTHER, Counters, Tracing, child_span, is_traceparent, unusable
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -66,6 +68,21 @@ def test_counters() -> None:
     counters.add("a", "x", by=2)
     counters.add("a", "y")
     assert (dict(before), dict(counters.snapshot())) == ({("a", "x"): 1}, {("a", "x"): 3, ("a", "y"): 1})
+
+
+@pytest.mark.parametrize(
+    ("parent", "state", "expected"),
+    [
+        (TRACE, "a=1", (TRACE, "a=1")),
+        ("01" + TRACE[2:] + "-é", "a=é", (None, "")),
+        ("nonsense", "", (None, "")),
+        (None, "a=1", (None, "a=1")),
+    ],
+)
+def test_trace_context_of_a_request(parent: str | None, state: str, expected: tuple[str | None, str]) -> None:
+    """It is the trace context of whatever the request asks, also of what goes over the backbone."""
+    headers = {"tracestate": state} | ({} if parent is None else {"traceparent": parent})
+    assert trace_context(make_mocked_request("GET", "/", headers)) == expected
 
 
 def test_labels_of_counters_are_bounded() -> None:
