@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import cast
 
-from gateway.config import GatewayConfig
+from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
@@ -50,6 +51,7 @@ class Gateway:
         self.forced = False
         self.lost = False
         self.port = 0
+        self._drained_by: float | None = None
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._application: HTTPApplication | None = None
@@ -72,6 +74,13 @@ class Gateway:
         if force or self.stopping.is_set():
             self.forced = True
         self.stopping.set()
+
+    def grace(self) -> float:
+        """Give the seconds left for what is in flight: one time for deliveries, calls and open requests together."""
+        now = asyncio.get_running_loop().time()
+        if self._drained_by is None:
+            self._drained_by = now + self.config.drain
+        return 0.0 if self.forced else max(0.0, self._drained_by - now)
 
     async def until_stopping(self) -> None:
         """Wait until it is told to stop, or has lost its backbone for good."""
@@ -149,9 +158,7 @@ class Gateway:
             socket_path = None
             if config.unix_socket_dir is not None:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
-            listening = server.listening(
-                config.listen, config.http_port, socket_path, lambda: 0.0 if self.forced else config.drain
-            )
+            listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             self.outbound_ready = True
             entry = Run(
@@ -195,7 +202,7 @@ class Gateway:
                 yield
             finally:
                 try:
-                    async with asyncio.timeout(0 if self.forced else config.drain):
+                    async with asyncio.timeout(self.grace()):
                         await inbound.__aexit__(None, None, None)
                 except TimeoutError:
                     logger.warning("released what had not finished within %g s", config.drain)
@@ -218,7 +225,7 @@ class Gateway:
 
 def _unverified() -> ssl.SSLContext:
     """Trust the application's certificate as it is, as Dapr does: it is beside us."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
@@ -257,13 +264,20 @@ async def run(config: GatewayConfig) -> int:
     def stop() -> None:
         if gateway.stopping.is_set():
             life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
+            loop.call_later(CLOSE_SECONDS, end)
         gateway.shut_down()
+
+    def end() -> None:
+        logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
+        os._exit(int(gateway.forced or gateway.lost))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     try:
         async with gateway.running():
             await gateway.until_stopping()
+            # Many things close one after the other, each in its own time when a broker does not answer.
+            loop.call_later(gateway.grace() + CLOSE_SECONDS, end)
     except asyncio.CancelledError:
         if not gateway.forced:
             raise

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["GatewayConfig", "HealthCheck", "Tokens"]
+__all__ = ["CLOSE_SECONDS", "GatewayConfig", "HealthCheck", "Tokens"]
 
 MEBIBYTE = 1024 * 1024
+CLOSE_SECONDS = 5.0
+"""What closing connections may take once the time to drain is over; then the process ends without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class GatewayConfig:
         namespace: The mesh's namespace.
         backbone: URL of the backbone; ``embedded:`` for the server this user's gateways share.
         home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
-        drain: Seconds that calls and deliveries in flight may take to finish on shutdown.
+        drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Log every API call.

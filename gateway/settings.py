@@ -90,10 +90,9 @@ async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPAppli
     resolved = await runtime.resolved(entries, endpoint.auth_secret_store, endpoint.file)
     headers = [(entry.name, entry.text() or "") for entry in resolved[: len(endpoint.headers)]]
     tls = None
-    if endpoint.base_url.startswith("https"):
-        trusted = resolved[-1].text() if endpoint.root_ca is not None else None
+    if endpoint.base_url.startswith("https") and endpoint.root_ca is not None:
         try:
-            tls = ssl.create_default_context(cadata=trusted)
+            tls = ssl.create_default_context(cadata=resolved[-1].text())
         except ssl.SSLError as error:
             problem = Problem(f"rootCA is no PEM certificate: {error}", "spec.clientTLS.rootCA", endpoint.file)
             raise ConfigError(problem) from error

@@ -42,6 +42,7 @@ from mesh.errors import (
     from_wire,
     to_wire,
 )
+from mesh.event import required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import Handler
 from mesh.resources.component import Component, EnvRef, SecretRef
@@ -265,13 +266,9 @@ class Hosts:
     async def _ask(self, where: address.Address, operation: Operation) -> object:
         method, context = operation.method, operation.context
         body = msgspec.msgpack.encode(operation.arguments)
-        headers = {
-            "ce-specversion": "1.0",
-            "ce-id": f"{self._node_id}-{next(self._numbers)}",
-            "ce-source": address.encode_token(context.caller.app_id),
-            "ce-type": f"{EVENT_TYPE}{method}",
-            CALLER_HEADER: address.encode_token(context.caller.app_id),
-        }
+        identity = f"{self._node_id}-{next(self._numbers)}"
+        headers = required_headers(identity, context.caller.app_id, f"{EVENT_TYPE}{method}")
+        headers[CALLER_HEADER] = address.encode_token(context.caller.app_id)
         if context.traceparent:
             headers["ce-traceparent"] = context.traceparent
         whole = len(body) <= self._exchange.part_bytes

@@ -1,6 +1,6 @@
 """Names of spans, metrics and log events in one place, trace context, and the counters themselves.
 
-Source: W3C Trace Context level 1, sections 3.2 and 3.3.
+Source: W3C Trace Context level 1, sections 3.2 and 3.3; W3C Baggage section 3.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ __all__ = [
     "Counters",
     "NOT_TRACED",
     "OPERATIONS",
+    "OTHER",
     "Observed",
     "Observer",
     "Tracing",
     "child_span",
     "is_traceparent",
+    "is_tracestate",
     "nobody",
+    "unusable",
 ]
 
 # What is observed, by name; labels follow in the order given.
@@ -32,16 +35,40 @@ EVENTS_DROPPED = "events_dropped"  # component, topic
 EVENTS_DUPLICATE = "events_duplicate"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
-REQUESTS_EXPIRED = "requests_expired"  # app id
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?\Z")
+MAX_SERIES = 1000
+OTHER = "(other)"
+
+# What follows the flags is for versions to come: version 00 ends there.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:(?<!\A00.{53})-[!-~]*)?\Z"
+)
+_PRINTABLE = re.compile(r"[ -~]*\Z")
 SAMPLED, NOT_SAMPLED = "01", "00"
 
 
 def is_traceparent(value: str) -> bool:
     """Tell whether a header value is a valid ``traceparent``."""
     return _TRACEPARENT.match(value) is not None
+
+
+def is_tracestate(value: str) -> bool:
+    """Tell whether a header value can be a ``tracestate``, or a ``baggage``: printable ASCII."""
+    return _PRINTABLE.match(value) is not None
+
+
+def unusable(headers: Mapping[str, str]) -> list[str]:
+    """Name the headers of trace context that cannot be what they are called; W3C asks to leave those out."""
+    return [
+        name
+        for name, is_valid in (
+            ("traceparent", is_traceparent),
+            ("tracestate", is_tracestate),
+            ("baggage", is_tracestate),
+        )
+        if (value := headers.get(name)) is not None and not is_valid(value)
+    ]
 
 
 class Tracing:
@@ -106,11 +133,16 @@ def nobody(observed: Observed) -> None:
 
 
 class Counters:
-    """Counts of this node, by name and labels; an `Observer`."""
+    """Counts of this node, by name and labels; an `Observer`.
+
+    Labels come from outside, so each name has at most ``MAX_SERIES`` of them; what comes beyond is counted
+    under the label ``OTHER``. Nothing is lost from the sums.
+    """
 
     def __init__(self) -> None:
         """Start at nothing."""
-        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._counts: dict[tuple[str, ...], int] = {}
+        self._series: Counter[str] = Counter()
 
     def __call__(self, observed: Observed) -> None:
         """Count what happened."""
@@ -118,7 +150,14 @@ class Counters:
 
     def add(self, name: str, *labels: str, by: int = 1) -> None:
         """Count."""
-        self._counts[(name, *labels)] += by
+        key = (name, *labels)
+        try:
+            self._counts[key] += by
+        except KeyError:
+            if self._series[name] >= MAX_SERIES:
+                key = (name, *(OTHER for _ in labels))
+            self._series[name] += 1
+            self._counts[key] = self._counts.get(key, 0) + by
 
     def snapshot(self) -> Mapping[tuple[str, ...], int]:
         """Give all counts as of now."""

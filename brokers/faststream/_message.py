@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from mesh.application import Headers
 from mesh.errors import EventError
-from mesh.event import Event, from_headers, from_structured
+from mesh.event import Event, from_headers, from_structured, is_json, is_structured, media_type
 
 __all__ = ["EVENT_PREFIX", "Delivered", "IncomingCall", "MeshMessage", "decode", "encode", "parse"]
 
@@ -111,7 +111,7 @@ async def parse(raw: object, original: Parser) -> StreamMessage[object]:
     body = given.body if isinstance(given.body, bytes) else encode(given.body)[0]
     if EVENT_PREFIX + "specversion" in headers:
         made = MeshMessage.of_event(raw, from_headers(headers, body, EVENT_PREFIX), headers)
-    elif (given.content_type or "").startswith("application/cloudevents+json"):
+    elif is_structured(given.content_type):
         made = MeshMessage.of_event(raw, from_structured(body), headers)
     else:
         headers.setdefault("content-type", given.content_type or "")
@@ -128,13 +128,12 @@ async def decode(message: StreamMessage[object]) -> object:
         EventError: It is said to be JSON and is not.
     """
     body = cast("bytes", message.body)
-    media = (message.content_type or "").partition(";")[0].strip().lower()
-    is_json = media == JSON or media.endswith("+json")
-    if is_json or not media:
+    media = media_type(message.content_type or "")
+    if is_json(media) or not media:
         try:
             return orjson.loads(body) if body else None
         except orjson.JSONDecodeError as error:
-            if is_json:
+            if media:
                 raise EventError(f"the body is not JSON: {error}") from None
             return body
     return body.decode("utf-8", "replace") if media.startswith("text/") else body

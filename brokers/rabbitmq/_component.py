@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from brokers.rabbitmq._config import RabbitMQConfig, TLSFiles, one_of, unknown
-from mesh.durations import parse_duration
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
+from mesh.values import parse_duration
 
 __all__ = ["IGNORED", "USED", "read"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gateway.config import GatewayConfig, HealthCheck, Tokens
-from mesh.durations import parse_size
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
+from mesh.values import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from gateway.cli.client import Response, opened, path_segment
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import complain, note
 from gateway.runs import Run, list_runs
-from mesh.durations import parse_duration
 from mesh.errors import ConfigError
 from mesh.home import mesh_home
+from mesh.values import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,5 +135,7 @@ def _print(response: Response) -> int:
 
 
 def _duration(text: str) -> float:
-    # A bare number is seconds here, as in the options of the run command.
-    return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)
+    try:
+        return parse_duration(text, bare="s")  # As in the options of the run command.
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -17,6 +17,7 @@ from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.options import GatewayOptions, to_arguments
 from gateway.cli.output import Console, LogTarget, Stream
 from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
+from gateway.config import CLOSE_SECONDS
 from gateway.runs import Run, find_run, set_app_pid
 from mesh.errors import MeshError
 
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
     from gateway.cli.guard import Guard
     from gateway.config import GatewayConfig
 
-__all__ = ["GATEWAY_MARGIN", "AppSpec", "LaunchError", "Surroundings", "run_app"]
-
-GATEWAY_MARGIN = 5.0
-"""Seconds a gateway may take to end, beyond its own time to drain."""
+__all__ = ["AppSpec", "LaunchError", "Surroundings", "gateway_grace", "run_app"]
 
 _READY_WITHIN = 30.0
+_GATEWAY_MARGIN = 3.0  # For the end of the process itself, on a busy machine.
 _FIRST_POLL, _LAST_POLL = 0.01, 0.1
 _APP_GRACE = 5.0
 _LAST_OUTPUT_WITHIN = 0.5
@@ -116,7 +115,7 @@ async def run_app(spec: AppSpec, around: Surroundings) -> int:
             gateway = _Side(child, stream)
             run = await _ready(gateway, spec, around)
             if run is None:
-                await child.end(_gateway_grace(spec), around.hurry)
+                await child.end(gateway_grace(spec), around.hurry)
                 return 0
             if spec.command:
                 return await _with_app(spec, around, gateway, run)
@@ -171,7 +170,7 @@ async def _until_over(spec: AppSpec, around: Surroundings, gateway: _Side, app: 
         await _report_app(spec, around.console, app)
     elif gateway.child.ended.is_set():
         gateway_failed = await _report_gateway(spec, around.console, gateway)
-    await gateway.child.end(_gateway_grace(spec), around.hurry)
+    await gateway.child.end(gateway_grace(spec), around.hurry)
     if app is None:
         return int(gateway_failed)
     await app.child.end(_APP_GRACE, around.hurry)
@@ -200,8 +199,9 @@ async def _report_gateway(spec: AppSpec, console: Console, gateway: _Side) -> bo
     return False
 
 
-def _gateway_grace(spec: AppSpec) -> float:
-    return spec.config.drain + GATEWAY_MARGIN
+def gateway_grace(spec: AppSpec) -> float:
+    """Give the seconds after which a gateway that was told to end is killed: more than it takes itself."""
+    return spec.config.drain + CLOSE_SECONDS + _GATEWAY_MARGIN
 
 
 def _gateway_command(spec: AppSpec) -> list[str]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from gateway.cli.options import FLAGS, IGNORED, Flag, GatewayOptions
+from mesh.values import parse_bool
 
 __all__ = ["Parser", "UsageError", "add_gateway_flags", "gateway_options", "ignored_warnings", "split_command"]
-
-_TRUE, _FALSE = frozenset({"1", "t", "true"}), frozenset({"0", "f", "false"})
 
 # After the command's first word only these are read as ours: no other program has them.
 _UNMISTAKABLE = ("--app-", "--dapr-", "--resources-path", "--components-path", "--enable-api-logging")
@@ -62,10 +61,11 @@ class Parser(argparse.ArgumentParser):
                 return plain + list(words[index:])
             if not equals or name not in switches:
                 plain.append(word)
-            elif value.lower() in _TRUE:
-                plain.append(name)
-            elif value.lower() not in _FALSE:
-                raise UsageError(f"{name} is true or false, not '{value}'", self.prog)
+                continue
+            try:
+                plain += [name] if parse_bool(value) else []
+            except ValueError as error:
+                raise UsageError(f"{name}: {error}", self.prog) from None
         return plain
 
     def _unknown(self, word: str) -> str:

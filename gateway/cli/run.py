@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.configure import gateway_config
 from gateway.cli.guard import start_guard
 from gateway.cli.launch import launch
-from gateway.cli.one_app import GATEWAY_MARGIN, AppSpec, Surroundings
+from gateway.cli.one_app import AppSpec, Surroundings, gateway_grace
 from gateway.cli.options import GatewayOptions
 from gateway.cli.output import Console
 from gateway.cli.parsing import (
@@ -102,7 +102,7 @@ def run(words: Sequence[str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     # Before the event loop: a process with threads can not be forked safely.
-    guard = start_guard(max(spec.config.drain for spec in specs) + GATEWAY_MARGIN)
+    guard = start_guard(max(gateway_grace(spec) for spec in specs))
 
     async def all_of_it() -> int:
         return await launch(specs, Surroundings(Console.of_process(), guard, os.environ))

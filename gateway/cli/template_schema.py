@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict
 
 from gateway.cli.configure import app_id_problem, app_protocol
-from mesh.durations import parse_size
 from mesh.resources.documents import FileModel
-from mesh.resources.fields import AnyText, Count, Name, Parsed, ScalarText, described
+from mesh.resources.fields import AnyText, Count, Name, Parsed, ScalarText, whole_number
 from mesh.resources.shapes import wire_name
+from mesh.values import parse_size
 
 __all__ = ["App", "Common", "Destination", "Shared", "Template"]
 
@@ -32,45 +32,27 @@ def _name(field: str) -> str:
     return _SPECIAL.get(field) or wire_name(field)
 
 
-def _port(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= _LARGEST_PORT:
-        raise ValueError(f"expected a port from 1 to {_LARGEST_PORT}, got {described(value)}")
-    return value
-
-
-def _size(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"expected a size such as '4Mi', got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+def _size(value: int | str) -> str:
     parse_size(value)
     return str(value)
 
 
-def _app_id(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+def _app_id(value: str) -> str:
     if problem := app_id_problem(value):
         raise ValueError(problem)
     return value
 
 
-def _protocol(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected http or https, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
+def _protocol(value: str) -> str:
     app_protocol(value)
     return value
 
 
-def _above_zero(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"expected a whole number above 0, got {described(value)}")
-    return value
-
-
-Port = Annotated[int, Parsed(_port)]
-Size = Annotated[str, Parsed(_size)]
+Port = Annotated[int, whole_number(f"a port from 1 to {_LARGEST_PORT}", -1, _LARGEST_PORT)]
+Size = Annotated[str, Parsed(_size, (int, str), "a size such as '4Mi'")]
 AppId = Annotated[str, Parsed(_app_id)]
-Protocol = Annotated[str, Parsed(_protocol)]
-AboveZero = Annotated[int, Parsed(_above_zero)]
+Protocol = Annotated[str, Parsed(_protocol, str, "http or https")]
+AboveZero = Annotated[int, whole_number("a whole number above 0", 1)]
 Destination = Literal["file", "console", "fileAndConsole"]
 Level = Literal["debug", "info", "warn", "warning", "error", "fatal", "panic"]
 

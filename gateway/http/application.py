@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Self
@@ -77,7 +78,7 @@ class HTTPApplication:
             max_concurrency: Most calls at once; None for no limit.
             health: Watch it; None takes an open port for healthy.
             headers: Sent with every call, replacing the caller's of the same name.
-            tls: Context for ``https``.
+            tls: Context for ``https``; None trusts whom the machine trusts.
         """
         parts = urlsplit(base_url.rstrip("/"))
         secure = parts.scheme == "https"
@@ -85,7 +86,9 @@ class HTTPApplication:
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if secure else 80)
         self._path = parts.path
-        self._client = HTTPClient(self._host, self._port, tls if secure else None)
+        self._secure = secure
+        self._tls = tls
+        self._client: HTTPClient
         self._fixed: list[tuple[str, str]] = [*headers, *([("dapr-api-token", token)] if token is not None else [])]
         self._fixed_names = {name.lower() for name, _ in self._fixed}
         self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
@@ -98,7 +101,8 @@ class HTTPApplication:
 
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
-        await self._client.__aenter__()
+        tls = self._tls or await _system_trust() if self._secure else None
+        self._client = await HTTPClient(self._host, self._port, tls).__aenter__()
         await self._tasks.__aenter__()
         return self
 
@@ -218,9 +222,25 @@ def outside_service(base_url: str) -> HTTPApplication:
         BadArgumentError: It is no URL of a host.
     """
     try:
-        return HTTPApplication(base_url, tls=ssl.create_default_context() if base_url[:5] == "https" else None)
+        return HTTPApplication(base_url)
     except ValueError as error:
         raise BadArgumentError(str(error)) from None
+
+
+_trust: list[ssl.SSLContext] = []
+_making_trust = threading.Lock()
+
+
+async def _system_trust() -> ssl.SSLContext:
+    """Give the one context of the process: to read the machine's authorities takes 60 ms, so not in the loop."""
+    return _trust[0] if _trust else await asyncio.to_thread(_make_trust)
+
+
+def _make_trust() -> ssl.SSLContext:
+    with _making_trust:
+        if not _trust:
+            _trust.append(ssl.create_default_context())
+    return _trust[0]
 
 
 async def _read(response: _Response) -> bytes:

@@ -31,6 +31,7 @@ api_logger = logging.getLogger("gateway.api")
 HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
+AT_ONCE = 0.01
 BACKLOG = 2048
 IPV6_LOOPBACK = "::1"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
@@ -152,7 +153,8 @@ class _Server(web.Server):
         if busy and seconds > 0:
             await asyncio.wait(busy, timeout=seconds)
         self.pre_shutdown()
-        await self.shutdown(CLOSING_SECONDS if seconds > 0 else 0)
+        # What is cut off gets a moment; none at all would be no limit to aiohttp.
+        await self.shutdown(CLOSING_SECONDS if seconds > 0 else AT_ONCE)
 
 
 class HTTPServer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+import time
 from typing import cast
 
 from aiohttp import web
@@ -14,7 +14,7 @@ from gateway.routes.request import header, read_body
 from gateway.routes.route import Asked, Route
 from mesh.application import Headers
 from mesh.blocks.durable import ACCEPT, KEEP_SECONDS, OUTCOME, DurableCall, Record
-from mesh.durations import parse_duration
+from mesh.values import parse_duration, parse_instant
 
 __all__ = ["DELIVERY_HEADER", "ROUTES", "accept"]
 
@@ -72,13 +72,10 @@ def _seconds(request: web.BaseRequest, name: str, default: float) -> float:
     text = header(request, name)
     if not text:
         return default
-    if text[:4].isdigit() and "T" in text:  # An instant.
-        try:
-            return max(0.0, datetime.fromisoformat(text).timestamp() - datetime.now().timestamp())
-        except ValueError as error:
-            raise _bad(name, str(error)) from None
     try:
-        return float(text) if text.isascii() and text.isdigit() else parse_duration(text)
+        if text[:4].isdigit() and "T" in text:
+            return max(0.0, parse_instant(text) - time.time())
+        return parse_duration(text, bare="s")
     except ValueError as error:
         raise _bad(name, str(error)) from None
 

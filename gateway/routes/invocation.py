@@ -18,8 +18,9 @@ from gateway.routes.durable import DELIVERY_HEADER, accept
 from gateway.routes.request import go_ahead, header, read_body, unescape
 from gateway.routes.route import Asked, Route
 from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
-from mesh.durations import parse_duration
 from mesh.errors import MeshError
+from mesh.telemetry import unusable
+from mesh.values import parse_duration
 
 __all__ = ["ROUTES", "by_header", "by_url", "clean_path"]
 
@@ -94,6 +95,8 @@ def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:
         headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
     if "dapr-caller-app-id" in incoming or "dapr-callee-app-id" in incoming or "dapr-caller-namespace" in incoming:
         headers = [(name, value) for name, value in headers if name.lower() not in _SET_HERE]
+    if refused := unusable(incoming):
+        headers = [(name, value) for name, value in headers if name.lower() not in refused]
     traceparent = asked.api.tracing.span(incoming.get("traceparent"))
     if traceparent:
         headers = [(name, value) for name, value in headers if name.lower() != "traceparent"]

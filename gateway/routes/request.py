@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from gateway import errors
+from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
     "fields",
@@ -63,8 +64,9 @@ def header(request: web.BaseRequest, name: str) -> str | None:
 
 def trace_context(request: web.BaseRequest) -> tuple[str | None, str]:
     """Give ``traceparent`` and ``tracestate``; what cannot be one is left out, as W3C Trace Context asks."""
-    state = request.headers.get("tracestate", "")
-    return request.headers.get("traceparent"), state if state.isascii() else ""
+    parent, state = request.headers.get("traceparent"), request.headers.get("tracestate", "")
+    valid = parent is not None and is_traceparent(parent)
+    return parent if valid else None, state if is_tracestate(state) else ""
 
 
 def query_of(raw_query: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from mesh.blocks.state import BULK_GET, DELETE, GET, SAVE, TRANSACT, BulkGet, Ge
 from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import BadArgumentError, FeatureNotSupportedError, StateError
 from mesh.operation import Method
+from mesh.values import parse_whole
 
 __all__ = ["ROUTES"]
 
@@ -161,11 +162,9 @@ def _item(value: object, url_metadata: Mapping[str, str], method: Method, store:
 
 def _ttl(text: str) -> float | None:
     try:
-        seconds = int(text)
-    except ValueError:
-        seconds = -2
-    if not -1 <= seconds < 2**31:
-        raise BadArgumentError(f"ttlInSeconds must be a whole number of seconds from -1, not {text!r}")
+        seconds = parse_whole(text, least=-1, most=2**31 - 1)
+    except ValueError as error:
+        raise BadArgumentError(f"ttlInSeconds is {error}") from None
     return None if seconds <= 0 else float(seconds)
 
 

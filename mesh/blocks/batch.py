@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,13 +12,13 @@ import orjson
 
 from mesh.application import Headers
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import AppFailedError, AppUnreachableError
+from mesh.errors import AppFailedError
+from mesh.event import CLOUDEVENTS_JSON, new_id
 
 __all__ = ["Batcher", "folded"]
 
 BULK_TYPE = "com.dapr.event.sent.bulk"
 RAW_CONTENT_TYPE = "application/octet-stream"
-EVENT_CONTENT_TYPE = "application/cloudevents+json"
 Post = Callable[[str, Headers, bytes], Awaitable[tuple[int, bytes]]]
 
 
@@ -76,8 +75,8 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         event: object = base64.b64encode(body).decode() if raw else orjson.Fragment(body)
-        content_type = RAW_CONTENT_TYPE if raw else EVENT_CONTENT_TYPE
-        entry = _Entry(str(uuid.uuid4()), event, content_type, loop.create_future())
+        content_type = RAW_CONTENT_TYPE if raw else CLOUDEVENTS_JSON
+        entry = _Entry(new_id(), event, content_type, loop.create_future())
         key = (path, topic)
         entries = self._waiting.setdefault(key, [])
         entries.append(entry)
@@ -98,7 +97,7 @@ class Batcher:
 
     async def _send(self, path: str, topic: str, entries: list[_Entry]) -> None:
         body = {
-            "id": str(uuid.uuid4()),
+            "id": new_id(),
             "entries": [
                 {"entryId": entry.entry_id, "event": entry.event, "contentType": entry.content_type, "metadata": {}}
                 for entry in entries
@@ -109,21 +108,38 @@ class Batcher:
             "type": BULK_TYPE,
         }
         headers = [("Content-Type", "application/json"), ("pubsubName", self._pubsub)]
+        _cancel_when_all_are_released(entries)
         try:
             status, answer = await self._post(path, headers, orjson.dumps(body))
-        except AppUnreachableError as error:
+        except AppFailedError as error:
+            results: Mapping[str, Attempt] = {}
+            default = Attempt(Outcome.RETRY, str(error), broken=True)
+        except Exception as error:  # noqa: BLE001 - each delivery gets it, and it ends there, not the other batches
             for entry in entries:
                 if not entry.result.done():
                     entry.result.set_exception(error)
             return
-        except AppFailedError as error:
-            results: Mapping[str, Attempt] = {}
-            default = Attempt(Outcome.RETRY, str(error), broken=True)
         else:
             results, default = judge_bulk(status, answer)
         for entry in entries:
             if not entry.result.done():
                 entry.result.set_result(results.get(entry.entry_id, default))
+
+
+def _cancel_when_all_are_released(entries: Sequence[_Entry]) -> None:
+    """End this task once nobody waits for any entry, since a policy's timeout or the shutdown has released them."""
+    sending = asyncio.current_task()
+    assert sending is not None
+    waiting = len(entries)
+
+    def released(_: object) -> None:
+        nonlocal waiting
+        waiting -= 1
+        if not waiting:
+            sending.cancel()
+
+    for entry in entries:
+        entry.result.add_done_callback(released)
 
 
 def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attempt]:

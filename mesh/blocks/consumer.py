@@ -18,11 +18,11 @@ from mesh.blocks.envelope import Envelope
 from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.durations import parse_duration
 from mesh.errors import AppFailedError, EventError, ExpressionError
-from mesh.event import encode_header_value
+from mesh.event import CLOUDEVENTS_JSON, encode_header_value, members_of
 from mesh.resources.subscription import Subscription
 from mesh.telemetry import Observed
+from mesh.values import parse_bool, parse_duration, parse_whole
 
 __all__ = ["Consumer", "SubscriptionSettings", "judge"]
 
@@ -55,17 +55,17 @@ class SubscriptionSettings:
         if delivery not in ("group", "broadcast"):
             raise ValueError(f"delivery must be group or broadcast, not {delivery!r}")
         group = metadata.get("group", group)
-        limit = int(metadata.get("maxinflight", DEFAULT_MAX_IN_FLIGHT))
+        limit = parse_whole(metadata.get("maxinflight", str(DEFAULT_MAX_IN_FLIGHT)))
         if subscription.bulk.enabled:
             limit = max(limit, subscription.bulk.max_messages)
         options = SubscribeOptions(
             group=group if delivery == "group" else f"{group}-{secrets.token_hex(8)}",
             ephemeral=delivery == "broadcast",
             max_in_flight=max(1, min(limit, MAX_IN_FLIGHT)),
-            ordered=envelope.parse_bool(metadata.get("ordered", "false")),
+            ordered=parse_bool(metadata.get("ordered", "false")),
         )
         window = parse_duration(metadata["deduplicate"]) if "deduplicate" in metadata else 0.0
-        return cls(options, envelope.parse_bool(metadata.get("rawpayload", "false")), window)
+        return cls(options, parse_bool(metadata.get("rawpayload", "false")), window)
 
 
 class Consumer:
@@ -146,7 +146,7 @@ class Consumer:
         if not self._raw:
             event = envelope.read(message.headers, message.body, pubsub=name, topic=topic, prefix=self._prefix)
             if self._batcher is not None:
-                envelope.parse_event(event.body)  # One that is no JSON would spoil its whole batch.
+                members_of(event.body)  # One that is no JSON would spoil its whole batch.
             return event
         body, traceparent = message.body, ""
         if self._prefix + "specversion" in message.headers:
@@ -159,7 +159,7 @@ class Consumer:
     def _route(self, event: Envelope) -> str | None:
         # A raw event of a batch is no CloudEvent: rules see its text.
         raw_text = event.raw and self._batcher is not None
-        value = event.body.decode("utf-8", "replace") if raw_text else envelope.parse_event(event.body)
+        value = event.body.decode("utf-8", "replace") if raw_text else members_of(event.body)
         for route in self._routes:
             if route.match is None or route.match.matches(value):
                 return route.path
@@ -167,7 +167,7 @@ class Consumer:
 
     def _headers(self, delivery: Delivery, event: Envelope) -> list[tuple[str, str]]:
         headers = [
-            ("Content-Type", "application/cloudevents+json"),
+            ("Content-Type", CLOUDEVENTS_JSON),
             ("pubsubName", self._component.name),
             ("mesh-attempt", str(delivery.attempt)),
         ]

@@ -38,7 +38,7 @@ from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
 from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError
-from mesh.event import encode_header_value
+from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Retry
 from mesh.telemetry import Observed
@@ -241,14 +241,9 @@ class DurableInvocation:
             call_id = hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()
             if await self._records.get(call_id) is not None:
                 return call_id
-        headers = {
-            "ce-specversion": "1.0",
-            "ce-id": call_id,
-            "ce-source": address.encode_token(caller.app_id),
-            "ce-type": "mesh.invocation.durable",
-            HTTP_HEADER: pack(call.verb, call.target, call.headers),
-            ID_HEADER: call_id,
-        }
+        headers = required_headers(call_id, caller.app_id, "mesh.invocation.durable")
+        headers[HTTP_HEADER] = pack(call.verb, call.target, call.headers)
+        headers[ID_HEADER] = call_id
         if call.delay > 0:
             headers[NOT_BEFORE_HEADER] = str(int((time.time() + call.delay) * 1000))
         if call.reply_topic is not None:

@@ -13,27 +13,32 @@ from __future__ import annotations
 
 import base64
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
-from typing import cast
-from urllib.parse import unquote
 
 import orjson
 
-from mesh.errors import EventError
-from mesh.event import CLOUDEVENTS_JSON, encode_header_value
+from mesh.event import (
+    CLOUDEVENTS_JSON,
+    SPECVERSION,
+    attributes_of,
+    encode_header_value,
+    media_type,
+    members_of,
+    new_id,
+    required_headers,
+)
+from mesh.telemetry import is_tracestate
+from mesh.values import parse_instant
 
-__all__ = ["Envelope", "PublishOptions", "build_binary", "build_structured", "parse_bool", "read"]
+__all__ = ["Envelope", "PublishOptions", "build_binary", "build_structured", "overrides", "read", "wrap_raw"]
 
 DEFAULT_TYPE = "com.dapr.event.sent"
 DEFAULT_SOURCE = "Dapr"
 CONTENT_TYPE = "content-type"
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _OVERRIDES = frozenset({"id", "source", "type", "subject", "traceid", "traceparent", "tracestate"})
 
 
@@ -46,32 +51,14 @@ class Placement(Enum):
 
 
 @lru_cache(maxsize=512)
-def placement(content_type: str) -> Placement:
+def _placement(content_type: str) -> Placement:
     """Decide by media type; only exactly ``application/json`` is JSON."""
-    media = content_type.partition(";")[0].strip().lower()
+    media = media_type(content_type)
     if media == "application/json":
         return Placement.JSON
     if media in ("application/octet-stream", "application/cloudevents+protobuf"):
         return Placement.BASE64
     return Placement.TEXT
-
-
-def is_json_event(content_type: str) -> bool:
-    """Tell whether a media type is that of a CloudEvent in JSON, whatever its parameters."""
-    return content_type.partition(";")[0].strip().lower() == CLOUDEVENTS_JSON
-
-
-def parse_bool(text: str) -> bool:
-    """Read a boolean as Go does.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ValueError(f"invalid boolean {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +118,15 @@ def build_binary(
     JSON that does not parse goes as a JSON string, as Dapr sends it.
     """
     datacontenttype = content_type or "text/plain"
-    if placement(datacontenttype) is Placement.JSON:
+    if _placement(datacontenttype) is Placement.JSON:
         try:
             orjson.loads(body)
         except orjson.JSONDecodeError:
             body = orjson.dumps(body.decode("utf-8", "replace"))
     encode = encode_header_value
-    headers = {
-        prefix + "specversion": "1.0",
-        prefix + "id": str(uuid.uuid4()),
-        prefix + "source": encode(options.app_id),
-        prefix + "type": DEFAULT_TYPE,
-        prefix + "datacontenttype": encode(datacontenttype),
-        prefix + "time": timestamp(),
-    }
+    headers = required_headers(new_id(), options.app_id, DEFAULT_TYPE, prefix)
+    headers[prefix + "datacontenttype"] = encode(datacontenttype)
+    headers[prefix + "time"] = timestamp()
     if options.traceparent:
         headers[prefix + "traceparent"] = options.traceparent
     if options.tracestate:
@@ -174,15 +156,10 @@ def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple
     Raises:
         EventError: It is not a JSON object.
     """
-    try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise EventError(f"cannot create cloudevent: {error}") from None
-    if not isinstance(members, dict):
-        raise EventError("cannot create cloudevent: not a JSON object")
+    members = members_of(body, "cannot create cloudevent")
     members.setdefault("source", DEFAULT_SOURCE)
     members.setdefault("type", DEFAULT_TYPE)
-    members.setdefault("specversion", "1.0")
+    members.setdefault("specversion", SPECVERSION)
     members["topic"] = options.topic
     members["pubsubname"] = options.pubsub
     if "traceid" not in members:
@@ -204,7 +181,7 @@ class Envelope:
     Attributes:
         body: What is posted.
         traceparent: The publisher's span; empty when there is none.
-        tracestate: Passed on.
+        tracestate: Passed on; empty when it is none.
         expires_at: Unix time in seconds; None for never.
         raw: Whether the subscription takes payloads as they are.
     """
@@ -225,11 +202,11 @@ def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, pr
     if prefix + "specversion" in headers:
         return _read_binary(headers, body, pubsub, topic, prefix)
     # Built by an application, published raw, or by something that is not a gateway.
-    members = parse_event(body)
+    members = members_of(body)
     return Envelope(
         body,
         _text(members.get("traceparent")),
-        _text(members.get("tracestate")),
+        _tracestate(members.get("tracestate")),
         _expiry(_text(members.get("expiration"))),
     )
 
@@ -238,29 +215,27 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _tracestate(value: object) -> str:
+    """Give what may be passed on in a header of that name."""
+    return value if isinstance(value, str) and value and is_tracestate(value) else ""
+
+
 def _expiry(text: str) -> float | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text).timestamp()
+        return parse_instant(text)
     except ValueError:
         return None
 
 
 def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: str, prefix: str) -> Envelope:
-    size = len(prefix)
-    attributes = {
-        name[size:]: unquote(value) if "%" in value else value
-        for name, value in headers.items()
-        if name.startswith(prefix)
-    }
+    attributes = attributes_of(headers, prefix, "replace")  # What a foreign producer encoded badly is not lost for it.
     datacontenttype = attributes.get("datacontenttype", "")
-    where = placement(datacontenttype or "application/json")
-    traceparent = attributes.pop("traceparent", "")
-    tracestate = attributes.pop("tracestate", "")
-    attributes["traceid"] = attributes.get("traceid", traceparent)
-    attributes["traceparent"] = traceparent
-    attributes["tracestate"] = tracestate
+    where = _placement(datacontenttype or "application/json")
+    traceparent = attributes.setdefault("traceparent", "")
+    tracestate = attributes.setdefault("tracestate", "")
+    attributes.setdefault("traceid", traceparent)
     attributes["topic"] = topic
     attributes["pubsubname"] = pubsub
     rest = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
@@ -271,7 +246,7 @@ def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: st
     else:
         data = b'{"data_base64":"' + base64.b64encode(body) + b'"'
     expires_at = _expiry(attributes["expiration"]) if "expiration" in attributes else None
-    return Envelope(data + b"," + rest[1:], traceparent, tracestate, expires_at)
+    return Envelope(data + b"," + rest[1:], traceparent, tracestate and _tracestate(tracestate), expires_at)
 
 
 def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:
@@ -279,28 +254,13 @@ def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes
     members = {
         "data_base64": base64.b64encode(body).decode(),
         "datacontenttype": "application/octet-stream",
-        "id": str(uuid.uuid4()),
+        "id": new_id(),
         "pubsubname": pubsub,
         "source": DEFAULT_SOURCE,
-        "specversion": "1.0",
+        "specversion": SPECVERSION,
         "topic": topic,
         "type": DEFAULT_TYPE,
     }
     if traceparent:
         members |= {"traceid": traceparent, "traceparent": traceparent, "tracestate": ""}
     return orjson.dumps(members)
-
-
-def parse_event(body: bytes) -> Mapping[str, object]:
-    """Parse an envelope.
-
-    Raises:
-        EventError: It is no JSON object.
-    """
-    try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise EventError(f"not a CloudEvent: {error}") from None
-    if not isinstance(members, dict):
-        raise EventError("not a CloudEvent: not a JSON object")
-    return cast("Mapping[str, object]", members)

@@ -37,6 +37,7 @@ from mesh.errors import (
     from_wire,
     to_wire,
 )
+from mesh.event import required_headers
 from mesh.operation import Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
 from mesh.resources.resiliency import ResiliencyPolicies
@@ -224,13 +225,9 @@ class Invocation:
 
     async def _request(self, app_id: str, namespace: str, call: Call, deadline: float) -> Reply:
         where = address.app(namespace, app_id)
-        headers = {
-            "ce-specversion": "1.0",
-            "ce-id": f"{self._directory.node_id}-{next(self._numbers)}",
-            "ce-source": address.encode_token(self._app_id),
-            "ce-type": "mesh.invocation.request",
-            HTTP_HEADER: pack(call.verb, call.target, call.headers),
-        }
+        identity = f"{self._directory.node_id}-{next(self._numbers)}"
+        headers = required_headers(identity, self._app_id, "mesh.invocation.request")
+        headers[HTTP_HEADER] = pack(call.verb, call.target, call.headers)
         whole = isinstance(call.body, bytes)
         message = Message(headers, cast("bytes", call.body) if whole else b"")
         stream = None if whole else cast("AsyncIterator[bytes]", call.body)

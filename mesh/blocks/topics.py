@@ -6,16 +6,14 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import lru_cache
 from typing import cast
 
 from mesh import address, telemetry
 from mesh.blocks import envelope
-from mesh.blocks.envelope import PublishOptions, parse_bool
+from mesh.blocks.envelope import PublishOptions
 from mesh.broker import Broker, Message
 from mesh.delivery import NOT_BEFORE_HEADER
-from mesh.durations import parse_duration
 from mesh.errors import (
     BadArgumentError,
     FeatureNotSupportedError,
@@ -29,6 +27,7 @@ from mesh.operation import Context, Method, Operation
 from mesh.policies import Policy
 from mesh.scopes import TopicScopes
 from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
+from mesh.values import parse_bool, parse_duration, parse_instant
 
 __all__ = ["BULK_PUBLISH", "PUBLISH", "BulkEntry", "BulkPublish", "Publish", "PubSubComponent", "Route", "is_raw"]
 
@@ -89,14 +88,14 @@ class Route:
 
 @lru_cache(maxsize=512)
 def _ttl_seconds(text: str) -> float:
-    seconds = float(text) if text.isdigit() else parse_duration(text)
+    seconds = parse_duration(text, bare="s")
     if seconds <= 0:
         raise ValueError(f"ttlInSeconds must be positive, not {text!r}")
     return seconds
 
 
 def ttl_of(metadata: Mapping[str, str]) -> float | None:
-    """Read ``ttlInSeconds`` (or ``ttl``): whole seconds, or a Go duration.
+    """Read ``ttlInSeconds`` (or ``ttl``): seconds, or a duration.
 
     Raises:
         ValueError: It is neither, or not positive.
@@ -106,7 +105,7 @@ def ttl_of(metadata: Mapping[str, str]) -> float | None:
 
 
 def not_before_of(metadata: Mapping[str, str]) -> float | None:
-    """Read ``delay`` (whole seconds, or a duration) or ``scheduledSendTime`` (RFC 3339) as Unix time.
+    """Read ``delay`` (seconds, or a duration) or ``scheduledSendTime`` (RFC 3339) as Unix time.
 
     Raises:
         ValueError: It is neither, or both are given.
@@ -115,16 +114,8 @@ def not_before_of(metadata: Mapping[str, str]) -> float | None:
     if delay is not None and scheduled is not None:
         raise ValueError("delay and scheduledSendTime exclude each other")
     if delay is not None:
-        return time.time() + (float(delay) if delay.isdigit() else parse_duration(delay))
-    if scheduled is None:
-        return None
-    try:
-        at = datetime.fromisoformat(scheduled)
-    except ValueError:
-        raise ValueError(f"scheduledSendTime is not RFC 3339: {scheduled!r}") from None
-    if at.tzinfo is None:
-        raise ValueError(f"scheduledSendTime has no time zone: {scheduled!r}")
-    return at.timestamp()
+        return time.time() + parse_duration(delay, bare="s")
+    return None if scheduled is None else parse_instant(scheduled)
 
 
 def is_raw(metadata: Mapping[str, str]) -> bool:
@@ -257,7 +248,7 @@ class PubSubComponent:
         if raw:
             return Message(scheduled, body, key, identity)
         prefix = features.event_prefix
-        if content_type is not None and is_structured(content_type) and envelope.is_json_event(content_type):
+        if is_structured(content_type):
             headers, body = envelope.build_structured(options, body, prefix)
         else:
             headers, body = envelope.build_binary(options, content_type, body, prefix)

@@ -361,10 +361,6 @@ class ConfigurationSpec:
     workflow: WorkflowSpec | None = None
     placement: Literal["nearest", "backbone", "local"] | None = None
 
-    def effective_metrics(self) -> Metrics:
-        """Give the metrics under either of their names, or the defaults."""
-        return self.metrics or self.metric or Metrics()
-
     def overlaid(self, later: "ConfigurationSpec") -> "ConfigurationSpec":
         """Give the two as one; a section of the later one replaces ours."""
         given = {item.name: getattr(later, item.name) for item in dataclasses.fields(later)}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 
-from mesh.durations import parse_duration
 from mesh.errors import ExpressionError
 from mesh.expressions import Trip, compile_match, compile_trip
 from mesh.policies import StatusCodes, Timeout, parse_status_codes
+from mesh.values import parse_duration
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -35,15 +35,26 @@ __all__ = [
     "TripExpression",
     "described",
     "plain_text",
+    "whole_number",
 ]
 
 
 class Parsed:
     """Marks a field that is read by a function, which raises ValueError for what it refuses."""
 
-    def __init__(self, parse: Callable[[object], object]) -> None:
-        """Keep the function, which is given the value as it stands in the file."""
+    def __init__(
+        self, parse: Callable[..., object], kinds: type | tuple[type, ...] = str, expected: str = "text"
+    ) -> None:
+        """Set how it is read.
+
+        Args:
+            parse: Given the value as it stands in the file.
+            kinds: The types it may have there; a boolean is no number.
+            expected: What they are, in words.
+        """
         self._parse = parse
+        self._kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        self._expected = expected
 
     def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Give pydantic the function as the whole of the field's validation."""
@@ -53,10 +64,24 @@ class Parsed:
         return core_schema.no_info_plain_validator_function(self._checked)
 
     def _checked(self, value: object) -> object:
+        refused = isinstance(value, bool) and not {bool, object} & {*self._kinds}
+        if refused or not isinstance(value, self._kinds):
+            raise ValueError(f"expected {self._expected}, got {described(value)}")
         try:
             return self._parse(value)
         except ExpressionError as error:
             raise ValueError(str(error)) from error
+
+
+def whole_number(expected: str, least: int, most: int | None = None) -> Parsed:
+    """Mark a field that is a whole number within bounds."""
+
+    def parse(value: int) -> int:
+        if value < least or (most is not None and value > most):
+            raise ValueError(f"expected {expected}, got {described(value)}")
+        return value
+
+    return Parsed(parse, int, expected)
 
 
 def described(value: object) -> str:
@@ -76,117 +101,84 @@ def described(value: object) -> str:
             return "a mapping"
 
 
-def plain_text(value: object) -> str:
+def plain_text(text: str) -> str:
     """Give text that is not empty, without blanks around it.
 
     Raises:
-        ValueError: It is something else, or empty.
+        ValueError: It is empty.
     """
-    text = _text(value).strip()
+    text = text.strip()
     if not text:
         raise ValueError("must not be empty")
     return text
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
-    return value
-
-
-def _scalar(value: object) -> str:
-    match value:
-        case str():
-            return value
-        case bool() | int() | float():
-            return orjson.dumps(value).decode()
-        case _:
-            raise ValueError(f"expected text, got {described(value)}")
-
-
-def _any_text(value: object) -> str:
-    return orjson.dumps(value).decode() if isinstance(value, list | dict) else _scalar(value)
 
 
 def _json_text(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _duration(value: object) -> float:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a duration such as '5s', got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
-    return parse_duration(value)
+def _any_text(value: object) -> str:
+    return value if isinstance(value, str) else _json_text(value)
 
 
-def _timeout(value: object) -> Timeout:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"expected a duration such as '5s', or milliseconds, got {described(value)}")  # noqa: TRY004 - pydantic takes ValueError
-    return Timeout(parse_duration(value, bare_milliseconds=True))
-
-
-def _ratio(value: object) -> float:
+def _ratio(value: str | float) -> float:
     try:
-        ratio = float(_scalar(value))
+        ratio = float(value)
     except ValueError:
         ratio = -1.0
-    if isinstance(value, bool) or not 0 <= ratio <= 1:
+    if not 0 <= ratio <= 1:
         raise ValueError(f"expected a number from 0 to 1, got {described(value)}")
     return ratio
 
 
-def _match(value: object) -> str:
-    return compile_match(_text(value)).expression
-
-
-def _trip(value: object) -> Trip:
-    return compile_trip(_text(value))
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"expected a whole number of at least 0, got {described(value)}")
-    return value
-
-
 def _http_codes(value: object) -> StatusCodes:
-    return parse_status_codes(_scalar(value), "http")
+    return parse_status_codes(_any_text(value), "http")
 
 
 def _grpc_codes(value: object) -> StatusCodes:
-    return parse_status_codes(_scalar(value), "grpc")
+    return parse_status_codes(_any_text(value), "grpc")
 
 
-Seconds = Annotated[float, Parsed(_duration)]
+_SCALAR = (str, bool, int, float)
+
+Seconds = Annotated[float, Parsed(parse_duration, str, "a duration such as '5s'")]
 """A duration with a unit."""
 
-TimeoutValue = Annotated[Timeout, Parsed(_timeout)]
+TimeoutValue = Annotated[
+    Timeout,
+    Parsed(
+        lambda value: Timeout(parse_duration(value, bare="ms")),
+        (str, int),
+        "a duration such as '5s', or milliseconds",
+    ),
+]
 """A duration; a bare whole number is milliseconds."""
 
-Ratio = Annotated[float, Parsed(_ratio)]
+Ratio = Annotated[float, Parsed(_ratio, (str, int, float), "a number from 0 to 1")]
 """A number from 0 to 1, as text or not."""
 
-ScalarText = Annotated[str, Parsed(_scalar)]
+ScalarText = Annotated[str, Parsed(_any_text, _SCALAR)]
 """Text; a number or boolean is taken as its JSON text."""
 
-AnyText = Annotated[str, Parsed(_any_text)]
+AnyText = Annotated[str, Parsed(_any_text, (*_SCALAR, list, dict))]
 """Text; everything else is taken as its JSON text."""
 
-JSONText = Annotated[str, Parsed(_json_text)]
+JSONText = Annotated[str, Parsed(_json_text, object)]
 """The JSON text of a free-form value."""
 
-MatchText = Annotated[str, Parsed(_match)]
+MatchText = Annotated[str, Parsed(lambda text: compile_match(text).expression)]
 """A CEL rule over ``event``, checked."""
 
-TripExpression = Annotated[Trip, Parsed(_trip)]
+TripExpression = Annotated[Trip, Parsed(compile_trip)]
 """A CEL condition over the counts of a circuit breaker."""
 
 Name = Annotated[str, Parsed(plain_text)]
 """Text that is not empty."""
 
-Count = Annotated[int, Parsed(_count)]
+Count = Annotated[int, whole_number("a whole number of at least 0", 0)]
 """A whole number of at least 0."""
 
-HTTPCodes = Annotated[StatusCodes, Parsed(_http_codes)]
-GRPCCodes = Annotated[StatusCodes, Parsed(_grpc_codes)]
+HTTPCodes = Annotated[StatusCodes, Parsed(_http_codes, _SCALAR)]
+GRPCCodes = Annotated[StatusCodes, Parsed(_grpc_codes, _SCALAR)]
 
 Action = Literal["allow", "deny"]

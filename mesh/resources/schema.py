@@ -31,14 +31,14 @@ _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
 
 
-def _type(value: object) -> str:
+def _type(value: str) -> str:
     text = plain_text(value).lower()
     if not _TYPE.fullmatch(text):
         raise ValueError(f"a type looks like 'state.redis', not '{value}'")
     return text
 
 
-def _url(value: object) -> str:
+def _url(value: str) -> str:
     text = plain_text(value)
     if not _URL.fullmatch(text):
         raise ValueError(f"expected a URL with http:// or https://, got '{text}'")

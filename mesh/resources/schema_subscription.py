@@ -21,11 +21,7 @@ __all__ = ["V2", "subscription"]
 V2 = "dapr.io/v2alpha1"
 
 
-def _route(value: object) -> str:
-    return normal_path(plain_text(value))
-
-
-Route = Annotated[str, Parsed(_route)]
+Route = Annotated[str, Parsed(lambda text: normal_path(plain_text(text)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +49,29 @@ class RoutesSpec:
     default: Route | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionV1Spec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionSpec:
+    """What ``spec`` has in both shapes."""
+
+    pubsubname: Name
+    topic: Name
+    metadata: Mapping[str, ScalarText] = field(default_factory=dict)
+    dead_letter_topic: str | None = None
+    bulk_subscribe: BulkSpec = BulkSpec()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionV1Spec(SubscriptionSpec):
     """``spec`` of the old shape: one route."""
 
-    pubsubname: Name
-    topic: Name
     route: Route
-    metadata: Mapping[str, ScalarText] = field(default_factory=dict)
-    dead_letter_topic: str | None = None
-    bulk_subscribe: BulkSpec = BulkSpec()
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionV2Spec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionV2Spec(SubscriptionSpec):
     """``spec`` of the shape with routing rules."""
 
-    pubsubname: Name
-    topic: Name
     routes: RoutesSpec
-    metadata: Mapping[str, ScalarText] = field(default_factory=dict)
-    dead_letter_topic: str | None = None
-    bulk_subscribe: BulkSpec = BulkSpec()
 
 
 class SubscriptionV1File(FileModel):
@@ -111,7 +108,7 @@ def subscription(document: Document, problems: list[Problem]) -> Subscription | 
     if not routes.rules and routes.default is None:
         problems.append(document.problem("needs at least one rule or a default", ("spec", "routes"), key=True))
         return None
-    bulk, standard = spec.bulk_subscribe, BulkOptions()
+    bulk = spec.bulk_subscribe
     return Subscription(
         name=model.metadata.name,
         namespace=model.metadata.namespace,
@@ -121,11 +118,7 @@ def subscription(document: Document, problems: list[Problem]) -> Subscription | 
         default_path=routes.default,
         metadata=MappingProxyType(dict(spec.metadata)),
         dead_letter_topic=spec.dead_letter_topic or None,
-        bulk=BulkOptions(
-            enabled=bulk.enabled,
-            max_messages=bulk.max_messages_count or standard.max_messages,
-            max_wait=bulk.max_await_duration_ms / 1000 if bulk.max_await_duration_ms else standard.max_wait,
-        ),
+        bulk=BulkOptions.of(bulk.enabled, bulk.max_messages_count, bulk.max_await_duration_ms),
         scopes=model.scopes,
         file=document.file,
         line=document.line,

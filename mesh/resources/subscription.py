@@ -41,6 +41,12 @@ class BulkOptions:
     max_messages: int = 100
     max_wait: float = 1.0
 
+    @classmethod
+    def of(cls, enabled: bool, max_messages: int, max_wait_ms: int) -> BulkOptions:
+        """Take what was asked for; as in Dapr, zero means the default."""
+        standard = cls()
+        return cls(enabled, max_messages or standard.max_messages, max_wait_ms / 1000 or standard.max_wait)
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
@@ -159,14 +165,7 @@ def _bulk(fields: Mapping[str, object]) -> BulkOptions:
     enabled = fields.get("enabled")
     if enabled is not None and not isinstance(enabled, bool):
         raise ValueError("bulkSubscribe.enabled must be true or false")
-    standard = BulkOptions()
-    max_messages, max_wait_ms = _count(fields, "maxMessagesCount"), _count(fields, "maxAwaitDurationMs")
-    return BulkOptions(
-        enabled=enabled is True,
-        # As in Dapr, zero means the default here.
-        max_messages=max_messages or standard.max_messages,
-        max_wait=max_wait_ms / 1000 if max_wait_ms else standard.max_wait,
-    )
+    return BulkOptions.of(enabled is True, _count(fields, "maxMessagesCount"), _count(fields, "maxAwaitDurationMs"))
 
 
 def _count(fields: Mapping[str, object], name: str) -> int:

@@ -130,6 +130,47 @@ async def test_what_does_not_finish_in_time_reaches_another_instance_at_once(mes
         await recorded(first, "cancelled", [str(number) for number in range(20)])
 
 
+async def test_the_time_to_drain_is_one_for_everything(mesh_home: Path) -> None:
+    """A delivery, a call and a client's own request that never end delay the end once, not one after the other."""
+    async with (
+        AppProcess(mesh_home, subscriptions=ORDERS) as app,
+        AppProcess(mesh_home) as other,
+        GatewayProcess("other", mesh_home, app=other) as caller,
+        GatewayProcess("app", mesh_home, app=app, arguments=["--dapr-graceful-shutdown-seconds", "5"]) as leaving,
+        aiohttp.ClientSession() as session,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await publish(leaving, {"id": "event", "hold": True})
+        for gateway, callee in ((leaving, "other"), (caller, "app")):
+            url = f"{gateway.api}/invoke/{callee}/method/calls/hold?id=call"
+            tasks.create_task(_outcome(session.get(url)))
+        await recorded(app, "begin", ["event", "call"])
+        await recorded(other, "begin", ["call"])
+        told = time.monotonic()
+        assert await leaving.terminate() == 0
+        assert 4.5 < time.monotonic() - told < 9.5
+        await app.release()
+        await other.release()
+
+
+async def test_a_connection_that_does_not_close_ends_with_the_process(mesh_home: Path) -> None:
+    """A backbone that has stopped answering delays the end by a bounded time, before `mesh run` would kill it."""
+    async with AppProcess(mesh_home) as app, GatewayProcess("app", mesh_home, app=app) as leaving:
+        status = read_status(mesh_home)
+        assert status is not None
+        server = psutil.Process(status.pid)
+        server.suspend()
+        told = time.monotonic()
+        try:
+            assert await leaving.terminate() == 0
+            assert time.monotonic() - told < 13.0
+        except BaseException:
+            leaving.show_log()
+            raise
+        finally:
+            server.resume()
+
+
 async def test_calls_in_flight_are_answered(mesh_home: Path) -> None:
     """A caller gets its answer from a callee that is going down, and from its own gateway that is."""
     async with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import re
@@ -189,7 +190,8 @@ async def test_a_slow_header_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPa
                 await asyncio.sleep(0.01)
 
         trickling = tasks.create_task(trickle())
-        assert await reader.read() == b""
+        with contextlib.suppress(ConnectionResetError):  # What it had not read when it closed.
+            assert await reader.read() == b""
         trickling.cancel()
     writer.close()
     answer = await node.raw(b"GET /v1.0/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

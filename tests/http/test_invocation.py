@@ -286,6 +286,21 @@ async def test_trace_context(pair: Pair, node: Node) -> None:
     assert got.all("tracestate") == ["a=1"]
 
 
+async def test_trace_context_of_raw_bytes(pair: Pair, node: Node) -> None:
+    """What W3C calls invalid is left out, and a trace of its own begins."""
+    bad = [
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-\xff"),
+        ("tracestate", "a=\xff"),
+        ("baggage", "k=\xff"),
+    ]
+    fields = "".join(f"{name}: {value}\r\n" for name, value in bad)
+    await node.raw(f"GET {INVOKE}/bad-trace HTTP/1.1\r\nHost: x\r\n{fields}Connection: close\r\n\r\n".encode("latin-1"))
+    got = pair.app.at("/bad-trace")[-1]
+    (span,) = got.all("traceparent")
+    assert "0af7651916cd43dd8448eb211c80319c" not in span
+    assert not got.all("tracestate") + got.all("baggage")
+
+
 @pytest.mark.parametrize(
     "status", [200, 201, 202, 204, 205, 206, 301, 302, 304, 400, 401, 403, 404, 409, 418, 429, 500, 502, 503, 599]
 )

@@ -442,6 +442,26 @@ async def test_trace_context_continues(node: Node) -> None:
     assert bad["traceparent"] == TRACE
 
 
+async def test_trace_context_of_raw_bytes(node: Node) -> None:
+    """What W3C calls invalid is left out, and a trace of its own begins."""
+    topic = next(topics)
+    lines = [
+        f"POST /v1.0/publish/open/{topic} HTTP/1.1",
+        "Host: x",
+        "Connection: close",
+        "Content-Length: 0",
+        f"traceparent: {TRACEPARENT}-\xff",
+        "tracestate: a=\xff",
+        "",
+        "",
+    ]
+    assert b" 204 " in await node.raw("\r\n".join(lines).encode("latin-1"))
+    event = (await delivered(node, topic))[0].json
+    assert event["traceparent"] == TRACE
+    assert TRACEPARENT[3:35] not in event["traceparent"]
+    assert event["tracestate"] == ""
+
+
 @pytest.mark.parametrize(
     ("written", "topic"),
     [

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -12,6 +16,7 @@ from gateway.config import HealthCheck
 from gateway.http.application import ANSWER_LIMIT_BYTES, HTTPApplication, outside_service
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from tests.http.harness import App
+from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
 
@@ -200,6 +205,46 @@ async def test_concurrency_is_limited(app: App) -> None:
         calls[7].cancel()
     assert most == 2
     assert [call.result() for call in calls[1:7]] == [(200, b"")] * 6
+
+
+def test_outside_services_share_one_trust(tmp_path: Path) -> None:
+    """The machine's authorities are read once in a process, and not in the loop, and hold for a call."""
+    authority = Authority(tmp_path)
+    proof = authority.issue("server")
+    script = """
+import asyncio, gc, ssl, sys
+from contextlib import AsyncExitStack
+from gateway.http.application import outside_service
+
+async def answer(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi")
+
+async def main():
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(*sys.argv[1:])
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=ours)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    turns = []
+    def turn():
+        turns.append(1)
+        loop.call_later(0, turn)
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        loop.call_soon(turn)
+        async with asyncio.TaskGroup() as tasks:
+            entering = [tasks.create_task(stack.enter_async_context(outside_service(url))) for _ in range(20)]
+        services = [each.result() for each in entering]
+        assert len(turns) > 1, "the loop stood still"
+        assert [await each.get("/", []) for each in services] == [(200, b"hi")] * 20
+        print(sum(isinstance(each, ssl.SSLContext) for each in gc.get_objects()))
+
+asyncio.run(main())
+"""
+    environment = {**os.environ, "SSL_CERT_FILE": str(authority.path)}
+    words = [sys.executable, "-c", script, str(proof.certificate), str(proof.key)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=40)
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr  # The server's, and ours.
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://h:99999999", "http://h:x"])

@@ -63,6 +63,41 @@ async def test_an_unreachable_application_raises_for_each() -> None:
     assert all(isinstance(call.exception(), AppUnreachableError) for call in made)
 
 
+async def test_an_error_reaches_each_and_ends_no_other_batch() -> None:
+    """Whatever it is."""
+    posts = Posts(ValueError("surprise"))
+    async with Batcher("p", 2, 60.0, posts) as batcher:
+        made = [asyncio.ensure_future(batcher.call("/p", "t", b"1", raw=False)) for _ in range(2)]
+        await asyncio.wait(made)
+        assert [repr(call.exception()) for call in made] == ["ValueError('surprise')"] * 2
+        posts.failure = None
+        made = [asyncio.ensure_future(batcher.call("/p", "t", b"2", raw=False)) for _ in range(2)]
+        await asyncio.wait(made)
+        assert [call.result() for call in made] == [SUCCESS] * 2
+
+
+async def test_a_batch_that_nobody_waits_for_is_given_up() -> None:
+    """Once each of its deliveries was released, and not before; else it would hold up the end for ever."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def stalled(path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with asyncio.timeout(5), Batcher("p", 2, 60.0, stalled) as batcher:
+        first, second = (asyncio.ensure_future(batcher.call("/p", "t", b"1", raw=False)) for _ in range(2))
+        await begun.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        assert not ended.is_set()
+        second.cancel()
+        await ended.wait()
+
+
 async def test_an_application_that_breaks_off_failed_each() -> None:
     """It may have handled them; they come again."""
     async with Batcher("p", 2, 60.0, Posts(AppFailedError("gone"))) as batcher, asyncio.TaskGroup() as tasks:

@@ -122,6 +122,11 @@ def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> N
         ("run --app-prot 3 x", "unknown option --app-prot; did you mean --app-port?"),
         ("init -k", "Kubernetes is not supported; run the gateway as a container beside the application"),
         ("gateway --nonsense", "unknown option --nonsense"),
+        (
+            "invoke -a app -m x --timeout soon",
+            "argument --timeout: not a duration: 'soon' "
+            "(for example '500ms', '1.5s', '1h30m' or 'PT1H', or a number of seconds)",
+        ),
         ("publish -p a -t b -m [1]", '--metadata must be a JSON object of texts, such as {"ttlInSeconds": "10"}'),
     ],
 )

@@ -111,7 +111,7 @@ def test_switch_takes_a_value_as_go_does(word: str, value: bool) -> None:
         ("--app-prot 3", "unknown option --app-prot; did you mean --app-port?"),
         ("--app-port x", "argument --app-port/-p: invalid int value: 'x'"),
         ("--app-id", "argument --app-id/-a: expected one argument"),
-        ("--app-ssl=perhaps", "--app-ssl is true or false, not 'perhaps'"),
+        ("--app-ssl=perhaps", "--app-ssl: not a boolean: 'perhaps' ('true' or 'false')"),
         ("surplus", "unexpected 'surplus'"),
     ],
 )

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.blocks import envelope
-from mesh.blocks.envelope import PublishOptions, build_binary, build_structured, parse_bool, read, wrap_raw
+from mesh.blocks.envelope import PublishOptions, build_binary, build_structured, read, wrap_raw
 from mesh.errors import EventError
+from mesh.event import members_of
 
 OPTIONS = PublishOptions("app", "pubsub", "orders")
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -22,25 +23,6 @@ def sent(options: PublishOptions, content_type: str | None, body: bytes, prefix:
     """Send through a broker that changes nothing."""
     headers, data = build_binary(options, content_type, body, prefix)
     return orjson.loads(read(headers, data, pubsub="pubsub", topic="orders", prefix=prefix).body)
-
-
-@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
-def test_true(text: str) -> None:
-    """Go's spellings."""
-    assert parse_bool(text)
-
-
-@pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
-def test_false(text: str) -> None:
-    """Go's spellings."""
-    assert not parse_bool(text)
-
-
-@pytest.mark.parametrize("text", ["", "yes", "tRUE", "2", " true"])
-def test_no_boolean(text: str) -> None:
-    """Nothing else."""
-    with pytest.raises(ValueError, match="invalid boolean"):
-        parse_bool(text)
 
 
 @settings(derandomize=True, deadline=None)
@@ -147,9 +129,21 @@ def test_raw_events() -> None:
 def test_foreign_binary_events() -> None:
     """What another producer put into headers is delivered; a type that is missing means JSON."""
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s%20t", "ce-type": "t", "ce-own": "%C3%BC"}
+    headers |= {"ce-subject": '"in quotes"', "ce-bad": "%FF!"}
     event = orjson.loads(read(headers, b'{"a":1}', pubsub="p", topic="t", prefix="ce-").body)
     assert (event["data"], event["source"], event["own"]) == ({"a": 1}, "s t", "ü")
+    assert (event["subject"], event["bad"]) == ("in quotes", "\ufffd!")
     assert orjson.loads(read(headers, b"", pubsub="p", topic="t", prefix="ce-").body)["data"] is None
+
+
+@pytest.mark.parametrize("state", ["k=é", "k=v\r\nx: y"])
+def test_a_tracestate_that_is_none(state: str) -> None:
+    """The event keeps it, no header gets it."""
+    headers, data = build_binary(PublishOptions("a", "p", "t", TRACE, state), None, b"x", "ce-")
+    event = build_structured(OPTIONS, orjson.dumps({"id": "1", "tracestate": state}), "ce-")
+    for found in (read(*each, pubsub="p", topic="t", prefix="ce-") for each in ((headers, data), event)):
+        assert found.tracestate == ""
+        assert orjson.loads(found.body)["tracestate"] == state
 
 
 def test_a_foreign_binary_event_that_is_no_json() -> None:
@@ -157,7 +151,7 @@ def test_a_foreign_binary_event_that_is_no_json() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
     body = read(headers, b"{oops", pubsub="p", topic="t", prefix="ce-").body
     with pytest.raises(EventError):
-        envelope.parse_event(body)
+        members_of(body)
 
 
 def test_time_is_formatted_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

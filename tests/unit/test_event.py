@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import uuid
 from contextlib import suppress
 
 import pytest
@@ -20,6 +21,7 @@ from mesh.event import (
     from_headers,
     from_structured,
     is_structured,
+    new_id,
     to_headers,
     to_structured,
 )
@@ -208,6 +210,8 @@ def test_prefix_of_the_broker_is_used() -> None:
         ("application/cloudevents+json; charset=UTF-8", True),
         ("Application/CloudEvents+JSON", True),
         ("application/json", False),
+        ("application/cloudevents-batch+json", False),
+        ("application/cloudevents+protobuf", False),
         ("", False),
         (None, False),
     ],
@@ -360,3 +364,11 @@ def test_the_sdk_reads_what_we_write(event: Event) -> None:
 class _Opaque(JSONFormat):
     def read_data(self, body: bytes, datacontenttype: str | None) -> bytes:
         return body
+
+
+def test_ids_are_uuids_of_version_4() -> None:
+    made = {new_id() for _ in range(500)}
+    assert len(made) == 500
+    for text in made:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)

@@ -142,8 +142,9 @@ def test_refused_trips(expression: str) -> None:
 def test_nothing_heavy_is_imported() -> None:
     """The values of the core need neither CEL nor pydantic nor YAML until they are used."""
     code = (
-        "import sys, mesh.policies, mesh.expressions, mesh.durations, mesh.scopes, mesh.resources as r\n"
-        'r.programmatic_subscriptions(b\'[{"pubsubname":"p","topic":"t","route":"r"}]\')\n'
+        "import sys, mesh.policies, mesh.expressions, mesh.values, mesh.scopes, mesh.resources.configuration\n"
+        "from mesh.resources import component, resiliency, subscription\n"
+        'subscription.programmatic_subscriptions(b\'[{"pubsubname":"p","topic":"t","route":"r"}]\')\n'
         "print([name for name in ('cel', 'pydantic', 'yaml') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -177,7 +177,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         + "      q: {matching: {httpStatusCodes: '700'}}\n    circuitBreakers: {c: {trip: 'requests'}}\n",
         [
             "f.yaml:6:19: spec.policies.timeouts.a: not a duration: '5x' "
-            "(for example '500ms', '1.5s', '1h30m' or 'PT1H')",
+            "(for example '500ms', '1.5s', '1h30m' or 'PT1H', or whole milliseconds)",
             "f.yaml:8:19: spec.policies.retries.r.policy: expected 'constant' or 'exponential', got 'exponental'; "
             "did you mean 'exponential'?",
             "f.yaml:8:43: spec.policies.retries.r.maxRetries: expected a whole number, got 'x'",

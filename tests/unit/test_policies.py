@@ -20,8 +20,8 @@ from mesh.policies import (
     Timeout,
     parse_status_codes,
 )
-from mesh.resources import ComponentTarget, Resiliency, ResiliencyPolicies, Target
 from mesh.resources.loader import load_resources
+from mesh.resources.resiliency import ComponentTarget, Resiliency, ResiliencyPolicies, Target
 
 if TYPE_CHECKING:
     from pathlib import Path

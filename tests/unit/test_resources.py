@@ -13,21 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError
-from mesh.resources import (
-    BulkOptions,
+from mesh.resources.component import (
     Component,
     EnvRef,
     MetadataEntry,
-    Rule,
     Secret,
     SecretRef,
-    Subscription,
     TemplateTokens,
     env_refusal,
     expand_template,
-    programmatic_subscriptions,
 )
 from mesh.resources.loader import LoadedResources, load_resources
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, programmatic_subscriptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -330,8 +327,9 @@ def test_every_field_of_a_configuration_loads(tmp_path: Path) -> None:
     assert spec.workflow.state_retention_policy.terminated == 14400.0
     assert spec.access_control is not None
     assert spec.access_control.policies[0].operations[0].http_verb == ("POST",)
-    assert spec.effective_metrics().record_error_codes
-    assert not spec.effective_metrics().enabled
+    assert spec.metric is not None
+    assert spec.metrics is not None
+    assert (spec.metrics.enabled, spec.metrics.record_error_codes) == (False, True)
 
 
 def test_the_application_s_subscriptions() -> None:

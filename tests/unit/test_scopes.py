@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.errors import ConfigError
-from mesh.resources import Component, MetadataEntry
+from mesh.resources.component import Component, MetadataEntry
 from mesh.scopes import TopicScopes, in_scope
 
 

@@ -16,7 +16,7 @@ from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import Pipeline
 from mesh.policies import Policy, Retry, Timeout
-from mesh.resources import Component, MetadataEntry
+from mesh.resources.component import Component, MetadataEntry
 
 
 class Clock:

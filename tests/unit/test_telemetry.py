@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from mesh.telemetry import Counters, Tracing, child_span, is_traceparent
+from gateway.routes.request import trace_context
+from mesh.telemetry import OTHER, Counters, Tracing, child_span, is_traceparent, unusable
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -22,6 +24,9 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         (TRACE[:36] + "0" * 16 + TRACE[52:], False),
         (TRACE + "\n", False),
         (TRACE + "x", False),
+        (TRACE + "-more", False),
+        ("01" + TRACE[2:] + "-\udcff", False),
+        ("01" + TRACE[2:] + "-é", False),
         ("x" + TRACE, False),
         ("é" * 55, False),
     ],
@@ -63,3 +68,50 @@ def test_counters() -> None:
     counters.add("a", "x", by=2)
     counters.add("a", "y")
     assert (dict(before), dict(counters.snapshot())) == ({("a", "x"): 1}, {("a", "x"): 3, ("a", "y"): 1})
+
+
+@pytest.mark.parametrize(
+    ("parent", "state", "expected"),
+    [
+        (TRACE, "a=1", (TRACE, "a=1")),
+        ("01" + TRACE[2:] + "-é", "a=é", (None, "")),
+        ("nonsense", "", (None, "")),
+        (None, "a=1", (None, "a=1")),
+    ],
+)
+def test_trace_context_of_a_request(parent: str | None, state: str, expected: tuple[str | None, str]) -> None:
+    """It is the trace context of whatever the request asks, also of what goes over the backbone."""
+    headers = {"tracestate": state} | ({} if parent is None else {"traceparent": parent})
+    assert trace_context(make_mocked_request("GET", "/", headers)) == expected
+
+
+def test_labels_of_counters_are_bounded() -> None:
+    """What has no place of its own is counted with the others of its name; another name has room of its own."""
+    counters = Counters()
+    for number in range(5000):
+        counters.add("published", "pubsub", f"topic-{number}")
+    counters.add("published", "pubsub", "topic-0")
+    counters.add("delivered", "topic-4999")
+    counts = counters.snapshot()
+    assert len(counts) <= 1002
+    assert sum(count for (name, *_), count in counts.items() if name == "published") == 5001
+    assert counts["published", "pubsub", "topic-0"] == 2
+    assert counts["published", OTHER, OTHER] == 4000
+    assert counts["delivered", "topic-4999"] == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"traceparent": TRACE, "tracestate": "a=1,b=2", "baggage": "k=v;p=1"}, []),
+        ({}, []),
+        (
+            {"traceparent": "\udcff", "tracestate": "a=\udcff", "baggage": "k=é"},
+            ["traceparent", "tracestate", "baggage"],
+        ),
+        ({"tracestate": "a=1\r\nx: y", "other": "\udcff"}, ["tracestate"]),
+    ],
+)
+def test_headers_that_are_left_out(headers: dict[str, str], expected: list[str]) -> None:
+    """Trace context that is none is not passed on."""
+    assert unusable(headers) == expected

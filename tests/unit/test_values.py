@@ -1,14 +1,15 @@
-"""Durations, repetitions and sizes from text."""
+"""Durations, sizes, whole numbers, booleans and instants from text."""
 
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.durations import Repetition, parse_duration, parse_repetition, parse_size
+from mesh.values import is_instant, parse_bool, parse_duration, parse_instant, parse_size, parse_whole
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,20 @@ def test_refused_durations(text: str | int, message: str) -> None:
 @pytest.mark.parametrize(("given_", "seconds"), [(250, 0.25), ("250", 0.25), (0, 0.0), ("1s", 1.0)])
 def test_bare_milliseconds(given_: str | int, seconds: float) -> None:
     """Where Dapr allows it, a whole number is milliseconds."""
-    assert parse_duration(given_, bare_milliseconds=True) == seconds
+    assert parse_duration(given_, bare="ms") == seconds
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10", 10.0), ("1.5", 1.5), (".5", 0.5), ("0", 0.0), ("250ms", 0.25)])
+def test_bare_seconds(text: str, seconds: float) -> None:
+    """Where a field allows it, a number is seconds."""
+    assert parse_duration(text, bare="s") == seconds
+
+
+@pytest.mark.parametrize(("text", "bare"), [("1.5", "ms"), ("1.5", None), ("٣", "s"), ("1e3", "s"), ("x", "s")])
+def test_refused_bare_numbers(text: str, bare: Literal["s", "ms"] | None) -> None:
+    """Milliseconds are whole; what is no number is none."""
+    with pytest.raises(ValueError, match=f"not a duration: '{text}'"):
+        parse_duration(text, bare=bare)
 
 
 @settings(derandomize=True, deadline=None)
@@ -89,30 +103,9 @@ def test_go_text_round_trip(hours: int, minutes: int, seconds: int, milliseconds
 @given(st.text())
 def test_only_value_errors(text: str) -> None:
     """Any text gives seconds or ValueError."""
-    for parse in (parse_duration, parse_size, parse_repetition):
+    for parse in (parse_duration, parse_size, parse_whole, parse_bool, parse_instant):
         with contextlib.suppress(ValueError):
             parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "repetition"),
-    [
-        ("R3/PT30M", Repetition(1800.0, 3)),
-        ("R1/5s", Repetition(5.0, 1)),
-        ("PT1H", Repetition(3600.0)),
-        ("1.5s", Repetition(1.5)),
-    ],
-)
-def test_repetitions(text: str, repetition: Repetition) -> None:
-    """A count may stand before the period."""
-    assert parse_repetition(text) == repetition
-
-
-@pytest.mark.parametrize("text", ["R/PT1H", "R0/PT1H", "R3/", "R3/x", "3/PT1H", "R-1/PT1H"])
-def test_refused_repetitions(text: str) -> None:
-    """A count is a whole number of at least 1."""
-    with pytest.raises(ValueError, match=r"repetition|duration"):
-        parse_repetition(text)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +137,91 @@ def test_refused_sizes(text: str | int) -> None:
     """What is no size is refused with an example."""
     with pytest.raises(ValueError, match=r"not a size: .* \(for example '4Mi'"):
         parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
+def test_true(text: str) -> None:
+    """Go's spellings."""
+    assert parse_bool(text)
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
+def test_false(text: str) -> None:
+    """Go's spellings."""
+    assert not parse_bool(text)
+
+
+@pytest.mark.parametrize("text", ["", "yes", "tRUE", "2", " true"])
+def test_no_boolean(text: str) -> None:
+    """Nothing else."""
+    with pytest.raises(ValueError, match=f"not a boolean: '{text}'"):
+        parse_bool(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Yes", True),
+        ("y", True),
+        ("ON", True),
+        ("tRUE", True),
+        (" 1 ", True),
+        ("no", False),
+        ("Off", False),
+        ("n", False),
+    ],
+)
+def test_words_for_booleans(text: str, value: bool) -> None:
+    """Where words are allowed, case does not count."""
+    assert parse_bool(text, words=True) is value
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds", "number"),
+    [("0", {}, 0), ("+7", {}, 7), (" 12 ", {}, 12), ("-1", {"least": -1}, -1), ("10", {"least": 1, "most": 10}, 10)],
+)
+def test_whole_numbers(text: str, bounds: dict[str, int], number: int) -> None:
+    """Digits with a sign."""
+    assert parse_whole(text, **bounds) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds", "wanted"),
+    [
+        ("", {}, "of at least 0"),
+        ("-1", {}, "of at least 0"),
+        ("1.0", {}, "of at least 0"),
+        ("1_000", {}, "of at least 0"),
+        ("\u0663", {}, "of at least 0"),
+        ("0", {"least": 1}, "of at least 1"),
+        ("11", {"least": 1, "most": 10}, "from 1 to 10"),
+        ("9" * 5000, {}, "of at least 0"),
+    ],
+)
+def test_refused_whole_numbers(text: str, bounds: dict[str, int], wanted: str) -> None:
+    """The message says what is allowed, and quotes no more than a line."""
+    with pytest.raises(ValueError, match=f"not a whole number {wanted}: '") as caught:
+        parse_whole(text, **bounds)
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:00Z", 0.0),
+        ("1970-01-01t01:00:00.5+01:00", 0.5),
+        ("2000-02-29T12:00:00z", 951825600.0),
+    ],
+)
+def test_instants(text: str, seconds: float) -> None:
+    """RFC 3339, whose letters may be lower-case."""
+    assert parse_instant(text) == seconds
+    assert is_instant(text)
+
+
+@pytest.mark.parametrize("text", ["", "2030-01-01", "2030-01-01T00:00:00", "2030-02-30T00:00:00Z", "tomorrow"])
+def test_refused_instants(text: str) -> None:
+    """A day that does not exist, and a time without a zone, are none."""
+    with pytest.raises(ValueError, match=f"not a time: '{text}'"):
+        parse_instant(text)
+    assert not is_instant(text)
