@@ -11,7 +11,7 @@ from brokers.shared.tls import TLSFiles
 from mesh.durations import parse_duration
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
-from mesh.resources.documents import did_you_mean
+from mesh.spelling import did_you_mean
 
 __all__ = ["GENERAL", "Settings", "count_option", "url_options"]
 

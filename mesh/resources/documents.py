@@ -10,10 +10,9 @@ regard to case, and a key without a value is as good as no key.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,13 +22,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mesh.errors import Problem
 from mesh.resources.fields import described
 from mesh.resources.shapes import fields_at, fitted, wire_name
+from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["Document", "FileModel", "did_you_mean", "parse_documents", "read_documents", "validate"]
+__all__ = ["Document", "FileModel", "parse_documents", "read_documents", "validate"]
 
 Location = Sequence[str | int]
 _MAX_NODES = 100_000  # Far above any real file; aliases of aliases would otherwise fill the memory.
@@ -106,13 +106,6 @@ class Document:
         """Make a problem at a location of this document."""
         line, column = self.position(location, key=key)
         return Problem(message, _path(location), self.file, line, column)
-
-
-def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
-    """Find the known name that was probably meant."""
-    by_case = {name.casefold(): name for name in known}
-    close = difflib.get_close_matches(wrong.casefold(), by_case, n=1, cutoff=0.65)
-    return by_case[close[0]] if close else None
 
 
 def read_documents(path: Path, problems: list[Problem]) -> list[Document]:
