@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,9 @@ from brokers.mqtt._config import MQTTConfig
 from brokers.mqtt._dialect import MQTT5, MQTT311, Dialect, Unit
 from brokers.mqtt._outbox import FAILED, LARGEST_ID, Outbox
 from brokers.mqtt._wire import Wire
+from brokers.shared.backoff import CONNECT_WAIT, waits
+from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError
 
 __all__ = ["Client", "ConnectionLostError", "Identity"]
@@ -40,7 +42,6 @@ __all__ = ["Client", "ConnectionLostError", "Identity"]
 logger = logging.getLogger("brokers.mqtt")
 
 MAX_IDS = 65535
-FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
 STEADY = 5.0
 ANSWER_WAIT = 10.0
 # The library's codes are no IntEnum, whatever its stubs say: no order, no hash. Hence int().
@@ -57,6 +58,10 @@ NO_USE_TO_TRY = frozenset(
         ),
     )
 )
+# The library has no exceptions of its own.
+WRONG_LOGIN = map_errors(
+    dict.fromkeys((OverflowError, ValueError), lambda error: NotAdmittedError(f"MQTT cannot say who we are: {error}"))
+)
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:
@@ -64,16 +69,8 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
-class ConnectionLostError(Exception):
+class ConnectionLostError(BrokerUnavailableError):
     """The connection broke before the answer came."""
-
-
-class _RefusedError(Exception):
-    """The server does not want this client."""
-
-    def __init__(self, code: ConnAckReasonCode) -> None:
-        super().__init__(code.name.replace("_", " ").lower())
-        self.final = int(code) in NO_USE_TO_TRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,7 @@ class Client:
 
     Attributes:
         wire: The connection there is; None while there is none.
+        outage: Knows when that is so.
         taken: Whether another one has connected with this client id, so that this one does no more.
         server: What the server said about itself when it was connected to last.
         dialect: The version of the protocol.
@@ -110,7 +108,7 @@ class Client:
         identity: Identity,
         on_message: Callable[[Wire, PublishPacket], None],
         on_connected: Callable[[bool], Awaitable[None]],
-        dialect: Dialect | None = None,
+        beside: Client | None = None,
     ) -> None:
         """Prepare; ``open`` connects.
 
@@ -119,10 +117,13 @@ class Client:
             identity: As whom.
             on_message: Takes each message; it must not block.
             on_connected: Called after each connect, with whether the server still had the session.
-            dialect: The version of the protocol; None = what the configuration says, or the server knows.
+            beside: This node's first client, which knows what version of the protocol the server speaks.
         """
-        self._may_go_back = dialect is None and not config.version
-        self.dialect = dialect or (MQTT311() if config.version == MQTT311.name else MQTT5())
+        self._may_go_back = beside is None and not config.version
+        self.dialect: Dialect = MQTT311() if config.version == MQTT311.name else MQTT5()
+        self.outage = Outage(logger, "MQTT", config.shown)
+        if beside is not None:
+            self.dialect, self.outage = beside.dialect, beside.outage
         self.config = config
         self.identity = identity
         self.wire: Wire | None = None
@@ -139,33 +140,28 @@ class Client:
         self._closed = False
         self._connected_at = -STEADY
         self.up_since = math.inf
-        self._delay = 0.0
+        self._waits = waits()
 
     # Life
 
     async def open(self) -> None:
-        """Connect for the first time.
+        """Connect for the first time, or find that nobody is there.
 
         Raises:
             BrokerUnavailableError: The server does not answer, or refuses; it is named without credentials.
             BrokerError: What must be done after connecting was refused.
         """
-        reason = "no answer"
+        newest = self.dialect
         try:
             async with asyncio.timeout(self.config.connect_wait):
-                while True:
-                    try:
-                        await self._connect()
-                    except (OSError, ConnectionLostError, _RefusedError) as error:
-                        reason = str(error)
-                        if isinstance(error, _RefusedError) and error.final:
-                            break
-                        await asyncio.sleep(FIRST_DELAY)
-                    else:
-                        return
-        except TimeoutError:
-            pass
-        raise BrokerUnavailableError(f"cannot connect to {self.config.shown}: {reason}")
+                try:
+                    await self._connect()
+                except ConnectionLostError:
+                    if self.dialect is newest:
+                        raise
+                    await self._connect()
+        except (OSError, ConnectionLostError) as error:
+            raise self._gone(error) from error
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -180,18 +176,19 @@ class Client:
             server_hostname=config.host if config.tls is not None else None,
         )
         try:
-            wire.say(
-                ConnectPacket(
-                    identity.client_id,
-                    username=config.username,
-                    password=None if config.password is None else config.password.encode(),
-                    clean_start=identity.expiry == 0,
-                    will=identity.will,
-                    keep_alive=max(5, math.ceil(2 * config.ping_interval)),
-                    session_expiry_interval=int(identity.expiry),
-                    receive_max=identity.receive_max,
+            with WRONG_LOGIN:
+                wire.say(
+                    ConnectPacket(
+                        identity.client_id,
+                        username=config.username,
+                        password=None if config.password is None else config.password.encode(),
+                        clean_start=identity.expiry == 0,
+                        will=identity.will,
+                        keep_alive=max(5, math.ceil(2 * config.ping_interval)),
+                        session_expiry_interval=int(identity.expiry),
+                        receive_max=identity.receive_max,
+                    )
                 )
-            )
             async with asyncio.timeout(ANSWER_WAIT):
                 await _first_of(self._connack, wire.closed)
             if not self._connack.done():
@@ -201,7 +198,10 @@ class Client:
             if int(connack.reason_code) >= FAILED:
                 if self._go_back(connack.reason_code == ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION):
                     raise ConnectionLostError("the server does not know MQTT 5")
-                raise _RefusedError(connack.reason_code)
+                reason = connack.reason_code.name.replace("_", " ").lower()
+                if int(connack.reason_code) in NO_USE_TO_TRY:
+                    raise NotAdmittedError(f"MQTT at {config.shown} does not let us in: {reason}")
+                raise ConnectionLostError(reason)
             if self._is_over():
                 raise ConnectionLostError("closed meanwhile")
             self.server, self.wire = connack, wire
@@ -232,9 +232,10 @@ class Client:
                 await wire.keep_alive(interval)
                 self._lose(wire)
                 if not self._is_over():
-                    logger.warning("%s: connection lost: %s", self.config.shown, wire.closed.result())
+                    self.outage.lost(wire.closed.result(), self)
                 continue
             await self._reconnect()
+        self.outage.forget(self)
         if self.wire is not None:  # It was closed just when it was connected again.
             self.wire.abort("closed")
 
@@ -245,17 +246,20 @@ class Client:
         """Connect again: at once if the last connection lasted, else after a growing delay."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._connected_at > STEADY:
-            self._delay = 0.0
+            self._waits = waits()
+        else:
+            await asyncio.sleep(next(self._waits))
         while not self._is_over():
-            await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311  # It spreads load, it guards nothing.
-            self._delay = min(max(2 * self._delay, FIRST_DELAY), LONGEST_DELAY)
             try:
-                async with asyncio.timeout(ANSWER_WAIT):
+                async with asyncio.timeout(CONNECT_WAIT):
                     await self._connect()
+            except (OSError, BrokerError) as error:
+                logger.info("cannot connect to MQTT at %s: %s", self.config.shown, cause_of(error))
+                await asyncio.sleep(next(self._waits))
+            else:
                 self._connected_at = loop.time()
+                self.outage.back(self)
                 return
-            except (OSError, ConnectionLostError, _RefusedError, BrokerError, TimeoutError) as error:
-                logger.info("%s: cannot connect: %s", self.config.shown, str(error) or "no answer")
 
     def _lose(self, wire: Wire) -> None:
         """Have what has no answer sent again by the next connection."""
@@ -309,8 +313,8 @@ class Client:
             self.wire.close()
         self.close()
 
-    def _gone(self) -> BrokerUnavailableError:
-        return BrokerUnavailableError(f"there is no connection to {self.config.shown}")
+    def _gone(self, error: Exception | None = None) -> BrokerUnavailableError:
+        return unavailable(f"MQTT at {self.config.shown}", error)
 
     # Units
 
