@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from brokers.shared.tls import TLSFiles
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
 from mesh.spelling import did_you_mean
-from mesh.values import parse_duration
+from mesh.values import parse_bool, parse_duration, parse_whole
 
 __all__ = ["GENERAL", "Settings", "count_option", "hosts_of", "shown_hosts", "url_options"]
 
 # Read by the mesh, for every pub/sub component.
 GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
-TRUE, FALSE = frozenset({"true", "1", "t", "yes", "y", "on"}), frozenset({"false", "0", "f", "no", "n", "off", ""})
+_T = TypeVar("_T")
 
 
 def url_options(broker: str, query: str, known: Sequence[str]) -> dict[str, str]:
@@ -49,12 +50,10 @@ def count_option(options: Mapping[str, str], name: str) -> int | None:
     Raises:
         ConfigError: It is none.
     """
-    text = options.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise ConfigError(f"option {name} is a whole number from 1 on, not {text!r}")
-    return int(text)
+    try:
+        return parse_whole(options[name], least=1) if name in options else None
+    except ValueError as error:
+        raise ConfigError(f"option {name} is {error}") from None
 
 
 def hosts_of(text: str, default_port: int) -> tuple[tuple[str, int], ...]:
@@ -109,22 +108,21 @@ class Settings:
         """Give a setting without blanks around it; empty if it is not set."""
         return (self.component.setting(name) or "").strip()
 
+    def _parsed(self, name: str, parse: Callable[[str], _T]) -> _T | None:
+        text = self.text(name)
+        try:
+            return parse(text) if text else None
+        except ValueError as error:
+            self.wrong(name, str(error))
+            return None
+
     def flag(self, name: str) -> bool:
-        """Read a truth value; False if it is not set."""
-        text = self.text(name).lower()
-        if text not in TRUE | FALSE:
-            self.wrong(name, f"is 'true' or 'false', not {text!r}")
-        return text in TRUE
+        """Read a truth value; False if it is not set, or wrong."""
+        return self._parsed(name, lambda text: parse_bool(text, words=True)) or False
 
     def number(self, name: str) -> int | None:
         """Read a whole number; None if it is not set, or wrong."""
-        text = self.text(name)
-        if not text:
-            return None
-        if not (text.isascii() and text.isdigit()):
-            self.wrong(name, f"is a whole number, not {text!r}")
-            return None
-        return int(text)
+        return self._parsed(name, parse_whole)
 
     def choice(self, name: str, *allowed: str) -> str | None:
         """Read one of a few words, without regard to case; the first if it is not set, None if it is wrong."""
@@ -136,16 +134,7 @@ class Settings:
 
     def duration(self, name: str, *, plain: bool = False) -> float | None:
         """Read a duration, in seconds, or where ``plain`` their number; None if it is not set, or wrong."""
-        text = self.text(name)
-        if not text:
-            return None
-        if plain and text.isascii() and text.isdigit():
-            return float(text)
-        try:
-            return parse_duration(text)
-        except ValueError as error:
-            self.wrong(name, str(error))
-            return None
+        return self._parsed(name, lambda text: parse_duration(text, bare="s" if plain else None))
 
     def tls(
         self, certificate: str, key: str, *, ca: str | None = None, files: TLSFiles | None = None

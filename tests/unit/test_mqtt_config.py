@@ -73,7 +73,7 @@ def test_settings_of_our_own() -> None:
         ({"url": "mqtt://x", "cleansesion": "true"}, "did you mean 'cleanSession'?"),
         ({"url": "mqtt://x", "qos": "0"}, "would lose messages"),
         ({"url": "mqtt://x", "qos": "often"}, "is 1, not 'often'"),
-        ({"url": "mqtt://x", "retain": "perhaps"}, "is 'true' or 'false'"),
+        ({"url": "mqtt://x", "retain": "perhaps"}, "not a boolean: 'perhaps'"),
         ({"url": "mqtt://x", "caCert": "ca.pem"}, "begins with mqtts://"),
         ({"url": "mqtts://x", "caCert": "/nowhere/ca.pem"}, "cannot be used"),
         ({"url": "mqtts://x", "clientCert": "a"}, "go together"),

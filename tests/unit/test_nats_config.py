@@ -142,7 +142,7 @@ def test_component(settings: dict[str, str], expected: NatsConfig) -> None:
         ({"natsURL": "nats://a", "jwt": "x", "seedKey": "secret"}, "(seedKey): that is not the seed"),
         ({"natsURL": "nats://a", "tls_client_key": "x"}, "(tls_client_key): tls_client_cert and tls_client_key go"),
         ({"natsURL": "nats://a", "tls_client_key": "x", "tls_client_cert": "y"}, "(tls_client_cert): the client cert"),
-        ({"natsURL": "nats://a", "replicas": "-1"}, "(replicas): is a whole number"),
+        ({"natsURL": "nats://a", "replicas": "-1"}, "(replicas): not a whole number of at least 0: '-1'"),
     ],
 )
 def test_wrong_component(settings: dict[str, str], problem: str) -> None:
