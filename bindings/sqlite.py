@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from mesh.blocks.store import KeyValueStateStore
-from mesh.broker import Entry, Operation
+from mesh.broker import Entry, Write
 from mesh.errors import ConfigError, ConflictError, StateError
 from mesh.key_value import check_key
 from mesh.resources.component import Component
@@ -106,7 +106,7 @@ class FileKeyValue:
         ).fetchone()
         return None if row is None else Entry(bytes(row[0]), row[1], row[2])
 
-    async def apply(self, operations: Sequence[Operation]) -> None:
+    async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing, in one transaction.
 
         Raises:
@@ -117,7 +117,7 @@ class FileKeyValue:
         if operations:
             await self._run(lambda: self._apply(operations))
 
-    def _apply(self, operations: Sequence[Operation]) -> None:
+    def _apply(self, operations: Sequence[Write]) -> None:
         database = self._open_database
         now = time.time()
         database.execute("BEGIN IMMEDIATE")
@@ -135,7 +135,7 @@ class FileKeyValue:
             database.execute("ROLLBACK")
             raise
 
-    def _write(self, database: sqlite3.Connection, operation: Operation, now: float) -> None:
+    def _write(self, database: sqlite3.Connection, operation: Write, now: float) -> None:
         if operation.value is None:
             database.execute("DELETE FROM entries WHERE key = ?", (operation.key,))
             return

@@ -70,6 +70,7 @@ class GatewayConfig:
         configuration_files: Configuration files, later ones win.
         namespace: The mesh's namespace.
         backbone: URL of the backbone; ``embedded:`` for the server this user's gateways share.
+        backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -99,6 +100,7 @@ class GatewayConfig:
     configuration_files: tuple[Path, ...] = ()
     namespace: str = "default"
     backbone: str = "embedded:"
+    backbone_timeout: float = 5.0
     drain: float = 5.0
     log_level: str = "info"
     log_json: bool = False

@@ -41,7 +41,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
             config.backbone,
             namespace_given=bool(given_namespace),
             home=config.home,
-            host_only=config.host_only,
+            backbone_timeout=config.backbone_timeout,
         )
         return settings, ()
     from mesh.resources.loader import load_configuration_file, load_resources
@@ -63,6 +63,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
         configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
         namespace_given=bool(given_namespace),
         home=config.home,
+        backbone_timeout=config.backbone_timeout,
         host_only=config.host_only,
     )
     problems = [

@@ -27,7 +27,7 @@ __all__ = [
     "KeyValueProvider",
     "Losable",
     "Message",
-    "Operation",
+    "Write",
     "Settler",
     "Sink",
     "SubscribeOptions",
@@ -345,7 +345,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class Write:
     """One write of a transaction.
 
     Attributes:
@@ -367,7 +367,7 @@ class KeyValue(Protocol):
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read; ``strong`` never answers from a follower."""
 
-    async def apply(self, operations: Sequence[Operation]) -> None:
+    async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing; deleting what does not exist succeeds unless a revision was expected.
 
         Raises:

@@ -9,7 +9,7 @@ import heapq
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from mesh.broker import Entry, Operation
+from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError
 
 __all__ = ["MemoryKeyValue", "check_key"]
@@ -45,7 +45,7 @@ class MemoryKeyValue:
         self._sweep()
         return self._entries.get(key)
 
-    async def apply(self, operations: Sequence[Operation]) -> None:
+    async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing; nothing is awaited, so no other call comes between.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import cast
 
 from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
 from mesh.address import decode_token, encode_token
-from mesh.broker import Entry, Operation
+from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError
 
 __all__ = ["NatsKeyValue"]
@@ -23,7 +23,7 @@ WRONG_LAST_SEQUENCE = 10071
 MARKER_TTL = "3600s"
 HEADER_ROOM_BYTES = 512
 EXPIRES_HEADER = "Mesh-Expires"
-_MARKERS = ("KV-Operation", "Nats-Marker-Reason")
+_MARKERS = ("KV-Write", "Nats-Marker-Reason")
 
 
 class NatsKeyValue:
@@ -73,7 +73,7 @@ class NatsKeyValue:
         headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
         return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
 
-    async def apply(self, operations: Sequence[Operation]) -> None:
+    async def apply(self, operations: Sequence[Write]) -> None:
         """Write; several go as one atomic batch."""
         if len(operations) > MAX_OPERATIONS:
             raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
@@ -92,7 +92,7 @@ class NatsKeyValue:
                 raise
             await self._write(repaired)
 
-    async def _expect_marker(self, operation: Operation) -> Operation:
+    async def _expect_marker(self, operation: Write) -> Write:
         if operation.expected != 0:
             return operation
         found = await self._read_leader(operation.key)
@@ -100,7 +100,7 @@ class NatsKeyValue:
             return replace(operation, expected=found[0])
         return operation
 
-    async def _write(self, operations: Sequence[Operation]) -> None:
+    async def _write(self, operations: Sequence[Write]) -> None:
         try:
             if len(operations) == 1:
                 operation = operations[0]
@@ -147,12 +147,12 @@ def _is_gone(headers: Mapping[str, str]) -> bool:
     return expires is not None and int(expires) <= time.time() * 1000
 
 
-def _headers(operation: Operation) -> dict[str, str]:
+def _headers(operation: Write) -> dict[str, str]:
     headers: dict[str, str] = {}
     if operation.expected is not None:
         headers["Nats-Expected-Last-Subject-Sequence"] = str(operation.expected)
     if operation.value is None:
-        headers |= {"KV-Operation": "DEL", "Nats-TTL": MARKER_TTL}
+        headers |= {"KV-Write": "DEL", "Nats-TTL": MARKER_TTL}
     elif operation.ttl is not None:
         headers |= {
             "Nats-TTL": f"{max(1, math.ceil(operation.ttl))}s",

@@ -12,7 +12,7 @@ from brokers.redis._connection import Connection
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 from brokers.redis._wire import Argument, ReplyError
 from mesh.address import encode_token
-from mesh.broker import Entry, Operation
+from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError
 
 __all__ = ["RedisKeyValue"]
@@ -83,7 +83,7 @@ class RedisKeyValue:
             return None
         return Entry(value, int(revision), None if expires is None else int(expires) / 1000)
 
-    async def apply(self, operations: Sequence[Operation]) -> None:
+    async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing, in one script."""
         if len(operations) > MAX_OPERATIONS:
             raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")

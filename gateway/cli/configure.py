@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from gateway.config import GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
-from mesh.values import parse_size
+from mesh.values import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +94,15 @@ class _Checker:
             self.complain(name, str(error))
             return default
 
+    def duration(self, name: str, value: str | None, default: float) -> float:
+        if value is None:
+            return default
+        try:
+            return parse_duration(value, bare="s")
+        except ValueError as error:
+            self.complain(name, str(error))
+            return default
+
 
 def gateway_config(
     options: GatewayOptions, environ: Mapping[str, str], *, default_http_port: int = 3500
@@ -136,6 +145,7 @@ def gateway_config(
         configuration_files=tuple(map(Path, options.config)),
         namespace=environ.get("NAMESPACE") or "default",
         backbone=environ.get("MESH_BACKBONE") or "embedded:",
+        backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
         log_level=level or "info",
         log_json=options.log_as_json,

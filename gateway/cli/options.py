@@ -125,6 +125,14 @@ class GatewayOptions:
     allowed_origins: str | None = _option(
         None, "text", "--allowed-origins", "CORS origins, comma separated", section=_LIMITS, metavar="URLS"
     )
+    backbone_timeout: str | None = _option(
+        None,
+        "text",
+        "--backbone-timeout",
+        "how long a broker is waited for at start (5s)",
+        section=_LIMITS,
+        metavar="TIME",
+    )
     dapr_graceful_shutdown_seconds: int | None = _option(
         None, "number", "--dapr-graceful-shutdown-seconds", "time to finish calls at the end (5)", section=_LIMITS
     )

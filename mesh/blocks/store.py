@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from mesh.broker import KeyValue
-from mesh.broker import Operation as Write
+from mesh.broker import KeyValue, Write
 from mesh.errors import ConflictError, InvalidEtagError
 
 __all__ = ["CAPABILITIES", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]

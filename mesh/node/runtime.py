@@ -25,7 +25,7 @@ from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Broker, KeyValueProvider, Losable
 from mesh.calls.exchange import Exchange
-from mesh.errors import ConfigError, Problem
+from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts, hosting
 from mesh.node.components import Components, check_types, open_components, resolved_entries
 from mesh.node.description import ComponentDescription, NodeDescription
@@ -46,6 +46,9 @@ from mesh.urls import without_credentials
 __all__ = ["NodeSettings", "Runtime", "check", "default_components"]
 
 logger = logging.getLogger(__name__)
+
+TELL_INTERVAL = 3.0
+FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
 
 
 def default_components(state_file: Path | None = None) -> tuple[Component, ...]:
@@ -74,6 +77,7 @@ class NodeSettings:
         configuration: Merged.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
+        backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
     """
 
@@ -86,6 +90,7 @@ class NodeSettings:
     configuration: Configuration = field(default_factory=Configuration)
     namespace_given: bool = False
     home: Path | None = None
+    backbone_timeout: float = 5.0
     host_only: bool = False
 
     @property
@@ -158,10 +163,7 @@ class Runtime:
         problems = check(settings, self._registry, self._blocks)
         if problems:
             raise ConfigError(problems)
-        scheme = settings.backbone.partition(":")[0]
-        adapter = self._registry.load(f"backbone.{scheme}")
-        broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # what entry points promise
-        self.broker = await enter(broker)
+        self.broker = await self._connect()
         self.exchange = await enter(Exchange(self.broker))
         directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
@@ -193,6 +195,26 @@ class Runtime:
                     )
         hosted = self._components.hosted(Pipeline(answering, observer=self.counters).run)
         await enter(hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id))
+
+    async def _connect(self) -> Broker:
+        """Enter the backbone; one that is not there yet is waited for, and that is said."""
+        settings, loop = self.settings, asyncio.get_running_loop()
+        adapter = self._registry.load(f"backbone.{settings.backbone.partition(':')[0]}")
+        until = loop.time() + settings.backbone_timeout
+        told, wait = -TELL_INTERVAL, FIRST_WAIT
+        while True:
+            broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
+            try:
+                return await self._stack.enter_async_context(broker)
+            except BrokerUnavailableError as error:
+                left = until - loop.time()
+                if left <= 0:
+                    raise
+                if loop.time() - told >= TELL_INTERVAL:
+                    told = loop.time()
+                    logger.warning("waiting for the backbone, %.0f s at most: %s", left, error)
+            await asyncio.sleep(min(wait, left))
+            wait = min(wait * 2, LONGEST_WAIT)
 
     def _make_parts(self, directory: Directory, hosts: Hosts) -> Parts:
         settings = self.settings

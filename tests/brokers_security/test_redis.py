@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from brokers.redis import RedisBroker, RedisConfig
-from mesh.broker import Delivery, Operation, SubscribeOptions, Topology
+from mesh.broker import Delivery, SubscribeOptions, Topology, Write
 from mesh.errors import BrokerError, PublishRejectedError, StateError
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, text
@@ -79,7 +79,7 @@ async def test_what_an_acl_user_may_not_do_is_an_error_of_ours(tmp_path: Path) -
             with pytest.raises(PublishRejectedError, match="permissions"):
                 await broker.publish(TOPIC, text("x"))
             with pytest.raises(StateError, match="permissions"):
-                await store.apply([Operation("k", b"v")])
+                await store.apply([Write("k", b"v")])
             with pytest.raises(StateError, match="permissions"):
                 await anext(aiter(store.keys()))
             serving, told = broker.serve(TOPIC, "g", Inbox()), broker.listen(TOPIC, Inbox())

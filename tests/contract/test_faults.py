@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mesh.broker import Delivery, KeyValueProvider, Message, Operation, SubscribeOptions
+from mesh.broker import Delivery, KeyValueProvider, Message, SubscribeOptions, Write
 from mesh.calls.exchange import Exchange, Reply, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
 from mesh.tasks import task_group
@@ -213,12 +213,12 @@ async def test_key_value_outlives_a_restart(rough_place: Place) -> None:
     broker = await rough_place.connect()
     assert isinstance(broker, KeyValueProvider)
     store = await broker.key_value("s")
-    await store.apply([Operation("a", b"1"), Operation("b", b"2")])
+    await store.apply([Write("a", b"1"), Write("b", b"2")])
     await rough_place.backend.restart(kill=True)
     async with asyncio.timeout(10):
         entry = await store.get("a")
         assert entry is not None
-        await store.apply([Operation("a", b"3", expected=entry.revision)])
+        await store.apply([Write("a", b"3", expected=entry.revision)])
         entry = await store.get("a", strong=True)
     assert entry is not None
     assert entry.value == b"3"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bindings.sqlite import FileKeyValue
-from mesh.broker import Operation
+from mesh.broker import Write
 from mesh.errors import StateError
 from tests.contract import test_key_value as suite
 
@@ -35,10 +35,10 @@ async def test_two_processes_share_a_file(tmp_path: Path) -> None:
     """What one connection writes another sees; what is written stays."""
     path = tmp_path / "store.db"
     async with FileKeyValue(path) as one, FileKeyValue(path) as two:
-        await one.apply([Operation("k", b"1", 0)])
+        await one.apply([Write("k", b"1", 0)])
         entry = await two.get("k")
         assert entry is not None
-        await two.apply([Operation("k", b"2", entry.revision)])
+        await two.apply([Write("k", b"2", entry.revision)])
         assert (await one.get("k")) == (await two.get("k")) != entry
     async with FileKeyValue(path) as later:
         found = await later.get("k")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mesh.broker import Broker, KeyValue, KeyValueProvider, Operation
+from mesh.broker import Broker, KeyValue, KeyValueProvider, Write
 from mesh.errors import ConflictError, StateError
 from tests.support.contract import no_tasks_besides
 from tests.support.eventually import eventually
@@ -30,7 +30,7 @@ async def store(broker: Broker) -> KeyValue:
 
 
 async def put(store: KeyValue, key: str, value: bytes, ttl: float | None = None) -> int:
-    await store.apply([Operation(key, value, ttl=ttl)])
+    await store.apply([Write(key, value, ttl=ttl)])
     entry = await store.get(key)
     assert entry is not None
     return entry.revision
@@ -53,9 +53,9 @@ async def test_put_get_delete(store: KeyValue) -> None:
     second = await put(store, "a", b"2")
     assert second > first
     assert await value(store, "a") == b"2"
-    await store.apply([Operation("a", None)])
+    await store.apply([Write("a", None)])
     assert await value(store, "a") is None
-    await store.apply([Operation("a", None), Operation("never there", None)])
+    await store.apply([Write("a", None), Write("never there", None)])
     await put(store, "a", b"3")
     assert await value(store, "a") == b"3"
 
@@ -79,44 +79,44 @@ async def test_stores_are_apart_and_shared_by_name(broker: Broker, other: Broker
 
 async def test_compare_and_set(store: KeyValue) -> None:
     revision = await put(store, "a", b"1")
-    await store.apply([Operation("a", b"2", expected=revision)])
+    await store.apply([Write("a", b"2", expected=revision)])
     for stale in (revision, 0, revision + 1_000_000):
         with pytest.raises(ConflictError):
-            await store.apply([Operation("a", b"3", expected=stale)])
+            await store.apply([Write("a", b"3", expected=stale)])
     assert await value(store, "a") == b"2"
 
 
 async def test_expecting_a_key_that_does_not_exist(store: KeyValue) -> None:
     with pytest.raises(ConflictError):
-        await store.apply([Operation("a", b"1", expected=7)])
+        await store.apply([Write("a", b"1", expected=7)])
     assert await value(store, "a") is None
 
 
 async def test_must_not_exist(store: KeyValue) -> None:
-    await store.apply([Operation("a", b"1", expected=0)])
+    await store.apply([Write("a", b"1", expected=0)])
     with pytest.raises(ConflictError):
-        await store.apply([Operation("a", b"2", expected=0)])
-    await store.apply([Operation("a", None)])
-    await store.apply([Operation("a", b"3", expected=0)])
+        await store.apply([Write("a", b"2", expected=0)])
+    await store.apply([Write("a", None)])
+    await store.apply([Write("a", b"3", expected=0)])
     assert await value(store, "a") == b"3"
     with pytest.raises(ConflictError):
-        await store.apply([Operation("a", b"4", expected=0)])
+        await store.apply([Write("a", b"4", expected=0)])
 
 
 async def test_delete_with_revision(store: KeyValue) -> None:
     revision = await put(store, "a", b"1")
     with pytest.raises(ConflictError):
-        await store.apply([Operation("a", None, expected=revision + 1)])
-    await store.apply([Operation("a", None, expected=revision)])
+        await store.apply([Write("a", None, expected=revision + 1)])
+    await store.apply([Write("a", None, expected=revision)])
     with pytest.raises(ConflictError):
-        await store.apply([Operation("a", None, expected=revision)])
+        await store.apply([Write("a", None, expected=revision)])
     assert await value(store, "a") is None
 
 
 async def test_one_of_many_wins(store: KeyValue) -> None:
     async def claim(number: int) -> int | None:
         try:
-            await store.apply([Operation("lock", b"%d" % number, expected=0)])
+            await store.apply([Write("lock", b"%d" % number, expected=0)])
         except ConflictError:
             return None
         return number
@@ -136,7 +136,7 @@ async def test_counter_loses_no_increment(store: KeyValue) -> None:
                 entry = await store.get("n", strong=True)
                 assert entry is not None
                 try:
-                    await store.apply([Operation("n", b"%d" % (int(entry.value) + 1), expected=entry.revision)])
+                    await store.apply([Write("n", b"%d" % (int(entry.value) + 1), expected=entry.revision)])
                     break
                 except ConflictError:
                     continue
@@ -150,9 +150,7 @@ async def test_counter_loses_no_increment(store: KeyValue) -> None:
 async def test_transaction_is_all(store: KeyValue) -> None:
     revision = await put(store, "a", b"1")
     await put(store, "b", b"1")
-    await store.apply(
-        [Operation("a", b"2", expected=revision), Operation("b", None), Operation("c", b"new", expected=0)]
-    )
+    await store.apply([Write("a", b"2", expected=revision), Write("b", None), Write("c", b"new", expected=0)])
     assert [await value(store, key) for key in "abc"] == [b"2", None, b"new"]
     await store.apply([])
 
@@ -160,8 +158,8 @@ async def test_transaction_is_all(store: KeyValue) -> None:
 @pytest.mark.parametrize("place_of_conflict", [0, 1, 2])
 async def test_transaction_is_nothing(store: KeyValue, place_of_conflict: int) -> None:
     await put(store, "a", b"1")
-    operations = [Operation("x", b"2"), Operation("y", b"2")]
-    operations.insert(place_of_conflict, Operation("a", b"2", expected=0))
+    operations = [Write("x", b"2"), Write("y", b"2")]
+    operations.insert(place_of_conflict, Write("a", b"2", expected=0))
     with pytest.raises(ConflictError):
         await store.apply(operations)
     assert [await value(store, key) for key in "axy"] == [b"1", None, None]
@@ -170,13 +168,13 @@ async def test_transaction_is_nothing(store: KeyValue, place_of_conflict: int) -
 async def test_transaction_over_deleted_keys(store: KeyValue) -> None:
     await put(store, "a", b"1")
     await put(store, "b", b"1")
-    await store.apply([Operation("a", None), Operation("b", None)])
-    await store.apply([Operation("a", b"2", expected=0), Operation("b", b"2", expected=0), Operation("c", b"2")])
+    await store.apply([Write("a", None), Write("b", None)])
+    await store.apply([Write("a", b"2", expected=0), Write("b", b"2", expected=0), Write("c", b"2")])
     assert [await value(store, key) for key in "abc"] == [b"2", b"2", b"2"]
 
 
 async def test_last_of_several_writes_to_one_key_in_a_transaction_counts(store: KeyValue) -> None:
-    await store.apply([Operation("a", b"1"), Operation("b", b"1"), Operation("a", b"2"), Operation("b", None)])
+    await store.apply([Write("a", b"1"), Write("b", b"1"), Write("a", b"2"), Write("b", None)])
     assert await value(store, "a") == b"2"
     assert await value(store, "b") is None
 
@@ -185,17 +183,17 @@ async def test_transactions_at_once_leave_one_of_them(store: KeyValue) -> None:
     async with asyncio.TaskGroup() as tasks:
         for number in range(100):
             written = b"%d" % number
-            tasks.create_task(store.apply([Operation("a", written), Operation("b", written), Operation("c", written)]))
+            tasks.create_task(store.apply([Write("a", written), Write("b", written), Write("c", written)]))
     found = {await value(store, key) for key in "abc"}
     assert len(found) == 1
 
 
 async def test_many_operations(store: KeyValue) -> None:
-    operations = [Operation(f"key {number}", b"%d" % number) for number in range(500)]
+    operations = [Write(f"key {number}", b"%d" % number) for number in range(500)]
     await store.apply(operations)
     assert len(await keys(store)) == 500
     assert await value(store, "key 499") == b"499"
-    await store.apply([Operation(operation.key, None) for operation in operations])
+    await store.apply([Write(operation.key, None) for operation in operations])
     assert await keys(store) == []
 
 
@@ -216,17 +214,17 @@ async def test_expiry(store: KeyValue) -> None:
     assert time.time() >= entry.expires_at - 0.01
     assert await value(store, "short") is None
     assert await keys(store) == ["long"]
-    await store.apply([Operation("short", b"again", expected=0)])
+    await store.apply([Write("short", b"again", expected=0)])
     assert await value(store, "short") == b"again"
 
 
 async def test_short_expiry(store: KeyValue) -> None:
-    await store.apply([Operation("k", b"v", ttl=0.05)])
+    await store.apply([Write("k", b"v", ttl=0.05)])
     await asyncio.sleep(0.1)
     assert await value(store, "k") is None
-    await store.apply([Operation("k", b"w", expected=0, ttl=0.05)])
+    await store.apply([Write("k", b"w", expected=0, ttl=0.05)])
     await asyncio.sleep(0.1)
-    await store.apply([Operation("k", b"x", expected=0), Operation("l", b"x", expected=0)])
+    await store.apply([Write("k", b"x", expected=0), Write("l", b"x", expected=0)])
     assert await value(store, "k") == b"x"
 
 
@@ -246,25 +244,25 @@ async def test_put_without_expiry_ends_an_earlier_one(store: KeyValue) -> None:
     ids=range(15),
 )
 async def test_keys_are_any_text(store: KeyValue, key: str) -> None:
-    await store.apply([Operation(key, b"v", expected=0), Operation("plain", b"other")])
+    await store.apply([Write(key, b"v", expected=0), Write("plain", b"other")])
     assert await value(store, key) == b"v"
     assert await keys(store) == sorted([key, "plain"])
-    await store.apply([Operation(key, None)])
+    await store.apply([Write(key, None)])
     assert await value(store, key) is None
 
 
 @pytest.mark.parametrize("key", ["", "x" * 1025, "é" * 513], ids=["empty", "long", "long-utf-8"])
 async def test_impossible_keys_are_refused(store: KeyValue, key: str) -> None:
     with pytest.raises(StateError):
-        await store.apply([Operation("fine", b"v"), Operation(key, b"v")])
+        await store.apply([Write("fine", b"v"), Write(key, b"v")])
     with pytest.raises(StateError):
         await store.get(key)
     assert await value(store, "fine") is None
 
 
 async def test_keys_by_prefix(store: KeyValue) -> None:
-    await store.apply([Operation(key, b"") for key in ("app||a", "app||b", "apple", "other||a", "app.x")])
-    await store.apply([Operation("app||b", None)])
+    await store.apply([Write(key, b"") for key in ("app||a", "app||b", "apple", "other||a", "app.x")])
+    await store.apply([Write("app||b", None)])
     assert await keys(store, "app||") == ["app||a"]
     assert await keys(store, "app") == ["app.x", "apple", "app||a"]
     assert await keys(store, "none") == []
@@ -280,7 +278,7 @@ async def test_large_values(broker: Broker, store: KeyValue) -> None:
     fitting = os.urandom(broker.features.max_message_bytes - 1024)
     await put(store, "k", fitting)
     assert await value(store, "k") == fitting
-    await store.apply([Operation(f"k{number}", fitting) for number in range(5)])
+    await store.apply([Write(f"k{number}", fitting) for number in range(5)])
     assert await value(store, "k4") == fitting
 
 
@@ -288,7 +286,7 @@ async def test_too_large_value_is_refused_or_stored_but_breaks_nothing(broker: B
     huge = bytes(broker.features.max_message_bytes * 2)
     async with asyncio.timeout(10):
         try:
-            await store.apply([Operation("small", b"v"), Operation("k", huge)])
+            await store.apply([Write("small", b"v"), Write("k", huge)])
         except StateError:
             assert await value(store, "k") is None
             assert await value(store, "small") is None
@@ -300,12 +298,12 @@ async def test_too_large_value_is_refused_or_stored_but_breaks_nothing(broker: B
 async def test_cancelled_calls_leave_nothing_behind(store: KeyValue) -> None:
     before = asyncio.all_tasks()
     for turns in range(10):
-        for call in (store.apply([Operation("a", b"1"), Operation("b", b"1")]), store.get("a")):
+        for call in (store.apply([Write("a", b"1"), Write("b", b"1")]), store.get("a")):
             calling = asyncio.ensure_future(call)
             for _ in range(turns):
                 await asyncio.sleep(0)
             calling.cancel()
             await asyncio.wait([calling])
     await no_tasks_besides(before)
-    await store.apply([Operation("a", b"2"), Operation("b", b"2")])
+    await store.apply([Write("a", b"2"), Write("b", b"2")])
     assert [await value(store, "a"), await value(store, "b")] == [b"2", b"2"]

@@ -14,7 +14,7 @@ import pytest
 from brokers.nats import NatsBroker
 from brokers.nats.broker import OVERDUE
 from mesh import address
-from mesh.broker import Operation, SubscribeOptions, Topology
+from mesh.broker import SubscribeOptions, Topology, Write
 from mesh.errors import BrokerError
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -95,7 +95,7 @@ async def test_nothing_confirmed_is_lost_with_the_leader(cluster: list[NatsServe
         for node in (one, other):
             await node.declare(Topology(TOPIC.space))
         store = await one.key_value("states")
-        await store.apply([Operation("k", b"v")])
+        await store.apply([Write("k", b"v")])
         async with other.subscribe(TOPIC, SubscribeOptions("g"), inbox):
             load = Load(one)
             async with load.running():

@@ -13,8 +13,10 @@ import pytest
 from aiohttp import web
 
 from gateway.config import HealthCheck
+from mesh.errors import BrokerUnavailableError
 from tests.http.harness import App, Backbone, Got, error, gateway, matches
 from tests.support.eventually import eventually
+from tests.support.nats import NatsServer
 from tests.support.processes import free_port
 
 SUBSCRIBED = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
@@ -313,3 +315,19 @@ async def test_init_endpoints_can_be_switched_off(memory: Backbone, tmp_path: Pa
     """`--disable-init-endpoints subscribe` asks nothing."""
     async with App(SUBSCRIBED) as app, gateway(memory, tmp_path, app=app, init_endpoints_off=frozenset({"subscribe"})):
         assert not [got for got in app.init if got.path == "/dapr/subscribe"]
+
+
+async def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At start, for as long as the option says, and the log says what for; after that the cause is told."""
+    server = NatsServer(tmp_path / "nats")
+    backbone = Backbone(server.url)
+    with pytest.raises(BrokerUnavailableError, match=str(server.port)):
+        async with gateway(backbone, tmp_path, backbone_timeout=0.3):
+            pass
+    waiting = gateway(backbone, tmp_path, backbone_timeout=60.0)
+    async with asyncio.TaskGroup() as tasks:
+        entering = tasks.create_task(waiting.__aenter__())
+        await eventually(lambda: _is("waiting for the backbone, 60 s at most" in caplog.text), within=20.0)
+        async with server:
+            await entering
+            await waiting.__aexit__(None, None, None)

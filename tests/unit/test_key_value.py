@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.broker import Entry, Operation
+from mesh.broker import Entry, Write
 from mesh.errors import ConflictError
 from mesh.key_value import MemoryKeyValue
 
@@ -36,7 +36,7 @@ async def keys(store: MemoryKeyValue) -> list[str]:
 
 
 async def test_key_expires_at_its_time(store: MemoryKeyValue, clock: Clock) -> None:
-    await store.apply([Operation("k", b"v", ttl=10)])
+    await store.apply([Write("k", b"v", ttl=10)])
     clock.now += 9.999
     assert await store.get("k") == Entry(b"v", 1, 1010.0)
     clock.now = 1010.0
@@ -45,8 +45,8 @@ async def test_key_expires_at_its_time(store: MemoryKeyValue, clock: Clock) -> N
 
 
 async def test_later_write_decides_the_expiry(store: MemoryKeyValue, clock: Clock) -> None:
-    await store.apply([Operation(key, b"1", ttl=1) for key in ("forever", "longer", "gone")])
-    await store.apply([Operation("forever", b"2"), Operation("longer", b"2", ttl=5), Operation("gone", None)])
+    await store.apply([Write(key, b"1", ttl=1) for key in ("forever", "longer", "gone")])
+    await store.apply([Write("forever", b"2"), Write("longer", b"2", ttl=5), Write("gone", None)])
     clock.now += 2
     assert await keys(store) == ["forever", "longer"]
     clock.now += 4
@@ -54,27 +54,25 @@ async def test_later_write_decides_the_expiry(store: MemoryKeyValue, clock: Cloc
 
 
 async def test_expired_key_counts_as_absent(store: MemoryKeyValue, clock: Clock) -> None:
-    await store.apply([Operation("k", b"v", ttl=1)])
+    await store.apply([Write("k", b"v", ttl=1)])
     clock.now += 2
     with pytest.raises(ConflictError):
-        await store.apply([Operation("k", b"w", expected=1)])
-    await store.apply([Operation("k", b"w", expected=0)])
+        await store.apply([Write("k", b"w", expected=1)])
+    await store.apply([Write("k", b"w", expected=0)])
 
 
 async def test_same_expiry_of_several_keys(store: MemoryKeyValue, clock: Clock) -> None:
-    await store.apply([Operation(key, b"v", ttl=1) for key in "cab"])
-    await store.apply([Operation("a", b"w", ttl=1)])
+    await store.apply([Write(key, b"v", ttl=1) for key in "cab"])
+    await store.apply([Write("a", b"w", ttl=1)])
     clock.now += 1
     assert await keys(store) == []
 
 
-operations = st.builds(
-    Operation, st.sampled_from("abc"), st.none() | st.binary(max_size=2), st.none() | st.integers(0, 6)
-)
+operations = st.builds(Write, st.sampled_from("abc"), st.none() | st.binary(max_size=2), st.none() | st.integers(0, 6))
 
 
 @given(st.lists(st.lists(operations, max_size=3), max_size=12))
-async def test_it_does_what_a_dict_does(transactions: list[list[Operation]]) -> None:
+async def test_it_does_what_a_dict_does(transactions: list[list[Write]]) -> None:
     store, model, revision = MemoryKeyValue(), dict[str, tuple[bytes, int]](), 0
     for transaction in transactions:
         fits = all(each.expected in (None, model.get(each.key, (b"", 0))[1]) for each in transaction)

@@ -23,7 +23,7 @@ from brokers.redis._scripts import script
 from brokers.redis._topic_scripts import SPACE
 from mesh import address
 from mesh.address import Address, matches
-from mesh.broker import Delivery, Frame, Message, Operation, SubscribeOptions, Topology
+from mesh.broker import Delivery, Frame, Message, SubscribeOptions, Topology, Write
 from mesh.errors import BrokerUnavailableError, PublishRejectedError, StateError, TopologyMismatchError
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -284,7 +284,7 @@ async def test_everything_goes_on_after_the_server_was_emptied(place: Place, opt
         await place.ask(broker, "SCRIPT", "FLUSH")
         await broker.publish(place.topic("a.b"), text("after", key="k"))
         assert await broker.publish_many(place.topic("a.c"), [text("many")]) == [None]
-        await store.apply([Operation("k", b"v")])
+        await store.apply([Write("k", b"v")])
         await eventually(lambda: _assert_holds(inbox, {b"after", b"many"}), within=10.0)
         await other._frames._serve_again()
         await broker.send(app, text("x"), f"{broker.inbox}.t")
@@ -328,15 +328,15 @@ async def test_out_of_memory_it_refuses_to_store_and_goes_on_to_deliver(place: P
     place.server = server
     broker = await place.node()
     store = await broker.key_value("s")
-    await store.apply([Operation("old", b"v")])
+    await store.apply([Write("old", b"v")])
     inbox, stored = Inbox(), 0
     with pytest.raises(PublishRejectedError, match="refused"):
         while True:
             await broker.publish(place.topic(), Message({"n": str(stored)}, os.urandom(200_000)))
             stored += 1
     with pytest.raises(StateError):
-        await store.apply([Operation("k", bytes(500_000))])
-    await store.apply([Operation("old", None)])
+        await store.apply([Write("k", bytes(500_000))])
+    await store.apply([Write("old", None)])
     await broker.send(f"{broker.inbox}.t", text("small"))
     async with broker.subscribe(place.topic(), OPTIONS, inbox):
         await inbox.holds(stored)
@@ -375,7 +375,7 @@ async def test_an_acl_user_needs_no_more_than_the_page_says(place: Place) -> Non
             await broker.broadcast(place.topic(), text("x"))
             await eventually(lambda: _assert_length(served, 2))
         store = await broker.key_value("s")
-        await store.apply([Operation("k", b"v", ttl=10)])
+        await store.apply([Write("k", b"v", ttl=10)])
         assert [key async for key in store.keys()] == ["k"]  # noqa: SIM118 - it is no dictionary
         await broker._spaces.trim(place.space)
 
@@ -454,7 +454,7 @@ async def test_a_write_that_is_repeated_is_done_once(place: Place) -> None:
         return await real(command, repeat=repeat)
 
     commands.execute = twice  # type: ignore[method-assign,assignment]
-    await store.apply([Operation("a", b"1", expected=0)])
+    await store.apply([Write("a", b"1", expected=0)])
     commands.execute = real  # type: ignore[method-assign]
     entry = await store.get("a")
     assert entry is not None
