@@ -38,18 +38,19 @@ class Deadlines:
         self._watched: set[_Watched] = set()
         self._sweeping = False
 
-    async def within(self, seconds: float, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def within(self, seconds: float, call: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
         """Make a call; cancel it when its time is over.
 
         Args:
             seconds: How long it may take; one of at least 5 s may strike up to 0.25 s late.
             call: What to bound.
+            *arguments: What it is called with.
 
         Raises:
             DeadlineExceededError: It took longer; its outcome is unknown.
         """
         if seconds < EXACT_BELOW:
-            return await self._exactly(seconds, call)
+            return await self._exactly(seconds, call, *arguments)
         task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
@@ -59,7 +60,7 @@ class Deadlines:
             self._sweeping = True
             asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
         try:
-            return await call()
+            return await call(*arguments)
         except asyncio.CancelledError:
             # Somebody else may have cancelled as well; then it is theirs.
             if watched.struck and task.cancelling() <= before + 1:
@@ -70,13 +71,13 @@ class Deadlines:
             if watched.struck:
                 task.uncancel()
 
-    async def _exactly(self, seconds: float, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _exactly(self, seconds: float, call: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
         if seconds <= 0:
             raise _late(0.0)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await call()
+                return await call(*arguments)
         except TimeoutError:
             if not limit.expired():
                 raise

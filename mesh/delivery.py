@@ -260,7 +260,7 @@ class Settlement:
         """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed."""
         while True:
             try:
-                return await self._deadlines.within(self._timeout, lambda: self._call(delivery))
+                return await self._deadlines.within(self._timeout, self._call, delivery)
             except AppUnreachableError:
                 await self._until_reachable()
             except DeadlineExceededError as error:

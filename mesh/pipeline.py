@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 from mesh.deadlines import Deadlines
 from mesh.errors import MeshError
 from mesh.policies import Guard, Policy
-from mesh.telemetry import OPERATIONS, Observed
+from mesh.telemetry import CANCELLED, FAILED, OK, OPERATIONS, Observed
 
 if TYPE_CHECKING:
     from mesh.operation import Operation
@@ -79,15 +79,15 @@ class Pipeline:
 
 async def _observed(observer: Observer, proceed: Handler, operation: Operation) -> object:
     started = time.perf_counter()
-    outcome = "FAILED"
+    outcome = FAILED
     try:
         result = await proceed(operation)
-        outcome = "ok"
+        outcome = OK
     except MeshError as error:
         outcome = error.code
         raise
     except asyncio.CancelledError:
-        outcome = "CANCELLED"
+        outcome = CANCELLED
         raise
     finally:
         labels = operation.method.block, operation.method.name, operation.target, outcome
@@ -129,7 +129,7 @@ async def _within_deadline(deadlines: Deadlines, proceed: Handler, operation: Op
     else:
         seconds = given - now if limit is None else min(limit, given - now)
     operation.deadline = now + seconds
-    return await deadlines.within(seconds + operation.method.grace, lambda: proceed(operation))
+    return await deadlines.within(seconds + operation.method.grace, proceed, operation)
 
 
 async def _placed(services: Mapping[str, Service], operation: Operation) -> object:

@@ -12,13 +12,17 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 __all__ = [
+    "CANCELLED",
     "Counters",
+    "FAILED",
     "NOT_TRACED",
+    "OK",
     "OPERATIONS",
     "OTHER",
     "Observed",
     "Observer",
     "Tracing",
+    "both",
     "child_span",
     "is_traceparent",
     "is_tracestate",
@@ -27,7 +31,9 @@ __all__ = [
 ]
 
 # What is observed, by name; labels follow in the order given.
-OPERATIONS = "operations"  # block, method, target, outcome: ok, CANCELLED, FAILED or an error's code
+OPERATIONS = "operations"  # block, method, target, outcome
+BROKER_PUBLISHED = "broker_published"  # broker, kind of address, outcome; only for an observer of its own
+APPLICATION_CALLED = "application_called"  # outcome: the class of the status (2xx), or as of an operation; likewise
 EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop
 EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic
@@ -41,6 +47,9 @@ MAX_SERIES = 1000
 OTHER = "(other)"
 
 # What follows the flags is for versions to come: version 00 ends there.
+# Outcomes of an operation, besides an error's code.
+OK, CANCELLED, FAILED = "ok", "CANCELLED", "FAILED"
+
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:(?<!\A00.{53})-[!-~]*)?\Z"
 )
@@ -128,6 +137,16 @@ class Observed(NamedTuple):
 Observer = Callable[[Observed], None]
 
 
+def both(first: Observer, second: Observer) -> Observer:
+    """Tell two observers."""
+
+    def tell(observed: Observed) -> None:
+        first(observed)
+        second(observed)
+
+    return tell
+
+
 def nobody(observed: Observed) -> None:
     """Observe nothing."""
 
@@ -146,7 +165,12 @@ class Counters:
 
     def __call__(self, observed: Observed) -> None:
         """Count what happened."""
-        self.add(observed.name, *observed.labels, by=observed.times)
+        name, labels, times, _ = observed
+        counts, key = self._counts, (name, *labels)
+        if key in counts:
+            counts[key] += times
+        else:
+            self.add(name, *labels, by=times)
 
     def add(self, name: str, *labels: str, by: int = 1) -> None:
         """Count."""

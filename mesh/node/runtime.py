@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from mesh.address import encode_token
 from mesh.application import Application
@@ -23,7 +23,7 @@ from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.store import KeyValueStateStore, StateStore
-from mesh.broker import Broker, KeyValueProvider, Losable
+from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts, hosting
@@ -31,6 +31,7 @@ from mesh.node.components import Components, check_types, open_components, resol
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
 from mesh.node.inbound import Serve, inbound
+from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.pipeline import Pipeline
 from mesh.policies import Policy
@@ -40,7 +41,7 @@ from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription
 from mesh.scopes import in_scope
-from mesh.telemetry import Counters, Tracing
+from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.urls import without_credentials
 
 __all__ = ["NodeSettings", "Runtime", "check", "default_components"]
@@ -77,6 +78,7 @@ class NodeSettings:
         configuration: Merged.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
+        observer: Is told of everything besides the node's own counters, and of broker and application too.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
     """
@@ -90,6 +92,7 @@ class NodeSettings:
     configuration: Configuration = field(default_factory=Configuration)
     namespace_given: bool = False
     home: Path | None = None
+    observer: Observer | None = None
     backbone_timeout: float = 5.0
     host_only: bool = False
 
@@ -114,6 +117,9 @@ class Runtime:
         self.settings = settings
         self.caller = Caller(settings.namespace, settings.app_id, proven=True)
         self.counters = Counters()
+        self._observer: Observer = self.counters
+        if settings.observer is not None:
+            self._observer = both(self.counters, settings.observer)
         self.methods: Sequence[str] | None = None
         self.broker: Broker
         self.exchange: Exchange
@@ -177,7 +183,7 @@ class Runtime:
         self._pipeline = Pipeline(
             here,
             policy_of=self._policy_of if settings.resiliencies else None,
-            observer=self.counters,
+            observer=self._observer,
         )
         answering = {
             each.name: each.start(each, parts, self._of(each, "nearest", "backbone"))
@@ -193,7 +199,7 @@ class Runtime:
                         component.name,
                         component.type,
                     )
-        hosted = self._components.hosted(Pipeline(answering, observer=self.counters).run)
+        hosted = self._components.hosted(Pipeline(answering, observer=self._observer).run)
         await enter(hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id))
 
     async def _connect(self) -> Broker:
@@ -205,7 +211,8 @@ class Runtime:
         while True:
             broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
             try:
-                return await self._stack.enter_async_context(broker)
+                entered = await self._stack.enter_async_context(broker)
+                return entered if settings.observer is None else observed_broker(entered, settings.observer)
             except BrokerUnavailableError as error:
                 left = until - loop.time()
                 if left <= 0:
@@ -232,7 +239,7 @@ class Runtime:
             registry=self._registry,
             policies=ResiliencyPolicies(settings.resiliencies, settings.app_id),
             tracing=Tracing(DEFAULT_SAMPLING_RATIO if ratio is None else ratio),
-            observer=self.counters,
+            observer=self._observer,
             stack=self._stack,
             records=self._records,
             endpoints={},
@@ -261,8 +268,9 @@ class Runtime:
         Raises:
             RecordsMissingError: There is neither.
         """
-        if isinstance(self.broker, KeyValueProvider) and self.broker.features.key_value:
-            return KeyValueStateStore(await self.broker.key_value(f"{self.settings.namespace}-{name}"))
+        if self.broker.features.key_value:
+            provider = cast("KeyValueProvider", self.broker)
+            return KeyValueStateStore(await provider.key_value(f"{self.settings.namespace}-{name}"))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
                 return Prefixed(opened.store, f"mesh||{name}||")  # type: ignore[attr-defined]  # a state store's
@@ -275,8 +283,9 @@ class Runtime:
 
     async def until_lost(self) -> str:
         """Return why, once the backbone's connection is over for good; a broker that always reconnects never is."""
-        if isinstance(self.broker, Losable):
-            return await self.broker.until_lost()
+        until_lost = getattr(self.broker, "until_lost", None)  # Of a ``Losable`` broker.
+        if until_lost is not None:
+            return cast("str", await until_lost())
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -309,6 +318,8 @@ class Runtime:
             application: The application beside this gateway.
             programmatic: Reads the application's own subscriptions.
         """
+        if self.settings.observer is not None:
+            application = observed_application(application, self.settings.observer)
         self._parts.application = application
         services = tuple(self.services.values())
         return inbound(self._serve, services, self._parts.directory, self.settings.app_id, application, programmatic)

@@ -1,0 +1,100 @@
+"""Broker and application as before, and an observer told of what they are asked.
+
+Whoever builds a node may give it an observer (``NodeSettings.observer``); only then these stand in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from mesh import telemetry
+from mesh.address import Address
+from mesh.application import Application, AppResponse, Headers
+from mesh.broker import Broker, Message
+from mesh.errors import BrokerError, MeshError
+from mesh.telemetry import Observed, Observer
+
+__all__ = ["observed_application", "observed_broker"]
+
+
+class _Broker:
+    def __init__(self, broker: Broker, observer: Observer) -> None:
+        self._broker = broker
+        self._observer = observer
+        self._name = broker.features.name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def _tell(self, address: Address, outcome: str, times: int, started: float) -> None:
+        labels = self._name, address.kind.value, outcome
+        self._observer(Observed(telemetry.BROKER_PUBLISHED, labels, times, time.perf_counter() - started))
+
+    async def publish(self, address: Address, message: Message) -> None:
+        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        try:
+            await self._broker.publish(address, message)
+            outcome = telemetry.OK
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._tell(address, outcome, 1, started)
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        started = time.perf_counter()
+        results = await self._broker.publish_many(address, messages)
+        for outcome in {None if error is None else error.code for error in results}:
+            times = sum((None if error is None else error.code) == outcome for error in results)
+            self._tell(address, outcome or telemetry.OK, times, started)
+        return results
+
+
+def observed_broker(broker: Broker, observer: Observer) -> Broker:
+    """Give an entered broker that tells of each publish: how often, what came of it, how long it took."""
+    return cast("Broker", _Broker(broker, observer))
+
+
+class _Application:
+    def __init__(self, application: Application, observer: Observer) -> None:
+        self._application = application
+        self._observer = observer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._application, name)
+
+    def _tell(self, outcome: str, started: float) -> None:
+        self._observer(Observed(telemetry.APPLICATION_CALLED, (outcome,), 1, time.perf_counter() - started))
+
+    @asynccontextmanager
+    async def call(self, method: str, target: str, headers: Headers, body: Any) -> AsyncIterator[AppResponse]:
+        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        try:
+            async with self._application.call(method, target, headers, body) as response:
+                outcome = f"{response.status // 100}xx"
+                yield response
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._tell(outcome, started)
+
+    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        try:
+            status, answer = await self._application.post(path, headers, body)
+            outcome = f"{status // 100}xx"
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._tell(outcome, started)
+        return status, answer
+
+
+def observed_application(application: Application, observer: Observer) -> Application:
+    """Give an application that tells of each call: the class of its status or an error's code, how long it took."""
+    return cast("Application", _Application(application, observer))
