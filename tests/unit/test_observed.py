@@ -13,7 +13,7 @@ import pytest
 from brokers.memory import MemoryBroker
 from mesh.address import topic
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
-from mesh.broker import Message
+from mesh.broker import Message, Topology
 from mesh.errors import AppFailedError, MessageTooLargeError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.observed import observed_application, observed_broker
@@ -49,6 +49,7 @@ async def test_a_broker_that_fails() -> None:
     async with MemoryBroker() as broker:
         watched = observed_broker(broker, seen)
         where = topic("ns", "pubsub", "t")
+        await broker.declare(Topology(where.space))
         large = Message({}, b"x" * (broker.features.max_message_bytes + 1))
         with pytest.raises(MessageTooLargeError):
             await watched.publish(where, large)
