@@ -240,7 +240,11 @@ class Broker(Protocol):
         """What it can do; complete once entered."""
 
     async def __aenter__(self) -> Self:
-        """Connect, or raise ``BrokerUnavailableError`` that names the address."""
+        """Connect, or raise ``BrokerUnavailableError`` that names the address and the cause.
+
+        That is one attempt, of a few seconds at most. Whoever tries again builds another broker; where the error is not
+        ``retryable``, it is of no use.
+        """
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Flush and close; idempotent."""
