@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
+from brokers.shared.handling import run_handler
+from brokers.shared.limits import check_size
 from mesh.address import Address, matches
 from mesh.broker import (
     Delivery,
@@ -38,7 +39,6 @@ from mesh.broker import (
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
-    MessageTooLargeError,
     PublishRejectedError,
     TopologyMismatchError,
 )
@@ -47,8 +47,6 @@ from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["MemoryBroker", "MemoryHub"]
-
-logger = logging.getLogger(__name__)
 
 MAX_STORED_BYTES = 256 * 1024 * 1024
 DEDUP_WINDOW = 120.0
@@ -189,7 +187,7 @@ class MemoryBroker:
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message in every matching group's queue."""
         await self.check()
-        self._limit(message)
+        check_size(message.body, message.headers, self.features.max_message_bytes)
         space = self._hub.spaces.get(address.space)
         if space is None:
             raise PublishRejectedError(f"{address.space} was never declared")
@@ -211,11 +209,6 @@ class MemoryBroker:
         space.stored_bytes += len(message.body)
         for group in groups:
             group.put(sequence, entry)
-
-    def _limit(self, message: Message) -> None:
-        size = len(message.body) + sum(len(name) + len(value) + 4 for name, value in message.headers.items())
-        if size > self.features.max_message_bytes:
-            raise MessageTooLargeError(size, self.features.max_message_bytes)
 
     def _make_room(self, space: _Space, size_bytes: int, now: float) -> None:
         max_age, max_bytes = space.topology.max_age, space.topology.max_bytes
@@ -271,19 +264,15 @@ class MemoryBroker:
             attempt = group.attempts[sequence] = group.attempts.get(sequence, 0) + 1
             settler = _MemorySettler(self, space, group, sequence, entry)
             delivery = Delivery(entry.message, entry.address, attempt, settler)
+
+            async def release() -> None:
+                group.attempts[sequence] = attempt - 1
+                settler.give_back()
+
             try:
-                await handler(delivery)
-            except asyncio.CancelledError:
-                if delivery.settled is None:
-                    group.attempts[sequence] = attempt - 1
-                    settler.give_back()
-                raise
-            except Exception:  # The handler's failure is this delivery's alone.
-                logger.exception("handler failed on %s", entry.address)
+                await run_handler(handler, delivery, release)
             finally:
                 permits.release()
-            if delivery.settled is None:
-                await delivery.nack()
 
         async def fetch() -> None:
             while True:
@@ -322,7 +311,7 @@ class MemoryBroker:
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Hand a frame to another node's sink."""
         await self.check()
-        self._limit(message)
+        check_size(message.body, message.headers, self.features.max_message_bytes)
         loop = asyncio.get_running_loop()
         if isinstance(to, str):
             inbox, _, token = to.partition(".")

@@ -8,7 +8,6 @@ delivery settles is decided in ``mesh/delivery.py``; how a request streams, in
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ __all__ = [
     "Sink",
     "SubscribeOptions",
     "Topology",
-    "publish_each",
 ]
 
 
@@ -387,21 +385,3 @@ class KeyValueProvider(Protocol):
 
     async def key_value(self, name: str) -> KeyValue:
         """Open a durable store by name, made if it is missing."""
-
-
-async def publish_each(
-    publish: Callable[[Address, Message], Awaitable[None]], address: Address, messages: Sequence[Message]
-) -> list[BrokerError | None]:
-    """Do ``publish_many`` where a client writes in the order of its callers, and confirms as the server gets to it."""
-    results: list[BrokerError | None] = [None] * len(messages)
-
-    async def one(index: int, message: Message) -> None:
-        try:
-            await publish(address, message)
-        except BrokerError as error:
-            results[index] = error
-
-    async with asyncio.TaskGroup() as tasks:
-        for index, message in enumerate(messages):
-            tasks.create_task(one(index, message), name="publish")
-    return results

@@ -24,6 +24,7 @@ from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._producer import Headers, Producer
 from brokers.kafka._records import ID
 from brokers.kafka._space import Space
+from brokers.shared.limits import measure
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import (
@@ -163,7 +164,7 @@ class KafkaBroker:
         return found
 
     def _limit(self, message: Message) -> int:
-        size = len(message.body) + sum([len(name) + len(value) + 4 for name, value in message.headers.items()])
+        size = measure(message.body, message.headers)
         if size > self.features.max_message_bytes:
             raise MessageTooLargeError(size, self.features.max_message_bytes)
         return size

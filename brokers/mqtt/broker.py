@@ -16,9 +16,10 @@ from brokers.mqtt._member import Member
 from brokers.mqtt._messages import PREFIX, properties_of, structured
 from brokers.mqtt._registry import Registry
 from brokers.mqtt._topics import filter_of, topic_of
+from brokers.shared.limits import check_size
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
-from mesh.errors import BrokerError, FeatureNotSupportedError, MessageTooLargeError, PublishRejectedError
+from mesh.errors import BrokerError, FeatureNotSupportedError, PublishRejectedError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -95,7 +96,7 @@ class MQTTBroker:
         await self._post(address, message)  # Cancelled here, it may still arrive.
 
     def _post(self, address: Address, message: Message) -> asyncio.Future[None]:
-        self._limit(message)
+        check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
         topic = topic_of(address, self._config.prefix)
         if not self._client.dialect.has_properties:
             return self._client.post(topic, structured(message), retain=self._config.retain)
@@ -110,12 +111,6 @@ class MQTTBroker:
             )
         except ValueError as error:
             raise PublishRejectedError(f"MQTT has no such message: {error}") from error
-
-    def _limit(self, message: Message) -> None:
-        headers, limit = message.headers, self.features.max_message_bytes
-        size = len(message.body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
-        if size > limit:
-            raise MessageTooLargeError(size, limit)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Publish several, in order; the server says how many at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -19,9 +19,10 @@ from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
+from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address, Kind, decode_token, encode_token
-from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology, publish_each
-from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, TopologyMismatchError
+from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -159,14 +160,8 @@ class NatsBroker:
         headers = dict(message.headers)
         if message.id is not None:
             headers["Nats-Msg-Id"] = f"{address.name} {message.id}"  # NATS compares it over the whole space.
-        self._limit(message.body, headers)
+        check_size(message.body, headers, self.features.max_message_bytes)
         await self._connection.store(_subject(address, message.key), message.body, headers)
-
-    def _limit(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Refuse what the server would answer by closing the connection."""
-        size = len(body) + sum([len(name) + len(value) + 4 for name, value in headers.items()])
-        if size > self.features.max_message_bytes:
-            raise MessageTooLargeError(size, self.features.max_message_bytes)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
@@ -261,7 +256,7 @@ class NatsBroker:
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Send over core NATS."""
-        self._limit(message.body, message.headers)
+        check_size(message.body, message.headers, self.features.max_message_bytes)
         subject = to if isinstance(to, str) else to.text
         if not self._connection.connected.is_set():
             raise BrokerUnavailableError(f"NATS at {self._connection.shown} is not reachable")

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from brokers.shared.tls import TLSFiles
 from mesh.errors import ConfigError
-from mesh.resources.documents import did_you_mean
+from mesh.spelling import did_you_mean
 
 __all__ = ["RabbitMQConfig", "TLSFiles", "one_of", "unknown"]
 

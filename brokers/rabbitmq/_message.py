@@ -18,7 +18,7 @@ from aiormq import spec
 from mesh.broker import Message
 from mesh.errors import MessageTooLargeError
 
-__all__ = ["ATTEMPT", "PREFIX", "TOPIC", "decode", "encode", "headers_size", "measure"]
+__all__ = ["ATTEMPT", "PREFIX", "TOPIC", "decode", "encode", "headers_size"]
 
 PREFIX = "cloudEvents_"
 OTHER_PREFIX = "cloudEvents:"
@@ -50,12 +50,6 @@ RESERVED = frozenset(
 
 
 _numbers = itertools.count(1)
-
-
-def measure(message: Message) -> int:
-    """Give what counts towards the limit: body, names and values."""
-    headers = message.headers
-    return len(message.body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
 
 
 def encode(

@@ -13,14 +13,15 @@ from brokers.rabbitmq import _component
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
-from brokers.rabbitmq._message import PREFIX, TOPIC, encode, measure
+from brokers.rabbitmq._message import PREFIX, TOPIC, encode
 from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Space
+from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address
-from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology, publish_each
-from mesh.errors import BrokerError, MessageTooLargeError
+from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.errors import BrokerError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -105,16 +106,11 @@ class RabbitMQBroker:
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message in a queue of each group, or where the first group will find it."""
-        self._limit(message)
+        check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
         key, reversible = routing_key(address.name, lane_of(message.key))
         extra = None if reversible else {TOPIC: address.name}
         properties = encode(message, stored=True, extra=extra)
         await self._publisher.store(exchange_name(address.space), key, properties, message.body)
-
-    def _limit(self, message: Message) -> None:
-        size = measure(message)
-        if size > MAX_MESSAGE_BYTES:
-            raise MessageTooLargeError(size, MAX_MESSAGE_BYTES)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
@@ -154,7 +150,7 @@ class RabbitMQBroker:
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Publish without confirmation; with ``reply_to``, what nobody takes comes back."""
-        self._limit(message)
+        check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
         queue, token = self._inbox.own(reply_to) if reply_to else ("", "")
         if isinstance(to, str):
             exchange, key, correlation_id = inbox_target(to)
@@ -178,7 +174,7 @@ class RabbitMQBroker:
 
     async def broadcast(self, address: Address, message: Message) -> None:
         """Publish to the queue of each listener."""
-        self._limit(message)
+        check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
         await self._publisher.post(FRAMES, frame_key(address), encode(message), message.body, mandatory=False)
 
     @asynccontextmanager

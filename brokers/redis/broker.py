@@ -27,9 +27,10 @@ from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
 from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError, ask, code_of
+from brokers.shared.limits import AT_ONCE, check_size
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
-from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -42,7 +43,6 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_HEADERS = 2000
 DEDUP_WINDOW_MS = 120_000
 FULL = -2
-PIPELINED = 500
 SCRIPTS = (
     *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
     *(DECLARE, DROP, JOIN, PUBLISH, TRIM),
@@ -163,12 +163,9 @@ class RedisBroker:
         return PUBLISH.command(keys, [address.name, DEDUP_WINDOW_MS, *message_fields(message)])
 
     def _limit(self, message: Message) -> None:
-        headers, limit = message.headers, self.features.max_message_bytes
-        size = len(message.body) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
-        if size > limit:
-            raise MessageTooLargeError(size, limit)
-        if len(headers) > MAX_HEADERS:
-            raise PublishRejectedError(f"a message has at most {MAX_HEADERS} headers, this one {len(headers)}")
+        check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
+        if (count := len(message.headers)) > MAX_HEADERS:
+            raise PublishRejectedError(f"a message has at most {MAX_HEADERS} headers, this one {count}")
 
     async def _publish(self, address: Address, command: Command) -> None:
         """Store what is command; a space that is full is trimmed first, one that is lost is declared again."""
@@ -194,8 +191,8 @@ class RedisBroker:
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
         results: list[BrokerError | None] = []
-        for first in range(0, len(messages), PIPELINED):
-            results += await self._publish_some(address, messages[first : first + PIPELINED])
+        for first in range(0, len(messages), AT_ONCE):
+            results += await self._publish_some(address, messages[first : first + AT_ONCE])
         return results
 
     async def _publish_some(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from brokers.shared.tls import TLSFiles
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
-from mesh.resources.documents import did_you_mean
+from mesh.spelling import did_you_mean
 from mesh.values import parse_duration
 
 __all__ = ["GENERAL", "Settings", "count_option", "url_options"]

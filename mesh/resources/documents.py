@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["Document", "FileModel", "did_you_mean", "parse_documents", "read_documents", "validate"]
+__all__ = ["Document", "FileModel", "parse_documents", "read_documents", "validate"]
 
 Location = Sequence[str | int]
 _MAX_NODES = 100_000  # Far above any real file; aliases of aliases would otherwise fill the memory.

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, TypeVar
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component, HTTPEndpoint
 from mesh.resources.configuration import Configuration
-from mesh.resources.documents import Document, FileModel, did_you_mean, parse_documents, read_documents, validate
+from mesh.resources.documents import Document, FileModel, parse_documents, read_documents, validate
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.schema import component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency
 from mesh.resources.schema_subscription import subscription
 from mesh.resources.subscription import Subscription
+from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,6 @@ __all__ = [
     "Document",
     "FileModel",
     "LoadedResources",
-    "did_you_mean",
     "expand_variables",
     "load_configuration_file",
     "load_resources",

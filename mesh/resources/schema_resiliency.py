@@ -12,10 +12,11 @@ from typing import Literal
 
 from mesh.errors import Problem
 from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL_START, CircuitBreaker, Retry
-from mesh.resources.documents import Document, FileModel, did_you_mean, validate
+from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
 from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
 from mesh.resources.schema import Meta
+from mesh.spelling import did_you_mean
 
 __all__ = ["resiliency"]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -80,3 +83,13 @@ def modules() -> Mapping[str, Module]:
             text = path.read_text(encoding="utf-8")
             found[name] = Module(name, path, ast.parse(text), text.count("\n"))
     return found
+
+
+def in_fresh_process(code: str, *options: str) -> str:
+    """Run Python code in a process that has imported nothing, and give what it prints."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MESH_", "DAPR_"))}
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.meta.sources import ROOT, Module, modules
+from tests.meta.sources import ROOT, Module, in_fresh_process, modules
 
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
@@ -19,15 +16,6 @@ LONGER = {}
 
 # Used by other modules and not offered. To be shortened, never to grow.
 NOT_OFFERED = {"mesh.__version__"}
-
-
-def _in_fresh_process(code: str, *options: str) -> str:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MESH_", "DAPR_"))}
-    done = subprocess.run(
-        [sys.executable, *options, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_module_has_a_docstring(module: Module) -> None:
@@ -89,11 +77,11 @@ for name in {names!r}:
     wrong += [f"{{name}}: twice" for _ in [0] if len(set(offered)) != len(offered)]
 print(wrong)
 """
-    assert _in_fresh_process(code, "-W", "error").strip() == "[]"
+    assert in_fresh_process(code, "-W", "error").strip() == "[]"
 
 
 def _imported_by(code: str) -> set[str]:
-    loaded = json.loads(_in_fresh_process(f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"))
+    loaded = json.loads(in_fresh_process(f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"))
     return {name.partition(".")[0] for name in loaded}
 
 

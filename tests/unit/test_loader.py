@@ -12,7 +12,6 @@ from mesh.errors import ConfigError, Problem
 from mesh.resources.loader import (
     FileModel,
     LoadedResources,
-    did_you_mean,
     expand_variables,
     load_configuration_file,
     load_resources,
@@ -20,6 +19,7 @@ from mesh.resources.loader import (
     read_documents,
     validate,
 )
+from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,49 @@
+"""What it costs to load an adapter."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+
+import pytest
+
+from tests.meta.sources import ROOT, in_fresh_process
+
+CLIENTS = {"aio_pika", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "redis"}
+
+# The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
+# An adapter loads its own client: FastStream's needs pydantic.
+BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
+    "bindings.in_memory": (200, frozenset()),
+    "brokers.embedded": (410, frozenset({"nats"})),
+    "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
+    "brokers.kafka": (320, frozenset({"aiokafka"})),
+    "brokers.memory": (205, frozenset()),
+    "brokers.mqtt": (245, frozenset({"mqtt5"})),
+    "brokers.nats": (405, frozenset({"nats"})),
+    "brokers.rabbitmq": (335, frozenset({"aiormq"})),
+    "brokers.redis": (350, frozenset({"redis"})),
+}
+
+
+def _adapters() -> set[str]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    entries = config["project"]["entry-points"]["mesh.components"].values()
+    return {entry.partition(":")[0] for entry in entries} | {"brokers.faststream"}
+
+
+def test_every_adapter_has_a_budget() -> None:
+    """The table above is complete."""
+    assert BUDGET.keys() == _adapters()
+
+
+@pytest.mark.parametrize("adapter", sorted(BUDGET))
+def test_adapter_imports_little(adapter: str) -> None:
+    """An adapter loads its own client, and neither models nor a YAML parser: they are for files."""
+    most, own = BUDGET[adapter]
+    code = f"import sys, json, {adapter}; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(in_fresh_process(code))
+    packages = {name.partition(".")[0] for name in loaded}
+    assert packages & (CLIENTS | {"pydantic", "yaml", "gateway"}) == own
+    assert len(loaded) <= most
