@@ -15,7 +15,8 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from brokers.nats._overrides import NatsClient, RefusedError, heeding_cancellation
+from brokers.nats._overrides import NatsClient, heeding_cancellation
+from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
 __all__ = ["Answer", "Connection"]
@@ -29,6 +30,10 @@ CLOSE_WAIT = 5.0
 NO_LEADER = 10008
 IN_PROCESS = 10158
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
+# What the server says to wrong credentials; its protocol has no codes, these texts are the client's way, too.
+REFUSALS = ("authorization violation", "authentication expired", "authentication revoked")
+# Then the connection is lost, but not yet reported; its return resolves what waits.
+UNLESS_FULL = suppress(nats.errors.OutboundBufferLimitError)
 JSON = dict[str, object]
 
 
@@ -69,16 +74,18 @@ class Connection:
         self._resolved = asyncio.Event()  # Connected, or closed for good.
         self._on_reconnect: list[Callable[[], None]] = []
         self._last_error = ""
+        self._failures = 0
+        self.errors = errors_of(f"NATS at {self.shown}")
 
     async def open(self, connect_wait: float, ping_interval: float) -> None:
-        """Connect.
+        """Connect, or find that no server is there; each is asked once.
 
         Args:
-            connect_wait: Seconds to try.
+            connect_wait: Seconds until a server that says nothing is given up.
             ping_interval: Seconds between signs of life; after two that the server missed, it reconnects.
 
         Raises:
-            BrokerUnavailableError: Not within ``connect_wait`` seconds.
+            BrokerUnavailableError: None lets us in.
         """
         self.closed = asyncio.get_running_loop().create_future()
         options = {
@@ -93,22 +100,15 @@ class Connection:
             **self._options,
         }
         try:
-            async with asyncio.timeout(connect_wait):
-                with heeding_cancellation():
-                    await self.client.connect(self._servers, **options)  # type: ignore[arg-type]  # options are ours
-        except TimeoutError:
-            await self.close()
-            reason = f": {self._last_error}" if self._last_error else ""
-            raise BrokerUnavailableError(f"no NATS server answers at {self.shown}{reason}") from None
-        except (RefusedError, nats.errors.Error, OSError, ValueError) as error:
-            await self.close()
-            raise BrokerUnavailableError(f"cannot connect to NATS at {self.shown}: {error}") from error
+            with self.errors:
+                async with asyncio.timeout(connect_wait):
+                    with heeding_cancellation():
+                        await self.client.connect(self._servers, **options)  # type: ignore[arg-type]  # options are ours
+                self._inbox = self.client.new_inbox()
+                await self.client.subscribe(f"{self._inbox}.*", cb=self._answer)
         except BaseException:
             await self.close()
             raise
-        self.client.opened = True
-        self._inbox = self.client.new_inbox()
-        await self.client.subscribe(f"{self._inbox}.*", cb=self._answer)
         self.connected.set()
         self._resolved.set()
 
@@ -132,19 +132,15 @@ class Connection:
         """
         if not self.connected.is_set():
             raise self._unavailable()
-        try:
+        with self.errors:
             await self.client.flush()
-        except nats.errors.Error as error:
-            raise self._unavailable(error) from error
 
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
     ) -> Subscription:
         """Subscribe; active on the server when this returns, or gone when it raises."""
-        try:
+        with self.errors:
             subscription = await self.client.subscribe(subject, queue=queue, cb=callback)
-        except nats.errors.Error as error:
-            raise self._unavailable(error) from error
         try:
             await self.flush()
         except BaseException:
@@ -178,7 +174,12 @@ class Connection:
         self._on_reconnect.remove(callback)
 
     async def _note_error(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
+        if not self._inbox:  # The first connection; the client itself would try for ever.
+            self._failures += 1
+            ours = self.errors.translate(error)
+            if ours is not None and (self._failures >= len(self._servers) or not ours.retryable):
+                raise ours from error
+        text = cause_of(error)
         if text != self._last_error:
             self._last_error = text
             logger.warning("NATS at %s: %s", self.shown, text)
@@ -248,14 +249,11 @@ class Connection:
         Raises:
             BrokerUnavailableError: There is no connection.
         """
-        try:
+        with self.errors:
             await self.client.publish(subject, body, reply, headers)
-        except nats.errors.Error as error:
-            raise self._unavailable(error) from error
 
-    def _unavailable(self, error: Exception | None = None) -> BrokerUnavailableError:
-        reason = f": {error}" if error is not None and str(error) else ""
-        return BrokerUnavailableError(f"NATS at {self.shown} is not reachable{reason}")
+    def _unavailable(self) -> BrokerUnavailableError:
+        return unavailable(f"NATS at {self.shown}")
 
     async def call(
         self, subject: str, body: bytes, headers: dict[str, str] | None = None, *, repeat: bool = True
@@ -283,12 +281,8 @@ class Connection:
             if not repeat:
                 self._once.add(token)
             try:
-                try:
+                with self.errors, UNLESS_FULL:
                     await self.client.publish(subject, body, f"{self._inbox}.{token}", headers)
-                except nats.errors.OutboundBufferLimitError:
-                    pass  # The connection is lost, but not yet reported; its return resolves the future.
-                except nats.errors.Error as error:
-                    raise self._unavailable(error) from error
                 answer = await waiting
             finally:
                 del self._waiting[token]
@@ -334,6 +328,25 @@ class Connection:
         found = await self.api("STREAM.NAMES", {"subject": subject})
         if "error" not in found and not found.get("streams"):
             raise PublishRejectedError(f"no stream on NATS at {self.shown} takes {subject}: it was never declared")
+
+
+def errors_of(server: str) -> map_errors:
+    """Give what becomes of the client's errors, about a server by its kind and address."""
+
+    def lost(error: Exception) -> BrokerUnavailableError:
+        final = isinstance(error, nats.errors.SecureConnWantedError)
+        if final or any(each in str(error).lower() for each in REFUSALS):
+            return NotAdmittedError(f"{server} is not reachable: {error}")
+        return unavailable(server, error)
+
+    def rejected(error: Exception) -> PublishRejectedError:
+        return PublishRejectedError(f"{server} cannot take it: {error}")
+
+    no_such_message = (nats.errors.BadHeaderError, nats.errors.BadSubjectError, nats.errors.MaxPayloadError)
+    connecting = (OSError, ValueError)  # The latter for one that speaks another protocol.
+    return map_errors(
+        {nats.errors.Error: lost, **dict.fromkeys(connecting, lost), **dict.fromkeys(no_such_message, rejected)}
+    )
 
 
 class StoreRefusedError(PublishRejectedError):

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import RawCredentials
 
+from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import GENERAL, Settings, count_option, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
@@ -74,7 +75,7 @@ class NatsConfig:
         jwt: A user's JWT.
         tls: With it, a server that does not offer TLS is refused; None leaves that to the server.
         replicas: Copies of each stream, on a cluster; None for what its topology asks for.
-        connect_wait: Seconds to wait for the first connection.
+        connect_wait: Seconds that an attempt to connect may take.
         ping_interval: Seconds between signs of life; a server that misses two is left for the next.
         name: The connection's name in the server's reports.
     """
@@ -87,7 +88,7 @@ class NatsConfig:
     jwt: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     replicas: int | None = None
-    connect_wait: float = 10.0
+    connect_wait: float = CONNECT_WAIT
     ping_interval: float = 10.0
     name: str = DEFAULT_NAME
 

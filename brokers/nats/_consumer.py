@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from brokers.nats._client import JSON, Connection, check_api
+from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, Message
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
@@ -242,19 +243,11 @@ class Consumer:
             _NatsSettler(self._connection, message.reply),
         )
         try:
-            await self._handler(delivery)
-        except asyncio.CancelledError:
-            if delivery.settled is None:
-                await delivery.nack()
-            raise
-        except Exception:  # The handler's failure is this delivery's alone.
-            logger.exception("handler failed on %s", message.subject)
+            await run_handler(self._handler, delivery, delivery.nack)
         finally:
             self._in_flight -= 1
             if not self._changed.is_set() and self._asked <= self._max_in_flight // 4:
                 self._changed.set()
-        if delivery.settled is None:
-            await delivery.nack()
 
 
 def _attempt(reply: str) -> int:

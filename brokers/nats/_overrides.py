@@ -15,26 +15,14 @@ from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 from nats.protocol.command import hpub_cmd
 
-from brokers.shared.tls import refusal_of
-
-__all__ = ["NatsClient", "RefusedError", "heeding_cancellation"]
+__all__ = ["NatsClient", "heeding_cancellation"]
 
 FLUSH_WAIT = 10.0
 PING = b"PING\r\n"
-# What the server says to wrong credentials; its protocol has no codes, these texts are the client's way, too.
-REFUSALS = ("authorization violation", "authentication expired", "authentication revoked")
-
-
-class RefusedError(Exception):
-    """The first connection cannot be had, and trying again changes nothing; no error of nats-py, which tries again."""
 
 
 class NatsClient(Client):
     """nats-py with what is overridden."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened = False
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Have TLS where it is asked for; the client's own goes by the server, or by who speaks in its place."""
@@ -53,13 +41,10 @@ class NatsClient(Client):
                     if task is not None:
                         task.cancel()
                 raise nats.errors.UnexpectedEOF
-        except (nats.errors.Error, OSError) as error:
+        except (nats.errors.Error, OSError):
             self.abort()
             self._transport = None  # After a handshake that failed, the wait for its end has none.
-            reason = None if self.opened else _final(error)
-            if reason is None:
-                raise
-            raise RefusedError(reason) from error
+            raise
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         """Send a PING after what waits to be sent; the client's own overtakes it, so that it flushes nothing."""
@@ -167,14 +152,6 @@ class NatsClient(Client):
             if colon:
                 headers[name] = value.strip()
         return headers
-
-
-def _final(error: Exception) -> str | None:
-    """Say why trying again changes nothing; None when it may change."""
-    text = str(error)
-    if isinstance(error, nats.errors.SecureConnWantedError) or any(each in text.lower() for each in REFUSALS):
-        return text
-    return refusal_of(error)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -53,6 +55,40 @@ async def test_unreachable_broker_is_named_without_its_password(shared_backend: 
     assert f"127.0.0.1:{port}" in str(raised.value)
     assert "secret" not in str(raised.value)
     await no_tasks_besides(before)
+
+
+@pytest.mark.requires("shared")
+@pytest.mark.parametrize("way", ["nobody", "hangs up", "says nothing"])
+async def test_unreachable_broker_is_told_soon_and_why(shared_backend: Backend, way: str) -> None:
+    """A start tries once, so that whoever starts it can say what it waits for, and try again."""
+    if shared_backend.port is None:
+        pytest.skip("this broker's address cannot be chosen")
+    before = asyncio.all_tasks()
+    async with _stranger(hangs_up=way == "hangs up") as port:
+        if way == "nobody":
+            port = free_port()
+        with pytest.raises(BrokerUnavailableError) as raised:
+            async with asyncio.timeout(3.0), shared_backend.unreachable(port):
+                pytest.fail("entered")
+    _, _, reason = str(raised.value).partition("is not reachable: ")
+    assert reason
+    assert ("does not answer" in reason) == (way == "says nothing")
+    assert raised.value.__cause__ is not None
+    await no_tasks_besides(before)
+
+
+@asynccontextmanager
+async def _stranger(*, hangs_up: bool) -> AsyncIterator[int]:
+    """Listen; hang up on whoever connects, or let them wait."""
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not hangs_up:
+            while await reader.read(1024):
+                pass
+        writer.close()
+
+    async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def test_cancelled_while_connecting_leaves_nothing_behind(shared_backend: Backend) -> None:

@@ -1,0 +1,55 @@
+"""No exception of a client's leaves its adapter: each public one has a counterpart of ours."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+
+import pytest
+
+from brokers.nats._client import errors_of as nats_errors
+from brokers.shared.errors import map_errors
+from mesh.errors import BrokerError
+
+SERVER = "a server"
+# What each client offers, and what its adapter makes of it.
+CLIENTS: dict[str, tuple[map_errors, tuple[str, ...]]] = {
+    "nats-py": (nats_errors(SERVER), ("nats.errors", "nats.js.errors", "nats.aio.client", "nats.protocol.parser")),
+}
+
+
+def public_exceptions(*modules: str) -> Iterator[type[Exception]]:
+    """Give the exceptions that a client's modules offer, each once."""
+    found = {}
+    for module in map(importlib.import_module, modules):
+        for name, value in vars(module).items():
+            own = inspect.isclass(value) and value.__module__.partition(".")[0] == module.__name__.partition(".")[0]
+            if own and issubclass(value, Exception) and not name.startswith("_"):
+                found[f"{value.__module__}.{value.__qualname__}"] = value
+    yield from found.values()
+
+
+def made(kind: type[Exception]) -> Exception:
+    """Make one, whatever it asks for."""
+    plain = {
+        "__init__": lambda self: None,
+        "__str__": lambda self: kind.__name__,
+        "__repr__": lambda self: kind.__name__,
+    }
+    error: Exception = type(kind.__name__, (kind,), plain)()
+    return error
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_every_exception_has_a_counterpart(client: str) -> None:
+    errors, modules = CLIENTS[client]
+    foreign = [*public_exceptions(*modules)]
+    assert len(foreign) > 10
+    assert not [kind for kind in foreign if not isinstance(errors.translate(made(kind)), BrokerError)]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_our_own_mistakes_are_not_taken_for_the_client_s(client: str) -> None:
+    errors, _ = CLIENTS[client]
+    assert all(errors.translate(kind("ours")) is None for kind in (KeyError, TypeError, AttributeError, AssertionError))
