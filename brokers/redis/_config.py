@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import GENERAL, Settings, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
@@ -92,7 +93,7 @@ class RedisConfig:
         db: Number of the database.
         tls: TLS context; None for plain TCP. Sentinels are asked over TLS, too.
         sentinels: Asked for host and port with each connect; None for those above.
-        connect_wait: Seconds to wait for the first connection.
+        connect_wait: Seconds that an attempt to connect may take.
         ping_interval: Seconds between signs of life; a server that misses two is reconnected to.
         max_in_flight: Most deliveries at once of any subscription; None for what each asks for.
         max_age: Seconds that events are kept; None for what the topology asks for.
@@ -105,7 +106,7 @@ class RedisConfig:
     db: int = 0
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     sentinels: Sentinels | None = None
-    connect_wait: float = 10.0
+    connect_wait: float = CONNECT_WAIT
     ping_interval: float = 10.0
     max_in_flight: int | None = None
     max_age: float | None = None

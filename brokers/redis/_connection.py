@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from redis.asyncio import Connection as Socket
@@ -13,6 +12,7 @@ from redis.asyncio import Connection as Socket
 from brokers.redis._config import RedisConfig
 from brokers.redis._scripts import Script
 from brokers.redis._wire import (
+    ERRORS,
     Argument,
     Command,
     ConnectionLostError,
@@ -21,28 +21,24 @@ from brokers.redis._wire import (
     ReplyError,
     Wire,
     ask,
-    code_of,
     connect,
     drop,
 )
-from brokers.shared.tls import refusal_of
-from mesh.errors import BrokerUnavailableError
+from brokers.shared.backoff import CONNECT_WAIT, waits
+from brokers.shared.errors import NotAdmittedError, unavailable
+from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger("brokers.redis")
 
-FIRST_WAIT = 0.05
-LONGEST_WAIT = 2.0
 BUSY_WAIT = 0.1
-ATTEMPT_WAIT = 10.0
 # Its credentials are wrong, or not enough: trying again changes nothing while we start.
 REFUSED = frozenset({"WRONGPASS", "NOAUTH", "NOPERM", "DENIED"})
 # It answers, but cannot serve just now.
 NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
 # A replica: what was the primary is found again by connecting anew.
 MOVED = frozenset({"READONLY", "UNKILLABLE"})
-FAILURES = (OSError, TimeoutError, ConnectionLostError, ReplyError)
 
 
 class Connection:
@@ -80,32 +76,24 @@ class Connection:
         self.reconnects = 0
 
     async def open(self) -> None:
-        """Connect.
+        """Connect, or find that nobody is there.
 
         Raises:
             BrokerUnavailableError: Not within the time, or refused.
         """
-        last: Exception | None = None
         try:
             async with asyncio.timeout(self._config.connect_wait):
-                for wait in _waits():
-                    try:
-                        await self._connect()
-                        return
-                    except FAILURES as error:
-                        last = error
-                        if code_of(error) in REFUSED or refusal_of(error) is not None:
-                            raise self.unavailable(error) from error
-                    await asyncio.sleep(wait)
-        except TimeoutError:
-            raise self.unavailable(last) from last
+                await self._connect()
+        except (BrokerError, TimeoutError) as error:
+            raise self.unavailable(error) from error
 
     async def _connect(self) -> None:
         socket = await connect(self._config, self._name)
         try:
             client_id = await ask(socket, "CLIENT", "ID")
             if self._prepare is not None:
-                await self._prepare(socket)
+                with ERRORS:
+                    await self._prepare(socket)
         except BaseException:
             drop(socket)
             raise
@@ -124,12 +112,12 @@ class Connection:
                 if self.wire is not None:
                     await self.wire.run(self._config.ping_interval)
                     logger.warning("lost Redis at %s (%s); reconnecting", self._config.shown, self._name)
-                for wait in _waits():
+                for wait in waits():
                     try:
-                        async with asyncio.timeout(ATTEMPT_WAIT):
+                        async with asyncio.timeout(CONNECT_WAIT):
                             await self._connect()
                         break
-                    except FAILURES as error:
+                    except (BrokerError, TimeoutError) as error:
                         logger.debug("Redis at %s: %s", self._config.shown, error)
                     await asyncio.sleep(wait)
                 self.reconnects += 1
@@ -156,8 +144,8 @@ class Connection:
 
     def unavailable(self, error: Exception | None = None) -> BrokerUnavailableError:
         """Make the error that names where it points."""
-        reason = f": {error}" if error is not None and str(error) else ""
-        return BrokerUnavailableError(f"Redis at {self._config.shown} is not reachable{reason}")
+        made = unavailable(f"Redis at {self._config.shown}", error)
+        return NotAdmittedError(str(made)) if isinstance(error, ReplyError) and error.reply_code in REFUSED else made
 
     async def connected(self) -> Wire:
         """Wait for the connection.
@@ -198,9 +186,9 @@ class Connection:
                 if not repeat:
                     raise self.unavailable(error) from error
             except ReplyError as error:
-                if not repeat or code_of(error) not in NOT_NOW | MOVED:
+                if not repeat or error.reply_code not in NOT_NOW | MOVED:
                     raise
-                if code_of(error) in MOVED:
+                if error.reply_code in MOVED:
                     wire.abort(str(error))
                 await asyncio.sleep(BUSY_WAIT)
 
@@ -214,7 +202,7 @@ class Connection:
             try:
                 return await self.execute(command, repeat=repeat)
             except ReplyError as error:
-                if code_of(error) != "NOSCRIPT":
+                if error.reply_code != "NOSCRIPT":
                     raise
             await self.call("SCRIPT", "LOAD", script.text, repeat=repeat)
 
@@ -222,11 +210,3 @@ class Connection:
         """Send a command now or not at all, and do not wait for its reply."""
         wire = self.wire
         return None if wire is None else wire.send(command)
-
-
-def _waits() -> Iterator[float]:
-    """Give the waits between attempts to connect, growing, with jitter; whoever asks decides when to stop."""
-    wait = FIRST_WAIT
-    while True:
-        yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
-        wait = min(wait * 2, LONGEST_WAIT)

@@ -21,7 +21,8 @@ from brokers.redis._reader import Reader
 from brokers.redis._settlements import Entry, Settlements
 from brokers.redis._spaces import EPHEMERAL_MS, Spaces
 from brokers.redis._topic_scripts import DROP
-from brokers.redis._wire import Argument, Command, ConnectionLostError, ReplyError
+from brokers.redis._wire import Argument, Command
+from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -132,7 +133,7 @@ class Consumer:
             try:
                 async with asyncio.timeout(LEAVE_WAIT):
                     await sent
-            except (TimeoutError, ConnectionLostError, ReplyError) as error:
+            except (TimeoutError, BrokerError) as error:
                 logger.debug("%s: what it held is taken back later: %r", self._name, error)
 
     def _release_command(self, kept: Iterable[Entry], *, final: bool) -> Command:
@@ -181,7 +182,7 @@ class Consumer:
                     await self._commands.connected()
                 except BrokerUnavailableError:
                     return
-            except (BrokerError, ReplyError) as error:
+            except BrokerError as error:
                 logger.warning("group %r of %s: %s", self._options.group, self._address, error)
                 self._must_join = True  # It, or a topic, may have been deleted.
                 await self._until_changed(REJOIN_WAIT)
@@ -284,17 +285,9 @@ class Consumer:
         message = parse_message(entry.fields)
         delivery = Delivery(message, address_of(self._address.space, entry.topic), entry.attempt, entry)
         try:
-            await self._handler(delivery)
-        except asyncio.CancelledError:
-            if delivery.settled is None:
-                self._settlements.give_back(entry)
-            raise
-        except Exception:  # The handler's failure is this delivery's alone.
-            logger.exception("handler failed on %s", delivery.address)
+            await run_handler(self._handler, delivery, entry.release)
         finally:
             self._running -= 1
             self._changed.set()
-        if delivery.settled is None:
-            await delivery.nack()
         self._begun.discard(entry)
         self._held.discard(entry)

@@ -112,7 +112,11 @@ class RedisKeyValue:
         pattern = _GLOB.sub(r"\\\g<0>", self._prefix + prefix) + "*"
         cursor, seen = b"0", set[bytes]()
         while True:
-            reply = await self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "hash")
+            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "hash")
+            try:
+                reply = await self._connection.execute(scan)
+            except ReplyError as error:
+                raise StateError(f"cannot list the keys: {error}") from error
             cursor, names = cast("tuple[bytes, list[bytes]]", reply)
             for name in names:
                 if name not in seen:

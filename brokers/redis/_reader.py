@@ -6,8 +6,8 @@ import asyncio
 
 from brokers.redis._config import RedisConfig
 from brokers.redis._connection import Connection
-from brokers.redis._wire import Argument, Reply, ReplyError
-from mesh.errors import BrokerUnavailableError
+from brokers.redis._wire import Argument, Reply
+from mesh.errors import BrokerError
 
 __all__ = ["Reader"]
 
@@ -47,7 +47,7 @@ class Reader:
         self.until = asyncio.get_running_loop().time() + wait
         try:
             reply = await self.connection.call(*command, repeat=False)
-        except (BrokerUnavailableError, ReplyError):
+        except BrokerError:
             self._call = None
             raise
         finally:

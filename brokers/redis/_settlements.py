@@ -10,8 +10,8 @@ from functools import partial
 from brokers.redis._connection import Connection
 from brokers.redis._entries import stream_of
 from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, NACK
-from brokers.redis._wire import Command, ConnectionLostError, Reply, ReplyError
-from mesh.errors import BrokerUnavailableError
+from brokers.redis._wire import Command, ConnectionLostError, Reply
+from mesh.errors import BrokerError
 
 __all__ = ["Entry", "Settlements"]
 
@@ -52,6 +52,9 @@ class Entry:
 
     async def extend(self) -> None:
         self._settlements.extend(self)
+
+    async def release(self) -> None:
+        self._settlements.release(self)
 
 
 class Settlements:
@@ -145,13 +148,13 @@ class Settlements:
         arguments = (*self._who, delay_ms, 0, int(self.leaving), entry.topic, entry.id)
         try:
             await self._commands.run(NACK, [self._space], *arguments, repeat=False)
-        except (BrokerUnavailableError, ReplyError) as error:
+        except BrokerError as error:
             logger.debug("a nack is lost: %s", error)
             return
         self._due(delay_ms / 1000)
 
-    def give_back(self, entry: Entry) -> None:
-        """Park it as if it had never been handed out; for a handler that was cancelled."""
+    def release(self, entry: Entry) -> None:
+        """Park it as if it had never been handed out."""
         self._commands.post(NACK.command([self._space], [*self._who, 0, 1, 1, entry.topic, entry.id]))
 
 

@@ -9,10 +9,9 @@ from typing import cast
 
 from brokers.redis._connection import Connection
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, TRIM
-from brokers.redis._wire import ReplyError
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
-from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
+from mesh.errors import BrokerError, TopologyMismatchError
 
 __all__ = ["EPHEMERAL_MS", "UNDECLARED", "Spaces"]
 
@@ -104,7 +103,7 @@ class Spaces:
                     lease = ("SET", f"{space}:trim", "", "NX", "PX", int(TRIM_INTERVAL * 900))
                     if await self.commands.call(*lease) is not None:
                         await self.trim(space)
-                except (BrokerUnavailableError, ReplyError) as error:
+                except BrokerError as error:
                     logger.warning("cannot trim %s: %s", space, error)
 
     async def trim(self, space: str) -> None:

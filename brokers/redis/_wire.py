@@ -19,13 +19,24 @@ from redis.connection import HiredisRespSerializer
 from redis.utils import HIREDIS_AVAILABLE
 
 from brokers.redis._config import RedisConfig, Sentinels
+from brokers.shared.errors import cause_of, map_errors
+from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["Argument", "Command", "ConnectionLostError", "Reply", "ReplyError", "Wire", "ask", "code_of", "connect"]
+__all__ = [
+    "ERRORS",
+    "Argument",
+    "Command",
+    "ConnectionLostError",
+    "Reply",
+    "ReplyError",
+    "Wire",
+    "ask",
+    "connect",
+]
 
 Argument: TypeAlias = "str | bytes | int"
 Command: TypeAlias = "tuple[Argument, ...]"
 Reply: TypeAlias = "int | bytes | list[Reply] | None"
-ReplyError = exceptions.RedisError
 OnMessage = Callable[[bytes, bytes], None]
 
 MISSED_PINGS = 2
@@ -34,19 +45,39 @@ SENTINEL_WAIT = 2.0
 _serializer = HiredisRespSerializer()
 
 
-class ConnectionLostError(Exception):
+class ConnectionLostError(BrokerUnavailableError):
     """The connection is gone; what became of unanswered commands is unknown."""
 
 
-def code_of(error: BaseException) -> str:
-    """Give the code of an error reply, its first word (``NOGROUP``, ``OOM``…); empty when it is no reply.
+class ReplyError(BrokerError):
+    """The server answered with an error.
 
-    redis-py takes the code off the text of those that it knows.
+    Attributes:
+        reply_code: Its first word (``NOGROUP``, ``OOM``…).
     """
+
+    def __init__(self, text: str, reply_code: str) -> None:
+        self.reply_code = reply_code
+        super().__init__(text)
+
+
+def _ours(error: Exception) -> BrokerError:
+    """Tell a reply from a loss; redis-py takes the code off the text of those replies that it knows."""
     known = getattr(error, "status_code", None)
-    if known is not None:
-        return str(known)
-    return str(error).partition(" ")[0] if isinstance(error, exceptions.ResponseError) else ""
+    if known is None and not isinstance(error, exceptions.ResponseError):
+        return ConnectionLostError(cause_of(error))
+    return ReplyError(str(error), str(known or str(error).partition(" ")[0]))
+
+
+_FOREIGN = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,
+    exceptions.ChildDeadlockedError,
+    exceptions.IncorrectPolicyType,
+    OSError,
+    RuntimeError,  # What uvloop says to a write just after a reset, before anybody was told.
+)
+ERRORS = map_errors(dict.fromkeys(_FOREIGN, _ours))
 
 
 class Wire:
@@ -109,8 +140,9 @@ class Wire:
     async def _until_lost(self, work: Coroutine[None, None, None]) -> None:
         """End without an error: a TaskGroup that has one to raise loses a cancellation that comes at that time."""
         try:
-            await work
-        except (exceptions.RedisError, ConnectionLostError, OSError) as error:
+            with ERRORS:
+                await work
+        except BrokerError as error:
             self.abort(str(error))
 
     def abort(self, reason: str = "closed") -> None:
@@ -136,10 +168,7 @@ class Wire:
             self._wake.clear()
             commands, self._outgoing = self._outgoing, []
             packed = [part for command in commands for part in pack(*command)]
-            try:
-                await socket.send_packed_command(packed, check_health=False)
-            except RuntimeError as error:  # What uvloop says to a write just after a reset, before anybody was told.
-                raise ConnectionLostError(str(error)) from error
+            await socket.send_packed_command(packed, check_health=False)
 
     async def _read(self) -> None:
         read = self._socket.read_response
@@ -147,9 +176,10 @@ class Wire:
             try:
                 reply: Reply = await read(disconnect_on_error=False)
             except exceptions.RedisError as error:
-                if not code_of(error):
+                ours = _ours(error)
+                if not isinstance(ours, ReplyError):
                     raise
-                self._answer(error=error)
+                self._answer(error=ours)
                 continue
             self._heard_at = self._loop.time()
             if self._on_message is not None and type(reply) is list and reply[0] == b"message":
@@ -189,18 +219,17 @@ def drop(socket: Socket) -> None:
 
 async def ask(socket: Socket, *command: Argument) -> Reply:
     """Send a command on a connection that nobody shares yet, and return its reply."""
-    try:
+    with ERRORS:
         await socket.send_command(*command, check_health=False)
-    except RuntimeError as error:  # As in ``_write``.
-        raise ConnectionLostError(str(error)) from error
-    return cast("Reply", await socket.read_response())
+        return cast("Reply", await socket.read_response())
 
 
 async def connect(config: RedisConfig, name: str) -> Socket:
     """Connect, log in and select the database.
 
     Raises:
-        RedisError: Nobody answers, or it refuses.
+        ConnectionLostError: Nobody answers.
+        ReplyError: It refuses.
     """
     login = {"username": config.username, "password": config.password, "db": config.db, "client_name": name}
     if config.sentinels is None:
@@ -232,10 +261,8 @@ async def _open(config: RedisConfig, host: str, port: int, login: Mapping[str, o
         socket = SSLConnection(**settings)  # type: ignore[arg-type]  # the same
         socket.ssl_context.context = config.tls
     try:
-        await socket.connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
-    except RuntimeError as error:  # As in ``_write``.
-        drop(socket)
-        raise ConnectionLostError(str(error)) from error
+        with ERRORS:
+            await socket.connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
     except BaseException:
         drop(socket)
         raise
@@ -246,7 +273,7 @@ async def _find_primary(config: RedisConfig, sentinels: Sentinels) -> tuple[str,
     """Ask one Sentinel after the other.
 
     Raises:
-        RedisError: One refuses our credentials.
+        ReplyError: One refuses our credentials.
         ConnectionLostError: None knows.
     """
     login = {"username": sentinels.username, "password": sentinels.password}
@@ -259,12 +286,8 @@ async def _find_primary(config: RedisConfig, sentinels: Sentinels) -> tuple[str,
                 found = await ask(socket, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinels.master)
             if isinstance(found, list):
                 return cast("bytes", found[0]).decode(), int(cast("bytes", found[1]))
-        except ReplyError as error:
-            if code_of(error):
-                raise
-            reason = f"Sentinel {host}:{port}: {error}"
-        except (OSError, TimeoutError, ConnectionLostError) as error:
-            reason = f"Sentinel {host}:{port}: {str(error) or 'no answer'}"
+        except (TimeoutError, ConnectionLostError) as error:
+            reason = f"Sentinel {host}:{port}: {cause_of(error)}"
         finally:
             if socket is not None:
                 drop(socket)

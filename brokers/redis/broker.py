@@ -26,7 +26,7 @@ from brokers.redis._kv import DELETE, PUT, RedisKeyValue
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
-from brokers.redis._wire import Argument, Command, ConnectionLostError, Reply, ReplyError, ask, code_of
+from brokers.redis._wire import Argument, Command, Reply, ReplyError, ask
 from brokers.shared.limits import AT_ONCE, check_size
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
@@ -174,7 +174,7 @@ class RedisBroker:
             try:
                 reply = await self._commands.run_command(PUBLISH, command)
             except ReplyError as error:
-                if code_of(error) != "OOM" or trimmed:
+                if error.reply_code != "OOM" or trimmed:
                     raise PublishRejectedError(f"Redis refused to store it: {error}") from error
                 reply = FULL
             if reply == UNDECLARED and await self._spaces.declare_again(address.space):
@@ -210,7 +210,7 @@ class RedisBroker:
             for index, command, future in sent:
                 try:
                     stored = cast("int", await future) >= 0
-                except (ConnectionLostError, ReplyError):
+                except BrokerError:
                     stored = False
                 if not stored:  # Alone, and in order: those behind it have failed in the same way.
                     try:

@@ -60,4 +60,4 @@ def unavailable(server: str, error: BaseException | None = None) -> BrokerUnavai
         error: What was raised.
     """
     kind = BrokerUnavailableError if refusal_of(error) is None else NotAdmittedError
-    return kind(f"{server} is not reachable" + ("" if error is None else f": {refusal_of(error) or cause_of(error)}"))
+    return kind(f"{server} is not reachable" + ("" if error is None else f": {cause_of(error)}"))

@@ -145,7 +145,8 @@ async def test_mutual_tls(tmp_path: Path, authority: Authority) -> None:
         texts = {"tls_client_cert": user.certificate.read_text(), "tls_client_key": user.key.read_text()}
         await works(lambda: by_component(natsURL=url, **texts))
         for wrong in (url, f"{url}&certfile={stranger.certificate}&keyfile={stranger.key}"):
-            await refused(by_url(wrong), "(?i)certificate required|unknown ca")
+            # Its alert may get lost, as the server hangs up on what we have begun to say.
+            await refused(by_url(wrong), "(?i)certificate required|unknown ca|connection lost|eof|reset")
 
 
 def _login(kind: str, directory: Path) -> tuple[str, str]:

@@ -13,7 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from brokers.redis import RedisBroker, RedisConfig
-from mesh.broker import SubscribeOptions
+from mesh.broker import Delivery, Operation, SubscribeOptions, Topology
+from mesh.errors import BrokerError, PublishRejectedError, StateError
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -64,6 +65,39 @@ async def test_acl_user(tmp_path: Path) -> None:
         await refused(by_url(f"redis://hush:{ESCAPED}@{host}"), "invalid username-password", PASSWORD, ESCAPED)
 
 
+async def test_what_an_acl_user_may_not_do_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Whatever the server refuses while it is in use stays within the contract."""
+    async with RedisServer(tmp_path, (*DURABLE, "--requirepass", "other")) as server:
+        host = f"127.0.0.1:{server.port}"
+        async with (
+            Redis(host="127.0.0.1", port=server.port, password="other") as admin,
+            by_url(f"redis://:other@{host}") as broker,
+        ):
+            await broker.declare(Topology(TOPIC.space))
+            store = await broker.key_value("s")
+            await admin.acl_setuser("default", enabled=True, categories=["-@scripting", "-@keyspace", "-@pubsub"])
+            with pytest.raises(PublishRejectedError, match="permissions"):
+                await broker.publish(TOPIC, text("x"))
+            with pytest.raises(StateError, match="permissions"):
+                await store.apply([Operation("k", b"v")])
+            with pytest.raises(StateError, match="permissions"):
+                await anext(aiter(store.keys()))
+            serving, told = broker.serve(TOPIC, "g", Inbox()), broker.listen(TOPIC, Inbox())
+            for work in (broker.subscribe(TOPIC, SubscribeOptions("g"), nothing), serving, told):
+                with pytest.raises(BrokerError, match="permissions"):
+                    async with work:
+                        pytest.fail("entered")
+            for sending in (broker.send(TOPIC, text("x")), broker.broadcast(TOPIC, text("x"))):
+                with pytest.raises(BrokerError, match="permissions"):
+                    await sending
+            with pytest.raises(BrokerError, match="permissions"):
+                await broker.declare(Topology("mesh.default.pubsub.other"))
+
+
+async def nothing(delivery: Delivery) -> None:
+    """Do nothing."""
+
+
 @asynccontextmanager
 async def over_tls(directory: Path, authority: Authority, *options: str) -> AsyncIterator[str]:
     """A server with a port for TLS; gives its host and port."""
@@ -95,8 +129,8 @@ async def test_mutual_tls(tmp_path: Path, authority: Authority) -> None:
         texts = {"clientCert": user.certificate.read_text(), "clientKey": user.key.read_text()}
         await works(lambda: by_component(**settings, **texts))
         for wrong in (url, f"{url}&certfile={stranger.certificate}&keyfile={stranger.key}"):
-            # Its alert may get lost, as the server hangs up on what we have begun to say: then we try on.
-            await refused(RedisBroker(replace(RedisConfig.from_url(wrong), connect_wait=1.0)), "not reachable")
+            # Its alert may get lost, as the server hangs up on what we have begun to say.
+            await refused(by_url(wrong), "not reachable")
 
 
 class Watched:

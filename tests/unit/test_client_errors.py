@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from brokers.nats._client import errors_of as nats_errors
+from brokers.redis._wire import ERRORS as REDIS_ERRORS
 from brokers.shared.errors import map_errors
 from mesh.errors import BrokerError
 
@@ -16,6 +17,7 @@ SERVER = "a server"
 # What each client offers, and what its adapter makes of it.
 CLIENTS: dict[str, tuple[map_errors, tuple[str, ...]]] = {
     "nats-py": (nats_errors(SERVER), ("nats.errors", "nats.js.errors", "nats.aio.client", "nats.protocol.parser")),
+    "redis-py": (REDIS_ERRORS, ("redis.exceptions", "redis.asyncio")),
 }
 
 
