@@ -34,7 +34,7 @@ Sources: www.rabbitmq.com/docs (quorum-queues, confirms, dlx, ttl, ae, consumers
 specification; what else is said of 3.10 was seen with 3.10.8, and of aiormq with 7.2.4.
 """
 
-from brokers.rabbitmq._config import RabbitMQConfig, TLSFiles
+from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq.broker import RabbitMQBroker
 
-__all__ = ["RabbitMQBroker", "RabbitMQConfig", "TLSFiles"]
+__all__ = ["RabbitMQBroker", "RabbitMQConfig"]

@@ -1,19 +1,67 @@
-"""How to reach RabbitMQ, and what a backbone URL says about it."""
+"""How to reach RabbitMQ: read from a backbone URL, or from the metadata of a component.
+
+Source: RabbitMQ URI specification and query parameters; Dapr 1.18, RabbitMQ pub/sub.
+"""
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field, replace
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-from brokers.shared.tls import TLSFiles
+from brokers.shared.backoff import CONNECT_WAIT
+from brokers.shared.settings import GENERAL, Settings, count_option, hosts_of, shown_hosts, url_options
+from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
-from mesh.spelling import did_you_mean
+from mesh.resources.component import Component
 
-__all__ = ["RabbitMQConfig", "TLSFiles", "one_of", "unknown"]
+__all__ = ["IGNORED", "USED", "RabbitMQConfig"]
 
-DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+PORTS = {"amqp": 5672, "amqps": 5671}
 SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
-PARAMETERS = ("auth_mechanism", "cacertfile", "certfile", "connection_timeout", "heartbeat", "keyfile", "verify")
+URL_OPTIONS = (*TLS_OPTIONS, "auth_mechanism", "connection_timeout", "heartbeat")
+
+USED = (
+    "caCert",
+    "clientCert",
+    "clientKey",
+    "clientName",
+    "concurrency",
+    "concurrencyMode",
+    "connectionString",
+    "heartBeat",
+    "host",
+    "hostname",
+    "maxLen",
+    "maxLenBytes",
+    "password",
+    "prefetchCount",
+    "protocol",
+    "reconnectWait",
+    "reconnectWaitSeconds",
+    "saslExternal",
+    "ttlInSeconds",
+    "username",
+)
+# What they ask for is always so here, or has no counterpart; docs/brokers/rabbitmq.md tells which.
+IGNORED = (
+    "autoAck",
+    "backOffDuration",
+    "backOffInitialInterval",
+    "backOffMaxInterval",
+    "backOffMaxRetries",
+    "backOffPolicy",
+    "backOffMultiplier",
+    "backOffRandomizationFactor",
+    "deletedWhenUnused",
+    "deliveryMode",
+    "durable",
+    "enableDeadLetter",
+    "exchangeKind",
+    "publishMessagePropertiesToMetadata",
+    "publisherConfirm",
+    "requeueInFailure",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +73,7 @@ class RabbitMQConfig:
         user: Who we are.
         password: Its proof.
         vhost: The virtual host.
-        tls: None = no TLS.
+        tls: TLS context; None for plain TCP.
         external: Whether the client certificate is the proof of who we are.
         heartbeat: Seconds between signs of life; a server that misses two is left for the next.
         connect_wait: Seconds to wait for the first connection.
@@ -41,10 +89,10 @@ class RabbitMQConfig:
     user: str = "guest"
     password: str = field(default="guest", repr=False)
     vhost: str = "/"
-    tls: TLSFiles | None = None
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
     external: bool = False
     heartbeat: int = 10
-    connect_wait: float = 10.0
+    connect_wait: float = CONNECT_WAIT
     max_backoff: float = 2.0
     name: str = "brokermesh"
     max_age: float | None = None
@@ -55,7 +103,7 @@ class RabbitMQConfig:
     @property
     def shown(self) -> str:
         """Where it is, without credentials."""
-        return ", ".join(f"{host}:{port}" for host, port in self.hosts)
+        return shown_hosts(self.hosts)
 
     @classmethod
     def from_url(cls, url: str) -> RabbitMQConfig:
@@ -64,71 +112,91 @@ class RabbitMQConfig:
         Raises:
             ConfigError: It is no such URL, or has an unknown parameter; the message shows no credentials.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in DEFAULT_PORTS:
+        config, files = cls.parse(url)
+        return config if files is None else replace(config, tls=files.context())
+
+    @classmethod
+    def parse(cls, url: str) -> tuple[RabbitMQConfig, TLSFiles | None]:
+        """Read a URL; give what TLS is made of apart, as a component may say more about it."""
+        rest, _, query = url.partition("?")
+        scheme, _, place = rest.partition("://")
+        if scheme not in PORTS:
             raise ConfigError(SHAPE)
-        login, _, hosts = parts.netloc.rpartition("@")
+        options = url_options("RabbitMQ", query, URL_OPTIONS)
+        login, _, place = place.rpartition("@")
         user, has_password, password = login.partition(":")
+        hosts, _, vhost = place.partition("/")
+        mechanism = options.get("auth_mechanism", "plain").casefold()
+        if mechanism not in ("plain", "external"):
+            raise ConfigError("option auth_mechanism is plain or external")
+        if scheme == "amqp" and (useless := [name for name in TLS_OPTIONS if name in options]):
+            raise ConfigError(f"option {useless[0]} needs a URL that begins with amqps://")
+        timeout = count_option(options, "connection_timeout")
+        try:
+            found = hosts_of(hosts, PORTS[scheme])
+        except ValueError:  # Its text may hold a part of the password.
+            raise ConfigError(SHAPE) from None
         config = cls(
-            hosts=tuple(_host(parts, each) for each in hosts.split(",")),
+            found,
             user=unquote(user) if login else "guest",
             password=unquote(password) if has_password else "guest",
-            vhost=unquote(parts.path[1:]) or "/",
-            tls=TLSFiles() if parts.scheme == "amqps" else None,
+            vhost=unquote(vhost) or "/",
+            external=mechanism == "external",
+            heartbeat=count_option(options, "heartbeat") or 10,
+            connect_wait=CONNECT_WAIT if timeout is None else timeout / 1000,
         )
-        for name, value in parse_qsl(parts.query, keep_blank_values=True):
-            try:
-                config = config._with(name, value)
-            except ValueError as error:
-                raise ConfigError(f"RabbitMQ URL, parameter {name!r}: {error}") from None
-        return config
+        return config, TLSFiles.from_options(options) if scheme == "amqps" else None
 
-    def _with(self, name: str, value: str) -> RabbitMQConfig:
-        """Take a parameter of RabbitMQ's URI specification."""
-        tls = self.tls or TLSFiles()
-        match name:
-            case "heartbeat":
-                return replace(self, heartbeat=max(1, int(value)))
-            case "connection_timeout":
-                return replace(self, connect_wait=int(value) / 1000)
-            case "auth_mechanism":
-                return replace(self, external=one_of(value, "plain", "external") == "external")
-            case "cacertfile":
-                return replace(self, tls=replace(tls, ca=value))
-            case "certfile":
-                return replace(self, tls=replace(tls, certificate=value))
-            case "keyfile":
-                return replace(self, tls=replace(tls, key=value))
-            case "verify":
-                peer = one_of(value, "verify_peer", "verify_none") == "verify_peer"
-                return replace(self, tls=replace(tls, verify=peer))
-            case _:
-                raise ValueError(unknown(name, PARAMETERS))
+    @classmethod
+    def from_component(cls, component: Component) -> RabbitMQConfig:
+        """Read the metadata of ``pubsub.rabbitmq``.
+
+        Raises:
+            ConfigError: Holds every setting that is wrong, located.
+        """
+        reader = _Reader(component, (*USED, *GENERAL, *IGNORED))
+        config, files = reader.server()
+        return replace(config, **reader.read(config, files))  # type: ignore[arg-type]  # its keys are our fields
 
 
-def _host(parts: SplitResult, text: str) -> tuple[str, int]:
-    try:
-        host = urlsplit(f"//{text}")
-        if not host.hostname:
-            raise ConfigError(SHAPE)
-        return host.hostname, host.port or DEFAULT_PORTS[parts.scheme]
-    except ValueError:  # Its text may hold a part of the password.
-        raise ConfigError(SHAPE) from None
+class _Reader(Settings):
+    """Reads the settings of ``pubsub.rabbitmq``."""
 
+    def server(self) -> tuple[RabbitMQConfig, TLSFiles | None]:
+        """Read where the server is: one URL, or its parts."""
+        setting = next((name for name in ("connectionString", "host") if self.text(name)), "hostname")
+        url = self.text(setting)
+        if setting == "hostname":
+            protocol = self.choice("protocol", *PORTS)
+            if not url:
+                self.wrong(setting, "says not where RabbitMQ is: set connectionString, or hostname and protocol")
+            url = f"{protocol or 'amqp'}://{url or 'localhost'}"
+        try:
+            return RabbitMQConfig.parse(url)
+        except ConfigError as error:
+            self.wrong(setting, str(error))
+            return RabbitMQConfig(()), None
 
-def one_of(text: str, *allowed: str) -> str:
-    """Read one of a few words, without regard to case.
-
-    Raises:
-        ValueError: It is another one.
-    """
-    folded = text.casefold()
-    if folded not in allowed:
-        raise ValueError(f"is {text!r}; it can be {' or '.join(allowed)}")
-    return folded
-
-
-def unknown(name: str, known: tuple[str, ...]) -> str:
-    """Say that a name is not known, and what may have been meant."""
-    guess = did_you_mean(name, known)
-    return f"is unknown; did you mean {guess!r}?" if guess else f"is unknown; known are: {', '.join(known)}"
+    def read(self, config: RabbitMQConfig, files: TLSFiles | None) -> dict[str, object]:
+        """Give the fields of the configuration, beside those that the URL gives."""
+        most = self.number("prefetchCount") or None
+        if self.choice("concurrency", "parallel", "single") == "single":
+            most = 1
+        heartbeat = self.duration("heartBeat", plain=True)
+        fields: dict[str, object] = {
+            "name": self.text("clientName") or f"brokermesh {self.component.name}",
+            "user": self.component.setting("username") or config.user,
+            "password": self.component.setting("password") or config.password,
+            "external": self.flag("saslExternal") if self.text("saslExternal") else config.external,
+            "heartbeat": config.heartbeat if heartbeat is None else max(1, round(heartbeat)),
+            "max_backoff": self.duration("reconnectWaitSeconds", plain=True)
+            or self.duration("reconnectWait", plain=True)
+            or config.max_backoff,
+            "max_age": self.duration("ttlInSeconds", plain=True),
+            "max_bytes": self.number("maxLenBytes") or None,
+            "max_events": self.number("maxLen") or None,
+            "max_in_flight": most,
+            "tls": None if files is None else self.tls("clientCert", "clientKey", ca="caCert", files=files),
+        }
+        self.finish()
+        return fields

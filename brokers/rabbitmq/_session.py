@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable
 
 from brokers.rabbitmq._channel import Channel
@@ -48,7 +47,6 @@ class Session:
             heartbeat=config.heartbeat,
             name=f"{config.name} ({purpose})",
         )
-        self._tls: ssl.SSLContext | None = None
         self._connection: Connection | None = None
         self._ready = asyncio.Event()  # There is a connection, or there never will be.
         self._closed = False
@@ -62,8 +60,6 @@ class Session:
         Raises:
             BrokerUnavailableError: Not within ``connect_wait``.
         """
-        if self._config.tls is not None:
-            self._tls = await asyncio.to_thread(self._config.tls.context)
         try:
             async with asyncio.timeout(self._config.connect_wait):
                 await self._connect(first=True)
@@ -118,7 +114,7 @@ class Session:
             OSError: It cannot be reached.
         """
         host, port = self._config.hosts[self._turn % len(self._config.hosts)]
-        return await Connection.open(host, port, self._tls, self._login)
+        return await Connection.open(host, port, self._config.tls, self._login)
 
     async def _make_ready(self, connection: Connection) -> None:
         try:

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Self
 
-from brokers.rabbitmq import _component
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
@@ -65,7 +64,7 @@ class RabbitMQBroker:
     @classmethod
     def from_component(cls, component: Component) -> Self:
         """Build for a ``pubsub.rabbitmq``."""
-        return cls(_component.read(component))
+        return cls(RabbitMQConfig.from_component(component))
 
     async def __aenter__(self) -> Self:
         """Connect."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, url_options
+from brokers.shared.settings import GENERAL, Settings, hosts_of, shown_hosts, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -115,9 +115,8 @@ class RedisConfig:
     def shown(self) -> str:
         """Where it points, without credentials."""
         hosts = ((self.host, self.port),) if self.sentinels is None else self.sentinels.hosts
-        text = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
         master = "" if self.sentinels is None else f"?sentinel_master={self.sentinels.master}"
-        return f"{'redis' if self.tls is None else 'rediss'}://{text}/{self.db}{master}"
+        return f"{'redis' if self.tls is None else 'rediss'}://{shown_hosts(hosts)}/{self.db}{master}"
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -136,7 +135,7 @@ class RedisConfig:
         text, _, path = place.partition("/")
         master = options.get("sentinel_master")
         try:
-            hosts = _hosts(text or "localhost", DEFAULT_PORT if master is None else DEFAULT_SENTINEL_PORT)
+            hosts = hosts_of(text or "localhost", DEFAULT_PORT if master is None else DEFAULT_SENTINEL_PORT)
             db = int(path.strip("/") or options.get("db", "0"))
         except ValueError:  # Its text may hold a part of the password.
             raise ConfigError(f"the backbone URL is not {SHAPE}") from None
@@ -171,8 +170,7 @@ class _Reader(Settings):
 
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
-        kind = self.text("redisType").lower() or "node"
-        if kind != "node":
+        if (kind := self.text("redisType").lower() or "node") != "node":
             self.wrong("redisType", f"must be 'node', not {kind!r}: Redis Cluster is not supported")
         if self.flag("useEntraID"):
             self.wrong("useEntraID", "Entra ID is not supported")
@@ -197,7 +195,7 @@ class _Reader(Settings):
             self.wrong("failover", "needs sentinelMasterName, and in redisHost the Sentinels")
         default = self.number("redisPort") or (DEFAULT_SENTINEL_PORT if sentinel else DEFAULT_PORT)
         try:
-            hosts = _hosts(text, default)
+            hosts = hosts_of(text, default)
         except ValueError:
             self.wrong("redisHost", f"is host:port, not {text!r}")
             return {}
@@ -214,18 +212,3 @@ class _Reader(Settings):
         if not self.flag("enableTLS"):
             return None
         return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=verify))
-
-
-def _hosts(text: str, default: int) -> tuple[tuple[str, int], ...]:
-    """Read ``host[:port][,host[:port]]…``.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    found = []
-    for each in text.split(","):
-        parts = urlsplit(f"//{each.strip()}")
-        if parts.netloc != each.strip() or parts.username is not None:
-            raise ValueError(each)
-        found.append((parts.hostname or "localhost", parts.port or default))
-    return tuple(found)

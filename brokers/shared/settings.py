@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from brokers.shared.tls import TLSFiles
 from mesh.errors import ConfigError, Problem
@@ -13,7 +13,7 @@ from mesh.resources.component import Component
 from mesh.spelling import did_you_mean
 from mesh.values import parse_duration
 
-__all__ = ["GENERAL", "Settings", "count_option", "url_options"]
+__all__ = ["GENERAL", "Settings", "count_option", "hosts_of", "shown_hosts", "url_options"]
 
 # Read by the mesh, for every pub/sub component.
 GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
@@ -55,6 +55,26 @@ def count_option(options: Mapping[str, str], name: str) -> int | None:
     if not (text.isascii() and text.isdigit()) or int(text) == 0:
         raise ConfigError(f"option {name} is a whole number from 1 on, not {text!r}")
     return int(text)
+
+
+def hosts_of(text: str, default_port: int) -> tuple[tuple[str, int], ...]:
+    """Read ``host[:port][,host[:port]]…``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found = []
+    for each in text.split(","):
+        parts = urlsplit(f"//{each.strip()}")
+        if parts.netloc != each.strip() or parts.username is not None or not parts.hostname:
+            raise ValueError(each)
+        found.append((parts.hostname, parts.port or default_port))
+    return tuple(found)
+
+
+def shown_hosts(hosts: Iterable[tuple[str, int]]) -> str:
+    """Write hosts as ``hosts_of`` reads them."""
+    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
 
 
 class Settings:
@@ -106,11 +126,21 @@ class Settings:
             return None
         return int(text)
 
-    def duration(self, name: str) -> float | None:
-        """Read a duration, in seconds; None if it is not set, or wrong."""
+    def choice(self, name: str, *allowed: str) -> str | None:
+        """Read one of a few words, without regard to case; the first if it is not set, None if it is wrong."""
+        text = self.text(name).casefold() or allowed[0]
+        if text not in allowed:
+            self.wrong(name, f"is {' or '.join(allowed)}, not {text!r}")
+            return None
+        return text
+
+    def duration(self, name: str, *, plain: bool = False) -> float | None:
+        """Read a duration, in seconds, or where ``plain`` their number; None if it is not set, or wrong."""
         text = self.text(name)
         if not text:
             return None
+        if plain and text.isascii() and text.isdigit():
+            return float(text)
         try:
             return parse_duration(text)
         except ValueError as error:

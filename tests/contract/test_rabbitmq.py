@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, TLSFiles, _balance, _consumer, _topology
+from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, _balance, _consumer, _topology
 from brokers.rabbitmq._channel import TAG
 from brokers.rabbitmq._connection import Connection, Login
 from brokers.rabbitmq._content import Publish
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
+from brokers.shared.tls import TLSFiles
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, NoResponderError, PublishRejectedError
@@ -116,10 +117,10 @@ async def test_tls(tmp_path: Path) -> None:
     async with RabbitMQServer(tmp_path / "server", config):
         async with RabbitMQBroker.from_url(f"amqps://localhost:{TLS_PORT}?cacertfile={certificate}") as broker:
             await broker.check()
-        async with RabbitMQBroker(RabbitMQConfig(hosts, tls=TLSFiles(ca=certificate.read_text()))) as broker:
+        async with RabbitMQBroker(RabbitMQConfig(hosts, tls=TLSFiles(ca=certificate.read_text()).context())) as broker:
             await broker.check()
         with pytest.raises(BrokerUnavailableError, match="certificate verify failed"):
-            async with RabbitMQBroker(RabbitMQConfig(hosts, tls=TLSFiles(), connect_wait=1.0)):
+            async with RabbitMQBroker(RabbitMQConfig(hosts, tls=TLSFiles().context(), connect_wait=1.0)):
                 pytest.fail("entered")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,7 +14,7 @@ from pamqp import frame
 from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 
-from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, TLSFiles, _component, _message, _names
+from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, _message, _names
 from brokers.rabbitmq._topology import Space
 from mesh import address
 from mesh.address import matches
@@ -165,17 +167,22 @@ def test_names_stay_within_what_amqp_allows() -> None:
         ("amqp://u%40x:p%3A%2F@h:1/v%2Fw", RabbitMQConfig((("h", 1),), "u@x", "p:/", "v/w")),
         ("amqp://u:p@a:1,b/v", RabbitMQConfig((("a", 1), ("b", 5672)), "u", "p", "v")),
         ("amqp://[::1]:7", RabbitMQConfig((("::1", 7),))),
-        ("amqps://h", RabbitMQConfig((("h", 5671),), tls=TLSFiles())),
         ("amqp://h?heartbeat=30", RabbitMQConfig((("h", 5672),), heartbeat=30)),
         ("amqp://h?connection_timeout=2000", RabbitMQConfig((("h", 5672),), connect_wait=2.0)),
-        (
-            "amqps://h?verify=verify_none&cacertfile=/ca&certfile=/c&keyfile=/k&auth_mechanism=EXTERNAL",
-            RabbitMQConfig((("h", 5671),), tls=TLSFiles("/ca", "/c", "/k", verify=False), external=True),
-        ),
+        ("amqp://h?auth_mechanism=EXTERNAL", RabbitMQConfig((("h", 5672),), external=True)),
     ],
 )
 def test_url(url: str, expected: RabbitMQConfig) -> None:
     assert RabbitMQConfig.from_url(url) == expected
+
+
+def test_url_with_tls() -> None:
+    config = RabbitMQConfig.from_url("amqps://h?verify=verify_none")
+    assert config.hosts == (("h", 5671),)
+    assert config.tls is not None
+    assert config.tls.verify_mode == ssl.CERT_NONE
+    with pytest.raises(ConfigError, match="certificate '/c'"):
+        RabbitMQConfig.from_url("amqps://h?certfile=/c&keyfile=/k")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,9 @@ def test_url(url: str, expected: RabbitMQConfig) -> None:
         ("amqp://u:secret@h:port", "amqp://user:password@host"),
         ("amqp://u:secret@h?hartbeat=1", "did you mean 'heartbeat'"),
         ("amqp://u:secret@h?heartbeat=soon", "heartbeat"),
-        ("amqp://u:secret@h?verify=maybe", "verify_peer or verify_none"),
+        ("amqps://u:secret@h?verify=maybe", "verify_peer or verify_none"),
+        ("amqp://u:secret@h?cacertfile=/ca", "needs a URL that begins with amqps://"),
+        ("amqp://u:secret@h?auth_mechanism=magic", "plain or external"),
     ],
 )
 def test_url_that_is_wrong_says_so_without_its_password(url: str, said: str) -> None:
@@ -205,7 +214,9 @@ def component(**settings: str) -> Component:
 
 
 def test_component_as_tutorials_have_it() -> None:
-    config = _component.read(component(host="amqp://localhost:5672", consumerID="{appID}", durable="true"))
+    config = RabbitMQConfig.from_component(
+        component(host="amqp://localhost:5672", consumerID="{appID}", durable="true")
+    )
     assert config == RabbitMQConfig((("localhost", 5672),), name="brokermesh orders")
     assert "secret" not in repr(RabbitMQConfig.from_url("amqp://u:secret@h"))
 
@@ -225,15 +236,13 @@ def test_component_with_everything() -> None:
         maxLen="10",
         prefetchCount="7",
         concurrency="parallel",
-        caCert="/ca",
-        clientCert="/cert",
-        clientKey="/key",
     )
-    assert _component.read(given) == RabbitMQConfig(
+    config = RabbitMQConfig.from_component(given)
+    assert config.tls is not None
+    assert replace(config, tls=None) == RabbitMQConfig(
         (("rabbit", 1234),),
         "u",
         "p",
-        tls=TLSFiles("/ca", "/cert", "/key"),
         external=True,
         heartbeat=30,
         max_backoff=5.0,
@@ -243,7 +252,9 @@ def test_component_with_everything() -> None:
         max_events=10,
         max_in_flight=7,
     )
-    single = _component.read(component(connectionString="amqp://h", concurrency="single", prefetchCount="0"))
+    single = RabbitMQConfig.from_component(
+        component(connectionString="amqp://h", concurrency="single", prefetchCount="0")
+    )
     assert single.max_in_flight == 1
 
 
@@ -261,9 +272,9 @@ def test_component_reports_all_problems_where_they_are() -> None:
 
 def test_component_without_a_server_says_what_to_set() -> None:
     with pytest.raises(ConfigError, match="connectionString"):
-        _component.read(component(username="u"))
+        RabbitMQConfig.from_component(component(username="u"))
     with pytest.raises(ConfigError) as raised:
-        _component.read(component(connectionString="amqp://u:secret@"))
+        RabbitMQConfig.from_component(component(connectionString="amqp://u:secret@"))
     assert "secret" not in str(raised.value)
 
 
