@@ -19,25 +19,63 @@ from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, cast
 
-from aiormq import AMQPError, ChannelInvalidStateError, DeliveryError, spec
 from aiormq import Channel as Client
+from aiormq import ChannelClosed, ChannelInvalidStateError, DeliveryError, spec
 from aiormq.abc import DeliveredMessage
 
-from brokers.rabbitmq._content import Delivered, Publish
-from brokers.rabbitmq._refusals import again, reason_of
+from brokers.rabbitmq._refusals import ERRORS, again, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 if TYPE_CHECKING:
     from pamqp.base import Frame
 
-    from brokers.rabbitmq._connection import Connection
-
-__all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel", "cancels"]
+__all__ = ["LOST", "REFUSED", "STORED", "TAG", "UNROUTABLE", "Channel", "Delivered", "Publish", "cancels"]
 
 STORED, REFUSED, UNROUTABLE, LOST = range(4)
 LINGER = 0.25
 WINDOW_BYTES = 4 * 1024 * 1024
 TAG = "mesh"  # Every consumer has a channel of its own.
+FRAME_BYTES = 256  # What a publish takes beside its body and its headers, roughly.
+
+
+class Delivered:
+    """A message as the server handed it out."""
+
+    __slots__ = ("body", "channel", "key", "properties", "tag")
+
+    def __init__(self, channel: Channel, message: DeliveredMessage) -> None:
+        self.channel = channel
+        self.tag = cast("int", message.delivery_tag)
+        self.key = message.routing_key or ""
+        self.properties = message.header.properties
+        self.body = message.body
+
+
+class Publish:
+    """A message to publish.
+
+    Attributes:
+        size: What it takes of the room for what is unconfirmed, in bytes.
+    """
+
+    __slots__ = ("body", "exchange", "key", "mandatory", "properties", "size")
+
+    def __init__(
+        self,
+        exchange: str,
+        key: str,
+        properties: spec.Basic.Properties,
+        body: bytes,
+        headers_size: int = 0,
+        *,
+        mandatory: bool = True,
+    ) -> None:
+        self.exchange = exchange
+        self.key = key
+        self.properties = properties
+        self.body = body
+        self.mandatory = mandatory
+        self.size = len(body) + headers_size + FRAME_BYTES
 
 
 class Channel:
@@ -52,9 +90,15 @@ class Channel:
         on_return: Called with the properties of a posted message that no queue took.
     """
 
-    def __init__(self, connection: Connection, raw: Client) -> None:
-        self._connection = connection
+    def __init__(self, raw: Client, drained: Callable[[], Awaitable[None]]) -> None:
+        """Take over a channel that is open.
+
+        Args:
+            raw: The client's.
+            drained: Waits until its connection has room for more.
+        """
         self._raw = raw
+        self._drained = drained
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.error: BrokerError | None = None
@@ -103,7 +147,7 @@ class Channel:
             raise self._reason(error) from error
 
     def _is_lost(self, error: Exception) -> bool:
-        return isinstance(error, AMQPError | ChannelInvalidStateError) or self._raw.is_closed
+        return self._raw.is_closed or ERRORS.translate(error) is not None
 
     def _reason(self, error: BaseException) -> BrokerError:
         return reason_of(error) if self.error is None else again(self.error)
@@ -161,7 +205,7 @@ class Channel:
                 self._room.clear()
                 await self._room.wait()
             if self.error is None:
-                await self._connection.drained()
+                await self._drained()
 
     async def publish(self, message: Publish) -> int:
         """Publish, and give one of STORED, REFUSED, UNROUTABLE and LOST once it is known."""
@@ -231,14 +275,13 @@ class Channel:
     def close(self) -> None:
         """Close it; what is unsettled goes back to its queue. Does not wait."""
         if self.error is None:
-            self._connection.close_soon(self._raw)
+            self._raw.connection.create_task(self._raw.close(ChannelClosed(None, None)))
             self.fail(BrokerUnavailableError("the channel is closed"))
 
     def fail(self, error: BrokerError) -> None:
         """Note that it is lost, and tell everybody who waits."""
         if self.error is None:
             self.error = error
-            self._connection.forget(self)
             self._room.set()
             self.lost.set_result(None)
 

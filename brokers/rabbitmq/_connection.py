@@ -16,9 +16,8 @@ from urllib.parse import quote
 
 import aiormq
 
-from brokers.rabbitmq._channel import Channel, cancels
-from brokers.rabbitmq._content import Delivered
-from brokers.rabbitmq._refusals import RefusedError, reason_of
+from brokers.rabbitmq._channel import Channel, Delivered, cancels
+from brokers.rabbitmq._refusals import FOREIGN, RefusedError, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class Connection:
                 raise RefusedError(ACCESS_REFUSED, str(error)) from error
             if isinstance(error, aiormq.InvalidFrameError):  # It answers ``connection.open`` with ``connection.close``.
                 raise RefusedError(NOT_ALLOWED, f"the virtual host {login.vhost!r} cannot be used") from error
-            if isinstance(error, aiormq.AMQPError) and not isinstance(error, OSError):
+            if isinstance(error, FOREIGN) and not isinstance(error, OSError):
                 raise ConnectionResetError(str(error)) from error
             raise
         return cls(raw, writer)
@@ -170,15 +169,16 @@ class Connection:
                 number, publisher_confirms=confirms, frame_buffer_size=FRAMES_AHEAD, on_return_raises=False
             )
             raw = cast("aiormq.Channel", await opening)
-        except (aiormq.AMQPError, RuntimeError, asyncio.CancelledError) as error:
+        except (*FOREIGN, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and cancels() > before:
                 raise
             reason = reason_of(error)
             if self._raw.is_closed:  # Known from now on: else who asks again gets this one again, without a pause.
                 self._fail(reason)
             raise reason from error
-        channel = Channel(self, raw)
+        channel = Channel(raw, self._drained)
         self._channels.add(channel)
+        channel.lost.add_done_callback(lambda _: self._channels.discard(channel))
         if take is not None:
             channel.on_deliver = take
         try:
@@ -189,16 +189,7 @@ class Connection:
             raise
         return channel
 
-    def forget(self, channel: Channel) -> None:
-        """Know a channel no more."""
-        self._channels.discard(channel)
-
-    def close_soon(self, raw: aiormq.Channel) -> None:
-        """Close a channel, without waiting for it."""
-        if self.error is None:
-            self._raw.create_task(raw.close(aiormq.ChannelClosed(None, None)))
-
-    async def drained(self) -> None:
+    async def _drained(self) -> None:
         """Wait until the server takes what was sent, or the connection broke."""
         with suppress(OSError):
             await self._writer.drain()
@@ -221,7 +212,7 @@ class Connection:
             return
         try:
             async with asyncio.timeout(CLOSE_WAIT):
-                channels = list(self._channels)
+                channels = [channel for channel in self._channels if channel.error is None]
                 await asyncio.sleep(max((channel.linger for channel in channels), default=0.0))
                 for channel in channels:
                     channel.close()

@@ -22,8 +22,8 @@ from functools import lru_cache
 from aiormq import spec
 
 from brokers.rabbitmq._balance import balance
+from brokers.rabbitmq._channel import Delivered
 from brokers.rabbitmq._connection import Connection
-from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._lane import Lane, RabbitMQSettler
 from brokers.rabbitmq._message import ATTEMPT, TOPIC, decode, encode
 from brokers.rabbitmq._names import address_of, retry_step
@@ -31,6 +31,7 @@ from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Space, count, declare_group, exchange, exists, group_queues, retry_queue, seal
 from brokers.rabbitmq._unclaimed import claim, topic_of
+from brokers.shared.handling import run_handler
 from mesh.address import Address, matches
 from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -152,14 +153,14 @@ class Subscription:
         for lane in self._lanes:
             await lane.cancel()
         while self._waiting:
-            self._waiting.popleft()[1].release()
+            self._waiting.popleft()[1].release_now()
 
     def close(self) -> None:
         """Leave; whatever is still unsettled goes back."""
         if self._timer is not None:
             self._timer.cancel()
         for settler in list(self._unsettled):
-            settler.release()
+            settler.release_now()
         for lane in self._lanes:
             lane.close()
 
@@ -206,16 +207,7 @@ class Subscription:
     async def _handle(self, delivery: Delivery, settler: RabbitMQSettler) -> None:
         self.note_alive(settler)
         try:
-            try:
-                await self._handler(delivery)
-            except Exception:  # The handler's failure is this delivery's alone.
-                logger.exception("handler failed on %s", delivery.address)
-            if delivery.settled is None:
-                await delivery.nack()
-        except asyncio.CancelledError:
-            if delivery.settled is None:
-                settler.release()
-            raise
+            await run_handler(self._handler, delivery, settler.release)
         finally:
             self._alive.pop(settler, None)
             if not settler.open:

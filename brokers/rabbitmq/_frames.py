@@ -18,9 +18,8 @@ from contextlib import suppress
 
 from aiormq import spec
 
-from brokers.rabbitmq._channel import TAG, Channel
+from brokers.rabbitmq._channel import TAG, Channel, Delivered
 from brokers.rabbitmq._connection import Connection
-from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._message import decode
 from brokers.rabbitmq._names import FRAMES, served_name, shorten
 from brokers.rabbitmq._refusals import RefusedError

@@ -16,24 +16,39 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiormq import spec
 
-from brokers.rabbitmq._channel import TAG, Channel
+from brokers.rabbitmq._channel import TAG, Channel, Delivered
 from brokers.rabbitmq._connection import Connection
-from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._session import Attachment, Session
 from brokers.rabbitmq._topology import Queue
 from mesh.broker import Message
 from mesh.errors import BrokerError
 
-if TYPE_CHECKING:
-    from brokers.rabbitmq._consumer import Subscription
-
 __all__ = ["Lane", "RabbitMQSettler"]
 
 LEAVE_WAIT = 2.0
+
+
+class Member(Protocol):
+    """Whose part in a group it is."""
+
+    def take(self, lane: Lane, delivered: Delivered) -> None:
+        """Take what a lane hands out."""
+
+    def claim_soon(self) -> None:
+        """Look for what came while a queue was not there."""
+
+    def note_settled(self, settler: RabbitMQSettler) -> None:
+        """Forget a delivery."""
+
+    def note_alive(self, settler: RabbitMQSettler) -> None:
+        """Begin a delivery's time anew."""
+
+    async def store_anew(self, settler: RabbitMQSettler, delay: float) -> bool:
+        """Store a delivery's message once more; tell whether it is stored."""
 
 
 class Lane:
@@ -44,8 +59,8 @@ class Lane:
         active: Whether something came from it since this member consumes it.
     """
 
-    def __init__(self, subscription: Subscription, session: Session, queue: Queue, prefetch: int) -> None:
-        self._subscription = subscription
+    def __init__(self, member: Member, session: Session, queue: Queue, prefetch: int) -> None:
+        self._member = member
         self._prefetch = prefetch
         self._stopping = False
         self._giving_way = False
@@ -78,10 +93,10 @@ class Lane:
     def _removed(self, channel: Channel) -> None:
         """Begin anew with a queue that somebody deleted."""
         channel.close()
-        self._subscription.claim_soon()
+        self._member.claim_soon()
 
     def _take(self, delivered: Delivered) -> None:
-        self._subscription.take(self, delivered)
+        self._member.take(self, delivered)
 
     def hold(self) -> None:
         """Note that there is a delivery to settle."""
@@ -150,9 +165,9 @@ class RabbitMQSettler:
         "_abandoned",
         "_channel",
         "_lane",
+        "_member",
         "_open",
         "_stored_anew",
-        "_subscription",
         "_tag",
         "attempt",
         "deadline",
@@ -161,9 +176,9 @@ class RabbitMQSettler:
     )
 
     def __init__(
-        self, subscription: Subscription, lane: Lane, delivered: Delivered, message: Message, topic: str, attempt: int
+        self, member: Member, lane: Lane, delivered: Delivered, message: Message, topic: str, attempt: int
     ) -> None:
-        self._subscription = subscription
+        self._member = member
         self._lane = lane
         self._channel = delivered.channel
         self._tag = delivered.tag
@@ -187,14 +202,14 @@ class RabbitMQSettler:
 
     def _settle(self, settle: Callable[[int], None]) -> None:
         self._open = False
-        self._subscription.note_settled(self)
+        self._member.note_settled(self)
         settle(self._tag)
         self._lane.settled()
 
     async def ack(self) -> None:
         if self.open:
             self._open = False
-            self._subscription.note_settled(self)
+            self._member.note_settled(self)
             await self._channel.ack(self._tag)
             self._lane.settled()
 
@@ -209,7 +224,7 @@ class RabbitMQSettler:
             self.give_back()
         elif self._lane.queue.keyed:
             self._lane.delay(self, delay)
-        elif await self._subscription.store_anew(self, delay):
+        elif await self._member.store_anew(self, delay):
             await self.ack()
         else:
             self.give_back()
@@ -219,10 +234,14 @@ class RabbitMQSettler:
         if self.open:
             self._settle(self._channel.give_back)
         else:
-            self._subscription.note_settled(self)
+            self._member.note_settled(self)
 
-    def release(self) -> None:
+    async def release(self) -> None:
         """Hand it back untried."""
+        self.release_now()
+
+    def release_now(self) -> None:
+        """The same, where nothing can be awaited."""
         if not self.open:
             return
         if self._lane.queue.keyed:
@@ -234,7 +253,7 @@ class RabbitMQSettler:
 
     async def extend(self) -> None:
         if self.open and not self._abandoned:
-            self._subscription.note_alive(self)
+            self._member.note_alive(self)
 
     def give_up(self, tasks: asyncio.TaskGroup) -> None:
         """Let others have it, though its handler has not ended."""
@@ -245,6 +264,6 @@ class RabbitMQSettler:
             tasks.create_task(self._hand_on(), name="rabbitmq-hand-on")
 
     async def _hand_on(self) -> None:
-        self._stored_anew = await self._subscription.store_anew(self, 0.0)
+        self._stored_anew = await self._member.store_anew(self, 0.0)
         if not self._stored_anew:  # Until it is, the original must not be acked for any other reason than success.
             self.give_back()

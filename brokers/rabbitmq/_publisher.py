@@ -12,10 +12,9 @@ from functools import partial
 
 from aiormq import spec
 
-from brokers.rabbitmq._channel import LOST, REFUSED, STORED, Channel
+from brokers.rabbitmq._channel import LOST, REFUSED, STORED, Channel, Publish
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._connection import Connection
-from brokers.rabbitmq._content import Publish
 from brokers.rabbitmq._line import Line
 from brokers.rabbitmq._message import headers_size
 from brokers.rabbitmq._refusals import RefusedError
@@ -117,8 +116,8 @@ class Publisher:
             if outcome == STORED:
                 return
             if outcome == REFUSED:
-                refusals += 1
-                if refusals > MAX_REFUSALS or exchange in self._limited:
+                refusals -= 1
+                if refusals < 0 or exchange in self._limited:
                     raise PublishRejectedError(
                         f"RabbitMQ at {self._shown} did not take it: a queue for {key!r} is full"
                     )

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from aiormq import (
+    AMQPError,
     ChannelAccessRefused,
     ChannelClosed,
     ChannelLockedResource,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
 )
+from pamqp.exceptions import PAMQPException
 
+from brokers.shared.errors import map_errors
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["RefusedError", "again", "reason_of"]
+__all__ = ["ERRORS", "FOREIGN", "RefusedError", "again", "reason_of"]
+
+# All that aiormq, and what it reads frames with, may raise.
+FOREIGN = (AMQPError, PAMQPException, RuntimeError)
 
 REPLY_CODES = {
     ChannelAccessRefused: 403,
@@ -45,6 +51,9 @@ def reason_of(error: BaseException | None) -> BrokerError:
     if isinstance(error, ChannelClosed) or error is None:
         return BrokerUnavailableError("the channel is closed")
     return BrokerUnavailableError(f"the connection broke: {str(error) or 'no sign of life'}")
+
+
+ERRORS = map_errors(dict.fromkeys(FOREIGN, reason_of))
 
 
 def again(error: BrokerError) -> BrokerError:

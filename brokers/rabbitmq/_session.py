@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import math
 from collections.abc import Awaitable, Callable
 
 from brokers.rabbitmq._channel import Channel
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._connection import Connection, Login
 from brokers.rabbitmq._refusals import RefusedError
+from brokers.shared.backoff import CONNECT_WAIT, waits
+from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Attachment", "Session"]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
-ATTEMPT_WAIT = 10.0
-FIRST_BACKOFF = 0.05
-MAX_BACKOFF = 2.0
 STEADY = 5.0
 SETTINGS_ARE_WRONG = frozenset({403, 530})  # Login refused; no such virtual host.
 
@@ -51,21 +50,20 @@ class Session:
         self._ready = asyncio.Event()  # There is a connection, or there never will be.
         self._closed = False
         self._turn = 0
-        self._backoff = 0.0
-        self._last_error = ""
+        self._waits = waits(config.max_backoff)
+        self._last_error: Exception | None = None
 
     async def open(self) -> None:
-        """Connect.
+        """Connect, or find that nobody is there; each server is asked once.
 
         Raises:
-            BrokerUnavailableError: Not within ``connect_wait``.
+            BrokerUnavailableError: None lets us in.
         """
         try:
             async with asyncio.timeout(self._config.connect_wait):
-                await self._connect(first=True)
-        except TimeoutError:
-            reason = f": {self._last_error}" if self._last_error else ""
-            raise BrokerUnavailableError(f"no RabbitMQ answers at {self._config.shown}{reason}") from None
+                await self._connect(attempts=len(self._config.hosts))
+        except (OSError, BrokerError) as error:
+            raise self._unavailable(error) from error
 
     async def keep(self) -> None:
         """Reconnect whenever it is lost, until cancelled."""
@@ -78,33 +76,31 @@ class Session:
                 logger.warning("lost RabbitMQ at %s: %s; reconnecting", self._config.shown, connection.error)
             self._ready.clear()
             if loop.time() - since > STEADY:
-                self._backoff = 0.0
+                self._waits = waits(self._config.max_backoff)
             else:
                 await self._pause()  # It did not last: what ended it may end the next one as well.
-            await self._connect(first=False)
+            await self._connect()
             since = loop.time()
-            self._last_error = ""
+            self._last_error = None
             logger.warning("RabbitMQ at %s is back", self._config.shown)
 
-    async def _connect(self, *, first: bool) -> None:
+    async def _connect(self, attempts: float = math.inf) -> None:
         while True:
             try:
-                async with asyncio.timeout(ATTEMPT_WAIT):
+                async with asyncio.timeout(CONNECT_WAIT):
                     await self._make_ready(await self.dial())
                 return
-            except RefusedError as error:
-                if first and error.reply_code in SETTINGS_ARE_WRONG:
-                    raise BrokerUnavailableError(f"RabbitMQ at {self._config.shown}: {error}") from error
-                self._note(error)
-            except (OSError, BrokerError, TimeoutError) as error:
+            except (OSError, BrokerError) as error:
+                attempts -= 1
+                if attempts <= 0 or (attempts < math.inf and _is_final(error)):
+                    raise
                 self._note(error)
             self._turn += 1
             await self._pause()
 
     async def _pause(self) -> None:
         """Wait, from time to time longer."""
-        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF), self._config.max_backoff)
-        await asyncio.sleep(random.uniform(self._backoff / 2, self._backoff))  # noqa: S311 - it only spreads the load
+        await asyncio.sleep(next(self._waits))
 
     async def dial(self) -> Connection:
         """Open one more connection, for the caller alone.
@@ -126,10 +122,9 @@ class Session:
         self._ready.set()
 
     def _note(self, error: Exception) -> None:
-        text = str(error) or "it does not answer"
-        if text != self._last_error:
-            self._last_error = text
-            logger.info("cannot connect to RabbitMQ at %s: %s", self._config.shown, text)
+        if str(error) != str(self._last_error):
+            logger.info("cannot connect to RabbitMQ at %s: %s", self._config.shown, cause_of(error))
+        self._last_error = error
 
     async def close(self) -> None:
         """Close it for good; idempotent."""
@@ -153,7 +148,7 @@ class Session:
         """
         connection = self.connection
         if connection is None:
-            raise self._unavailable()
+            raise self._unavailable(self._last_error)
         return connection
 
     async def live(self) -> Connection:
@@ -169,9 +164,13 @@ class Session:
             await self._ready.wait()
         return connection
 
-    def _unavailable(self) -> BrokerUnavailableError:
-        reason = "" if self._closed or not self._last_error else f": {self._last_error}"
-        return BrokerUnavailableError(f"RabbitMQ at {self._config.shown} is not reachable{reason}")
+    def _unavailable(self, error: Exception | None = None) -> BrokerUnavailableError:
+        made = unavailable(f"RabbitMQ at {self._config.shown}", None if self._closed else error)
+        return NotAdmittedError(str(made)) if _is_final(error) else made
+
+
+def _is_final(error: Exception | None) -> bool:
+    return isinstance(error, RefusedError) and error.reply_code in SETTINGS_ARE_WRONG
 
 
 Open = Callable[[Connection], Awaitable[Channel]]
@@ -216,8 +215,7 @@ class Attachment:
     async def _keep(self, channel: Channel) -> None:
         while True:
             await asyncio.shield(channel.lost)
-            backoff = FIRST_BACKOFF
-            while True:
+            for wait in waits():
                 try:
                     channel = self.channel = await self._open(await self._session.live())
                     break
@@ -225,8 +223,7 @@ class Attachment:
                     pass
                 except BrokerError as error:
                     logger.warning("cannot go on with %s: %s", self._what, error)
-                await asyncio.sleep(random.uniform(backoff / 2, backoff))  # noqa: S311 - it only spreads the load
-                backoff = min(backoff * 2, MAX_BACKOFF)
+                await asyncio.sleep(wait)
 
     def stop(self) -> None:
         """Open it no more; the present one stays until it is closed."""

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 from aiormq import spec
 
-from brokers.rabbitmq._channel import TAG, Channel
+from brokers.rabbitmq._channel import TAG, Channel, Delivered
 from brokers.rabbitmq._connection import Connection
-from brokers.rabbitmq._content import Delivered
 from brokers.rabbitmq._message import TOPIC, decode, encode
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._refusals import RefusedError

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, _balance, _consumer, _topology
-from brokers.rabbitmq._channel import TAG
+from brokers.rabbitmq._channel import TAG, Publish
 from brokers.rabbitmq._connection import Connection, Login
-from brokers.rabbitmq._content import Publish
+from brokers.rabbitmq._names import exchange_name
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.shared.tls import TLSFiles
@@ -292,6 +292,31 @@ async def test_limits_of_a_component(server: RabbitMQServer, place: Place) -> No
         async with limited.subscribe(address, SubscribeOptions("g"), inbox):
             await inbox.holds(5)
     assert most == 2
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_refusal_without_a_limit_of_ours_is_waited_out(
+    server: RabbitMQServer, place: Place, recovers: bool
+) -> None:
+    """A queue may be without a leader for a moment; one that keeps refusing is an error."""
+    broker, topic = await place.connect(), place.topic()
+    connection = await aio_pika.connect(server.url)
+    async with connection:
+        channel = await connection.channel()
+        full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        queue = await channel.declare_queue(f"full-{topic.space}", arguments=full)
+        await channel.default_exchange.publish(aio_pika.Message(b"x"), queue.name)
+        await queue.bind(exchange_name(topic.space), "#")
+        publishing = asyncio.ensure_future(broker.publish(topic, text("x")))
+        await asyncio.wait([publishing], timeout=0.6)  # It is refused at once, and again after 0.25 s.
+        assert not publishing.done()
+        if recovers:
+            await queue.delete(if_empty=False)
+            await publishing
+            return
+        with pytest.raises(PublishRejectedError, match="is full"):
+            await publishing
+        await queue.delete(if_empty=False)
 
 
 async def test_headers_that_do_not_fit_into_a_frame_are_refused(place: Place) -> None:

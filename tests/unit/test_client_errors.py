@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from brokers.nats._client import errors_of as nats_errors
+from brokers.rabbitmq._refusals import ERRORS as RABBITMQ_ERRORS
 from brokers.redis._wire import ERRORS as REDIS_ERRORS
 from brokers.shared.errors import map_errors
 from mesh.errors import BrokerError
@@ -17,6 +18,7 @@ SERVER = "a server"
 # What each client offers, and what its adapter makes of it.
 CLIENTS: dict[str, tuple[map_errors, tuple[str, ...]]] = {
     "nats-py": (nats_errors(SERVER), ("nats.errors", "nats.js.errors", "nats.aio.client", "nats.protocol.parser")),
+    "aiormq": (RABBITMQ_ERRORS, ("aiormq.exceptions", "aiormq", "pamqp.exceptions")),
     "redis-py": (REDIS_ERRORS, ("redis.exceptions", "redis.asyncio")),
 }
 
