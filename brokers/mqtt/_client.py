@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ from brokers.mqtt._config import MQTTConfig
 from brokers.mqtt._dialect import MQTT5, MQTT311, Dialect, Unit
 from brokers.mqtt._outbox import FAILED, LARGEST_ID, Outbox
 from brokers.mqtt._wire import Wire
+from brokers.shared.backoff import CONNECT_WAIT, waits
+from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError
 
 __all__ = ["Client", "ConnectionLostError", "Identity"]
@@ -40,7 +41,6 @@ __all__ = ["Client", "ConnectionLostError", "Identity"]
 logger = logging.getLogger("brokers.mqtt")
 
 MAX_IDS = 65535
-FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
 STEADY = 5.0
 ANSWER_WAIT = 10.0
 # The library's codes are no IntEnum, whatever its stubs say: no order, no hash. Hence int().
@@ -64,16 +64,8 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
-class ConnectionLostError(Exception):
+class ConnectionLostError(BrokerUnavailableError):
     """The connection broke before the answer came."""
-
-
-class _RefusedError(Exception):
-    """The server does not want this client."""
-
-    def __init__(self, code: ConnAckReasonCode) -> None:
-        super().__init__(code.name.replace("_", " ").lower())
-        self.final = int(code) in NO_USE_TO_TRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,33 +131,28 @@ class Client:
         self._closed = False
         self._connected_at = -STEADY
         self.up_since = math.inf
-        self._delay = 0.0
+        self._waits = waits()
 
     # Life
 
     async def open(self) -> None:
-        """Connect for the first time.
+        """Connect for the first time, or find that nobody is there.
 
         Raises:
             BrokerUnavailableError: The server does not answer, or refuses; it is named without credentials.
             BrokerError: What must be done after connecting was refused.
         """
-        reason = "no answer"
+        newest = self.dialect
         try:
             async with asyncio.timeout(self.config.connect_wait):
-                while True:
-                    try:
-                        await self._connect()
-                    except (OSError, ConnectionLostError, _RefusedError) as error:
-                        reason = str(error)
-                        if isinstance(error, _RefusedError) and error.final:
-                            break
-                        await asyncio.sleep(FIRST_DELAY)
-                    else:
-                        return
-        except TimeoutError:
-            pass
-        raise BrokerUnavailableError(f"cannot connect to {self.config.shown}: {reason}")
+                try:
+                    await self._connect()
+                except ConnectionLostError:
+                    if self.dialect is newest:
+                        raise
+                    await self._connect()
+        except (OSError, ConnectionLostError) as error:
+            raise self._gone(error) from error
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -201,7 +188,10 @@ class Client:
             if int(connack.reason_code) >= FAILED:
                 if self._go_back(connack.reason_code == ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION):
                     raise ConnectionLostError("the server does not know MQTT 5")
-                raise _RefusedError(connack.reason_code)
+                reason = connack.reason_code.name.replace("_", " ").lower()
+                if int(connack.reason_code) in NO_USE_TO_TRY:
+                    raise NotAdmittedError(f"MQTT at {config.shown} does not let us in: {reason}")
+                raise ConnectionLostError(reason)
             if self._is_over():
                 raise ConnectionLostError("closed meanwhile")
             self.server, self.wire = connack, wire
@@ -232,7 +222,7 @@ class Client:
                 await wire.keep_alive(interval)
                 self._lose(wire)
                 if not self._is_over():
-                    logger.warning("%s: connection lost: %s", self.config.shown, wire.closed.result())
+                    logger.warning("lost MQTT at %s: %s; reconnecting", self.config.shown, wire.closed.result())
                 continue
             await self._reconnect()
         if self.wire is not None:  # It was closed just when it was connected again.
@@ -245,17 +235,20 @@ class Client:
         """Connect again: at once if the last connection lasted, else after a growing delay."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._connected_at > STEADY:
-            self._delay = 0.0
+            self._waits = waits()
+        else:
+            await asyncio.sleep(next(self._waits))
         while not self._is_over():
-            await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311  # It spreads load, it guards nothing.
-            self._delay = min(max(2 * self._delay, FIRST_DELAY), LONGEST_DELAY)
             try:
-                async with asyncio.timeout(ANSWER_WAIT):
+                async with asyncio.timeout(CONNECT_WAIT):
                     await self._connect()
+            except (OSError, BrokerError) as error:
+                logger.info("cannot connect to MQTT at %s: %s", self.config.shown, cause_of(error))
+                await asyncio.sleep(next(self._waits))
+            else:
                 self._connected_at = loop.time()
+                logger.warning("MQTT at %s is back", self.config.shown)
                 return
-            except (OSError, ConnectionLostError, _RefusedError, BrokerError, TimeoutError) as error:
-                logger.info("%s: cannot connect: %s", self.config.shown, str(error) or "no answer")
 
     def _lose(self, wire: Wire) -> None:
         """Have what has no answer sent again by the next connection."""
@@ -309,8 +302,8 @@ class Client:
             self.wire.close()
         self.close()
 
-    def _gone(self) -> BrokerUnavailableError:
-        return BrokerUnavailableError(f"there is no connection to {self.config.shown}")
+    def _gone(self, error: Exception | None = None) -> BrokerUnavailableError:
+        return unavailable(f"MQTT at {self.config.shown}", error)
 
     # Units
 

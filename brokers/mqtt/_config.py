@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import GENERAL, Settings, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
@@ -57,7 +58,7 @@ class MQTTConfig:
         shared: Whether the members of a group share a subscription; otherwise a group has one member.
         session_expiry: Seconds that the server keeps a session nobody is connected to.
         max_in_flight: Most deliveries at once of any subscription; None for what each asks for.
-        connect_wait: Seconds to wait for the first connection.
+        connect_wait: Seconds that an attempt to connect may take.
         ping_interval: Seconds between signs of life; a server that misses two is reconnected to.
         will_delay: Seconds without a connection until other members take over what a member had.
         announce_every: Seconds between two announcements of a member that it has its session.
@@ -75,7 +76,7 @@ class MQTTConfig:
     shared: bool = True
     session_expiry: float = 7 * DAY
     max_in_flight: int | None = None
-    connect_wait: float = 10.0
+    connect_wait: float = CONNECT_WAIT
     ping_interval: float = 10.0
     will_delay: float = 2.0
     announce_every: float = 30.0

@@ -22,6 +22,7 @@ from brokers.mqtt._messages import message_of
 from brokers.mqtt._registry import FREE, HELD, TOPIC, Registry, Watch
 from brokers.mqtt._session import Entry, Session
 from brokers.mqtt._topics import Filter, label_of
+from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 from mesh.errors import BrokerError
@@ -31,7 +32,8 @@ __all__ = ["Member"]
 logger = logging.getLogger("brokers.mqtt")
 
 PARKED = 256
-MAX_UNASSURED = 10_000
+MAX_UNASSURED_BYTES = 32 * 1024 * 1024  # Of what was published with QoS 0, and waits here for its turn.
+ENTRY_BYTES = 512  # What a message takes beside its payload, roughly.
 EPHEMERAL_EXPIRY = 60.0
 SILENT_ROUNDS = 3
 DRAINED_AFTER = 2.0
@@ -80,7 +82,7 @@ class Member:
         self._sessions: dict[str, Session] = {}
         self._backlog: deque[Entry] = deque()
         self._timers: set[asyncio.TimerHandle] = set()
-        self._running = self._dropped = 0
+        self._running = self._dropped = self._unassured_bytes = 0
         self._changed = asyncio.Event()
         self._stopping = False
         self._keepers: asyncio.TaskGroup | None = None
@@ -187,7 +189,8 @@ class Member:
         if not session.client.taken or self._sessions.get(client_id) is not session:
             return
         del self._sessions[client_id]
-        self._backlog = deque(entry for entry in self._backlog if entry.session is not session)
+        for entry in [each for each in self._backlog if each.session is session]:
+            self._backlog.remove(self._make_room(entry))
         if session is not self._own or self._stopping:
             return
         logger.warning("another client has connected as %s%s", client_id, self._why_taken())
@@ -291,45 +294,52 @@ class Member:
             entry.session.settle(entry)
         elif self._running < self._limit:
             self._begin(entry)
-        elif len(self._backlog) > MAX_UNASSURED and not entry.is_assured:
+        elif self._has_room(entry):
+            self._backlog.append(entry)
+
+    def _has_room(self, entry: Entry) -> bool:
+        """Count what the server does not keep for this member; there is an end to that."""
+        if entry.is_assured or entry.unit is None:
+            return True
+        size = len(entry.unit.payload) + ENTRY_BYTES
+        if self._unassured_bytes + size > MAX_UNASSURED_BYTES:
             if not self._dropped:
                 logger.warning("messages published with QoS 0 come faster than they are handled; some are dropped")
             self._dropped += 1
-        else:
-            self._backlog.append(entry)
+            return False
+        self._unassured_bytes += size
+        return True
+
+    def _make_room(self, entry: Entry) -> Entry:
+        if not entry.is_assured and entry.unit is not None:
+            self._unassured_bytes -= len(entry.unit.payload) + ENTRY_BYTES
+        return entry
 
     def _begin(self, entry: Entry) -> None:
         self._running += 1
         cast("asyncio.TaskGroup", self._tasks).create_task(self._handle(entry), name="mqtt-delivery")
 
     async def _handle(self, entry: Entry) -> None:
-        unit = entry.unit
-        delivery: Delivery | None = None
         try:
-            if self._stopping or unit is None:
-                return
-            address = label_of(unit.topic, self._space, self._config.prefix)
-            delivery = Delivery(message_of(unit), address, entry.attempt, entry)
-            await self._handler(delivery)
-        except Exception:  # The handler's failure is this delivery's alone.
-            logger.exception("handler failed on %s", self._wanted.pattern)
+            if not self._stopping and (unit := entry.unit) is not None:
+                address = label_of(unit.topic, self._space, self._config.prefix)
+                delivery = Delivery(message_of(unit), address, entry.attempt, entry)
+                await run_handler(self._handler, delivery, entry.release)
         finally:
             self._running -= 1
             while self._backlog and self._running < self._limit:
-                self._begin(self._backlog.popleft())
-        if delivery is not None and delivery.settled is None:
-            await delivery.nack()
+                self._begin(self._make_room(self._backlog.popleft()))
 
     def _park(self, entry: Entry, delay: float) -> None:
         """Try it again here, after some seconds; what is not acknowledged meanwhile is safe at the server."""
-        if self._stopping or (not entry.is_assured and len(self._timers) >= MAX_UNASSURED):
+        if self._stopping or not self._has_room(entry):
             return
         timer: asyncio.TimerHandle
 
         def again() -> None:
             self._timers.discard(timer)
             entry.attempt += 1
-            self._take(entry)
+            self._take(self._make_room(entry))
 
         timer = asyncio.get_running_loop().call_later(delay, again)
         self._timers.add(timer)

@@ -16,6 +16,7 @@ __all__ = ["FAILED", "LARGEST_ID", "Outbox"]
 
 LARGEST_ID = 60_000  # The rest is for other requests, which have ids of the same kind.
 MAX_SENT, MAX_WAITING = 10_000, 1000
+MAX_BYTES = 32 * 1024 * 1024
 MAX_TRIES = 10
 FLUSH_WAIT = 2.0
 FAILED = 128
@@ -42,19 +43,34 @@ class Outbox:
         self._waiting: deque[_Publish] = deque()
         self._sent: dict[int, _Publish] = {}
         self._used: set[int] = set()  # The ids of both.
+        self._bytes = 0  # Of both.
         self._room = asyncio.Event()
         self._room.set()
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
     async def room(self) -> None:
-        """Wait while too many messages wait for the connection."""
-        while len(self._waiting) >= MAX_WAITING and not self._closed:
+        """Wait while too many messages wait for the connection, or too much for the server's answers."""
+        while self._is_full and not self._closed:
             self._waiting = deque(each for each in self._waiting if not each.done.done())
-            self._used = {each.packet_id for each in (*self._waiting, *self._sent.values())}
-            if len(self._waiting) >= MAX_WAITING:
+            self._count()
+            if self._is_full:
                 self._room.clear()
                 await self._room.wait()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= MAX_WAITING or self._bytes >= MAX_BYTES
+
+    def _count(self) -> None:
+        """Count anew what is there."""
+        there = [*self._waiting, *self._sent.values()]
+        self._used = {each.packet_id for each in there}
+        self._bytes = sum(len(each.data) for each in there)
+
+    def _forget(self, publish: _Publish) -> None:
+        self._used.discard(publish.packet_id)
+        self._bytes -= len(publish.data)
 
     def post(self, write: Callable[[int], bytes]) -> asyncio.Future[None]:
         """Queue what is written with an id; what is given is done once the server has it."""
@@ -64,6 +80,7 @@ class Outbox:
         data = write(self._ids)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._used.add(self._ids)
+        self._bytes += len(data)
         self._waiting.append(_Publish(self._ids, data, done))
         self._pump()
         return done
@@ -87,7 +104,7 @@ class Outbox:
                 each.done.set_exception(BrokerUnavailableError(f"the connection broke {each.tries} times on it"))
         self._sent.clear()
         self._waiting.extendleft(reversed(again))
-        self._used = {each.packet_id for each in self._waiting}
+        self._count()
 
     def _pump(self) -> None:
         wire = self._wire
@@ -96,18 +113,18 @@ class Outbox:
         while self._waiting and len(self._sent) < self._limit:
             each = self._waiting.popleft()
             if each.done.done():
-                self._used.discard(each.packet_id)
+                self._forget(each)
             else:
                 self._sent[each.packet_id] = each
                 wire.send(each.data)
-        if not self._room.is_set() and len(self._waiting) < MAX_WAITING:
+        if not (self._room.is_set() or self._is_full):
             self._room.set()
 
     def confirm(self, answer: PubAckPacket) -> None:
         """Take the server's answer."""
         each = self._sent.pop(answer.packet_id, None)
         if each is not None:
-            self._used.discard(each.packet_id)
+            self._forget(each)
         if each is not None and not each.done.done():
             if int(answer.reason_code) < FAILED:
                 each.done.set_result(None)

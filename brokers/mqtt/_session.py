@@ -55,6 +55,9 @@ class Entry:
         """Keep it unacknowledged, and try again here; MQTT cannot give it back."""
         self.session.park(self, delay)
 
+    async def release(self) -> None:
+        """Nothing to do: what is not acknowledged is whoever's that takes the session."""
+
     async def extend(self) -> None:
         """Nothing to do: it is this session's for as long as that lives."""
 

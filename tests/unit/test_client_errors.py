@@ -7,7 +7,9 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
+from faststream import Response
 
+from brokers.faststream._application import FastStreamApplication
 from brokers.nats._client import errors_of as nats_errors
 from brokers.rabbitmq._refusals import ERRORS as RABBITMQ_ERRORS
 from brokers.redis._wire import ERRORS as REDIS_ERRORS
@@ -57,3 +59,29 @@ def test_every_exception_has_a_counterpart(client: str) -> None:
 def test_our_own_mistakes_are_not_taken_for_the_client_s(client: str) -> None:
     errors, _ = CLIENTS[client]
     assert all(errors.translate(kind("ours")) is None for kind in (KeyError, TypeError, AttributeError, AssertionError))
+
+
+def test_mqtt5_has_no_exceptions_of_its_own() -> None:
+    """It raises built-in ones, which the adapter names where it reads and writes."""
+    assert not [*public_exceptions("mqtt5")]
+
+
+class Raising:
+    """A FastStream subscriber whose handler fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def process_message(self, msg: object) -> Response:
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", [*public_exceptions("faststream.exceptions")], ids=lambda kind: kind.__name__)
+async def test_what_a_faststream_handler_raises_is_an_answer(kind: type[Exception]) -> None:
+    application = FastStreamApplication(1024)
+    application.topics["t"] = application.methods["", "m"] = Raising(made(kind))
+    event = b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":1}'
+    status, _ = await application.post("t", [], event)
+    assert status in (200, 500)
+    async with application.call("POST", "/m", [], b"") as answer:
+        assert answer.status == 500

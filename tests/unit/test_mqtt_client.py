@@ -9,7 +9,7 @@ from mqtt5 import PublishPacket
 
 from brokers.mqtt import MQTTConfig
 from brokers.mqtt._client import Client, Identity
-from brokers.mqtt._outbox import MAX_WAITING, Outbox
+from brokers.mqtt._outbox import MAX_BYTES, MAX_WAITING, Outbox
 from brokers.mqtt._wire import Wire
 from mesh.errors import BrokerUnavailableError
 
@@ -78,3 +78,21 @@ async def test_packet_id_of_what_waits_is_not_given_again() -> None:
     outbox.close(BrokerUnavailableError("closed"))
     with pytest.raises(BrokerUnavailableError):
         await kept
+
+
+async def test_bytes_under_way_are_bounded() -> None:
+    """Whoever publishes waits while too much has no answer, however few messages that are."""
+    outbox = Outbox()
+    large = MAX_BYTES // 4 + 1
+    kept = []
+    for _ in range(4):
+        await outbox.room()
+        kept.append(outbox.post(lambda packet_id: bytes(large)))
+    waiting = asyncio.ensure_future(outbox.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    kept[0].cancel()  # Its publisher has given up: the next to look finds room.
+    await outbox.room()
+    outbox.post(lambda packet_id: b"small")
+    outbox.close(BrokerUnavailableError("closed"))
+    await waiting
