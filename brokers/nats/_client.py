@@ -223,7 +223,7 @@ class Connection:
     @property
     def clustered(self) -> bool:
         """Whether the server is one of several."""
-        return "cluster" in self.client._server_info
+        return self.client.clustered
 
     def repeat(self, calls: frozenset[str]) -> None:
         """Send again what still waits of these, as after a reconnect, where that may be done."""

@@ -24,6 +24,11 @@ PING = b"PING\r\n"
 class NatsClient(Client):
     """nats-py with what is overridden."""
 
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several."""
+        return "cluster" in self._server_info
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Have TLS where it is asked for; the client's own goes by the server, or by who speaks in its place."""
         if initial_connection and self.options.get("tls") is not None:

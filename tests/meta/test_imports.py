@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from mesh.registry import EXTRAS
 from tests.meta.sources import ROOT, in_fresh_process
 
 CLIENTS = {"aio_pika", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "redis"}
@@ -47,3 +48,12 @@ def test_adapter_imports_little(adapter: str) -> None:
     packages = {name.partition(".")[0] for name in loaded}
     assert packages & (CLIENTS | {"pydantic", "yaml", "gateway"}) == own
     assert len(loaded) <= most
+
+
+def test_the_extra_for_all_brings_every_adapter() -> None:
+    """``pip install 'brokermesh[all]'``; whoever develops has them all, too."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    [everything] = extras["all"]
+    named = everything.partition("[")[2].rstrip("]").split(",")
+    assert {*named} == extras.keys() - {"all", "dev"} == {*EXTRAS.values()}
+    assert "brokermesh[all]" in extras["dev"]

@@ -1,0 +1,110 @@
+"""Where a library's private members are used, the library's version has an upper bound: they change without notice."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.meta.sources import PACKAGES, ROOT, Module, modules
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def _imported(module: Module) -> set[str]:
+    """Give the full names of the modules that one imports from."""
+    found = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found.add(node.module)
+    return found
+
+
+def _defined(module: Module) -> Iterator[str]:
+    """Give the names that a module's own classes and functions have."""
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Name(ctx=ast.Store()):
+                yield node.id
+            case ast.Attribute(value=ast.Name(id="self"), ctx=ast.Store()):
+                yield node.attr
+
+
+def _used(module: Module) -> Iterator[tuple[str, bool]]:
+    """Give the attributes that a module names, and whether it asks a base class for them."""
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
+                yield node.attr, True
+            case ast.Attribute():
+                yield node.attr, False
+            case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str() as name), *_]):
+                yield name, False
+
+
+def private_of_others(module: Module) -> set[str]:
+    """Give the private members that a module uses, and that no module beside it or imported by it defines."""
+    near = [
+        other
+        for other in modules().values()
+        if other.path.parent == module.path.parent or any(name.startswith(other.name) for name in _imported(module))
+    ]
+    ours = {name for other in near for name in _defined(other)}
+    return {name for name, inherited in _used(module) if _is_private(name) and (inherited or name not in ours)}
+
+
+@cache
+def _text(package: str) -> str:
+    """Give the source of a package that is installed; empty where it is none of Python."""
+    found = find_spec(package)
+    folders = [*(found.submodule_search_locations or ())] if found is not None else []
+    return "".join(path.read_text("utf-8", "replace") for folder in folders for path in Path(folder).rglob("*.py"))
+
+
+def libraries(module: Module, names: set[str]) -> set[str]:
+    """Give the distributions that a module imports from, and that have members of such names."""
+    packages = {name.partition(".")[0] for name in _imported(module)} - {*PACKAGES} - sys.stdlib_module_names
+    having = {package for package in packages if any(re.search(rf"\b{name}\b", _text(package)) for name in names)}
+    return {name.lower() for package in having for name in packages_distributions()[package]}
+
+
+def _declared() -> dict[str, list[str]]:
+    """Give all that is said of each library's version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found: dict[str, list[str]] = {}
+    for line in [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]:
+        found.setdefault(re.split(r"[\[<>=;~! ]", line, maxsplit=1)[0].lower(), []).append(line)
+    return found
+
+
+USES = {name: used for name, module in modules().items() if (used := private_of_others(module))}
+
+
+@pytest.mark.parametrize("name", sorted(USES))
+def test_library_whose_private_members_are_used_has_an_upper_bound(name: str) -> None:
+    used = libraries(modules()[name], USES[name])
+    unbounded = {line for library in used for line in _declared()[library] if "<" not in line}
+    assert not unbounded, f"{name} uses {sorted(USES[name])}"
+
+
+def test_private_use_is_found() -> None:
+    """What is known to be there is found, and whose it is."""
+    found = USES["brokers.nats._overrides"]
+    assert {"_pongs", "_process_pong", "_io_writer"} <= found
+    assert libraries(modules()["brokers.nats._overrides"], found) == {"nats-py"}
+    assert "brokers.redis._wire" in USES
