@@ -34,6 +34,7 @@ from brokers.mqtt._outbox import FAILED, LARGEST_ID, Outbox
 from brokers.mqtt._wire import Wire
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError
 
 __all__ = ["Client", "ConnectionLostError", "Identity"]
@@ -90,6 +91,7 @@ class Client:
 
     Attributes:
         wire: The connection there is; None while there is none.
+        outage: Knows when that is so.
         taken: Whether another one has connected with this client id, so that this one does no more.
         server: What the server said about itself when it was connected to last.
         dialect: The version of the protocol.
@@ -102,7 +104,7 @@ class Client:
         identity: Identity,
         on_message: Callable[[Wire, PublishPacket], None],
         on_connected: Callable[[bool], Awaitable[None]],
-        dialect: Dialect | None = None,
+        beside: Client | None = None,
     ) -> None:
         """Prepare; ``open`` connects.
 
@@ -111,10 +113,13 @@ class Client:
             identity: As whom.
             on_message: Takes each message; it must not block.
             on_connected: Called after each connect, with whether the server still had the session.
-            dialect: The version of the protocol; None = what the configuration says, or the server knows.
+            beside: This node's first client, which knows what version of the protocol the server speaks.
         """
-        self._may_go_back = dialect is None and not config.version
-        self.dialect = dialect or (MQTT311() if config.version == MQTT311.name else MQTT5())
+        self._may_go_back = beside is None and not config.version
+        self.dialect: Dialect = MQTT311() if config.version == MQTT311.name else MQTT5()
+        self.outage = Outage(logger, "MQTT", config.shown)
+        if beside is not None:
+            self.dialect, self.outage = beside.dialect, beside.outage
         self.config = config
         self.identity = identity
         self.wire: Wire | None = None
@@ -222,9 +227,10 @@ class Client:
                 await wire.keep_alive(interval)
                 self._lose(wire)
                 if not self._is_over():
-                    logger.warning("lost MQTT at %s: %s; reconnecting", self.config.shown, wire.closed.result())
+                    self.outage.lost(wire.closed.result(), self)
                 continue
             await self._reconnect()
+        self.outage.forget(self)
         if self.wire is not None:  # It was closed just when it was connected again.
             self.wire.abort("closed")
 
@@ -247,7 +253,7 @@ class Client:
                 await asyncio.sleep(next(self._waits))
             else:
                 self._connected_at = loop.time()
-                logger.warning("MQTT at %s is back", self.config.shown)
+                self.outage.back(self)
                 return
 
     def _lose(self, wire: Wire) -> None:

@@ -121,7 +121,7 @@ class Member:
         )
         pattern = self._wanted.pattern if self._alone else self._wanted.shared
         session = Session(
-            self._config, identity, pattern, self._take, self._park, dialect=self._dialect, draining=draining
+            self._config, identity, pattern, self._take, self._park, beside=self._registry.client, draining=draining
         )
         await session.client.open()
         self._sessions[client_id] = session

@@ -10,7 +10,6 @@ from mqtt5 import PubAckPacket, PublishPacket, QoS, RetainHandling, TopicFilter
 
 from brokers.mqtt._client import Client, Identity
 from brokers.mqtt._config import MQTTConfig
-from brokers.mqtt._dialect import Dialect
 from brokers.mqtt._wire import Wire
 
 __all__ = ["Entry", "Session"]
@@ -90,7 +89,7 @@ class Session:
         take: Callable[[Entry], None],
         park: Callable[[Entry, float], None],
         *,
-        dialect: Dialect,
+        beside: Client,
         draining: bool = False,
     ) -> None:
         """Prepare; opening the client subscribes.
@@ -101,10 +100,10 @@ class Session:
             pattern: The topic filter, with ``$share`` if it is shared.
             take: Takes each message; it must not block.
             park: Takes what is to be tried again after some seconds.
-            dialect: The version of the protocol.
+            beside: This node's first client.
             draining: Unsubscribe instead.
         """
-        self.client = Client(config, identity, self._receive, self._subscribe, dialect)
+        self.client = Client(config, identity, self._receive, self._subscribe, beside)
         self.draining = draining
         self.open = 0
         self.heard_at = asyncio.get_running_loop().time()
