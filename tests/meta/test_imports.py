@@ -16,7 +16,9 @@ CLIENTS = {"aio_pika", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "red
 # The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
-    "bindings.in_memory": (200, frozenset()),
+    "bindings.in_memory": (285, frozenset()),
+    "bindings.local": (210, frozenset()),
+    "bindings.sqlite": (290, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
     "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
     "brokers.kafka": (320, frozenset({"aiokafka"})),
