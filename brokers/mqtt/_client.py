@@ -33,7 +33,7 @@ from brokers.mqtt._dialect import MQTT5, MQTT311, Dialect, Unit
 from brokers.mqtt._outbox import FAILED, LARGEST_ID, Outbox
 from brokers.mqtt._wire import Wire
 from brokers.shared.backoff import CONNECT_WAIT, waits
-from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
+from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError
 
@@ -57,6 +57,10 @@ NO_USE_TO_TRY = frozenset(
             ConnAckReasonCode.BAD_AUTHENTICATION_METHOD,
         ),
     )
+)
+# The library has no exceptions of its own.
+WRONG_LOGIN = map_errors(
+    dict.fromkeys((OverflowError, ValueError), lambda error: NotAdmittedError(f"MQTT cannot say who we are: {error}"))
 )
 
 
@@ -172,18 +176,19 @@ class Client:
             server_hostname=config.host if config.tls is not None else None,
         )
         try:
-            wire.say(
-                ConnectPacket(
-                    identity.client_id,
-                    username=config.username,
-                    password=None if config.password is None else config.password.encode(),
-                    clean_start=identity.expiry == 0,
-                    will=identity.will,
-                    keep_alive=max(5, math.ceil(2 * config.ping_interval)),
-                    session_expiry_interval=int(identity.expiry),
-                    receive_max=identity.receive_max,
+            with WRONG_LOGIN:
+                wire.say(
+                    ConnectPacket(
+                        identity.client_id,
+                        username=config.username,
+                        password=None if config.password is None else config.password.encode(),
+                        clean_start=identity.expiry == 0,
+                        will=identity.will,
+                        keep_alive=max(5, math.ceil(2 * config.ping_interval)),
+                        session_expiry_interval=int(identity.expiry),
+                        receive_max=identity.receive_max,
+                    )
                 )
-            )
             async with asyncio.timeout(ANSWER_WAIT):
                 await _first_of(self._connack, wire.closed)
             if not self._connack.done():

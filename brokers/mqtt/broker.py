@@ -16,6 +16,7 @@ from brokers.mqtt._member import Member
 from brokers.mqtt._messages import PREFIX, properties_of, structured
 from brokers.mqtt._registry import Registry
 from brokers.mqtt._topics import filter_of, topic_of
+from brokers.shared.errors import map_errors
 from brokers.shared.limits import check_size
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
@@ -26,6 +27,7 @@ from mesh.tasks import task_group
 __all__ = ["MQTTBroker", "MQTTConfig"]
 
 MAX_MESSAGE_BYTES = 1024 * 1024
+NO_SUCH_MESSAGE = map_errors({ValueError: lambda error: PublishRejectedError(f"MQTT has no such message: {error}")})
 FRAMES = "frames between nodes; use another broker as the backbone"
 
 
@@ -101,7 +103,7 @@ class MQTTBroker:
         if not self._client.dialect.has_properties:
             return self._client.post(topic, structured(message), retain=self._config.retain)
         content_type, properties = properties_of(message)
-        try:
+        with NO_SUCH_MESSAGE:
             return self._client.post(
                 topic,
                 message.body,
@@ -109,8 +111,6 @@ class MQTTBroker:
                 content_type=content_type,
                 user_properties=properties,
             )
-        except ValueError as error:
-            raise PublishRejectedError(f"MQTT has no such message: {error}") from error
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Publish several, in order; the server says how many at once."""

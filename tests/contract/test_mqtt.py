@@ -611,6 +611,13 @@ async def test_tls(tmp_path: Path) -> None:
                     pytest.fail("entered")
 
 
+async def test_login_that_mqtt_cannot_say_is_an_error_of_ours(server: MQTTServer) -> None:
+    for wrong in ({"username": "u" * 70_000}, {"username": "u", "password": "p" * 70_000}, {"ping_interval": 1e5}):
+        with pytest.raises(BrokerUnavailableError, match="MQTT cannot say"):
+            async with MQTTBroker(MQTTConfig("127.0.0.1", server.port, **wrong)):  # type: ignore[arg-type]
+                pytest.fail("entered")
+
+
 async def test_everything_is_not_the_announcements_of_members(server: MQTTServer) -> None:
     inbox = Inbox()
     async with (
