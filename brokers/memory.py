@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from brokers.shared.handling import run_handler
-from brokers.shared.limits import check_size
+from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address, matches
 from mesh.broker import (
     Delivery,
@@ -229,14 +229,7 @@ class MemoryBroker:
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several, in order."""
-        results: list[BrokerError | None] = []
-        for message in messages:
-            try:
-                await self.publish(address, message)
-                results.append(None)
-            except BrokerError as error:
-                results.append(error)
-        return results
+        return await publish_each(self.publish, address, messages)
 
     @asynccontextmanager
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:

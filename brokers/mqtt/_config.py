@@ -8,8 +8,8 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, url_options
-from brokers.shared.tls import TLS_OPTIONS, TLSFiles
+from brokers.shared.settings import GENERAL, Settings, names, tls_of, url_options
+from brokers.shared.tls import TLS_OPTIONS
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 
@@ -20,25 +20,17 @@ PORTS = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883, "ssl": 8883, "tls": 8883, "tc
 SECURE = frozenset({"mqtts", "ssl", "tls", "tcps"})
 SHAPE = "an MQTT URL is mqtt://user:password@host:port, or mqtts://…"
 URL_OPTIONS = (*TLS_OPTIONS, "mqttVersion", "topicPrefix")
-VERSIONS = ("", "3.1.1", "5")
+VERSIONS = ("", "5", "3.1.1")
 MAX_EXPIRY = 0xFFFFFFFF
 
-USED = (
-    "url",
-    "retain",
-    "cleanSession",
-    "qos",
-    "caCert",
-    "clientCert",
-    "clientKey",
-    "sessionExpiry",
-    "sharedSubscriptions",
-    "topicPrefix",
-    "mqttVersion",
-    "maxInFlight",
+USED = names(
+    """
+    url retain cleanSession qos caCert clientCert clientKey sessionExpiry sharedSubscriptions topicPrefix
+    mqttVersion maxInFlight
+    """
 )
 # Retries are the mesh's (Resiliency); docs/brokers/mqtt.md says so.
-IGNORED = ("backOffMaxRetries",)
+IGNORED = names("backOffMaxRetries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +89,8 @@ class MQTTConfig:
         rest, _, query = url.partition("?")
         options = url_options("MQTT", query, URL_OPTIONS)
         fields = _server(rest)
-        if fields.pop("secure"):
-            fields["tls"] = TLSFiles.from_options(options).context()
-        elif useless := [name for name in TLS_OPTIONS if name in options]:
-            raise ConfigError(f"option {useless[0]} needs a URL that begins with mqtts://")
+        files = tls_of(options, None if fields.pop("secure") else "mqtts")
+        fields["tls"] = None if files is None else files.context()
         version = options.get("mqttVersion", "")
         if version not in VERSIONS:
             raise ConfigError(f"option mqttVersion is 5 or 3.1.1, not {version!r}")
@@ -152,7 +142,7 @@ class _Reader(Settings):
             self.wrong(given[0], "needs a url that begins with mqtts:// (or ssl://)")
         fields |= {
             "tls": tls if secure else None,
-            "version": self._version(),
+            "version": self.choice("mqttVersion", *VERSIONS) or "",
             "prefix": self._prefix(),
             "retain": self.flag("retain"),
             "clean": self.flag("cleanSession"),
@@ -184,12 +174,6 @@ class _Reader(Settings):
         except ConfigError as error:
             self.wrong("topicPrefix", str(error))
             return ""
-
-    def _version(self) -> str:
-        version = self.text("mqttVersion")
-        if version not in VERSIONS:
-            self.wrong("mqttVersion", f"is 5 or 3.1.1, not {version!r}")
-        return version
 
     def _check_qos(self) -> None:
         qos = self.text("qos") or "1"

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import secrets
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Self
@@ -18,6 +14,7 @@ from brokers.mqtt._registry import Registry
 from brokers.mqtt._topics import filter_of, topic_of
 from brokers.shared.errors import map_errors
 from brokers.shared.limits import check_size
+from brokers.shared.settings import node_name
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, FeatureNotSupportedError, PublishRejectedError
@@ -48,8 +45,7 @@ class MQTTBroker:
 
     def __init__(self, config: MQTTConfig) -> None:
         """Prepare; entering connects."""
-        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
-        self.inbox = f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.inbox = node_name()
         self._config = config
         self._registry = Registry(config, self.inbox)
         self._client = self._registry.client

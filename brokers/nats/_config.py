@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, count_option, url_options
+from brokers.shared.settings import GENERAL, Settings, count_option, names, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
@@ -39,26 +39,12 @@ CREDENTIALS = """-----BEGIN NATS USER JWT-----
 """
 _PART = r"-+BEGIN {}-+\s+(\S+)\s+-+END"
 
-USED = ("natsURL", "token", "jwt", "seedKey", "tls_client_cert", "tls_client_key", "name", "replicas")
-IGNORED = (
-    "ackPolicy",
-    "ackWait",
-    "apiPrefix",
-    "backOff",
-    "concurrency",
-    "deliverPolicy",
-    "domain",
-    "durableName",
-    "flowControl",
-    "heartbeat",
-    "maxAckPending",
-    "maxDeliver",
-    "memoryStorage",
-    "queueGroupName",
-    "rateLimit",
-    "startSequence",
-    "startTime",
-    "streamName",
+USED = names("natsURL token jwt seedKey tls_client_cert tls_client_key name replicas")
+IGNORED = names(
+    """
+    ackPolicy ackWait apiPrefix backOff concurrency deliverPolicy domain durableName flowControl heartbeat
+    maxAckPending maxDeliver memoryStorage queueGroupName rateLimit startSequence startTime streamName
+    """
 )
 
 

@@ -14,10 +14,10 @@ from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
 from mesh.address import decode_token, encode_token
 from mesh.broker import Entry, Operation
 from mesh.errors import ConflictError, StateError
+from mesh.key_value import check_key
 
 __all__ = ["NatsKeyValue"]
 
-MAX_KEY_BYTES = 1024
 MAX_OPERATIONS = 1000
 WRONG_LAST_SEQUENCE = 10071
 MARKER_TTL = "3600s"
@@ -36,8 +36,7 @@ class NatsKeyValue:
         self._prefix = f"$KV.{bucket}."
 
     def _subject(self, key: str) -> str:
-        if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
-            raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")
+        check_key(key)
         return self._prefix + encode_token(key)
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:

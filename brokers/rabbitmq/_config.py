@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, count_option, hosts_of, shown_hosts, url_options
+from brokers.shared.settings import GENERAL, Settings, count_option, hosts_of, names, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -21,46 +21,20 @@ PORTS = {"amqp": 5672, "amqps": 5671}
 SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
 URL_OPTIONS = (*TLS_OPTIONS, "auth_mechanism", "connection_timeout", "heartbeat")
 
-USED = (
-    "caCert",
-    "clientCert",
-    "clientKey",
-    "clientName",
-    "concurrency",
-    "concurrencyMode",
-    "connectionString",
-    "heartBeat",
-    "host",
-    "hostname",
-    "maxLen",
-    "maxLenBytes",
-    "password",
-    "prefetchCount",
-    "protocol",
-    "reconnectWait",
-    "reconnectWaitSeconds",
-    "saslExternal",
-    "ttlInSeconds",
-    "username",
+USED = names(
+    """
+    caCert clientCert clientKey clientName concurrency concurrencyMode connectionString heartBeat host hostname
+    maxLen maxLenBytes password prefetchCount protocol reconnectWait reconnectWaitSeconds saslExternal ttlInSeconds
+    username
+    """
 )
 # What they ask for is always so here, or has no counterpart; docs/brokers/rabbitmq.md tells which.
-IGNORED = (
-    "autoAck",
-    "backOffDuration",
-    "backOffInitialInterval",
-    "backOffMaxInterval",
-    "backOffMaxRetries",
-    "backOffPolicy",
-    "backOffMultiplier",
-    "backOffRandomizationFactor",
-    "deletedWhenUnused",
-    "deliveryMode",
-    "durable",
-    "enableDeadLetter",
-    "exchangeKind",
-    "publishMessagePropertiesToMetadata",
-    "publisherConfirm",
-    "requeueInFailure",
+IGNORED = names(
+    """
+    autoAck backOffDuration backOffInitialInterval backOffMaxInterval backOffMaxRetries backOffPolicy
+    backOffMultiplier backOffRandomizationFactor deletedWhenUnused deliveryMode durable enableDeadLetter
+    exchangeKind publishMessagePropertiesToMetadata publisherConfirm requeueInFailure
+    """
 )
 
 
@@ -129,8 +103,6 @@ class RabbitMQConfig:
         mechanism = options.get("auth_mechanism", "plain").casefold()
         if mechanism not in ("plain", "external"):
             raise ConfigError("option auth_mechanism is plain or external")
-        if scheme == "amqp" and (useless := [name for name in TLS_OPTIONS if name in options]):
-            raise ConfigError(f"option {useless[0]} needs a URL that begins with amqps://")
         timeout = count_option(options, "connection_timeout")
         try:
             found = hosts_of(hosts, PORTS[scheme])
@@ -145,7 +117,7 @@ class RabbitMQConfig:
             heartbeat=count_option(options, "heartbeat") or 10,
             connect_wait=CONNECT_WAIT if timeout is None else timeout / 1000,
         )
-        return config, TLSFiles.from_options(options) if scheme == "amqps" else None
+        return config, tls_of(options, None if scheme == "amqps" else "amqps")
 
     @classmethod
     def from_component(cls, component: Component) -> RabbitMQConfig:

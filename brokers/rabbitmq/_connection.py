@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
 import aiormq
 
 from brokers.rabbitmq._channel import Channel, Delivered, cancels
+from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._refusals import FOREIGN, RefusedError, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pamqp.base import Frame
     from pamqp.common import FieldTable
 
-__all__ = ["Connection", "Login"]
+__all__ = ["Connection"]
 
 CLOSE_WAIT = 2.0
 HIGH_WATER_BYTES = 1024 * 1024
@@ -40,34 +39,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 _library.addFilter(_is_news)
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How to introduce oneself.
-
-    Attributes:
-        user: Who we are.
-        password: Its proof.
-        external: Whether the client certificate is the proof instead.
-        vhost: The virtual host.
-        heartbeat: Seconds between signs of life, whole ones.
-        name: The connection's name in the server's reports.
-    """
-
-    user: str
-    password: str = field(repr=False)
-    external: bool
-    vhost: str
-    heartbeat: int
-    name: str
-
-    def url(self, host: str, port: int) -> str:
-        """Write what aiormq reads settings from."""
-        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-        place = f"[{host}]" if ":" in host else host
-        mechanism = "external" if self.external else "plain"
-        return f"amqp://{login}@{place}:{port}/?heartbeat={self.heartbeat}&auth={mechanism}"
 
 
 class _Connected(aiormq.TransportFactory):
@@ -110,29 +81,31 @@ class Connection:
         raw.closing.add_done_callback(self._note_closed)
 
     @classmethod
-    async def open(cls, host: str, port: int, tls: ssl.SSLContext | None, login: Login) -> Self:
+    async def open(cls, host: str, port: int, config: RabbitMQConfig, purpose: str) -> Self:
         """Connect and log in; the caller bounds it in time.
 
         Raises:
             RefusedError: The server does not let us in.
             OSError: It cannot be reached, or hung up.
         """
-        goodbye = None if tls is None else CLOSE_WAIT
-        reader, writer = await asyncio.open_connection(host, port, ssl=tls, ssl_shutdown_timeout=goodbye)
+        goodbye = None if config.tls is None else CLOSE_WAIT
+        reader, writer = await asyncio.open_connection(host, port, ssl=config.tls, ssl_shutdown_timeout=goodbye)
         writer.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
-        properties: FieldTable = {"product": "brokermesh", "connection_name": login.name}
+        properties: FieldTable = {"product": "brokermesh", "connection_name": f"{config.name} ({purpose})"}
         try:
             raw = _Client(
-                login.url(host, port), transport_factory=_Connected(reader, writer), client_properties=properties
+                _settings(host, port, config),
+                transport_factory=_Connected(reader, writer),
+                client_properties=properties,
             )
-            raw.vhost = login.vhost
+            raw.vhost = config.vhost
             await raw.connect()
         except BaseException as error:
             writer.transport.abort()
             if isinstance(error, aiormq.AuthenticationError | aiormq.ProbableAuthenticationError):
                 raise RefusedError(ACCESS_REFUSED, str(error)) from error
             if isinstance(error, aiormq.InvalidFrameError):  # It answers ``connection.open`` with ``connection.close``.
-                raise RefusedError(NOT_ALLOWED, f"the virtual host {login.vhost!r} cannot be used") from error
+                raise RefusedError(NOT_ALLOWED, f"the virtual host {config.vhost!r} cannot be used") from error
             if isinstance(error, FOREIGN) and not isinstance(error, OSError):
                 raise ConnectionResetError(str(error)) from error
             raise
@@ -250,3 +223,11 @@ class Connection:
             for channel in list(self._channels):
                 channel.fail(error)
             self.closed.set_result(None)
+
+
+def _settings(host: str, port: int, config: RabbitMQConfig) -> str:
+    """Write the URL that aiormq reads settings from."""
+    login = f"{quote(config.user, safe='')}:{quote(config.password, safe='')}"
+    place = f"[{host}]" if ":" in host else host
+    mechanism = "external" if config.external else "plain"
+    return f"amqp://{login}@{place}:{port}/?heartbeat={config.heartbeat}&auth={mechanism}"

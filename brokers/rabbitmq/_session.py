@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from brokers.rabbitmq._channel import Channel
 from brokers.rabbitmq._config import RabbitMQConfig
-from brokers.rabbitmq._connection import Connection, Login
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
@@ -38,14 +38,7 @@ class Session:
         """
         self._config = config
         self._prepare = prepare
-        self._login = Login(
-            user=config.user,
-            password=config.password,
-            external=config.external,
-            vhost=config.vhost,
-            heartbeat=config.heartbeat,
-            name=f"{config.name} ({purpose})",
-        )
+        self._purpose = purpose
         self._connection: Connection | None = None
         self._ready = asyncio.Event()  # There is a connection, or there never will be.
         self._closed = False
@@ -110,7 +103,7 @@ class Session:
             OSError: It cannot be reached.
         """
         host, port = self._config.hosts[self._turn % len(self._config.hosts)]
-        return await Connection.open(host, port, self._config.tls, self._login)
+        return await Connection.open(host, port, self._config, self._purpose)
 
     async def _make_ready(self, connection: Connection) -> None:
         try:

@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, hosts_of, shown_hosts, url_options
+from brokers.shared.settings import GENERAL, Settings, hosts_of, names, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -21,46 +21,20 @@ SENTINEL_OPTIONS = ("sentinel_master", "sentinel_username", "sentinel_password")
 URL_OPTIONS = (*TLS_OPTIONS, *SENTINEL_OPTIONS, "db")
 SHAPE = "redis://[user:password@]host[:port][/db]"
 
-USED = (
-    "redisHost",
-    "redisPort",
-    "redisUsername",
-    "redisPassword",
-    "redisDB",
-    "redisType",
-    "enableTLS",
-    "insecureSkipTLSVerify",
-    "caCert",
-    "clientCert",
-    "clientKey",
-    "useEntraID",
-    "failover",
-    "sentinelMasterName",
-    "sentinelUsername",
-    "sentinelPassword",
-    "concurrency",
-    "streamTTL",
+USED = names(
+    """
+    redisHost redisPort redisUsername redisPassword redisDB redisType enableTLS insecureSkipTLSVerify caCert
+    clientCert clientKey useEntraID failover sentinelMasterName sentinelUsername sentinelPassword concurrency
+    streamTTL
+    """
 )
 # They tune a pool, a claim loop or a cap that this adapter does not have.
-IGNORED = (
-    "redisMaxRetries",
-    "redisMinRetryInterval",
-    "redisMaxRetryInterval",
-    "maxRetries",
-    "maxRetryBackoff",
-    "dialTimeout",
-    "readTimeout",
-    "writeTimeout",
-    "poolSize",
-    "poolTimeout",
-    "minIdleConns",
-    "maxConnAge",
-    "idleTimeout",
-    "idleCheckFrequency",
-    "queueDepth",
-    "processingTimeout",
-    "redeliverInterval",
-    "maxLenApprox",
+IGNORED = names(
+    """
+    redisMaxRetries redisMinRetryInterval redisMaxRetryInterval maxRetries maxRetryBackoff dialTimeout readTimeout
+    writeTimeout poolSize poolTimeout minIdleConns maxConnAge idleTimeout idleCheckFrequency queueDepth
+    processingTimeout redeliverInterval maxLenApprox
+    """
 )
 
 
@@ -139,8 +113,7 @@ class RedisConfig:
             db = int(path.strip("/") or options.get("db", "0"))
         except ValueError:  # Its text may hold a part of the password.
             raise ConfigError(f"the backbone URL is not {SHAPE}") from None
-        if scheme == "redis" and (useless := [name for name in TLS_OPTIONS if name in options]):
-            raise ConfigError(f"option {useless[0]} needs a URL that begins with rediss://")
+        files = tls_of(options, None if scheme == "rediss" else "rediss")
         if master is None and (len(hosts) > 1 or any(name in options for name in SENTINEL_OPTIONS)):
             raise ConfigError("several hosts are Sentinels, which need the option sentinel_master; no Redis Cluster")
         known = (options.get("sentinel_username"), options.get("sentinel_password"))
@@ -151,7 +124,7 @@ class RedisConfig:
             username=unquote(user) or None,
             password=unquote(password) or None,
             db=db,
-            tls=TLSFiles.from_options(options).context() if scheme == "rediss" else None,
+            tls=None if files is None else files.context(),
             sentinels=None if master is None else Sentinels(hosts, master, *known),
         )
 

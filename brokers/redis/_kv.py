@@ -14,10 +14,10 @@ from brokers.redis._wire import Argument, ReplyError
 from mesh.address import encode_token
 from mesh.broker import Entry, Operation
 from mesh.errors import ConflictError, StateError
+from mesh.key_value import check_key
 
 __all__ = ["RedisKeyValue"]
 
-MAX_KEY_BYTES = 1024
 MAX_OPERATIONS = 1000
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 REPEAT_WINDOW_MS = 120_000
@@ -67,8 +67,7 @@ class RedisKeyValue:
         self._numbers = itertools.count()
 
     def _key(self, key: str) -> str:
-        if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
-            raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")
+        check_key(key)
         return self._prefix + key
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
-import re
-import secrets
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -28,6 +24,7 @@ from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
 from brokers.redis._wire import Argument, Command, Reply, ReplyError, ask
 from brokers.shared.limits import AT_ONCE, check_size
+from brokers.shared.settings import node_name
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
@@ -68,8 +65,7 @@ class RedisBroker:
             key_value=True,
             ephemeral=True,
         )
-        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
-        self.inbox = f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.inbox = node_name()
         self._config = config
         self._commands = Connection(config, "commands", prepare=_load_scripts)
         self._spaces = Spaces(self._commands, config.max_age)

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
+import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
-from brokers.shared.tls import TLSFiles
+from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
 from mesh.spelling import did_you_mean
 from mesh.values import parse_duration
 
-__all__ = ["GENERAL", "Settings", "count_option", "hosts_of", "shown_hosts", "url_options"]
+__all__ = [
+    "GENERAL",
+    "Settings",
+    "count_option",
+    "hosts_of",
+    "names",
+    "node_name",
+    "shown_hosts",
+    "tls_of",
+    "url_options",
+]
 
 # Read by the mesh, for every pub/sub component.
 GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 TRUE, FALSE = frozenset({"true", "1", "t", "yes", "y", "on"}), frozenset({"false", "0", "f", "no", "n", "off", ""})
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read the names of settings, with blanks between."""
+    return tuple(text.split())
+
+
+def node_name() -> str:
+    """Make a name for this node that nobody else has, and that says in a server's reports where it runs."""
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
+    return f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def url_options(broker: str, query: str, known: Sequence[str]) -> dict[str, str]:
@@ -41,6 +66,23 @@ def url_options(broker: str, query: str, known: Sequence[str]) -> dict[str, str]
             hint = f"did you mean {guess!r}?" if guess else f"there are: {', '.join(known)}"
             raise ConfigError(f"unknown option of a {broker} URL: {name!r}; {hint}")
     return options
+
+
+def tls_of(options: Mapping[str, str], scheme: str | None) -> TLSFiles | None:
+    """Read the options for TLS; None without it.
+
+    Args:
+        options: Those of a URL.
+        scheme: With which a URL of this broker has TLS; None when this one has.
+
+    Raises:
+        ConfigError: One of them is wrong, or there are some and no TLS.
+    """
+    if scheme is None:
+        return TLSFiles.from_options(options)
+    if useless := [name for name in TLS_OPTIONS if name in options]:
+        raise ConfigError(f"option {useless[0]} needs a URL that begins with {scheme}://")
+    return None
 
 
 def count_option(options: Mapping[str, str], name: str) -> int | None:
@@ -130,7 +172,7 @@ class Settings:
         """Read one of a few words, without regard to case; the first if it is not set, None if it is wrong."""
         text = self.text(name).casefold() or allowed[0]
         if text not in allowed:
-            self.wrong(name, f"is {' or '.join(allowed)}, not {text!r}")
+            self.wrong(name, f"is {' or '.join(filter(None, allowed))}, not {text!r}")
             return None
         return text
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, _balance, _consumer, _topology
 from brokers.rabbitmq._channel import TAG, Publish
-from brokers.rabbitmq._connection import Connection, Login
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._names import exchange_name
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
@@ -34,7 +34,7 @@ spec = pytest.importorskip("aiormq").spec
 
 pytestmark = pytest.mark.timeout(120)
 
-NODE = Login("guest", "guest", False, "/", 10, "test")
+NODE = RabbitMQConfig(())
 TLS_PORT = 19_671
 
 
@@ -59,7 +59,7 @@ async def place(server: RabbitMQServer) -> AsyncIterator[Place]:
 @pytest.fixture
 async def raw(server: RabbitMQServer) -> AsyncIterator[Connection]:
     """A connection without the adapter."""
-    connection = await Connection.open("127.0.0.1", server.port, None, NODE)
+    connection = await Connection.open("127.0.0.1", server.port, NODE, "test")
     yield connection
     await connection.close()
 
@@ -547,7 +547,7 @@ async def test_event_that_waits_for_a_retry_is_not_lost_with_its_queue(
 
 async def test_stalled_server_is_an_error_and_no_cancellation(server: RabbitMQServer) -> None:
     async with Proxy(server.port) as proxy:
-        connection = await Connection.open("127.0.0.1", proxy.port, None, dataclasses.replace(NODE, heartbeat=1))
+        connection = await Connection.open("127.0.0.1", proxy.port, dataclasses.replace(NODE, heartbeat=1), "test")
         proxy.stall()
         with pytest.raises(BrokerUnavailableError):
             async with asyncio.timeout(15):
@@ -557,7 +557,7 @@ async def test_stalled_server_is_an_error_and_no_cancellation(server: RabbitMQSe
 
 async def test_broken_connection_is_known_to_whoever_met_its_end(server: RabbitMQServer) -> None:
     """Else the same connection would be tried again and again, without a pause."""
-    connection = await Connection.open("127.0.0.1", server.port, None, NODE)
+    connection = await Connection.open("127.0.0.1", server.port, NODE, "test")
     unknown = []
 
     async def ask() -> None:
