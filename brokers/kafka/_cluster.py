@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -16,18 +16,26 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from brokers.kafka._config import KafkaConfig
+from brokers.shared.backoff import waits
+from brokers.shared.errors import NotAdmittedError, map_errors, unavailable
 from brokers.shared.tls import refusal_of
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["EARLIEST", "LATEST", "RETRY_WAIT", "Cluster", "error_of"]
-
-logger = logging.getLogger("brokers.kafka")
+__all__ = ["EARLIEST", "LATEST", "Cluster", "error_of", "errors_of"]
 
 EARLIEST, LATEST = -2, -1
-RETRY_WAIT = 0.05
+LONGEST_PAUSE = 0.5
 CREATING_WAIT = 0.005
 CREATED_WITHIN = 10.0
-_FOREIGN = (OSError, EOFError, kafka.KafkaError, TimeoutError)
+_NOT_ADMITTED = (
+    kafka.AuthenticationFailedError,
+    kafka.AuthenticationMethodNotSupported,
+    kafka.IllegalSaslStateError,
+    kafka.SaslAuthenticationFailed,
+    kafka.SecurityDisabled,
+    kafka.UnsupportedSaslMechanismError,
+)
+_CONNECTION = (OSError, EOFError, RuntimeError)  # The last is what uvloop says to a write just after a reset.
 
 
 def error_of(code: int) -> type[kafka.KafkaError] | None:
@@ -35,9 +43,25 @@ def error_of(code: int) -> type[kafka.KafkaError] | None:
     return None if code == 0 else kafka.for_code(code)
 
 
-def _refusal(error: BaseException | None) -> str | None:
-    """Say what is wrong with our credentials, or with a certificate; None if nothing is known to be."""
-    return repr(error) if isinstance(error, kafka.BrokerResponseError) else refusal_of(error)
+def errors_of(server: str) -> map_errors:
+    """Give what becomes of what the client raises, about a server by its kind and address.
+
+    A request's outcome is a code, which is judged by whoever asked: what is raised concerns the connection.
+    """
+
+    def lost(error: Exception) -> BrokerUnavailableError:
+        refusal = refusal_of(error)
+        return unavailable(server, error) if refusal is None else not_admitted(refusal)
+
+    def not_admitted(reason: object) -> NotAdmittedError:
+        return NotAdmittedError(f"{server} is not reachable: {reason}")
+
+    return map_errors(
+        {
+            **dict.fromkeys((*_CONNECTION, kafka.KafkaError, kafka.ConsumerStoppedError, kafka.IllegalOperation), lost),
+            **dict.fromkeys(_NOT_ADMITTED, not_admitted),
+        }
+    )
 
 
 class Cluster:
@@ -52,6 +76,9 @@ class Cluster:
         self.config = config
         self.shown = config.shown
         self.closed = False
+        self.errors = errors_of(f"Kafka at {self.shown}")
+        self._waits: Iterator[float] = waits(LONGEST_PAUSE)
+        self._answered = False
         self._brokers: dict[int, tuple[str, int]] = {}
         self._leaders: dict[str, dict[int, int]] = {}
         self._replicas: dict[str, int] = {}
@@ -67,32 +94,30 @@ class Cluster:
         """Make a name for connections that nobody else uses."""
         return f"{what}-{next(self._purposes)}"
 
-    def unavailable(self, error: BaseException | None = None) -> BrokerUnavailableError:
-        """Say that there is no connection."""
+    def unavailable(self, reason: str) -> BrokerUnavailableError:
+        """Say that there is no connection, and why."""
         if self.closed:
             return BrokerUnavailableError(f"the connection to Kafka at {self.shown} is closed")
-        refusal = _refusal(error)
-        detail = "" if refusal is None else f": {refusal}"
-        return BrokerUnavailableError(f"Kafka at {self.shown} is not reachable{detail}")
+        error = ConnectionError(reason)
+        found = unavailable(f"Kafka at {self.shown}", error)
+        found.__cause__ = error
+        return found
+
+    async def pause(self) -> None:
+        """Wait before something is tried again: longer while no broker answers."""
+        if self._answered:
+            self._answered, self._waits = False, waits(LONGEST_PAUSE)
+        await asyncio.sleep(next(self._waits))
 
     async def open(self) -> None:
-        """Find the cluster's brokers.
+        """Find the cluster's brokers, or that none is there; each is asked once.
 
         Raises:
-            BrokerUnavailableError: None answers in time.
+            BrokerUnavailableError: None lets us in.
         """
-        try:
+        with self.errors:
             async with asyncio.timeout(self.config.connect_wait):
-                while True:
-                    try:
-                        await self.refresh()
-                        return
-                    except BrokerUnavailableError as error:
-                        if _refusal(error.__cause__) is not None:
-                            raise  # Wrong credentials do not become right.
-                    await asyncio.sleep(RETRY_WAIT)
-        except TimeoutError as error:
-            raise self.unavailable() from error
+                await self.refresh()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -110,7 +135,7 @@ class Cluster:
         if found is not None and found.connected():
             return found
         if self.closed:
-            raise self.unavailable()
+            raise self.unavailable("closed")
         async with self._locks.setdefault(key, asyncio.Lock()):
             found = self._connections.get(key)
             if found is not None:
@@ -120,16 +145,13 @@ class Cluster:
                 found.close()
             address = node if isinstance(node, tuple) else self._brokers.get(node)
             if address is None:
-                raise self.unavailable()
-            host, port = self.config.reach.get(address, address)
-            try:
+                raise self.unavailable(f"broker {node} is gone")
+            with self.errors:
                 async with asyncio.timeout(self.config.request_timeout):
-                    made: AIOKafkaConnection = await create_conn(host, port, **self.config.connection_options())
-            except (*_FOREIGN, RuntimeError) as error:  # The last one as in `call`.
-                raise self.unavailable(error) from error
+                    made: AIOKafkaConnection = await create_conn(*address, **self.config.connection_options())
             if self.closed:
                 await _close(made)
-                raise self.unavailable()
+                raise self.unavailable("closed")
             self._connections[key] = made
             return made
 
@@ -159,16 +181,14 @@ class Cluster:
         """
         connection = await self.connection(node, purpose)
         try:
-            async with asyncio.timeout(self.config.request_timeout + wait):
-                return await connection.send(request)
-        except TimeoutError as error:
-            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
-            raise self.unavailable(error) from error
-        except (OSError, EOFError, kafka.KafkaError) as error:
-            raise self.unavailable(error) from error
-        except RuntimeError as error:  # What uvloop says to a write just after a reset, before anybody was told.
+            with self.errors:
+                async with asyncio.timeout(self.config.request_timeout + wait):
+                    response = await connection.send(request)
+        except BrokerUnavailableError:
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
-            raise self.unavailable(error) from error
+            raise
+        self._answered = True
+        return response
 
     async def ask(self, request: object) -> Any:
         """Send a request to any broker."""
@@ -180,7 +200,7 @@ class Cluster:
                 return await self.call(node, request)
             except BrokerUnavailableError as error:
                 failure = error
-        raise failure or self.unavailable()
+        raise failure or self.unavailable("no broker is known")
 
     # Metadata
 
@@ -221,7 +241,7 @@ class Cluster:
             finally:
                 if not isinstance(node, int):
                     await self.drop("bootstrap")
-        raise failure or self.unavailable()
+        raise failure or self.unavailable("no broker is known")
 
     def leader(self, topic: str, partition: int) -> int | None:
         """Tell who leads a partition, if it is known."""
@@ -278,8 +298,8 @@ class Cluster:
                         return failure is None
                     await asyncio.sleep(wait)
                     wait = min(2 * wait, 0.1)
-        except TimeoutError as error:
-            raise self.unavailable() from error
+        except TimeoutError:
+            raise self.unavailable(f"topic {topic} has no leaders") from None
 
     async def settings(self, topic: str, names: list[str]) -> dict[str, str]:
         """Read some of a topic's settings."""
@@ -310,7 +330,7 @@ class Cluster:
                             failure = error_of(code)
             if failure is not None:  # A new leader needs a moment to know that it is one.
                 if not failure.retriable or asyncio.get_running_loop().time() > deadline:
-                    raise self.unavailable(failure())
+                    raise self.unavailable(str(failure()))
                 await asyncio.sleep(CREATING_WAIT)
                 await self.refresh(topic)
         return result
@@ -319,6 +339,6 @@ class Cluster:
 async def _close(connection: AIOKafkaConnection) -> None:
     closed = connection.close(reason=CloseReason.SHUTDOWN)
     if closed is not None:
-        with suppress(*_FOREIGN):
+        with suppress(*_CONNECTION):
             async with asyncio.timeout(0.5):
                 await asyncio.shield(closed)

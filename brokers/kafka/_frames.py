@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 from aiokafka import errors as kafka
 
-from brokers.kafka._background import Background
-from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._background import Start
+from brokers.kafka._cluster import LATEST, Cluster, error_of
 from brokers.kafka._frames_topic import (
     HOPS,
     INBOXES,
@@ -32,12 +32,12 @@ from brokers.kafka._frames_topic import (
     TOPIC,
     TOPIC_SETTINGS,
     headers_of,
-    leader_of,
 )
 from brokers.kafka._outbox import Outbox
 from brokers.kafka._presence import ALIVE_FOR, Presence
 from brokers.kafka._producer import Producer
 from brokers.kafka._records import fetch_request, fetched, records
+from brokers.shared.outage import Outage
 from mesh.broker import Frame, Message, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
 
@@ -63,8 +63,10 @@ class Frames:
         self._partition = 1 + zlib.crc32(self._key) % INBOXES
         self.inbox = f"{self._partition}-{self.node}"
         self.sink: Sink | None = None
+        self.waits_for = ""
         self._beat_now = asyncio.Event()
-        self._outbox = Outbox(cluster, self._beat_now)
+        self._outage = Outage(logger, "Kafka", cluster.shown)
+        self._outbox = Outbox(cluster, self._outage, self._beat_now)
         self._presence = Presence(self.node, self._partition, producer, self._outbox, self._served, self._beat_now)
         self._in_purpose = cluster.purpose("frames-in")
         self._positions: dict[int, int] = {}
@@ -77,22 +79,25 @@ class Frames:
 
     # Start and end
 
-    async def open(self, tasks: Background) -> None:
+    async def open(self, start: Start) -> None:
         """Begin to read; returns when everybody alive is known."""
         settings = dict(TOPIC_SETTINGS)
+        self.waits_for = f"topic {TOPIC}"
         await self._cluster.create(TOPIC, 1 + INBOXES, settings, min(3, len(self._cluster.nodes())))
         since = int((time.time() - HISTORY) * 1000)
         found = await self._cluster.offsets(TOPIC, {0: since, self._partition: LATEST})
         if found[0] < 0:
             found |= await self._cluster.offsets(TOPIC, {0: LATEST})
         self._positions = found
-        await self._outbox.connect()
         for partition in found:
-            tasks.create_task(self._read(partition), name="kafka-frames-in")
-        tasks.create_task(self._outbox.run(), name="kafka-frames-out")
+            start(self._read(partition), "kafka-frames-in")
+        self.waits_for = f"this node's inbox, {TOPIC}-{self._partition}"
+        await self._outbox.connect()
+        start(self._outbox.run(), "kafka-frames-out")
+        self.waits_for = f"this node's announcement in {TOPIC}-0"
         await self._presence.announce()
         await self._catch_up(0)
-        tasks.create_task(self._presence.run(), name="kafka-frames-beat")
+        start(self._presence.run(), "kafka-frames-beat")
 
     async def close(self) -> None:
         """Say that this node goes."""
@@ -140,11 +145,15 @@ class Frames:
     async def _read(self, partition: int) -> None:
         """Read one partition, wherever it is led."""
         purpose = f"{self._in_purpose}-{partition}"
+        wait = FETCH_WAIT
         while True:
+            leader = self._cluster.leader(TOPIC, partition)
+            if leader is None:  # One is elected.
+                await self._find_leaders()
+                continue
             try:
-                leader = leader_of(self._cluster, partition)
-                request = fetch_request([(TOPIC, [(partition, self._positions[partition])])], FETCH_WAIT)
-                response = await self._cluster.call(leader, request, purpose, wait=FETCH_WAIT)
+                request = fetch_request([(TOPIC, [(partition, self._positions[partition])])], wait)
+                response = await self._cluster.call(leader, request, purpose, wait=wait)
                 for _, _, code, raw in fetched(response):
                     if (failure := error_of(code)) is not None:
                         await self._recover(partition, failure)
@@ -153,18 +162,24 @@ class Frames:
                         self._take_all(partition, found)
                         self._positions[partition] = position
                         self._moved.set()
-            except BrokerUnavailableError:
+                self._outage.back(purpose)
+                wait = FETCH_WAIT
+            except BrokerUnavailableError as error:
+                wait = 0.0
+                self._outage.lost(error.__cause__ or error, purpose)
                 self._outbox.look()
-                await asyncio.sleep(RETRY_WAIT)
-                with suppress(BrokerUnavailableError):
-                    await self._cluster.refresh(TOPIC)
+                await self._find_leaders()
+
+    async def _find_leaders(self) -> None:
+        await self._cluster.pause()
+        with suppress(BrokerUnavailableError):
+            await self._cluster.refresh(TOPIC)
 
     async def _recover(self, partition: int, failure: type[kafka.KafkaError]) -> None:
         if failure is kafka.OffsetOutOfRangeError:
             self._positions |= await self._cluster.offsets(TOPIC, {partition: LATEST})
         else:
-            await asyncio.sleep(RETRY_WAIT)
-            await self._cluster.refresh(TOPIC)
+            await self._find_leaders()
 
     async def _catch_up(self, partition: int) -> bool:
         """Read on to where a partition ends now; tell whether that was possible in time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import orjson
 from aiokafka import errors as kafka
@@ -13,14 +14,15 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
-from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._cluster import LATEST, Cluster, error_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Lost", "Membership", "NewRound", "Solo", "share_out"]
 
 PROTOCOL = "mesh"
 HEARTBEATS = 6  # In one session.
-REBALANCE_WAIT = 10.0
+# A first round lasts as long as the broker says (3 s), again for whoever comes meanwhile, and no longer than this.
+REBALANCE_WAIT = 4.0
 _LOST = (kafka.UnknownMemberIdError, kafka.IllegalGenerationError)
 _ELSEWHERE = (kafka.NotCoordinatorForGroupError, kafka.GroupCoordinatorNotAvailableError)
 _ANEW = (*_ELSEWHERE, kafka.GroupLoadInProgressError, kafka.RebalanceInProgressError)
@@ -70,13 +72,13 @@ class Membership:
         self._poked_until = time.monotonic() + 0.5
         self._poked.set()
 
-    async def _call(self, request: object, wait: float = 0.0) -> object:
+    async def _call(self, request: object, wait: float = 0.0) -> Any:
         if self._coordinator is None:
             found = await self._cluster.ask(FindCoordinatorRequest(self._group, 0))
             failure = error_of(found.error_code)
             if failure is not None:
                 if failure.retriable or issubclass(failure, _ANEW):
-                    raise self._cluster.unavailable()
+                    raise self._cluster.unavailable(str(failure()))
                 raise BrokerError(f"Kafka has no place for group {self._group!r}: {failure.__name__}")
             if found.coordinator_id not in self._cluster.nodes():
                 await self._cluster.refresh()
@@ -99,7 +101,7 @@ class Membership:
         if issubclass(failure, _ELSEWHERE):
             self._coordinator = None
         if failure.retriable or issubclass(failure, _ANEW):
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable(str(failure()))
         raise BrokerError(f"group {self._group!r} on Kafka at {self._cluster.shown}: {failure.__name__}")
 
     def reset(self) -> None:
@@ -115,26 +117,33 @@ class Membership:
                 continue
 
     async def _join(self, owned: Collection[int]) -> set[int]:
-        session = int(self._cluster.config.session_timeout * 1000)
+        session = self._cluster.config.session_timeout
+        wait = max(REBALANCE_WAIT, 2 * session / HEARTBEATS)  # Every member looks for a new round within it.
         mine = ConsumerProtocolMemberMetadata(0, [self._topic], orjson.dumps(sorted(owned))).encode()
         while True:
             request = JoinGroupRequest(
-                self._group, session, int(REBALANCE_WAIT * 1000), self._member, None, "consumer", [(PROTOCOL, mine)]
+                self._group,
+                int(session * 1000),
+                int(wait * 1000),
+                self._member,
+                None,
+                "consumer",
+                [(PROTOCOL, mine)],
             )
-            joined = await self._call(request, REBALANCE_WAIT + self._cluster.config.session_timeout)
-            if error_of(joined.error_code) is kafka.MemberIdRequired:  # type: ignore[attr-defined]
-                self._member = joined.member_id  # type: ignore[attr-defined]
+            joined = await self._call(request, wait + session)
+            if error_of(joined.error_code) is kafka.MemberIdRequired:
+                self._member = joined.member_id
                 continue
             break
-        self._check(joined.error_code)  # type: ignore[attr-defined]
-        self._member = joined.member_id  # type: ignore[attr-defined]
-        generation = joined.generation_id  # type: ignore[attr-defined]
+        self._check(joined.error_code)
+        self._member = joined.member_id
+        generation = joined.generation_id
         shares: list[tuple[str, bytes]] = []
         self.alone = False
-        if joined.leader_id == self._member:  # type: ignore[attr-defined]
+        if joined.leader_id == self._member:
             members = {
                 each[0]: set(orjson.loads(ConsumerProtocolMemberMetadata.decode(each[-1]).user_data or b"[]"))
-                for each in joined.members  # type: ignore[attr-defined]
+                for each in joined.members
             }
             self.alone = len(members) == 1
             if not self._cluster.partitions(self._topic):
@@ -143,10 +152,10 @@ class Membership:
                 (member, ConsumerProtocolMemberAssignment(0, [(self._topic, sorted(share))], b"").encode())
                 for member, share in share_out(self._cluster.partitions(self._topic), members).items()
             ]
-        synced = await self._call(SyncGroupRequest(self._group, generation, self._member, None, shares), REBALANCE_WAIT)
-        self._check(synced.error_code)  # type: ignore[attr-defined]
+        synced = await self._call(SyncGroupRequest(self._group, generation, self._member, None, shares), wait)
+        self._check(synced.error_code)
         self._generation = generation
-        assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)  # type: ignore[attr-defined]
+        assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)
         return {each.partition for each in assignment.partitions()}
 
     async def stay(self) -> None:
@@ -174,16 +183,16 @@ class Membership:
         """Give one sign of life."""
         try:
             response = await self._call(HeartbeatRequest(self._group, self._generation, self._member))
-            self._check(response.error_code)  # type: ignore[attr-defined]
+            self._check(response.error_code)
         except BrokerUnavailableError:
-            await asyncio.sleep(RETRY_WAIT)
+            await self._cluster.pause()
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> None:
         """Store offsets with their notes."""
         parts = [(partition, offset, note) for partition, (offset, note) in offsets.items()]
         request = OffsetCommitRequest(self._group, self._generation, self._member, -1, [(self._topic, parts)])
         response = await self._call(request)
-        for _, results in response.topics:  # type: ignore[attr-defined]
+        for _, results in response.topics:
             for _, code in results:
                 self._check(code)
 
@@ -192,7 +201,7 @@ class Membership:
         response = await self._call(OffsetFetchRequest(self._group, [(self._topic, sorted(partitions))]))
         self._check(getattr(response, "error_code", 0))
         found: dict[int, tuple[int, str]] = {}
-        for _, results in response.topics:  # type: ignore[attr-defined]
+        for _, results in response.topics:
             for partition, offset, note, code in results:
                 self._check(code)
                 if offset >= 0:

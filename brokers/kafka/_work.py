@@ -15,6 +15,7 @@ from typing import Any
 from brokers.kafka._frames import Frames
 from brokers.kafka._partition import BEGUN, DELAYED, DONE, HELD, PARKED, READY, Item, Partition, UnreadableError
 from brokers.kafka._records import message_of, records
+from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 
@@ -238,18 +239,13 @@ class Work:
         self.dispatch()
 
     async def _handle(self, item: Item, attempt: int) -> None:
-        delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
-        try:
-            try:
-                await self._handler(delivery)
-            except Exception:  # The handler's failure is this delivery's alone.
-                logger.exception("handler failed on %s", self._address)
-            if delivery.settled is None:
-                await delivery.nack()
-        except asyncio.CancelledError:
-            if delivery.settled is None and item.attempt == attempt:
+        async def release() -> None:
+            if item.attempt == attempt:
                 self.give_back(item)
-            raise
+
+        try:
+            delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
+            await run_handler(self._handler, delivery, release)
         finally:
             self.running -= 1
             self._room.set()
@@ -274,11 +270,10 @@ class Work:
             self.begun.discard(item)
         partition = item.partition
         if not partition.owned or self.frozen:
-            number, offset = partition.number, item.offset
-            note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
+            note = self._note(item, attempt, how, delay)
             if not partition.owned:
-                mine = self.partitions.get(number)
-                if mine is not None and offset in mine.items:
+                mine = self.partitions.get(partition.number)
+                if mine is not None and item.offset in mine.items:
                     self.hear(note)
                 else:
                     self._frames.tell(note)
@@ -289,22 +284,16 @@ class Work:
         elif item.attempt == attempt and item.state is BEGUN:
             self._again(item, delay)
 
+    def _note(self, item: Item, attempt: int, how: str, delay: float) -> dict[str, Any]:
+        return {"g": self._group, "p": item.partition.number, "o": item.offset, "k": how, "d": delay, "n": attempt}
+
     def extend(self, item: Item, attempt: int) -> None:
         """Note a sign of life."""
         if item.attempt != attempt or item.state is not BEGUN:
             return
         item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
         if not item.partition.owned:
-            self._frames.tell(
-                {
-                    "g": self._group,
-                    "p": item.partition.number,
-                    "o": item.offset,
-                    "k": "extend",
-                    "d": self._options.ack_wait,
-                    "n": attempt,
-                }
-            )
+            self._frames.tell(self._note(item, attempt, "extend", self._options.ack_wait))
 
     def _done(self, item: Item) -> None:
         if item.state is DONE:
