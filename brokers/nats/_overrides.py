@@ -128,6 +128,7 @@ class NatsClient(Client):
         for pong in self._pongs:
             if not pong.done():
                 pong.set_exception(nats.errors.UnexpectedEOF())
+                pong.exception()  # Nobody waits for those that the client sends by itself.
 
     async def drain_subscription(self, subscription: Subscription) -> None:
         """Unsubscribe, and return when the callback has had all that the server sent before."""
