@@ -31,9 +31,9 @@ from mesh.errors import NoResponderError
 from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.kafka_server import KafkaServer
-from tests.support.mesh import AppProcess, GatewayProcess, port
+from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.nats import NatsServer
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, free_port
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 
@@ -365,7 +365,7 @@ async def test_the_example_and_its_asyncapi(mesh_home: Path, nats_server: NatsSe
         assert ": piano costs 4000\n" in log.read_text()
 
     def run() -> None:  # Whichever starts first: orders before the other is there fail, and say so.
-        line = ("--app-id", "shop", "--app-port", str(port()), "python3", "shop/app.py")
+        line = ("--app-id", "shop", "--app-port", str(free_port()), "python3", "shop/app.py")
         with home.run(*line, cwd=EXAMPLE, environ={"MESH_BACKBONE": nats_server.url}) as shop:
             shop.until(r"^== APP - shop == Order \d+: one piano is 4000$")
             shop.until(r"^== APP - shop == Order \d+: 4000 to pay \(order.priced\)$")

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.mesh import port
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 __all__ = ["KafkaServer", "find_kafka"]
@@ -79,12 +79,12 @@ class KafkaServer(Server):
             raise FileNotFoundError("Kafka is not installed")
         self._libs = found
         self._config = config
-        self._controller = port()
-        self.proxied_port = port()
-        self.proxy_port = port()
+        self._controller = free_port()
+        self.proxied_port = free_port()
+        self.proxy_port = free_port()
         self._protocols = dict(listeners or {})
         self._scram = dict(scram or {})
-        self.listeners = {name: port() for name in self._protocols}
+        self.listeners = {name: free_port() for name in self._protocols}
 
     @property
     def url(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import re
 import socket
 import subprocess
 import sys
@@ -11,16 +13,37 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["ROOT", "Process", "free_port", "python"]
+__all__ = ["ROOT", "Process", "free_port", "nothing_forgotten", "python"]
 
 ROOT = Path(__file__).parents[2]
+# Below the ephemeral ports: a client that retries there would in time connect to itself, and keep the port.
+PORTS = range(10_000, 20_000)
+FORGOTTEN = ("never retrieved", "was never awaited", "Task was destroyed", "Unclosed ")
 
 
 def free_port() -> int:
-    """Give a TCP port of this host that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Give a TCP port of this host that nobody uses, and that no outgoing connection takes."""
+    while True:
+        number = random.choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+        return number
+
+
+def nothing_forgotten(text: str, *more: str) -> None:
+    """Fail if a program wrote that a task's error or a coroutine was lost on the way.
+
+    Args:
+        text: What it wrote.
+        more: Further signs of what must not happen.
+    """
+    signs = "|".join(map(re.escape, (*FORGOTTEN, *more)))
+    if found := re.search(signs, text):
+        raise AssertionError(f"it wrote {found[0]!r}:\n{text[max(0, found.start() - 500) : found.end() + 3000]}")
 
 
 class Process:
