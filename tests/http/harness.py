@@ -274,7 +274,7 @@ async def gateway(
             skip_auto_headers=SKIPPED,
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=20),
+            timeout=aiohttp.ClientTimeout(total=60),
         )
         await stack.enter_async_context(session)  # Closed after the gateway: its clients do not leave first.
         started = Gateway(config)
