@@ -26,6 +26,15 @@ LONG_FIRST = (
     "tests/http",
 )
 
+# They share a server of each kind, or one server.
+SHARING = (
+    "tests/contract/",
+    "tests/faults/test_every_broker",
+    "tests/faults/test_two_hosts",
+    "tests/e2e/test_faststream",
+)
+MODULES = ("tests/contract/", "tests/http/", "tests/compose/", "tests/brokers_security/test_kafka")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--broker", action="append", metavar="NAME", help="run the contract against this broker only")
@@ -64,11 +73,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def group_of(nodeid: str) -> str:
     """Tell which tests one process runs one after the other: those with the same answer."""
     path, _, test = nodeid.partition("::")
-    if path.startswith(("tests/contract/", "tests/faults/test_every_broker", "tests/faults/test_two_hosts")):
-        backend = re.search(r"\[([a-z]+)[]-]", test)
-        rough = path.endswith("test_faults.py")  # On a server of their own, which they kill.
-        return f"{path if rough else path.split('/')[1]} on {backend[1]}" if backend else path
-    return path if path.startswith(("tests/http/", "tests/compose/")) else nodeid
+    backend = re.search(r"\[([a-z]+)[]-]", test)
+    if backend and path.startswith(SHARING):
+        alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.
+        return f"{path if alone else path.split('/')[1]} on {backend[1]}"
+    return path if path.startswith(MODULES) else nodeid
 
 
 class _Forgotten(logging.Handler):

@@ -15,7 +15,7 @@ from tests.support.certificates import Authority
 from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.security import component, missing, reaches, refused, works
 
-pytestmark = [pytest.mark.xdist_group("kafka with logins"), pytest.mark.timeout(120)]  # One server for all.
+pytestmark = pytest.mark.timeout(120)
 
 PASSWORD = "p@ss:w/rd?#"
 LOGIN = f"mesh:{quote(PASSWORD, safe='')}@"
