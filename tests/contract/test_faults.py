@@ -17,7 +17,7 @@ from tests.support.contract import Inbox, Place, no_tasks_besides, text
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
-pytestmark = [pytest.mark.requires("shared"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.requires("shared")
 
 PIECE = bytes(100_000)
 KEEPS_FRAMES = ("kafka",)  # More than the contract promises, so it is no feature.
@@ -42,7 +42,7 @@ async def test_publishes_in_flight_complete_and_nothing_confirmed_is_lost(rough_
                         count += 1
 
                 tasks.create_task(publish())
-            for _ in range(2):
+            for _ in range(2 if kill else 1):
                 await asyncio.sleep(0.2)
                 await rough_place.backend.restart(kill=kill)
             before = len(confirmed[0])
@@ -59,6 +59,19 @@ async def test_publishes_in_flight_complete_and_nothing_confirmed_is_lost(rough_
 
 def _more(found: set[int], than: int) -> None:
     assert len(found) > than
+
+
+@pytest.mark.requires("durable", "retention")
+@pytest.mark.parametrize("kill", [False, True], ids=["restart", "kill-9"])
+async def test_confirmed_messages_outlive_the_server(rough_place: Place, inbox: Inbox, kill: bool) -> None:
+    broker = await rough_place.connect()
+    for number in range(50):
+        await broker.publish(rough_place.topic(), text(number))
+    await rough_place.backend.restart(kill=kill)
+    reader = await rough_place.connect()
+    async with reader.subscribe(rough_place.topic(), SubscribeOptions("g"), inbox):
+        await inbox.holds(50)
+    assert sorted(map(int, inbox.bodies)) == list(range(50))
 
 
 @pytest.mark.requires("dedup")

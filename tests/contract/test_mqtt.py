@@ -24,8 +24,6 @@ from tests.support.eventually import eventually
 from tests.support.mqtt_server import MQTTServer, find_mosquitto
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.timeout(60)
-
 EVENT = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/shop", "ce-type": "order", "ce-subject": "gr%C3%BCn"}
 JSON_EVENT = {**EVENT, "ce-datacontenttype": "application/json"}
 GROUP = SubscribeOptions("g")

@@ -32,8 +32,6 @@ from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 aio_pika = pytest.importorskip("aio_pika")
 spec = pytest.importorskip("aiormq").spec
 
-pytestmark = pytest.mark.timeout(120)
-
 NODE = Login("guest", "guest", False, "/", 10, "test")
 
 

@@ -20,8 +20,6 @@ from tests.support.eventually import eventually_sync
 from tests.support.gateways import MESH, MeshHome
 from tests.support.processes import free_port
 
-pytestmark = pytest.mark.timeout(120)
-
 # Answers every call after the seconds in ?wait=, says what it does, and ends when it is told to.
 _APP = """
 import os, signal, sys, time

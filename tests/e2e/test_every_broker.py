@@ -16,7 +16,7 @@ from tests.support.backends import BACKENDS, MissingServerError
 from tests.support.gateways import MeshHome
 from tests.support.processes import free_port
 
-pytestmark = [pytest.mark.timeout(180), needs_node]
+pytestmark = needs_node
 
 BROKERS = ("nats", "redis", "kafka", "rabbitmq")
 

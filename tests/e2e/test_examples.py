@@ -19,7 +19,7 @@ from tests.support.gateways import MeshHome
 from tests.support.processes import free_port
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None and "CI" not in os.environ, reason="node is not installed")
-pytestmark = [pytest.mark.timeout(120), needs_node]
+pytestmark = needs_node
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

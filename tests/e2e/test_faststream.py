@@ -363,7 +363,6 @@ asyncio.run(app.run())
                     process.wait()
 
 
-@pytest.mark.timeout(120)
 async def test_the_example_and_its_asyncapi(mesh_home: Path, nats_server: NatsServer, tmp_path: Path) -> None:
     """As its page says; ``mesh asyncapi`` then tells what both do."""
     home = MeshHome(mesh_home)

@@ -19,8 +19,6 @@ from tests.support.eventually import eventually
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess, kill_embedded_server, running_below
 
-pytestmark = pytest.mark.timeout(120)
-
 EVENTS = portion(10_000)
 KILL_AT = (portion(3_000), portion(6_500))
 ORDERS = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}]

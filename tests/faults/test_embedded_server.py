@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
 
-pytestmark = pytest.mark.timeout(60)
-
 _PROJECT = Path(files.__file__).parents[2]
 
 # Joins, says where, and stays until its standard input ends.

@@ -20,8 +20,6 @@ from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.timeout(240)
-
 EVENTS = portion(4_000)  # On the embedded broker they are 10,000: test_delivery_faults.py.
 KILL_AT = (portion(1_200), portion(2_600))
 SEVERAL = portion(2_000)

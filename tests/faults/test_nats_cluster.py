@@ -21,8 +21,6 @@ from tests.support.eventually import eventually
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.processes import free_port
 
-pytestmark = pytest.mark.timeout(120)
-
 TOPIC = address.topic("test", "cluster", "orders")
 WRITERS = 8
 ENOUGH = 500  # Events that are confirmed before the death, and after it.

@@ -18,8 +18,6 @@ from mesh.tasks import task_group
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess, running_below
 
-pytestmark = pytest.mark.timeout(90)
-
 ORDERS = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}]
 LONG = ["--dapr-graceful-shutdown-seconds", "60"]
 

@@ -13,8 +13,6 @@ from tests.support.backends import features_of
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess
 
-pytestmark = pytest.mark.timeout(120)
-
 RESOURCES = """
 apiVersion: dapr.io/v1alpha1
 kind: Component

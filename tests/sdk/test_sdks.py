@@ -20,8 +20,6 @@ __all__ = ["mesh_home"]
 HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def run(*command: str, environ: Mapping[str, object]) -> dict[str, Any]:
     """Run an SDK's program to its end, and give what it saw."""

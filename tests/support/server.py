@@ -32,7 +32,7 @@ class Server:
     """
 
     title: str
-    ready_within = 20.0
+    ready_within = 90.0
 
     def __init__(self, directory: Path) -> None:
         """Prepare; entering starts it.
