@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import re
@@ -17,14 +18,16 @@ __all__ = ["ROOT", "Process", "free_port", "nothing_forgotten", "python"]
 
 ROOT = Path(__file__).parents[2]
 # Below the ephemeral ports: a client that retries there would in time connect to itself, and keep the port.
-PORTS = range(10_000, 20_000)
+# Each process that runs tests has some of its own, and none is given twice: servers take a while to listen.
+PORTS = range(10_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 20_000, 16)
 FORGOTTEN = ("never retrieved", "was never awaited", "Task was destroyed", "Unclosed ")
+_ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
 
 
 def free_port() -> int:
     """Give a TCP port of this host that nobody uses, and that no outgoing connection takes."""
     while True:
-        number = random.choice(PORTS)
+        number = next(_ports)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
