@@ -16,7 +16,7 @@ from mesh.node.directory import Directory
 from tests.support.contract import Place
 from tests.support.eventually import eventually
 
-pytestmark = [pytest.mark.requires("frames"), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.requires("frames")
 
 Start = Callable[[Broker], AbstractAsyncContextManager[Directory]]
 
