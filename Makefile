@@ -55,8 +55,8 @@ faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/
 provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
-test: check provision ## everything, with real servers
-	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) --ignore tests/meta tests
+test: static provision ## everything, with real servers
+	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) tests
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
