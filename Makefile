@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BROKER ?= all
+# Most tests wait for processes of their own, or for time to pass.
+WORKERS ?= 4
 PYTEST_ARGS ?=
+# Of the core, in whole runs only: its limit stands in pyproject.toml.
+COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check unit contract faults-report provision compose-test bench clean help
+.PHONY: demo test quick check static quick-tests unit contract faults-report provision compose-test bench clean help
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,12 +26,21 @@ demo: $(STAMP) ## run hello-world on the embedded broker
 	@command -v node >/dev/null || { echo "error: the demo's second application needs Node.js 18 or later (apt-get install nodejs)"; exit 1; }
 	$(BIN)/mesh run -f examples/hello-world
 
-check: $(STAMP) ## lint, types, import rules, docs
+quick: $(STAMP) ## for every change: check, the unit tests, the contract and HTTP on memory and NATS
+	@$(MAKE) --no-print-directory -j 2 static quick-tests
+
+quick-tests: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) --broker memory --broker nats \
+		tests/meta tests/unit tests/contract tests/http
+
+check: static ## lint, types, import rules, docs
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/meta
+
+static: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/meta
 
 unit: $(STAMP) ## the fast tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
@@ -42,11 +55,8 @@ faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/
 provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
-# Most tests wait for processes of their own, or for time to pass.
-WORKERS ?= 4
-
-test: check provision ## everything, with real servers
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --ignore tests/meta tests
+test: static provision ## everything, with real servers
+	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) tests
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
@@ -55,4 +65,4 @@ bench: $(STAMP) ## measure, against the same work without brokermesh; the backbo
 	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE))
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -1,12 +1,39 @@
-"""Options of the test suite, and what may run beside what."""
+"""Options of the test suite, what may run beside what, and what no test may leave unseen."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.support.processes import nothing_forgotten
+
+# What takes long begins first, so that in the end nobody waits for one process. The rest is in any order.
+LONG_FIRST = (
+    "tests/compose/test_compose",
+    "tests/faults/test_every_broker",
+    "tests/contract/test_faults",
+    "tests/contract",
+    "tests/e2e/test_every_broker",
+    "tests/faults",
+    "tests/sdk",
+    "tests/e2e",
+    "tests/brokers_security",
+    "tests/http",
+)
+
+# They share a server of each kind, or one server.
+SHARING = (
+    "tests/contract/",
+    "tests/faults/test_every_broker",
+    "tests/faults/test_two_hosts",
+    "tests/e2e/test_faststream",
+)
+MODULES = ("tests/contract/", "tests/http/", "tests/compose/", "tests/brokers_security/test_kafka")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,10 +42,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # By how many tests, and not by how long they take.
     if config.getoption("--uvloop"):
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+def rank(nodeid: str) -> int:
+    """Tell when a test is due; the lower, the sooner."""
+    return next((number for number, path in enumerate(LONG_FIRST) if nodeid.startswith(path)), len(LONG_FIRST))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -36,8 +73,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def group_of(nodeid: str) -> str:
     """Tell which tests one process runs one after the other: those with the same answer."""
     path, _, test = nodeid.partition("::")
-    if path.startswith(("tests/contract/", "tests/faults/test_every_broker")):
-        backend = re.search(r"\[([a-z]+)[]-]", test)
-        rough = path.endswith("test_faults.py")  # On a server of their own, which they kill.
-        return f"{path if rough else path.split('/')[1]} on {backend[1]}" if backend else path
-    return path if path.startswith(("tests/http/", "tests/compose/")) else nodeid
+    backend = re.search(r"\[([a-z]+)[]-]", test)
+    if backend and path.startswith(SHARING):
+        alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.
+        return f"{path if alone else path.split('/')[1]} on {backend[1]}"
+    return path if path.startswith(MODULES) else nodeid
+
+
+class _Forgotten(logging.Handler):
+    """Keeps what asyncio says when it drops a task or its error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_forgotten() -> Iterator[None]:
+    """Fail a test in whose time an error was lost on its way to whoever should have it."""
+    handler, logger = _Forgotten(), logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    nothing_forgotten("\n".join(handler.said))

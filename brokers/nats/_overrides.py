@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import nats.errors
@@ -64,12 +64,16 @@ class NatsClient(Client):
         await super()._process_pong()
 
     async def _flush_pending(self, force_flush: bool = False) -> None:
-        """Pass on a cancellation, which the client's own swallows where it waits."""
-        if not force_flush and self._flush_queue is not None and not self._flush_queue.full():
-            await super()._flush_pending()
-            return
-        with heeding_cancellation():
-            await super()._flush_pending(force_flush)
+        """Pass on a cancellation, which the client's own swallows where it waits; a lost socket is the reader's news.
+
+        The client's own raises for it when its flusher has ended: an OSError, or uvloop's RuntimeError.
+        """
+        with suppress(OSError, RuntimeError):
+            if not force_flush and self._flush_queue is not None and not self._flush_queue.full():
+                await super()._flush_pending()
+                return
+            with heeding_cancellation():
+                await super()._flush_pending(force_flush)
 
     async def flush(self, timeout: float = FLUSH_WAIT) -> None:  # noqa: ASYNC109 - the client's own signature
         """Wait for the server to have had everything; ``wait_for``, in the client's own, loses cancellations."""
@@ -118,6 +122,7 @@ class NatsClient(Client):
         for pong in self._pongs:
             if not pong.done():
                 pong.set_exception(nats.errors.UnexpectedEOF())
+                pong.exception()  # Nobody waits for those that the client sends by itself.
 
     async def drain_subscription(self, subscription: Subscription) -> None:
         """Unsubscribe, and return when the callback has had all that the server sent before."""

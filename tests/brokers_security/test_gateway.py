@@ -10,9 +10,10 @@ import yaml
 from brokers.nats._config import CREDENTIALS
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
-from tests.support.mesh import AppProcess, GatewayProcess, port
+from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.nats_keys import Operator
+from tests.support.processes import free_port
 from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
 from tests.support.security import missing
 
@@ -38,7 +39,7 @@ async def test_calls_and_events_over_brokers_that_ask_for_everything(tmp_path: P
     jwt, seed = operator.user()
     (tmp_path / "user.creds").write_text(CREDENTIALS.format(jwt=jwt, seed=seed))
     tls = f'\ntls {{ cert_file: "{own.certificate}", key_file: "{own.key}" }}'
-    tls_port = port()
+    tls_port = free_port()
     files = ("--tls-cert-file", own.certificate, "--tls-key-file", own.key, "--tls-ca-cert-file", authority.path)
     options = (*DURABLE, "--requirepass", PASSWORD, "--tls-port", str(tls_port), *map(str, files))
     resources = tmp_path / "resources"

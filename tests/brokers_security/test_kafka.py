@@ -15,8 +15,6 @@ from tests.support.certificates import Authority
 from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.security import component, missing, reaches, refused, works
 
-pytestmark = [pytest.mark.xdist_group("kafka with logins"), pytest.mark.timeout(120)]  # One server for all.
-
 PASSWORD = "p@ss:w/rd?#"
 LOGIN = f"mesh:{quote(PASSWORD, safe='')}@"
 LISTENERS = {"SASL": "SASL_PLAINTEXT", "SASLTLS": "SASL_SSL", "TLS": "SSL", "MUTUAL": "SSL"}

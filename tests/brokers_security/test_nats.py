@@ -184,7 +184,10 @@ async def test_login_is_repeated_after_a_restart(kind: str, tmp_path: Path, auth
             await one.publish(TOPIC, text("before"))
             await inbox.holds(1)
             await server.restart(kill=True)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await one.publish(TOPIC, text("after"))
-            await inbox.holds(2, within=10.0)
-    assert inbox.bodies == [b"before", b"after"]
+
+            def both_came() -> None:  # At least once: "before" may come again, as its acknowledgement was lost.
+                assert set(inbox.bodies) == {b"before", b"after"}
+
+            await eventually(both_came)

@@ -192,7 +192,7 @@ async def test_failover_by_sentinels(watched: Watched) -> None:
 
         await eventually(is_copied)
         await watched.primary.kill()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await one.publish(TOPIC, text("after", id="after"))
 
         def all_there() -> None:

@@ -17,7 +17,7 @@ from tests.support.contract import Inbox, Place, no_tasks_besides, text
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
-pytestmark = [pytest.mark.requires("shared"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.requires("shared")
 
 PIECE = bytes(100_000)
 KEEPS_FRAMES = ("kafka",)  # More than the contract promises, so it is no feature.
@@ -42,11 +42,11 @@ async def test_publishes_in_flight_complete_and_nothing_confirmed_is_lost(rough_
                         count += 1
 
                 tasks.create_task(publish())
-            for _ in range(2):
+            for _ in range(2 if kill else 1):
                 await asyncio.sleep(0.2)
                 await rough_place.backend.restart(kill=kill)
             before = len(confirmed[0])
-            await eventually(lambda: _more(confirmed[0], before), within=10)
+            await eventually(lambda: _more(confirmed[0], before))
             stop.set()
         everything = set().union(*confirmed)
 
@@ -54,11 +54,24 @@ async def test_publishes_in_flight_complete_and_nothing_confirmed_is_lost(rough_
             missing = everything - set(map(int, inbox.bodies))
             assert not missing, len(missing)
 
-        await eventually(check, within=10)
+        await eventually(check)
 
 
 def _more(found: set[int], than: int) -> None:
     assert len(found) > than
+
+
+@pytest.mark.requires("durable", "retention")
+@pytest.mark.parametrize("kill", [False, True], ids=["restart", "kill-9"])
+async def test_confirmed_messages_outlive_the_server(rough_place: Place, inbox: Inbox, kill: bool) -> None:
+    broker = await rough_place.connect()
+    for number in range(50):
+        await broker.publish(rough_place.topic(), text(number))
+    await rough_place.backend.restart(kill=kill)
+    reader = await rough_place.connect()
+    async with reader.subscribe(rough_place.topic(), SubscribeOptions("g"), inbox):
+        await inbox.holds(50)
+    assert sorted(map(int, inbox.bodies)) == list(range(50))
 
 
 @pytest.mark.requires("dedup")
@@ -67,7 +80,7 @@ async def test_dedup_holds_over_a_restart(rough_place: Place) -> None:
     broker = await rough_place.connect()
     await broker.publish(rough_place.topic(), text("once", id="1"))
     await rough_place.backend.restart(kill=False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await broker.publish(rough_place.topic(), text("once", id="1"))
         await broker.publish(rough_place.topic(), text("last", id="2"))
     inbox = Inbox()
@@ -88,10 +101,10 @@ async def test_subscription_resumes_after_a_restart(rough_place: Place, ordered:
         await broker.publish(rough_place.topic(), text("before", key="a"))
         await inbox.holds(1)
         await rough_place.backend.restart(kill=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for number in range(20):
                 await broker.publish(rough_place.topic(), text(number, key=str(number)))
-        await eventually(lambda: _holds(inbox, {b"before", *(b"%d" % n for n in range(20))}), within=8)
+        await eventually(lambda: _holds(inbox, {b"before", *(b"%d" % n for n in range(20))}))
 
 
 def _holds(inbox: Inbox, bodies: set[bytes]) -> None:
@@ -116,7 +129,7 @@ async def test_handler_at_work_over_a_restart_does_not_end_the_subscription(roug
         await begun.wait()
         await rough_place.backend.restart(kill=True)
         go_on.set()
-        await eventually(lambda: _holds(inbox, {b"0", b"1", b"2", b"3"}), within=10)
+        await eventually(lambda: _holds(inbox, {b"0", b"1", b"2", b"3"}))
 
 
 @pytest.mark.requires("durable")
@@ -137,7 +150,7 @@ async def test_no_more_than_max_in_flight_over_a_restart(rough_place: Place) -> 
     async with broker.subscribe(rough_place.topic(), SubscribeOptions("g", ack_wait=1.0, max_in_flight=4), inbox):
         await inbox.holds(20)
         await rough_place.backend.restart(kill=True)
-        await eventually(lambda: _holds(inbox, {b"%d" % n for n in range(150)}), within=12)
+        await eventually(lambda: _holds(inbox, {b"%d" % n for n in range(150)}))
     assert most <= 4
 
 
@@ -159,7 +172,7 @@ async def test_frames_work_again_after_a_restart(rough_place: Place) -> None:
                 raise AssertionError(error) from error
             assert reply.body == b"again"
 
-        await eventually(check, within=10)
+        await eventually(check)
 
 
 @pytest.mark.requires("durable", "frames")
@@ -190,7 +203,7 @@ async def test_stream_over_a_restart_breaks_at_both_ends(rough_place: Place) -> 
         reply = await caller.request(rough_place.app(), Message({}, b""), time.time() + 5, pieces())
         await go_on.wait()
         with pytest.raises(BrokerError):
-            async with asyncio.TaskGroup() as tasks, asyncio.timeout(12):
+            async with asyncio.TaskGroup() as tasks, asyncio.timeout(30):
                 restart = tasks.create_task(rough_place.backend.restart(kill=True))
                 try:
                     async for _ in reply.parts():
@@ -200,7 +213,7 @@ async def test_stream_over_a_restart_breaks_at_both_ends(rough_place: Place) -> 
                     ended.append(error)
             raise ended[-1]
         await reply.aclose()
-        await eventually(lambda: _two(ended), within=8)
+        await eventually(lambda: _two(ended))
 
 
 def _two(ended: list[Exception]) -> None:
@@ -215,7 +228,7 @@ async def test_key_value_outlives_a_restart(rough_place: Place) -> None:
     store = await broker.key_value("s")
     await store.apply([Write("a", b"1"), Write("b", b"2")])
     await rough_place.backend.restart(kill=True)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         entry = await store.get("a")
         assert entry is not None
         await store.apply([Write("a", b"3", expected=entry.revision)])
@@ -231,7 +244,7 @@ async def test_check_says_when_nobody_answers_and_when_again(place: Place, proxy
         async with asyncio.timeout(0.2):
             await broker.check()
     proxy.resume()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await broker.check()
 
 
@@ -242,7 +255,7 @@ async def test_connection_cut_in_the_middle_of_a_publish(place: Place, proxy: Pr
     async with reader.subscribe(place.topic(), SubscribeOptions("g"), inbox):
         for number in range(5):
             proxy.cut_after(number * 60_000 + 37)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(30):
                 await broker.publish(place.topic(), Message({"n": str(number)}, bytes(250_000), id=str(number)))
         await inbox.holds(5)
     found = [delivery.message.headers["n"] for delivery in inbox.deliveries]
@@ -272,9 +285,9 @@ async def test_cut_after_cut_loses_nothing_confirmed(place: Place, proxy: Proxy)
                 await asyncio.sleep(0.15)
                 proxy.cut()
             before = len(confirmed)
-            await eventually(lambda: _longer(confirmed, before), within=5)
+            await eventually(lambda: _longer(confirmed, before))
             stop.set()
-        await eventually(lambda: _holds(inbox, {b"%d" % n for n in confirmed}), within=10)
+        await eventually(lambda: _holds(inbox, {b"%d" % n for n in confirmed}))
 
 
 def _longer(found: list[int], than: int) -> None:
@@ -287,12 +300,12 @@ async def test_stalled_connection_is_left_for_a_new_one(place: Place, proxy: Pro
     inbox = Inbox()
     async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=1.0), inbox):
         proxy.stall()
-        async with asyncio.timeout(12):
+        async with asyncio.timeout(30):
             async with asyncio.TaskGroup() as tasks:  # More than the sockets' buffers hold.
                 for number in range(100):
                     message = Message({"n": str(number)}, PIECE, id=str(number))
                     tasks.create_task(broker.publish(place.topic(), message))
-        await inbox.holds(100, within=8)
+        await inbox.holds(100)
     assert proxy.accepted >= 2
     await place.leave(broker)
     await no_tasks_besides(before | {task for task in asyncio.all_tasks() if "Proxy" in repr(task)})
@@ -308,7 +321,7 @@ async def test_cancelled_publish_on_a_stalled_connection(place: Place, proxy: Pr
             for _ in range(300):
                 tasks.create_task(broker.publish(place.topic(), Message({}, PIECE)))
     proxy.resume()
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         await broker.publish(place.topic("other"), text("after"))
         async with broker.subscribe(place.topic("other"), SubscribeOptions("g"), inbox):
             await inbox.holds(1)
@@ -327,13 +340,12 @@ async def test_leaving_on_a_dead_connection_ends(place: Place, proxy: Proxy) -> 
 
     inbox, second = Inbox(work), Inbox()
     options = SubscribeOptions("g", ack_wait=1.0)
-    began = time.monotonic()
     async with broker.subscribe(place.topic(), options, inbox):
         await reader.publish(place.topic(), text("x"))
         await begun.wait()
         await proxy.__aexit__(None, None, None)  # Nobody listens there any more.
-    await place.leave(broker)
-    assert time.monotonic() - began < 8
+    async with asyncio.timeout(30):
+        await place.leave(broker)
     assert inbox.deliveries[0].settled == "ack"
     async with reader.subscribe(place.topic(), options, second):
         await reader.publish(place.topic(), text("y"))
@@ -346,10 +358,10 @@ async def test_slow_network_changes_nothing_but_time(place: Place, proxy: Proxy)
     inbox = Inbox()
     async with broker.subscribe(place.topic(), SubscribeOptions("g", ordered=broker.features.ordering), inbox):
         began = time.monotonic()
-        assert await broker.publish_many(place.topic(), [text(n, key="k") for n in range(10)]) == [None] * 10
-        assert time.monotonic() - began < 0.9, "not pipelined"
-        await inbox.holds(10, within=10)
-    assert [int(body) for body in inbox.bodies] == list(range(10))
+        assert await broker.publish_many(place.topic(), [text(n, key="k") for n in range(20)]) == [None] * 20
+        assert time.monotonic() - began < 20 * 0.075, "not pipelined"
+        await inbox.holds(20)
+    assert [int(body) for body in inbox.bodies] == list(range(20))
 
 
 async def test_publish_waits_for_the_connection_as_long_as_its_caller(place: Place, proxy: Proxy) -> None:
@@ -365,7 +377,7 @@ async def test_publish_waits_for_the_connection_as_long_as_its_caller(place: Pla
         await broker.check()
     publishing = asyncio.ensure_future(broker.publish(place.topic(), text("x")))
     await asyncio.sleep(0)
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         await place.leave(broker)
         with pytest.raises(BrokerUnavailableError):
             await publishing
@@ -405,7 +417,7 @@ async def test_stream_over_a_cut_has_no_gap(place: Place, proxy: Proxy) -> None:
         callee.serve(place.app(), "g", answer),
     ):
         reply = await caller.request(place.app(), Message({}, b""), time.time() + 5)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(read(reply))
             await eventually(lambda: _longer(whole, 50))
             accepted = proxy.accepted
@@ -443,7 +455,7 @@ async def test_upload_over_a_lost_connection_is_not_taken_for_one_that_was_not_s
         callee.serve(place.app(), "g", answer),
     ):
         with pytest.raises(StreamBrokenError):
-            async with task_group() as tasks, asyncio.timeout(10):
+            async with task_group() as tasks, asyncio.timeout(30):
                 calling = tasks.create_task(caller.request(place.app(), Message({}, b""), time.time() + 8, body()))
                 await begun.wait()
                 await proxy.__aexit__(None, None, None)  # Nobody listens there any more.

@@ -31,8 +31,6 @@ aiokafka_admin = pytest.importorskip("aiokafka.protocol.admin")
 produce = pytest.importorskip("aiokafka.protocol.produce")
 calc_crc32c = pytest.importorskip("aiokafka.record.util").calc_crc32c
 
-pytestmark = pytest.mark.timeout(120)
-
 CRC_AT, ATTRIBUTES_AT = 17, 21  # In a record batch.
 
 

@@ -180,7 +180,7 @@ async def test_leaving_cancelled_at_any_step_loses_nothing(broker: Broker, other
         def check() -> None:
             assert seen == set(range(200)), len(seen)
 
-        await eventually(check, within=8)
+        await eventually(check)
 
 
 @pytest.mark.requires("shared")
@@ -198,15 +198,15 @@ async def test_what_a_killed_process_held_goes_to_another_member(broker: Broker,
         held = {await member.line() for _ in range(3)}
         await member.kill()
     async with broker.subscribe(topic, options, inbox):
-        await inbox.holds(10, within=10)
-    assert sorted(map(int, inbox.bodies)) == list(range(10))
+        await inbox.holds(10)
+    assert set(map(int, inbox.bodies)) == set(range(10))
     assert all(d.attempt >= 2 for d in inbox.deliveries if d.message.body.decode() in held)
 
 
 async def test_leaving_the_broker_is_idempotent_and_ends_its_use(broker: Broker, place: Place) -> None:
     await place.leave(broker)
     await broker.__aexit__(None, None, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(BrokerUnavailableError):
             await broker.check()
         with pytest.raises(BrokerUnavailableError):

@@ -24,8 +24,6 @@ from tests.support.eventually import eventually
 from tests.support.mqtt_server import MQTTServer, find_mosquitto
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.timeout(60)
-
 EVENT = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/shop", "ce-type": "order", "ce-subject": "gr%C3%BCn"}
 JSON_EVENT = {**EVENT, "ce-datacontenttype": "application/json"}
 GROUP = SubscribeOptions("g")
@@ -105,7 +103,7 @@ class Watcher:
 
     async def line(self) -> str:
         assert self._process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return (await self._process.stdout.readline()).decode()
 
     async def found(self, sign: str) -> str:
@@ -275,7 +273,7 @@ async def test_member_that_fell_silent_is_taken_over(server: MQTTServer) -> None
         assert state == "free"
         await publish_plainly(server, name, "held somebody-else", "-r")
         async with broker.subscribe(where, group, inbox):
-            await inbox.holds(1, within=10)
+            await inbox.holds(1)
     assert inbox.bodies == [b"x"]
 
 
@@ -302,7 +300,7 @@ async def test_member_that_is_taken_for_dead_goes_on_with_a_new_session(server: 
             async def has_another() -> None:
                 assert len(await sessions(server, "taken")) == 2
 
-            await eventually(has_another, within=10)
+            await eventually(has_another)
         finally:
             process.kill()
             await process.wait()
@@ -315,7 +313,7 @@ async def test_member_that_is_taken_for_dead_goes_on_with_a_new_session(server: 
             def all_arrived() -> None:
                 assert {*inbox.bodies, *other_inbox.bodies} == {b"%d" % number for number in range(20)}
 
-            await eventually(all_arrived, within=10)
+            await eventually(all_arrived)
 
 
 async def test_member_that_was_cut_off_for_long_comes_back(server: MQTTServer) -> None:
@@ -358,7 +356,7 @@ async def test_member_that_was_cut_off_for_long_comes_back(server: MQTTServer) -
             def all_arrived() -> None:
                 assert {*near.bodies, *far.bodies} >= {b"%d" % number for number in numbers}
 
-            await eventually(all_arrived, within=10)
+            await eventually(all_arrived)
             await stack.aclose()
 
 
@@ -419,7 +417,7 @@ async def test_what_a_group_has_not_taken_outlives_a_restart(tmp_path: Path) -> 
             await inbox.holds(50)
             await broker.publish(at("x"), text(50))
             await inbox.holds(51)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 while not _came(alive, b"after"):
                     await broker.publish(at("x"), text("after"))
                     await asyncio.sleep(0.05)
@@ -444,12 +442,12 @@ async def test_kill_9_loses_only_what_the_server_had_not_saved(tmp_path: Path, s
         await server.kill()
         publishing = asyncio.ensure_future(publisher.publish(at("x"), text("while away")))
         await server.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await publishing
         async with broker.subscribe(at("x"), GROUP, inbox):
             await inbox.holds(20 if shared else 21)
             await server.restart(kill=True)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 while not _came(inbox, b"after"):
                     await publisher.publish(at("x"), text("after"))
                     await asyncio.sleep(0.05)
@@ -546,7 +544,7 @@ async def test_refused_login_is_known_at_once(tmp_path: Path) -> None:
     async with MQTTServer(tmp_path / "server", settings) as server:
         async with MQTTBroker.from_url(f"mqtt://me:secret@127.0.0.1:{server.port}") as broker:
             await broker.check()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(8):  # Less than it tries to connect for.
             with pytest.raises(BrokerUnavailableError) as raised:
                 async with MQTTBroker.from_url(f"mqtt://me:secret-wrong@127.0.0.1:{server.port}"):
                     pytest.fail("entered")
@@ -579,7 +577,7 @@ async def test_message_over_the_limit_of_the_server_is_refused(tmp_path: Path) -
             broker.subscribe(at("x"), GROUP, inbox := Inbox()),
         ):
             for _ in range(3):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     with pytest.raises((MessageTooLargeError, PublishRejectedError)):
                         await broker.publish(at("x"), Message({}, bytes(2000)))
             await broker.publish(at("x"), text("small"))

@@ -16,7 +16,7 @@ from mesh.node.directory import Directory
 from tests.support.contract import Place
 from tests.support.eventually import eventually
 
-pytestmark = [pytest.mark.requires("frames"), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.requires("frames")
 
 Start = Callable[[Broker], AbstractAsyncContextManager[Directory]]
 
@@ -45,7 +45,7 @@ async def test_who_was_there_is_known(place: Place, broker: Broker, other: Broke
         async with start(other) as callee:
             began = time.monotonic()
             assert not await knows(bystander, "app")
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 5  # Long before the deadline.
             callee.host("app", ready=False)
             async with start(broker) as caller:
 
@@ -61,7 +61,7 @@ async def test_who_was_there_is_known(place: Place, broker: Broker, other: Broke
 async def test_who_waits_hears_that_it_is_back(broker: Broker, other: Broker, start: Start) -> None:
     async with start(broker) as caller, start(other) as callee:
         callee.host("app", ready=False)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
             waiting = [tasks.create_task(caller.until_news("app")) for _ in range(3)]
 
             def heard() -> None:  # What is said before anybody listens is lost, so it is said again.
@@ -69,12 +69,17 @@ async def test_who_waits_hears_that_it_is_back(broker: Broker, other: Broker, st
                 callee.host("app", ready=True)
                 assert all(each.done() for each in waiting)
 
-            await eventually(heard, within=10)
+            await eventually(heard)
 
 
 async def test_nodes_are_found(place: Place, broker: Broker, other: Broker, start: Start) -> None:
     async with start(broker) as one, start(other) as two:
         one.host("app", ready=True)
         two.host("app", ready=False)
-        found = await collect(await place.connect(), place.app().text, 1.0)
-        assert {node.id: node.apps for node in found} == {one.node_id: ("app",), two.node_id: ()}
+        asking = await place.connect()
+
+        async def all_are_found() -> None:
+            found = await collect(asking, place.app().text, 0.5)
+            assert {node.id: node.apps for node in found} == {one.node_id: ("app",), two.node_id: ()}
+
+        await eventually(all_are_found)

@@ -28,23 +28,10 @@ async def test_confirmed_message_reaches_a_group_that_comes_later(broker: Broker
     assert inbox.bodies == [b"early"]
 
 
-@pytest.mark.requires("durable", "retention")
-@pytest.mark.parametrize("kill", [False, True], ids=["restart", "kill-9"])
-async def test_confirmed_messages_outlive_the_server(rough_place: Place, inbox: Inbox, kill: bool) -> None:
-    broker = await rough_place.connect()
-    for number in range(50):
-        await broker.publish(rough_place.topic(), text(number))
-    await rough_place.backend.restart(kill=kill)
-    reader = await rough_place.connect()
-    async with reader.subscribe(rough_place.topic(), SubscribeOptions("g"), inbox):
-        await inbox.holds(50, within=10)
-    assert sorted(map(int, inbox.bodies)) == list(range(50))
-
-
 @pytest.mark.requires("retention")
 async def test_publish_to_a_space_that_was_never_declared_is_rejected(broker: Broker, place: Place) -> None:
     elsewhere = dataclasses.replace(place.topic(), space=place.topic().space + "-undeclared")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(PublishRejectedError):
             await broker.publish(elsewhere, text("x"))
         [error] = await broker.publish_many(elsewhere, [text("x")])

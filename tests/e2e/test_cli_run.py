@@ -18,9 +18,7 @@ import pytest
 from gateway.runs import Run, list_runs
 from tests.support.eventually import eventually_sync
 from tests.support.gateways import MESH, MeshHome
-from tests.support.mesh import port
-
-pytestmark = pytest.mark.timeout(120)
+from tests.support.processes import free_port
 
 # Answers every call after the seconds in ?wait=, says what it does, and ends when it is told to.
 _APP = """
@@ -86,7 +84,7 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
         "('APP_ID', 'APP_PORT', 'APP_PROTOCOL', 'APP_CHANNEL_ADDRESS', 'DAPR_HTTP_PORT', 'DAPR_GRPC_PORT', 'MINE')}));"
         "raise SystemExit(7)"
     )
-    number = port()
+    number = free_port()
     with home.run(
         *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--", sys.executable, "-c", script),
         environ={"MINE": "kept", "DAPR_GRPC_PORT": "1"},
@@ -106,7 +104,7 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
 
 
 def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None:
-    with home.run("--app-id", "orders", "--app-port", str(port()), sys.executable, app) as run:
+    with home.run("--app-id", "orders", "--app-port", str(free_port()), sys.executable, app) as run:
         run.until("^== APP - orders == serving$")
         entry = _only_run(home)
         extended = json.loads(_get(entry, "/v1.0/metadata")[1])["extended"]
@@ -141,7 +139,7 @@ def test_signal_finishes_what_is_in_flight_before_the_application_ends(
         found = home.mesh("invoke", "-a", "orders", "-m", "slow?wait=1.5")
         answers.append((found.returncode, found.stdout + found.stderr))
 
-    with home.run("--app-id", "orders", "--app-port", str(port()), sys.executable, app) as run:
+    with home.run("--app-id", "orders", "--app-port", str(free_port()), sys.executable, app) as run:
         run.until("serving")
 
         def ready() -> None:
@@ -279,7 +277,7 @@ def test_program_that_is_not_there_is_said(home: MeshHome) -> None:
 
 
 def test_port_that_is_taken_is_said(home: MeshHome) -> None:
-    number = str(port())
+    number = str(free_port())
     with home.run("--app-id", "a", "--dapr-http-port", number, "--", "sh", "-c", _FOREVER) as first:
         first.until("== up$")
         with home.run("--app-id", "b", "--dapr-http-port", number, "--", "sh", "-c", _FOREVER) as second:
@@ -290,7 +288,7 @@ def test_port_that_is_taken_is_said(home: MeshHome) -> None:
 
 
 def test_gateway_alone_serves_an_application_that_runs_already(home: MeshHome) -> None:
-    with home.run("--app-id", "a", "--app-port", str(port())) as run:
+    with home.run("--app-id", "a", "--app-port", str(free_port())) as run:
         run.until("^mesh: the gateway of a is ready at http://127.0.0.1:")
         assert run.stop() == 0
 

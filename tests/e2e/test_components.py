@@ -15,8 +15,6 @@ from tests.support.backends import BACKENDS, MissingServerError
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess
 
-pytestmark = pytest.mark.timeout(120)
-
 # The names are those of the components' files in tutorials and quickstarts.
 COMPONENT = """
 apiVersion: dapr.io/v1alpha1

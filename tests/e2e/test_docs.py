@@ -138,7 +138,6 @@ def _options(block: Block) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial uses curl")
 def test_the_tutorial_works(tmp_path: Path) -> None:
     """Whoever follows the tutorial sees what it shows."""

@@ -14,9 +14,9 @@ import pytest_asyncio
 from tests.e2e.test_examples import copied, needs_node
 from tests.support.backends import BACKENDS, MissingServerError
 from tests.support.gateways import MeshHome
-from tests.support.mesh import port
+from tests.support.processes import free_port
 
-pytestmark = [pytest.mark.timeout(180), needs_node]
+pytestmark = needs_node
 
 BROKERS = ("nats", "redis", "kafka", "rabbitmq")
 
@@ -44,7 +44,7 @@ def home(tmp_path: Path) -> Iterator[MeshHome]:
 def test_the_examples_run(line: str, home: MeshHome, tmp_path: Path) -> None:
     """Calls, state and events, all on the broker that the line names."""
     environ = dict([line.split("=", 1)])
-    ports = {name: port() for name in ("3000", "3500", "6001", "6002")}
+    ports = {name: free_port() for name in ("3000", "3500", "6001", "6002")}
     with home.run("-f", str(copied("hello-world", tmp_path, ports)), environ=environ) as run:
         run.until("^== APP - nodeapp == Got a new order! Order ID: 3$")
         run.until("^== APP - pythonapp == Order 3 was taken$")

@@ -13,8 +13,9 @@ import aiohttp
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.mesh import AppProcess, GatewayProcess, port
+from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.nats import NatsServer
+from tests.support.processes import free_port
 
 
 class Pair(NamedTuple):
@@ -33,7 +34,7 @@ async def pair(request: pytest.FixtureRequest, mesh_home: Path, nats_server: Nat
             pytest.fail("Node.js is not installed")
         pytest.skip("Node.js is not installed")
     backbone = nats_server.url if request.param == "external" else None
-    node_port, python_port = port(), port()
+    node_port, python_port = free_port(), free_port()
     node = AppProcess(
         mesh_home,
         "orders.js",

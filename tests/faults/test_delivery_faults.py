@@ -14,15 +14,13 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.faults.conftest import Figures, everything_arrives
+from tests.faults.conftest import Figures, everything_arrives, portion
 from tests.support.eventually import eventually
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess, kill_embedded_server, running_below
 
-pytestmark = pytest.mark.timeout(120)
-
-EVENTS = 10_000
-KILL_AT = (3_000, 6_500)
+EVENTS = portion(10_000)
+KILL_AT = (portion(3_000), portion(6_500))
 ORDERS = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}]
 WITH_DEAD_LETTERS = [
     {**ORDERS[0], "deadLetterTopic": "dead"},
@@ -150,19 +148,6 @@ async def test_an_event_that_crashes_its_application(mesh_home: Path) -> None:
         await recorded(app, "dead", ["poison"])
 
 
-@pytest.mark.slow
-async def test_a_slow_handler_is_not_delivered_to_twice(mesh_home: Path) -> None:
-    """Work that takes longer than the broker's patience goes on undisturbed."""
-    async with (
-        AppProcess(mesh_home, subscriptions=ORDERS) as app,
-        GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
-        GatewayProcess("subscriber", mesh_home, app=app),
-    ):
-        await publish(subscriber, "orders", {"id": "slow", "seconds": 17}, {"id": "quick"})
-        await recorded(app, "orders", ["slow", "quick"], within=40.0)
-        assert app.recorded("begin") == ["slow"]
-
-
 # The subscriber's absence
 
 
@@ -278,14 +263,14 @@ async def test_a_full_disk_refuses_and_recovers(mesh_home: Path, figures: Figure
             await eventually(works, 40.0)
             async with app, GatewayProcess("subscriber", disk, app=app):
                 await eventually(lambda: _assert_equal(set(confirmed) - set(app.recorded("orders")), set()), 40.0)
-        await eventually(lambda: _assert_equal(running_below(disk), []), 10.0)
+        await eventually(lambda: _assert_equal(running_below(disk), []))
     finally:
         assert await (await asyncio.create_subprocess_exec("umount", "-l", str(disk))).wait() == 0
 
 
 @pytest.mark.slow
 async def test_memory_stays_flat(mesh_home: Path, figures: Figures) -> None:
-    """After a warm-up, 10,000 events and calls leave the gateways as large as they were."""
+    """After a warm-up, thousands of events and calls leave the gateways as large as they were."""
     async with (
         AppProcess(mesh_home, subscriptions=ORDERS) as app,
         GatewayProcess("caller", mesh_home) as caller,
@@ -298,13 +283,13 @@ async def test_memory_stays_flat(mesh_home: Path, figures: Figures) -> None:
             await eventually(lambda: _assert_equal(publishing.confirmed - set(app.recorded("orders")), set()), 60.0)
             await invoke_many(caller, events // 4)
 
-        await work(5_000, "warm")
+        await work(3_000, "warm")
         before = {gateway.app_id: rss_mebibytes(gateway) for gateway in (caller, callee)}
-        await work(10_000, "more")
+        await work(6_000, "more")
         after = {gateway.app_id: rss_mebibytes(gateway) for gateway in (caller, callee)}
         figures.note(before_mebibytes=before, after_mebibytes=after)
         for name, size in after.items():
-            assert size <= before[name] * 1.15
+            assert size <= before[name] * 1.1  # A kilobyte for each event would be more.
 
 
 def rss_mebibytes(gateway: GatewayProcess) -> float:

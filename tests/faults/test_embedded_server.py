@@ -23,13 +23,12 @@ import pytest
 from brokers.embedded_server import ServerAddress, files, join, joiner, read_status
 from mesh.errors import BrokerUnavailableError, ConfigError
 from tests.support.eventually import eventually, eventually_sync
+from tests.support.processes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from nats.aio.client import Client
-
-pytestmark = pytest.mark.timeout(60)
 
 _PROJECT = Path(files.__file__).parents[2]
 
@@ -391,11 +390,11 @@ async def test_an_orphaned_server_is_ended_first(home: Path) -> None:
         await orphan.stdout.readline()
         stale = files.ServerState(
             supervisor_pid=2**22 + 1, supervisor_born="dead", server_pid=orphan.pid,
-            server_born=files.born(orphan.pid) or "", port=23_999, token="old", durability="strict",
+            server_born=files.born(orphan.pid) or "", port=(port := free_port()), token="old", durability="strict",
         )  # fmt: skip
         (root / "server.json").write_text(json.dumps(asdict(stale)))
         async with join(home) as address:
-            assert _where(address) == ("nats://127.0.0.1:23999", "old")
+            assert _where(address) == (f"nats://127.0.0.1:{port}", "old")
             assert await orphan.wait() == -signal.SIGKILL
             assert json.loads((root / "nats.conf").read_text())["jetstream"]["sync_interval"] == "always"
     finally:

@@ -14,17 +14,15 @@ import aiohttp
 import pytest
 
 from mesh.broker import SubscribeOptions
-from tests.faults.conftest import Figures, Site, everything_arrives
+from tests.faults.conftest import Figures, Site, everything_arrives, portion
 from tests.support.eventually import eventually
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.timeout(240)
-
-EVENTS = 4_000  # On the embedded broker they are 10,000: test_delivery_faults.py.
-KILL_AT = (1_200, 2_600)
-SEVERAL = 2_000
+EVENTS = portion(4_000)  # On the embedded broker they are 10,000: test_delivery_faults.py.
+KILL_AT = (portion(1_200), portion(2_600))
+SEVERAL = portion(2_000)
 CUTS = 6
 PATIENCE = SubscribeOptions("").ack_wait
 IN_FLIGHT = {"seconds": 0.02}  # What a handler takes, so that there always are some at work.

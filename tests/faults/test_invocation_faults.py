@@ -18,8 +18,6 @@ from tests.support.load import Calling
 from tests.support.mesh import AppProcess, GatewayProcess, kill_embedded_server
 from tests.support.nats import NatsServer
 
-pytestmark = pytest.mark.timeout(120)
-
 RATE = 200.0
 CALLS = 1_600
 

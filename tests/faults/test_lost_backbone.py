@@ -19,7 +19,7 @@ async def test_a_revoked_user_ends_the_gateway(tmp_path: Path) -> None:
         async with gateway.running():
             runtime: Runtime = gateway._runtime
             client = runtime.broker._connection.client  # type: ignore[attr-defined]
-            async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
                 tasks.create_task(gateway.until_stopping())
                 await client._process_err("'authorization violation'")  # What the server sends then.
         assert gateway.lost

@@ -18,8 +18,6 @@ from mesh.tasks import task_group
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess, running_below
 
-pytestmark = pytest.mark.timeout(90)
-
 ORDERS = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}]
 LONG = ["--dapr-graceful-shutdown-seconds", "60"]
 
@@ -311,7 +309,7 @@ async def test_the_server_ends_with_the_last_gateway_and_what_it_stores_stays(me
             status = read_status(mesh_home)
             assert status is not None
             assert psutil.pid_exists(status.pid), "the second gateway still needs it"
-        await eventually(lambda: _assert_equal(running_below(mesh_home), []), 10.0)
+        await eventually(lambda: _assert_equal(running_below(mesh_home), []))
         async with app, GatewayProcess("first", mesh_home, app=app) as first:
             async with session.get(f"{first.api}/state/statestore/order") as response:
                 assert await response.json() == {"id": 41}
@@ -332,7 +330,7 @@ async def test_everything_killed_at_once_leaves_nothing_running_and_keeps_the_da
             for pid in (gateway.pid, status.supervisor_pid, status.pid):
                 psutil.Process(pid).kill()
             await gateway.wait()
-        await eventually(lambda: _assert_equal([p for p in running_below(mesh_home) if "gateway" in p], []), 10.0)
+        await eventually(lambda: _assert_equal([p for p in running_below(mesh_home) if "gateway" in p], []))
         async with GatewayProcess("app", mesh_home, app=app) as again:
             async with session.get(f"{again.api}/state/statestore/k") as response:
                 assert await response.json() == 1

@@ -20,7 +20,7 @@ from yarl import URL
 
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 
 __all__ = ["ANY", "App", "Backbone", "Case", "Got", "Node", "Reply", "cases", "check", "gateway", "matches", "yaml"]
 
@@ -111,7 +111,7 @@ class App:
     def at(self, path: str) -> list[Got]:
         return [got for got in self.got if got.path == path]
 
-    async def until(self, path: str, count: int = 1, within: float = 5.0) -> list[Got]:
+    async def until(self, path: str, count: int = 1, within: float = PATIENCE) -> list[Got]:
         """Wait for so many requests to a path."""
 
         def check() -> list[Got]:
@@ -210,7 +210,7 @@ class Node:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.port)
         try:
             writer.write(data)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(30):
                 return await reader.read()
         finally:
             writer.close()
@@ -274,7 +274,7 @@ async def gateway(
             skip_auto_headers=SKIPPED,
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=20),
+            timeout=aiohttp.ClientTimeout(total=60),
         )
         await stack.enter_async_context(session)  # Closed after the gateway: its clients do not leave first.
         started = Gateway(config)

@@ -50,7 +50,7 @@ async def outcome(node: Node, call_id: str, state: str) -> Mapping[str, object]:
         assert (reply.status, reply.json["state"]) == (200, state), reply
         return reply
 
-    told: Mapping[str, object] = (await eventually(look, within=8)).json
+    told: Mapping[str, object] = (await eventually(look)).json
     return told
 
 

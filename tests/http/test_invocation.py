@@ -389,7 +389,7 @@ async def test_expect_continue(pair: Pair, node: Node) -> None:
             f"POST {target} HTTP/1.1\r\nHost: x\r\n"
             f"Expect: 100-continue\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode()
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
             writer.write(b"x" * size)
             answer = await reader.read()
@@ -488,7 +488,7 @@ async def test_deadline(pair: Pair, node: Node) -> None:
     pair.app.streams["/slow"] = slow
     reply = await node.get(f"{INVOKE}/slow", **{"mesh-timeout": "200ms"})
     assert reply.json == error("ERR_DIRECT_INVOKE", "failed to invoke, id: callee, err: no answer within the deadline")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ended.wait()
 
 

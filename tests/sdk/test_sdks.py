@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import mesh_home
-from tests.support.mesh import AppProcess, GatewayProcess, port
+from tests.support.mesh import AppProcess, GatewayProcess
+from tests.support.processes import free_port
 
 __all__ = ["mesh_home"]
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def run(*command: str, environ: Mapping[str, object]) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def needs(path: Path) -> None:
 async def test_node(mesh_home: Path) -> None:
     """Publish, subscribe, in bulk as well, state, invocation, health and metadata."""
     needs(HERE / "node_modules" / "@dapr" / "dapr")
-    app_port = port()
+    app_port = free_port()
     async with GatewayProcess("client", mesh_home) as client:
         application = GatewayProcess("javascript", mesh_home, app=app_port)
         await application.start(ready=False)  # The SDK's server waits for its gateway, which waits for the server.

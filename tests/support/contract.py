@@ -13,7 +13,7 @@ from mesh import address
 from mesh.address import Address
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions, Topology
 from tests.support.backends import Backend
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 
 __all__ = ["Inbox", "Place", "no_tasks_besides", "text"]
 
@@ -78,7 +78,7 @@ class Inbox:
     def bodies(self) -> list[bytes]:
         return [delivery.message.body for delivery in self.deliveries]
 
-    async def holds(self, count: int, within: float = 5.0) -> None:
+    async def holds(self, count: int, within: float = PATIENCE) -> None:
         """Wait for at least so many."""
 
         def check() -> None:

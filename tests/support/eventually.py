@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, TypeVar, overload
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["eventually", "eventually_sync"]
+__all__ = ["PATIENCE", "eventually", "eventually_sync"]
 
 T = TypeVar("T")
 
+# Long enough for a busy machine, and less than a default `ack_wait`: what comes in time was not merely redelivered.
+PATIENCE = 12.0
 _EVERY = 0.01
 
 
 @overload
-async def eventually(check: Callable[[], Awaitable[T]], within: float = 5.0) -> T: ...
+async def eventually(check: Callable[[], Awaitable[T]], within: float = PATIENCE) -> T: ...
 @overload
-async def eventually(check: Callable[[], T], within: float = 5.0) -> T: ...
-async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 5.0) -> T:
+async def eventually(check: Callable[[], T], within: float = PATIENCE) -> T: ...
+async def eventually(check: Callable[[], T | Awaitable[T]], within: float = PATIENCE) -> T:
     """Call ``check`` until it raises no AssertionError, and return its result.
 
     Args:
@@ -39,7 +41,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 5.0)
         await asyncio.sleep(_EVERY)
 
 
-def eventually_sync(check: Callable[[], T], within: float = 5.0) -> T:
+def eventually_sync(check: Callable[[], T], within: float = PATIENCE) -> T:
     """Do the same as `eventually`, where there is no event loop."""
     deadline = time.monotonic() + within
     while True:

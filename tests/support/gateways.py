@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.support.eventually import eventually_sync
 from tests.support.mesh import running_below
+from tests.support.processes import nothing_forgotten
 
 __all__ = ["MeshHome", "MeshRun"]
 
@@ -137,6 +138,7 @@ class MeshHome:
             assert process.stderr is not None
             process.stdout.close()
             process.stderr.close()
+        nothing_forgotten(running.text)
 
     def until_nothing_runs(self, within: float = 20.0) -> None:
         """Wait until no process of this home is left."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.mesh import port
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 __all__ = ["KafkaServer", "find_kafka"]
@@ -35,8 +35,15 @@ broker.heartbeat.interval.ms=200
 broker.session.timeout.ms=1000
 log.index.size.max.bytes=65536
 """
-# A JVM that lives for a test needs no optimizing compiler.
-JAVA = ("-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+# A JVM that lives for a test needs no optimizing compiler, and nobody to check the classes.
+JAVA = (
+    "-Xmx768m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-BytecodeVerificationRemote",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 
 
@@ -56,7 +63,6 @@ class KafkaServer(Server):
     """
 
     title = "Kafka"
-    ready_within = 60.0
 
     def __init__(
         self,
@@ -79,12 +85,12 @@ class KafkaServer(Server):
             raise FileNotFoundError("Kafka is not installed")
         self._libs = found
         self._config = config
-        self._controller = port()
-        self.proxied_port = port()
-        self.proxy_port = port()
+        self._controller = free_port()
+        self.proxied_port = free_port()
+        self.proxy_port = free_port()
         self._protocols = dict(listeners or {})
         self._scram = dict(scram or {})
-        self.listeners = {name: port() for name in self._protocols}
+        self.listeners = {name: free_port() for name in self._protocols}
 
     @property
     def url(self) -> str:

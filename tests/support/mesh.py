@@ -6,9 +6,7 @@ import asyncio
 import itertools
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,29 +18,14 @@ import psutil
 
 from brokers.embedded_server import read_status
 from tests.support.eventually import eventually
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, free_port, nothing_forgotten
 
-__all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "port", "running_below"]
+__all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
 
 READY_WITHIN = 30.0
 END_WITHIN = 30.0
 SHOWN_LOG_BYTES = 6000
-# Below the ephemeral ports: a client that retries there would in time connect to itself, and keep the port.
-PORTS = range(10_000, 20_000)
 _numbers = itertools.count()
-
-
-def port() -> int:
-    """Give a TCP port of this host that nobody uses, and that no outgoing connection takes."""
-    while True:
-        number = random.choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", number))
-            except OSError:
-                continue
-        return number
 
 
 class ManagedProcess:
@@ -52,7 +35,10 @@ class ManagedProcess:
         port: Where it listens on 127.0.0.1, the same after a restart.
         url: The same as a URL.
         log: What it wrote, of all its lives; shown when the test fails inside of ``async with``.
+        alarming: What fails a test when it stands there, besides errors that nobody took.
     """
+
+    alarming: tuple[str, ...] = ()
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], directory: Path) -> None:
         self.name = name
@@ -92,10 +78,14 @@ class ManagedProcess:
                 self.show_log()
         finally:
             await self.kill()
+        if kind is None:
+            nothing_forgotten(self._written(), *self.alarming)
+
+    def _written(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def show_log(self) -> None:
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        print(f"---- {self.name} ({self.log}) ----\n{text[-SHOWN_LOG_BYTES:]}")
+        print(f"---- {self.name} ({self.log}) ----\n{self._written()[-SHOWN_LOG_BYTES:]}")
 
     async def start(self, *, ready: bool = True) -> None:
         """Start it; with ``ready``, return when it is."""
@@ -177,7 +167,7 @@ class AppProcess(ManagedProcess):
             environ: Further environment.
             ready_path: Asked until it answers 2xx.
         """
-        number = app_port or port()
+        number = app_port or free_port()
         self.records = records or directory / f"records-{next(_numbers)}.txt"
         script = ROOT / "tests" / "support" / "apps" / name
         command = ["node", str(script)] if name.endswith(".js") else [sys.executable, str(script.with_suffix(".py"))]
@@ -223,6 +213,8 @@ class AppProcess(ManagedProcess):
 class GatewayProcess(ManagedProcess):
     """``python -m gateway``."""
 
+    alarming = ("Traceback (most recent call last)",)
+
     def __init__(
         self,
         app_id: str,
@@ -245,7 +237,7 @@ class GatewayProcess(ManagedProcess):
             arguments: Further flags.
             environ: Further environment.
         """
-        number = http_port or port()
+        number = http_port or free_port()
         command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(number), *arguments]
         if app is not None:
             command += ["--app-port", str(app if isinstance(app, int) else app.port)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.support.mesh import port
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 __all__ = ["RabbitMQServer", "find_rabbitmq_server"]
@@ -42,7 +42,6 @@ class RabbitMQServer(Server):
     """One server with a name mapper (epmd) of its own."""
 
     title = "RabbitMQ"
-    ready_within = 90.0
 
     def __init__(self, directory: Path, config: str = "") -> None:
         """Prepare; entering starts it.
@@ -63,18 +62,19 @@ class RabbitMQServer(Server):
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))},
             "HOME": str(directory),
-            "ERL_EPMD_PORT": str(port()),
+            "ERL_EPMD_PORT": str(free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_ALLOW_INPUT": "true",  # The script becomes the server, instead of being its parent.
             "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
-            "RABBITMQ_DIST_PORT": str(port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
             "RABBITMQ_LOG_BASE": str(directory / "log"),
             "RABBITMQ_MNESIA_BASE": str(directory / "data"),
             "RABBITMQ_NODENAME": self._node,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_PLUGINS_DIR": str(directory / "plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-noinput -kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
             ),
@@ -91,11 +91,20 @@ class RabbitMQServer(Server):
     def command(self) -> Sequence[str]:
         (self.directory / "rabbitmq.conf").write_text(CONFIG.format(port=self.port) + self._config)
         (self.directory / "enabled_plugins").write_text("[].\n")
+        self._offer_no_plugins()
         if self._epmd is None:
             number = self._environ["ERL_EPMD_PORT"]
             self._epmd = self.run((shutil.which("epmd") or "epmd", "-port", number, "-address", "127.0.0.1"))
             _wait_for_port(int(number))
         return (str(self._binary),)
+
+    def _offer_no_plugins(self) -> None:
+        """Leave only the server's own parts where it looks for plugins: it reads them all, at each start."""
+        plugins = self.directory / "plugins"
+        plugins.mkdir(exist_ok=True)
+        for part in (self._binary.resolve().parents[1] / "plugins").glob("rabbit[-_][c0-9]*"):
+            (plugins / part.name).unlink(missing_ok=True)
+            (plugins / part.name).symlink_to(part)
 
     def answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.support.mesh import port
+from tests.support.processes import free_port
 
 __all__ = ["Server"]
 
@@ -32,7 +32,7 @@ class Server:
     """
 
     title: str
-    ready_within = 20.0
+    ready_within = 90.0
 
     def __init__(self, directory: Path) -> None:
         """Prepare; entering starts it.
@@ -42,7 +42,7 @@ class Server:
         """
         self.directory = directory
         self.process: subprocess.Popen[bytes] | None = None
-        self.port = port()
+        self.port = free_port()
 
     @property
     def url(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -70,15 +71,17 @@ def _gateway(home: Path, *app_ids: str) -> Iterator[_Gateway]:
             thread.join()
 
 
-def test_help_is_shown_within_a_third_of_a_second() -> None:
-    """Of processor time: what else the machine does is not the command's."""
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
+
+def test_help_takes_less_than_a_third_of_a_second() -> None:
     def seconds() -> float:
-        began = os.times()
+        began = _cpu_of_children()
         code = "import sys; from gateway.cli import main; sys.exit(main(['--help']))"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-        ended = os.times()
-        return ended.children_user + ended.children_system - began.children_user - began.children_system
+        return _cpu_of_children() - began
 
     assert min(seconds() for _ in range(3)) < 0.3
 

@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
@@ -279,3 +281,28 @@ async def test_call_waits_out_a_full_buffer(server: NatsServer) -> None:
     assert [call.result().body for call in calls] == [b""] * 100
     await connection.leave(subscription)
     await connection.close()
+
+
+@needs_server
+def test_call_on_a_socket_that_just_died_is_made_on_the_next(tmp_path: Path) -> None:
+    """The client writes by itself once its flusher has ended, and uvloop raises where asyncio writes into the void."""
+
+    async def run() -> None:
+        async with NatsServer(tmp_path) as server:
+            callee, caller = await connect(server.port), await connect(server.port)
+
+            async def answer(message: Msg) -> None:
+                await callee.send(message.reply, message.data)
+
+            await callee.subscribe("s", answer)
+            assert caller.client._flusher_task is not None
+            caller.client._flusher_task.cancel()
+            await asyncio.sleep(0)
+            caller.client.abort()
+            async with asyncio.timeout(30):
+                assert (await caller.call("s", b"x")).body == b"x"
+            await caller.close()
+            await callee.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
