@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gateway.http.response import Response, json_response
 from mesh.errors import MeshError
 from mesh.operation import Method
 
@@ -23,7 +22,6 @@ __all__ = [
     "bad_request",
     "header_too_large",
     "malformed",
-    "render",
     "row_of",
     "told",
     "too_large",
@@ -213,14 +211,6 @@ class APIError(Exception):
         self.message = message[:MAX_TEXT].encode("utf-8", "replace").decode()
         self.details = details
         super().__init__(message)
-
-
-def render(error: APIError) -> Response:
-    """Make the HTTP answer."""
-    body: dict[str, object] = {"errorCode": error.code, "message": error.message}
-    if error.details is not None:
-        body["details"] = error.details
-    return json_response(body, error.status)
 
 
 def row_of(error: MeshError, method: Method | None) -> Row:

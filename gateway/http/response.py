@@ -16,7 +16,9 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-__all__ = ["Answered", "Request", "Response", "StreamedResponse", "json_response", "no_content"]
+from gateway.errors import APIError
+
+__all__ = ["Answered", "Request", "Response", "StreamedResponse", "json_response", "no_content", "render"]
 
 WITHOUT_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -172,3 +174,11 @@ def json_response(value: object, status: int = 200, fields: Fields | None = None
 def no_content() -> Response:
     """Answer that there is nothing to return."""
     return Response(204)
+
+
+def render(error: APIError) -> Response:
+    """Make the answer that tells of a failure."""
+    body: dict[str, object] = {"errorCode": error.code, "message": error.message}
+    if error.details is not None:
+        body["details"] = error.details
+    return json_response(body, error.status)

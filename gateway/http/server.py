@@ -19,8 +19,8 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from gateway.errors import APIError, bad_request, header_too_large, render, unexpected
-from gateway.http.response import Answered, Request, Response
+from gateway.errors import APIError, bad_request, header_too_large, unexpected
+from gateway.http.response import Answered, Request, Response, render
 from mesh.errors import MeshError
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]

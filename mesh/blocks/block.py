@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mesh.broker import Broker
     from mesh.calls.exchange import Exchange
     from mesh.host import Hosts
-    from mesh.node.directory import Directory
     from mesh.registry import Registry
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.resources.subscription import Subscription
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Inbound", "Opened", "Parts", "Serving", "no_policy"]
+__all__ = ["Block", "Inbound", "Opened", "Parts", "Presence", "Serving", "no_policy"]
 
 
 class Opened(Protocol):
@@ -38,6 +37,21 @@ class Opened(Protocol):
     @property
     def capabilities(self) -> Sequence[str]:
         """What metadata tells of it."""
+
+
+class Presence(Protocol):
+    """What this node knows of others (``mesh/node/directory.py``)."""
+
+    node_id: str
+
+    def saw(self, app_id: str) -> None:
+        """Note that an application answered."""
+
+    async def was_seen(self, app_id: str, deadline: float) -> bool:
+        """Tell whether anybody saw an application within the last minute; asks until ``deadline`` (Unix time)."""
+
+    async def until_news(self, app_id: str) -> None:
+        """Wait until an application may be back."""
 
 
 class Serving(Service, Protocol):
@@ -96,7 +110,7 @@ class Parts:
     broker: Broker
     exchange: Exchange
     hosts: Hosts
-    directory: Directory
+    directory: Presence
     registry: Registry
     policies: ResiliencyPolicies
     tracing: Tracing

@@ -13,6 +13,7 @@ from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings
 from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import LazyRecords
+from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
 from mesh.broker import Broker, Delivery, Topology
 from mesh.delivery import Attempt, Settlement
@@ -20,7 +21,7 @@ from mesh.errors import MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.subscription import Subscription
-from mesh.scopes import TopicScopes, in_scope
+from mesh.scopes import in_scope
 from mesh.telemetry import Observed
 
 if TYPE_CHECKING:

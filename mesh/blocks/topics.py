@@ -12,6 +12,7 @@ from typing import cast
 from mesh import address, telemetry
 from mesh.blocks import envelope
 from mesh.blocks.envelope import PublishOptions
+from mesh.blocks.topic_scopes import TopicScopes
 from mesh.broker import Broker, Message
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import (
@@ -25,7 +26,6 @@ from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
 from mesh.policies import Policy
-from mesh.scopes import TopicScopes
 from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
 

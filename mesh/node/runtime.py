@@ -130,6 +130,7 @@ class Runtime:
         self._components = Components()
         self._serve = Serve()
         self._parts: Parts
+        self._directory: Directory
         self._pipeline: Pipeline
 
     @property
@@ -171,7 +172,7 @@ class Runtime:
             raise ConfigError(problems)
         self.broker = await self._connect()
         self.exchange = await enter(Exchange(self.broker))
-        directory = Directory(self.exchange, settings.namespace)
+        self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
@@ -322,7 +323,7 @@ class Runtime:
             application = observed_application(application, self.settings.observer)
         self._parts.application = application
         services = tuple(self.services.values())
-        return inbound(self._serve, services, self._parts.directory, self.settings.app_id, application, programmatic)
+        return inbound(self._serve, services, self._directory, self.settings.app_id, application, programmatic)
 
     @property
     def description(self) -> NodeDescription:

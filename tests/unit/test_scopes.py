@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.blocks.topic_scopes import TopicScopes
 from mesh.errors import ConfigError
 from mesh.resources.component import Component, MetadataEntry
-from mesh.scopes import TopicScopes, in_scope
+from mesh.scopes import in_scope
 
 
 def scopes(**settings: str) -> TopicScopes:
