@@ -216,7 +216,7 @@ class Runtime:
                 return entered if settings.observer is None else observed_broker(entered, settings.observer)
             except BrokerUnavailableError as error:
                 left = until - loop.time()
-                if left <= 0:
+                if left <= 0 or not error.retryable:  # Wrong credentials do not become right.
                     raise
                 if loop.time() - told >= TELL_INTERVAL:
                     told = loop.time()

@@ -13,6 +13,9 @@ import pytest
 from brokers.nats import NatsBroker
 from brokers.nats._config import CREDENTIALS
 from mesh.broker import SubscribeOptions
+from mesh.errors import BrokerUnavailableError
+from mesh.node.runtime import NodeSettings, Runtime
+from mesh.registry import Registry
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -64,6 +67,14 @@ async def test_token(tmp_path: Path) -> None:
         await works(lambda: by_component(natsURL=f"nats://{host}", token="to ken"))
         await refused(by_url(f"nats://hush@{host}"), "Authorization Violation", "hush")
         await refused(by_component(natsURL=f"nats://{host}", token="hush"), "Authorization Violation", "hush")
+
+
+async def test_a_node_does_not_wait_for_wrong_credentials_to_become_right(tmp_path: Path) -> None:
+    async with running(tmp_path, 'authorization { token: "right" }') as host:
+        settings = NodeSettings("app", "default", f"nats://wrong@{host}", backbone_timeout=60.0)
+        with pytest.raises(BrokerUnavailableError, match="Authorization Violation"):
+            async with asyncio.timeout(10), Runtime(settings, Registry()):
+                pytest.fail("entered")
 
 
 async def test_nkey(tmp_path: Path) -> None:
