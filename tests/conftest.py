@@ -33,6 +33,8 @@ SHARING = (
     "tests/faults/test_two_hosts",
     "tests/e2e/test_faststream",
 )
+# What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
+MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|http/(?!.*\[nats\b))")
 MODULES = ("tests/contract/", "tests/http/", "tests/compose/", "tests/brokers_security/test_kafka")
 
 
@@ -51,6 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank(item.nodeid))
+    for item in items:
+        if not MEASURED.match(item.nodeid):
+            item.add_marker("no_cover")
 
 
 def rank(nodeid: str) -> int:

@@ -55,7 +55,7 @@ async def host(tmp_path: Path, url: str, app_id: str) -> AsyncIterator[asyncio.s
     words = ("host", "--resources-path", str(resources), "--app-id", app_id, "--dapr-http-port", str(port))
     process = await asyncio.create_subprocess_exec(*MESH, *words, env=environ, stdout=subprocess.DEVNULL)
     try:
-        await eventually(lambda: _answers(port), within=30.0)
+        await eventually(lambda: _answers(port), within=90.0)
         yield process
     finally:
         if process.returncode is None:
@@ -70,7 +70,7 @@ async def until_answered(asker: Runtime) -> None:
         except (NotConfiguredError, NoResponderError, DeadlineExceededError) as error:
             raise AssertionError(str(error)) from error
 
-    await eventually(answered, within=30.0)
+    await eventually(answered, within=90.0)
 
 
 async def test_a_host_is_killed_with_an_operation_in_flight(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ async def test_timeout(memory: Backbone, tmp_path: Path) -> None:
         )
 
 
-BREAKER = {"maxRequests": 1, "timeout": "100ms", "trip": "consecutiveFailures >= 2"}
+BREAKER = {"maxRequests": 1, "timeout": "500ms", "trip": "consecutiveFailures >= 2"}
 
 
 async def test_circuit_breaker_of_invocations(memory: Backbone, tmp_path: Path) -> None:

@@ -471,7 +471,7 @@ async def test_bulk_response_contract(
         made = body(got)
         return web.Response(status=status, body=b"" if made is None else orjson.dumps(made))
 
-    async with App([bulk(2, 30)]) as app, gateway(memory, tmp_path, app=app) as node:
+    async with App([bulk(2, 500)]) as app, gateway(memory, tmp_path, app=app) as node:
         app.answers["/bulk"] = answer
         await node.publish("t", "1")
         await node.publish("t", "2")
@@ -481,7 +481,7 @@ async def test_bulk_response_contract(
 
 async def test_bulk_dead_letter(memory: Backbone, tmp_path: Path) -> None:
     """A dropped entry of a batch goes to the dead letter topic alone."""
-    async with App([bulk(2, 30, deadLetterTopic="dead"), DEAD]) as app, gateway(memory, tmp_path, app=app) as node:
+    async with App([bulk(2, 500, deadLetterTopic="dead"), DEAD]) as app, gateway(memory, tmp_path, app=app) as node:
         app.answers["/bulk"] = lambda got, request: web.Response(body=orjson.dumps(saying("DROP", "SUCCESS")(got)))
         await node.publish("t", "1")
         await node.publish("t", "2")

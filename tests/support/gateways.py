@@ -19,7 +19,7 @@ from tests.support.processes import nothing_forgotten
 __all__ = ["MeshHome", "MeshRun"]
 
 MESH = (sys.executable, "-c", "import sys; from gateway.cli import main; sys.exit(main())")
-_LINES_WITHIN = 30.0
+_LINES_WITHIN = 90.0
 
 
 class MeshRun:

@@ -22,8 +22,8 @@ from tests.support.processes import ROOT, free_port, nothing_forgotten
 
 __all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
 
-READY_WITHIN = 30.0
-END_WITHIN = 30.0
+READY_WITHIN = 90.0
+END_WITHIN = 60.0
 SHOWN_LOG_BYTES = 6000
 _numbers = itertools.count()
 
