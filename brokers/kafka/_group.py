@@ -20,7 +20,8 @@ __all__ = ["Lost", "Membership", "NewRound", "Solo", "share_out"]
 
 PROTOCOL = "mesh"
 HEARTBEATS = 6  # In one session.
-REBALANCE_WAIT = 10.0
+# A first round lasts as long as the broker says (3 s), again for whoever comes meanwhile, and no longer than this.
+REBALANCE_WAIT = 4.0
 _LOST = (kafka.UnknownMemberIdError, kafka.IllegalGenerationError)
 _ELSEWHERE = (kafka.NotCoordinatorForGroupError, kafka.GroupCoordinatorNotAvailableError)
 _ANEW = (*_ELSEWHERE, kafka.GroupLoadInProgressError, kafka.RebalanceInProgressError)
@@ -76,7 +77,7 @@ class Membership:
             failure = error_of(found.error_code)
             if failure is not None:
                 if failure.retriable or issubclass(failure, _ANEW):
-                    raise self._cluster.unavailable()
+                    raise self._cluster.unavailable(failure())
                 raise BrokerError(f"Kafka has no place for group {self._group!r}: {failure.__name__}")
             if found.coordinator_id not in self._cluster.nodes():
                 await self._cluster.refresh()
@@ -99,7 +100,7 @@ class Membership:
         if issubclass(failure, _ELSEWHERE):
             self._coordinator = None
         if failure.retriable or issubclass(failure, _ANEW):
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable(failure())
         raise BrokerError(f"group {self._group!r} on Kafka at {self._cluster.shown}: {failure.__name__}")
 
     def reset(self) -> None:
@@ -115,13 +116,20 @@ class Membership:
                 continue
 
     async def _join(self, owned: Collection[int]) -> set[int]:
-        session = int(self._cluster.config.session_timeout * 1000)
+        session = self._cluster.config.session_timeout
+        wait = max(REBALANCE_WAIT, 2 * session / HEARTBEATS)  # Every member looks for a new round within it.
         mine = ConsumerProtocolMemberMetadata(0, [self._topic], orjson.dumps(sorted(owned))).encode()
         while True:
             request = JoinGroupRequest(
-                self._group, session, int(REBALANCE_WAIT * 1000), self._member, None, "consumer", [(PROTOCOL, mine)]
+                self._group,
+                int(session * 1000),
+                int(wait * 1000),
+                self._member,
+                None,
+                "consumer",
+                [(PROTOCOL, mine)],
             )
-            joined = await self._call(request, REBALANCE_WAIT + self._cluster.config.session_timeout)
+            joined = await self._call(request, wait + session)
             if error_of(joined.error_code) is kafka.MemberIdRequired:  # type: ignore[attr-defined]
                 self._member = joined.member_id  # type: ignore[attr-defined]
                 continue
@@ -143,7 +151,7 @@ class Membership:
                 (member, ConsumerProtocolMemberAssignment(0, [(self._topic, sorted(share))], b"").encode())
                 for member, share in share_out(self._cluster.partitions(self._topic), members).items()
             ]
-        synced = await self._call(SyncGroupRequest(self._group, generation, self._member, None, shares), REBALANCE_WAIT)
+        synced = await self._call(SyncGroupRequest(self._group, generation, self._member, None, shares), wait)
         self._check(synced.error_code)  # type: ignore[attr-defined]
         self._generation = generation
         assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)  # type: ignore[attr-defined]

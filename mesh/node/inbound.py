@@ -94,9 +94,10 @@ class _Supervisor:
     async def _session(self, ended: asyncio.Event) -> None:
         there = Inbound(self.application, await self.programmatic())
         async with task_group() as tasks:
-            for service in self.services:
-                for context in await service.inbound(there):
-                    await _hold(tasks, context, ended)
+            contexts = [context for service in self.services for context in await service.inbound(there)]
+            # All at once: to join a group takes seconds on some brokers.
+            for entered in [_hold(tasks, context, ended) for context in contexts]:
+                await entered.wait()
             self.directory.host(self.app_id, ready=True)
             self.serve.serving = True
             try:
@@ -106,8 +107,12 @@ class _Supervisor:
                 self.directory.host(self.app_id, ready=False)
 
 
-async def _hold(tasks: asyncio.TaskGroup, context: AbstractAsyncContextManager[None], ended: asyncio.Event) -> None:
-    """Enter it in a task of its own that leaves it at the end, so that all stop fetching before any has drained."""
+def _hold(tasks: asyncio.TaskGroup, context: AbstractAsyncContextManager[None], ended: asyncio.Event) -> asyncio.Event:
+    """Enter it in a task of its own that leaves it at the end, so that all stop fetching before any has drained.
+
+    Returns:
+        What is set once it is entered.
+    """
     entered = asyncio.Event()
 
     async def hold() -> None:
@@ -116,7 +121,7 @@ async def _hold(tasks: asyncio.TaskGroup, context: AbstractAsyncContextManager[N
             await ended.wait()
 
     tasks.create_task(hold(), name="inbound-hold")
-    await entered.wait()
+    return entered
 
 
 async def _first(stop: Awaitable[object], *others: Awaitable[object]) -> bool:
