@@ -16,6 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from brokers.kafka._config import KafkaConfig
+from brokers.shared.outage import cause_of
 from brokers.shared.tls import refusal_of
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
@@ -67,13 +68,14 @@ class Cluster:
         """Make a name for connections that nobody else uses."""
         return f"{what}-{next(self._purposes)}"
 
-    def unavailable(self, error: BaseException | None = None) -> BrokerUnavailableError:
-        """Say that there is no connection."""
+    def unavailable(self, cause: BaseException | str) -> BrokerUnavailableError:
+        """Say that there is no connection, and why."""
         if self.closed:
             return BrokerUnavailableError(f"the connection to Kafka at {self.shown} is closed")
-        refusal = _refusal(error)
-        detail = "" if refusal is None else f": {refusal}"
-        return BrokerUnavailableError(f"Kafka at {self.shown} is not reachable{detail}")
+        error = ConnectionError(cause) if isinstance(cause, str) else cause
+        found = BrokerUnavailableError(f"Kafka at {self.shown} is not reachable: {_refusal(error) or cause_of(error)}")
+        found.__cause__ = error
+        return found
 
     async def open(self) -> None:
         """Find the cluster's brokers.
@@ -81,6 +83,7 @@ class Cluster:
         Raises:
             BrokerUnavailableError: None answers in time.
         """
+        failure: BrokerUnavailableError | None = None
         try:
             async with asyncio.timeout(self.config.connect_wait):
                 while True:
@@ -90,9 +93,10 @@ class Cluster:
                     except BrokerUnavailableError as error:
                         if _refusal(error.__cause__) is not None:
                             raise  # Wrong credentials do not become right.
+                        failure = error
                     await asyncio.sleep(RETRY_WAIT)
-        except TimeoutError as error:
-            raise self.unavailable() from error
+        except TimeoutError:
+            raise failure or self.unavailable(f"no answer within {self.config.connect_wait:g} s") from None
 
     async def close(self) -> None:
         """Close every connection."""
@@ -110,7 +114,7 @@ class Cluster:
         if found is not None and found.connected():
             return found
         if self.closed:
-            raise self.unavailable()
+            raise self.unavailable("closed")
         async with self._locks.setdefault(key, asyncio.Lock()):
             found = self._connections.get(key)
             if found is not None:
@@ -120,16 +124,19 @@ class Cluster:
                 found.close()
             address = node if isinstance(node, tuple) else self._brokers.get(node)
             if address is None:
-                raise self.unavailable()
+                raise self.unavailable(f"broker {node} is gone")
             host, port = self.config.reach.get(address, address)
             try:
                 async with asyncio.timeout(self.config.request_timeout):
                     made: AIOKafkaConnection = await create_conn(host, port, **self.config.connection_options())
+            except TimeoutError:
+                silent = TimeoutError(f"{host}:{port} is silent")
+                raise self.unavailable(silent) from silent
             except (*_FOREIGN, RuntimeError) as error:  # The last one as in `call`.
                 raise self.unavailable(error) from error
             if self.closed:
                 await _close(made)
-                raise self.unavailable()
+                raise self.unavailable("closed")
             self._connections[key] = made
             return made
 
@@ -161,9 +168,10 @@ class Cluster:
         try:
             async with asyncio.timeout(self.config.request_timeout + wait):
                 return await connection.send(request)
-        except TimeoutError as error:
+        except TimeoutError:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
-            raise self.unavailable(error) from error
+            silent = TimeoutError(f"{connection.host}:{connection.port} is silent")
+            raise self.unavailable(silent) from silent
         except (OSError, EOFError, kafka.KafkaError) as error:
             raise self.unavailable(error) from error
         except RuntimeError as error:  # What uvloop says to a write just after a reset, before anybody was told.
@@ -180,7 +188,7 @@ class Cluster:
                 return await self.call(node, request)
             except BrokerUnavailableError as error:
                 failure = error
-        raise failure or self.unavailable()
+        raise failure or self.unavailable("no broker is known")
 
     # Metadata
 
@@ -221,7 +229,7 @@ class Cluster:
             finally:
                 if not isinstance(node, int):
                     await self.drop("bootstrap")
-        raise failure or self.unavailable()
+        raise failure or self.unavailable("no broker is known")
 
     def leader(self, topic: str, partition: int) -> int | None:
         """Tell who leads a partition, if it is known."""
@@ -278,8 +286,8 @@ class Cluster:
                         return failure is None
                     await asyncio.sleep(wait)
                     wait = min(2 * wait, 0.1)
-        except TimeoutError as error:
-            raise self.unavailable() from error
+        except TimeoutError:
+            raise self.unavailable(f"topic {topic} has no leaders") from None
 
     async def settings(self, topic: str, names: list[str]) -> dict[str, str]:
         """Read some of a topic's settings."""

@@ -63,8 +63,10 @@ class Frames:
         self._partition = 1 + zlib.crc32(self._key) % INBOXES
         self.inbox = f"{self._partition}-{self.node}"
         self.sink: Sink | None = None
+        self.waits_for = ""
         self._beat_now = asyncio.Event()
-        self._outbox = Outbox(cluster, self._beat_now)
+        self._receiving: set[int] = set()
+        self._outbox = Outbox(cluster, self._receives, self._beat_now)
         self._presence = Presence(self.node, self._partition, producer, self._outbox, self._served, self._beat_now)
         self._in_purpose = cluster.purpose("frames-in")
         self._positions: dict[int, int] = {}
@@ -80,16 +82,19 @@ class Frames:
     async def open(self, tasks: Background) -> None:
         """Begin to read; returns when everybody alive is known."""
         settings = dict(TOPIC_SETTINGS)
+        self.waits_for = f"topic {TOPIC}"
         await self._cluster.create(TOPIC, 1 + INBOXES, settings, min(3, len(self._cluster.nodes())))
         since = int((time.time() - HISTORY) * 1000)
         found = await self._cluster.offsets(TOPIC, {0: since, self._partition: LATEST})
         if found[0] < 0:
             found |= await self._cluster.offsets(TOPIC, {0: LATEST})
         self._positions = found
-        await self._outbox.connect()
         for partition in found:
             tasks.create_task(self._read(partition), name="kafka-frames-in")
+        self.waits_for = f"this node's inbox, {TOPIC}-{self._partition}"
+        await self._outbox.connect()
         tasks.create_task(self._outbox.run(), name="kafka-frames-out")
+        self.waits_for = f"this node's announcement in {TOPIC}-0"
         await self._presence.announce()
         await self._catch_up(0)
         tasks.create_task(self._presence.run(), name="kafka-frames-beat")
@@ -137,24 +142,33 @@ class Frames:
 
     # Reading
 
+    def _receives(self) -> bool:
+        return self._receiving == self._positions.keys()
+
     async def _read(self, partition: int) -> None:
         """Read one partition, wherever it is led."""
         purpose = f"{self._in_purpose}-{partition}"
         while True:
+            wait = FETCH_WAIT if partition in self._receiving else 0.0
             try:
                 leader = leader_of(self._cluster, partition)
-                request = fetch_request([(TOPIC, [(partition, self._positions[partition])])], FETCH_WAIT)
-                response = await self._cluster.call(leader, request, purpose, wait=FETCH_WAIT)
+                request = fetch_request([(TOPIC, [(partition, self._positions[partition])])], wait)
+                response = await self._cluster.call(leader, request, purpose, wait=wait)
                 for _, _, code, raw in fetched(response):
                     if (failure := error_of(code)) is not None:
                         await self._recover(partition, failure)
-                    elif raw:
+                        continue
+                    if partition not in self._receiving:
+                        self._receiving.add(partition)
+                        self._outbox.look()
+                    if raw:
                         found, position = records(raw, self._positions[partition])
                         self._take_all(partition, found)
                         self._positions[partition] = position
                         self._moved.set()
-            except BrokerUnavailableError:
-                self._outbox.look()
+            except BrokerUnavailableError as error:
+                self._receiving.discard(partition)
+                self._outbox.look(error)
                 await asyncio.sleep(RETRY_WAIT)
                 with suppress(BrokerUnavailableError):
                     await self._cluster.refresh(TOPIC)

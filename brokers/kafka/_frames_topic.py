@@ -36,7 +36,7 @@ def leader_of(cluster: Cluster, partition: int) -> int:
     """Give the broker that leads a partition of the topic."""
     leader = cluster.leader(TOPIC, partition)
     if leader is None:
-        raise cluster.unavailable()
+        raise cluster.unavailable(f"nobody leads {TOPIC}-{partition}")
     return leader
 
 

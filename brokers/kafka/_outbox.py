@@ -3,126 +3,165 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from aiokafka import errors as kafka
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.produce import ProduceRequest
 
 from brokers.kafka._cluster import RETRY_WAIT, Cluster
-from brokers.kafka._frames_topic import TOPIC, leader_of
+from brokers.kafka._frames_topic import INBOXES, TOPIC, leader_of
 from brokers.kafka._producer import Headers
 from brokers.kafka._records import new_batch
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerUnavailableError
 
 __all__ = ["Outbox"]
 
+logger = logging.getLogger("brokers.kafka")
+
 MAX_WAITING_BYTES = 4 * 1024 * 1024
+MAX_HINTS_BYTES = 8 * 1024 * 1024
+FRAME_OVERHEAD_BYTES = 256
+
+_Frame = tuple[int, bytes, bytes, Headers]
 
 
 class Outbox:
-    """What this node sends to others: it waits for the connection to take it, and is lost with it."""
+    """What this node sends to others: it waits for the connection to take it, and is lost with it.
 
-    def __init__(self, cluster: Cluster, reconnected: asyncio.Event) -> None:
-        """Prepare; `reconnected` is set whenever there are connections again."""
+    It need not wait until this node's inbox is read: what comes there meanwhile is stored, and read later.
+
+    Attributes:
+        connected: Whether frames go out.
+    """
+
+    def __init__(self, cluster: Cluster, receives: Callable[[], bool], reconnected: asyncio.Event) -> None:
+        """Prepare.
+
+        Args:
+            cluster: Where to write.
+            receives: Tells whether this node's inbox is read.
+            reconnected: Set whenever there are connections again.
+        """
         self._cluster = cluster
+        self._receives = receives
         self._reconnected = reconnected
+        self._outage = Outage(logger, "Kafka", cluster.shown)
         self._purpose = cluster.purpose("frames-out")
-        self._waiting: list[tuple[int, bytes, bytes, Headers]] = []
+        self._waiting: list[_Frame] = []
         self._waiting_bytes = 0
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
         self.connected = False
 
-    async def connect(self) -> None:
-        """Connect to every broker."""
-        for leader in self._cluster.nodes():
-            await self._cluster.connection(leader, self._purpose)
-        self.connected = True
-
     def put(self, partition: int, key: bytes, body: bytes, headers: Headers) -> None:
-        """Let a frame wait to be written."""
-        self._waiting.append((partition, key, body, headers))
-        self._waiting_bytes += len(body)
-        self._wake.set()
+        """Let a frame wait to be written; dropped when very much waits."""
+        if self._waiting_bytes < MAX_HINTS_BYTES:
+            frame = partition, key, body, headers
+            self._waiting.append(frame)
+            self._waiting_bytes += _size(frame)
+            self._wake.set()
 
     async def post(self, partition: int, key: bytes, body: bytes, headers: Headers) -> None:
         """Write a frame; waits while too much waits."""
         self.check()
-        self.put(partition, key, body, headers)
         while self._waiting_bytes > MAX_WAITING_BYTES:
             self._written.clear()
             await self._written.wait()
+        self.put(partition, key, body, headers)
 
     def check(self) -> None:
         """Raise when there is no connection to some broker; it is looked for, then."""
         if not self.connected or not self._alive():
             self.look()
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable("connecting anew")
 
-    def look(self) -> None:
-        """Look soon whether the connections live."""
+    def look(self, failure: BrokerUnavailableError | None = None) -> None:
+        """Look soon whether the connections live.
+
+        Args:
+            failure: Why the inbox is not read any more; None when it is again.
+        """
+        if failure is not None:
+            self._outage.lost(failure)
         self._wake.set()
 
     async def run(self) -> None:
-        """Write what waits, for ever."""
+        """Write what waits, for ever; what was not written when a connection broke waits for the next one."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            waiting, self._waiting = self._waiting, []
-            size, self._waiting_bytes = self._waiting_bytes, 0
-            try:
-                if waiting:
-                    await self._send_out(waiting)
-                elif not self._alive():
-                    raise self._cluster.unavailable()
-            except (BrokerUnavailableError, OSError, kafka.KafkaError, TimeoutError):
+            if self.connected and self._alive():
+                try:
+                    await self._send_out()
+                except (BrokerUnavailableError, OSError, kafka.KafkaError, TimeoutError, RuntimeError):
+                    self.connected = False  # The last one is what uvloop says to a write just after a reset.
+                self._written.set()
+            if not self.connected or not self._alive():
                 self.connected = False
                 await self._cluster.drop(self._purpose)
-                await self._reconnect()
-            if size:
-                self._written.set()
+                await self.connect()
+                self._wake.set()
+            elif self._receives():
+                self._outage.back()
 
     def _alive(self) -> bool:
         return all(self._cluster.connected(node, self._purpose) for node in self._cluster.nodes())
 
-    async def _reconnect(self) -> None:
+    async def connect(self) -> None:
+        """Connect to every broker; done when every partition is led."""
         while True:
             try:
                 await self._cluster.refresh(TOPIC)
-                await self.connect()
-            except BrokerUnavailableError:
+                for partition in range(1 + INBOXES):
+                    leader_of(self._cluster, partition)
+                for node in self._cluster.nodes():
+                    await self._cluster.connection(node, self._purpose)
+            except BrokerUnavailableError as error:
+                self._outage.lost(error)
                 await asyncio.sleep(RETRY_WAIT)
             else:
+                self.connected = True
                 self._reconnected.set()
                 return
 
-    async def _send_out(self, waiting: list[tuple[int, bytes, bytes, Headers]]) -> None:
-        while waiting:
+    async def _send_out(self) -> None:
+        while self._waiting:
             batches: dict[int, Any] = {}
             counts: dict[int, int] = {}
-            left: list[tuple[int, bytes, bytes, Headers]] = []
+            left: list[_Frame] = []
             full: set[int] = set()
-            for item in waiting:
-                partition, key, body, headers = item
+            for frame in self._waiting:
+                partition, key, body, headers = frame
                 batch = batches.get(partition)
                 if batch is None:
                     batch = batches[partition] = new_batch()
                     counts[partition] = 0
                 if partition in full or batch.append(counts[partition], None, key, body, headers) is None:
                     full.add(partition)
-                    left.append(item)
+                    left.append(frame)
                 else:
                     counts[partition] += 1
-            waiting = left
             by_leader: dict[int, list[tuple[int, Any]]] = {}
             for partition, batch in batches.items():
                 by_leader.setdefault(leader_of(self._cluster, partition), []).append((partition, batch.build()))
+            connections = {leader: self._connection(leader) for leader in by_leader}
+            self._waiting = left  # From here on the others are not sent a second time.
+            self._waiting_bytes = sum(_size(frame) for frame in left)
             for leader, parts in by_leader.items():
-                connection = self._cluster.connected(leader, self._purpose)
-                if connection is None:
-                    raise self._cluster.unavailable()
-                try:
-                    async with asyncio.timeout(self._cluster.config.request_timeout):
-                        await connection.send(ProduceRequest(None, 0, 10_000, [(TOPIC, parts)]), expect_response=False)
-                except RuntimeError as error:  # What uvloop says to a write just after a reset.
-                    raise self._cluster.unavailable(error) from error
+                request = ProduceRequest(None, 0, 10_000, [(TOPIC, parts)])
+                async with asyncio.timeout(self._cluster.config.request_timeout):
+                    await connections[leader].send(request, expect_response=False)
+
+    def _connection(self, leader: int) -> AIOKafkaConnection:
+        found = self._cluster.connected(leader, self._purpose)
+        if found is None:
+            raise self._cluster.unavailable("connecting anew")
+        return found
+
+
+def _size(frame: _Frame) -> int:
+    return len(frame[2]) + FRAME_OVERHEAD_BYTES

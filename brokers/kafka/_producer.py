@@ -80,7 +80,7 @@ class Producer:
     ) -> asyncio.Future[None]:
         """Put a message into a batch; the future tells what came of it."""
         if self._closed:
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable("closed")
         lane = self._lanes.get((topic, partition))
         if lane is None:
             lane = self._lanes[topic, partition] = _Lane(topic, partition)
@@ -127,7 +127,7 @@ class Producer:
         self._closed = True
         for lane in self._lanes.values():
             for batch in lane.batches:
-                self._settle(batch, self._cluster.unavailable())
+                self._settle(batch, self._cluster.unavailable("closed"))
             lane.batches.clear()
         self._room.set()
 

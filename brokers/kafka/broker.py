@@ -129,8 +129,10 @@ class KafkaBroker:
         try:
             async with asyncio.timeout(self._config.connect_wait):
                 await frames.open(reading)
-        except TimeoutError as error:
-            raise cluster.unavailable() from error
+        except TimeoutError:
+            raise cluster.unavailable(
+                f"{frames.waits_for} was not there within {self._config.connect_wait:g} s"
+            ) from None
         stack.push_async_callback(frames.close)
         return frames
 
@@ -142,7 +144,7 @@ class KafkaBroker:
     async def check(self) -> None:
         """Ask a broker for a sign of life."""
         if self._cluster.closed or self._producer is None:
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable("not connected")
         await self._cluster.ask(MetadataRequest([], allow_auto_topic_creation=False))
 
     # Stored messages
@@ -171,7 +173,7 @@ class KafkaBroker:
 
     def _open(self) -> Producer:
         if self._producer is None or self._cluster.closed:
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable("not connected")
         return self._producer
 
     async def _topic(self, address: Address) -> tuple[Space, str]:
@@ -312,7 +314,7 @@ class KafkaBroker:
 
     def _live(self) -> Frames:
         if self._frames is None or self._cluster.closed:
-            raise self._cluster.unavailable()
+            raise self._cluster.unavailable("not connected")
         return self._frames
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import struct
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,8 +19,9 @@ from brokers.kafka._names import topic_name
 from brokers.kafka._records import new_batch
 from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
-from mesh.broker import Message, SubscribeOptions
+from mesh.broker import Broker, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
+from mesh.errors import BrokerUnavailableError, DeadlineExceededError
 from tests.support.backends import KafkaBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
@@ -155,3 +159,100 @@ async def test_frames_go_on_behind_what_cannot_be_read(
         reply = await caller.request(place.app(), Message({}, b"2"), time.time() + 10)
     assert reply.body == b"2"
     assert any("cannot read all of" in record.getMessage() for record in caplog.records)
+
+
+async def test_outage_is_told_once(
+    server: KafkaServer, broker: KafkaBroker, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+
+    caplog.set_level(logging.INFO)
+    inbox = Inbox()
+    where = re.escape(broker._cluster.shown)
+    async with broker.subscribe(place.topic(), SubscribeOptions("g"), inbox):
+        await broker.publish(place.topic(), text("before"))
+        await inbox.holds(1)
+        caplog.clear()
+        await server.stop()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(broker.publish(place.topic(), text("meanwhile")))
+            with pytest.raises(BrokerUnavailableError):
+                await broker.check()
+            await server.start()
+        await inbox.holds(2, within=10)
+        await eventually(lambda: _count(told(), 2))
+    lost, back = told()
+    assert re.fullmatch(rf"lost the connection to Kafka at {where}: \S.*", lost)
+    assert re.fullmatch(rf"Kafka at {where} is back after \d+\.\d s", back)
+
+
+def _count(found: list[str], count: int) -> None:
+    assert len(found) >= count, found
+
+
+async def test_calls_through_a_restart_lose_what_is_in_flight_at_most(server: KafkaServer, place: Place) -> None:
+    async def answer(request: Request) -> None:
+        await request.reply({}, request.body)
+
+    stop = asyncio.Event()
+    answered, lost = [0] * 8, [0] * 8
+
+    async def call(worker: int) -> None:
+        while not stop.is_set():
+            try:
+                await caller.request(place.app(), Message({}, b"x"), time.time() + 8)
+                answered[worker] += 1
+            except BrokerUnavailableError:  # It was not sent.
+                await asyncio.sleep(0.05)
+            except DeadlineExceededError:
+                lost[worker] += 1
+
+    def goes_on() -> None:
+        assert all(now > before for now, before in zip(answered, noted, strict=True)), (answered, lost)
+
+    one, other = await place.connect(), await place.connect()
+    async with (
+        Exchange(one) as caller,
+        Exchange(other) as callee,
+        callee.serve(place.app(), "g", answer),
+        asyncio.TaskGroup() as tasks,
+    ):
+        for worker in range(len(answered)):
+            tasks.create_task(call(worker))
+        noted = [0] * len(answered)
+        await eventually(goes_on)
+        await server.restart(kill=True)
+        noted = list(answered)
+        await eventually(goes_on, within=20)
+        stop.set()
+    assert max(lost) <= 1, lost
+
+
+async def test_first_members_of_a_group_wait_for_more_once(tmp_path: Path) -> None:
+    """For each that comes meanwhile the broker waits again, for as long as the first one lets it."""
+
+    async def subscribe(broker: Broker) -> None:
+        async with broker.subscribe(place.topic(), SubscribeOptions("g"), Inbox()):
+            joined.append(time.monotonic())
+            await stop.wait()
+
+    def all_joined() -> None:
+        assert len(joined) == 2
+
+    joined: list[float] = []
+    stop = asyncio.Event()
+    async with KafkaServer(tmp_path / "server", "group.initial.rebalance.delay.ms=5000\n") as server:
+        place = Place(KafkaBackend(server))
+        async with place.stack:
+            one, other = await place.connect(), await place.connect()
+            await one.publish(place.topic(), text("x"))
+            assert isinstance(one, KafkaBroker)
+            await one._check_order(place.topic(), SubscribeOptions("g"))  # Now there is a coordinator.
+            began = time.monotonic()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(subscribe(one))
+                tasks.create_task(subscribe(other))
+                await eventually(all_joined, within=30)
+                stop.set()
+    assert max(joined) - began < 9
