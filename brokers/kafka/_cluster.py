@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -16,19 +16,26 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from brokers.kafka._config import KafkaConfig
-from brokers.shared.outage import cause_of
+from brokers.shared.backoff import waits
+from brokers.shared.errors import NotAdmittedError, map_errors, unavailable
 from brokers.shared.tls import refusal_of
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["EARLIEST", "LATEST", "RETRY_WAIT", "Cluster", "error_of"]
-
-logger = logging.getLogger("brokers.kafka")
+__all__ = ["EARLIEST", "LATEST", "Cluster", "error_of", "errors_of"]
 
 EARLIEST, LATEST = -2, -1
-RETRY_WAIT = 0.05
+LONGEST_PAUSE = 0.5
 CREATING_WAIT = 0.005
 CREATED_WITHIN = 10.0
-_FOREIGN = (OSError, EOFError, kafka.KafkaError, TimeoutError)
+_NOT_ADMITTED = (
+    kafka.AuthenticationFailedError,
+    kafka.AuthenticationMethodNotSupported,
+    kafka.IllegalSaslStateError,
+    kafka.SaslAuthenticationFailed,
+    kafka.SecurityDisabled,
+    kafka.UnsupportedSaslMechanismError,
+)
+_CONNECTION = (OSError, EOFError, RuntimeError)  # The last is what uvloop says to a write just after a reset.
 
 
 def error_of(code: int) -> type[kafka.KafkaError] | None:
@@ -36,9 +43,26 @@ def error_of(code: int) -> type[kafka.KafkaError] | None:
     return None if code == 0 else kafka.for_code(code)
 
 
-def _refusal(error: BaseException | None) -> str | None:
-    """Say what is wrong with our credentials, or with a certificate; None if nothing is known to be."""
-    return repr(error) if isinstance(error, kafka.BrokerResponseError) else refusal_of(error)
+def errors_of(server: str) -> map_errors:
+    """Give what becomes of the client's errors, about a server by its kind and address."""
+
+    def lost(error: Exception) -> BrokerUnavailableError:
+        refusal = refusal_of(error)
+        return unavailable(server, error) if refusal is None else not_admitted(refusal)
+
+    def answered(error: Exception) -> BrokerError:
+        return lost(error) if getattr(error, "retriable", False) else PublishRejectedError(f"{server} refuses: {error}")
+
+    def not_admitted(reason: object) -> NotAdmittedError:
+        return NotAdmittedError(f"{server} is not reachable: {reason}")
+
+    return map_errors(
+        {
+            **dict.fromkeys((*_CONNECTION, kafka.KafkaError, kafka.ConsumerStoppedError, kafka.IllegalOperation), lost),
+            **dict.fromkeys((kafka.BrokerResponseError, kafka.IncompatibleBrokerVersion), answered),
+            **dict.fromkeys(_NOT_ADMITTED, not_admitted),
+        }
+    )
 
 
 class Cluster:
@@ -53,6 +77,9 @@ class Cluster:
         self.config = config
         self.shown = config.shown
         self.closed = False
+        self.errors = errors_of(f"Kafka at {self.shown}")
+        self._waits: Iterator[float] = waits(LONGEST_PAUSE)
+        self._answered = False
         self._brokers: dict[int, tuple[str, int]] = {}
         self._leaders: dict[str, dict[int, int]] = {}
         self._replicas: dict[str, int] = {}
@@ -68,35 +95,27 @@ class Cluster:
         """Make a name for connections that nobody else uses."""
         return f"{what}-{next(self._purposes)}"
 
-    def unavailable(self, cause: BaseException | str) -> BrokerUnavailableError:
+    def unavailable(self, reason: str) -> BrokerUnavailableError:
         """Say that there is no connection, and why."""
         if self.closed:
             return BrokerUnavailableError(f"the connection to Kafka at {self.shown} is closed")
-        error = ConnectionError(cause) if isinstance(cause, str) else cause
-        found = BrokerUnavailableError(f"Kafka at {self.shown} is not reachable: {_refusal(error) or cause_of(error)}")
-        found.__cause__ = error
-        return found
+        return unavailable(f"Kafka at {self.shown}", ConnectionError(reason))
+
+    async def pause(self) -> None:
+        """Wait before something is tried again: longer while no broker answers."""
+        if self._answered:
+            self._answered, self._waits = False, waits(LONGEST_PAUSE)
+        await asyncio.sleep(next(self._waits))
 
     async def open(self) -> None:
-        """Find the cluster's brokers.
+        """Find the cluster's brokers, or that none is there; each is asked once.
 
         Raises:
-            BrokerUnavailableError: None answers in time.
+            BrokerUnavailableError: None lets us in.
         """
-        failure: BrokerUnavailableError | None = None
-        try:
+        with self.errors:
             async with asyncio.timeout(self.config.connect_wait):
-                while True:
-                    try:
-                        await self.refresh()
-                        return
-                    except BrokerUnavailableError as error:
-                        if _refusal(error.__cause__) is not None:
-                            raise  # Wrong credentials do not become right.
-                        failure = error
-                    await asyncio.sleep(RETRY_WAIT)
-        except TimeoutError:
-            raise failure or self.unavailable(f"no answer within {self.config.connect_wait:g} s") from None
+                await self.refresh()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -126,14 +145,9 @@ class Cluster:
             if address is None:
                 raise self.unavailable(f"broker {node} is gone")
             host, port = self.config.reach.get(address, address)
-            try:
+            with self.errors:
                 async with asyncio.timeout(self.config.request_timeout):
                     made: AIOKafkaConnection = await create_conn(host, port, **self.config.connection_options())
-            except TimeoutError:
-                silent = TimeoutError(f"{host}:{port} is silent")
-                raise self.unavailable(silent) from silent
-            except (*_FOREIGN, RuntimeError) as error:  # The last one as in `call`.
-                raise self.unavailable(error) from error
             if self.closed:
                 await _close(made)
                 raise self.unavailable("closed")
@@ -166,17 +180,14 @@ class Cluster:
         """
         connection = await self.connection(node, purpose)
         try:
-            async with asyncio.timeout(self.config.request_timeout + wait):
-                return await connection.send(request)
-        except TimeoutError:
-            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
-            silent = TimeoutError(f"{connection.host}:{connection.port} is silent")
-            raise self.unavailable(silent) from silent
-        except (OSError, EOFError, kafka.KafkaError) as error:
-            raise self.unavailable(error) from error
-        except RuntimeError as error:  # What uvloop says to a write just after a reset, before anybody was told.
+            with self.errors:
+                async with asyncio.timeout(self.config.request_timeout + wait):
+                    response = await connection.send(request)
+        except BrokerUnavailableError:
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
-            raise self.unavailable(error) from error
+            raise
+        self._answered = True
+        return response
 
     async def ask(self, request: object) -> Any:
         """Send a request to any broker."""
@@ -318,7 +329,8 @@ class Cluster:
                             failure = error_of(code)
             if failure is not None:  # A new leader needs a moment to know that it is one.
                 if not failure.retriable or asyncio.get_running_loop().time() > deadline:
-                    raise self.unavailable(failure())
+                    with self.errors:
+                        raise failure
                 await asyncio.sleep(CREATING_WAIT)
                 await self.refresh(topic)
         return result
@@ -327,6 +339,6 @@ class Cluster:
 async def _close(connection: AIOKafkaConnection) -> None:
     closed = connection.close(reason=CloseReason.SHUTDOWN)
     if closed is not None:
-        with suppress(*_FOREIGN):
+        with suppress(*_CONNECTION):
             async with asyncio.timeout(0.5):
                 await asyncio.shield(closed)

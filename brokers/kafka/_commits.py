@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from brokers.kafka._cluster import RETRY_WAIT
+from brokers.kafka._cluster import Cluster
 from brokers.kafka._group import Lost, Membership, NewRound, Solo
 from brokers.kafka._partition import READY, Partition
 from brokers.kafka._work import Work
@@ -19,7 +19,8 @@ COMMIT_WAIT = 0.05
 class Commits:
     """The commits of one member of a group."""
 
-    def __init__(self, member: Membership | Solo, work: Work, node: str) -> None:
+    def __init__(self, cluster: Cluster, member: Membership | Solo, work: Work, node: str) -> None:
+        self._cluster = cluster
         self._member = member
         self._work = work
         self._node = node
@@ -40,7 +41,7 @@ class Commits:
             try:
                 await self.commit()
             except BrokerUnavailableError:
-                await asyncio.sleep(RETRY_WAIT)
+                await self._cluster.pause()
                 self._work.want_commit()
             except (NewRound, Lost):
                 self._member.poke()

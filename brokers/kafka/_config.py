@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote
 
+from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import GENERAL, Settings, count_option, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
@@ -86,7 +87,7 @@ class KafkaConfig:
         mechanism: ``PLAIN``, ``SCRAM-SHA-256`` or ``SCRAM-SHA-512``.
         tls: TLS context; None for plain TCP.
         client_id: The connection's name in the broker's reports.
-        connect_wait: Seconds to wait for the first connection.
+        connect_wait: Seconds that each step of the start may take: to find the cluster, and to be part of it.
         request_timeout: Seconds until a broker that is silent is reconnected to.
         session_timeout: Seconds until a member that died is taken for dead.
         partitions: Of each topic that is made.
@@ -101,7 +102,7 @@ class KafkaConfig:
     mechanism: str = "PLAIN"
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     client_id: str = "brokermesh"
-    connect_wait: float = 10.0
+    connect_wait: float = CONNECT_WAIT
     request_timeout: float = 10.0
     session_timeout: float = 6.0
     partitions: int = 8

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from brokers.kafka._background import Background
-from brokers.kafka._cluster import EARLIEST, RETRY_WAIT, Cluster
+from brokers.kafka._cluster import EARLIEST, Cluster
 from brokers.kafka._commits import Commits
 from brokers.kafka._fetcher import Fetcher
 from brokers.kafka._frames import Frames
@@ -47,7 +47,7 @@ class Consumer:
         self._member = Solo(cluster, topic) if options.ephemeral else Membership(cluster, group, topic)
         self._work = Work(frames, group, address, options, handler)
         self._fetcher = Fetcher(cluster, topic, group, self._work)
-        self._commits = Commits(self._member, self._work, frames.node)
+        self._commits = Commits(cluster, self._member, self._work, frames.node)
 
     # Start and end
 
@@ -61,7 +61,7 @@ class Consumer:
                 await self._assign(await self._member.join(()))
                 break
             except (BrokerUnavailableError, NewRound):
-                await asyncio.sleep(RETRY_WAIT)
+                await self._cluster.pause()
             except Lost:
                 continue
         for work, name in ((self._stay, "member"), (self._commits.run, "commit"), (self._watch, "watch")):
@@ -136,7 +136,7 @@ class Consumer:
                 anew = True
                 self._work.lose_all()
             except BrokerUnavailableError:
-                await asyncio.sleep(RETRY_WAIT)
+                await self._cluster.pause()
         await self._hand_over()
 
     async def _step_aside(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import suppress
 
 from aiokafka import errors as kafka
 
 from brokers.kafka._background import Background
-from brokers.kafka._cluster import EARLIEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._cluster import EARLIEST, Cluster, error_of
 from brokers.kafka._partition import Partition
 from brokers.kafka._records import fetch_request, fetched
 from brokers.kafka._work import FETCH_BELOW_BYTES, Work
@@ -95,7 +94,7 @@ class Fetcher:
         return all(self._cluster.leader(self._topic, number) is not None for number in self._work.partitions)
 
     async def _find_leaders(self) -> None:
-        await asyncio.sleep(RETRY_WAIT)
+        await self._cluster.pause()
         with suppress(BrokerUnavailableError):
             await self._cluster.refresh(self._topic)
         self.fetch_from_leaders()
@@ -113,6 +112,6 @@ class Fetcher:
             )
             partition.go_on_from(earliest[partition.number])
         else:
-            await asyncio.sleep(RETRY_WAIT)
+            await self._cluster.pause()
             await self._cluster.refresh(self._topic)
             self.fetch_from_leaders()

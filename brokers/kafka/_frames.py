@@ -21,7 +21,7 @@ import orjson
 from aiokafka import errors as kafka
 
 from brokers.kafka._background import Background
-from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._cluster import LATEST, Cluster, error_of
 from brokers.kafka._frames_topic import (
     HOPS,
     INBOXES,
@@ -169,7 +169,7 @@ class Frames:
             except BrokerUnavailableError as error:
                 self._receiving.discard(partition)
                 self._outbox.look(error)
-                await asyncio.sleep(RETRY_WAIT)
+                await self._cluster.pause()
                 with suppress(BrokerUnavailableError):
                     await self._cluster.refresh(TOPIC)
 
@@ -177,7 +177,7 @@ class Frames:
         if failure is kafka.OffsetOutOfRangeError:
             self._positions |= await self._cluster.offsets(TOPIC, {partition: LATEST})
         else:
-            await asyncio.sleep(RETRY_WAIT)
+            await self._cluster.pause()
             await self._cluster.refresh(TOPIC)
 
     async def _catch_up(self, partition: int) -> bool:

@@ -13,7 +13,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
-from brokers.kafka._cluster import LATEST, RETRY_WAIT, Cluster, error_of
+from brokers.kafka._cluster import LATEST, Cluster, error_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Lost", "Membership", "NewRound", "Solo", "share_out"]
@@ -77,7 +77,7 @@ class Membership:
             failure = error_of(found.error_code)
             if failure is not None:
                 if failure.retriable or issubclass(failure, _ANEW):
-                    raise self._cluster.unavailable(failure())
+                    raise self._cluster.unavailable(str(failure()))
                 raise BrokerError(f"Kafka has no place for group {self._group!r}: {failure.__name__}")
             if found.coordinator_id not in self._cluster.nodes():
                 await self._cluster.refresh()
@@ -100,7 +100,7 @@ class Membership:
         if issubclass(failure, _ELSEWHERE):
             self._coordinator = None
         if failure.retriable or issubclass(failure, _ANEW):
-            raise self._cluster.unavailable(failure())
+            raise self._cluster.unavailable(str(failure()))
         raise BrokerError(f"group {self._group!r} on Kafka at {self._cluster.shown}: {failure.__name__}")
 
     def reset(self) -> None:
@@ -184,7 +184,7 @@ class Membership:
             response = await self._call(HeartbeatRequest(self._group, self._generation, self._member))
             self._check(response.error_code)  # type: ignore[attr-defined]
         except BrokerUnavailableError:
-            await asyncio.sleep(RETRY_WAIT)
+            await self._cluster.pause()
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> None:
         """Store offsets with their notes."""

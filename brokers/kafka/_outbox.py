@@ -7,11 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from aiokafka import errors as kafka
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.produce import ProduceRequest
 
-from brokers.kafka._cluster import RETRY_WAIT, Cluster
+from brokers.kafka._cluster import Cluster
 from brokers.kafka._frames_topic import INBOXES, TOPIC, leader_of
 from brokers.kafka._producer import Headers
 from brokers.kafka._records import new_batch
@@ -96,9 +95,10 @@ class Outbox:
             self._wake.clear()
             if self.connected and self._alive():
                 try:
-                    await self._send_out()
-                except (BrokerUnavailableError, OSError, kafka.KafkaError, TimeoutError, RuntimeError):
-                    self.connected = False  # The last one is what uvloop says to a write just after a reset.
+                    with self._cluster.errors:
+                        await self._send_out()
+                except BrokerUnavailableError:
+                    self.connected = False
                 self._written.set()
             if not self.connected or not self._alive():
                 self.connected = False
@@ -122,7 +122,7 @@ class Outbox:
                     await self._cluster.connection(node, self._purpose)
             except BrokerUnavailableError as error:
                 self._outage.lost(error)
-                await asyncio.sleep(RETRY_WAIT)
+                await self._cluster.pause()
             else:
                 self.connected = True
                 self._reconnected.set()

@@ -12,7 +12,7 @@ from aiokafka import errors as kafka
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from brokers.kafka._cluster import RETRY_WAIT, Cluster, error_of
+from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._records import new_batch
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
@@ -162,7 +162,7 @@ class Producer:
                 self._wake.set()
 
     async def _find_leaders(self, lanes: list[_Lane]) -> None:
-        await asyncio.sleep(RETRY_WAIT)
+        await self._cluster.pause()
         try:
             for topic in {lane.topic for lane in lanes}:
                 await self._cluster.refresh(topic)
@@ -172,7 +172,7 @@ class Producer:
     async def _new_identity(self) -> tuple[int, int]:
         response = await self._cluster.ask(InitProducerIdRequest(None, 60_000))
         if (failure := error_of(response.error_code)) is not None:
-            raise self._cluster.unavailable(failure())
+            raise self._cluster.unavailable(str(failure()))
         return response.producer_id, response.producer_epoch
 
     async def _request(self, leader: int, lanes: list[_Lane]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from brokers.kafka._frames import Frames
 from brokers.kafka._partition import BEGUN, DELAYED, DONE, HELD, PARKED, READY, Item, Partition, UnreadableError
 from brokers.kafka._records import message_of, records
+from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, SubscribeOptions
 
@@ -238,18 +239,13 @@ class Work:
         self.dispatch()
 
     async def _handle(self, item: Item, attempt: int) -> None:
-        delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
-        try:
-            try:
-                await self._handler(delivery)
-            except Exception:  # The handler's failure is this delivery's alone.
-                logger.exception("handler failed on %s", self._address)
-            if delivery.settled is None:
-                await delivery.nack()
-        except asyncio.CancelledError:
-            if delivery.settled is None and item.attempt == attempt:
+        async def release() -> None:
+            if item.attempt == attempt:
                 self.give_back(item)
-            raise
+
+        try:
+            delivery = Delivery(item.message, self._address, attempt, _Settler(self, item, attempt))
+            await run_handler(self._handler, delivery, release)
         finally:
             self.running -= 1
             self._room.set()

@@ -42,7 +42,6 @@ __all__ = ["KafkaBroker"]
 
 STAY_FOR_MESSAGES = 512
 STAY_FOR_SECONDS = 1.0
-GROUP_RETRY_WAIT = 0.05
 NO_GROUP = "Dead"
 NO_SUCH_GROUP = 69
 
@@ -129,10 +128,8 @@ class KafkaBroker:
         try:
             async with asyncio.timeout(self._config.connect_wait):
                 await frames.open(reading)
-        except TimeoutError:
-            raise cluster.unavailable(
-                f"{frames.waits_for} was not there within {self._config.connect_wait:g} s"
-            ) from None
+        except TimeoutError as error:
+            raise cluster.unavailable(f"it does not answer for {frames.waits_for}") from error
         stack.push_async_callback(frames.close)
         return frames
 
@@ -186,7 +183,7 @@ class KafkaBroker:
             except BrokerUnavailableError:
                 if self._cluster.closed:
                     raise
-            await asyncio.sleep(GROUP_RETRY_WAIT)
+            await self._cluster.pause()
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; every in-sync replica confirms it."""
@@ -285,8 +282,8 @@ class KafkaBroker:
     async def _check_order(self, address: Address, options: SubscribeOptions) -> None:
         """Refuse a group that exists with the other order: it would get everything stored a second time."""
         other = group_name(address, options.group, ordered=not options.ordered)
-        while (state := await self._state_of(other)) is None:  # noqa: ASYNC110 - it is the coordinator that is not ready
-            await asyncio.sleep(GROUP_RETRY_WAIT)
+        while (state := await self._state_of(other)) is None:
+            await self._cluster.pause()
         if state != NO_GROUP:
             raise TopologyMismatchError(
                 f"group {options.group!r} of {address} exists with ordered={not options.ordered}, wanted "

@@ -10,6 +10,7 @@ import pytest
 from faststream import Response
 
 from brokers.faststream._application import FastStreamApplication
+from brokers.kafka._cluster import errors_of as kafka_errors
 from brokers.nats._client import errors_of as nats_errors
 from brokers.rabbitmq._refusals import ERRORS as RABBITMQ_ERRORS
 from brokers.redis._wire import ERRORS as REDIS_ERRORS
@@ -19,6 +20,7 @@ from mesh.errors import BrokerError
 SERVER = "a server"
 # What each client offers, and what its adapter makes of it.
 CLIENTS: dict[str, tuple[map_errors, tuple[str, ...]]] = {
+    "aiokafka": (kafka_errors(SERVER), ("aiokafka.errors", "aiokafka")),
     "nats-py": (nats_errors(SERVER), ("nats.errors", "nats.js.errors", "nats.aio.client", "nats.protocol.parser")),
     "aiormq": (RABBITMQ_ERRORS, ("aiormq.exceptions", "aiormq", "pamqp.exceptions")),
     "redis-py": (REDIS_ERRORS, ("redis.exceptions", "redis.asyncio")),

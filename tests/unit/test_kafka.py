@@ -15,7 +15,7 @@ from brokers.kafka._partition import Item, Partition, State, UnreadableError
 from brokers.kafka._records import ID, message_of, new_batch, records
 from mesh import address
 from mesh.broker import Message
-from mesh.errors import BrokerUnavailableError, ConfigError
+from mesh.errors import ConfigError
 from mesh.resources.component import Component, MetadataEntry
 
 ATTRIBUTES_AT, CONTROL_BATCH = 21, 0x20  # Of a record batch.
@@ -281,31 +281,3 @@ def test_wrong_components_are_refused_with_their_place(settings: dict[str, str],
     with pytest.raises(ConfigError, match=problem) as raised:
         KafkaBroker.from_component(component(**settings))
     assert "pubsub.yaml" in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("does", "cause"),
-    [
-        (None, r"\[Errno \d+\] Connect call failed"),
-        ("hang up", "connection (was closed|reset)"),
-        ("wait", r"no answer within 0\.3 s"),
-    ],
-)
-async def test_start_without_a_broker_says_why(does: str | None, cause: str) -> None:
-    ended = asyncio.Event()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await (reader.read(1) if does == "hang up" else ended.wait())
-        writer.close()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    address: tuple[str, int] = server.sockets[0].getsockname()
-    if does is None:
-        server.close()
-    try:
-        with pytest.raises(BrokerUnavailableError, match=f"(?i)Kafka at .*:{address[1]} is not reachable: .*{cause}"):
-            async with KafkaBroker(KafkaConfig((address,), connect_wait=0.3)):
-                pytest.fail("entered")
-    finally:
-        ended.set()
-        server.close()
