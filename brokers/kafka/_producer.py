@@ -1,4 +1,7 @@
-"""Stores messages: batches by partition, idempotent, sent again until the broker has said what came of them."""
+"""Stores messages: batches by partition, idempotent, sent again until the broker has said what came of them.
+
+Why not aiokafka's own producer: docs/adr/0021-kafka-client.md.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import errors as kafka
@@ -21,8 +25,8 @@ __all__ = ["Headers", "Producer"]
 logger = logging.getLogger("brokers.kafka")
 
 MAX_WAITING_BYTES = 32 * 1024 * 1024
+MAX_SEQUENCE = 0x7FFFFFFF
 UNKNOWN_TOPIC_WAIT = 10.0
-_DONE = (kafka.DuplicateSequenceNumber,)
 _NEW_IDENTITY = (
     kafka.OutOfOrderSequenceNumber,
     kafka.UnknownProducerId,
@@ -34,19 +38,22 @@ Headers = list[tuple[str, bytes]]
 
 
 class _Batch:
-    __slots__ = ("builder", "count", "data", "futures", "size", "unknown_since")
+    __slots__ = ("builder", "closed", "futures", "size", "unknown_since")
 
     def __init__(self) -> None:
         self.builder = new_batch()
-        self.count = 0
         self.size = 0
-        self.data: Any = None
+        self.closed = False
         self.futures: list[asyncio.Future[None]] = []
         self.unknown_since: float | None = None
 
 
 class _Lane:
-    """One partition: batches in order, and this producer's identity towards it."""
+    """One partition: batches in order, and this producer's identity towards it.
+
+    Attributes:
+        sequence: The number of the first message that is not known to be stored.
+    """
 
     __slots__ = ("batches", "identity", "partition", "sequence", "topic")
 
@@ -56,6 +63,15 @@ class _Lane:
         self.batches: deque[_Batch] = deque()
         self.identity: tuple[int, int] | None = None
         self.sequence = 0
+
+    def next(self, identity: tuple[int, int]) -> Any:
+        """Write the first batch; a repetition is the same, unless the identity was lost."""
+        if self.identity is None:
+            self.identity, self.sequence = identity, 0
+        batch = self.batches[0]
+        batch.closed = True
+        batch.builder.set_producer_state(*self.identity, self.sequence)
+        return batch.builder.build()
 
 
 class Producer:
@@ -67,7 +83,7 @@ class Producer:
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._waiting: dict[_Lane, None] = {}
         self._busy: set[_Lane] = set()
-        self._busy_leaders: set[int] = set()
+        self._busy_leaders: set[int | None] = set()
         self._identity: tuple[int, int] | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -86,19 +102,17 @@ class Producer:
             lane = self._lanes[topic, partition] = _Lane(topic, partition)
         batch = lane.batches[-1] if lane.batches else None
         now = int(time.time() * 1000)
-        if (
-            batch is None
-            or batch.data is not None
-            or batch.builder.append(batch.count, now, key, value, headers) is None
-        ):
+        added = None
+        if batch is not None and not batch.closed:
+            added = batch.builder.append(len(batch.futures), now, key, value, headers)
+        if batch is None or added is None:
             batch = _Batch()
-            batch.builder.append(0, now, key, value, headers)
+            added = batch.builder.append(0, now, key, value, headers)
             lane.batches.append(batch)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch.futures.append(future)
-        batch.count += 1
-        batch.size += len(value)
-        self._bytes += len(value)
+        batch.size += added.size
+        self._bytes += added.size
         if self._bytes > MAX_WAITING_BYTES:
             self._room.clear()
         if lane not in self._waiting:
@@ -118,127 +132,85 @@ class Producer:
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
-                    await self._start(tasks)
+                    self._start(tasks)
         finally:
-            self.close()
+            self._closed = True
+            for lane in self._lanes.values():
+                while lane.batches:
+                    self._settle(lane, self._cluster.unavailable("closed"))
+            self._room.set()
 
-    def close(self) -> None:
-        """Fail what waits."""
-        self._closed = True
-        for lane in self._lanes.values():
-            for batch in lane.batches:
-                self._settle(batch, self._cluster.unavailable("closed"))
-            lane.batches.clear()
-        self._room.set()
-
-    async def _start(self, tasks: asyncio.TaskGroup) -> None:
-        by_leader: dict[int, list[_Lane]] = {}
+    def _start(self, tasks: asyncio.TaskGroup) -> None:
+        by_leader: dict[int | None, list[_Lane]] = {}
         for lane in [lane for lane in self._waiting if lane not in self._busy]:
             leader = self._cluster.leader(lane.topic, lane.partition)
-            if leader is None:
-                leader = -1
             if leader not in self._busy_leaders:
                 by_leader.setdefault(leader, []).append(lane)
         for leader, lanes in by_leader.items():
-            self._busy_leaders.add(leader)
+            if leader is not None:
+                self._busy_leaders.add(leader)
             self._busy.update(lanes)
             tasks.create_task(self._send(leader, lanes), name="kafka-produce")
 
-    async def _send(self, leader: int, lanes: list[_Lane]) -> None:
+    async def _send(self, leader: int | None, lanes: list[_Lane]) -> None:
         again = True
-        try:
-            again = await self._request(leader, lanes)
-        except BrokerUnavailableError:
-            pass
-        finally:
-            if again:
-                await self._find_leaders(lanes)
-            self._busy_leaders.discard(leader)
-            self._busy.difference_update(lanes)
-            for lane in lanes:
-                if not lane.batches:
-                    self._waiting.pop(lane, None)
-            if self._waiting:
-                self._wake.set()
-
-    async def _find_leaders(self, lanes: list[_Lane]) -> None:
-        await self._cluster.pause()
-        try:
-            for topic in {lane.topic for lane in lanes}:
-                await self._cluster.refresh(topic)
-        except BrokerUnavailableError:
-            return
-
-    async def _new_identity(self) -> tuple[int, int]:
-        response = await self._cluster.ask(InitProducerIdRequest(None, 60_000))
-        if (failure := error_of(response.error_code)) is not None:
-            raise self._cluster.unavailable(str(failure()))
-        return response.producer_id, response.producer_epoch
+        if leader is not None:
+            with suppress(BrokerUnavailableError):
+                again = await self._request(leader, lanes)
+        if again:
+            await self._cluster.pause()
+            with suppress(BrokerUnavailableError):
+                for topic in {lane.topic for lane in lanes}:
+                    await self._cluster.refresh(topic)
+        self._busy_leaders.discard(leader)
+        self._busy.difference_update(lanes)
+        for lane in lanes:
+            if not lane.batches:
+                self._waiting.pop(lane, None)
+        if self._waiting:
+            self._wake.set()
 
     async def _request(self, leader: int, lanes: list[_Lane]) -> bool:
         """Send the first batch of each partition; tell whether something must be sent again."""
-        if leader < 0:
-            return True
-        sent: dict[tuple[str, int], tuple[_Lane, _Batch]] = {}
-        topics: dict[str, list[tuple[int, Any]]] = {}
         if self._identity is None:
-            self._identity = await self._new_identity()
+            response = await self._cluster.ask(InitProducerIdRequest(None, 60_000))
+            if (failure := error_of(response.error_code)) is not None:
+                raise self._cluster.unavailable(str(failure()))
+            self._identity = response.producer_id, response.producer_epoch
+        topics: dict[str, list[tuple[int, Any]]] = {}
         for lane in lanes:
-            batch = lane.batches[0]
-            if lane.identity is None:
-                lane.identity, lane.sequence = self._identity, 0
-            if batch.data is None:
-                batch.builder.set_producer_state(*lane.identity, lane.sequence)
-                lane.sequence += batch.count
-                batch.data = batch.builder.build()
-            sent[lane.topic, lane.partition] = lane, batch
-            topics.setdefault(lane.topic, []).append((lane.partition, batch.data))
+            topics.setdefault(lane.topic, []).append((lane.partition, lane.next(self._identity)))
         timeout = int(self._cluster.config.request_timeout * 1000)
-        response = await self._cluster.call(
-            leader, ProduceRequest(None, -1, timeout, list(topics.items())), self._purpose
-        )
+        request = ProduceRequest(None, -1, timeout, list(topics.items()))
+        response = await self._cluster.call(leader, request, self._purpose)
         again = False
         for topic, partitions in response.topics:
-            for partition, code, *rest in partitions:
-                lane, batch = sent[topic, partition]
-                again |= await self._note(lane, batch, code, rest)
+            for partition, code, *_ in partitions:
+                again |= self._note(self._lanes[topic, partition], error_of(code))
         return again
 
-    async def _note(self, lane: _Lane, batch: _Batch, code: int, rest: list[Any]) -> bool:
-        failure = error_of(code)
-        if failure is None or issubclass(failure, _DONE):
-            lane.batches.popleft()
-            self._settle(batch, None)
+    def _note(self, lane: _Lane, failure: type[kafka.KafkaError] | None) -> bool:
+        """Take what came of a partition's first batch; tell whether it must be sent again."""
+        batch = lane.batches[0]
+        if failure is None or failure is kafka.DuplicateSequenceNumber:
+            lane.sequence = lane.sequence + len(batch.futures) & MAX_SEQUENCE
+            self._settle(lane, None)
             return False
         if issubclass(failure, _NEW_IDENTITY):
             logger.warning("%s of %s-%s: sending again", failure.__name__, lane.topic, lane.partition)
-            await self._renumber(lane)
+            self._identity = lane.identity = None
             return True
-        if failure is kafka.UnknownTopicOrPartitionError:
-            now = time.monotonic()
-            batch.unknown_since = batch.unknown_since or now
-            if now - batch.unknown_since < UNKNOWN_TOPIC_WAIT:
-                return True
-        elif failure.retriable:
+        now = time.monotonic()
+        if failure is kafka.UnknownTopicOrPartitionError and batch.unknown_since is None:
+            batch.unknown_since = now
+        if failure.retriable and now - (batch.unknown_since or now) < UNKNOWN_TOPIC_WAIT:
             return True
-        lane.batches.popleft()
-        self._settle(
-            batch, PublishRejectedError(f"Kafka refused to store it: {failure.__name__} {failure.description}")
-        )
-        await self._renumber(lane)  # Its sequence numbers are missing now.
-        return bool(lane.batches)
+        reason = f"Kafka refused to store it: {failure.__name__} {failure.description}"
+        self._settle(lane, PublishRejectedError(reason))  # Its number is free for the next one.
+        return False
 
-    async def _renumber(self, lane: _Lane) -> None:
-        """Take a new identity for a partition; what was built with the old one is built anew."""
-        self._identity = None
-        identity = await self._new_identity()
-        lane.identity, lane.sequence = identity, 0
-        for batch in lane.batches:
-            if batch.data is not None:
-                batch.data = _rebuilt(batch.data, identity, lane.sequence)
-                lane.sequence += batch.count
-
-    def _settle(self, batch: _Batch, error: BrokerError | None) -> None:
+    def _settle(self, lane: _Lane, error: BrokerError | None) -> None:
+        batch = lane.batches.popleft()
         self._bytes -= batch.size
         if self._bytes <= MAX_WAITING_BYTES:
             self._room.set()
@@ -249,15 +221,3 @@ class Producer:
                 else:
                     future.set_exception(error)
                     future.exception()  # Whoever waited may be gone.
-
-
-def _rebuilt(data: Any, identity: tuple[int, int], sequence: int) -> Any:
-    """Write a batch again under another identity."""
-    from brokers.kafka._records import records
-
-    builder = new_batch(len(data) + 1024)
-    found, _ = records(bytes(data), 0)
-    for number, record in enumerate(found):
-        builder.append(number, record.timestamp, record.key, record.value, record.headers)
-    builder.set_producer_state(*identity, sequence)
-    return builder.build()

@@ -13,7 +13,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from mesh.broker import Message
 
-__all__ = ["BATCH_BYTES", "ID", "fetch_request", "fetched", "message_of", "new_batch", "records"]
+__all__ = ["ID", "fetch_request", "fetched", "message_of", "new_batch", "records"]
 
 ID = ":id"  # The header of `Message.id`; no header of a message holds a colon.
 BATCH_BYTES = 512 * 1024
@@ -21,9 +21,9 @@ FETCH_BYTES = 8 * 1024 * 1024
 PARTITION_FETCH_BYTES = 1024 * 1024
 
 
-def new_batch(size: int = BATCH_BYTES) -> Any:
+def new_batch() -> Any:
     """Begin a batch."""
-    return DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, size)
+    return DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, BATCH_BYTES)
 
 
 def fetch_request(wanted: list[tuple[str, list[tuple[int, int]]]], wait: float) -> FetchRequest:

@@ -21,7 +21,7 @@ from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
 from mesh.broker import Broker, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
-from mesh.errors import BrokerUnavailableError, DeadlineExceededError
+from mesh.errors import BrokerUnavailableError, DeadlineExceededError, PublishRejectedError
 from tests.support.backends import KafkaBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
@@ -159,6 +159,21 @@ async def test_frames_go_on_behind_what_cannot_be_read(
         reply = await caller.request(place.app(), Message({}, b"2"), time.time() + 10)
     assert reply.body == b"2"
     assert any("cannot read all of" in record.getMessage() for record in caplog.records)
+
+
+async def test_refused_message_is_in_nobody_s_way(
+    broker: KafkaBroker, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = topic_name(place.topic().text)
+    await broker._cluster.create(topic, 1, {"max.message.bytes": "20000"})
+    inbox = Inbox()
+    async with broker.subscribe(place.topic(), SubscribeOptions("g"), inbox):
+        for number in range(3):
+            await broker.publish(place.topic(), text(number))
+            with pytest.raises(PublishRejectedError, match="MessageSizeTooLarge"):
+                await broker.publish(place.topic(), Message({}, bytes(30_000)))
+        await eventually(lambda: _are(inbox, b"0", b"1", b"2"))
+    assert "sending again" not in caplog.text
 
 
 async def test_outage_is_told_once(

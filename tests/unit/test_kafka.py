@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.kafka._group import share_out
@@ -124,6 +125,17 @@ def test_what_others_compressed_is_read(codec: int) -> None:
     found, top = records(bytes(builder.build()), 1)
     assert top == 3
     assert [(record.offset, record.value) for record in found] == [(1, bytes(1000)), (2, bytes(1000))]
+
+
+def test_batch_is_written_again_under_another_identity() -> None:
+    builder = new_batch()
+    builder.append(0, 0, b"k", b"1", [("ce_id", b"a")])
+    for identity in ((1, 2, 3), (4, 5, 6)):
+        builder.set_producer_state(*identity)
+        raw = bytes(builder.build())
+        written = MemoryRecords(raw).next_batch()
+        assert (written.producer_id, written.producer_epoch, written.base_sequence) == identity
+        assert [record.value for record in records(raw, 0)[0]] == [b"1"]
 
 
 def test_what_does_not_match_its_checksum_is_not_read() -> None:
