@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
-__all__ = ["Background"]
+from mesh.tasks import task_group
+
+__all__ = ["Start", "background"]
+
+Start: TypeAlias = Callable[[Coroutine[Any, Any, None], str], None]
 
 
-class Background:
-    """Tasks of a group that end together."""
-
-    def __init__(self, group: asyncio.TaskGroup) -> None:
-        self._group = group
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def create_task(self, work: Coroutine[object, object, None], *, name: str) -> None:
-        """Start a task."""
-        self._tasks.append(self._group.create_task(work, name=name))
-
-    def cancel(self) -> None:
-        """End all."""
-        for task in self._tasks:
-            task.cancel()
+@asynccontextmanager
+async def background() -> AsyncIterator[Start]:
+    """Give a function that starts a task by a name; all are ended when this is left."""
+    tasks: list[asyncio.Task[None]] = []
+    async with task_group() as group:
+        try:
+            yield lambda work, name: tasks.append(group.create_task(work, name=name))
+        finally:
+            for task in tasks:
+                task.cancel()

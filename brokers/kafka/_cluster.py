@@ -144,10 +144,9 @@ class Cluster:
             address = node if isinstance(node, tuple) else self._brokers.get(node)
             if address is None:
                 raise self.unavailable(f"broker {node} is gone")
-            host, port = self.config.reach.get(address, address)
             with self.errors:
                 async with asyncio.timeout(self.config.request_timeout):
-                    made: AIOKafkaConnection = await create_conn(host, port, **self.config.connection_options())
+                    made: AIOKafkaConnection = await create_conn(*address, **self.config.connection_options())
             if self.closed:
                 await _close(made)
                 raise self.unavailable("closed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote
@@ -87,13 +86,12 @@ class KafkaConfig:
         mechanism: ``PLAIN``, ``SCRAM-SHA-256`` or ``SCRAM-SHA-512``.
         tls: TLS context; None for plain TCP.
         client_id: The connection's name in the broker's reports.
-        connect_wait: Seconds that each step of the start may take: to find the cluster, and to be part of it.
+        connect_wait: Seconds that an attempt to connect may take.
         request_timeout: Seconds until a broker that is silent is reconnected to.
         session_timeout: Seconds until a member that died is taken for dead.
         partitions: Of each topic that is made.
         replicas: Copies of each topic that is made; None for what its topology asks for.
         max_message_bytes: Largest message; the topics' and the broker's own limit must be above it.
-        reach: Other addresses for those that the brokers advertise, for tunnels.
     """
 
     brokers: tuple[tuple[str, int], ...]
@@ -108,7 +106,6 @@ class KafkaConfig:
     partitions: int = 8
     replicas: int | None = None
     max_message_bytes: int = 1_000_000
-    reach: Mapping[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:

@@ -7,13 +7,12 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from brokers.kafka._background import Background
+from brokers.kafka._background import Start
 from brokers.kafka._cluster import EARLIEST, Cluster
-from brokers.kafka._commits import Commits
 from brokers.kafka._fetcher import Fetcher
 from brokers.kafka._frames import Frames
 from brokers.kafka._group import Lost, Membership, NewRound, Solo
-from brokers.kafka._partition import Partition
+from brokers.kafka._partition import READY, Partition
 from brokers.kafka._work import Work
 from mesh.address import Address
 from mesh.broker import Handler, SubscribeOptions
@@ -23,6 +22,7 @@ __all__ = ["Consumer"]
 
 logger = logging.getLogger("brokers.kafka")
 
+COMMIT_WAIT = 0.05
 LEAVE_WITHIN = 2.0
 
 
@@ -47,13 +47,14 @@ class Consumer:
         self._member = Solo(cluster, topic) if options.ephemeral else Membership(cluster, group, topic)
         self._work = Work(frames, group, address, options, handler)
         self._fetcher = Fetcher(cluster, topic, group, self._work)
-        self._commits = Commits(cluster, self._member, self._work, frames.node)
+        self._node = frames.node
+        self._committing = asyncio.Lock()
 
     # Start and end
 
-    async def start(self, tasks: Background) -> None:
+    async def start(self, start: Start) -> None:
         """Join the group; returns when the member is part of it."""
-        self._fetcher.start(tasks)
+        self._fetcher.start(start)
         self._frames.hear.setdefault(self._group, set()).add(self._hear)
         self._frames.tell({"g": self._group, "k": "join"})
         while True:
@@ -64,8 +65,8 @@ class Consumer:
                 await self._cluster.pause()
             except Lost:
                 continue
-        for work, name in ((self._stay, "member"), (self._commits.run, "commit"), (self._watch, "watch")):
-            tasks.create_task(work(), name=f"kafka-{name}")
+        for work, name in ((self._stay, "member"), (self._commit_wanted, "commit"), (self._watch, "watch")):
+            start(work(), f"kafka-{name}")
 
     def deliver(self, handlers: asyncio.TaskGroup) -> None:
         """Begin to hand out."""
@@ -87,7 +88,7 @@ class Consumer:
             async with asyncio.timeout(LEAVE_WITHIN):
                 with suppress(NewRound, Lost):
                     if self._member.joined:
-                        await self._commits.commit(final=True)
+                        await self._commit(final=True)
                 await self._member.leave()
         self._work.lose_all()
 
@@ -131,7 +132,7 @@ class Consumer:
                     continue
                 self._work.frozen = anew = True
                 with suppress(BrokerUnavailableError, Lost, NewRound):
-                    await self._commits.commit(final=True)
+                    await self._commit(final=True)
             except Lost:
                 anew = True
                 self._work.lose_all()
@@ -159,6 +160,71 @@ class Consumer:
                 self._work.partitions[number] = Partition(number, *committed[number])
         self._fetcher.fetch_from_leaders()
         self._work.fetch_wanted.set()
+
+    # What is done, and what may be begun next
+
+    async def _commit_wanted(self) -> None:
+        """Commit when that is wanted, for ever."""
+        while True:
+            await self._work.commit_wanted.wait()
+            if not self._work.commit_now.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(COMMIT_WAIT):
+                        await self._work.commit_now.wait()
+            self._work.commit_wanted.clear()
+            self._work.commit_now.clear()
+            if not self._member.joined or self._work.frozen:
+                continue
+            try:
+                await self._commit()
+            except BrokerUnavailableError:
+                await self._cluster.pause()
+                self._work.want_commit()
+            except (NewRound, Lost):
+                self._member.poke()
+
+    async def _commit(self, *, final: bool = False) -> None:
+        """Commit what changed; `final` when nothing more will be begun here."""
+        async with self._committing:
+            self._work.committing = True
+            try:
+                await self._commit_changes(final=final)
+            finally:
+                self._work.committing = False
+            self._work.dispatch()
+
+    async def _commit_changes(self, *, final: bool) -> None:
+        changed: dict[int, tuple[int, str]] = {}
+        reserved: dict[Partition, int] = {}
+        for number, partition in self._work.partitions.items():
+            if final:
+                note = partition.note(self._node, None)
+            else:
+                low = partition.low
+                upto = max(partition.reserved, low + self._work.window)
+                first = next((i for i in partition.items.values() if i.state is READY), None)
+                if first is not None:
+                    upto = max(upto, first.offset + self._work.window)
+                if not partition.items and not partition.unread and partition.committed is not None:
+                    upto = partition.reserved
+                before, partition.reserved = partition.reserved, upto
+                note = partition.note(self._node, upto - low)
+                partition.reserved = before
+                reserved[partition] = upto
+            if note != partition.committed:
+                changed[number] = note
+        if changed:
+            await self._member.commit(changed)
+            for number, note in changed.items():
+                if number in self._work.partitions:
+                    self._work.partitions[number].committed = note
+        for partition, upto in reserved.items():
+            partition.reserved = upto
+        if final:
+            for partition in self._work.partitions.values():
+                partition.reserved = partition.low
+
+    # Signs of life
 
     def _hear(self, note: dict[str, Any]) -> None:
         """Take what another member says."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from aiokafka import errors as kafka
 
-from brokers.kafka._background import Background
+from brokers.kafka._background import Start
 from brokers.kafka._cluster import EARLIEST, Cluster, error_of
 from brokers.kafka._partition import Partition
 from brokers.kafka._records import fetch_request, fetched
@@ -32,11 +32,11 @@ class Fetcher:
         self._work = work
         self._purpose = cluster.purpose("fetch")
         self._fetching: set[int] = set()
-        self._tasks: Background | None = None
+        self._start: Start | None = None
 
-    def start(self, tasks: Background) -> None:
+    def start(self, start: Start) -> None:
         """Say where to run; `fetch_from_leaders` begins."""
-        self._tasks = tasks
+        self._start = start
 
     async def close(self) -> None:
         """Close the connections."""
@@ -44,12 +44,12 @@ class Fetcher:
 
     def fetch_from_leaders(self) -> None:
         """Fetch from every broker that leads a partition."""
-        assert self._tasks is not None
+        assert self._start is not None
         for number in range(self._cluster.partitions(self._topic)):
             leader = self._cluster.leader(self._topic, number)
             if leader is not None and leader not in self._fetching:
                 self._fetching.add(leader)
-                self._tasks.create_task(self._fetch(leader), name="kafka-fetch")
+                self._start(self._fetch(leader), "kafka-fetch")
 
     async def _fetch(self, leader: int) -> None:
         while True:

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 from aiokafka import errors as kafka
 
-from brokers.kafka._background import Background
+from brokers.kafka._background import Start
 from brokers.kafka._cluster import LATEST, Cluster, error_of
 from brokers.kafka._frames_topic import (
     HOPS,
@@ -38,6 +38,7 @@ from brokers.kafka._outbox import Outbox
 from brokers.kafka._presence import ALIVE_FOR, Presence
 from brokers.kafka._producer import Producer
 from brokers.kafka._records import fetch_request, fetched, records
+from brokers.shared.outage import Outage
 from mesh.broker import Frame, Message, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
 
@@ -65,8 +66,8 @@ class Frames:
         self.sink: Sink | None = None
         self.waits_for = ""
         self._beat_now = asyncio.Event()
-        self._receiving: set[int] = set()
-        self._outbox = Outbox(cluster, self._receives, self._beat_now)
+        self._outage = Outage(logger, "Kafka", cluster.shown)
+        self._outbox = Outbox(cluster, self._outage, self._beat_now)
         self._presence = Presence(self.node, self._partition, producer, self._outbox, self._served, self._beat_now)
         self._in_purpose = cluster.purpose("frames-in")
         self._positions: dict[int, int] = {}
@@ -79,7 +80,7 @@ class Frames:
 
     # Start and end
 
-    async def open(self, tasks: Background) -> None:
+    async def open(self, start: Start) -> None:
         """Begin to read; returns when everybody alive is known."""
         settings = dict(TOPIC_SETTINGS)
         self.waits_for = f"topic {TOPIC}"
@@ -90,14 +91,14 @@ class Frames:
             found |= await self._cluster.offsets(TOPIC, {0: LATEST})
         self._positions = found
         for partition in found:
-            tasks.create_task(self._read(partition), name="kafka-frames-in")
+            start(self._read(partition), "kafka-frames-in")
         self.waits_for = f"this node's inbox, {TOPIC}-{self._partition}"
         await self._outbox.connect()
-        tasks.create_task(self._outbox.run(), name="kafka-frames-out")
+        start(self._outbox.run(), "kafka-frames-out")
         self.waits_for = f"this node's announcement in {TOPIC}-0"
         await self._presence.announce()
         await self._catch_up(0)
-        tasks.create_task(self._presence.run(), name="kafka-frames-beat")
+        start(self._presence.run(), "kafka-frames-beat")
 
     async def close(self) -> None:
         """Say that this node goes."""
@@ -142,14 +143,11 @@ class Frames:
 
     # Reading
 
-    def _receives(self) -> bool:
-        return self._receiving == self._positions.keys()
-
     async def _read(self, partition: int) -> None:
         """Read one partition, wherever it is led."""
         purpose = f"{self._in_purpose}-{partition}"
+        wait = FETCH_WAIT
         while True:
-            wait = FETCH_WAIT if partition in self._receiving else 0.0
             try:
                 leader = leader_of(self._cluster, partition)
                 request = fetch_request([(TOPIC, [(partition, self._positions[partition])])], wait)
@@ -157,18 +155,17 @@ class Frames:
                 for _, _, code, raw in fetched(response):
                     if (failure := error_of(code)) is not None:
                         await self._recover(partition, failure)
-                        continue
-                    if partition not in self._receiving:
-                        self._receiving.add(partition)
-                        self._outbox.look()
-                    if raw:
+                    elif raw:
                         found, position = records(raw, self._positions[partition])
                         self._take_all(partition, found)
                         self._positions[partition] = position
                         self._moved.set()
+                self._outage.back(purpose)
+                wait = FETCH_WAIT
             except BrokerUnavailableError as error:
-                self._receiving.discard(partition)
-                self._outbox.look(error)
+                wait = 0.0
+                self._outage.lost(error.__cause__ or error, purpose)
+                self._outbox.look()
                 await self._cluster.pause()
                 with suppress(BrokerUnavailableError):
                     await self._cluster.refresh(TOPIC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import orjson
 from aiokafka import errors as kafka
@@ -71,7 +72,7 @@ class Membership:
         self._poked_until = time.monotonic() + 0.5
         self._poked.set()
 
-    async def _call(self, request: object, wait: float = 0.0) -> object:
+    async def _call(self, request: object, wait: float = 0.0) -> Any:
         if self._coordinator is None:
             found = await self._cluster.ask(FindCoordinatorRequest(self._group, 0))
             failure = error_of(found.error_code)
@@ -130,19 +131,19 @@ class Membership:
                 [(PROTOCOL, mine)],
             )
             joined = await self._call(request, wait + session)
-            if error_of(joined.error_code) is kafka.MemberIdRequired:  # type: ignore[attr-defined]
-                self._member = joined.member_id  # type: ignore[attr-defined]
+            if error_of(joined.error_code) is kafka.MemberIdRequired:
+                self._member = joined.member_id
                 continue
             break
-        self._check(joined.error_code)  # type: ignore[attr-defined]
-        self._member = joined.member_id  # type: ignore[attr-defined]
-        generation = joined.generation_id  # type: ignore[attr-defined]
+        self._check(joined.error_code)
+        self._member = joined.member_id
+        generation = joined.generation_id
         shares: list[tuple[str, bytes]] = []
         self.alone = False
-        if joined.leader_id == self._member:  # type: ignore[attr-defined]
+        if joined.leader_id == self._member:
             members = {
                 each[0]: set(orjson.loads(ConsumerProtocolMemberMetadata.decode(each[-1]).user_data or b"[]"))
-                for each in joined.members  # type: ignore[attr-defined]
+                for each in joined.members
             }
             self.alone = len(members) == 1
             if not self._cluster.partitions(self._topic):
@@ -152,9 +153,9 @@ class Membership:
                 for member, share in share_out(self._cluster.partitions(self._topic), members).items()
             ]
         synced = await self._call(SyncGroupRequest(self._group, generation, self._member, None, shares), wait)
-        self._check(synced.error_code)  # type: ignore[attr-defined]
+        self._check(synced.error_code)
         self._generation = generation
-        assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)  # type: ignore[attr-defined]
+        assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)
         return {each.partition for each in assignment.partitions()}
 
     async def stay(self) -> None:
@@ -182,7 +183,7 @@ class Membership:
         """Give one sign of life."""
         try:
             response = await self._call(HeartbeatRequest(self._group, self._generation, self._member))
-            self._check(response.error_code)  # type: ignore[attr-defined]
+            self._check(response.error_code)
         except BrokerUnavailableError:
             await self._cluster.pause()
 
@@ -191,7 +192,7 @@ class Membership:
         parts = [(partition, offset, note) for partition, (offset, note) in offsets.items()]
         request = OffsetCommitRequest(self._group, self._generation, self._member, -1, [(self._topic, parts)])
         response = await self._call(request)
-        for _, results in response.topics:  # type: ignore[attr-defined]
+        for _, results in response.topics:
             for _, code in results:
                 self._check(code)
 
@@ -200,7 +201,7 @@ class Membership:
         response = await self._call(OffsetFetchRequest(self._group, [(self._topic, sorted(partitions))]))
         self._check(getattr(response, "error_code", 0))
         found: dict[int, tuple[int, str]] = {}
-        for _, results in response.topics:  # type: ignore[attr-defined]
+        for _, results in response.topics:
             for partition, offset, note, code in results:
                 self._check(code)
                 if offset >= 0:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection
@@ -18,8 +16,6 @@ from brokers.shared.outage import Outage
 from mesh.errors import BrokerUnavailableError
 
 __all__ = ["Outbox"]
-
-logger = logging.getLogger("brokers.kafka")
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 MAX_HINTS_BYTES = 8 * 1024 * 1024
@@ -37,18 +33,17 @@ class Outbox:
         connected: Whether frames go out.
     """
 
-    def __init__(self, cluster: Cluster, receives: Callable[[], bool], reconnected: asyncio.Event) -> None:
+    def __init__(self, cluster: Cluster, outage: Outage, reconnected: asyncio.Event) -> None:
         """Prepare.
 
         Args:
             cluster: Where to write.
-            receives: Tells whether this node's inbox is read.
+            outage: What is told when frames do not go out.
             reconnected: Set whenever there are connections again.
         """
         self._cluster = cluster
-        self._receives = receives
+        self._outage = outage
         self._reconnected = reconnected
-        self._outage = Outage(logger, "Kafka", cluster.shown)
         self._purpose = cluster.purpose("frames-out")
         self._waiting: list[_Frame] = []
         self._waiting_bytes = 0
@@ -57,20 +52,22 @@ class Outbox:
         self.connected = False
 
     def put(self, partition: int, key: bytes, body: bytes, headers: Headers) -> None:
-        """Let a frame wait to be written; dropped when very much waits."""
+        """Let what nobody waits for be written; dropped when very much waits."""
         if self._waiting_bytes < MAX_HINTS_BYTES:
-            frame = partition, key, body, headers
-            self._waiting.append(frame)
-            self._waiting_bytes += _size(frame)
-            self._wake.set()
+            self._add((partition, key, body, headers))
+
+    def _add(self, frame: _Frame) -> None:
+        self._waiting.append(frame)
+        self._waiting_bytes += _size(frame)
+        self._wake.set()
 
     async def post(self, partition: int, key: bytes, body: bytes, headers: Headers) -> None:
         """Write a frame; waits while too much waits."""
         self.check()
+        self._add((partition, key, body, headers))
         while self._waiting_bytes > MAX_WAITING_BYTES:
             self._written.clear()
             await self._written.wait()
-        self.put(partition, key, body, headers)
 
     def check(self) -> None:
         """Raise when there is no connection to some broker; it is looked for, then."""
@@ -78,14 +75,8 @@ class Outbox:
             self.look()
             raise self._cluster.unavailable("connecting anew")
 
-    def look(self, failure: BrokerUnavailableError | None = None) -> None:
-        """Look soon whether the connections live.
-
-        Args:
-            failure: Why the inbox is not read any more; None when it is again.
-        """
-        if failure is not None:
-            self._outage.lost(failure)
+    def look(self) -> None:
+        """Look soon whether the connections live."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -105,8 +96,6 @@ class Outbox:
                 await self._cluster.drop(self._purpose)
                 await self.connect()
                 self._wake.set()
-            elif self._receives():
-                self._outage.back()
 
     def _alive(self) -> bool:
         return all(self._cluster.connected(node, self._purpose) for node in self._cluster.nodes())
@@ -121,10 +110,11 @@ class Outbox:
                 for node in self._cluster.nodes():
                     await self._cluster.connection(node, self._purpose)
             except BrokerUnavailableError as error:
-                self._outage.lost(error)
+                self._outage.lost(error.__cause__ or error, self)
                 await self._cluster.pause()
             else:
                 self.connected = True
+                self._outage.back(self)
                 self._reconnected.set()
                 return
 

@@ -118,34 +118,15 @@ class Space:
         self._added -= added
 
 
+_PARTITIONS = Array(("partition", Int32), ("size", Int64), ("offset_lag", Int64), ("is_future", Boolean))
+_TOPICS = Array(("name", String("utf-8")), ("partitions", _PARTITIONS))
+_RESULTS = Array(("error_code", Int16), ("log_dir", String("utf-8")), ("topics", _TOPICS))
+
+
 class _DescribeLogDirsResponse(Response):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 35
     API_VERSION = 1
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "results",
-            Array(
-                ("error_code", Int16),
-                ("log_dir", String("utf-8")),
-                (
-                    "topics",
-                    Array(
-                        ("name", String("utf-8")),
-                        (
-                            "partitions",
-                            Array(
-                                ("partition", Int32),
-                                ("size", Int64),
-                                ("offset_lag", Int64),
-                                ("is_future", Boolean),
-                            ),
-                        ),
-                    ),
-                ),
-            ),
-        ),
-    )
+    SCHEMA = Schema(("throttle_time_ms", Int32), ("results", _RESULTS))
 
 
 class _DescribeLogDirsRequest(RequestStruct):  # type: ignore[misc]

@@ -270,11 +270,10 @@ class Work:
             self.begun.discard(item)
         partition = item.partition
         if not partition.owned or self.frozen:
-            number, offset = partition.number, item.offset
-            note = {"g": self._group, "p": number, "o": offset, "k": how, "d": delay, "n": attempt}
+            note = self._note(item, attempt, how, delay)
             if not partition.owned:
-                mine = self.partitions.get(number)
-                if mine is not None and offset in mine.items:
+                mine = self.partitions.get(partition.number)
+                if mine is not None and item.offset in mine.items:
                     self.hear(note)
                 else:
                     self._frames.tell(note)
@@ -285,22 +284,16 @@ class Work:
         elif item.attempt == attempt and item.state is BEGUN:
             self._again(item, delay)
 
+    def _note(self, item: Item, attempt: int, how: str, delay: float) -> dict[str, Any]:
+        return {"g": self._group, "p": item.partition.number, "o": item.offset, "k": how, "d": delay, "n": attempt}
+
     def extend(self, item: Item, attempt: int) -> None:
         """Note a sign of life."""
         if item.attempt != attempt or item.state is not BEGUN:
             return
         item.deadline = asyncio.get_running_loop().time() + self._options.ack_wait
         if not item.partition.owned:
-            self._frames.tell(
-                {
-                    "g": self._group,
-                    "p": item.partition.number,
-                    "o": item.offset,
-                    "k": "extend",
-                    "d": self._options.ack_wait,
-                    "n": attempt,
-                }
-            )
+            self._frames.tell(self._note(item, attempt, "extend", self._options.ack_wait))
 
     def _done(self, item: Item) -> None:
         if item.state is DONE:

@@ -15,7 +15,7 @@ from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from brokers.kafka._background import Background
+from brokers.kafka._background import background
 from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._config import KafkaConfig
 from brokers.kafka._consumer import Consumer
@@ -40,6 +40,7 @@ from mesh.tasks import task_group
 
 __all__ = ["KafkaBroker"]
 
+TAKE_PART_WITHIN = 10.0  # The first node of a cluster makes a topic.
 STAY_FOR_MESSAGES = 512
 STAY_FOR_SECONDS = 1.0
 NO_GROUP = "Dead"
@@ -119,14 +120,14 @@ class KafkaBroker:
 
     async def _start(self, cluster: Cluster, stack: AsyncExitStack) -> Frames:
         await cluster.open()
-        producing = await stack.enter_async_context(_background())
+        producing = await stack.enter_async_context(background())
         producer = self._producer = Producer(cluster)
-        producing.create_task(producer.run(), name="kafka-producer")
+        producing(producer.run(), "kafka-producer")
         frames = self._frames = Frames(cluster, producer)
         frames.sink = self._sink
-        reading = await stack.enter_async_context(_background())
+        reading = await stack.enter_async_context(background())
         try:
-            async with asyncio.timeout(self._config.connect_wait):
+            async with asyncio.timeout(TAKE_PART_WITHIN):
                 await frames.open(reading)
         except TimeoutError as error:
             raise cluster.unavailable(f"it does not answer for {frames.waits_for}") from error
@@ -187,20 +188,11 @@ class KafkaBroker:
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; every in-sync replica confirms it."""
-        size = self._limit(message)
-        producer = self._open()
-        space = self._spaces.get(address.space)
-        topic = topic_name(address.text)
-        if space is None or topic not in space.topics:
-            space, topic = await self._topic(address)
-        if space.topology.max_bytes is not None:
-            await space.make_room(size)
-        await producer.room()
-        partition = self._partition(topic, message.key, 1)
         try:
-            await self._add(producer, topic, partition, message)
+            await (await self._add(address, message))
         except PublishRejectedError:
-            space.topics.discard(topic)  # Perhaps somebody deleted it; the next publish makes it again.
+            if (space := self._spaces.get(address.space)) is not None:  # Perhaps somebody deleted its topic;
+                space.topics.discard(topic_name(address.text))  # the next publish makes it again.
             raise
 
     def _partition(self, topic: str, key: str | None, count: int) -> int:
@@ -213,46 +205,49 @@ class KafkaBroker:
             sticky = self._sticky[topic] = _Sticky(partitions)
         return sticky.next(partitions, count)
 
-    def _add(self, producer: Producer, topic: str, partition: int, message: Message) -> asyncio.Future[None]:
+    async def _add(self, address: Address, message: Message, unkeyed: int | None = None) -> asyncio.Future[None]:
+        """Hand a message to the producer; one without a key goes to a partition that is given, or chosen now."""
+        size = self._limit(message)
+        producer = self._open()
+        space = self._spaces.get(address.space)
+        topic = topic_name(address.text)
+        if space is None or topic not in space.topics:
+            space, topic = await self._topic(address)
+        if space.topology.max_bytes is not None:
+            await space.make_room(size)
+        await producer.room()
         headers: Headers = [(name, value.encode()) for name, value in message.headers.items()]
         if message.id is not None:
             headers.append((ID, message.id.encode()))
         key = None if message.key is None else message.key.encode()
+        partition = unkeyed if key is None and unkeyed is not None else self._partition(topic, message.key, 1)
         return producer.add(topic, partition, key, message.body, headers)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: in as few batches as they fit in."""
         results: list[BrokerError | None] = [None] * len(messages)
+        futures: dict[int, asyncio.Future[None]] = {}
         if not messages:
             return results
-        producer = self._open()
         try:
-            space, topic = await self._topic(address)
+            _, topic = await self._topic(address)
         except PublishRejectedError as error:
             return [error] * len(messages)
-        futures: list[asyncio.Future[None] | None] = []
         unkeyed = self._partition(topic, None, len(messages))
         try:
             for index, message in enumerate(messages):
                 try:
-                    size = self._limit(message)
-                    await space.make_room(size)
-                    await producer.room()
-                    partition = unkeyed if message.key is None else self._partition(topic, message.key, 1)
-                    futures.append(self._add(producer, topic, partition, message))
+                    futures[index] = await self._add(address, message, unkeyed)
                 except BrokerError as error:
                     results[index] = error
-                    futures.append(None)
-            for index, future in enumerate(futures):
-                if future is not None:
-                    try:
-                        await future
-                    except BrokerError as error:
-                        results[index] = error
+            for index, future in futures.items():
+                try:
+                    await future
+                except BrokerError as error:
+                    results[index] = error
         finally:
-            for future in futures:
-                if future is not None:
-                    future.cancel()
+            for future in futures.values():
+                future.cancel()
         return results
 
     @asynccontextmanager
@@ -267,9 +262,9 @@ class KafkaBroker:
             await self._check_order(address, options)
         group = group_name(address, options.group, ordered=options.ordered)
         consumer = Consumer(self._cluster, self._frames, topic, group, address, options, handler)
-        async with _background() as background:
+        async with background() as start:
             try:
-                await consumer.start(background)
+                await consumer.start(start)
                 async with task_group() as handlers:
                     consumer.deliver(handlers)
                     try:
@@ -340,14 +335,3 @@ class KafkaBroker:
         """Take what is broadcast."""
         async with self._live().listen(address.text, sink):
             yield
-
-
-@asynccontextmanager
-async def _background() -> AsyncIterator[Background]:
-    """Run tasks until it is left."""
-    async with task_group() as group:
-        background = Background(group)
-        try:
-            yield background
-        finally:
-            background.cancel()

@@ -100,7 +100,7 @@ async def proxy(shared_backend: Backend) -> AsyncIterator[Proxy]:
     """A proxy before the server."""
     if shared_backend.port is None:
         pytest.skip("this broker's address cannot be chosen; its client is tested elsewhere in this suite")
-    async with Proxy(shared_backend.port) as proxy:
+    async with shared_backend.proxy() as proxy:
         yield proxy
 
 

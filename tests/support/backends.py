@@ -149,15 +149,7 @@ class KafkaBackend(ServerBackend):
         return KafkaBroker.from_url(self.url)
 
     def broker_through(self, port: int) -> Broker:
-        return KafkaBroker(
-            KafkaConfig(
-                (("127.0.0.1", port),),
-                request_timeout=1.0,
-                session_timeout=2.0,
-                partitions=4,
-                reach={("127.0.0.1", self.port): ("127.0.0.1", port)},
-            )
-        )
+        return KafkaBroker(KafkaConfig((("127.0.0.1", port),), request_timeout=1.0, session_timeout=2.0, partitions=4))
 
     def unreachable(self, port: int) -> Broker:
         return KafkaBroker(KafkaConfig((("127.0.0.1", port),), username="user", password="secret", connect_wait=0.3))
