@@ -99,7 +99,10 @@ class Cluster:
         """Say that there is no connection, and why."""
         if self.closed:
             return BrokerUnavailableError(f"the connection to Kafka at {self.shown} is closed")
-        return unavailable(f"Kafka at {self.shown}", ConnectionError(reason))
+        error = ConnectionError(reason)
+        found = unavailable(f"Kafka at {self.shown}", error)
+        found.__cause__ = error
+        return found
 
     async def pause(self) -> None:
         """Wait before something is tried again: longer while no broker answers."""

@@ -32,7 +32,6 @@ from brokers.kafka._frames_topic import (
     TOPIC,
     TOPIC_SETTINGS,
     headers_of,
-    leader_of,
 )
 from brokers.kafka._outbox import Outbox
 from brokers.kafka._presence import ALIVE_FOR, Presence
@@ -148,8 +147,11 @@ class Frames:
         purpose = f"{self._in_purpose}-{partition}"
         wait = FETCH_WAIT
         while True:
+            leader = self._cluster.leader(TOPIC, partition)
+            if leader is None:  # One is elected.
+                await self._find_leaders()
+                continue
             try:
-                leader = leader_of(self._cluster, partition)
                 request = fetch_request([(TOPIC, [(partition, self._positions[partition])])], wait)
                 response = await self._cluster.call(leader, request, purpose, wait=wait)
                 for _, _, code, raw in fetched(response):
@@ -166,16 +168,18 @@ class Frames:
                 wait = 0.0
                 self._outage.lost(error.__cause__ or error, purpose)
                 self._outbox.look()
-                await self._cluster.pause()
-                with suppress(BrokerUnavailableError):
-                    await self._cluster.refresh(TOPIC)
+                await self._find_leaders()
+
+    async def _find_leaders(self) -> None:
+        await self._cluster.pause()
+        with suppress(BrokerUnavailableError):
+            await self._cluster.refresh(TOPIC)
 
     async def _recover(self, partition: int, failure: type[kafka.KafkaError]) -> None:
         if failure is kafka.OffsetOutOfRangeError:
             self._positions |= await self._cluster.offsets(TOPIC, {partition: LATEST})
         else:
-            await self._cluster.pause()
-            await self._cluster.refresh(TOPIC)
+            await self._find_leaders()
 
     async def _catch_up(self, partition: int) -> bool:
         """Read on to where a partition ends now; tell whether that was possible in time."""

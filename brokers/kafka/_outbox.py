@@ -102,21 +102,19 @@ class Outbox:
 
     async def connect(self) -> None:
         """Connect to every broker; done when every partition is led."""
-        while True:
+        while not self.connected:
             try:
                 await self._cluster.refresh(TOPIC)
-                for partition in range(1 + INBOXES):
-                    leader_of(self._cluster, partition)
                 for node in self._cluster.nodes():
                     await self._cluster.connection(node, self._purpose)
             except BrokerUnavailableError as error:
                 self._outage.lost(error.__cause__ or error, self)
-                await self._cluster.pause()
             else:
-                self.connected = True
-                self._outage.back(self)
-                self._reconnected.set()
-                return
+                self.connected = all(self._cluster.leader(TOPIC, each) is not None for each in range(1 + INBOXES))
+            if not self.connected:
+                await self._cluster.pause()
+        self._outage.back(self)
+        self._reconnected.set()
 
     async def _send_out(self) -> None:
         while self._waiting:
