@@ -44,14 +44,14 @@ def error_of(code: int) -> type[kafka.KafkaError] | None:
 
 
 def errors_of(server: str) -> map_errors:
-    """Give what becomes of the client's errors, about a server by its kind and address."""
+    """Give what becomes of what the client raises, about a server by its kind and address.
+
+    A request's outcome is a code, which is judged by whoever asked: what is raised concerns the connection.
+    """
 
     def lost(error: Exception) -> BrokerUnavailableError:
         refusal = refusal_of(error)
         return unavailable(server, error) if refusal is None else not_admitted(refusal)
-
-    def answered(error: Exception) -> BrokerError:
-        return lost(error) if getattr(error, "retriable", False) else PublishRejectedError(f"{server} refuses: {error}")
 
     def not_admitted(reason: object) -> NotAdmittedError:
         return NotAdmittedError(f"{server} is not reachable: {reason}")
@@ -59,7 +59,6 @@ def errors_of(server: str) -> map_errors:
     return map_errors(
         {
             **dict.fromkeys((*_CONNECTION, kafka.KafkaError, kafka.ConsumerStoppedError, kafka.IllegalOperation), lost),
-            **dict.fromkeys((kafka.BrokerResponseError, kafka.IncompatibleBrokerVersion), answered),
             **dict.fromkeys(_NOT_ADMITTED, not_admitted),
         }
     )
@@ -331,8 +330,7 @@ class Cluster:
                             failure = error_of(code)
             if failure is not None:  # A new leader needs a moment to know that it is one.
                 if not failure.retriable or asyncio.get_running_loop().time() > deadline:
-                    with self.errors:
-                        raise failure
+                    raise self.unavailable(str(failure()))
                 await asyncio.sleep(CREATING_WAIT)
                 await self.refresh(topic)
         return result
