@@ -28,7 +28,6 @@ from mesh.resources.configuration import Configuration, ConfigurationSpec, Secre
 from tests.support.backends import Backend
 from tests.support.eventually import eventually
 from tests.support.nodes import ask, component, node, unique
-from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.requires("shared", "frames")
 ONE = Save([Item("k", b"1")])
@@ -170,7 +169,7 @@ async def test_a_stalled_broker(shared_backend: Backend, backend_name: str, name
     """An operation ends at its deadline, whatever the connection does."""
     if backend_name == "embedded" or shared_backend.port is None:
         pytest.skip("cannot be put behind a proxy")
-    async with Proxy(shared_backend.port) as proxy, node(shared_backend.url, namespace, memory(), app_id="host"):
+    async with shared_backend.proxy() as proxy, node(shared_backend.url, namespace, memory(), app_id="host"):
         asking = node(shared_backend.url_through(proxy), namespace, app_id="asker")
         async with asking as asker:
             await ask(asker, SAVE, "store", ONE)
