@@ -134,6 +134,7 @@ ERRORS: Mapping[str, Row] = {
         "state store {target} is not found",
         "DAPR_STATE_NOT_FOUND",
     ),
+    "state/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
     "state/STATE_ILLEGAL_KEY": Row(
         400,
         "INVALID_ARGUMENT",

@@ -114,6 +114,8 @@ class _Question(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    """A host's answer; without a fingerprint, it does not answer for this caller."""
+
     number: int
     fingerprint: str
     capabilities: list[str]
@@ -217,9 +219,12 @@ class Hosts:
             await asyncio.sleep(OTHERS_SECONDS)  # Whoever has other settings answers about as fast.
         finally:
             del self._asked[number]
-        first = asked.answers[0]
-        if any(answer.fingerprint != first.fingerprint for answer in asked.answers):
-            hosts = " and ".join(sorted({answer.host for answer in asked.answers}))
+        admitting = [answer for answer in asked.answers if answer.fingerprint]
+        if not admitting:
+            return None
+        first = admitting[0]
+        if any(answer.fingerprint != first.fingerprint for answer in admitting):
+            hosts = " and ".join(sorted({answer.host for answer in admitting}))
             raise HostsDifferError(name, f"component {name} is configured differently by its hosts, {hosts}")
         return Found(first.fingerprint, tuple(first.capabilities))
 
@@ -259,9 +264,13 @@ class Hosts:
                 if len(self._gone) >= MAX_KNOWN:
                     self._gone.clear()
                 self._gone[key] = time.monotonic()
-        if time.monotonic() - self._gone.get(key, -GONE_SECONDS) < GONE_SECONDS:
-            raise NoResponderError(f"no host of component {operation.target} is on the mesh now")
-        raise missing(operation.target)
+        raise self.gone(*key[:2], caller) or missing(operation.target)
+
+    def gone(self, block: str, name: str, caller: Caller) -> NoResponderError | None:
+        """Make the error for a component whose hosts went within the last minute; None when it had none."""
+        if time.monotonic() - self._gone.get((block, name, caller.app_id), -GONE_SECONDS) >= GONE_SECONDS:
+            return None
+        return NoResponderError(f"no host of component {name} is on the mesh now")
 
     async def _ask(self, where: address.Address, operation: Operation) -> object:
         method, context = operation.method, operation.context
@@ -389,19 +398,15 @@ async def hosting(
                 logger.warning("ignored a malformed question about components")
                 return
             mine = by_name.get(question.name)
-            if (
-                telling >= MAX_TELLING
-                or mine is None
-                or mine.block != question.block
-                or not in_scope(mine.component.scopes, question.app_id)
-            ):
+            if mine is None or telling >= MAX_TELLING:
                 return
             telling += 1
             tasks.create_task(tell(question, mine), name="host-tell")
 
         async def tell(question: _Question, mine: Hosted) -> None:
             nonlocal telling
-            answer = _Answer(question.number, mine.fingerprint, list(mine.capabilities), app_id)
+            admitted = mine.block == question.block and in_scope(mine.component.scopes, question.app_id)
+            answer = _Answer(question.number, mine.fingerprint if admitted else "", list(mine.capabilities), app_id)
             try:
                 where = address.asker(namespace, question.node)
                 await broker.broadcast(where, Message({}, msgspec.msgpack.encode(answer)))

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from gateway.cli.parsing import Parser
 from gateway.cli.template import is_template, load_template
 from gateway.cli.terminal import note, show
+from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError, MissingDependencyError, Problem
+from mesh.node.components import check_types
 from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.loader import Document, LoadedResources, load_configuration_file, load_resources, read_documents
 
@@ -179,7 +181,11 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
 
 def _check_types(loaded: LoadedResources, findings: Findings) -> None:
     registry = Registry()
+    findings.add(check_types(loaded.components, BLOCKS))
+    kinds = {block.kind for block in BLOCKS}
     for component in loaded.components:
+        if component.block not in kinds:
+            continue
         try:
             if component.type in BACKBONE_TYPES:
                 continue

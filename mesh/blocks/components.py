@@ -50,6 +50,7 @@ class ComponentService:
 
         Raises:
             ComponentNotFoundError: Nobody has it for this caller.
+            NoResponderError: Its hosts went within the last minute.
             NotConfiguredError: Nobody has it, and this node has no component of the block at all.
             HostsDifferError: Its hosts are configured differently.
         """
@@ -60,6 +61,7 @@ class ComponentService:
             found = await self._parts.hosts.find(self._block.name, name, caller)
             if found is not None:
                 return found
+            raise self._parts.hosts.gone(self._block.name, name, caller) or self._missing(name)
         raise self._missing(name)
 
     async def _run(self, operation: Operation) -> object:

@@ -198,7 +198,7 @@ class DurableInvocation:
         """Use a connected backbone."""
         self._parts = parts
         self._broker = parts.broker
-        self._records = LazyRecords("invocations", parts.records)
+        self._records = LazyRecords("mesh:invocations", parts.records)
         self._app_id = parts.caller.app_id
         self._namespace = parts.caller.namespace
         self._declared = False

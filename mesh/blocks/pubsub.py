@@ -45,7 +45,7 @@ class PubSub:
         self.components = cast("Mapping[str, PubSubComponent]", components)
         self._app_id = parts.caller.app_id
         self._parts = parts
-        self._handled = LazyRecords("deduplication", parts.records)
+        self._handled = LazyRecords("mesh:deduplication", parts.records)
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
         self.find = self._service.find

@@ -123,7 +123,7 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             secrets = await _secrets(component.secret_refs(), component.auth_secret_store, parts, opened)
             resolved = component.resolved(_tokens(parts), os.environ, secrets)
             entry = await block.open(resolved, parts)
-        placement = _placement(component, entry, parts)
+        placement = _placement(component, block, entry, parts)
         parts.configured.add(block.name)
         opened.entries.append(_Entry(block, component, resolved, entry, placement))
     except (MeshError, TimeoutError) as error:
@@ -136,8 +136,10 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             problems.append(component.problem(f"component {component.name}: {reason}"))
 
 
-def _placement(component: Component, opened: Opened, parts: Parts) -> str:
+def _placement(component: Component, block: Block, opened: Opened, parts: Parts) -> str:
     """Decide where operations run: as the component says, as its type must, or as the Configuration says."""
+    if not block.hosted:
+        return "local"
     if component.placement is not None:
         return component.placement
     store = getattr(opened, "store", None)

@@ -12,6 +12,7 @@ from mesh.blocks.secrets import GET as GET_SECRET
 from mesh.blocks.secrets import Get as GetSecret
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
+from mesh.blocks.topics import PUBLISH, Publish
 from mesh.errors import (
     ComponentNotFoundError,
     ConfigError,
@@ -135,6 +136,13 @@ async def test_hosts_of_other_settings_are_never_mixed(url: str, namespace: str)
             with pytest.raises(HostsDifferError, match="configured differently by its hosts, one and two"):
                 await ask(late, GET, "store", Get("k"))
         assert await ask(late, GET, "store", Get("k")) is None
+
+
+async def test_publish_subscribe_is_not_hosted(url: str, namespace: str) -> None:
+    """A placement does not concern it: every node has its own connection."""
+    settings = {"configuration": Configuration("c", ConfigurationSpec(placement="backbone"))}
+    async with node(url, namespace, component("pubsub", "pubsub.mesh"), **settings) as publisher:
+        await ask(publisher, PUBLISH, "pubsub", Publish("t", b"1"))
 
 
 async def test_secrets(url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""Where the mesh remembers: in the backbone, else in the store that is marked, else nowhere, and that is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from brokers.memory import MemoryBroker
+from mesh.blocks.durable import ACCEPT, DurableCall
+from mesh.blocks.state import GET, SAVE, Get, Save
+from mesh.blocks.store import Item
+from mesh.errors import RecordsMissingError
+from mesh.node.runtime import NodeSettings, Runtime
+from mesh.registry import Registry
+from mesh.resources.component import Component
+from tests.support.nodes import ask, component
+
+CALL = DurableCall("POST", "/work", [], b"x", key="k")
+
+
+class Plain(MemoryBroker):
+    """A broker without key/value."""
+
+    @property
+    def features(self):  # type: ignore[no-untyped-def]
+        return dataclasses.replace(super().features, key_value=False)
+
+
+class Installed(Registry):
+    def find(self, name: str) -> EntryPoint | None:
+        if name == "backbone.plain":
+            return EntryPoint(name, "tests.unit.test_records:Plain", "mesh.components")
+        return super().find(name)
+
+
+def node(*components: Component, home: Path | None = None, backbone: str = "plain:") -> Runtime:
+    settings = NodeSettings("app", "ns", backbone, components=components or None, home=home)
+    return Runtime(settings, Installed())
+
+
+async def test_neither_is_there(tmp_path: Path) -> None:
+    """The first use is refused, before anything is stored; the text has the line to add."""
+    stores = component("mine", "state.mesh"), component("file", "state.sqlite", connectionString=str(tmp_path / "s.db"))
+    async with node(*stores) as plain:
+        for asking in (
+            ask(plain, ACCEPT, "callee", CALL),
+            ask(plain, GET, "mine", Get("k")),
+        ):
+            with pytest.raises(RecordsMissingError, match=r'- \{name: actorStateStore, value: "true"\}'):
+                await asking
+        await ask(plain, SAVE, "file", Save([Item("k", b"1")]))
+
+
+async def test_the_marked_store(tmp_path: Path) -> None:
+    """Holds calls and ``state.mesh``, apart from what applications keep in it, and over a restart."""
+    marked = component(
+        "file", "state.sqlite", connectionString=str(tmp_path / "s.db"), actorStateStore="TRUE", keyPrefix="none"
+    )
+    async with node(marked, component("mine", "state.mesh")) as plain:
+        call_id = await ask(plain, ACCEPT, "callee", CALL)
+        await ask(plain, SAVE, "mine", Save([Item("k", b"mine")]))
+        await ask(plain, SAVE, "file", Save([Item("k", b"file")]))
+    async with node(marked, component("mine", "state.mesh")) as plain:
+        assert await ask(plain, ACCEPT, "callee", CALL) == call_id
+        assert (await ask(plain, GET, "mine", Get("k"))).value == b"mine"
+        assert (await ask(plain, GET, "file", Get("k"))).value == b"file"
+
+
+async def test_the_backbone_comes_first(tmp_path: Path) -> None:
+    """Where it has key/value, nothing of the mesh's is in the marked store."""
+    marked = component("file", "state.sqlite", connectionString=str(tmp_path / "s.db"), actorStateStore="true")
+    async with node(marked, backbone="memory:") as rich:
+        await ask(rich, ACCEPT, "callee", CALL)
+        assert [key async for key in rich._components.all[0][1].store._file.keys("")] == []  # type: ignore[attr-defined]
+
+
+async def test_the_default_store_is_a_file_of_this_machine(tmp_path: Path) -> None:
+    """Where the backbone has no key/value; it is an application's, and none of the mesh's."""
+    async with node(home=tmp_path) as plain:
+        await ask(plain, SAVE, "statestore", Save([Item("k", b"1")]))
+        assert [each.type for each in plain.description.components] == ["pubsub.mesh", "state.sqlite"]
+        assert (tmp_path / "state" / "ns.db").exists()
+        with pytest.raises(RecordsMissingError):
+            await ask(plain, ACCEPT, "callee", CALL)
