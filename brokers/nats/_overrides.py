@@ -24,6 +24,10 @@ PING = b"PING\r\n"
 class NatsClient(Client):
     """nats-py with what is overridden."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost_because: Exception = nats.errors.ConnectionClosedError()
+
     @property
     def clustered(self) -> bool:
         """Whether the server is one of several."""
@@ -92,6 +96,12 @@ class NatsClient(Client):
         with heeding_cancellation():
             await super()._connect_to_server(s)
 
+    async def _process_op_err(self, e: Exception) -> None:
+        """Note what ended the connection, which the client tells nobody."""
+        if self.is_connected:
+            self.lost_because = e
+        await super()._process_op_err(e)
+
     async def _attempt_reconnect(self) -> None:
         """Drop a dead socket at once: closing it in order waits for a peer that does not read any more."""
         self._pending = [command for command in self._pending if command != PING]  # Nobody waits for their answers.
@@ -149,7 +159,10 @@ class NatsClient(Client):
         if block.count("\r") != lines or block.count("\n") != lines:  # A line break within: the client repairs it.
             await super()._send_publish(subject, reply, payload, payload_size, headers)
             return
-        await self._send_command(hpub_cmd(subject, reply, block.encode(), payload))
+        header = block.encode()
+        if len(header) + payload_size > self.max_payload:  # The client looks at the body alone; the server hangs up.
+            raise nats.errors.MaxPayloadError
+        await self._send_command(hpub_cmd(subject, reply, header, payload))
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

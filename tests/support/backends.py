@@ -110,9 +110,14 @@ class MemoryBackend:
 
 
 class ServerBackend:
-    """What runs as a process of its own, and has a port."""
+    """What runs as a process of its own, and has a port.
+
+    Attributes:
+        receiving: What a client says on the connection by which it receives frames; None if it has but one.
+    """
 
     environ: Mapping[str, str] = {}
+    receiving: bytes | None = None
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -201,6 +206,8 @@ class EmbeddedBackend:
 class RedisBackend(ServerBackend):
     """A redis-server."""
 
+    receiving = b"brokermesh-frames"
+
     def broker(self) -> Broker:
         return RedisBroker.from_url(self.url)
 
@@ -214,11 +221,13 @@ class RedisBackend(ServerBackend):
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
+    receiving = b"(consuming)"
+
     def broker(self) -> Broker:
         return RabbitMQBroker.from_url(self.url)
 
     def broker_through(self, port: int) -> Broker:
-        return RabbitMQBroker(RabbitMQConfig((("127.0.0.1", port),), heartbeat=1))
+        return RabbitMQBroker(RabbitMQConfig((("127.0.0.1", port),), heartbeat=1, max_backoff=0.2))
 
     def unreachable(self, port: int) -> Broker:
         hosts = (("127.0.0.1", port),)

@@ -1,0 +1,75 @@
+"""Asking what became of calls that wait for long; ``mesh/calls/members.py`` says how that is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+
+import orjson
+
+from mesh import address
+from mesh.address import Address
+from mesh.broker import Message
+from mesh.calls.context import Context
+from mesh.calls.link import FRAME_HEADER, Link
+from mesh.calls.waiting import Waiting
+from mesh.errors import BrokerError
+
+__all__ = ["Asking", "NotTakenError"]
+
+MAX_CALLS = 200
+ASK_WAIT = 2.0
+
+
+class NotTakenError(Exception):
+    """Nobody took the call, and nobody will."""
+
+
+class Asking:
+    """Asks about the calls of one exchange."""
+
+    def __init__(self, exchange: Context, links: Mapping[str, Link]) -> None:
+        self._exchange = exchange
+        self._links = links
+
+    async def ask(self) -> None:
+        """Ask about all that are due."""
+        now = self._exchange.monotonic()
+        due: dict[Address, list[tuple[Link, Waiting]]] = defaultdict(list)
+        for link in self._links.values():
+            if link.first is None or link.first.done() or now - link.born < self._exchange.ask_after:
+                continue
+            if link.waiting is None:
+                link.waiting = Waiting(self._exchange.ask_after)
+            if link.waiting.ask_at <= now:
+                due[link.served].append((link, link.waiting))
+        for served, links in due.items():
+            for first in range(0, len(links), MAX_CALLS):
+                await self._ask(served, links[first : first + MAX_CALLS], now)
+
+    async def _ask(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> None:
+        calls = [
+            (link.token, now - link.born + waiting.margin, waiting.margin, waiting.members is not None)
+            for link, waiting in links
+        ]
+        body = orjson.dumps({"inbox": self._exchange.inbox, "at": now, "calls": calls})
+        try:
+            async with asyncio.timeout(ASK_WAIT):
+                await self._exchange.broker.broadcast(address.members(served), Message({FRAME_HEADER: "ask"}, body))
+        except (BrokerError, TimeoutError):
+            return  # It is asked again soon.
+        for _, waiting in links:
+            waiting.ask(now)
+
+    def take(self, message: Message) -> None:
+        """Take what a member says."""
+        told = orjson.loads(message.body)
+        took = self._exchange.monotonic() - told["at"]
+        for token, margin, index in told["none"]:
+            link = self._links.get(token)
+            if link is None or link.first is None or link.waiting is None or link.peer:
+                continue
+            members = told["members"][index] if index is not None and took < margin else None
+            if link.waiting.take_refusal(told["node"], members):
+                link.fail(NotTakenError("nobody took it"))
