@@ -13,6 +13,7 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.keepers.<node>                one node
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
+    <what is served>.members                       broadcast to those who serve it
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
 Tokens keep letters, digits, ``_`` and ``-``; every other byte of their UTF-8 form is written
@@ -41,6 +42,7 @@ __all__ = [
     "hosts",
     "keepers",
     "matches",
+    "members",
     "nodes",
     "overlaps",
     "seen",
@@ -141,6 +143,12 @@ def component(namespace: str, name: str, fingerprint: str = "") -> Address:
     """Address the hosts of a component; with a fingerprint, those whose settings have it."""
     space = f"mesh.{encode_token(namespace)}.component.{encode_token(name)}"
     return Address(Kind.COMPONENT, f"{space}.{fingerprint}" if fingerprint else space, "", name)
+
+
+@lru_cache(maxsize=4096)
+def members(served: Address) -> Address:
+    """Address everybody who serves an address."""
+    return Address(served.kind, served.space, f"{served.name}.members".lstrip("."), served.label)
 
 
 def nodes(namespace: str) -> Address:

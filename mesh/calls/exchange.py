@@ -20,28 +20,34 @@ ping     either way                     still here; sent when nothing else was f
 busy     to the caller                  not run: the callee has no room; the caller may go elsewhere
 ======== ============================== ==========================================================
 
+What becomes of a call whose request or answer is lost with a connection stands in ``mesh/calls/members.py``.
+
 The deadline is an absolute time in the header ``mesh-deadline``, so hosts that share a mesh must
 agree on the time within the deadlines they use. It bounds the time until the reply begins; a
-stream then lives as long as both sides give signs of life.
+stream then lives as long as both sides give signs of life, and the receiver takes something.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Self, cast
+from typing import Any, Self, cast
+
+import orjson
 
 from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
-from mesh.calls.link import FRAME_HEADER, REASON_HEADER, WINDOW_BYTES, Link
+from mesh.calls.asking import Asking, NotTakenError
+from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
+from mesh.calls.members import Members
+from mesh.calls.request import DEADLINE_HEADER, Handler, Request, Serving
+from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import (
     BrokerError,
-    BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
     StreamBrokenError,
@@ -50,19 +56,16 @@ from mesh.tasks import task_group
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]
 
-logger = logging.getLogger(__name__)
-
-DEADLINE_HEADER = "mesh-deadline"
-
 PART_BYTES = 256 * 1024
 HEADER_ROOM_BYTES = 32 * 1024
 PING_INTERVAL = 5.0
 SILENCE_LIMIT = 20.0
+STALL_LIMIT = 300.0
+ASK_AFTER = 1.0
+TELL_WAIT = 2.0
+MAX_TOLD = 1024
 MAX_SERVED = 4096
-RECONNECT_WAIT = 0.1
 _OF_AN_OPEN_STREAM = frozenset({"head", "data", "end", "credit", "ping"})
-
-Handler = Callable[["Request"], Awaitable[None]]
 
 
 class Reply:
@@ -101,116 +104,20 @@ class Reply:
         """Give up what has not been read; the callee stops sending."""
         link, self._link = self._link, None
         if link is not None and self._exchange.forget(link) and not link.finished:
-            await link.abort("the caller went away")
-
-
-class Request:
-    """A request being served. Answer it once: ``reply``, or ``begin``, ``write``…, ``end``.
-
-    Attributes:
-        headers: The request's headers.
-        body: The whole body, or empty when ``streamed``.
-        streamed: Whether the body comes through ``parts``.
-        deadline: Unix time in seconds at which the caller stops waiting for the reply to begin.
-    """
-
-    __slots__ = ("_exchange", "_link", "_reply_to", "answered", "body", "deadline", "headers", "streamed")
-
-    def __init__(self, exchange: Exchange, message: Message, reply_to: str, deadline: float) -> None:
-        self._exchange = exchange
-        self._reply_to = reply_to
-        self._link: Link | None = None
-        self.headers = message.headers
-        self.body = message.body
-        self.streamed = message.headers.get(FRAME_HEADER) == "open"
-        self.deadline = deadline
-        self.answered = False
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """Iterate over the body as it arrives."""
-        if not self.streamed:
-            if self.body:
-                yield self.body
-            return
-        link = self._open()
-        if not link.granted:
-            await link.grant(WINDOW_BYTES)
-        while part := await link.read():
-            yield part
-
-    def _open(self) -> Link:
-        if self._link is None:
-            self._link = self._exchange.link(self._reply_to, WINDOW_BYTES)
-            self._link.streaming = True
-        return self._link
-
-    @property
-    def whole_limit_bytes(self) -> int:
-        """Largest body that ``reply`` takes."""
-        return self._exchange.part_bytes
-
-    async def reply(self, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Answer in one frame, or in parts if the body is too large for one."""
-        if len(body) > self._exchange.part_bytes:
-            await self.begin(headers)
-            await self.write(body)
-            await self.end()
-            return
-        self.answered = True
-        message = Message(headers, body)
-        while True:
-            try:
-                await self._exchange.broker.send(self._reply_to, message)
-                return
-            except BrokerUnavailableError:  # The work is done: its answer waits for the connection with the caller.
-                if time.time() + RECONNECT_WAIT >= self.deadline:
-                    raise
-            await asyncio.sleep(RECONNECT_WAIT)
-
-    async def busy(self) -> None:
-        """Answer that it was not run, so that the caller tries elsewhere or later."""
-        self.answered = True
-        try:
-            await self._exchange.broker.send(self._reply_to, Message({FRAME_HEADER: "busy"}, b""))
-        except BrokerError:
-            return  # The caller finds out by its deadline.
-
-    async def begin(self, headers: Mapping[str, str]) -> None:
-        """Begin a streamed answer."""
-        link = self._open()
-        self.answered = True
-        await link.send("head", headers)
-
-    async def write(self, data: bytes) -> None:
-        """Send some of the body; waits while the caller reads more slowly.
-
-        Raises:
-            StreamBrokenError: The caller went away.
-        """
-        await self._open().write(data)
-
-    async def end(self) -> None:
-        """Say that the body is complete."""
-        await self._open().end()
-
-    async def close(self, reason: str | None = None) -> None:
-        """Let go of the stream; with a reason, or body left unread, tell the caller that it is over."""
-        link, self._link = self._link, None
-        if reason is None and self.streamed and (link is None or not link.finished):
-            reason = "the rest of the request body is not wanted"
-        if reason is None and link is None:
-            return
-        if link is None:
-            link = self._exchange.link(self._reply_to, 0)
-        if self._exchange.forget(link) and reason is not None:
-            await link.abort(reason)
+            link.abort("the caller went away")
 
 
 class Exchange:
     """Calls over one broker connection; enter it after the broker and leave it before."""
 
     def __init__(
-        self, broker: Broker, *, ping_interval: float = PING_INTERVAL, silence_limit: float = SILENCE_LIMIT
+        self,
+        broker: Broker,
+        *,
+        ping_interval: float = PING_INTERVAL,
+        silence_limit: float = SILENCE_LIMIT,
+        stall_limit: float = STALL_LIMIT,
+        ask_after: float = ASK_AFTER,
     ) -> None:
         """Use a connected broker.
 
@@ -218,6 +125,8 @@ class Exchange:
             broker: Its inbox sink becomes this object's.
             ping_interval: Seconds until a stream on which nothing is sent gives a sign of life.
             silence_limit: Seconds without one until a stream is taken for broken.
+            stall_limit: Seconds until a stream whose receiver takes nothing is given up.
+            ask_after: Seconds until it is asked what became of a call.
         """
         self.broker = broker
         self.inbox = broker.inbox
@@ -225,40 +134,51 @@ class Exchange:
         self.part_bytes = min(PART_BYTES, broker.features.max_message_bytes - HEADER_ROOM_BYTES)
         self.ping_interval = ping_interval
         self.silence_limit = silence_limit
+        self.stall_limit = stall_limit
+        self.ask_after = ask_after
         self.expired = 0
-        self._links: dict[str, Link] = {}
+        self.links: dict[str, Link] = {}
+        self.taken = Taken()
         self._heard: dict[str, float] = {}  # When something came last, by node.
-        self._tokens = itertools.count(secrets.randbits(24))
+        self._prefix = f"{TOKEN_PREFIX}{secrets.token_hex(5)}"
+        self._tokens = itertools.count()
         self._tasks: asyncio.TaskGroup | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._working: list[asyncio.Task[None]] = []
+        self._telling = 0
+        self._asking = Asking(self)
+        self._serving: list[Serving] = []
+        self._numbers = itertools.count()
 
     async def __aenter__(self) -> Self:
         """Begin to receive."""
         self.broker.on_frame(self._receive)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        self._keeping = self._tasks.create_task(self._keep_alive(), name="exchange-keep-alive")
+        for name, work in (("keep-alive", self._keep_alive()), ("look", self._look_after_calls())):
+            self._working.append(self._tasks.create_task(work, name=f"exchange-{name}"))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Fail what still waits."""
-        for link in list(self._links.values()):
+        for link in list(self.links.values()):
             link.fail(StreamBrokenError("this node is shutting down"))
             self.forget(link)
         self.broker.on_frame(_drop)
-        if self._keeping is not None and self._tasks is not None:
-            self._keeping.cancel()
-            await self._tasks.__aexit__(None, None, None)
+        tasks, self._tasks = self._tasks, None
+        for work in self._working:
+            work.cancel()
+        if tasks is not None:
+            await tasks.__aexit__(None, None, None)
 
-    def link(self, peer: str, credit_bytes: int) -> Link:
+    def link(self, peer: str, *, credit_bytes: int = 0, granted_bytes: int = 0) -> Link:
         """Open an end of a stream."""
-        token = f"{next(self._tokens):x}"
-        link = self._links[token] = Link(self, token, peer, credit_bytes)
+        token = f"{self._prefix}{next(self._tokens):x}"
+        link = self.links[token] = Link(self, token, peer, credit_bytes=credit_bytes, granted_bytes=granted_bytes)
         return link
 
     def forget(self, link: Link) -> bool:
         """Close an end; tell whether it was open."""
-        if self._links.pop(link.token, None) is None:
+        if self.links.pop(link.token, None) is None:
             return False
         if link.upload is not None:
             link.upload.cancel()
@@ -267,28 +187,59 @@ class Exchange:
     def _receive(self, frame: Frame) -> None:
         if frame.reply_to:
             self._heard[_node_of(frame.reply_to)] = self.monotonic()
-        link = self._links.get(frame.token)
+        link = self.links.get(frame.token)
         if link is not None:
             link.receive(frame)
             return
-        kind = frame.message.headers.get(FRAME_HEADER) if frame.message is not None else None
-        if kind in _OF_AN_OPEN_STREAM and frame.reply_to and self._tasks is not None:
-            self._tasks.create_task(self._disown(frame.reply_to), name="exchange-disown")
+        if frame.message is None:
+            return
+        kind = frame.message.headers.get(FRAME_HEADER)
+        if kind in _OF_AN_OPEN_STREAM:
+            if frame.reply_to:  # Its other end is closed here; it need not wait for silence.
+                self.tell(frame.reply_to, broken("the other side is gone"))
+        elif kind == "told":
+            self._asking.take(frame.message)
+        elif kind == "here":
+            said = orjson.loads(frame.message.body)
+            for serving in self._serving:
+                if serving.members.served == said["address"]:
+                    serving.members.note(said["node"])
 
-    async def _disown(self, peer: str) -> None:
-        """Answer an end whose other end is closed here, so that it need not wait for silence."""
+    def tell(self, to: str, message: Message, reply_to: str = "") -> None:
+        """Send a frame without waiting for it; what cannot be sent soon is not."""
+        self.soon(self.broker.send(to, message, reply_to))
+
+    def soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something small on the side, if it can be done soon."""
+        if self._tasks is None or self._telling >= MAX_TOLD:
+            work.close()
+            return
+        self._telling += 1
+        self._tasks.create_task(self._tell(work), name="exchange-tell")
+
+    async def _tell(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            async with asyncio.timeout(self.silence_limit):
-                message = Message({FRAME_HEADER: "abort", REASON_HEADER: "the other side is gone"}, b"")
-                await self.broker.send(peer, message)
+            async with asyncio.timeout(TELL_WAIT):
+                await work
         except (BrokerError, TimeoutError):
-            return  # It finds out by silence.
+            return  # Whoever needs it asks, or finds out by silence.
+        finally:
+            self._telling -= 1
+
+    async def _look_after_calls(self) -> None:
+        """End what nobody waits for any more, and ask about what waits for long."""
+        while True:
+            await asyncio.sleep(self.ask_after / 2)
+            for serving in self._serving:
+                serving.stop_overdue()
+            self.taken.age(self.monotonic())
+            await self._asking.ask()
 
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(self.ping_interval)
             now = self.monotonic()
-            links = [link for link in self._links.values() if link.streaming and link.peer]
+            links = [link for link in self.links.values() if link.streaming and link.peer]
             nodes = {_node_of(link.peer) for link in links}
             self._heard = {node: heard_at for node, heard_at in self._heard.items() if node in nodes}
             for link in links:
@@ -296,10 +247,7 @@ class Exchange:
                 if now - max(link.heard_at, self._heard.get(_node_of(link.peer), 0.0)) > self.silence_limit:
                     link.fail(StreamBrokenError(f"no sign of life for {self.silence_limit:g} s"))
                 elif now - link.sent_at >= self.ping_interval:
-                    try:
-                        await link.ping()
-                    except BrokerError:
-                        continue  # The connection is being restored; silence is judged above.
+                    link.ping()
 
     async def request(
         self, address: Address, message: Message, deadline: float, body: AsyncIterator[bytes] | None = None
@@ -319,19 +267,32 @@ class Exchange:
             DeadlineExceededError: The outcome is unknown.
             StreamBrokenError: It ended in the middle.
         """
-        remaining = deadline - time.time()
-        if remaining <= 0:
-            raise DeadlineExceededError("the deadline passed before the call")
-        loop = asyncio.get_running_loop()
-        link = self.link("", 0)
-        first = link.first = loop.create_future()
         headers = {**message.headers, DEADLINE_HEADER: str(int(deadline * 1000))}
         if body is not None:
             headers[FRAME_HEADER] = "open"
-        timer = loop.call_later(remaining, _expire, first)
+        message = Message(headers, message.body)
+        while True:
+            remaining = deadline - time.time()
+            if remaining <= 0:
+                raise DeadlineExceededError("the deadline passed before the call")
+            try:
+                return await self._request(address, message, remaining, body)
+            except NotTakenError:
+                continue  # It did not run, and never will under its token.
+
+    async def _request(
+        self, address: Address, message: Message, remaining: float, body: AsyncIterator[bytes] | None
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
+        link = self.link("", granted_bytes=WINDOW_BYTES)
+        first = link.first = loop.create_future()
+        link.served = address
+        task = link.sender = cast("asyncio.Task[Any]", asyncio.current_task())
+        timer = loop.call_later(remaining, _expire, link)
         streamed = answered = False
         try:
-            await self.broker.send(address, Message(headers, message.body), f"{self.inbox}.{link.token}")
+            await self.broker.send(address, message, link.address)
+            link.sender = None
             if body is not None:
                 link.streaming = True
                 tasks = cast("asyncio.TaskGroup", self._tasks)
@@ -340,13 +301,19 @@ class Exchange:
             answered = True
             streamed = reply.headers.get(FRAME_HEADER) == "head"
             return Reply(self, reply, link if streamed else None)
+        except asyncio.CancelledError:
+            if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
+                raise
+            raise link.error from None
         finally:
             timer.cancel()
             if not streamed:
                 uploading = link.upload is not None and not link.upload.done()
                 self.forget(link)
                 if link.peer and (uploading or not answered):
-                    await link.abort("the caller went away")
+                    link.abort("the caller went away")
+                if not answered and first.done() and not first.cancelled():
+                    first.exception()  # It came while sending was ended; nobody else looks at it.
 
     @asynccontextmanager
     async def serve(
@@ -360,41 +327,15 @@ class Exchange:
             handler: Answers one request; what it raises is the caller's broken stream.
             max_in_flight: Most requests at once; one more is answered ``busy``.
         """
-        async with task_group() as tasks:
-            running = 0
-
-            async def run(request: Request) -> None:
-                nonlocal running
-                reason: str | None = "the request was not answered"
-                try:
-                    await handler(request)
-                    reason = None if request.answered else reason
-                except StreamBrokenError as error:
-                    reason = str(error)
-                except Exception as error:  # One request's failure must not end the others.
-                    logger.exception("request failed: %s", address.label)
-                    reason = repr(error)
-                finally:
-                    running -= 1
-                    await request.close(reason)
-
-            def receive(frame: Frame) -> None:
-                nonlocal running
-                if frame.message is None or not frame.reply_to:
-                    return
-                deadline = int(frame.message.headers.get(DEADLINE_HEADER, "0")) / 1000
-                if deadline <= time.time():
-                    self.expired += 1
-                    return
-                request = Request(self, frame.message, frame.reply_to, deadline)
-                if running >= max_in_flight:
-                    tasks.create_task(request.busy(), name="exchange-busy")
-                    return
-                running += 1
-                tasks.create_task(run(request), name="exchange-serve")
-
-            async with self.broker.serve(address, group, receive):
-                yield
+        members = Members(self, address, next(self._numbers))
+        async with members.joined(), task_group() as tasks:
+            serving = Serving(self, members, handler, max_in_flight, tasks)
+            self._serving.append(serving)
+            try:
+                async with self.broker.serve(address, group, serving.receive):
+                    yield
+            finally:
+                self._serving.remove(serving)
 
 
 async def _upload(link: Link, body: AsyncIterator[bytes]) -> None:
@@ -407,7 +348,7 @@ async def _upload(link: Link, body: AsyncIterator[bytes]) -> None:
     except MeshError as error:
         link.fail(error)
     except Exception as error:  # noqa: BLE001 - the body is the caller's code: whatever it raises ends its call only
-        await link.abort(f"the request body broke off: {error!r}")
+        link.abort(f"the request body broke off: {error!r}")
 
 
 def _node_of(peer: str) -> str:
@@ -415,9 +356,10 @@ def _node_of(peer: str) -> str:
     return peer.rpartition(".")[0]
 
 
-def _expire(first: asyncio.Future[Frame]) -> None:
-    if not first.done():
-        first.set_exception(DeadlineExceededError("no reply within the deadline"))
+def _expire(link: Link) -> None:
+    link.fail(DeadlineExceededError("no reply within the deadline"))
+    if link.sender is not None:
+        link.sender.cancel()
 
 
 def _drop(frame: Frame) -> None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mesh.broker import Frame, Message
 from mesh.errors import (
-    BrokerError,
     BrokerUnavailableError,
     MeshError,
     NoResponderError,
@@ -20,9 +19,11 @@ from mesh.errors import (
 )
 
 if TYPE_CHECKING:
+    from mesh.address import Address
+    from mesh.calls.asking import Waiting
     from mesh.calls.exchange import Exchange
 
-__all__ = ["CREDIT_HEADER", "FRAME_HEADER", "REASON_HEADER", "SEQUENCE_HEADER", "WINDOW_BYTES", "Link"]
+__all__ = ["CREDIT_HEADER", "FRAME_HEADER", "REASON_HEADER", "SEQUENCE_HEADER", "WINDOW_BYTES", "Link", "broken"]
 
 FRAME_HEADER = "mesh-frame"
 SEQUENCE_HEADER = "mesh-seq"
@@ -32,7 +33,15 @@ WINDOW_BYTES = 2 * 1024 * 1024
 
 
 class Link:
-    """One end of a streamed call: sends one body under credit, receives another."""
+    """One end of a call, and of its streams: sends one body under credit, receives another.
+
+    Attributes:
+        first: What the caller waits for; None at other ends.
+        sender: The caller's task while it sends; its deadline ends that, too.
+        served: Whom the call goes to, at the caller's end.
+        waiting: What was asked about it meanwhile, at the caller's end.
+        on_broken: Called when it ends with an error while nobody waits for it.
+    """
 
     __slots__ = (
         "_consumed",
@@ -43,29 +52,50 @@ class Link:
         "_error",
         "_exchange",
         "_expected",
+        "_expected_bytes",
         "_granted",
         "_parts",
         "_parts_waiter",
         "_received_end",
         "_sending",
         "_sequence",
+        "born",
         "first",
         "heard_at",
+        "on_broken",
         "peer",
+        "sender",
         "sent_at",
+        "served",
         "streaming",
         "token",
         "upload",
+        "waiting",
     )
 
-    def __init__(self, exchange: Exchange, token: str, peer: str, credit_bytes: int) -> None:
+    def __init__(
+        self, exchange: Exchange, token: str, peer: str, *, credit_bytes: int = 0, granted_bytes: int = 0
+    ) -> None:
+        """Prepare.
+
+        Args:
+            exchange: Whose it is.
+            token: Its name there.
+            peer: The other end, if it is known.
+            credit_bytes: How much it may send without being asked.
+            granted_bytes: How much the other end may.
+        """
         self._exchange = exchange
         self.token = token
         self.peer = peer
         self.first: asyncio.Future[Frame] | None = None
         self.upload: asyncio.Task[None] | None = None
         self.streaming = False
-        self.heard_at = self.sent_at = exchange.monotonic()
+        self.born = self.heard_at = self.sent_at = exchange.monotonic()
+        self.sender: asyncio.Task[Any] | None = None
+        self.served: Address
+        self.waiting: Waiting | None = None
+        self.on_broken: Callable[[], None] | None = None
         self._credit = credit_bytes
         self._credit_waiter: asyncio.Future[None] | None = None
         self._credited = 0
@@ -74,6 +104,7 @@ class Link:
         self._sequence = 0
         self._ended = False
         self._expected = 0
+        self._expected_bytes = granted_bytes
         self._consumed = 0
         self._parts: deque[bytes] = deque()
         self._parts_waiter: asyncio.Future[None] | None = None
@@ -125,8 +156,12 @@ class Link:
             self.fail(StreamBrokenError("a part of the stream was lost"))
             return
         self._expected += 1
-        self._parts.append(message.body)
-        wake(self._parts_waiter)
+        self._expected_bytes -= len(message.body)
+        if self._expected_bytes < 0:
+            self.fail(StreamBrokenError("the other side sent more than it was granted"))
+        elif message.body:
+            self._parts.append(message.body)
+            wake(self._parts_waiter)
 
     def _compare(self, message: Message) -> None:
         sent, granted = int(message.headers[SEQUENCE_HEADER]), int(message.headers[CREDIT_HEADER])
@@ -135,12 +170,14 @@ class Link:
 
     def fail(self, error: MeshError) -> None:
         """End this end with an error, for whoever waits on it."""
-        if self._error is None:
-            self._error = error
+        if self._error is not None:
+            return
+        self._error = error
         if self.first is not None and not self.first.done():
             self.first.set_exception(error)
-        wake(self._parts_waiter)
-        wake(self._credit_waiter)
+        waits = wake(self._parts_waiter) | wake(self._credit_waiter) or self._sending > 0
+        if not waits and self.on_broken is not None:
+            self.on_broken()
 
     async def send(self, kind: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
         """Send a frame to the other end."""
@@ -148,7 +185,7 @@ class Link:
         message = Message({FRAME_HEADER: kind, **(headers or {})}, body)
         self._sending += 1
         try:
-            await self._exchange.broker.send(self.peer, message, f"{self._exchange.inbox}.{self.token}")
+            await self._exchange.broker.send(self.peer, message, self.address)
         finally:
             self._sending -= 1
 
@@ -165,18 +202,28 @@ class Link:
             broken = StreamBrokenError("the connection to the broker broke off")
             self.fail(broken)
             raise broken from error
+        if self._error is not None:
+            raise self._error
 
-    async def ping(self) -> None:
-        """Say that this end is here, and what it has sent."""
+    def ping(self) -> None:
+        """Say soon that this end is here, and what it has sent by then."""
+        self.sent_at = self._exchange.monotonic()
+        self._exchange.soon(self._ping())
+
+    async def _ping(self) -> None:
         if not self._sending:
-            sent = self._sequence + self._ended
-            await self.send("ping", {SEQUENCE_HEADER: str(sent), CREDIT_HEADER: str(self._granted)})
+            sent = {SEQUENCE_HEADER: str(self._sequence + self._ended), CREDIT_HEADER: str(self._granted)}
+            await self._exchange.broker.send(self.peer, Message({FRAME_HEADER: "ping", **sent}, b""), self.address)
 
     async def ready(self) -> None:
         """Wait until something may be sent."""
         while self._credit <= 0 and self._error is None:
             self._credit_waiter = asyncio.get_running_loop().create_future()
-            await self._credit_waiter
+            try:
+                async with asyncio.timeout(self._exchange.stall_limit if self._sequence else None):
+                    await self._credit_waiter
+            except TimeoutError:
+                self.abort(f"the receiver took nothing for {self._exchange.stall_limit:g} s")
         if self._error is not None:
             raise self._error
 
@@ -198,18 +245,16 @@ class Link:
         self._ended = True
         await self._send_part("end", {SEQUENCE_HEADER: str(self._sequence)})
 
-    async def abort(self, reason: str) -> None:
-        """Tell the other side that nothing more comes; never raises a broker's error."""
+    def abort(self, reason: str) -> None:
+        """Tell the other side that nothing more comes, if that can be done soon; else it finds out by silence."""
         self.fail(StreamBrokenError(reason))
         if self.peer:
-            try:
-                await self.send("abort", {REASON_HEADER: reason.encode("ascii", "replace").decode()[:200]})
-            except BrokerError:
-                return  # The other side finds out by silence.
+            self._exchange.tell(self.peer, broken(reason), self.address)
 
     async def grant(self, size_bytes: int) -> None:
         """Let the other side send more."""
         self._granted += size_bytes
+        self._expected_bytes += size_bytes
         await self._send_part("credit", {CREDIT_HEADER: str(size_bytes)})
 
     async def read(self) -> bytes:
@@ -229,6 +274,16 @@ class Link:
         return part
 
     @property
+    def address(self) -> str:
+        """Where this end listens."""
+        return f"{self._exchange.inbox}.{self.token}"
+
+    @property
+    def error(self) -> MeshError | None:
+        """What it ended with."""
+        return self._error
+
+    @property
     def granted(self) -> bool:
         """Whether the other side may send already."""
         return self._granted > 0
@@ -239,7 +294,14 @@ class Link:
         return self._error is not None or self._received_end
 
 
-def wake(waiter: asyncio.Future[None] | None) -> None:
-    """Let a waiter go on, if there is one."""
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+def broken(reason: str) -> Message:
+    """Make the frame that ends a stream."""
+    return Message({FRAME_HEADER: "abort", REASON_HEADER: reason.encode("ascii", "replace").decode()[:200]}, b"")
+
+
+def wake(waiter: asyncio.Future[None] | None) -> bool:
+    """Let a waiter go on; tell whether there was one."""
+    if waiter is None or waiter.done():
+        return False
+    waiter.set_result(None)
+    return True

@@ -53,7 +53,7 @@ async def callee(other: Broker) -> AsyncIterator[Exchange]:
 
 
 def _no_links(exchange: Exchange) -> None:
-    assert not exchange._links, "a stream was never closed"
+    assert not exchange.links, "a stream was never closed"
 
 
 async def echo(request: Request) -> None:

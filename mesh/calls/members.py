@@ -1,0 +1,171 @@
+"""Who serves an address, as one of them knows it, and what it says of calls that a caller asks about.
+
+A frame is at most once, so a request or its answer may be lost with a connection. The caller then cannot know whether
+it ran: only those who serve the address can. Each of them listens to the others, and to callers that ask:
+
+======== ================ ====================================================================================
+frame    goes             meaning
+======== ================ ====================================================================================
+here     to all members   one more serves the address, or still does; to one who is new, also from each of them
+bye      to all members   one less does
+ask      to all members   calls that wait for long: was it you who took them?
+told     to the caller    which of them are at work here; which are not, and never will be; and who else to hear
+======== ================ ====================================================================================
+
+An answer that is still kept is sent again. A call that every member says it did not take, and will not take, is sent
+again by its caller: it certainly did not run. Whoever has been a member since before the call vouches for the list of
+members, those included that have left since, or died: what these took stays unknown, and is not repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mesh import address
+from mesh.address import Address
+from mesh.broker import Frame, Message
+from mesh.calls.link import FRAME_HEADER, broken
+from mesh.errors import BrokerError
+from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.calls.exchange import Exchange
+
+__all__ = ["LOST", "Members"]
+
+HERE = "here"
+LOST = "it ran, and its answer was lost"
+BEAT = 20.0
+MEMBERS_PER_BEAT = 10  # The more there are, the less often each says that it is here.
+MISSED_BEATS = 3
+REMEMBERED = 600.0
+MARGIN = 4.0  # For what is on its way; times what a caller waits until it asks.
+MAX_MEMBERS = 1024
+BYE_WAIT = 1.0
+
+
+class Members:
+    """This node as a member, and the others that it knows of.
+
+    Attributes:
+        node: Names this member; its inbox, and a number.
+        served: The address.
+        label: The user's own name for it.
+    """
+
+    def __init__(self, exchange: Exchange, served: Address, number: int) -> None:
+        """Prepare; ``joined`` takes part."""
+        self._exchange = exchange
+        self.served = served.text
+        self.label = served.label
+        self._address = address.members(served)
+        self._joined_at = exchange.monotonic()
+        self._heard: dict[str, float] = {}
+        self._left: dict[str, float] = {}
+        self._overflowed_at: float | None = None
+        self.node = f"{exchange.inbox}.{number}"
+
+    @asynccontextmanager
+    async def joined(self) -> AsyncIterator[None]:
+        """Be one of them while entered."""
+        async with self._exchange.broker.listen(self._address, self._hear), task_group() as tasks:
+            await self._say(HERE, new=True)
+            beating = tasks.create_task(self._beat(), name="exchange-member")
+            try:
+                yield
+            finally:
+                beating.cancel()
+                await self._say("bye")
+
+    async def _say(self, kind: str, *, new: bool = False) -> None:
+        try:
+            async with asyncio.timeout(BYE_WAIT):
+                await self._exchange.broker.broadcast(self._address, self._message(kind, new=new))
+        except (BrokerError, TimeoutError):
+            return  # The next beat says it; one who left unheard is waited for as if it had died.
+
+    def _message(self, kind: str, **values: object) -> Message:
+        return Message({FRAME_HEADER: kind}, orjson.dumps({"node": self.node, "address": self.served, **values}))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval() * random.uniform(0.8, 1.0))  # noqa: S311 - it only spreads the load
+            await self._say(HERE)
+            now = self._exchange.monotonic()
+            silent = MISSED_BEATS * self._interval()
+            for node in [node for node, heard_at in self._heard.items() if now - heard_at > silent]:
+                self._leave(node, now)
+            self._left = {node: left_at for node, left_at in self._left.items() if now - left_at < REMEMBERED}
+
+    def _interval(self) -> float:
+        return BEAT * max(1.0, len(self._heard) / MEMBERS_PER_BEAT)
+
+    def _hear(self, frame: Frame) -> None:
+        if frame.message is None:
+            return
+        kind, said = frame.message.headers.get(FRAME_HEADER), orjson.loads(frame.message.body)
+        if kind == "ask":
+            self._exchange.soon(self._answer(said))
+        elif said["node"] != self.node:
+            if kind == "bye":
+                self._leave(said["node"], self._exchange.monotonic())
+                return
+            self.note(said["node"])
+            if said["new"]:
+                self._exchange.tell(f"{said['node'].rpartition('.')[0]}.{HERE}", self._message(HERE))
+
+    def note(self, node: str) -> None:
+        """Note that another is here."""
+        now = self._exchange.monotonic()
+        self._left.pop(node, None)
+        if node != self.node and (node in self._heard or len(self._heard) < MAX_MEMBERS):
+            self._heard[node] = now
+        elif node != self.node:
+            self._overflowed_at = now
+
+    def _leave(self, node: str, now: float) -> None:
+        self._heard.pop(node, None)
+        if len(self._left) < MAX_MEMBERS:
+            self._left[node] = now
+        else:
+            self._overflowed_at = now
+
+    def since(self, monotonic: float) -> list[str] | None:
+        """Name everybody who may have taken a call since then; None when this member does not know them all."""
+        known_since = max(self._joined_at, self._exchange.monotonic() - REMEMBERED, self._overflowed_at or 0.0)
+        if monotonic < known_since:
+            return None
+        left = [node for node, left_at in self._left.items() if left_at > monotonic]
+        return [self.node, *self._heard, *left]
+
+    async def _answer(self, asked: dict[str, Any]) -> None:
+        """Tell a caller what is known here of its calls."""
+        exchange, caller = self._exchange, asked["inbox"]
+        held: list[str] = []
+        answers: list[tuple[str, Message, str]] = []
+        none: list[Sequence[object]] = []
+        oldest = monotonic = exchange.monotonic()
+        for token, number, age in asked["calls"]:
+            since = monotonic - age - MARGIN * exchange.ask_after
+            request = exchange.taken.get(token)
+            if request is None:
+                if token not in exchange.taken and not exchange.taken.knows_all_since(since):
+                    continue
+                exchange.taken.add(token, None)
+                none.append((token, number))
+                oldest = min(oldest, since)
+            elif request.answered:
+                answers.append((f"{caller}.{token}", request.answer or broken(LOST), request.end_address))
+            else:
+                held.append(token)
+        told = self._message("told", held=held, none=none, members=self.since(oldest))
+        for to, message, end in answers:
+            await exchange.broker.send(to, message, end)
+        if held or none:
+            await exchange.broker.send(f"{caller}.told", told)

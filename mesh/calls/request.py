@@ -1,0 +1,241 @@
+"""The callee's side of a call: one request, and those that are served at one address."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, cast
+
+from mesh.broker import Frame, Message
+from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
+from mesh.calls.members import LOST, Members
+from mesh.calls.taken import TOKEN_PREFIX
+from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
+
+if TYPE_CHECKING:
+    from mesh.calls.exchange import Exchange
+
+__all__ = ["DEADLINE_HEADER", "Handler", "Request", "Serving"]
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_HEADER = "mesh-deadline"
+RECONNECT_WAIT = 0.1
+
+Handler = Callable[["Request"], Awaitable[None]]
+
+
+class Request:
+    """A request being served. Answer it once: ``reply``, or ``begin``, ``write``…, ``end``.
+
+    Attributes:
+        headers: The request's headers.
+        body: The whole body, or empty when ``streamed``.
+        streamed: Whether the body comes through ``parts``.
+        deadline: Unix time in seconds at which the caller stops waiting for the reply to begin.
+        answered: Whether an answer was begun.
+        answer: The answer while it is kept: a whole one, the head of one that is being sent, or why there is none.
+        streaming: Whether it is a stream, which the deadline does not end.
+        stopped: Why its handler was ended from outside.
+    """
+
+    __slots__ = (
+        "_exchange",
+        "_link",
+        "_reply_to",
+        "_task",
+        "answer",
+        "answered",
+        "body",
+        "deadline",
+        "headers",
+        "stopped",
+        "streamed",
+        "streaming",
+    )
+
+    def __init__(self, exchange: Exchange, message: Message, reply_to: str, deadline: float) -> None:
+        self._exchange = exchange
+        self._reply_to = reply_to
+        self._link: Link | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.answer: Message | None = None
+        self.stopped: str | None = None
+        self.streaming = False
+        self.headers = message.headers
+        self.body = message.body
+        self.streamed = message.headers.get(FRAME_HEADER) == "open"
+        self.deadline = deadline
+        self.answered = False
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Iterate over the body as it arrives."""
+        if not self.streamed:
+            if self.body:
+                yield self.body
+            return
+        link = self._open()
+        if not link.granted:
+            await link.grant(WINDOW_BYTES)
+        while part := await link.read():
+            yield part
+
+    def _open(self) -> Link:
+        if self._link is None:
+            link = self._link = self._exchange.link(self._reply_to, credit_bytes=WINDOW_BYTES)
+            link.streaming = True
+            link.on_broken = self._stop_broken
+        return self._link
+
+    def _stop_broken(self) -> None:
+        if self.streaming or not self.answered:
+            self.stop("the caller is gone")
+
+    def work(self, task: asyncio.Task[None]) -> None:
+        """Note who handles it."""
+        self._task = task
+
+    def stop(self, reason: str) -> None:
+        """End its handler: nobody waits for what it does."""
+        if self._task is not None:
+            self.stopped = reason
+            self._task.cancel()
+
+    @property
+    def end_address(self) -> str:
+        """Where this end of its stream listens, if there is one."""
+        return "" if self._link is None else self._link.address
+
+    def _keep(self, answer: Message) -> None:
+        self.answered = True
+        self._exchange.taken.keep(self, answer)
+
+    @property
+    def whole_limit_bytes(self) -> int:
+        """Largest body that ``reply`` takes."""
+        return self._exchange.part_bytes
+
+    async def reply(self, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """Answer in one frame, or in parts if the body is too large for one."""
+        if len(body) > self._exchange.part_bytes:
+            await self.begin(headers)
+            await self.write(body)
+            await self.end()
+            return
+        message = Message(headers, body)
+        self._keep(message)
+        while True:
+            try:
+                await self._exchange.broker.send(self._reply_to, message)
+                return
+            except BrokerUnavailableError:  # The work is done: its answer waits for the connection with the caller.
+                if time.time() + RECONNECT_WAIT >= self.deadline:
+                    raise
+            await asyncio.sleep(RECONNECT_WAIT)
+
+    async def busy(self) -> None:
+        """Answer that it was not run, so that the caller tries elsewhere or later."""
+        message = Message({FRAME_HEADER: "busy"}, b"")
+        self._keep(message)
+        try:
+            await self._exchange.broker.send(self._reply_to, message)
+        except BrokerError:
+            return  # The caller asks.
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """Begin a streamed answer."""
+        link = self._open()
+        self.streaming = True
+        self._keep(Message({FRAME_HEADER: "head", **headers}, b""))
+        await link.send("head", headers)
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the body; waits while the caller reads more slowly.
+
+        Raises:
+            StreamBrokenError: The caller went away.
+        """
+        await self._open().write(data)
+
+    async def end(self) -> None:
+        """Say that the body is complete."""
+        await self._open().end()
+
+    def close(self, reason: str | None = None) -> None:
+        """Let go of the stream; with a reason, or body left unread, tell the caller that it is over."""
+        self._task = None
+        link, self._link = self._link, None
+        if self.streaming or not self.answered:
+            self._keep(broken(reason or LOST))
+        if reason is None and self.streamed and (link is None or not link.finished):
+            reason = "the rest of the request body is not wanted"
+        if reason is None and link is None:
+            return
+        if link is None:
+            link = self._exchange.link(self._reply_to)
+        if self._exchange.forget(link) and reason is not None:
+            link.abort(reason)
+
+
+class Serving:
+    """The handlers of what is served at one address."""
+
+    def __init__(
+        self, exchange: Exchange, members: Members, handler: Handler, max_in_flight: int, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._exchange = exchange
+        self.members = members
+        self._handler = handler
+        self._max_in_flight = max_in_flight
+        self._tasks = tasks
+        self._running: set[Request] = set()
+
+    def receive(self, frame: Frame) -> None:
+        """Take a request, unless it is expired, known already, or one too many."""
+        message = frame.message
+        if message is None or not frame.reply_to:
+            return
+        deadline = int(message.headers.get(DEADLINE_HEADER, "0")) / 1000
+        now = time.time()
+        exchange = self._exchange
+        if deadline <= now:
+            exchange.expired += 1
+            return
+        token = frame.reply_to.rpartition(".")[2]
+        request = Request(exchange, message, frame.reply_to, deadline)
+        if token.startswith(TOKEN_PREFIX) and not exchange.taken.add(token, request):
+            return
+        if len(self._running) >= self._max_in_flight:
+            self._tasks.create_task(request.busy(), name="exchange-busy")
+            return
+        self._running.add(request)
+        request.work(self._tasks.create_task(self._run(request), name="exchange-serve"))
+
+    async def _run(self, request: Request) -> None:
+        reason: str | None = "the request was not answered"
+        try:
+            await self._handler(request)
+            reason = None if request.answered else reason
+        except StreamBrokenError as error:
+            reason = str(error)
+        except asyncio.CancelledError:
+            task = cast("asyncio.Task[None]", asyncio.current_task())
+            if request.stopped is None or task.uncancel() > 0:
+                raise
+            reason = request.stopped
+        except Exception as error:  # One request's failure must not end the others.
+            logger.exception("request failed: %s", self.members.label)
+            reason = repr(error)
+        finally:
+            self._running.discard(request)
+            request.close(reason)
+            request.headers, request.body = {}, b""  # It is remembered for a while.
+
+    def stop_overdue(self) -> None:
+        """End what has not begun to answer by its deadline: its caller has stopped waiting."""
+        now = time.time()
+        for request in self._running:
+            if request.deadline < now and not request.streaming:
+                request.stop("no answer within the deadline")

@@ -1,0 +1,74 @@
+"""What a node remembers of the calls that it took, so that an answer which got lost can be given again."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mesh.broker import Message
+
+if TYPE_CHECKING:
+    from mesh.calls.request import Request
+
+__all__ = ["TOKEN_PREFIX", "Taken"]
+
+TOKEN_PREFIX = "mesh-"
+GENERATION = 8192
+GENERATION_SECONDS = 120.0
+MAX_KEPT_BYTES = 8 * 1024 * 1024
+ANSWER_OVERHEAD_BYTES = 1024  # What an answer's headers and objects take, roughly.
+
+
+class Taken:
+    """The calls of a node by their tokens; None for one that was refused, since its caller was told that it never runs.
+
+    They are remembered by generations: the last but one is forgotten when the next one begins, except for calls that
+    still run.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[str, Request | None] = {}
+        self._earlier: dict[str, Request | None] = {}
+        self._began_at = self._forgotten_at = -math.inf
+        self._kept: deque[tuple[Request, Message]] = deque()
+        self._kept_bytes = 0
+
+    def add(self, token: str, request: Request | None) -> bool:
+        """Remember a call, or refuse it for good; tell whether it is new."""
+        if token in self._calls or token in self._earlier:
+            return False
+        self._calls[token] = request
+        return True
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._calls or token in self._earlier
+
+    def get(self, token: str) -> Request | None:
+        """Give a call that was not refused."""
+        return self._calls.get(token) or self._earlier.get(token)
+
+    def age(self, now: float) -> None:
+        """Begin a new generation if it is time, on the monotonic clock; called now and then."""
+        if len(self._calls) < GENERATION and now - self._began_at < GENERATION_SECONDS:
+            return
+        for token, request in self._earlier.items():
+            if request is not None and not request.answered:
+                self._calls[token] = request
+        self._forgotten_at, self._began_at = self._began_at, now
+        self._earlier, self._calls = self._calls, {}
+
+    def knows_all_since(self, monotonic: float) -> bool:
+        """Whether every call that was taken since then is still known."""
+        return self._forgotten_at < monotonic
+
+    def keep(self, request: Request, answer: Message) -> None:
+        """Keep an answer; the oldest ones make room."""
+        request.answer = answer
+        self._kept.append((request, answer))
+        self._kept_bytes += len(answer.body) + ANSWER_OVERHEAD_BYTES
+        while self._kept_bytes > MAX_KEPT_BYTES:
+            oldest, dropped = self._kept.popleft()
+            self._kept_bytes -= len(dropped.body) + ANSWER_OVERHEAD_BYTES
+            if oldest.answer is dropped:
+                oldest.answer = None

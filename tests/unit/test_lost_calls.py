@@ -1,0 +1,294 @@
+"""Calls whose request or answer is lost on the way, and what the members of a group say of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from brokers.memory import MemoryBroker, MemoryHub
+from mesh import address
+from mesh.address import Address
+from mesh.broker import Message
+from mesh.calls.exchange import Exchange, Request
+from mesh.calls.link import FRAME_HEADER
+from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_KEPT_BYTES, Taken
+from mesh.errors import DeadlineExceededError, StreamBrokenError
+from tests.support.eventually import eventually
+
+APP = address.app("default", "app")
+ASK_AFTER = 0.1
+KNOWN = 5 * ASK_AFTER  # Until a member vouches for who the others are.
+
+
+class Node(MemoryBroker):
+    """A node whose frames are looked at on their way out, and which may die."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.loses: Callable[[str | Address, Message], bool] = lambda to, message: False
+        self.lost: list[tuple[str | Address, Message, str]] = []
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        if self.loses(to, message):
+            self.lost.append((to, message, reply_to))
+        else:
+            await super().send(to, message, reply_to)
+
+    async def broadcast(self, address: Address, message: Message) -> None:
+        if not self.loses(address, message):
+            await super().broadcast(address, message)
+
+    def lose_next(self, kind: str | None, *, served: bool = False) -> None:
+        """Lose the next frame of a kind: one to an inbox, or to whoever serves."""
+
+        def loses(to: str | Address, message: Message) -> bool:
+            if message.headers.get(FRAME_HEADER) != kind or isinstance(to, Address) is not served:
+                return False
+            self.loses = lambda to, message: False
+            return True
+
+        self.loses = loses
+
+
+class Mesh:
+    """Nodes of one hub, with what each ran."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._hub = MemoryHub()
+        self._stack = stack
+        self.ran: list[bytes] = []
+
+    async def node(self) -> tuple[Node, Exchange]:
+        broker = await self._stack.enter_async_context(Node(self._hub))
+        return broker, await self._stack.enter_async_context(
+            Exchange(broker, ping_interval=0.05, silence_limit=0.3, stall_limit=0.2, ask_after=ASK_AFTER)
+        )
+
+    async def answer(self, request: Request) -> None:
+        self.ran.append(request.body)
+        await request.reply({}, request.body)
+
+
+@pytest.fixture
+async def mesh() -> AsyncIterator[Mesh]:
+    async with AsyncExitStack() as stack:
+        yield Mesh(stack)
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.time() + seconds
+
+
+async def test_a_lost_answer_is_sent_again(mesh: Mesh) -> None:
+    _, caller = await mesh.node()
+    broker, callee = await mesh.node()
+    async with callee.serve(APP, "g", mesh.answer):
+        broker.lose_next(None)
+        reply = await caller.request(APP, Message({}, b"x"), soon())
+    assert (reply.body, mesh.ran, len(broker.lost)) == (b"x", [b"x"], 1)
+
+
+async def test_a_lost_head_is_sent_again(mesh: Mesh) -> None:
+    _, caller = await mesh.node()
+    broker, callee = await mesh.node()
+
+    async def stream(request: Request) -> None:
+        await request.begin({"n": "1"})
+        for _ in range(10):
+            await request.write(b"x")
+            await asyncio.sleep(ASK_AFTER)
+        await request.end()
+
+    async with callee.serve(APP, "g", stream):
+        broker.lose_next("head")
+        reply = await caller.request(APP, Message({}, b""), soon())
+        assert reply.headers["n"] == "1"
+        assert b"".join([part async for part in reply.parts()]) == b"x" * 10
+
+
+async def test_an_answer_that_is_kept_no_more_fails_its_call_at_once(mesh: Mesh) -> None:
+    _, caller = await mesh.node()
+    broker, callee = await mesh.node()
+
+    async def stream(request: Request) -> None:
+        await request.begin({})
+        await request.end()
+
+    async with callee.serve(APP, "g", stream):
+        broker.loses = lambda to, message: message.headers.get(FRAME_HEADER) in ("head", "end")
+        with pytest.raises(StreamBrokenError, match="its answer was lost"):
+            await caller.request(APP, Message({}, b""), soon())
+
+
+async def test_an_error_that_got_lost_is_told_again(mesh: Mesh) -> None:
+    _, caller = await mesh.node()
+    broker, callee = await mesh.node()
+
+    async def fail(request: Request) -> None:
+        broker.lose_next("abort")
+        raise ValueError("for the test")
+
+    async with callee.serve(APP, "g", fail):
+        with pytest.raises(StreamBrokenError, match="for the test"):
+            await caller.request(APP, Message({}, b""), soon())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_lost_request_is_sent_again_once_everybody_has_refused_it(mesh: Mesh, streamed: bool) -> None:
+    broker, caller = await mesh.node()
+    members = [await mesh.node() for _ in range(3)]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def answer(request: Request) -> None:
+        mesh.ran.append(b"".join([part async for part in request.parts()]))
+        await request.reply({}, mesh.ran[-1])
+
+    async with AsyncExitStack() as serving:
+        for _, member in members:
+            await serving.enter_async_context(member.serve(APP, "g", answer))
+        await asyncio.sleep(KNOWN)
+        broker.lose_next("open" if streamed else None, served=True)
+        reply = await caller.request(APP, Message({}, b"" if streamed else b"x"), soon(), body() if streamed else None)
+        assert (reply.body, mesh.ran) == (b"x", [b"x"])
+        [(to, message, reply_to)] = broker.lost
+        for _ in members:  # It was not lost, but late.
+            await broker.send(to, message, reply_to)
+        assert (await caller.request(APP, Message({}, b"y"), soon())).body == b"y"
+    assert len(mesh.ran) == 2
+
+
+async def test_a_member_that_died_may_have_run_it(mesh: Mesh) -> None:
+    broker, caller = await mesh.node()
+    _, alive = await mesh.node()
+    dying, died = await mesh.node()
+    async with alive.serve(APP, "g", mesh.answer):
+        async with died.serve(APP, "g", mesh.answer):
+            await asyncio.sleep(KNOWN)
+            broker.lose_next(None, served=True)
+            async with asyncio.TaskGroup() as tasks:
+                call = tasks.create_task(_ends_by_its_deadline(caller))
+                await eventually(lambda: _assert(bool(broker.lost)))
+                dying.loses = lambda to, message: True
+        await call
+    assert mesh.ran == []
+
+
+async def test_a_member_that_left_may_have_run_it(mesh: Mesh) -> None:
+    broker, caller = await mesh.node()
+    _, stays = await mesh.node()
+    _, leaves = await mesh.node()
+    async with stays.serve(APP, "g", mesh.answer), asyncio.TaskGroup() as tasks, AsyncExitStack() as serving:
+        await serving.enter_async_context(leaves.serve(APP, "g", mesh.answer))
+        await asyncio.sleep(KNOWN)
+        broker.lose_next(None, served=True)
+        tasks.create_task(_ends_by_its_deadline(caller))
+        await eventually(lambda: _assert(bool(broker.lost)))
+    assert mesh.ran == []
+
+
+async def test_a_new_member_does_not_know_who_may_have_run_it(mesh: Mesh) -> None:
+    broker, caller = await mesh.node()
+    _, callee = await mesh.node()
+    broker.lose_next(None, served=True)
+    async with callee.serve(APP, "g", mesh.answer):
+        await _ends_by_its_deadline(caller)
+    assert mesh.ran == []
+
+
+async def test_calls_after_a_death_are_sent_again_once_it_is_known(mesh: Mesh) -> None:
+    """Somebody who left well before the call does not hinder it."""
+    broker, caller = await mesh.node()
+    _, stays = await mesh.node()
+    _, leaves = await mesh.node()
+    async with stays.serve(APP, "g", mesh.answer):
+        async with leaves.serve(APP, "g", mesh.answer):
+            await asyncio.sleep(KNOWN)
+        await asyncio.sleep(KNOWN)
+        broker.lose_next(None, served=True)
+        assert (await caller.request(APP, Message({}, b"x"), soon())).body == b"x"
+
+
+async def test_a_call_that_runs_for_long_runs_once(mesh: Mesh) -> None:
+    _, caller = await mesh.node()
+    members = [await mesh.node() for _ in range(2)]
+
+    async def answer(request: Request) -> None:
+        mesh.ran.append(request.body)
+        await asyncio.sleep(10 * ASK_AFTER)
+        await request.reply({}, request.body)
+
+    async with AsyncExitStack() as serving:
+        for _, member in members:
+            await serving.enter_async_context(member.serve(APP, "g", answer))
+        await asyncio.sleep(KNOWN)
+        assert (await caller.request(APP, Message({}, b"x"), soon())).body == b"x"
+    assert mesh.ran == [b"x"]
+
+
+async def test_a_request_that_comes_twice_runs_once(mesh: Mesh) -> None:
+    broker, caller = await mesh.node()
+    _, callee = await mesh.node()
+
+    def twice(to: str | Address, message: Message) -> bool:
+        if to == APP:
+            broker.lost.append((to, message, f"{broker.inbox}.{next(iter(caller.links))}"))
+        return False
+
+    broker.loses = twice
+    async with callee.serve(APP, "g", mesh.answer):
+        await caller.request(APP, Message({}, b"x"), soon())
+        broker.loses = lambda to, message: False
+        await broker.send(*broker.lost[0])
+        await caller.request(APP, Message({}, b"y"), soon())
+    assert mesh.ran == [b"x", b"y"]
+
+
+async def _ends_by_its_deadline(caller: Exchange) -> None:
+    with pytest.raises(DeadlineExceededError):
+        await caller.request(APP, Message({}, b"x"), soon(10 * ASK_AFTER))
+
+
+def _assert(condition: bool) -> None:
+    assert condition
+
+
+# Bounds
+
+
+def request(exchange: Exchange, body: bytes = b"") -> Request:
+    return Request(exchange, Message({}, body), "inbox.token", soon())
+
+
+async def test_what_is_remembered_is_bounded(mesh: Mesh) -> None:
+    _, exchange = await mesh.node()
+    taken = Taken()
+    size = MAX_KEPT_BYTES // 4
+    requests = [request(exchange) for _ in range(6)]
+    for number, each in enumerate(requests):
+        taken.add(str(number), each)
+        each.answered = True
+        taken.keep(each, Message({}, bytes(size)))
+    assert [each.answer is None for each in requests] == [True, True, True, False, False, False]
+    taken.age(0.0)
+    running = request(exchange)
+    taken.add("running", running)
+    for now in (1.0, 2.0, 3.0):
+        for number in range(GENERATION):
+            taken.add(f"{now} {number}", None)
+        assert not taken.add(f"{now} 0", None)
+        taken.age(now)
+    assert taken.get("running") is running
+    assert "5" not in taken
+    assert "1.0 0" not in taken
+    assert "3.0 0" in taken
+    assert not taken.knows_all_since(1.0)
+    assert taken.knows_all_since(2.5)
+    for turn in (1, 2):
+        taken.age(3.0 + turn * GENERATION_SECONDS)
+    assert "3.0 0" not in taken
