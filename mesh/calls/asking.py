@@ -12,7 +12,7 @@ from mesh import address
 from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.link import FRAME_HEADER, Link
-from mesh.errors import BrokerError, MeshError
+from mesh.errors import BrokerError
 
 if TYPE_CHECKING:
     from mesh.calls.exchange import Exchange
@@ -24,7 +24,7 @@ MAX_CALLS = 200
 ASK_WAIT = 2.0
 
 
-class NotTakenError(MeshError):
+class NotTakenError(Exception):
     """Nobody took the call, and nobody will."""
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mesh.broker import Frame, Message
 from mesh.errors import (
     BrokerUnavailableError,
-    MeshError,
     NoResponderError,
     StreamBrokenError,
 )
@@ -109,7 +108,7 @@ class Link:
         self._parts: deque[bytes] = deque()
         self._parts_waiter: asyncio.Future[None] | None = None
         self._received_end = False
-        self._error: MeshError | None = None
+        self._error: Exception | None = None
 
     def receive(self, frame: Frame) -> None:
         """Take a frame for this end; called by the inbox sink."""
@@ -168,7 +167,7 @@ class Link:
         if sent != self._expected + self._received_end or granted != self._credited:
             self.fail(StreamBrokenError("a part of the stream was lost"))
 
-    def fail(self, error: MeshError) -> None:
+    def fail(self, error: Exception) -> None:
         """End this end with an error, for whoever waits on it."""
         if self._error is not None:
             return
@@ -279,7 +278,7 @@ class Link:
         return f"{self._exchange.inbox}.{self.token}"
 
     @property
-    def error(self) -> MeshError | None:
+    def error(self) -> Exception | None:
         """What it ended with."""
         return self._error
 
