@@ -308,7 +308,8 @@ class Broker(Protocol):
 
         Raises:
             MessageTooLargeError: Over the limit; nothing was sent.
-            BrokerUnavailableError: There is no connection.
+            BrokerUnavailableError: There is no connection, or none by which an answer could come; nothing
+                was sent. When it breaks in the middle, a frame to an address is as good as sent.
         """
 
     def serve(self, address: Address, group: str, sink: Sink) -> AbstractAsyncContextManager[None]:

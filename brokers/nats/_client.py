@@ -14,9 +14,11 @@ import nats.errors
 import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import UnexpectedEOF
 
 from brokers.nats._overrides import NatsClient, heeding_cancellation
 from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
 __all__ = ["Answer", "Connection"]
@@ -76,6 +78,7 @@ class Connection:
         self._last_error = ""
         self._failures = 0
         self.errors = errors_of(f"NATS at {self.shown}")
+        self._outage = Outage(logger, "NATS", self.shown)
 
     async def open(self, connect_wait: float, ping_interval: float) -> None:
         """Connect, or find that no server is there; each is asked once.
@@ -180,13 +183,16 @@ class Connection:
             if ours is not None and (self._failures >= len(self._servers) or not ours.retryable):
                 raise ours from error
         text = cause_of(error)
-        if text != self._last_error:
-            self._last_error = text
-            logger.warning("NATS at %s: %s", self.shown, text)
+        if text == self._last_error:
+            return
+        self._last_error = text
+        # What ends the connection is told once, as the cause; so is that it does not come back yet.
+        told = self._inbox and (not self.connected.is_set() or isinstance(error, OSError | UnexpectedEOF))
+        logger.log(logging.DEBUG if told else logging.WARNING, "NATS at %s: %s", self.shown, text)
 
     async def _note_disconnect(self) -> None:
         if self.connected.is_set():
-            logger.warning("lost NATS at %s; reconnecting", self.shown)
+            self._outage.lost(self.client.lost_because)
         self.connected.clear()
         self._resolved.clear()
         self.client.fail_flushes()
@@ -194,7 +200,7 @@ class Connection:
     async def _note_reconnect(self) -> None:
         self.reconnects += 1
         self._last_error = ""
-        logger.warning("NATS at %s is back", self.shown)
+        self._outage.back()
         self.connected.set()
         self._resolved.set()
         self._fail_waiting()

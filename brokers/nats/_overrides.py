@@ -24,6 +24,10 @@ PING = b"PING\r\n"
 class NatsClient(Client):
     """nats-py with what is overridden."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost_because: Exception = nats.errors.ConnectionClosedError()
+
     @property
     def clustered(self) -> bool:
         """Whether the server is one of several."""
@@ -91,6 +95,12 @@ class NatsClient(Client):
         """Pass on a cancellation; ``wait_for`` loses one that comes together with a refused connection."""
         with heeding_cancellation():
             await super()._connect_to_server(s)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        """Note what ended the connection, which the client tells nobody."""
+        if self.is_connected:
+            self.lost_because = e
+        await super()._process_op_err(e)
 
     async def _attempt_reconnect(self) -> None:
         """Drop a dead socket at once: closing it in order waits for a peer that does not read any more."""

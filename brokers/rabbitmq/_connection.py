@@ -34,8 +34,8 @@ _library = logging.getLogger("aiormq.connection")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Pass over the library's warning with a traceback: a lost connection is told in one line by the session."""
-    return record.levelno != logging.WARNING or not record.exc_info or _library.isEnabledFor(logging.DEBUG)
+    """Pass over what the library says of the end of a connection, in several lines: the session says it in one."""
+    return "blocked" in (record.funcName or "") or _library.isEnabledFor(logging.DEBUG)
 
 
 _library.addFilter(_is_news)

@@ -20,6 +20,7 @@ from brokers.rabbitmq._message import headers_size
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import FRAMES_EXCHANGE, Space, declare, declare_again
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 
 __all__ = ["Publisher"]
@@ -39,8 +40,10 @@ class Publisher:
         on_return: Called with the properties of a frame that nobody takes.
     """
 
-    def __init__(self, config: RabbitMQConfig, on_return: Callable[[spec.Basic.Properties], None]) -> None:
-        self.session = Session(config, "publishing", self._prepare)
+    def __init__(
+        self, config: RabbitMQConfig, on_return: Callable[[spec.Basic.Properties], None], outage: Outage
+    ) -> None:
+        self.session = Session(config, "publishing", self._prepare, outage)
         self.spaces: dict[str, Space] = {}
         self.on_return = on_return
         self._shown = config.shown

@@ -13,6 +13,7 @@ from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Attachment", "Session"]
@@ -28,16 +29,18 @@ Prepare = Callable[[Connection], Awaitable[None]]
 class Session:
     """One connection after another, each made ready before anybody gets it."""
 
-    def __init__(self, config: RabbitMQConfig, purpose: str, prepare: Prepare) -> None:
+    def __init__(self, config: RabbitMQConfig, purpose: str, prepare: Prepare, outage: Outage) -> None:
         """Prepare.
 
         Args:
             config: Where to, and as whom.
             purpose: For the connection's name on the server.
             prepare: Makes a connection ready; what it raises ends that connection.
+            outage: Is told when it is lost, and when it is back.
         """
         self._config = config
         self._prepare = prepare
+        self._outage = outage
         self._purpose = purpose
         self._connection: Connection | None = None
         self._ready = asyncio.Event()  # There is a connection, or there never will be.
@@ -66,7 +69,7 @@ class Session:
             connection = self._connection
             if connection is not None:
                 await asyncio.shield(connection.closed)
-                logger.warning("lost RabbitMQ at %s: %s; reconnecting", self._config.shown, connection.error)
+                self._outage.lost(connection.error, self)
             self._ready.clear()
             if loop.time() - since > STEADY:
                 self._waits = waits(self._config.max_backoff)
@@ -75,7 +78,7 @@ class Session:
             await self._connect()
             since = loop.time()
             self._last_error = None
-            logger.warning("RabbitMQ at %s is back", self._config.shown)
+            self._outage.back(self)
 
     async def _connect(self, attempts: float = math.inf) -> None:
         while True:
@@ -116,7 +119,7 @@ class Session:
 
     def _note(self, error: Exception) -> None:
         if str(error) != str(self._last_error):
-            logger.info("cannot connect to RabbitMQ at %s: %s", self._config.shown, cause_of(error))
+            logger.debug("cannot connect to RabbitMQ at %s: %s", self._config.shown, cause_of(error))
         self._last_error = error
 
     async def close(self) -> None:

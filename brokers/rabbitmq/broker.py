@@ -18,6 +18,7 @@ from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Space
 from brokers.shared.limits import check_size, publish_each
+from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError
@@ -51,8 +52,9 @@ class RabbitMQBroker:
         """Prepare; entering connects."""
         self._config = config
         self._inbox = Inbox()
-        self._publisher = Publisher(config, self._inbox.take_back)
-        self._session = Session(config, "consuming", self._inbox.open)
+        outage = Outage(logger, "RabbitMQ", config.shown)
+        self._publisher = Publisher(config, self._inbox.take_back, outage)
+        self._session = Session(config, "consuming", self._inbox.open, outage)
         self._stack = AsyncExitStack()
         self.inbox = self._inbox.name
 
@@ -150,6 +152,8 @@ class RabbitMQBroker:
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Publish without confirmation; with ``reply_to``, what nobody takes comes back."""
         check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
+        if reply_to:
+            self._session.current()  # An answer could not be received yet.
         queue, token = self._inbox.own(reply_to) if reply_to else ("", "")
         if isinstance(to, str):
             exchange, key, correlation_id = inbox_target(to)

@@ -26,6 +26,7 @@ from brokers.redis._wire import (
 )
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
+from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Connection"]
@@ -47,12 +48,14 @@ class Connection:
     Attributes:
         wire: The socket while it is connected and prepared.
         reconnects: How often it came back.
+        outage: Is told when it is lost, and when it is back.
     """
 
     def __init__(
         self,
         config: RedisConfig,
         purpose: str,
+        outage: Outage,
         *,
         prepare: Callable[[Socket], Awaitable[None]] | None = None,
         on_message: OnMessage | None = None,
@@ -62,11 +65,13 @@ class Connection:
         Args:
             config: Where to.
             purpose: For the server's list of clients.
+            outage: What is told of it.
             prepare: Runs on each new socket, before it is used.
             on_message: Takes what is published to subscribed channels.
         """
         self._config = config
         self._name = f"brokermesh-{purpose}"
+        self.outage = outage
         self._prepare = prepare
         self._on_message = on_message
         self._closed = False
@@ -100,10 +105,11 @@ class Connection:
         self.wire = Wire(socket, cast("int", client_id), self._on_message, self._note_loss)
         self._resolved.set()
 
-    def _note_loss(self) -> None:
+    def _note_loss(self, reason: str) -> None:
         self.wire = None
         if not self._closed:
             self._resolved.clear()
+            self.outage.lost(reason, self)
 
     async def supervise(self) -> None:
         """Work, and connect again when it breaks, for ever; the connection is closed when this ends."""
@@ -111,7 +117,6 @@ class Connection:
             while True:
                 if self.wire is not None:
                     await self.wire.run(self._config.ping_interval)
-                    logger.warning("lost Redis at %s (%s); reconnecting", self._config.shown, self._name)
                 for wait in waits():
                     try:
                         async with asyncio.timeout(CONNECT_WAIT):
@@ -121,7 +126,7 @@ class Connection:
                         logger.debug("Redis at %s: %s", self._config.shown, error)
                     await asyncio.sleep(wait)
                 self.reconnects += 1
-                logger.warning("Redis at %s is back (%s)", self._config.shown, self._name)
+                self.outage.back(self)
                 for callback in self._restored:
                     callback()
         finally:
@@ -139,6 +144,7 @@ class Connection:
         """Close for good; idempotent."""
         self._closed = True
         self._resolved.set()
+        self.outage.forget(self)
         if self.wire is not None:
             self.wire.abort()
 

@@ -20,6 +20,7 @@ from brokers.redis._config import RedisConfig
 from brokers.redis._connection import Connection
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._wire import ConnectionLostError, Reply, ReplyError
+from brokers.shared.outage import Outage
 from mesh.address import Address, encode_token
 from mesh.broker import Frame, Message, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -64,17 +65,18 @@ class _Queued:
 class Frames:
     """This node's channels: its inbox, what it serves, what it listens to."""
 
-    def __init__(self, config: RedisConfig, commands: Connection, inbox: str) -> None:
+    def __init__(self, config: RedisConfig, outage: Outage, commands: Connection, inbox: str) -> None:
         """Prepare.
 
         Args:
             config: Where to connect to.
+            outage: Is told of the connection.
             commands: The connection for everything but receiving.
             inbox: This node's address.
         """
         self.inbox = inbox
         self.sink: Sink | None = None
-        self.connection = Connection(config, "frames", prepare=self._subscribe, on_message=self._receive)
+        self.connection = Connection(config, "frames", outage, prepare=self._subscribe, on_message=self._receive)
         self._commands = commands
         self._suffix = f"@{config.db}" if config.db else ""  # Channels are the same for all databases.
         self._channels: dict[bytes, list[Receive]] = {inbox.encode(): [self._receive_inbox]}
@@ -209,12 +211,14 @@ class Frames:
         """Publish a frame; it is received, or lost.
 
         Raises:
-            BrokerUnavailableError: There is no connection.
+            BrokerUnavailableError: There is no connection; nor is one sent whose answer could not be received yet.
         """
         served = isinstance(to, Address)
+        if reply_to and self.connection.wire is None:
+            raise self.connection.unavailable()
         target, _, token = (f"{to}:serve", "", "") if served else to.partition(".")  # type: ignore[union-attr]
         head = _head(token, reply_to, message)
-        body, commands = message.body, self._commands
+        body, commands, wire = message.body, self._commands, self._commands.wire
         try:
             if len(body) > INLINE_BYTES:
                 name = f"{self.inbox}:{next(self._numbers)}"
@@ -226,6 +230,10 @@ class Frames:
                 received = await commands.call("PUBLISH", target, b"B" + head + body, repeat=False)
         except ReplyError as error:
             raise BrokerError(f"Redis refused a frame: {error}") from error
+        except BrokerUnavailableError:
+            if not served or wire is None:
+                raise
+            return  # It may have been taken: a call is not made again for that.
         inbox, _, token = reply_to.partition(".")
         if received == 0 and inbox == self.inbox and self.sink is not None:
             self.sink(Frame(None, token, ""))

@@ -29,7 +29,7 @@ class Reader:
             config: Where to connect to.
             commands: The connection to end a call from.
         """
-        self.connection = Connection(config, "reader")
+        self.connection = Connection(config, "reader", commands.outage)
         self.until = 0.0
         self._commands = commands
         self._calls = 0

@@ -88,7 +88,7 @@ class Wire:
     """
 
     def __init__(
-        self, socket: Socket, client_id: int, on_message: OnMessage | None, on_lost: Callable[[], None]
+        self, socket: Socket, client_id: int, on_message: OnMessage | None, on_lost: Callable[[str], None]
     ) -> None:
         """Use a connection; ``run`` makes it work.
 
@@ -96,7 +96,7 @@ class Wire:
             socket: Connected and logged in.
             client_id: The server's number for it.
             on_message: Takes channel and payload of what is published to subscribed channels.
-            on_lost: Is told first when it is gone.
+            on_lost: Is told first when it is gone, and why.
         """
         self.client_id = client_id
         self._socket = socket
@@ -150,7 +150,7 @@ class Wire:
         if self._lost:
             return
         self._lost = True
-        self._on_lost()
+        self._on_lost(reason or "the server closed it")
         drop(self._socket)
         error = ConnectionLostError(reason)
         for waiting in self._waiting:

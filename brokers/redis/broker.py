@@ -24,6 +24,7 @@ from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
 from brokers.redis._wire import Argument, Command, Reply, ReplyError, ask
 from brokers.shared.limits import AT_ONCE, check_size
+from brokers.shared.outage import Outage
 from brokers.shared.settings import node_name
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
@@ -67,9 +68,10 @@ class RedisBroker:
         )
         self.inbox = node_name()
         self._config = config
-        self._commands = Connection(config, "commands", prepare=_load_scripts)
+        outage = Outage(logger, "Redis", config.shown)
+        self._commands = Connection(config, "commands", outage, prepare=_load_scripts)
         self._spaces = Spaces(self._commands, config.max_age)
-        self._frames = Frames(config, self._commands, self.inbox)
+        self._frames = Frames(config, outage, self._commands, self.inbox)
         self._numbers = itertools.count(1)
         self._stack = AsyncExitStack()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._names import exchange_name
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
+from brokers.shared.outage import Outage
 from brokers.shared.tls import TLSFiles
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
@@ -515,7 +517,9 @@ async def test_event_given_up_while_nothing_can_be_stored_is_not_lost(
     broker, inbox = RabbitMQBroker.from_url(server.url), Inbox(work)
     async with Proxy(server.port) as proxy:
         stalling = RabbitMQConfig.from_url(f"amqp://127.0.0.1:{proxy.port}?heartbeat=60")
-        broker._publisher = Publisher(stalling, broker._inbox.take_back)
+        broker._publisher = Publisher(
+            stalling, broker._inbox.take_back, Outage(logging.getLogger("test"), "RabbitMQ", "test")
+        )
         await (await place.connect()).publish(place.topic(), text("x"))
         async with broker, broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.3), inbox):
             await inbox.holds(1)
@@ -581,27 +585,15 @@ async def test_connections_that_do_not_last_are_made_less_and_less_often(server:
         opened += 1
         asyncio.get_running_loop().call_soon(connection.abort, BrokerUnavailableError("unwanted"))
 
-    session = Session(RabbitMQConfig.from_url(server.url), "test", prepare)
+    session = Session(
+        RabbitMQConfig.from_url(server.url), "test", prepare, Outage(logging.getLogger("test"), "RabbitMQ", "test")
+    )
     await session.open()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(2):
             await session.keep()
     await session.close()
     assert 2 <= opened <= 10
-
-
-async def test_lost_connection_is_told_without_a_traceback(
-    server: RabbitMQServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    def is_back() -> None:
-        assert "is back" in caplog.text
-
-    async with Proxy(server.port) as proxy, RabbitMQBroker.from_url(f"amqp://127.0.0.1:{proxy.port}"):
-        proxy.cut()
-        await eventually(is_back)
-    told = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert any("lost RabbitMQ" in record.getMessage() for record in told)
-    assert [record for record in told if record.exc_info] == []
 
 
 async def test_what_a_broken_connection_sends_back_keeps_its_order(place: Place, server: RabbitMQServer) -> None:

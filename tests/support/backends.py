@@ -110,9 +110,14 @@ class MemoryBackend:
 
 
 class ServerBackend:
-    """What runs as a process of its own, and has a port."""
+    """What runs as a process of its own, and has a port.
+
+    Attributes:
+        receiving: What a client says on the connection by which it receives frames; None if it has but one.
+    """
 
     environ: Mapping[str, str] = {}
+    receiving: bytes | None = None
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -201,6 +206,8 @@ class EmbeddedBackend:
 class RedisBackend(ServerBackend):
     """A redis-server."""
 
+    receiving = b"brokermesh-frames"
+
     def broker(self) -> Broker:
         return RedisBroker.from_url(self.url)
 
@@ -213,6 +220,8 @@ class RedisBackend(ServerBackend):
 
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
+
+    receiving = b"(consuming)"
 
     def broker(self) -> Broker:
         return RabbitMQBroker.from_url(self.url)

@@ -9,6 +9,7 @@ from typing import Self
 __all__ = ["Proxy"]
 
 CHUNK_BYTES = 64 * 1024
+FIRST_BYTES = 4096
 
 
 class Proxy:
@@ -47,10 +48,12 @@ class Proxy:
             await next(iter(self._connections)).done.wait()
         await self._server.wait_closed()
 
-    def cut(self) -> None:
-        """Reset every connection; new ones are accepted."""
-        for connection in self._connections:
+    def cut(self, said: bytes = b"") -> int:
+        """Reset every connection whose client said this at its beginning; new ones are accepted. Give their number."""
+        cut = [connection for connection in self._connections if said in connection.said and not connection.broken]
+        for connection in cut:
             connection.cut()
+        return len(cut)
 
     def cut_after(self, size_bytes: int, *, upwards: bool = True) -> None:
         """Reset the connection that has carried so many more bytes towards the server, or towards the client."""
@@ -96,6 +99,8 @@ class Proxy:
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await connection.flowing.wait()
+                if upwards and len(connection.said) < FIRST_BYTES:
+                    connection.said += data
                 left = self._cut_after.get(upwards)
                 if left is not None:
                     if len(data) >= left:
@@ -113,6 +118,7 @@ class _Connection:
     def __init__(self, writers: list[asyncio.StreamWriter]) -> None:
         self._writers = writers
         self.broken = False
+        self.said = b""
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.done = asyncio.Event()
