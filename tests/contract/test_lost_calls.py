@@ -97,6 +97,7 @@ async def test_calls_outlive_a_connection_that_is_cut_again_and_again(
                 await eventually(lambda: _above(proxy.cut(b"" if whole else backend.receiving or b""), 0))
                 await eventually(lambda before=before: _longer(calls.answered, before + 50), within=20)
                 await eventually(lambda accepted=accepted: _above(proxy.accepted, accepted), within=20)
+                await eventually(lambda: _answers(through), within=20)
             calls.going = False
         calls.check()
 
@@ -203,6 +204,13 @@ async def test_an_outage_is_told_in_one_line_and_its_end_in_another(
     assert re.fullmatch(rf"lost the connection to {name} at .*127\.0\.0\.1:{proxy.port}.*: .+", lost, re.IGNORECASE)
     assert re.fullmatch(rf"{name} at .*127\.0\.0\.1:{proxy.port}.* is back after \d+\.\d s", back, re.IGNORECASE)
     assert caplog.records[0].exc_info is None
+
+
+async def _answers(broker: Broker) -> None:
+    try:
+        await broker.check()
+    except BrokerUnavailableError as error:
+        raise AssertionError from error
 
 
 def _longer(found: list[bytes] | list[str], than: int) -> None:

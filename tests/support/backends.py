@@ -227,7 +227,7 @@ class RabbitMQBackend(ServerBackend):
         return RabbitMQBroker.from_url(self.url)
 
     def broker_through(self, port: int) -> Broker:
-        return RabbitMQBroker(RabbitMQConfig((("127.0.0.1", port),), heartbeat=1))
+        return RabbitMQBroker(RabbitMQConfig((("127.0.0.1", port),), heartbeat=1, max_backoff=0.2))
 
     def unreachable(self, port: int) -> Broker:
         hosts = (("127.0.0.1", port),)
