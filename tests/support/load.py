@@ -140,7 +140,7 @@ class Calling:
     async def _call(self, session: aiohttp.ClientSession, number: int) -> None:
         started = time.monotonic()
         try:
-            async with session.post(f"{self._url}?n={number}", data=b"hello", headers=self._headers) as response:
+            async with session.post(f"{self._url}?id={number}", data=b"hello", headers=self._headers) as response:
                 if response.status == 200:
                     pid = int((await response.json())["pid"])
                     self.answered[pid] = self.answered.get(pid, 0) + 1
