@@ -1,8 +1,9 @@
 """Frames between live nodes: requests, answers and broadcasts, none of them stored.
 
 One direct exchange, ``mesh.frames``, routes them. A served address is a queue for each group,
-which its members share and which goes with the last of them; a request that nobody serves comes
-back at once (``mandatory``). A broadcast's key is bound to a queue of every listener.
+which its members share. The last to leave in good order takes it along; one whose members died
+lives on for a while, so that a call waits in it for the next member. A request that no queue takes
+comes back at once (``mandatory``). A broadcast's key is bound to a queue of every listener.
 
 A request names the queue for its answer in ``reply_to`` and the call in ``correlation_id``, as is
 the custom on RabbitMQ, so that a service without a gateway can answer. A frame to an inbox has the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from aiormq import spec
@@ -34,7 +35,6 @@ __all__ = ["Inbox", "Listening", "Serving", "frame_key", "inbox_target"]
 INBOX = "mesh-inbox-"
 UNUSED_EXPIRES_MS = 60_000
 LEAVE_WAIT = 1.0
-DRAIN_WAIT = 0.001
 NOT_FOUND = 404
 KEY_LIMIT = 240
 
@@ -112,12 +112,12 @@ class Serving:
     def __init__(self, session: Session, address: Address, group: str, sink: Sink) -> None:
         self._sink = sink
         self._queue = served_name(address, group)
-        self._declared = spec.Queue.Declare(
-            queue=self._queue, durable=True, auto_delete=True, arguments={"x-expires": UNUSED_EXPIRES_MS}
-        )
+        self._declared = spec.Queue.Declare(queue=self._queue, durable=True, arguments={"x-expires": UNUSED_EXPIRES_MS})
+        self._consumed = spec.Basic.Consume(queue=self._queue, consumer_tag=TAG, no_ack=True)
         self._bound = spec.Queue.Bind(queue=self._queue, exchange=FRAMES, routing_key=frame_key(address))
         self._unbound = spec.Queue.Unbind(queue=self._queue, exchange=FRAMES, routing_key=frame_key(address))
         self._attachment = Attachment(session, self._open, f"serving {address}")
+        self._connection: Connection
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Join."""
@@ -127,19 +127,16 @@ class Serving:
         while True:
             channel = await connection.open_channel(FRAMES_EXCHANGE, take=self._take)
             try:
-                await channel.call(
-                    self._declared,
-                    spec.Basic.Consume(queue=self._queue, consumer_tag=TAG, no_ack=True),
-                    self._bound,
-                )
+                await channel.call(self._declared, self._consumed, self._bound)
             except RefusedError as error:
                 if error.reply_code != NOT_FOUND:
                     raise
                 continue  # Its last member left between the two, and the queue with it.
             except asyncio.CancelledError:
-                await self._leave(channel)  # The server may have done it already.
+                await self._leave(connection, channel)  # The server may have done it already.
                 raise
             channel.on_cancel = channel.close
+            self._connection = connection
             return channel
 
     def _take(self, delivered: Delivered) -> None:
@@ -157,29 +154,42 @@ class Serving:
         if channel is None:
             return
         try:
-            await self._leave(channel)
+            await self._leave(self._connection, channel)
         except asyncio.CancelledError:
-            await self._leave(channel)
+            await self._leave(self._connection, channel)
             raise
+
+    async def _leave(self, connection: Connection, channel: Channel) -> None:
+        try:
+            await _bounded(self._drain(connection, channel))
         finally:
             channel.close()
 
-    async def _leave(self, channel: Channel) -> None:
-        await _bounded(self._drain, channel)
-        channel.close()
+    async def _drain(self, connection: Connection, channel: Channel) -> None:
+        """Cancel; where nobody is left, take what still comes, and then the queue along.
 
-    async def _drain(self, channel: Channel) -> None:
-        """Cancel; the last member first sees to it that nothing more is routed, since its queue goes with it."""
-        _, members = await count_on(channel, self._queue)
-        if members <= 1:
+        Others may leave, and join, at the same time. Whoever joins consumes before it binds. So if nobody consumes
+        once the queue is unbound, nothing is routed to it until somebody binds it anew.
+        """
+        await channel.cancel()
+        while True:
+            _, members = await count_on(channel, self._queue)
+            if members:
+                return
             await channel.call(self._unbound)
             messages, members = await count_on(channel, self._queue)
-            if members > 1:
+            if members:
                 await channel.call(self._bound)
-            while members <= 1 and messages:
-                await asyncio.sleep(DRAIN_WAIT)
-                messages, members = await count_on(channel, self._queue)
-        await channel.cancel()
+                return
+            if not messages:
+                await channel.call(spec.Queue.Delete(queue=self._queue, if_unused=True, if_empty=True))
+                return
+            async with connection.channel() as draining:
+                draining.on_deliver = self._take
+                await draining.call(self._consumed)
+                while (await count_on(draining, self._queue))[0]:
+                    pass
+                await draining.cancel()
 
 
 class Listening:
@@ -216,13 +226,13 @@ class Listening:
         channel = self._attachment.channel
         if channel is not None:
             try:
-                await _bounded(Channel.cancel, channel)
+                await _bounded(channel.cancel())
             finally:
                 channel.close()
 
 
-async def _bounded(leave: Callable[[Channel], Awaitable[None]], channel: Channel) -> None:
+async def _bounded(leave: Awaitable[None]) -> None:
     """Leave in good order if the server answers."""
     with suppress(BrokerError, TimeoutError):
         async with asyncio.timeout(LEAVE_WAIT):
-            await leave(channel)
+            await leave

@@ -35,9 +35,10 @@ class Waiting:
         number: Of the question that was asked last.
         refused: Who says it did not take it, and will not.
         members: Who could have; None while nobody knows.
+        vouched: Whether somebody has ever known.
     """
 
-    __slots__ = ("ask_again", "ask_at", "members", "number", "refused")
+    __slots__ = ("ask_again", "ask_at", "members", "number", "refused", "vouched")
 
     def __init__(self, ask_again: float) -> None:
         self.number = 0
@@ -45,6 +46,7 @@ class Waiting:
         self.ask_again = ask_again
         self.refused: set[str] = set()
         self.members: set[str] | None = None
+        self.vouched = False
 
     def ask(self, now: float) -> int:
         """Begin anew to count who answers; give the question's number."""
@@ -63,6 +65,7 @@ class Waiting:
         self.refused.add(node)
         if members is not None:
             self.members = set(members) | (self.members or set())
+            self.vouched = True
         return self.members is not None and self.members <= self.refused
 
 
@@ -88,7 +91,7 @@ class Asking:
                 await self._ask(served, links[first : first + MAX_CALLS], now)
 
     async def _ask(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> None:
-        calls = [(link.token, waiting.ask(now), round(now - link.born, 3)) for link, waiting in links]
+        calls = [(link.token, waiting.ask(now), round(now - link.born, 3), waiting.vouched) for link, waiting in links]
         body = orjson.dumps({"inbox": self._exchange.inbox, "calls": calls})
         try:
             async with asyncio.timeout(ASK_WAIT):

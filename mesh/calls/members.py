@@ -151,12 +151,15 @@ class Members:
         answers: list[tuple[str, Message, str]] = []
         none: list[Sequence[object]] = []
         oldest = monotonic = exchange.monotonic()
-        for token, number, age in asked["calls"]:
+        for token, number, age, vouched in asked["calls"]:
             since = monotonic - age - MARGIN * exchange.ask_after
             request = exchange.taken.get(token)
             if request is None:
-                if token not in exchange.taken and not exchange.taken.knows_all_since(since):
-                    continue
+                if token not in exchange.taken:
+                    if not exchange.taken.knows_all_since(since):
+                        continue
+                    if not vouched and self.since(since) is None:
+                        continue  # It may be waiting for a member in the broker, and come yet.
                 exchange.taken.add(token, None)
                 none.append((token, number))
                 oldest = min(oldest, since)

@@ -122,6 +122,33 @@ async def test_calls_outlive_a_restart_of_the_server(rough_place: Place, kill: b
         calls.check()
 
 
+async def test_all_members_leave_together_again_and_again(place: Place) -> None:
+    """A call that came too late for any of them is told so, or waits for the next."""
+    async with AsyncExitStack() as stack:
+        caller = await stack.enter_async_context(Exchange(await place.connect()))
+        calls = Calls(caller, place.app())
+        exchanges = [await stack.enter_async_context(Exchange(await place.connect())) for _ in range(3)]
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(16):
+                tasks.create_task(calls.run())
+            for _ in range(CUTS):
+                before = len(calls.answered)
+                leave = asyncio.Event()
+
+                async def serve(exchange: Exchange, leave: asyncio.Event = leave) -> None:
+                    async with exchange.serve(place.app(), "g", calls.answer):
+                        await leave.wait()
+
+                async with asyncio.TaskGroup() as serving:
+                    for exchange in exchanges:
+                        serving.create_task(serve(exchange))
+                    await eventually(lambda before=before: _longer(calls.answered, before + 50), within=20)
+                    leave.set()
+            calls.going = False
+            await stack.enter_async_context(exchanges[0].serve(place.app(), "g", calls.answer))
+        calls.check()
+
+
 async def test_deadline_holds_over_a_stalled_connection(place: Place, proxy: Proxy) -> None:
     """Whole requests and streams, small and large: all of them, at the same time."""
     broker = await place.connect(place.backend.broker_through(proxy.port))
