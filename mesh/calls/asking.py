@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Asking", "NotTakenError", "Waiting"]
 
+MARGIN = 3.0  # Times what a caller waits until it asks.
+MAX_MARGIN = 60.0
 MAX_ASK_AGAIN = 10.0
 MAX_CALLS = 200
 ASK_WAIT = 2.0
@@ -32,40 +34,32 @@ class Waiting:
     """What a caller knows of a call that waits.
 
     Attributes:
-        number: Of the question that was asked last.
+        ask_at: When it is asked about next.
+        margin: How long the question and its answer may take, in seconds; later ones vouch for nobody.
         refused: Who says it did not take it, and will not.
         members: Who could have; None while nobody knows.
-        vouched: Whether somebody has ever known.
     """
 
-    __slots__ = ("ask_again", "ask_at", "members", "number", "refused", "vouched")
+    __slots__ = ("ask_again", "ask_at", "margin", "members", "refused")
 
-    def __init__(self, ask_again: float) -> None:
-        self.number = 0
+    def __init__(self, ask_after: float) -> None:
         self.ask_at = 0.0
-        self.ask_again = ask_again
+        self.ask_again = ask_after
+        self.margin = MARGIN * ask_after
         self.refused: set[str] = set()
         self.members: set[str] | None = None
-        self.vouched = False
 
-    def ask(self, now: float) -> int:
-        """Begin anew to count who answers; give the question's number."""
-        self.number += 1
-        self.refused.clear()
-        self.members = None
+    def ask(self, now: float) -> None:
+        """Ask less and less often, with more and more patience: the broker may be slow."""
+        self.ask_again = min(self.ask_again * 1.5, MAX_ASK_AGAIN)
+        self.margin = min(self.margin * 1.5, MAX_MARGIN)
         self.ask_at = now + self.ask_again
-        return self.number
-
-    def held(self) -> None:
-        """Ask less often: somebody is at work on it."""
-        self.ask_again = min(self.ask_again * 2, MAX_ASK_AGAIN)
 
     def take_refusal(self, node: str, members: list[str] | None) -> bool:
         """Note that one did not take it; tell whether nobody did."""
         self.refused.add(node)
         if members is not None:
             self.members = set(members) | (self.members or set())
-            self.vouched = True
         return self.members is not None and self.members <= self.refused
 
 
@@ -83,7 +77,7 @@ class Asking:
             if link.first is None or link.first.done() or now - link.born < self._exchange.ask_after:
                 continue
             if link.waiting is None:
-                link.waiting = Waiting(1.5 * self._exchange.ask_after)
+                link.waiting = Waiting(self._exchange.ask_after)
             if link.waiting.ask_at <= now:
                 due[link.served].append((link, link.waiting))
         for served, links in due.items():
@@ -91,25 +85,27 @@ class Asking:
                 await self._ask(served, links[first : first + MAX_CALLS], now)
 
     async def _ask(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> None:
-        calls = [(link.token, waiting.ask(now), round(now - link.born, 3), waiting.vouched) for link, waiting in links]
-        body = orjson.dumps({"inbox": self._exchange.inbox, "calls": calls})
+        calls = [
+            (link.token, now - link.born + waiting.margin, waiting.margin, waiting.members is not None)
+            for link, waiting in links
+        ]
+        body = orjson.dumps({"inbox": self._exchange.inbox, "at": now, "calls": calls})
         try:
             async with asyncio.timeout(ASK_WAIT):
                 await self._exchange.broker.broadcast(address.members(served), Message({FRAME_HEADER: "ask"}, body))
         except (BrokerError, TimeoutError):
-            for _, waiting in links:
-                waiting.ask_at = now
+            return  # It is asked again soon.
+        for _, waiting in links:
+            waiting.ask(now)
 
     def take(self, message: Message) -> None:
         """Take what a member says."""
         told = orjson.loads(message.body)
-        for token in told["held"]:
+        took = self._exchange.monotonic() - told["at"]
+        for token, margin, index in told["none"]:
             link = self._exchange.links.get(token)
-            if link is not None and link.first is not None and link.waiting is not None:
-                link.waiting.held()
-        for token, number in told["none"]:
-            link = self._exchange.links.get(token)
-            if link is None or link.first is None or link.waiting is None or link.waiting.number != number or link.peer:
+            if link is None or link.first is None or link.waiting is None or link.peer:
                 continue
-            if link.waiting.take_refusal(told["node"], told["members"]):
+            members = told["members"][index] if index is not None and took < margin else None
+            if link.waiting.take_refusal(told["node"], members):
                 link.fail(NotTakenError("nobody took it"))

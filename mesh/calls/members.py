@@ -9,7 +9,7 @@ frame    goes             meaning
 here     to all members   one more serves the address, or still does; to one who is new, also from each of them
 bye      to all members   one less does
 ask      to all members   calls that wait for long: was it you who took them?
-told     to the caller    which of them are at work here; which are not, and never will be; and who else to hear
+told     to the caller    which of them were not, and never will be; and who else could have
 ======== ================ ====================================================================================
 
 An answer that is still kept is sent again. A call that every member says it did not take, and will not take, is sent
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,6 @@ BEAT = 20.0
 MEMBERS_PER_BEAT = 10  # The more there are, the less often each says that it is here.
 MISSED_BEATS = 3
 REMEMBERED = 600.0
-MARGIN = 4.0  # For what is on its way; times what a caller waits until it asks.
 MAX_MEMBERS = 1024
 BYE_WAIT = 1.0
 
@@ -147,28 +146,28 @@ class Members:
     async def _answer(self, asked: dict[str, Any]) -> None:
         """Tell a caller what is known here of its calls."""
         exchange, caller = self._exchange, asked["inbox"]
-        held: list[str] = []
         answers: list[tuple[str, Message, str]] = []
-        none: list[Sequence[object]] = []
-        oldest = monotonic = exchange.monotonic()
-        for token, number, age, vouched in asked["calls"]:
-            since = monotonic - age - MARGIN * exchange.ask_after
+        none: list[tuple[str, float, int | None]] = []
+        lists: list[list[str]] = []
+        monotonic = exchange.monotonic()
+        for token, age, margin, vouched in asked["calls"]:
             request = exchange.taken.get(token)
-            if request is None:
-                if token not in exchange.taken:
-                    if not exchange.taken.knows_all_since(since):
-                        continue
-                    if not vouched and self.since(since) is None:
-                        continue  # It may be waiting for a member in the broker, and come yet.
-                exchange.taken.add(token, None)
-                none.append((token, number))
-                oldest = min(oldest, since)
-            elif request.answered:
-                answers.append((f"{caller}.{token}", request.answer or broken(LOST), request.end_address))
-            else:
-                held.append(token)
-        told = self._message("told", held=held, none=none, members=self.since(oldest))
+            if request is not None:
+                if request.answered:
+                    answers.append((f"{caller}.{token}", request.answer or broken(LOST), request.end_address))
+                continue
+            members = self.since(monotonic - age)
+            if token not in exchange.taken:
+                if not exchange.taken.knows_all_since(monotonic - age):
+                    continue
+                if members is None and not vouched:
+                    continue  # It may be waiting for a member in the broker, and come yet.
+            exchange.taken.add(token, None)
+            if members is not None and members not in lists:
+                lists.append(members)
+            none.append((token, margin, None if members is None else lists.index(members)))
+        told = self._message("told", at=asked["at"], none=none, members=lists)
         for to, message, end in answers:
             await exchange.broker.send(to, message, end)
-        if held or none:
+        if none:
             await exchange.broker.send(f"{caller}.told", told)
