@@ -19,7 +19,7 @@ from nats.errors import UnexpectedEOF
 from brokers.nats._overrides import NatsClient, heeding_cancellation
 from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
 from brokers.shared.outage import Outage
-from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
+from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 
 __all__ = ["Answer", "Connection"]
 
@@ -254,9 +254,16 @@ class Connection:
 
         Raises:
             BrokerUnavailableError: There is no connection.
+            MessageTooLargeError: Over the server's limit.
         """
+        if not self.connected.is_set():
+            raise self._unavailable()
         with self.errors:
-            await self.client.publish(subject, body, reply, headers)
+            try:
+                await self.client.publish(subject, body, reply, headers)
+            except nats.errors.MaxPayloadError:
+                size = len(body) + sum([len(name) + len(value) + 4 for name, value in (headers or {}).items()])
+                raise MessageTooLargeError(size, self.client.max_payload) from None
 
     def _unavailable(self) -> BrokerUnavailableError:
         return unavailable(f"NATS at {self.shown}")

@@ -159,7 +159,10 @@ class NatsClient(Client):
         if block.count("\r") != lines or block.count("\n") != lines:  # A line break within: the client repairs it.
             await super()._send_publish(subject, reply, payload, payload_size, headers)
             return
-        await self._send_command(hpub_cmd(subject, reply, block.encode(), payload))
+        header = block.encode()
+        if len(header) + payload_size > self.max_payload:  # The client looks at the body alone; the server hangs up.
+            raise nats.errors.MaxPayloadError
+        await self._send_command(hpub_cmd(subject, reply, header, payload))
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

@@ -271,49 +271,45 @@ class Exchange:
         if body is not None:
             headers[FRAME_HEADER] = "open"
         message = Message(headers, message.body)
+        loop = asyncio.get_running_loop()
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         while True:
             remaining = deadline - time.time()
             if remaining <= 0:
                 raise DeadlineExceededError("the deadline passed before the call")
+            link = self.link("", granted_bytes=WINDOW_BYTES)
+            first = link.first = loop.create_future()
+            link.served, link.sender = address, task
+            timer = loop.call_later(remaining, _expire, link)
+            streamed = False
             try:
-                return await self._request(address, message, remaining, body)
+                await self.broker.send(address, message, link.address)
+                link.sender = None
+                if body is not None:
+                    link.streaming = True
+                    tasks = cast("asyncio.TaskGroup", self._tasks)
+                    link.upload = tasks.create_task(_upload(link, body), name="exchange-upload")
+                reply = cast("Message", (await first).message)
+                streamed = reply.headers.get(FRAME_HEADER) == "head"
+                return Reply(self, reply, link if streamed else None)
             except NotTakenError:
                 continue  # It did not run, and never will under its token.
+            except asyncio.CancelledError:
+                if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
+                    raise
+                raise link.error from None
+            finally:
+                timer.cancel()
+                if not streamed:
+                    self._end(link, first)
 
-    async def _request(
-        self, address: Address, message: Message, remaining: float, body: AsyncIterator[bytes] | None
-    ) -> Reply:
-        loop = asyncio.get_running_loop()
-        link = self.link("", granted_bytes=WINDOW_BYTES)
-        first = link.first = loop.create_future()
-        link.served = address
-        task = link.sender = cast("asyncio.Task[Any]", asyncio.current_task())
-        timer = loop.call_later(remaining, _expire, link)
-        streamed = answered = False
-        try:
-            await self.broker.send(address, message, link.address)
-            link.sender = None
-            if body is not None:
-                link.streaming = True
-                tasks = cast("asyncio.TaskGroup", self._tasks)
-                link.upload = tasks.create_task(_upload(link, body), name="exchange-upload")
-            reply = cast("Message", (await first).message)
-            answered = True
-            streamed = reply.headers.get(FRAME_HEADER) == "head"
-            return Reply(self, reply, link if streamed else None)
-        except asyncio.CancelledError:
-            if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
-                raise
-            raise link.error from None
-        finally:
-            timer.cancel()
-            if not streamed:
-                uploading = link.upload is not None and not link.upload.done()
-                self.forget(link)
-                if link.peer and (uploading or not answered):
-                    link.abort("the caller went away")
-                if not answered and first.done() and not first.cancelled():
-                    first.exception()  # It came while sending was ended; nobody else looks at it.
+    def _end(self, link: Link, first: asyncio.Future[Frame]) -> None:
+        """Let go of a call whose answer is whole, or will not come."""
+        uploading = link.upload is not None and not link.upload.done()
+        self.forget(link)
+        answered = first.done() and not first.cancelled() and first.exception() is None
+        if link.peer and (uploading or not answered):
+            link.abort("the caller went away")
 
     @asynccontextmanager
     async def serve(

@@ -108,10 +108,6 @@ class Request:
         """Where this end of its stream listens, if there is one."""
         return "" if self._link is None else self._link.address
 
-    def _keep(self, answer: Message) -> None:
-        self.answered = True
-        self._exchange.taken.keep(self, answer)
-
     @property
     def whole_limit_bytes(self) -> int:
         """Largest body that ``reply`` takes."""
@@ -125,7 +121,8 @@ class Request:
             await self.end()
             return
         message = Message(headers, body)
-        self._keep(message)
+        self.answered = True
+        self._exchange.taken.keep(self, message)
         while True:
             try:
                 await self._exchange.broker.send(self._reply_to, message)
@@ -138,7 +135,8 @@ class Request:
     async def busy(self) -> None:
         """Answer that it was not run, so that the caller tries elsewhere or later."""
         message = Message({FRAME_HEADER: "busy"}, b"")
-        self._keep(message)
+        self.answered = True
+        self._exchange.taken.keep(self, message)
         try:
             await self._exchange.broker.send(self._reply_to, message)
         except BrokerError:
@@ -148,7 +146,8 @@ class Request:
         """Begin a streamed answer."""
         link = self._open()
         self.streaming = True
-        self._keep(Message({FRAME_HEADER: "head", **headers}, b""))
+        self.answered = True
+        self.answer = Message({FRAME_HEADER: "head", **headers}, b"")
         await link.send("head", headers)
 
     async def write(self, data: bytes) -> None:
@@ -168,7 +167,8 @@ class Request:
         self._task = None
         link, self._link = self._link, None
         if self.streaming or not self.answered:
-            self._keep(broken(reason or LOST))
+            self.answered = True
+            self.answer = broken(reason or LOST)
         if reason is None and self.streamed and (link is None or not link.finished):
             reason = "the rest of the request body is not wanted"
         if reason is None and link is None:

@@ -31,7 +31,7 @@ class Taken:
         self._calls: dict[str, Request | None] = {}
         self._earlier: dict[str, Request | None] = {}
         self._began_at = self._forgotten_at = -math.inf
-        self._kept: deque[tuple[Request, Message]] = deque()
+        self._kept: deque[Request] = deque()
         self._kept_bytes = 0
 
     def add(self, token: str, request: Request | None) -> bool:
@@ -63,12 +63,12 @@ class Taken:
         return self._forgotten_at < monotonic
 
     def keep(self, request: Request, answer: Message) -> None:
-        """Keep an answer; the oldest ones make room."""
+        """Keep a whole answer, which stays what it is; the oldest ones make room."""
         request.answer = answer
-        self._kept.append((request, answer))
+        self._kept.append(request)
         self._kept_bytes += len(answer.body) + ANSWER_OVERHEAD_BYTES
         while self._kept_bytes > MAX_KEPT_BYTES:
-            oldest, dropped = self._kept.popleft()
-            self._kept_bytes -= len(dropped.body) + ANSWER_OVERHEAD_BYTES
-            if oldest.answer is dropped:
-                oldest.answer = None
+            oldest = self._kept.popleft()
+            assert oldest.answer is not None
+            self._kept_bytes -= len(oldest.answer.body) + ANSWER_OVERHEAD_BYTES
+            oldest.answer = None
