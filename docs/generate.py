@@ -126,6 +126,14 @@ def _faults_table() -> str:
     return _by_broker("what fails, under load", {fault: row for fault, row in rows.items() if row})
 
 
+def _calls_table() -> str:
+    rows = {
+        fault: {broker: f"{row['calls']:,} / {row['failed']}" for broker, row in by_broker.items() if "calls" in row}
+        for fault, by_broker in _faults().items()
+    }
+    return _by_broker("what happens, under calls", {fault: row for fault, row in rows.items() if row})
+
+
 def _fault_times_table() -> str:
     rows = {
         fault: {broker: f"{row['seconds']}" for broker, row in by_broker.items() if "seconds" in row}
@@ -139,6 +147,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "flags": _flags_table,
     "ignored-flags": _ignored_table,
     "faults": _faults_table,
+    "calls": _calls_table,
     "fault-times": _fault_times_table,
 }
 """What can be generated, by name."""

@@ -1,4 +1,5 @@
-"""Events while brokers, connections, gateways and instances fail: the same on every broker, with real processes.
+"""Events and calls while brokers, connections, gateways and instances fail: the same on every broker, with real
+processes.
 
 What was answered 204 is compared with what was recorded, as sets. Duplicates are allowed, and counted: the numbers
 are the table in docs/guarantees.md.
@@ -8,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import pytest
@@ -16,7 +20,7 @@ import pytest
 from mesh.broker import SubscribeOptions
 from tests.faults.conftest import Figures, Site, everything_arrives, portion
 from tests.support.eventually import eventually
-from tests.support.load import Publishing
+from tests.support.load import Calling, Publishing
 from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.proxy import Proxy
 
@@ -25,6 +29,9 @@ KILL_AT = (portion(1_200), portion(2_600))
 SEVERAL = portion(2_000)
 CUTS = 6
 PATIENCE = SubscribeOptions("").ack_wait
+CALL_RATE = 100.0
+CALLS = 1_200
+MAY_FAIL = {("kafka", "the broker restarts, and is killed"): 40}  # What was in flight.
 IN_FLIGHT = {"seconds": 0.02}  # What a handler takes, so that there always are some at work.
 
 
@@ -191,6 +198,76 @@ async def test_instances_join_and_leave_while_handlers_run(site: Site, figures: 
         await work
         await everything_arrives(publishing, app, figures, fault="instances join and leave", broker=site.name)
         assert publishing.failed == set()
+
+
+# Calls
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A callee with two instances, which is called all the time."""
+
+    calling: Calling
+    instances: tuple[GatewayProcess, GatewayProcess]
+
+
+@asynccontextmanager
+async def called(site: Site, figures: Figures, fault: str) -> AsyncIterator[Called]:
+    """Call at a steady rate meanwhile, and some time longer; each call runs at most once."""
+    async with (
+        AppProcess(site.home) as one,
+        AppProcess(site.home, records=one.records) as two,
+        site.gateway("caller") as caller,
+        site.gateway("callee", one) as first,
+        site.gateway("callee", two) as second,
+    ):
+        calling = Calling(caller, "callee", CALL_RATE)
+        async with calling.running():
+            await calls_made(calling, CALLS // 2)  # Until the instances vouch for each other.
+            yield Called(calling, (first, second))
+            await calls_made(calling, calling.made + CALLS // 2)
+        failed = len(calling.failures)
+        figures.fault(fault, site.name, calls=calling.made, failed=failed)
+        figures.note(slowest_seconds=round(calling.slowest, 1))
+        runs = Counter(one.recorded("call"))
+        assert [call for call, count in runs.items() if count > 1] == []
+        assert failed <= MAY_FAIL.get((site.name, fault), 0), calling.failures[:3]
+
+
+async def calls_made(calling: Calling, count: int) -> None:
+    await eventually(lambda: _assert_at_least(calling.made, count), 60.0)
+
+
+async def at_once(do: Callable[[GatewayProcess], Awaitable[object]], instances: tuple[GatewayProcess, ...]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for instance in instances:
+            tasks.create_task(_do(do, instance))
+
+
+async def _do(do: Callable[[GatewayProcess], Awaitable[object]], instance: GatewayProcess) -> None:
+    await do(instance)
+
+
+async def test_calls_while_the_broker_restarts(site: Site, figures: Figures) -> None:
+    """In good order, and by SIGKILL: what was lost on the way is asked for."""
+    async with called(site, figures, "the broker restarts, and is killed"):
+        await site.backend.restart(kill=False)
+        await asyncio.sleep(1.0)
+        await site.backend.restart(kill=True)
+
+
+async def test_calls_while_one_instance_restarts(site: Site, figures: Figures) -> None:
+    """The other takes the calls."""
+    async with called(site, figures, "one of two instances restarts") as callee:
+        assert await callee.instances[0].terminate() == 0
+        await callee.instances[0].start()
+
+
+async def test_calls_while_all_instances_restart(site: Site, figures: Figures) -> None:
+    """At the same time: the calls wait."""
+    async with called(site, figures, "all instances restart together") as callee:
+        await at_once(GatewayProcess.terminate, callee.instances)
+        await at_once(GatewayProcess.start, callee.instances)
 
 
 # Patience
