@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from copy import copy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiormq import Channel as Client
 from aiormq import ChannelClosed, ChannelInvalidStateError, DeliveryError, spec
@@ -136,7 +136,9 @@ class Channel:
             answer = self._raw.rpc(method)
         before = cancels()
         try:
-            return cast("Frame", await asyncio.shield(answer))
+            answering = asyncio.ensure_future(answer)
+            answering.add_done_callback(_retrieve)  # Whoever asked may have gone.
+            return cast("Frame", await asyncio.shield(answering))
         except asyncio.CancelledError as error:
             if cancels() > before:
                 raise
@@ -301,6 +303,11 @@ def cancels() -> int:
     """Count the requests to cancel this task: aiormq raises CancelledError without one, too."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
+
+
+def _retrieve(answering: asyncio.Future[Any]) -> None:
+    if not answering.cancelled():
+        answering.exception()
 
 
 def _ignore(_: object) -> None:
