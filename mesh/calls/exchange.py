@@ -145,7 +145,7 @@ class Exchange:
         self._tasks: asyncio.TaskGroup | None = None
         self._working: list[asyncio.Task[None]] = []
         self._telling = 0
-        self._asking = Asking(self)
+        self._asking = Asking(self, self.links)
         self._serving: list[Serving] = []
         self._numbers = itertools.count()
 
@@ -323,7 +323,7 @@ class Exchange:
             handler: Answers one request; what it raises is the caller's broken stream.
             max_in_flight: Most requests at once; one more is answered ``busy``.
         """
-        members = Members(self, address, next(self._numbers))
+        members = Members(self, self.taken, address, next(self._numbers))
         async with members.joined(), task_group() as tasks:
             serving = Serving(self, members, handler, max_in_flight, tasks)
             self._serving.append(serving)

@@ -19,8 +19,8 @@ from mesh.errors import (
 
 if TYPE_CHECKING:
     from mesh.address import Address
-    from mesh.calls.asking import Waiting
-    from mesh.calls.exchange import Exchange
+    from mesh.calls.context import Context
+    from mesh.calls.waiting import Waiting
 
 __all__ = ["CREDIT_HEADER", "FRAME_HEADER", "REASON_HEADER", "SEQUENCE_HEADER", "WINDOW_BYTES", "Link", "broken"]
 
@@ -73,7 +73,7 @@ class Link:
     )
 
     def __init__(
-        self, exchange: Exchange, token: str, peer: str, *, credit_bytes: int = 0, granted_bytes: int = 0
+        self, exchange: Context, token: str, peer: str, *, credit_bytes: int = 0, granted_bytes: int = 0
     ) -> None:
         """Prepare.
 

@@ -23,19 +23,18 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Frame, Message
+from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, broken
+from mesh.calls.taken import Taken
 from mesh.errors import BrokerError
 from mesh.tasks import task_group
-
-if TYPE_CHECKING:
-    from mesh.calls.exchange import Exchange
 
 __all__ = ["LOST", "Members"]
 
@@ -58,9 +57,10 @@ class Members:
         label: The user's own name for it.
     """
 
-    def __init__(self, exchange: Exchange, served: Address, number: int) -> None:
+    def __init__(self, exchange: Context, taken: Taken, served: Address, number: int) -> None:
         """Prepare; ``joined`` takes part."""
         self._exchange = exchange
+        self._taken = taken
         self.served = served.text
         self.label = served.label
         self._address = address.members(served)
@@ -151,18 +151,18 @@ class Members:
         lists: list[list[str]] = []
         monotonic = exchange.monotonic()
         for token, age, margin, vouched in asked["calls"]:
-            request = exchange.taken.get(token)
+            request = self._taken.get(token)
             if request is not None:
                 if request.answered:
                     answers.append((f"{caller}.{token}", request.answer or broken(LOST), request.end_address))
                 continue
             members = self.since(monotonic - age)
-            if token not in exchange.taken:
-                if not exchange.taken.knows_all_since(monotonic - age):
+            if token not in self._taken:
+                if not self._taken.knows_all_since(monotonic - age):
                     continue
                 if members is None and not vouched:
                     continue  # It may be waiting for a member in the broker, and come yet.
-            exchange.taken.add(token, None)
+            self._taken.add(token, None)
             if members is not None and members not in lists:
                 lists.append(members)
             none.append((token, margin, None if members is None else lists.index(members)))

@@ -6,16 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from mesh.broker import Frame, Message
+from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
-from mesh.calls.taken import TOKEN_PREFIX
+from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
-
-if TYPE_CHECKING:
-    from mesh.calls.exchange import Exchange
 
 __all__ = ["DEADLINE_HEADER", "Handler", "Request", "Serving"]
 
@@ -25,6 +23,24 @@ DEADLINE_HEADER = "mesh-deadline"
 RECONNECT_WAIT = 0.1
 
 Handler = Callable[["Request"], Awaitable[None]]
+
+
+class Exchange(Context, Protocol):
+    """What a request needs of its exchange.
+
+    Attributes:
+        taken: What is remembered of requests.
+        expired: How many came too late.
+    """
+
+    taken: Taken
+    expired: int
+
+    def link(self, peer: str, *, credit_bytes: int = 0, granted_bytes: int = 0) -> Link:
+        """Open an end of a stream."""
+
+    def forget(self, link: Link) -> bool:
+        """Close an end; tell whether it was open."""
 
 
 class Request:

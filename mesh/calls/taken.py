@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mesh.broker import Message
 
-if TYPE_CHECKING:
-    from mesh.calls.request import Request
-
-__all__ = ["TOKEN_PREFIX", "Taken"]
+__all__ = ["TOKEN_PREFIX", "Call", "Taken"]
 
 TOKEN_PREFIX = "mesh-"
 GENERATION = 8192
 GENERATION_SECONDS = 120.0
 MAX_KEPT_BYTES = 8 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES = 1024  # What an answer's headers and objects take, roughly.
+
+
+class Call(Protocol):
+    """A call that was taken.
+
+    Attributes:
+        answered: Whether an answer was begun.
+        answer: The answer while it is kept.
+    """
+
+    answered: bool
+    answer: Message | None
+
+    @property
+    def end_address(self) -> str:
+        """Where the callee's end of its stream listens, if there is one."""
 
 
 class Taken:
@@ -28,13 +41,13 @@ class Taken:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, Request | None] = {}
-        self._earlier: dict[str, Request | None] = {}
+        self._calls: dict[str, Call | None] = {}
+        self._earlier: dict[str, Call | None] = {}
         self._began_at = self._forgotten_at = -math.inf
-        self._kept: deque[Request] = deque()
+        self._kept: deque[Call] = deque()
         self._kept_bytes = 0
 
-    def add(self, token: str, request: Request | None) -> bool:
+    def add(self, token: str, request: Call | None) -> bool:
         """Remember a call, or refuse it for good; tell whether it is new."""
         if token in self._calls or token in self._earlier:
             return False
@@ -44,7 +57,7 @@ class Taken:
     def __contains__(self, token: str) -> bool:
         return token in self._calls or token in self._earlier
 
-    def get(self, token: str) -> Request | None:
+    def get(self, token: str) -> Call | None:
         """Give a call that was not refused."""
         return self._calls.get(token) or self._earlier.get(token)
 
@@ -62,7 +75,7 @@ class Taken:
         """Whether every call that was taken since then is still known."""
         return self._forgotten_at < monotonic
 
-    def keep(self, request: Request, answer: Message) -> None:
+    def keep(self, request: Call, answer: Message) -> None:
         """Keep a whole answer, which stays what it is; the oldest ones make room."""
         request.answer = answer
         self._kept.append(request)

@@ -1,0 +1,42 @@
+"""What a caller has found out about one call that waits."""
+
+from __future__ import annotations
+
+__all__ = ["Waiting"]
+
+MARGIN = 3.0  # Times what a caller waits until it asks.
+MAX_MARGIN = 60.0
+MAX_ASK_AGAIN = 10.0
+
+
+class Waiting:
+    """What a caller knows of a call that waits.
+
+    Attributes:
+        ask_at: When it is asked about next.
+        margin: How long the question and its answer may take, in seconds; later ones vouch for nobody.
+        refused: Who says it did not take it, and will not.
+        members: Who could have; None while nobody knows.
+    """
+
+    __slots__ = ("ask_again", "ask_at", "margin", "members", "refused")
+
+    def __init__(self, ask_after: float) -> None:
+        self.ask_at = 0.0
+        self.ask_again = ask_after
+        self.margin = MARGIN * ask_after
+        self.refused: set[str] = set()
+        self.members: set[str] | None = None
+
+    def ask(self, now: float) -> None:
+        """Ask less and less often, with more and more patience: the broker may be slow."""
+        self.ask_again = min(self.ask_again * 1.5, MAX_ASK_AGAIN)
+        self.margin = min(self.margin * 1.5, MAX_MARGIN)
+        self.ask_at = now + self.ask_again
+
+    def take_refusal(self, node: str, members: list[str] | None) -> bool:
+        """Note that one did not take it; tell whether nobody did."""
+        self.refused.add(node)
+        if members is not None:
+            self.members = set(members) | (self.members or set())
+        return self.members is not None and self.members <= self.refused
