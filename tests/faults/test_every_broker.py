@@ -212,7 +212,7 @@ class Called:
 
 
 @asynccontextmanager
-async def called(site: Site, figures: Figures, fault: str) -> AsyncIterator[Called]:
+async def called(site: Site, figures: Figures, *, fault: str) -> AsyncIterator[Called]:
     """Call at a steady rate meanwhile, and some time longer; each call runs at most once."""
     async with (
         AppProcess(site.home) as one,
@@ -250,7 +250,7 @@ async def _do(do: Callable[[GatewayProcess], Awaitable[object]], instance: Gatew
 
 async def test_calls_while_the_broker_restarts(site: Site, figures: Figures) -> None:
     """In good order, and by SIGKILL: what was lost on the way is asked for."""
-    async with called(site, figures, "the broker restarts, and is killed"):
+    async with called(site, figures, fault="the broker restarts, and is killed"):
         await site.backend.restart(kill=False)
         await asyncio.sleep(1.0)
         await site.backend.restart(kill=True)
@@ -258,14 +258,14 @@ async def test_calls_while_the_broker_restarts(site: Site, figures: Figures) -> 
 
 async def test_calls_while_one_instance_restarts(site: Site, figures: Figures) -> None:
     """The other takes the calls."""
-    async with called(site, figures, "one of two instances restarts") as callee:
+    async with called(site, figures, fault="one of two instances restarts") as callee:
         assert await callee.instances[0].terminate() == 0
         await callee.instances[0].start()
 
 
 async def test_calls_while_all_instances_restart(site: Site, figures: Figures) -> None:
     """At the same time: the calls wait."""
-    async with called(site, figures, "all instances restart together") as callee:
+    async with called(site, figures, fault="all instances restart together") as callee:
         await at_once(GatewayProcess.terminate, callee.instances)
         await at_once(GatewayProcess.start, callee.instances)
 
