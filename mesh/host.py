@@ -337,6 +337,7 @@ class Hosted:
         component: As it was loaded, for its name and scopes.
         fingerprint: Of its settings.
         capabilities: What metadata tells of it.
+        recoverable: Whether an operation is asked about that got lost with a connection, as between few hosts.
         methods: What it can be asked, by name.
         run: The host's pipeline.
     """
@@ -345,6 +346,7 @@ class Hosted:
     component: Component
     fingerprint: str
     capabilities: Sequence[str]
+    recoverable: bool
     methods: Mapping[str, Method] = field(repr=False)
     run: Handler = field(repr=False)
 
@@ -418,9 +420,10 @@ async def hosting(
         for each in hosted:
             handle = _handler(each, namespace)
             where = address.component(namespace, each.component.name, each.fingerprint)
-            await stack.enter_async_context(exchange.serve(where, each.fingerprint, handle))
+            serving = exchange.serve(where, each.fingerprint, handle, recoverable=each.recoverable)
+            await stack.enter_async_context(serving)
             where = address.component(namespace, each.component.name)
-            await stack.enter_async_context(exchange.serve(where, HOSTS_GROUP, present))
+            await stack.enter_async_context(exchange.serve(where, HOSTS_GROUP, present, recoverable=False))
         await stack.enter_async_context(broker.listen(address.hosts(namespace), receive))
         yield
 

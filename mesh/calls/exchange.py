@@ -34,7 +34,7 @@ import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Self, cast
 
 import orjson
@@ -313,7 +313,13 @@ class Exchange:
 
     @asynccontextmanager
     async def serve(
-        self, address: Address, group: str, handler: Handler, max_in_flight: int = MAX_SERVED
+        self,
+        address: Address,
+        group: str,
+        handler: Handler,
+        max_in_flight: int = MAX_SERVED,
+        *,
+        recoverable: bool = True,
     ) -> AsyncIterator[None]:
         """Serve an address; leaving waits for the handlers in flight.
 
@@ -322,9 +328,12 @@ class Exchange:
             group: Instances of one group compete.
             handler: Answers one request; what it raises is the caller's broken stream.
             max_in_flight: Most requests at once; one more is answered ``busy``.
+            recoverable: Whether a call whose request or answer gets lost with a connection is asked about. For that
+                those who serve the address know each other, so one that every node serves goes without.
         """
         members = Members(self, self.taken, address, next(self._numbers))
-        async with members.joined(), task_group() as tasks:
+        joined = members.joined() if recoverable else nullcontext()
+        async with joined, task_group() as tasks:
             serving = Serving(self, members, handler, max_in_flight, tasks)
             self._serving.append(serving)
             try:

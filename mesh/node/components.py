@@ -61,6 +61,7 @@ class Components:
                 component=entry.component,
                 fingerprint=fingerprint(entry.component, entry.resolved),
                 capabilities=tuple(entry.opened.capabilities),
+                recoverable=entry.placement == "backbone",
                 methods={method.name: method for method in entry.block.methods},
                 run=run,
             )

@@ -142,8 +142,8 @@ class Directory:
             try:
                 async with (
                     answering(self._broker, self._namespace, self._answer_all),
-                    exchange.serve(address.keepers(self._namespace), "keepers", self._take),
-                    exchange.serve(own, self.node_id, self._take),
+                    exchange.serve(address.keepers(self._namespace), "keepers", self._take, recoverable=False),
+                    exchange.serve(own, self.node_id, self._take, recoverable=False),
                 ):
                     signing = self._tasks.create_task(self._sign(), name="directory-sign")
                     try:
@@ -219,7 +219,7 @@ class Directory:
             await request.reply({}, orjson.dumps(min(round(self._age(app_id), 1), 2 * SEEN_WINDOW)))
 
         try:
-            async with self._exchange.serve(address.seen(self._namespace, app_id), "seen", answer):
+            async with self._exchange.serve(address.seen(self._namespace, app_id), "seen", answer, recoverable=False):
                 active.set()
                 while not self._ended.is_set() and (left := self._left(app_id)) > 0:
                     with suppress(TimeoutError):
