@@ -72,7 +72,7 @@ class FileKeyValue:
         """Work in the file's own thread; a cancelled caller does not interrupt it."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StateError(f"cannot use {self._path.name}: {error}") from error
 
     def _open(self) -> None:
@@ -188,7 +188,10 @@ class SQLiteStateStore(KeyValueStateStore):
         if not path or ":memory:" in path:
             message = "must be the path of a file, or a file: URL"
             raise ConfigError(component.problem(message, setting="connectionString"))
-        return cls(Path(path).expanduser())
+        try:
+            return cls(Path(path).expanduser())
+        except RuntimeError as error:  # There is no such user.
+            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     async def __aenter__(self) -> Self:
         """Open the file."""

@@ -289,8 +289,9 @@ class Settlement:
             try:
                 async with asyncio.timeout(DEAD_LETTER_SECONDS):
                     await put(delivery, attempt.reason, delivery.attempt + quick)
-            except (MeshError, TimeoutError) as error:
-                logger.warning("%s: cannot publish to the dead letter topic, will retry: %s", self._label, error)
+            except Exception as error:  # noqa: BLE001 - raised further, the broker would hand it out again at once
+                why = error if isinstance(error, MeshError) else repr(error)
+                logger.warning("%s: cannot publish to the dead letter topic, will retry: %s", self._label, why)
                 await delivery.nack(DEAD_LETTER_RETRY)
                 return
             self._count("dead_letter")

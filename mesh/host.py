@@ -61,14 +61,17 @@ OTHERS_SECONDS = 0.1
 ABSENT_SECONDS = 0.25
 GONE_SECONDS = 60.0
 MAX_KNOWN = 1000
-MAX_TELLING = 1000  # Whoever gets no answer asks again.
+MAX_TELLING = 1000
 MAX_BODY_BYTES = 64 * 1024 * 1024
 UNAVAILABLE_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5)
-_SECRET_NAME = re.compile(r"password|passphrase|secret|token|credential|privatekey", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(password|passphrase|secret|token|credentials?|privatekey|accesskey|saskey)$")
 
 
 def fingerprint(component: Component, resolved: Component) -> str:
-    """Tell settings apart without telling secrets: what a reference refers to counts, not what it gives.
+    """Tell settings apart without telling secrets.
+
+    Of a reference to a secret counts what it refers to, of a setting that is named as one (``redisPassword``) nothing,
+    or the variable.
 
     Args:
         component: As it was loaded.
@@ -77,15 +80,14 @@ def fingerprint(component: Component, resolved: Component) -> str:
     told: list[tuple[str, str]] = []
     for raw, closed in zip(component.metadata, resolved.metadata, strict=True):
         name = raw.name.casefold()
+        secret = _SECRET_NAME.search(name) is not None
         match raw.value:
-            case SecretRef(name=secret, key=key):
-                told.append((name, f"secret {secret}/{key}"))
-            case EnvRef(variable=variable):
+            case SecretRef(name=of, key=key):
+                told.append((name, f"secret {component.auth_secret_store}/{of}/{key}"))
+            case EnvRef(variable=variable) if secret:
                 told.append((name, f"variable {variable}"))
-            case _ if _SECRET_NAME.search(name) is None:
-                told.append((name, closed.text() or ""))
             case _:
-                told.append((name, ""))
+                told.append((name, "" if secret else closed.text() or ""))
     parts = [component.type, component.version, *(text for pair in sorted(told) for text in pair)]
     return hashlib.blake2s("\0".join(parts).encode(), digest_size=8).hexdigest()
 
@@ -143,7 +145,7 @@ class Hosts:
         self._node_id = node_id
         self._known: dict[tuple[str, str, str], tuple[Found | None, float]] = {}
         self._gone: dict[tuple[str, str, str], float] = {}
-        self._finding = asyncio.Lock()
+        self._finding: dict[tuple[str, str, str], asyncio.Lock] = {}
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._tasks = asyncio.TaskGroup()
@@ -181,21 +183,28 @@ class Hosts:
 
         Raises:
             HostsDifferError: Hosts with different settings would answer.
+            NoResponderError: There is a host, and it does not answer.
             BrokerError: The backbone could not be asked.
         """
         key = block, name, caller.app_id
         known = self._known.get(key)
         if known is not None and time.monotonic() < known[1]:
             return known[0]
-        async with self._finding:  # One question at a time: whoever waited finds the answer.
-            known = self._known.get(key)
-            if known is not None and time.monotonic() < known[1]:
-                return known[0]
-            found = await self._find(block, name, caller)
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = found, float("inf") if found is not None else time.monotonic() + ABSENT_SECONDS
-            return found
+        finding = self._finding.setdefault(key, asyncio.Lock())
+        try:
+            async with asyncio.timeout(FIND_SECONDS * 2), finding:  # Whoever waited finds the answer.
+                known = self._known.get(key)
+                if known is not None and time.monotonic() < known[1]:
+                    return known[0]
+                found = await self._find(block, name, caller)
+        except TimeoutError:
+            raise DeadlineExceededError(f"nobody said within {FIND_SECONDS * 2:g} s who has {name}") from None
+        finally:
+            self._finding.pop(key, None)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[key] = found, float("inf") if found is not None else time.monotonic() + ABSENT_SECONDS
+        return found
 
     async def _find(self, block: str, name: str, caller: Caller) -> Found | None:
         try:
@@ -215,7 +224,7 @@ class Hosts:
                 async with asyncio.timeout(FIND_SECONDS):
                     await asked.answered.wait()
             except TimeoutError:
-                return None
+                raise NoResponderError(f"the hosts of component {name} do not say who they are") from None
             await asyncio.sleep(OTHERS_SECONDS)  # Whoever has other settings answers about as fast.
         finally:
             del self._asked[number]

@@ -78,7 +78,7 @@ class Method:
 
 @dataclass(slots=True)
 class Operation:
-    """One thing asked. Only the pipeline changes it.
+    """One thing asked. Only the pipeline, and the block for its next attempt, change it.
 
     Attributes:
         method: What.
@@ -87,6 +87,7 @@ class Operation:
         context: By whom, until when.
         deadline: Unix time in seconds until which this attempt may take; set by the pipeline.
         limit: Seconds that a policy gives to one attempt; None = the method's own. Set by the pipeline.
+        kept: What the block makes once for all attempts, as the events of a publish: another attempt is no other event.
     """
 
     method: Method
@@ -95,6 +96,7 @@ class Operation:
     context: Context
     deadline: float = 0.0
     limit: float | None = None
+    kept: object = None
 
     def judged(self, result: object, error: MeshError | None) -> Verdict:
         """Say what an attempt came to."""

@@ -100,9 +100,6 @@ class Asked:
             APIError: There is none.
         """
         service = self.api.services[method.block]
-        component = service.components.get(name)  # type: ignore[attr-defined]  # blocks with components have it
-        if component is not None:
-            return component  # type: ignore[no-any-return]
         try:
             return await service.find(name, self.api.caller)  # type: ignore[attr-defined,no-any-return]
         except (ComponentNotFoundError, NotConfiguredError) as error:

@@ -131,7 +131,7 @@ def _concurrency(
 ) -> Concurrency | None:
     """Read concurrency and consistency."""
     consistency = options.get("consistency") or ""
-    if consistency not in CONSISTENCIES:
+    if not isinstance(consistency, str) or consistency not in CONSISTENCIES:
         raise _refused(f"{where}unrecognized consistency {consistency!r}", method, store, arguments)
     concurrency = options.get("concurrency") or ""
     try:

@@ -98,6 +98,7 @@ class Parts:
         records: Opens the mesh's own store.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
+        scopes: Of each open component, by name; empty = all apps.
         configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
         run: The pipeline, for what a block asks of another one.
@@ -120,6 +121,7 @@ class Parts:
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
+    scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None
 

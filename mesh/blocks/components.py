@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from mesh.errors import ComponentNotFoundError, NotConfiguredError
+from mesh.scopes import in_scope
 
 if TYPE_CHECKING:
     from mesh.blocks.block import Block, Inbound, Opened, Parts
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mesh.pipeline import Handler
 
 __all__ = ["ComponentService"]
+
+MAX_NAME_BYTES = 256
 
 
 class ComponentService:
@@ -55,9 +58,9 @@ class ComponentService:
             HostsDifferError: Its hosts are configured differently.
         """
         component = self.components.get(name)
-        if component is not None:
+        if component is not None and in_scope(self._parts.scopes.get(name, ()), caller.app_id):
             return component
-        if self._block.hosted:
+        if self._may_be_hosted(name, component):
             found = await self._parts.hosts.find(self._block.name, name, caller)
             if found is not None:
                 return found
@@ -66,12 +69,18 @@ class ComponentService:
 
     async def _run(self, operation: Operation) -> object:
         """Do what is asked."""
-        component = self.components.get(operation.target)
-        if component is None:
-            if not self._block.hosted:
-                raise self._missing(operation.target)
+        name = operation.target
+        component = self.components.get(name)
+        scopes = self._parts.scopes.get(name)
+        if component is None or (scopes and operation.context.caller.app_id not in scopes):
+            if not self._may_be_hosted(name, component):
+                raise self._missing(name)
             return await self._parts.hosts.ask(operation, self._missing)
         return cast("object", await getattr(component, operation.method.name)(operation))
+
+    def _may_be_hosted(self, name: str, component: Opened | None) -> bool:
+        """Tell whether to look elsewhere: for one that is here, nobody else is asked; a long name is nobody's."""
+        return component is None and self._block.hosted and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
 
     def _missing(self, name: str) -> ComponentNotFoundError | NotConfiguredError:
         if self._block.name not in self._parts.configured:

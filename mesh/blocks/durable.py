@@ -31,7 +31,7 @@ import orjson
 from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Inbound, Opened, Parts
-from mesh.blocks.invocation import HTTP_HEADER, forwardable, pack, unpack
+from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, forwardable, pack, unpack
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
@@ -52,6 +52,7 @@ ID_HEADER = "mesh-call-id"
 REPLY_HEADER = "mesh-reply-topic"
 DEAD_LETTER_HEADER = "mesh-dead-letter-topic"
 KEEP_SECONDS = 24 * 3600.0
+MAX_SECONDS = 365 * 24 * 3600.0
 MAX_KEPT_BODY_BYTES = 512 * 1024
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
@@ -229,18 +230,43 @@ class DurableInvocation:
             BrokerError: Not stored.
         """
         call, app_id, caller = cast("DurableCall", operation.arguments), operation.target, operation.context.caller
-        if "." in app_id or app_id.startswith("http"):
+        if "." in app_id or app_id.startswith(OUTSIDE):
             raise BadArgumentError("a durable call goes to an application of this namespace")
         for topic in (call.reply_topic, call.dead_letter_topic):
             if topic is not None:
                 split_topic(topic)
+        if max(call.delay, call.window) > MAX_SECONDS:
+            raise BadArgumentError(f"a delay or a window is {MAX_SECONDS / 86400:g} days at most")
         await self._records.opened()  # Without a place for the outcome nothing is accepted.
-        call_id = secrets.token_hex(16)
-        if call.key is not None:
-            identity = f"{caller.app_id}\0{app_id}\0{call.key}"
-            call_id = hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()
-            if await self._records.get(call_id) is not None:
-                return call_id
+        if call.key is None:
+            return await self._store(operation, secrets.token_hex(16))
+        window = max(call.window, call.delay)
+        identity = f"{caller.app_id}\0{app_id}\0{call.key}"
+        key = f"key-{hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()}"
+        call_id, accepted = await self._reserve(key, window)
+        if not accepted:  # A crash before this is noted has the next one with this key store the same call again.
+            await self._store(operation, call_id)
+            await self._records.write([Item(key, orjson.dumps([call_id, True]), ttl=window)])
+        return call_id
+
+    async def _reserve(self, key: str, window: float) -> tuple[str, bool]:
+        """Give the id of the call that a key stands for, and whether that was accepted already."""
+        known = await self._records.get(key)
+        if known is None:
+            call_id = secrets.token_hex(16)
+            try:
+                reserved = Item(key, orjson.dumps([call_id, False]), None, Concurrency.FIRST_WRITE, window)
+                await self._records.write([reserved])
+                return call_id, False
+            except ConflictError:  # The same key came twice at once: both are one call.
+                known = await self._records.get(key)
+        if known is None:
+            raise BadArgumentError("the window of the idempotency key is over before the call is stored")
+        call_id, accepted = orjson.loads(known.value)
+        return call_id, accepted
+
+    async def _store(self, operation: Operation, call_id: str) -> str:
+        call, app_id, caller = cast("DurableCall", operation.arguments), operation.target, operation.context.caller
         headers = required_headers(call_id, caller.app_id, "mesh.invocation.durable")
         headers[HTTP_HEADER] = pack(call.verb, call.target, call.headers)
         headers[ID_HEADER] = call_id
@@ -254,10 +280,10 @@ class DurableInvocation:
         await self._broker.publish(await self._address(app_id), Message(headers, call.body, id=call_id))
         record = Record(call_id, app_id, call.target, caller=caller.app_id)
         try:
-            window = max(call.window, call.delay) if call.key is not None else KEEP_SECONDS + call.delay
-            await self._records.write([Item(call_id, record.encode(), None, Concurrency.FIRST_WRITE, window)])
+            kept = KEEP_SECONDS + call.delay
+            await self._records.write([Item(call_id, record.encode(), None, Concurrency.FIRST_WRITE, kept)])
         except ConflictError:
-            pass  # The callee was quicker, or the same key came twice at once.
+            pass  # The callee was quicker, or the same call was stored before.
         return call_id
 
     async def _outcome(self, operation: Operation) -> Record | None:

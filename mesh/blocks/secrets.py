@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.components import ComponentService
-from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError
+from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError, SecretError
 from mesh.operation import Context, Method, Operation
 
 if TYPE_CHECKING:
@@ -113,8 +113,10 @@ async def secret_value(parts: Parts, component: Opened | None, store: str, ref: 
         if component is None:
             absent = ComponentNotFoundError(store, f"there is no secret store {store!r}")
             secret = cast("Secret", await parts.hosts.ask(operation, lambda name: absent))
+        elif isinstance(component, SecretStoreComponent):
+            secret = await component.get(operation)
         else:
-            secret = await cast("SecretStoreComponent", component).get(operation)
+            raise SecretError(f"{store} is no secret store")
     except MeshError as error:
         logger.warning("secret %s of %s: %s", ref.name, store, error)
         return None

@@ -176,14 +176,18 @@ class PubSubComponent:
             BrokerError: Not stored, or with DeadlineExceededError, unknown.
         """
         asked = cast("Publish", operation.arguments)
+        if operation.kept is None:
+            operation.kept = self._event(operation.context, asked)
+            self._check_publish(operation.context, asked.topic)
+        await self.broker.publish(self.address(asked.topic), cast("Message", operation.kept))
+        self._count(asked.topic, 1)
+
+    def _event(self, context: Context, asked: Publish) -> Message:
         metadata = asked.metadata
         raw = bool(metadata) and is_raw(metadata)
-        options = self._options(operation.context, asked.topic, metadata)
+        options = self._options(context, asked.topic, metadata)
         key = metadata.get("partitionKey") if metadata else None
-        message = self._message(options, asked.content_type, asked.body, raw=raw, key=key)
-        self._check_publish(operation.context, asked.topic)
-        await self.broker.publish(self.address(asked.topic), message)
-        self._count(asked.topic, 1)
+        return self._message(options, asked.content_type, asked.body, raw=raw, key=key)
 
     async def bulk_publish(self, operation: Operation) -> None:
         """Store several.
@@ -194,8 +198,11 @@ class PubSubComponent:
             EventError: An entry's own event is not one; nothing was stored.
         """
         asked = cast("BulkPublish", operation.arguments)
-        messages = [self._entry(operation.context, asked, entry) for entry in asked.entries]
-        self._check_publish(operation.context, asked.topic)
+        if operation.kept is None:
+            operation.kept = {entry.entry_id: self._entry(operation.context, asked, entry) for entry in asked.entries}
+            self._check_publish(operation.context, asked.topic)
+        events = cast("Mapping[str, Message]", operation.kept)
+        messages = [events[entry.entry_id] for entry in asked.entries]
         results = await self.broker.publish_many(self.address(asked.topic), messages)
         self._count(asked.topic, sum(error is None for error in results))
         left = [(entry, error) for entry, error in zip(asked.entries, results, strict=True) if error is not None]

@@ -227,7 +227,15 @@ class Serving:
             self._tasks.create_task(request.busy(), name="exchange-busy")
             return
         self._running.add(request)
-        request.work(self._tasks.create_task(self._run(request), name="exchange-serve"))
+        task = self._tasks.create_task(self._run(request), name="exchange-serve")
+        task.add_done_callback(lambda _: self._ended(request))
+        request.work(task)
+
+    def _ended(self, request: Request) -> None:
+        """Send back a request whose task was cancelled before its first step, as all are when serving is cancelled."""
+        if request in self._running:
+            self._running.discard(request)
+            self._exchange.soon(request.busy())
 
     async def _run(self, request: Request) -> None:
         reason: str | None = "the request was not answered"
@@ -243,7 +251,7 @@ class Serving:
             reason = request.stopped
         except Exception as error:  # One request's failure must not end the others.
             logger.exception("request failed: %s", self.members.label)
-            reason = repr(error)
+            reason = f"internal error: {type(error).__name__}"
         finally:
             self._running.discard(request)
             request.close(reason)

@@ -42,8 +42,8 @@ class Components:
 
     @property
     def placements(self) -> Sequence[tuple[Component, str]]:
-        """Give each component, and where its operations run."""
-        return [(entry.component, entry.placement) for entry in self.entries]
+        """Give each component that could be hosted, and where its operations run."""
+        return [(entry.component, entry.placement) for entry in self.entries if entry.block.hosted]
 
     def of(self, block: Block, *placements: str) -> dict[str, Opened]:
         """Give a block's components of these placements, by name."""
@@ -126,6 +126,7 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             entry = await block.open(resolved, parts)
         placement = _placement(component, block, entry, parts)
         parts.configured.add(block.name)
+        parts.scopes[component.name] = component.scopes
         opened.entries.append(_Entry(block, component, resolved, entry, placement))
     except (MeshError, TimeoutError) as error:
         if component.ignore_errors:

@@ -274,7 +274,7 @@ class Runtime:
             return KeyValueStateStore(await provider.key_value(f"{self.settings.namespace}-{name}"))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
-                return Prefixed(opened.store, f"mesh||{name}||")  # type: ignore[attr-defined]  # a state store's
+                return Prefixed(opened.store, f"mesh||{self.settings.namespace}||{name}||")  # type: ignore[attr-defined]  # a state store's
         raise missing(name, self.broker.features.name)
 
     @property

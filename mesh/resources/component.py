@@ -231,7 +231,7 @@ def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
     Source: Dapr 1.18, ``envRef`` in component metadata.
     """
     upper = variable.upper()
-    if upper == "APP_API_TOKEN" or upper.startswith("DAPR_"):
+    if upper == "APP_API_TOKEN" or upper.startswith(("DAPR_", "MESH_")):
         return f"the variable '{variable}' belongs to the runtime and cannot be read"
     if " " in variable:
         return f"'{variable}' cannot be the name of a variable: it holds a blank"

@@ -66,6 +66,11 @@ async def test_a_component_that_nobody_has_is_missed_at_once(url: str, namespace
             with pytest.raises(NotConfiguredError):
                 await ask(asker, GET, name, Get("k"), deadline=time.time() + 20)
             assert time.monotonic() - started < 10  # Long before the deadline.
+        for name in ("x" * 5000, "x" * 100_000, ""):
+            with pytest.raises(NotConfiguredError):
+                await ask(asker, GET, name, Get("k"))
+        with pytest.raises(NotConfiguredError):  # The connection is as it was.
+            await ask(asker, GET, "nobody", Get("k"))
     async with node(url, namespace, memory("mine", None)) as having:
         with pytest.raises(ComponentNotFoundError):
             await ask(having, GET, "nobody", Get("k"))
@@ -92,6 +97,9 @@ async def test_scopes_are_checked_by_the_host(url: str, namespace: str) -> None:
         assert await ask(host, GET, "store", Get("k")) is None  # Its own keys.
         with pytest.raises(NotConfiguredError):
             await ask(stranger, GET, "store", Get("k"))
+        # A host's own API is no way around, whatever it has opened.
+        with pytest.raises(ComponentNotFoundError):
+            await ask(host, GET, "store", Get("k"), app_id="stranger")
         # Whoever knows the address from elsewhere is refused there.
         found = friend._parts.hosts._known
         stranger._parts.hosts._known.update({("state", "store", "stranger"): found["state", "store", "friend"]})

@@ -268,10 +268,11 @@ async def test_whatever_fails_in_an_attempt_is_an_attempt_that_failed(error: Exc
 
 async def test_a_dead_letter_topic_that_refuses_is_tried_again_later() -> None:
     """Whatever it raises; the delivery does not come back at once."""
-    run, settled = Run(FAIL, dead=True), Settled()
-    run.dead_error = PermissionDeniedError("not allowed")
-    await run.settlement(settled.delivery())
-    assert settled.how == [("nack", DEAD_LETTER_RETRY)]
+    for error in (PermissionDeniedError("not allowed"), ValueError("bug")):
+        run, settled = Run(FAIL, dead=True), Settled()
+        run.dead_error = error
+        await run.settlement(settled.delivery())
+        assert settled.how == [("nack", DEAD_LETTER_RETRY)]
 
 
 async def test_a_slow_application_s_delivery_is_extended() -> None:

@@ -14,7 +14,7 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import PART_BYTES, Exchange, Reply, Request
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES
-from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamBrokenError
+from mesh.errors import BrokerUnavailableError, DeadlineExceededError, NoResponderError, StreamBrokenError
 from tests.support.eventually import eventually
 
 APP = address.app("default", "app")
@@ -396,3 +396,42 @@ async def test_deadline_holds_while_a_connection_takes_nothing(pair: Pair, calle
 
 def _assert_equal(found: object, wanted: object) -> None:
     assert found == wanted
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_request_that_meets_a_cancelled_callee_is_sent_back(
+    caller: Exchange, callee: Exchange, turns: int
+) -> None:
+    """As when an application is gone: whatever has arrived is answered or sent back, and nobody waits long."""
+    serving = asyncio.Event()
+
+    async def handle(request: Request) -> None:
+        await request.reply({}, b"done")
+
+    async def serve() -> None:
+        async with callee.serve(APP, "app", handle):
+            serving.set()
+            await asyncio.Event().wait()
+
+    ended: list[object] = []
+
+    async def call() -> None:
+        try:
+            ended.append((await caller.request(APP, Message({}, b""), time.time() + 60)).body)
+        except (NoResponderError, StreamBrokenError) as error:
+            ended.append(type(error))
+
+    async with asyncio.TaskGroup() as tasks:
+        callee_task = tasks.create_task(serve())
+        await serving.wait()
+        for _ in range(20):
+            tasks.create_task(call())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        callee_task.cancel()
+        await eventually(lambda: _is(len(ended) == 20), within=20.0)
+    assert len(ended) == 20
+
+
+def _is(true: bool) -> None:
+    assert true

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mesh.errors
+from brokers.memory import MemoryBroker
+from mesh.address import Address
+from mesh.blocks.topic_scopes import TopicScopes
+from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, PubSubComponent
+from mesh.broker import Message
 from mesh.deadlines import SWEEP_INTERVAL, Deadlines
 from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
     CircuitOpenError,
     ConflictError,
     DeadlineExceededError,
@@ -221,3 +228,36 @@ def test_attributes_and_strangers() -> None:
 def test_whatever_arrives_is_an_error(described: dict[str, object]) -> None:
     """Another node's words are no code."""
     assert isinstance(from_wire(described), MeshError)
+
+
+# What stays the same from attempt to attempt
+
+
+async def test_another_attempt_of_a_publish_is_no_other_event() -> None:
+    """A broker or a subscriber can only tell a repeated event by its ids."""
+    seen: list[Message] = []
+
+    class Refusing(MemoryBroker):
+        async def publish(self, address: Address, message: Message) -> None:
+            seen.append(message)
+            raise BrokerUnavailableError("away")
+
+        async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+            seen.extend(messages)
+            return [BrokerUnavailableError("away") for _ in messages]
+
+    component = PubSubComponent("pubsub", Refusing(), TopicScopes(), "g", "ns")
+
+    class PubSub:
+        async def run(self, operation: Operation) -> object:
+            return await getattr(component, operation.method.name)(operation)
+
+    policy = Policy(retry=Retry(interval=0.0, max_retries=2))
+    pipeline = Pipeline({"pubsub": PubSub()}, policy_of=lambda _: policy)
+    entries = [BulkEntry(str(number), "text/plain", b"x", {}) for number in range(2)]
+    for method, arguments, events in ((PUBLISH, Publish("t", b"1"), 1), (BULK_PUBLISH, BulkPublish("t", entries), 2)):
+        seen.clear()
+        with pytest.raises(MeshError):
+            await pipeline.run(Operation(method, "pubsub", arguments, Context(CALLER)))
+        assert len(seen) == 3 * events
+        assert len({message.id for message in seen}) == len({message.headers["ce-id"] for message in seen}) == events
