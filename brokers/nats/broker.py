@@ -256,7 +256,7 @@ class NatsBroker:
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Send over core NATS."""
-        check_size(message.body, {}, self.features.max_message_bytes)  # The client looks at the headers, too.
+        check_size(message.body, message.headers, self.features.max_message_bytes)
         subject = to if isinstance(to, str) else to.text
         await self._connection.send(subject, message.body, cast("dict[str, str]", message.headers), reply_to)
 

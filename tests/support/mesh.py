@@ -238,7 +238,8 @@ class GatewayProcess(ManagedProcess):
             environ: Further environment.
         """
         number = http_port or free_port()
-        command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(number), *arguments]
+        command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(number)]
+        command += ["--backbone-timeout", "30s", *arguments]  # A busy machine's broker answers late.
         if app is not None:
             command += ["--app-port", str(app if isinstance(app, int) else app.port)]
         environment = {
