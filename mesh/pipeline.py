@@ -15,7 +15,8 @@ It is put together once, at start: what is not configured costs nothing. A deadl
 client's own bounds all of them. Without one, a policy that retries without an end goes on until the client
 hangs up, which cancels the operation.
 
-Towards the application, deliveries and calls pass the inbound list instead: `mesh/delivery.py`.
+Towards the application there are no operations: deliveries and durable calls settle in `mesh/delivery.py`, by the
+inbound policies; a call passes `mesh/blocks/invocation.py` under the deadline that came with it.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
         patch.setenv("MINE_KEY", "mine")
         patch.setenv("APP_API_TOKEN", "hidden")
         patch.setenv("DAPR_SOMETHING", "hidden")
+        patch.setenv("MESH_BACKBONE", "nats://user:hidden@server")
         running = gateway(Backbone("memory:"), home, resources="".join(stores), configuration_files=(configuration,))
         async with running as node:
             yield node
@@ -72,6 +73,7 @@ FORBIDDEN = error("ERR_PERMISSION_DENIED", 'access denied by policy to get "toke
     Case("a variable", get("env/PLAIN_SECRET"), 200, {"PLAIN_SECRET": "wörd"}),
     Case("one that is not set", get("env/NOPE"), 200, {"NOPE": ""}),
     Case("one of the runtime", get("env/DAPR_SOMETHING"), 200, {"DAPR_SOMETHING": ""}),
+    Case("the broker's password", get("env/MESH_BACKBONE"), 200, {"MESH_BACKBONE": ""}),
     Case("the application's token", get("env/app_api_token"), 200, {"app_api_token": ""}),
     Case("with a prefix", get("prefixed/KEY"), 200, {"KEY": "mine"}),
     Case("bulk with a prefix", get("prefixed/bulk"), 200, {"KEY": {"KEY": "mine"}}),
@@ -116,7 +118,7 @@ async def test_bulk(node: Node) -> None:
     """Everything that may be told, and nothing of the runtime's."""
     told = (await node.get("/v1.0/secrets/env/bulk")).json
     assert told["PLAIN_SECRET"] == {"PLAIN_SECRET": "wörd"}
-    assert not {"APP_API_TOKEN", "DAPR_SOMETHING"} & set(told)
+    assert not {"APP_API_TOKEN", "DAPR_SOMETHING", "MESH_BACKBONE"} & set(told)
     assert (await node.get("/v1.0/secrets/many/bulk")).json["db"] == {"user": "u", "password": "p", "deep:er": "d"}
 
 
@@ -182,6 +184,19 @@ async def test_references(memory: Backbone, tmp_path: Path) -> None:
             + referring("b", "secretstores.local.file", "secretsFile", {"name": "s"}, "a"),
             r"waits for the secret store b, which waits as well",
         ),
+        (
+            component("store", "state.in-memory")
+            + referring("statestore", "state.sqlite", "connectionString", {"name": "s"}, "store"),
+            r"spec\.metadata\[0\] \(connectionString\): refers to the secret 's'",
+        ),
+        (
+            component("statestore", "state.sqlite", connectionString="/dev/null/x.db"),
+            r"component statestore: cannot use x\.db",
+        ),
+        (
+            component("statestore", "state.sqlite", connectionString="~nosuchuser/x.db"),
+            r"\(connectionString\): Could not determine home directory",
+        ),
         (component("f", "secretstores.local.file"), r"the setting secretsFile is missing"),
         (component("f", "secretstores.local.file", secretsFile="/nowhere"), r"cannot read the secrets file /nowhere"),
         (
@@ -189,7 +204,17 @@ async def test_references(memory: Backbone, tmp_path: Path) -> None:
             r"\(multiValued\): must be true or false",
         ),
     ],
-    ids=["no store named", "no such store", "a circle", "no file named", "no such file", "no boolean"],
+    ids=[
+        "no store named",
+        "no such store",
+        "a circle",
+        "no secret store",
+        "no folder",
+        "no user",
+        "no file named",
+        "no such file",
+        "no boolean",
+    ],
 )
 async def test_what_cannot_be_read_is_told_at_start(
     memory: Backbone, tmp_path: Path, resources: str, problem: str

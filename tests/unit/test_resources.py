@@ -136,6 +136,7 @@ def test_uuids_are_random_by_default() -> None:
         ("app_api_token", {}, True),
         ("DAPR_X", {}, True),
         ("dapr_x", {}, True),
+        ("MESH_BACKBONE", {}, True),
         ("A B", {}, True),
         ("REGION", {"DAPR_ENV_KEYS": "A REGION B"}, False),
         ("REGION", {"DAPR_ENV_KEYS": "A B"}, True),
