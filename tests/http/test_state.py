@@ -107,6 +107,7 @@ def transaction(*operations: object) -> tuple[object, ...]:
     Case("any content type", ("POST", URL, {"Content-Type": "application/x-www-form-urlencoded"}, b"[]"), 204),
     Case("unknown concurrency", saved(options={"concurrency": "x"}), 500, SAVE_FAILED),
     Case("unknown consistency", saved(options={"consistency": "x"}), 500, SAVE_FAILED),
+    Case("consistency that is no text", saved(options={"consistency": {"x": 1}}), 500, SAVE_FAILED),
     Case("strong consistency", saved(options={"consistency": "strong"}), 204),
     Case("malformed ttl", saved(metadata={"ttlInSeconds": "1s"}), 500, SAVE_FAILED),
     Case("ttl below -1", saved(metadata={"ttlInSeconds": "-2"}), 500, SAVE_FAILED),
