@@ -31,7 +31,8 @@
     ├── StateError
     │   ├── ConflictError             the etag does not match, or first-write lost
     │   ├── InvalidEtagError          the etag can not be one of this store's
-    │   └── IllegalKeyError           the key holds what separates it from its prefix
+    │   ├── IllegalKeyError           the key holds what separates it from its prefix
+    │   └── StateLimitError           a key, a value or a transaction is larger than the store takes
     ├── SecretError                   a secret store could not do what it was asked
     └── HandlerError
         ├── RetryLaterError           the application asks for another attempt
@@ -83,6 +84,7 @@ __all__ = [
     "RetryLaterError",
     "SecretError",
     "StateError",
+    "StateLimitError",
     "StreamBrokenError",
     "TopologyMismatchError",
     "from_wire",
@@ -331,6 +333,13 @@ class IllegalKeyError(StateError):
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__(f"input key/keyPrefix '{key}' can't contain '||'")
+
+
+class StateLimitError(StateError):
+    """A key, a value or a transaction is larger than the store takes; nothing was done, and never will be."""
+
+    code = "STATE_LIMIT"
+    retryable = False
 
 
 class SecretError(MeshError):

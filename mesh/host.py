@@ -289,6 +289,8 @@ class Hosts:
         headers[CALLER_HEADER] = address.encode_token(context.caller.app_id)
         if context.traceparent:
             headers["ce-traceparent"] = context.traceparent
+            if context.tracestate:
+                headers["ce-tracestate"] = context.tracestate.strip()
         whole = len(body) <= self._exchange.part_bytes
         message = Message(headers, body if whole else b"")
         waits = iter(UNAVAILABLE_WAITS)
@@ -380,7 +382,8 @@ class Hosted:
         if not in_scope(self.component.scopes, app_id):
             raise PermissionDeniedError(f"component {self.component.name} is not in the scope of app id {app_id}")
         body = request.body if not request.streamed else await _joined(request.parts())
-        context = Context(Caller(namespace, app_id), request.deadline, headers.get("ce-traceparent"))
+        trace = headers.get("ce-traceparent"), headers.get("ce-tracestate", "")
+        context = Context(Caller(namespace, app_id), request.deadline, *trace)
         return Operation(method, self.component.name, _decoded(body, method.arguments), context)
 
 

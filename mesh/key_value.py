@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, StateError
+from mesh.errors import ConflictError, StateLimitError
 
 __all__ = ["MemoryKeyValue", "check_key"]
 
@@ -85,4 +85,4 @@ def check_key(key: str) -> None:
         StateError: It is empty or too long.
     """
     if not 0 < len(key) <= MAX_KEY_BYTES or not (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES):
-        raise StateError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")
+        raise StateLimitError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")

@@ -13,7 +13,7 @@ from typing import cast
 from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
 from mesh.address import decode_token, encode_token
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, StateError
+from mesh.errors import ConflictError, StateError, StateLimitError
 from mesh.key_value import check_key
 
 __all__ = ["NatsKeyValue"]
@@ -75,11 +75,11 @@ class NatsKeyValue:
     async def apply(self, operations: Sequence[Write]) -> None:
         """Write; several go as one atomic batch."""
         if len(operations) > MAX_OPERATIONS:
-            raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
+            raise StateLimitError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
         limit = self._connection.client.max_payload - HEADER_ROOM_BYTES
         for operation in operations:
             if operation.value is not None and len(operation.value) > limit:
-                raise StateError(f"the value of key {operation.key!r} is over the limit of {limit} bytes")
+                raise StateLimitError(f"the value of key {operation.key!r} is over the limit of {limit} bytes")
         if not operations:
             return
         try:

@@ -13,7 +13,7 @@ from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 from brokers.redis._wire import Argument, ReplyError
 from mesh.address import encode_token
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, StateError
+from mesh.errors import ConflictError, StateError, StateLimitError
 from mesh.key_value import check_key
 
 __all__ = ["RedisKeyValue"]
@@ -85,7 +85,7 @@ class RedisKeyValue:
     async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing, in one script."""
         if len(operations) > MAX_OPERATIONS:
-            raise StateError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
+            raise StateLimitError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
         if not operations:
             return
         keys = [self._counter, f"{self._mark}:{next(self._numbers)}"]
@@ -94,7 +94,9 @@ class RedisKeyValue:
             keys.append(self._key(operation.key))
             value, ttl = operation.value, operation.ttl
             if value is not None and len(value) > MAX_VALUE_BYTES:
-                raise StateError(f"the value of key {operation.key!r} is over the limit of {MAX_VALUE_BYTES} bytes")
+                raise StateLimitError(
+                    f"the value of key {operation.key!r} is over the limit of {MAX_VALUE_BYTES} bytes"
+                )
             expected = "" if operation.expected is None else str(operation.expected)
             ttl_ms: Argument = "" if ttl is None else max(1, round(ttl * 1000))
             arguments += (expected, int(value is not None), ttl_ms, value or b"")

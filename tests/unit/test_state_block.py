@@ -11,7 +11,15 @@ import pytest
 
 from mesh.blocks.state import BULK_GET, GET, SAVE, TRANSACT, BulkGet, Get, Save, StateStoreComponent, key_prefix
 from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
-from mesh.errors import ConfigError, ConflictError, DeadlineExceededError, IllegalKeyError, InvalidEtagError, StateError
+from mesh.errors import (
+    ConfigError,
+    ConflictError,
+    DeadlineExceededError,
+    IllegalKeyError,
+    InvalidEtagError,
+    StateError,
+    StateLimitError,
+)
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import Pipeline
@@ -233,3 +241,10 @@ async def test_a_policy_bounds_each_attempt() -> None:
     with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.01 s"):
         await through_pipeline(store, policy, GET, Get("k"))
     assert store.written == ["k", "k"]
+
+
+async def test_what_never_fits_is_not_tried_again() -> None:
+    """Also by a policy without an end."""
+    policy = Policy(retry=Retry(interval=0.0))
+    with pytest.raises(StateLimitError, match="a key has 1 to 1024 bytes"):
+        await through_pipeline(Flaky(), policy, SAVE, Save([Item("x" * 2000, b"1")]))
