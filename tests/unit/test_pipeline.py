@@ -100,9 +100,9 @@ async def test_a_clients_deadline_bounds_all_attempts() -> None:
     """Nothing is tried that could only begin after it."""
     service = Service(*[StateError("no")] * 1000)
     policy = Policy(retry=Retry(interval=0.02))
-    with pytest.raises(StateError):
+    with pytest.raises((StateError, DeadlineExceededError)):  # The last one may have begun just in time.
         await of(service, policy).run(operation(deadline=time.time() + 0.2))
-    assert 1 < len(service.left) <= 11
+    assert 1 <= len(service.left) <= 11
 
 
 async def test_a_policy_without_an_end_goes_on_until_the_client_leaves() -> None:
