@@ -251,7 +251,7 @@ class Serving:
             reason = request.stopped
         except Exception as error:  # One request's failure must not end the others.
             logger.exception("request failed: %s", self.members.label)
-            reason = f"internal error: {type(error).__name__}"
+            reason = repr(error)
         finally:
             self._running.discard(request)
             request.close(reason)
