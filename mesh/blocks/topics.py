@@ -177,8 +177,9 @@ class PubSubComponent:
         """
         asked = cast("Publish", operation.arguments)
         if operation.kept is None:
-            operation.kept = self._event(operation.context, asked)
+            event = self._event(operation.context, asked)
             self._check_publish(operation.context, asked.topic)
+            operation.kept = event  # Only what may be published is there for another attempt.
         await self.broker.publish(self.address(asked.topic), cast("Message", operation.kept))
         self._count(asked.topic, 1)
 
@@ -199,8 +200,9 @@ class PubSubComponent:
         """
         asked = cast("BulkPublish", operation.arguments)
         if operation.kept is None:
-            operation.kept = {entry.entry_id: self._entry(operation.context, asked, entry) for entry in asked.entries}
+            made = {entry.entry_id: self._entry(operation.context, asked, entry) for entry in asked.entries}
             self._check_publish(operation.context, asked.topic)
+            operation.kept = made
         events = cast("Mapping[str, Message]", operation.kept)
         messages = [events[entry.entry_id] for entry in asked.entries]
         results = await self.broker.publish_many(self.address(asked.topic), messages)
