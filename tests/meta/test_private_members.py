@@ -22,6 +22,7 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
+@cache
 def _imported(module: Module) -> set[str]:
     """Give the full names of the modules that one imports from."""
     found = set()
@@ -33,16 +34,20 @@ def _imported(module: Module) -> set[str]:
     return found
 
 
-def _defined(module: Module) -> Iterator[str]:
+@cache
+def _defined(module: Module) -> set[str]:
     """Give the names that a module's own classes and functions have."""
+    found = set()
     for node in ast.walk(module.tree):
         match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                yield node.name
-            case ast.Name(ctx=ast.Store()):
-                yield node.id
-            case ast.Attribute(value=ast.Name(id="self"), ctx=ast.Store()):
-                yield node.attr
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case (
+                ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store())
+            ):
+                found.add(name)
+    return found
 
 
 def _used(module: Module) -> Iterator[tuple[str, bool]]:
@@ -59,12 +64,13 @@ def _used(module: Module) -> Iterator[tuple[str, bool]]:
 
 def private_of_others(module: Module) -> set[str]:
     """Give the private members that a module uses, and that no module beside it or imported by it defines."""
+    imported = tuple(_imported(module))
     near = [
         other
         for other in modules().values()
-        if other.path.parent == module.path.parent or any(name.startswith(other.name) for name in _imported(module))
+        if other.path.parent == module.path.parent or any(name.startswith(other.name) for name in imported)
     ]
-    ours = {name for other in near for name in _defined(other)}
+    ours = set().union(*map(_defined, near))
     return {name for name, inherited in _used(module) if _is_private(name) and (inherited or name not in ours)}
 
 
