@@ -51,11 +51,11 @@ def test_the_examples_run(line: str, home: MeshHome, tmp_path: Path) -> None:
         kept = home.mesh("invoke", "-a", "nodeapp", "-m", "order", "-v", "GET")
         assert json.loads(kept.stdout)["orderId"] >= 3
     with home.run("-f", str(copied("pubsub", tmp_path, ports)), environ=environ) as run:
-        # Not the first ones: on RabbitMQ an event is not kept for a group that comes after another one has taken it.
-        run.until("^== APP - warehouse == Order 5: teapot goes by post$")
-        run.until("^== APP - warehouse == Order 6: piano goes by lorry$")
-        run.until("^== APP - office == Order 8: writing to the customer that there is no unicorn$")
-        run.until("^== APP - office == Order 8: turnover is now ")
+        # Any of them: on RabbitMQ an event is not kept for a group that comes after another one has taken it.
+        run.until(r"^== APP - warehouse == Order \d+: teapot goes by post$")
+        run.until(r"^== APP - warehouse == Order \d+: piano goes by lorry$")
+        run.until(r"^== APP - office == Order \d+: writing to the customer that there is no unicorn$")
+        run.until(r"^== APP - office == Order \d+: turnover is now ")
         words = ("--publish-app-id", "publisher", "--pubsub", "pubsub", "--topic", "orders", "--data")
         assert home.mesh("stop", "warehouse").returncode == 0
         assert home.mesh("publish", *words, '{"orderId": 1001, "item": "spoon", "total": 2}').returncode == 0

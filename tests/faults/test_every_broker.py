@@ -30,7 +30,7 @@ SEVERAL = portion(2_000)
 CUTS = 6
 PATIENCE = SubscribeOptions("").ack_wait
 CALL_RATE = 100.0
-CALLS = 1_200
+CALLS = portion(1_200)
 MAY_FAIL = {("kafka", "the broker restarts, and is killed"): 40}  # What was in flight.
 IN_FLIGHT = {"seconds": 0.02}  # What a handler takes, so that there always are some at work.
 
