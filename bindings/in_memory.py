@@ -15,6 +15,7 @@ class InMemoryStateStore(KeyValueStateStore):
     """Keys and values in a dictionary."""
 
     bound = True
+    settings = ()
 
     @classmethod
     def from_component(cls, component: Component) -> Self:

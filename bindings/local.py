@@ -26,6 +26,7 @@ class EnvironmentSecretStore:
 
     capabilities: Sequence[str] = ()
     bound = True
+    settings = ("prefix",)
 
     def __init__(self, prefix: str = "", environ: Mapping[str, str] = os.environ) -> None:
         """Read nothing yet.
@@ -68,6 +69,7 @@ class FileSecretStore:
     """A JSON file, read once at start."""
 
     bound = True
+    settings = ("secretsFile", "nestedSeparator", "multiValued")
 
     def __init__(self, file: Path, separator: str = ":", *, multi_valued: bool = False) -> None:
         """Read nothing yet.

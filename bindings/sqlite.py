@@ -170,6 +170,7 @@ class SQLiteStateStore(KeyValueStateStore):
     """A state store in a file."""
 
     bound = True
+    settings = ("connectionString",)
 
     def __init__(self, path: Path) -> None:
         """Prepare; entering opens the file, and makes it if it is missing."""

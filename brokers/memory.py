@@ -129,6 +129,7 @@ class MemoryHub:
 class MemoryBroker:
     """A broker in this process."""
 
+    settings = ()  # Of the component; the mesh's own are always there.
     features = Features(
         name="memory",
         max_message_bytes=1024 * 1024,

@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, count_option, url_options
+from brokers.shared.settings import Settings, count_option, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -168,7 +168,7 @@ class KafkaConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        reader = _Reader(component, (*USED, *GENERAL, *IGNORED), REFUSED)
+        reader = _Reader(component, (*USED, *IGNORED), REFUSED)
         return cls(**reader.read())  # type: ignore[arg-type]  # its keys are our fields
 
 

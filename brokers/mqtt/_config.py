@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, names, tls_of, url_options
+from brokers.shared.settings import Settings, names, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -103,7 +103,7 @@ class MQTTConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        return cls(**_Reader(component, (*USED, *GENERAL, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
+        return cls(**_Reader(component, (*USED, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
 def _server(url: str) -> dict[str, object]:

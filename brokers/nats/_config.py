@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, count_option, names, url_options
+from brokers.shared.settings import Settings, count_option, names, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
@@ -134,7 +134,7 @@ class NatsConfig:
             ConfigError: Holds every setting that is wrong, located.
             MissingDependencyError: It has an nkey, and nkeys is not installed.
         """
-        settings = Settings(component, (*USED, *GENERAL, *IGNORED))
+        settings = Settings(component, (*USED, *IGNORED))
         config, files = cls(()), None
         if url := settings.text("natsURL"):
             try:

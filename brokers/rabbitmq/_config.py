@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, count_option, hosts_of, names, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Settings, count_option, hosts_of, names, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -126,7 +126,7 @@ class RabbitMQConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        reader = _Reader(component, (*USED, *GENERAL, *IGNORED))
+        reader = _Reader(component, (*USED, *IGNORED))
         config, files = reader.server()
         return replace(config, **reader.read(config, files))  # type: ignore[arg-type]  # its keys are our fields
 

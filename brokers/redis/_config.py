@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import GENERAL, Settings, hosts_of, names, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Settings, hosts_of, names, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -135,7 +135,7 @@ class RedisConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        return cls(**_Reader(component, (*USED, *GENERAL, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
+        return cls(**_Reader(component, (*USED, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
 class _Reader(Settings):

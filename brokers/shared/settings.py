@@ -14,12 +14,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError, Problem
-from mesh.resources.component import Component
+from mesh.resources.component import PUBSUB_SETTINGS, Component
 from mesh.spelling import did_you_mean
 from mesh.values import parse_bool, parse_duration, parse_whole
 
 __all__ = [
-    "GENERAL",
     "Settings",
     "count_option",
     "hosts_of",
@@ -30,8 +29,6 @@ __all__ = [
     "url_options",
 ]
 
-# Read by the mesh, for every pub/sub component.
-GENERAL = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 _T = TypeVar("_T")
 
 
@@ -119,28 +116,27 @@ def shown_hosts(hosts: Iterable[tuple[str, int]]) -> str:
 
 
 class Settings:
-    """Reads a component's metadata, and gathers what is wrong with it."""
+    """Reads a pub/sub component's metadata, and gathers what is wrong with it.
+
+    A setting that it does not know is refused: it may be what makes a connection safe.
+    """
 
     def __init__(self, component: Component, known: Iterable[str], refused: Mapping[str, str] | None = None) -> None:
         """Look at the names.
 
         Args:
             component: Whose.
-            known: The settings that there are.
+            known: The settings of its adapter.
             refused: Settings of what is not supported, and what that is.
         """
         self.component = component
         self.problems: list[Problem] = []
-        names = tuple(known)
-        folded = {name.casefold() for name in names}
-        lacking = {name.casefold(): what for name, what in (refused or {}).items()}
-        for entry in component.metadata:
-            name = entry.name.casefold()
-            if name in lacking:
-                self.wrong(entry.name, f"{lacking[name]} is not supported")
-            elif name not in folded:
-                guess = did_you_mean(name, names)
-                self.wrong(entry.name, "unknown setting" + (f"; did you mean {guess!r}?" if guess else ""))
+        lacking = refused or {}
+        for name in lacking:
+            if component.entry(name) is not None:
+                self.wrong(name, f"{lacking[name]} is not supported")
+        near, others = component.unknown((*known, *PUBSUB_SETTINGS, *lacking))
+        self.problems += [*near, *others]
 
     def wrong(self, setting: str, message: str) -> None:
         """Note a problem at a setting."""

@@ -141,6 +141,7 @@ class Block:
         start: Makes its service, with its open components by name.
         kind: The part before the dot in the ``type`` of its components; None = it has none.
         open: Opens a component whose references are closed.
+        settings: What it reads of every component itself, whatever the adapter.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
     """
@@ -150,5 +151,6 @@ class Block:
     start: Callable[[Block, Parts, Mapping[str, Opened]], Serving]
     kind: str | None = None
     open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
+    settings: tuple[str, ...] = ()
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy

@@ -20,6 +20,7 @@ from mesh.delivery import Attempt, Settlement
 from mesh.errors import MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.registry import PUBSUB_ON_BACKBONE
+from mesh.resources.component import PUBSUB_SETTINGS
 from mesh.resources.subscription import Subscription
 from mesh.scopes import in_scope
 from mesh.telemetry import Observed
@@ -175,5 +176,6 @@ BLOCK = Block(
     PubSub,
     kind="pubsub",
     open=open_pubsub,
+    settings=PUBSUB_SETTINGS,
     policy=lambda policies, target: policies.for_component(target, "pubsub", "outbound"),
 )

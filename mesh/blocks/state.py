@@ -194,6 +194,7 @@ BLOCK = Block(
     ComponentService,
     kind="state",
     open=open_store,
+    settings=("keyPrefix", "actorStateStore"),
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
 )

@@ -13,9 +13,10 @@ from mesh.blocks.secrets import secret_value
 from mesh.errors import ConfigError, MeshError, Problem
 from mesh.host import Hosted, fingerprint
 from mesh.pipeline import Handler
+from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.component import Component, MetadataEntry, SecretRef, TemplateTokens, resolve_entries
 
-__all__ = ["Components", "check_types", "open_components", "resolved_entries"]
+__all__ = ["Components", "check_types", "open_components", "resolved_entries", "unknown_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,17 @@ def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> lis
     ]
 
 
+def unknown_settings(component: Component, block: Block, registry: Registry) -> tuple[list[Problem], list[Problem]]:
+    """Find settings that nothing reads: first what was probably meant otherwise, an error, then what is a warning.
+
+    An adapter that does not say its ``settings`` looks at them itself.
+    """
+    own: Sequence[str] | None = () if component.type in BACKBONE_TYPES else None
+    if registry.find(component.type) is not None:
+        own = getattr(registry.load(component.type), "settings", None)
+    return ([], []) if own is None else component.unknown((*block.settings, *own))
+
+
 async def open_components(
     components: Sequence[Component], blocks: Sequence[Block], parts: Parts, opened: Components
 ) -> None:
@@ -120,6 +132,11 @@ async def open_components(
 async def _open(component: Component, block: Block, parts: Parts, opened: Components, problems: list[Problem]) -> None:
     assert block.open is not None
     try:
+        misspelt, warnings = unknown_settings(component, block, parts.registry)
+        if misspelt:
+            raise ConfigError(misspelt)
+        for warning in warnings:
+            logger.warning("%s", warning)
         async with asyncio.timeout(component.init_timeout):
             secrets = await _secrets(component.secret_refs(), component.auth_secret_store, parts, opened)
             resolved = component.resolved(_tokens(parts), os.environ, secrets)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
 
 from mesh.errors import ConfigError, Problem
+from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
+    "PUBSUB_SETTINGS",
     "Component",
     "EnvRef",
     "HTTPEndpoint",
@@ -28,6 +30,9 @@ __all__ = [
     "expand_template",
     "resolve_entries",
 ]
+
+# Read by the mesh, for every pub/sub component.
+PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -146,6 +151,19 @@ class Component:
         """Make a problem located at this component, or at one of its settings."""
         entry = None if setting is None else self.entry(setting)
         return _problem(message, entry, self.file, self.line)
+
+    def unknown(self, known: Iterable[str]) -> tuple[list[Problem], list[Problem]]:
+        """Find settings that nothing reads: first those that look like a known one, then the others."""
+        names = tuple(known)
+        folded = {name.casefold() for name in names}
+        near: list[Problem] = []
+        others: list[Problem] = []
+        for entry in self.metadata:
+            if entry.name.casefold() not in folded:
+                guess = did_you_mean(entry.name, names)
+                message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")
+                (near if guess else others).append(_problem(message, entry, self.file, self.line))
+        return near, others
 
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""

@@ -79,12 +79,15 @@ class Document:
         """Where it begins, from 1."""
         return int(self._node.start_mark.line) + 1
 
-    def get(self, key: str) -> object:
-        """Give a value at the top level, without regard to case; None if there is none, or no mapping."""
-        if not isinstance(self.data, dict):
-            return None
-        folded = key.casefold()
-        return self.data.get(key, next((self.data[name] for name in self.data if name.casefold() == folded), None))
+    def get(self, *keys: str) -> object:
+        """Give a value by the keys that lead to it, without regard to case; None if there is none."""
+        found = self.data
+        for key in keys:
+            if not isinstance(found, dict):
+                return None
+            folded = key.casefold()
+            found = found.get(key, next((found[name] for name in found if name.casefold() == folded), None))
+        return found
 
     def position(self, location: Location, *, key: bool = False) -> tuple[int, int]:
         """Find line and column, from 1.

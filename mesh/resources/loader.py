@@ -21,7 +21,7 @@ from mesh.resources.component import Component, HTTPEndpoint
 from mesh.resources.configuration import Configuration
 from mesh.resources.documents import Document, FileModel, parse_documents, read_documents, validate
 from mesh.resources.resiliency import Resiliency
-from mesh.resources.schema import component, configuration, http_endpoint
+from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency
 from mesh.resources.schema_subscription import subscription
 from mesh.resources.subscription import Subscription
@@ -173,11 +173,25 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
         return None
     converter = _CONVERTERS.get(kind)
     if converter is not None:
+        _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
         return converter(document, problems)
     guess = None if kind in _IGNORED_KINDS else did_you_mean(kind, _CONVERTERS)
     hint = f"; did you mean '{guess}'?" if guess else ""
     warnings.append(document.problem(f"the kind '{kind}' is ignored{hint}", ("kind",)))
     return None
+
+
+def _check_annotations(
+    document: Document, known: Sequence[str], problems: list[Problem], warnings: list[Problem]
+) -> None:
+    """Find annotations that look like ours and are none."""
+    given = document.get("metadata", "annotations")
+    for name in given if isinstance(given, dict) else ():
+        if name.casefold().startswith(OURS) and name not in known:
+            guess = did_you_mean(name[len(OURS) :], [each.removeprefix(OURS) for each in known])
+            hint = f"; did you mean '{OURS}{guess}'?" if guess else ", which nothing reads"
+            found = document.problem(f"unknown annotation{hint}", ("metadata", "annotations", name), key=True)
+            (problems if guess else warnings).append(found)
 
 
 def _clashes(found: list[tuple[Document, Resource]]) -> list[Problem]:

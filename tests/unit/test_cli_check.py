@@ -65,6 +65,12 @@ def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) ->
     assert code == 1
     assert "r/a.yaml:4:" in out
     assert "did you mean 'queueDepth'?" in out
+    state = head.replace("pubsub.redis", "state.mesh")
+    _write("r/a.yaml", state % "{name: keyPrefx, secretKeyRef: {name: a}}, {name: redisHost, value: there}")
+    code, out, err = _checked(capsys, "r")
+    assert (code, "did you mean 'keyPrefix'?" in out) == (1, True)
+    assert err.startswith("warning: r/a.yaml:4:")
+    assert "(redisHost): unknown setting, which nothing reads" in err
     _write("r/a.yaml", head % "{name: redisHost, secretKeyRef: {name: redis, key: host}}")
     assert _checked(capsys, "r")[0] == 0
 

@@ -108,6 +108,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "spec: {type: a.b}\n",
         ["f.yaml:3:51: metadata.annotations.mesh.placement: expected one of nearest, backbone, local, got 'locl'"],
     ),
+    "annotation": (
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: c, annotations: {mesh.placment: local}}\n"
+        "spec: {type: a.b}\n",
+        [
+            "f.yaml:3:35: metadata.annotations.mesh.placment: unknown annotation; did you mean 'mesh.placement'?",
+        ],
+    ),
     "apiVersion": (
         COMPONENT.replace("v1alpha1", "v1alpha2") + "spec: {type: a.b}\n",
         [
@@ -280,6 +287,16 @@ def test_what_is_no_resource_is_reported_and_ignored(tmp_path: Path) -> None:
         "8:7: kind: the kind 'MCPServer' is ignored",
         "10:7: kind: the kind 'component' is ignored; did you mean 'Component'?",
     ]
+
+
+def test_an_annotation_that_looks_like_ours_is_a_warning(tmp_path: Path) -> None:
+    """Others' annotations are theirs."""
+    annotations = "annotations: {mesh.colour: red, owner: me, mesh.placement: local}"
+    text = COMPONENT.replace("name: s", f"name: s\n  {annotations}") + "spec: {type: a.b}\n"
+    warnings = [str(warning).partition("f.yaml:")[2] for warning in load(text, tmp_path).warnings]
+    assert warnings == ["5:17: metadata.annotations.mesh.colour: unknown annotation, which nothing reads"]
+    text = text.replace("Component", "Resiliency").replace("{type: a.b}", "{}")
+    assert len(load(text, tmp_path).warnings) == 2, "what a component reads, nothing else does"
 
 
 def test_a_directory_is_read_in_order_and_not_further_down(tmp_path: Path) -> None:
