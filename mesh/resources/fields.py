@@ -139,20 +139,18 @@ def _grpc_codes(value: object) -> StatusCodes:
     return parse_status_codes(_any_text(value), "grpc")
 
 
+def _timeout(value: str | int) -> Timeout | None:
+    seconds = parse_duration(value, bare="ms")
+    return Timeout(seconds) if seconds > 0 else None
+
+
 _SCALAR = (str, bool, int, float)
 
 Seconds = Annotated[float, Parsed(parse_duration, str, "a duration such as '5s'")]
 """A duration with a unit."""
 
-TimeoutValue = Annotated[
-    Timeout,
-    Parsed(
-        lambda value: Timeout(parse_duration(value, bare="ms")),
-        (str, int),
-        "a duration such as '5s', or milliseconds",
-    ),
-]
-"""A duration; a bare whole number is milliseconds."""
+TimeoutValue = Annotated[Timeout | None, Parsed(_timeout, (str, int), "a duration such as '5s', or milliseconds")]
+"""A duration; a bare whole number is milliseconds, and as in Dapr zero is no timeout."""
 
 Ratio = Annotated[float, Parsed(_ratio, (str, int, float), "a number from 0 to 1")]
 """A number from 0 to 1, as text or not."""

@@ -44,7 +44,7 @@ class Resiliency:
     """One Resiliency resource: named policies, and which target uses which."""
 
     name: str
-    timeouts: Mapping[str, Timeout] = field(default_factory=dict)
+    timeouts: Mapping[str, Timeout | None] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
     breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
     apps: Mapping[str, Target] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class ResiliencyPolicies:
             resiliencies: In the order they were loaded.
             app_id: The app whose policies these are; resources scoped to others are left out.
         """
-        self._timeouts: dict[str, Timeout] = {}
+        self._timeouts: dict[str, Timeout | None] = {}
         self._retries: dict[str, Retry] = dict(BUILT_IN_RETRIES)
         self._breakers: dict[str, CircuitBreaker] = {}
         self._apps: dict[str, Target] = {}

@@ -128,6 +128,13 @@ async def test_timeout(memory: Backbone, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("timeout", [0, "0s", "0ms"])
+async def test_a_timeout_of_zero_is_none(memory: Backbone, tmp_path: Path, timeout: object) -> None:
+    """As in the reference; the call keeps the limit that it has without a policy."""
+    async with App() as app, gateway(memory, tmp_path, app=app, resources=of_app(timeout=timeout)) as node:
+        assert (await node.get(CALL)).status == 200
+
+
 BREAKER = {"maxRequests": 1, "timeout": "500ms", "trip": "consecutiveFailures >= 2"}
 
 

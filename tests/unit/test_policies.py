@@ -298,12 +298,14 @@ def test_defaults_per_part() -> None:
     """Timeout, retry and breaker are looked up each on its own."""
     resiliency = Resiliency(
         "r",
-        timeouts={"DefaultAppTimeoutPolicy": Timeout(1.0)},
+        timeouts={"DefaultAppTimeoutPolicy": None, "DefaultTimeoutPolicy": Timeout(1.0)},
         retries=named("DefaultRetryPolicy"),
         breakers={"DefaultCircuitBreakerPolicy": CircuitBreaker("d")},
     )
-    policy = ResiliencyPolicies([resiliency]).for_app("a")
-    assert policy == Policy(Timeout(1.0), Retry(name="DefaultRetryPolicy"), CircuitBreaker("d"))
+    policies = ResiliencyPolicies([resiliency])
+    retry, breaker = Retry(name="DefaultRetryPolicy"), CircuitBreaker("d")
+    assert policies.for_component("c", "pubsub", "inbound") == Policy(Timeout(1.0), retry, breaker)
+    assert policies.for_app("a") == Policy(None, retry, breaker), "a timeout of zero is one that was named"
 
 
 def test_a_named_target_gets_what_it_names_and_no_defaults() -> None:
