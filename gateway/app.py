@@ -141,10 +141,10 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Start everything; leaving stops everything."""
         config = self.config
-        settings, endpoints = load_settings(config)
+        settings = load_settings(config)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry()))
-            for endpoint in endpoints:
+            for endpoint in settings.endpoints:
                 await runtime.add_endpoint(endpoint.name, await endpoint_client(endpoint, runtime))
             runtime.allow_outside(outside_service)
             server = HTTPServer(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from collections.abc import Sequence
 from functools import reduce
 
 from gateway.config import GatewayConfig
@@ -25,7 +24,7 @@ __all__ = ["endpoint_client", "load_settings"]
 logger = logging.getLogger(__name__)
 
 
-def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEndpoint]]:
+def load_settings(config: GatewayConfig) -> NodeSettings:
     """Read the resources of a gateway.
 
     Without any component, the built-in ones apply: a folder may hold subscriptions alone.
@@ -35,7 +34,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
     """
     given_namespace = os.environ.get("NAMESPACE")
     if not config.resource_paths and not config.configuration_files:
-        settings = NodeSettings(
+        return NodeSettings(
             config.app_id,
             config.namespace,
             config.backbone,
@@ -43,7 +42,6 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
             home=config.home,
             backbone_timeout=config.backbone_timeout,
         )
-        return settings, ()
     from mesh.resources.loader import load_configuration_file, load_resources
 
     resources = load_resources(config.resource_paths, namespace=given_namespace)
@@ -53,19 +51,7 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
         problem = Problem("a Configuration among the resources has no effect: name its file with --config")
         logger.warning("%s:%s: %s", ignored.file, ignored.line, problem)
     files = [load_configuration_file(path, os.environ) for path in config.configuration_files]
-    settings = NodeSettings(
-        config.app_id,
-        config.namespace,
-        config.backbone,
-        components=resources.components or None,
-        subscriptions=resources.subscriptions,
-        resiliencies=resources.resiliencies,
-        configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
-        namespace_given=bool(given_namespace),
-        home=config.home,
-        backbone_timeout=config.backbone_timeout,
-        host_only=config.host_only,
-    )
+    endpoints = [each for each in resources.http_endpoints if in_scope(each.scopes, config.app_id)]
     problems = [
         Problem(
             "clientTLS with a client certificate is not supported yet, and ignoring it would be unsafe",
@@ -73,12 +59,25 @@ def load_settings(config: GatewayConfig) -> tuple[NodeSettings, Sequence[HTTPEnd
             endpoint.file,
             endpoint.line,
         )
-        for endpoint in resources.http_endpoints
-        if in_scope(endpoint.scopes, config.app_id) and (endpoint.certificate or endpoint.private_key)
+        for endpoint in endpoints
+        if endpoint.certificate or endpoint.private_key
     ]
     if problems:
         raise ConfigError(problems)
-    return settings, [each for each in resources.http_endpoints if in_scope(each.scopes, config.app_id)]
+    return NodeSettings(
+        config.app_id,
+        config.namespace,
+        config.backbone,
+        components=resources.components or None,
+        subscriptions=resources.subscriptions,
+        resiliencies=resources.resiliencies,
+        configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
+        endpoints=endpoints,
+        namespace_given=bool(given_namespace),
+        home=config.home,
+        backbone_timeout=config.backbone_timeout,
+        host_only=config.host_only,
+    )
 
 
 async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPApplication:

@@ -13,7 +13,7 @@ from gateway.cli.template import is_template, load_template
 from gateway.cli.terminal import note, show
 from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError, MissingDependencyError, Problem
-from mesh.node.components import check_types, unknown_settings
+from mesh.node.components import check_references, check_types, unknown_settings
 from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.loader import Document, LoadedResources, load_configuration_file, load_resources, read_documents
 
@@ -182,6 +182,7 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
 def _check_types(loaded: LoadedResources, findings: Findings) -> None:
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
+    findings.add(check_references(loaded.components, loaded.http_endpoints))
     by_kind = {block.kind: block for block in BLOCKS}
     for component in loaded.components:
         if component.block not in by_kind:

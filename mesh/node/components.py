@@ -9,14 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.blocks.block import Block, Opened, Parts
+from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.blocks.secrets import secret_value
 from mesh.errors import ConfigError, MeshError, Problem
 from mesh.host import Hosted, fingerprint
 from mesh.pipeline import Handler
 from mesh.registry import BACKBONE_TYPES, Registry
-from mesh.resources.component import Component, MetadataEntry, SecretRef, TemplateTokens, resolve_entries
+from mesh.resources.component import (
+    Component,
+    HTTPEndpoint,
+    MetadataEntry,
+    SecretRef,
+    TemplateTokens,
+    resolve_entries,
+    without_store,
+)
 
-__all__ = ["Components", "check_types", "open_components", "resolved_entries", "unknown_settings"]
+__all__ = ["Components", "check_references", "check_types", "open_components", "resolved_entries", "unknown_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +91,13 @@ def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> lis
         for component in components
         if component.block not in kinds and not component.ignore_errors
     ]
+
+
+def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEndpoint] = ()) -> list[Problem]:
+    """Find references to secrets in resources that name no secret store."""
+    stores = [each.name for each in components if each.block == SECRETS.kind]
+    resources: list[Component | HTTPEndpoint] = [*(each for each in components if not each.ignore_errors), *endpoints]
+    return [problem for each in resources for problem in without_store(each, stores)]
 
 
 def unknown_settings(component: Component, block: Block, registry: Registry) -> tuple[list[Problem], list[Problem]]:

@@ -27,7 +27,7 @@ from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts, hosting
-from mesh.node.components import Components, check_types, open_components, resolved_entries
+from mesh.node.components import Components, check_references, check_types, open_components, resolved_entries
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
 from mesh.node.inbound import Serve, inbound
@@ -36,7 +36,7 @@ from mesh.operation import Caller, Operation
 from mesh.pipeline import Pipeline
 from mesh.policies import Policy
 from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
-from mesh.resources.component import Component, MetadataEntry
+from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
 from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription
@@ -76,6 +76,7 @@ class NodeSettings:
         subscriptions: Declared ones, in scope or not.
         resiliencies: In scope or not.
         configuration: Merged.
+        endpoints: Services outside of the mesh, in scope.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
         observer: Is told of everything besides the node's own counters, and of broker and application too.
@@ -90,6 +91,7 @@ class NodeSettings:
     subscriptions: Sequence[Subscription] = ()
     resiliencies: Sequence[Resiliency] = ()
     configuration: Configuration = field(default_factory=Configuration)
+    endpoints: Sequence[HTTPEndpoint] = ()
     namespace_given: bool = False
     home: Path | None = None
     observer: Observer | None = None
@@ -349,7 +351,7 @@ class Runtime:
 
 def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> list[Problem]:
     """Find what can be known to be wrong without connecting anywhere."""
-    problems = check_types(settings.scoped, blocks)
+    problems = [*check_types(settings.scoped, blocks), *check_references(settings.scoped, settings.endpoints)]
     kinds = {block.kind for block in blocks}
     problems += [
         component.problem(registry.not_installed(component.type))

@@ -29,6 +29,7 @@ __all__ = [
     "env_refusal",
     "expand_template",
     "resolve_entries",
+    "without_store",
 ]
 
 # Read by the mesh, for every pub/sub component.
@@ -206,6 +207,26 @@ class HTTPEndpoint:
     scopes: tuple[str, ...] = ()
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
+
+
+def without_store(resource: Component | HTTPEndpoint, stores: Iterable[str]) -> list[Problem]:
+    """Find references to secrets in a resource that does not say which of the stores has them."""
+    if resource.auth_secret_store is not None:
+        return []
+    if isinstance(resource, Component):
+        what, entries = "component", resource.metadata
+    else:
+        given = (resource.root_ca, resource.certificate, resource.private_key)
+        what, entries = "HTTPEndpoint", (*resource.headers, *(entry for entry in given if entry is not None))
+    message = (
+        f"{what} {resource.name} refers to a secret, and does not say in which store; add beside its spec the line "
+        f"auth: {{secretStore: NAME}}; the secret stores here are: {', '.join(stores) or 'none'}"
+    )
+    return [
+        _problem(message, entry, resource.file, resource.line)
+        for entry in entries
+        if isinstance(entry.value, SecretRef)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

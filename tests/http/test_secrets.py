@@ -168,12 +168,21 @@ async def test_references(memory: Backbone, tmp_path: Path) -> None:
             assert outside.got[0].headers["x-key"] == "s3cret"
 
 
+REF = {"name": "s", "key": "k"}
+
+
 @pytest.mark.parametrize(
     ("resources", "problem"),
     [
         (
             referring("statestore", "state.sqlite", "connectionString", {"name": "s", "key": "k"}, None),
-            r"all\.yaml:\d+:\d+: spec\.metadata\[0\] \(connectionString\): refers to the secret 's' \(key 'k'\)",
+            r"all\.yaml:\d+:\d+: spec\.metadata\[0\] \(connectionString\): component statestore refers to a secret, .*"
+            r"the line auth: \{secretStore: NAME\}; the secret stores here are: none",
+        ),
+        (
+            component("vault", "secretstores.local.env")
+            + yaml("HTTPEndpoint", "out", {"baseUrl": "http://x", "headers": [{"name": "h", "secretKeyRef": REF}]}),
+            r"all\.yaml:\d+:\d+: spec\.headers\[0\] \(h\): HTTPEndpoint out refers to a secret, .* here are: vault",
         ),
         (
             referring("statestore", "state.sqlite", "connectionString", {"name": "s"}, "nowhere"),
@@ -206,6 +215,7 @@ async def test_references(memory: Backbone, tmp_path: Path) -> None:
     ],
     ids=[
         "no store named",
+        "no store named by an endpoint",
         "no such store",
         "a circle",
         "no secret store",

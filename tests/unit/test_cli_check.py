@@ -72,6 +72,9 @@ def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) ->
     assert err.startswith("warning: r/a.yaml:4:")
     assert "(redisHost): unknown setting, which nothing reads" in err
     _write("r/a.yaml", head % "{name: redisHost, secretKeyRef: {name: redis, key: host}}")
+    code, out, _ = _checked(capsys, "r")
+    assert (code, "component a refers to a secret, and does not say in which store" in out) == (1, True)
+    _write("r/a.yaml", head % "{name: redisHost, secretKeyRef: {name: redis, key: host}}" + "auth: {secretStore: v}\n")
     assert _checked(capsys, "r")[0] == 0
 
 
