@@ -178,7 +178,11 @@ class _Reader(Settings):
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
         kind = self._auth_type()
-        fields: dict[str, object] = {"brokers": self._brokers(), "tls": self._tls(kind)}
+        fields: dict[str, object] = {
+            "brokers": self._brokers(),
+            "tls": self._tls(kind),
+            "connect_wait": self.connect_wait,
+        }
         if kind == "password":
             fields |= self._login()
         if client_id := self.text("clientID"):

@@ -142,6 +142,7 @@ class _Reader(Settings):
             self.wrong(given[0], "needs a url that begins with mqtts:// (or ssl://)")
         fields |= {
             "tls": tls if secure else None,
+            "connect_wait": self.connect_wait,
             "version": self.choice("mqttVersion", *VERSIONS) or "",
             "prefix": self._prefix(),
             "retain": self.flag("retain"),

@@ -163,6 +163,7 @@ class NatsConfig:
             tls=tls,
             replicas=settings.number("replicas") or config.replicas,
             name=settings.text("name") or named,
+            connect_wait=settings.connect_wait,
         )
         settings.finish()
         return config

@@ -168,6 +168,7 @@ class _Reader(Settings):
             "max_bytes": self.number("maxLenBytes") or None,
             "max_events": self.number("maxLen") or None,
             "max_in_flight": most,
+            "connect_wait": min(config.connect_wait, self.connect_wait),
             "tls": None if files is None else self.tls("clientCert", "clientKey", ca="caCert", files=files),
         }
         self.finish()

@@ -154,6 +154,7 @@ class _Reader(Settings):
             "max_in_flight": self.number("concurrency") or None,
             "max_age": self.duration("streamTTL") or None,
             "tls": self._tls(),
+            "connect_wait": self.connect_wait,
             **self._place(),
         }
         self.finish()

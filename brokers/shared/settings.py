@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import PUBSUB_SETTINGS, Component
@@ -29,6 +30,7 @@ __all__ = [
     "url_options",
 ]
 
+CONNECT_SHARE = 0.8  # Of the time for a component's start, so that what fails can still be told.
 _T = TypeVar("_T")
 
 
@@ -137,6 +139,11 @@ class Settings:
                 self.wrong(name, f"{lacking[name]} is not supported")
         near, others = component.unknown((*known, *PUBSUB_SETTINGS, *lacking))
         self.problems += [*near, *others]
+
+    @property
+    def connect_wait(self) -> float:
+        """Seconds that an attempt to connect may take."""
+        return min(CONNECT_WAIT, self.component.init_timeout * CONNECT_SHARE)
 
     def wrong(self, setting: str, message: str) -> None:
         """Note a problem at a setting."""

@@ -147,6 +147,7 @@ async def open_components(
 
 async def _open(component: Component, block: Block, parts: Parts, opened: Components, problems: list[Problem]) -> None:
     assert block.open is not None
+    waits_for = ""
     try:
         misspelt, warnings = unknown_settings(component, block, parts.registry)
         if misspelt:
@@ -154,7 +155,9 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
         for warning in warnings:
             logger.warning("%s", warning)
         async with asyncio.timeout(component.init_timeout):
+            waits_for = f"the secret store {component.auth_secret_store}"
             secrets = await _secrets(component.secret_refs(), component.auth_secret_store, parts, opened)
+            waits_for = f"its adapter {component.type}"
             resolved = component.resolved(_tokens(parts), os.environ, secrets)
             entry = await block.open(resolved, parts)
         placement = _placement(component, block, entry, parts)
@@ -162,12 +165,13 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
         parts.scopes[component.name] = component.scopes
         opened.entries.append(_Entry(block, component, resolved, entry, placement))
     except (MeshError, TimeoutError) as error:
+        late = f"its start took longer than {component.init_timeout:g} s (spec.initTimeout), it waited for {waits_for}"
+        reason = str(error) or late
         if component.ignore_errors:
-            logger.warning("component %s is left out: %s", component.name, str(error) or "its start took too long")
+            logger.warning("component %s is left out: %s", component.name, reason)
         elif isinstance(error, ConfigError):
             problems.extend(error.problems)
         else:
-            reason = str(error) or f"its start took longer than {component.init_timeout:g} s"
             problems.append(component.problem(f"component {component.name}: {reason}"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -106,3 +107,66 @@ async def test_a_setting_that_nothing_reads_is_one_warning(kind: str, caplog: py
             pass
     place = "c.yaml:9:3: spec.metadata[0] (redisHost): unknown setting, which nothing reads"
     assert [record.getMessage() for record in caplog.records] == [place]
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        ("pubsub.redis", "redisHost", "{}"),
+        ("pubsub.rabbitmq", "connectionString", "amqp://{}"),
+        ("pubsub.kafka", "brokers", "{}"),
+        ("pubsub.mqtt", "url", "mqtt://{}"),
+        ("pubsub.jetstream", "natsURL", "nats://{}"),
+    ],
+)
+async def test_a_server_that_says_nothing_is_named(kind: str, setting: str, value: str) -> None:
+    """Within the component's own time for its start, however short."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        settings = one(kind, **{setting: value.format(where)})
+        assert settings.components
+        quick = dataclasses.replace(settings.components[0], init_timeout=1.5)
+        with pytest.raises(
+            ConfigError, match=f"c.yaml:1:1: component c: .*{where}.* is not reachable: it does not answer"
+        ):
+            async with Runtime(dataclasses.replace(settings, components=(quick,)), Registry()):
+                pass
+
+
+class Endless:
+    """A store whose start does not end."""
+
+    settings = ()
+
+    @classmethod
+    def from_component(cls, component: Component) -> AbstractAsyncContextManager[None]:
+        return endless()
+
+
+@asynccontextmanager
+async def endless() -> AsyncIterator[None]:
+    await asyncio.Event().wait()
+    yield
+
+
+class EndlessRegistry(Registry):
+    def load(self, name: str) -> type:
+        return Endless if name == "secretstores.local.env" else super().load(name)
+
+
+async def test_a_start_that_does_not_end_says_what_it_waited_for() -> None:
+    settings = one("secretstores.local.env")
+    assert settings.components
+    quick = dataclasses.replace(settings.components[0], init_timeout=0.1)
+    message = (
+        r"c.yaml:1:1: component c: its start took longer than 0.1 s \(spec.initTimeout\), it waited for its adapter "
+    )
+    with pytest.raises(ConfigError, match=f"{message}secretstores.local.env"):
+        async with Runtime(dataclasses.replace(settings, components=(quick,)), EndlessRegistry()):
+            pass
