@@ -224,7 +224,7 @@ async def state(stage: Stage, plan: Plan) -> list[Row]:
         our_saves, their_saves = await client(gateway, saves, 204), await client(bare, saves, 204)
         our_gets, their_gets = await client(gateway, gets, 200), await client(bare, gets, 200)
         before = {info.config.name for info in await broker.jetstream.streams_info()}
-        [ours] = [name for name in before if name.startswith("KV_") and name.endswith("-statestore")]
+        [ours] = [name for name in before if name.startswith("KV_") and name.endswith("=2Estatestore")]
         saved = await alternate(
             "state save",
             [

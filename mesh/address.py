@@ -46,6 +46,7 @@ __all__ = [
     "nodes",
     "overlaps",
     "seen",
+    "store",
     "topic",
 ]
 
@@ -105,6 +106,11 @@ def decode_token(token: str) -> str:
     if token == "=":
         return ""
     return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), token).encode("latin-1").decode()
+
+
+def store(namespace: str, name: str) -> str:
+    """Name a key/value store of a namespace; a dot is in no token, so no two namespaces share one."""
+    return f"{encode_token(namespace)}.{encode_token(name)}"
 
 
 @lru_cache(maxsize=4096)

@@ -241,7 +241,7 @@ class DurableInvocation:
         if call.key is None:
             return await self._store(operation, secrets.token_hex(16))
         window = max(call.window, call.delay)
-        identity = f"{caller.app_id}\0{app_id}\0{call.key}"
+        identity = f"{caller.namespace}\0{caller.app_id}\0{app_id}\0{call.key}"
         key = f"key-{hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()}"
         call_id, accepted = await self._reserve(key, window)
         if not accepted:  # A crash before this is noted has the next one with this key store the same call again.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, cast
 
-from mesh.address import encode_token
+from mesh import address
 from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
@@ -254,7 +254,7 @@ class Runtime:
         features, home = self.broker.features, self.settings.home
         if features.key_value or home is None:
             return default_components()
-        file = home / "state" / f"{encode_token(self.settings.namespace)}.db"
+        file = home / "state" / f"{address.encode_token(self.settings.namespace)}.db"
         logger.warning("%s has no key/value: statestore is kept in %s, on this machine", features.name, file)
         return default_components(file)
 
@@ -271,12 +271,13 @@ class Runtime:
         Raises:
             RecordsMissingError: There is neither.
         """
+        store = address.store(self.settings.namespace, name)
         if self.broker.features.key_value:
             provider = cast("KeyValueProvider", self.broker)
-            return KeyValueStateStore(await provider.key_value(f"{self.settings.namespace}-{name}"))
+            return KeyValueStateStore(await provider.key_value(store))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
-                return Prefixed(opened.store, f"mesh||{self.settings.namespace}||{name}||")  # type: ignore[attr-defined]  # a state store's
+                return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's
         raise missing(name, self.broker.features.name)
 
     @property

@@ -351,7 +351,7 @@ async def test_key_prefix(
     async with gateway(memory, tmp_path, resources=component("statestore", "state.mesh", **settings)) as node:
         assert await save(node, URL, "k", "v") == 204
         assert (await node.get(f"{URL}/k")).body == b'"v"'
-        key_value = await node.gateway._runtime.broker.key_value(f"{memory.namespace}-statestore")  # type: ignore[attr-defined]
+        key_value = await node.gateway._runtime.broker.key_value(f"{memory.namespace}.statestore")  # type: ignore[attr-defined]
         assert [key async for key in key_value.keys("")] == [stored]
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Self
 
 import pytest
 
-from brokers.memory import MemoryBroker
+from brokers.memory import MemoryBroker, MemoryHub
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
 from mesh.errors import RecordsMissingError
 from mesh.node.runtime import NodeSettings, Runtime
+from mesh.operation import Caller, Context, Operation
 from mesh.registry import Registry
 from mesh.resources.component import Component
 from tests.support.nodes import ask, component
@@ -29,15 +31,26 @@ class Plain(MemoryBroker):
         return dataclasses.replace(super().features, key_value=False)
 
 
+class Shared(MemoryBroker):
+    """A broker that several nodes have."""
+
+    hub = MemoryHub()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        return cls(cls.hub)
+
+
 class Installed(Registry):
     def find(self, name: str) -> EntryPoint | None:
-        if name == "backbone.plain":
-            return EntryPoint(name, "tests.unit.test_records:Plain", "mesh.components")
+        if name in ("backbone.plain", "backbone.shared"):
+            adapter = name.removeprefix("backbone.").capitalize()
+            return EntryPoint(name, f"tests.unit.test_records:{adapter}", "mesh.components")
         return super().find(name)
 
 
-def node(*components: Component, home: Path | None = None, backbone: str = "plain:") -> Runtime:
-    settings = NodeSettings("app", "ns", backbone, components=components or None, home=home)
+def node(*components: Component, home: Path | None = None, backbone: str = "plain:", namespace: str = "ns") -> Runtime:
+    settings = NodeSettings("app", namespace, backbone, components=components or None, home=home)
     return Runtime(settings, Installed())
 
 
@@ -85,3 +98,34 @@ async def test_the_default_store_is_a_file_of_this_machine(tmp_path: Path) -> No
         assert (tmp_path / "state" / "ns.db").exists()
         with pytest.raises(RecordsMissingError):
             await ask(plain, ACCEPT, "callee", CALL)
+
+
+@pytest.mark.parametrize("backbone", ["shared:", "plain:"])
+async def test_namespaces_share_nothing(tmp_path: Path, backbone: str) -> None:
+    """Whatever their names and those of components are put together."""
+    path = str(tmp_path / "s.db")
+    marked = component("file", "state.sqlite", connectionString=path, actorStateStore="true", keyPrefix="none")
+
+    async with (
+        node(marked, component("b-c", "state.mesh"), backbone=backbone, namespace="a") as one,
+        node(marked, component("c", "state.mesh"), backbone=backbone, namespace="a-b") as other,
+        node(marked, component("c||b-c", "state.mesh"), backbone=backbone, namespace="a") as third,
+        node(marked, component("b-c", "state.mesh"), backbone=backbone, namespace="a||c") as fourth,
+    ):
+        await ask(one, SAVE, "b-c", Save([Item("k", b"1")]))
+        await ask(third, SAVE, "c||b-c", Save([Item("k", b"3")]))
+        assert await ask(other, GET, "c", Get("k")) is None
+        assert await ask(fourth, GET, "b-c", Get("k")) is None
+        assert (await ask(one, GET, "b-c", Get("k"))).value == b"1"
+
+
+async def test_an_idempotency_key_belongs_to_its_caller() -> None:
+    """Another application, and the application of that name in another namespace, make other calls."""
+
+    async def accepted(namespace: str, app_id: str) -> object:
+        return await mesh.run(Operation(ACCEPT, "callee", CALL, Context(Caller(namespace, app_id))))
+
+    async with node(backbone="memory:") as mesh:
+        ids = [await accepted(*caller) for caller in (("ns", "a"), ("ns", "a"), ("other", "a"), ("ns", "b"))]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
