@@ -28,7 +28,6 @@ OURS = frozenset(
     name.lower()
     for name in (DELIVERY_HEADER, *KEY_HEADERS, WINDOW_HEADER, DELAY_HEADER, REPLY_HEADER, DEAD_LETTER_HEADER)
 )
-MAX_KEY_BYTES = 512
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -38,15 +37,12 @@ async def accept(asked: Asked, app_id: str, target: str, headers: Headers) -> An
     mode = header(request, DELIVERY_HEADER)
     if mode != "durable":
         raise _bad(DELIVERY_HEADER, f"must be 'durable', not {mode!r}")
-    key = next((value for name in KEY_HEADERS if (value := header(request, name))), None)
-    if key is not None and len(key.encode("utf-8", "surrogateescape")) > MAX_KEY_BYTES:
-        raise _bad(KEY_HEADERS[0], f"is longer than {MAX_KEY_BYTES} bytes")
     call = DurableCall(
         request.method,
         target,
         [(name, value) for name, value in headers if name.lower() not in OURS],
         await read_body(request),
-        key=key,
+        key=next((value for name in KEY_HEADERS if (value := header(request, name))), None),
         window=_seconds(request, WINDOW_HEADER, KEEP_SECONDS),
         delay=_seconds(request, DELAY_HEADER, 0.0),
         reply_topic=header(request, REPLY_HEADER) or None,

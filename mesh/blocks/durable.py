@@ -31,7 +31,7 @@ import orjson
 from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Inbound, Opened, Parts
-from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, forwardable, pack, unpack
+from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, unpack
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
@@ -53,6 +53,7 @@ REPLY_HEADER = "mesh-reply-topic"
 DEAD_LETTER_HEADER = "mesh-dead-letter-topic"
 KEEP_SECONDS = 24 * 3600.0
 MAX_SECONDS = 365 * 24 * 3600.0
+MAX_KEY_BYTES = 512
 MAX_KEPT_BODY_BYTES = 512 * 1024
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
@@ -232,6 +233,9 @@ class DurableInvocation:
         call, app_id, caller = cast("DurableCall", operation.arguments), operation.target, operation.context.caller
         if "." in app_id or app_id.startswith(OUTSIDE):
             raise BadArgumentError("a durable call goes to an application of this namespace")
+        check_app_id(app_id)
+        if call.key is not None and len(call.key.encode()) > MAX_KEY_BYTES:
+            raise BadArgumentError(f"an idempotency key is longer than {MAX_KEY_BYTES} bytes")
         for topic in (call.reply_topic, call.dead_letter_topic):
             if topic is not None:
                 split_topic(topic)

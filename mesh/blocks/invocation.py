@@ -43,11 +43,24 @@ from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
 from mesh.resources.resiliency import ResiliencyPolicies
 from mesh.telemetry import Observed
 
-__all__ = ["BLOCK", "HTTP_HEADER", "INVOKE", "OUTSIDE", "Answer", "Call", "Invocation", "forwardable", "pack", "unpack"]
+__all__ = [
+    "BLOCK",
+    "HTTP_HEADER",
+    "INVOKE",
+    "OUTSIDE",
+    "Answer",
+    "Call",
+    "Invocation",
+    "check_app_id",
+    "forwardable",
+    "pack",
+    "unpack",
+]
 
 HTTP_HEADER = "mesh-http"
 ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
+MAX_APP_ID_BYTES = 256
 UNAVAILABLE_WAIT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 HOP_BY_HOP = frozenset(
     {
@@ -177,6 +190,16 @@ def unpack(text: str) -> Sequence[object]:
         return cast("Sequence[object]", json.loads(text))
 
 
+def check_app_id(target: str) -> None:
+    """Refuse what can be no application's id.
+
+    Raises:
+        BadArgumentError: It is too long, or has more than an id and a namespace.
+    """
+    if target.count(".") > 1 or len(target.encode("utf-8", "replace")) > MAX_APP_ID_BYTES:
+        raise BadArgumentError("invalid app id")
+
+
 class Invocation:
     """The building block."""
 
@@ -199,6 +222,7 @@ class Invocation:
         The target is ``id``, ``id.namespace``, the name of an HTTPEndpoint, or a service's absolute URL.
 
         Raises:
+            BadArgumentError: It is none of these.
             NoResponderError: It is not on the mesh.
             AppUnreachableError, AppFailedError: It broke off, or is an endpoint that is not there.
             BrokerUnavailableError: There was no connection to the backbone until the deadline.
@@ -215,6 +239,7 @@ class Invocation:
             application = self._parts.application
         if application is not None:
             return await _directly(call, operation.deadline, application)
+        check_app_id(target)
         reply = await self._request(app_id, namespace or self._namespace, call, operation.deadline)
         problem = reply.headers.get(ERROR_HEADER)
         if problem is not None:

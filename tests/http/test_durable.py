@@ -214,6 +214,7 @@ BAD = {"errorCode": "ERR_BAD_REQUEST", "message": ANY}
     Case("delay", ("POST", TARGET, {**DURABLE, "mesh-delay": "soon"}), 400, BAD),
     Case("window", ("POST", TARGET, {**DURABLE, "mesh-idempotency-window": "-1s"}), 400, BAD),
     Case("long key", ("POST", TARGET, {**DURABLE, "mesh-idempotency-key": "k" * 600}), 400, BAD),
+    Case("long app id", ("POST", f"/v1.0/invoke/{'a' * 300}/method/x", DURABLE), 400, BAD),
     Case("a delay without an end", ("POST", TARGET, {**DURABLE, "mesh-delay": "9999-12-31T23:59:59Z"}), 400, BAD),
     Case("reply topic", ("POST", TARGET, {**DURABLE, "mesh-reply-topic": "pubsub/"}), 400, BAD),
     Case("dead letter topic", ("POST", TARGET, {**DURABLE, "mesh-dead-letter-topic": "/x"}), 400, BAD),

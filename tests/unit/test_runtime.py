@@ -13,13 +13,17 @@ import pytest
 from brokers.memory import MemoryBroker
 from mesh.address import Address
 from mesh.application import AppResponse, Headers
+from mesh.blocks.durable import ACCEPT, DurableCall
+from mesh.blocks.invocation import INVOKE, Call
 from mesh.broker import Handler, SubscribeOptions
-from mesh.errors import ConfigError
+from mesh.errors import BadArgumentError, ConfigError
 from mesh.node.runtime import NodeSettings, Runtime
+from mesh.operation import Method
 from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry
 from mesh.resources.subscription import Subscription
 from tests.support.eventually import eventually
+from tests.support.nodes import ask, node
 
 TOPICS = ("a", "b", "c")
 
@@ -170,3 +174,18 @@ async def test_a_start_that_does_not_end_says_what_it_waited_for() -> None:
     with pytest.raises(ConfigError, match=f"{message}secretstores.local.env"):
         async with Runtime(dataclasses.replace(settings, components=(quick,)), EndlessRegistry()):
             pass
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "arguments", "problem"),
+    [
+        (INVOKE, "a" * 257, Call("GET", "/x", [], b""), "invalid app id"),
+        (INVOKE, "a.b.c", Call("GET", "/x", [], b""), "invalid app id"),
+        (ACCEPT, "a" * 257, DurableCall("GET", "/x", [], b""), "invalid app id"),
+        (ACCEPT, "a", DurableCall("GET", "/x", [], b"", key="k" * 513), "an idempotency key is longer than 512 bytes"),
+    ],
+)
+async def test_limits_hold_without_http(method: Method, target: str, arguments: object, problem: str) -> None:
+    async with node("memory:", "default") as mesh:
+        with pytest.raises(BadArgumentError, match=problem):
+            await ask(mesh, method, target, arguments)
