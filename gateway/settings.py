@@ -45,6 +45,11 @@ def load_settings(config: GatewayConfig) -> NodeSettings:
     from mesh.resources.loader import load_configuration_file, load_resources
 
     resources = load_resources(config.resource_paths, namespace=given_namespace)
+    if config.host_only and not resources.components:
+        where = ", ".join(map(str, config.resource_paths)) + (
+            f" for namespace {given_namespace}" if given_namespace else ""
+        )
+        raise ConfigError(f"there is nothing to host: no Component in {where}; add one, see docs/hosting.md")
     for warning in resources.warnings:
         logger.warning("%s", warning)
     for ignored in resources.configurations:

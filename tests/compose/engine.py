@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 # The scheme of the backbone's URL, for each profile.
 BROKERS = {"nats": "nats", "rabbitmq": "amqp", "kafka": "kafka", "redis": "redis"}
+# What is started besides.
+WITH = {"nats": ("host",)}
 GATEWAY = "brokermesh/gateway"
 LOCAL_IMAGES = Path(os.environ.get("LOCAL_IMAGES", ROOT.parent / "shared" / "tools" / "local-images"))
 STAND_IN = "local-images/base:latest"
@@ -165,7 +167,14 @@ def _third_pod(broker: str) -> dict[str, Any]:
 
 
 class Stack:
-    """compose.yaml over one broker and a third pod beside, under a project name of its own."""
+    """compose.yaml over one broker and a third pod beside, under a project name of its own.
+
+    Attributes:
+        broker: The profile.
+        api: Of nodeapp's gateway.
+        gateway_of: The service, by application.
+        services: All that run.
+    """
 
     def __init__(self, broker: str, port: int, directory: Path) -> None:
         """Prepare; nothing is started.
@@ -183,16 +192,17 @@ class Stack:
         files = [ROOT / "compose.yaml", third]
         if _is_stand_in(read_stack()["services"][broker]["image"]):
             files.append(HERE / "stand-ins.yaml")
-        self._environ = {"MESH_PORT": str(port), "COMPOSE_PROFILES": broker}
+        self._environ = {"MESH_PORT": str(port), "COMPOSE_PROFILES": ",".join((broker, *WITH.get(broker, ())))}
         self._options = [
             f"--project-name=brokermesh-test-{broker}",
             f"--project-directory={ROOT}",
             *(word for file in files for word in ("--file", str(file))),
         ]
-        self._services = sorted(
+        profiles = {broker, *WITH.get(broker, ())}
+        self.services = sorted(
             name
             for name, service in (read_stack()["services"] | _third_pod(broker)["services"]).items()
-            if broker in service.get("profiles", [broker])
+            if profiles & set(service.get("profiles", profiles))
         )
         self._ids: dict[str, str] = {}
 
@@ -202,8 +212,8 @@ class Stack:
     def up(self) -> None:
         """Start everything, and return when all are healthy."""
         self.compose("up", "--detach", "--no-build", within=UP_WITHIN)
-        self._ids = {name: self.compose("ps", "--all", "-q", name, within=30.0).strip() for name in self._services}
-        for name in self._services:
+        self._ids = {name: self.compose("ps", "--all", "-q", name, within=30.0).strip() for name in self.services}
+        for name in self.services:
             if not name.endswith("-volume"):
                 self.until(functools.partial(self._well, name), f"{name} is well", UP_WITHIN)
 

@@ -35,6 +35,20 @@ def test_hello_world_runs(stack: Stack) -> None:
     say(f"{stack.broker}: orders flow")
 
 
+def test_a_hosted_store_is_used_through_a_gateway(stack: Stack) -> None:
+    """The gateway has no component of this name; the one that has it may come back after a kill."""
+    if "host" not in stack.services:
+        pytest.skip("the example of a host is over another broker")
+    assert post(f"{stack.api}/state/ledger", [{"key": "balance", "value": 100}]) == 204
+    stack.kill("host")
+
+    def is_there() -> None:
+        with urllib.request.urlopen(f"{stack.api}/state/ledger/balance", timeout=20) as answer:
+            assert json.load(answer) == 100
+
+    eventually_sync(is_there, WITHIN)
+
+
 def test_what_was_acknowledged_survives_kills(stack: Stack) -> None:
     """A gateway, the broker and an application are killed under load; each comes back, and nothing is lost."""
     with Load(stack.api) as load:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mesh.resources.loader import load_resources
 from tests.compose.engine import BROKERS, GATEWAY, ROOT, read_stack
 
 SERVICES: dict[str, dict[str, Any]] = read_stack()["services"]
@@ -94,6 +95,19 @@ def test_profile_is_a_whole_mesh(broker: str) -> None:
         assert gateway["environment"]["MESH_BACKBONE"].startswith(f"{BROKERS[broker]}://")
     assert SERVICES[broker]["networks"] == ["backbone"]
     assert any(mount.startswith(f"{broker}:") for mount in SERVICES[broker]["volumes"])
+
+
+def test_a_host_has_what_it_hosts() -> None:
+    """It is a profile of its own; what it answers for is mounted, keeps its data in a volume, and is let out."""
+    host = SERVICES["host"]
+    assert (host["image"], host["entrypoint"], host["profiles"]) == (GATEWAY, ["mesh", "host"], ["host"])
+    assert "--dapr-http-port=3500" in host["command"], "the health check of the image asks there"
+    resources, data = (volume.split(":")[:2] for volume in host["volumes"])
+    assert f"--resources-path={resources[1]}" in host["command"]
+    [component] = load_resources([ROOT / resources[0]]).components
+    assert (component.placement, component.scopes) == ("backbone", ("nodeapp",))
+    assert (component.setting("connectionString") or "").startswith(f"{data[1]}/")
+    assert set(host["depends_on"]) == {"nats"}
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "kafka"])

@@ -76,6 +76,20 @@ def _cpu_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def test_a_host_of_nothing_ends(tmp_path: Path) -> None:
+    """The components that a gateway has by itself are nothing to host."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "r.yaml").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: r}\nspec: {}\n"
+    )
+    code = "import sys; from gateway.cli import main; sys.exit(main(['host', '--resources-path', sys.argv[1]]))"
+    environ = {**os.environ, "MESH_BACKBONE": "memory:"}
+    words = [sys.executable, "-c", code, str(tmp_path / "r")]
+    found = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 1
+    assert f"there is nothing to host: no Component in {tmp_path / 'r'}; add one" in found.stdout
+
+
 def test_help_takes_less_than_a_third_of_a_second() -> None:
     def seconds() -> float:
         began = _cpu_of_children()
