@@ -100,7 +100,7 @@ class Gateway:
         """What ``GET metadata`` answers."""
         config, node = self.config, self._runtime.description
         described: dict[str, object] = {
-            "id": config.app_id,
+            "id": node.app_id,
             "runtimeVersion": __version__,
             "enabledFeatures": list(node.features),
             "components": [asdict(component) for component in node.components],
@@ -161,13 +161,14 @@ class Gateway:
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             self.outbound_ready = True
+            node = runtime.description
             entry = Run(
-                app_id=config.app_id,
+                app_id=node.app_id,
                 http_port=0 if socket_path else self.port,
                 host=config.listen[0],
                 socket=str(socket_path) if socket_path else None,
                 app_port=config.app_port,
-                namespace=config.namespace,
+                namespace=node.namespace,
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 labels=config.labels,

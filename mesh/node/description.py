@@ -66,8 +66,11 @@ class ComponentDescription:
 class NodeDescription:
     """What a node tells about itself; ``metadata``, the directory and ``mesh list`` render this.
 
+    ``mesh list`` asks no node: it reads what each gateway of the machine noted of this, beside its process and ports.
+
     Attributes:
         app_id: The application that it is for.
+        namespace: Of the mesh.
         components: Those that are open.
         subscriptions: Those that are active.
         published: Component and topic of what was published through it since it started; at most 500.
@@ -78,6 +81,7 @@ class NodeDescription:
     """
 
     app_id: str
+    namespace: str
     components: tuple[ComponentDescription, ...] = ()
     subscriptions: tuple[Subscription, ...] = ()
     published: tuple[tuple[str, str], ...] = ()

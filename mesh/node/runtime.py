@@ -342,6 +342,7 @@ class Runtime:
         )
         return NodeDescription(
             self.settings.app_id,
+            self.settings.namespace,
             components=components,
             methods=None if self.methods is None else tuple(self.methods),
             resiliencies=tuple(each.name for each in self.settings.resiliencies),

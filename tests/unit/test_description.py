@@ -28,6 +28,7 @@ async def _directory(hub: MemoryHub, app_id: str) -> AsyncIterator[None]:
         directory.host(app_id, ready=True)
         directory.describe = NodeDescription(
             app_id,
+            "default",
             components=(ComponentDescription("pubsub", "pubsub.mesh", "v1"),),
             subscriptions=(Subscription("", "pubsub", "orders"),),
             published=tuple(("pubsub", f"t{number:04}") for number in range(MAX_TOPICS)),
