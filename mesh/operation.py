@@ -25,12 +25,10 @@ class Caller:
     Attributes:
         namespace: The mesh's namespace that it is in.
         app_id: Its app id.
-        proven: Whether this node knows it to be true, as of its own application; otherwise it is what the caller says.
     """
 
     namespace: str
     app_id: str
-    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

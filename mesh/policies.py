@@ -143,10 +143,6 @@ class Retry:
         """Tell whether a failure with this HTTP status is worth another attempt."""
         return self.http_statuses is None or status in self.http_statuses
 
-    def should_retry_grpc_status(self, status: int) -> bool:
-        """Tell whether a failure with this gRPC status is worth another attempt."""
-        return self.grpc_statuses is None or status in self.grpc_statuses
-
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreaker:

@@ -117,7 +117,7 @@ class Runtime:
     def __init__(self, settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> None:
         """Prepare; entering connects."""
         self.settings = settings
-        self.caller = Caller(settings.namespace, settings.app_id, proven=True)
+        self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
         self._observer: Observer = self.counters
         if settings.observer is not None:

@@ -48,7 +48,6 @@ class Resiliency:
     retries: Mapping[str, Retry] = field(default_factory=dict)
     breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
     apps: Mapping[str, Target] = field(default_factory=dict)
-    actors: Mapping[str, Target] = field(default_factory=dict)
     components: Mapping[str, ComponentTarget] = field(default_factory=dict)
     namespace: str | None = None
     scopes: tuple[str, ...] = ()
@@ -70,7 +69,6 @@ class ResiliencyPolicies:
         self._retries: dict[str, Retry] = dict(BUILT_IN_RETRIES)
         self._breakers: dict[str, CircuitBreaker] = {}
         self._apps: dict[str, Target] = {}
-        self._actors: dict[str, Target] = {}
         self._components: dict[str, ComponentTarget] = {}
         for resiliency in resiliencies:
             if not in_scope(resiliency.scopes, app_id):
@@ -79,24 +77,15 @@ class ResiliencyPolicies:
             self._retries.update({name: _raised(name, retry) for name, retry in resiliency.retries.items()})
             self._breakers.update(resiliency.breakers)
             self._apps.update(resiliency.apps)
-            self._actors.update(resiliency.actors)
             self._components.update(resiliency.components)
-
-    def built_in(self, name: str) -> Retry:
-        """Give a built-in retry, as the resources redefined it."""
-        return self._retries[name]
 
     def for_app(self, app_id: str) -> Policy:
         """Give the policy for invoking an app; the built-in retry when nothing names the app or a default retry."""
-        return self._with_built_in(self._apps.get(app_id), "App", "DaprBuiltInServiceRetries")
-
-    def for_actor(self, actor_type: str) -> Policy:
-        """Give the policy for calling actors of a type."""
-        return self._with_built_in(self._actors.get(actor_type), "Actor", "DaprBuiltInActorRetries")
-
-    def actor_target(self, actor_type: str) -> Target | None:
-        """Give what a resource says of an actor type: scope and cache size of its breakers."""
-        return self._actors.get(actor_type)
+        target = self._apps.get(app_id)
+        policy = self._policy(target, ("App", ""))
+        if target is None and policy.retry is None:
+            return dataclasses.replace(policy, retry=self._retries["DaprBuiltInServiceRetries"])
+        return policy
 
     def for_component(self, name: str, kind: str, direction: Literal["inbound", "outbound"]) -> Policy:
         """Give the policy for a component.
@@ -110,12 +99,6 @@ class ResiliencyPolicies:
         target = named.outbound if direction == "outbound" else named.inbound
         way = direction.capitalize()
         return self._policy(target, (f"{kind.capitalize()}Component{way}", f"Component{way}", "Component", ""))
-
-    def _with_built_in(self, target: Target | None, level: str, built_in: str) -> Policy:
-        policy = self._policy(target, (level, ""))
-        if target is None and policy.retry is None:
-            return dataclasses.replace(policy, retry=self._retries[built_in])
-        return policy
 
     def _policy(self, target: Target | None, levels: tuple[str, ...]) -> Policy:
         if target is not None:

@@ -21,9 +21,8 @@ from mesh.resources.configuration import Configuration, ConfigurationSpec, Secre
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 
-__all__ = ["OURS", "PLACEMENT", "V1", "Meta", "component", "configuration", "http_endpoint"]
+__all__ = ["OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
 
-V1 = "dapr.io/v1alpha1"
 OURS = "mesh."
 PLACEMENT = "mesh.placement"
 PLACEMENTS = ("nearest", "backbone", "local")

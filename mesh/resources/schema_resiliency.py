@@ -103,7 +103,6 @@ def resiliency(document: Document, problems: list[Problem]) -> Resiliency | None
         retries=MappingProxyType({name: _retry(name, spec) for name, spec in policies.retries.items()}),
         breakers=MappingProxyType({name: _breaker(name, spec) for name, spec in policies.circuit_breakers.items()}),
         apps=MappingProxyType(dict(targets.apps)),
-        actors=MappingProxyType(dict(targets.actors)),
         components=MappingProxyType(dict(targets.components)),
         scopes=model.scopes,
         file=document.file,

@@ -71,11 +71,9 @@ def test_exponential_delay_is_bounded(attempt: int, elapsed: float, random: floa
 
 def test_status_matching() -> None:
     """Without a list every status is retried, with one only those in it."""
-    retry = Retry(http_statuses=parse_status_codes("429, 500 - 599", "http"), grpc_statuses=StatusCodes(((14, 14),)))
+    retry = Retry(http_statuses=parse_status_codes("429, 500 - 599", "http"))
     assert [retry.should_retry_status(status) for status in (404, 429, 500, 599)] == [False, True, True, True]
-    assert [retry.should_retry_grpc_status(status) for status in (4, 14)] == [False, True]
     assert Retry().should_retry_status(404)
-    assert Retry().should_retry_grpc_status(4)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +230,11 @@ def named(*names: str, **more: Retry) -> dict[str, Retry]:
     return {name: Retry(name=name) for name in names} | more
 
 
-def test_no_resource_gives_built_in_retries_to_apps_and_actors_alone() -> None:
+def test_no_resource_gives_built_in_retries_to_apps_alone() -> None:
     """Components have no policy unless one is written."""
     policies = ResiliencyPolicies()
     assert policies.for_app("a") == Policy(retry=BUILT_IN_RETRIES["DaprBuiltInServiceRetries"])
-    assert policies.for_actor("t") == Policy(retry=BUILT_IN_RETRIES["DaprBuiltInActorRetries"])
     assert policies.for_component("c", "pubsub", "inbound") == Policy()
-    assert policies.actor_target("t") is None
 
 
 def test_a_resource_file_becomes_policies(tmp_path: Path) -> None:
@@ -276,7 +272,6 @@ scopes: [me]
         ),
         CircuitBreaker("c1", 2, 8.0, 45.0, compile_trip("consecutiveFailures > 8")),
     )
-    assert policies.for_actor("t") == Policy(Timeout(0.25), None, CircuitBreaker("c2"))
     assert policies.for_component("p", "pubsub", "inbound").retry == Retry.exponential(30.0, name="r2")
     assert policies.for_component("p", "pubsub", "outbound").breaker == CircuitBreaker("c2")
 
@@ -316,13 +311,10 @@ def test_a_named_target_gets_what_it_names_and_no_defaults() -> None:
         retries=named("r", "DefaultRetryPolicy"),
         breakers={"b": CircuitBreaker("b")},
         apps={"a": Target(timeout="t", circuit_breaker="b")},
-        actors={"x": Target(retry="r", circuit_breaker_scope="id")},
         components={"c": ComponentTarget(inbound=Target(retry="r"))},
     )
     policies = ResiliencyPolicies([resiliency])
     assert policies.for_app("a") == Policy(Timeout(2.0), None, CircuitBreaker("b"))
-    assert policies.for_actor("x").retry == Retry(name="r")
-    assert policies.actor_target("x") == Target(retry="r", circuit_breaker_scope="id")
     assert policies.for_component("c", "state", "inbound").retry == Retry(name="r")
     assert policies.for_component("c", "state", "outbound").retry == Retry(name="DefaultRetryPolicy")
 
@@ -333,14 +325,15 @@ def test_redefined_built_ins_are_raised(given_: int | None, used: int | None) ->
     name = "DaprBuiltInServiceRetries"
     policies = ResiliencyPolicies([Resiliency("r", retries={name: Retry(max_retries=given_, name=name)})])
     assert policies.for_app("a").retry == Retry(max_retries=used, name=name)
-    assert policies.built_in(name).max_retries == used
 
 
 def test_the_not_found_retries_cannot_be_redefined() -> None:
     """One built-in keeps its meaning."""
     name = "DaprBuiltInActorNotFoundRetries"
-    policies = ResiliencyPolicies([Resiliency("r", retries={name: Retry(max_retries=50, name=name)})])
-    assert policies.built_in(name) == Retry(interval=1.0, max_retries=5, name=name)
+    policies = ResiliencyPolicies(
+        [Resiliency("r", retries={name: Retry(max_retries=50, name=name)}, apps={"a": Target(retry=name)})]
+    )
+    assert policies.for_app("a").retry == Retry(interval=1.0, max_retries=5, name=name)
 
 
 def test_resources_of_other_apps_are_left_out_and_later_ones_win() -> None:
