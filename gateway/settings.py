@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from dataclasses import replace
 from functools import reduce
 
 from gateway.config import GatewayConfig
@@ -33,15 +34,17 @@ def load_settings(config: GatewayConfig) -> NodeSettings:
         ConfigError: Something is wrong with them; holds all problems.
     """
     given_namespace = os.environ.get("NAMESPACE")
+    settings = NodeSettings(
+        config.app_id,
+        config.namespace,
+        config.backbone,
+        namespace_given=bool(given_namespace),
+        home=config.home,
+        backbone_timeout=config.backbone_timeout,
+        host_only=config.host_only,
+    )
     if not config.resource_paths and not config.configuration_files:
-        return NodeSettings(
-            config.app_id,
-            config.namespace,
-            config.backbone,
-            namespace_given=bool(given_namespace),
-            home=config.home,
-            backbone_timeout=config.backbone_timeout,
-        )
+        return settings
     from mesh.resources.loader import load_configuration_file, load_resources
 
     resources = load_resources(config.resource_paths, namespace=given_namespace)
@@ -69,19 +72,13 @@ def load_settings(config: GatewayConfig) -> NodeSettings:
     ]
     if problems:
         raise ConfigError(problems)
-    return NodeSettings(
-        config.app_id,
-        config.namespace,
-        config.backbone,
+    return replace(
+        settings,
         components=resources.components or None,
         subscriptions=resources.subscriptions,
         resiliencies=resources.resiliencies,
         configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
         endpoints=endpoints,
-        namespace_given=bool(given_namespace),
-        home=config.home,
-        backbone_timeout=config.backbone_timeout,
-        host_only=config.host_only,
     )
 
 

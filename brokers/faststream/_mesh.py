@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -464,19 +464,13 @@ def _url(broker: FastStreamBroker, kind: str) -> str:
 
 def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]) -> NodeSettings:
     """Read resources; declared subscriptions name HTTP paths, so they are not for us."""
+    components = (Component(pubsub, PUBSUB_ON_BACKBONE),)
+    settings = NodeSettings(app_id, namespace, backbone, components=components, home=mesh_home(os.environ))
     if not resources:
-        components = (Component(pubsub, PUBSUB_ON_BACKBONE),)
-        return NodeSettings(app_id, namespace, backbone, components=components, home=mesh_home(os.environ))
+        return settings
     from mesh.resources.loader import load_resources
 
     loaded = load_resources([Path(each) for each in resources], namespace=namespace)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
-    return NodeSettings(
-        app_id,
-        namespace,
-        backbone,
-        components=loaded.components or (Component(pubsub, PUBSUB_ON_BACKBONE),),
-        resiliencies=loaded.resiliencies,
-        home=mesh_home(os.environ),
-    )
+    return replace(settings, components=loaded.components or components, resiliencies=loaded.resiliencies)

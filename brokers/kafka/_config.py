@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, url_options
+from brokers.shared.settings import Settings, count_option, hosts_of, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -110,8 +110,7 @@ class KafkaConfig:
     @property
     def shown(self) -> str:
         """Where it points, without credentials."""
-        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.brokers)
-        return f"{'kafka' if self.tls is None else 'kafkas'}://{hosts}"
+        return f"{'kafka' if self.tls is None else 'kafkas'}://{shown_hosts(self.brokers)}"
 
     def connection_options(self) -> dict[str, object]:
         """Give the client's options for a connection."""
@@ -139,15 +138,14 @@ class KafkaConfig:
         rest, _, query = rest.partition("?")
         credentials, at, hosts = rest.rstrip("/").rpartition("@")
         try:
-            brokers = _brokers(hosts)
+            brokers = hosts_of(hosts, DEFAULT_PORT)
         except ValueError:  # Its text may hold a part of the password.
             raise ConfigError("the backbone URL is not kafka://[user:password@]host[:port][,host[:port]]") from None
         options = url_options("Kafka", query, URL_OPTIONS)
         mechanism = MECHANISMS.get(options.get("mechanism", "PLAIN").upper())
         if mechanism is None:
             raise ConfigError(f"option mechanism is one of {', '.join(sorted(set(MECHANISMS.values())))}")
-        if scheme == "kafka" and (useless := [name for name in TLS_OPTIONS if name in options]):
-            raise ConfigError(f"option {useless[0]} needs a URL that begins with kafkas://")
+        files = tls_of(options, None if scheme == "kafkas" else "kafkas")
         if "mechanism" in options and not at:
             raise ConfigError("option mechanism needs user:password@ before the host")
         user, _, password = credentials.partition(":")
@@ -156,7 +154,7 @@ class KafkaConfig:
             username=unquote(user) if at else None,
             password=unquote(password) if at else None,
             mechanism=mechanism,
-            tls=TLSFiles.from_options(options).context() if scheme == "kafkas" else None,
+            tls=None if files is None else files.context(),
             partitions=count_option(options, "partitions") or 8,
             replicas=count_option(options, "replicas"),
         )
@@ -206,7 +204,7 @@ class _Reader(Settings):
             self.wrong("brokers", "brokers is missing")
             return ()
         try:
-            return _brokers(text)
+            return hosts_of(text, DEFAULT_PORT)
         except ValueError:
             self.wrong("brokers", f"is host:port[,host:port], not {text!r}")
             return ()
@@ -237,16 +235,3 @@ class _Reader(Settings):
             self.wrong("authType", f"{kind!r} needs clientCert and clientKey")
         files = TLSFiles(verify=not self.flag("skipVerify"))
         return self.tls("clientCert", "clientKey", ca="caCert", files=files)
-
-
-def _brokers(text: str) -> tuple[tuple[str, int], ...]:
-    found = []
-    for each in text.split(","):
-        part = each.strip()
-        host, colon, port = part.rpartition(":")
-        if not colon or (":" in host and not host.endswith("]")):
-            host, port = part, str(DEFAULT_PORT)
-        if not host or not 0 < int(port) < 65536:
-            raise ValueError(part)
-        found.append((host.strip("[]"), int(port)))
-    return tuple(found)

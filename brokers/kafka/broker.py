@@ -6,9 +6,8 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Self
 
 from aiokafka.partitioner import murmur2
 from aiokafka.protocol.admin import DescribeGroupsRequest
@@ -24,6 +23,7 @@ from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._producer import Headers, Producer
 from brokers.kafka._records import ID
 from brokers.kafka._space import Space
+from brokers.shared.adapter import Adapter
 from brokers.shared.limits import measure
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
@@ -35,7 +35,6 @@ from mesh.errors import (
     PublishRejectedError,
     TopologyMismatchError,
 )
-from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["KafkaBroker"]
@@ -67,12 +66,15 @@ class _Sticky:
         return self.partition
 
 
-class KafkaBroker:
+class KafkaBroker(Adapter):
     """A node on a Kafka cluster."""
+
+    configuration = KafkaConfig
+    _config: KafkaConfig
 
     def __init__(self, config: KafkaConfig) -> None:
         """Prepare; entering connects."""
-        self._config = config
+        super().__init__(config)
         self.features = Features(
             name="kafka",
             event_prefix="ce_",
@@ -84,7 +86,6 @@ class KafkaBroker:
             ephemeral=True,
             release_counts=True,
         )
-        self._stack = AsyncExitStack()
         self._cluster = Cluster(config)
         self._producer: Producer | None = None
         self._frames: Frames | None = None
@@ -93,32 +94,13 @@ class KafkaBroker:
         self._sticky: dict[str, _Sticky] = {}
         self.inbox = ""
 
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Build from a backbone URL."""
-        return cls(KafkaConfig.from_url(url))
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Build for ``pubsub.kafka``."""
-        return cls(KafkaConfig.from_component(component))
-
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Connect, and start to receive frames."""
         if not self._config.brokers:
             raise BrokerUnavailableError("no Kafka broker is named")
-        cluster = self._cluster = Cluster(self._config)
-        stack = self._stack = AsyncExitStack()
+        cluster, stack = Cluster(self._config), self._stack
+        self._cluster = cluster
         stack.push_async_callback(cluster.close)
-        try:
-            frames = await self._start(cluster, stack)
-        except BaseException:
-            await stack.aclose()
-            raise
-        self.inbox = frames.inbox
-        return self
-
-    async def _start(self, cluster: Cluster, stack: AsyncExitStack) -> Frames:
         await cluster.open()
         producing = await stack.enter_async_context(background())
         producer = self._producer = Producer(cluster)
@@ -132,11 +114,11 @@ class KafkaBroker:
         except TimeoutError as error:
             raise cluster.unavailable(f"it does not answer for {frames.waits_for}") from error
         stack.push_async_callback(frames.close)
-        return frames
+        self.inbox = frames.inbox
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Flush and close."""
-        await self._stack.aclose()
+        await super().__aexit__(*exc_info)
         self._cluster.closed = True
 
     async def check(self) -> None:

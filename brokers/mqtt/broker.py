@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Self
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from brokers.mqtt._config import MQTTConfig
 from brokers.mqtt._member import Member
 from brokers.mqtt._messages import PREFIX, properties_of, structured
 from brokers.mqtt._registry import Registry
 from brokers.mqtt._topics import filter_of, topic_of
+from brokers.shared.adapter import Adapter
 from brokers.shared.errors import map_errors
 from brokers.shared.limits import check_size
 from brokers.shared.settings import node_name
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, FeatureNotSupportedError, PublishRejectedError
-from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["MQTTBroker", "MQTTConfig"]
@@ -28,8 +27,11 @@ NO_SUCH_MESSAGE = map_errors({ValueError: lambda error: PublishRejectedError(f"M
 FRAMES = "frames between nodes; use another broker as the backbone"
 
 
-class MQTTBroker:
+class MQTTBroker(Adapter):
     """A connection to an MQTT server, and one more for each subscription."""
+
+    configuration = MQTTConfig
+    _config: MQTTConfig
 
     features = Features(
         name="mqtt",
@@ -45,39 +47,19 @@ class MQTTBroker:
 
     def __init__(self, config: MQTTConfig) -> None:
         """Prepare; entering connects."""
+        super().__init__(config)
         self.inbox = node_name()
-        self._config = config
         self._registry = Registry(config, self.inbox)
         self._client = self._registry.client
-        self._stack = AsyncExitStack()
 
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Build from a URL: ``mqtt://`` or, with TLS, ``mqtts://``."""
-        return cls(MQTTConfig.from_url(url))
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Build for ``pubsub.mqtt3``."""
-        return cls(MQTTConfig.from_component(component))
-
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Connect."""
         stack = self._stack
-        try:
-            stack.callback(self._client.close)
-            await self._client.open()
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            stack.callback(tasks.create_task(self._client.supervise(), name="mqtt-supervise").cancel)
-            stack.push_async_callback(self._client.outbox.flush)
-        except BaseException:
-            await stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Send what waits, and close."""
-        await self._stack.aclose()
+        stack.callback(self._client.close)
+        await self._client.open()
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(self._client.supervise(), name="mqtt-supervise").cancel)
+        stack.push_async_callback(self._client.outbox.flush)
 
     async def check(self) -> None:
         """Ask the server for a sign of life."""

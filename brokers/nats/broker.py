@@ -6,11 +6,11 @@ import asyncio
 import logging
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2s
-from typing import Self, cast
+from typing import cast
 
 from nats.aio.msg import Msg
 
@@ -19,11 +19,11 @@ from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
+from brokers.shared.adapter import Adapter
 from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address, Kind, decode_token, encode_token
 from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
-from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["NatsBroker", "NatsConfig"]
@@ -40,11 +40,15 @@ NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
 HEADER_OVERHEAD_BYTES = 256
 
 
-class NatsBroker:
+class NatsBroker(Adapter):
     """A connection to NATS with JetStream."""
+
+    configuration = NatsConfig
+    _config: NatsConfig
 
     def __init__(self, config: NatsConfig) -> None:
         """Prepare; entering connects."""
+        super().__init__(config)
         self._prepare(config)
         self.features = Features(
             name="nats",
@@ -58,7 +62,6 @@ class NatsBroker:
             ephemeral=True,
             release_counts=True,
         )
-        self._stack = AsyncExitStack()
         self._sink: Sink | None = None
         self._spaces: set[str] = set()
         self.inbox = ""
@@ -67,47 +70,24 @@ class NatsBroker:
         self._config = config
         self._connection = Connection(list(config.servers), config.options())
 
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Build from a backbone URL, as docs/brokers/nats.md tells."""
-        return cls(NatsConfig.from_url(url))
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Build for ``pubsub.jetstream`` and ``pubsub.nats``.
-
-        Raises:
-            ConfigError: Settings are wrong; holds all problems, located.
-        """
-        return cls(NatsConfig.from_component(component))
-
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Connect, and start to receive frames."""
         connection = self._connection
         await connection.open(self._config.connect_wait, self._config.ping_interval)
         self._stack.push_async_callback(connection.close)
-        try:
-            version = connection.client.connected_server_version
-            if (version.major, version.minor) < MIN_VERSION:
-                raise BrokerUnavailableError(
-                    f"NATS at {connection.shown} is version {version.major}.{version.minor}; "
-                    f"{MIN_VERSION[0]}.{MIN_VERSION[1]} or later is needed"
-                )
-            limit = connection.client.max_payload
-            self.features = replace(self.features, max_message_bytes=limit - HEADER_OVERHEAD_BYTES)
-            self.inbox = connection.client.new_inbox()
-            await connection.subscribe(f"{self.inbox}.*", self._receive)
-            tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
-            for work in (self._trim(), self._ask_again()):
-                self._stack.callback(tasks.create_task(work, name="nats-work").cancel)
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Flush and close."""
-        await self._stack.aclose()
+        version = connection.client.connected_server_version
+        if (version.major, version.minor) < MIN_VERSION:
+            raise BrokerUnavailableError(
+                f"NATS at {connection.shown} is version {version.major}.{version.minor}; "
+                f"{MIN_VERSION[0]}.{MIN_VERSION[1]} or later is needed"
+            )
+        limit = connection.client.max_payload
+        self.features = replace(self.features, max_message_bytes=limit - HEADER_OVERHEAD_BYTES)
+        self.inbox = connection.client.new_inbox()
+        await connection.subscribe(f"{self.inbox}.*", self._receive)
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        for work in (self._trim(), self._ask_again()):
+            self._stack.callback(tasks.create_task(work, name="nats-work").cancel)
 
     async def check(self) -> None:
         """Ask the server for a sign of life."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Self
 
 from brokers.rabbitmq._config import RabbitMQConfig
 from brokers.rabbitmq._consumer import Subscription
@@ -17,12 +16,12 @@ from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.rabbitmq._topology import Space
+from brokers.shared.adapter import Adapter
 from brokers.shared.limits import check_size, publish_each
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError
-from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["RabbitMQBroker"]
@@ -32,8 +31,11 @@ logger = logging.getLogger("brokers.rabbitmq")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
-class RabbitMQBroker:
+class RabbitMQBroker(Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
+
+    configuration = RabbitMQConfig
+    _config: RabbitMQConfig
 
     features = Features(
         name="rabbitmq",
@@ -50,41 +52,21 @@ class RabbitMQBroker:
 
     def __init__(self, config: RabbitMQConfig) -> None:
         """Prepare; entering connects."""
-        self._config = config
+        super().__init__(config)
         self._inbox = Inbox()
         outage = Outage(logger, "RabbitMQ", config.shown)
         self._publisher = Publisher(config, self._inbox.take_back, outage)
         self._session = Session(config, "consuming", self._inbox.open, outage)
-        self._stack = AsyncExitStack()
         self.inbox = self._inbox.name
 
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Build from a backbone URL: ``amqp://user:password@host:port/vhost``, or ``amqps://``."""
-        return cls(RabbitMQConfig.from_url(url))
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Build for a ``pubsub.rabbitmq``."""
-        return cls(RabbitMQConfig.from_component(component))
-
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Connect."""
-        try:
-            for session in (self._publisher.session, self._session):
-                self._stack.push_async_callback(session.close)
-                await session.open()
-            tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
-            for session in (self._publisher.session, self._session):
-                self._stack.callback(tasks.create_task(session.keep(), name="rabbitmq-keep").cancel)
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Flush and close."""
-        await self._stack.aclose()
+        for session in (self._publisher.session, self._session):
+            self._stack.push_async_callback(session.close)
+            await session.open()
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        for session in (self._publisher.session, self._session):
+            self._stack.callback(tasks.create_task(session.keep(), name="rabbitmq-keep").cancel)
 
     async def check(self) -> None:
         """Ask the server for a sign of life, on both connections."""

@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import Self, cast
+from typing import cast
 
 from redis.asyncio import Connection as Socket
 
@@ -23,13 +23,13 @@ from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
 from brokers.redis._wire import Argument, Command, Reply, ReplyError, ask
+from brokers.shared.adapter import Adapter
 from brokers.shared.limits import AT_ONCE, check_size
 from brokers.shared.outage import Outage
 from brokers.shared.settings import node_name
 from mesh.address import Address
 from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
-from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["RedisBroker", "RedisConfig"]
@@ -49,11 +49,15 @@ SCRIPTS = (
 )
 
 
-class RedisBroker:
+class RedisBroker(Adapter):
     """A connection to a Redis server."""
+
+    configuration = RedisConfig
+    _config: RedisConfig
 
     def __init__(self, config: RedisConfig) -> None:
         """Prepare; entering connects."""
+        super().__init__(config)
         self.features = Features(
             name="redis",
             max_message_bytes=MAX_MESSAGE_BYTES,
@@ -67,48 +71,27 @@ class RedisBroker:
             ephemeral=True,
         )
         self.inbox = node_name()
-        self._config = config
         outage = Outage(logger, "Redis", config.shown)
         self._commands = Connection(config, "commands", outage, prepare=_load_scripts)
         self._spaces = Spaces(self._commands, config.max_age)
         self._frames = Frames(config, outage, self._commands, self.inbox)
         self._numbers = itertools.count(1)
-        self._stack = AsyncExitStack()
 
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Build from a backbone URL: ``redis://`` or, with TLS, ``rediss://``."""
-        return cls(RedisConfig.from_url(url))
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Build for ``pubsub.redis``."""
-        return cls(RedisConfig.from_component(component))
-
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Connect, and start to receive frames."""
         stack = self._stack
-        try:
-            for connection in (self._commands, self._frames.connection):
-                stack.callback(connection.close)
-                await connection.open()
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            for name, work in (
-                ("redis-commands", self._commands.supervise()),
-                ("redis-frames", self._frames.connection.supervise()),
-                ("redis-serve", self._frames.keep_serving(self._config.ping_interval)),
-                ("redis-trim", self._spaces.keep_trimming()),
-            ):
-                stack.callback(tasks.create_task(work, name=name).cancel)
-            await self._check_server()
-        except BaseException:
-            await stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Send what waits, and close."""
-        await self._stack.aclose()
+        for connection in (self._commands, self._frames.connection):
+            stack.callback(connection.close)
+            await connection.open()
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        for name, work in (
+            ("redis-commands", self._commands.supervise()),
+            ("redis-frames", self._frames.connection.supervise()),
+            ("redis-serve", self._frames.keep_serving(self._config.ping_interval)),
+            ("redis-trim", self._spaces.keep_trimming()),
+        ):
+            stack.callback(tasks.create_task(work, name=name).cancel)
+        await self._check_server()
 
     async def _check_server(self) -> None:
         """Refuse a server that cannot do what is needed; tell when it may lose what it confirms."""

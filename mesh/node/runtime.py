@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, cast
+from typing import cast
 
 from mesh import address
 from mesh.application import Application
@@ -41,6 +41,7 @@ from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription
 from mesh.scopes import in_scope
+from mesh.steps import Steps
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.urls import without_credentials
 
@@ -104,7 +105,7 @@ class NodeSettings:
         return [each for each in self.components or () if self.host_only or in_scope(each.scopes, self.app_id)]
 
 
-class Runtime:
+class Runtime(Steps):
     """One node. Entering makes its outbound calls work; ``inbound`` adds its application.
 
     Attributes:
@@ -116,6 +117,7 @@ class Runtime:
 
     def __init__(self, settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> None:
         """Prepare; entering connects."""
+        super().__init__()
         self.settings = settings
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
@@ -128,7 +130,6 @@ class Runtime:
         self.services: dict[str, Serving] = {}
         self._registry = registry
         self._blocks = blocks
-        self._stack = AsyncExitStack()
         self._components = Components()
         self._serve = Serve()
         self._parts: Parts
@@ -149,25 +150,13 @@ class Runtime:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
         return await self._pipeline.run(operation)
 
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Connect and open everything.
 
         Raises:
             ConfigError: A component cannot be built; holds all problems.
             BrokerUnavailableError: The backbone does not answer.
         """
-        try:
-            await self._open()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Flush and close."""
-        await self._stack.aclose()
-
-    async def _open(self) -> None:
         settings, enter = self.settings, self._stack.enter_async_context
         problems = check(settings, self._registry, self._blocks)
         if problems:
