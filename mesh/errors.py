@@ -33,10 +33,7 @@
     │   ├── InvalidEtagError          the etag can not be one of this store's
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
     │   └── StateLimitError           a key, a value or a transaction is larger than the store takes
-    ├── SecretError                   a secret store could not do what it was asked
-    └── HandlerError
-        ├── RetryLaterError           the application asks for another attempt
-        └── RejectError               this event can never be handled
+    └── SecretError                   a secret store could not do what it was asked
 
 ``code`` is stable and never reused; ``retryable`` says whether the same call may succeed
 later. HTTP statuses live in ``gateway/errors.py`` alone. An error crosses the backbone by its code
@@ -65,7 +62,6 @@ __all__ = [
     "EventError",
     "ExpressionError",
     "FeatureNotSupportedError",
-    "HandlerError",
     "HostsDifferError",
     "IllegalKeyError",
     "InvalidEtagError",
@@ -79,9 +75,7 @@ __all__ = [
     "PublishFailedError",
     "PublishRejectedError",
     "RecordsMissingError",
-    "RejectError",
     "RemoteError",
-    "RetryLaterError",
     "SecretError",
     "StateError",
     "StateLimitError",
@@ -346,34 +340,6 @@ class SecretError(MeshError):
     """A secret store could not do what it was asked: it has no such secret, or cannot be read."""
 
     code = "SECRET_ERROR"
-
-
-class HandlerError(MeshError):
-    """A handler's way to say how a delivery settles."""
-
-    code = "HANDLER_FAILED"
-
-
-class RetryLaterError(HandlerError):
-    """The application asks for another attempt; ``status`` is its HTTP status, if it gave one."""
-
-    code = "HANDLER_RETRY"
-    retryable = True
-
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        self.reason = reason
-        self.status = status
-        super().__init__(reason)
-
-
-class RejectError(HandlerError):
-    """This event can never be handled; ``reason`` goes into the dead letter."""
-
-    code = "HANDLER_REJECT"
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 MAX_TEXT = 4096

@@ -45,24 +45,12 @@ from mesh.steps import Steps
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.urls import without_credentials
 
-__all__ = ["NodeSettings", "Runtime", "check", "default_components"]
+__all__ = ["NodeSettings", "Runtime", "check"]
 
 logger = logging.getLogger(__name__)
 
 TELL_INTERVAL = 3.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
-
-
-def default_components(state_file: Path | None = None) -> tuple[Component, ...]:
-    """Give what a node has when nobody configured anything: pub/sub and state on the backbone.
-
-    Args:
-        state_file: Where state is kept instead, for a backbone that has no key/value.
-    """
-    if state_file is None:
-        return (Component("pubsub", PUBSUB_ON_BACKBONE), Component("statestore", STATE_ON_BACKBONE))
-    settings = (MetadataEntry("connectionString", str(state_file)),)
-    return (Component("pubsub", PUBSUB_ON_BACKBONE), Component("statestore", "state.sqlite", settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +228,14 @@ class Runtime(Steps):
         )
 
     def _default_components(self) -> Sequence[Component]:
+        """Give what a node has when nobody configured anything: pub/sub and, where it can, state on the backbone."""
         features, home = self.broker.features, self.settings.home
-        if features.key_value or home is None:
-            return default_components()
-        file = home / "state" / f"{address.encode_token(self.settings.namespace)}.db"
-        logger.warning("%s has no key/value: statestore is kept in %s, on this machine", features.name, file)
-        return default_components(file)
+        state = Component("statestore", STATE_ON_BACKBONE)
+        if not features.key_value and home is not None:
+            file = home / "state" / f"{address.encode_token(self.settings.namespace)}.db"
+            logger.warning("%s has no key/value: statestore is kept in %s, on this machine", features.name, file)
+            state = Component("statestore", "state.sqlite", (MetadataEntry("connectionString", str(file)),))
+        return (Component("pubsub", PUBSUB_ON_BACKBONE), state)
 
     def _of(self, block: Block, *placements: str) -> Mapping[str, Opened]:
         return self._components.of(block, *placements)
