@@ -191,19 +191,23 @@ async def declare(connection: Connection, space: Space) -> None:
     Raises:
         TopologyMismatchError: It exists and differs.
     """
-    is_new = not await exists(connection, spec.Queue.Declare(queue=space.unclaimed, passive=True))
+    if await _declare(connection, space.unclaimed, space.methods(), space.exchange, str(space)):
+        await seal(connection)
+
+
+async def _declare(connection: Connection, first: str, methods: Iterable[Frame], what: str, settings: str) -> bool:
+    """Declare what begins with the queue ``first``, and tell whether that is new; raises ``TopologyMismatchError``."""
+    is_new = not await exists(connection, spec.Queue.Declare(queue=first, passive=True))
     try:
-        async with connection.channel(*space.methods()):
-            pass
+        async with connection.channel(*methods):
+            return is_new
     except RefusedError as error:
         if error.reply_code != PRECONDITION_FAILED:
             raise
         raise TopologyMismatchError(
-            f"{space.exchange} exists on RabbitMQ with other settings than {space}: {error}; "
+            f"{what} exists on RabbitMQ with other settings than {settings}: {error}; "
             "change them, or remove its queues there"
         ) from error
-    if is_new:
-        await seal(connection)
 
 
 async def declare_again(connection: Connection, spaces: Iterable[Space]) -> set[str]:
@@ -298,17 +302,8 @@ async def declare_group(
     Raises:
         TopologyMismatchError: They exist and differ.
     """
-    is_new = not await exists(connection, spec.Queue.Declare(queue=queues[0].name, passive=True))
-    try:
-        async with connection.channel(*[each.declared for each in queues]):
-            pass
-    except RefusedError as error:
-        if error.reply_code != PRECONDITION_FAILED:
-            raise
-        raise TopologyMismatchError(
-            f"group {options.group!r} of {address} exists on RabbitMQ with other settings than "
-            f"ordered={options.ordered}: {error}; remove its queues there to change that"
-        ) from error
+    group, settings = f"group {options.group!r} of {address}", f"ordered={options.ordered}"
+    is_new = await _declare(connection, queues[0].name, [each.declared for each in queues], group, settings)
     if is_new and not options.ephemeral:
         await seal(connection)
     return is_new
