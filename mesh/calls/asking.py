@@ -20,6 +20,8 @@ __all__ = ["Asking", "NotTakenError"]
 
 MAX_CALLS = 200
 ASK_WAIT = 2.0
+MARGIN = 3.0  # Times what a caller waits until it asks.
+MAX_MARGIN = 60.0
 
 
 class NotTakenError(Exception):
@@ -32,6 +34,7 @@ class Asking:
     def __init__(self, exchange: Context, links: Mapping[str, Link]) -> None:
         self._exchange = exchange
         self._links = links
+        self._least = self._margin = MARGIN * exchange.ask_after  # How long a question and its answer may take.
 
     async def ask(self) -> None:
         """Ask about all that are due."""
@@ -49,10 +52,7 @@ class Asking:
                 await self._ask(served, links[first : first + MAX_CALLS], now)
 
     async def _ask(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> None:
-        calls = [
-            (link.token, now - link.born + waiting.margin, waiting.margin, waiting.members is not None)
-            for link, waiting in links
-        ]
+        calls = [(link.token, now - link.born + self._margin, waiting.members is not None) for link, waiting in links]
         body = orjson.dumps({"inbox": self._exchange.inbox, "at": now, "calls": calls})
         try:
             async with asyncio.timeout(ASK_WAIT):
@@ -63,13 +63,17 @@ class Asking:
             waiting.ask(now)
 
     def take(self, message: Message) -> None:
-        """Take what a member says."""
+        """Take what a member says. It counts back from its answer, so on this clock it was earlier, if anything."""
         told = orjson.loads(message.body)
-        took = self._exchange.monotonic() - told["at"]
-        for token, margin, index in told["none"]:
+        now = self._exchange.monotonic()
+        self._margin = min(max(self._least, 2 * (now - told["at"])), MAX_MARGIN)
+        for token in told["none"]:
             link = self._links.get(token)
             if link is None or link.first is None or link.waiting is None or link.peer:
                 continue
-            members = told["members"][index] if index is not None and took < margin else None
+            members = None
+            if now - told["known_for"] <= link.born:
+                left = [node for node, ago in told["left"].items() if now - ago >= link.born]
+                members = [told["node"], *told["members"], *left]
             if link.waiting.take_refusal(told["node"], members):
                 link.fail(NotTakenError("nobody took it"))

@@ -135,38 +135,31 @@ class Members:
         else:
             self._overflowed_at = now
 
-    def since(self, monotonic: float) -> list[str] | None:
-        """Name everybody who may have taken a call since then; None when this member does not know them all."""
-        known_since = max(self._joined_at, self._exchange.monotonic() - REMEMBERED, self._overflowed_at or 0.0)
-        if monotonic < known_since:
-            return None
-        left = [node for node, left_at in self._left.items() if left_at > monotonic]
-        return [self.node, *self._heard, *left]
-
     async def _answer(self, asked: dict[str, Any]) -> None:
         """Tell a caller what is known here of its calls."""
         exchange, caller = self._exchange, asked["inbox"]
         answers: list[tuple[str, Message, str]] = []
-        none: list[tuple[str, float, int | None]] = []
-        lists: list[list[str]] = []
-        monotonic = exchange.monotonic()
-        for token, age, margin, vouched in asked["calls"]:
+        none: list[str] = []
+        now = exchange.monotonic()
+        known_for = min(now - max(self._joined_at, self._overflowed_at or 0.0), REMEMBERED)
+        for token, age, vouched in asked["calls"]:
             request = self._taken.get(token)
             if request is not None:
                 if request.answered:
                     answers.append((f"{caller}.{token}", request.answer or broken(LOST), request.end_address))
                 continue
-            members = self.since(monotonic - age)
             if token not in self._taken:
-                if not self._taken.knows_all_since(monotonic - age):
+                if not self._taken.knows_all_since(now - age):
                     continue
-                if members is None and not vouched:
+                if known_for < age and not vouched:
                     continue  # It may be waiting for a member in the broker, and come yet.
             self._taken.add(token, None)
-            if members is not None and members not in lists:
-                lists.append(members)
-            none.append((token, margin, None if members is None else lists.index(members)))
-        told = self._message("told", at=asked["at"], none=none, members=lists)
+            none.append(token)
+        oldest = max((age for _, age, _ in asked["calls"]), default=0.0)
+        left = {node: now - left_at for node, left_at in self._left.items() if now - left_at <= oldest}
+        told = self._message(
+            "told", at=asked["at"], none=none, known_for=known_for, members=list(self._heard), left=left
+        )
         for to, message, end in answers:
             await exchange.broker.send(to, message, end)
         if none:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Waiting"]
 
-MARGIN = 3.0  # Times what a caller waits until it asks.
-MAX_MARGIN = 60.0
 MAX_ASK_AGAIN = 10.0
 
 
@@ -14,24 +12,21 @@ class Waiting:
 
     Attributes:
         ask_at: When it is asked about next.
-        margin: How long the question and its answer may take, in seconds; later ones vouch for nobody.
         refused: Who says it did not take it, and will not.
         members: Who could have; None while nobody knows.
     """
 
-    __slots__ = ("ask_again", "ask_at", "margin", "members", "refused")
+    __slots__ = ("ask_again", "ask_at", "members", "refused")
 
     def __init__(self, ask_after: float) -> None:
         self.ask_at = 0.0
         self.ask_again = ask_after
-        self.margin = MARGIN * ask_after
         self.refused: set[str] = set()
         self.members: set[str] | None = None
 
     def ask(self, now: float) -> None:
-        """Ask less and less often, with more and more patience: the broker may be slow."""
+        """Ask less and less often."""
         self.ask_again = min(self.ask_again * 1.5, MAX_ASK_AGAIN)
-        self.margin = min(self.margin * 1.5, MAX_MARGIN)
         self.ask_at = now + self.ask_again
 
     def take_refusal(self, node: str, members: list[str] | None) -> bool:

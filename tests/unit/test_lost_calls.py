@@ -163,6 +163,22 @@ async def test_a_lost_request_is_sent_again_once_everybody_has_refused_it(mesh: 
     assert len(mesh.ran) == 2
 
 
+async def test_a_call_that_was_asked_about_in_vain_is_sent_again_in_the_end(mesh: Mesh) -> None:
+    """Who was there before it still vouches for it, however often an answer got lost meanwhile."""
+    broker, caller = await mesh.node()
+    losing, callee = await mesh.node()
+
+    def loses(to: str | Address, message: Message) -> bool:
+        return message.headers.get(FRAME_HEADER) == "told" and len(losing.lost) < 5
+
+    async with callee.serve(APP, "g", mesh.answer):
+        await asyncio.sleep(KNOWN)
+        broker.lose_next(None, served=True)
+        losing.loses = loses
+        assert (await caller.request(APP, Message({}, b"x"), soon(20.0))).body == b"x"
+    assert (len(losing.lost), mesh.ran) == (5, [b"x"])
+
+
 async def test_a_member_that_died_may_have_run_it(mesh: Mesh) -> None:
     broker, caller = await mesh.node()
     _, alive = await mesh.node()
