@@ -30,7 +30,7 @@ quick: $(STAMP) ## for every change: check, the unit tests, the contract and HTT
 	@$(MAKE) --no-print-directory -j 2 static quick-tests
 
 quick-tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) --broker memory --broker nats \
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats \
 		tests/meta tests/unit tests/contract tests/http
 
 check: static ## lint, types, import rules, docs
