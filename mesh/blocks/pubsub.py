@@ -12,7 +12,7 @@ from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings
 from mesh.blocks.inbox import Inbox
-from mesh.blocks.records import LazyRecords
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
 from mesh.broker import Broker, Delivery, Topology
@@ -46,7 +46,7 @@ class PubSub:
         self.components = cast("Mapping[str, PubSubComponent]", components)
         self._app_id = parts.caller.app_id
         self._parts = parts
-        self._handled = LazyRecords("mesh:deduplication", parts.records)
+        self._handled = LazyRecords("mesh:deduplication", parts.records, RECORD_SECONDS)
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
         self.find = self._service.find
