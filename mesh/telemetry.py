@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 __all__ = [
+    "ARRIVALS",
     "CANCELLED",
     "Counters",
     "FAILED",
@@ -32,6 +33,9 @@ __all__ = [
 
 # What is observed, by name; labels follow in the order given.
 OPERATIONS = "operations"  # block, method, target, outcome
+ARRIVALS = (
+    "arrivals"  # event, durable or call; of what; outcome, of a delivery as below; only for an observer of its own
+)
 BROKER_PUBLISHED = "broker_published"  # broker, kind of address, outcome; only for an observer of its own
 APPLICATION_CALLED = "application_called"  # outcome: the class of the status (2xx), or as of an operation; likewise
 EVENTS_PUBLISHED = "events_published"  # component, topic

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.operation import Caller, Method
-from mesh.pipeline import Handler, Service
+from mesh.pipeline import Handler, InboundPipeline, Service
 from mesh.policies import Policy
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Parts:
         configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
         run: The pipeline, for what a block asks of another one.
+        inbound: What everything for the application passes.
     """
 
     caller: Caller
@@ -121,6 +122,7 @@ class Parts:
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
+    inbound: InboundPipeline
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None

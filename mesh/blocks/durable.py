@@ -311,11 +311,17 @@ class DurableInvocation:
         records = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
         callee = _Callee(records, self._publish, application, self._app_id)
         observer = self._parts.observer
-        settlement = Settlement(
-            callee.attempt,
+        deliver = self._parts.inbound.towards(
+            lambda arrival: callee.attempt(arrival.what),
+            "durable",
+            self._app_id,
             policy=policy,
-            dead_letter=callee.give_up,
             until_reachable=application.until_reachable,
+        )
+        settlement = Settlement(
+            deliver,
+            retry=policy.retry,
+            dead_letter=callee.give_up,
             count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
             ack_wait=options.ack_wait,
             label=f"durable calls of {self._app_id}",

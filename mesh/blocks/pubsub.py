@@ -103,14 +103,21 @@ class PubSub:
         settings = SubscriptionSettings.read(subscription, component.group)
         consumer = Consumer(component, subscription, _routes(subscription), application, raw=settings.raw)
         attempt = self._once(component, subscription, settings, consumer.attempt)
-        settlement = Settlement(
-            attempt,
+        label = f"{component.name}/{subscription.topic}"
+        deliver = self._parts.inbound.towards(
+            lambda arrival: attempt(arrival.what),
+            "event",
+            label,
             policy=component.inbound,
-            dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             until_reachable=application.until_reachable,
+        )
+        settlement = Settlement(
+            deliver,
+            retry=component.inbound.retry,
+            dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
-            label=f"{component.name}/{subscription.topic}",
+            label=label,
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)

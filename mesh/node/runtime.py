@@ -33,7 +33,7 @@ from mesh.node.directory import Directory
 from mesh.node.inbound import Serve, inbound
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
-from mesh.pipeline import Pipeline
+from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
@@ -225,6 +225,7 @@ class Runtime(Steps):
             endpoints={},
             open_outside=None,
             run=self.run,
+            inbound=InboundPipeline(settings.observer),
         )
 
     def _default_components(self) -> Sequence[Component]:
