@@ -267,12 +267,15 @@ class Hosts:
                 break
             where = address.component(self._namespace, operation.target, found.fingerprint)
             try:
-                return await self._ask(where, operation)
+                reply = await self._ask(where, operation)
             except NoResponderError:  # Its hosts are gone, or came back with other settings.
                 self._known.pop(key, None)
                 if len(self._gone) >= MAX_KNOWN:
                     self._gone.clear()
                 self._gone[key] = time.monotonic()
+            else:
+                operation.sent = True
+                return await _read(reply, method)
         raise self.gone(*key[:2], caller) or missing(operation.target)
 
     def gone(self, block: str, name: str, caller: Caller) -> NoResponderError | None:
@@ -281,7 +284,7 @@ class Hosts:
             return None
         return NoResponderError(f"no host of component {name} is on the mesh now")
 
-    async def _ask(self, where: address.Address, operation: Operation) -> object:
+    async def _ask(self, where: address.Address, operation: Operation) -> Reply:
         method, context = operation.method, operation.context
         body = msgspec.msgpack.encode(operation.arguments)
         identity = f"{self._node_id}-{next(self._numbers)}"
@@ -298,7 +301,7 @@ class Hosts:
         while True:
             try:
                 stream = None if whole else _once(body)
-                return await _read(await self._exchange.request(where, message, operation.deadline, stream), method)
+                return await self._exchange.request(where, message, operation.deadline, stream)
             except BrokerUnavailableError:  # It was not sent.
                 wait = next(waits, wait)
                 if time.time() + wait >= operation.deadline:

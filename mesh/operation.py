@@ -88,6 +88,7 @@ class Operation:
         deadline: Unix time in seconds until which this attempt may take; set by the pipeline.
         limit: Seconds that a policy gives to one attempt; None = the method's own. Set by the pipeline.
         kept: What the block makes once for all attempts, as the events of a publish: another attempt is no other event.
+        sent: Whether a host was asked, which may have done some of it.
     """
 
     method: Method
@@ -97,6 +98,7 @@ class Operation:
     deadline: float = 0.0
     limit: float | None = None
     kept: object = None
+    sent: bool = False
 
     def judged(self, result: object, error: MeshError | None) -> Verdict:
         """Say what an attempt came to."""

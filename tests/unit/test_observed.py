@@ -12,7 +12,7 @@ from typing import cast
 import orjson
 import pytest
 
-from brokers.memory import MemoryBroker, MemoryHub
+from brokers.memory import MemoryBroker
 from mesh.address import topic
 from mesh.application import Application as AnApplication
 from mesh.application import Headers
@@ -28,7 +28,7 @@ from mesh.registry import Registry
 from mesh.resources.subscription import BulkOptions, Subscription
 from mesh.telemetry import APPLICATION_CALLED, ARRIVALS, BROKER_PUBLISHED, EVENTS_PUBLISHED, OPERATIONS, Observed
 from tests.support.eventually import eventually
-from tests.support.nodes import ask
+from tests.support.nodes import MemoryMesh, ask
 
 
 class Seen(Counter[tuple[str, ...]]):
@@ -114,18 +114,6 @@ class Agreeing(Application):
         yield Answer()
 
 
-class Shared(Registry):
-    """Has all brokers of memory be on one mesh."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        hub = MemoryHub()
-        self.broker = SimpleNamespace(from_url=lambda url: MemoryBroker(hub))
-
-    def load(self, name: str) -> type:
-        return cast("type", self.broker) if name == "backbone.memory" else super().load(name)
-
-
 async def test_everything_for_the_application_comes_one_way() -> None:
     """An event, alone and in a batch, a durable call, a call from another node, and one from its own application."""
 
@@ -133,7 +121,7 @@ async def test_everything_for_the_application_comes_one_way() -> None:
         batch = Subscription("", "pubsub", "batch", default_path="/", bulk=BulkOptions(True, 2, 0.01))
         return [Subscription("", "pubsub", "one", default_path="/"), batch]
 
-    seen, registry = Seen(), Shared()
+    seen, registry = Seen(), MemoryMesh()
     caller = Runtime(NodeSettings("caller", "ns", "memory:"), registry)
     callee = Runtime(NodeSettings("app", "ns", "memory:", observer=seen), registry)
     agreeing = cast("AnApplication", Agreeing())
