@@ -71,8 +71,8 @@ _DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {argume
 _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 
-# By ``<block>.<method>/<code>``, ``<block>/<code>``, ``<block>.<method>``, ``<code>``: the first that is there
-# counts. A code stands for the class of the error and all its subclasses.
+# By ``<block>.<method>/<code>``, ``<block>/<code>``, ``*/<code>``, ``<block>.<method>``, ``<code>``: the first that is
+# there counts. A code stands for the class of the error and all its subclasses.
 ERRORS: Mapping[str, Row] = {
     "pubsub/COMPONENT_NOT_CONFIGURED": Row(
         400,
@@ -195,6 +195,8 @@ ERRORS: Mapping[str, Row] = {
     ),
     "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
+    "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
+    "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
     "BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}"),
     "PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
     "COMPONENT_ERROR": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
@@ -217,7 +219,8 @@ class APIError(Exception):
 def row_of(error: MeshError, method: Method | None) -> Row:
     """Find the row of a failure of an operation; None = it was no operation yet."""
     codes = [kind.code for kind in type(error).__mro__ if issubclass(kind, MeshError)]
-    keys = [f"{scope}/{code}" for scope in (str(method), method.block) for code in codes] if method is not None else []
+    scopes = (str(method), method.block, "*") if method is not None else ()
+    keys = [f"{scope}/{code}" for scope in scopes for code in codes]
     found = next((ERRORS[key] for key in (*keys, str(method), *codes) if key in ERRORS), None)
     assert found is not None  # Every error is a MeshError.
     return found

@@ -162,7 +162,7 @@ def _judge(operation: Operation, answer: object, error: MeshError | None) -> Ver
     """An application that fails, or cannot be called, does not work; a streamed body cannot be sent again."""
     again = isinstance(cast("Call", operation.arguments).body, bytes)
     if error is not None:
-        return Verdict(False, again and (error.retryable or isinstance(error, StreamBrokenError)))
+        return Verdict(False, again and error.retryable)
     status = cast("Answer", answer).status
     return Verdict(status < 500, again and status >= 400, status)
 

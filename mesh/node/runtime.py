@@ -42,6 +42,7 @@ from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription
 from mesh.scopes import in_scope
 from mesh.steps import Steps
+from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.urls import without_credentials
 
@@ -103,10 +104,25 @@ class Runtime(Steps):
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
-    def __init__(self, settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> None:
-        """Prepare; entering connects."""
+    def __init__(
+        self,
+        settings: NodeSettings,
+        registry: Registry,
+        blocks: Sequence[Block] = BLOCKS,
+        *,
+        grace: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """Prepare; entering connects.
+
+        Args:
+            settings: What it is made of.
+            registry: What is installed.
+            blocks: The table.
+            grace: Gives the seconds for what is in flight at the end; None = as long as its deadlines say.
+        """
         super().__init__()
         self.settings = settings
+        self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
         self._observer: Observer = self.counters
@@ -180,7 +196,8 @@ class Runtime(Steps):
                         component.type,
                     )
         hosted = self._components.hosted(Pipeline(answering, observer=self._observer).run)
-        await enter(hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id))
+        answering_for = hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id)
+        await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
 
     async def _connect(self) -> Broker:
         """Enter the backbone; one that is not there yet is waited for, and that is said."""

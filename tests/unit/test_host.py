@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Self
 
 import pytest
 
-from mesh.blocks.state import SAVE, TRANSACT, Save
-from mesh.blocks.store import Concurrency, Item, KeyValueStateStore
-from mesh.errors import BrokerUnavailableError, MeshError, NoResponderError, StateError
+from gateway.errors import row_of
+from mesh.blocks import BLOCKS
+from mesh.blocks.state import GET, SAVE, TRANSACT, Get, Save
+from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
+from mesh.errors import (
+    BrokerUnavailableError,
+    HostsDifferError,
+    HostsGoneError,
+    MeshError,
+    NoResponderError,
+    StateError,
+)
 from mesh.key_value import MemoryKeyValue
+from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Method
 from mesh.policies import Retry
 from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
@@ -84,3 +96,63 @@ async def test_a_write_does_not_conflict_with_itself(
                 await asking
             assert raised.value.retryable
     assert store.writes == writes
+
+
+class Hanging(KeyValueStateStore):
+    """A store that never answers a read."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryKeyValue())
+        self.asked = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def get(self, key: str, *, strong: bool) -> Stored | None:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_host_that_leaves_waits_no_longer_than_it_may() -> None:
+    """Its caller is told at once, by an error that may be repeated."""
+    store = Hanging()
+    mesh = MemoryMesh(hanging=lambda: store)
+    settings = NodeSettings("host", "ns", "memory:", components=[component("store", "state.hanging")])
+    async with node("memory:", "ns", app_id="asker", registry=mesh) as asker, asyncio.TaskGroup() as tasks:
+        async with Runtime(settings, mesh, grace=lambda: 0.1):
+            deadline = time.time() + 120
+            asking = tasks.create_task(asked(ask(asker, GET, "store", Get("k"), deadline=deadline)))
+            await store.asked.wait()
+        error = await asking
+        assert time.time() < deadline - 60
+        assert error.retryable
+
+
+async def asked(asking: Awaitable[object]) -> MeshError:
+    with pytest.raises(MeshError) as raised:
+        await asking
+    return raised.value
+
+
+async def test_hosts_that_are_gone_are_one_error() -> None:
+    """From the first operation on, whether it is found out by asking or remembered; and one answer for every block."""
+    mesh = MemoryMesh(failing=lambda: Failing(StateError("full")))
+    async with node("memory:", "ns", app_id="asker", registry=mesh) as asker:
+        async with node("memory:", "ns", component("store", "state.failing"), app_id="host", registry=mesh):
+            await ask(asker, SAVE, "store", Save([Item("k", b"1")]))
+        for asking in (ask(asker, GET, "store", Get("k")), asker.services["state"].find("store", asker.caller)):  # type: ignore[attr-defined]
+            assert isinstance(await asked(asking), HostsGoneError)
+
+
+@pytest.mark.parametrize("method", [None, *(method for block in BLOCKS if block.hosted for method in block.methods)])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(HostsGoneError("gone"), (503, "ERR_BROKER")), (HostsDifferError("s", "differ"), (500, "ERR_COMPONENT"))],
+)
+def test_what_clients_are_told_of_hosts(error: MeshError, told: tuple[int, str], method: Method | None) -> None:
+    """The same when the component is looked for and when it is asked."""
+    row = row_of(error, method)
+    assert (row.status, row.code) == told
