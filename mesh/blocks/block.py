@@ -94,6 +94,7 @@ class Parts:
         policies: Of the Resiliency resources.
         tracing: Makes spans.
         observer: Is told what happens.
+        own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
         stack: Holds what lives as long as the node.
         records: Opens the mesh's own store.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
@@ -117,6 +118,7 @@ class Parts:
     policies: ResiliencyPolicies
     tracing: Tracing
     observer: Observer
+    own_observer: Observer | None
     stack: AsyncExitStack
     records: Callable[[str], Awaitable[StateStore]]
     endpoints: dict[str, Application]

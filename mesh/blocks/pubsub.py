@@ -19,6 +19,7 @@ from mesh.broker import Broker, Delivery, Topology
 from mesh.delivery import Attempt, Settlement
 from mesh.errors import MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
+from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.component import PUBSUB_SETTINGS
 from mesh.resources.subscription import Subscription
@@ -162,7 +163,7 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     broker = parts.broker
     if component.type != PUBSUB_ON_BACKBONE:
         built: Broker = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
-        broker = await parts.stack.enter_async_context(built)
+        broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
     await broker.declare(Topology(space=address.topic(caller.namespace, component.name, "x").space))
     return PubSubComponent(
         name=component.name,

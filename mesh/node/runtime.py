@@ -208,8 +208,7 @@ class Runtime(Steps):
         while True:
             broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
             try:
-                entered = await self._stack.enter_async_context(broker)
-                return entered if settings.observer is None else observed_broker(entered, settings.observer)
+                return observed_broker(await self._stack.enter_async_context(broker), settings.observer)
             except BrokerUnavailableError as error:
                 left = until - loop.time()
                 if left <= 0 or not error.retryable:  # Wrong credentials do not become right.
@@ -237,6 +236,7 @@ class Runtime(Steps):
             policies=ResiliencyPolicies(settings.resiliencies, settings.app_id),
             tracing=Tracing(DEFAULT_SAMPLING_RATIO if ratio is None else ratio),
             observer=self._observer,
+            own_observer=settings.observer,
             stack=self._stack,
             records=self._records,
             endpoints={},

@@ -28,7 +28,7 @@ from mesh.registry import Registry
 from mesh.resources.subscription import BulkOptions, Subscription
 from mesh.telemetry import APPLICATION_CALLED, ARRIVALS, BROKER_PUBLISHED, EVENTS_PUBLISHED, OPERATIONS, Observed
 from tests.support.eventually import eventually
-from tests.support.nodes import MemoryMesh, ask
+from tests.support.nodes import MemoryMesh, ask, component
 
 
 class Seen(Counter[tuple[str, ...]]):
@@ -40,8 +40,10 @@ class Seen(Counter[tuple[str, ...]]):
 async def test_a_node_tells_its_observer() -> None:
     """What its counters count, and what the broker was asked."""
     seen = Seen()
-    async with Runtime(NodeSettings("app", "ns", "memory:", observer=seen), Registry()) as node:
+    components = component("pubsub", "pubsub.mesh"), component("other", "pubsub.in-memory")
+    async with Runtime(NodeSettings("app", "ns", "memory:", components, observer=seen), Registry()) as node:
         context = Context(node.caller)
+        await node.run(Operation(PUBLISH, "other", Publish("t", b"1"), context))
         await node.run(Operation(PUBLISH, "pubsub", Publish("t", b"1"), context))
         entries = [BulkEntry(str(number), "text/plain", b"x", {}) for number in range(3)]
         await node.run(Operation(BULK_PUBLISH, "pubsub", BulkPublish("t", entries), context))
@@ -49,6 +51,7 @@ async def test_a_node_tells_its_observer() -> None:
     assert seen[OPERATIONS, "pubsub", "publish", "pubsub", "ok"] == 1
     assert seen[EVENTS_PUBLISHED, "pubsub", "t"] == counted[EVENTS_PUBLISHED, "pubsub", "t"] == 4
     assert seen[BROKER_PUBLISHED, "memory", "topic", "ok"] == 4
+    assert seen[BROKER_PUBLISHED, "memory/other", "topic", "ok"] == 1
     assert not [key for key in counted if key[0] == BROKER_PUBLISHED]
 
 
