@@ -31,6 +31,7 @@ __all__ = [
 
 TYPES = "type.googleapis.com/google.rpc."
 MAX_TEXT = 4096
+MAX_TARGET = 1024
 
 
 class Row(NamedTuple):
@@ -243,6 +244,8 @@ def answer(
 
 def told(row: Row, error: object = None, target: str = "", arguments: object = None, app_id: str = "") -> APIError:
     """Make the failure of a row; what its texts do not use may be left out."""
+    if len(target) > MAX_TARGET:
+        target = f"{target[:40]}…"
     words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
     message = row.text.format(**words)
     details: list[object] = []

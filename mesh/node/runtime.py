@@ -165,6 +165,7 @@ class Runtime(Steps):
         problems = check(settings, self._registry, self._blocks)
         if problems:
             raise ConfigError(problems)
+        address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
         self.exchange = await enter(Exchange(self.broker))
         self._directory = directory = Directory(self.exchange, settings.namespace)
