@@ -33,10 +33,8 @@ __all__ = [
 
 # What is observed, by name; labels follow in the order given.
 OPERATIONS = "operations"  # block, method, target, outcome
-ARRIVALS = (
-    "arrivals"  # event, durable or call; of what; outcome, of a delivery as below; only for an observer of its own
-)
-BROKER_PUBLISHED = "broker_published"  # broker (nats/orders: of a component), kind of address, outcome; as above
+ARRIVALS = "arrivals"  # event, durable or call; of what; outcome; only for an observer of its own
+BROKER_PUBLISHED = "broker_published"  # broker (nats/orders: of a component), kind of address, outcome; likewise
 APPLICATION_CALLED = "application_called"  # outcome: the class of the status (2xx), or as of an operation; likewise
 EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop

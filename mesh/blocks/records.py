@@ -54,25 +54,20 @@ class LazyRecords:
 
     async def get(self, key: str, *, strong: bool = True) -> Stored | None:
         """Read."""
-
-        async def get() -> Stored | None:
-            return await (await self.opened()).get(key, strong=strong)
-
-        return await self._in_time(get)
+        return await self._in_time(lambda store: store.get(key, strong=strong))
 
     async def write(self, items: Sequence[Item]) -> None:
         """Do all or nothing; raises ``ConflictError``."""
+        await self._in_time(lambda store: store.write(items))
 
-        async def write() -> None:
-            await (await self.opened()).write(items)
+    async def _use(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
+        return await use(await self.opened())
 
-        await self._in_time(write)
-
-    async def _in_time(self, use: Callable[[], Awaitable[_T]]) -> _T:
+    async def _in_time(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
         if self._seconds is None:
-            return await use()
+            return await self._use(use)
         try:
-            return await self._deadlines.within(self._seconds, use)
+            return await self._deadlines.within(self._seconds, self._use, use)
         except DeadlineExceededError as error:  # The store is late, which says nothing about the application.
             raise StateError(f"{self._name}: {error}") from None
 
