@@ -31,6 +31,7 @@ from mesh.errors import AppFailedError, AppUnreachableError, ConfigError, MeshEr
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
+from mesh.tasks import drained_within
 
 __all__ = ["Gateway", "run"]
 
@@ -143,7 +144,7 @@ class Gateway:
         config = self.config
         settings = load_settings(config)
         async with AsyncExitStack() as stack:
-            self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry()))
+            self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             for endpoint in settings.endpoints:
                 await runtime.add_endpoint(endpoint.name, await endpoint_client(endpoint, runtime))
             runtime.allow_outside(outside_service)
@@ -198,15 +199,8 @@ class Gateway:
             self._application = application
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
-            await inbound.__aenter__()
-            try:
+            async with drained_within(inbound, self.grace, "deliveries and calls"):
                 yield
-            finally:
-                try:
-                    async with asyncio.timeout(self.grace()):
-                        await inbound.__aexit__(None, None, None)
-                except TimeoutError:
-                    logger.warning("released what had not finished within %g s", config.drain)
 
     async def _subscriptions(self) -> Sequence[Subscription]:
         """Ask the application what it wants; tries again while the answer does not come."""

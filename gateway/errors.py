@@ -31,6 +31,7 @@ __all__ = [
 
 TYPES = "type.googleapis.com/google.rpc."
 MAX_TEXT = 4096
+MAX_TARGET = 1024
 
 
 class Row(NamedTuple):
@@ -71,8 +72,8 @@ _DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {argume
 _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 
-# By ``<block>.<method>/<code>``, ``<block>/<code>``, ``<block>.<method>``, ``<code>``: the first that is there
-# counts. A code stands for the class of the error and all its subclasses.
+# By ``<block>.<method>/<code>``, ``<block>/<code>``, ``*/<code>``, ``<block>.<method>``, ``<code>``: the first that is
+# there counts. A code stands for the class of the error and all its subclasses.
 ERRORS: Mapping[str, Row] = {
     "pubsub/COMPONENT_NOT_CONFIGURED": Row(
         400,
@@ -195,6 +196,8 @@ ERRORS: Mapping[str, Row] = {
     ),
     "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
+    "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
+    "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
     "BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}"),
     "PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
     "COMPONENT_ERROR": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
@@ -217,7 +220,8 @@ class APIError(Exception):
 def row_of(error: MeshError, method: Method | None) -> Row:
     """Find the row of a failure of an operation; None = it was no operation yet."""
     codes = [kind.code for kind in type(error).__mro__ if issubclass(kind, MeshError)]
-    keys = [f"{scope}/{code}" for scope in (str(method), method.block) for code in codes] if method is not None else []
+    scopes = (str(method), method.block, "*") if method is not None else ()
+    keys = [f"{scope}/{code}" for scope in scopes for code in codes]
     found = next((ERRORS[key] for key in (*keys, str(method), *codes) if key in ERRORS), None)
     assert found is not None  # Every error is a MeshError.
     return found
@@ -240,6 +244,8 @@ def answer(
 
 def told(row: Row, error: object = None, target: str = "", arguments: object = None, app_id: str = "") -> APIError:
     """Make the failure of a row; what its texts do not use may be left out."""
+    if len(target) > MAX_TARGET:
+        target = f"{target[:40]}…"
     words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
     message = row.text.format(**words)
     details: list[object] = []

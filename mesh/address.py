@@ -18,7 +18,8 @@ An address is a dotted path of tokens, legal on every broker::
 
 Tokens keep letters, digits, ``_`` and ``-``; every other byte of their UTF-8 form is written
 ``=XX``, and an empty token is a lone ``=``. A subscription's topic may hold wildcards: ``*`` for
-one token, ``>`` as the last one for all that follow.
+one token, ``>`` as the last one for all that follow. Names are bounded, since a NATS server closes the connection of
+who sends it an address of more than about 4,000 bytes: a topic has at most 512 bytes, any other name 256.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from mesh.errors import ConfigError
+from mesh.errors import BadArgumentError, ConfigError
 
 __all__ = [
+    "MAX_NAME_BYTES",
     "Address",
     "Kind",
     "app",
@@ -50,7 +52,8 @@ __all__ = [
     "topic",
 ]
 
-MAX_TOKEN_BYTES = 512
+MAX_TOPIC_BYTES = 512
+MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
@@ -101,6 +104,13 @@ def encode_token(text: str) -> str:
     return _UNSAFE.sub(lambda m: b"=%02X" % m[0][0], text.encode()).decode()
 
 
+def _bounded(what: str, name: str) -> str:
+    """Write a name as one token, unless it is too long."""
+    if len(name) > MAX_NAME_BYTES or len(name.encode()) > MAX_NAME_BYTES:
+        raise BadArgumentError(f"{what} is longer than {MAX_NAME_BYTES} bytes: {name[:40]!r}…")
+    return encode_token(name)
+
+
 def decode_token(token: str) -> str:
     """Read a token back."""
     if token == "=":
@@ -125,29 +135,31 @@ def topic(namespace: str, component: str, name: str, *, pattern: bool = False) -
 
     Raises:
         ConfigError: The name is empty or too long, or ``>`` is not the last token.
+        BadArgumentError: Another name is too long, as in all of these functions.
     """
     if not name:
         raise ConfigError("topic is empty")
-    if len(name.encode()) > MAX_TOKEN_BYTES:
-        raise ConfigError(f"topic is longer than {MAX_TOKEN_BYTES} bytes: {name[:40]!r}…")
+    if len(name.encode()) > MAX_TOPIC_BYTES:
+        raise ConfigError(f"topic is longer than {MAX_TOPIC_BYTES} bytes: {name[:40]!r}…")
     parts = name.split(".")
     if pattern and ">" in parts[:-1]:
         raise ConfigError(f"topic {name!r}: '>' stands for all that follows, so it must be the last token")
     tokens = [part if pattern and part in ("*", ">") else encode_token(part) for part in parts]
-    space = f"mesh.{encode_token(namespace)}.topic.{encode_token(component)}"
+    space = f"mesh.{_bounded('namespace', namespace)}.topic.{_bounded('component name', component)}"
     return Address(Kind.TOPIC, space, ".".join(tokens), name)
 
 
 @lru_cache(maxsize=4096)
 def app(namespace: str, app_id: str) -> Address:
     """Address the requests of an application."""
-    return Address(Kind.APP, f"mesh.{encode_token(namespace)}.app.{encode_token(app_id)}", "", app_id)
+    space = f"mesh.{_bounded('namespace', namespace)}.app.{_bounded('app id', app_id)}"
+    return Address(Kind.APP, space, "", app_id)
 
 
 @lru_cache(maxsize=4096)
 def component(namespace: str, name: str, fingerprint: str = "") -> Address:
     """Address the hosts of a component; with a fingerprint, those whose settings have it."""
-    space = f"mesh.{encode_token(namespace)}.component.{encode_token(name)}"
+    space = f"mesh.{_bounded('namespace', namespace)}.component.{_bounded('component name', name)}"
     return Address(Kind.COMPONENT, f"{space}.{fingerprint}" if fingerprint else space, "", name)
 
 
@@ -188,8 +200,8 @@ def back(namespace: str, app_id: str) -> Address:
 
 
 def _of_nodes(namespace: str, what: str, name: str = "") -> Address:
-    space = f"mesh.{encode_token(namespace)}.{what}"
-    return Address(Kind.NODES, f"{space}.{encode_token(name)}" if name else space, "", name or what)
+    space = f"mesh.{_bounded('namespace', namespace)}.{what}"
+    return Address(Kind.NODES, f"{space}.{_bounded('app id', name)}" if name else space, "", name or what)
 
 
 def matches(pattern: str, name: str) -> bool:

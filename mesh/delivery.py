@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mesh.broker import Delivery
-from mesh.deadlines import Deadlines
-from mesh.errors import AppUnreachableError, BrokerError, CircuitOpenError, DeadlineExceededError, MeshError
-from mesh.policies import Guard, Policy, Retry, Verdict
+from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, MeshError
+from mesh.operation import Arrival
+from mesh.policies import Retry
 
 __all__ = [
     "NOT_BEFORE_HEADER",
@@ -59,7 +59,6 @@ NOT_BEFORE_HEADER = "mesh-not-before"  # Unix time in milliseconds.
 LONGEST_HOLD = 3600.0
 BROKEN_ATTEMPTS = 5
 MAX_COUNTED = 1000
-MAX_ATTEMPT_SECONDS = 3600.0
 DEAD_LETTER_SECONDS = 30.0
 
 
@@ -161,20 +160,15 @@ def _elapsed(retry: Retry, made: int) -> float:
     return sum(retry.delay(n, 0.0, _mean) or 0.0 for n in range(1, min(made, MAX_COUNTED)))
 
 
-def _judged(attempt: Attempt | None, error: MeshError | None) -> Verdict:
-    return Verdict(attempt is not None and attempt.outcome is not Outcome.RETRY)
-
-
 class Settlement:
     """Runs the state machine for one subscription; an instance is a broker's handler."""
 
     def __init__(
         self,
-        call: Callable[[Delivery], Awaitable[Attempt]],
+        deliver: Callable[[Arrival], Awaitable[Attempt]],
         *,
-        policy: Policy,
+        retry: Retry | None,
         dead_letter: Callable[[Delivery, str, int], Awaitable[None]] | None,
-        until_reachable: Callable[[], Awaitable[None]],
         count: Callable[[str], None],
         ack_wait: float,
         label: str,
@@ -182,21 +176,16 @@ class Settlement:
         """Prepare a handler.
 
         Args:
-            call: One attempt; raises AppUnreachableError when nothing reached the application.
-            policy: The inbound policy.
+            deliver: One attempt, through the inbound pipeline.
+            retry: The inbound policy's.
             dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
-            until_reachable: Waits for the application.
             count: Counts an outcome by name.
             ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
             label: Names the subscription in logs.
         """
-        self._call = call
-        self._retry = policy.retry
-        self._guard = Guard(policy)
-        self._timeout = MAX_ATTEMPT_SECONDS if self._guard.timeout is None else self._guard.timeout
-        self._deadlines = Deadlines()
+        self._deliver = deliver
+        self._retry = retry
         self._dead_letter = dead_letter
-        self._until_reachable = until_reachable
         self._count = count
         self._ack_wait = ack_wait
         self._label = label
@@ -239,11 +228,10 @@ class Settlement:
         quick = 0
         while True:
             try:
-                attempt, _, _ = await self._guard.attempt(lambda: self._reach(delivery), _judged)
+                attempt = await self._attempt(delivery)
             except CircuitOpenError:
                 await delivery.nack(BREAKER_RETRY)
                 return
-            assert attempt is not None  # Whatever goes wrong on the way is an attempt as well.
             self._count(attempt.outcome)
             if attempt.outcome is Outcome.SUCCESS:
                 await delivery.ack()
@@ -256,20 +244,19 @@ class Settlement:
             quick += 1
             await asyncio.sleep(delay)
 
-    async def _reach(self, delivery: Delivery) -> Attempt:
+    async def _attempt(self, delivery: Delivery) -> Attempt:
         """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed."""
-        while True:
-            try:
-                return await self._deadlines.within(self._timeout, self._call, delivery)
-            except AppUnreachableError:
-                await self._until_reachable()
-            except DeadlineExceededError as error:
-                return Attempt(Outcome.RETRY, str(error))
-            except MeshError as error:
-                return Attempt(Outcome.RETRY, str(error), broken=True)
-            except Exception as error:  # Where deliveries settle: raised further, the broker would hand it out at once.
-                logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
-                return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
+        try:
+            return await self._deliver(Arrival(delivery.message.headers, None, delivery))
+        except CircuitOpenError:
+            raise
+        except DeadlineExceededError as error:
+            return Attempt(Outcome.RETRY, str(error))
+        except MeshError as error:
+            return Attempt(Outcome.RETRY, str(error), broken=True)
+        except Exception as error:  # Where deliveries settle: raised further, the broker would hand it out at once.
+            logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
+            return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
 
     async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float, quick: int) -> None:
         logger.warning(

@@ -23,6 +23,7 @@
     │   ├── MessageTooLargeError      above the broker's limit
     │   ├── TopologyMismatchError     a stream or consumer exists and is not what we need
     │   ├── NoResponderError          nobody serves this address now
+    │   │   └── HostsGoneError        the component had hosts a moment ago
     │   ├── DeadlineExceededError     the caller's time is over; the outcome is unknown
     │   └── StreamBrokenError         a streamed request or reply ended in the middle
     ├── AppUnreachableError           the application does not accept connections; nothing reached it
@@ -63,6 +64,7 @@ __all__ = [
     "ExpressionError",
     "FeatureNotSupportedError",
     "HostsDifferError",
+    "HostsGoneError",
     "IllegalKeyError",
     "InvalidEtagError",
     "MeshError",
@@ -259,6 +261,12 @@ class NoResponderError(BrokerError):
     retryable = True
 
 
+class HostsGoneError(NoResponderError):
+    """The hosts that this component had do not answer; nothing ran."""
+
+    code = "COMPONENT_HOSTS_GONE"
+
+
 class DeadlineExceededError(BrokerError):
     """The caller's deadline passed; the outcome is unknown."""
 
@@ -267,9 +275,10 @@ class DeadlineExceededError(BrokerError):
 
 
 class StreamBrokenError(BrokerError):
-    """A streamed request or reply ended in the middle: its other side is gone or gave up."""
+    """A streamed request or reply ended in the middle: its other side is gone or gave up; the outcome is unknown."""
 
     code = "STREAM_BROKEN"
+    retryable = True
 
 
 class AppUnreachableError(MeshError):

@@ -35,10 +35,12 @@ from mesh.errors import (
     DeadlineExceededError,
     EventError,
     HostsDifferError,
+    HostsGoneError,
     MeshError,
     MessageTooLargeError,
     NoResponderError,
     PermissionDeniedError,
+    StreamBrokenError,
     from_wire,
     to_wire,
 )
@@ -183,7 +185,7 @@ class Hosts:
 
         Raises:
             HostsDifferError: Hosts with different settings would answer.
-            NoResponderError: There is a host, and it does not answer.
+            HostsGoneError: There is a host, and it does not answer.
             BrokerError: The backbone could not be asked.
         """
         key = block, name, caller.app_id
@@ -224,7 +226,7 @@ class Hosts:
                 async with asyncio.timeout(FIND_SECONDS):
                     await asked.answered.wait()
             except TimeoutError:
-                raise NoResponderError(f"the hosts of component {name} do not say who they are") from None
+                raise HostsGoneError(f"the hosts of component {name} do not say who they are") from None
             await asyncio.sleep(OTHERS_SECONDS)  # Whoever has other settings answers about as fast.
         finally:
             del self._asked[number]
@@ -255,10 +257,18 @@ class Hosts:
             missing: Makes the error for a component that nobody has.
 
         Raises:
-            NoResponderError: Its hosts went within the last minute; it did not run.
+            HostsGoneError: Its hosts went within the last minute; it did not run.
+            StreamBrokenError: A host left with it; the outcome is unknown.
             DeadlineExceededError: No answer in time, as when a host dies with it; the outcome is unknown.
             MeshError: What the host raised.
         """
+        try:
+            return await self._found_and_asked(operation, missing)
+        except StreamBrokenError as error:
+            text = f"a host of component {operation.target} left with it, and may have done it: {error}"
+            raise StreamBrokenError(text) from None
+
+    async def _found_and_asked(self, operation: Operation, missing: Callable[[str], MeshError]) -> object:
         method, caller = operation.method, operation.context.caller
         key = method.block, operation.target, caller.app_id
         for _ in range(2):
@@ -267,21 +277,24 @@ class Hosts:
                 break
             where = address.component(self._namespace, operation.target, found.fingerprint)
             try:
-                return await self._ask(where, operation)
+                reply = await self._ask(where, operation)
             except NoResponderError:  # Its hosts are gone, or came back with other settings.
                 self._known.pop(key, None)
                 if len(self._gone) >= MAX_KNOWN:
                     self._gone.clear()
                 self._gone[key] = time.monotonic()
+            else:
+                operation.sent = True
+                return await _read(reply, method)
         raise self.gone(*key[:2], caller) or missing(operation.target)
 
-    def gone(self, block: str, name: str, caller: Caller) -> NoResponderError | None:
+    def gone(self, block: str, name: str, caller: Caller) -> HostsGoneError | None:
         """Make the error for a component whose hosts went within the last minute; None when it had none."""
         if time.monotonic() - self._gone.get((block, name, caller.app_id), -GONE_SECONDS) >= GONE_SECONDS:
             return None
-        return NoResponderError(f"no host of component {name} is on the mesh now")
+        return HostsGoneError(f"no host of component {name} is on the mesh now")
 
-    async def _ask(self, where: address.Address, operation: Operation) -> object:
+    async def _ask(self, where: address.Address, operation: Operation) -> Reply:
         method, context = operation.method, operation.context
         body = msgspec.msgpack.encode(operation.arguments)
         identity = f"{self._node_id}-{next(self._numbers)}"
@@ -298,7 +311,7 @@ class Hosts:
         while True:
             try:
                 stream = None if whole else _once(body)
-                return await _read(await self._exchange.request(where, message, operation.deadline, stream), method)
+                return await self._exchange.request(where, message, operation.deadline, stream)
             except BrokerUnavailableError:  # It was not sent.
                 wait = next(waits, wait)
                 if time.time() + wait >= operation.deadline:

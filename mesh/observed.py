@@ -21,10 +21,10 @@ __all__ = ["observed_application", "observed_broker"]
 
 
 class _Broker:
-    def __init__(self, broker: Broker, observer: Observer) -> None:
+    def __init__(self, broker: Broker, observer: Observer, component: str) -> None:
         self._broker = broker
         self._observer = observer
-        self._name = broker.features.name
+        self._name = f"{broker.features.name}/{component}" if component else broker.features.name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
@@ -53,9 +53,15 @@ class _Broker:
         return results
 
 
-def observed_broker(broker: Broker, observer: Observer) -> Broker:
-    """Give an entered broker that tells of each publish: how often, what came of it, how long it took."""
-    return cast("Broker", _Broker(broker, observer))
+def observed_broker(broker: Broker, observer: Observer | None, component: str = "") -> Broker:
+    """Give an entered broker that tells of each publish: how often, what came of it, how long it took.
+
+    Args:
+        broker: The backbone, or a component's own broker.
+        observer: Whom it tells; None leaves the broker as it is.
+        component: The component's name; empty for the backbone.
+    """
+    return broker if observer is None else cast("Broker", _Broker(broker, observer, component))
 
 
 class _Application:

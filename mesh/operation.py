@@ -2,18 +2,20 @@
 
 An `Operation` goes through the pipeline (`mesh/pipeline.py`) and nothing reaches a building block another way.
 What it can be is a `Method` of a block; the arguments are one frozen value, which also is what crosses the
-backbone when the component is hosted elsewhere (`mesh/host.py`).
+backbone when the component is hosted elsewhere (`mesh/host.py`). An `Arrival` is the mirror image: something
+for this node's application, which goes through the inbound pipeline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from mesh.errors import MeshError
 from mesh.policies import Verdict, by_error
 
-__all__ = ["DEFAULT_SECONDS", "Caller", "Context", "Method", "Operation"]
+__all__ = ["DEFAULT_SECONDS", "Arrival", "Caller", "Context", "Method", "Operation"]
 
 DEFAULT_SECONDS = 15.0
 
@@ -86,6 +88,7 @@ class Operation:
         deadline: Unix time in seconds until which this attempt may take; set by the pipeline.
         limit: Seconds that a policy gives to one attempt; None = the method's own. Set by the pipeline.
         kept: What the block makes once for all attempts, as the events of a publish: another attempt is no other event.
+        sent: Whether a host was asked, which may have done some of it.
     """
 
     method: Method
@@ -95,8 +98,23 @@ class Operation:
     deadline: float = 0.0
     limit: float | None = None
     kept: object = None
+    sent: bool = False
 
     def judged(self, result: object, error: MeshError | None) -> Verdict:
         """Say what an attempt came to."""
         judge = self.method.judge
         return by_error(result, error) if judge is None else judge(self, result, error)
+
+
+class Arrival(NamedTuple):
+    """An event, a durable call or a call, once each attempt to hand it to the application.
+
+    Attributes:
+        headers: Of its message: who sent it, in which trace.
+        deadline: Unix time in seconds until which its sender waits; None = the broker keeps it.
+        what: It, for the innermost stage: the delivery, or what begins the call.
+    """
+
+    headers: Mapping[str, str]
+    deadline: float | None
+    what: Any

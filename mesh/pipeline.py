@@ -1,6 +1,6 @@
-"""What every operation passes.
+"""What every operation passes, and what everything for the application passes.
 
-Outermost first:
+An operation, outermost first:
 
 =========  =====================================================  =================================
 stage      what it does                                           there is one
@@ -15,8 +15,22 @@ It is put together once, at start: what is not configured costs nothing. A deadl
 client's own bounds all of them. Without one, a policy that retries without an end goes on until the client
 hangs up, which cancels the operation.
 
-Towards the application there are no operations: deliveries and durable calls settle in `mesh/delivery.py`, by the
-inbound policies; a call passes `mesh/blocks/invocation.py` under the deadline that came with it.
+Towards the application the mirror image: an event, alone or to be one of a batch, a durable call, and a call from here
+or elsewhere pass, outermost first:
+
+===========  =====================================================  ===================================
+stage        what it does                                           there is one
+===========  =====================================================  ===================================
+observe      tells what came, what came of it, how long             for an observer of the node's own
+policy       circuit breaker of the inbound policy                  when one is named; for no call
+wait         until the application listens                          for what a broker keeps
+deadline     the sender's; else the policy's timeout, or an hour    always
+application  the block's way to it: read, find the route, call      always
+===========  =====================================================  ===================================
+
+The retries of an inbound policy lie around it, in `mesh/delivery.py`: in between, the broker holds the event. A call
+has no inbound policy, as in the reference: its caller's applies. An application that does not listen is not waited
+for with it either: it goes to another instance. What bounds a call ends when the answer begins.
 """
 
 from __future__ import annotations
@@ -25,22 +39,25 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.deadlines import Deadlines
-from mesh.errors import MeshError
-from mesh.policies import Guard, Policy
-from mesh.telemetry import CANCELLED, FAILED, OK, OPERATIONS, Observed
+from mesh.delivery import Attempt, Outcome
+from mesh.errors import AppUnreachableError, MeshError
+from mesh.policies import Guard, Policy, Verdict
+from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
 
 if TYPE_CHECKING:
-    from mesh.operation import Operation
+    from mesh.operation import Arrival, Operation
     from mesh.telemetry import Observer
 
-__all__ = ["Handler", "Pipeline", "Service"]
+__all__ = ["Handler", "InboundHandler", "InboundPipeline", "Pipeline", "Service"]
 
 MAX_GUARDS = 10_000
+MAX_ATTEMPT_SECONDS = 3600.0
 
 Handler = Callable[["Operation"], Awaitable[object]]
+InboundHandler = Callable[["Arrival"], Awaitable[Any]]
 PolicyOf = Callable[["Operation"], Policy]
 
 
@@ -74,16 +91,63 @@ class Pipeline:
         if policy_of is not None:
             run = partial(_by_policy, policy_of, {}, run)
         if observer is not None:
-            run = partial(_observed, observer, run)
+            run = partial(_observed, observer, OPERATIONS, _labels, run)
         self.run = run
 
 
-async def _observed(observer: Observer, proceed: Handler, operation: Operation) -> object:
+class InboundPipeline:
+    """The one way to this node's application."""
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        """Prepare.
+
+        Args:
+            observer: Is told of everything that comes; None = nobody.
+        """
+        self._observer = observer
+        self._deadlines = Deadlines()
+
+    def towards(
+        self,
+        call: InboundHandler,
+        *labels: str,
+        policy: Policy = Policy(),  # noqa: B008 - a frozen value
+        until_reachable: Callable[[], Awaitable[None]] | None = None,
+    ) -> InboundHandler:
+        """Put the stages around a way to the application; once for each subscription.
+
+        Args:
+            call: The innermost stage; raises AppUnreachableError when nothing reached the application.
+            *labels: What comes this way, and where from; for the observer.
+            policy: The inbound policy, without its retries.
+            until_reachable: Waits for the application; None = the error is the sender's.
+
+        Returns:
+            What hands one arrival over, and gives what came of it or raises.
+        """
+        limit = MAX_ATTEMPT_SECONDS if policy.timeout is None else policy.timeout.seconds
+        run: InboundHandler = partial(_bounded, self._deadlines, limit, call)
+        if until_reachable is not None:
+            run = partial(_waiting, until_reachable, run)
+        if policy.breaker is not None:
+            run = partial(_guarded, Guard(policy), run)
+        if self._observer is not None:
+            run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, run)
+        return run
+
+
+def _labels(operation: Operation) -> tuple[str, ...]:
+    return operation.method.block, operation.method.name, operation.target
+
+
+async def _observed(
+    observer: Observer, name: str, labels: Callable[[Any], tuple[str, ...]], proceed: InboundHandler, passing: Any
+) -> object:
     started = time.perf_counter()
     outcome = FAILED
     try:
-        result = await proceed(operation)
-        outcome = OK
+        result = await proceed(passing)
+        outcome = result.outcome if isinstance(result, Attempt) else OK
     except MeshError as error:
         outcome = error.code
         raise
@@ -91,9 +155,32 @@ async def _observed(observer: Observer, proceed: Handler, operation: Operation) 
         outcome = CANCELLED
         raise
     finally:
-        labels = operation.method.block, operation.method.name, operation.target, outcome
-        observer(Observed(OPERATIONS, labels, 1, time.perf_counter() - started))
+        observer(Observed(name, (*labels(passing), outcome), 1, time.perf_counter() - started))
     return result
+
+
+async def _guarded(guard: Guard, proceed: InboundHandler, arrival: Arrival) -> object:
+    result, error, _ = await guard.attempt(lambda: proceed(arrival), _worked)
+    if error is not None:
+        raise error
+    return result
+
+
+def _worked(attempt: object, error: MeshError | None) -> Verdict:
+    return Verdict(isinstance(attempt, Attempt) and attempt.outcome is not Outcome.RETRY)
+
+
+async def _waiting(until_reachable: Callable[[], Awaitable[None]], proceed: InboundHandler, arrival: Arrival) -> object:
+    while True:
+        try:
+            return await proceed(arrival)
+        except AppUnreachableError:
+            await until_reachable()
+
+
+async def _bounded(deadlines: Deadlines, limit: float, call: InboundHandler, arrival: Arrival) -> object:
+    seconds = limit if arrival.deadline is None else arrival.deadline - time.time()
+    return await deadlines.within(seconds, call, arrival)
 
 
 async def _by_policy(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 __all__ = [
+    "ARRIVALS",
     "CANCELLED",
     "Counters",
     "FAILED",
@@ -32,7 +33,8 @@ __all__ = [
 
 # What is observed, by name; labels follow in the order given.
 OPERATIONS = "operations"  # block, method, target, outcome
-BROKER_PUBLISHED = "broker_published"  # broker, kind of address, outcome; only for an observer of its own
+ARRIVALS = "arrivals"  # event, durable or call; of what; outcome; only for an observer of its own
+BROKER_PUBLISHED = "broker_published"  # broker (nats/orders: of a component), kind of address, outcome; likewise
 APPLICATION_CALLED = "application_called"  # outcome: the class of the status (2xx), or as of an operation; likewise
 EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop

@@ -33,7 +33,7 @@ from brokers.kafka._frames_topic import (
     TOPIC_SETTINGS,
     headers_of,
 )
-from brokers.kafka._outbox import Outbox
+from brokers.kafka._outbox import Outbox, OutFrame
 from brokers.kafka._presence import ALIVE_FOR, Presence
 from brokers.kafka._producer import Producer
 from brokers.kafka._records import fetch_request, fetched, records
@@ -111,9 +111,8 @@ class Frames:
     async def send(self, inbox: str, token: str, message: Message, reply_to: str) -> None:
         """Send to a node's inbox."""
         partition, _, node = inbox.partition("-")
-        await self._outbox.post(
-            int(partition), node.encode(), message.body, headers_of(message, reply_to, TOKEN, token)
-        )
+        headers = headers_of(message, reply_to, TOKEN, token)
+        await self._outbox.post((int(partition), node.encode(), message.body, headers))
 
     async def send_to_served(self, address: str, message: Message, reply_to: str) -> None:
         """Send to one member of each group that serves an address."""
@@ -125,15 +124,21 @@ class Frames:
             if reply_to and self.sink is not None:
                 asyncio.get_running_loop().call_soon(self.sink, Frame(None, reply_to.partition(".")[2], ""))
             return
-        # Looked up before anything is awaited: a node may leave meanwhile.
-        posts = [(group, node, self._presence.partition_of(node)) for group, node in targets]
-        for group, node, partition in posts:
-            headers = headers_of(message, reply_to, SERVED, f"{address} {group}")
-            await self._outbox.post(partition, node.encode(), message.body, headers)
+        partition_of = self._presence.partition_of
+        frames: list[OutFrame] = [
+            (
+                partition_of(node),
+                node.encode(),
+                message.body,
+                headers_of(message, reply_to, SERVED, f"{address} {group}"),
+            )
+            for group, node in targets
+        ]
+        await self._outbox.post(*frames)  # All or none: with the first one gone, an error would be untrue.
 
     async def broadcast(self, address: str, message: Message) -> None:
         """Send to every listener."""
-        await self._outbox.post(0, b"cast", message.body, headers_of(message, "", SERVED, address))
+        await self._outbox.post((0, b"cast", message.body, headers_of(message, "", SERVED, address)))
 
     def tell(self, note: Mapping[str, Any]) -> None:
         """Tell every node something about a group; as good as the connection."""

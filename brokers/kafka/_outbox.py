@@ -15,13 +15,13 @@ from brokers.kafka._records import new_batch
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerUnavailableError
 
-__all__ = ["Outbox"]
+__all__ = ["OutFrame", "Outbox"]
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 MAX_HINTS_BYTES = 8 * 1024 * 1024
 FRAME_OVERHEAD_BYTES = 256
 
-_Frame = tuple[int, bytes, bytes, Headers]
+OutFrame = tuple[int, bytes, bytes, Headers]  # Partition, key, body.
 
 
 class Outbox:
@@ -45,7 +45,7 @@ class Outbox:
         self._outage = outage
         self._reconnected = reconnected
         self._purpose = cluster.purpose("frames-out")
-        self._waiting: list[_Frame] = []
+        self._waiting: list[OutFrame] = []
         self._waiting_bytes = 0
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
@@ -56,15 +56,16 @@ class Outbox:
         if self._waiting_bytes < MAX_HINTS_BYTES:
             self._add((partition, key, body, headers))
 
-    def _add(self, frame: _Frame) -> None:
+    def _add(self, frame: OutFrame) -> None:
         self._waiting.append(frame)
         self._waiting_bytes += _size(frame)
         self._wake.set()
 
-    async def post(self, partition: int, key: bytes, body: bytes, headers: Headers) -> None:
-        """Write a frame; waits while too much waits."""
+    async def post(self, *frames: OutFrame) -> None:
+        """Write frames; waits while too much waits. Without a connection none is taken, and what is taken stays."""
         self.check()
-        self._add((partition, key, body, headers))
+        for frame in frames:
+            self._add(frame)
         while self._waiting_bytes > MAX_WAITING_BYTES:
             self._written.clear()
             await self._written.wait()
@@ -120,7 +121,7 @@ class Outbox:
         while self._waiting:
             batches: dict[int, Any] = {}
             counts: dict[int, int] = {}
-            left: list[_Frame] = []
+            left: list[OutFrame] = []
             full: set[int] = set()
             for frame in self._waiting:
                 partition, key, body, headers = frame
@@ -151,5 +152,5 @@ class Outbox:
         return found
 
 
-def _size(frame: _Frame) -> int:
+def _size(frame: OutFrame) -> int:
     return len(frame[2]) + FRAME_OVERHEAD_BYTES

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.operation import Caller, Method
-from mesh.pipeline import Handler, Service
+from mesh.pipeline import Handler, InboundPipeline, Service
 from mesh.policies import Policy
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Parts:
         policies: Of the Resiliency resources.
         tracing: Makes spans.
         observer: Is told what happens.
+        own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
         stack: Holds what lives as long as the node.
         records: Opens the mesh's own store.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
@@ -102,6 +103,7 @@ class Parts:
         configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
         run: The pipeline, for what a block asks of another one.
+        inbound: What everything for the application passes.
     """
 
     caller: Caller
@@ -116,11 +118,13 @@ class Parts:
     policies: ResiliencyPolicies
     tracing: Tracing
     observer: Observer
+    own_observer: Observer | None
     stack: AsyncExitStack
     records: Callable[[str], Awaitable[StateStore]]
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
+    inbound: InboundPipeline
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None

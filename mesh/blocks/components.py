@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from mesh.address import MAX_NAME_BYTES
 from mesh.errors import ComponentNotFoundError, NotConfiguredError
 from mesh.scopes import in_scope
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from mesh.pipeline import Handler
 
 __all__ = ["ComponentService"]
-
-MAX_NAME_BYTES = 256
 
 
 class ComponentService:

@@ -32,7 +32,7 @@ from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, unpack
-from mesh.blocks.records import LazyRecords
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
@@ -48,6 +48,7 @@ __all__ = ["ACCEPT", "BLOCK", "CALLS", "KEEP_SECONDS", "OUTCOME", "DurableCall",
 logger = logging.getLogger(__name__)
 
 CALLS = "mesh-calls"  # The component name under which calls are stored; users' names cannot clash with its topics.
+RECORDS = "mesh:invocations"
 ID_HEADER = "mesh-call-id"
 REPLY_HEADER = "mesh-reply-topic"
 DEAD_LETTER_HEADER = "mesh-dead-letter-topic"
@@ -200,7 +201,7 @@ class DurableInvocation:
         """Use a connected backbone."""
         self._parts = parts
         self._broker = parts.broker
-        self._records = LazyRecords("mesh:invocations", parts.records)
+        self._records = LazyRecords(RECORDS, parts.records)
         self._app_id = parts.caller.app_id
         self._namespace = parts.caller.namespace
         self._declared = False
@@ -307,13 +308,20 @@ class DurableInvocation:
         if policy.retry is None or policy.retry.name in BUILT_IN_RETRIES:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)
-        callee = _Callee(self._records, self._publish, application, self._app_id)
+        records = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
+        callee = _Callee(records, self._publish, application, self._app_id)
         observer = self._parts.observer
-        settlement = Settlement(
-            callee.attempt,
+        deliver = self._parts.inbound.towards(
+            lambda arrival: callee.attempt(arrival.what),
+            "durable",
+            self._app_id,
             policy=policy,
-            dead_letter=callee.give_up,
             until_reachable=application.until_reachable,
+        )
+        settlement = Settlement(
+            deliver,
+            retry=policy.retry,
+            dead_letter=callee.give_up,
             count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
             ack_wait=options.ack_wait,
             label=f"durable calls of {self._app_id}",

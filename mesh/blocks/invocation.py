@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self, cast
 
 import orjson
@@ -24,6 +25,7 @@ from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
+from mesh.deadlines import Deadlines
 from mesh.errors import (
     AppFailedError,
     AppUnreachableError,
@@ -38,7 +40,8 @@ from mesh.errors import (
     to_wire,
 )
 from mesh.event import required_headers
-from mesh.operation import Method, Operation
+from mesh.operation import Arrival, Method, Operation
+from mesh.pipeline import InboundHandler
 from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
 from mesh.resources.resiliency import ResiliencyPolicies
 from mesh.telemetry import Observed
@@ -159,7 +162,7 @@ def _judge(operation: Operation, answer: object, error: MeshError | None) -> Ver
     """An application that fails, or cannot be called, does not work; a streamed body cannot be sent again."""
     again = isinstance(cast("Call", operation.arguments).body, bytes)
     if error is not None:
-        return Verdict(False, again and (error.retryable or isinstance(error, StreamBrokenError)))
+        return Verdict(False, again and error.retryable)
     status = cast("Answer", answer).status
     return Verdict(status < 500, again and status >= 400, status)
 
@@ -211,6 +214,8 @@ class Invocation:
         self._app_id = parts.caller.app_id
         self._namespace = parts.caller.namespace
         self._numbers = itertools.count(1)
+        self._deadlines = Deadlines()
+        self._deliver = parts.inbound.towards(_begin, "call", self._app_id)
 
     def described(self) -> Mapping[str, object]:
         """Tell of the services outside of the mesh that have a name."""
@@ -232,13 +237,12 @@ class Invocation:
         if target.startswith(OUTSIDE):
             if self._parts.open_outside is None:
                 raise BadArgumentError("services outside of the mesh are not called")
-            return await _directly(call, operation.deadline, None, self._parts.open_outside(target))
-        application = self._parts.endpoints.get(target)
+            return await self._directly(operation, opening=self._parts.open_outside(target))
+        if (application := self._parts.endpoints.get(target)) is not None:
+            return await self._directly(operation, application)
         app_id, _, namespace = target.partition(".")
-        if application is None and app_id == self._app_id and namespace in ("", self._namespace):
-            application = self._parts.application
-        if application is not None:
-            return await _directly(call, operation.deadline, application)
+        if app_id == self._app_id and namespace in ("", self._namespace) and self._parts.application is not None:
+            return await self._directly(operation, self._parts.application, self._deliver)
         check_app_id(target)
         reply = await self._request(app_id, namespace or self._namespace, call, operation.deadline)
         problem = reply.headers.get(ERROR_HEADER)
@@ -250,9 +254,7 @@ class Invocation:
 
     async def _request(self, app_id: str, namespace: str, call: Call, deadline: float) -> Reply:
         where = address.app(namespace, app_id)
-        identity = f"{self._directory.node_id}-{next(self._numbers)}"
-        headers = required_headers(identity, self._app_id, "mesh.invocation.request")
-        headers[HTTP_HEADER] = pack(call.verb, call.target, call.headers)
+        headers = self._headers() | {HTTP_HEADER: pack(call.verb, call.target, call.headers)}
         whole = isinstance(call.body, bytes)
         message = Message(headers, cast("bytes", call.body) if whole else b"")
         stream = None if whole else cast("AsyncIterator[bytes]", call.body)
@@ -279,6 +281,39 @@ class Invocation:
                     raise
                 await asyncio.sleep(wait)
 
+    def _headers(self) -> dict[str, str]:
+        identity = f"{self._directory.node_id}-{next(self._numbers)}"
+        return required_headers(identity, self._app_id, "mesh.invocation.request")
+
+    async def _directly(
+        self,
+        operation: Operation,
+        application: Application | None = None,
+        deliver: InboundHandler | None = None,
+        opening: AbstractAsyncContextManager[Application] | None = None,
+    ) -> Answer:
+        """Call without the backbone: the own application, or a service outside, perhaps opened for this call."""
+        call, deadline = cast("Call", operation.arguments), operation.deadline
+        stack = AsyncExitStack()
+
+        async def begin() -> AppResponse:
+            to = application if opening is None else await stack.enter_async_context(opening)
+            assert to is not None
+            return await stack.enter_async_context(to.call(call.verb, call.target, call.headers, call.body))
+
+        try:
+            if deliver is not None:
+                response = await deliver(Arrival(self._headers(), deadline, begin))
+            else:
+                response = await self._deadlines.within(deadline - time.time(), begin)
+        except DeadlineExceededError:
+            await stack.aclose()
+            raise DeadlineExceededError("no answer within the deadline") from None
+        except BaseException:
+            await stack.aclose()
+            raise
+        return Answer(response.status, response.headers, None, response, stack)
+
     async def _wait_for_news(self, app_id: str, wait: float, deadline: float) -> None:
         try:
             async with asyncio.timeout(min(wait, deadline - time.time())):
@@ -293,40 +328,22 @@ class Invocation:
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:
-        server = _Server(application)
+        server = _Server(application, self._deliver)
         async with self._exchange.serve(address.app(self._namespace, self._app_id), self._app_id, server.handle):
             yield
 
 
-async def _directly(
-    call: Call,
-    deadline: float,
-    application: Application | None,
-    opening: AbstractAsyncContextManager[Application] | None = None,
-) -> Answer:
-    """Call without the backbone: this gateway's own application, or a service outside, perhaps opened for this call."""
-    stack = AsyncExitStack()
-    try:
-        async with asyncio.timeout(deadline - time.time()):
-            if opening is not None:
-                application = await stack.enter_async_context(opening)
-            assert application is not None
-            calling = application.call(call.verb, call.target, call.headers, call.body)
-            response = await stack.enter_async_context(calling)
-    except TimeoutError:
-        await stack.aclose()
-        raise DeadlineExceededError("no answer within the deadline") from None
-    except BaseException:
-        await stack.aclose()
-        raise
-    return Answer(response.status, response.headers, None, response, stack)
+async def _begin(arrival: Arrival) -> AppResponse:
+    """Call the application until its answer begins."""
+    return cast("AppResponse", await arrival.what())
 
 
 class _Server:
     """The callee's side."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, deliver: InboundHandler) -> None:
         self._application = application
+        self._deliver = deliver
 
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
@@ -338,8 +355,9 @@ class _Server:
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
         calling = self._application.call(cast("str", verb), cast("str", target), cast("Headers", headers), body)
         try:
-            async with asyncio.timeout(request.deadline - time.time()) as limit, calling as response:
-                limit.reschedule(None)
+            async with AsyncExitStack() as stack:
+                begin = partial(stack.enter_async_context, calling)
+                response = await self._deliver(Arrival(request.headers, request.deadline, begin))
                 await self._answer(request, response)
         except AppUnreachableError:
             await request.busy()  # Nothing ran: the caller goes to another instance, or waits for this one.
@@ -347,7 +365,7 @@ class _Server:
             if request.answered:
                 raise StreamBrokenError(str(error)) from error
             await _refuse(request, error)
-        except TimeoutError:
+        except DeadlineExceededError:
             return  # The caller has stopped waiting by the same deadline.
 
     async def _answer(self, request: Request, response: AppResponse) -> None:

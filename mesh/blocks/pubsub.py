@@ -12,13 +12,14 @@ from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings
 from mesh.blocks.inbox import Inbox
-from mesh.blocks.records import LazyRecords
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
 from mesh.broker import Broker, Delivery, Topology
 from mesh.delivery import Attempt, Settlement
 from mesh.errors import MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
+from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.component import PUBSUB_SETTINGS
 from mesh.resources.subscription import Subscription
@@ -46,7 +47,7 @@ class PubSub:
         self.components = cast("Mapping[str, PubSubComponent]", components)
         self._app_id = parts.caller.app_id
         self._parts = parts
-        self._handled = LazyRecords("mesh:deduplication", parts.records)
+        self._handled = LazyRecords("mesh:deduplication", parts.records, RECORD_SECONDS)
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
         self.find = self._service.find
@@ -103,14 +104,21 @@ class PubSub:
         settings = SubscriptionSettings.read(subscription, component.group)
         consumer = Consumer(component, subscription, _routes(subscription), application, raw=settings.raw)
         attempt = self._once(component, subscription, settings, consumer.attempt)
-        settlement = Settlement(
-            attempt,
+        label = f"{component.name}/{subscription.topic}"
+        deliver = self._parts.inbound.towards(
+            lambda arrival: attempt(arrival.what),
+            "event",
+            label,
             policy=component.inbound,
-            dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             until_reachable=application.until_reachable,
+        )
+        settlement = Settlement(
+            deliver,
+            retry=component.inbound.retry,
+            dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
-            label=f"{component.name}/{subscription.topic}",
+            label=label,
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)
@@ -155,7 +163,7 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     broker = parts.broker
     if component.type != PUBSUB_ON_BACKBONE:
         built: Broker = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
-        broker = await parts.stack.enter_async_context(built)
+        broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
     await broker.declare(Topology(space=address.topic(caller.namespace, component.name, "x").space))
     return PubSubComponent(
         name=component.name,

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from mesh.blocks.store import CAPABILITIES, Item, StateStore, Stored
-from mesh.errors import RecordsMissingError
+from mesh.deadlines import Deadlines
+from mesh.errors import DeadlineExceededError, RecordsMissingError, StateError
 
-__all__ = ["LazyRecords", "Prefixed", "missing"]
+__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing"]
+
+RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
+_T = TypeVar("_T")
 
 
 class LazyRecords:
@@ -21,10 +26,20 @@ class LazyRecords:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, name: str, open_store: Callable[[str], Awaitable[StateStore]]) -> None:
-        """Name what is remembered; nothing is opened."""
+    def __init__(
+        self, name: str, open_store: Callable[[str], Awaitable[StateStore]], seconds: float | None = None
+    ) -> None:
+        """Name what is remembered; nothing is opened.
+
+        Args:
+            name: What is remembered.
+            open_store: Opens it.
+            seconds: How long each use may take; None = as long as the operation that it is a part of.
+        """
         self._name = name
         self._open = open_store
+        self._seconds = seconds
+        self._deadlines = Deadlines()
         self._store: StateStore | None = None
 
     async def opened(self) -> StateStore:
@@ -39,11 +54,22 @@ class LazyRecords:
 
     async def get(self, key: str, *, strong: bool = True) -> Stored | None:
         """Read."""
-        return await (await self.opened()).get(key, strong=strong)
+        return await self._in_time(lambda store: store.get(key, strong=strong))
 
     async def write(self, items: Sequence[Item]) -> None:
         """Do all or nothing; raises ``ConflictError``."""
-        await (await self.opened()).write(items)
+        await self._in_time(lambda store: store.write(items))
+
+    async def _use(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
+        return await use(await self.opened())
+
+    async def _in_time(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
+        if self._seconds is None:
+            return await self._use(use)
+        try:
+            return await self._deadlines.within(self._seconds, self._use, use)
+        except DeadlineExceededError as error:  # The store is late, which says nothing about the application.
+            raise StateError(f"{self._name}: {error}") from None
 
 
 class Prefixed:

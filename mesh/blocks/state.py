@@ -11,9 +11,10 @@ from typing import cast
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import Item, StateStore, Stored
-from mesh.errors import ConfigError, IllegalKeyError, MeshError
+from mesh.blocks.store import Concurrency, Item, StateStore, Stored
+from mesh.errors import ConfigError, IllegalKeyError, MeshError, NoResponderError, StateError
 from mesh.operation import Method, Operation
+from mesh.policies import Verdict, by_error
 from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component
 
@@ -60,9 +61,21 @@ class Save:
 
 GET = Method("state", "get", Get, Stored | None)
 BULK_GET = Method("state", "bulk_get", BulkGet, tuple[Stored | str | None, ...])
-SAVE = Method("state", "save", Save)
-DELETE = Method("state", "delete", Save)
-TRANSACT = Method("state", "transact", Save)
+
+
+def _judge(operation: Operation, result: object, error: MeshError | None) -> Verdict:
+    """A write with a condition that may have been done is not made again: it would conflict with itself."""
+    verdict, items = by_error(result, error), cast("Save", operation.arguments).items
+    conditions = any(item.etag is not None or item.concurrency is Concurrency.FIRST_WRITE for item in items)
+    if not verdict.again or not conditions or isinstance(error, NoResponderError):
+        return verdict
+    whole = not operation.sent or len(items) == 1 or operation.method.name == "transact"
+    return verdict._replace(again=isinstance(error, StateError) and whole)  # The store said no: it did nothing.
+
+
+SAVE = Method("state", "save", Save, judge=_judge)
+DELETE = Method("state", "delete", Save, judge=_judge)
+TRANSACT = Method("state", "transact", Save, judge=_judge)
 
 
 class StateStoreComponent:

@@ -174,6 +174,7 @@ class Link:
         self._error = error
         if self.first is not None and not self.first.done():
             self.first.set_exception(error)
+            self.first.exception()  # Whoever waited may be gone.
         waits = wake(self._parts_waiter) | wake(self._credit_waiter) or self._sending > 0
         if not waits and self.on_broken is not None:
             self.on_broken()

@@ -33,7 +33,7 @@ from mesh.node.directory import Directory
 from mesh.node.inbound import Serve, inbound
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
-from mesh.pipeline import Pipeline
+from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
@@ -42,6 +42,7 @@ from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription
 from mesh.scopes import in_scope
 from mesh.steps import Steps
+from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.urls import without_credentials
 
@@ -103,10 +104,25 @@ class Runtime(Steps):
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
-    def __init__(self, settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> None:
-        """Prepare; entering connects."""
+    def __init__(
+        self,
+        settings: NodeSettings,
+        registry: Registry,
+        blocks: Sequence[Block] = BLOCKS,
+        *,
+        grace: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """Prepare; entering connects.
+
+        Args:
+            settings: What it is made of.
+            registry: What is installed.
+            blocks: The table.
+            grace: Gives the seconds for what is in flight at the end; None = as long as its deadlines say.
+        """
         super().__init__()
         self.settings = settings
+        self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
         self._observer: Observer = self.counters
@@ -149,6 +165,7 @@ class Runtime(Steps):
         problems = check(settings, self._registry, self._blocks)
         if problems:
             raise ConfigError(problems)
+        address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
         self.exchange = await enter(Exchange(self.broker))
         self._directory = directory = Directory(self.exchange, settings.namespace)
@@ -180,7 +197,8 @@ class Runtime(Steps):
                         component.type,
                     )
         hosted = self._components.hosted(Pipeline(answering, observer=self._observer).run)
-        await enter(hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id))
+        answering_for = hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id)
+        await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
 
     async def _connect(self) -> Broker:
         """Enter the backbone; one that is not there yet is waited for, and that is said."""
@@ -191,8 +209,7 @@ class Runtime(Steps):
         while True:
             broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
             try:
-                entered = await self._stack.enter_async_context(broker)
-                return entered if settings.observer is None else observed_broker(entered, settings.observer)
+                return observed_broker(await self._stack.enter_async_context(broker), settings.observer)
             except BrokerUnavailableError as error:
                 left = until - loop.time()
                 if left <= 0 or not error.retryable:  # Wrong credentials do not become right.
@@ -220,11 +237,13 @@ class Runtime(Steps):
             policies=ResiliencyPolicies(settings.resiliencies, settings.app_id),
             tracing=Tracing(DEFAULT_SAMPLING_RATIO if ratio is None else ratio),
             observer=self._observer,
+            own_observer=settings.observer,
             stack=self._stack,
             records=self._records,
             endpoints={},
             open_outside=None,
             run=self.run,
+            inbound=InboundPipeline(settings.observer),
         )
 
     def _default_components(self) -> Sequence[Component]:

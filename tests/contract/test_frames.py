@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from mesh import address
+from mesh.address import MAX_NAME_BYTES
 from mesh.broker import Broker, Frame, Message
 from mesh.errors import FeatureNotSupportedError, MessageTooLargeError
 from tests.support.contract import Place, no_tasks_besides, text
@@ -54,6 +56,14 @@ async def test_frame_to_a_served_address_carries_what_was_given(broker: Broker, 
     assert answer.message is not None
     assert (answer.token, answer.reply_to) == ("t1", f"{other.inbox}.t2")
     assert (dict(answer.message.headers), answer.message.body) == (headers, b"")
+
+
+@pytest.mark.requires("frames")
+async def test_the_longest_names_are_served(broker: Broker, other: Broker) -> None:
+    served, where = Sink(), address.app("é" * (MAX_NAME_BYTES // 2), "ö" * (MAX_NAME_BYTES // 2))
+    async with other.serve(where, "ü" * (MAX_NAME_BYTES // 2), served):
+        await broker.send(where, text("x"), f"{broker.inbox}.t1")
+        await served.holds(1)
 
 
 @pytest.mark.requires("frames")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import Any, cast
 
+from brokers.memory import MemoryBroker, MemoryHub
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry
 
-__all__ = ["ask", "component", "node", "unique"]
+__all__ = ["MemoryMesh", "ask", "component", "node", "unique"]
 
 _numbers = itertools.count()
 
@@ -31,10 +34,36 @@ def component(
     return Component(name, kind, metadata, placement=placement, scopes=tuple(scopes))
 
 
-def node(backbone: str, namespace: str, *components: Component, app_id: str = "app", **settings: Any) -> Runtime:
+class MemoryMesh(Registry):
+    """Has all nodes on ``memory:`` be on one mesh, and types of components that a test brings along."""
+
+    def __init__(self, **types: Callable[[], object]) -> None:
+        super().__init__()
+        hub = MemoryHub()
+        self._made = {"backbone.memory": SimpleNamespace(from_url=lambda url: MemoryBroker(hub))}
+        for name, make in types.items():
+            self._made[f"state.{name}"] = SimpleNamespace(from_component=lambda _, make=make: make())
+
+    def find(self, name: str) -> EntryPoint | None:
+        """Find a test's type as well."""
+        return EntryPoint(name, "", "") if name in self._made else super().find(name)
+
+    def load(self, name: str) -> type:
+        """Give what is of this mesh."""
+        return cast("type", self._made[name]) if name in self._made else super().load(name)
+
+
+def node(
+    backbone: str,
+    namespace: str,
+    *components: Component,
+    app_id: str = "app",
+    registry: Registry | None = None,
+    **settings: Any,
+) -> Runtime:
     """Make a node; entering starts it."""
     made = NodeSettings(app_id, namespace, backbone, components=components, **settings)
-    return Runtime(made, Registry())
+    return Runtime(made, Registry() if registry is None else registry)
 
 
 async def ask(

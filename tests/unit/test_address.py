@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.address import MAX_TOKEN_BYTES, Kind, app, decode_token, encode_token, matches, nodes, overlaps, topic
-from mesh.errors import ConfigError
+from mesh.address import (
+    MAX_NAME_BYTES,
+    MAX_TOPIC_BYTES,
+    Address,
+    Kind,
+    app,
+    back,
+    component,
+    decode_token,
+    encode_token,
+    matches,
+    nodes,
+    overlaps,
+    seen,
+    topic,
+)
+from mesh.errors import BadArgumentError, ConfigError
 
 TOKEN = re.compile(r"[A-Za-z0-9_=-]+\Z")
 
@@ -75,7 +91,7 @@ def test_topics(name: str, pattern: bool, expected: str, is_pattern: bool) -> No
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("", False), ("", True), ("x" * (MAX_TOKEN_BYTES + 1), False), ("é" * 257, False), (">.a", True), ("a.>.>", True)],
+    [("", False), ("", True), ("x" * (MAX_TOPIC_BYTES + 1), False), ("é" * 257, False), (">.a", True), ("a.>.>", True)],
 )
 def test_impossible_topics(name: str, pattern: bool) -> None:
     with pytest.raises(ConfigError):
@@ -157,3 +173,26 @@ dotted = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=5).map(".".j
 def test_what_fits_both_shows_that_they_overlap(first: str, second: str, name: str) -> None:
     if matches(first, name) and matches(second, name):
         assert overlaps(first, second)
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (lambda name: topic(name, "c", "t"), "namespace"),
+        (lambda name: topic("ns", name, "t"), "component name"),
+        (lambda name: app("ns", name), "app id"),
+        (lambda name: app(name, "app"), "namespace"),
+        (lambda name: component("ns", name), "component name"),
+        (lambda name: seen("ns", name), "app id"),
+        (lambda name: back("ns", name), "app id"),
+        (lambda name: nodes(name), "namespace"),
+    ],
+)
+def test_names_are_bounded(made: Callable[[str], Address], what: str) -> None:
+    """By what a NATS server takes in one line, however they are written."""
+    for name in ("x" * MAX_NAME_BYTES, "é" * (MAX_NAME_BYTES // 2)):
+        made(name)
+        with pytest.raises(BadArgumentError, match=f"{what} is longer than 256 bytes: '{name[:40]}'…"):
+            made(name + "x")
+    longest = topic("é" * 128, "é" * 128, "é" * 256)
+    assert len(longest.text) < 4096 - 512

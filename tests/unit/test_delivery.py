@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from mesh.delivery import (
     decide,
 )
 from mesh.errors import AppUnreachableError, BrokerUnavailableError, PermissionDeniedError, StateError
+from mesh.pipeline import InboundPipeline
 from mesh.policies import CircuitBreaker, Policy, Retry, Timeout, parse_status_codes
 from tests.support.eventually import eventually
 
@@ -126,15 +128,18 @@ class Run:
     ) -> None:
         self.answers = list(answers)
         self.calls = 0
+        self.instead: Callable[[Delivery], Awaitable[Attempt]] | None = None
         self.counted: list[str] = []
         self.dead: list[tuple[str, int]] = []
         self.dead_error: Exception | None = None
         self.reachable = asyncio.Event()
+        deliver = InboundPipeline().towards(
+            lambda arrival: self.call(arrival.what), policy=policy, until_reachable=self.until_reachable
+        )
         self.settlement = Settlement(
-            self.call,
-            policy=policy,
+            deliver,
+            retry=policy.retry,
             dead_letter=self.dead_letter if dead else None,
-            until_reachable=self.until_reachable,
             count=self.counted.append,
             ack_wait=ack_wait,
             label="c/t",
@@ -142,6 +147,8 @@ class Run:
 
     async def call(self, delivery: Delivery) -> Attempt:
         self.calls += 1
+        if self.instead is not None:
+            return await self.instead(delivery)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -217,7 +224,7 @@ async def test_timeout() -> None:
         return SUCCESS
 
     run, settled = Run(policy=Policy(timeout=Timeout(0.01)), dead=True), Settled()
-    run.settlement._call = hangs
+    run.instead = hangs
     await run.settlement(settled.delivery())
     assert run.dead == [("no answer within 0.01 s", 1)]
 
@@ -233,21 +240,20 @@ async def test_breaker() -> None:
 async def test_a_cancelled_call_gives_its_permit_back() -> None:
     """It says nothing about the application."""
     policy = Policy(breaker=CircuitBreaker(max_requests=1, timeout=0.0))
-    run = Run(policy=policy)
-    breaker = run.settlement._guard._breaker
-    assert breaker is not None
-    for _ in range(6):
-        breaker.record(False, breaker.allow())
-    assert breaker.status == "half-open"
+    run = Run(*[FAIL] * 6, SUCCESS, policy=policy)
+    for _ in range(6):  # From then on it is half-open, and admits one.
+        await run.settlement(Settled().delivery(9))
 
     async def cancelled(delivery: Delivery) -> Attempt:
         raise asyncio.CancelledError
 
-    run.settlement._call = cancelled
+    run.instead = cancelled
     for _ in range(3):
         with pytest.raises(asyncio.CancelledError):
             await run.settlement(Settled().delivery())
-    assert breaker.allow() is not None
+    run.instead, settled = None, Settled()
+    await run.settlement(settled.delivery())
+    assert settled.how == ["ack"]
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), StateError("no store"), PermissionDeniedError("not allowed")])
@@ -284,7 +290,7 @@ async def test_a_slow_application_s_delivery_is_extended() -> None:
         return SUCCESS
 
     run = Run(ack_wait=0.03)
-    run.settlement._call = slow
+    run.instead = slow
     async with run.settlement.extending(), asyncio.TaskGroup() as tasks:
         tasks.create_task(run.settlement(settled.delivery()))
 

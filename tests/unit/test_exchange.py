@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -53,7 +54,7 @@ class Lossy(MemoryBroker):
 
 class Pair:
     def __init__(self) -> None:
-        hub = MemoryHub()
+        hub = self.hub = MemoryHub()
         self.one, self.two = Lossy(hub), Lossy(hub)
 
 
@@ -435,3 +436,33 @@ async def test_a_request_that_meets_a_cancelled_callee_is_sent_back(
 
 def _is(true: bool) -> None:
     assert true
+
+
+async def test_a_caller_that_leaves_while_it_sends_leaves_no_error(pair: Pair, callee: Exchange) -> None:
+    """The callee has granted credit already, so it is told; nobody is left to take the error that this is."""
+    forgotten: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: forgotten.append(context["message"]))
+
+    class Slow(Lossy):
+        async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+            await super().send(to, message, reply_to)
+            if message.headers.get(FRAME_HEADER) == "open":
+                await asyncio.Event().wait()
+
+    async def reads(request: Request) -> None:
+        async for _ in request.parts():
+            pass
+
+    async with Slow(pair.hub) as slow, Exchange(slow) as caller, callee.serve(APP, "g", reads):
+        asking = asyncio.ensure_future(caller.request(APP, Message({}, b""), soon(), pieces(1)))
+
+        def granted() -> None:
+            assert [link for link in caller.links.values() if link.peer]
+
+        await eventually(granted)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    del asking
+    gc.collect()
+    assert forgotten == []

@@ -12,11 +12,12 @@ from aiokafka.record.memory_records import MemoryRecords
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.kafka._group import share_out
 from brokers.kafka._names import group_name, topic_name
+from brokers.kafka._outbox import Outbox, OutFrame
 from brokers.kafka._partition import Item, Partition, State, UnreadableError
 from brokers.kafka._records import ID, message_of, new_batch, records
 from mesh import address
 from mesh.broker import Message
-from mesh.errors import ConfigError
+from mesh.errors import BrokerUnavailableError, ConfigError
 from mesh.resources.component import Component, MetadataEntry
 
 ATTRIBUTES_AT, CONTROL_BATCH = 21, 0x20  # Of a record batch.
@@ -293,3 +294,37 @@ def test_wrong_components_are_refused_with_their_place(settings: dict[str, str],
     with pytest.raises(ConfigError, match=problem) as raised:
         KafkaBroker.from_component(component(**settings))
     assert "pubsub.yaml" in str(raised.value)
+
+
+class Cluster:
+    """One broker, connected or not."""
+
+    up: object = object()
+
+    def purpose(self, name: str) -> str:
+        return name
+
+    def nodes(self) -> list[int]:
+        return [0]
+
+    def connected(self, node: int, purpose: str) -> object:
+        return self.up
+
+    def unavailable(self, reason: str) -> BrokerUnavailableError:
+        return BrokerUnavailableError(reason)
+
+
+async def test_frames_are_refused_together_or_not_at_all() -> None:
+    """One for each group: when the connection breaks after the first, an error would say that none was sent."""
+    cluster = Cluster()
+    outbox = Outbox(cluster, None, asyncio.Event())  # type: ignore[arg-type]
+    outbox.connected = True
+    frame: OutFrame = (1, b"node", bytes(3 * 1024 * 1024), [])
+    posting = asyncio.ensure_future(outbox.post(frame, frame))
+    await asyncio.sleep(0)
+    cluster.up = None
+    await asyncio.sleep(0)
+    assert not posting.done()  # Both wait for the next connection.
+    posting.cancel()
+    with pytest.raises(BrokerUnavailableError):
+        await outbox.post(frame)

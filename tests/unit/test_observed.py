@@ -7,11 +7,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import cast
 
+import orjson
 import pytest
 
 from brokers.memory import MemoryBroker
 from mesh.address import topic
+from mesh.application import Application as AnApplication
+from mesh.application import Headers
+from mesh.blocks.durable import ACCEPT, DurableCall
+from mesh.blocks.invocation import INVOKE, Call
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
 from mesh.broker import Message, Topology
 from mesh.errors import AppFailedError, MessageTooLargeError
@@ -19,7 +25,10 @@ from mesh.node.runtime import NodeSettings, Runtime
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Context, Operation
 from mesh.registry import Registry
-from mesh.telemetry import APPLICATION_CALLED, BROKER_PUBLISHED, EVENTS_PUBLISHED, OPERATIONS, Observed
+from mesh.resources.subscription import BulkOptions, Subscription
+from mesh.telemetry import APPLICATION_CALLED, ARRIVALS, BROKER_PUBLISHED, EVENTS_PUBLISHED, OPERATIONS, Observed
+from tests.support.eventually import eventually
+from tests.support.nodes import MemoryMesh, ask, component
 
 
 class Seen(Counter[tuple[str, ...]]):
@@ -31,8 +40,10 @@ class Seen(Counter[tuple[str, ...]]):
 async def test_a_node_tells_its_observer() -> None:
     """What its counters count, and what the broker was asked."""
     seen = Seen()
-    async with Runtime(NodeSettings("app", "ns", "memory:", observer=seen), Registry()) as node:
+    components = component("pubsub", "pubsub.mesh"), component("other", "pubsub.in-memory")
+    async with Runtime(NodeSettings("app", "ns", "memory:", components, observer=seen), Registry()) as node:
         context = Context(node.caller)
+        await node.run(Operation(PUBLISH, "other", Publish("t", b"1"), context))
         await node.run(Operation(PUBLISH, "pubsub", Publish("t", b"1"), context))
         entries = [BulkEntry(str(number), "text/plain", b"x", {}) for number in range(3)]
         await node.run(Operation(BULK_PUBLISH, "pubsub", BulkPublish("t", entries), context))
@@ -40,6 +51,7 @@ async def test_a_node_tells_its_observer() -> None:
     assert seen[OPERATIONS, "pubsub", "publish", "pubsub", "ok"] == 1
     assert seen[EVENTS_PUBLISHED, "pubsub", "t"] == counted[EVENTS_PUBLISHED, "pubsub", "t"] == 4
     assert seen[BROKER_PUBLISHED, "memory", "topic", "ok"] == 4
+    assert seen[BROKER_PUBLISHED, "memory/other", "topic", "ok"] == 1
     assert not [key for key in counted if key[0] == BROKER_PUBLISHED]
 
 
@@ -78,6 +90,67 @@ class Application:
 
     async def until_reachable(self) -> None:
         return
+
+    async def until_unreachable(self) -> None:
+        await asyncio.Event().wait()
+
+
+class Answer:
+    """An application's, empty."""
+
+    status = 200
+    headers: Headers = ()
+
+    async def read_up_to(self, limit_bytes: int) -> bytes | None:
+        return b""
+
+
+class Agreeing(Application):
+    """Says yes to everything."""
+
+    async def post(self, path: str, headers: object, body: bytes) -> tuple[int, bytes]:
+        said = [{"entryId": entry["entryId"], "status": "SUCCESS"} for entry in orjson.loads(body).get("entries", [])]
+        return 200, orjson.dumps({"statuses": said})
+
+    @asynccontextmanager
+    async def call(self, method: str, target: str, headers: object, body: object) -> AsyncIterator[object]:
+        yield Answer()
+
+
+async def test_everything_for_the_application_comes_one_way() -> None:
+    """An event, alone and in a batch, a durable call, a call from another node, and one from its own application."""
+
+    async def programmatic() -> list[Subscription]:
+        batch = Subscription("", "pubsub", "batch", default_path="/", bulk=BulkOptions(True, 2, 0.01))
+        return [Subscription("", "pubsub", "one", default_path="/"), batch]
+
+    seen, registry = Seen(), MemoryMesh()
+    caller = Runtime(NodeSettings("caller", "ns", "memory:"), registry)
+    callee = Runtime(NodeSettings("app", "ns", "memory:", observer=seen), registry)
+    agreeing = cast("AnApplication", Agreeing())
+    async with caller, callee, callee.inbound(agreeing, programmatic):
+
+        def serves() -> None:
+            assert callee.serving
+
+        await eventually(serves)
+        for topic_name in ("one", "batch", "batch"):
+            await ask(caller, PUBLISH, "pubsub", Publish(topic_name, b"1"))
+        await ask(caller, ACCEPT, "app", DurableCall("POST", "/", [], b""))
+        for asking in (caller, callee):
+            async with await ask(asking, INVOKE, "app", Call("GET", "/", [], b"")) as answer:
+                assert answer.status == 200
+
+        def came() -> None:
+            assert {key[1:]: times for key, times in seen.items() if key[0] == ARRIVALS} == {
+                ("event", "pubsub/one", "success"): 1,
+                ("event", "pubsub/batch", "success"): 2,
+                ("durable", "app", "success"): 1,
+                ("call", "app", "ok"): 2,
+            }
+
+        await eventually(came)
+    assert not [key for key in callee.counters.snapshot() if key[0] == ARRIVALS]
 
 
 async def test_an_application() -> None:
