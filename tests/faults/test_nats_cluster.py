@@ -124,7 +124,7 @@ async def test_event_that_waits_for_a_quorum_is_stored_once(cluster: list[NatsSe
             publishing = tasks.create_task(node.publish(TOPIC, text("a", id="a")))
             first = await eventually(lambda: _waiting(node))
             again = await eventually(lambda: _waiting(node, besides=first), 4 * OVERDUE)
-            await eventually(lambda: _waiting(node, besides=first | again), OVERDUE / 2)  # The server had it already.
+            await eventually(lambda: _waiting(node, besides=first | again), 4 * OVERDUE)  # The server had it already.
         finally:
             for process in processes:
                 process.send_signal(signal.SIGCONT)

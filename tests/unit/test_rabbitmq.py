@@ -145,7 +145,7 @@ def test_there_are_few_delays() -> None:
 
 
 def test_names_stay_within_what_amqp_allows() -> None:
-    topic = address.topic("n" * 500, "c" * 500, "\U0001f600" * 100)
+    topic = address.topic("n" * 256, "c" * 256, "\U0001f600" * 100)
     for lane in ("", "15", "retry-1073741824"):
         spec.Queue.Declare(queue=_names.queue_name(topic, "g" * 500, lane))
     exchange = _names.exchange_name(topic.space)
