@@ -220,5 +220,5 @@ async def _within_deadline(deadlines: Deadlines, proceed: Handler, operation: Op
     return await deadlines.within(seconds + operation.method.grace, proceed, operation)
 
 
-async def _placed(services: Mapping[str, Service], operation: Operation) -> object:
-    return await services[operation.method.block].run(operation)
+def _placed(services: Mapping[str, Service], operation: Operation) -> Awaitable[object]:
+    return services[operation.method.block].run(operation)

@@ -66,16 +66,16 @@ class ComponentService:
             raise self._parts.hosts.gone(self._block.name, name, caller) or self._missing(name)
         raise self._missing(name)
 
-    async def _run(self, operation: Operation) -> object:
-        """Do what is asked."""
+    def _run(self, operation: Operation) -> Awaitable[object]:
+        """Do what is asked, here or where the component is."""
         name = operation.target
         component = self.components.get(name)
         scopes = self._parts.scopes.get(name)
         if component is None or (scopes and operation.context.caller.app_id not in scopes):
             if not self._may_be_hosted(name, component):
                 raise self._missing(name)
-            return await self._parts.hosts.ask(operation, self._missing)
-        return cast("object", await getattr(component, operation.method.name)(operation))
+            return self._parts.hosts.ask(operation, self._missing)
+        return cast("Awaitable[object]", getattr(component, operation.method.name)(operation))
 
     def _may_be_hosted(self, name: str, component: Opened | None) -> bool:
         """Tell whether to look elsewhere: for one that is here, nobody else is asked; a long name is nobody's."""

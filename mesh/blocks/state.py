@@ -190,7 +190,7 @@ async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
     if component.type == STATE_ON_BACKBONE:
         store = records = LazyRecords(component.name, parts.records)
         if parts.broker.features.key_value:
-            await records.opened()  # So that what is wrong with it is told at start.
+            store = await records.opened()  # So that what is wrong with it is told at start.
     else:
         adapter = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
         store = await parts.stack.enter_async_context(adapter)

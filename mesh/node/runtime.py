@@ -150,9 +150,9 @@ class Runtime(Steps):
         """Whether the application is served now."""
         return self._serve.serving
 
-    async def run(self, operation: Operation) -> object:
+    def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
-        return await self._pipeline.run(operation)
+        return self._pipeline.run(operation)
 
     async def _enter(self) -> None:
         """Connect and open everything.
