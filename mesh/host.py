@@ -65,7 +65,7 @@ GONE_SECONDS = 60.0
 MAX_KNOWN = 1000
 MAX_TELLING = 1000
 MAX_BODY_BYTES = 64 * 1024 * 1024
-UNAVAILABLE_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5)
+LISTEN_AGAIN = 0.5
 _SECRET_NAME = re.compile(r"(password|passphrase|secret|token|credentials?|privatekey|accesskey|saskey)$")
 
 
@@ -176,7 +176,7 @@ class Hosts:
                     await asyncio.Event().wait()
             except MeshError as error:
                 logger.warning("cannot listen to hosts of components, trying again: %s", error)
-                await asyncio.sleep(UNAVAILABLE_WAITS[-1])
+                await asyncio.sleep(LISTEN_AGAIN)
 
     async def find(self, block: str, name: str, caller: Caller) -> Found | None:
         """Find a component's hosts; None when nobody has it for this caller.
@@ -306,17 +306,13 @@ class Hosts:
                 headers["ce-tracestate"] = context.tracestate.strip()
         whole = len(body) <= self._exchange.part_bytes
         message = Message(headers, body if whole else b"")
-        waits = iter(UNAVAILABLE_WAITS)
-        wait = 0.0
         while True:
             try:
                 stream = None if whole else _once(body)
                 return await self._exchange.request(where, message, operation.deadline, stream)
             except BrokerUnavailableError:  # It was not sent.
-                wait = next(waits, wait)
-                if time.time() + wait >= operation.deadline:
+                if not await self._exchange.comeback.by(operation.deadline):
                     raise
-            await asyncio.sleep(wait)
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

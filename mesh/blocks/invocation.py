@@ -64,7 +64,7 @@ HTTP_HEADER = "mesh-http"
 ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
 MAX_APP_ID_BYTES = 256
-UNAVAILABLE_WAIT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+ABSENT_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -258,7 +258,7 @@ class Invocation:
         whole = isinstance(call.body, bytes)
         message = Message(headers, cast("bytes", call.body) if whole else b"")
         stream = None if whole else cast("AsyncIterator[bytes]", call.body)
-        waits = iter(UNAVAILABLE_WAIT)
+        waits = iter(ABSENT_WAITS)
         wait = 0.0
         while True:
             try:
@@ -276,10 +276,8 @@ class Invocation:
             except DeadlineExceededError:
                 raise DeadlineExceededError("no answer within the deadline") from None
             except BrokerUnavailableError:
-                wait = next(waits, wait)
-                if time.time() + wait >= deadline:
+                if not await self._exchange.comeback.by(deadline):
                     raise
-                await asyncio.sleep(wait)
 
     def _headers(self) -> dict[str, str]:
         identity = f"{self._directory.node_id}-{next(self._numbers)}"

@@ -42,6 +42,7 @@ import orjson
 from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.asking import Asking, NotTakenError
+from mesh.calls.comeback import Comeback
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.members import Members
 from mesh.calls.request import DEADLINE_HEADER, Handler, Request, Serving
@@ -139,6 +140,7 @@ class Exchange:
         self.expired = 0
         self.links: dict[str, Link] = {}
         self.taken = Taken()
+        self.comeback = Comeback(broker.check)
         self._heard: dict[str, float] = {}  # When something came last, by node.
         self._prefix = f"{TOKEN_PREFIX}{secrets.token_hex(5)}"
         self._tokens = itertools.count()
@@ -154,7 +156,8 @@ class Exchange:
         self.broker.on_frame(self._receive)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        for name, work in (("keep-alive", self._keep_alive()), ("look", self._look_after_calls())):
+        works = {"keep-alive": self._keep_alive(), "look": self._look_after_calls(), "comeback": self.comeback.look()}
+        for name, work in works.items():
             self._working.append(self._tasks.create_task(work, name=f"exchange-{name}"))
         return self
 

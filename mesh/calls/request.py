@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol, cast
 
 from mesh.broker import Frame, Message
+from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
@@ -20,7 +21,6 @@ __all__ = ["DEADLINE_HEADER", "Handler", "Request", "Serving"]
 logger = logging.getLogger(__name__)
 
 DEADLINE_HEADER = "mesh-deadline"
-RECONNECT_WAIT = 0.1
 
 Handler = Callable[["Request"], Awaitable[None]]
 
@@ -30,10 +30,12 @@ class Exchange(Context, Protocol):
 
     Attributes:
         taken: What is remembered of requests.
+        comeback: Where to wait for a connection that is lost.
         expired: How many came too late.
     """
 
     taken: Taken
+    comeback: Comeback
     expired: int
 
     def link(self, peer: str, *, credit_bytes: int = 0, granted_bytes: int = 0) -> Link:
@@ -144,9 +146,8 @@ class Request:
                 await self._exchange.broker.send(self._reply_to, message)
                 return
             except BrokerUnavailableError:  # The work is done: its answer waits for the connection with the caller.
-                if time.time() + RECONNECT_WAIT >= self.deadline:
+                if not await self._exchange.comeback.by(self.deadline):
                     raise
-            await asyncio.sleep(RECONNECT_WAIT)
 
     async def busy(self) -> None:
         """Answer that it was not run, so that the caller tries elsewhere or later."""
