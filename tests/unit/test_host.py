@@ -156,3 +156,23 @@ def test_what_clients_are_told_of_hosts(error: MeshError, told: tuple[int, str],
     """The same when the component is looked for and when it is asked."""
     row = row_of(error, method)
     assert (row.status, row.code) == told
+
+
+async def test_hosts_of_other_scopes_are_not_mixed() -> None:
+    """Whoever one of them admits is not sent to the other; that the scopes differ is no error for who is in both."""
+    mesh = MemoryMesh()
+
+    def host(app_id: str, *scopes: str) -> Runtime:
+        store = component("store", "state.in-memory", placement="backbone", scopes=scopes)
+        return node("memory:", "ns", store, app_id=app_id, registry=mesh, host_only=True)
+
+    async with (
+        node("memory:", "ns", app_id="asker", registry=mesh) as asker,
+        host("one", "friend", "both"),
+        host("two", "neighbour", "both"),
+    ):
+        for app_id in ("friend", "neighbour", "both"):
+            await ask(asker, SAVE, "store", Save([Item("k", app_id.encode())]), app_id=app_id)
+            for _ in range(10):
+                stored = await ask(asker, GET, "store", Get("k"), app_id=app_id)
+                assert stored.value == app_id.encode()
