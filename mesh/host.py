@@ -41,6 +41,7 @@ from mesh.errors import (
     MessageTooLargeError,
     NoResponderError,
     PermissionDeniedError,
+    RemoteError,
     StreamBrokenError,
     from_wire,
     to_wire,
@@ -392,6 +393,11 @@ class Hosted:
             if isinstance(error, DeadlineExceededError) and request.deadline <= time.time():
                 return  # Nobody waits any more.
             await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
+            return
+        except Exception as error:  # An adapter's own failure: its caller is told, as its own application would be.
+            logger.exception("an operation of component %s failed", self.component.name)
+            failed = RemoteError(f"internal error: {type(error).__name__}")
+            await request.reply({ERROR_HEADER: json.dumps(to_wire(failed))})
             return
         await request.reply({}, body)
 

@@ -19,6 +19,7 @@ from mesh.errors import (
     HostsGoneError,
     MeshError,
     NoResponderError,
+    RemoteError,
     StateError,
 )
 from mesh.key_value import MemoryKeyValue
@@ -176,3 +177,16 @@ async def test_hosts_of_other_scopes_are_not_mixed() -> None:
             for _ in range(10):
                 stored = await ask(asker, GET, "store", Get("k"), app_id=app_id)
                 assert stored.value == app_id.encode()
+
+
+async def test_an_adapter_that_fails_in_its_own_way() -> None:
+    """Its caller is told what its own application would be: no stream broke, and it is not for a policy to repeat."""
+    store = Failing(RuntimeError("a defect"))  # type: ignore[arg-type]
+    mesh = MemoryMesh(failing=lambda: store)
+    host = node("memory:", "ns", component("store", "state.failing"), app_id="host", registry=mesh)
+    async with host, node("memory:", "ns", app_id="asker", registry=mesh) as asker:
+        error = await asked(ask(asker, TRANSACT, "store", Save(FIRST)))
+        assert isinstance(error, RemoteError)
+        assert "RuntimeError" in str(error)
+        assert not error.retryable
+        assert await ask(asker, GET, "store", Get("a")) is not None
