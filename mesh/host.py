@@ -97,7 +97,8 @@ def fingerprint(component: Component, resolved: Component) -> str:
 
 
 def _digest(parts: Sequence[str]) -> str:
-    return hashlib.blake2s("\0".join(parts).encode(), digest_size=8).hexdigest()
+    told = "\0".join(parts).encode("utf-8", "surrogatepass")  # A variable may hold any bytes.
+    return hashlib.blake2s(told, digest_size=8).hexdigest()
 
 
 def _settings_of(fingerprint: str) -> str:

@@ -206,6 +206,10 @@ REF = {"name": "s", "key": "k"}
             component("statestore", "state.sqlite", connectionString="~nosuchuser/x.db"),
             r"\(connectionString\): Could not determine home directory",
         ),
+        (
+            component("statestore", "state.sqlite", connectionString="a\0b"),
+            r"\(connectionString\): must be the path of a file",
+        ),
         (component("f", "secretstores.local.file"), r"the setting secretsFile is missing"),
         (component("f", "secretstores.local.file", secretsFile="/nowhere"), r"cannot read the secrets file /nowhere"),
         (
@@ -221,6 +225,7 @@ REF = {"name": "s", "key": "k"}
         "no secret store",
         "no folder",
         "no user",
+        "no path",
         "no file named",
         "no such file",
         "no boolean",

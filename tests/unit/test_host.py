@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -190,3 +192,13 @@ async def test_an_adapter_that_fails_in_its_own_way() -> None:
         assert "RuntimeError" in str(error)
         assert not error.retryable
         assert await ask(asker, GET, "store", Get("a")) is not None
+
+
+async def test_a_setting_may_be_any_bytes(tmp_path: Path) -> None:
+    """As the name of a file that a variable holds."""
+    file = os.fsdecode(bytes(tmp_path) + b"/\xff.db")
+    store = component("store", "state.sqlite", placement="backbone", connectionString=file)
+    mesh = MemoryMesh()
+    async with node("memory:", "ns", store, registry=mesh), node("memory:", "ns", registry=mesh) as asker:
+        await ask(asker, SAVE, "store", Save([Item("k", b"1")]))
+        assert (await ask(asker, GET, "store", Get("k"))).value == b"1"
