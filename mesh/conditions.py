@@ -72,7 +72,6 @@ class Condition:
     Attributes:
         label: Names the target in the log.
         state: How it is.
-        trying: How many operations on it go on here, which may be made again.
         breaker: Its circuit breaker; None when there is none.
         refused: What the breaker has refused since it opened.
     """
@@ -81,21 +80,22 @@ class Condition:
         "_clock",
         "_counts",
         "_failed_at",
+        "_guarded",
         "_quiet",
         "_reason",
         "_since",
+        "_waiting",
         "breaker",
         "label",
         "refused",
         "state",
-        "trying",
     )
 
     def __init__(self, label: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin well."""
         self.label = label[:MAX_TEXT]
         self.state = State.WELL
-        self.trying = 0
+        self._guarded = self._waiting = 0
         self.breaker: Breaker | None = None
         self.refused = 0
         self._clock = clock
@@ -106,16 +106,27 @@ class Condition:
 
     # What happened
 
-    def enter(self) -> None:
-        """Note that an operation begins which may be made again."""
-        self.trying += 1
+    def enter(self, *, waits: bool = False) -> None:
+        """Note that an operation begins which may be made again, or that it begins to wait for the target."""
+        if waits:
+            self._waiting += 1
+        else:
+            self._guarded += 1
 
-    def leave(self) -> None:
-        """Note its end."""
-        self.trying -= 1
+    def leave(self, *, waits: bool = False) -> None:
+        """Note the end of what was entered."""
+        if waits:
+            self._waiting -= 1
+        else:
+            self._guarded -= 1
         if self.trying == 0 and self.state is State.RETRYING:
             self._counts.given_up += 1
             self._become(State.GIVEN_UP, f"given up, nobody waits any more: {self._reason}")
+
+    @property
+    def trying(self) -> int:
+        """How many operations on it go on which may be made again, or wait for it: with a policy all that wait may."""
+        return self._guarded or self._waiting
 
     def repeats(self, attempt: int, delay: float, reason: str) -> None:
         """Note that an attempt failed, and is made again.

@@ -287,13 +287,13 @@ class Invocation:
                         raise
         finally:
             if away is not None:
-                away.leave()
+                away.leave(waits=True)
 
     def _note_away(self, app_id: str, wait: float, away: Condition | None) -> Condition | None:
         """Note that a call waits; not of one that came while one instance took over from another."""
         if away is None and wait >= TOLD_WAIT:
             away = self._parts.inbound.conditions.of("invocation", app_id)
-            away.enter()
+            away.enter(waits=True)
         if away is not None:
             away.waits("no instance is there, and one was within the last minute")
         return away

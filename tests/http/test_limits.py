@@ -143,10 +143,13 @@ async def test_a_client_that_hangs_up_ends_endless_retries(nats: Backbone, tmp_p
         assert told["state"] == "given up"
 
 
-async def test_what_waits_for_an_application(nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """That is told without a policy, too."""
+@pytest.mark.parametrize("policies", ["", everywhere(retry="forever")], ids=["no-policy", "endless-retries"])
+async def test_what_waits_for_an_application(
+    nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, policies: str
+) -> None:
+    """That is told without a policy, too; with one, each call counts once."""
     caplog.set_level("INFO", "mesh.conditions")
-    async with App() as app, gateway(nats, tmp_path, app_id="caller") as caller:
+    async with App() as app, gateway(nats, tmp_path, app_id="caller", resources=policies) as caller:
         async with gateway(nats, tmp_path, app=app):
             assert (await caller.get("/v1.0/invoke/app/method/x")).status == 200
         async with asyncio.TaskGroup() as tasks:
