@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from mesh.blocks import BLOCKS
 from tests.http.harness import DEFAULTS, App, Backbone, Node, component, gateway, yaml
 from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 
 SLOW = 1.0
 POLICIES: dict[str, object] = {
@@ -89,6 +92,29 @@ async def test_a_policy_lengthens_a_limit(
         slow_down(caller)
         reply = await caller.request(*request_)
         assert (reply.status < 300) is lengthened, reply.body
+
+
+@pytest.mark.parametrize("request_", REQUESTS[:3], ids=lambda request_: request_[1])
+async def test_a_policy_lengthens_what_a_lost_broker_is_waited_for(
+    nats: Backbone, tmp_path: Path, short_limits: None, request_: tuple[Any, ...]
+) -> None:
+    """No wait of an adapter cuts it short."""
+    server = URL(nats.url)
+    proxy = Proxy(cast("int", server.port))
+    async with App() as app, AsyncExitStack() as stack:
+        await stack.enter_async_context(gateway(nats, tmp_path, app=app))
+        async with proxy:
+            through = Backbone(str(server.with_port(proxy.port)), nats.namespace)
+            running = gateway(through, tmp_path, app_id="caller", resources=everywhere(timeout="long"))
+            caller = await stack.enter_async_context(running)
+            assert (await caller.request(*request_)).status < 300
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(caller.request(*request_))
+            await asyncio.wait([asking], timeout=SLOW)
+            assert not asking.done()
+            async with Proxy(cast("int", server.port), proxy.port):
+                assert (await asking).status < 300
+                await stack.aclose()
 
 
 async def conditions(node: Node) -> list[dict[str, Any]]:
