@@ -112,11 +112,18 @@ class Gateway:
             "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": 0},
+            "conditions": self._conditions(),
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
+
+    def _conditions(self) -> list[dict[str, object]]:
+        """Tell what is not as it should be, for ``mesh status``."""
+        away = self._application is not None and not self._runtime.serving
+        told: list[dict[str, object]] = [{"target": "application", "state": "away"}] if away else []
+        return told + self._runtime.conditions.described()
 
     def _described_connection(self) -> dict[str, object]:
         config = self.config

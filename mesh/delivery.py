@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mesh.broker import Delivery
+from mesh.conditions import Condition
 from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, MeshError
 from mesh.operation import Arrival
 from mesh.policies import Retry
@@ -171,7 +172,7 @@ class Settlement:
         dead_letter: Callable[[Delivery, str, int], Awaitable[None]] | None,
         count: Callable[[str], None],
         ack_wait: float,
-        label: str,
+        condition: Condition,
     ) -> None:
         """Prepare a handler.
 
@@ -181,14 +182,15 @@ class Settlement:
             dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
             count: Counts an outcome by name.
             ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
-            label: Names the subscription in logs.
+            condition: Of the subscription, which it names in logs.
         """
         self._deliver = deliver
         self._retry = retry
         self._dead_letter = dead_letter
         self._count = count
         self._ack_wait = ack_wait
-        self._label = label
+        self._condition = condition
+        self._label = condition.label
         self._working: set[Delivery] = set()
 
     @asynccontextmanager
@@ -234,14 +236,17 @@ class Settlement:
                 return
             self._count(attempt.outcome)
             if attempt.outcome is Outcome.SUCCESS:
+                self._condition.works(repeated=number + quick > 1)
                 await delivery.ack()
                 return
+            logger.debug("%s: attempt %d: %s", self._label, delivery.attempt + quick, attempt.reason)
             has_dead_letter = self._dead_letter is not None
             step, delay = decide(attempt, self._retry, number, quick, dead_letter=has_dead_letter)
             if step is not Step.WAIT:
                 await self._finish(delivery, attempt, step, delay, quick)
                 return
             quick += 1
+            self._condition.repeats(delivery.attempt + quick - 1, delay, attempt.reason)
             await asyncio.sleep(delay)
 
     async def _attempt(self, delivery: Delivery) -> Attempt:
@@ -259,17 +264,15 @@ class Settlement:
             return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
 
     async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float, quick: int) -> None:
-        logger.warning(
-            "%s: attempt %d: %s: %s%s",
-            self._label,
-            delivery.attempt + quick,
-            attempt.reason,
-            step,
-            f" for {delay:g} s" if delay else "",
-        )
+        number = delivery.attempt + quick
         if step is Step.NACK:
+            self._condition.repeats(number, delay, attempt.reason)
             await delivery.nack(delay)
             return
+        if attempt.outcome is Outcome.RETRY:
+            self._condition.gives_up(number, f"{attempt.reason}; {step}")
+        else:
+            logger.warning("%s: attempt %d: %s: %s", self._label, number, attempt.reason, step)
         if step is Step.DEAD_LETTER:
             assert self._dead_letter is not None
             put = self._dead_letter

@@ -324,7 +324,7 @@ class DurableInvocation:
             dead_letter=callee.give_up,
             count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
             ack_wait=options.ack_wait,
-            label=f"durable calls of {self._app_id}",
+            condition=self._parts.inbound.conditions.of("durable", self._app_id),
         )
         where = await self._address(self._app_id)
         async with settlement.extending(), self._broker.subscribe(where, options, settlement):

@@ -118,7 +118,7 @@ class PubSub:
             dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
-            label=label,
+            condition=self._parts.inbound.conditions.of("event", label),
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)

@@ -25,6 +25,7 @@ from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
+from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts, hosting
 from mesh.node.components import Components, check_references, check_types, open_components, resolved_entries
@@ -101,6 +102,7 @@ class Runtime(Steps):
         run: Passes an operation through the node's pipeline.
         caller: The node's own application.
         counters: Counts of what was observed.
+        conditions: How what it asks, and what comes to its application, is now.
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
@@ -125,6 +127,7 @@ class Runtime(Steps):
         self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
+        self.conditions = Conditions()
         self._observer: Observer = self.counters
         if settings.observer is not None:
             self._observer = both(self.counters, settings.observer)
@@ -181,6 +184,7 @@ class Runtime(Steps):
             here,
             policy_of=self._policy_of if settings.resiliencies else None,
             observer=self._observer,
+            conditions=self.conditions,
         )
         answering = {
             each.name: each.start(each, parts, self._of(each, "nearest", "backbone"))
@@ -243,7 +247,7 @@ class Runtime(Steps):
             endpoints={},
             open_outside=None,
             run=self.run,
-            inbound=InboundPipeline(settings.observer),
+            inbound=InboundPipeline(settings.observer, self.conditions),
         )
 
     def _default_components(self) -> Sequence[Component]:

@@ -342,6 +342,38 @@ def test_status_without_a_server(
     assert "secret" not in out
 
 
+def test_status_tells_what_is_not_well(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each target, by its application; an answer without conditions is that of a gateway that is well."""
+    retrying = {"state": "retrying", "seconds": 12.5, "trying": 2, "reason": "no answer", "repeated": 7, "givenUp": 1}
+    breaker = {"circuitBreaker": "simpleCB", "breaker": "open", "refused": 3}
+    conditions = [
+        {"target": "application", "state": "away"},
+        {"target": "invocation order-processor", **breaker},
+        {"target": "state statestore", **retrying},
+        {"target": "invocation x", **breaker, **retrying},
+    ]
+    lines = [
+        "application: away",
+        "invocation order-processor: circuit breaker simpleCB is open, 3 refused",
+        "state statestore: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer",
+        "invocation x: circuit breaker simpleCB is open, 3 refused; retrying for 12.5 s "
+        "(7 attempts repeated, 1 given up, 2 going on): no answer",
+    ]
+    with _gateway(home, "a-rather-long-name") as gateway:
+        gateway.status = 200
+        for told, wanted in ((conditions, lines), ([], ["well"])):
+            gateway.body = json.dumps({"id": "x", **({"conditions": told} if told else {})}).encode()
+            assert main(["status"]) == 0
+            shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a-rather-long-name ")]
+            assert [line.partition(" ")[2].strip() for line in shown] == wanted
+            assert main(["status", "-o", "json"]) == 0
+            (app,) = json.loads(capsys.readouterr().out)["apps"]
+            assert (app["appId"], app["conditions"]) == ("a-rather-long-name", told)
+        gateway.status = 401
+        assert main(["status"]) == 0
+        assert "not known: GET metadata was answered with 401" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words",
     [

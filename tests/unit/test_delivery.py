@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mesh import address
 from mesh.broker import Delivery, Message
+from mesh.conditions import Condition
 from mesh.delivery import (
     BROKEN_ATTEMPTS,
     DEAD_LETTER_RETRY,
@@ -142,7 +143,7 @@ class Run:
             dead_letter=self.dead_letter if dead else None,
             count=self.counted.append,
             ack_wait=ack_wait,
-            label="c/t",
+            condition=Condition("event c/t"),
         )
 
     async def call(self, delivery: Delivery) -> Attempt:
