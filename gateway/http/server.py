@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
-from gateway.http.response import Answered, Request, Response, render
+from gateway.http.response import Answered, Request, Response, render, split_target
 from mesh.errors import MeshError
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
@@ -42,15 +42,18 @@ Find = Callable[[str, Sequence[str]], Found | None]
 
 
 class Router:
-    """Finds the route of a raw path: ``/{version}/{block}/{segments…}``."""
+    """Finds the route of a raw path: ``/{version}/{block}/{segments…}``.
+
+    Routes are compared with a normalised copy; what is passed on is the path as it was written.
+    """
 
     def __init__(self, blocks: Mapping[tuple[str, str], Find], fallback: Find, clean: Callable[[str], str]) -> None:
         """Set the routes.
 
         Args:
             blocks: By version and name: gives what answers a method and the segments after the name.
-            fallback: For everything else; its one segment is the whole path.
-            clean: Collapses empty and dotted segments.
+            fallback: For everything else; its one segment is the whole path as it was written.
+            clean: Makes the copy: collapses empty and dotted segments.
         """
         self._blocks = blocks
         self._fallback = fallback
@@ -58,19 +61,15 @@ class Router:
 
     async def __call__(self, request: web.BaseRequest) -> Answered:
         """Answer a request."""
-        path, _, query = request.raw_path.partition("?")
-        if path[:1] != "/":  # The absolute form, which proxies use.
-            if request.method == "CONNECT":
-                raise APIError(405, "ERR_DIRECT_INVOKE", "the method CONNECT is not supported")
-            path = "/" + path.partition("://")[2].partition("/")[2]
-        if not path.isascii():
-            _check_utf8(path)
-        query = query.partition("#")[0]
-        if "//" in path or "/." in path:
-            path = self._clean(path)
-        found = self._find(request.method, path)
-        if found is None and path[-1:] == "/":
-            found = self._find(request.method, path.rstrip("/"))
+        if request.method == "CONNECT":
+            raise APIError(405, "ERR_DIRECT_INVOKE", "the method CONNECT is not supported")
+        path, query = split_target(request)
+        if "#" in path or "#" in query:  # What else cannot stand in a request line, the parser refuses.
+            raise bad_request("a '#' cannot stand in a request line; it is written as %23")
+        plain = self._clean(path) if "//" in path or "/." in path else path
+        found = self._find(request.method, plain)
+        if found is None and plain[-1:] == "/":
+            found = self._find(request.method, plain.rstrip("/"))
         if found is None:
             found = self._fallback(request.method, (path,))
             assert found is not None  # It takes everything.
@@ -82,13 +81,6 @@ class Router:
         if find is None:
             return None
         return find(method, parts[3].split("/") if len(parts) == 4 else ())
-
-
-def _check_utf8(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # Bytes that are no UTF-8 came in as surrogates.
-        raise bad_request("the path is not UTF-8") from None
 
 
 class _Connection(web.RequestHandler):
