@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Answered, Request, Response, render, split_target
@@ -33,6 +33,7 @@ IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 AT_ONCE = 0.01
 BACKLOG = 2048
+TOO_MANY_FIELDS = "Too many headers received"  # aiohttp has no class for it.
 IPV6_LOOPBACK = "::1"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
@@ -96,9 +97,11 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> Response:
         if isinstance(exc, LineTooLong):
-            return render(header_too_large(self.max_line_size))
+            return render(header_too_large(f"a header field is larger than {self.max_line_size} bytes"))
+        if message == TOO_MANY_FIELDS:
+            return render(header_too_large(f"there are more than {self.max_headers} header fields"))
         if status == 400:
-            return render(bad_request((message or "not HTTP").partition("\n")[0].rstrip(" :")))
+            return render(bad_request(_complaint(exc, message or "not HTTP")))
         return render(unexpected(exc if isinstance(exc, Exception) else RuntimeError(message)))
 
     def until_answered(self) -> asyncio.Future[None] | None:
@@ -130,6 +133,14 @@ class _Connection(web.RequestHandler):
         self._header_timer = None
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
+
+
+def _complaint(exc: BaseException | None, message: str) -> str:
+    """Say in one line what the parser did not like."""
+    line = message.partition("\n")[0].rstrip(" :")
+    if isinstance(exc, BadHttpMethod):
+        line += "; this port speaks HTTP/1.1, and verbs are those that are registered for HTTP"
+    return line
 
 
 class _Server(web.Server):

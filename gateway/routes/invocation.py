@@ -67,12 +67,28 @@ def _nobody(asked: Asked, path: str) -> APIError:
 async def _call(asked: Asked, target: str, path: str) -> Answered:
     request = asked.request
     check_escapes(path)
+    if _opens_websocket(request):
+        message = "WebSocket connections are not carried by an invocation; connect to the application itself"
+        raise APIError(501, "ERR_DIRECT_INVOKE", message)
     whole_target = f"{path}?{asked.query}" if "?" in request.raw_path else path
     if DELIVERY_HEADER in request.headers:
         return await accept(asked, target, whole_target, _headers(asked, target))
     call = Call(request.method, whole_target, _headers(asked, target), await _body(request))
     async with cast("Answer", await asked.run(INVOKE, target, call, _deadline(request))) as answer:
         return await _respond(request, answer)
+
+
+def _opens_websocket(request: web.BaseRequest) -> bool:
+    """Tell whether a client could go on with nothing but a WebSocket; any other upgrade is an offer, and ignored.
+
+    Source: RFC 6455 section 4.1; RFC 9110 section 7.8.
+    """
+    offered = request.headers.getall("Upgrade", ())
+    return any(each.strip().lower() == "websocket" for value in offered for each in value.split(",")) and any(
+        each.strip().lower() == "upgrade"
+        for value in request.headers.getall("Connection", ())
+        for each in value.split(",")
+    )
 
 
 def _deadline(request: web.BaseRequest) -> float | None:
@@ -176,10 +192,12 @@ async def _streamed(request: web.BaseRequest) -> AsyncIterator[bytes]:
 
 
 async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
-    length = next((value for name, value in answer.headers if name.lower() == "content-length"), None)
     fields = forwardable(answer.headers)
+    length = None
+    if answer.status != 204:  # It has none: RFC 9110 section 8.6.
+        length = next((value for name, value in answer.headers if name.lower() == "content-length"), None)
     if answer.body is not None:
-        if request.method == "HEAD" and length is not None:
+        if (request.method == "HEAD" or answer.status == 304) and length is not None:
             fields.append(("Content-Length", length))
         return Response(answer.status, answer.body, fields)
     stream = StreamedResponse(answer.status, fields, length)

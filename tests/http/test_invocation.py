@@ -455,18 +455,72 @@ async def test_absolute_form(pair: Pair, node: Node) -> None:
     assert pair.app.got[-1].target == "/abs2?a=1"
 
 
-async def test_upgrade_requests_are_answered_without(pair: Pair, node: Node) -> None:
+@pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.3", "tcp", "foo, bar"])
+async def test_offers_of_an_upgrade_are_ignored(pair: Pair, node: Node, upgrade: str) -> None:
     """A client that offers HTTP/2, as Java's does, is served over HTTP/1.1."""
-    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": upgrade, "HTTP2-Settings": "AAMAAABk"}
     got = await pair.got(node, "POST", f"{INVOKE}/up", offer, b"hi")
     assert got.body == b"hi"
-    websocket = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Key": "x",
-        "Sec-WebSocket-Version": "13",
-    }
-    assert "upgrade" not in (await pair.got(node, "GET", f"{INVOKE}/up", websocket)).headers
+    assert "upgrade" not in got.headers
+    alone = await pair.got(
+        node, "GET", f"{INVOKE}/up", {"Upgrade": "websocket"}
+    )  # It asks for no upgrade without this.
+    assert "upgrade" not in alone.headers
+
+
+@pytest.mark.parametrize(
+    "target", [f"{INVOKE}/ws", "/v1.0/invoke/partner/method/ws", "/ws"], ids=["application", "endpoint", "header"]
+)
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c, websocket"])
+async def test_websockets_are_refused(pair: Pair, node: Node, target: str, upgrade: str) -> None:
+    """A plain answer of the application would say that it speaks none; the connection stays usable."""
+    pair.app.got.clear()
+    opening = (
+        f"GET {target} HTTP/1.1\r\nHost: x\r\n{'dapr-app-id: callee' if target == '/ws' else 'x: y'}\r\n"
+        f"Connection: keep-alive, Upgrade\r\nUpgrade: {upgrade}\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
+    writer.write(opening.encode())
+    async with asyncio.timeout(30):
+        answer = await reader.readuntil(b"}")
+        writer.write(f"GET {INVOKE}/after HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 501 Not Implemented\r\n")
+    assert b'{"errorCode":"ERR_DIRECT_INVOKE","message":"WebSocket connections are not carried' in answer
+    assert [got.path for got in pair.app.got] == ["/after"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "told", "arrives"),
+    [
+        ("GET", 204, "0", None),
+        ("GET", 304, "17", "17"),
+        ("GET", 205, "0", "0"),
+        ("GET", 200, "0", "0"),
+        ("HEAD", 200, "17", "17"),
+        ("HEAD", 204, "0", None),
+        ("DELETE", 204, None, None),
+    ],
+)
+async def test_lengths_of_what_has_no_body(
+    pair: Pair, node: Node, verb: str, status: int, told: str | None, arrives: str | None
+) -> None:
+    """The same on either path: 204 has no length, 304 and the answer to HEAD keep theirs."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        length = "" if told is None else f"Content-Length: {told}\r\n"
+        request.transport.write(f"HTTP/1.1 {status} X\r\n{length}X-Own: y\r\nConnection: close\r\n\r\n".encode())
+        request.transport.close()
+        return web.Response()
+
+    pair.app.streams["/length"] = answer
+    reply = await node.request(verb, f"{INVOKE}/length")
+    assert (reply.status, reply.body, reply.headers.get("content-length")) == (status, b"", arrives)
+    assert reply.headers["x-own"] == "y"
+    assert "transfer-encoding" not in reply.headers
 
 
 async def test_pipelined_requests(pair: Pair, node: Node) -> None:
