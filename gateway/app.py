@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import cast
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.grpc import answering_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
@@ -51,7 +52,7 @@ class Gateway:
         self.stopping = asyncio.Event()
         self.forced = False
         self.lost = False
-        self.port = 0
+        self.port = self.grpc_port = 0
         self._drained_by: float | None = None
         self._labels = dict(config.labels)
         self._runtime: Runtime
@@ -168,11 +169,16 @@ class Gateway:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
+            where = str(socket_path or f"http://{config.listen[0]}:{self.port}")
+            grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
+            grpc = answering_grpc(config.listen, config.grpc_port, grpc_path, where)
+            self.grpc_port = await stack.enter_async_context(grpc)
             self.outbound_ready = True
             node = runtime.description
             entry = Run(
                 app_id=node.app_id,
                 http_port=0 if socket_path else self.port,
+                grpc_port=self.grpc_port,
                 host=config.listen[0],
                 socket=str(socket_path) if socket_path else None,
                 app_port=config.app_port,

@@ -208,20 +208,26 @@ def _gateway_command(spec: AppSpec) -> list[str]:
     labels = {"cliPID": str(os.getpid()), "appCommand": " ".join(spec.command), **spec.labels}
     given = tuple(f"{name}={value}" for name, value in labels.items() if value)
     # 0 and less ask for a free port, which the gateway finds itself, so that nobody takes it in between.
-    options = replace(spec.options, label=given, dapr_http_port=max(spec.options.dapr_http_port or 0, 0))
+    options = replace(
+        spec.options,
+        label=given,
+        dapr_http_port=max(spec.options.dapr_http_port or 0, 0),
+        dapr_grpc_port=max(spec.options.dapr_grpc_port or 0, 0),
+    )
     # -P: a folder named `gateway` where we are called is not ours.
     return [sys.executable, "-P", "-m", "gateway", *to_arguments(options)]
 
 
 def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dict[str, str]:
     config = spec.config
-    # A gRPC or metrics port of an outer run is not this gateway's.
-    inherited = {k: v for k, v in environ.items() if k not in ("DAPR_GRPC_PORT", "DAPR_METRICS_PORT", "APP_PORT")}
+    # A metrics port of an outer run is not this gateway's.
+    inherited = {k: v for k, v in environ.items() if k not in ("DAPR_METRICS_PORT", "APP_PORT")}
     facts = {
         "APP_ID": config.app_id,
         "APP_PROTOCOL": config.app_protocol,
         "APP_CHANNEL_ADDRESS": config.app_host,
         "DAPR_HTTP_PORT": str(run.http_port),
+        "DAPR_GRPC_PORT": str(run.grpc_port),
     }
     if config.app_port is not None:
         facts["APP_PORT"] = str(config.app_port)

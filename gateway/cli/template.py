@@ -134,11 +134,12 @@ class _Resolver:
         ids = [app.app_id or (self.base / app.app_dir_path).resolve().name for app in self.template.apps]
         wanted = [(app.app_port, "appPort") for app in self.template.apps]
         listening = [(app.dapr_http_port, "daprHTTPPort") for app in self.template.apps]
-        taken = Counter(port for port, _ in wanted + listening if port and port > 0)
+        answering = [(app.dapr_grpc_port, "daprGRPCPort") for app in self.template.apps]
+        taken = Counter(port for port, _ in wanted + listening + answering if port and port > 0)
         for index, app_id in enumerate(ids):
             if app_id in ids[:index]:
                 self._problem(f"the app id '{app_id}' is used twice", ("apps", index, "appID"))
-            for port, name in (wanted[index], listening[index]):
+            for port, name in (wanted[index], listening[index], answering[index]):
                 if port and taken[port] > 1:
                     self._problem(f"the port {port} is used {taken[port]} times", ("apps", index, name))
         if not ids:
@@ -174,6 +175,7 @@ class _Resolver:
             app_port=app.app_port,
             app_channel_address=app.app_channel_address,
             dapr_http_port=app.dapr_http_port,
+            dapr_grpc_port=app.dapr_grpc_port,
             dapr_listen_addresses=app.api_listen_addresses or common.api_listen_addresses,
             unix_domain_socket=app.unix_domain_socket,
             metrics_port=app.metrics_port,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
 from gateway.http.client import ClientResponse, ConnectError, HTTPClient, ResponseError
@@ -191,6 +191,8 @@ class HTTPApplication:
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[_Response]:
         """Call with any method; see ``mesh.application.Application``."""
+        if self._path and _climbs(target):
+            raise BadArgumentError(f"the path leaves {self._base} by '..'")
         if self._health is not None and not self.reachable:
             raise AppUnreachableError("app is not in a healthy state")
         async with self._permits or _UNLIMITED:
@@ -218,6 +220,17 @@ class HTTPApplication:
         """Get a small answer."""
         async with self.call("GET", path, headers, b"") as response:
             return response.status, await _read(response)
+
+
+def _climbs(target: str) -> bool:
+    """Tell whether a path may lead out of the one that stands before it, as whoever decodes it first would read it."""
+    depth = 0
+    for segment in unquote(target.partition("?")[0]).replace("\\", "/").split("/"):
+        name = segment.partition(";")[0]
+        depth += -1 if name == ".." else name not in ("", ".")
+        if depth < 0:
+            return True
+    return False
 
 
 def outside_service(base_url: str) -> HTTPApplication:

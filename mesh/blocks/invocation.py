@@ -58,6 +58,7 @@ __all__ = [
     "check_app_id",
     "forwardable",
     "pack",
+    "readable",
     "unpack",
 ]
 
@@ -193,6 +194,11 @@ def unpack(text: str) -> Sequence[object]:
         return cast("Sequence[object]", orjson.loads(text))
     except orjson.JSONDecodeError:
         return cast("Sequence[object]", json.loads(text))
+
+
+def readable(text: str) -> str:
+    """Show a header as text: its bytes that are no UTF-8 came as surrogates, which JSON does not take."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def check_app_id(target: str) -> None:

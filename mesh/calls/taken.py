@@ -29,6 +29,9 @@ class Call(Protocol):
     answered: bool
     answer: Message | None
 
+    def stop(self, reason: str) -> None:
+        """End its handler: nobody waits for what it does."""
+
     @property
     def end_address(self) -> str:
         """Where the callee's end of its stream listens, if there is one."""

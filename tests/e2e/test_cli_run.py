@@ -84,9 +84,10 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
         "('APP_ID', 'APP_PORT', 'APP_PROTOCOL', 'APP_CHANNEL_ADDRESS', 'DAPR_HTTP_PORT', 'DAPR_GRPC_PORT', 'MINE')}));"
         "raise SystemExit(7)"
     )
-    number = free_port()
+    number, grpc_number = free_port(), free_port()
     with home.run(
-        *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--", sys.executable, "-c", script),
+        *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--dapr-grpc-port", str(grpc_number)),
+        *("--", sys.executable, "-c", script),
         environ={"MINE": "kept", "DAPR_GRPC_PORT": "1"},
     ) as run:
         assert run.wait() == 7
@@ -97,7 +98,7 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
         "APP_PROTOCOL": "http",
         "APP_CHANNEL_ADDRESS": "127.0.0.1",
         "DAPR_HTTP_PORT": str(number),
-        "DAPR_GRPC_PORT": None,
+        "DAPR_GRPC_PORT": str(grpc_number),
         "MINE": "kept",
     }
     assert "error: orders ended with exit code 7" in run.lines

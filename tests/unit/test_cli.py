@@ -189,7 +189,14 @@ def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run("nodeapp", 3500, app_port=3000, app_pid=99, labels={"cliPID": "98", "appCommand": "node app.js"})
+    run = Run(
+        "nodeapp",
+        3500,
+        grpc_port=50001,
+        app_port=3000,
+        app_pid=99,
+        labels={"cliPID": "98", "appCommand": "node app.js"},
+    )
     with registered(home, run):
         assert main(["list", "--output", "json"]) == 0
         (entry,) = json.loads(capsys.readouterr().out)
@@ -202,7 +209,7 @@ def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[
     assert entry == {
         "appId": "nodeapp",
         "httpPort": 3500,
-        "grpcPort": 0,
+        "grpcPort": 50001,
         "appPort": 3000,
         "metricsEnabled": False,
         "command": "node app.js",

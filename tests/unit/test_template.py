@@ -90,7 +90,7 @@ apps:
     assert orders.directory == tmp_path / "orders"
     assert orders.environment == {"BOTH": "app", "NUMBER": "5", "COMMON": "yes"}
     config = orders.config
-    assert (config.app_id, config.app_port, config.http_port) == ("orders", 6001, 3501)
+    assert (config.app_id, config.app_port, config.http_port, config.grpc_port) == ("orders", 6001, 3501, 50001)
     assert config.resource_paths == (tmp_path / "orders/own", tmp_path / "orders/old")
     assert config.configuration_files == (tmp_path / "common.yaml",)
     assert (config.app_protocol, config.app_host, config.app_max_concurrency) == ("https", "localhost", 3)
