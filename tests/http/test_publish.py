@@ -320,10 +320,12 @@ async def test_envelope(node: Node) -> None:
         ("application/json", b"", "data", ""),
         ("application/json", b"{oops", "data", "{oops"),
         ("application/json", b"NaN", "data", "NaN"),
-        ("application/json", b'"\xff"', "data", '"�"'),
+        ("application/json", b'"\xff"', "data_base64", "Iv8i"),
         pytest.param("application/vnd.foo+json", b'{"a":1}', "data", '{"a":1}', id="trap_10"),
         ("text/plain", "grüß".encode(), "data", "grüß"),
-        ("text/plain", b"\xff\x00", "data", "�\x00"),
+        ("text/plain", b"\xff\x00", "data_base64", "/wA="),
+        ("text/plain; charset=iso-8859-1", "ü".encode("latin-1"), "data_base64", "/A=="),
+        ("image/png", b"\x89PNG\r\n\x1a\n", "data_base64", "iVBORw0KGgo="),
         ("application/xml", b"<a/>", "data", "<a/>"),
         ("application/x-www-form-urlencoded", b"a=b", "data", "a=b"),
         (None, b"plain", "data", "plain"),
@@ -358,7 +360,8 @@ async def test_json_arrives_byte_for_byte(node: Node) -> None:
         ("cloudevent.subject=s", {"subject": "s"}),
         ("cloudevent.subject=", {"subject": None}),
         ("cloudevent.traceid=x", {"traceid": "x", "traceparent": TRACE}),
-        ("cloudevent.traceparent=y", {"traceid": "y", "traceparent": "y"}),
+        (f"cloudevent.traceparent={TRACEPARENT}", {"traceid": TRACEPARENT, "traceparent": TRACEPARENT}),
+        ("cloudevent.traceparent=y", {"traceid": TRACE, "traceparent": TRACE}),
         ("cloudevent.tracestate=z", {"tracestate": "z"}),
         ("CloudEvent.ID=i", {"id": "i"}),
         ("cloudevent.specversion=2.0", {"specversion": "1.0"}),
@@ -394,7 +397,7 @@ async def test_cloud_event_of_the_caller(node: Node) -> None:
         "pubsubname": "wrong",
         "time": "2020-01-01T00:00:00Z",
         "traceid": "mine",
-        "traceparent": "own",
+        "traceparent": TRACEPARENT,
         "tracestate": "st",
     }
     event = await publish(
@@ -404,25 +407,38 @@ async def test_cloud_event_of_the_caller(node: Node) -> None:
     assert list(event) == sorted(event)
 
 
-async def test_trap_8_an_event_without_traceid_loses_its_traceparent(node: Node) -> None:
-    """Both trace fields are set together."""
-    event = await publish(
-        node, orjson.dumps({"id": "1", "data": 1, "traceparent": "own"}), "application/cloudevents+json"
-    )
-    assert event["traceid"] == event["traceparent"] == TRACE
-    assert event == {
+@pytest.mark.parametrize("bulk", [False, True], ids=["single", "bulk"])
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [(TRACEPARENT, True), (None, False), ("own", False), ("00-" + "0" * 32 + TRACEPARENT[35:], False)],
+)
+async def test_an_event_s_own_trace_is_continued(node: Node, own: str | None, kept: bool, bulk: bool) -> None:
+    """Its delivery is a child of it, whatever the request's trace is; what is no trace is replaced, with its state."""
+    topic = next(topics)
+    event = {"id": "1", "data": 1, "tracestate": "a=1", **({} if own is None else {"traceparent": own})}
+    other = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "b=2"}
+    entry = {"entryId": "1", "event": event, "contentType": CE["Content-Type"]}
+    target = f"/v1.0/publish/{'bulk/' if bulk else ''}open/{topic}"
+    sent = [entry] if bulk else event
+    assert (await node.request("POST", target, {**CE, **other}, sent)).status == 204
+    got = (await delivered(node, topic))[0]
+    expected = own if kept else matches(lambda text: text[:36] == other["traceparent"][:36])
+    assert got.json == {
         "data": 1,
         "id": "1",
         "pubsubname": "open",
         "source": "Dapr",
         "specversion": "1.0",
         "time": NOW,
-        "topic": ANY,
-        "traceid": TRACE,
-        "traceparent": TRACE,
-        "tracestate": "",
+        "topic": topic,
+        "traceid": expected,
+        "traceparent": expected,
+        "tracestate": "a=1" if kept else "b=2",
         "type": "com.dapr.event.sent",
     }
+    assert got.headers["traceparent"] == matches(lambda text: text[:36] == got.json["traceparent"][:36])
+    assert got.headers["traceparent"] != got.json["traceparent"]
+    assert got.headers["tracestate"] == got.json["tracestate"]
 
 
 async def test_trap_9_an_event_without_id_stays_without(node: Node) -> None:
