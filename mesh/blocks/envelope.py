@@ -36,7 +36,17 @@ from mesh.event import (
 from mesh.telemetry import is_traceparent, is_tracestate
 from mesh.values import parse_instant
 
-__all__ = ["OVERRIDE", "OVERRIDES", "Envelope", "PublishOptions", "build_binary", "build_structured", "overrides", "read", "wrap_raw"]
+__all__ = [
+    "OVERRIDE",
+    "OVERRIDES",
+    "Envelope",
+    "PublishOptions",
+    "build_binary",
+    "build_structured",
+    "overrides",
+    "read",
+    "wrap_raw",
+]
 
 DEFAULT_TYPE = "com.dapr.event.sent"
 DEFAULT_SOURCE = "Dapr"
