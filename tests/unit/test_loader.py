@@ -149,7 +149,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "route in the new shape": (
         SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  route: /a\n",
         [
-            "f.yaml:7:3: spec.route: belongs to dapr.io/v1alpha1; in dapr.io/v2alpha1 it is the default of routes (routes: {default: /path})"
+            "f.yaml:7:3: spec.route: belongs to dapr.io/v1alpha1; in dapr.io/v2alpha1 it is the default of routes "
+            "(routes: {default: /path})"
         ],
     ),
     "empty routes": (
