@@ -16,6 +16,7 @@ from mesh.errors import ConfigError, MissingDependencyError, Problem
 from mesh.node.components import check_references, check_types, unknown_settings
 from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.loader import Document, LoadedResources, load_configuration_file, load_resources, read_documents
+from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,6 +184,7 @@ def _check_types(loaded: LoadedResources, findings: Findings) -> None:
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add(check_references(loaded.components, loaded.http_endpoints))
+    findings.add(clashes(loaded.subscriptions))
     by_kind = {block.kind: block for block in BLOCKS}
     for component in loaded.components:
         if component.block not in by_kind:

@@ -40,7 +40,7 @@ from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE,
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
 from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
-from mesh.resources.subscription import Subscription
+from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
 from mesh.tasks import drained_within
@@ -356,6 +356,7 @@ class Runtime(Steps):
 def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> list[Problem]:
     """Find what can be known to be wrong without connecting anywhere."""
     problems = [*check_types(settings.scoped, blocks), *check_references(settings.scoped, settings.endpoints)]
+    problems += combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1]
     kinds = {block.kind for block in blocks}
     problems += [
         component.problem(registry.not_installed(component.type))

@@ -23,7 +23,7 @@ from mesh.resources.documents import Document, FileModel, parse_documents, read_
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency
-from mesh.resources.schema_subscription import subscription
+from mesh.resources.schema_subscription import check_metadata, subscription
 from mesh.resources.subscription import Subscription
 from mesh.spelling import did_you_mean
 
@@ -174,6 +174,8 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     converter = _CONVERTERS.get(kind)
     if converter is not None:
         _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
+        if kind == "Subscription":
+            check_metadata(document, problems, warnings)
         return converter(document, problems)
     guess = None if kind in _IGNORED_KINDS else did_you_mean(kind, _CONVERTERS)
     hint = f"; did you mean '{guess}'?" if guess else ""

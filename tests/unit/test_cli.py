@@ -309,6 +309,10 @@ def test_publish_posts_the_event(home: Path, tmp_path: Path, capsys: pytest.Capt
         (b'{"id":"1","source":"s","specversion":"1.0","type":"t"}', "application/json"),
         (b"[1]", "application/json"),
         (b"plain", "application/json"),
+        ("grüß".encode(), "application/json"),
+        (b"\x89PNG\r\n\x1a\n", "application/octet-stream"),
+        ("grüß".encode("latin-1"), "application/octet-stream"),
+        ('{"a":1}'.encode("utf-16"), "application/octet-stream"),
     ],
 )
 def test_content_type_follows_the_data(body: bytes, expected: str) -> None:

@@ -144,11 +144,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "routes in the old shape": (
         SUBSCRIPTION_V1 + "  pubsubname: p\n  topic: t\n  routes: {default: a}\n",
-        ["f.yaml:7:3: spec.routes: unknown field; did you mean 'route'?"],
+        ["f.yaml:7:3: spec.routes: belongs to dapr.io/v2alpha1; in dapr.io/v1alpha1 there is one route (route: /path)"],
     ),
     "route in the new shape": (
         SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  route: /a\n",
-        ["f.yaml:7:3: spec.route: unknown field; did you mean 'routes'?"],
+        [
+            "f.yaml:7:3: spec.route: belongs to dapr.io/v1alpha1; in dapr.io/v2alpha1 it is the default of routes "
+            "(routes: {default: /path})"
+        ],
     ),
     "empty routes": (
         SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  routes: {}\n",
