@@ -106,17 +106,24 @@ def check(paths: Sequence[Path]) -> Findings:
     findings = Findings()
     resources: list[Path] = []
     templates: list[tuple[Document, Path]] = []
+    configurations: list[Path] = []
     for path in paths:
         for file in _files(path, findings):
-            template, others = _template_of(file)
-            if template is None or others:
-                resources.append(file)
+            # Problems of the file are found again by whoever loads it.
+            documents = read_documents(file, [])
+            template = next(filter(is_template, documents), None)
             if template is not None:
                 templates.append((template, file))
+            if [document.get("kind") for document in documents] == ["Configuration"]:
+                configurations.append(file)
+            elif template is None or len(documents) > 1:
+                resources.append(file)
     seen: set[frozenset[Path]] = set()
     for template, file in templates:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
+    for file in configurations:
+        _check_configuration(file, findings, seen)
     return findings
 
 
@@ -148,14 +155,6 @@ def _files(path: Path, findings: Findings) -> list[Path]:
         findings.add([Problem("there is no such file or directory", file=str(path))])
         return []
     return [path]
-
-
-def _template_of(file: Path) -> tuple[Document | None, int]:
-    """Find the template in a file, and count its other documents."""
-    # Problems of the file are found again by whoever loads it.
-    documents = read_documents(file, [])
-    templates = [document for document in documents if is_template(document)]
-    return (templates[0], len(documents) - 1) if templates else (None, len(documents))
 
 
 def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:

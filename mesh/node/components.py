@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.blocks.secrets import secret_value
-from mesh.errors import ConfigError, MeshError, Problem
+from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
 from mesh.host import Hosted, fingerprint
 from mesh.pipeline import Handler
 from mesh.registry import BACKBONE_TYPES, Registry
@@ -207,6 +207,8 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             logger.warning("component %s is left out: %s", component.name, reason)
         elif isinstance(error, ConfigError):
             problems.extend(error.problems)
+        elif isinstance(error, MissingDependencyError):
+            problems.append(component.type_problem(f"component {component.name}: {reason}"))
         else:
             problems.append(component.problem(f"component {component.name}: {reason}"))
 

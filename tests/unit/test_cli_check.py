@@ -104,6 +104,34 @@ def test_check_says_what_the_start_would_say(spec: str, said: str, capsys: pytes
     assert (code, out.startswith("a.yaml:4:"), said in out) == (1, True, True), out
 
 
+def test_strangers_among_the_settings_of_a_broker(capsys: pytest.CaptureFixture[str]) -> None:
+    """One warning; what may be what makes the connection safe is refused."""
+    head = (
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec:\n  type: pubsub.redis\n  metadata:\n"
+    )
+    _write("a.yaml", head + "  - {name: redisHost, value: 'localhost:6379'}\n  - {name: colour, value: red}\n")
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, out) == (0, "1 resource is fine\n")
+    assert err == "warning: a.yaml:8:5: spec.metadata[1] (colour): unknown setting, which nothing reads\n"
+    _write("a.yaml", head + "  - {name: redisHost, value: 'localhost:6379'}\n  - {name: tlsMode, value: strict}\n")
+    code, out, _ = _checked(capsys, "a.yaml")
+    assert code == 1
+    assert out.endswith("(tlsMode): unknown setting, which nothing reads; ignoring it may be unsafe\n")
+
+
+def test_configuration_is_checked_with_its_variables(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where `--config` names it; what protects is refused here as well."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n"
+    _write("c.yaml", head + "  tracing: {samplingRate: $RATE}\n")
+    monkeypatch.setenv("RATE", "0.5")
+    assert _checked(capsys, "c.yaml") == (0, "1 resource is fine\n", "")
+    _write("c.yaml", head + "  accessControl: {defaultAction: deny}\n")
+    said = "c.yaml:5:3: spec.accessControl: accessControl is not supported yet, and ignoring it would be unsafe\n"
+    assert _checked(capsys, "c.yaml") == (1, said, "1 problem\n")
+
+
 def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.CaptureFixture[str]) -> None:
     one = _COMPONENT.format(name="a", type="state.mesh")
     _write("a.yaml", f"{one}scopes: [x]\n---\n{one}scopes: [y]\n")
