@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
@@ -13,15 +17,16 @@ from gateway.cli.template import is_template, load_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
-from mesh.errors import ConfigError, MissingDependencyError, Problem
+from mesh.blocks.secrets import BLOCK as SECRETS
+from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
 from mesh.node.components import check_installed, check_references, check_types, unknown_settings
 from mesh.node.runtime import check as check_node
 from mesh.registry import Registry
-from mesh.resources.component import EnvRef, TemplateTokens, env_refusal
+from mesh.resources.component import EnvRef, SecretRef, TemplateTokens, env_refusal
 from mesh.resources.loader import Document, load_configuration_file, load_resources, read_documents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gateway.config import GatewayConfig
     from mesh.resources.component import Component
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
 _SUFFIXES = (".yaml", ".yml")
+_Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
 def parser() -> Parser:
@@ -140,9 +146,34 @@ def check_start(configs: Sequence[GatewayConfig]) -> Findings:
             continue
         findings.warn(warnings)
         findings.add(check_node(settings, registry))
+        secrets: dict[str, Mapping[SecretRef, str]] = {}
+        for store in (each for each in settings.scoped if each.block == SECRETS.kind):
+            refs = {
+                ref for each in settings.scoped if each.auth_secret_store == store.name for ref in each.secret_refs()
+            }
+            secrets.update(asyncio.run(_secrets(store, refs, registry, findings)))
         for component in settings.scoped:
-            _check_component(component, registry, findings, config)
+            _check_component(component, registry, findings, config, secrets)
     return findings
+
+
+async def _secrets(store: Component, refs: Iterable[SecretRef], registry: Registry, findings: Findings) -> _Secrets:
+    """Read what is referred to, from a store of this machine; whether another one answers is not known before."""
+    if registry.find(store.type) is None or not getattr(registry.load(store.type), "bound", False):
+        return {}
+    found: dict[SecretRef, str] = {}
+    try:
+        async with registry.load(store.type).from_component(store) as opened:  # type: ignore[attr-defined]
+            for ref in refs:
+                with suppress(SecretError):  # Who refers to one that is not there says so.
+                    secret = await opened.get(ref.name, {})
+                    found |= {ref: secret[ref.key]} if ref.key in secret else {}
+    except ConfigError:
+        return {}  # As `_check_component` tells.
+    except SecretError as error:
+        (findings.warn if store.ignore_errors else findings.add)([store.problem(f"component {store.name}: {error}")])
+        return {}
+    return {store.name: found}
 
 
 def _files(path: Path, findings: Findings) -> list[Path]:
@@ -212,7 +243,13 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
         _check_component(component, registry, findings, None)
 
 
-def _check_component(component: Component, registry: Registry, findings: Findings, here: GatewayConfig | None) -> None:
+def _check_component(
+    component: Component,
+    registry: Registry,
+    findings: Findings,
+    here: GatewayConfig | None,
+    secrets: _Secrets = MappingProxyType({}),
+) -> None:
     """Let the adapter read the settings, as at the start of a gateway; it connects to nothing before it is entered.
 
     Args:
@@ -220,6 +257,7 @@ def _check_component(component: Component, registry: Registry, findings: Finding
         registry: What is installed.
         findings: Gets what is wrong.
         here: The gateway that it is checked for; None = it runs elsewhere, where other drivers and variables are.
+        secrets: What is known of stores.
     """
     block = next((block for block in BLOCKS if block.kind == component.block), None)
     if block is None:
@@ -228,7 +266,7 @@ def _check_component(component: Component, registry: Registry, findings: Finding
     try:
         problems, strange = unknown_settings(component, block, registry)
         findings.warn(strange)
-        closed = _closed(component, here)
+        closed = _closed(component, here, secrets)
         if closed is not None and block.check is not None:
             block.check(closed)
         if registry.find(component.type) is not None:
@@ -250,15 +288,21 @@ def _check_component(component: Component, registry: Registry, findings: Finding
     (findings.warn if component.ignore_errors else findings.add)(problems)
 
 
-def _closed(component: Component, here: GatewayConfig | None) -> Component | None:
-    """Close the references of a component; None where what they refer to is not known."""
+def _closed(component: Component, here: GatewayConfig | None, secrets: _Secrets) -> Component | None:
+    """Close the references of a component; None where what they refer to is not known.
+
+    Raises:
+        ConfigError: What they refer to is not there.
+    """
     variables = [entry.value.variable for entry in component.metadata if isinstance(entry.value, EnvRef)]
-    unknown = here is None and any(env_refusal(name, {}) is None for name in variables)
-    if unknown or component.secret_refs():
+    if here is None and any(env_refusal(name, {}) is None for name in variables):
+        return None
+    store = component.auth_secret_store
+    if component.secret_refs() and store not in secrets:
         return None
     pod = os.environ.get("POD_NAME", "pod" if here is None else None)
     app_id, namespace = ("app", "default") if here is None else (here.app_id, here.namespace)
-    return component.resolved(TemplateTokens(app_id, namespace, pod), os.environ, {})
+    return component.resolved(TemplateTokens(app_id, namespace, pod), os.environ, secrets.get(store or "", {}))
 
 
 def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:

@@ -378,6 +378,43 @@ def test_wrong_file_of_one_application_starts_none(home: MeshHome, tmp_path: Pat
     assert said in found.stderr
 
 
+_FROM_A_FILE = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: vault}
+spec: {type: secretstores.local.file, metadata: [{name: secretsFile, value: secrets.json}]}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: s}
+spec: {type: state.mesh, metadata: [{name: keyPrefix, secretKeyRef: {name: prefix}}]}
+auth: {secretStore: vault}
+"""
+
+
+@pytest.mark.parametrize(
+    ("secrets", "said"),
+    [
+        (None, "a.yaml:1:1: component vault: cannot read the secrets file secrets.json: [Errno 2] No such file"),
+        ("[]", "component vault: the secrets file secrets.json must hold a JSON object"),
+        ("{}", "refers to the secret 'prefix' (key 'prefix'), which no secret store gives"),
+        ('{"prefix": "a||b"}', "keyPrefix can't contain '||'"),
+        ('{"prefix": "a"}', None),
+    ],
+)
+def test_secrets_of_this_machine_are_read_before_anything_starts(
+    home: MeshHome, tmp_path: Path, secrets: str | None, said: str | None
+) -> None:
+    path = _template(tmp_path, {"good": "echo up", "bad": "echo up"})
+    (tmp_path / "bad/.dapr/resources").mkdir(parents=True)
+    (tmp_path / "bad/.dapr/resources/a.yaml").write_text(_FROM_A_FILE)
+    if secrets is not None:
+        (tmp_path / "secrets.json").write_text(secrets)
+    found = home.mesh("run", "-f", str(path), cwd=tmp_path)
+    assert (found.returncode, "== up" in found.stdout) == (int(said is not None), said is None)
+    assert (said or "") in found.stderr
+
+
 def test_what_has_no_effect_is_said_by_a_run(home: MeshHome, tmp_path: Path) -> None:
     """Of a template and of its files, once each; and what is there and is not read."""
     path = _template(tmp_path, {"one": "true", "two": "true"}, metricsPort=9090)
