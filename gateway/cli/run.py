@@ -7,7 +7,7 @@ import os
 import random
 import sys
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli.configure import gateway_config
@@ -28,7 +28,7 @@ from gateway.cli.terminal import note
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["parser", "plan", "run"]
 
@@ -98,7 +98,9 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     specs = plan(words, os.environ)
-    _check_resources(specs, os.environ)
+    _check_files(specs)
+    if not all(spec.config.resource_paths for spec in specs):
+        _tell_unread(os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
     # Before the event loop: a process with threads can not be forked safely.
@@ -146,33 +148,32 @@ def _single(options: GatewayOptions, command: Sequence[str], environ: Mapping[st
     return AppSpec(options, config, tuple(command), stdin=sys.stdin is not None and not sys.stdin.isatty())
 
 
-def _check_resources(specs: Sequence[AppSpec], environ: Mapping[str, str]) -> None:
+def _check_files(specs: Sequence[AppSpec]) -> None:
     """Find what is wrong in the files of all applications before any of them starts.
 
     Raises:
         ConfigError: Holds every problem, once.
     """
-    sets = {spec.config.resource_paths for spec in specs} - {()}
-    configurations = {file for spec in specs for file in spec.config.configuration_files}
-    if not sets and not configurations:
+    configs = [spec.config for spec in specs if spec.config.resource_paths or spec.config.configuration_files]
+    if not configs:
         return
     # Imported here: most runs have no files, and need no YAML.
-    from mesh.resources.loader import load_configuration_file, load_resources
+    from gateway.cli.check import check_start
 
-    problems: list[Problem] = []
+    findings = check_start(configs)
+    if findings.problems:
+        raise ConfigError(findings.problems)
+    # A gateway logs them as well; they are told here when its log is not seen here.
+    if not all(spec.gateway_log.console for spec in specs):
+        for warning in findings.warnings:
+            note(f"warning: {warning}")
 
-    def attempt(load: Callable[[], object]) -> None:
-        try:
-            load()
-        except ConfigError as error:
-            problems.extend(problem for problem in error.problems if problem not in problems)
 
-    for paths in sorted(sets):
-        attempt(partial(load_resources, paths, namespace=environ.get("NAMESPACE")))
-    for file in sorted(configurations):
-        attempt(partial(load_configuration_file, file, environ))
-    if problems:
-        raise ConfigError(problems)
+def _tell_unread(environ: Mapping[str, str]) -> None:
+    """Say that the folder of another runtime is there, whose components need servers of that runtime."""
+    folder = Path(environ.get("DAPR_RUNTIME_PATH") or Path.home()) / ".dapr" / "components"
+    if folder.is_dir():
+        note(f"{folder} is there and is not read: --resources-path reads it, in place of the built-in components")
 
 
 def _template(text: str, environ: Mapping[str, str], surplus: Sequence[str]) -> list[AppSpec]:
@@ -185,7 +186,11 @@ def _template(text: str, environ: Mapping[str, str], surplus: Sequence[str]) -> 
         )
     path = template_path(text)
     (document,) = read_template(path)
-    return load_template(document, path, environ)
+    warnings: list[Problem] = []
+    specs = load_template(document, path, environ, warnings)
+    for warning in warnings:
+        note(f"warning: {warning}")
+    return specs
 
 
 def _random_name() -> str:

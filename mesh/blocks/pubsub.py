@@ -204,5 +204,6 @@ BLOCK = Block(
     kind="pubsub",
     open=open_pubsub,
     settings=PUBSUB_SETTINGS,
+    check=TopicScopes.from_component,
     policy=lambda policies, target: policies.for_component(target, "pubsub", "outbound"),
 )

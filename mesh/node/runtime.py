@@ -28,7 +28,15 @@ from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts, hosting
-from mesh.node.components import Components, check_references, check_types, open_components, resolved_entries
+from mesh.node.components import (
+    Components,
+    check_denied,
+    check_installed,
+    check_references,
+    check_types,
+    open_components,
+    resolved_entries,
+)
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
 from mesh.node.inbound import Serve, inbound
@@ -36,7 +44,7 @@ from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
-from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
+from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
 from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
@@ -355,38 +363,10 @@ class Runtime(Steps):
 
 def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> list[Problem]:
     """Find what can be known to be wrong without connecting anywhere."""
-    problems = [*check_types(settings.scoped, blocks), *check_references(settings.scoped, settings.endpoints)]
-    problems += combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1]
-    kinds = {block.kind for block in blocks}
-    problems += [
-        component.problem(registry.not_installed(component.type))
-        for component in settings.scoped
-        if component.block in kinds
-        and not component.ignore_errors
-        and component.type not in BACKBONE_TYPES
-        and registry.find(component.type) is None
+    return [
+        *check_types(settings.scoped, blocks),
+        *check_references(settings.scoped, settings.endpoints),
+        *check_installed(settings.scoped, blocks, registry),
+        *check_denied(settings.scoped, settings.configuration),
+        *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]
-    spec, configuration = settings.configuration.spec, settings.configuration
-    refused = {
-        "accessControl": spec.access_control is not None,
-        "httpPipeline": spec.http_pipeline is not None and bool(spec.http_pipeline.handlers),
-        "appHttpPipeline": spec.app_http_pipeline is not None and bool(spec.app_http_pipeline.handlers),
-    }
-    problems.extend(
-        Problem(
-            f"{name} is not supported yet, and ignoring it would be unsafe",
-            f"spec.{name}",
-            configuration.file,
-            configuration.line,
-            1,
-        )
-        for name, given in refused.items()
-        if given
-    )
-    denied = {kind.lower() for kind in spec.components.deny} if spec.components is not None else set()
-    problems.extend(
-        component.problem(f"component type {component.type!r} is denied by Configuration {configuration.name!r}")
-        for component in settings.scoped
-        if denied & {component.type, f"{component.type}/{component.version}"}
-    )
-    return problems

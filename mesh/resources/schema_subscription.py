@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from mesh.errors import Problem
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
-from mesh.resources.schema import Meta
+from mesh.resources.schema import IN_ANY, Meta
 from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path, unknown_metadata
 
 __all__ = ["V2", "check_metadata", "subscription"]
@@ -91,6 +91,8 @@ class SubscriptionV2Spec(SubscriptionSpec):
 class SubscriptionV1File(FileModel):
     """A Subscription of the old shape as it stands in a file."""
 
+    effects = IN_ANY
+
     api_version: Literal["dapr.io/v1alpha1", "dapr.io/v2alpha1"]
     kind: Literal["Subscription"]
     metadata: Meta
@@ -100,6 +102,8 @@ class SubscriptionV1File(FileModel):
 
 class SubscriptionV2File(FileModel):
     """A Subscription with routing rules as it stands in a file."""
+
+    effects = IN_ANY
 
     api_version: Literal["dapr.io/v2alpha1"]
     kind: Literal["Subscription"]
@@ -126,7 +130,7 @@ def _misplaced(document: Document) -> list[Problem]:
     ]
 
 
-def subscription(document: Document, problems: list[Problem]) -> Subscription | None:
+def subscription(document: Document, problems: list[Problem], warnings: list[Problem]) -> Subscription | None:
     """Read a Subscription of either shape."""
     misplaced = _misplaced(document)
     if misplaced:  # What follows from it, a field that is missing elsewhere, is not another cause.
@@ -134,9 +138,9 @@ def subscription(document: Document, problems: list[Problem]) -> Subscription | 
         return None
     model: SubscriptionV1File | SubscriptionV2File | None
     if document.get("apiVersion") == V2:
-        model = validate(document, SubscriptionV2File, problems)
+        model = validate(document, SubscriptionV2File, problems, warnings)
     else:
-        model = validate(document, SubscriptionV1File, problems)
+        model = validate(document, SubscriptionV1File, problems, warnings)
     if model is None:
         return None
     spec = model.spec

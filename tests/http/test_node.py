@@ -416,7 +416,7 @@ async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        (component("s", "state.nope"), "component type 'state.nope' is not installed yet"),
+        (component("s", "state.nope"), "there is no component type 'state.nope' here"),
         (component("s", "state.mesh", keyPrefix="a||b"), "keyPrefix can't contain '||'"),
         (component("p", "pubsub.mesh", publishingScopes="oops"), "must be app=topic1,topic2"),
     ],
