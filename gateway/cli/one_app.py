@@ -208,7 +208,14 @@ def _gateway_command(spec: AppSpec) -> list[str]:
     labels = {"cliPID": str(os.getpid()), "appCommand": " ".join(spec.command), **spec.labels}
     given = tuple(f"{name}={value}" for name, value in labels.items() if value)
     # 0 and less ask for a free port, which the gateway finds itself, so that nobody takes it in between.
-    options = replace(spec.options, label=given, dapr_http_port=max(spec.options.dapr_http_port or 0, 0))
+    # Whoever reads the gateway's lines has read what there is to say of old names and of h2c.
+    options = replace(
+        spec.options,
+        label=given,
+        dapr_http_port=max(spec.options.dapr_http_port or 0, 0),
+        app_protocol=spec.config.app_protocol,
+        app_ssl=False,
+    )
     # -P: a folder named `gateway` where we are called is not ours.
     return [sys.executable, "-P", "-m", "gateway", *to_arguments(options)]
 

@@ -12,7 +12,7 @@ from tests.meta.sources import ROOT
 pytest.importorskip("gateway.cli.dispatch", reason="the command line is not there")
 
 from gateway.cli.dispatch import COMMANDS, command
-from gateway.cli.options import FLAGS, IGNORED
+from gateway.cli.options import FLAGS, IGNORED, OLD_SIZES
 
 _PAGE = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 _OPTION = re.compile(r"`(--?[A-Za-z][A-Za-z0-9-]*)`")
@@ -47,7 +47,7 @@ def test_every_option_of_a_command_is_documented(name: str) -> None:
 
 def test_every_flag_of_a_gateway_is_documented() -> None:
     """Each name of each flag stands on the page, and each has a meaning there."""
-    names = {name for flag in FLAGS for name in flag.names} | set(IGNORED)
+    names = {name for flag in FLAGS for name in flag.names} | set(IGNORED) | set(OLD_SIZES)
     assert names <= set(_OPTION.findall(_PAGE))
     rows = re.findall(r"^\| (`--[^|]*) \| (.*) \|$", _PAGE, re.MULTILINE)
     assert not [flags for flags, meaning in rows if not meaning.strip()]

@@ -137,7 +137,7 @@ def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> N
         ("invoke -a x", "the following arguments are required: -m/--method"),
         ("invoke -a x -m y -d 1 -f z", "--data and --data-file exclude each other"),
         ("stop", "name an application: mesh stop APP-ID, or a template: mesh stop -f FILE"),
-        ("run", "there is no command to run, and no --app-port of an application that runs already"),
+        ("run", "there is no command to run, and no --app-id or --app-port of an application that runs already"),
         ("run --app-prot 3 x", "unknown option --app-prot; did you mean --app-port?"),
         ("init -k", "Kubernetes is not supported; run the gateway as a container beside the application"),
         ("gateway --nonsense", "unknown option --nonsense"),
