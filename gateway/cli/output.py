@@ -63,10 +63,12 @@ class Console:
 
     Attributes:
         when_broken: Called once when the terminal has gone, or the pipe is closed, as ``| head`` does.
+        short: There is one application: its lines do not name it, and the gateway's have no prefix.
     """
 
     def __init__(self, out: BinaryIO, err: BinaryIO, *, colours: bool) -> None:
         self.when_broken: Callable[[], None] = lambda: None
+        self.short = False
         self._broken = False
         self._out = out
         self._err = err
@@ -81,13 +83,23 @@ class Console:
     def line(self, source: str, app_id: str, line: bytes) -> None:
         """Write a line of an application or gateway and flush it."""
         prefix = f"== {source} - {app_id} =="
-        if self._colours:
+        if self.short:
+            prefix = f"== {source} ==" if source == "APP" else ""
+        if self._colours and prefix:
             colour = self._given.setdefault(app_id, _COLOURS[len(self._given) % len(_COLOURS)])
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
         # An application that leaves a colour open does not dye the lines of others.
         text = printable(line)
         closing = "\x1b[0m" if "\x1b[" in text else ""
-        self._write(self._out, f"{prefix} {text}{closing}\n")
+        self._write(self._out, f"{prefix}{' ' if prefix else ''}{text}{closing}\n")
+
+    def out(self, text: str) -> None:
+        """Write a line that scripts may wait for."""
+        self._write(self._out, f"{text}\n")
+
+    def err(self, text: str) -> None:
+        """Write a line beside."""
+        self._write(self._err, f"{text}\n")
 
     def say(self, text: str) -> None:
         """Write a line of our own."""

@@ -25,6 +25,7 @@ from gateway.cli.parsing import (
     warnings_about,
 )
 from gateway.cli.terminal import note
+from gateway.cli.voice import voice_of
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def run(words: Sequence[str]) -> int:
     guard = start_guard(max(gateway_grace(spec) for spec in specs))
 
     async def all_of_it() -> int:
-        return await launch(specs, Surroundings(Console.of_process(), guard, os.environ))
+        console = Console.of_process()
+        voice = voice_of(console, several=specs[0].several)
+        return await launch(specs, Surroundings(console, voice, guard, os.environ))
 
     return asyncio.run(all_of_it())
 
@@ -199,7 +202,7 @@ def _template(text: str, environ: Mapping[str, str], given: Sequence[str], comma
         note(f"warning: {', '.join(given)}: without effect beside -f; the template says it for each application")
     path = template_path(text)
     (document,) = read_template(path)
-    specs = load_template(document, path, environ)
+    specs = [replace(spec, several=True) for spec in load_template(document, path, environ)]
     for warning in _about_template(document, specs):
         note(f"warning: {warning}")
     return specs

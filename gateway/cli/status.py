@@ -25,7 +25,6 @@ _KIBI = 1024
 def parser() -> Parser:
     """Describe the command line."""
     made = Parser("mesh status", description="Show the backbone, where its data is, and how many gateways use it.")
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
     add_output_option(made)
     return made
 

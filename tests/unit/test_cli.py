@@ -18,6 +18,7 @@ import pytest
 from gateway.cli import main
 from gateway.cli.dispatch import COMMANDS, command
 from gateway.cli.publish import content_type
+from gateway.cli.reference import INSTEAD
 from gateway.runs import Run, registered
 from tests.support.processes import ROOT
 
@@ -362,9 +363,16 @@ def test_version_is_one_that_scripts_read(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out).keys() == {"Cli version", "Runtime version"}
 
 
-def test_dashboard_says_what_there_is_instead(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dashboard", "-p", "8080"]) == 1
-    assert "mesh list" in capsys.readouterr().err
+@pytest.mark.parametrize("name", INSTEAD)
+def test_commands_that_are_not_here_say_what_there_is_instead(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "-p", "8080"]) == 2
+    assert capsys.readouterr().err == f"error: {name}: {INSTEAD[name]}\n"
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    assert main([name]) == 255
+    assert capsys.readouterr().err == f"❌  {name}: {INSTEAD[name]}\n"
+    assert name not in COMMANDS
 
 
 def test_uninstall_removes_only_what_is_ours(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
