@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.options import GatewayOptions, to_arguments
 from gateway.cli.output import Console, LogTarget, Stream
-from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
+from gateway.cli.processes import Child, Start, Stdin, exit_code, exit_text, first_of, started
 from gateway.config import CLOSE_SECONDS
 from gateway.runs import Run, find_run, set_app_pid
 from mesh.errors import MeshError
@@ -60,7 +60,7 @@ class AppSpec:
         app_log: Where its output goes.
         gateway_log: Where the gateway's goes.
         labels: Shown by ``mesh list`` and in metadata.
-        stdin: Whether the application reads our standard input.
+        stdin: What the application reads.
         several: It is one of a template.
     """
 
@@ -72,7 +72,7 @@ class AppSpec:
     app_log: LogTarget = field(default_factory=LogTarget)
     gateway_log: LogTarget = field(default_factory=LogTarget)
     labels: Mapping[str, str] = field(default_factory=dict)
-    stdin: bool = False
+    stdin: Stdin = "nothing"
     several: bool = False
 
     @property
@@ -158,7 +158,7 @@ async def _ready(gateway: _Side, spec: AppSpec, around: Surroundings) -> Run | N
 async def _with_app(spec: AppSpec, around: Surroundings, gateway: _Side, run: Run) -> int:
     if await asyncio.to_thread(_listens, spec.config):
         around.voice.taken(spec)
-    stream = Stream("APP", spec.app_id, spec.app_log, around.console)
+    stream = Stream("APP", spec.app_id, spec.app_log, around.console, asks=spec.stdin == "keyboard")
     start = Start("app", spec.command, _app_environment(spec, run, around.environ), spec.directory, spec.stdin)
     try:
         async with started(start, stream, around.guard) as child:

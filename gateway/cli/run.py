@@ -31,6 +31,7 @@ from mesh.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gateway.cli.processes import Stdin
     from mesh.resources.documents import Document
 
 __all__ = ["parser", "plan", "run"]
@@ -157,8 +158,13 @@ def _single(options: GatewayOptions, command: Sequence[str], environ: Mapping[st
     for path in (*config.resource_paths, *config.configuration_files):
         if not path.exists():
             raise ConfigError(Problem("there is no such file or folder", file=str(path)))
-    # An application in a process group of its own must not read the terminal; a pipe is another thing.
-    return AppSpec(options, config, tuple(command), stdin=sys.stdin is not None and not sys.stdin.isatty())
+    return AppSpec(options, config, tuple(command), stdin=_stdin())
+
+
+def _stdin() -> Stdin:
+    if sys.stdin is None:
+        return "nothing"
+    return "keyboard" if sys.stdin.isatty() else "ours"
 
 
 def _check_resources(specs: Sequence[AppSpec], environ: Mapping[str, str]) -> None:
