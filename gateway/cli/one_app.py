@@ -196,6 +196,8 @@ async def _until_over(spec: AppSpec, around: Surroundings, run: Run, gateway: _S
     if not app_ended:
         around.voice.stopped("App")
     code = exit_code(app.child.returncode or 0)
+    if not app_ended and not gateway_ended:
+        code = around.voice.stopped_code(code)
     if app_ended or code not in _TOLD_TO_END:
         return code
     return int(gateway_failed)

@@ -87,6 +87,10 @@ class Voice:
         """Say something beside."""
         self.console.say(text)
 
+    def stopped_code(self, code: int) -> int:
+        """Give what counts as the exit code of an application that was told to end."""
+        return code
+
     def exit_code(self, codes: list[int], *, interrupted: bool) -> int:
         """Give that of the command: the application's, 1 if any of several failed, 130 after Ctrl-C."""
         if interrupted:
@@ -177,6 +181,10 @@ class DaprVoice(Voice):
     def note(self, text: str) -> None:
         """Say something beside."""
         self.console.err(signed("info", text))
+
+    def stopped_code(self, code: int) -> int:
+        """Give 0: whatever an application does while its gateway ends is no failure."""
+        return 0
 
     def exit_code(self, codes: list[int], *, interrupted: bool) -> int:
         """Give 1 if anything failed; Ctrl-C is no failure."""
