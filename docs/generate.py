@@ -24,6 +24,7 @@ from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
+from gateway.cli.reference import INSTEAD
 from mesh.broker import Features
 
 __all__ = ["BLOCKS", "main", "pages", "rendered"]
@@ -105,6 +106,11 @@ def _old_names_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _instead_table() -> str:
+    lines = ["| command | what it says |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| `dapr {name}` | {text} |" for name, text in INSTEAD.items())]) + "\n"
+
+
 def _faults() -> dict[str, dict[str, Mapping[str, object]]]:
     """Give what the fault tests measured, by fault and broker."""
     found: dict[str, dict[str, Mapping[str, object]]] = {}
@@ -154,6 +160,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "features": _features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,
+    "instead": _instead_table,
     "old-names": _old_names_table,
     "faults": _faults_table,
     "calls": _calls_table,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from gateway.cli.reference import failed_for_dapr
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
 
 __all__ = ["Format", "add_output_option", "colours_wanted", "complain", "note", "show", "show_records", "table"]
@@ -52,9 +52,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:
     """Add ``-o/--output``, and what dapr takes with it that changes nothing here."""
+    from argparse import SUPPRESS  # Imported here: help of all commands does without.
+
     parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
     parser.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
-    parser.add_argument("--namespace", help=argparse.SUPPRESS)
+    parser.add_argument("--namespace", help=SUPPRESS)
 
 
 def show_records(records: Sequence[Mapping[str, object]], output: Format, heading: Mapping[str, str]) -> None:
