@@ -25,7 +25,8 @@ from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
 from docs.limits import TABLES, table
-from gateway.cli.options import FLAGS, IGNORED
+from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
+from gateway.cli.reference import INSTEAD
 from mesh.broker import Features
 
 __all__ = ["BLOCKS", "main", "pages", "rendered"]
@@ -99,6 +100,19 @@ def _ignored_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _old_names_table() -> str:
+    lines = ["| old name | write |", "| --- | --- |"]
+    for old, new in DEPRECATED.items():
+        name, comma, example = new.partition(",")
+        lines.append(f"| `{old}` | `{name}`{comma}{example} |")
+    return "\n".join(lines) + "\n"
+
+
+def _instead_table() -> str:
+    lines = ["| command | what it says |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| `dapr {name}` | {text} |" for name, text in INSTEAD.items())]) + "\n"
+
+
 def _faults() -> dict[str, dict[str, Mapping[str, object]]]:
     """Give what the fault tests measured, by fault and broker."""
     found: dict[str, dict[str, Mapping[str, object]]] = {}
@@ -148,6 +162,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "features": _features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,
+    "instead": _instead_table,
+    "old-names": _old_names_table,
     "faults": _faults_table,
     "calls": _calls_table,
     "fault-times": _fault_times_table,

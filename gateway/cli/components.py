@@ -27,6 +27,7 @@ def parser() -> Parser:
     made.add_argument("-a", "--app-id", metavar="APP-ID", help="only of this application")
     made.add_argument("-n", "--name", metavar="NAME", help="only of this name")
     add_output_option(made)
+    made.add_argument("-A", "--all-namespaces", action="store_true", help="all of this user, as without it")
     return made
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Protocol, cast
 
+from gateway.cli.reference import ALIASES, INSTEAD, as_dapr, check_style, program
 from gateway.cli.terminal import complain, note, show
 from mesh.errors import ConfigError, MeshError
 
@@ -28,14 +29,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "components": ("components", "list the components of running gateways"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
     "status": ("status", "show the backbone and its gateways"),
-    "init": ("init", "say that nothing has to be installed"),
+    "init": ("init", "say that nothing has to be installed, or make a link that is called dapr"),
     "uninstall": ("uninstall", "remove stored data"),
-    "dashboard": ("dashboard", "say what there is instead, for now"),
     "completion": ("completion", "print a completion script for bash, zsh or fish"),
     "version": ("version", "print the version"),
 }
 """Every command: its module below `gateway.cli`, and what it does."""
 
+_EVERYWHERE = ("log-as-json", "runtime-path", "dapr-path")
+_WRONG = {False: 2, True: 255}
 _USAGE = "usage: mesh COMMAND [options]"
 
 
@@ -55,9 +57,13 @@ def command(name: str) -> Command:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a command line and give its exit code: 0, 1 for a failure, 2 for a wrong command line, 130."""
+    """Run a command line and give its exit code: 0, 1 for a failure, 2 for a wrong command line, 130.
+
+    As dapr, 255 for a wrong command line.
+    """
     try:
-        return _run(words)
+        check_style()
+        return _WRONG[as_dapr()] if (code := _run(words)) is None else code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -82,32 +88,52 @@ def main(words: Sequence[str]) -> int:
         return 1
 
 
-def _run(words: Sequence[str]) -> int:
-    # Accepted before the command as in dapr, where they belong to the runtime that it starts.
-    while words and words[0].partition("=")[0] in ("--log-as-json", "--runtime-path"):
-        words = words[2:] if words[0] == "--runtime-path" else words[1:]
+def _run(words: Sequence[str]) -> int | None:
+    """Give the exit code; None for a command line that is wrong."""
+    everywhere, words = _taken_everywhere(words)
     name, rest = (words[0], words[1:]) if words else ("--help", [])
-    if name in ("-h", "--help", "help"):
-        show(_help() if not rest else f"see: mesh {rest[0]} --help")
-        return 0
-    if name in ("-v", "--version"):
+    if name in ("-h", "-help", "--help", "help"):
+        if not rest:
+            show(_help())
+            return 0
+        name, rest = rest[0], ["--help"]
+    if name in ("-v", "-version", "--version"):
         name, rest = "version", []
+    name = ALIASES.get(name, name)
+    if name == "gateway":
+        from gateway.cli.serve import main as serve
+
+        return serve([*everywhere, *rest])
+    if name in INSTEAD:
+        complain(f"{name}: {INSTEAD[name]}")
+        return None
     if name not in COMMANDS:
         import difflib
 
         close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6)
         complain(f"unknown command '{name}'" + (f"; did you mean {close[0]}?" if close else ""))
-        note("  see: mesh --help")
-        return 2
+        note(f"  see: {program()} --help")
+        return None
     # Imported here, so that `mesh --help` does not wait for argparse.
     from gateway.cli.parsing import UsageError
 
     try:
-        return command(name).run(rest)
+        return command(name).run([*everywhere, *rest])
     except UsageError as error:
         complain(str(error))
-        note(f"  see: mesh {name} --help")
-        return 2
+        note(f"  see: {program()} {name} --help")
+        return None
+
+
+def _taken_everywhere(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide off the options that dapr takes before the command as well as behind it."""
+    at = 0
+    while at < len(words):
+        name, equals, _ = words[at].partition("=")
+        if not name.startswith("-") or name.lstrip("-") not in _EVERYWHERE:
+            break
+        at += 1 if equals or name.lstrip("-") == "log-as-json" else 2
+    return list(words[:at]), list(words[at:])
 
 
 def _help() -> str:

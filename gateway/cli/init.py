@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import show
+from gateway.cli.parsing import Parser
+from gateway.cli.reference import succeeded
+from gateway.cli.terminal import note, show
+from mesh.errors import ConfigError
 from mesh.home import mesh_home
 
 if TYPE_CHECKING:
@@ -28,12 +33,16 @@ _VALUES = (
     "--scheduler-volume",
     "--scheduler-override-broadcast-host-port",
     "--set",
+    "--ca-root-certificate",
+    "--issuer-private-key",
+    "--issuer-public-certificate",
 )
 
 
 def parser() -> Parser:
     """Describe the command line."""
     made = Parser("mesh init", description="Say that nothing has to be installed; options of dapr init are accepted.")
+    made.add_argument("--as-dapr", metavar="DIR", help="make a link in this folder by which the program is called dapr")
     for names in _SWITCHES:
         made.add_argument(*names.split(), action="store_true", help=argparse.SUPPRESS)
     for names in _VALUES:
@@ -44,11 +53,44 @@ def parser() -> Parser:
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
-    if parser().parse(words).kubernetes:
-        raise UsageError("Kubernetes is not supported; run the gateway as a container beside the application")
+    found = parser().parse(words)
+    if found.as_dapr is not None:
+        _link(Path(found.as_dapr).expanduser().absolute())
+        return 0
+    succeeded("Success! Dapr is up and running.")
     show(
         "Nothing has to be installed: the first gateway starts the backbone, the last one stops it.\n"
         f"Data is kept in {mesh_home(os.environ)}.\n"
         "Next: mesh run --app-id myapp -- COMMAND"
     )
     return 0
+
+
+def _link(folder: Path) -> None:
+    """Make ``dapr`` in a folder, a link to this program.
+
+    Raises:
+        ConfigError: Something else has the name, or this program is no file.
+        OSError: The link can not be made.
+    """
+    ours = _program()
+    link = folder / "dapr"
+    if (link.exists() or link.is_symlink()) and link.resolve() != ours:
+        raise ConfigError(f"{link} is there already, and is not ours; choose another folder, or remove it")
+    if not link.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(ours)
+    show(f"{link} is {ours}: called so, it takes the command lines of dapr and answers with its status lines")
+    first = shutil.which("dapr")
+    if first is None:
+        note(f"it is not found by its name: put {folder} into PATH")
+    elif Path(first).resolve() != ours:
+        note(f"another comes first in PATH: {first}; put {folder} before it")
+
+
+def _program() -> Path:
+    # Beside the Python that runs us is where pip puts it; what was called may be a module, or the link itself.
+    for candidate in (Path(sys.executable).with_name("mesh"), Path(sys.argv[0])):
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate.resolve()
+    raise ConfigError("the program mesh is not installed as a file: pip install brokermesh makes it")

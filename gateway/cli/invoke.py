@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from gateway.cli.client import Response, opened, path_segment
 from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, note
 from gateway.runs import Run, list_runs
 from mesh.errors import ConfigError
@@ -33,6 +34,8 @@ def parser() -> Parser:
     made.add_argument("-a", "--app-id", required=True, metavar="APP-ID", help="the application")
     made.add_argument("-m", "--method", required=True, metavar="PATH", help="the method: a path, perhaps a query")
     add_data_options(made)
+    made.add_argument("-p", dest="data", help=argparse.SUPPRESS)
+    made.add_argument("-H", "--header", action="append", default=[], metavar="NAME=VALUE", help="a header; repeatable")
     made.add_argument("-v", "--verb", default="POST", metavar="VERB", help="HTTP verb (POST)")
     made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
     made.add_argument("--timeout", type=_duration, metavar="TIME", help="longest wait, such as 30s (60s)", default=60.0)
@@ -44,12 +47,12 @@ def run(words: Sequence[str]) -> int:
     found = parser().parse(words)
     body = given_data(found)
     gateway = gateway_of(found.app_id, found.unix_domain_socket)
-    headers = {"Content-Type": "application/json"} if body is not None else {}
+    headers = {**({"Content-Type": "application/json"} if body is not None else {}), **_headers(found.header)}
     path = f"/v1.0/invoke/{path_segment(found.app_id)}/method/{_quoted(found.method)}"
     try:
         with opened(gateway, found.verb.upper(), path, body, headers=headers, timeout=found.timeout) as response:
             if not response.ok:
-                return failed(found.app_id, response)
+                return failed(f"error invoking app {found.app_id}" if as_dapr() else found.app_id, response)
             return _print(response)
     except TimeoutError:
         complain(f"{found.app_id} gave no answer for {found.timeout:g} s; --timeout sets how long to wait")
@@ -134,9 +137,20 @@ def _print(response: Response) -> int:
         out.write(chunk)
         out.flush()
         last = chunk
-    if last and not last.endswith(b"\n") and sys.stdout.isatty():
+    if last and as_dapr():
+        out.write(b"\n")
+        out.flush()
+    elif last and not last.endswith(b"\n") and sys.stdout.isatty():
         note("")
+    succeeded("App invoked successfully")
     return 0
+
+
+def _headers(given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [text for text, (name, _, value) in zip(given, pairs, strict=True) if not name.strip() or not value]:
+        raise UsageError(f"--header: expected NAME=VALUE, got '{wrong[0]}'")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _duration(text: str) -> float:

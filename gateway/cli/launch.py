@@ -11,7 +11,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
-from gateway.cli.one_app import AppSpec, LaunchError, Surroundings, run_app
+from gateway.cli.app_spec import AppSpec
+from gateway.cli.one_app import LaunchError, Surroundings, run_app
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
     """Run applications and give the exit code.
 
-    With one application it is the application's; with several it is 1 if any failed; after Ctrl-C it is 130.
     One that can not be started ends all of them.
     """
     codes: list[int] = []
@@ -36,7 +36,7 @@ async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
         if around.stop.is_set():
             around.hurry.set()
         else:
-            around.console.say("stopping" + ("; Ctrl-C again to kill" if number == signal.SIGINT else ""))
+            around.voice.stopping(number)
             around.stop.set()
 
     async def one(spec: AppSpec) -> None:
@@ -44,7 +44,7 @@ async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
             codes.append(await run_app(spec, around))
         except LaunchError as error:
             codes.append(1)
-            around.console.complain(str(error))
+            around.voice.failed(str(error))
             around.stop.set()
 
     # Nobody sees what they write any more.
@@ -59,6 +59,4 @@ async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-    if signal.SIGINT in signals:
-        return 128 + signal.SIGINT
-    return codes[0] if len(codes) == 1 else int(any(codes))
+    return around.voice.exit_code(codes, interrupted=signal.SIGINT in signals)

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
-from gateway.cli.terminal import add_output_option, note, show_records
+from gateway.cli.reference import as_dapr
+from gateway.cli.terminal import add_output_option, note, show, show_records
 from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
 
@@ -47,6 +48,9 @@ def run(words: Sequence[str]) -> int:
     output = parser().parse(words).output
     records = [record(each) for each in list_runs(mesh_home(os.environ))]
     if output == "table":
+        if not records and as_dapr():
+            show("No Dapr instances found.")
+            return 0
         if not records:
             note("nothing runs; start an application with: mesh run --app-id NAME -- COMMAND")
             return 0

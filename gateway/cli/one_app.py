@@ -5,34 +5,39 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli.client import GatewayUnreachableError, request
-from gateway.cli.options import GatewayOptions, to_arguments
-from gateway.cli.output import Console, LogTarget, Stream
+from gateway.cli.options import to_arguments
+from gateway.cli.output import Console, Stream
 from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
 from gateway.config import CLOSE_SECONDS
 from gateway.runs import Run, find_run, set_app_pid
 from mesh.errors import MeshError
+from mesh.tasks import task_group
 
 if TYPE_CHECKING:
+    from gateway.cli.app_spec import AppSpec
     from gateway.cli.guard import Guard
+    from gateway.cli.voice import Voice
     from gateway.config import GatewayConfig
 
-__all__ = ["AppSpec", "LaunchError", "Surroundings", "gateway_grace", "run_app"]
+__all__ = ["LaunchError", "Surroundings", "gateway_grace", "run_app"]
 
 _READY_WITHIN = 30.0
 _GATEWAY_MARGIN = 3.0  # For the end of the process itself, on a busy machine.
 _FIRST_POLL, _LAST_POLL = 0.01, 0.1
 _APP_GRACE = 5.0
 _LAST_OUTPUT_WITHIN = 0.5
-_OUTBOUND = "/v1.0/healthz/outbound"
+_OUTBOUND, _READY = "/v1.0/healthz/outbound", "/v1.0/healthz"
+_PATIENCE = 1.0  # Most applications listen before anybody has to be told that they do not.
 # An application that was told to end may say so.
 _TOLD_TO_END = (0, *(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)))
 
@@ -44,43 +49,12 @@ class LaunchError(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class AppSpec:
-    """One application and its gateway, as they are to be started.
-
-    Attributes:
-        options: Of the gateway, as given.
-        config: The same, checked.
-        command: Of the application; empty = only the gateway runs.
-        directory: Where the application runs.
-        environment: Added to ours, for the application.
-        app_log: Where its output goes.
-        gateway_log: Where the gateway's goes.
-        labels: Shown by ``mesh list`` and in metadata.
-        stdin: Whether the application reads our standard input.
-    """
-
-    options: GatewayOptions
-    config: GatewayConfig
-    command: tuple[str, ...] = ()
-    directory: Path = field(default_factory=Path.cwd)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    app_log: LogTarget = field(default_factory=LogTarget)
-    gateway_log: LogTarget = field(default_factory=LogTarget)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    stdin: bool = False
-
-    @property
-    def app_id(self) -> str:
-        """The application's name."""
-        return self.config.app_id
-
-
-@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all applications of one ``mesh run`` share.
 
     Attributes:
         console: For people.
+        voice: What is said there.
         guard: Ends what we leave behind.
         environ: Our environment.
         stop: Set when everything is to end.
@@ -88,6 +62,7 @@ class Surroundings:
     """
 
     console: Console
+    voice: Voice
     guard: Guard
     environ: Mapping[str, str]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,6 +84,7 @@ async def run_app(spec: AppSpec, around: Surroundings) -> int:
         LaunchError: One of the two did not start.
     """
     stream = Stream("GATEWAY", spec.app_id, spec.gateway_log, around.console)
+    around.voice.begins(spec)
     start = Start("gateway", _gateway_command(spec), around.environ, Path.cwd())
     try:
         async with started(start, stream, around.guard) as child:
@@ -117,10 +93,11 @@ async def run_app(spec: AppSpec, around: Surroundings) -> int:
             if run is None:
                 await child.end(gateway_grace(spec), around.hurry)
                 return 0
+            around.voice.gateway_ready(spec, run)
             if spec.command:
                 return await _with_app(spec, around, gateway, run)
-            around.console.say(f"the gateway of {spec.app_id} is ready at {_address(run)}; there is no command to run")
-            return await _until_over(spec, around, gateway, None)
+            around.voice.alone(spec, run)
+            return await _until_over(spec, around, run, gateway, None)
     except OSError as error:
         raise LaunchError(f"cannot start the gateway of {spec.app_id}: {error}") from error
 
@@ -146,14 +123,16 @@ async def _ready(gateway: _Side, spec: AppSpec, around: Surroundings) -> Run | N
 
 
 async def _with_app(spec: AppSpec, around: Surroundings, gateway: _Side, run: Run) -> int:
-    stream = Stream("APP", spec.app_id, spec.app_log, around.console)
+    if await asyncio.to_thread(_listens, spec.config):
+        around.voice.taken(spec)
+    stream = Stream("APP", spec.app_id, spec.app_log, around.console, asks=spec.stdin == "keyboard")
     start = Start("app", spec.command, _app_environment(spec, run, around.environ), spec.directory, spec.stdin)
     try:
         async with started(start, stream, around.guard) as child:
             set_app_pid(spec.config.home, run.pid, child.pid)
-            around.console.say(f"{spec.app_id} runs (pid {child.pid}), its gateway is ready at {_address(run)}")
+            around.voice.app_started(spec, run, child.pid)
             await asyncio.to_thread(_tell_app_pid, run, child.pid)
-            return await _until_over(spec, around, gateway, _Side(child, stream))
+            return await _until_over(spec, around, run, gateway, _Side(child, stream))
     except FileNotFoundError as error:
         what = spec.command[0] if spec.directory.is_dir() else f"the folder {spec.directory}"
         raise LaunchError(f"cannot start {spec.app_id}: {what} is not found") from error
@@ -161,42 +140,59 @@ async def _with_app(spec: AppSpec, around: Surroundings, gateway: _Side, run: Ru
         raise LaunchError(f"cannot start {spec.app_id}: {spec.command[0]}: {error.strerror or error}") from error
 
 
-async def _until_over(spec: AppSpec, around: Surroundings, gateway: _Side, app: _Side | None) -> int:
+async def _until_over(spec: AppSpec, around: Surroundings, run: Run, gateway: _Side, app: _Side | None) -> int:
     """Wait for the first end, report it, end the other, and give the exit code."""
-    await first_of(gateway.child.ended, around.stop, *((app.child.ended,) if app else ()))
-    app_was_first = app is not None and app.child.ended.is_set()
-    gateway_failed = False
-    if app is not None and app_was_first:
-        await _report_app(spec, around.console, app)
-    elif gateway.child.ended.is_set():
-        gateway_failed = await _report_gateway(spec, around.console, gateway)
+    if spec.config.app_port is None:
+        # What only calls out may have ended before anybody could ask.
+        around.voice.up(spec, run)
+    async with task_group() as tasks:
+        announcing = tasks.create_task(_announce(spec, around.voice, run), name=f"announce-{spec.app_id}")
+        await first_of(gateway.child.ended, around.stop, *((app.child.ended,) if app else ()))
+        announcing.cancel()
+    app_ended = app is not None and await _reported(around.voice.app_ended, spec, app)
+    gateway_ended = not app_ended and await _reported(around.voice.gateway_ended, spec, gateway)
+    gateway_failed = gateway_ended and bool(gateway.child.returncode)
+    if app_ended or gateway_ended:
+        around.voice.stopping(None)
     await gateway.child.end(gateway_grace(spec), around.hurry)
+    if not gateway_ended:
+        around.voice.stopped("Dapr")
     if app is None:
         return int(gateway_failed)
     await app.child.end(_APP_GRACE, around.hurry)
+    if not app_ended:
+        around.voice.stopped("App")
     code = exit_code(app.child.returncode or 0)
-    if app_was_first or code not in _TOLD_TO_END:
+    if not app_ended and not gateway_ended:
+        code = around.voice.stopped_code(code)
+    if app_ended or code not in _TOLD_TO_END:
         return code
     return int(gateway_failed)
 
 
-async def _report_app(spec: AppSpec, console: Console, app: _Side) -> None:
-    await app.child.last_output(_LAST_OUTPUT_WITHIN)
-    if app.child.returncode:
-        how = exit_text(app.child.returncode)
-        console.complain(f"{spec.app_id} ended with {how}{app.stream.last_lines()}")
-    else:
-        console.say(f"{spec.app_id} ended")
+async def _announce(spec: AppSpec, voice: Voice, run: Run) -> None:
+    """Say once that the application is waited for, and once that both are ready."""
+    patience = time.monotonic() + _PATIENCE
+    waits = True
+    pause = _FIRST_POLL
+    if spec.config.app_port is None:
+        return
+    while not await asyncio.to_thread(_answers, run, _READY):
+        if waits and time.monotonic() > patience and not await asyncio.to_thread(_listens, spec.config):
+            waits = False
+            voice.waiting(spec)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _PATIENCE / 4)
+    voice.up(spec, run)
 
 
-async def _report_gateway(spec: AppSpec, console: Console, gateway: _Side) -> bool:
-    await gateway.child.last_output(_LAST_OUTPUT_WITHIN)
-    if gateway.child.returncode:
-        how = exit_text(gateway.child.returncode)
-        console.complain(f"the gateway of {spec.app_id} ended with {how}{gateway.stream.last_lines()}")
-        return True
-    console.say(f"the gateway of {spec.app_id} was shut down")
-    return False
+async def _reported(say: Callable[[AppSpec, int, str], None], spec: AppSpec, side: _Side) -> bool:
+    """Say how one of the two ended, if it has."""
+    if not side.child.ended.is_set():
+        return False
+    await side.child.last_output(_LAST_OUTPUT_WITHIN)
+    say(spec, side.child.returncode or 0, side.stream.last_lines())
+    return True
 
 
 def gateway_grace(spec: AppSpec) -> float:
@@ -208,11 +204,14 @@ def _gateway_command(spec: AppSpec) -> list[str]:
     labels = {"cliPID": str(os.getpid()), "appCommand": " ".join(spec.command), **spec.labels}
     given = tuple(f"{name}={value}" for name, value in labels.items() if value)
     # 0 and less ask for a free port, which the gateway finds itself, so that nobody takes it in between.
+    # Whoever reads the gateway's lines has read what there is to say of old names and of h2c.
     options = replace(
         spec.options,
         label=given,
         dapr_http_port=max(spec.options.dapr_http_port or 0, 0),
         dapr_grpc_port=max(spec.options.dapr_grpc_port or 0, 0),
+        app_protocol=spec.config.app_protocol,
+        app_ssl=False,
     )
     # -P: a folder named `gateway` where we are called is not ours.
     return [sys.executable, "-P", "-m", "gateway", *to_arguments(options)]
@@ -239,16 +238,23 @@ def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dic
     return {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **facts, **spec.environment}
 
 
-def _address(run: Run) -> str:
-    return f"unix:{run.socket}" if run.socket else f"http://{run.host}:{run.http_port}"
-
-
-def _answers(run: Run) -> bool:
+def _answers(run: Run, path: str = _OUTBOUND) -> bool:
     try:
-        status, _ = request(run, "GET", _OUTBOUND, timeout=2.0)
+        status, _ = request(run, "GET", path, timeout=2.0)
     except (GatewayUnreachableError, TimeoutError):
         return False
     return status == HTTPStatus.NO_CONTENT
+
+
+def _listens(config: GatewayConfig) -> bool:
+    """Tell whether anybody listens where the application is to."""
+    if config.app_port is None:
+        return False
+    try:
+        with socket.create_connection((config.app_host.strip("[]"), config.app_port), 1.0):
+            return True
+    except OSError:
+        return False
 
 
 def _tell_app_pid(run: Run, app_pid: int) -> None:

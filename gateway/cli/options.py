@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["FLAGS", "IGNORED", "Flag", "GatewayOptions", "to_arguments"]
+__all__ = [
+    "DEPRECATED",
+    "FLAGS",
+    "H2C",
+    "IGNORED",
+    "NOT_OF_RUN",
+    "OLD_SIZES",
+    "Flag",
+    "GatewayOptions",
+    "to_arguments",
+]
 
 Kind = Literal["text", "number", "switch", "list"]
 T = TypeVar("T")
@@ -189,6 +199,7 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--app-binding-options-timeout",), "text"), "there are no input bindings yet"),
         (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
         (Flag(("--hot-reload-reconcile-interval",), "text"), "resources are read at start"),
+        (Flag(("--runtime-path", "--dapr-path"), "text"), "there is no runtime that would have to be found"),
         (Flag(("--mode",), "text"), "there is one mode"),
         (Flag(("--wait",), "switch"), "a gateway does not wait for others"),
         (Flag(("--disable-builtin-k8s-secret-store",), "switch"), "there is none"),
@@ -196,6 +207,52 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
     for name in flag.names
 }
 """Options of daprd that have nothing to act on here, by every name, and why."""
+
+OLD_SIZES: Mapping[str, tuple[str, str]] = {
+    "--dapr-http-max-request-size": ("max_body_size", "Mi"),
+    "--dapr-http-read-buffer-size": ("read_buffer_size", "Ki"),
+}
+"""Old names of sizes that take a number: the field of `GatewayOptions`, and the unit."""
+
+DEPRECATED: Mapping[str, str] = {
+    "--app-ssl": "--app-protocol https",
+    "--components-path": "--resources-path",
+    "--dapr-http-max-request-size": "--max-body-size, such as 16Mi",
+    "--dapr-http-read-buffer-size": "--read-buffer-size, such as 64Ki",
+    "--dapr-path": "--runtime-path",
+    "--grpc-port": "--dapr-grpc-port",
+    "--max-concurrency": "--app-max-concurrency",
+    "--payload": "--data",
+    "--port": "--dapr-http-port",
+    "--protocol": "--app-protocol",
+}
+"""Old names, and what to write instead."""
+
+NOT_OF_RUN = frozenset(
+    (
+        "--actors-disseminate-timeout",
+        "--allowed-origins",
+        "--backbone-timeout",
+        "--control-plane-address",
+        "--control-plane-namespace",
+        "--control-plane-trust-domain",
+        "--disable-builtin-k8s-secret-store",
+        "--disable-init-endpoints",
+        "--enable-metrics",
+        "--enable-mtls",
+        "--hot-reload-reconcile-interval",
+        "--label",
+        "--metrics-listen-address",
+        "--mode",
+        "--scheduler-job-streams",
+        "--sentry-address",
+        "--sentry-request-jwt-audiences",
+        "--wait",
+    )
+)
+"""What ``dapr run`` does not know: within a command, these are the application's."""
+
+H2C = "--app-protocol h2c: HTTP/2 without TLS is not spoken; the application is called by HTTP/1.1"
 
 
 def to_arguments(options: GatewayOptions) -> list[str]:

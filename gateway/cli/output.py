@@ -38,6 +38,11 @@ class LineSplitter:
         self._max = max_line_bytes
         self._rest = b""
 
+    @property
+    def holds(self) -> bool:
+        """Whether a line has begun and not ended."""
+        return bool(self._rest)
+
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Give the lines that are complete now, without their ends."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -63,31 +68,60 @@ class Console:
 
     Attributes:
         when_broken: Called once when the terminal has gone, or the pipe is closed, as ``| head`` does.
+        short: There is one application: its lines do not name it, and the gateway's have no prefix.
     """
 
     def __init__(self, out: BinaryIO, err: BinaryIO, *, colours: bool) -> None:
         self.when_broken: Callable[[], None] = lambda: None
+        self.short = False
         self._broken = False
         self._out = out
         self._err = err
         self._colours = colours
         self._given: dict[str, int] = {}
+        self._open: tuple[str, str] | None = None
 
     @classmethod
     def of_process(cls, environ: Mapping[str, str] = os.environ) -> Console:
         """Use the standard streams of this process."""
         return cls(sys.stdout.buffer, sys.stderr.buffer, colours=colours_wanted(environ, terminal=sys.stdout.isatty()))
 
-    def line(self, source: str, app_id: str, line: bytes) -> None:
-        """Write a line of an application or gateway and flush it."""
+    def line(self, source: str, app_id: str, line: bytes, *, closed: bool = True) -> None:
+        """Write a line of an application or gateway and flush it.
+
+        Args:
+            source: ``APP`` or ``GATEWAY``.
+            app_id: The application.
+            line: What it wrote.
+            closed: Whether the line has ended; what follows of the same source goes on in it.
+        """
         prefix = f"== {source} - {app_id} =="
-        if self._colours:
+        if self.short:
+            prefix = f"== {source} ==" if source == "APP" else ""
+        if self._colours and prefix:
             colour = self._given.setdefault(app_id, _COLOURS[len(self._given) % len(_COLOURS)])
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
         # An application that leaves a colour open does not dye the lines of others.
         text = printable(line)
         closing = "\x1b[0m" if "\x1b[" in text else ""
-        self._write(self._out, f"{prefix} {text}{closing}\n")
+        if self._open == (source, app_id):
+            self._open, prefix = None, ""
+        elif prefix:
+            prefix += " "
+        self._write(self._out, f"{prefix}{text}{closing}" + ("\n" if closed else ""))
+        self._open = None if closed else (source, app_id)
+
+    def typed(self) -> None:
+        """Take note that what was typed has ended the line: the terminal echoes it."""
+        self._open = None
+
+    def out(self, text: str) -> None:
+        """Write a line that scripts may wait for."""
+        self._write(self._out, f"{text}\n")
+
+    def err(self, text: str) -> None:
+        """Write a line beside."""
+        self._write(self._err, f"{text}\n")
 
     def say(self, text: str) -> None:
         """Write a line of our own."""
@@ -101,6 +135,8 @@ class Console:
     def _write(self, to: BinaryIO, text: str) -> None:
         if self._broken:
             return
+        if self._open is not None:
+            text, self._open = f"\n{text}", None
         try:
             to.write(text.encode(errors="replace"))
             to.flush()
@@ -130,6 +166,7 @@ class Stream:
         source: ``APP`` or ``GATEWAY``.
         app_id: The application.
         tail: The last lines.
+        asks: A line that is not ended may be a question to the keyboard.
     """
 
     source: str
@@ -137,6 +174,7 @@ class Stream:
     target: LogTarget
     console: Console
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    asks: bool = False
     _splitter: LineSplitter = field(default_factory=LineSplitter)
     _file: BinaryIO | None = None
 
@@ -161,6 +199,16 @@ class Stream:
         for line in self._splitter.feed(chunk):
             self._line(line)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last line is not ended and was not shown yet."""
+        return self._splitter.holds
+
+    def ask(self) -> None:
+        """Show the line that is not ended."""
+        for line in self._splitter.end():
+            self._line(line, closed=False)
+
     def end(self) -> None:
         """Take the end."""
         for line in self._splitter.end():
@@ -178,7 +226,7 @@ class Stream:
             return ""
         return "".join(f"\n    {line}" for line in self.tail)
 
-    def _line(self, line: bytes) -> None:
+    def _line(self, line: bytes, *, closed: bool = True) -> None:
         self.tail.append(printable(line)[:500])
         if self.target.console:
-            self.console.line(self.source, self.app_id, line)
+            self.console.line(self.source, self.app_id, line, closed=closed)

@@ -1,79 +1,169 @@
-"""Reading words into options: argparse with our messages, and a command that may stand among the options."""
+"""Reading words into options: argparse with our messages, single dashes, and a command among the options."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-from gateway.cli.options import FLAGS, IGNORED, Flag, GatewayOptions
-from mesh.values import parse_bool
+from gateway.cli.options import DEPRECATED, FLAGS, H2C, IGNORED, NOT_OF_RUN, OLD_SIZES, Flag, GatewayOptions
+from gateway.cli.terminal import note
+from mesh.values import parse_bool, parse_whole
 
-__all__ = ["Parser", "UsageError", "add_gateway_flags", "gateway_options", "ignored_warnings", "split_command"]
+__all__ = [
+    "Parser",
+    "Split",
+    "UsageError",
+    "add_gateway_flags",
+    "gateway_options",
+    "split_command",
+    "warnings_about",
+]
 
-# After the command's first word only these are read as ours: no other program has them.
+# No other program has these, so nobody has to be told that they are read as ours.
 _UNMISTAKABLE = ("--app-", "--dapr-", "--resources-path", "--components-path", "--enable-api-logging")
+_NO_KUBERNETES = "Kubernetes is not supported; run the gateway as a container beside the application"
+_NEAR = 0.85
 
 
 class UsageError(Exception):
-    """The command line is wrong; the exit code is 2."""
+    """The command line is wrong."""
 
     def __init__(self, message: str, command: str = "mesh") -> None:
         self.command = command
         super().__init__(message)
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Options by each of their names: how words are read as them.
+
+    Attributes:
+        kinds: See `Flag`; all but ``switch`` have a value.
+        choices: What the value may be, where that is a short list.
+    """
+
+    kinds: Mapping[str, str]
+    choices: Mapping[str, Sequence[str]]
+
+    def named(self, word: str, *, single: bool = True) -> tuple[str, str | None] | None:
+        """Give the option that a word names, and its value behind ``=``; None = it is none of these.
+
+        Args:
+            word: Such as ``--app-port=3000``.
+            single: Whether one dash may stand for two, as for daprd.
+        """
+        name, equals, value = word.partition("=")
+        for known in (name, f"-{name}") if single else (name,):
+            if known in self.kinds and word.startswith("-"):
+                return known, value if equals else None
+        return None
+
+    def read(self, word: str) -> list[tuple[str, str | None]]:
+        """Give all options of a word, for it may hold several switches (``-kA``), or a value (``-p3000``).
+
+        A value that begins with a letter stands apart: ``-app-prot`` is a misspelt option and no app id.
+        """
+        if found := self.named(word):
+            return [found]
+        short, rest = word[:2], word[2:]
+        letters = [f"-{letter}" for letter in word[1:]]
+        if all(self.kinds.get(letter) == "switch" for letter in letters):
+            return [(letter, None) for letter in letters]
+        kind = self.kinds.get(short, "switch")
+        pattern = r"-?\d+" if kind == "number" else r"[^A-Za-z].*"
+        if kind != "switch" and (re.fullmatch(pattern, rest, re.DOTALL) or rest in self.choices.get(short, ())):
+            return [(short, rest)]
+        return []
+
+
 class Parser(argparse.ArgumentParser):
-    """Raises `UsageError` and never exits; takes ``--switch=true`` as Go does."""
+    """Raises `UsageError` and never exits; reads words as Go's programs do, and single dashes as daprd does."""
 
     def __init__(self, prog: str, **kwargs: object) -> None:
         super().__init__(
             prog=prog,
             allow_abbrev=False,
+            conflict_handler="resolve",
             formatter_class=_formatter,
             **kwargs,  # type: ignore[arg-type]  # Passed on as it came.
         )
+        # dapr takes these with every command.
+        self.add_argument("--log-as-json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        _add(self, IGNORED["--runtime-path"][0])
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving the process."""
         raise UsageError(message, self.prog)
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read all words.
+        """Read all words; old names are said.
 
         Raises:
             UsageError: A word is unknown, or a value is missing or wrong.
         """
-        found, unknown = self.parse_known_args(self._plain(words))
+        plain, used = self._plain(words)
+        found, unknown = self.parse_known_args(plain)
         if unknown:
-            raise UsageError(self._unknown(unknown[0]), self.prog)
+            raise UsageError(f"unexpected '{unknown[0]}'", self.prog)
+        if getattr(found, "kubernetes", False):
+            raise UsageError(_NO_KUBERNETES, self.prog)
+        for name in dict.fromkeys(used):
+            if name in DEPRECATED:
+                note(f"warning: {name} is an old name; use {DEPRECATED[name]}")
         return found
 
-    def _plain(self, words: Sequence[str]) -> list[str]:
-        """Rewrite ``--switch=true``, which argparse does not know."""
-        switches = {name for action in self._actions if action.nargs == 0 for name in action.option_strings}
+    def _plain(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Rewrite words so that argparse understands them; give the names of the options as well."""
+        names = self._names()
         plain: list[str] = []
-        for index, word in enumerate(words):
-            name, equals, value = word.partition("=")
+        used: list[str] = []
+        rest = iter(words)
+        for word in rest:
             if word == "--":
-                return plain + list(words[index:])
-            if not equals or name not in switches:
+                return [*plain, word, *rest], used
+            if word == "-" or not word.startswith("-"):
                 plain.append(word)
                 continue
-            try:
-                plain += [name] if parse_bool(value) else []
-            except ValueError as error:
-                raise UsageError(f"{name}: {error}", self.prog) from None
-        return plain
+            options = names.read(word)
+            if not options:
+                raise UsageError(self._unknown(word), self.prog)
+            for name, value in options:
+                used.append(name)
+                if names.kinds[name] == "switch":
+                    plain += [name] if self._switched(name, value) else []
+                    continue
+                given = next(rest, None) if value is None else value
+                if given is None or (value is None and (given == "--" or names.named(given))):
+                    self.error(f"{name} needs a value")
+                # As one word: a value may begin with a dash.
+                plain.append(f"{name}={given}")
+        return plain, used
+
+    def _switched(self, name: str, value: str | None) -> bool:
+        try:
+            return value is None or parse_bool(value)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}", self.prog) from None
+
+    def _names(self) -> _Names:
+        kinds: dict[str, str] = {}
+        choices: dict[str, Sequence[str]] = {}
+        for action in self._actions:
+            kind = "switch" if action.nargs == 0 else "number" if action.type is int else "text"
+            kinds |= dict.fromkeys(action.option_strings, kind)
+            choices |= {name: tuple(action.choices or ()) for name in action.option_strings}
+        return _Names(kinds, choices)
 
     def _unknown(self, word: str) -> str:
         name = word.partition("=")[0]
-        if not name.startswith("-"):
-            return f"unexpected '{word}'"
         known = [name for action in self._actions if action.help != argparse.SUPPRESS for name in action.option_strings]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        close = difflib.get_close_matches(f"--{name.lstrip('-')}", known, n=1, cutoff=0.7)
+        if not close and word[:2] in known and word[2:].isalnum():
+            return f"unknown option {name}; a value of {word[:2]} stands apart: {word[:2]} {word[2:]}"
         return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "")
 
 
@@ -82,12 +172,16 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def add_gateway_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every option of a gateway, and those of daprd that have no effect."""
+    """Add every option of a gateway, its old names, and those of daprd that have no effect."""
     sections: dict[str, argparse._ArgumentGroup] = {"options": parser._optionals}
     for flag in FLAGS:
         if flag.section not in sections:
             sections[flag.section] = parser.add_argument_group(flag.section)
         _add(sections[flag.section], flag)
+    for name, (to_field, unit) in OLD_SIZES.items():
+        parser.add_argument(
+            name, dest=to_field, type=_with_unit(unit), default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     for flag in {id(flag): flag for flag, _ in IGNORED.values()}.values():
         _add(parser, flag)
 
@@ -116,6 +210,18 @@ def _add(target: argparse._ActionsContainer, flag: Flag) -> None:
         )
 
 
+def _with_unit(unit: str) -> Callable[[str], str | None]:
+    """Make a reader of the whole numbers that an old name of a size takes; -1 is the default, as for daprd."""
+
+    def read(text: str) -> str | None:
+        try:
+            return None if text == "-1" else f"{parse_whole(text, least=1)}{unit}"
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
 def gateway_options(found: argparse.Namespace) -> GatewayOptions:
     """Take the options of a gateway from what was parsed."""
     given = vars(found)
@@ -124,73 +230,64 @@ def gateway_options(found: argparse.Namespace) -> GatewayOptions:
     return GatewayOptions(**plain)  # type: ignore[arg-type]  # argparse made them by the flags of these fields.
 
 
-def ignored_warnings(found: argparse.Namespace) -> list[str]:
-    """Say which of the given options have no effect, and why."""
+def warnings_about(found: argparse.Namespace) -> list[str]:
+    """Say which of the given options do not what their names say, and why."""
     given = (name.removeprefix("ignored ") for name in vars(found) if name.startswith("ignored "))
-    return [f"{name} has no effect: {IGNORED[name][1]}" for name in given]
+    warnings = [f"{name} has no effect: {IGNORED[name][1]}" for name in given]
+    return warnings + ([H2C] if str(vars(found).get("app_protocol")).lower() == "h2c" else [])
 
 
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    """How far an option reaches: 1 word, or 2 with its value."""
+class Split(NamedTuple):
+    """The words of ``mesh run``, divided.
 
-    kinds: Mapping[str, str]
+    Attributes:
+        own: Its options.
+        command: The application's.
+        late: Options that stand in the command and were read as ours, although other programs may have them.
+    """
 
-    def words(self, word: str) -> int:
-        """Count the words of the option that begins here; 0 = it is none of ours."""
-        name, equals, _ = word.partition("=")
-        kind = self.kinds.get(name)
-        if kind is None and word[:1] == "-" and word[1:2] not in ("-", ""):
-            # A short option with its value in the same word: -p3000.
-            kind, equals = self.kinds.get(word[:2]), "="
-        if kind is None:
-            return 0
-        return 1 if equals or kind == "switch" else 2
+    own: list[str]
+    command: list[str]
+    late: list[str]
 
 
-def split_command(words: Sequence[str], own: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def split_command(words: Sequence[str], own: Mapping[str, str]) -> Split:
     """Divide the words of ``mesh run`` into its own options and the command of the application.
 
-    All that follows ``--`` is the command. Without it, the command begins at the first word that is no
-    option, and has everything from there on; only if an option that no other program has (``--app-...``,
-    ``--dapr-...``, ``--resources-path``) follows, all from there on is read as ours, as dapr does. A value
-    that the command needs to see although it looks like ours is protected by ``--``.
+    As for dapr, an option that it knows is its own wherever it stands before ``--``, and what follows ``--`` is the
+    command's. An option that it does not know is the command's once that has begun, where dapr refuses it.
 
     Args:
         words: What follows ``mesh run``.
         own: Further options by name: their kind (see `Flag`).
-
-    Raises:
-        UsageError: Our options follow the command, and something else follows them.
     """
-    kinds = {name: flag.kind for flag in FLAGS for name in flag.names}
-    reach = _Reach({**kinds, **{name: flag.kind for name, (flag, _) in IGNORED.items()}, **own})
-    at = 0
-    while at < len(words) and words[at].startswith("-") and words[at] not in ("-", "--"):
-        # An unknown option is left to the parser, which refuses it.
-        at += reach.words(words[at]) or 1
-    if words[at : at + 1] == ["--"]:
-        return list(words[:at]), list(words[at + 1 :])
-    # A later '--' belongs to the command: npm has one of its own.
-    end = list(words).index("--", at) if "--" in words[at:] else len(words)
-    tail = next((i for i in range(at, end) if words[i].startswith(_UNMISTAKABLE)), len(words))
-    if tail == len(words):
-        return list(words[:at]), list(words[at:])
-    if not _only_options(words[tail:], reach):
-        message = (
-            f"'{words[tail]}' stands after the command, and is followed by words that are not options of mesh;"
-            " put options first, then '--', then the command"
-        )
-        raise UsageError(message, "mesh run")
-    return [*words[:at], *words[tail:]], list(words[at:tail])
+    flags = {name: flag.kind for flag in FLAGS for name in flag.names}
+    ignored = {name: flag.kind for name, (flag, _) in IGNORED.items()}
+    names = _Names({**flags, **ignored, **dict.fromkeys(OLD_SIZES, "number"), **own}, {})
+    found = Split([], [], [])
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            found.command.extend(rest)
+        elif word == "-" or not word.startswith("-"):
+            found.command.append(word)
+        else:
+            # Programs in Go and Java have options with one dash: in a command those are not ours.
+            option = names.named(word, single=not found.command)
+            if found.command and (option is None or option[0] in NOT_OF_RUN) and not _misspelt(word, names):
+                found.command.append(word)
+                continue
+            if found.command and not word.startswith(_UNMISTAKABLE):
+                found.late.append(word)
+            found.own.append(word)
+            if option is not None and option[1] is None and names.kinds[option[0]] != "switch":
+                found.own.extend(value for value in [next(rest, None)] if value is not None)
+    return found
 
 
-def _only_options(words: Sequence[str], reach: _Reach) -> bool:
-    """Tell whether all words are options of ours with their values."""
-    at = 0
-    while at < len(words):
-        length = reach.words(words[at])
-        if not length or at + length > len(words):
-            return False
-        at += length
-    return True
+def _misspelt(word: str, names: _Names) -> bool:
+    """Tell whether a word of the command is an option of ours but for a letter or two; the parser refuses it."""
+    name = word.partition("=")[0]
+    if name in names.kinds or not name.startswith(("--app-", "--dapr-")):
+        return False
+    return bool(difflib.get_close_matches(name, names.kinds, n=1, cutoff=_NEAR))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gateway.cli.guard import Guard, Role, group_alive, signal_group
+from gateway.cli.keyboard import pass_on
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
@@ -20,12 +23,18 @@ if TYPE_CHECKING:
 
     from gateway.cli.output import Stream
 
-__all__ = ["Child", "Start", "exit_code", "exit_text", "first_of", "started"]
+__all__ = ["Child", "Start", "Stdin", "exit_code", "exit_text", "first_of", "started"]
 
 _CHUNK_BYTES = 64 * 1024
 _POLL = 0.02
+_QUESTION_AFTER = 0.1
+_STDIN = {"nothing": subprocess.DEVNULL, "ours": None, "keyboard": subprocess.PIPE}
 # Output of processes that left the group may keep the pipe open; it is not waited for longer.
 _OUTPUT_WITHIN = 1.0
+
+
+Stdin = Literal["nothing", "ours", "keyboard"]
+"""What a process reads: nothing, our standard input as it is, or what is typed at our terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +46,14 @@ class Start:
         command: Program and arguments.
         environment: All of it.
         directory: Where it runs.
-        stdin: Whether it reads our standard input.
+        stdin: What it reads.
     """
 
     role: Role
     command: Sequence[str]
     environment: Mapping[str, str]
     directory: Path
-    stdin: bool = False
+    stdin: Stdin = "nothing"
 
 
 class Child:
@@ -87,7 +96,7 @@ class Child:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
         try:
-            while chunk := await reader.read(_CHUNK_BYTES):
+            while chunk := await _chunk(reader, stream):
                 stream.feed(chunk)
         finally:
             transport.close()
@@ -110,6 +119,16 @@ class Child:
             loop.call_soon_threadsafe(self.ended.set)
 
 
+async def _chunk(reader: asyncio.StreamReader, stream: Stream) -> bytes:
+    """Read some output; a line that is not ended may be a question, and is shown when nothing follows."""
+    if stream.asks and stream.unfinished:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_QUESTION_AFTER):
+                return await reader.read(_CHUNK_BYTES)
+        stream.ask()
+    return await reader.read(_CHUNK_BYTES)
+
+
 @asynccontextmanager
 async def started(start: Start, stream: Stream, guard: Guard) -> AsyncIterator[Child]:
     """Run a process; leaving kills what is left of its group.
@@ -123,7 +142,7 @@ async def started(start: Start, stream: Stream, guard: Guard) -> AsyncIterator[C
             start.command,
             env=start.environment,
             cwd=start.directory,
-            stdin=None if start.stdin else subprocess.DEVNULL,
+            stdin=_STDIN[start.stdin],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,
@@ -132,17 +151,26 @@ async def started(start: Start, stream: Stream, guard: Guard) -> AsyncIterator[C
         child = Child(process)
         async with task_group() as tasks:
             following = tasks.create_task(child.follow(stream), name=f"{start.role}-output")
+            typing = tasks.create_task(_passed_on(process, stream), name=f"{start.role}-input")
             try:
                 yield child
             finally:
                 signal_group(child.pid, signal.SIGKILL)
                 await child.ended.wait()
                 guard.forget(start.role, child.pid)
+                typing.cancel()
                 await child.last_output(_OUTPUT_WITHIN)
                 following.cancel()
                 stream.end()
     finally:
         stream.close()
+
+
+async def _passed_on(process: subprocess.Popen[bytes], stream: Stream) -> None:
+    if process.stdin is not None:
+        pipe = os.dup(process.stdin.fileno())
+        process.stdin.close()
+        await pass_on(sys.stdin.fileno(), pipe, stream.console.typed)
 
 
 async def first_of(*events: asyncio.Event) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 from gateway.cli.client import opened, path_segment
 from gateway.cli.invoke import add_data_options, failed, gateway_of, given_data
 from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, note
 from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
@@ -56,11 +57,13 @@ def run(words: Sequence[str]) -> int:
             gateway, "POST", f"{path}?{query}" if query else path, body or b"", headers=headers, timeout=_TIMEOUT
         ) as response:
             if not response.ok:
-                return failed(f"{found.pubsub}/{found.topic}", response)
+                what = f"{found.pubsub}/{found.topic}"
+                return failed(f"Error publishing topic {found.topic}" if as_dapr() else what, response)
     except TimeoutError:
         complain(f"no answer for {_TIMEOUT:g} s; whether the event was published is not known")
         return 1
-    note(f"published to {found.topic} of {found.pubsub}")
+    if not succeeded("Event published successfully"):
+        note(f"published to {found.topic} of {found.pubsub}")
     return 0
 
 

@@ -10,29 +10,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.configure import gateway_config
 from gateway.cli.guard import start_guard
 from gateway.cli.launch import launch
-from gateway.cli.one_app import AppSpec, Surroundings, gateway_grace
-from gateway.cli.options import GatewayOptions
+from gateway.cli.one_app import Surroundings, gateway_grace
+from gateway.cli.options import H2C, GatewayOptions
 from gateway.cli.output import Console
 from gateway.cli.parsing import (
     Parser,
     UsageError,
     add_gateway_flags,
     gateway_options,
-    ignored_warnings,
     split_command,
+    warnings_about,
 )
 from gateway.cli.terminal import note
+from gateway.cli.voice import voice_of
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from gateway.cli.processes import Stdin
+    from mesh.resources.documents import Document
+
 __all__ = ["parser", "plan", "run"]
 
-_OWN = {"--run-file": "text", "-f": "text", "--kubernetes": "switch", "-k": "switch", "-h": "switch"}
+_OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(("--kubernetes", "-k", "--help", "-h"), "switch")}
 
 _EPILOG = """\
 examples:
@@ -40,8 +45,8 @@ examples:
   mesh run --app-id pythonapp python app.py
   mesh run -f dapr.yaml
 
-Everything after '--' is the command. Without '--' the command begins at the first word that is no option and
-goes to the end; only options that no other program has (--app-..., --dapr-..., --resources-path) may follow it."""
+Everything after '--' is the command. Without '--' the command begins at the first word that is no option; options
+of mesh run are its own there too, as for dapr, and all others go to the command."""
 
 _ADJECTIVES = [
     "amber",
@@ -80,6 +85,14 @@ _NOUNS = [
     "wren",
 ]
 
+_BESIDE_A_FILE = frozenset(("-f", "--run-file", "--log-as-json", "--runtime-path", "--dapr-path"))
+_OLD_FIELDS = {
+    "appSSL": "appProtocol: https",
+    "daprHTTPMaxRequestSize": "maxBodySize, such as 16Mi",
+    "daprHTTPReadBufferSize": "readBufferSize, such as 64Ki",
+    "resourcesPath": "resourcesPaths",
+}
+
 
 def parser() -> Parser:
     """Describe the command line."""
@@ -107,7 +120,9 @@ def run(words: Sequence[str]) -> int:
     guard = start_guard(max(gateway_grace(spec) for spec in specs))
 
     async def all_of_it() -> int:
-        return await launch(specs, Surroundings(Console.of_process(), guard, os.environ))
+        console = Console.of_process()
+        voice = voice_of(console, several=specs[0].several)
+        return await launch(specs, Surroundings(console, voice, guard, os.environ))
 
     return asyncio.run(all_of_it())
 
@@ -119,23 +134,25 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
         UsageError: The command line is wrong.
         ConfigError: A value, or the template, is wrong.
     """
-    own, command = split_command(words, _OWN)
+    own, command, late = split_command(words, _OWN)
+    if late:
+        behind = f"what '{command[0]}' is to get stands behind '--'"
+        note(f"warning: {', '.join(late)} went to mesh run, as dapr reads it; {behind}")
     found = parser().parse(own)
-    if found.kubernetes:
-        raise UsageError(
-            "Kubernetes is not supported; run the gateway as a container beside the application", "mesh run"
-        )
     if found.run_file is not None:
-        return _template(found.run_file, environ, [*command, *(word for word in own if word.startswith("--app-"))])
-    for warning in ignored_warnings(found):
+        given = [word for word in own if word.startswith("-") and word.partition("=")[0] not in _BESIDE_A_FILE]
+        return _template(found.run_file, environ, given, command)
+    for warning in warnings_about(found):
         note(f"warning: {warning}")
     options = gateway_options(found)
+    if options.app_id is None and not command and options.app_port is None:
+        raise UsageError(
+            "there is no command to run, and no --app-id or --app-port of an application that runs already", "mesh run"
+        )
     if options.app_id is None:
         options = replace(options, app_id=_random_name())
-    if not command and options.app_port is None:
-        raise UsageError(
-            "there is no command to run, and no --app-port of an application that runs already", "mesh run"
-        )
+    if options.app_port is not None and 0 < options.app_port == options.dapr_http_port:
+        raise ConfigError(Problem(f"{options.app_port} is the --dapr-http-port as well", "--app-port"))
     return [_single(options, command, environ)]
 
 
@@ -144,8 +161,13 @@ def _single(options: GatewayOptions, command: Sequence[str], environ: Mapping[st
     for path in (*config.resource_paths, *config.configuration_files):
         if not path.exists():
             raise ConfigError(Problem("there is no such file or folder", file=str(path)))
-    # An application in a process group of its own must not read the terminal; a pipe is another thing.
-    return AppSpec(options, config, tuple(command), stdin=sys.stdin is not None and not sys.stdin.isatty())
+    return AppSpec(options, config, tuple(command), stdin=_stdin())
+
+
+def _stdin() -> Stdin:
+    if sys.stdin is None:
+        return "nothing"
+    return "keyboard" if sys.stdin.isatty() else "ours"
 
 
 def _check_files(specs: Sequence[AppSpec]) -> None:
@@ -176,21 +198,34 @@ def _tell_unread(environ: Mapping[str, str]) -> None:
         note(f"{folder} is there and is not read: --resources-path reads it, in place of the built-in components")
 
 
-def _template(text: str, environ: Mapping[str, str], surplus: Sequence[str]) -> list[AppSpec]:
+def _template(text: str, environ: Mapping[str, str], given: Sequence[str], command: Sequence[str]) -> list[AppSpec]:
     # Imported here: the models are not needed for one application.
     from gateway.cli.template import load_template, read_template, template_path
 
-    if surplus:
+    if command:
         raise UsageError(
-            f"'{surplus[0]}' has no place beside -f: the template says it for each application", "mesh run"
+            f"'{command[0]}' has no place beside -f: the template says it for each application", "mesh run"
         )
+    if given:
+        note(f"warning: {', '.join(given)}: without effect beside -f; the template says it for each application")
     path = template_path(text)
     (document,) = read_template(path)
-    warnings: list[Problem] = []
-    specs = load_template(document, path, environ, warnings)
-    for warning in warnings:
+    problems: list[Problem] = []
+    specs = [replace(spec, several=True) for spec in load_template(document, path, environ, problems)]
+    for warning in (*problems, *_about_template(document, specs)):
         note(f"warning: {warning}")
     return specs
+
+
+def _about_template(document: Document, specs: Sequence[AppSpec]) -> list[str]:
+    """Say once which old names of fields a template has, and what is not done as it says."""
+    apps = document.get("apps")
+    parts = [document.get("common"), *(apps if isinstance(apps, list) else ())]
+    names = {name.casefold() for part in parts if isinstance(part, dict) for name in part}
+    warnings = [f"{old} is an old name; use {new}" for old, new in _OLD_FIELDS.items() if old.casefold() in names]
+    if any((spec.options.app_protocol or "").lower() == "h2c" for spec in specs):
+        warnings.append(H2C)
+    return warnings
 
 
 def _random_name() -> str:

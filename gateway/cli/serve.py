@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 from gateway.cli.configure import gateway_config
-from gateway.cli.parsing import Parser, UsageError, add_gateway_flags, gateway_options, ignored_warnings
+from gateway.cli.parsing import Parser, UsageError, add_gateway_flags, gateway_options, warnings_about
 from gateway.cli.terminal import complain, note, show
 from mesh.errors import ConfigError, MeshError
 
@@ -43,7 +43,7 @@ def parse_gateway(words: Sequence[str], environ: Mapping[str, str]) -> tuple[Gat
 
         show(version())
         raise SystemExit(0)
-    return gateway_config(gateway_options(found), environ), ignored_warnings(found)
+    return gateway_config(gateway_options(found), environ), warnings_about(found)
 
 
 def main(words: Sequence[str]) -> int:

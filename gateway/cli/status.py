@@ -30,7 +30,6 @@ def parser() -> Parser:
     made = Parser(
         "mesh status", description="Show the backbone, where its data is, and what of the applications is not well."
     )
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
     add_output_option(made)
     return made
 

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, show
 from gateway.runs import Run, find_run, list_runs
 from mesh.home import mesh_home
@@ -49,7 +50,8 @@ def run(words: Sequence[str]) -> int:
     if found.run_file is not None:
         path = _template(found.run_file)
         failed |= not _stopped(home, path, [each for each in runs if each.labels.get("runTemplatePath") == path], runs)
-    return int(failed)
+    # As dapr, one that does not run is no failure: scripts stop what may have ended.
+    return int(failed and not as_dapr())
 
 
 def _template(text: str) -> str:
@@ -63,16 +65,14 @@ def _template(text: str) -> str:
 
 def _stopped(home: Path, name: str, chosen: Sequence[Run], all_runs: Sequence[Run]) -> bool:
     if not chosen:
-        complain(f"{name} does not run; see: mesh list")
-        return False
+        return _failed(name, "does not run; see: mesh list")
     for pid in sorted(_processes(chosen, all_runs)):
         try:
             os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:
             continue
         except PermissionError:
-            complain(f"{name}: the process {pid} belongs to another user")
-            return False
+            return _failed(name, f"has a process of another user: {pid}")
     deadline = time.monotonic() + _WITHIN
     rest = [each.pid for each in chosen]
     while rest and time.monotonic() < deadline:
@@ -80,10 +80,18 @@ def _stopped(home: Path, name: str, chosen: Sequence[Run], all_runs: Sequence[Ru
         rest = [pid for pid in rest if find_run(home, pid) is not None]
     if rest:
         pids = ", ".join(map(str, rest))
-        complain(f"{name} still runs after {_WITHIN:.0f} s (gateway {pids}); to kill it: kill -9 {pids}")
-        return False
-    show(f"{name} stopped")
+        return _failed(name, f"still runs after {_WITHIN:.0f} s (gateway {pids}); to kill it: kill -9 {pids}")
+    of_template = chosen[0].labels.get("runTemplatePath") == name
+    if not succeeded(
+        "Dapr and app processes stopped successfully" if of_template else f"app stopped successfully: {name}"
+    ):
+        show(f"{name} stopped")
     return True
+
+
+def _failed(name: str, why: str) -> bool:
+    complain(f"failed to stop app id {name}: it {why}" if as_dapr() else f"{name} {why}")
+    return False
 
 
 def _processes(chosen: Sequence[Run], all_runs: Sequence[Run]) -> set[int]:

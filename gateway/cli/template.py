@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.configure import gateway_config
-from gateway.cli.one_app import AppSpec
 from gateway.cli.options import GatewayOptions
 from gateway.cli.output import LogTarget
 from gateway.cli.template_schema import App, Destination, Shared, Template

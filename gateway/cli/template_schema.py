@@ -6,9 +6,9 @@ Source: Dapr 1.18, the multi-app run template.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from gateway.cli.configure import app_id_problem, app_protocol
 from mesh.resources.documents import Effect, FileModel
@@ -22,7 +22,9 @@ _SPECIAL = {
     "app_id": "appID",
     "app_ssl": "appSSL",
     "dapr_grpc_port": "daprGRPCPort",
+    "dapr_http_max_request_size": "daprHTTPMaxRequestSize",
     "dapr_http_port": "daprHTTPPort",
+    "dapr_http_read_buffer_size": "daprHTTPReadBufferSize",
     "dapr_internal_grpc_port": "daprInternalGRPCPort",
 }
 _LARGEST_PORT = 65535
@@ -49,6 +51,7 @@ def _protocol(value: str) -> str:
 
 
 Port = Annotated[int, whole_number(f"a port from 1 to {_LARGEST_PORT}", -1, _LARGEST_PORT)]
+OldSize = Annotated[int, whole_number("a whole number", -1)]
 Size = Annotated[str, Parsed(_size, (int, str), "a size such as '4Mi'")]
 AppId = Annotated[str, Parsed(_app_id)]
 Protocol = Annotated[str, Parsed(_protocol, str, "http or https")]
@@ -79,6 +82,8 @@ class Shared(FileModel):
     scheduler_host_address: str | None = None
     max_body_size: Size | None = None
     read_buffer_size: Size | None = None
+    dapr_http_max_request_size: OldSize | None = None
+    dapr_http_read_buffer_size: OldSize | None = None
     enable_app_health_check: bool | None = None
     app_health_check_path: str | None = None
     app_health_probe_interval: AboveZero | None = None
@@ -88,6 +93,17 @@ class Shared(FileModel):
     env: Mapping[str, EnvText] = {}
     daprd_log_destination: Destination | None = None
     app_log_destination: Destination | None = None
+
+    @model_validator(mode="after")
+    def _old_sizes(self) -> Self:
+        """Read the old names, in MB and KB, where the new ones are not given; -1 is the default."""
+        for name, old, unit in (
+            ("max_body_size", self.dapr_http_max_request_size, "Mi"),
+            ("read_buffer_size", self.dapr_http_read_buffer_size, "Ki"),
+        ):
+            if getattr(self, name) is None and old is not None and old > 0:
+                object.__setattr__(self, name, f"{old}{unit}")
+        return self
 
 
 class Common(Shared):

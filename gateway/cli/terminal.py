@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
+from gateway.cli.reference import failed_for_dapr
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
@@ -35,6 +37,8 @@ def note(text: str) -> None:
 
 def complain(text: str) -> None:
     """Write what went wrong, and what to do next."""
+    if failed_for_dapr(text):
+        return
     label = "\x1b[31merror:\x1b[0m" if colours_wanted(os.environ, terminal=sys.stderr.isatty()) else "error:"
     sys.stderr.write(f"{label} {text}\n")
 
@@ -47,8 +51,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``-o/--output``."""
+    """Add ``-o/--output``, and what dapr takes with it that changes nothing here."""
+    from argparse import SUPPRESS  # Imported here: help of all commands does without.
+
     parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
+    parser.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    parser.add_argument("--namespace", help=SUPPRESS)
 
 
 def show_records(records: Sequence[Mapping[str, object]], output: Format, heading: Mapping[str, str]) -> None:

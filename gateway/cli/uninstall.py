@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.backbone import embedded_status
 from gateway.cli.parsing import Parser
+from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, note, show
 from gateway.runs import list_runs
 from mesh.home import mesh_home
@@ -28,8 +29,8 @@ def parser() -> Parser:
     made = Parser("mesh uninstall", description="Remove stored data: state, events and logs of the embedded backbone.")
     made.add_argument("--all", action="store_true", help="remove the data; without it nothing is removed")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    for name in ("--dev", "-k"):
-        made.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("--dev", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
     for names in ("--timeout", "--network", "-n --namespace", "--container-runtime"):
         made.add_argument(*names.split(), help=argparse.SUPPRESS)
     return made
@@ -40,6 +41,7 @@ def run(words: Sequence[str]) -> int:
     found = parser().parse(words)
     home = mesh_home(os.environ)
     if not found.all:
+        succeeded("Dapr has been removed successfully")
         show(f"Nothing was removed. The data in {home}: mesh uninstall --all.\nThe program: pip uninstall brokermesh")
         return 0
     runs = list_runs(home)
@@ -54,14 +56,16 @@ def run(words: Sequence[str]) -> int:
     if not ours:
         show(f"There is no data in {home}.")
         return 0
-    if not found.yes and not _confirmed(f"Remove all state and events in {home}?"):
+    # dapr does not ask.
+    if not found.yes and not as_dapr() and not _confirmed(f"Remove all state and events in {home}?"):
         note("nothing was removed")
         return 1
     for directory in ours:
         shutil.rmtree(directory)
     if not any(home.iterdir()):
         home.rmdir()
-    show(f"Removed the data in {home}.")
+    if not succeeded("Dapr has been removed successfully"):
+        show(f"Removed the data in {home}.")
     return 0
 
 

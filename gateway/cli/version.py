@@ -8,6 +8,7 @@ from importlib.metadata import version as installed
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
+from gateway.cli.reference import as_dapr
 from gateway.cli.terminal import show
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def run(words: Sequence[str]) -> int:
     if output == "json":
         # Scripts that read the versions of dapr find both of its members.
         show(json.dumps({"Cli version": number, "Runtime version": number}))
+    elif as_dapr():
+        show(f"CLI version: {number} \nRuntime version: {number}")
     else:
         show(f"brokermesh {number}")
     return 0

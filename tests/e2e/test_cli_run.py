@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -299,6 +305,88 @@ def test_reader_that_goes_away_does_not_hang_the_run(home: MeshHome) -> None:
         run.until("== up$")
         assert run.process.stdout is not None
         assert run.stop() == 0
+
+
+@contextmanager
+def _in_a_terminal(home: MeshHome, *words: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Start ``mesh run`` in the foreground of a terminal of its own; give the terminal's other end."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [*MESH, "run", *words],
+        env=home.environ({"TERM": "dumb"}),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(its, termios.TIOCSCTTY, 0),
+    )
+    os.close(its)
+    try:
+        yield ours, process
+    finally:
+        process.terminate()
+        process.wait(30)
+        os.close(ours)
+
+
+def _shown(terminal: int, text: str) -> None:
+    """Read a terminal until a text was shown."""
+    seen = b""
+    while text.encode() not in seen:
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, f"no {text!r} in {seen.decode()}"
+        seen += os.read(terminal, 4096)
+
+
+def test_keyboard_reaches_the_application(home: MeshHome) -> None:
+    script = "print('hello', input('Name? ')); print('more', len(open(0).read()))"
+    with _in_a_terminal(home, "--app-id", "i", "--", sys.executable, "-c", script) as (terminal, process):
+        # A question has no end of line, and is shown all the same.
+        _shown(terminal, "== APP - i == Name? ")
+        os.write(terminal, b"Ann\n")
+        _shown(terminal, "\n== APP - i == hello Ann\r\n")
+        os.write(terminal, b"12345\n\x04")
+        _shown(terminal, "== APP - i == more 6\r\n")
+        assert process.wait(30) == 0
+
+
+def test_ctrl_c_in_a_terminal_still_ends_in_order(home: MeshHome) -> None:
+    with _in_a_terminal(home, "--app-id", "i", "--", "sh", "-c", _FOREVER) as (terminal, process):
+        _shown(terminal, "== APP - i == up")
+        os.write(terminal, b"\x03")
+        _shown(terminal, "== APP - i == told to end")
+        assert process.wait(30) == 130
+
+
+def test_application_that_is_waited_for_is_said_once(home: MeshHome) -> None:
+    port = free_port()
+    with home.run("--app-id", "a", "--app-port", str(port), "--", "sh", "-c", _FOREVER) as run:
+        run.until(f"^mesh: waiting for 127.0.0.1:{port}, where a does not listen yet$")
+        assert "up and running" not in run.text
+        with socket.create_server(("127.0.0.1", port)) as server:
+            # Whoever answers nothing is not waited for by these words.
+            server.accept()[0].close()
+            assert run.stop() == 0
+    assert run.text.count("waiting for 127.0.0.1") == 1
+
+
+def test_port_that_another_program_has_is_said(home: MeshHome, app: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with home.run("--app-id", "a", "--app-port", str(port), "--", "sh", "-c", "echo up; exit 0") as run:
+            assert run.wait() == 0
+    assert f"mesh: warning: another program listens at 127.0.0.1:{port} already, so a can not" in run.lines
+
+
+def test_ready_line_comes_once_both_are(home: MeshHome, app: str) -> None:
+    port = free_port()
+    with home.run("--app-id", "a", "--app-port", str(port), "--", sys.executable, app) as run:
+        found = run.until(r"^mesh: You're up and running! a: gateway (\S+), application 127.0.0.1:(\d+)$")
+        assert int(found[2]) == port
+        with urllib.request.urlopen(f"{found[1]}/v1.0/healthz", timeout=10) as answer:
+            assert answer.status == 204
+        assert run.stop() == 0
+    assert run.text.count("You're up and running!") == 1
 
 
 def _template(directory: Path, apps: dict[str, str], **more: object) -> Path:

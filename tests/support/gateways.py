@@ -109,9 +109,15 @@ class MeshHome:
     @contextmanager
     def run(self, *words: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Iterator[MeshRun]:
         """Start ``mesh run`` with these words; it is stopped when left."""
+        with self.started([*MESH, "run", *words], self.environ(environ), cwd) as running:
+            yield running
+
+    @contextmanager
+    def started(self, command: Sequence[str], environ: Mapping[str, str], cwd: Path | None) -> Iterator[MeshRun]:
+        """Start a command that runs ``mesh run``; it is stopped when left."""
         process = subprocess.Popen(
-            [*MESH, "run", *words],
-            env=self.environ(environ),
+            command,
+            env=environ,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -18,13 +18,14 @@ import pytest
 from gateway.cli import main
 from gateway.cli.dispatch import COMMANDS, command
 from gateway.cli.publish import content_type
+from gateway.cli.reference import INSTEAD
 from gateway.runs import Run, registered
 from tests.support.processes import ROOT
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN", "NAMESPACE", "FORCE_COLOR"):
+    for name in ("MESH_BACKBONE", "MESH_OUTPUT", "DAPR_API_TOKEN", "NAMESPACE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MESH_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
@@ -137,7 +138,7 @@ def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> N
         ("invoke -a x", "the following arguments are required: -m/--method"),
         ("invoke -a x -m y -d 1 -f z", "--data and --data-file exclude each other"),
         ("stop", "name an application: mesh stop APP-ID, or a template: mesh stop -f FILE"),
-        ("run", "there is no command to run, and no --app-port of an application that runs already"),
+        ("run", "there is no command to run, and no --app-id or --app-port of an application that runs already"),
         ("run --app-prot 3 x", "unknown option --app-prot; did you mean --app-port?"),
         ("init -k", "Kubernetes is not supported; run the gateway as a container beside the application"),
         ("gateway --nonsense", "unknown option --nonsense"),
@@ -405,9 +406,114 @@ def test_version_is_one_that_scripts_read(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out).keys() == {"Cli version", "Runtime version"}
 
 
-def test_dashboard_says_what_there_is_instead(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dashboard", "-p", "8080"]) == 1
-    assert "mesh list" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("line", "code", "out", "err"),
+    [
+        ("list", 0, "No Dapr instances found.\n", ""),
+        ("list -o json", 0, "[]\n", ""),
+        ("stop --app-id nobody", 0, "", "❌  failed to stop app id nobody: it does not run; see: mesh list\n"),
+        ("invoke -a x -m y", 1, "", "❌  no gateway runs; start one with: mesh run --app-id NAME -- COMMAND\n"),
+        ("publish -i x -p y -t z", 1, "", "❌  x does not run; see: mesh list\n"),
+        ("nonsense", 255, "", "❌  unknown command 'nonsense'\n  see: mesh --help\n"),
+        ("list --nonsense", 255, "", "❌  unknown option --nonsense\n  see: mesh list --help\n"),
+        ("invoke -a x", 255, "", "❌  the following arguments are required: -m/--method\n  see: mesh invoke --help\n"),
+        ("run -f nowhere", 1, "", "❌  nowhere: there is no such file\n"),
+    ],
+)  # fmt: skip
+def test_as_dapr_its_lines_and_exit_codes_are_given(
+    line: str, code: int, out: str, err: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    assert main(line.split()) == code
+    assert capsys.readouterr() == (out, err)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("init", "✅  Success! Dapr is up and running.\n"),
+        ("init --slim --runtime-version 1.18 --image-registry x", "✅  Success! Dapr is up and running.\n"),
+        ("uninstall", "✅  Dapr has been removed successfully\n"),
+        ("uninstall --all --network n", "✅  Dapr has been removed successfully\n"),
+        ("version", "Runtime version: "),
+        ("--version", "CLI version: "),
+        ("build-info", "CLI version: "),
+        ("--log-as-json --runtime-path /x version", "CLI version: "),
+        ("version --runtime-path /x", "CLI version: "),
+        ("help stop", "usage: mesh stop"),
+    ],
+)
+def test_as_dapr_its_commands_succeed(
+    line: str, said: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "state").mkdir(parents=True)
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    assert main(line.split()) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_as_dapr_answers_end_with_a_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    with _gateway(home, "nodeapp") as gateway:
+        gateway.status, gateway.body = 200, b'{"orderId":"42"}'
+        assert main(["invoke", "-a", "nodeapp", "-m", "order", "--verb", "GET", "--header", "x-a=b=c"]) == 0
+        assert capfd.readouterr().out == '{"orderId":"42"}\n✅  App invoked successfully\n'
+        assert gateway.asked[0][3]["x-a"] == "b=c"
+        assert main(["publish", "--publish-app-id", "nodeapp", "--pubsub", "p", "--topic", "t", "--data", "{}"]) == 0
+        assert capfd.readouterr().out == "✅  Event published successfully\n"
+        gateway.status, gateway.body = 404, b"no"
+        assert main(["invoke", "-a", "nodeapp", "-m", "order"]) == 1
+        assert main(["publish", "-i", "nodeapp", "-p", "p", "-t", "t"]) == 1
+    assert capfd.readouterr().err.splitlines() == [
+        "❌  error invoking app nodeapp: 404 Not Found: no",
+        "❌  Error publishing topic t: 404 Not Found: no",
+    ]
+
+
+def test_output_has_one_of_two_styles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MESH_OUTPUT", "loud")
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == "error: MESH_OUTPUT: 'loud' is none of mesh, dapr\n"
+
+
+@pytest.mark.parametrize("line", ["run x", "list", "stop a", "status", "components", "init", "uninstall"])
+@pytest.mark.parametrize("name", ["-k", "--kubernetes", "-kubernetes"])
+def test_kubernetes_is_refused_by_every_command(line: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command, *rest = line.split()
+    assert main([command, name, *rest]) == 2
+    assert "error: Kubernetes is not supported" in capsys.readouterr().err
+
+
+def test_link_makes_the_program_speak_as_dapr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new" / "bin"
+    assert main(["init", "--as-dapr", str(folder)]) == main(["init", "--as-dapr", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert f"{folder / 'dapr'} is " in captured.out
+    assert str(folder) in captured.err
+    found = subprocess.run([folder / "dapr", "list"], capture_output=True, text=True, check=True)
+    assert found.stdout == "No Dapr instances found.\n"
+    found = subprocess.run([folder / "dapr", "lst"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (
+        255,
+        "❌  unknown command 'lst'; did you mean list?\n  see: dapr --help\n",
+    )
+    (tmp_path / "dapr").write_text("another")
+    assert main(["init", "--as-dapr", str(tmp_path)]) == 1
+    assert "is there already, and is not ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_commands_that_are_not_here_say_what_there_is_instead(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "-p", "8080"]) == 2
+    assert capsys.readouterr().err == f"error: {name}: {INSTEAD[name]}\n"
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    assert main([name]) == 255
+    assert capsys.readouterr().err == f"❌  {name}: {INSTEAD[name]}\n"
+    assert name not in COMMANDS
 
 
 def test_uninstall_removes_only_what_is_ours(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

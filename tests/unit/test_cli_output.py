@@ -41,6 +41,38 @@ def test_streams_are_cut_into_lines_of_bounded_length(chunks: list[bytes], lines
     assert list(splitter.end()) == []
 
 
+def test_line_that_has_not_ended_is_gone_on_with_or_ended_by_others() -> None:
+    console, out, _ = _console()
+    stream = Stream("APP", "a", LogTarget(), console, asks=True)
+    stream.feed(b"Name? ")
+    assert stream.unfinished
+    stream.ask()
+    assert out.getvalue() == b"== APP - a == Name? "
+    assert not stream.unfinished
+    stream.feed(b"none\nAge? ")
+    stream.ask()
+    console.out("other")
+    stream.feed(b"yes\nSure? ")
+    stream.ask()
+    console.typed()
+    stream.feed(b"ok\n")
+    assert out.getvalue().splitlines() == [
+        b"== APP - a == Name? none",
+        b"== APP - a == Age? ",
+        b"other",
+        b"== APP - a == yes",
+        b"== APP - a == Sure? == APP - a == ok",  # Between them stands what was typed.
+    ]
+
+
+def test_one_application_of_dapr_is_not_named() -> None:
+    console, out, _ = _console(colours=True)
+    console.short = True
+    console.line("APP", "a", b"one")
+    console.line("GATEWAY", "a", b"two")
+    assert out.getvalue() == b"\x1b[36m== APP ==\x1b[0m one\ntwo\n"
+
+
 def test_memory_for_a_line_without_end_is_bounded() -> None:
     splitter = LineSplitter(max_line_bytes=1000)
     pieces = [piece for _ in range(1000) for piece in splitter.feed(b"x" * 777)]

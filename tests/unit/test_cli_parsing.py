@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cli.configure import gateway_config
 from gateway.cli.options import FLAGS, IGNORED, GatewayOptions, to_arguments
-from gateway.cli.parsing import Parser, UsageError, add_gateway_flags, gateway_options, ignored_warnings, split_command
+from gateway.cli.parsing import Parser, UsageError, add_gateway_flags, gateway_options, split_command, warnings_about
 from gateway.cli.run import parser as run_parser
 from gateway.cli.run import plan
 from gateway.cli.serve import parse_gateway
@@ -35,34 +35,46 @@ _ENVIRON = {"MESH_HOME": "/home/mesh"}
         ("--app-id a", "--app-id a", ""),
         ("", "", ""),
         ("--", "", ""),
-        # From the first word that is no option, all is the command's, also what looks like an option of ours.
-        ("node app.js --port 80 -p 3 --log-level z", "", "node app.js --port 80 -p 3 --log-level z"),
-        ("-a x python -c 'print(1)'", "-a x", "python -c 'print(1)'"),
-        ("-a x npm start -- --port 3", "-a x", "npm start -- --port 3"),
-        # What no other program has may follow, and then all that follows is ours.
+        # What is an option here is so in the command too, as for dapr; what is not is the command's.
+        ("node app.js --port 80 -p 3 --log-level z", "--port 80 -p 3 --log-level z", "node app.js"),
+        ("python3 app.py --config c.yaml -d ./r/", "--config c.yaml -d ./r/", "python3 app.py"),
         ("node a.js --app-id a --protocol http --port 3500", "--app-id a --protocol http --port 3500", "node a.js"),
-        ("-a x node app.js --resources-path r", "-a x --resources-path r", "node app.js"),
+        ("node a.js --app-id a extra", "--app-id a", "node a.js extra"),
         ("node --inspect app.js --app-id=a", "--app-id=a", "node --inspect app.js"),
-        # Behind '--' nothing is ours.
+        ("node a.js --app-id -x", "--app-id -x", "node a.js"),
+        ("-a x webpack --mode production --wait", "-a x", "webpack --mode production --wait"),
+        # Options with one dash: ours before the command, the program's within it.
+        ("-app-id a -app-ssl=false ./x -config y -port 3", "-app-id a -app-ssl=false", "./x -config y -port 3"),
+        ("-a x java -cp lib -jar a.jar", "-a x", "java -cp lib -jar a.jar"),
+        # Behind '--' nothing is ours, and the mark itself is nobody's.
         ("-- node app.js --app-id a", "", "node app.js --app-id a"),
-        ("-a x npm start -- --app-id a", "-a x", "npm start -- --app-id a"),
+        ("-a x -- app --config x", "-a x", "app --config x"),
+        ("-a x npm start -- --app-id a", "-a x", "npm start --app-id a"),
+        ("-a x -- npm start -- --app-id a", "-a x", "npm start -- --app-id a"),
         # No effect, but a value.
         ("--dapr-internal-grpc-port 50002 node", "--dapr-internal-grpc-port 50002", "node"),
         ("--placement-host-address localhost:6050 node", "--placement-host-address localhost:6050", "node"),
         # Unknown ones are left to the parser, which refuses them.
         ("--nonsense node app.js", "--nonsense", "node app.js"),
+        ("node app.js --app-prot 3", "--app-prot", "node app.js 3"),
+        ("node app.js --app-id", "--app-id", "node app.js"),
     ],
 )  # fmt: skip
-def test_command_begins_where_options_end(line: str, own: str, command: str) -> None:
-    assert split_command(shlex.split(line), _OWN) == (shlex.split(own), shlex.split(command))
+def test_options_are_told_from_the_command(line: str, own: str, command: str) -> None:
+    assert split_command(shlex.split(line), _OWN)[:2] == (shlex.split(own), shlex.split(command))
 
 
 @pytest.mark.parametrize(
-    "line", ["node app.js --app-id a extra", "node app.js --app-id", "node --app-port 3000 --what 5"]
+    ("line", "late"),
+    [
+        ("uvicorn main:app --port 8000", ["--port"]),
+        ("python -u app.py -c x", ["-u", "-c"]),
+        ("node app.js --app-id a --dapr-http-port 1 --resources-path r", []),
+        ("-p 1 -- uvicorn main:app --port 8000", []),
+    ],
 )
-def test_words_after_trailing_options_are_refused(line: str) -> None:
-    with pytest.raises(UsageError, match="stands after the command"):
-        split_command(shlex.split(line), _OWN)
+def test_options_that_the_command_may_have_wanted_are_said(line: str, late: list[str]) -> None:
+    assert split_command(shlex.split(line), _OWN).late == late
 
 
 def _parsed(line: str) -> GatewayOptions:
@@ -110,7 +122,22 @@ def test_switch_takes_a_value_as_go_does(word: str, value: bool) -> None:
     [
         ("--app-prot 3", "unknown option --app-prot; did you mean --app-port?"),
         ("--app-port x", "argument --app-port/-p: invalid int value: 'x'"),
-        ("--app-id", "argument --app-id/-a: expected one argument"),
+        ("--app-id", "--app-id needs a value"),
+        ("--app-id --app-port 3000", "--app-id needs a value"),
+        ("-app-prot 3", "unknown option -app-prot; did you mean --app-port?"),
+        ("-app-nonsense=1", "unknown option -app-nonsense"),
+        ("-anodeapp", "unknown option -anodeapp; a value of -a stands apart: -a nodeapp"),
+        ("-xyz", "unknown option -xyz"),
+        ("-app-port x", "argument --app-port/-p: invalid int value: 'x'"),
+        ("-pabc", "unknown option -pabc; a value of -p stands apart: -p abc"),
+        (
+            "--dapr-http-max-request-size 16Mi",
+            "argument --dapr-http-max-request-size: not a whole number of at least 1: '16Mi'",
+        ),
+        (
+            "--dapr-http-read-buffer-size 0",
+            "argument --dapr-http-read-buffer-size: not a whole number of at least 1: '0'",
+        ),
         ("--app-ssl=perhaps", "--app-ssl: not a boolean: 'perhaps' ('true' or 'false')"),
         ("surplus", "unexpected 'surplus'"),
     ],
@@ -121,9 +148,69 @@ def test_wrong_words_are_refused_in_one_line(line: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-app-id=x -app-ssl=false -app-port 80", GatewayOptions(app_id="x", app_port=80)),
+        ("-app-id x -enable-api-logging=true", GatewayOptions(app_id="x", enable_api_logging=True)),
+        ("-app-ssl", GatewayOptions(app_ssl=True)),
+        ("-a -x", GatewayOptions(app_id="-x")),
+        ("-a=x -p=3000 -p3001", GatewayOptions(app_id="x", app_port=3001)),
+        ("-d./resources -d /abs", GatewayOptions(resources_path=("./resources", "/abs"))),
+        ("--dapr-http-max-request-size 16", GatewayOptions(max_body_size="16Mi")),
+        ("-dapr-http-read-buffer-size=64", GatewayOptions(read_buffer_size="64Ki")),
+        ("--dapr-http-max-request-size -1", GatewayOptions()),
+        ("-mode kubernetes -runtime-path /usr/local", GatewayOptions()),
+    ],
+)  # fmt: skip
+def test_words_are_read_as_daprd_reads_them(line: str, expected: GatewayOptions) -> None:
+    assert _parsed(line) == expected
+
+
+# What `dapr run` and daprd take: see their own help.
+_REFERENCE = """
+    app-id app-port app-protocol app-channel-address app-max-concurrency dapr-http-port dapr-grpc-port
+    dapr-internal-grpc-port dapr-internal-grpc-listen-address dapr-public-port dapr-public-listen-address
+    dapr-listen-addresses metrics-port metrics-listen-address enable-metrics profile-port enable-profiling config
+    resources-path components-path log-level log-as-json enable-api-logging placement-host-address
+    scheduler-host-address scheduler-job-streams actors-disseminate-timeout control-plane-address
+    control-plane-trust-domain control-plane-namespace sentry-address sentry-request-jwt-audiences enable-mtls
+    max-body-size read-buffer-size dapr-http-max-request-size dapr-http-read-buffer-size unix-domain-socket
+    allowed-origins enable-app-health-check app-health-check-path app-health-probe-interval
+    app-health-probe-timeout app-health-threshold app-binding-options-timeout disable-init-endpoints app-ssl mode
+    dapr-graceful-shutdown-seconds dapr-block-shutdown-duration hot-reload-reconcile-interval wait runtime-path
+    disable-builtin-k8s-secret-store port grpc-port protocol max-concurrency
+""".split()  # noqa: SIM905 - a list of this length reads better as words
+
+
+@pytest.mark.parametrize("name", _REFERENCE)
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_every_option_of_the_reference_is_known(name: str, dashes: str) -> None:
+    parser = Parser("mesh gateway")
+    add_gateway_flags(parser)
+    switch = name.startswith("enable-") or name in (
+        "app-ssl", "log-as-json", "wait", "disable-builtin-k8s-secret-store"
+    )  # fmt: skip
+    parser.parse([f"{dashes}{name}"] if switch else [f"{dashes}{name}", "1"])
+
+
+def test_old_names_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _parsed("--port 1 --port 2 -components-path r").dapr_http_port == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --port is an old name; use --dapr-http-port",
+        "warning: --components-path is an old name; use --resources-path",
+    ]
+
+
+def test_h2c_is_said_to_be_http_1() -> None:
+    config, (warning,) = parse_gateway(shlex.split("--app-id a --app-protocol h2c"), _ENVIRON)
+    assert config.app_protocol == "http"
+    assert "h2c: HTTP/2 without TLS is not spoken" in warning
+
+
 def test_options_without_effect_are_said() -> None:
     found = run_parser().parse(["--dapr-internal-grpc-port", "1", "--enable-profiling", "--app-id", "a"])
-    assert ignored_warnings(found) == [
+    assert warnings_about(found) == [
         "--dapr-internal-grpc-port has no effect: gateways talk over the broker, never to each other",
         "--enable-profiling has no effect: there is no profiling endpoint",
     ]
@@ -231,12 +318,45 @@ def test_every_field_of_the_configuration_can_be_said() -> None:
         ("", "there is no command to run"),
         ("-k node app.js", "Kubernetes is not supported"),
         ("-f dapr.yaml node app.js", "'node' has no place beside -f"),
-        ("-f dapr.yaml --app-id x", "'--app-id' has no place beside -f"),
     ],
 )
 def test_run_refuses_what_makes_no_sense(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan(shlex.split(line), _ENVIRON)
+
+
+def test_run_refuses_one_port_for_both() -> None:
+    with pytest.raises(ConfigError, match="--app-port: 3000 is the --dapr-http-port as well"):
+        plan(shlex.split("--app-id a -p 3000 -H 3000 node"), _ENVIRON)
+
+
+def test_run_takes_a_gateway_alone_by_its_name() -> None:
+    (spec,) = plan(["--app-id", "myapp", "--dapr-http-port", "3500"], _ENVIRON)
+    assert (spec.app_id, spec.command, spec.config.http_port) == ("myapp", (), 3500)
+
+
+def test_options_beside_a_template_have_no_effect_and_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dapr.yaml").write_text(
+        "version: 1\ncommon: {resourcesPath: .}\napps:\n"
+        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [x]}\n"
+        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [x]}\n"
+        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [x]}\n"
+    )
+    specs = plan(["-f", str(tmp_path), "--app-id", "x", "--log-as-json"], _ENVIRON)
+    assert [(spec.config.max_body_bytes, spec.config.max_header_bytes) for spec in specs] == [
+        (16 * 1024 * 1024, 16 * 1024),
+        (1024 * 1024, 64 * 1024),
+        (4 * 1024 * 1024, 16 * 1024),
+    ]
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --app-id: without effect beside -f; the template says it for each application",
+        "warning: daprHTTPMaxRequestSize is an old name; use maxBodySize, such as 16Mi",
+        "warning: daprHTTPReadBufferSize is an old name; use readBufferSize, such as 64Ki",
+        "warning: resourcesPath is an old name; use resourcesPaths",
+        "warning: --app-protocol h2c: HTTP/2 without TLS is not spoken; the application is called by HTTP/1.1",
+    ]
 
 
 def test_run_names_an_application_that_has_no_name() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.one_app import AppSpec
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.output import LogTarget
 from gateway.cli.template import is_template, load_template, read_template, template_path
 from mesh.errors import ConfigError, Problem
