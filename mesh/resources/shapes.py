@@ -93,12 +93,11 @@ def _step(hint: object, part: str | int) -> object:
 
 
 def _options(hint: object) -> Iterator[object]:
-    if typing.get_origin(hint) is typing.Annotated:
-        yield from _options(typing.get_args(hint)[0])
-    elif typing.get_origin(hint) in (typing.Union, UnionType):
+    # A marked value is read by its own function: what is inside is not ours to respell.
+    if typing.get_origin(hint) in (typing.Union, UnionType):
         for option in typing.get_args(hint):
             yield from _options(option)
-    else:
+    elif typing.get_origin(hint) is not typing.Annotated:
         yield hint
 
 
@@ -113,9 +112,4 @@ def _fields(kind: type) -> Mapping[str, object]:
         return {item.alias or name: item.annotation for name, item in kind.model_fields.items()}
     hints = typing.get_type_hints(kind, include_extras=True)
     own = {item.name for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-    # A marked field is read by its own function: what is inside is not ours to respell.
-    return {
-        wire_name(name): None if typing.get_origin(hint) is typing.Annotated else hint
-        for name, hint in hints.items()
-        if name in own
-    }
+    return {wire_name(name): hint for name, hint in hints.items() if name in own}

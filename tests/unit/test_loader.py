@@ -248,6 +248,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "'17' is no status code or range within 0-16",
         ],
     ),
+    "mappings where a function reads": (
+        RESILIENCY + "  policies: {timeouts: {a: {b: 1}}, circuitBreakers: {c: {trip: {d: 1}}}}\n",
+        [
+            "f.yaml:5:28: spec.policies.timeouts.a: expected a duration such as '5s', or milliseconds, got a mapping",
+            "f.yaml:5:65: spec.policies.circuitBreakers.c.trip: expected text, got a mapping",
+        ],
+    ),
     "endpoint header": (
         ENDPOINT + "  baseUrl: http://x\n  headers: [{name: a, value: 1, envRef: B}]\n",
         ["f.yaml:6:13: spec.headers[0]: has more than one of value, secretKeyRef and envRef"],
