@@ -283,7 +283,8 @@ class PubSubComponent:
         for name in metadata.keys() - _SPELLING.values() - self.told:
             if len(self.told) < MAX_TOLD:
                 self.told.add(name)
-                guess = did_you_mean(name, _SPELLING.values())
+                overriding = name.lower().startswith(OVERRIDE)
+                guess = did_you_mean(name, (OVERRIDE + each for each in OVERRIDES) if overriding else METADATA)
                 hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(METADATA)}, {OVERRIDE}…"
                 logger.warning("%s: the publish metadata %r has no effect; %s", self.name, name[:100], hint)
 

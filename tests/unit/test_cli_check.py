@@ -173,6 +173,26 @@ def test_every_problem_of_every_file_is_printed(capsys: pytest.CaptureFixture[st
     assert err.endswith("3 problems\n")
 
 
+_SUBSCRIPTION = """\
+apiVersion: dapr.io/v1alpha1
+kind: Subscription
+metadata: {{name: {name}}}
+spec: {{pubsubname: pubsub, topic: t, route: /{name}, metadata: {{{metadata}}}}}
+scopes: [{scope}]
+"""
+
+
+def test_what_the_start_says_of_subscriptions(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two to one topic that differ, if an application has both; metadata that nothing reads."""
+    for name, scope, metadata in (("a", "one, two", ""), ("b", "two", "queueType: quorum"), ("c", "three", "")):
+        _write(f"r/{name}.yaml", _SUBSCRIPTION.format(name=name, scope=scope, metadata=metadata))
+    code, out, err = _checked(capsys, "r")
+    assert (code, out.count("\n")) == (1, 1)
+    assert out.startswith("r/b.yaml:1:1: a second subscription to the topic 't' of 'pubsub', beside 'a' (r/a.yaml:1): ")
+    assert "warning: r/b.yaml:4:" in err
+    assert "the metadata 'queueType' has no effect here" in err
+
+
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
     code, out, _ = _checked(capsys, "r", "-o", "json")
