@@ -105,7 +105,7 @@ class Gateway:
             "id": node.app_id,
             "runtimeVersion": __version__,
             "enabledFeatures": list(node.features),
-            "components": [asdict(component) for component in node.components],
+            "components": [_without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
             "subscriptions": [_described(subscription) for subscription in node.subscriptions],
             "httpEndpoints": [{"name": name} for name in node.endpoints],
@@ -248,14 +248,19 @@ async def _answered(application: HTTPApplication, app_id: str) -> tuple[int, byt
             await asyncio.sleep(SUBSCRIBE_RETRY)
 
 
+def _without_nothing(component: dict[str, object]) -> dict[str, object]:
+    """Leave the capabilities out where there are none, as Dapr does."""
+    return {name: value for name, value in component.items() if name != "capabilities" or value}
+
+
 def _described(subscription: Subscription) -> dict[str, object]:
     rules = [{"match": rule.match, "path": rule.path} for rule in subscription.rules]
     if subscription.default_path is not None:
-        rules.append({"match": "", "path": subscription.default_path})
+        rules.append({"path": subscription.default_path})
     return {
         "pubsubname": subscription.pubsub,
         "topic": subscription.topic,
-        "metadata": dict(subscription.metadata),
+        **({"metadata": dict(subscription.metadata)} if subscription.metadata else {}),
         "rules": rules,
         "deadLetterTopic": subscription.dead_letter_topic or "",
         "type": subscription.origin,

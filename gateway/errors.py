@@ -104,8 +104,8 @@ ERRORS: Mapping[str, Row] = {
         "DAPR_PUBSUB_UNMARSHAL_EVENTS",
         "pubsub",
     ),
-    "pubsub/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA),
-    "pubsub/CONFIG_INVALID": Row(400, "INVALID_ARGUMENT", _BAD_METADATA[0], "{error}", _BAD_METADATA[2]),
+    "pubsub/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA, "pubsub"),
+    "pubsub/CONFIG_INVALID": Row(400, "INVALID_ARGUMENT", _BAD_METADATA[0], "{error}", _BAD_METADATA[2], "pubsub"),
     "pubsub/PERMISSION_DENIED": Row(
         403, "PERMISSION_DENIED", "ERR_PUBSUB_FORBIDDEN", "{error}", "DAPR_PUBSUB_FORBIDDEN", "pubsub", _TOPIC
     ),
@@ -134,6 +134,7 @@ ERRORS: Mapping[str, Row] = {
         "ERR_STATE_STORE_NOT_FOUND",
         "state store {target} is not found",
         "DAPR_STATE_NOT_FOUND",
+        metadata=(("appID", "{app_id}"),),
     ),
     "state/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
     "state/STATE_ILLEGAL_KEY": Row(
@@ -249,22 +250,22 @@ def told(row: Row, error: object = None, target: str = "", arguments: object = N
     words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
     message = row.text.format(**words)
     details: list[object] = []
+    if row.field:
+        violation = {"description": message, "field": row.field.format(**words)}
+        details.append({"@type": TYPES + "BadRequest", "field_violations": [violation]})
     if row.resource:
         details.append(
             {
                 "@type": TYPES + "ResourceInfo",
-                "resource_type": row.resource,
-                "resource_name": target,
-                "owner": "",
                 "description": message if row.resource == "pubsub" else "",
+                "owner": "",
+                "resource_name": target,
+                "resource_type": row.resource,
             }
         )
-    if row.field:
-        violation = {"field": row.field.format(**words), "description": message}
-        details.append({"@type": TYPES + "BadRequest", "field_violations": [violation]})
     if row.reason:
         metadata = {name: text.format(**words) for name, text in row.metadata}
-        details.append({"@type": TYPES + "ErrorInfo", "reason": row.reason, "domain": "dapr.io", "metadata": metadata})
+        details.append({"@type": TYPES + "ErrorInfo", "domain": "dapr.io", "metadata": metadata, "reason": row.reason})
     return APIError(row.status, row.code, message, details or None)
 
 

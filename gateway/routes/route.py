@@ -103,7 +103,7 @@ class Asked:
         try:
             return await service.find(name, self.api.caller)  # type: ignore[attr-defined,no-any-return]
         except (ComponentNotFoundError, NotConfiguredError) as error:
-            raise answer(error, method, name) from None
+            raise answer(error, method, name, app_id=self.api.caller.app_id) from None
         except MeshError as error:
             raise answer(error) from error
 

@@ -156,8 +156,9 @@ def is_raw(metadata: Mapping[str, str]) -> bool:
     """
     try:
         return "rawPayload" in metadata and parse_bool(metadata["rawPayload"])
-    except ValueError as error:
-        raise BadArgumentError(str(error)) from None
+    except ValueError:
+        text = f"rawPayload value must be a valid boolean: actual is {metadata['rawPayload']!r}"
+        raise BadArgumentError(text) from None
 
 
 @dataclass(frozen=True, slots=True)

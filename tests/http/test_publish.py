@@ -71,7 +71,7 @@ def info(reason: str, **metadata: object) -> dict[str, object]:
     return {**INFO, "reason": reason, "metadata": metadata}
 
 
-def resource(name: str, description: object = ANY) -> dict[str, object]:
+def resource(name: object, description: object = ANY) -> dict[str, object]:
     return {
         "@type": "type.googleapis.com/google.rpc.ResourceInfo",
         "resource_type": "pubsub",
@@ -98,7 +98,7 @@ FORBIDDEN = error(
 BAD_METADATA = error(
     "ERR_PUBSUB_REQUEST_METADATA",
     matches(re.compile("failed deserializing metadata. Error: ").match),
-    [info("DAPR_PUBSUB_METADATA_DESERIALIZATION")],
+    [resource(ANY), info("DAPR_PUBSUB_METADATA_DESERIALIZATION")],
 )
 BAD_EVENTS = error("ERR_PUBSUB_EVENTS_SER", ANY, [resource("open"), info("DAPR_PUBSUB_UNMARSHAL_EVENTS")])
 NO_ID = error("ERR_DIRECT_INVOKE", "failed getting app id either from the URL path or the header dapr-app-id")

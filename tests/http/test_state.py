@@ -47,14 +47,18 @@ def info(reason: str) -> dict[str, object]:
 
 
 RESOURCE = detail("ResourceInfo", resource_type="state", resource_name="statestore", owner="", description="")
-NOT_FOUND = error("ERR_STATE_STORE_NOT_FOUND", "state store nope is not found", [info("DAPR_STATE_NOT_FOUND")])
+NOT_FOUND = error(
+    "ERR_STATE_STORE_NOT_FOUND",
+    "state store nope is not found",
+    [{**info("DAPR_STATE_NOT_FOUND"), "metadata": {"appID": "app"}}],
+)
 ILLEGAL_TEXT = "input key/keyPrefix 'a||b' can't contain '||'"
 ILLEGAL = error(
     "ERR_MALFORMED_REQUEST",
     ILLEGAL_TEXT,
     [
-        RESOURCE,
         detail("BadRequest", field_violations=[{"field": "a||b", "description": ILLEGAL_TEXT}]),
+        RESOURCE,
         info("DAPR_STATE_ILLEGAL_KEY"),
     ],
 )
