@@ -114,7 +114,8 @@ class Members:
         if kind == "ask":
             self._exchange.soon(self._answer(said))
         elif kind == GIVEN_UP:
-            self._end(said["calls"])
+            for token in said["calls"]:
+                self._taken.end(token)
         elif said["node"] != self.node:
             if kind == "bye":
                 self._leave(said["node"], self._exchange.monotonic())
@@ -138,14 +139,6 @@ class Members:
             self._left[node] = now
         else:
             self._overflowed_at = now
-
-    def _end(self, tokens: list[str]) -> None:
-        for token in tokens:
-            request = self._taken.get(token)
-            if request is None:
-                self._taken.add(token, None)  # It may be on its way here still.
-            elif not request.answered:
-                request.stop("the caller is gone")
 
     async def _answer(self, asked: dict[str, Any]) -> None:
         """Tell a caller what is known here of its calls."""

@@ -12,6 +12,7 @@ __all__ = ["TOKEN_PREFIX", "Call", "Taken"]
 
 TOKEN_PREFIX = "mesh-"
 GENERATION = 8192
+MAX_ENDED = 4096  # Apart from what is refused: it would push that out, and costs no more than work for nobody.
 GENERATION_SECONDS = 120.0
 MAX_REFUSED = 65_536
 MAX_KEPT_BYTES = 8 * 1024 * 1024
@@ -48,13 +49,14 @@ class Taken:
         self._calls: dict[str, Call] = {}
         self._earlier: dict[str, Call] = {}
         self._refused: dict[str, None] = {}
+        self._ended: dict[str, None] = {}
         self._began_at = self._forgotten_at = -math.inf
         self._kept: deque[Call] = deque()
         self._kept_bytes = 0
 
     def add(self, token: str, request: Call | None) -> bool:
         """Remember a call, or refuse it for good; tell whether it is new."""
-        if token in self:
+        if token in self or token in self._ended:
             return False
         if request is not None:
             self._calls[token] = request
@@ -63,6 +65,16 @@ class Taken:
             del self._refused[next(iter(self._refused))]
         self._refused[token] = None
         return True
+
+    def end(self, token: str) -> None:
+        """End a call that nobody waits for any more; one that is on its way here still is not run when it comes."""
+        request = self.get(token)
+        if request is not None and not request.answered:
+            request.stop("the caller is gone")
+        elif token not in self:
+            if len(self._ended) >= MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
+            self._ended[token] = None
 
     def __contains__(self, token: str) -> bool:
         return token in self._calls or token in self._earlier or token in self._refused

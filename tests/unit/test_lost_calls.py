@@ -15,7 +15,7 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import FRAME_HEADER
-from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_KEPT_BYTES, MAX_REFUSED, Taken
+from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_ENDED, MAX_KEPT_BYTES, MAX_REFUSED, Taken
 from mesh.errors import DeadlineExceededError, StreamBrokenError
 from tests.support.eventually import eventually
 
@@ -314,3 +314,17 @@ async def test_what_is_remembered_is_bounded(mesh: Mesh) -> None:
     for number in range(MAX_REFUSED):
         taken.add(f"more {number}", None)
     assert "refused" not in taken
+
+
+async def test_ended_calls_are_not_run_when_they_come(mesh: Mesh) -> None:
+    """Their number is bounded, and pushes out nothing that was refused."""
+    _, exchange = await mesh.node()
+    taken, late = Taken(), request(exchange)
+    taken.add("refused", None)
+    for token in ("refused", "late"):
+        taken.end(token)
+        assert not taken.add(token, late)
+    for number in range(MAX_ENDED):
+        taken.end(f"more {number}")
+    assert taken.add("late", late)
+    assert not taken.add("refused", late)
