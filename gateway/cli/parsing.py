@@ -27,6 +27,7 @@ __all__ = [
 _UNMISTAKABLE = ("--app-", "--dapr-", "--resources-path", "--components-path", "--enable-api-logging")
 _NO_KUBERNETES = "Kubernetes is not supported; run the gateway as a container beside the application"
 _NEAR = 0.85
+_BOOLEANS = ("true", "false")
 
 
 class UsageError(Exception):
@@ -108,7 +109,8 @@ class Parser(argparse.ArgumentParser):
         plain, used = self._plain(words)
         found, unknown = self.parse_known_args(plain)
         if unknown:
-            raise UsageError(f"unexpected '{unknown[0]}'", self.prog)
+            hint = "; a switch has its value behind '=', such as --app-ssl=false" if unknown[0] in _BOOLEANS else ""
+            raise UsageError(f"unexpected '{unknown[0]}'{hint}", self.prog)
         if getattr(found, "kubernetes", False):
             raise UsageError(_NO_KUBERNETES, self.prog)
         for name in dict.fromkeys(used):

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from gateway.cli.configure import gateway_config
@@ -37,7 +38,8 @@ def parse_gateway(words: Sequence[str], environ: Mapping[str, str]) -> tuple[Gat
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--build-info", action="store_true", help="print the version")
     add_gateway_flags(parser)
-    found = parser.parse(words)
+    # Compose files name the program of the image they were written for.
+    found = parser.parse(words[1:] if words and Path(words[0]).name == "daprd" else words)
     if found.version or found.build_info:
         from gateway.cli.version import version
 

@@ -404,6 +404,8 @@ def test_applications_of_a_template_run_side_by_side(home: MeshHome, tmp_path: P
     with home.run("-f", str(path)) as run:
         run.until("^== APP - one == up$")
         run.until("^== APP - two == up$")
+        for name in ("one", "two"):
+            run.until(rf"^mesh: You're up and running! {name}: gateway http://127.0.0.1:\d+$")
         assert f"== APP - one == {tmp_path / 'one'}" in run.lines
         assert "== GATEWAY" not in run.text
         listed = json.loads(home.mesh("list", "-o", "json").stdout)

@@ -140,6 +140,7 @@ def test_switch_takes_a_value_as_go_does(word: str, value: bool) -> None:
         ),
         ("--app-ssl=perhaps", "--app-ssl: not a boolean: 'perhaps' ('true' or 'false')"),
         ("surplus", "unexpected 'surplus'"),
+        ("--app-ssl false", "unexpected 'false'; a switch has its value behind '=', such as --app-ssl=false"),
     ],
 )
 def test_wrong_words_are_refused_in_one_line(line: str, message: str) -> None:
@@ -261,6 +262,11 @@ def test_gateway_flags_become_its_configuration() -> None:
         init_endpoints_off=frozenset({"subscribe"}),
         labels={"appCommand": "node"},
     )
+
+
+def test_name_of_daprd_before_its_options_is_left_out() -> None:
+    config, _ = parse_gateway(["./daprd", "-app-id", "x", "-app-port", "80"], _ENVIRON)
+    assert (config.app_id, config.app_port) == ("x", 80)
 
 
 def test_defaults_are_those_of_the_gateway() -> None:
