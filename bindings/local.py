@@ -51,16 +51,23 @@ class EnvironmentSecretStore:
         """Hold nothing."""
 
     async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
-        """Read a variable; one that is not set, or may not be told, is empty."""
+        """Read a variable; one that is not set, or may not be told, is empty.
+
+        Raises:
+            SecretError: It is no text.
+        """
         variable = self._prefix + name
-        return {name: "" if env_refusal(variable, {}) else self._environ.get(variable, "")}
+        value = "" if env_refusal(variable, {}) else self._environ.get(variable, "")
+        if not _is_text(value):
+            raise SecretError(f"the variable {variable} is not UTF-8")
+        return {name: value}
 
     async def bulk(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
-        """Read every variable that may be told, without the prefix."""
+        """Read every variable that may be told, without the prefix; what is no text is left out."""
         told = (
             (variable.removeprefix(self._prefix), value)
             for variable, value in self._environ.items()
-            if variable.startswith(self._prefix) and env_refusal(variable, {}) is None
+            if variable.startswith(self._prefix) and env_refusal(variable, {}) is None and _is_text(variable + value)
         )
         return {name: {name: value} for name, value in told}
 
@@ -113,14 +120,19 @@ class FileSecretStore:
             raise SecretError(f"cannot read the secrets file {self._file}: {error}") from error
         if not isinstance(secrets, dict):
             raise SecretError(f"the secrets file {self._file} must hold a JSON object")
-        if self._multi_valued:
-            self._secrets = {
-                name: dict(self._flattened("", value)) if isinstance(value, dict) else {name: _text(value)}
-                for name, value in secrets.items()
-            }
-        else:
-            self._secrets = {name: {name: value} for name, value in self._flattened("", secrets)}
+        try:
+            self._secrets = self._all(secrets)
+        except RecursionError:  # The parser takes more levels.
+            raise SecretError(f"the secrets file {self._file} is nested too deeply") from None
         return self
+
+    def _all(self, secrets: dict[str, object]) -> Mapping[str, Mapping[str, str]]:
+        if not self._multi_valued:
+            return {name: {name: value} for name, value in self._flattened("", secrets)}
+        return {
+            name: dict(self._flattened("", value)) if isinstance(value, dict) else {name: _text(value)}
+            for name, value in secrets.items()
+        }
 
     def _read(self) -> bytes:
         with self._file.open("rb") as file:
@@ -162,3 +174,8 @@ class FileSecretStore:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether it is none of the bytes that the environment may hold as well."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -186,7 +186,7 @@ class SQLiteStateStore(KeyValueStateStore):
         """
         text = component.setting("connectionString") or ""
         path = unquote(urlsplit(text).path) if text.startswith("file:") else text
-        if not path or ":memory:" in path:
+        if not path or ":memory:" in path or "\0" in path:
             message = "must be the path of a file, or a file: URL"
             raise ConfigError(component.problem(message, setting="connectionString"))
         try:

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from brokers.embedded import EmbeddedBroker
@@ -23,6 +24,7 @@ from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
+from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
 from mesh.broker import Features
@@ -165,6 +167,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "faults": _faults_table,
     "calls": _calls_table,
     "fault-times": _fault_times_table,
+    **{f"limits-{name}": partial(table, name) for name in TABLES},
 }
 """What can be generated, by name."""
 

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import cast
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.grpc import answering_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
@@ -51,7 +52,7 @@ class Gateway:
         self.stopping = asyncio.Event()
         self.forced = False
         self.lost = False
-        self.port = 0
+        self.port = self.grpc_port = 0
         self._drained_by: float | None = None
         self._labels = dict(config.labels)
         self._runtime: Runtime
@@ -112,11 +113,18 @@ class Gateway:
             "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": 0},
+            "conditions": self._conditions(),
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
+
+    def _conditions(self) -> list[dict[str, object]]:
+        """Tell what is not as it should be, for ``mesh status``."""
+        away = self._application is not None and not self._runtime.serving
+        told: list[dict[str, object]] = [{"target": "application", "state": "away"}] if away else []
+        return told + self._runtime.conditions.described()
 
     def _described_connection(self) -> dict[str, object]:
         config = self.config
@@ -161,11 +169,16 @@ class Gateway:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
+            where = str(socket_path or f"http://{config.listen[0]}:{self.port}")
+            grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
+            grpc = answering_grpc(config.listen, config.grpc_port, grpc_path, where)
+            self.grpc_port = await stack.enter_async_context(grpc)
             self.outbound_ready = True
             node = runtime.description
             entry = Run(
                 app_id=node.app_id,
                 http_port=0 if socket_path else self.port,
+                grpc_port=self.grpc_port,
                 host=config.listen[0],
                 socket=str(socket_path) if socket_path else None,
                 app_port=config.app_port,

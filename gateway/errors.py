@@ -283,9 +283,9 @@ def too_large(limit_bytes: int) -> APIError:
     return APIError(413, "ERR_BODY_READ", f"the body is larger than {limit_bytes} bytes (--max-body-size)")
 
 
-def header_too_large(limit_bytes: int) -> APIError:
-    """A line of the header is above the limit."""
-    return APIError(431, "ERR_BAD_REQUEST", f"invalid request: a header field is larger than {limit_bytes} bytes")
+def header_too_large(reason: str) -> APIError:
+    """The header is above a limit."""
+    return APIError(431, "ERR_BAD_REQUEST", f"invalid request: {reason}")
 
 
 def too_slow(seconds: float) -> APIError:

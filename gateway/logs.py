@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import socket
@@ -11,7 +12,15 @@ from datetime import datetime
 from gateway.config import GatewayConfig
 from mesh import __version__
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "quoted"]
+
+
+def quoted(value: object, *, ascii_only: bool = False) -> str:
+    """Write a value for people to read: as JSON, with what does not print, or would move the cursor, escaped."""
+    text = json.dumps(value, ensure_ascii=ascii_only).replace("\x7f", "\\u007f")
+    return (
+        text if text.isprintable() else "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+    )
 
 
 class _Text(logging.Formatter):
@@ -20,17 +29,21 @@ class _Text(logging.Formatter):
     def __init__(self, app_id: str) -> None:
         super().__init__()
         self._tail = f"app_id={app_id} instance={socket.gethostname()}"
+        self._ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        fields = "".join(f" {name}={json.dumps(value)}" for name, value in getattr(record, "fields", {}).items())
+        fields = "".join(f" {name}={self._quoted(value)}" for name, value in getattr(record, "fields", {}).items())
         text = (
-            f'time="{when}" level={record.levelname.lower()} msg={json.dumps(record.getMessage())}'
+            f'time="{when}" level={record.levelname.lower()} msg={self._quoted(record.getMessage())}'
             f"{fields} {self._tail} scope={record.name} type=log ver={__version__}"
         )
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return text
+
+    def _quoted(self, value: object) -> str:
+        return quoted(value, ascii_only=self._ascii_only)
 
 
 class _JSON(logging.Formatter):

@@ -34,6 +34,7 @@ class Run:
         app_id: The application it serves.
         pid: The gateway process.
         http_port: Of its API; 0 when it listens on a socket file.
+        grpc_port: Where gRPC clients are answered; 0 when that is a socket file.
         host: Where a local client reaches the API.
         socket: The API's socket file; None when it listens on a port.
         app_port: Where the application listens; None for one that only calls out.
@@ -49,6 +50,7 @@ class Run:
     app_id: str
     http_port: int
     pid: int = field(default_factory=os.getpid)
+    grpc_port: int = 0
     host: str = "127.0.0.1"
     socket: str | None = None
     app_port: int | None = None

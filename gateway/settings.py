@@ -11,6 +11,7 @@ import os
 import ssl
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 
 from gateway.config import GatewayConfig
 from gateway.http.application import HTTPApplication
@@ -18,17 +19,20 @@ from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.resources.component import HTTPEndpoint
 from mesh.resources.configuration import Configuration
-from mesh.scopes import in_scope
 
 __all__ = ["endpoint_client", "load_settings"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_settings(config: GatewayConfig) -> NodeSettings:
+def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) -> NodeSettings:
     """Read the resources of a gateway.
 
     Without any component, the built-in ones apply: a folder may hold subscriptions alone.
+
+    Args:
+        config: Of the gateway.
+        warnings: Gets what is perhaps not meant; None = it is logged.
 
     Raises:
         ConfigError: Something is wrong with them; holds all problems.
@@ -47,38 +51,39 @@ def load_settings(config: GatewayConfig) -> NodeSettings:
         return settings
     from mesh.resources.loader import load_configuration_file, load_resources
 
-    resources = load_resources(config.resource_paths, namespace=given_namespace)
+    app_id = None if config.host_only else config.app_id
+    resources = load_resources(config.resource_paths, namespace=given_namespace, app_id=app_id)
     if config.host_only and not resources.components:
         where = ", ".join(map(str, config.resource_paths)) + (
             f" for namespace {given_namespace}" if given_namespace else ""
         )
         raise ConfigError(f"there is nothing to host: no Component in {where}; add one, see docs/hosting.md")
-    for warning in resources.warnings:
-        logger.warning("%s", warning)
-    for ignored in resources.configurations:
-        problem = Problem("a Configuration among the resources has no effect: name its file with --config")
-        logger.warning("%s:%s: %s", ignored.file, ignored.line, problem)
-    files = [load_configuration_file(path, os.environ) for path in config.configuration_files]
-    endpoints = [each for each in resources.http_endpoints if in_scope(each.scopes, config.app_id)]
-    problems = [
-        Problem(
-            "clientTLS with a client certificate is not supported yet, and ignoring it would be unsafe",
-            "spec.clientTLS",
-            endpoint.file,
-            endpoint.line,
-        )
-        for endpoint in endpoints
-        if endpoint.certificate or endpoint.private_key
+    found = [
+        *resources.warnings,
+        *(
+            Problem(
+                "a Configuration among the resources has no effect: name its file with --config",
+                "",
+                each.file,
+                each.line,
+            )
+            for each in resources.configurations
+            if Path(each.file or "") not in config.configuration_files
+        ),
     ]
-    if problems:
-        raise ConfigError(problems)
+    files = [load_configuration_file(path, os.environ, found) for path in config.configuration_files]
+    if warnings is not None:
+        warnings += found
+    else:
+        for warning in dict.fromkeys(found):
+            logger.warning("%s", warning)
     return replace(
         settings,
         components=resources.components or None,
         subscriptions=resources.subscriptions,
         resiliencies=resources.resiliencies,
         configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
-        endpoints=endpoints,
+        endpoints=resources.http_endpoints,
     )
 
 

@@ -143,7 +143,8 @@ class Delivery:
         Args:
             message: What was published.
             address: Where it was published to (never a pattern).
-            attempt: From 1; an upper bound where ``Features.release_counts``.
+            attempt: From 1, as the broker counts; an upper bound where ``Features.release_counts``. Whoever
+                tries more than once within a delivery counts on (``mesh/delivery.py``).
             settler: How the adapter settles it.
         """
         self.message = message

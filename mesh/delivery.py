@@ -28,12 +28,14 @@ import asyncio
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 from mesh.broker import Delivery
+from mesh.conditions import Condition
 from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, MeshError
 from mesh.operation import Arrival
 from mesh.policies import Retry
@@ -42,6 +44,7 @@ __all__ = [
     "NOT_BEFORE_HEADER",
     "SUCCESS",
     "Attempt",
+    "Counted",
     "Outcome",
     "Settlement",
     "Step",
@@ -59,6 +62,7 @@ NOT_BEFORE_HEADER = "mesh-not-before"  # Unix time in milliseconds.
 LONGEST_HOLD = 3600.0
 BROKEN_ATTEMPTS = 5
 MAX_COUNTED = 1000
+MAX_REMEMBERED = 10_000
 DEAD_LETTER_SECONDS = 30.0
 
 
@@ -100,7 +104,7 @@ class Step(StrEnum):
 
 
 def decide(
-    attempt: Attempt, retry: Retry | None, delivery_attempt: int, quick: int, *, dead_letter: bool
+    attempt: Attempt, retry: Retry | None, delivery_attempt: int, made: int, *, dead_letter: bool
 ) -> tuple[Step, float]:
     """Decide what follows an attempt.
 
@@ -108,7 +112,7 @@ def decide(
         attempt: What came of it.
         retry: The inbound policy's retry; None when there is none.
         delivery_attempt: Which delivery by the broker this is, from 1.
-        quick: How many times it was retried within this delivery.
+        made: How many attempts were made, this one included.
         dead_letter: Whether there is a dead letter topic.
 
     Returns:
@@ -122,15 +126,47 @@ def decide(
     if retry is None:
         if dead_letter and not (attempt.broken and delivery_attempt < BROKEN_ATTEMPTS):
             return Step.DEAD_LETTER, 0.0
-        delay = SLOW_DELAYS[min(delivery_attempt + quick, len(SLOW_DELAYS)) - 1]
         # What broke off is not kept here, since only the broker counts on while applications come and go.
+        delay = SLOW_DELAYS[min(delivery_attempt if attempt.broken else made, len(SLOW_DELAYS)) - 1]
         return (Step.WAIT if delay <= QUICK_DELAY and not attempt.broken else Step.NACK), delay
     wanted = attempt.status is None or retry.should_retry_status(attempt.status)
-    made = quick + 1 if delivery_attempt == 1 else _short_delays(retry) + delivery_attempt + quick
     delay = retry.delay(made, _elapsed(retry, made), random.random) if wanted else None
     if delay is None:
         return (Step.DEAD_LETTER, 0.0) if dead_letter else (Step.NACK, SLOW_DELAYS[-1])
     return (Step.WAIT if delay <= QUICK_DELAY else Step.NACK), delay
+
+
+class Counted:
+    """How many attempts were made at a message, where a broker counts deliveries.
+
+    A delivery holds several attempts while delays are short, and none when the message was only held. What this
+    node saw of a message is remembered; else its first delivery is taken to have held all the short delays.
+    """
+
+    def __init__(self, retry: Retry | None, *, dead_letter: bool) -> None:
+        """Count for a subscription with this retry policy."""
+        short = 0 if retry is None and dead_letter else _short_delays(retry)
+        self._short = 0 if short == MAX_COUNTED else short  # Of endless ones, how many there were is anybody's guess.
+        self._ahead: OrderedDict[str, int] = OrderedDict()
+
+    def before(self, identity: str | None, delivery_attempt: int, *, scheduled: bool) -> int:
+        """Give how many were made before this delivery."""
+        ahead = self._ahead.get(identity or "")
+        if ahead is None:
+            held = int(scheduled and delivery_attempt > 1)
+            ahead = (self._short if delivery_attempt - held > 1 else 0) - held
+        return max(0, delivery_attempt - 1 + ahead)
+
+    def note(self, identity: str | None, delivery_attempt: int, made: int) -> None:
+        """Remember how many were made until it was handed back."""
+        if identity:
+            self._ahead[identity] = made - delivery_attempt
+            if len(self._ahead) > MAX_REMEMBERED:
+                self._ahead.popitem(last=False)
+
+    def forget(self, identity: str | None) -> None:
+        """Let go of a message that is done with."""
+        self._ahead.pop(identity or "", None)
 
 
 def seconds_until(scheduled: str) -> float:
@@ -145,8 +181,10 @@ def _mean() -> float:
     return 0.5
 
 
-def _short_delays(retry: Retry) -> int:
+def _short_delays(retry: Retry | None) -> int:
     """Count the leading delays that are waited out in the first delivery; each later one is a delivery of its own."""
+    if retry is None:
+        return sum(delay <= QUICK_DELAY for delay in SLOW_DELAYS)
     short = 0
     while short < MAX_COUNTED and (delay := retry.delay(short + 1, 0.0, _mean)) is not None and delay <= QUICK_DELAY:
         short += 1
@@ -171,7 +209,8 @@ class Settlement:
         dead_letter: Callable[[Delivery, str, int], Awaitable[None]] | None,
         count: Callable[[str], None],
         ack_wait: float,
-        label: str,
+        condition: Condition,
+        counted: Counted | None = None,
     ) -> None:
         """Prepare a handler.
 
@@ -181,14 +220,17 @@ class Settlement:
             dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
             count: Counts an outcome by name.
             ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
-            label: Names the subscription in logs.
+            condition: Of the subscription, which it names in logs.
+            counted: What is known of attempts from before this subscription; None = nothing.
         """
         self._deliver = deliver
         self._retry = retry
         self._dead_letter = dead_letter
         self._count = count
         self._ack_wait = ack_wait
-        self._label = label
+        self._condition = condition
+        self._label = condition.label
+        self._counted = counted or Counted(retry, dead_letter=dead_letter is not None)
         self._working: set[Delivery] = set()
 
     @asynccontextmanager
@@ -220,29 +262,41 @@ class Settlement:
             self._working.discard(delivery)
 
     async def _settle(self, delivery: Delivery) -> None:
+        identity, number = delivery.message.id, delivery.attempt
         scheduled = delivery.message.headers.get(NOT_BEFORE_HEADER)
         if scheduled is not None and (hold := seconds_until(scheduled)) > 0:
+            self._counted.note(identity, number, 0)
             await delivery.nack(min(hold, LONGEST_HOLD))
             return
-        number = delivery.attempt if scheduled is None else max(1, delivery.attempt - 1)  # The hold was no attempt.
-        quick = 0
-        while True:
-            try:
-                attempt = await self._attempt(delivery)
-            except CircuitOpenError:
-                await delivery.nack(BREAKER_RETRY)
-                return
-            self._count(attempt.outcome)
-            if attempt.outcome is Outcome.SUCCESS:
-                await delivery.ack()
-                return
-            has_dead_letter = self._dead_letter is not None
-            step, delay = decide(attempt, self._retry, number, quick, dead_letter=has_dead_letter)
-            if step is not Step.WAIT:
-                await self._finish(delivery, attempt, step, delay, quick)
-                return
-            quick += 1
-            await asyncio.sleep(delay)
+        made = self._counted.before(identity, number, scheduled=scheduled is not None)
+        try:
+            while True:
+                made += 1
+                delivery.attempt = made
+                try:
+                    attempt = await self._attempt(delivery)
+                except CircuitOpenError:
+                    made -= 1
+                    await delivery.nack(BREAKER_RETRY)
+                    return
+                self._count(attempt.outcome)
+                if attempt.outcome is Outcome.SUCCESS:
+                    self._condition.works(repeated=made > 1)
+                    await delivery.ack()
+                    return
+                logger.debug("%s: attempt %d: %s", self._label, made, attempt.reason)
+                has_dead_letter = self._dead_letter is not None
+                step, delay = decide(attempt, self._retry, number, made, dead_letter=has_dead_letter)
+                if step is not Step.WAIT:
+                    await self._finish(delivery, attempt, step, delay)
+                    return
+                self._condition.repeats(made, delay, attempt.reason)
+                await asyncio.sleep(delay)
+        finally:
+            if delivery.settled == "ack":
+                self._counted.forget(identity)
+            else:
+                self._counted.note(identity, number, made)
 
     async def _attempt(self, delivery: Delivery) -> Attempt:
         """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed."""
@@ -258,24 +312,22 @@ class Settlement:
             logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
             return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
 
-    async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float, quick: int) -> None:
-        logger.warning(
-            "%s: attempt %d: %s: %s%s",
-            self._label,
-            delivery.attempt + quick,
-            attempt.reason,
-            step,
-            f" for {delay:g} s" if delay else "",
-        )
+    async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float) -> None:
+        number = delivery.attempt
         if step is Step.NACK:
+            self._condition.repeats(number, delay, attempt.reason)
             await delivery.nack(delay)
             return
+        if attempt.outcome is Outcome.RETRY:
+            self._condition.gives_up(number, f"{attempt.reason}; {step}")
+        else:
+            logger.warning("%s: attempt %d: %s: %s", self._label, number, attempt.reason, step)
         if step is Step.DEAD_LETTER:
             assert self._dead_letter is not None
             put = self._dead_letter
             try:
                 async with asyncio.timeout(DEAD_LETTER_SECONDS):
-                    await put(delivery, attempt.reason, delivery.attempt + quick)
+                    await put(delivery, attempt.reason, delivery.attempt)
             except Exception as error:  # noqa: BLE001 - raised further, the broker would hand it out again at once
                 why = error if isinstance(error, MeshError) else repr(error)
                 logger.warning("%s: cannot publish to the dead letter topic, will retry: %s", self._label, why)

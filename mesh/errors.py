@@ -28,6 +28,7 @@
     │   └── StreamBrokenError         a streamed request or reply ended in the middle
     ├── AppUnreachableError           the application does not accept connections; nothing reached it
     ├── AppFailedError                the application broke the connection off; it may have run
+    │   └── HandlerFailedError        the application is in this process, and its handler raised
     ├── PublishFailedError            some events of several were not published
     ├── StateError
     │   ├── ConflictError             the etag does not match, or first-write lost
@@ -63,6 +64,7 @@ __all__ = [
     "EventError",
     "ExpressionError",
     "FeatureNotSupportedError",
+    "HandlerFailedError",
     "HostsDifferError",
     "HostsGoneError",
     "IllegalKeyError",
@@ -293,6 +295,12 @@ class AppFailedError(MeshError):
 
     code = "APP_FAILED"
     retryable = True
+
+
+class HandlerFailedError(AppFailedError):
+    """The application is in this process, and its handler raised an exception: as good as an answer of 500."""
+
+    code = "HANDLER_FAILED"
 
 
 class PublishFailedError(MeshError):

@@ -7,7 +7,8 @@ with the same functions as for its own application, and checks the component's s
 Hosts whose settings are equal compete for operations. Hosts whose settings differ are never mixed: the address has
 a fingerprint of the settings in it, secrets left out. A node learns it when it first needs the component: whether
 there is a host is answered at once (a request), and all fingerprints are asked for by a broadcast to the hosts.
-Different ones that admit the caller are an error that names them.
+Different ones that admit the caller are an error that names them. Hosts that differ in their scopes alone are of two
+groups as well: an operation never comes to one that does not admit its caller.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from mesh.errors import (
     MessageTooLargeError,
     NoResponderError,
     PermissionDeniedError,
+    RemoteError,
     StreamBrokenError,
     from_wire,
     to_wire,
@@ -70,10 +72,10 @@ _SECRET_NAME = re.compile(r"(password|passphrase|secret|token|credentials?|priva
 
 
 def fingerprint(component: Component, resolved: Component) -> str:
-    """Tell settings apart without telling secrets.
+    """Tell settings apart without telling secrets, and hosts that admit others.
 
     Of a reference to a secret counts what it refers to, of a setting that is named as one (``redisPassword``) nothing,
-    or the variable.
+    or the variable. Scopes stand behind a dash: who asks may choose among hosts that differ in them alone.
 
     Args:
         component: As it was loaded.
@@ -90,8 +92,17 @@ def fingerprint(component: Component, resolved: Component) -> str:
                 told.append((name, f"variable {variable}"))
             case _:
                 told.append((name, "" if secret else closed.text() or ""))
-    parts = [component.type, component.version, *(text for pair in sorted(told) for text in pair)]
-    return hashlib.blake2s("\0".join(parts).encode(), digest_size=8).hexdigest()
+    settings = _digest([component.type, component.version, *(text for pair in sorted(told) for text in pair)])
+    return f"{settings}-{_digest(sorted(set(component.scopes)))}" if component.scopes else settings
+
+
+def _digest(parts: Sequence[str]) -> str:
+    told = "\0".join(parts).encode("utf-8", "surrogatepass")  # A variable may hold any bytes.
+    return hashlib.blake2s(told, digest_size=8).hexdigest()
+
+
+def _settings_of(fingerprint: str) -> str:
+    return fingerprint.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +245,8 @@ class Hosts:
         if not admitting:
             return None
         first = admitting[0]
-        if any(answer.fingerprint != first.fingerprint for answer in admitting):
+        settings = _settings_of(first.fingerprint)
+        if any(_settings_of(answer.fingerprint) != settings for answer in admitting):
             hosts = " and ".join(sorted({answer.host for answer in admitting}))
             raise HostsDifferError(name, f"component {name} is configured differently by its hosts, {hosts}")
         return Found(first.fingerprint, tuple(first.capabilities))
@@ -378,6 +390,11 @@ class Hosted:
             if isinstance(error, DeadlineExceededError) and request.deadline <= time.time():
                 return  # Nobody waits any more.
             await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
+            return
+        except Exception as error:  # An adapter's own failure: its caller is told, as its own application would be.
+            logger.exception("an operation of component %s failed", self.component.name)
+            failed = RemoteError(f"internal error: {type(error).__name__}")
+            await request.reply({ERROR_HEADER: json.dumps(to_wire(failed))})
             return
         await request.reply({}, body)
 

@@ -41,6 +41,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mesh.conditions import Conditions
 from mesh.deadlines import Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, MeshError
@@ -77,7 +78,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, services: Mapping[str, Service], *, policy_of: PolicyOf | None = None, observer: Observer | None = None
+        self,
+        services: Mapping[str, Service],
+        *,
+        policy_of: PolicyOf | None = None,
+        observer: Observer | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         """Put it together.
 
@@ -85,25 +91,32 @@ class Pipeline:
             services: The building blocks, by name.
             policy_of: Gives the policy around an operation; None when no policy is configured.
             observer: Is told of every operation; None = nobody.
+            conditions: The node's; None = its own.
         """
         run: Handler = partial(_placed, services)
         run = partial(_within_deadline, Deadlines(), run)
         if policy_of is not None:
-            run = partial(_by_policy, policy_of, {}, run)
+            run = partial(_by_policy, policy_of, conditions or Conditions(), {}, run)
         if observer is not None:
             run = partial(_observed, observer, OPERATIONS, _labels, run)
         self.run = run
 
 
 class InboundPipeline:
-    """The one way to this node's application."""
+    """The one way to this node's application.
 
-    def __init__(self, observer: Observer | None = None) -> None:
+    Attributes:
+        conditions: Of what comes this way, and of what the node asks for.
+    """
+
+    def __init__(self, observer: Observer | None = None, conditions: Conditions | None = None) -> None:
         """Prepare.
 
         Args:
             observer: Is told of everything that comes; None = nobody.
+            conditions: The node's; None = its own.
         """
+        self.conditions = conditions or Conditions()
         self._observer = observer
         self._deadlines = Deadlines()
 
@@ -130,7 +143,7 @@ class InboundPipeline:
         if until_reachable is not None:
             run = partial(_waiting, until_reachable, run)
         if policy.breaker is not None:
-            run = partial(_guarded, Guard(policy), run)
+            run = partial(_guarded, Guard(policy, self.conditions.of(*labels)), run)
         if self._observer is not None:
             run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, run)
         return run
@@ -184,14 +197,18 @@ async def _bounded(deadlines: Deadlines, limit: float, call: InboundHandler, arr
 
 
 async def _by_policy(
-    policy_of: PolicyOf, guards: dict[tuple[str, str], Guard | None], proceed: Handler, operation: Operation
+    policy_of: PolicyOf,
+    conditions: Conditions,
+    guards: dict[tuple[str, str], Guard | None],
+    proceed: Handler,
+    operation: Operation,
 ) -> object:
     key = operation.method.block, operation.target
     if key in guards:
         guard = guards[key]
     else:
         policy = policy_of(operation)
-        guard = None if policy == Policy() else Guard(policy)
+        guard = None if policy == Policy() else Guard(policy, conditions.of(*key))
         if len(guards) < MAX_GUARDS:  # Targets are the callers' words.
             guards[key] = guard
     if guard is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NewType, TypeVar
 
+from mesh.conditions import BreakerStatus, Condition
 from mesh.errors import CircuitOpenError, ExpressionError, MeshError
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ __all__ = [
     "parse_status_codes",
 ]
 
-BreakerStatus = Literal["closed", "open", "half-open"]
 Permit = NewType("Permit", int)
 _T = TypeVar("_T")
 
@@ -170,19 +170,28 @@ class Breaker:
     A result that comes back after the state changed is ignored.
     """
 
-    __slots__ = ("_clock", "_config", "_counts", "_generation", "_status", "_until")
+    __slots__ = ("_clock", "_condition", "_config", "_counts", "_generation", "_status", "_until")
 
-    def __init__(self, config: CircuitBreaker, clock: Callable[[], float]) -> None:
+    def __init__(self, config: CircuitBreaker, clock: Callable[[], float], condition: Condition | None = None) -> None:
         """Begin closed.
 
         Args:
             config: The limits.
             clock: Monotonic seconds.
+            condition: Is told of changes; None = nobody is.
         """
         self._config = config
         self._clock = clock
+        self._condition = condition
         self._generation = 0
+        self._status: BreakerStatus = "closed"
+        self._counts: dict[str, int] = {}
         self._become("closed", clock())
+
+    @property
+    def name(self) -> str:
+        """The policy's name in its resource."""
+        return self._config.name
 
     @property
     def status(self) -> BreakerStatus:
@@ -196,6 +205,8 @@ class Breaker:
         """Admit a call, or refuse it with None."""
         status = self.status
         if status == "open" or (status == "half-open" and self._counts["requests"] >= self._config.max_requests):
+            if self._condition is not None:
+                self._condition.refuses()
             return None
         self._counts["requests"] += 1
         return Permit(self._generation)
@@ -229,7 +240,9 @@ class Breaker:
             self._counts["requests"] -= 1
 
     def _become(self, status: BreakerStatus, now: float) -> None:
-        self._status: BreakerStatus = status
+        if status != self._status and self._condition is not None:
+            self._condition.breaker_became(self.name, status, self._counts, self._config.timeout)
+        self._status = status
         self._generation += 1  # From 1, so that every permit is true.
         lasts = {"closed": self._config.interval or None, "open": self._config.timeout, "half-open": None}[status]
         self._until = None if lasts is None else now + lasts
@@ -284,11 +297,18 @@ def by_error(result: object, error: MeshError | None) -> Verdict:
 class Guard:
     """The retry and the circuit breaker of one target at work."""
 
-    def __init__(self, policy: Policy) -> None:
-        """Start with a closed breaker."""
+    def __init__(self, policy: Policy, condition: Condition) -> None:
+        """Start with a closed breaker.
+
+        Args:
+            policy: What applies.
+            condition: Of the target; is told what happens.
+        """
         self.timeout = None if policy.timeout is None else policy.timeout.seconds
         self._retry = policy.retry
-        self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic)
+        self._condition = condition
+        self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic, condition)
+        condition.breaker = self._breaker
 
     async def run(
         self,
@@ -311,17 +331,43 @@ class Guard:
         """
         started = time.monotonic()
         attempt = 0
-        while True:
-            attempt += 1
-            result, error, verdict = await self.attempt(call, judge)
-            delay = self._delay(verdict, attempt, started, deadline)
-            if delay is None:
-                if error is not None:
-                    raise error
-                return result  # type: ignore[return-value]  # there is a result when there is no error
-            if result is not None and release is not None:
-                await release(result)
-            await asyncio.sleep(delay)
+        self._condition.enter()
+        try:
+            while True:
+                attempt += 1
+                result, error, verdict = await self._tried(call, judge, attempt)
+                delay = self._delay(verdict, attempt, started, deadline)
+                self._note(verdict, error, attempt, delay)
+                if delay is None:
+                    if error is not None:
+                        raise error
+                    return result  # type: ignore[return-value]  # there is a result when there is no error
+                if result is not None and release is not None:
+                    await release(result)
+                await asyncio.sleep(delay)
+        finally:
+            self._condition.leave()
+
+    async def _tried(
+        self, call: Callable[[], Awaitable[_T]], judge: Callable[[_T | None, MeshError | None], Verdict], attempt: int
+    ) -> tuple[_T | None, MeshError | None, Verdict]:
+        try:
+            return await self.attempt(call, judge)
+        except CircuitOpenError as error:
+            if attempt > 1:
+                self._condition.gives_up(attempt - 1, str(error))
+            raise
+
+    def _note(self, verdict: Verdict, error: MeshError | None, attempt: int, delay: float | None) -> None:
+        if not verdict.again:
+            if verdict.worked:
+                self._condition.works(repeated=attempt > 1)
+            return
+        reason = f"the answer was {verdict.status}" if error is None else str(error)
+        if delay is not None:
+            self._condition.repeats(attempt, delay, reason)
+        elif attempt > 1:
+            self._condition.gives_up(attempt, reason)
 
     async def attempt(
         self, call: Callable[[], Awaitable[_T]], judge: Callable[[_T | None, MeshError | None], Verdict] = by_error

@@ -18,6 +18,10 @@ GROUP = "mesh.components"
 PUBSUB_ON_BACKBONE = "pubsub.mesh"
 STATE_ON_BACKBONE = "state.mesh"
 BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE})  # They live in the backbone itself.
+_STAND_INS = {
+    "pubsub": f"{PUBSUB_ON_BACKBONE} takes the place of another broker: it publishes over the mesh's own",
+    "state": f"{STATE_ON_BACKBONE} takes the place of a key/value store: it keeps values in the mesh's own broker",
+}
 EXTRAS = {
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
@@ -81,7 +85,11 @@ class Registry:
         return cast("type", adapter)
 
     def not_installed(self, name: str) -> str:
-        """Say that a type is not there, and what may have been meant."""
-        close = difflib.get_close_matches(name, self.types(), n=1, cutoff=0.8)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; installed are: {', '.join(self.types())}"
-        return f"component type {name!r} is not installed yet{hint}"
+        """Say that a type is not there, what may have been meant, and what stands in for it."""
+        block = name.partition(".")[0]
+        same = sorted(each for each in {*BACKBONE_TYPES, *self._all()} if each.startswith(f"{block}."))
+        close = difflib.get_close_matches(name, same, n=1, cutoff=0.8)
+        if close:
+            return f"there is no component type {name!r}; did you mean {close[0]!r}?"
+        stand_in = f"; {_STAND_INS[block]}" if block in _STAND_INS else ""
+        return f"there is no component type {name!r} here; types of this kind: {', '.join(same) or 'none'}{stand_in}"

@@ -48,6 +48,11 @@ __all__ = ["supervise"]
 
 logger = logging.getLogger(__name__)
 
+# A body of 4 MiB, which gateways take, with all that goes with it; nats-server advises against more than this.
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+# Several subscriptions of one gateway may have large events under way at once.
+MAX_PENDING_BYTES = 256 * 1024 * 1024
+
 # Argument 1 is the parent; it may have died before prctl. PR_SET_PDEATHSIG is 1, and survives exec.
 DIE_WITH_PARENT = (
     "import ctypes, os, signal, sys\n"
@@ -211,13 +216,15 @@ def free_port(root: Path) -> int:
 
 
 def configuration(root: Path, state: ServerState) -> str:
-    """Return nats.conf. No other listener is named, so there is none; max_payload stays at nats-server's 1 MB."""
+    """Return nats.conf. No other listener is named, so there is none."""
     data = root / "data"
     disk = os.statvfs(data)
     settings = {
         "server_name": server_name(root),
         "listen": f"{LOOPBACK}:{state.port}",
         "authorization": {"token": state.token},
+        "max_payload": MAX_PAYLOAD_BYTES,
+        "max_pending": MAX_PENDING_BYTES,
         "jetstream": {
             "store_dir": str(data),
             "sync_interval": SYNC_INTERVAL[cast("Durability", state.durability)],

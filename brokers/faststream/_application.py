@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from brokers.faststream._message import JSON, Delivered, IncomingCall, MeshMessage, encode, last_of_each
 from mesh.application import Headers
-from mesh.errors import EventError
+from mesh.errors import EventError, HandlerFailedError
 from mesh.event import from_structured
 
 __all__ = ["FastStreamApplication", "Reply", "Subscriber"]
@@ -23,7 +23,6 @@ __all__ = ["FastStreamApplication", "Reply", "Subscriber"]
 RETRY = (200, b'{"status":"RETRY"}')
 DROP = (200, b'{"status":"DROP"}')
 SUCCESS = (200, b"")
-FAILED = (500, b"")
 SETTLED = {AckStatus.NACKED: RETRY, AckStatus.REJECTED: DROP}
 
 
@@ -75,7 +74,11 @@ class FastStreamApplication:
         await asyncio.Event().wait()
 
     async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
-        """Deliver one event; answer as an HTTP application does."""
+        """Deliver one event; answer as an HTTP application does.
+
+        Raises:
+            HandlerFailedError: The handler raised something else than how the event settles.
+        """
         raw = Delivered(path, body)
         try:
             raw.message = message = MeshMessage.of_event(raw, from_structured(body), last_of_each(headers))
@@ -89,8 +92,9 @@ class FastStreamApplication:
             return RETRY
         except (EventError, RejectMessage, SubscriberNotFound):
             return DROP
-        except Exception:  # noqa: BLE001 - the handler's; FastStream has logged it, the policy decides what follows
-            return FAILED
+        except Exception as error:  # The handler's; FastStream has logged it, the policy decides what follows.
+            text = " ".join(str(error).split())[:500]
+            raise HandlerFailedError(f"the handler raised {type(error).__name__}{text and ': '}{text}") from error
         return SUCCESS if message.committed is None else SETTLED.get(message.committed, SUCCESS)
 
     @asynccontextmanager

@@ -470,7 +470,7 @@ def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources
         return settings
     from mesh.resources.loader import load_resources
 
-    loaded = load_resources([Path(each) for each in resources], namespace=namespace)
+    loaded = load_resources([Path(each) for each in resources], namespace=namespace, app_id=app_id)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     return replace(settings, components=loaded.components or components, resiliencies=loaded.resiliencies)

@@ -13,7 +13,7 @@ from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 
-__all__ = ["KafkaConfig"]
+__all__ = ["IGNORED", "REFUSED", "USED", "KafkaConfig"]
 
 DEFAULT_PORT = 9092
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}

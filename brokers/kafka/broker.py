@@ -16,7 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from brokers.kafka._background import background
 from brokers.kafka._cluster import Cluster, error_of
-from brokers.kafka._config import KafkaConfig
+from brokers.kafka._config import IGNORED, REFUSED, USED, KafkaConfig
 from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
 from brokers.kafka._names import group_name, topic_name
@@ -70,6 +70,7 @@ class KafkaBroker(Adapter):
     """A node on a Kafka cluster."""
 
     configuration = KafkaConfig
+    settings = (*USED, *IGNORED, *REFUSED)
     _config: KafkaConfig
 
     def __init__(self, config: KafkaConfig) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from brokers.mqtt._config import MQTTConfig
+from brokers.mqtt._config import IGNORED, USED, MQTTConfig
 from brokers.mqtt._member import Member
 from brokers.mqtt._messages import PREFIX, properties_of, structured
 from brokers.mqtt._registry import Registry
@@ -31,6 +31,7 @@ class MQTTBroker(Adapter):
     """A connection to an MQTT server, and one more for each subscription."""
 
     configuration = MQTTConfig
+    settings = (*USED, *IGNORED)
     _config: MQTTConfig
 
     features = Features(

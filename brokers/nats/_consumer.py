@@ -23,6 +23,8 @@ logger = logging.getLogger("brokers.nats")
 
 PULL_EXPIRES = 30.0
 PULL_HEARTBEAT = 5.0
+# A server hangs up on whoever reads slower than it sends, at 64 MiB by default (``max_pending``).
+PULL_BYTES = 16 * 1024 * 1024
 MISSED_HEARTBEATS = 2.5
 RECREATE_WAIT = 0.5
 EPHEMERAL_SECONDS = 60.0
@@ -155,8 +157,9 @@ class Consumer:
                     self._asked = 0
 
     async def _ask(self, room: int) -> None:
-        request = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
+        request = b'{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}' % (
             room,
+            max(PULL_BYTES, self._connection.client.max_payload),
             int(PULL_EXPIRES * 1e9),
             int(PULL_HEARTBEAT * 1e9),
         )

@@ -15,7 +15,7 @@ from typing import cast
 from nats.aio.msg import Msg
 
 from brokers.nats._client import JSON, Connection, check_api
-from brokers.nats._config import NatsConfig
+from brokers.nats._config import IGNORED, USED, NatsConfig
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
@@ -44,6 +44,7 @@ class NatsBroker(Adapter):
     """A connection to NATS with JetStream."""
 
     configuration = NatsConfig
+    settings = (*USED, *IGNORED)
     _config: NatsConfig
 
     def __init__(self, config: NatsConfig) -> None:

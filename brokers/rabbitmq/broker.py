@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from brokers.rabbitmq._config import RabbitMQConfig
+from brokers.rabbitmq._config import IGNORED, USED, RabbitMQConfig
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode
@@ -35,6 +35,7 @@ class RabbitMQBroker(Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
 
     configuration = RabbitMQConfig
+    settings = (*USED, *IGNORED)
     _config: RabbitMQConfig
 
     features = Features(

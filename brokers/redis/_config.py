@@ -13,7 +13,7 @@ from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 
-__all__ = ["RedisConfig", "Sentinels"]
+__all__ = ["IGNORED", "USED", "RedisConfig", "Sentinels"]
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379

@@ -12,7 +12,7 @@ from typing import cast
 
 from redis.asyncio import Connection as Socket
 
-from brokers.redis._config import RedisConfig
+from brokers.redis._config import IGNORED, USED, RedisConfig
 from brokers.redis._connection import Connection
 from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
@@ -53,6 +53,7 @@ class RedisBroker(Adapter):
     """A connection to a Redis server."""
 
     configuration = RedisConfig
+    settings = (*USED, *IGNORED)
     _config: RedisConfig
 
     def __init__(self, config: RedisConfig) -> None:

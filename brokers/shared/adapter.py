@@ -11,9 +11,15 @@ __all__ = ["Adapter"]
 
 
 class Adapter(Steps):
-    """A node on a broker, made from one value that says how to reach it."""
+    """A node on a broker, made from one value that says how to reach it.
+
+    Attributes:
+        configuration: The type of that value.
+        settings: The names of its component's settings; another one is told, see ``Component.unknown``.
+    """
 
     configuration: ClassVar[type[Any]]
+    settings: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: Any) -> None:
         """Prepare; entering connects."""

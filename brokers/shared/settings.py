@@ -118,10 +118,7 @@ def shown_hosts(hosts: Iterable[tuple[str, int]]) -> str:
 
 
 class Settings:
-    """Reads a pub/sub component's metadata, and gathers what is wrong with it.
-
-    A setting that it does not know is refused: it may be what makes a connection safe.
-    """
+    """Reads a pub/sub component's metadata, and gathers what is wrong with it."""
 
     def __init__(self, component: Component, known: Iterable[str], refused: Mapping[str, str] | None = None) -> None:
         """Look at the names.
@@ -137,8 +134,7 @@ class Settings:
         for name in lacking:
             if component.entry(name) is not None:
                 self.wrong(name, f"{lacking[name]} is not supported")
-        near, others = component.unknown((*known, *PUBSUB_SETTINGS, *lacking))
-        self.problems += [*near, *others]
+        self.problems += component.unknown((*known, *PUBSUB_SETTINGS, *lacking))[0]
 
     @property
     def connect_wait(self) -> float:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
 from gateway.cli.template import is_template, load_template
 from gateway.cli.terminal import note, show
+from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
-from mesh.errors import ConfigError, MissingDependencyError, Problem
-from mesh.node.components import check_references, check_types, unknown_settings
-from mesh.registry import BACKBONE_TYPES, Registry
-from mesh.resources.loader import Document, LoadedResources, load_configuration_file, load_resources, read_documents
+from mesh.blocks.secrets import BLOCK as SECRETS
+from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
+from mesh.node.components import check_installed, check_references, check_types, unknown_settings
+from mesh.node.runtime import check as check_node
+from mesh.registry import Registry
+from mesh.resources.component import EnvRef, SecretRef, TemplateTokens, env_refusal
+from mesh.resources.loader import Document, load_configuration_file, load_resources, read_documents
+from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from gateway.config import GatewayConfig
     from mesh.resources.component import Component
 
-__all__ = ["Findings", "check", "parser", "run"]
+__all__ = ["Findings", "check", "check_start", "parser", "run"]
 
 _SUFFIXES = (".yaml", ".yml")
+_Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
 def parser() -> Parser:
@@ -35,6 +46,7 @@ def parser() -> Parser:
         epilog="Folders are not searched further down; what a template refers to is checked with it.",
     )
     made.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
+    made.add_argument("--strict", action="store_true", help="take warnings for problems")
     made.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how it is written")
     return made
 
@@ -43,6 +55,9 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
     findings = check([Path(path) for path in found.paths])
+    if found.strict:
+        findings.add(findings.warnings)
+        findings.warnings.clear()
     if found.output == "json":
         show(
             json.dumps(
@@ -88,44 +103,90 @@ class Findings:
         """Add problems that are not known yet."""
         self.problems += [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
 
+    def warn(self, warnings: Sequence[Problem]) -> None:
+        """Add warnings that are not known yet."""
+        self.warnings += [warning for warning in dict.fromkeys(warnings) if warning not in self.warnings]
+
 
 def check(paths: Sequence[Path]) -> Findings:
     """Check files and folders, and what their templates refer to."""
     findings = Findings()
     resources: list[Path] = []
     templates: list[tuple[Document, Path]] = []
+    configurations: list[Path] = []
     for path in paths:
         for file in _files(path, findings):
-            template, others = _template_of(file)
-            if template is None or others:
-                resources.append(file)
+            # Problems of the file are found again by whoever loads it.
+            documents = read_documents(file, [])
+            template = next(filter(is_template, documents), None)
             if template is not None:
                 templates.append((template, file))
+            if [document.get("kind") for document in documents] == ["Configuration"]:
+                configurations.append(file)
+            elif template is None or len(documents) > 1:
+                resources.append(file)
     seen: set[frozenset[Path]] = set()
     for template, file in templates:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
+    for file in configurations:
+        _check_configuration(file, findings, seen)
     return findings
+
+
+def check_start(configs: Sequence[GatewayConfig]) -> Findings:
+    """Find what gateways would say at their start, as far as it can be known without connecting to anything."""
+    findings = Findings()
+    registry = Registry()
+    for config in configs:
+        warnings: list[Problem] = []
+        try:
+            settings = load_settings(config, warnings)
+        except ConfigError as error:
+            findings.add(error.problems)
+            continue
+        findings.warn(warnings)
+        findings.add(check_node(settings, registry))
+        secrets: dict[str, Mapping[SecretRef, str]] = {}
+        for store in (each for each in settings.scoped if each.block == SECRETS.kind):
+            refs = {
+                ref for each in settings.scoped if each.auth_secret_store == store.name for ref in each.secret_refs()
+            }
+            secrets.update(asyncio.run(_secrets(store, refs, registry, findings)))
+        for component in settings.scoped:
+            _check_component(component, registry, findings, config, secrets)
+    return findings
+
+
+async def _secrets(store: Component, refs: Iterable[SecretRef], registry: Registry, findings: Findings) -> _Secrets:
+    """Read what is referred to, from a store of this machine; whether another one answers is not known before."""
+    if registry.find(store.type) is None or not getattr(registry.load(store.type), "bound", False):
+        return {}
+    found: dict[SecretRef, str] = {}
+    try:
+        async with registry.load(store.type).from_component(store) as opened:  # type: ignore[attr-defined]
+            for ref in refs:
+                with suppress(SecretError):  # Who refers to one that is not there says so.
+                    secret = await opened.get(ref.name, {})
+                    found |= {ref: secret[ref.key]} if ref.key in secret else {}
+    except ConfigError:
+        return {}  # As `_check_component` tells.
+    except SecretError as error:
+        (findings.warn if store.ignore_errors else findings.add)([store.problem(f"component {store.name}: {error}")])
+        return {}
+    return {store.name: found}
 
 
 def _files(path: Path, findings: Findings) -> list[Path]:
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
         if not found:
-            findings.warnings.append(Problem("holds no YAML file", file=str(path)))
+            findings.warn([Problem("holds no YAML file", file=str(path))])
         return found
     if not path.exists():
         findings.add([Problem("there is no such file or directory", file=str(path))])
         return []
     return [path]
-
-
-def _template_of(file: Path) -> tuple[Document | None, int]:
-    """Find the template in a file, and count its other documents."""
-    # Problems of the file are found again by whoever loads it.
-    documents = read_documents(file, [])
-    templates = [document for document in documents if is_template(document)]
-    return (templates[0], len(documents) - 1) if templates else (None, len(documents))
 
 
 def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
@@ -134,11 +195,13 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
     problems: list[Problem] = []
     read_documents(file, problems)
     findings.add(problems)
+    warnings: list[Problem] = []
     try:
-        specs = load_template(document, file, os.environ)
+        specs = load_template(document, file, os.environ, warnings)
     except ConfigError as error:
         findings.add(error.problems)
         return
+    findings.warn(warnings)
     for spec in specs:
         files = [file for path in spec.config.resource_paths for file in _files(_shortened(path), findings)]
         _check_resources(files, findings, seen)
@@ -159,70 +222,102 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     if not _is_new(paths, seen):
         return
     try:
-        loaded = load_resources(paths)
+        loaded = load_resources(paths, together=False)
     except ConfigError as error:
         findings.add(error.problems)
         return
-    findings.warnings += [warning for warning in loaded.warnings if warning not in findings.warnings]
-    findings.resources += sum(
-        map(
-            len,
-            (
-                loaded.components,
-                loaded.subscriptions,
-                loaded.configurations,
-                loaded.resiliencies,
-                loaded.http_endpoints,
-            ),
-        )
+    findings.warn(loaded.warnings)
+    groups = (
+        loaded.components,
+        loaded.subscriptions,
+        loaded.configurations,
+        loaded.resiliencies,
+        loaded.http_endpoints,
     )
-    _check_types(loaded, findings)
-
-
-def _check_types(loaded: LoadedResources, findings: Findings) -> None:
+    findings.resources += sum(map(len, groups))
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add(check_references(loaded.components, loaded.http_endpoints))
-    by_kind = {block.kind: block for block in BLOCKS}
+    findings.add(clashes(loaded.subscriptions))
+    # Where the files are used, more may be installed.
+    findings.warn(check_installed(loaded.components, BLOCKS, registry))
     for component in loaded.components:
-        if component.block not in by_kind:
-            continue
-        try:
-            misspelt, strange = unknown_settings(component, by_kind[component.block], registry)
-            findings.add(misspelt)
-            findings.warnings += [warning for warning in strange if warning not in findings.warnings]
-            if component.type in BACKBONE_TYPES:
-                continue
-            if registry.find(component.type) is not None:
-                _check_settings(component, registry.load(component.type), findings)
-                continue
-            warning = component.problem(registry.not_installed(component.type))
-        except (ConfigError, MissingDependencyError) as error:
-            warning = component.problem(str(error))
-        if warning not in findings.warnings:
-            findings.warnings.append(warning)
+        _check_component(component, registry, findings, None)
 
 
-def _check_settings(component: Component, adapter: type, findings: Findings) -> None:
-    """Let the adapter read the settings, as at the start of a gateway; it connects to nothing before it is entered."""
-    read = getattr(adapter, "from_component", None)
-    if read is None or any(entry.text() is None for entry in component.metadata):
-        return  # Secrets and variables have their values where the gateway runs.
+def _check_component(
+    component: Component,
+    registry: Registry,
+    findings: Findings,
+    here: GatewayConfig | None,
+    secrets: _Secrets = MappingProxyType({}),
+) -> None:
+    """Let the adapter read the settings, as at the start of a gateway; it connects to nothing before it is entered.
+
+    Args:
+        component: What is checked.
+        registry: What is installed.
+        findings: Gets what is wrong.
+        here: The gateway that it is checked for; None = it runs elsewhere, where other drivers and variables are.
+        secrets: What is known of stores.
+    """
+    block = next((block for block in BLOCKS if block.kind == component.block), None)
+    if block is None:
+        return
+    problems: list[Problem] = []
     try:
-        read(component)
+        problems, strange = unknown_settings(component, block, registry)
+        findings.warn(strange)
+        closed = _closed(component, here, secrets)
+        if closed is not None and block.check is not None:
+            block.check(closed)
+        if registry.find(component.type) is not None:
+            read = getattr(registry.load(component.type), "from_component", None)
+            if read is not None and closed is not None:
+                read(closed)
+    except MissingDependencyError as error:
+        problem = component.type_problem(str(error))
+        if here is None:
+            findings.warn([problem])
+        else:
+            problems.append(problem)
     except ConfigError as error:
-        findings.add(error.problems)
+        problems = [
+            *problems,
+            *(each if each.file else component.type_problem(each.message) for each in error.problems),
+        ]
+    # One that may be missing is left out, with a warning.
+    (findings.warn if component.ignore_errors else findings.add)(problems)
+
+
+def _closed(component: Component, here: GatewayConfig | None, secrets: _Secrets) -> Component | None:
+    """Close the references of a component; None where what they refer to is not known.
+
+    Raises:
+        ConfigError: What they refer to is not there.
+    """
+    variables = [entry.value.variable for entry in component.metadata if isinstance(entry.value, EnvRef)]
+    if here is None and any(env_refusal(name, {}) is None for name in variables):
+        return None
+    store = component.auth_secret_store
+    if component.secret_refs() and store not in secrets:
+        return None
+    pod = os.environ.get("POD_NAME", "pod" if here is None else None)
+    app_id, namespace = ("app", "default") if here is None else (here.app_id, here.namespace)
+    return component.resolved(TemplateTokens(app_id, namespace, pod), os.environ, secrets.get(store or "", {}))
 
 
 def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
     if not _is_new([path], seen):
         return
+    warnings: list[Problem] = []
     try:
-        load_configuration_file(path, os.environ)
+        load_configuration_file(path, os.environ, warnings)
     except ConfigError as error:
         findings.add(error.problems)
     else:
         findings.resources += 1
+    findings.warn(warnings)
 
 
 def _shortened(path: Path) -> Path:

@@ -126,6 +126,9 @@ def gateway_config(
     http_port = check.port("--dapr-http-port", options.dapr_http_port)
     if http_port is None:
         http_port = default_http_port if options.dapr_http_port is None else 0
+    grpc_port = check.port("--dapr-grpc-port", options.dapr_grpc_port)
+    if grpc_port is None and (default_http_port == 0 or options.dapr_grpc_port is not None):
+        grpc_port = 0
     drain = options.dapr_graceful_shutdown_seconds
     config = GatewayConfig(
         app_id=options.app_id or "",
@@ -136,6 +139,7 @@ def gateway_config(
         app_max_concurrency=_limit(options.app_max_concurrency),
         app_health=_health(options, check),
         http_port=http_port,
+        grpc_port=grpc_port,
         listen=split_list(options.dapr_listen_addresses) or _DEFAULT.listen,
         unix_socket_dir=Path(options.unix_domain_socket).absolute() if options.unix_domain_socket else None,
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),

@@ -48,7 +48,7 @@ def run(words: Sequence[str]) -> int:
     body = given_data(found)
     gateway = gateway_of(found.app_id, found.unix_domain_socket)
     headers = {**({"Content-Type": "application/json"} if body is not None else {}), **_headers(found.header)}
-    path = f"/v1.0/invoke/{path_segment(found.app_id)}/method/{quote(found.method.lstrip('/'), safe=_PATH_SAFE)}"
+    path = f"/v1.0/invoke/{path_segment(found.app_id)}/method/{_quoted(found.method)}"
     try:
         with opened(gateway, found.verb.upper(), path, body, headers=headers, timeout=found.timeout) as response:
             if not response.ok:
@@ -123,6 +123,11 @@ def _error_text(text: str) -> str:
         return f"{error['message']} ({error['errorCode']})"
     except (ValueError, KeyError, TypeError):
         return text
+
+
+def _quoted(method: str) -> str:
+    """Write a method as a path: as it was given, and what can not stand in one as escapes."""
+    return quote(method.removeprefix("/"), safe=_PATH_SAFE, errors="surrogateescape")
 
 
 def _print(response: Response) -> int:

@@ -11,7 +11,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
-from gateway.cli.one_app import AppSpec, LaunchError, Surroundings, run_app
+from gateway.cli.app_spec import AppSpec
+from gateway.cli.one_app import LaunchError, Surroundings, run_app
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:

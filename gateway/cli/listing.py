@@ -67,7 +67,7 @@ def record(each: Run) -> dict[str, str | int | bool]:
     return {
         "appId": each.app_id,
         "httpPort": each.http_port,
-        "grpcPort": 0,
+        "grpcPort": each.grpc_port,
         "appPort": each.app_port or 0,
         "metricsEnabled": False,
         "command": labels.get("appCommand", ""),

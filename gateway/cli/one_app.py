@@ -14,10 +14,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.client import GatewayUnreachableError, request
-from gateway.cli.options import GatewayOptions, to_arguments
-from gateway.cli.output import Console, LogTarget, Stream
-from gateway.cli.processes import Child, Start, Stdin, exit_code, exit_text, first_of, started
+from gateway.cli.options import to_arguments
+from gateway.cli.output import Console, Stream
+from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
 from gateway.config import CLOSE_SECONDS
 from gateway.runs import Run, find_run, set_app_pid
 from mesh.errors import MeshError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.cli.voice import Voice
     from gateway.config import GatewayConfig
 
-__all__ = ["AppSpec", "LaunchError", "Surroundings", "gateway_grace", "run_app"]
+__all__ = ["LaunchError", "Surroundings", "gateway_grace", "run_app"]
 
 _READY_WITHIN = 30.0
 _GATEWAY_MARGIN = 3.0  # For the end of the process itself, on a busy machine.
@@ -45,40 +46,6 @@ class LaunchError(MeshError):
     """A gateway or an application could not be started."""
 
     code = "LAUNCH_FAILED"
-
-
-@dataclass(frozen=True, slots=True)
-class AppSpec:
-    """One application and its gateway, as they are to be started.
-
-    Attributes:
-        options: Of the gateway, as given.
-        config: The same, checked.
-        command: Of the application; empty = only the gateway runs.
-        directory: Where the application runs.
-        environment: Added to ours, for the application.
-        app_log: Where its output goes.
-        gateway_log: Where the gateway's goes.
-        labels: Shown by ``mesh list`` and in metadata.
-        stdin: What the application reads.
-        several: It is one of a template.
-    """
-
-    options: GatewayOptions
-    config: GatewayConfig
-    command: tuple[str, ...] = ()
-    directory: Path = field(default_factory=Path.cwd)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    app_log: LogTarget = field(default_factory=LogTarget)
-    gateway_log: LogTarget = field(default_factory=LogTarget)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    stdin: Stdin = "nothing"
-    several: bool = False
-
-    @property
-    def app_id(self) -> str:
-        """The application's name."""
-        return self.config.app_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +211,7 @@ def _gateway_command(spec: AppSpec) -> list[str]:
         dapr_http_port=max(spec.options.dapr_http_port or 0, 0),
         app_protocol=spec.config.app_protocol,
         app_ssl=False,
+        dapr_grpc_port=max(spec.options.dapr_grpc_port or 0, 0),
     )
     # -P: a folder named `gateway` where we are called is not ours.
     return [sys.executable, "-P", "-m", "gateway", *to_arguments(options)]
@@ -251,13 +219,14 @@ def _gateway_command(spec: AppSpec) -> list[str]:
 
 def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dict[str, str]:
     config = spec.config
-    # A gRPC or metrics port of an outer run is not this gateway's.
-    inherited = {k: v for k, v in environ.items() if k not in ("DAPR_GRPC_PORT", "DAPR_METRICS_PORT", "APP_PORT")}
+    # A metrics port of an outer run is not this gateway's.
+    inherited = {k: v for k, v in environ.items() if k not in ("DAPR_METRICS_PORT", "APP_PORT")}
     facts = {
         "APP_ID": config.app_id,
         "APP_PROTOCOL": config.app_protocol,
         "APP_CHANNEL_ADDRESS": config.app_host,
         "DAPR_HTTP_PORT": str(run.http_port),
+        "DAPR_GRPC_PORT": str(run.grpc_port),
     }
     if config.app_port is not None:
         facts["APP_PORT"] = str(config.app_port)

@@ -118,6 +118,13 @@ class GatewayOptions:
     dapr_http_port: int | None = _option(
         None, "number", "--dapr-http-port -H --port", "port of the API (a free one)", section=_PORTS
     )
+    dapr_grpc_port: int | None = _option(
+        None,
+        "number",
+        "--dapr-grpc-port -G --grpc-port",
+        "port that tells gRPC clients to use the API (a free one)",
+        section=_PORTS,
+    )
     dapr_listen_addresses: str | None = _option(
         None, "text", "--dapr-listen-addresses", "comma separated (127.0.0.1,::1)", section=_PORTS, metavar="HOSTS"
     )
@@ -165,15 +172,14 @@ def _flags() -> Iterator[Flag]:
 FLAGS: tuple[Flag, ...] = tuple(_flags())
 """Every option that has an effect."""
 
-_NO_GRPC = "the gateway speaks HTTP only"
+_NO_DIRECT = "gateways talk over the broker, never to each other"
 _NO_SERVICE = "there is no such service behind the gateway"
 
 IGNORED: Mapping[str, tuple[Flag, str]] = {
     name: (flag, reason)
     for flag, reason in (
-        (Flag(("--dapr-grpc-port", "-G", "--grpc-port"), "text"), _NO_GRPC),
-        (Flag(("--dapr-internal-grpc-port", "-I"), "text"), _NO_GRPC),
-        (Flag(("--dapr-internal-grpc-listen-address",), "text"), _NO_GRPC),
+        (Flag(("--dapr-internal-grpc-port", "-I"), "text"), _NO_DIRECT),
+        (Flag(("--dapr-internal-grpc-listen-address",), "text"), _NO_DIRECT),
         (Flag(("--placement-host-address",), "text"), _NO_SERVICE),
         (Flag(("--scheduler-host-address",), "text"), _NO_SERVICE),
         (Flag(("--scheduler-job-streams",), "text"), _NO_SERVICE),
@@ -183,7 +189,7 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--control-plane-namespace",), "text"), _NO_SERVICE),
         (Flag(("--sentry-address",), "text"), _NO_SERVICE),
         (Flag(("--sentry-request-jwt-audiences",), "text"), _NO_SERVICE),
-        (Flag(("--enable-mtls",), "switch"), "gateways talk over the broker, never to each other"),
+        (Flag(("--enable-mtls",), "switch"), _NO_DIRECT),
         (Flag(("--enable-profiling",), "switch"), "there is no profiling endpoint"),
         (Flag(("--profile-port",), "text"), "there is no profiling endpoint"),
         (Flag(("--enable-metrics",), "switch"), "there is no metrics endpoint yet"),

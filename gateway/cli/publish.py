@@ -68,9 +68,11 @@ def run(words: Sequence[str]) -> int:
 
 
 def content_type(body: bytes) -> str:
-    """Say what data is: a CloudEvent when it has all of its members."""
+    """Say what data is: a CloudEvent when it has all of its members, and nothing but bytes when it is no text."""
     try:
-        data = json.loads(body)
+        data = json.loads(body.decode())
+    except UnicodeDecodeError:
+        return "application/octet-stream"
     except ValueError:
         return "application/json"
     is_event = isinstance(data, dict) and data.keys() >= _CLOUD_EVENT

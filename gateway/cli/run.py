@@ -7,13 +7,14 @@ import os
 import random
 import sys
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.configure import gateway_config
 from gateway.cli.guard import start_guard
 from gateway.cli.launch import launch
-from gateway.cli.one_app import AppSpec, Surroundings, gateway_grace
+from gateway.cli.one_app import Surroundings, gateway_grace
 from gateway.cli.options import H2C, GatewayOptions
 from gateway.cli.output import Console
 from gateway.cli.parsing import (
@@ -29,7 +30,7 @@ from gateway.cli.voice import voice_of
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.cli.processes import Stdin
     from mesh.resources.documents import Document
@@ -110,7 +111,9 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     specs = plan(words, os.environ)
-    _check_resources(specs, os.environ)
+    _check_files(specs)
+    if not all(spec.config.resource_paths for spec in specs):
+        _tell_unread(os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
     # Before the event loop: a process with threads can not be forked safely.
@@ -167,33 +170,32 @@ def _stdin() -> Stdin:
     return "keyboard" if sys.stdin.isatty() else "ours"
 
 
-def _check_resources(specs: Sequence[AppSpec], environ: Mapping[str, str]) -> None:
+def _check_files(specs: Sequence[AppSpec]) -> None:
     """Find what is wrong in the files of all applications before any of them starts.
 
     Raises:
         ConfigError: Holds every problem, once.
     """
-    sets = {spec.config.resource_paths for spec in specs} - {()}
-    configurations = {file for spec in specs for file in spec.config.configuration_files}
-    if not sets and not configurations:
+    configs = [spec.config for spec in specs if spec.config.resource_paths or spec.config.configuration_files]
+    if not configs:
         return
     # Imported here: most runs have no files, and need no YAML.
-    from mesh.resources.loader import load_configuration_file, load_resources
+    from gateway.cli.check import check_start
 
-    problems: list[Problem] = []
+    findings = check_start(configs)
+    if findings.problems:
+        raise ConfigError(findings.problems)
+    # A gateway logs them as well; they are told here when its log is not seen here.
+    if not all(spec.gateway_log.console for spec in specs):
+        for warning in findings.warnings:
+            note(f"warning: {warning}")
 
-    def attempt(load: Callable[[], object]) -> None:
-        try:
-            load()
-        except ConfigError as error:
-            problems.extend(problem for problem in error.problems if problem not in problems)
 
-    for paths in sorted(sets):
-        attempt(partial(load_resources, paths, namespace=environ.get("NAMESPACE")))
-    for file in sorted(configurations):
-        attempt(partial(load_configuration_file, file, environ))
-    if problems:
-        raise ConfigError(problems)
+def _tell_unread(environ: Mapping[str, str]) -> None:
+    """Say that the folder of another runtime is there, whose components need servers of that runtime."""
+    folder = Path(environ.get("DAPR_RUNTIME_PATH") or Path.home()) / ".dapr" / "components"
+    if folder.is_dir():
+        note(f"{folder} is there and is not read: --resources-path reads it, in place of the built-in components")
 
 
 def _template(text: str, environ: Mapping[str, str], given: Sequence[str], command: Sequence[str]) -> list[AppSpec]:
@@ -208,8 +210,10 @@ def _template(text: str, environ: Mapping[str, str], given: Sequence[str], comma
         note(f"warning: {', '.join(given)}: without effect beside -f; the template says it for each application")
     path = template_path(text)
     (document,) = read_template(path)
-    specs = [replace(spec, several=True) for spec in load_template(document, path, environ)]
-    for warning in _about_template(document, specs):
+    warnings: list[Problem] = []
+    loaded = load_template(document, path, environ, warnings)
+    specs = [replace(spec, several=True) for spec in loaded]
+    for warning in (*warnings, *_about_template(document, specs)):
         note(f"warning: {warning}")
     return specs
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.backbone import embedded_status
+from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, show
-from gateway.runs import list_runs
+from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
 from mesh.urls import without_credentials
 
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 _KIBI = 1024
+_ANSWER_WITHIN = 2.0
 
 
 def parser() -> Parser:
     """Describe the command line."""
-    made = Parser("mesh status", description="Show the backbone, where its data is, and how many gateways use it.")
+    made = Parser(
+        "mesh status", description="Show the backbone, where its data is, and what of the applications is not well."
+    )
     add_output_option(made)
     return made
 
@@ -53,14 +58,17 @@ def run(words: Sequence[str]) -> int:
             "gateways": "gateways",
         }
         shown = [(title, facts[key]) for key, title in titles.items() if facts[key] is not None]
-        show("\n".join(f"{title:<12}{value}" for title, value in shown))
+        shown += [(each["appId"], line) for each in facts["apps"] for line in _lines(each)]
+        width = max(12, *(len(title) + 2 for title, _ in shown))
+        show("\n".join(f"{title:<{width}}{value}" for title, value in shown))
     return 0
 
 
-def _facts(environ: Mapping[str, str]) -> dict[str, object]:
+def _facts(environ: Mapping[str, str]) -> dict[str, Any]:
     home = mesh_home(environ)
+    runs = list_runs(home)
     backbone = environ.get("MESH_BACKBONE") or "embedded:"
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "backbone": without_credentials(backbone),
         "state": "yours",
         "url": None,
@@ -68,7 +76,8 @@ def _facts(environ: Mapping[str, str]) -> dict[str, object]:
         "home": str(home),
         "dataDirectory": None,
         "dataBytes": None,
-        "gateways": len(list_runs(home)),
+        "gateways": len(runs),
+        "apps": [{"appId": each.app_id, "daprdPid": each.pid, **_told(each)} for each in runs],
     }
     if backbone.partition(":")[0] == "embedded":
         server = embedded_status(home)
@@ -81,6 +90,35 @@ def _facts(environ: Mapping[str, str]) -> dict[str, object]:
             "dataBytes": _bytes_below(data),
         }
     return facts
+
+
+def _told(run: Run) -> dict[str, object]:
+    """Ask a gateway what is not well; with the reason if it does not tell."""
+    try:
+        status, body = request(run, "GET", "/v1.0/metadata", timeout=_ANSWER_WITHIN)
+        if status == HTTPStatus.OK:
+            return {"conditions": json.loads(body).get("conditions", [])}
+        return {"conditions": None, "reason": f"GET metadata was answered with {status}"}
+    except (GatewayUnreachableError, TimeoutError, ValueError) as error:
+        return {"conditions": None, "reason": str(error) or type(error).__name__}
+
+
+def _lines(app: Mapping[str, Any]) -> list[str]:
+    """Write what is not well with an application, one line each."""
+    if app["conditions"] is None:
+        return [f"not known: {app['reason']}"]
+    lines = []
+    for each in app["conditions"]:
+        parts = []
+        if "breaker" in each:
+            parts.append(f"circuit breaker {each['circuitBreaker']} is {each['breaker']}, {each['refused']} refused")
+        if "seconds" in each:
+            counts = f"{each['repeated']} attempts repeated, {each['givenUp']} given up, {each['trying']} going on"
+            parts.append(f"{each['state']} for {each['seconds']:.3g} s ({counts}): {each['reason']}")
+        elif "state" in each:
+            parts.append(each["state"])
+        lines.append(f"{each['target']}: {'; '.join(parts)}")
+    return lines or ["well"]
 
 
 def _bytes_below(directory: Path) -> int:

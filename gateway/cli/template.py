@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.configure import gateway_config
-from gateway.cli.one_app import AppSpec
 from gateway.cli.options import GatewayOptions
 from gateway.cli.output import LogTarget
 from gateway.cli.template_schema import App, Destination, Shared, Template
@@ -65,19 +65,22 @@ def read_template(path: Path | None) -> list[Document]:
     return documents
 
 
-def load_template(document: Document, path: Path | None, environ: Mapping[str, str]) -> list[AppSpec]:
+def load_template(
+    document: Document, path: Path | None, environ: Mapping[str, str], warnings: list[Problem]
+) -> list[AppSpec]:
     """Give the applications of a template, in its order.
 
     Args:
         document: What was read.
         path: The file; None = standard input, and paths are relative to the current folder.
         environ: See `gateway_config`.
+        warnings: Gets what has no effect.
 
     Raises:
         ConfigError: Holds every problem.
     """
     problems: list[Problem] = []
-    template = validate(document, Template, problems)
+    template = validate(document, Template, problems, warnings)
     if template is None:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0)))
     base = (path.parent if path else Path.cwd()).absolute()
@@ -111,7 +114,7 @@ class _Resolver:
             # The name of the option stands for a field, which has no one place when it came from common.
             self.problems += [self.document.problem(f"{each.path}: {each.message}", at) for each in error.problems]
             return None
-        app_file, gateway_file = self._log_files(directory, config.app_id)
+        app_file, gateway_file = self._log_files(directory, config.app_id, index)
         labels = {
             "appLogPath": str(app_file) if self._to_file(app.app_log_destination, "app") else "",
             "daprdLogPath": str(gateway_file) if self._to_file(app.daprd_log_destination, "daprd") else "",
@@ -121,24 +124,45 @@ class _Resolver:
         return AppSpec(
             options=options,
             config=config,
-            command=app.command,
+            command=tuple(self._as_written((*at, "command", place), text) for place, text in enumerate(app.command)),
             directory=directory,
-            environment={**self.template.common.env, **app.env},
+            environment=self._environment(("common",), self.template.common) | self._environment(at, app),
             app_log=self._target(app.app_log_destination, "app", app_file),
             gateway_log=self._target(app.daprd_log_destination, "daprd", gateway_file),
             labels=labels,
         )
 
+    def _environment(self, at: tuple[str | int, ...], shared: Shared) -> dict[str, str]:
+        return {name: self._as_written((*at, "env", name), text) for name, text in shared.env.items()}
+
+    def _as_written(self, location: tuple[str | int, ...], text: str) -> str:
+        """Give what a program is to see: ``1.10`` and ``yes`` as they stand there, nothing as empty text."""
+        written = self.document.written(location)
+        return written if text and written is not None else text
+
+    def _ids(self) -> list[str]:
+        return [app.app_id or (self.base / app.app_dir_path).resolve().name for app in self.template.apps]
+
     def check_apart(self) -> None:
-        """Refuse what two applications can not have both."""
-        ids = [app.app_id or (self.base / app.app_dir_path).resolve().name for app in self.template.apps]
+        """Refuse what two applications can not have both; one app id with several ports is several instances of it."""
+        ids = self._ids()
+        sockets = [
+            app.unix_domain_socket and (app.unix_domain_socket, ids[at]) for at, app in enumerate(self.template.apps)
+        ]
         wanted = [(app.app_port, "appPort") for app in self.template.apps]
         listening = [(app.dapr_http_port, "daprHTTPPort") for app in self.template.apps]
-        taken = Counter(port for port, _ in wanted + listening if port and port > 0)
+        answering = [(app.dapr_grpc_port, "daprGRPCPort") for app in self.template.apps]
+        taken = Counter(port for port, _ in wanted + listening + answering if port and port > 0)
         for index, app_id in enumerate(ids):
-            if app_id in ids[:index]:
-                self._problem(f"the app id '{app_id}' is used twice", ("apps", index, "appID"))
-            for port, name in (wanted[index], listening[index]):
+            if app_id in ids[:index] and not self.template.apps[index].app_id:
+                message = (
+                    f"the app id '{app_id}', from the folder's name, is another's; several instances of one say appID"
+                )
+                self._problem(message, ("apps", index, "appDirPath"))
+            if sockets[index] and sockets[index] in sockets[:index]:
+                message = f"another instance of '{app_id}' has its socket there"
+                self._problem(message, ("apps", index, "unixDomainSocket"))
+            for port, name in (wanted[index], listening[index], answering[index]):
                 if port and taken[port] > 1:
                     self._problem(f"the port {port} is used {taken[port]} times", ("apps", index, name))
         if not ids:
@@ -174,6 +198,7 @@ class _Resolver:
             app_port=app.app_port,
             app_channel_address=app.app_channel_address,
             dapr_http_port=app.dapr_http_port,
+            dapr_grpc_port=app.dapr_grpc_port,
             dapr_listen_addresses=app.api_listen_addresses or common.api_listen_addresses,
             unix_domain_socket=app.unix_domain_socket,
             metrics_port=app.metrics_port,
@@ -188,7 +213,11 @@ class _Resolver:
         return [local] if local.is_dir() else self._resource_paths(self.template.common, self.base, ("common",))
 
     def _resource_paths(self, shared: Shared, base: Path, at: tuple[str | int, ...]) -> list[Path]:
-        given = [(text, (*at, "resourcesPaths", index)) for index, text in enumerate(shared.resources_paths)]
+        named = (*at, "resourcesPaths")
+        alone = self.document.written(named) is not None
+        given: list[tuple[str, tuple[str | int, ...]]] = [
+            (text, named if alone else (*named, index)) for index, text in enumerate(shared.resources_paths)
+        ]
         if shared.resources_path:
             given.append((shared.resources_path, (*at, "resourcesPath")))
         return [self._existing(base, text, location) for text, location in given]
@@ -214,9 +243,11 @@ class _Resolver:
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def _log_files(self, directory: Path, app_id: str) -> tuple[Path, Path]:
+    def _log_files(self, directory: Path, app_id: str, index: int) -> tuple[Path, Path]:
         logs = directory / ".dapr" / "logs"
-        return logs / f"{app_id}_app_{self.stamp}.log", logs / f"{app_id}_daprd_{self.stamp}.log"
+        # Instances of one application write files of their own.
+        stamp = f"{self.stamp}_{index + 1}" if app_id in self._ids()[:index] else self.stamp
+        return logs / f"{app_id}_app_{stamp}.log", logs / f"{app_id}_daprd_{stamp}.log"
 
     def _destination(self, own: Destination | None, whose: str) -> Destination:
         if own is not None:

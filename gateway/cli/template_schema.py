@@ -6,13 +6,13 @@ Source: Dapr 1.18, the multi-app run template.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
 from gateway.cli.configure import app_id_problem, app_protocol
-from mesh.resources.documents import FileModel
-from mesh.resources.fields import AnyText, Count, Name, Parsed, ScalarText, whole_number
+from mesh.resources.documents import Effect, FileModel
+from mesh.resources.fields import Count, EnvText, Name, Parsed, ScalarText, Texts, whole_number
 from mesh.resources.shapes import wire_name
 from mesh.values import parse_size
 
@@ -70,7 +70,7 @@ class Shared(FileModel):
 
     config_file_path: Name | None = None
     resources_path: Name | None = None
-    resources_paths: tuple[Name, ...] = ()
+    resources_paths: Texts = ()
     app_protocol: Protocol | None = None
     api_listen_addresses: str | None = None
     app_max_concurrency: int | None = None
@@ -90,7 +90,7 @@ class Shared(FileModel):
     app_health_probe_timeout: AboveZero | None = None
     app_health_threshold: AboveZero | None = None
     runtime_path: str | None = None
-    env: Mapping[str, AnyText] = {}
+    env: Mapping[str, EnvText] = {}
     daprd_log_destination: Destination | None = None
     app_log_destination: Destination | None = None
 
@@ -129,8 +129,24 @@ class App(Shared):
     create_service: bool | None = None
 
 
+_SERVICES = Effect("it has no effect: there is no such service behind the gateway")
+_WITHOUT_EFFECT = {
+    "placementHostAddress": _SERVICES,
+    "schedulerHostAddress": _SERVICES,
+    "daprInternalGRPCPort": Effect("it has no effect: gateways talk over the broker, never to each other"),
+    "enableProfiling": Effect("it has no effect: there is no profiling endpoint"),
+    "profilePort": Effect("it has no effect: there is no profiling endpoint"),
+    "metricsPort": Effect("it has no effect yet: there is no metrics endpoint"),
+    "runtimePath": Effect("it has no effect: there is nothing to install"),
+}
+
+
 class Template(FileModel):
     """The whole file."""
+
+    effects: ClassVar = {
+        f"{where}.{name}": each for where in ("common", "apps") for name, each in _WITHOUT_EFFECT.items()
+    }
 
     version: Count
     apps: tuple[App, ...]

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
 from gateway.http.client import ClientResponse, ConnectError, HTTPClient, ResponseError
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 PROBE_FIRST_WAIT = 0.05
 PROBE_LONGEST_WAIT = 0.5
 PROBE_SECONDS = 1.0
+STEADY_SECONDS = 1.0
 ANSWER_LIMIT_BYTES = 1024 * 1024
 _UNLIMITED = nullcontext()
 
@@ -143,7 +144,7 @@ class HTTPApplication:
 
     async def _watch(self) -> None:
         """Probe: often until it is there, then by the health check, or when a call fails."""
-        wait = PROBE_FIRST_WAIT
+        loop, wait = asyncio.get_running_loop(), PROBE_FIRST_WAIT
         failures = 0
         while True:
             healthy = await (self._probe_port() if self._health is None else self._probe_health(self._health))
@@ -153,9 +154,13 @@ class HTTPApplication:
                 self._note(reachable=healthy)
             if self._health is not None:
                 await asyncio.sleep(min(self._health.interval, PROBE_LONGEST_WAIT if not self.reachable else 3600))
-            elif healthy:
-                wait = PROBE_FIRST_WAIT
+                continue
+            up_at = loop.time()
+            if healthy:
                 await self._unreachable.wait()
+            # An open port says little: one that speaks no TLS would be up and down without a pause.
+            if loop.time() - up_at > STEADY_SECONDS:
+                wait = PROBE_FIRST_WAIT
             else:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, PROBE_LONGEST_WAIT)
@@ -186,6 +191,8 @@ class HTTPApplication:
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[_Response]:
         """Call with any method; see ``mesh.application.Application``."""
+        if self._path and _climbs(target):
+            raise BadArgumentError(f"the path leaves {self._base} by '..'")
         if self._health is not None and not self.reachable:
             raise AppUnreachableError("app is not in a healthy state")
         async with self._permits or _UNLIMITED:
@@ -213,6 +220,17 @@ class HTTPApplication:
         """Get a small answer."""
         async with self.call("GET", path, headers, b"") as response:
             return response.status, await _read(response)
+
+
+def _climbs(target: str) -> bool:
+    """Tell whether a path may lead out of the one that stands before it, as whoever decodes it first would read it."""
+    depth = 0
+    for segment in unquote(target.partition("?")[0]).replace("\\", "/").split("/"):
+        name = segment.partition(";")[0]
+        depth += -1 if name == ".." else name not in ("", ".")
+        if depth < 0:
+            return True
+    return False
 
 
 def outside_service(base_url: str) -> HTTPApplication:

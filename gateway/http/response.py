@@ -18,7 +18,16 @@ from aiohttp import web
 
 from gateway.errors import APIError
 
-__all__ = ["Answered", "Request", "Response", "StreamedResponse", "json_response", "no_content", "render"]
+__all__ = [
+    "Answered",
+    "Request",
+    "Response",
+    "StreamedResponse",
+    "json_response",
+    "no_content",
+    "render",
+    "split_target",
+]
 
 WITHOUT_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -53,6 +62,12 @@ class Request(web.BaseRequest):
     ATTRS = web.BaseRequest.ATTRS | {"begun", "further_fields"}
     begun = False
     further_fields: Sequence[tuple[str, str]] = ()
+
+
+def split_target(request: web.BaseRequest) -> tuple[str, str]:
+    """Give path and query as they were written, also of the absolute form, which proxies use."""
+    path, _, query = request.raw_path.partition("?")
+    return (path if path[:1] == "/" else "/" + path.partition("://")[2].partition("/")[2]), query
 
 
 class Response:

@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
-from gateway.http.response import Answered, Request, Response, render
+from gateway.http.response import Answered, Request, Response, render, split_target
 from mesh.errors import MeshError
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
@@ -33,6 +33,7 @@ IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 AT_ONCE = 0.01
 BACKLOG = 2048
+TOO_MANY_FIELDS = "Too many headers received"  # aiohttp has no class for it.
 IPV6_LOOPBACK = "::1"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
@@ -42,15 +43,18 @@ Find = Callable[[str, Sequence[str]], Found | None]
 
 
 class Router:
-    """Finds the route of a raw path: ``/{version}/{block}/{segments…}``."""
+    """Finds the route of a raw path: ``/{version}/{block}/{segments…}``.
+
+    Routes are compared with a normalised copy; what is passed on is the path as it was written.
+    """
 
     def __init__(self, blocks: Mapping[tuple[str, str], Find], fallback: Find, clean: Callable[[str], str]) -> None:
         """Set the routes.
 
         Args:
             blocks: By version and name: gives what answers a method and the segments after the name.
-            fallback: For everything else; its one segment is the whole path.
-            clean: Collapses empty and dotted segments.
+            fallback: For everything else; its one segment is the whole path as it was written.
+            clean: Makes the copy: collapses empty and dotted segments.
         """
         self._blocks = blocks
         self._fallback = fallback
@@ -58,19 +62,15 @@ class Router:
 
     async def __call__(self, request: web.BaseRequest) -> Answered:
         """Answer a request."""
-        path, _, query = request.raw_path.partition("?")
-        if path[:1] != "/":  # The absolute form, which proxies use.
-            if request.method == "CONNECT":
-                raise APIError(405, "ERR_DIRECT_INVOKE", "the method CONNECT is not supported")
-            path = "/" + path.partition("://")[2].partition("/")[2]
-        if not path.isascii():
-            _check_utf8(path)
-        query = query.partition("#")[0]
-        if "//" in path or "/." in path:
-            path = self._clean(path)
-        found = self._find(request.method, path)
-        if found is None and path[-1:] == "/":
-            found = self._find(request.method, path.rstrip("/"))
+        if request.method == "CONNECT":
+            raise APIError(405, "ERR_DIRECT_INVOKE", "the method CONNECT is not supported")
+        path, query = split_target(request)
+        if "#" in path or "#" in query:  # What else cannot stand in a request line, the parser refuses.
+            raise bad_request("a '#' cannot stand in a request line; it is written as %23")
+        plain = self._clean(path) if "//" in path or "/." in path else path
+        found = self._find(request.method, plain)
+        if found is None and plain[-1:] == "/":
+            found = self._find(request.method, plain.rstrip("/"))
         if found is None:
             found = self._fallback(request.method, (path,))
             assert found is not None  # It takes everything.
@@ -82,13 +82,6 @@ class Router:
         if find is None:
             return None
         return find(method, parts[3].split("/") if len(parts) == 4 else ())
-
-
-def _check_utf8(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # Bytes that are no UTF-8 came in as surrogates.
-        raise bad_request("the path is not UTF-8") from None
 
 
 class _Connection(web.RequestHandler):
@@ -104,9 +97,11 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> Response:
         if isinstance(exc, LineTooLong):
-            return render(header_too_large(self.max_line_size))
+            return render(header_too_large(f"a header field is larger than {self.max_line_size} bytes"))
+        if message == TOO_MANY_FIELDS:
+            return render(header_too_large(f"there are more than {self.max_headers} header fields"))
         if status == 400:
-            return render(bad_request((message or "not HTTP").partition("\n")[0].rstrip(" :")))
+            return render(bad_request(_complaint(exc, message or "not HTTP")))
         return render(unexpected(exc if isinstance(exc, Exception) else RuntimeError(message)))
 
     def until_answered(self) -> asyncio.Future[None] | None:
@@ -138,6 +133,14 @@ class _Connection(web.RequestHandler):
         self._header_timer = None
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
+
+
+def _complaint(exc: BaseException | None, message: str) -> str:
+    """Say in one line what the parser did not like."""
+    line = message.partition("\n")[0].rstrip(" :")
+    if isinstance(exc, BadHttpMethod):
+        line += "; this port speaks HTTP/1.1, and verbs are those that are registered for HTTP"
+    return line
 
 
 class _Server(web.Server):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.config import GatewayConfig
+from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
 from gateway.routes import durable, invocation, node, pubsub, secrets, state
-from gateway.routes.invocation import by_header, clean_path
+from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from mesh.node.runtime import Runtime
 from mesh.resources.configuration import APIOperation, APISpec
@@ -38,7 +39,8 @@ def build_router(
         for version in route.versions:
             if _is_allowed(route, version, allowed):
                 rows.setdefault((version, route.name), []).append(route)
-    return Router({key: _find(api, found) for key, found in rows.items()}, _fallback(api), clean_path)
+    fallback = by_header if any(name == "invoke" for _, name in rows) else by_nothing
+    return Router({key: _find(api, found) for key, found in rows.items()}, _fallback(api, fallback), comparable)
 
 
 def _find(api: API, routes: Sequence[Route]) -> Find:
@@ -55,15 +57,15 @@ def _find(api: API, routes: Sequence[Route]) -> Find:
     return find
 
 
-def _fallback(api: API) -> Find:
+def _fallback(api: API, answer: Callable[[Asked], Awaitable[Answered]]) -> Find:
     def find(method: str, segments: Sequence[str]) -> Found:
-        return lambda request, query: by_header(Asked(api, request, segments, query))
+        return lambda request, query: answer(Asked(api, request, segments, query))
 
     return find
 
 
 def _is_allowed(route: Route, version: str, api: APISpec | None) -> bool:
-    """Tell what ``spec.api`` allows; a path that it does not is an invocation like any unknown one."""
+    """Tell what ``spec.api`` allows; a path that it does not is an invocation like any unknown one, if those are."""
     if api is None or route.always:
         return True
 

@@ -13,23 +13,23 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from gateway.errors import APIError
-from gateway.http.response import Answered, Response, StreamedResponse
+from gateway.http.response import Answered, Response, StreamedResponse, split_target
 from gateway.routes.durable import DELIVERY_HEADER, accept
-from gateway.routes.request import go_ahead, header, read_body, unescape
+from gateway.routes.request import check_escapes, go_ahead, header, read_body, unescape
 from gateway.routes.route import Asked, Route
+from gateway.routes.unanswered import hint
 from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
 from mesh.errors import MeshError
 from mesh.telemetry import unusable
 from mesh.values import parse_duration
 
-__all__ = ["ROUTES", "by_header", "by_url", "clean_path"]
+__all__ = ["ROUTES", "by_header", "by_nothing", "by_url", "comparable"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
 TIMEOUT_HEADER = "mesh-timeout"
-_FORBIDDEN = re.compile(r"[#?\x00-\x1f\x7f]")
+_BY_URL = re.compile(r"/+v1\.0/+invoke/+(?:((?i:https?:/.*?))|(?!\.{1,2}/)([^/]+)/*)/method(?=/|\Z)")
 _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id"})
-_VERSION = re.compile(r"/v1\.0(?:-alpha[12]|-beta1)?/([^/]+)")
 
 
 async def by_url(asked: Asked) -> Answered:
@@ -38,37 +38,57 @@ async def by_url(asked: Asked) -> Answered:
         target, method = _split(asked.segments)
         if target:
             return await _call(asked, target, "/" + "/".join(method))
-    return await _by_header(asked, "/v1.0/invoke/" + "/".join(asked.segments))
+    return await _by_header(asked, split_target(asked.request)[0])
 
 
 async def by_header(asked: Asked) -> Answered:
-    """Call the application that ``dapr-app-id`` or the user name names, with the whole path."""
+    """Call the application that ``dapr-app-id`` or the user name names, with the whole path as it was written."""
     return await _by_header(asked, asked.segments[0])
+
+
+async def by_nothing(asked: Asked) -> Answered:
+    """Say what is missing, whatever the header names: ``spec.api`` of a Configuration allows no invocation."""
+    raise _nobody(asked, asked.segments[0])
 
 
 async def _by_header(asked: Asked, path: str) -> Answered:
     target = _header_target(asked.request)
     if target:
         return await _call(asked, target, path)
+    raise _nobody(asked, path)
+
+
+def _nobody(asked: Asked, path: str) -> APIError:
     message = "failed getting app id either from the URL path or the header dapr-app-id"
-    block = _VERSION.match(path)
-    if block is not None and block[1] not in asked.api.names:
-        message += f"; there is no API {block[1]!r} in this version, see docs/compatibility.md"
-    raise APIError(404, "ERR_DIRECT_INVOKE", message)
+    meant = hint(path, asked.api.names)
+    return APIError(404, "ERR_DIRECT_INVOKE", f"{message}; {meant}" if meant else message)
 
 
 async def _call(asked: Asked, target: str, path: str) -> Answered:
     request = asked.request
-    path = clean_path(path)
-    decoded = unescape(path) if "%" in path else path
-    if _FORBIDDEN.search(decoded):
-        raise APIError(500, "ERR_DIRECT_INVOKE", f"invalid method: {decoded!r}")
-    whole_target = f"{path}?{asked.query}" if asked.query else path
+    check_escapes(path)
+    if _opens_websocket(request):
+        message = "WebSocket connections are not carried by an invocation; connect to the application itself"
+        raise APIError(501, "ERR_DIRECT_INVOKE", message)
+    whole_target = f"{path}?{asked.query}" if "?" in request.raw_path else path
     if DELIVERY_HEADER in request.headers:
         return await accept(asked, target, whole_target, _headers(asked, target))
     call = Call(request.method, whole_target, _headers(asked, target), await _body(request))
     async with cast("Answer", await asked.run(INVOKE, target, call, _deadline(request))) as answer:
         return await _respond(request, answer)
+
+
+def _opens_websocket(request: web.BaseRequest) -> bool:
+    """Tell whether a client could go on with nothing but a WebSocket; any other upgrade is an offer, and ignored.
+
+    Source: RFC 6455 section 4.1; RFC 9110 section 7.8.
+    """
+    offered = request.headers.getall("Upgrade", ())
+    return any(each.strip().lower() == "websocket" for value in offered for each in value.split(",")) and any(
+        each.strip().lower() == "upgrade"
+        for value in request.headers.getall("Connection", ())
+        for each in value.split(",")
+    )
 
 
 def _deadline(request: web.BaseRequest) -> float | None:
@@ -126,12 +146,18 @@ def _split(segments: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Split ``{app id}/method/{method…}``; an absolute URL as app id may hold slashes of its own."""
     if segments and segments[0].lower() in ("http:", "https:") and "method" in segments:
         at = segments.index("method")
-        # Cleaning the path has made one slash of two.
+        # One slash of the URL's two may have got lost on the way here.
         host = [unescape(segment) for segment in segments[1:at] if segment]
         return f"{segments[0].lower()}//{'/'.join(host)}", segments[at + 1 :]
     if len(segments) < 2 or segments[1] != "method":
         return "", ()
     return unescape(segments[0]), segments[2:]
+
+
+def comparable(path: str) -> str:
+    """Give the copy of a raw path that is compared with routes. What a method is called is the application's matter."""
+    found = _BY_URL.match(path)
+    return f"/v1.0/invoke/{found[1] or found[2]}/method{path[found.end() :]}" if found is not None else clean_path(path)
 
 
 def clean_path(path: str) -> str:
@@ -166,10 +192,12 @@ async def _streamed(request: web.BaseRequest) -> AsyncIterator[bytes]:
 
 
 async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
-    length = next((value for name, value in answer.headers if name.lower() == "content-length"), None)
     fields = forwardable(answer.headers)
+    length = None
+    if answer.status != 204:  # It has none: RFC 9110 section 8.6.
+        length = next((value for name, value in answer.headers if name.lower() == "content-length"), None)
     if answer.body is not None:
-        if request.method == "HEAD" and length is not None:
+        if (request.method == "HEAD" or answer.status == 304) and length is not None:
             fields.append(("Content-Length", length))
         return Response(answer.status, answer.body, fields)
     stream = StreamedResponse(answer.status, fields, length)

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from gateway.errors import ERRORS, APIError, answer, told
+from gateway.errors import ERRORS, answer, told
 from gateway.http.response import Answered, Response, no_content
-from gateway.routes.request import fields, header, metadata_of, read_body, text_map
+from gateway.routes.request import fields, header, metadata_of, read_body
 from gateway.routes.route import WRITE, Asked, Route
-from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, is_raw
+from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, is_raw, spelled
 from mesh.errors import MeshError, PublishFailedError
+from mesh.event import media_type
 from mesh.operation import Operation
+from mesh.resources.fields import described
 
 __all__ = ["ROUTES"]
 
@@ -51,7 +53,7 @@ async def publish_bulk(asked: Asked) -> Answered:
     """Publish an array of events."""
     name, topic = await _target(asked)
     body = await read_body(asked.request)
-    metadata = metadata_of(asked.query)
+    metadata = spelled(metadata_of(asked.query))
     asking = BulkPublish(topic, ())
     app_id = asked.api.caller.app_id
     try:
@@ -87,32 +89,44 @@ def _entries(body: bytes, metadata: Mapping[str, str]) -> Sequence[BulkEntry]:
     if not isinstance(items, list):
         raise EntriesError("the body must be a JSON array of entries")
     entries: list[BulkEntry] = []
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for index, item in enumerate(items):
         if not isinstance(item, dict):
-            raise EntriesError(f"entry {index} must be an object")
+            raise EntriesError(f"entry {index} must be an object, not {described(item)}")
         members = fields(item, f"entry {index}")
         content_type = members.get("contenttype")
-        data = _entry_bytes(index, content_type, members)
+        if not isinstance(content_type, str) or not content_type:
+            raise EntriesError(f"entry {index}: contentType {_lacking(content_type)} (for example 'application/json')")
+        if "event" not in members:
+            raise EntriesError(f"entry {index}: event is missing")
+        data = _entry_bytes(index, content_type, members["event"])
         entry_id = members.get("entryid")
-        if not isinstance(entry_id, str) or not entry_id or entry_id in seen:
-            what = "is missing or empty" if not entry_id else "is used twice"
-            raise EntriesError(f"entry {index}: entryId {what}; it must be unique in the request")
-        seen.add(entry_id)
-        try:
-            own = text_map(members.get("metadata"), f"metadata of entry {index}")
-        except APIError as error:
-            raise EntriesError(error.message) from None
-        merged = {**metadata, **own} if members.get("metadata") is not None else {}
+        if not isinstance(entry_id, str) or not entry_id:
+            raise EntriesError(f"entry {index}: entryId {_lacking(entry_id)} (for example '{index + 1}')")
+        if (first := seen.setdefault(entry_id, index)) != index:
+            raise EntriesError(f"entry {index}: entryId {entry_id!r} is that of entry {first} already")
+        given = members.get("metadata")
+        if given is not None and not (
+            isinstance(given, dict) and all(isinstance(value, str) for value in given.values())
+        ):
+            raise EntriesError(f"entry {index}: metadata must be an object of strings")
+        own = spelled(given or {})
+        merged = {**metadata, **own} if given is not None else {}
         key = own.get("partitionKey", metadata.get("partitionKey"))
-        entries.append(BulkEntry(entry_id, str(content_type), data, merged, key))
+        entries.append(BulkEntry(entry_id, content_type, data, merged, key))
     return entries
 
 
-def _entry_bytes(index: int, content_type: object, members: Mapping[str, object]) -> bytes:
+def _lacking(value: object) -> str:
+    """Say what is wrong with a member that must be a string."""
+    if value is None or value == "":
+        return "is missing" if value is None else "is empty"
+    return f"must be a string, not {described(value)}"
+
+
+def _entry_bytes(index: int, content_type: str, event: object) -> bytes:
     """Read an entry's event by its content type."""
-    media = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
-    event = members.get("event")
+    media = media_type(content_type)
     if media in JSON_TYPES:
         return orjson.dumps(event)
     if media in BINARY_TYPES:
@@ -120,13 +134,16 @@ def _entry_bytes(index: int, content_type: object, members: Mapping[str, object]
             try:
                 return base64.b64decode(event, validate=True)
             except (binascii.Error, ValueError):
-                pass
-        raise EntriesError(f"entry {index}: event must be a base64 string for {media}")
+                raise EntriesError(f"entry {index}: event is not base64, which {media} needs") from None
+        raise EntriesError(f"entry {index}: event must be a base64 string for {media}, not {described(event)}")
     if media.startswith("text/") or media == "application/xml":
         if isinstance(event, str):
             return event.encode("utf-8", "surrogatepass")
-        raise EntriesError(f"entry {index}: event must be a string for {media}")
-    raise EntriesError(f"entry {index}: unknown contentType {content_type!r}")
+        raise EntriesError(f"entry {index}: event must be a string for {media}, not {described(event)}")
+    raise EntriesError(
+        f"entry {index}: contentType {content_type!r} is none of application/json, application/cloudevents+json, "
+        "application/octet-stream (base64), application/xml and text/…"
+    )
 
 
 # A component named "bulk" can only receive topics of one segment; this is Dapr's order too.

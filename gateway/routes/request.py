@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import cast
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 from aiohttp import web
@@ -14,6 +15,7 @@ from gateway import errors
 from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
+    "check_escapes",
     "fields",
     "go_ahead",
     "header",
@@ -26,23 +28,34 @@ __all__ = [
     "unescape",
 ]
 
+_BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 BODY_SECONDS = 60.0
 NO_METADATA: Mapping[str, str] = {}
 
 
+def check_escapes(path: str) -> None:
+    """Refuse a percent sign that begins no escape.
+
+    Raises:
+        APIError: There is one.
+    """
+    if "%" in path and _BAD_ESCAPE.search(path):
+        raise errors.bad_request(f"bad percent escape in the path {path!r}; a percent sign is written as %25")
+
+
 def unescape(segment: str) -> str:
-    """Decode a path segment: percent escapes, and ``+`` for a blank.
+    """Decode a path segment: percent escapes, and nothing else. A ``+`` is a plus.
+
+    Source: RFC 3986 section 2.1; the plus for a blank belongs to the queries of HTML forms.
 
     Raises:
         APIError: A percent escape is broken, or not UTF-8.
     """
-    if "%" not in segment and "+" not in segment:
+    if "%" not in segment:
         return segment
-    for part in segment.split("%")[1:]:
-        if len(part) < 2 or not all(digit in "0123456789abcdefABCDEF" for digit in part[:2]):
-            raise errors.bad_request(f"bad percent escape in the path segment {segment!r}")
+    check_escapes(segment)
     try:
-        return unquote_plus(segment, errors="strict")
+        return unquote(segment, errors="strict")
     except UnicodeDecodeError:
         raise errors.bad_request(f"the path segment {segment!r} is not UTF-8") from None
 

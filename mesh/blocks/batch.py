@@ -27,6 +27,7 @@ class _Entry:
     entry_id: str
     event: object
     content_type: str
+    metadata: Mapping[str, str]
     result: asyncio.Future[Attempt]
 
 
@@ -61,13 +62,14 @@ class Batcher:
             timer.cancel()
         await self._tasks.__aexit__(None, None, None)
 
-    async def call(self, path: str, topic: str, body: bytes, *, raw: bool) -> Attempt:
+    async def call(self, path: str, topic: str, body: bytes, metadata: Mapping[str, str], *, raw: bool) -> Attempt:
         """Add an entry; return what became of it.
 
         Args:
             path: The route.
             topic: Where it came from.
             body: The event's JSON, or with ``raw`` the message's bytes.
+            metadata: What a single delivery has in headers.
             raw: Send it as a base64 string.
 
         Raises:
@@ -76,7 +78,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         event: object = base64.b64encode(body).decode() if raw else orjson.Fragment(body)
         content_type = RAW_CONTENT_TYPE if raw else CLOUDEVENTS_JSON
-        entry = _Entry(new_id(), event, content_type, loop.create_future())
+        entry = _Entry(new_id(), event, content_type, metadata, loop.create_future())
         key = (path, topic)
         entries = self._waiting.setdefault(key, [])
         entries.append(entry)
@@ -97,11 +99,16 @@ class Batcher:
 
     async def _send(self, path: str, topic: str, entries: list[_Entry]) -> None:
         body = {
-            "id": new_id(),
             "entries": [
-                {"entryId": entry.entry_id, "event": entry.event, "contentType": entry.content_type, "metadata": {}}
+                {
+                    "entryId": entry.entry_id,
+                    "event": entry.event,
+                    "metadata": entry.metadata,
+                    "contentType": entry.content_type,
+                }
                 for entry in entries
             ],
+            "id": new_id(),
             "metadata": {"pubsubName": self._pubsub},
             "pubsubname": self._pubsub,
             "topic": topic,

@@ -146,6 +146,7 @@ class Block:
         kind: The part before the dot in the ``type`` of its components; None = it has none.
         open: Opens a component whose references are closed.
         settings: What it reads of every component itself, whatever the adapter.
+        check: Reads them without opening anything, so that what is wrong with them is known before.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
     """
@@ -156,5 +157,6 @@ class Block:
     kind: str | None = None
     open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
     settings: tuple[str, ...] = ()
+    check: Callable[[Component], object] | None = None
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import orjson
@@ -18,21 +19,24 @@ from mesh.blocks.envelope import Envelope
 from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import AppFailedError, EventError, ExpressionError
-from mesh.event import CLOUDEVENTS_JSON, encode_header_value, members_of
+from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError
+from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured, members_of
 from mesh.resources.subscription import Subscription
 from mesh.telemetry import Observed
 from mesh.values import parse_bool, parse_duration, parse_whole
 
 __all__ = ["Consumer", "SubscriptionSettings", "judge"]
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_MAX_IN_FLIGHT = 64
 MAX_IN_FLIGHT = 10_000
+MAX_TOLD = 100
 DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "mesh-dead-letter-topic")
 
 
-def _is_dead_letter(message: Message) -> bool:
-    return DEAD_LETTER_HEADERS[0] in message.headers
+def _dead_letter_headers(message: Message) -> dict[str, str]:
+    return {name: message.headers[name] for name in DEAD_LETTER_HEADERS if name in message.headers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class SubscriptionSettings:
             ordered=parse_bool(metadata.get("ordered", "false")),
         )
         window = parse_duration(metadata["deduplicate"]) if "deduplicate" in metadata else 0.0
-        return cls(options, parse_bool(metadata.get("rawpayload", "false")), window)
+        raw = metadata.get("rawpayload", metadata.get("israwpayload", "false"))
+        return cls(options, parse_bool(raw), window)
 
 
 class Consumer:
@@ -89,6 +94,7 @@ class Consumer:
         self._prefix = component.broker.features.event_prefix
         self._batcher: Batcher | None = None
         self._skip = len(component.topic_prefix)
+        self._told: set[tuple[str, str]] = set()
 
     @asynccontextmanager
     async def batching(self) -> AsyncIterator[None]:
@@ -113,30 +119,30 @@ class Consumer:
     async def attempt(self, delivery: Delivery) -> Attempt:
         """Hand the event to the application once."""
         message = delivery.message
-        topic = delivery.address.label[self._skip :]
+        topic = self._topic(delivery)
         try:
             event = self._read(message, topic)
         except EventError as error:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
-        if event.expires_at is not None and event.expires_at <= time.time() and not _is_dead_letter(message):
+        if event.expires_at is not None and event.expires_at <= time.time() and not _dead_letter_headers(message):
             self._component.observer(Observed(telemetry.EVENTS_EXPIRED, (self._component.name, topic)))
             return Attempt(Outcome.DROP, "expired")
         path = self._only_path
         if path is None:
             try:
                 path = self._route(event)
-            except ExpressionError as error:
-                return Attempt(Outcome.RETRY, str(error))
-            except EventError as error:
+            except (EventError, ExpressionError) as error:
                 return Attempt(Outcome.DROP, str(error))
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
-        headers = self._headers(delivery, event)
         if self._batcher is not None:
-            return await self._batcher.call(path, topic, event.body, raw=self._raw)
+            metadata = {"mesh-attempt": str(delivery.attempt), **_dead_letter_headers(message)}
+            return await self._batcher.call(path, topic, event.body, metadata, raw=self._raw)
         try:
-            status, answer = await self._application.post(path, headers, event.body)
+            status, answer = await self._application.post(path, self._headers(delivery, event), event.body)
+        except HandlerFailedError as error:
+            return Attempt(Outcome.RETRY, str(error), 500)
         except AppFailedError as error:
             return Attempt(Outcome.RETRY, str(error), broken=True)
         return judge(status, answer)
@@ -149,9 +155,11 @@ class Consumer:
                 members_of(event.body)  # One that is no JSON would spoil its whole batch.
             return event
         body, traceparent = message.body, ""
-        if self._prefix + "specversion" in message.headers:
-            whole = envelope.read(message.headers, body, pubsub=name, topic=topic, prefix=self._prefix)
-            body, traceparent = whole.body, whole.traceparent
+        enveloped = self._prefix + "specversion" in message.headers
+        if enveloped or is_structured(message.headers.get(envelope.CONTENT_TYPE)):
+            with suppress(EventError):  # Of somebody else, who says that it is one; it is delivered as it is.
+                whole = envelope.read(message.headers, body, pubsub=name, topic=topic, prefix=self._prefix)
+                body, traceparent = whole.body, whole.traceparent
         if self._batcher is None:
             body = envelope.wrap_raw(body, pubsub=name, topic=topic, traceparent=traceparent)
         return Envelope(body, traceparent, raw=True)
@@ -161,9 +169,28 @@ class Consumer:
         raw_text = event.raw and self._batcher is not None
         value = event.body.decode("utf-8", "replace") if raw_text else members_of(event.body)
         for route in self._routes:
-            if route.match is None or route.match.matches(value):
-                return route.path
+            try:
+                if route.match is None or route.match.matches(value):
+                    return route.path
+            except ExpressionError as error:
+                self._tell(route, error, value)
+                if self._subscription.dead_letter_topic is not None:
+                    raise
+                # Nobody is there to look at it, and no other attempt gives another result: it is no match.
         return None
+
+    def _tell(self, route: Route, error: ExpressionError, value: Mapping[str, object] | str) -> None:
+        """Log that a rule cannot read events of a kind, once."""
+        text = str(error)
+        if (route.place, text) not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add((route.place, text))
+            event_id = "without an id" if isinstance(value, str) else repr(value.get("id"))
+            topic = f"{self._component.name}/{self._subscription.topic}"
+            logger.warning("%s: %s: %s, for the event %s and perhaps for others", topic, route.place, text, event_id)
+
+    def _topic(self, delivery: Delivery) -> str:
+        """Give the topic as applications name it."""
+        return delivery.address.label[self._skip :]
 
     def _headers(self, delivery: Delivery, event: Envelope) -> list[tuple[str, str]]:
         headers = [
@@ -176,8 +203,7 @@ class Consumer:
             headers.append(("traceparent", span))
         if event.tracestate:
             headers.append(("tracestate", event.tracestate))
-        given = delivery.message.headers
-        headers.extend((name, given[name]) for name in DEAD_LETTER_HEADERS if name in given)
+        headers.extend(_dead_letter_headers(delivery.message).items())
         return headers
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int) -> None:
@@ -185,7 +211,7 @@ class Consumer:
         topic = self._subscription.dead_letter_topic
         assert topic is not None
         message = delivery.message
-        values = (encode_header_value(reason[:500]), str(attempts), delivery.address.text)
+        values = (encode_header_value(reason[:500]), str(attempts), encode_header_value(self._topic(delivery)))
         headers = {**message.headers, **dict(zip(DEAD_LETTER_HEADERS, values, strict=True))}
         identity = f"dead-{message.id}-{self._component.group}" if message.id else secrets.token_hex(12)
         await self._component.broker.publish(

@@ -31,7 +31,7 @@ import orjson
 from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Inbound, Opened, Parts
-from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, unpack
+from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, readable, unpack
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
@@ -117,7 +117,7 @@ class Record:
             told["reason"] = self.reason
         if self.status is not None:
             told["status"] = self.status
-            told["headers"] = dict(self.headers)
+            told["headers"] = {readable(name): readable(value) for name, value in self.headers}
             told |= _data(self.body)
         if self.truncated:
             told["truncated"] = True
@@ -324,7 +324,7 @@ class DurableInvocation:
             dead_letter=callee.give_up,
             count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
             ack_wait=options.ack_wait,
-            label=f"durable calls of {self._app_id}",
+            condition=self._parts.inbound.conditions.of("durable", self._app_id),
         )
         where = await self._address(self._app_id)
         async with settlement.extending(), self._broker.subscribe(where, options, settlement):
@@ -397,7 +397,9 @@ class _Callee:
             told=REPLY_HEADER not in message.headers,
         )
         try:
-            async with self._application.call(cast("str", verb), record.method, headers, message.body) as response:
+            async with self._application.call(
+                cast("str", verb), cast("str", target), headers, message.body
+            ) as response:
                 body, truncated = await _read(response)
                 status, answered = response.status, forwardable(response.headers)
         except AppFailedError as error:

@@ -12,8 +12,10 @@ Source: Dapr's HTTP API, publishing and delivery (docs/compatibility.md lists th
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -31,15 +33,28 @@ from mesh.event import (
     new_id,
     required_headers,
 )
-from mesh.telemetry import is_tracestate
+from mesh.telemetry import is_traceparent, is_tracestate
 from mesh.values import parse_instant
 
-__all__ = ["Envelope", "PublishOptions", "build_binary", "build_structured", "overrides", "read", "wrap_raw"]
+__all__ = [
+    "OVERRIDE",
+    "OVERRIDES",
+    "Envelope",
+    "PublishOptions",
+    "build_binary",
+    "build_structured",
+    "overrides",
+    "read",
+    "wrap_raw",
+]
 
 DEFAULT_TYPE = "com.dapr.event.sent"
 DEFAULT_SOURCE = "Dapr"
 CONTENT_TYPE = "content-type"
-_OVERRIDES = frozenset({"id", "source", "type", "subject", "traceid", "traceparent", "tracestate"})
+OVERRIDE = "cloudevent."
+OVERRIDES = frozenset({"id", "source", "type", "subject", "traceid", "traceparent", "tracestate"})
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
+_WIDE_CHARSETS = ("utf-16", "utf-32", "utf16", "utf32", "ucs-")
 
 
 class Placement(Enum):
@@ -52,13 +67,15 @@ class Placement(Enum):
 
 @lru_cache(maxsize=512)
 def _placement(content_type: str) -> Placement:
-    """Decide by media type; only exactly ``application/json`` is JSON."""
+    """Decide by media type; only exactly ``application/json`` is JSON, and only UTF-8 is text."""
     media = media_type(content_type)
     if media == "application/json":
         return Placement.JSON
     if media in ("application/octet-stream", "application/cloudevents+protobuf"):
         return Placement.BASE64
-    return Placement.TEXT
+    charset = _CHARSET.search(content_type)
+    wide = charset is not None and charset[1].lower().startswith(_WIDE_CHARSETS)  # Such bytes can pass for UTF-8.
+    return Placement.BASE64 if wide else Placement.TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +104,22 @@ class PublishOptions:
 
 
 def overrides(metadata: Mapping[str, str]) -> Mapping[str, str] | None:
-    """Collect ``cloudevent.*`` metadata; names count without regard to case."""
-    found = None
+    """Collect ``cloudevent.*`` metadata; names count without regard to case.
+
+    With another ``traceparent`` goes its own ``tracestate`` or none; with one that is invalid goes neither.
+    """
+    found: dict[str, str] = {}
     for name, value in metadata.items():
         lowered = name.lower()
-        if value and lowered.startswith("cloudevent.") and lowered[11:] in _OVERRIDES:
-            found = found or {}
-            found[lowered[11:]] = value
-    return found
+        if value and lowered.startswith(OVERRIDE) and lowered[len(OVERRIDE) :] in OVERRIDES:
+            found[lowered[len(OVERRIDE) :]] = value
+    if "traceparent" in found:
+        if is_traceparent(found["traceparent"]):
+            found.setdefault("tracestate", "")
+        else:
+            del found["traceparent"]
+            found.pop("tracestate", None)
+    return found or None
 
 
 _now: tuple[int, str] = (0, "")
@@ -115,14 +140,15 @@ def build_binary(
 ) -> tuple[dict[str, str], bytes]:
     """Make the headers and body of an event that the gateway builds.
 
-    JSON that does not parse goes as a JSON string, as Dapr sends it.
+    JSON that does not parse goes as a JSON string, as Dapr sends it; what is no UTF-8 either, as it is.
     """
     datacontenttype = content_type or "text/plain"
     if _placement(datacontenttype) is Placement.JSON:
         try:
             orjson.loads(body)
         except orjson.JSONDecodeError:
-            body = orjson.dumps(body.decode("utf-8", "replace"))
+            with suppress(UnicodeDecodeError):
+                body = orjson.dumps(body.decode())
     encode = encode_header_value
     headers = required_headers(new_id(), options.app_id, DEFAULT_TYPE, prefix)
     headers[prefix + "datacontenttype"] = encode(datacontenttype)
@@ -135,12 +161,11 @@ def build_binary(
         headers[prefix + "expiration"] = _rfc3339(options.expires_at)
     if options.overrides:
         for name, value in options.overrides.items():
-            if name == "traceid":
-                headers[prefix + "traceid"] = encode(value)
-            elif name == "traceparent":
-                headers[prefix + "traceid"] = headers[prefix + "traceparent"] = encode(value)
-            else:
-                headers[prefix + name] = encode(value)
+            if name == "traceparent":
+                headers.setdefault(prefix + "traceid", value)
+            headers[prefix + name] = encode(value)
+        if not headers.get(prefix + "tracestate"):
+            headers.pop(prefix + "tracestate", None)
     return headers, body
 
 
@@ -162,9 +187,7 @@ def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple
     members.setdefault("specversion", SPECVERSION)
     members["topic"] = options.topic
     members["pubsubname"] = options.pubsub
-    if "traceid" not in members:
-        members["traceid"] = members["traceparent"] = options.traceparent
-    members.setdefault("tracestate", options.tracestate)
+    _set_trace(members, options)
     members.setdefault("time", timestamp())
     headers = {CONTENT_TYPE: CLOUDEVENTS_JSON}
     if options.expires_at is not None:
@@ -174,14 +197,29 @@ def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple
     return headers, orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
 
 
+def _set_trace(members: dict[str, object], options: PublishOptions) -> None:
+    """Leave the event in its own trace; put one without a valid ``traceparent`` into that of its publish."""
+    traceid, given = members.get("traceid"), members.get("traceparent")
+    own = given or traceid  # An envelope's ``traceid`` is a whole ``traceparent``.
+    if isinstance(own, str) and is_traceparent(own):
+        members.setdefault("tracestate", "")  # That of the publish goes with another trace.
+    else:
+        if traceid in ("", given):
+            traceid = None
+        own = options.traceparent
+        members["tracestate"] = options.tracestate
+    members["traceparent"] = own
+    members["traceid"] = own if traceid is None else traceid
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """An event as an application receives it.
 
     Attributes:
         body: What is posted.
-        traceparent: The publisher's span; empty when there is none.
-        tracestate: Passed on; empty when it is none.
+        traceparent: The publisher's span; empty when there is none that is valid.
+        tracestate: Passed on with it; empty when it is none.
         expires_at: Unix time in seconds; None for never.
         raw: Whether the subscription takes payloads as they are.
     """
@@ -203,25 +241,19 @@ def read(headers: Mapping[str, str], body: bytes, *, pubsub: str, topic: str, pr
         return _read_binary(headers, body, pubsub, topic, prefix)
     # Built by an application, published raw, or by something that is not a gateway.
     members = members_of(body)
-    return Envelope(
-        body,
-        _text(members.get("traceparent")),
-        _tracestate(members.get("tracestate")),
-        _expiry(_text(members.get("expiration"))),
-    )
+    trace = _trace(members.get("traceparent"), members.get("tracestate"))
+    return Envelope(body, *trace, _expiry(members.get("expiration")))
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _trace(traceparent: object, tracestate: object) -> tuple[str, str]:
+    """Give what may be passed on in headers of these names; a state without its trace means nothing."""
+    if not isinstance(traceparent, str) or not is_traceparent(traceparent):
+        return "", ""
+    return traceparent, tracestate if isinstance(tracestate, str) and is_tracestate(tracestate) else ""
 
 
-def _tracestate(value: object) -> str:
-    """Give what may be passed on in a header of that name."""
-    return value if isinstance(value, str) and value and is_tracestate(value) else ""
-
-
-def _expiry(text: str) -> float | None:
-    if not text:
+def _expiry(text: object) -> float | None:
+    if not isinstance(text, str) or not text:
         return None
     try:
         return parse_instant(text)
@@ -231,22 +263,27 @@ def _expiry(text: str) -> float | None:
 
 def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: str, prefix: str) -> Envelope:
     attributes = attributes_of(headers, prefix, "replace")  # What a foreign producer encoded badly is not lost for it.
-    datacontenttype = attributes.get("datacontenttype", "")
-    where = _placement(datacontenttype or "application/json")
     traceparent = attributes.setdefault("traceparent", "")
     tracestate = attributes.setdefault("tracestate", "")
     attributes.setdefault("traceid", traceparent)
     attributes["topic"] = topic
     attributes["pubsubname"] = pubsub
     rest = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
-    if where is Placement.JSON:
-        data = b'{"data":' + (body or b"null")
-    elif where is Placement.TEXT:
-        data = b'{"data":' + orjson.dumps(body.decode("utf-8", "replace"))
-    else:
-        data = b'{"data_base64":"' + base64.b64encode(body) + b'"'
-    expires_at = _expiry(attributes["expiration"]) if "expiration" in attributes else None
-    return Envelope(data + b"," + rest[1:], traceparent, tracestate and _tracestate(tracestate), expires_at)
+    data = _data(_placement(attributes.get("datacontenttype") or "application/json"), body)
+    expires_at = _expiry(attributes.get("expiration"))
+    return Envelope(data + b"," + rest[1:], *_trace(traceparent, tracestate), expires_at)
+
+
+def _data(where: Placement, body: bytes) -> bytes:
+    """Begin the envelope with its data; what is no UTF-8 can stand in JSON as base64 only."""
+    with suppress(UnicodeDecodeError):
+        if where is Placement.TEXT:
+            return b'{"data":' + orjson.dumps(body.decode())
+        if where is Placement.JSON:
+            if not body.isascii():
+                body.decode()
+            return b'{"data":' + (body or b"null")
+    return b'{"data_base64":"' + base64.b64encode(body) + b'"'
 
 
 def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:
@@ -263,4 +300,4 @@ def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes
     }
     if traceparent:
         members |= {"traceid": traceparent, "traceparent": traceparent, "tracestate": ""}
-    return orjson.dumps(members)
+    return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)

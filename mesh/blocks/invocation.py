@@ -25,6 +25,7 @@ from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
+from mesh.conditions import Condition
 from mesh.deadlines import Deadlines
 from mesh.errors import (
     AppFailedError,
@@ -57,6 +58,7 @@ __all__ = [
     "check_app_id",
     "forwardable",
     "pack",
+    "readable",
     "unpack",
 ]
 
@@ -65,6 +67,7 @@ ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
 MAX_APP_ID_BYTES = 256
 ABSENT_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+TOLD_WAIT = 0.5
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -193,6 +196,11 @@ def unpack(text: str) -> Sequence[object]:
         return cast("Sequence[object]", json.loads(text))
 
 
+def readable(text: str) -> str:
+    """Show a header as text: its bytes that are no UTF-8 came as surrogates, which JSON does not take."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def check_app_id(target: str) -> None:
     """Refuse what can be no application's id.
 
@@ -260,24 +268,41 @@ class Invocation:
         stream = None if whole else cast("AsyncIterator[bytes]", call.body)
         waits = iter(ABSENT_WAITS)
         wait = 0.0
-        while True:
-            try:
-                reply = await self._exchange.request(where, message, deadline, stream)
-                if namespace == self._namespace:
-                    self._directory.saw(app_id)
-                return reply
-            except NoResponderError:
-                # A stream's body is untouched, since no callee has granted credit for it.
-                if namespace != self._namespace or not await self._directory.was_seen(app_id, deadline):
-                    raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
-                wait = next(waits, wait)
-                self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
-                await self._wait_for_news(app_id, wait, deadline)
-            except DeadlineExceededError:
-                raise DeadlineExceededError("no answer within the deadline") from None
-            except BrokerUnavailableError:
-                if not await self._exchange.comeback.by(deadline):
-                    raise
+        away: Condition | None = None
+        try:
+            while True:
+                try:
+                    reply = await self._exchange.request(where, message, deadline, stream)
+                    if namespace == self._namespace:
+                        self._directory.saw(app_id)
+                    if away is not None:
+                        away.works(repeated=True)
+                    return reply
+                except NoResponderError:
+                    # A stream's body is untouched, since no callee has granted credit for it.
+                    if namespace != self._namespace or not await self._directory.was_seen(app_id, deadline):
+                        raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
+                    wait = next(waits, wait)
+                    self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
+                    away = self._note_away(app_id, wait, away)
+                    await self._wait_for_news(app_id, wait, deadline)
+                except DeadlineExceededError:
+                    raise DeadlineExceededError("no answer within the deadline") from None
+                except BrokerUnavailableError:
+                    if not await self._exchange.comeback.by(deadline):
+                        raise
+        finally:
+            if away is not None:
+                away.leave(waits=True)
+
+    def _note_away(self, app_id: str, wait: float, away: Condition | None) -> Condition | None:
+        """Note that a call waits; not of one that came while one instance took over from another."""
+        if away is None and wait >= TOLD_WAIT:
+            away = self._parts.inbound.conditions.of("invocation", app_id)
+            away.enter(waits=True)
+        if away is not None:
+            away.waits("no instance is there, and one was within the last minute")
+        return away
 
     def _headers(self) -> dict[str, str]:
         identity = f"{self._directory.node_id}-{next(self._numbers)}"

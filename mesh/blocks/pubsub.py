@@ -16,13 +16,13 @@ from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
 from mesh.broker import Broker, Delivery, Topology
-from mesh.delivery import Attempt, Settlement
+from mesh.delivery import Attempt, Counted, Settlement
 from mesh.errors import MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.component import PUBSUB_SETTINGS
-from mesh.resources.subscription import Subscription
+from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.telemetry import Observed
 
@@ -50,6 +50,7 @@ class PubSub:
         self._handled = LazyRecords("mesh:deduplication", parts.records, RECORD_SECONDS)
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
+        self._counted: dict[str, Counted] = {}  # Longer than an application lives: it may have ended in the middle.
         self.find = self._service.find
 
     async def run(self, operation: Operation) -> object:
@@ -65,17 +66,31 @@ class PubSub:
         return {"subscriptions": tuple(self._subscriptions), "published": tuple(sorted(self._published))}
 
     async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
-        """Give a subscription each: the application's own replace declared ones; of two of a kind the first counts."""
-        chosen: dict[tuple[str, str], Subscription] = {}
-        for subscription in [*inbound.subscriptions, *self._parts.subscriptions]:
-            if not in_scope(subscription.scopes, self._app_id):
-                continue
-            if subscription.pubsub not in self.components:
-                logger.warning("subscription to %s: no such pub/sub component", subscription.pubsub)
-                continue
-            chosen.setdefault((subscription.pubsub, subscription.topic), subscription)
+        """Give a subscription for each topic: the application's own replace declared ones."""
+        own, problems = combined(self._usable(inbound.subscriptions))
+        for problem in problems:
+            logger.warning("%s", problem)
+        chosen = {(each.pubsub, each.topic): each for each in own}
+        together: dict[tuple[str, str], str] = {}
+        declared = self._usable(self._parts.subscriptions)
+        for each in declared:
+            key, what = (each.pubsub, each.topic), f"{each.pubsub}/{each.topic}"
+            if key in chosen:
+                logger.info("%s: the application's own subscription replaces the declared %s", what, each.told)
+            elif key in together:
+                logger.info("%s: the rules of %s apply after those of %s", what, each.told, together[key])
+            together.setdefault(key, each.told)
+        for each in combined(declared)[0]:  # What they differ in was refused at start.
+            chosen.setdefault((each.pubsub, each.topic), each)
         self._subscriptions = list(chosen.values())
         return [self._subscribed(each, inbound.application) for each in self._subscriptions]
+
+    def _usable(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        """Leave out what is for other applications, or on a component that is not there."""
+        usable = [each for each in subscriptions if in_scope(each.scopes, self._app_id)]
+        for name in sorted({each.pubsub for each in usable} - self.components.keys()):
+            logger.warning("subscription to %s: no such pub/sub component", name)
+        return [each for each in usable if each.pubsub in self.components]
 
     @asynccontextmanager
     async def _subscribed(self, subscription: Subscription, application: Application) -> AsyncIterator[None]:
@@ -112,13 +127,15 @@ class PubSub:
             policy=component.inbound,
             until_reachable=application.until_reachable,
         )
+        counted = Counted(component.inbound.retry, dead_letter=subscription.dead_letter_topic is not None)
         settlement = Settlement(
             deliver,
             retry=component.inbound.retry,
             dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
-            label=label,
+            condition=self._parts.inbound.conditions.of("event", label),
+            counted=self._counted.setdefault(label, counted),
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)
@@ -147,7 +164,9 @@ class PubSub:
 
 
 def _routes(subscription: Subscription) -> list[Route]:
-    routes = [Route(compile_match(rule.match) if rule.match else None, rule.path) for rule in subscription.rules]
+    routes = [
+        Route(compile_match(rule.match) if rule.match else None, rule.path, rule.place) for rule in subscription.rules
+    ]
     if subscription.default_path is not None:
         routes.append(Route(None, subscription.default_path))
     return routes
@@ -185,5 +204,6 @@ BLOCK = Block(
     kind="pubsub",
     open=open_pubsub,
     settings=PUBSUB_SETTINGS,
+    check=TopicScopes.from_component,
     policy=lambda policies, target: policies.for_component(target, "pubsub", "outbound"),
 )

@@ -208,6 +208,7 @@ BLOCK = Block(
     kind="state",
     open=open_store,
     settings=("keyPrefix", "actorStateStore"),
+    check=lambda component: key_prefix(component, "", None),
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import cast
 
 from mesh import address, telemetry
 from mesh.blocks import envelope
-from mesh.blocks.envelope import PublishOptions
+from mesh.blocks.envelope import OVERRIDE, OVERRIDES, PublishOptions
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.broker import Broker, Message
 from mesh.delivery import NOT_BEFORE_HEADER
@@ -26,14 +27,31 @@ from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
 from mesh.policies import Policy
+from mesh.spelling import did_you_mean
 from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
 
-__all__ = ["BULK_PUBLISH", "PUBLISH", "BulkEntry", "BulkPublish", "Publish", "PubSubComponent", "Route", "is_raw"]
+__all__ = [
+    "BULK_PUBLISH",
+    "PUBLISH",
+    "BulkEntry",
+    "BulkPublish",
+    "Publish",
+    "PubSubComponent",
+    "Route",
+    "is_raw",
+    "spelled",
+]
+
+logger = logging.getLogger(__name__)
 
 NO_POLICY = Policy()
 NO_METADATA: Mapping[str, str] = {}
 PUBLISH_SECONDS = 30.0
+METADATA = ("delay", "partitionKey", "rawPayload", "scheduledSendTime", "ttl", "ttlInSeconds")
+_SPELLING = {name.lower(): name for name in (*METADATA, *(OVERRIDE + name for name in OVERRIDES))}
+_SPELLING["israwpayload"] = "rawPayload"  # What an official page called it for a time.
+MAX_TOLD = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +98,17 @@ BULK_PUBLISH = Method("pubsub", "bulk_publish", BulkPublish, seconds=PUBLISH_SEC
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a matching event is posted; the last of a subscription matches everything."""
+    """Where a matching event is posted; the last of a subscription matches everything.
+
+    Attributes:
+        match: None for every event.
+        path: Where.
+        place: Where the rule stands, for people.
+    """
 
     match: Match | None
     path: str
+    place: str = ""
 
 
 @lru_cache(maxsize=512)
@@ -118,8 +143,13 @@ def not_before_of(metadata: Mapping[str, str]) -> float | None:
     return None if scheduled is None else parse_instant(scheduled)
 
 
+def spelled(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Give publish metadata with known names as they are read here; their case does not count."""
+    return {_SPELLING.get(name.lower(), name): value for name, value in metadata.items()}
+
+
 def is_raw(metadata: Mapping[str, str]) -> bool:
-    """Read ``rawPayload``.
+    """Read ``rawPayload`` of `spelled` metadata.
 
     Raises:
         BadArgumentError: It is no boolean.
@@ -144,6 +174,7 @@ class PubSubComponent:
         inbound: Policy around deliveries.
         tracing: Makes spans.
         observer: Is told what is published.
+        told: Publish metadata that has no effect, each once.
     """
 
     name: str
@@ -155,6 +186,7 @@ class PubSubComponent:
     inbound: Policy = NO_POLICY
     tracing: Tracing = NOT_TRACED
     observer: Observer = nobody
+    told: set[str] = field(default_factory=set)
 
     def address(self, topic: str, *, pattern: bool = False) -> address.Address:
         """Address one of its topics."""
@@ -184,7 +216,7 @@ class PubSubComponent:
         self._count(asked.topic, 1)
 
     def _event(self, context: Context, asked: Publish) -> Message:
-        metadata = asked.metadata
+        metadata = spelled(asked.metadata) if asked.metadata else NO_METADATA
         raw = bool(metadata) and is_raw(metadata)
         options = self._options(context, asked.topic, metadata)
         key = metadata.get("partitionKey") if metadata else None
@@ -230,6 +262,7 @@ class PubSubComponent:
         app_id, span = context.caller.app_id, self.tracing.span(context.traceparent)
         if not metadata:
             return PublishOptions(app_id, self.name, topic, span, context.tracestate)
+        self._tell_unknown(metadata)
         try:
             ttl, not_before = ttl_of(metadata), not_before_of(metadata)
         except ValueError as error:
@@ -244,6 +277,15 @@ class PubSubComponent:
             None if ttl is None else time.time() + ttl,
             not_before,
         )
+
+    def _tell_unknown(self, metadata: Mapping[str, str]) -> None:
+        """Log each name once that has no effect."""
+        for name in metadata.keys() - _SPELLING.values() - self.told:
+            if len(self.told) < MAX_TOLD:
+                self.told.add(name)
+                guess = did_you_mean(name, _SPELLING.values())
+                hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(METADATA)}, {OVERRIDE}…"
+                logger.warning("%s: the publish metadata %r has no effect; %s", self.name, name[:100], hint)
 
     def _message(
         self, options: PublishOptions, content_type: str | None, body: bytes, *, raw: bool, key: str | None

@@ -1,4 +1,4 @@
-"""Asking what became of calls that wait for long; ``mesh/calls/members.py`` says how that is answered."""
+"""What a caller tells and asks those who serve an address; ``mesh/calls/members.py`` says how that is answered."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mesh.calls.link import FRAME_HEADER, Link
 from mesh.calls.waiting import Waiting
 from mesh.errors import BrokerError
 
-__all__ = ["Asking", "NotTakenError"]
+__all__ = ["GIVEN_UP", "Asking", "NotTakenError"]
 
+GIVEN_UP = "given-up"
 MAX_CALLS = 200
 ASK_WAIT = 2.0
 MARGIN = 3.0  # Times what a caller waits until it asks.
@@ -29,15 +30,32 @@ class NotTakenError(Exception):
 
 
 class Asking:
-    """Asks about the calls of one exchange."""
+    """Asks about the calls of one exchange, and tells of those that nobody waits for any more."""
 
     def __init__(self, exchange: Context, links: Mapping[str, Link]) -> None:
         self._exchange = exchange
         self._links = links
+        self._given_up: dict[Address, list[str]] = {}
         self._least = self._margin = MARGIN * exchange.ask_after  # How long a question and its answer may take.
+
+    def give_up(self, link: Link) -> None:
+        """Have whoever took a call, which nobody knows yet, stop it; many at once go in one frame."""
+        if not self._given_up:
+            self._exchange.soon(self._tell_given_up())
+        self._given_up.setdefault(link.served, []).append(link.token)
+
+    async def _tell_given_up(self) -> None:
+        given_up, self._given_up = self._given_up, {}
+        for served, tokens in given_up.items():
+            for first in range(0, len(tokens), MAX_CALLS):
+                body = orjson.dumps({"calls": tokens[first : first + MAX_CALLS]})
+                message = Message({FRAME_HEADER: GIVEN_UP}, body)
+                await self._exchange.broker.broadcast(address.members(served), message)
 
     async def ask(self) -> None:
         """Ask about all that are due."""
+        if self._given_up:  # There was no room for telling it at once.
+            self._exchange.soon(self._tell_given_up())
         now = self._exchange.monotonic()
         due: dict[Address, list[tuple[Link, Waiting]]] = defaultdict(list)
         for link in self._links.values():

@@ -299,6 +299,8 @@ class Exchange:
                 continue  # It did not run, and never will under its token.
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
+                    if not link.peer:
+                        self._asking.give_up(link)
                     raise
                 raise link.error from None
             finally:

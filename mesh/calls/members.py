@@ -10,6 +10,7 @@ here     to all members   one more serves the address, or still does; to one who
 bye      to all members   one less does
 ask      to all members   calls that wait for long: was it you who took them?
 told     to the caller    which of them were not, and never will be; and who else could have
+given-up to all members   calls whose callers are gone: whoever runs one ends it, and nobody takes it any more
 ======== ================ ====================================================================================
 
 An answer that is still kept is sent again. A call that every member says it did not take, and will not take, is sent
@@ -30,6 +31,7 @@ import orjson
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Frame, Message
+from mesh.calls.asking import GIVEN_UP
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, broken
 from mesh.calls.taken import Taken
@@ -111,6 +113,8 @@ class Members:
         kind, said = frame.message.headers.get(FRAME_HEADER), orjson.loads(frame.message.body)
         if kind == "ask":
             self._exchange.soon(self._answer(said))
+        elif kind == GIVEN_UP:
+            self._end(said["calls"])
         elif said["node"] != self.node:
             if kind == "bye":
                 self._leave(said["node"], self._exchange.monotonic())
@@ -134,6 +138,14 @@ class Members:
             self._left[node] = now
         else:
             self._overflowed_at = now
+
+    def _end(self, tokens: list[str]) -> None:
+        for token in tokens:
+            request = self._taken.get(token)
+            if request is None:
+                self._taken.add(token, None)  # It may be on its way here still.
+            elif not request.answered:
+                request.stop("the caller is gone")
 
     async def _answer(self, asked: dict[str, Any]) -> None:
         """Tell a caller what is known here of its calls."""

@@ -13,6 +13,7 @@ __all__ = ["TOKEN_PREFIX", "Call", "Taken"]
 TOKEN_PREFIX = "mesh-"
 GENERATION = 8192
 GENERATION_SECONDS = 120.0
+MAX_REFUSED = 65_536
 MAX_KEPT_BYTES = 8 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES = 1024  # What an answer's headers and objects take, roughly.
 
@@ -28,34 +29,43 @@ class Call(Protocol):
     answered: bool
     answer: Message | None
 
+    def stop(self, reason: str) -> None:
+        """End its handler: nobody waits for what it does."""
+
     @property
     def end_address(self) -> str:
         """Where the callee's end of its stream listens, if there is one."""
 
 
 class Taken:
-    """The calls of a node by their tokens; None for one that was refused, since its caller was told that it never runs.
+    """The calls of a node by their tokens, and those refused, since their callers were told that they never run.
 
-    They are remembered by generations: the last but one is forgotten when the next one begins, except for calls that
-    still run.
+    Calls are remembered by generations: the last but one is forgotten when the next one begins, except for calls that
+    still run. What is refused is rare, and remembered for longer: the broker may hold it for as long as it likes.
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, Call | None] = {}
-        self._earlier: dict[str, Call | None] = {}
+        self._calls: dict[str, Call] = {}
+        self._earlier: dict[str, Call] = {}
+        self._refused: dict[str, None] = {}
         self._began_at = self._forgotten_at = -math.inf
         self._kept: deque[Call] = deque()
         self._kept_bytes = 0
 
     def add(self, token: str, request: Call | None) -> bool:
         """Remember a call, or refuse it for good; tell whether it is new."""
-        if token in self._calls or token in self._earlier:
+        if token in self:
             return False
-        self._calls[token] = request
+        if request is not None:
+            self._calls[token] = request
+            return True
+        if len(self._refused) >= MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[token] = None
         return True
 
     def __contains__(self, token: str) -> bool:
-        return token in self._calls or token in self._earlier
+        return token in self._calls or token in self._earlier or token in self._refused
 
     def get(self, token: str) -> Call | None:
         """Give a call that was not refused."""
@@ -66,7 +76,7 @@ class Taken:
         if len(self._calls) < GENERATION and now - self._began_at < GENERATION_SECONDS:
             return
         for token, request in self._earlier.items():
-            if request is not None and not request.answered:
+            if not request.answered:
                 self._calls[token] = request
         self._forgotten_at, self._began_at = self._began_at, now
         self._earlier, self._calls = self._calls, {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.blocks.secrets import secret_value
-from mesh.errors import ConfigError, MeshError, Problem
+from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
 from mesh.host import Hosted, fingerprint
 from mesh.pipeline import Handler
 from mesh.registry import BACKBONE_TYPES, Registry
@@ -24,10 +24,22 @@ from mesh.resources.component import (
     resolve_entries,
     without_store,
 )
+from mesh.resources.configuration import Configuration
 
-__all__ = ["Components", "check_references", "check_types", "open_components", "resolved_entries", "unknown_settings"]
+__all__ = [
+    "Components",
+    "check_denied",
+    "check_installed",
+    "check_references",
+    "check_types",
+    "open_components",
+    "resolved_entries",
+    "unknown_settings",
+]
 
 logger = logging.getLogger(__name__)
+
+_LEFT_OUT = "with spec.ignoreErrors: true the component is left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +96,36 @@ def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> lis
     """Find components of a kind that no building block has."""
     kinds = {block.kind for block in blocks if block.kind is not None}
     return [
-        component.problem(
+        component.type_problem(
             f"component type {component.type!r}: this version has no components of the kind {component.block!r}, only "
-            f"{', '.join(sorted(kinds))}; with spec.ignoreErrors: true the component is left out"
+            f"{', '.join(sorted(kinds))}, see docs/compatibility.md; {_LEFT_OUT}"
         )
         for component in components
         if component.block not in kinds and not component.ignore_errors
+    ]
+
+
+def check_installed(components: Sequence[Component], blocks: Sequence[Block], registry: Registry) -> list[Problem]:
+    """Find components of a building block's kind whose type nothing installed here has."""
+    kinds = {block.kind for block in blocks}
+    return [
+        component.type_problem(f"{registry.not_installed(component.type)}; {_LEFT_OUT}")
+        for component in components
+        if component.block in kinds
+        and component.type not in BACKBONE_TYPES
+        and not component.ignore_errors
+        and registry.find(component.type) is None
+    ]
+
+
+def check_denied(components: Sequence[Component], configuration: Configuration) -> list[Problem]:
+    """Find components whose type the Configuration denies."""
+    spec = configuration.spec.components
+    denied = {kind.lower() for kind in spec.deny} if spec is not None else set()
+    return [
+        component.type_problem(f"component type {component.type!r} is denied by Configuration {configuration.name!r}")
+        for component in components
+        if denied & {component.type, f"{component.type}/{component.version}"}
     ]
 
 
@@ -101,7 +137,7 @@ def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEn
 
 
 def unknown_settings(component: Component, block: Block, registry: Registry) -> tuple[list[Problem], list[Problem]]:
-    """Find settings that nothing reads: first what was probably meant otherwise, an error, then what is a warning.
+    """Find settings that nothing reads: first what may not be ignored, an error, then what is a warning.
 
     An adapter that does not say its ``settings`` looks at them itself.
     """
@@ -171,6 +207,8 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             logger.warning("component %s is left out: %s", component.name, reason)
         elif isinstance(error, ConfigError):
             problems.extend(error.problems)
+        elif isinstance(error, MissingDependencyError):
+            problems.append(component.type_problem(f"component {component.name}: {reason}"))
         else:
             problems.append(component.problem(f"component {component.name}: {reason}"))
 

@@ -25,9 +25,18 @@ from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
+from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts, hosting
-from mesh.node.components import Components, check_references, check_types, open_components, resolved_entries
+from mesh.node.components import (
+    Components,
+    check_denied,
+    check_installed,
+    check_references,
+    check_types,
+    open_components,
+    resolved_entries,
+)
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
 from mesh.node.inbound import Serve, inbound
@@ -35,11 +44,11 @@ from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
-from mesh.registry import BACKBONE_TYPES, PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
+from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
 from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
-from mesh.resources.subscription import Subscription
+from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
 from mesh.tasks import drained_within
@@ -101,6 +110,7 @@ class Runtime(Steps):
         run: Passes an operation through the node's pipeline.
         caller: The node's own application.
         counters: Counts of what was observed.
+        conditions: How what it asks, and what comes to its application, is now.
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
@@ -125,6 +135,7 @@ class Runtime(Steps):
         self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
+        self.conditions = Conditions()
         self._observer: Observer = self.counters
         if settings.observer is not None:
             self._observer = both(self.counters, settings.observer)
@@ -181,6 +192,7 @@ class Runtime(Steps):
             here,
             policy_of=self._policy_of if settings.resiliencies else None,
             observer=self._observer,
+            conditions=self.conditions,
         )
         answering = {
             each.name: each.start(each, parts, self._of(each, "nearest", "backbone"))
@@ -243,7 +255,7 @@ class Runtime(Steps):
             endpoints={},
             open_outside=None,
             run=self.run,
-            inbound=InboundPipeline(settings.observer),
+            inbound=InboundPipeline(settings.observer, self.conditions),
         )
 
     def _default_components(self) -> Sequence[Component]:
@@ -351,37 +363,10 @@ class Runtime(Steps):
 
 def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> list[Problem]:
     """Find what can be known to be wrong without connecting anywhere."""
-    problems = [*check_types(settings.scoped, blocks), *check_references(settings.scoped, settings.endpoints)]
-    kinds = {block.kind for block in blocks}
-    problems += [
-        component.problem(registry.not_installed(component.type))
-        for component in settings.scoped
-        if component.block in kinds
-        and not component.ignore_errors
-        and component.type not in BACKBONE_TYPES
-        and registry.find(component.type) is None
+    return [
+        *check_types(settings.scoped, blocks),
+        *check_references(settings.scoped, settings.endpoints),
+        *check_installed(settings.scoped, blocks, registry),
+        *check_denied(settings.scoped, settings.configuration),
+        *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]
-    spec, configuration = settings.configuration.spec, settings.configuration
-    refused = {
-        "accessControl": spec.access_control is not None,
-        "httpPipeline": spec.http_pipeline is not None and bool(spec.http_pipeline.handlers),
-        "appHttpPipeline": spec.app_http_pipeline is not None and bool(spec.app_http_pipeline.handlers),
-    }
-    problems.extend(
-        Problem(
-            f"{name} is not supported yet, and ignoring it would be unsafe",
-            f"spec.{name}",
-            configuration.file,
-            configuration.line,
-            1,
-        )
-        for name, given in refused.items()
-        if given
-    )
-    denied = {kind.lower() for kind in spec.components.deny} if spec.components is not None else set()
-    problems.extend(
-        component.problem(f"component type {component.type!r} is denied by Configuration {configuration.name!r}")
-        for component in settings.scoped
-        if denied & {component.type, f"{component.type}/{component.version}"}
-    )
-    return problems

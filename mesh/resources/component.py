@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
 
 from mesh.errors import ConfigError, Problem
-from mesh.spelling import did_you_mean
+from mesh.spelling import did_you_mean, protects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +34,15 @@ __all__ = [
 
 # Read by the mesh, for every pub/sub component.
 PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
+
+_NOT_YET = {
+    "primaryencryptionkey": "encryption at rest",
+    "secondaryencryptionkey": "encryption at rest",
+    "outboxpublishpubsub": "the transactional outbox",
+    "outboxpublishtopic": "the transactional outbox",
+    "outboxpubsub": "the transactional outbox",
+    "outboxdiscardwhenmissingstate": "the transactional outbox",
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -108,6 +117,7 @@ class Component:
         namespaced: Whether a setting is a template with ``{namespace}``.
         file: As the user named it; None for built-in components.
         line: Where the document begins, from 1.
+        type_place: Line and column of the type, from 1.
     """
 
     name: str
@@ -123,6 +133,7 @@ class Component:
     namespaced: bool = False
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
+    type_place: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def block(self) -> str:
@@ -153,17 +164,30 @@ class Component:
         entry = None if setting is None else self.entry(setting)
         return _problem(message, entry, self.file, self.line)
 
+    def type_problem(self, message: str) -> Problem:
+        """Make a problem located at the type."""
+        if self.type_place is None:
+            return self.problem(message)
+        return Problem(message, "spec.type", self.file, *self.type_place)
+
     def unknown(self, known: Iterable[str]) -> tuple[list[Problem], list[Problem]]:
-        """Find settings that nothing reads: first those that look like a known one, then the others."""
+        """Find settings that nothing reads: first those that may not be ignored, then the others.
+
+        Of the first kind is what looks like a known one, and what would protect or tell something.
+        """
         names = tuple(known)
         folded = {name.casefold() for name in names}
         near: list[Problem] = []
         others: list[Problem] = []
         for entry in self.metadata:
             if entry.name.casefold() not in folded:
-                guess = did_you_mean(entry.name, names)
-                message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")
-                (near if guess else others).append(_problem(message, entry, self.file, self.line))
+                lacking = _NOT_YET.get(entry.name.casefold())
+                guess = None if lacking else did_you_mean(entry.name, names)
+                unsafe = lacking is not None or (guess is None and protects(entry.name))
+                message = f"{lacking} is not supported yet" if lacking else "unknown setting"
+                message += f"; did you mean {guess!r}?" if guess else "" if lacking else ", which nothing reads"
+                message += "; ignoring it may be unsafe" if unsafe else ""
+                (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 
     def secret_refs(self) -> tuple[SecretRef, ...]:

@@ -12,30 +12,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mesh.errors import Problem
 from mesh.resources.fields import described
-from mesh.resources.shapes import fields_at, fitted, wire_name
-from mesh.spelling import did_you_mean
+from mesh.resources.shapes import fitted, keys, owners, wire_name
+from mesh.spelling import did_you_mean, protects
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["Document", "FileModel", "parse_documents", "read_documents", "validate"]
+__all__ = ["Document", "Effect", "FileModel", "is_empty", "parse_documents", "read_documents", "validate"]
 
 Location = Sequence[str | int]
 _MAX_NODES = 100_000  # Far above any real file; aliases of aliases would otherwise fill the memory.
 _SEXAGESIMAL = re.compile(r"[-+0-9_.]+:")
+_MERGE = "tag:yaml.org,2002:merge"
 _MISSING = "missing"
-_UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+_PRIVATE = "x-"  # Keys that begin so are the user's own, as in other files that people write; anchors stand there.
 _EXPECTED = {
     "bool_type": "true or false",
     "dataclass_type": "a mapping",
@@ -52,8 +54,36 @@ _EXPECTED = {
 }
 
 
+def is_empty(value: object) -> bool:
+    """Tell whether a value asks for nothing: false, zero, no text, or made of such."""
+    if isinstance(value, dict | list):
+        return all(map(is_empty, value.values() if isinstance(value, dict) else value))
+    return not value
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a field does not do here although a file may ask for it.
+
+    Attributes:
+        reason: Why it has no effect.
+        unsafe: Whether it protects something, so that it is refused.
+        harmless: Tells of a value that it asks for nothing; then nothing is said.
+    """
+
+    reason: str
+    unsafe: bool = False
+    harmless: Callable[[object], bool] = is_empty
+
+
 class FileModel(BaseModel):
-    """A strict, frozen model of what may stand in a file; keys are the names in lower camel case."""
+    """A strict, frozen model of what may stand in a file; keys are the names in lower camel case.
+
+    ``effects`` has fields without effect by their path, in which list indexes are left out. They may be fields that
+    the model does not have.
+    """
+
+    effects: ClassVar[Mapping[str, Effect]] = MappingProxyType({})
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=wire_name)
 
@@ -105,6 +135,24 @@ class Document:
             key_node, node = found
         return _position(key_node if key else node)
 
+    def written(self, location: Location) -> str | None:
+        """Give a scalar as it stands in the file, where YAML reads ``1.10`` as a number; None if there is none."""
+        node: yaml.Node = self._node
+        for part in location:
+            found = _child(node, part)
+            if found is None:
+                return None
+            node = found[1]
+        return str(node.value) if isinstance(node, yaml.ScalarNode) else None
+
+    def items(self) -> list[Document]:
+        """Give what a list of resources holds as documents of their own (``kind: List``, as kubectl writes it)."""
+        found = _child(self._node, "items")
+        items = self.get("items")
+        if found is None or not isinstance(found[1], yaml.SequenceNode) or not isinstance(items, list):
+            return []
+        return [Document(self.file, data, node) for data, node in zip(items, found[1].value, strict=True) if data]
+
     def problem(self, message: str, location: Location = (), *, key: bool = False) -> Problem:
         """Make a problem at a location of this document."""
         line, column = self.position(location, key=key)
@@ -153,24 +201,64 @@ def parse_documents(text: str, file: str, problems: list[Problem]) -> list[Docum
     return documents
 
 
-def validate(document: Document, model: type[_M], problems: list[Problem]) -> _M | None:
+def validate(document: Document, model: type[_M], problems: list[Problem], warnings: list[Problem]) -> _M | None:
     """Check a document against a model.
+
+    A key that looks like a known one is a problem, since it was meant. Another unknown one is left out with a
+    warning, unless what it asks for protects something.
 
     Args:
         document: What was read.
         model: What may stand there.
         problems: Gets one problem per cause.
+        warnings: Gets what has no effect.
 
     Returns:
         None if there was any problem.
     """
     data = fitted(document.data, model)
+    before = len(problems)
+    meant = _check_keys(document, model, data, problems, warnings)
     try:
         # As JSON, where a list may fill a tuple and a mapping a dataclass although the model is strict.
-        return model.model_validate_json(json.dumps(data))
+        found = model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        problems.extend(_problems(document, model, error.errors(include_url=False)))
+        problems.extend(_problems(document, error.errors(include_url=False), meant))
         return None
+    return found if len(problems) == before else None
+
+
+def _check_keys(
+    document: Document, model: type[FileModel], data: object, problems: list[Problem], warnings: list[Problem]
+) -> set[Location]:
+    """Take unknown keys out of the data, and tell of all that has no effect; give the places that were meant."""
+    meant: set[Location] = set()
+    for location, holder, known in keys(data, model):
+        key = str(location[-1])
+        value = holder[key]
+        path = ".".join(part for part in location if isinstance(part, str))
+        effect = model.effects.get(path)
+        if key not in known:
+            del holder[key]
+        if effect is None and (key in known or key.startswith(_PRIVATE)):
+            continue
+        if effect is not None:
+            message, unsafe = "" if effect.harmless(value) else effect.reason, effect.unsafe
+        elif guess := did_you_mean(key, known):
+            problems.append(document.problem(f"unknown field; did you mean '{guess}'?", location, key=True))
+            meant.add((*location[:-1], guess))
+            continue
+        else:
+            message, unsafe = _stranger(model, key, known), protects(path)
+        if message:
+            message += ", and ignoring it would be unsafe" if unsafe else ""
+            (problems if unsafe else warnings).append(document.problem(message, location, key=True))
+    return meant
+
+
+def _stranger(model: type[FileModel], key: str, known: Iterable[str]) -> str:
+    elsewhere = " or ".join(f"'{owner}.{key}'" if owner else f"'{key}' at the top" for owner in owners(model, key))
+    return "unknown field; " + (f"its place is {elsewhere}" if elsewhere else f"known are {', '.join(sorted(known))}")
 
 
 class _Reader:
@@ -205,8 +293,8 @@ class _Reader:
         own: dict[str, object] = {}
         merged: dict[str, object] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                for source in reversed(value_node.value) if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+            if key_node.tag == _MERGE:
+                for source in reversed(_sources(value_node)):
                     value = self.value(source)
                     merged |= value if isinstance(value, dict) else {}
             elif not isinstance(key_node, yaml.ScalarNode):
@@ -263,11 +351,25 @@ def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, yaml.Node] | No
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
         item = node.value[part] if part < len(node.value) else None
         return None if item is None else (item, item)
-    if not isinstance(node, yaml.MappingNode) or not isinstance(part, str):
-        return None
-    pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
-    exact = [pair for pair in pairs if pair[0].value == part]
-    return next(iter(exact or [pair for pair in pairs if pair[0].value.casefold() == part.casefold()]), None)
+    # The mapping itself, then what it merges in; each is looked at once, since aliases may make many of few.
+    waiting, seen = [node], set[int]()
+    while waiting and isinstance(part, str):
+        node = waiting.pop(0)
+        if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
+        exact = [pair for pair in pairs if pair[0].value == part]
+        own = exact or [pair for pair in pairs if pair[0].value.casefold() == part.casefold()]
+        if own:
+            return own[0]
+        waiting = [each for key, value in node.value if key.tag == _MERGE for each in _sources(value)] + waiting
+    return None
+
+
+def _sources(node: yaml.Node) -> list[yaml.Node]:
+    """Give what a merge key names; what stands first goes before the others."""
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else [node]
 
 
 def _position(node: yaml.Node) -> tuple[int, int]:
@@ -279,24 +381,13 @@ def _path(location: Location) -> str:
     return text.removeprefix(".")
 
 
-def _problems(document: Document, model: type[FileModel], errors: list[ErrorDetails]) -> list[Problem]:
-    problems: list[Problem] = []
-    meant: set[Location] = set()
-    for error in errors:
-        location = error["loc"]
-        if error["type"] in _UNKNOWN:
-            known = fields_at(model, location[:-1])
-            guess = did_you_mean(str(location[-1]), known)
-            hint = f"did you mean '{guess}'?" if guess else f"known fields: {', '.join(sorted(known))}"
-            problems.append(document.problem(f"unknown field; {hint}", location, key=True))
-            if guess:
-                meant.add((*location[:-1], guess))
-    for error in errors:
-        location = error["loc"]
-        # A misspelt field is one cause, not an unknown and a missing field.
-        if error["type"] not in _UNKNOWN and not (error["type"] == _MISSING and location in meant):
-            problems.append(document.problem(_message(error), location, key=error["type"] == _MISSING))
-    return problems
+def _problems(document: Document, errors: list[ErrorDetails], meant: set[Location]) -> list[Problem]:
+    # A misspelt field is one cause, not an unknown and a missing field.
+    return [
+        document.problem(_message(error), error["loc"], key=error["type"] == _MISSING)
+        for error in errors
+        if not (error["type"] == _MISSING and error["loc"] in meant)
+    ]
 
 
 def _message(error: ErrorDetails) -> str:

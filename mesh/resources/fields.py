@@ -22,6 +22,7 @@ __all__ = [
     "Action",
     "AnyText",
     "Count",
+    "EnvText",
     "GRPCCodes",
     "HTTPCodes",
     "JSONText",
@@ -31,6 +32,7 @@ __all__ = [
     "Ratio",
     "ScalarText",
     "Seconds",
+    "Texts",
     "TimeoutValue",
     "TripExpression",
     "described",
@@ -144,6 +146,14 @@ def _timeout(value: str | int) -> Timeout | None:
     return Timeout(seconds) if seconds > 0 else None
 
 
+def _texts(value: str | list[object]) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    wrong = next((item for item in items if not isinstance(item, str)), None)
+    if wrong is not None:
+        raise ValueError(f"expected text, got {described(wrong)}")
+    return tuple(plain_text(str(item)) for item in items)
+
+
 _SCALAR = (str, bool, int, float)
 
 Seconds = Annotated[float, Parsed(parse_duration, str, "a duration such as '5s'")]
@@ -154,6 +164,14 @@ TimeoutValue = Annotated[Timeout | None, Parsed(_timeout, (str, int), "a duratio
 
 Ratio = Annotated[float, Parsed(_ratio, (str, int, float), "a number from 0 to 1")]
 """A number from 0 to 1, as text or not."""
+
+EnvText = Annotated[
+    str, Parsed(lambda value: "" if value is None else _any_text(value), (*_SCALAR, type(None)), "text")
+]
+"""Text; a number or boolean is taken as its JSON text, nothing as empty text."""
+
+Texts = Annotated[tuple[str, ...], Parsed(_texts, (str, list), "text, or a list of texts")]
+"""A list of texts; a single one may stand alone."""
 
 ScalarText = Annotated[str, Parsed(_any_text, _SCALAR)]
 """Text; a number or boolean is taken as its JSON text."""

@@ -23,12 +23,13 @@ from mesh.resources.documents import Document, FileModel, parse_documents, read_
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency
-from mesh.resources.schema_subscription import subscription
+from mesh.resources.schema_subscription import check_metadata, subscription
 from mesh.resources.subscription import Subscription
+from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -46,15 +47,17 @@ __all__ = [
 Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
 _R = TypeVar("_R", Component, Subscription, Configuration, Resiliency, HTTPEndpoint)
 
-_CONVERTERS: Mapping[str, Callable[[Document, list[Problem]], Resource | None]] = {
+_CONVERTERS: Mapping[str, Callable[[Document, list[Problem], list[Problem]], Resource | None]] = {
     "Component": component,
     "Configuration": configuration,
     "HTTPEndpoint": http_endpoint,
     "Resiliency": resiliency,
     "Subscription": subscription,
 }
+_LISTS = ("List", *(f"{kind}List" for kind in _CONVERTERS))
 _IGNORED_KINDS = frozenset({"MCPServer", "WorkflowAccessPolicy"})
 _GROUP = "dapr.io/"
+DEFAULT_NAMESPACE = "default"  # Of a gateway whose user has named none.
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -74,12 +77,19 @@ class LoadedResources:
     warnings: tuple[Problem, ...] = ()
 
 
-def load_resources(paths: Sequence[Path], *, namespace: str | None = None) -> LoadedResources:
+def load_resources(
+    paths: Sequence[Path], *, namespace: str | None = None, app_id: str | None = None, together: bool = True
+) -> LoadedResources:
     """Read every ``*.yaml`` and ``*.yml`` file.
+
+    Resources that are for others are not looked at, as far as it is known whose these are. Of two of one kind and name
+    each gateway takes its own.
 
     Args:
         paths: Files, and directories that are not searched further down.
-        namespace: Resources of another namespace are left out; None = all are read.
+        namespace: Resources of another namespace are left out; None = the user has named none.
+        app_id: Resources whose scopes lack this application are left out; None = all are read.
+        together: Whether one node takes all of them. Otherwise two of one name are wrong only when a node takes both.
 
     Raises:
         ConfigError: Holds every problem of every file.
@@ -88,11 +98,15 @@ def load_resources(paths: Sequence[Path], *, namespace: str | None = None) -> Lo
     warnings: list[Problem] = []
     found: list[tuple[Document, Resource]] = []
     for file in _files(paths, problems):
-        for document in read_documents(file, problems):
+        for document in _unpacked(read_documents(file, problems)):
+            if _is_for_others(document, namespace, app_id):
+                continue
             resource = _resource(document, problems, warnings)
-            if resource is not None and namespace in (None, "", resource.namespace or namespace):
+            if resource is not None:
                 found.append((document, resource))
-    problems.extend(_clashes(found))
+    if together and not namespace:
+        found = _of_default_namespace(found)
+    problems.extend(_clashes(found, together))
     if problems:
         raise ConfigError(_ordered(problems))
     resources = [resource for _, resource in found]
@@ -106,7 +120,7 @@ def load_resources(paths: Sequence[Path], *, namespace: str | None = None) -> Lo
     )
 
 
-def load_configuration_file(path: Path, env: Mapping[str, str]) -> Configuration:
+def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[Problem]) -> Configuration:
     """Read one Configuration; ``$VAR`` and ``${VAR}`` anywhere in the file are expanded first.
 
     Several files become one with `Configuration.overlaid`.
@@ -114,6 +128,7 @@ def load_configuration_file(path: Path, env: Mapping[str, str]) -> Configuration
     Args:
         path: The file. Other kinds in it are an error.
         env: The variables; one that is not set is empty.
+        warnings: Gets what has no effect.
 
     Raises:
         ConfigError: Holds every problem of the file.
@@ -131,7 +146,7 @@ def load_configuration_file(path: Path, env: Mapping[str, str]) -> Configuration
         elif result is not None:
             problems.append(document.problem("a second Configuration in one file"))
         else:
-            result = configuration(document, problems)
+            result = configuration(document, problems, warnings)
     if result is None and not problems:
         problems.append(Problem("holds no Configuration", file=str(path)))
     if problems or result is None:
@@ -174,7 +189,9 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     converter = _CONVERTERS.get(kind)
     if converter is not None:
         _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
-        return converter(document, problems)
+        if kind == "Subscription":
+            check_metadata(document, problems, warnings)
+        return converter(document, problems, warnings)
     guess = None if kind in _IGNORED_KINDS else did_you_mean(kind, _CONVERTERS)
     hint = f"; did you mean '{guess}'?" if guess else ""
     warnings.append(document.problem(f"the kind '{kind}' is ignored{hint}", ("kind",)))
@@ -194,18 +211,61 @@ def _check_annotations(
             (problems if guess else warnings).append(found)
 
 
-def _clashes(found: list[tuple[Document, Resource]]) -> list[Problem]:
-    first: dict[tuple[type, str], Document] = {}
+def _unpacked(documents: Sequence[Document]) -> Iterator[Document]:
+    """Give documents with the contents of lists, which kubectl writes, in place of these."""
+    for document in documents:
+        yield from document.items() if document.get("kind") in _LISTS else [document]
+
+
+def _is_for_others(document: Document, namespace: str | None, app_id: str | None) -> bool:
+    """Tell whether a document names another namespace, or scopes without this application; no mistake hides it."""
+    own, scopes = document.get("metadata", "namespace"), document.get("scopes")
+    if namespace and isinstance(own, str) and own not in ("", namespace):
+        return True
+    if app_id is None or not isinstance(scopes, list) or not all(isinstance(each, str) for each in scopes):
+        return False
+    return not in_scope(tuple(scopes), app_id)
+
+
+def _of_default_namespace(found: list[tuple[Document, Resource]]) -> list[tuple[Document, Resource]]:
+    """Of several of one name leave out those of other namespaces: without a word from the user it is ``default``."""
+    own = {_identity(resource) for _, resource in found if resource.namespace in (None, "", DEFAULT_NAMESPACE)}
+    return [
+        (document, resource)
+        for document, resource in found
+        if resource.namespace in (None, "", DEFAULT_NAMESPACE) or _identity(resource) not in own
+    ]
+
+
+def _identity(resource: Resource) -> tuple[type, str]:
+    return type(resource), resource.name
+
+
+def _clashes(found: list[tuple[Document, Resource]], together: bool) -> list[Problem]:
+    """Find resources of one kind and name that one node would take."""
+    earlier: dict[tuple[type, str], list[tuple[Document, Resource]]] = {}
     problems: list[Problem] = []
     for document, resource in found:
-        before = first.setdefault((type(resource), resource.name), document)
-        if before is not document:
+        others = earlier.setdefault(_identity(resource), [])
+        before, other = next((each for each in others if together or _meet(each[1], resource)), (None, resource))
+        others.append((document, resource))
+        if before is not None:
             location = ("metadata", "name")
             line, _ = before.position(location)
             kind = type(resource).__name__
             message = f"a {kind} named '{resource.name}' stands already in {before.file}:{line}"
+            if (other.namespace or resource.namespace) != (resource.namespace or other.namespace):
+                message += "; the variable NAMESPACE says which of their namespaces is this gateway's"
             problems.append(document.problem(message, location))
     return problems
+
+
+def _meet(one: Resource, other: Resource) -> bool:
+    """Tell whether some gateway takes both: their namespaces and their scopes have something in common."""
+    if one.namespace and other.namespace and one.namespace != other.namespace:
+        return False
+    ours, theirs = (() if isinstance(each, Configuration) else each.scopes for each in (one, other))
+    return not ours or not theirs or not set(ours).isdisjoint(theirs)
 
 
 def _ordered(problems: list[Problem]) -> list[Problem]:

@@ -9,19 +9,17 @@ Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import ConfigDict
+from typing import Annotated, ClassVar, Literal
 
 from mesh.errors import Problem
 from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef
 from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretKeyRef
-from mesh.resources.documents import Document, FileModel, validate
+from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 
-__all__ = ["OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
+__all__ = ["IN_ANY", "OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
 
 OURS = "mesh."
 PLACEMENT = "mesh.placement"
@@ -49,14 +47,41 @@ ComponentType = Annotated[str, Parsed(_type)]
 URL = Annotated[str, Parsed(_url)]
 
 
-class Meta(FileModel):
-    """``metadata``: labels, annotations and what a cluster adds are not ours."""
+# What a cluster adds to a resource, or keeps there for its own ends.
+_CLUSTER = (
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+_QUIET = Effect("", harmless=lambda _: True)
+_BESIDE = Effect("its place is beside spec, not in it", unsafe=True)
+IN_ANY: Mapping[str, Effect] = {
+    "status": _QUIET,
+    **{f"metadata.{name}": _QUIET for name in _CLUSTER},
+    **{f"{where}.{name}": _BESIDE for where in ("spec", "metadata") for name in ("scopes", "auth")},
+}
+"""What is read alike in every kind of resource."""
 
-    model_config = ConfigDict(extra="ignore")
+
+class Meta(FileModel):
+    """``metadata``."""
 
     name: Name
     namespace: str | None = None
-    annotations: Mapping[str, AnyText] | None = None
+    labels: Mapping[str, AnyText | None] | None = None
+    annotations: Mapping[str, AnyText | None] | None = None
+
+
+_NOT_A_VALUE = Effect("nothing reads it: 'name' and 'key' say where the value is")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +115,8 @@ class ComponentSpec:
 class ComponentFile(FileModel):
     """A Component as it stands in a file."""
 
+    effects: ClassVar = {**IN_ANY, "spec.metadata.secretKeyRef.value": _NOT_A_VALUE}
+
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["Component"]
     metadata: Meta
@@ -98,9 +125,9 @@ class ComponentFile(FileModel):
     scopes: tuple[str, ...] = ()
 
 
-def component(document: Document, problems: list[Problem]) -> Component | None:
+def component(document: Document, problems: list[Problem], warnings: list[Problem]) -> Component | None:
     """Read a Component."""
-    model = validate(document, ComponentFile, problems)
+    model = validate(document, ComponentFile, problems, warnings)
     if model is None:
         return None
     metadata = _entries(document, model.spec.metadata, ("spec", "metadata"), problems)
@@ -124,6 +151,7 @@ def component(document: Document, problems: list[Problem]) -> Component | None:
         placement=placement,
         file=document.file,
         line=document.line,
+        type_place=document.position(("spec", "type")),
     )
 
 
@@ -154,8 +182,18 @@ class HTTPEndpointSpec:
     client_tls: ClientTLS = ClientTLS()
 
 
+_NO_CLIENT_CERTIFICATE = Effect("a client certificate is not supported yet", unsafe=True)
+
+
 class HTTPEndpointFile(FileModel):
     """An HTTPEndpoint as it stands in a file."""
+
+    effects: ClassVar = {
+        **IN_ANY,
+        "spec.headers.secretKeyRef.value": _NOT_A_VALUE,
+        "spec.clientTLS.certificate": _NO_CLIENT_CERTIFICATE,
+        "spec.clientTLS.privateKey": _NO_CLIENT_CERTIFICATE,
+    }
 
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["HTTPEndpoint"]
@@ -165,9 +203,9 @@ class HTTPEndpointFile(FileModel):
     scopes: tuple[str, ...] = ()
 
 
-def http_endpoint(document: Document, problems: list[Problem]) -> HTTPEndpoint | None:
+def http_endpoint(document: Document, problems: list[Problem], warnings: list[Problem]) -> HTTPEndpoint | None:
     """Read an HTTPEndpoint."""
-    model = validate(document, HTTPEndpointFile, problems)
+    model = validate(document, HTTPEndpointFile, problems, warnings)
     if model is None:
         return None
     headers = _entries(document, model.spec.headers, ("spec", "headers"), problems)
@@ -190,8 +228,50 @@ def http_endpoint(document: Document, problems: list[Problem]) -> HTTPEndpoint |
     )
 
 
+def _admits_all(section: object) -> bool:
+    return isinstance(section, dict) and not section.get("policies") and section.get("defaultAction") != "deny"
+
+
+def _says_enabled(section: object) -> bool:
+    return is_empty(section) or (isinstance(section, dict) and "enabled" in section)
+
+
+def _unsafe(name: str, harmless: Callable[[object], bool] = is_empty) -> dict[str, Effect]:
+    return {f"spec.{name}": Effect(f"{name} is not supported yet", unsafe=True, harmless=harmless)}
+
+
+_NOT_EXPORTED = Effect("it has no effect yet: spans are not exported")
+_NO_METRICS = Effect("it has no effect yet: there is no metrics endpoint")
+_OLD = Effect("nothing reads it, as in newer versions of Dapr", harmless=lambda _: False)
+
+
 class ConfigurationFile(FileModel):
     """A Configuration as it stands in a file."""
+
+    effects: ClassVar = {
+        **IN_ANY,
+        **_unsafe("accessControl", _admits_all),
+        **_unsafe("httpPipeline"),
+        **_unsafe("appHttpPipeline"),
+        "spec.mtls.enabled": Effect(
+            "gateways talk over the broker alone, and its TLS (amqps://, rediss://, tls://) takes the place of mtls",
+            unsafe=True,
+        ),
+        "spec.mtls": Effect("it has no effect: the broker's TLS takes its place", harmless=_says_enabled),
+        "spec.policies": Effect("nothing reads it: policies of access stand in spec.accessControl"),
+        "spec.tracing.enabled": _OLD,
+        "spec.tracing.expandParams": _OLD,
+        "spec.tracing.includeBody": _OLD,
+        "spec.tracing.stdout": _NOT_EXPORTED,
+        "spec.tracing.zipkin": _NOT_EXPORTED,
+        "spec.tracing.otel": _NOT_EXPORTED,
+        "spec.metric": _NO_METRICS,
+        "spec.metrics": _NO_METRICS,
+        "spec.logging": Effect("it has no effect yet: --enable-api-logging logs the calls of the API"),
+        "spec.nameResolution": Effect("it has no effect: applications are found over the broker"),
+        "spec.wasm": Effect("it has no effect yet: there is no WebAssembly"),
+        "spec.workflow": Effect("it has no effect yet: there are no workflows"),
+    }
 
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["Configuration"]
@@ -199,9 +279,9 @@ class ConfigurationFile(FileModel):
     spec: ConfigurationSpec = ConfigurationSpec()
 
 
-def configuration(document: Document, problems: list[Problem]) -> Configuration | None:
+def configuration(document: Document, problems: list[Problem], warnings: list[Problem]) -> Configuration | None:
     """Read a Configuration."""
-    model = validate(document, ConfigurationFile, problems)
+    model = validate(document, ConfigurationFile, problems, warnings)
     if model is None:
         return None
     meta = model.metadata

@@ -8,14 +8,14 @@ Source: Dapr 1.18, the Resiliency resource.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mesh.errors import Problem
 from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL_START, CircuitBreaker, Retry
-from mesh.resources.documents import Document, FileModel, validate
+from mesh.resources.documents import Document, Effect, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
 from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
-from mesh.resources.schema import Meta
+from mesh.resources.schema import IN_ANY, Meta
 from mesh.spelling import did_you_mean
 
 __all__ = ["resiliency"]
@@ -79,6 +79,8 @@ class ResiliencySpec:
 class ResiliencyFile(FileModel):
     """A Resiliency as it stands in a file."""
 
+    effects: ClassVar = {**IN_ANY, "spec.targets.actors": Effect("it has no effect yet: there are no actors")}
+
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["Resiliency"]
     metadata: Meta
@@ -86,9 +88,9 @@ class ResiliencyFile(FileModel):
     scopes: tuple[str, ...] = ()
 
 
-def resiliency(document: Document, problems: list[Problem]) -> Resiliency | None:
+def resiliency(document: Document, problems: list[Problem], warnings: list[Problem]) -> Resiliency | None:
     """Read a Resiliency."""
-    model = validate(document, ResiliencyFile, problems)
+    model = validate(document, ResiliencyFile, problems, warnings)
     if model is None:
         return None
     policies, targets = model.spec.policies, model.spec.targets

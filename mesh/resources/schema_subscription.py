@@ -13,12 +13,26 @@ from typing import Annotated, Literal
 from mesh.errors import Problem
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
-from mesh.resources.schema import Meta
-from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path
+from mesh.resources.schema import IN_ANY, Meta
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path, unknown_metadata
 
-__all__ = ["V2", "subscription"]
+__all__ = ["V2", "check_metadata", "subscription"]
 
+V1 = "dapr.io/v1alpha1"
 V2 = "dapr.io/v2alpha1"
+_TOP = "belongs to the top level of the document, beside spec"
+_BELOW = "belongs below spec"
+_MISPLACED: dict[tuple[str, ...], str] = {
+    ("spec", "scopes"): _TOP,
+    ("metadata", "scopes"): _TOP,
+    ("spec", "version"): f"does not belong here: which shape it is, apiVersion says ({V1} or {V2})",
+    **{(name,): _BELOW for name in ("bulkSubscribe", "deadLetterTopic", "pubsubname", "route", "routes", "topic")},
+    **{("spec", name): f"belongs below spec.routes ({V2})" for name in ("rules", "default")},
+}
+_OTHER_SHAPE: dict[str, dict[tuple[str, ...], str]] = {
+    V1: {("spec", "routes"): f"belongs to {V2}; in {V1} there is one route (route: /path)"},
+    V2: {("spec", "route"): f"belongs to {V1}; in {V2} it is the default of routes (routes: {{default: /path}})"},
+}
 
 
 Route = Annotated[str, Parsed(lambda text: normal_path(plain_text(text)))]
@@ -77,6 +91,8 @@ class SubscriptionV2Spec(SubscriptionSpec):
 class SubscriptionV1File(FileModel):
     """A Subscription of the old shape as it stands in a file."""
 
+    effects = IN_ANY
+
     api_version: Literal["dapr.io/v1alpha1", "dapr.io/v2alpha1"]
     kind: Literal["Subscription"]
     metadata: Meta
@@ -87,6 +103,8 @@ class SubscriptionV1File(FileModel):
 class SubscriptionV2File(FileModel):
     """A Subscription with routing rules as it stands in a file."""
 
+    effects = IN_ANY
+
     api_version: Literal["dapr.io/v2alpha1"]
     kind: Literal["Subscription"]
     metadata: Meta
@@ -94,13 +112,35 @@ class SubscriptionV2File(FileModel):
     scopes: tuple[str, ...] = ()
 
 
-def subscription(document: Document, problems: list[Problem]) -> Subscription | None:
+def check_metadata(document: Document, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find metadata that nothing reads: what was probably meant otherwise is a problem, the rest a warning."""
+    given = document.get("spec", "metadata")
+    near, others = unknown_metadata(given if isinstance(given, dict) else ())
+    for found, into in ((near, problems), (others, warnings)):
+        into += [document.problem(message, ("spec", "metadata", name), key=True) for name, message in found]
+
+
+def _misplaced(document: Document) -> list[Problem]:
+    """Find fields that stand where a subscription has none of the name, but would elsewhere."""
+    known = _MISPLACED | _OTHER_SHAPE.get(str(document.get("apiVersion")), {})
+    return [
+        document.problem(message, location, key=True)
+        for location, message in known.items()
+        if document.get(*location) is not None
+    ]
+
+
+def subscription(document: Document, problems: list[Problem], warnings: list[Problem]) -> Subscription | None:
     """Read a Subscription of either shape."""
+    misplaced = _misplaced(document)
+    if misplaced:  # What follows from it, a field that is missing elsewhere, is not another cause.
+        problems += misplaced
+        return None
     model: SubscriptionV1File | SubscriptionV2File | None
     if document.get("apiVersion") == V2:
-        model = validate(document, SubscriptionV2File, problems)
+        model = validate(document, SubscriptionV2File, problems, warnings)
     else:
-        model = validate(document, SubscriptionV1File, problems)
+        model = validate(document, SubscriptionV1File, problems, warnings)
     if model is None:
         return None
     spec = model.spec
@@ -114,7 +154,10 @@ def subscription(document: Document, problems: list[Problem]) -> Subscription | 
         namespace=model.metadata.namespace,
         pubsub=spec.pubsubname,
         topic=spec.topic,
-        rules=tuple(Rule(rule.match, rule.path) for rule in routes.rules),
+        rules=tuple(
+            Rule(rule.match, rule.path, f"{document.file}:{document.position(('spec', 'routes', 'rules', index))[0]}")
+            for index, rule in enumerate(routes.rules)
+        ),
         default_path=routes.default,
         metadata=MappingProxyType(dict(spec.metadata)),
         dead_letter_topic=spec.dead_letter_topic or None,

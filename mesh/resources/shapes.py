@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import UnionType
 
 from pydantic import BaseModel
 
-__all__ = ["fields_at", "fitted", "wire_name"]
+__all__ = ["fitted", "keys", "owners", "wire_name"]
 
 _WORD = re.compile(r"_([a-z0-9]+)")
 _SPECIAL = {
@@ -31,14 +31,6 @@ def wire_name(name: str) -> str:
     return _SPECIAL.get(name) or _WORD.sub(lambda match: match[1].capitalize(), name)
 
 
-def fields_at(model: type, location: Sequence[str | int]) -> frozenset[str]:
-    """List the keys that a model knows at a location."""
-    hint: object = model
-    for part in location:
-        hint = _step(hint, part)
-    return frozenset(key for kind in _kinds(hint) for key in _fields(kind))
-
-
 def fitted(data: object, hint: object) -> object:
     """Give the data with known keys in the model's spelling, and without known keys that have no value."""
     if isinstance(data, list):
@@ -53,6 +45,38 @@ def fitted(data: object, hint: object) -> object:
         if value is not None or known is None:
             result[name] = fitted(value, _step(hint, name))
     return result
+
+
+def keys(
+    data: object, hint: object, at: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], dict[str, object], frozenset[str]]]:
+    """List the keys of fitted data where a model says what they may be.
+
+    Yields:
+        Where the key stands, the mapping that has it, and the keys that the model knows there. What is taken out
+        of the mapping meanwhile is not looked into.
+    """
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from keys(item, _step(hint, index), (*at, index))
+    elif isinstance(data, dict):
+        known = _known(hint)
+        for key in list(data):
+            if known:
+                yield (*at, key), data, known
+            if key in data:
+                yield from keys(data[key], _step(hint, key), (*at, key))
+
+
+def owners(model: type, key: str) -> list[str]:
+    """List the sections of a model that know a key; the top itself is empty."""
+    top = _fields(model)
+    sections = {"": frozenset(top)} | {name: known for name, hint in top.items() if (known := _known(hint))}
+    return [name for name, known in sections.items() if key in known]
+
+
+def _known(hint: object) -> frozenset[str]:
+    return frozenset(key for kind in _kinds(hint) for key in _fields(kind))
 
 
 def _step(hint: object, part: str | int) -> object:

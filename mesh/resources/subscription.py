@@ -5,19 +5,33 @@ Source: Dapr 1.18, declarative and programmatic subscriptions, bulk subscribe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import orjson
 
-from mesh.errors import ExpressionError
+from mesh.errors import ExpressionError, Problem
 from mesh.expressions import compile_match
+from mesh.scopes import in_scope
+from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["BulkOptions", "Rule", "Subscription", "normal_path", "programmatic_subscriptions"]
+__all__ = [
+    "BulkOptions",
+    "Rule",
+    "Subscription",
+    "clashes",
+    "combined",
+    "normal_path",
+    "programmatic_subscriptions",
+    "unknown_metadata",
+]
+
+METADATA = ("deduplicate", "delivery", "group", "isRawPayload", "maxInFlight", "ordered", "rawPayload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +41,12 @@ class Rule:
     Attributes:
         match: A CEL expression over ``event``; empty = every event.
         path: Where the application takes them, with a leading slash.
+        place: Where the rule stands, for people.
     """
 
     match: str
     path: str
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,75 @@ class Subscription:
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
+    @property
+    def told(self) -> str:
+        """Say which one it is."""
+        return f"'{self.name}' ({self.file}:{self.line})" if self.file else "that of the application"
+
+
+def combined(subscriptions: Iterable[Subscription]) -> tuple[list[Subscription], list[Problem]]:
+    """Make one of those to the same topic: their rules apply in this order, before the default route.
+
+    Returns:
+        One for each topic, and what two of them say differently; there the first counts.
+    """
+    found: dict[tuple[str, str], Subscription] = {}
+    problems: list[Problem] = []
+    for each in subscriptions:
+        key = each.pubsub, each.topic
+        first = found.setdefault(key, each)
+        if first is each:
+            continue
+        merged: dict[str, object] = {"rules": first.rules + each.rules}
+        for name, shown in _SINGLE.items():
+            mine, other = getattr(first, name), getattr(each, name)
+            unset = getattr(_NOTHING, name)
+            if mine == unset:
+                merged[name] = other
+            elif other not in (unset, mine):
+                message = (
+                    f"a second subscription to the topic '{each.topic}' of '{each.pubsub}', beside {first.told}: the "
+                    f"rules of both would apply, but they differ in {shown}, of which there can be one only"
+                )
+                problems.append(Problem(message, "", each.file, each.line, None if each.line is None else 1))
+        found[key] = replace(first, **merged)  # type: ignore[arg-type]  # fields of it, by name
+    return list(found.values()), problems
+
+
+def clashes(subscriptions: Sequence[Subscription]) -> list[Problem]:
+    """Find what `combined` would say to any application in any namespace."""
+    apps = {"", *(app_id for each in subscriptions for app_id in each.scopes)}
+    problems: dict[Problem, None] = {}
+    for namespace in {each.namespace for each in subscriptions}:
+        for app_id in apps:
+            there = [each for each in subscriptions if each.namespace in (None, namespace)]
+            problems |= dict.fromkeys(combined(each for each in there if in_scope(each.scopes, app_id))[1])
+    return list(problems)
+
+
+def unknown_metadata(names: Iterable[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Find names that nothing reads, each with what to say: those that look like a known one, then the others."""
+    known = {name.casefold() for name in METADATA}
+    near: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    for name in names:
+        if name.casefold() not in known:
+            guess = did_you_mean(name, METADATA)
+            if guess:
+                near.append((name, f"unknown metadata '{name}'; did you mean '{guess}'?"))
+            else:
+                others.append((name, f"the metadata '{name}' has no effect here (known: {', '.join(METADATA)})"))
+    return near, others
+
+
+_NOTHING = Subscription("", "", "")
+_SINGLE = {
+    "default_path": "the route",
+    "metadata": "metadata",
+    "dead_letter_topic": "deadLetterTopic",
+    "bulk": "bulkSubscribe",
+}
+
 
 def normal_path(path: str) -> str:
     """Give a route its leading slash: SDKs and samples leave it away."""
@@ -131,6 +216,9 @@ def _subscription(item: object, warn: Callable[[str], None]) -> Subscription:
     if not rules and not default:
         raise ValueError(f"'{topic}' on '{pubsub}' has no usable route")
     metadata = {key: _scalar(value) for key, value in _mapping(fields.get("metadata"), "metadata").items()}
+    near, others = unknown_metadata(metadata)
+    for _, message in near + others:
+        warn(f"subscription of the application to '{topic}' on '{pubsub}': {message}")
     return Subscription(
         name="",
         pubsub=pubsub,
@@ -150,12 +238,12 @@ def _rules(value: object, place: str, warn: Callable[[str], None]) -> tuple[Rule
     if not isinstance(value, list):
         raise ValueError("routes.rules must be an array")  # noqa: TRY004 - bad input, not a bad call
     rules: list[Rule] = []
-    for item in value:
+    for number, item in enumerate(value, 1):
         fields = _folded(item, "a rule")
         match, path = _text(fields, "match"), _text(fields, "path")
         if path:
             compile_match(match)
-            rules.append(Rule(match, normal_path(path)))
+            rules.append(Rule(match, normal_path(path), f"rule {number} of the application's subscription"))
         else:
             warn(f"a rule of {place} has no path and is left out: '{match}'")
     return tuple(rules)

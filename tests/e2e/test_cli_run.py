@@ -90,9 +90,10 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
         "('APP_ID', 'APP_PORT', 'APP_PROTOCOL', 'APP_CHANNEL_ADDRESS', 'DAPR_HTTP_PORT', 'DAPR_GRPC_PORT', 'MINE')}));"
         "raise SystemExit(7)"
     )
-    number = free_port()
+    number, grpc_number = free_port(), free_port()
     with home.run(
-        *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--", sys.executable, "-c", script),
+        *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--dapr-grpc-port", str(grpc_number)),
+        *("--", sys.executable, "-c", script),
         environ={"MINE": "kept", "DAPR_GRPC_PORT": "1"},
     ) as run:
         assert run.wait() == 7
@@ -103,7 +104,7 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
         "APP_PROTOCOL": "http",
         "APP_CHANNEL_ADDRESS": "127.0.0.1",
         "DAPR_HTTP_PORT": str(number),
-        "DAPR_GRPC_PORT": None,
+        "DAPR_GRPC_PORT": str(grpc_number),
         "MINE": "kept",
     }
     assert "error: orders ended with exit code 7" in run.lines
@@ -444,6 +445,110 @@ def test_application_that_cannot_start_ends_all(home: MeshHome, tmp_path: Path) 
     with home.run("-f", str(path)) as run:
         assert run.wait() == 1
     assert "error: cannot start bad: no-such-program is not found" in run.lines
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("typ: state.mesh", "a.yaml:4:8: spec.typ: unknown field; did you mean 'type'?"),
+        ("type: state.redis", "a.yaml:4:14: spec.type: there is no component type 'state.redis' here"),
+        ("type: state.mesh, metadata: [{name: a, secretKeyRef: {name: s}}]", "component x refers to a secret"),
+        ("type: state.mesh, metadata: [{name: keyPrefix, value: a||b}]", "keyPrefix can't contain '||'"),
+        ("type: state.sqlite, metadata: [{name: conectionString, value: b}]", "did you mean 'connectionString'?"),
+    ],
+)
+def test_wrong_file_of_one_application_starts_none(home: MeshHome, tmp_path: Path, spec: str, said: str) -> None:
+    """Whatever is wrong with it, as far as it can be known before."""
+    path = _template(tmp_path, {"good": "echo up", "bad": "echo up"})
+    (tmp_path / "bad/.dapr/resources").mkdir(parents=True)
+    (tmp_path / "bad/.dapr/resources/a.yaml").write_text(
+        f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: x}}\nspec: {{{spec}}}\n"
+    )
+    found = home.mesh("run", "-f", str(path))
+    assert (found.returncode, found.stdout) == (1, "")
+    assert said in found.stderr
+
+
+_FROM_A_FILE = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: vault}
+spec: {type: secretstores.local.file, metadata: [{name: secretsFile, value: secrets.json}]}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: s}
+spec: {type: state.mesh, metadata: [{name: keyPrefix, secretKeyRef: {name: prefix}}]}
+auth: {secretStore: vault}
+"""
+
+
+@pytest.mark.parametrize(
+    ("secrets", "said"),
+    [
+        (None, "a.yaml:1:1: component vault: cannot read the secrets file secrets.json: [Errno 2] No such file"),
+        ("[]", "component vault: the secrets file secrets.json must hold a JSON object"),
+        ("{}", "refers to the secret 'prefix' (key 'prefix'), which no secret store gives"),
+        ('{"prefix": "a||b"}', "keyPrefix can't contain '||'"),
+        ('{"prefix": "a"}', None),
+    ],
+)
+def test_secrets_of_this_machine_are_read_before_anything_starts(
+    home: MeshHome, tmp_path: Path, secrets: str | None, said: str | None
+) -> None:
+    path = _template(tmp_path, {"good": "echo up", "bad": "echo up"})
+    (tmp_path / "bad/.dapr/resources").mkdir(parents=True)
+    (tmp_path / "bad/.dapr/resources/a.yaml").write_text(_FROM_A_FILE)
+    if secrets is not None:
+        (tmp_path / "secrets.json").write_text(secrets)
+    found = home.mesh("run", "-f", str(path), cwd=tmp_path)
+    assert (found.returncode, "== up" in found.stdout) == (int(said is not None), said is None)
+    assert (said or "") in found.stderr
+
+
+def test_what_has_no_effect_is_said_by_a_run(home: MeshHome, tmp_path: Path) -> None:
+    """Of a template and of its files, once each; and what is there and is not read."""
+    path = _template(tmp_path, {"one": "true", "two": "true"}, metricsPort=9090)
+    (tmp_path / "one/.dapr").mkdir()
+    (tmp_path / "one/.dapr/config.yaml").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {wasm: {strictSandbox: true}}\n"
+    )
+    (tmp_path / ".dapr/components").mkdir(parents=True)
+    found = home.mesh("run", "-f", str(path), environ={"HOME": str(tmp_path)})
+    assert found.returncode == 0, found.stderr
+    warned = [line for line in found.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 3, found.stderr
+    assert sum("metricsPort: it has no effect yet" in line for line in warned) == 2
+    assert f"{tmp_path}/one/.dapr/config.yaml:4:8: spec.wasm: it has no effect yet" in found.stderr
+    assert found.stderr.count(f"{tmp_path}/.dapr/components is there and is not read") == 1
+
+
+def test_instances_of_one_application_share_its_work(home: MeshHome, tmp_path: Path, app: str) -> None:
+    path = _template(tmp_path, {"one": "", "two": "", "caller": _FOREVER})
+    template = json.loads(path.read_text())
+    template["apps"][:2] = [
+        {"appID": "shared", "appDirPath": each, "appPort": free_port(), "command": [sys.executable, app]}
+        for each in ("one", "two")
+    ]
+    path.write_text(json.dumps(template))
+    with home.run("-f", str(path)) as run:
+        run.until("^mesh: caller runs")
+
+        def each_was_called() -> None:
+            runs = {entry.app_id: entry for entry in list_runs(home.path)}
+            url = f"http://127.0.0.1:{runs['caller'].http_port}/v1.0/invoke/shared/method/x"
+            for _ in range(8):
+                try:
+                    with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=30) as answer:
+                        assert answer.read() == b"answered"
+                except urllib.error.HTTPError as error:
+                    raise AssertionError(error.read()) from error  # Neither is there yet.
+            logs = [next(tmp_path.glob(f"{each}/.dapr/logs/shared_app_*.log")) for each in ("one", "two")]
+            assert all("called" in log.read_text() for log in logs)
+
+        eventually_sync(each_was_called)
+        assert [entry.app_id for entry in list_runs(home.path)].count("shared") == 2
+        assert run.stop() == 0
 
 
 def test_template_may_come_by_standard_input(home: MeshHome, tmp_path: Path) -> None:

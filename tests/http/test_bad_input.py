@@ -64,7 +64,10 @@ STATE = "/v1.0/state/statestore"
         pytest.param(request("GET / HTTP/1.1", f"a: {LONG}"), 431, "ERR_BAD_REQUEST", id="long header"),
         pytest.param(request("GET / HTTP/1.1", f"{LONG}: a"), 431, "ERR_BAD_REQUEST", id="long header name"),
         pytest.param(
-            request("GET / HTTP/1.1", *[f"a{n}: b" for n in range(500)]), 400, "ERR_BAD_REQUEST", id="many headers"
+            request("GET / HTTP/1.1", *[f"a{n}: b" for n in range(126)]), 404, "ERR_DIRECT_INVOKE", id="128 headers"
+        ),
+        pytest.param(
+            request("GET / HTTP/1.1", *[f"a{n}: b" for n in range(127)]), 431, "ERR_BAD_REQUEST", id="many headers"
         ),
         pytest.param(
             request(f"POST {STATE} HTTP/1.1", "Transfer-Encoding: chunked", body=b"zz\r\n"),
@@ -87,6 +90,28 @@ STATE = "/v1.0/state/statestore"
         pytest.param(
             request("GET /v1.0/invoke/%zz/method/k HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="bad escape in the app id"
         ),
+        pytest.param(
+            request("GET /v1.0/invoke/app/method/\xff HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="raw bytes in a method"
+        ),
+        pytest.param(
+            request("GET /v1.0/invoke/app/method/\x01 HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="control byte in a method"
+        ),
+        pytest.param(
+            request("GET /v1.0/invoke/app/method/\x7f HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="DEL in a method"
+        ),
+        pytest.param(
+            request("GET /v1.0/invoke/app/method/a b HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="blank in a method"
+        ),
+        pytest.param(request("GET /v1.0/invoke/app/method/a#b HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="fragment"),
+        pytest.param(request("GET /x?a#b HTTP/1.1", "dapr-app-id: app"), 400, "ERR_BAD_REQUEST", id="late fragment"),
+        pytest.param(request("CONNECT h:443 HTTP/1.1"), 405, "ERR_DIRECT_INVOKE", id="tunnel"),
+        pytest.param(
+            request("CONNECT /v1.0/invoke/app/method/x HTTP/1.1"), 405, "ERR_DIRECT_INVOKE", id="tunnel to a path"
+        ),
+        pytest.param(request("CONNECT http://h/ HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="tunnel to a URL"),
+        pytest.param(request("CONNECT * HTTP/1.1"), 405, "ERR_DIRECT_INVOKE", id="tunnel to all"),
+        pytest.param(request("BREW / HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="unknown verb"),
+        pytest.param(request("TRACE /v1.0/healthz HTTP/1.1"), 404, "ERR_DIRECT_INVOKE", id="TRACE"),
         pytest.param(request("GET /v1.0/../../etc/passwd HTTP/1.1"), 404, "ERR_DIRECT_INVOKE", id="traversal"),
         pytest.param(
             request("GET /v1.0/%2e%2e/%2e%2e/etc/passwd HTTP/1.1"), 404, "ERR_DIRECT_INVOKE", id="encoded traversal"

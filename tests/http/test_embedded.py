@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.http.harness import App, Backbone, gateway
+from tests.support.eventually import eventually
 from tests.support.nats import find_nats_server
+
+MIB = 1024 * 1024
 
 
 async def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +31,25 @@ async def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert (await one.post("/v1.0/state/statestore", [{"key": "k", "value": 1}])).status == 204
         async with gateway(backbone, tmp_path, app_id="one") as again:
             assert (await again.get("/v1.0/state/statestore/k")).body == b"1"
+
+
+async def test_large_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a gateway's limit admits is carried, and as much of it at once as there may be."""
+    if find_nats_server() is None:
+        pytest.skip("nats-server is not installed")
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    backbone, sizes = Backbone("embedded:"), [MIB, *[4 * MIB] * 24]  # Above what nats-server keeps for a slow reader.
+    async with gateway(backbone, tmp_path, app_id="one") as one:
+        for size in sizes:
+            await one.publish("t", b"x" * size, "text/plain")
+        async with (
+            App([{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]) as app,
+            gateway(backbone, tmp_path, app=app, app_id="two"),
+        ):
+
+            def check() -> None:
+                assert len(app.got) >= len(sizes)
+
+            await eventually(check)
+            assert sorted(len(got.json["data"]) for got in app.got) == sizes
+    assert "lost the connection" not in caplog.text

@@ -44,8 +44,33 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
 
 
 def no_api(name: str) -> dict[str, object]:
-    hint = f"; there is no API {name!r} in this version, see docs/compatibility.md"
+    hint = f"; there is no API {name!r} in this version, see docs/compatibility.md#other-blocks"
     return error("ERR_DIRECT_INVOKE", f"{NO_ID['message']}{hint}")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "block"),
+    [
+        ("POST", "/v1.0-alpha1/jobs/j", "jobs"),
+        ("POST", "/v1.0/jobs/j", "jobs"),
+        ("POST", "/v1.0/bindings/b", "bindings"),
+        ("PUT", "/v1.0/actors/t/1/method/m", "actors"),
+        ("GET", "/v1.0/configuration/c", "configuration"),
+        ("GET", "/v1.0-alpha1/configuration/c/subscribe?key=k", "configuration"),
+        ("POST", "/v1.0-alpha2/conversation/c/converse", "conversation"),
+        ("POST", "/v1.0-alpha1/lock/l", "locks"),
+        ("POST", "/v1.0-alpha1/unlock/l", "locks"),
+        ("PUT", "/v1.0-alpha1/crypto/c/encrypt", "cryptography"),
+        ("POST", "/v1.0-alpha1/subtlecrypto/c/getkey", "cryptography"),
+        ("POST", "/v1.0-beta1/workflows/dapr/w/start", "workflows"),
+        ("GET", "//v1.0//workflows//dapr/x", "workflows"),
+    ],
+)
+async def test_blocks_that_are_not_there(node: Node, verb: str, path: str, block: str) -> None:
+    """The failure is the reference's, and names the block and the page that says so."""
+    hint = f"; the building block {block!r} is not there yet, see docs/compatibility.md#other-blocks"
+    reply = await node.request(verb, path)
+    assert (reply.status, reply.json) == (404, error("ERR_DIRECT_INVOKE", f"{NO_ID['message']}{hint}"))
 
 
 @cases(
@@ -391,7 +416,7 @@ async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        (component("s", "state.nope"), "component type 'state.nope' is not installed yet"),
+        (component("s", "state.nope"), "there is no component type 'state.nope' here"),
         (component("s", "state.mesh", keyPrefix="a||b"), "keyPrefix can't contain '||'"),
         (component("p", "pubsub.mesh", publishingScopes="oops"), "must be app=topic1,topic2"),
     ],

@@ -5,6 +5,7 @@ Source: reference/dapr-surface.md 1.7, 5.4, 5.5; reference/observed-layouts.md 7
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -54,6 +55,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLAIN_SECRET", "wörd")
         patch.setenv("MINE_KEY", "mine")
+        patch.setenv("MINE_BYTES", os.fsdecode(b"\xff\xfe"))
         patch.setenv("APP_API_TOKEN", "hidden")
         patch.setenv("DAPR_SOMETHING", "hidden")
         patch.setenv("MESH_BACKBONE", "nats://user:hidden@server")
@@ -66,6 +68,7 @@ def get(path: str) -> tuple[str, str]:
     return "GET", f"/v1.0/secrets/{path}"
 
 
+NO_TEXT = "failed getting secret with key BYTES from secret store prefixed: the variable MINE_BYTES is not UTF-8"
 FORBIDDEN = error("ERR_PERMISSION_DENIED", 'access denied by policy to get "token" from "some"')
 
 
@@ -76,6 +79,7 @@ FORBIDDEN = error("ERR_PERMISSION_DENIED", 'access denied by policy to get "toke
     Case("the broker's password", get("env/MESH_BACKBONE"), 200, {"MESH_BACKBONE": ""}),
     Case("the application's token", get("env/app_api_token"), 200, {"app_api_token": ""}),
     Case("with a prefix", get("prefixed/KEY"), 200, {"KEY": "mine"}),
+    Case("one that is no text", get("prefixed/BYTES"), 500, error("ERR_SECRET_GET", NO_TEXT)),
     Case("bulk with a prefix", get("prefixed/bulk"), 200, {"KEY": {"KEY": "mine"}}),
     Case("a text", get("file/token"), 200, {"token": "t0p"}),
     Case("a number", get("file/number"), 200, {"number": "5"}),
@@ -120,6 +124,17 @@ async def test_bulk(node: Node) -> None:
     assert told["PLAIN_SECRET"] == {"PLAIN_SECRET": "wörd"}
     assert not {"APP_API_TOKEN", "DAPR_SOMETHING", "MESH_BACKBONE"} & set(told)
     assert (await node.get("/v1.0/secrets/many/bulk")).json["db"] == {"user": "u", "password": "p", "deep:er": "d"}
+
+
+@pytest.mark.parametrize("multi_valued", ["false", "true"])
+async def test_a_file_that_is_nested_too_deeply(memory: Backbone, tmp_path: Path, multi_valued: str) -> None:
+    """The parser takes it."""
+    file = tmp_path / "deep.json"
+    file.write_text('{"a":' * 1010 + "1" + "}" * 1010)
+    store = component("f", "secretstores.local.file", secretsFile=str(file), multiValued=multi_valued)
+    with pytest.raises(ConfigError, match="is nested too deeply"):
+        async with gateway(memory, tmp_path, resources=store):
+            pass
 
 
 async def test_none_is_configured(memory: Backbone, tmp_path: Path) -> None:
@@ -206,6 +221,10 @@ REF = {"name": "s", "key": "k"}
             component("statestore", "state.sqlite", connectionString="~nosuchuser/x.db"),
             r"\(connectionString\): Could not determine home directory",
         ),
+        (
+            component("statestore", "state.sqlite", connectionString="a\0b"),
+            r"\(connectionString\): must be the path of a file",
+        ),
         (component("f", "secretstores.local.file"), r"the setting secretsFile is missing"),
         (component("f", "secretstores.local.file", secretsFile="/nowhere"), r"cannot read the secrets file /nowhere"),
         (
@@ -221,6 +240,7 @@ REF = {"name": "s", "key": "k"}
         "no secret store",
         "no folder",
         "no user",
+        "no path",
         "no file named",
         "no such file",
         "no boolean",

@@ -130,8 +130,10 @@ async def test_a_caller_that_leaves_ends_the_call(app: App, node: Node) -> None:
         await ended.wait()
 
 
-async def test_a_caller_that_leaves_before_the_answer(app: App, node: Node) -> None:
-    """The application's side ends as well when nobody waits any more: at once, or at the call's deadline."""
+@pytest.mark.parametrize("body", ["none", "whole", "endless"])
+@pytest.mark.parametrize("target", [INVOKE, "/v1.0/invoke/http://127.0.0.1:{port}/method"], ids=["application", "URL"])
+async def test_a_caller_that_leaves_before_the_answer(app: App, node: Node, target: str, body: str) -> None:
+    """The application's connection is closed as soon as nobody waits any more, long before the deadline."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
@@ -142,13 +144,17 @@ async def test_a_caller_that_leaves_before_the_answer(app: App, node: Node) -> N
             ended.set()
         return web.Response()
 
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
     app.streams["/wait"] = slow
-    async with asyncio.TaskGroup() as tasks:
-        calling = tasks.create_task(node.get(f"{INVOKE}/wait", **{"mesh-timeout": "2s"}))
+    given = {"none": None, "whole": b"x", "endless": endless()}[body]
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(30):
+        calling = tasks.create_task(node.request("POST", f"{target.format(port=app.port)}/wait", None, given))
         await begun.wait()
         calling.cancel()
-        async with asyncio.timeout(30):
-            await ended.wait()
+        await ended.wait()
 
 
 @pytest.mark.parametrize("with_length", [True, False])

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from gateway.config import Tokens
+from mesh.errors import ConfigError
 from tests.http.harness import ANY, DEFAULTS, App, Backbone, Got, Node, component, gateway, matches, yaml
 from tests.support.eventually import eventually
 
@@ -87,7 +88,7 @@ async def test_rules(backbone: Backbone, tmp_path: Path, given: tuple[Any, str])
         pytest.param([{"pubsubname": "nope", "topic": "t", "route": "/n"}, subscription()], "", id="unknown-component"),
         pytest.param(None, declared("s", {"route": "/t"}), id="declarative-1"),
         pytest.param(None, declared("s", {"route": "/t"}, scopes=["app", "b"]), id="in-scope"),
-        pytest.param(None, declared("a", {"route": "/t"}) + declared("b", {"route": "/second"}), id="first-declared"),
+        pytest.param(None, declared("a", {"route": "/t"}) + declared("b", {"route": "t"}), id="declared-twice"),
         pytest.param([subscription()], declared("s", {"route": "/declared"}), id="programmatic-replaces"),
         pytest.param([subscription("u", "/u")], declared("s", {"route": "/t"}), id="both-kinds"),
     ],
@@ -103,6 +104,104 @@ async def test_declaring(memory: Backbone, tmp_path: Path, programmatic: object,
         await until_settled(node, success=1)
         assert [got.path for got in app.got] == ["/t"]
         assert app.init[0].headers["dapr-app-id"] == "app"
+
+
+TWO = declared("a", {"routes": {"rules": [{"match": 'event.type == "a"', "path": "/a"}]}}, "v2alpha1")
+TWO += declared("b", {"routes": {"rules": [{"match": "true", "path": "/b"}], "default": "/c"}}, "v2alpha1")
+TWO_OF_THE_APPLICATION = [
+    subscription("t", None, routes={"rules": [{"match": 'event.type == "a"', "path": "/a"}]}),
+    subscription("t", None, routes={"rules": [{"match": "true", "path": "/b"}], "default": "/c"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("programmatic", "resources"), [(None, DEFAULTS + TWO), (TWO_OF_THE_APPLICATION, "")], ids=["declared", "own"]
+)
+async def test_rules_of_two_subscriptions_to_one_topic(
+    memory: Backbone, tmp_path: Path, programmatic: object, resources: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of the first come first; which two are taken together is told."""
+    caplog.set_level("INFO")
+    async with App(programmatic) as app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        await node.publish("t", "x", query="?metadata.cloudevent.type=a")
+        await node.publish("t", "y")
+        assert [got.json["data"] for got in await app.until("/a") + await app.until("/b")] == ["x", "y"]
+        await until_settled(node, success=2)
+        assert len(app.got) == 2
+    if resources:
+        assert re.search(r"pubsub/t: the rules of 'b' \(.*all.yaml:\d+\) apply after those of 'a' \(", caplog.text)
+
+
+async def test_two_subscriptions_that_differ(
+    memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Declared ones are refused at start; of the application's the first counts, and the other is named."""
+    two = declared("a", {"route": "/t"}) + declared("b", {"route": "/second"})
+    with pytest.raises(ConfigError, match="a second subscription to the topic 't' of 'pubsub', beside 'a' "):
+        async with gateway(memory, tmp_path, resources=DEFAULTS + two):
+            pass
+    async with App([subscription(), subscription(route="/second")]) as app, gateway(memory, tmp_path, app=app) as node:
+        await node.publish("t", "x")
+        await app.until("/t")
+        assert (
+            "beside that of the application: the rules of both would apply, but they differ in the route" in caplog.text
+        )
+
+
+async def test_the_application_s_own_replaces_a_declared_one(
+    memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which is told, by name and place."""
+    caplog.set_level("INFO")
+    resources = DEFAULTS + declared("mine", {"route": "/declared"})
+    async with App([subscription()]) as app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        await node.publish("t", "x")
+        await app.until("/t")
+    assert "pubsub/t: the application's own subscription replaces the declared 'mine' (" in caplog.text
+
+
+@pytest.mark.parametrize("spelling", ["isRawPayload", "rawpayload", "RawPayload"])
+async def test_spellings_of_raw_payload(memory: Backbone, tmp_path: Path, spelling: str) -> None:
+    """Of the subscription and of the publish."""
+    resources = DEFAULTS + declared("s", {"route": "/t", "metadata": {spelling: "true"}})
+    async with App() as app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        await node.publish("t", b"\x00", query=f"?metadata.{spelling}=true")
+        assert (await app.until("/t"))[0].json["data_base64"] == "AA=="
+
+
+async def test_publish_metadata_that_has_no_effect_is_named_once(
+    memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With what was probably meant."""
+    async with gateway(memory, tmp_path) as node:
+        for _ in range(2):
+            await node.publish("t", "x", query="?metadata.ttlInSecond=5&metadata.routingKey=a&metadata.TTLINSECONDS=9")
+    told = [record.getMessage() for record in caplog.records if "publish metadata" in record.getMessage()]
+    assert sorted(told) == [
+        "pubsub: the publish metadata 'routingKey' has no effect; known: delay, partitionKey, rawPayload, "
+        "scheduledSendTime, ttl, ttlInSeconds, cloudevent.…",
+        "pubsub: the publish metadata 'ttlInSecond' has no effect; did you mean 'ttlInSeconds'?",
+    ]
+
+
+@pytest.mark.parametrize("bulk_", [False, True], ids=["single", "bulk"])
+@pytest.mark.parametrize("duration", ["10ms", "1100ms"])
+async def test_attempts_are_counted(backbone: Backbone, tmp_path: Path, duration: str, bulk_: bool) -> None:
+    """1, 2, 3, 4 at the application, and 4 in the dead letter, whether delays are waited out here or at the broker."""
+    policy = {"policy": "constant", "duration": duration, "maxRetries": 3}
+    spec = {"policies": {"retries": {"r": policy}}, "targets": {"components": {"pubsub": {"inbound": {"retry": "r"}}}}}
+    more = {"bulkSubscribe": {"enabled": True, "maxMessagesCount": 1}} if bulk_ else {}
+    subscribed = [subscription("büro/t", deadLetterTopic="dead", **more), DEAD]
+    resources = DEFAULTS + yaml("Resiliency", "r", spec)
+    async with App(subscribed) as app, gateway(backbone, tmp_path, app=app, resources=resources) as node:
+        app.answer("/t", 500)
+        await node.publish("b%C3%BCro/t", "x")
+        (dead,) = await app.until("/dead")
+        got = app.at("/t")
+        headers = [each.json["entries"][0]["metadata"] if bulk_ else each.headers for each in got]
+        assert [each["mesh-attempt"] for each in headers] == ["1", "2", "3", "4"]
+        assert dead.headers["mesh-dead-letter-attempts"] == "4"
+        assert dead.headers["mesh-dead-letter-topic"] == "b%C3%BCro/t"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +345,7 @@ async def test_response_contract(
         if dead_letter and outcome != "success":
             (dead,) = await app.until("/dead")
             assert dead.json["data"] == "x"
-            assert dead.headers["mesh-dead-letter-topic"].endswith(".t")
+            assert dead.headers["mesh-dead-letter-topic"] == "t"
             assert dead.headers["mesh-dead-letter-attempts"] == "1"
             assert dead.headers["mesh-dead-letter-reason"]
             await until_settled(node, events_dead_lettered=1, success=1)
@@ -286,6 +385,41 @@ async def test_dead_letters_without_a_call(
         content = base64.b64decode(dead.json["data_base64"])
         assert content == make[0] if isinstance(make[0], bytes) else orjson.loads(content)["data"] == make[0]
         assert not app.at("/t")
+
+
+UNREADABLE = [{"match": "event.data.kind == 1", "path": "/a"}, {"match": "event.data.size > 1", "path": "/b"}]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "declared"])
+async def test_a_rule_that_cannot_read_an_event(
+    memory: Backbone, tmp_path: Path, own: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Is no match, for no other attempt would read it; what is wrong is told once for its kind: where, and of which."""
+    routes = {"rules": UNREADABLE, "default": "/rest"}
+    resources = "" if own else DEFAULTS + declared("s", {"routes": routes}, "v2alpha1")
+    app = App([subscription(route=None, routes=routes)] if own else None)
+    async with app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        await node.publish("t", {"size": 2}, query="?metadata.cloudevent.id=first")
+        await app.until("/b")
+        await node.publish("t", {"size": 3}, query="?metadata.cloudevent.id=second")
+        await app.until("/b", 2)
+        await node.publish("t", "text", query="?metadata.cloudevent.id=third")
+        await app.until("/rest")
+        await until_settled(node, success=3)
+    told = [record.getMessage() for record in caplog.records if "cannot be evaluated" in record.getMessage()]
+    assert len(told) == 3
+    place = "rule 1 of the application's subscription" if own else r".*all\.yaml:\d+"
+    assert re.match(f"pubsub/t: {place}: expression 'event.data.kind == 1' .*no such key 'kind', .* 'first'", told[0])
+    assert all("'third'" in each for each in told[1:])
+
+
+async def test_an_event_that_no_rule_can_read_does_not_come_again(memory: Backbone, tmp_path: Path) -> None:
+    """Without a default route and a dead letter topic it is dropped, as one that no rule takes."""
+    routes = {"rules": UNREADABLE}
+    async with App([subscription(route=None, routes=routes)]) as app, gateway(memory, tmp_path, app=app) as node:
+        await node.publish("t", "text")
+        await until_settled(node, drop=1, events_dropped=1, retry=0)
+        assert not app.got
 
 
 async def test_trap_13_expired_events_go_to_the_dead_letter_topic(memory: Backbone, tmp_path: Path) -> None:
@@ -380,7 +514,7 @@ async def test_bulk_delivery(memory: Backbone, tmp_path: Path) -> None:
             assert entry == {
                 "entryId": UUID,
                 "event": ANY,
-                "metadata": {},
+                "metadata": {"mesh-attempt": "1"},
                 "contentType": "application/cloudevents+json",
             }
             assert entry["event"]["pubsubname"] == "pubsub"
@@ -407,7 +541,12 @@ async def test_bulk_raw(memory: Backbone, tmp_path: Path) -> None:
         await node.publish("t", "enveloped")
         (got,) = await app.until("/bulk")
         raw, enveloped = got.json["entries"]
-        assert raw == {"entryId": UUID, "event": "AAE=", "metadata": {}, "contentType": "application/octet-stream"}
+        assert raw == {
+            "entryId": UUID,
+            "event": "AAE=",
+            "metadata": {"mesh-attempt": "1"},
+            "contentType": "application/octet-stream",
+        }
         assert orjson.loads(base64.b64decode(enveloped["event"]))["data"] == "enveloped"
 
 

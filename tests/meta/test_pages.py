@@ -161,14 +161,14 @@ def test_yaml_examples_are_valid(block: Block, tmp_path: Path) -> None:
     assert not problems
     for document in documents:
         if is_template(document):
-            validate(document, Template, problems)
+            validate(document, Template, problems, problems)
             assert not problems
             return
     assert all(document.get("kind") for document in documents), "an example is a resource or a template"
     try:
         loaded = load_resources([file])
         if loaded.configurations:
-            load_configuration_file(file, {})
+            load_configuration_file(file, {}, [])
     except ConfigError as error:
         pytest.fail("\n".join(map(str, error.problems)))
     assert not loaded.warnings

@@ -1,7 +1,9 @@
-"""A client on the unmodified Python SDK, over HTTP; prints what it saw as one line of JSON."""
+"""A client on the unmodified Python SDK, over HTTP and gRPC; prints what it saw as one line of JSON."""
 
 import json
 
+import grpc
+from dapr.clients import DaprClient
 from dapr.clients.exceptions import DaprInternalError
 from dapr.clients.health import DaprHealth
 from dapr.clients.http.dapr_invocation_http_client import DaprInvocationHttpClient
@@ -14,4 +16,10 @@ try:
     refused = ""
 except DaprInternalError as error:
     refused = str(error)
-print(json.dumps({"answer": answer.text(), "refused": refused}))
+with DaprClient() as over_grpc:
+    try:
+        over_grpc.get_state("statestore", "key")
+        told = ""
+    except grpc.RpcError as error:
+        told = f"{error.code().name}: {error.details()}"
+print(json.dumps({"answer": answer.text(), "refused": refused, "told": told}))

@@ -85,21 +85,24 @@ async def test_node(mesh_home: Path) -> None:
 
 
 async def test_python(mesh_home: Path) -> None:
-    """Invocation over HTTP: the only part of it that is not gRPC."""
+    """Invocation over HTTP, the only part of it that is not gRPC; the others are told so."""
     needs(PYTHON)
+    grpc_port = free_port()
     async with (
         AppProcess(mesh_home) as app,
         GatewayProcess("callee", mesh_home, app=app),
-        GatewayProcess("caller", mesh_home) as caller,
+        GatewayProcess("caller", mesh_home, arguments=("--dapr-grpc-port", str(grpc_port))) as caller,
     ):
         seen = await run(
             str(PYTHON),
             "python.py",
             environ={
                 "DAPR_HTTP_PORT": caller.port,
+                "DAPR_GRPC_PORT": grpc_port,
                 "DAPR_API_METHOD_INVOCATION_PROTOCOL": "http",
                 "DAPR_HEALTH_TIMEOUT": 10,
             },
         )
     assert json.loads(seen["answer"])["pid"] == app.pid
     assert "nobody" in seen["refused"]
+    assert seen["told"].startswith("UNIMPLEMENTED: there is no gRPC API in this version; use the HTTP API at http://")

@@ -137,6 +137,33 @@ async def test_it_is_watched(app: App) -> None:
             await application.until_reachable()
 
 
+async def test_a_port_that_opens_to_nothing() -> None:
+    """An application that speaks no TLS, as its port is tried again and again, but not without a pause."""
+    connections = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, HTTPApplication(f"https://127.0.0.1:{port}") as application:
+        application.watch()
+        calls = 0
+        try:
+            async with asyncio.timeout(1.0):
+                while True:
+                    await application.until_reachable()
+                    with pytest.raises(AppUnreachableError):
+                        await application.get("/", [])
+                    calls += 1
+        except TimeoutError:
+            pass
+    assert 1 <= calls <= 10
+    assert connections <= 25
+
+
 async def test_health(app: App) -> None:
     """Unhealthy at first; so many failures in a row make it so again, and then it is not called."""
     statuses = [503, 200, 500, 200, 500, 500, 204]

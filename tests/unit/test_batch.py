@@ -33,7 +33,7 @@ class Posts:
 def calls(
     tasks: asyncio.TaskGroup, batcher: Batcher, *bodies: bytes, path: str = "/p", topic: str = "t"
 ) -> list[asyncio.Task[Attempt]]:
-    return [tasks.create_task(batcher.call(path, topic, body, raw=False)) for body in bodies]
+    return [tasks.create_task(batcher.call(path, topic, body, {}, raw=False)) for body in bodies]
 
 
 async def test_a_full_batch_goes_at_once() -> None:
@@ -58,7 +58,7 @@ async def test_routes_and_topics_are_not_mixed() -> None:
 async def test_an_unreachable_application_raises_for_each() -> None:
     """So that each delivery waits for it."""
     async with Batcher("p", 2, 60.0, Posts(AppUnreachableError("down"))) as batcher:
-        made = [asyncio.ensure_future(batcher.call("/p", "t", b"1", raw=False)) for _ in range(2)]
+        made = [asyncio.ensure_future(batcher.call("/p", "t", b"1", {}, raw=False)) for _ in range(2)]
         await asyncio.wait(made)
     assert all(isinstance(call.exception(), AppUnreachableError) for call in made)
 
@@ -67,11 +67,11 @@ async def test_an_error_reaches_each_and_ends_no_other_batch() -> None:
     """Whatever it is."""
     posts = Posts(ValueError("surprise"))
     async with Batcher("p", 2, 60.0, posts) as batcher:
-        made = [asyncio.ensure_future(batcher.call("/p", "t", b"1", raw=False)) for _ in range(2)]
+        made = [asyncio.ensure_future(batcher.call("/p", "t", b"1", {}, raw=False)) for _ in range(2)]
         await asyncio.wait(made)
         assert [repr(call.exception()) for call in made] == ["ValueError('surprise')"] * 2
         posts.failure = None
-        made = [asyncio.ensure_future(batcher.call("/p", "t", b"2", raw=False)) for _ in range(2)]
+        made = [asyncio.ensure_future(batcher.call("/p", "t", b"2", {}, raw=False)) for _ in range(2)]
         await asyncio.wait(made)
         assert [call.result() for call in made] == [SUCCESS] * 2
 
@@ -89,7 +89,7 @@ async def test_a_batch_that_nobody_waits_for_is_given_up() -> None:
         raise AssertionError
 
     async with asyncio.timeout(5), Batcher("p", 2, 60.0, stalled) as batcher:
-        first, second = (asyncio.ensure_future(batcher.call("/p", "t", b"1", raw=False)) for _ in range(2))
+        first, second = (asyncio.ensure_future(batcher.call("/p", "t", b"1", {}, raw=False)) for _ in range(2))
         await begun.wait()
         first.cancel()
         await asyncio.wait([first])

@@ -190,7 +190,14 @@ def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run("nodeapp", 3500, app_port=3000, app_pid=99, labels={"cliPID": "98", "appCommand": "node app.js"})
+    run = Run(
+        "nodeapp",
+        3500,
+        grpc_port=50001,
+        app_port=3000,
+        app_pid=99,
+        labels={"cliPID": "98", "appCommand": "node app.js"},
+    )
     with registered(home, run):
         assert main(["list", "--output", "json"]) == 0
         (entry,) = json.loads(capsys.readouterr().out)
@@ -203,7 +210,7 @@ def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[
     assert entry == {
         "appId": "nodeapp",
         "httpPort": 3500,
-        "grpcPort": 0,
+        "grpcPort": 50001,
         "appPort": 3000,
         "metricsEnabled": False,
         "command": "node app.js",
@@ -303,6 +310,10 @@ def test_publish_posts_the_event(home: Path, tmp_path: Path, capsys: pytest.Capt
         (b'{"id":"1","source":"s","specversion":"1.0","type":"t"}', "application/json"),
         (b"[1]", "application/json"),
         (b"plain", "application/json"),
+        ("grüß".encode(), "application/json"),
+        (b"\x89PNG\r\n\x1a\n", "application/octet-stream"),
+        ("grüß".encode("latin-1"), "application/octet-stream"),
+        ('{"a":1}'.encode("utf-16"), "application/octet-stream"),
     ],
 )
 def test_content_type_follows_the_data(body: bytes, expected: str) -> None:
@@ -341,6 +352,38 @@ def test_status_without_a_server(
     out = capsys.readouterr().out
     assert "nats://***@broker:4222" in out
     assert "secret" not in out
+
+
+def test_status_tells_what_is_not_well(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each target, by its application; an answer without conditions is that of a gateway that is well."""
+    retrying = {"state": "retrying", "seconds": 12.5, "trying": 2, "reason": "no answer", "repeated": 7, "givenUp": 1}
+    breaker = {"circuitBreaker": "simpleCB", "breaker": "open", "refused": 3}
+    conditions = [
+        {"target": "application", "state": "away"},
+        {"target": "invocation order-processor", **breaker},
+        {"target": "state statestore", **retrying},
+        {"target": "invocation x", **breaker, **retrying},
+    ]
+    lines = [
+        "application: away",
+        "invocation order-processor: circuit breaker simpleCB is open, 3 refused",
+        "state statestore: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer",
+        "invocation x: circuit breaker simpleCB is open, 3 refused; retrying for 12.5 s "
+        "(7 attempts repeated, 1 given up, 2 going on): no answer",
+    ]
+    with _gateway(home, "a-rather-long-name") as gateway:
+        gateway.status = 200
+        for told, wanted in ((conditions, lines), ([], ["well"])):
+            gateway.body = json.dumps({"id": "x", **({"conditions": told} if told else {})}).encode()
+            assert main(["status"]) == 0
+            shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a-rather-long-name ")]
+            assert [line.partition(" ")[2].strip() for line in shown] == wanted
+            assert main(["status", "-o", "json"]) == 0
+            (app,) = json.loads(capsys.readouterr().out)["apps"]
+            assert (app["appId"], app["conditions"]) == ("a-rather-long-name", told)
+        gateway.status = 401
+        assert main(["status"]) == 0
+        assert "not known: GET metadata was answered with 401" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

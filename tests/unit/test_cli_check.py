@@ -54,7 +54,92 @@ def test_type_that_is_not_installed_is_a_warning(capsys: pytest.CaptureFixture[s
     code, out, err = _checked(capsys, "r")
     assert (code, out) == (0, "1 resource is fine\n")
     assert err.startswith("warning: r/a.yaml:")
-    assert "'pubsub.nobody' is not installed yet" in err
+    assert err.startswith("warning: r/a.yaml:4:14: spec.type: there is no component type 'pubsub.nobody' here")
+    assert err.endswith("; with spec.ignoreErrors: true the component is left out\n")
+    code, out, err = _checked(capsys, "--strict", "r")
+    assert (code, out.startswith("r/a.yaml:4:14: spec.type: "), err) == (1, True, "1 problem\n")
+
+
+def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a template and of a Configuration as well."""
+    Path("orders").mkdir()
+    _write("dapr.yaml", "version: 1\napps: [{appDirPath: orders, metricsPort: 9090, configFilePath: ../c.yaml}]\n")
+    _write(
+        "c.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {wasm: {strictSandbox: true}}\n",
+    )
+    code, out, err = _checked(capsys, "dapr.yaml")
+    assert (code, out) == (0, "1 resource and 1 template are fine\n")
+    assert [line.partition(": it has")[0] for line in err.splitlines()] == [
+        "warning: dapr.yaml:2:29: apps[0].metricsPort",
+        "warning: c.yaml:4:8: spec.wasm",
+    ]
+    code, out, err = _checked(capsys, "dapr.yaml", "--strict")
+    assert (code, len(out.splitlines()), err) == (1, 2, "2 problems\n")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("type: state.mesh, metadata: [{name: keyPrefix, value: a||b}]", "(keyPrefix): keyPrefix can't contain '||'"),
+        ("type: pubsub.mesh, metadata: [{name: publishingScopes, value: a}]", "(publishingScopes): 'a' must be app="),
+        (
+            "type: state.mesh, metadata: [{name: x, envRef: DAPR_API_TOKEN}]",
+            "belongs to the runtime and cannot be read",
+        ),
+        (
+            "type: state.mesh, metadata: [{name: primaryEncryptionKey, value: k}]",
+            "encryption at rest is not supported yet",
+        ),
+        (
+            "type: state.sqlite, metadata: [{name: clientCert, value: c}]",
+            "which nothing reads; ignoring it may be unsafe",
+        ),
+        ("type: bindings.cron", "this version has no components of the kind 'bindings'"),
+    ],
+)
+def test_check_says_what_the_start_would_say(spec: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _write("a.yaml", f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: a}}\nspec: {{{spec}}}\n")
+    code, out, _ = _checked(capsys, "a.yaml")
+    assert (code, out.startswith("a.yaml:4:"), said in out) == (1, True, True), out
+
+
+def test_strangers_among_the_settings_of_a_broker(capsys: pytest.CaptureFixture[str]) -> None:
+    """One warning; what may be what makes the connection safe is refused."""
+    head = (
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec:\n  type: pubsub.redis\n  metadata:\n"
+    )
+    _write("a.yaml", head + "  - {name: redisHost, value: 'localhost:6379'}\n  - {name: colour, value: red}\n")
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, out) == (0, "1 resource is fine\n")
+    assert err == "warning: a.yaml:8:5: spec.metadata[1] (colour): unknown setting, which nothing reads\n"
+    _write("a.yaml", head + "  - {name: redisHost, value: 'localhost:6379'}\n  - {name: tlsMode, value: strict}\n")
+    code, out, _ = _checked(capsys, "a.yaml")
+    assert code == 1
+    assert out.endswith("(tlsMode): unknown setting, which nothing reads; ignoring it may be unsafe\n")
+
+
+def test_configuration_is_checked_with_its_variables(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where `--config` names it; what protects is refused here as well."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n"
+    _write("c.yaml", head + "  tracing: {samplingRate: $RATE}\n")
+    monkeypatch.setenv("RATE", "0.5")
+    assert _checked(capsys, "c.yaml") == (0, "1 resource is fine\n", "")
+    _write("c.yaml", head + "  accessControl: {defaultAction: deny}\n")
+    said = "c.yaml:5:3: spec.accessControl: accessControl is not supported yet, and ignoring it would be unsafe\n"
+    assert _checked(capsys, "c.yaml") == (1, said, "1 problem\n")
+
+
+def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.CaptureFixture[str]) -> None:
+    one = _COMPONENT.format(name="a", type="state.mesh")
+    _write("a.yaml", f"{one}scopes: [x]\n---\n{one}scopes: [y]\n")
+    assert _checked(capsys, "a.yaml") == (0, "2 resources are fine\n", "")
+    _write("a.yaml", "---\n".join(one.replace("a}", f"a, namespace: {each}}}") for each in ("n", "m")))
+    assert _checked(capsys, "a.yaml") == (0, "2 resources are fine\n", "")
+    _write("a.yaml", f"{one}scopes: [x]\n---\n{one}scopes: [y, x]\n")
+    assert _checked(capsys, "a.yaml")[0] == 1
 
 
 def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) -> None:

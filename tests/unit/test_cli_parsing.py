@@ -52,7 +52,7 @@ _ENVIRON = {"MESH_HOME": "/home/mesh"}
         ("-a x npm start -- --app-id a", "-a x", "npm start --app-id a"),
         ("-a x -- npm start -- --app-id a", "-a x", "npm start -- --app-id a"),
         # No effect, but a value.
-        ("--dapr-grpc-port 50001 node", "--dapr-grpc-port 50001", "node"),
+        ("--dapr-internal-grpc-port 50002 node", "--dapr-internal-grpc-port 50002", "node"),
         ("--placement-host-address localhost:6050 node", "--placement-host-address localhost:6050", "node"),
         # Unknown ones are left to the parser, which refuses them.
         ("--nonsense node app.js", "--nonsense", "node app.js"),
@@ -210,9 +210,9 @@ def test_h2c_is_said_to_be_http_1() -> None:
 
 
 def test_options_without_effect_are_said() -> None:
-    found = run_parser().parse(["--dapr-grpc-port", "1", "--enable-profiling", "--app-id", "a"])
+    found = run_parser().parse(["--dapr-internal-grpc-port", "1", "--enable-profiling", "--app-id", "a"])
     assert warnings_about(found) == [
-        "--dapr-grpc-port has no effect: the gateway speaks HTTP only",
+        "--dapr-internal-grpc-port has no effect: gateways talk over the broker, never to each other",
         "--enable-profiling has no effect: there is no profiling endpoint",
     ]
 
@@ -221,7 +221,7 @@ def test_gateway_flags_become_its_configuration() -> None:
     line = (
         "--app-id orders --app-port 3000 --app-protocol https --app-channel-address 10.0.0.1 --app-max-concurrency 5"
         " --enable-app-health-check --app-health-check-path live --app-health-probe-interval 3"
-        " --app-health-probe-timeout 250 --app-health-threshold 2 --dapr-http-port 3501"
+        " --app-health-probe-timeout 250 --app-health-threshold 2 --dapr-http-port 3501 --dapr-grpc-port 3502"
         " --dapr-listen-addresses '[::1],127.0.0.1' --max-body-size 16Mi --read-buffer-size 8Ki"
         " --allowed-origins https://a.example,https://b.example --resources-path r --resources-path s --config c"
         " --log-level warn --log-as-json --enable-api-logging --dapr-graceful-shutdown-seconds 9"
@@ -246,6 +246,7 @@ def test_gateway_flags_become_its_configuration() -> None:
         app_max_concurrency=5,
         app_health=HealthCheck("/live", 3, 0.25, 2),
         http_port=3501,
+        grpc_port=3502,
         listen=("[::1]", "127.0.0.1"),
         max_body_bytes=16 * 1024 * 1024,
         max_header_bytes=8 * 1024,
@@ -276,8 +277,9 @@ def test_defaults_are_those_of_the_gateway() -> None:
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 0), (-1, 0), (0, 0), (3500, 3500)])
 def test_run_picks_a_free_port_unless_one_is_given(given: int | None, expected: int) -> None:
-    options = GatewayOptions(app_id="a", dapr_http_port=given)
-    assert gateway_config(options, _ENVIRON, default_http_port=0).http_port == expected
+    options = GatewayOptions(app_id="a", dapr_http_port=given, dapr_grpc_port=given)
+    config = gateway_config(options, _ENVIRON, default_http_port=0)
+    assert (config.http_port, config.grpc_port) == (expected, expected)
 
 
 def test_all_wrong_values_are_reported_together() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mesh import address
 from mesh.broker import Delivery, Message
+from mesh.conditions import Condition
 from mesh.delivery import (
     BROKEN_ATTEMPTS,
     DEAD_LETTER_RETRY,
@@ -37,45 +38,45 @@ ONLY_500 = Retry(interval=0.01, max_retries=9, http_statuses=parse_status_codes(
 
 
 @pytest.mark.parametrize(
-    ("attempt", "retry", "delivery", "quick", "dead_letter", "step", "delay"),
+    ("attempt", "retry", "delivery", "made", "dead_letter", "step", "delay"),
     [
-        (SUCCESS, None, 1, 0, False, Step.ACK, 0.0),
+        (SUCCESS, None, 1, 1, False, Step.ACK, 0.0),
         (SUCCESS, QUICK, 9, 9, True, Step.ACK, 0.0),
-        (DROP, None, 1, 0, False, Step.ACK, 0.0),
-        (DROP, QUICK, 1, 0, True, Step.DEAD_LETTER, 0.0),
-        (FAIL, None, 1, 0, True, Step.DEAD_LETTER, 0.0),
-        (FAIL, None, 1, 0, False, Step.WAIT, 0.1),
-        (FAIL, None, 1, 1, False, Step.WAIT, 0.5),
-        (FAIL, None, 1, 2, False, Step.WAIT, 1.0),
-        (FAIL, None, 1, 3, False, Step.NACK, 2.0),
-        (FAIL, None, 2, 0, False, Step.WAIT, 0.5),
-        (FAIL, None, 500, 0, False, Step.NACK, 60.0),
-        (BROKEN, None, 1, 0, False, Step.NACK, 0.1),
-        (BROKEN, None, 1, 0, True, Step.NACK, 0.1),
-        (BROKEN, None, BROKEN_ATTEMPTS, 0, True, Step.DEAD_LETTER, 0.0),
-        (BROKEN, QUICK, 1, 0, True, Step.WAIT, 0.01),
-        (FAIL, QUICK, 1, 0, True, Step.WAIT, 0.01),
+        (DROP, None, 1, 1, False, Step.ACK, 0.0),
+        (DROP, QUICK, 1, 1, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, None, 1, 1, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, None, 1, 1, False, Step.WAIT, 0.1),
+        (FAIL, None, 1, 2, False, Step.WAIT, 0.5),
+        (FAIL, None, 1, 3, False, Step.WAIT, 1.0),
+        (FAIL, None, 1, 4, False, Step.NACK, 2.0),
+        (FAIL, None, 2, 5, False, Step.NACK, 5.0),
+        (FAIL, None, 500, 503, False, Step.NACK, 60.0),
+        (BROKEN, None, 1, 1, False, Step.NACK, 0.1),
+        (BROKEN, None, 1, 4, True, Step.NACK, 0.1),
+        (BROKEN, None, BROKEN_ATTEMPTS, 5, True, Step.DEAD_LETTER, 0.0),
+        (BROKEN, QUICK, 1, 1, True, Step.WAIT, 0.01),
         (FAIL, QUICK, 1, 1, True, Step.WAIT, 0.01),
-        (FAIL, QUICK, 1, 2, True, Step.DEAD_LETTER, 0.0),
-        (FAIL, QUICK, 1, 2, False, Step.NACK, SLOW_DELAYS[-1]),
-        (FAIL, QUICK, 2, 0, True, Step.DEAD_LETTER, 0.0),
-        (FAIL, SLOW, 1, 0, True, Step.NACK, 30.0),
-        (FAIL, SLOW, 2, 0, True, Step.NACK, 30.0),
-        (FAIL, SLOW, 3, 0, True, Step.DEAD_LETTER, 0.0),
-        (FAIL, ONLY_500, 1, 0, True, Step.WAIT, 0.01),
-        (REFUSED, ONLY_500, 1, 0, True, Step.DEAD_LETTER, 0.0),
-        (REFUSED, ONLY_500, 1, 0, False, Step.NACK, SLOW_DELAYS[-1]),
-        (Attempt(Outcome.RETRY, "asked"), ONLY_500, 1, 0, True, Step.WAIT, 0.01),
-        (FAIL, Retry(max_retries=0), 1, 0, True, Step.DEAD_LETTER, 0.0),
-        (FAIL, Retry(), 10**6, 0, True, Step.NACK, 5.0),
-        (FAIL, Retry.exponential(), 10**6, 0, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, QUICK, 1, 2, True, Step.WAIT, 0.01),
+        (FAIL, QUICK, 1, 3, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, QUICK, 1, 3, False, Step.NACK, SLOW_DELAYS[-1]),
+        (FAIL, QUICK, 2, 4, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, SLOW, 1, 1, True, Step.NACK, 30.0),
+        (FAIL, SLOW, 2, 2, True, Step.NACK, 30.0),
+        (FAIL, SLOW, 3, 3, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, ONLY_500, 1, 1, True, Step.WAIT, 0.01),
+        (REFUSED, ONLY_500, 1, 1, True, Step.DEAD_LETTER, 0.0),
+        (REFUSED, ONLY_500, 1, 1, False, Step.NACK, SLOW_DELAYS[-1]),
+        (Attempt(Outcome.RETRY, "asked"), ONLY_500, 1, 1, True, Step.WAIT, 0.01),
+        (FAIL, Retry(max_retries=0), 1, 1, True, Step.DEAD_LETTER, 0.0),
+        (FAIL, Retry(), 10**6, 10**6, True, Step.NACK, 5.0),
+        (FAIL, Retry.exponential(), 10**6, 10**6, True, Step.DEAD_LETTER, 0.0),
     ],
 )
 def test_decide(
-    attempt: Attempt, retry: Retry | None, delivery: int, quick: int, dead_letter: bool, step: Step, delay: float
+    attempt: Attempt, retry: Retry | None, delivery: int, made: int, dead_letter: bool, step: Step, delay: float
 ) -> None:
     """What follows an attempt."""
-    assert decide(attempt, retry, delivery, quick, dead_letter=dead_letter) == (step, delay)
+    assert decide(attempt, retry, delivery, made, dead_letter=dead_letter) == (step, delay)
 
 
 @settings(derandomize=True, deadline=None)
@@ -89,7 +90,7 @@ def test_without_dead_letter_only_a_drop_is_acknowledged(
     attempt: Attempt, retry: Retry | None, delivery: int, quick: int
 ) -> None:
     """An event that was acknowledged to its publisher is not lost to failures."""
-    step, delay = decide(attempt, retry, delivery, quick, dead_letter=False)
+    step, delay = decide(attempt, retry, delivery, delivery + quick, dead_letter=False)
     assert (step is Step.ACK) == (attempt is DROP)
     assert step is not Step.DEAD_LETTER
     assert delay >= 0
@@ -116,8 +117,9 @@ class Settled:
         if self.extended == 1:
             raise BrokerUnavailableError("away")
 
-    def delivery(self, attempt: int = 1) -> Delivery:
-        return Delivery(Message({}, b"x"), address.topic("n", "c", "t"), attempt, self)
+    def delivery(self, attempt: int = 1, identity: str | None = None, **headers: str) -> Delivery:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return Delivery(Message(given, b"x", id=identity), address.topic("n", "c", "t"), attempt, self)
 
 
 class Run:
@@ -128,6 +130,7 @@ class Run:
     ) -> None:
         self.answers = list(answers)
         self.calls = 0
+        self.numbers: list[int] = []
         self.instead: Callable[[Delivery], Awaitable[Attempt]] | None = None
         self.counted: list[str] = []
         self.dead: list[tuple[str, int]] = []
@@ -142,11 +145,12 @@ class Run:
             dead_letter=self.dead_letter if dead else None,
             count=self.counted.append,
             ack_wait=ack_wait,
-            label="c/t",
+            condition=Condition("event c/t"),
         )
 
     async def call(self, delivery: Delivery) -> Attempt:
         self.calls += 1
+        self.numbers.append(delivery.attempt)
         if self.instead is not None:
             return await self.instead(delivery)
         answer = self.answers.pop(0)
@@ -191,6 +195,50 @@ async def test_attempts_told_to_the_dead_letter() -> None:
     run = Run(FAIL, FAIL, FAIL, policy=Policy(retry=QUICK), dead=True)
     await run.settlement(Settled().delivery())
     assert run.dead == [("again", 3)]
+
+
+@pytest.mark.parametrize(
+    ("retry", "deliveries", "numbers"),
+    [
+        (QUICK, [(1, 3)], [1, 2, 3]),
+        (SLOW, [(1, 1), (2, 1), (3, 1)], [1, 2, 3]),
+        (None, [(1, 4), (2, 1), (3, 1)], [1, 2, 3, 4, 5, 6]),
+        (Retry(interval=0.5, max_retries=2), [(1, 3)], [1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("identity", ["m", None], ids=["known", "unknown"])
+async def test_attempts_count_up(
+    retry: Retry | None, deliveries: list[tuple[int, int]], numbers: list[int], identity: str | None
+) -> None:
+    """Over quick retries within a delivery and over deliveries, also where nothing can be remembered of a message."""
+    run = Run(*[FAIL] * len(numbers), policy=Policy(retry=retry))
+    for number, calls in deliveries:
+        before, settled = run.calls, Settled()
+        await run.settlement(settled.delivery(number, identity))
+        assert run.calls - before == calls
+    assert run.numbers == numbers
+
+
+async def test_what_was_no_attempt_is_not_counted() -> None:
+    """An open breaker, the time before a scheduled event is due, and what broke off without a second try."""
+    run = Run(*[FAIL] * 7, policy=Policy(breaker=CircuitBreaker(timeout=60.0, trip=None), retry=Retry(interval=0.0)))
+    settled = Settled()
+    await run.settlement(settled.delivery(1, "m"))
+    await run.settlement(settled.delivery(2, "m"))
+    assert settled.how == [("nack", 5.0)] * 2
+    assert run.numbers == [1, 2, 3, 4, 5, 6]
+
+    run = Run(FAIL, FAIL, policy=Policy(retry=SLOW))
+    for number in (1, 2, 3):
+        await run.settlement(Settled().delivery(number, "m", mesh_not_before="99999999999999"))
+    for number in (4, 5):
+        await run.settlement(Settled().delivery(number, "m", mesh_not_before="0"))
+    assert run.numbers == [1, 2]
+
+    run = Run(BROKEN, BROKEN, SUCCESS)
+    for number in (1, 2, 3):
+        await run.settlement(Settled().delivery(number, "m"))
+    assert run.numbers == [1, 2, 3]
 
 
 async def test_a_dead_letter_that_cannot_be_published_is_kept() -> None:

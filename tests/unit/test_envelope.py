@@ -17,6 +17,7 @@ from mesh.event import members_of
 
 OPTIONS = PublishOptions("app", "pubsub", "orders")
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
 def sent(options: PublishOptions, content_type: str | None, body: bytes, prefix: str = "ce-") -> dict[str, object]:
@@ -66,8 +67,9 @@ def test_expiration_and_trace() -> None:
     [
         (None, TRACE, TRACE),
         ({"traceid": "i"}, "i", TRACE),
-        ({"traceparent": "p"}, "p", "p"),
-        ({"traceparent": "p", "traceid": "i"}, "i", "p"),
+        ({"traceparent": OTHER}, OTHER, OTHER),
+        ({"traceparent": OTHER, "traceid": "i"}, "i", OTHER),
+        ({"traceid": "i", "traceparent": OTHER}, "i", OTHER),
     ],
 )
 def test_trace_overrides(overrides: dict[str, str] | None, traceid: str, traceparent: str) -> None:
@@ -81,6 +83,88 @@ def test_overrides_by_name() -> None:
     given_ = {"CloudEvent.ID": "1", "cloudevent.type": "", "cloudevent.time": "x", "other": "y"}
     assert envelope.overrides(given_) == {"id": "1"}
     assert envelope.overrides({"other": "y"}) is None
+
+
+@pytest.mark.parametrize(
+    ("given_", "traceparent", "tracestate"),
+    [
+        ({}, TRACE, "k=v"),
+        ({"tracestate": "a=1"}, TRACE, "a=1"),
+        ({"traceparent": OTHER}, OTHER, ""),
+        ({"traceparent": OTHER, "tracestate": "a=1"}, OTHER, "a=1"),
+        ({"traceparent": "00-bad"}, TRACE, "k=v"),
+        ({"tracestate": "a=1", "traceparent": "00-bad"}, TRACE, "k=v"),
+    ],
+)
+def test_a_trace_s_state_goes_with_its_trace(given_: dict[str, str], traceparent: str, tracestate: str) -> None:
+    """With another trace goes its own state or none, and what is no trace brings none."""
+    named = {f"cloudevent.{name}": value for name, value in given_.items()}
+    event = sent(PublishOptions("a", "p", "t", TRACE, "k=v", envelope.overrides(named)), None, b"")
+    assert (event["traceparent"], event["traceid"]) == (traceparent, traceparent)
+    assert event["tracestate"] == tracestate
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, (TRACE, TRACE, "k=v")),
+        ({"tracestate": "a=1"}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": OTHER}, (OTHER, OTHER, "")),
+        ({"traceparent": OTHER, "tracestate": "a=1"}, (OTHER, OTHER, "a=1")),
+        ({"traceparent": OTHER, "traceid": "mine"}, (OTHER, "mine", "")),
+        ({"traceid": OTHER, "tracestate": "a=1"}, (OTHER, OTHER, "a=1")),
+        ({"traceid": "mine"}, (TRACE, "mine", "k=v")),
+        ({"traceparent": None}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": 7, "traceid": 7}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": "", "traceid": "", "tracestate": ""}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": "bad", "tracestate": "a=1"}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": "bad", "traceid": "bad"}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": OTHER.upper(), "tracestate": "a=1"}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": "ff" + OTHER[2:]}, (TRACE, TRACE, "k=v")),
+        ({"traceparent": "00-" + "0" * 32 + OTHER[35:]}, (TRACE, TRACE, "k=v")),
+    ],
+)
+def test_an_application_s_event_stays_in_its_own_trace(own: dict[str, object], expected: tuple[str, str, str]) -> None:
+    """What has no valid trace is put into that of its publish, whose state goes with it; delivery continues it."""
+    options = PublishOptions("a", "p", "t", TRACE, "k=v")
+    message = build_structured(options, orjson.dumps({"id": "1", "data": 1, **own}), "ce-")
+    found = read(*message, pubsub="p", topic="t", prefix="ce-")
+    event = orjson.loads(found.body)
+    assert (event["traceparent"], event["traceid"], event["tracestate"]) == expected
+    assert (found.traceparent, found.tracestate) == (expected[0], expected[2])
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "encoded"),
+    [
+        ("image/png", b"\x89PNG\r\n\x1a\n\x00\xff", True),
+        ("text/plain", "grüß".encode("latin-1"), True),
+        ("text/plain; charset=iso-8859-1", "grüß".encode("latin-1"), True),
+        ("text/plain; charset=ISO-8859-1", b"plain", False),
+        ("text/plain; charset=utf-8", "grüß".encode(), False),
+        ('text/csv; header=present; charset="UTF-16LE"', "a,b".encode("utf-16-le"), True),
+        ("text/plain; charset=utf-16", "a".encode("utf-16"), True),
+        ("application/json", '{"a":"grüß"}'.encode("latin-1"), True),
+        ("application/json; charset=iso-8859-1", '{"a":"grüß"}'.encode("latin-1"), True),
+        ("application/json", '{"a":1}'.encode("utf-16"), True),
+        ("application/json", "{oops grüß".encode(), False),
+        ("application/json", b'{"a":1}', False),
+        ("application/xml", b"<a>\xfc</a>", True),
+        ("application/gzip", b"\x1f\x8b\x08", True),
+        ("application/vnd.x+json", b'{"a":"\xfc"}', True),
+        (None, b"\xff", True),
+        (None, b"\xed\xa0\x80", True),
+        (None, b"\x00\x1f", False),
+    ],
+)
+def test_what_is_no_utf8_arrives_byte_for_byte(content_type: str | None, body: bytes, encoded: bool) -> None:
+    """In ``data_base64``, with the content type it came with; everything else as before."""
+    event = sent(OPTIONS, content_type, body)
+    assert event["datacontenttype"] == (content_type or "text/plain")
+    assert ("data_base64" in event) == encoded
+    assert ("data" in event) != encoded
+    if encoded:
+        assert base64.b64decode(str(event["data_base64"])) == body
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"null"])
@@ -123,6 +207,7 @@ def test_raw_events() -> None:
     """Trace fields only where there is a trace."""
     with_trace = orjson.loads(wrap_raw(b"x", pubsub="p", topic="t", traceparent=TRACE))
     assert with_trace["traceid"] == with_trace["traceparent"] == TRACE
+    assert list(with_trace) == sorted(with_trace)
     assert "traceid" not in orjson.loads(wrap_raw(b"x", pubsub="p", topic="t", traceparent=""))
 
 
@@ -140,7 +225,8 @@ def test_foreign_binary_events() -> None:
 def test_a_tracestate_that_is_none(state: str) -> None:
     """The event keeps it, no header gets it."""
     headers, data = build_binary(PublishOptions("a", "p", "t", TRACE, state), None, b"x", "ce-")
-    event = build_structured(OPTIONS, orjson.dumps({"id": "1", "tracestate": state}), "ce-")
+    own = {"id": "1", "traceparent": TRACE, "tracestate": state}
+    event = build_structured(OPTIONS, orjson.dumps(own), "ce-")
     for found in (read(*each, pubsub="p", topic="t", prefix="ce-") for each in ((headers, data), event)):
         assert found.tracestate == ""
         assert orjson.loads(found.body)["tracestate"] == state

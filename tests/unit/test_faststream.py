@@ -22,11 +22,18 @@ from faststream.redis import RedisBroker, TestRedisBroker
 from pydantic import BaseModel
 
 from brokers.faststream import IncomingCall, Mesh, MeshMessage, Reply
-from brokers.faststream._application import DROP, FAILED, RETRY, SUCCESS
+from brokers.faststream._application import DROP, RETRY, SUCCESS
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh.address import topic
 from mesh.broker import Message
-from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, NoResponderError, PermissionDeniedError
+from mesh.errors import (
+    ConfigError,
+    FeatureNotSupportedError,
+    HandlerFailedError,
+    MeshError,
+    NoResponderError,
+    PermissionDeniedError,
+)
 from mesh.event import Event, from_headers, to_structured
 from mesh.node.description import collect
 from tests.support.eventually import eventually
@@ -195,6 +202,10 @@ async def _nacks(body: object) -> None:
 
 
 async def _fails(body: object) -> None:
+    raise RuntimeError("no.")
+
+
+async def _fails_without_words(body: object) -> None:
     raise RuntimeError
 
 
@@ -217,8 +228,6 @@ async def _gives_back_by_hand(body: object, message: Annotated[MeshMessage, Cont
         (_nothing, SUCCESS),
         (_rejects, DROP),
         (_nacks, RETRY),
-        (_fails, FAILED),
-        (_needs_more, FAILED),
         (_settles_by_hand, DROP),
         (_gives_back_by_hand, RETRY),
     ],
@@ -230,6 +239,20 @@ async def test_how_a_handler_ends_settles_the_event(
 ) -> None:
     options = {} if policy is None else {"ack_policy": policy}
     assert await _posted(handler, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (_fails, "the handler raised RuntimeError: no\\.$"),
+        (_fails_without_words, "the handler raised RuntimeError$"),
+        (_needs_more, "the handler raised ValidationError: .*missing"),
+    ],
+)
+async def test_what_a_handler_raises_is_told(handler: Any, reason: str) -> None:
+    """On one line, in the words of Python, not as an answer of HTTP that nobody gave."""
+    with pytest.raises(HandlerFailedError, match=reason):
+        await _posted(handler)
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"specversion":"1.0","source":"s","type":"t"}', b"no"])

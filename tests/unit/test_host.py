@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -19,6 +21,7 @@ from mesh.errors import (
     HostsGoneError,
     MeshError,
     NoResponderError,
+    RemoteError,
     StateError,
 )
 from mesh.key_value import MemoryKeyValue
@@ -156,3 +159,46 @@ def test_what_clients_are_told_of_hosts(error: MeshError, told: tuple[int, str],
     """The same when the component is looked for and when it is asked."""
     row = row_of(error, method)
     assert (row.status, row.code) == told
+
+
+async def test_hosts_of_other_scopes_are_not_mixed() -> None:
+    """Whoever one of them admits is not sent to the other; that the scopes differ is no error for who is in both."""
+    mesh = MemoryMesh()
+
+    def host(app_id: str, *scopes: str) -> Runtime:
+        store = component("store", "state.in-memory", placement="backbone", scopes=scopes)
+        return node("memory:", "ns", store, app_id=app_id, registry=mesh, host_only=True)
+
+    async with (
+        node("memory:", "ns", app_id="asker", registry=mesh) as asker,
+        host("one", "friend", "both"),
+        host("two", "neighbour", "both"),
+    ):
+        for app_id in ("friend", "neighbour", "both"):
+            await ask(asker, SAVE, "store", Save([Item("k", app_id.encode())]), app_id=app_id)
+            for _ in range(10):
+                stored = await ask(asker, GET, "store", Get("k"), app_id=app_id)
+                assert stored.value == app_id.encode()
+
+
+async def test_an_adapter_that_fails_in_its_own_way() -> None:
+    """Its caller is told what its own application would be: no stream broke, and it is not for a policy to repeat."""
+    store = Failing(RuntimeError("a defect"))  # type: ignore[arg-type]
+    mesh = MemoryMesh(failing=lambda: store)
+    host = node("memory:", "ns", component("store", "state.failing"), app_id="host", registry=mesh)
+    async with host, node("memory:", "ns", app_id="asker", registry=mesh) as asker:
+        error = await asked(ask(asker, TRANSACT, "store", Save(FIRST)))
+        assert isinstance(error, RemoteError)
+        assert "RuntimeError" in str(error)
+        assert not error.retryable
+        assert await ask(asker, GET, "store", Get("a")) is not None
+
+
+async def test_a_setting_may_be_any_bytes(tmp_path: Path) -> None:
+    """As the name of a file that a variable holds."""
+    file = os.fsdecode(bytes(tmp_path) + b"/\xff.db")
+    store = component("store", "state.sqlite", placement="backbone", connectionString=file)
+    mesh = MemoryMesh()
+    async with node("memory:", "ns", store, registry=mesh), node("memory:", "ns", registry=mesh) as asker:
+        await ask(asker, SAVE, "store", Save([Item("k", b"1")]))
+        assert (await ask(asker, GET, "store", Get("k"))).value == b"1"

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown key without a guess": (
         COMPONENT + "spec:\n  type: state.redis\nauth: {zzz: 1}\n",
-        ["f.yaml:7:8: auth.zzz: unknown field; known fields: secretStore"],
+        ["f.yaml:7:8: auth.zzz: unknown field; known are secretStore, and ignoring it would be unsafe"],
     ),
     "misspelt required key is one problem": (
         COMPONENT + "spec:\n  tpye: state.redis\n",
@@ -144,11 +144,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "routes in the old shape": (
         SUBSCRIPTION_V1 + "  pubsubname: p\n  topic: t\n  routes: {default: a}\n",
-        ["f.yaml:7:3: spec.routes: unknown field; did you mean 'route'?"],
+        ["f.yaml:7:3: spec.routes: belongs to dapr.io/v2alpha1; in dapr.io/v1alpha1 there is one route (route: /path)"],
     ),
     "route in the new shape": (
         SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  route: /a\n",
-        ["f.yaml:7:3: spec.route: unknown field; did you mean 'routes'?"],
+        [
+            "f.yaml:7:3: spec.route: belongs to dapr.io/v1alpha1; in dapr.io/v2alpha1 it is the default of routes "
+            "(routes: {default: /path})"
+        ],
     ),
     "empty routes": (
         SUBSCRIPTION_V2 + "  pubsubname: p\n  topic: t\n  routes: {}\n",
@@ -262,6 +265,216 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
 }
+
+
+UNSAFE: dict[str, tuple[str, str]] = {
+    "access": (
+        CONFIGURATION + "  accessControl: {defaultAction: deny}\n",
+        "accessControl: accessControl is not supported",
+    ),
+    "policies": (
+        CONFIGURATION + "  accessControl: {policies: [{appId: a, trustDomain: t, namespace: n}]}\n",
+        "accessC",
+    ),
+    "pipeline": (CONFIGURATION + "  httpPipeline: {handlers: [{name: a, type: b}]}\n", "httpPipeline: httpPipeline is"),
+    "other pipeline": (
+        CONFIGURATION + "  appHttpPipeline: {handlers: [{name: a, type: b}]}\n",
+        "appHttpPipeline: appHttp",
+    ),
+    "mtls": (CONFIGURATION + "  mtls: {enabled: true}\n", "mtls.enabled: gateways talk over the broker alone"),
+    "part of a protection": (CONFIGURATION + "  secrets: {zzz: [x]}\n", "secrets.zzz: unknown field; known are scopes"),
+    "protection by its name": (CONFIGURATION + "  encryption: {x: 1}\n", "encryption: unknown field; known are"),
+    "certificate": (
+        ENDPOINT + "  baseUrl: http://x\n  clientTLS: {certificate: {value: PEM}}\n",
+        "clientTLS.certificate: ",
+    ),
+    "scopes in spec": (COMPONENT + "spec: {type: a.b, scopes: [x]}\n", "scopes: its place is beside spec, not in it"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), UNSAFE.values(), ids=UNSAFE)
+def test_what_protects_is_never_ignored(text: str, expected: str, tmp_path: Path) -> None:
+    """A section that this version does not have, or that nothing knows, may be what keeps somebody out."""
+    [problem] = problems_of(text, tmp_path)
+    assert f": spec.{expected}" in problem
+    assert problem.endswith(", and ignoring it would be unsafe")
+
+
+_OLD = "nothing reads it, as in newer versions of Dapr"
+STRANGERS: dict[str, tuple[str, list[str]]] = {
+    "labels": (
+        COMPONENT + "labels: {a: b}\nspec: {type: a.b}\n",
+        ["5:1: labels: unknown field; its place is 'metadata.labels'"],
+    ),
+    "annotations": (
+        COMPONENT + "annotations: {a: b}\nspec: {type: a.b}\n",
+        ["5:1: annotations: unknown field; its place is 'metadata.annotations'"],
+    ),
+    "what a cluster adds": (
+        COMPONENT
+        + "  labels: {a: b}\n  uid: x\n  generation: 1\n  managedFields: [{manager: m}]\n  finalizers: [f]\n"
+        + "spec: {type: a.b}\nstatus: {}\n",
+        [],
+    ),
+    "the user's own": (COMPONENT + "x-note: {a: b}\nspec: {type: a.b, x-y: 1}\n", []),
+    "version of an endpoint": (
+        ENDPOINT + "  baseUrl: http://x\n  version: v1\n",
+        ["6:3: spec.version: unknown field; known are baseUrl, clientTLS, headers"],
+    ),
+    "value of a reference": (
+        COMPONENT + "spec:\n  type: a.b\n  metadata: [{name: a, secretKeyRef: {name: s, key: k, value: v}}]\n",
+        ["7:56: spec.metadata[0].secretKeyRef.value: nothing reads it: 'name' and 'key' say where the value is"],
+    ),
+    "old tracing": (
+        CONFIGURATION + "  tracing: {samplingRate: '1', enabled: true, expandParams: true, includeBody: true}\n",
+        [
+            f"5:32: spec.tracing.enabled: {_OLD}",
+            f"5:47: spec.tracing.expandParams: {_OLD}",
+            f"5:67: spec.tracing.includeBody: {_OLD}",
+        ],
+    ),
+    "tracing that goes nowhere yet": (
+        CONFIGURATION + "  tracing: {zipkin: {endpointAddress: 'http://z'}, otel: {isSecure: false}, stdout: false}\n",
+        ["5:13: spec.tracing.zipkin: it has no effect yet: spans are not exported"],
+    ),
+    "policies": (
+        CONFIGURATION + "  policies: [{a: b}]\n",
+        ["5:3: spec.policies: nothing reads it: policies of access stand in spec.accessControl"],
+    ),
+    "sections without effect": (
+        CONFIGURATION
+        + "  metric: {enabled: true}\n  metrics: {enabled: false}\n  logging: {apiLogging: {enabled: true}}\n"
+        + "  nameResolution: {component: mdns}\n  mtls: {workloadCertTTL: 1h}\n  wasm: {strictSandbox: true}\n"
+        + "  workflow: {maxConcurrentWorkflowInvocations: 1}\n  features: [{name: a, enabled: true}]\n",
+        [
+            "5:3: spec.metric: it has no effect yet: there is no metrics endpoint",
+            "7:3: spec.logging: it has no effect yet: --enable-api-logging logs the calls of the API",
+            "8:3: spec.nameResolution: it has no effect: applications are found over the broker",
+            "9:3: spec.mtls: it has no effect: the broker's TLS takes its place",
+            "10:3: spec.wasm: it has no effect yet: there is no WebAssembly",
+            "11:3: spec.workflow: it has no effect yet: there are no workflows",
+        ],
+    ),
+    "policies of actors": (
+        RESILIENCY + "  policies: {timeouts: {t: 1s}}\n  targets: {actors: {a: {timeout: t}}}\n",
+        ["6:13: spec.targets.actors: it has no effect yet: there are no actors"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), STRANGERS.values(), ids=STRANGERS)
+def test_what_has_no_effect_is_told_once(text: str, expected: list[str], tmp_path: Path) -> None:
+    """Files that were written for Dapr load; one line says what they ask for in vain."""
+    warnings = load(text, tmp_path).warnings
+    assert [str(each).removeprefix(f"{tmp_path}/f.yaml:") for each in warnings] == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [("namspace: a", "namespace"), ("nmae: a", "name"), ("anotations: {a: b}", "annotations")],
+)
+def test_near_misses_in_metadata(field: str, meant: str, tmp_path: Path) -> None:
+    """A misspelt namespace would be every namespace."""
+    text = COMPONENT + f"  {field}\nspec: {{type: a.b}}\n"
+    assert problems_of(text, tmp_path) == [
+        f"f.yaml:5:3: metadata.{field.partition(':')[0]}: unknown field; did you mean '{meant}'?"
+    ]
+
+
+def test_a_list_of_resources_is_read(tmp_path: Path) -> None:
+    """As kubectl writes it; problems have their places in the file."""
+    item = (
+        "- apiVersion: dapr.io/v1alpha1\n  kind: Component\n  metadata: {{name: {name}}}\n  spec: {{type: a.b{more}}}\n"
+    )
+    for kind in ("List", "ComponentList"):
+        text = f"apiVersion: v1\nkind: {kind}\nitems:\n" + item.format(name="a", more="")
+        assert [each.name for each in load(text + item.format(name="b", more=""), tmp_path).components] == ["a", "b"]
+        wrong = text + item.format(name="b", more=", versoin: v1")
+        assert problems_of(wrong, tmp_path) == ["f.yaml:11:21: spec.versoin: unknown field; did you mean 'version'?"]
+    assert load("apiVersion: v1\nkind: List\nitems: []\n", tmp_path) == LoadedResources()
+
+
+def _two(first: str, second: str) -> str:
+    return COMPONENT + first + "spec: {type: a.b}\n" + "---\n" + COMPONENT + second + "spec: {type: a.c}\n"
+
+
+_A, _B, _DEFAULT = "  namespace: a\n", "  namespace: b\n", "  namespace: default\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "namespace", "app_id", "taken"),
+    [
+        (_A, _B, "a", "x", "a.b"),
+        (_A, _B, "b", "x", "a.c"),
+        (_A, _B, "c", "x", None),
+        (_A, _DEFAULT, None, "x", "a.c"),
+        ("scopes: [x]\n", "scopes: [y]\n", None, "x", "a.b"),
+        ("scopes: [x]\n", "scopes: [y]\n", None, "y", "a.c"),
+        ("scopes: [x]\n", "scopes: [y]\n", None, "z", None),
+        (_A + "scopes: [x]\n", _B, "a", "y", None),
+    ],
+)
+def test_of_two_of_one_name_each_takes_its_own(
+    first: str, second: str, namespace: str | None, app_id: str, taken: str | None, tmp_path: Path
+) -> None:
+    """By namespace, and by scopes; without a word from the user the namespace is `default`."""
+    (tmp_path / "f.yaml").write_text(_two(first, second))
+    found = load_resources([tmp_path], namespace=namespace, app_id=app_id).components
+    assert [each.type for each in found] == ([taken] if taken else [])
+    assert len(load_resources([tmp_path], together=False).components) == 2
+
+
+def test_without_a_word_from_the_user_the_namespace_is_default(tmp_path: Path) -> None:
+    """And a resource that names none is for all, so that in the namespace `a` there would be two."""
+    (tmp_path / "f.yaml").write_text(_two(_A, ""))
+    assert [each.type for each in load_resources([tmp_path], namespace="", app_id="x").components] == ["a.c"]
+    with pytest.raises(ConfigError, match="stands already"):
+        load_resources([tmp_path], together=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "namespace", "more"),
+    [
+        (_A, "", "a", ""),
+        (_A, _B, None, "; the variable NAMESPACE says which of their namespaces is this gateway's"),
+        ("scopes: [x]\n", "", None, ""),
+        ("scopes: [x, y]\n", "scopes: [z, x]\n", None, ""),
+    ],
+)
+def test_two_of_one_name_for_one_gateway_are_a_problem(
+    first: str, second: str, namespace: str | None, more: str, tmp_path: Path
+) -> None:
+    """Nobody can tell which it is to take."""
+    (tmp_path / "f.yaml").write_text(_two(first, second))
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path], namespace=namespace, app_id="x")
+    assert str(caught.value).endswith(
+        f"metadata.name: a Component named 's' stands already in {tmp_path}/f.yaml:4{more}"
+    )
+
+
+@pytest.mark.parametrize("others", ["  namespace: b\n", "scopes: [y]\n"])
+def test_resources_of_others_are_not_looked_at(others: str, tmp_path: Path) -> None:
+    """Their mistakes are not this gateway's."""
+    text = COMPONENT + others + "spec: {tpye: a.b}\n"
+    (tmp_path / "f.yaml").write_text(text)
+    assert load_resources([tmp_path], namespace="a", app_id="x") == LoadedResources()
+    with pytest.raises(ConfigError):
+        load_resources([tmp_path])
+
+
+def test_places_of_merged_keys() -> None:
+    """A key that an anchor brought stands where the anchor is, also when aliases go round."""
+    problems: list[Problem] = []
+    [document] = parse_documents("x-a: &a {b: 1.10}\nc: {<<: *a, d: yes}\n", "f", problems)
+    assert document.position(("c", "b")) == (1, 13)
+    assert (document.written(("c", "b")), document.written(("c", "d")), document.written(("c",))) == (
+        "1.10",
+        "yes",
+        None,
+    )
+    [document] = parse_documents("a: &a {<<: *a}\n", "f", problems)
+    assert document.position(("a", "b")) == (1, 1)
 
 
 @pytest.mark.parametrize(("text", "expected"), CASES.values(), ids=CASES)
@@ -417,9 +630,9 @@ def test_other_files_are_validated_the_same_way() -> None:
     """The pieces work for any model."""
     problems: list[Problem] = []
     document = parse_documents("version: 1\napps: [a]\n", "dapr.yaml", problems)[0]
-    assert validate(document, Template, problems) == Template(version=1, apps=("a",))
+    assert validate(document, Template, problems, problems) == Template(version=1, apps=("a",))
     wrong = parse_documents("version: x\n", "dapr.yaml", problems)[0]
-    assert validate(wrong, Template, problems) is None
+    assert validate(wrong, Template, problems, problems) is None
     assert [str(problem) for problem in problems] == ["dapr.yaml:1:10: version: expected a whole number, got 'x'"]
 
 
@@ -427,7 +640,7 @@ def test_configuration_file_expands_variables(tmp_path: Path) -> None:
     """Both forms are expanded, unset variables are empty, other dollar signs stay."""
     file = tmp_path / "c.yaml"
     file.write_text(CONFIGURATION + '  tracing: {samplingRate: ${RATE}, zipkin: {endpointAddress: "$URL$NONE"}}\n')
-    configuration = load_configuration_file(file, {"RATE": "0.5", "URL": "http://z"})
+    configuration = load_configuration_file(file, {"RATE": "0.5", "URL": "http://z"}, [])
     assert configuration.spec.tracing is not None
     assert configuration.spec.tracing.sampling_rate == 0.5
     assert configuration.spec.tracing.zipkin.endpoint_address == "http://z"
@@ -447,14 +660,14 @@ def test_configuration_file_problems(text: str, message: str, tmp_path: Path) ->
     """A configuration file holds one Configuration and nothing else."""
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load_configuration_file(tmp_path / "c.yaml", {})
+        load_configuration_file(tmp_path / "c.yaml", {}, [])
     assert str(caught.value).replace(f"{tmp_path}/", "") == message
 
 
 def test_missing_configuration_file(tmp_path: Path) -> None:
     """A file that cannot be read is a problem with its name."""
     with pytest.raises(ConfigError, match=r"c\.yaml: cannot be read: No such file"):
-        load_configuration_file(tmp_path / "c.yaml", {})
+        load_configuration_file(tmp_path / "c.yaml", {}, [])
 
 
 def test_later_configuration_sections_win(tmp_path: Path) -> None:
@@ -462,7 +675,7 @@ def test_later_configuration_sections_win(tmp_path: Path) -> None:
     first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
     first.write_text(CONFIGURATION + "  wasm: {strictSandbox: true}\n  features: [{name: a, enabled: true}]\n")
     second.write_text(CONFIGURATION + "  features: [{name: b, enabled: false}]\n")
-    both = load_configuration_file(first, {}).overlaid(load_configuration_file(second, {}))
+    both = load_configuration_file(first, {}, []).overlaid(load_configuration_file(second, {}, []))
     assert both.features() == {"b": False}
     assert both.spec.wasm is not None
     assert both.spec.wasm.strict_sandbox

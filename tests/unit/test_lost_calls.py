@@ -15,7 +15,7 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import FRAME_HEADER
-from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_KEPT_BYTES, Taken
+from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_KEPT_BYTES, MAX_REFUSED, Taken
 from mesh.errors import DeadlineExceededError, StreamBrokenError
 from tests.support.eventually import eventually
 
@@ -292,12 +292,13 @@ async def test_what_is_remembered_is_bounded(mesh: Mesh) -> None:
         taken.keep(each, Message({}, bytes(size)))
     assert [each.answer is None for each in requests] == [True, True, True, False, False, False]
     taken.age(0.0)
-    running = request(exchange)
+    running, done = request(exchange), request(exchange)
     taken.add("running", running)
+    done.answered = True
     for now in (1.0, 2.0, 3.0):
         for number in range(GENERATION):
-            taken.add(f"{now} {number}", None)
-        assert not taken.add(f"{now} 0", None)
+            taken.add(f"{now} {number}", done)
+        assert not taken.add(f"{now} 0", done)
         taken.age(now)
     assert taken.get("running") is running
     assert "5" not in taken
@@ -305,6 +306,11 @@ async def test_what_is_remembered_is_bounded(mesh: Mesh) -> None:
     assert "3.0 0" in taken
     assert not taken.knows_all_since(1.0)
     assert taken.knows_all_since(2.5)
+    taken.add("refused", None)
     for turn in (1, 2):
         taken.age(3.0 + turn * GENERATION_SECONDS)
     assert "3.0 0" not in taken
+    assert not taken.add("refused", done), "its caller was told that it never runs"
+    for number in range(MAX_REFUSED):
+        taken.add(f"more {number}", None)
+    assert "refused" not in taken

@@ -48,12 +48,17 @@ def test_load(registry: Registry) -> None:
     ("name", "hint"),
     [
         ("state.in-memry", "did you mean 'state.in-memory'?"),
-        ("bindings.cron", "installed are: pubsub.kafka, pubsub.mesh"),
+        (
+            "state.redis",
+            "types of this kind: state.in-memory, state.mesh, state.same, state.twice; state.mesh takes the",
+        ),
+        ("pubsub.nobody", "types of this kind: pubsub.kafka, pubsub.mesh, pubsub.odd; pubsub.mesh takes the place of"),
+        ("bindings.cron", "types of this kind: none"),
     ],
 )
 def test_not_installed(registry: Registry, name: str, hint: str) -> None:
     """With what may have been meant."""
-    with pytest.raises(ConfigError, match=f"component type '{name}' is not installed yet") as raised:
+    with pytest.raises(ConfigError, match=f"there is no component type '{name}'") as raised:
         registry.load(name)
     assert hint in str(raised.value)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -24,7 +25,14 @@ from mesh.resources.component import (
     expand_template,
 )
 from mesh.resources.loader import LoadedResources, load_resources
-from mesh.resources.subscription import BulkOptions, Rule, Subscription, programmatic_subscriptions
+from mesh.resources.subscription import (
+    BulkOptions,
+    Rule,
+    Subscription,
+    clashes,
+    combined,
+    programmatic_subscriptions,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,6 +252,70 @@ spec:
     )
 
 
+TOP = "belongs to the top level of the document, beside spec"
+SHAPE = "does not belong here: which shape it is, apiVersion says (dapr.io/v1alpha1 or dapr.io/v2alpha1)"
+
+
+@pytest.mark.parametrize(
+    ("version", "line", "problem"),
+    [
+        ("v1alpha1", "spec: {pubsubname: p, topic: t, route: r, scopes: [a]}", f"spec.scopes: {TOP}"),
+        ("v2alpha1", "spec: {pubsubname: p, topic: t, routes: {default: r}, scopes: [a]}", f"spec.scopes: {TOP}"),
+        ("v1alpha1", "spec: {pubsubname: p, topic: t, route: r, version: v2alpha1}", f"spec.version: {SHAPE}"),
+        (
+            "v2alpha1",
+            "spec: {pubsubname: p, topic: t, route: r}",
+            "spec.route: belongs to dapr.io/v1alpha1; in dapr.io/v2alpha1 it is the default of routes "
+            "(routes: {default: /path})",
+        ),
+        (
+            "v1alpha1",
+            "spec: {pubsubname: p, topic: t, Routes: {default: r}}",
+            "spec.routes: belongs to dapr.io/v2alpha1; in dapr.io/v1alpha1 there is one route (route: /path)",
+        ),
+        (
+            "v2alpha1",
+            "spec: {pubsubname: p, topic: t, default: r}",
+            "spec.default: belongs below spec.routes (dapr.io/v2alpha1)",
+        ),
+        ("v1alpha1", "route: r\nspec: {pubsubname: p, topic: t}", "route: belongs below spec"),
+        (
+            "v1alpha1",
+            "spec: {pubsubname: p, topic: t, route: r, metadata: {rawPaylod: 'true'}}",
+            "spec.metadata.rawPaylod: unknown metadata 'rawPaylod'; did you mean 'rawPayload'?",
+        ),
+    ],
+)
+def test_what_stands_elsewhere_in_a_subscription(version: str, line: str, problem: str, tmp_path: Path) -> None:
+    """One problem for one cause, which says where it belongs."""
+    text = f"apiVersion: dapr.io/{version}\nkind: Subscription\nmetadata: {{name: s}}\n{line}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(text, tmp_path)
+    (found,) = caught.value.problems
+    assert f"{found.path}: {found.message}" == problem
+    assert found.line == 4
+
+
+def test_metadata_of_a_subscription_that_nothing_reads(tmp_path: Path) -> None:
+    """Is a warning, since other runtimes read it; known names count in any case, in both spellings."""
+    loaded = load(
+        """
+apiVersion: dapr.io/v1alpha1
+kind: Subscription
+metadata: {name: s}
+spec:
+  pubsubname: p
+  topic: t
+  route: /r
+  metadata: {queueType: quorum, ISRAWPAYLOAD: true, maxinflight: 5}
+""",
+        tmp_path,
+    )
+    (warning,) = loaded.warnings
+    assert (warning.path, warning.line) == ("spec.metadata.queueType", 9)
+    assert warning.message.startswith("the metadata 'queueType' has no effect here (known: ")
+
+
 def test_http_endpoint(tmp_path: Path) -> None:
     """Headers and certificates may be references, a header may repeat."""
     endpoint = load(
@@ -254,7 +326,7 @@ metadata: {name: github}
 spec:
   baseUrl: https://api.github.com/
   headers: [{name: a, value: b}, {name: a, secretKeyRef: {name: s, key: k}}]
-  clientTLS: {rootCA: {value: PEM}, certificate: {secretKeyRef: {name: c}}, renegotiation: OnceAsClient}
+  clientTLS: {rootCA: {value: PEM}, renegotiation: OnceAsClient}
 auth: {secretStore: vault}
 """,
         tmp_path,
@@ -262,8 +334,7 @@ auth: {secretStore: vault}
     assert endpoint.base_url == "https://api.github.com"
     assert [header.value for header in endpoint.headers] == ["b", SecretRef("s", "k")]
     assert endpoint.root_ca == MetadataEntry("rootCA", "PEM")
-    assert endpoint.certificate == MetadataEntry("certificate", SecretRef("c", "c"))
-    assert (endpoint.private_key, endpoint.renegotiation, endpoint.auth_secret_store) == (None, "OnceAsClient", "vault")
+    assert (endpoint.renegotiation, endpoint.auth_secret_store) == ("OnceAsClient", "vault")
 
 
 CONFIGURATION = """
@@ -271,9 +342,8 @@ apiVersion: dapr.io/v1alpha1
 kind: Configuration
 metadata: {name: c}
 spec:
-  httpPipeline:
-    handlers: [{name: a, type: middleware.http.x, version: v1, selector: {fields: [{field: a, value: b}]}}]
-  appHttpPipeline: {handlers: []}
+  httpPipeline: {handlers: []}
+  appHttpPipeline: {handlers: }
   tracing:
     samplingRate: "0"
     stdout: true
@@ -290,13 +360,8 @@ spec:
   logging: {apiLogging: {enabled: true, obfuscateURLs: true, omitHealthChecks: true}}
   nameResolution: {component: mdns, version: v1, configuration: {Key: [1], other: null}}
   secrets: {scopes: [{storeName: s, defaultAccess: deny, allowedSecrets: [a], deniedSecrets: [b]}]}
-  accessControl:
-    defaultAction: deny
-    trustDomain: public
-    policies:
-      - {appId: a, trustDomain: t, namespace: n, defaultAction: deny,
-         operations: [{name: /op, httpVerb: [POST], action: allow}]}
-  mtls: {enabled: true, workloadCertTTL: 1h, allowedClockSkew: 1m, sentryAddress: s, controlPlaneTrustDomain: d,
+  accessControl: {defaultAction: allow, trustDomain: public, policies: []}
+  mtls: {enabled: false, workloadCertTTL: 1h, allowedClockSkew: 1m, sentryAddress: s, controlPlaneTrustDomain: d,
          tokenValidators: [{name: jwks, options: {a: 1}}]}
   features: [{name: HotReload, enabled: true}]
   api: {allowed: [{name: state, version: v1.0, protocol: http}], denied: [{name: invoke}]}
@@ -327,7 +392,7 @@ def test_every_field_of_a_configuration_loads(tmp_path: Path) -> None:
     assert spec.workflow is not None
     assert spec.workflow.state_retention_policy.terminated == 14400.0
     assert spec.access_control is not None
-    assert spec.access_control.policies[0].operations[0].http_verb == ("POST",)
+    assert spec.access_control.trust_domain == "public"
     assert spec.metric is not None
     assert spec.metrics is not None
     assert (spec.metrics.enabled, spec.metrics.record_error_codes) == (False, True)
@@ -364,8 +429,74 @@ def test_the_application_s_subscriptions() -> None:
                 origin="PROGRAMMATIC",
             ),
         ],
-        [],
+        [
+            "subscription of the application to 'a' on 'ps': the metadata 'n' has no effect here (known: deduplicate, "
+            "delivery, group, isRawPayload, maxInFlight, ordered, rawPayload)"
+        ],
     )
+
+
+def test_an_application_s_misspelt_metadata() -> None:
+    """Is told with what was meant; the subscription stays."""
+    item = {"pubsubname": "p", "topic": "t", "route": "r", "metadata": {"rawPaylod": "true", "RAWPAYLOAD": "true"}}
+    subscriptions, warnings = programmatic_subscriptions(orjson.dumps([item]))
+    assert len(subscriptions) == 1
+    assert warnings == [
+        "subscription of the application to 't' on 'p': unknown metadata 'rawPaylod'; did you mean 'rawPayload'?"
+    ]
+
+
+def made(name: str, *matches: str, scopes: tuple[str, ...] = (), **more: Any) -> Subscription:
+    rules = tuple(Rule(match, f"/{name}") for match in matches)
+    return Subscription(name, "p", "t", rules, scopes=scopes, file=f"{name}.yaml", line=1, **more)
+
+
+RAW = {"rawPayload": "true"}
+BULK = BulkOptions(enabled=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "differ"),
+    [
+        (made("a", "1"), made("b", "2"), None),
+        (made("a", default_path="/x"), made("b", "2"), None),
+        (made("a", "1"), made("b", default_path="/x"), None),
+        (made("a", default_path="/x"), made("b", default_path="/x"), None),
+        (made("a", default_path="/x"), made("b", default_path="/y"), "the route"),
+        (made("a", "1", metadata=RAW), made("b", "2"), None),
+        (made("a", "1"), made("b", "2", metadata=RAW, dead_letter_topic="d", bulk=BULK), None),
+        (made("a", "1", metadata=RAW), made("b", "2", metadata={"ordered": "true"}), "metadata"),
+        (made("a", "1", dead_letter_topic="d"), made("b", "2", dead_letter_topic="e"), "deadLetterTopic"),
+        (made("a", "1", bulk=BULK), made("b", "2", bulk=BulkOptions(enabled=True, max_messages=2)), "bulkSubscribe"),
+    ],
+)
+def test_two_subscriptions_to_one_topic(first: Subscription, second: Subscription, differ: str | None) -> None:
+    """Their rules apply in their order; what there can be one of is that of whichever says it, or a located problem."""
+    (one,), problems = combined([first, second])
+    assert one.rules == first.rules + second.rules
+    assert one.default_path == (first.default_path or second.default_path)
+    for name in ("metadata", "dead_letter_topic", "bulk"):
+        assert getattr(one, name) in (getattr(first, name), getattr(second, name))
+    expected = (
+        "b.yaml:1:1: a second subscription to the topic 't' of 'p', beside 'a' (a.yaml:1): the rules of both would "
+        f"apply, but they differ in {differ}, of which there can be one only"
+    )
+    assert [str(problem) for problem in problems] == ([] if differ is None else [expected])
+    assert clashes([first, second]) == problems
+
+
+def test_subscriptions_that_never_meet() -> None:
+    """Those of different applications, topics or namespaces."""
+    one = made("a", default_path="/x", scopes=("one",))
+    for other in (
+        made("b", default_path="/y", scopes=("two", "three")),
+        replace(made("b", default_path="/y"), topic="u"),
+        replace(made("b", default_path="/y"), pubsub="q"),
+    ):
+        assert clashes([one, other]) == []
+    assert clashes([replace(one, namespace="n"), replace(one, namespace="m", default_path="/y")]) == []
+    assert len(clashes([one, replace(one, namespace="m", default_path="/y")])) == 1
+    assert len(clashes([one, made("b", default_path="/y")])) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.one_app import AppSpec
+from gateway.cli.app_spec import AppSpec
 from gateway.cli.output import LogTarget
 from gateway.cli.template import is_template, load_template, read_template, template_path
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, Problem
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def _load(path: Path) -> list[AppSpec]:
+def _load(path: Path, warnings: list[Problem] | None = None) -> list[AppSpec]:
     (document,) = read_template(path)
-    return load_template(document, path, {"MESH_HOME": "/home/mesh"})
+    return load_template(document, path, {"MESH_HOME": "/home/mesh"}, [] if warnings is None else warnings)
 
 
 def _written(directory: Path, text: str) -> Path:
@@ -90,7 +90,7 @@ apps:
     assert orders.directory == tmp_path / "orders"
     assert orders.environment == {"BOTH": "app", "NUMBER": "5", "COMMON": "yes"}
     config = orders.config
-    assert (config.app_id, config.app_port, config.http_port) == ("orders", 6001, 3501)
+    assert (config.app_id, config.app_port, config.http_port, config.grpc_port) == ("orders", 6001, 3501, 50001)
     assert config.resource_paths == (tmp_path / "orders/own", tmp_path / "orders/old")
     assert config.configuration_files == (tmp_path / "common.yaml",)
     assert (config.app_protocol, config.app_host, config.app_max_concurrency) == ("https", "localhost", 3)
@@ -203,8 +203,26 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
             _APP + "    appID: a\n    appPort: 80\n  - appDirPath: stock\n    appID: a\n    daprHTTPPort: 80\n",
             [
                 "dapr.yaml:5:14: apps[0].appPort: the port 80 is used 2 times",
-                "dapr.yaml:7:12: apps[1].appID: the app id 'a' is used twice",
                 "dapr.yaml:8:19: apps[1].daprHTTPPort: the port 80 is used 2 times",
+            ],
+        ),
+        (
+            _APP + "  - appDirPath: orders\n",
+            [
+                "dapr.yaml:4:17: apps[1].appDirPath: the app id 'orders', from the folder's name, is another's;"
+                " several instances of one say appID"
+            ],
+        ),
+        (
+            _APP + "    unixDomainSocket: /s\n  - appDirPath: orders\n    appID: orders\n    unixDomainSocket: /s\n",
+            ["dapr.yaml:7:23: apps[1].unixDomainSocket: another instance of 'orders' has its socket there"],
+        ),
+        (
+            _APP + "    env: {A: [x], B: {c: d}}\n    resourcesPaths: [5]\n",
+            [
+                "dapr.yaml:4:14: apps[0].env.A: expected text, got a list",
+                "dapr.yaml:4:22: apps[0].env.B: expected text, got a mapping",
+                "dapr.yaml:5:21: apps[0].resourcesPaths: expected text, got the number 5",
             ],
         ),
         (
@@ -228,6 +246,75 @@ def test_problems_are_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
             assert each.startswith(expected[:-1])
         else:
             assert each == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("", ""),
+        ("~", ""),
+        ("''", ""),
+        ("true", "true"),
+        ("yes", "yes"),
+        ("8080", "8080"),
+        ("1.10", "1.10"),
+        ("010", "010"),
+        ("1e3", "1e3"),
+        ("2024-01-01", "2024-01-01"),
+        ("'null'", "null"),
+        ("text", "text"),
+    ],
+)
+def test_environment_is_what_stands_there(tmp_path: Path, written: str, value: str) -> None:
+    """As the reference gives it; also where an anchor or `common` brings it."""
+    path = _written(
+        tmp_path,
+        f"version: 1\nx-env: &env {{A: {written}}}\ncommon: {{env: {{C: {written}}}}}\n"
+        f"apps: [{{appDirPath: orders, env: {{<<: *env, B: {written}}}, command: [x, {written or 'y'}]}}]\n",
+    )
+    if written == "~":  # An argument that is nothing is none.
+        path.write_text(path.read_text().replace("[x, ~]", "[x, y]"))
+    (spec,) = _load(path)
+    assert spec.environment == {"A": value, "B": value, "C": value}
+    assert spec.command == ("x", value if written not in ("", "~") else "y")
+
+
+def test_one_app_id_is_several_instances(tmp_path: Path) -> None:
+    """With ports of their own; each writes log files of its own."""
+    text = "version: 1\napps:\n" + "".join(
+        f"  - {{appID: a, appDirPath: orders, appPort: {port}, command: [x]}}\n" for port in (6001, 6002)
+    )
+    one, other = _load(_written(tmp_path, text))
+    assert (one.app_id, other.app_id) == ("a", "a")
+    assert (one.config.app_port, other.config.app_port) == (6001, 6002)
+    assert one.app_log.file != other.app_log.file
+    assert one.gateway_log.file != other.gateway_log.file
+
+
+def test_one_path_needs_no_list(tmp_path: Path) -> None:
+    (tmp_path / "resources").mkdir()
+    text = "version: 1\ncommon: {resourcesPaths: resources}\napps: [{appDirPath: orders}]\n"
+    (spec,) = _load(_written(tmp_path, text))
+    assert spec.config.resource_paths == (tmp_path / "resources",)
+    with pytest.raises(ConfigError, match=r"dapr\.yaml:2:26: common\.resourcesPaths: there is no file or folder"):
+        _load(_written(tmp_path, text.replace("{resourcesPaths: resources}", "{resourcesPaths: nowhere}")))
+
+
+def test_what_has_no_effect_is_told_once_and_loads(tmp_path: Path) -> None:
+    """Strangers, too; keys of the user's own are not mentioned."""
+    warnings: list[Problem] = []
+    text = (
+        "version: 1\nx-mine: 1\nenv: {A: b}\ncommon: {schedulerHostAddress: 'localhost:50006', x-note: y}\n"
+        + "apps: [{appDirPath: orders, metricsPort: 9090, daprGRPCPort: 50001, enableProfiling: false, colour: red}]\n"
+    )
+    assert _load(_written(tmp_path, text), warnings)
+    found = [str(each).removeprefix(f"{tmp_path}/dapr.yaml:").partition("; known")[0] for each in warnings]
+    assert found == [
+        "3:1: env: unknown field; its place is 'common.env'",
+        "4:10: common.schedulerHostAddress: it has no effect: there is no such service behind the gateway",
+        "5:29: apps[0].metricsPort: it has no effect yet: there is no metrics endpoint",
+        "5:93: apps[0].colour: unknown field",
+    ]
 
 
 def test_path_that_is_wrong_in_common_is_reported_once(tmp_path: Path) -> None:

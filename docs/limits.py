@@ -1,0 +1,371 @@
+"""The tables of docs/limits.md: every default limit, with its number as the code has it.
+
+A row says what is limited, the number, what sets another one, and what one sees who meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bindings import local, sqlite
+from brokers import memory
+from brokers.shared import backoff
+from gateway import errors
+from gateway.cli import invoke
+from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
+from gateway.http import application, client, server
+from gateway.routes import invocation as invocation_routes
+from gateway.routes import node, request
+from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
+from mesh.blocks import consumer, durable, invocation, pubsub, secrets, state, topics
+from mesh.broker import SubscribeOptions, Topology
+from mesh.calls import exchange, link
+from mesh.node import directory
+from mesh.resources.component import Component
+from mesh.resources.subscription import BulkOptions
+
+__all__ = ["HEADINGS", "TABLES", "table"]
+
+GATEWAY = GatewayConfig("", Path())
+HEALTH = HealthCheck()
+DELIVERIES = SubscribeOptions("")
+RETRY, BREAKER, BULK = policies.Retry(), policies.CircuitBreaker(), BulkOptions()
+HEADINGS = ("what", "limit", "what sets another", "what one sees who meets it")
+NONE = "nothing"
+POLICY = "`timeout` of a [policy](resources.md#resiliency)"
+OUTBOUND = f"{POLICY}, `outbound` of the component"
+
+Row = tuple[str, str, str, str]
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "none"
+    for size, unit in ((86400.0, "d"), (3600.0, "h")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
+def _size(number: int) -> str:
+    for size, unit in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if number >= size and number % size == 0:
+            return f"{number // size:,} {unit}"
+    return f"{number:,} bytes"
+
+
+def _asked() -> Sequence[Row]:
+    failed = "500 with the error of the route, and a text that says that the outcome is unknown"
+    return (
+        (
+            "a call, until its answer begins; each attempt",
+            _time(invocation.INVOKE.seconds),
+            f"{POLICY} for the application; `mesh-timeout` on the call, for all attempts together",
+            "500 `ERR_DIRECT_INVOKE`: `no answer within the deadline`",
+        ),
+        ("a publish, alone or in bulk; each attempt", _time(topics.PUBLISH.seconds), OUTBOUND, failed),
+        ("an operation on a state store; each attempt", _time(state.GET.seconds), OUTBOUND, failed),
+        ("reading a secret; each attempt", _time(secrets.GET.seconds), OUTBOUND, failed),
+        ("accepting a durable call, or reading its outcome", _time(durable.ACCEPT.seconds), NONE, failed),
+        (
+            "all attempts under a policy",
+            _time(RETRY.max_elapsed),
+            "`maxRetries`; `mesh-timeout` on a call; the client, by hanging up",
+            "the answer or the error of the last attempt",
+        ),
+        (
+            "retries of a policy that says only `policy: constant`",
+            f"{'no end' if RETRY.max_retries is None else RETRY.max_retries}, one each {_time(RETRY.interval)}",
+            "`maxRetries`, `duration`",
+            "the answer or the error of the last attempt",
+        ),
+        (
+            "an exponential retry",
+            f"from {_time(policies.EXPONENTIAL_START)} to {_time(RETRY.max_interval)} apart, "
+            f"for {policies.EXPONENTIAL_MAX_ELAPSED / 60:g} minutes",
+            "`maxInterval`, `maxRetries`",
+            "the answer or the error of the last attempt",
+        ),
+        (
+            "an open circuit breaker",
+            f"{_time(BREAKER.timeout)}, then {BREAKER.max_requests} call may try",
+            "`timeout`, `maxRequests`",
+            "the error of the route: `circuit breaker is open`",
+        ),
+        (
+            "waiting for an application that is away",
+            f"the call's own limit; none if it was not there within the last {_time(directory.SEEN_WINDOW)}",
+            "as a call's",
+            "500 `ERR_DIRECT_INVOKE`: `was not back within the deadline`, or `no instance of … is on the mesh`",
+        ),
+        (
+            "finding a host of a component that is elsewhere",
+            _time(host.FIND_SECONDS * 2),
+            NONE,
+            "the error of the route: `nobody said within …`",
+        ),
+        (
+            "`mesh invoke`: silence of the gateway",
+            _time(invoke.parser().get_default("timeout")),
+            "`--timeout`; needed when a policy gives a call longer",
+            "exit code 1, and a line that names `--timeout`",
+        ),
+        (
+            "`state.sqlite`: waiting for a lock of the file, whatever a policy says",
+            _time(sqlite.BUSY_SECONDS),
+            NONE,
+            "500 with the error of the route",
+        ),
+    )
+
+
+def _towards() -> Sequence[Row]:
+    slow = delivery.SLOW_DELAYS
+    return (
+        (
+            "an attempt to deliver an event, or to run a durable call",
+            _time(pipeline.MAX_ATTEMPT_SECONDS),
+            f"{POLICY}: `inbound` of the pub/sub component, or for the application",
+            "it is an attempt that failed: the next follows",
+        ),
+        (
+            "a delivery without a sign of life of its gateway",
+            _time(DELIVERIES.ack_wait),
+            NONE,
+            "another instance gets the event; a gateway that works gives these signs, however long it takes",
+        ),
+        (
+            "between attempts without a policy",
+            f"from {_time(slow[0])} to {_time(slow[-1])}",
+            "`retry` of a policy, `inbound`",
+            "`mesh-attempt` counts up",
+        ),
+        (
+            "attempts of an event whose connection breaks off, with a dead letter topic and no policy",
+            f"{delivery.BROKEN_ATTEMPTS}",
+            "`retry` of a policy, `inbound`",
+            "the event in the dead letter topic",
+        ),
+        ("storing a dead letter", _time(delivery.DEAD_LETTER_SECONDS), NONE, "the event is delivered again"),
+        (
+            "attempts of a durable call",
+            f"{durable.DEFAULT_RETRY.max_retries:,}, from {_time(durable.DEFAULT_RETRY.interval)} "
+            f"to {_time(durable.DEFAULT_RETRY.max_interval)} apart",
+            "`retry` of a policy for the application",
+            "its outcome is `failed`",
+        ),
+        (
+            "collecting events for a bulk delivery",
+            f"{BULK.max_messages} events or {_time(BULK.max_wait)}",
+            "`maxMessagesCount`, `maxAwaitDurationMs` of the subscription",
+            "smaller batches",
+        ),
+        (
+            "connecting to the application",
+            _time(client.CONNECT_SECONDS),
+            NONE,
+            "as if nothing listened: a call goes to another instance or waits, an event waits",
+        ),
+        (
+            "a connection to the application without use",
+            _time(client.IDLE_SECONDS),
+            NONE,
+            "it is closed by the gateway",
+        ),
+        (
+            "a health probe, when `--enable-app-health-check` is given",
+            f"{_time(HEALTH.timeout)}, each {_time(HEALTH.interval)}, {HEALTH.threshold} failures",
+            "`--app-health-probe-timeout`, `--app-health-probe-interval`, `--app-health-threshold`",
+            "no calls and no events until it is healthy",
+        ),
+    )
+
+
+def _stored() -> Sequence[Row]:
+    return (
+        (
+            "an event, or on some brokers only one that no group has taken",
+            _time(Topology("").max_age),
+            "a setting of some brokers, see [their pages](brokers/README.md)",
+            "it is removed",
+        ),
+        (
+            "the outcome of a durable call, and an idempotency key",
+            _time(durable.KEEP_SECONDS),
+            "`mesh-idempotency-window` for the key",
+            "404 for the outcome",
+        ),
+        ("a delay of a durable call", _time(durable.MAX_SECONDS), NONE, "400"),
+    )
+
+
+def _streams() -> Sequence[Row]:
+    return (
+        (
+            "silence of the other side of a stream",
+            _time(exchange.SILENCE_LIMIT),
+            NONE,
+            f"the body breaks off; signs of life go each {_time(exchange.PING_INTERVAL)}",
+        ),
+        (
+            "a stream whose receiver takes nothing",
+            _time(exchange.STALL_LIMIT),
+            NONE,
+            "the body breaks off",
+        ),
+        ("of a stream under way, in each direction", _size(link.WINDOW_BYTES), NONE, "the sender waits"),
+    )
+
+
+def _http() -> Sequence[Row]:
+    return (
+        ("a request's header to arrive", _time(server.HEADER_SECONDS), NONE, "the connection is closed"),
+        (
+            "a request's body to arrive, but for a streamed call",
+            _time(request.BODY_SECONDS),
+            NONE,
+            "408 `ERR_BODY_READ`",
+        ),
+        ("a client's connection without use", _time(server.IDLE_SECONDS), NONE, "it is closed"),
+        (
+            "a body that is held in memory: all but a call's",
+            _size(GATEWAY.max_body_bytes),
+            "`--max-body-size`",
+            "413 `ERR_BODY_READ`",
+        ),
+        ("a body of a call", "none", NONE, f"over {_size(invocation_routes.WHOLE_BODY_BYTES)} it is streamed"),
+        (
+            "a field of a request's header",
+            _size(GATEWAY.max_header_bytes),
+            "`--read-buffer-size`",
+            "431 `ERR_BAD_REQUEST`",
+        ),
+        (
+            "the header of an application's answer",
+            _size(client.MAX_HEAD_BYTES),
+            NONE,
+            "500 `ERR_DIRECT_INVOKE`; of a delivery, an attempt that failed",
+        ),
+        (
+            "an application's answer to an event",
+            _size(application.ANSWER_LIMIT_BYTES),
+            NONE,
+            "its body is not read: the status alone counts",
+        ),
+        ("the text of an error", f"{errors.MAX_TEXT:,} characters", NONE, "it is cut"),
+    )
+
+
+def _sizes() -> Sequence[Row]:
+    return (
+        ("an event with its headers", "the broker's", "its [page](brokers/README.md)", "500 that names both sizes"),
+        ("a value of `state.mesh`", "the broker's", "its [page](brokers/README.md)", "500"),
+        ("a key of `state.mesh`, with its prefix", _size(key_value.MAX_KEY_BYTES), NONE, "500"),
+        (
+            "arguments and result of an operation on a component elsewhere",
+            _size(host.MAX_BODY_BYTES),
+            NONE,
+            "500 that names both sizes",
+        ),
+        ("a topic's name", _size(address.MAX_TOPIC_BYTES), NONE, "400; a subscription is left out, with a warning"),
+        (
+            "names of namespaces, components and groups",
+            _size(address.MAX_NAME_BYTES),
+            NONE,
+            "the gateway does not start",
+        ),
+        (
+            "an app id that is called",
+            _size(invocation.MAX_APP_ID_BYTES),
+            NONE,
+            "500 `ERR_DIRECT_INVOKE`: `invalid app id`",
+        ),
+        ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
+        (
+            "the answer that is kept of a durable call",
+            _size(durable.MAX_KEPT_BODY_BYTES),
+            NONE,
+            "its outcome says `truncated`",
+        ),
+        ("a file of `secretstores.local.file`", _size(local.MAX_FILE_BYTES), NONE, "the gateway does not start"),
+        ("what the broker `memory` stores", _size(memory.MAX_STORED_BYTES), NONE, "500: the publish is refused"),
+    )
+
+
+def _counts() -> Sequence[Row]:
+    return (
+        (
+            "events in flight, for each subscription and instance",
+            f"{consumer.DEFAULT_MAX_IN_FLIGHT}",
+            f"`maxInFlight` of the subscription, at most {consumer.MAX_IN_FLIGHT:,}",
+            "the others wait at the broker",
+        ),
+        (
+            "calls into the application at once",
+            "none" if GATEWAY.app_max_concurrency is None else f"{GATEWAY.app_max_concurrency}",
+            "`--app-max-concurrency`",
+            "the others wait, within their limit of time",
+        ),
+        (
+            "calls that one gateway serves at once",
+            f"{exchange.MAX_SERVED:,}",
+            NONE,
+            "a call goes to another instance, or waits",
+        ),
+        ("keys that a bulk read reads at once", f"{state.MAX_BULK_PARALLELISM}", "`parallelism`, fewer", "nothing"),
+        ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
+        ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
+        ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),
+        (
+            "targets whose policies and breakers are kept",
+            f"{pipeline.MAX_GUARDS:,}",
+            NONE,
+            "a breaker of others forgets at once",
+        ),
+        ("targets that `mesh status` knows", f"{conditions.MAX_TARGETS:,}", NONE, "others are in the log only"),
+    )
+
+
+def _life() -> Sequence[Row]:
+    return (
+        (
+            "a broker that is not there at start",
+            _time(GATEWAY.backbone_timeout),
+            "`--backbone-timeout`",
+            f"exit code 1, with the reason; each attempt to connect has {_time(backoff.CONNECT_WAIT)}",
+        ),
+        (
+            "the start of a component",
+            _time(Component("", "").init_timeout),
+            "`spec.initTimeout`",
+            "exit code 1, with what it waited for",
+        ),
+        ("a broker that is lost later", "none", NONE, "calls wait within their limit; the gateway connects again"),
+        (
+            "what is in flight when a gateway stops",
+            _time(GATEWAY.drain),
+            "`--dapr-graceful-shutdown-seconds`",
+            "calls break off, events are handed back",
+        ),
+        ("closing connections after that", _time(CLOSE_SECONDS), NONE, "the process ends without"),
+    )
+
+
+TABLES: Mapping[str, Sequence[Row]] = {
+    "asked": _asked(),
+    "towards": _towards(),
+    "stored": _stored(),
+    "streams": _streams(),
+    "http": _http(),
+    "sizes": _sizes(),
+    "counts": _counts(),
+    "life": _life(),
+}
+"""The rows by table."""
+
+
+def table(name: str) -> str:
+    """Write one as Markdown."""
+    rows = [HEADINGS, ("---",) * len(HEADINGS), *TABLES[name]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,0 +1,52 @@
+"""One application and its gateway, as they are to be started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.cli.output import LogTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.cli.options import GatewayOptions
+    from gateway.cli.processes import Stdin
+    from gateway.config import GatewayConfig
+
+__all__ = ["AppSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """What is known of them before anything runs.
+
+    Attributes:
+        options: Of the gateway, as given.
+        config: The same, checked.
+        command: Of the application; empty = only the gateway runs.
+        directory: Where the application runs.
+        environment: Added to ours, for the application.
+        app_log: Where its output goes.
+        gateway_log: Where the gateway's goes.
+        labels: Shown by ``mesh list`` and in metadata.
+        stdin: What the application reads.
+        several: It is one of a template.
+    """
+
+    options: GatewayOptions
+    config: GatewayConfig
+    command: tuple[str, ...] = ()
+    directory: Path = field(default_factory=Path.cwd)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    app_log: LogTarget = field(default_factory=LogTarget)
+    gateway_log: LogTarget = field(default_factory=LogTarget)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stdin: Stdin = "nothing"
+    several: bool = False
+
+    @property
+    def app_id(self) -> str:
+        """The application's name."""
+        return self.config.app_id

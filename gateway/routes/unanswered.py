@@ -1,0 +1,47 @@
+"""What a path meant that no route answers: said behind the reference's text, so that nobody has to guess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+__all__ = ["hint"]
+
+_API = re.compile(r"/+v1\.0(?:-alpha[12]|-beta1)?/+([^/]+)(.*)", re.DOTALL)
+_PAGE = "see docs/compatibility.md#other-blocks"
+
+# The building blocks that are not there yet, by what their paths begin with.
+MISSING = {
+    "actors": "actors",
+    "bindings": "bindings",
+    "configuration": "configuration",
+    "conversation": "conversation",
+    "crypto": "cryptography",
+    "jobs": "jobs",
+    "lock": "locks",
+    "subtlecrypto": "cryptography",
+    "unlock": "locks",
+    "workflows": "workflows",
+}
+# What stands last in a path and has one segment.
+LAST = {"state": "a key", "secrets": "a secret's name"}
+
+
+def hint(path: str, names: Collection[str]) -> str:
+    """Say what may be wrong with a path; empty = nothing is known.
+
+    Args:
+        path: As it was written.
+        names: What the API's paths begin with, behind the version.
+    """
+    found = _API.match(path)
+    if found is None:
+        return ""
+    name, rest = found[1], found[2]
+    if name in MISSING and name not in names:
+        return f"the building block {MISSING[name]!r} is not there yet, {_PAGE}"
+    if name not in names:
+        return f"there is no API {name!r} in this version, {_PAGE}"
+    if name in LAST and rest.rstrip("/").count("/") > 2:
+        return f"{LAST[name]} that holds a '/' is written with %2F in its place"
+    return ""

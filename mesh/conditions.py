@@ -1,0 +1,266 @@
+"""What became of each target: one log line for each change, and what holds now for ``mesh status``.
+
+A target is what a policy is for: an application that is called, a component, a subscription. It is well until an
+attempt failed that is made again, and again once one of those worked:
+
+==========  ===============================================  ==========================================
+it is       then                                             the log says
+==========  ===============================================  ==========================================
+well        an attempt failed and is made again              why, and when
+retrying    one that was made again worked                   that it works again, with counts
+retrying    the attempts of one are used up, or all have     that it was given up, and why
+            left who tried
+given up    anything worked                                  that it works again, with counts
+==========  ===============================================  ==========================================
+
+What happens while nothing changes is only counted. After a target works again, its next lines are held back for
+``QUIET_SECONDS`` and told as one with counts: a target that fails now and then under load would fill the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+__all__ = ["BreakerStatus", "Condition", "Conditions", "State"]
+
+logger = logging.getLogger(__name__)
+
+BreakerStatus = Literal["closed", "open", "half-open"]
+
+MAX_TARGETS = 1000
+MAX_TEXT = 200
+QUIET_SECONDS = 5.0
+STALE_SECONDS = 60.0
+
+
+class Breaker(Protocol):
+    """A circuit breaker at work."""
+
+    @property
+    def name(self) -> str:
+        """The policy's name in its resource."""
+
+    @property
+    def status(self) -> BreakerStatus:
+        """The state now."""
+
+
+class State(StrEnum):
+    """How a target is."""
+
+    WELL = "well"
+    RETRYING = "retrying"
+    GIVEN_UP = "given up"
+
+
+@dataclass(slots=True)
+class _Counts:
+    repeated: int = 0
+    recovered: int = 0
+    given_up: int = 0
+
+
+class Condition:
+    """How one target is.
+
+    Attributes:
+        label: Names the target in the log.
+        state: How it is.
+        breaker: Its circuit breaker; None when there is none.
+        refused: What the breaker has refused since it opened.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_counts",
+        "_failed_at",
+        "_guarded",
+        "_quiet",
+        "_reason",
+        "_since",
+        "_waiting",
+        "breaker",
+        "label",
+        "refused",
+        "state",
+    )
+
+    def __init__(self, label: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin well."""
+        self.label = label[:MAX_TEXT]
+        self.state = State.WELL
+        self._guarded = self._waiting = 0
+        self.breaker: Breaker | None = None
+        self.refused = 0
+        self._clock = clock
+        self._counts = _Counts()
+        self._since = self._failed_at = 0.0
+        self._reason = ""
+        self._quiet: asyncio.TimerHandle | None = None
+
+    # What happened
+
+    def enter(self, *, waits: bool = False) -> None:
+        """Note that an operation begins which may be made again, or that it begins to wait for the target."""
+        if waits:
+            self._waiting += 1
+        else:
+            self._guarded += 1
+
+    def leave(self, *, waits: bool = False) -> None:
+        """Note the end of what was entered."""
+        if waits:
+            self._waiting -= 1
+        else:
+            self._guarded -= 1
+        if self.trying == 0 and self.state is State.RETRYING:
+            self._counts.given_up += 1
+            self._become(State.GIVEN_UP, f"given up, nobody waits any more: {self._reason}")
+
+    @property
+    def trying(self) -> int:
+        """How many operations on it go on which may be made again, or wait for it: with a policy all that wait may."""
+        return self._guarded or self._waiting
+
+    def repeats(self, attempt: int, delay: float, reason: str) -> None:
+        """Note that an attempt failed, and is made again.
+
+        Args:
+            attempt: Which one, from 1.
+            delay: Seconds until then.
+            reason: Why it failed.
+        """
+        self._fails(reason, f"attempt {attempt} failed: {reason}; the next in {delay:.3g} s")
+
+    def waits(self, reason: str) -> None:
+        """Note that an operation waits for the target to be there."""
+        self._fails(reason, f"{reason}; it is waited for")
+
+    def _fails(self, reason: str, text: str) -> None:
+        self._reason, self._failed_at = reason[:MAX_TEXT], self._clock()
+        self._counts.repeated += 1
+        if self.state is State.WELL:
+            self._since = self._failed_at
+            self._become(State.RETRYING, text)
+
+    def gives_up(self, attempts: int, reason: str) -> None:
+        """Note that the attempts of an operation are used up."""
+        self._reason, self._failed_at = reason[:MAX_TEXT], self._clock()
+        self._counts.given_up += 1
+        if self.state is not State.GIVEN_UP:
+            self._become(State.GIVEN_UP, f"given up after {attempts} attempts: {reason}")
+
+    def works(self, *, repeated: bool) -> None:
+        """Note that an attempt worked.
+
+        Args:
+            repeated: Whether others of its operation had failed.
+        """
+        if self.state is State.WELL:
+            return
+        if repeated:
+            self._counts.recovered += 1
+        elif self.state is State.RETRYING and self._clock() - self._failed_at < STALE_SECONDS:
+            return  # It is another operation's failure that is made again.
+        counts, lasted = self._counts, self._clock() - self._since
+        self._become(
+            State.WELL,
+            f"works again after {lasted:.3g} s: {counts.repeated} attempts failed and were made again, "
+            f"{counts.given_up} operations given up",
+        )
+
+    def _become(self, state: State, text: str) -> None:
+        self.state = state
+        if self._quiet is not None:
+            return
+        logger.info("%s: %s", self.label, text)
+        if state is State.WELL:
+            self._hold_back()
+
+    def _hold_back(self) -> None:
+        self._counts = _Counts()
+        self._quiet = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._tell_held)
+
+    def _tell_held(self) -> None:
+        self._quiet = None
+        counts = self._counts
+        if counts == _Counts():
+            return
+        now = "it works" if self.state is State.WELL else f"{self.state}: {self._reason}"
+        logger.info(
+            "%s: in the last %g s %d attempts failed and were made again, %d operations recovered, %d given up; %s",
+            self.label,
+            QUIET_SECONDS,
+            counts.repeated,
+            counts.recovered,
+            counts.given_up,
+            now,
+        )
+        if self.state is State.WELL:
+            self._hold_back()
+
+    # The circuit breaker
+
+    def refuses(self) -> None:
+        """Note that the breaker refused a call."""
+        self.refused += 1
+
+    def breaker_became(self, name: str, status: BreakerStatus, failures: Mapping[str, int], seconds: float) -> None:
+        """Note a change of the breaker.
+
+        Args:
+            name: The policy's.
+            status: What it is now.
+            failures: Its counts until now.
+            seconds: How long it stays open.
+        """
+        if status == "open":
+            in_a_row, total = failures["consecutiveFailures"], failures["totalFailures"]
+            text = f"open for {seconds:g} s: {in_a_row} failures in a row, {total} in all"
+            self.refused = 0
+        elif status == "half-open":
+            text = f"half open: it refused {self.refused}"
+        else:
+            text = "closed"
+        logger.info("%s: circuit breaker %s is %s", self.label, name, text)
+
+    # What holds now
+
+    def described(self) -> dict[str, object] | None:
+        """Tell what is not as it should be; None when nothing is."""
+        told: dict[str, object] = {}
+        if self.breaker is not None and (status := self.breaker.status) != "closed":
+            told |= {"circuitBreaker": self.breaker.name, "breaker": status, "refused": self.refused}
+        if self.state is not State.WELL:
+            seconds = round(self._clock() - self._since, 3)
+            told |= {"state": str(self.state), "seconds": seconds, "trying": self.trying, "reason": self._reason}
+            told |= {"repeated": self._counts.repeated, "givenUp": self._counts.given_up}
+        return {"target": self.label, **told} if told else None
+
+
+class Conditions:
+    """The conditions of a node's targets, by name; of what is beyond ``MAX_TARGETS`` nothing is kept."""
+
+    def __init__(self) -> None:
+        """Know of nothing yet."""
+        self._known: dict[str, Condition] = {}
+
+    def of(self, *names: str) -> Condition:
+        """Give the condition of a target."""
+        label = " ".join(names)
+        condition = self._known.get(label)
+        if condition is None:
+            condition = Condition(label)
+            if len(self._known) < MAX_TARGETS:  # Targets are the callers' words.
+                self._known[label] = condition
+        return condition
+
+    def described(self) -> list[dict[str, object]]:
+        """Tell of the targets that are not well."""
+        return [told for each in list(self._known.values()) if (told := each.described()) is not None]

@@ -1,0 +1,156 @@
+"""The small examples: each is started by the line of examples/README.md, and does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.gateways import MeshHome
+from tests.support.processes import free_port
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LIBRARIES = Path(__file__).parent / "libraries"
+PYTHON = LIBRARIES / ".python" / "bin" / "python"
+PAGED = {"hello-world", "pubsub", "faststream", "hosted"}
+ROW = re.compile(r"^\| \[(?P<name>[\w-]+)\]\((?P<file>[^)]+)\) \|.*\| `(?P<line>[^`]+)` \|$", re.MULTILINE)
+ROWS = {found["name"]: found for found in ROW.finditer((EXAMPLES / "README.md").read_text(encoding="utf-8"))}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[MeshHome]:
+    made = MeshHome(tmp_path / "home")
+    yield made
+    made.until_nothing_runs()
+
+
+def needs(what: Path | str) -> None:
+    """Skip where a program or a library is not installed; in CI that is a failure."""
+    there = what.exists() if isinstance(what, Path) else shutil.which(what) is not None
+    if not there:
+        assert "CI" not in os.environ, f"{what} is missing: tests/provision/examples.sh"
+        pytest.skip(f"{what} is not installed: tests/provision/examples.sh")
+
+
+def words_of(name: str) -> list[str]:
+    """Give the words of its line behind ``mesh run``, with a free port."""
+    first, second, *words = shlex.split(ROWS[name]["line"])
+    assert (first, second) == ("mesh", "run")
+    if "--app-port" in words:
+        words[words.index("--app-port") + 1] = str(free_port())
+    return words
+
+
+def copied(name: str, tmp_path: Path) -> Path:
+    """Copy an example, so that its logs are nobody else's."""
+    return shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns(".dapr", "node_modules"))
+
+
+def with_ports(template: Path) -> None:
+    """Give a run file free ports."""
+    template.write_text(re.sub(r"appPort: \d+", lambda _: f"appPort: {free_port()}", template.read_text()))
+
+
+def test_every_example_has_its_line() -> None:
+    folders = {each.name for each in EXAMPLES.iterdir() if each.is_dir()}
+    assert folders == set(ROWS) | PAGED
+    assert all((EXAMPLES / found["file"]).exists() for found in ROWS.values())
+
+
+@pytest.mark.parametrize("name", ["express", "fastapi", "flask", "node-http", "python-http"])
+def test_subscribes_and_answers(home: MeshHome, tmp_path: Path, name: str) -> None:
+    """The same of each: it takes an event, and a call gives what came last."""
+    words = words_of(name)
+    if words[-2] == "node":
+        needs("node")
+    if name == "express":
+        needs(LIBRARIES / "node_modules" / "express")
+    if name in ("fastapi", "flask"):
+        needs(PYTHON)
+        words[-2] = str(PYTHON)
+    environ = {"NODE_PATH": str(LIBRARIES / "node_modules")}
+    with home.run(*words, cwd=copied(name, tmp_path), environ=environ) as run:
+        run.until("subscribed to pubsub/orders")
+        event = ("--pubsub", "pubsub", "--topic", "orders", "--data", '{"orderId": 7}')
+        assert home.mesh("publish", "--publish-app-id", name, *event).returncode == 0
+        run.until(f"^== APP - {name} == Got order 7$")
+        last = home.mesh("invoke", "--app-id", name, "--method", "last", "--verb", "GET")
+        assert json.loads(last.stdout) == {"orderId": 7}
+        run.stop()
+
+
+def test_declared(home: MeshHome, tmp_path: Path) -> None:
+    with home.run(*words_of("declared"), cwd=copied("declared", tmp_path)) as run:
+        run.until("subscribed to pubsub/orders")
+        event = ("--pubsub", "pubsub", "--topic", "orders", "--data", '{"orderId": 7}')
+        assert home.mesh("publish", "--publish-app-id", "declared", *event).returncode == 0
+        run.until("^== APP - declared == Got order 7 of orders$")
+        run.stop()
+
+
+def test_state(home: MeshHome, tmp_path: Path) -> None:
+    """It counts on where it ended."""
+    directory = copied("state", tmp_path)
+    for number in (1, 2):
+        with home.run(*words_of("state"), cwd=directory) as run:
+            run.until(f"^== APP - state == Start number {number}$")
+            assert run.wait() == 0
+
+
+def test_invocation(home: MeshHome, tmp_path: Path) -> None:
+    needs("node")
+    directory = copied("invocation", tmp_path)
+    with_ports(directory / "dapr.yaml")
+    with home.run(*words_of("invocation"), cwd=directory) as run:
+        run.until("^== APP - caller == 3 squared is 9$")
+        run.stop()
+
+
+def test_dapr_yaml(home: MeshHome, tmp_path: Path) -> None:
+    """Its paths are relative to the file, wherever the command is run; a variable of an application comes first."""
+    needs("node")
+    directory = copied("dapr-yaml", tmp_path)
+    with_ports(directory / "dapr.yaml")
+    with home.run("-f", "dapr-yaml/dapr.yaml", cwd=tmp_path) as run:
+        for name in ("Ada", "Grace"):
+            run.until(f"^== APP - receiver == Hello, {name}! Welcome!$")
+        run.stop()
+
+
+def sidecars() -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
+    """Give each application of the stack: its name, its command, and that of the gateway in its network."""
+    services = yaml.safe_load((EXAMPLES / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    for service in services.values():
+        mode = service.get("network_mode", "")
+        if mode.startswith("service:"):
+            name = mode.removeprefix("service:")
+            assert service["image"] == "brokermesh/gateway"
+            assert service["environment"]["MESH_BACKBONE"] == "nats://nats:4222"
+            assert name in service["depends_on"]
+            yield name, services[name]["command"], service["command"]
+
+
+def test_compose(home: MeshHome, tmp_path: Path) -> None:
+    """Each application and its gateway, with the words that the stack gives them; a network each becomes ports."""
+    directory = copied("compose", tmp_path)
+    with ExitStack() as stack:
+        runs = {}
+        for name, command, options in sidecars():
+            ports = {"8000": str(free_port()), "3500": str(free_port())}
+            words = [ports.get(word, word) for word in options]
+            assert (command[0], len(command)) == ("python", 2)
+            run = home.run(*words, "--", sys.executable, command[1], cwd=directory)
+            runs[name] = stack.enter_context(run)
+        runs["orders"].until(r"^== APP - orders == Got order \d+$")
+        runs["client"].until(r"^== APP - client == Sent order \d+$")
+        for each in runs.values():
+            each.stop()

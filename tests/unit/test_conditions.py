@@ -1,0 +1,193 @@
+"""What the log says of a target: each change once, with counts, and nothing more under load."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+import mesh.conditions
+from mesh.conditions import MAX_TARGETS, Condition, Conditions
+from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError, StateError
+from mesh.policies import CircuitBreaker, Guard, Policy, Retry
+from tests.support.eventually import eventually
+
+LOGGER = "mesh.conditions"
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Give the lines so far. Nothing is held back for longer than a test takes, and then told only when it is over."""
+    caplog.set_level("INFO", LOGGER)
+    monkeypatch.setattr(mesh.conditions, "QUIET_SECONDS", 60.0)
+    return lambda: [f"{each.levelname} {each.getMessage()}" for each in caplog.records if each.name == LOGGER]
+
+
+class Target:
+    """Fails so often, and then works."""
+
+    def __init__(self, *failures: MeshError) -> None:
+        self.failures = list(failures)
+
+    async def __call__(self) -> str:
+        if self.failures:
+            raise self.failures.pop(0)
+        return "done"
+
+
+def guard(condition: Condition, max_retries: int | None = None, *, breaker: CircuitBreaker | None = None) -> Guard:
+    return Guard(Policy(None, Retry(interval=0.0, max_retries=max_retries), breaker), condition)
+
+
+WHY = StateError("no connection")
+FIRST = "INFO state statestore: attempt 1 failed: no connection; the next in 0 s"
+
+
+@pytest.mark.parametrize(
+    ("failures", "max_retries", "lines"),
+    [
+        (0, 3, []),
+        (1, 3, [FIRST, "1 attempts failed and were made again, 0 operations given up"]),
+        (3, 3, [FIRST, "3 attempts failed and were made again, 0 operations given up"]),
+        (4, 3, [FIRST, "INFO state statestore: given up after 4 attempts: no connection"]),
+        (1, 0, []),
+        (200, None, [FIRST, "200 attempts failed and were made again, 0 operations given up"]),
+    ],
+)
+async def test_one_line_for_each_change(
+    said: Callable[[], list[str]], failures: int, max_retries: int | None, lines: list[str]
+) -> None:
+    """First retry, given up, works again; however many attempts lie between."""
+    target = Target(*[WHY] * failures)
+    try:
+        await guard(Condition("state statestore"), max_retries).run(target)
+    except StateError:
+        assert failures > (max_retries or 0)
+    assert len(said()) == len(lines)
+    for got, wanted in zip(said(), lines, strict=True):
+        assert wanted in got
+
+
+async def test_what_was_given_up_works_again_with_the_first_success(said: Callable[[], list[str]]) -> None:
+    condition = Condition("state statestore")
+    for _ in range(3):
+        with pytest.raises(StateError):
+            await guard(condition, 1).run(Target(WHY, WHY))
+    described = condition.described()
+    assert described is not None
+    assert (described["state"], described["givenUp"], described["trying"]) == ("given up", 3, 0)
+    await guard(condition, 1).run(Target())
+    assert len(said()) == 3
+    assert "3 attempts failed and were made again, 3 operations given up" in said()[2]
+    assert condition.described() is None
+
+
+async def test_a_client_that_leaves_ends_the_retries(said: Callable[[], list[str]]) -> None:
+    """Then nobody tries any more, and that is said."""
+    condition = Condition("invocation away")
+    running = asyncio.ensure_future(guard(condition).run(Target(*[DeadlineExceededError("no answer")] * 1_000_000)))
+
+    def retrying() -> None:
+        described = condition.described()
+        assert described is not None
+        assert (described["state"], described["trying"]) == ("retrying", 1)
+
+    await eventually(retrying)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert said()[1:] == ["INFO invocation away: given up, nobody waits any more: no answer"]
+
+
+async def test_others_that_work_meanwhile_change_nothing(said: Callable[[], list[str]]) -> None:
+    """An operation at its first attempt says nothing of the one that is repeated."""
+    condition = Condition("x")
+    condition.repeats(1, 5.0, "no")
+    condition.works(repeated=False)
+    assert len(said()) == 1
+    condition.works(repeated=True)
+    assert len(said()) == 2
+
+
+async def test_a_failure_that_is_repeated_elsewhere_is_over_after_a_while(said: Callable[[], list[str]]) -> None:
+    """As that of an event which another instance handled."""
+    now = 0.0
+    condition = Condition("event pubsub/orders", lambda: now)
+    condition.repeats(1, 5.0, "no")
+    now = 61.0
+    condition.works(repeated=False)
+    assert condition.described() is None
+    assert "works again after 61 s" in said()[1]
+
+
+async def test_under_load_there_is_a_line_in_a_while(
+    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that fails now and then fills no log; what is held back is told with counts."""
+    monkeypatch.setattr(mesh.conditions, "QUIET_SECONDS", 0.2)
+    condition = Condition("state statestore")
+    began = time.monotonic()
+    for _ in range(500):
+        await guard(condition, 3).run(Target(WHY))
+
+    def told() -> None:
+        assert any("in the last 0.2 s" in each for each in said())
+
+    await eventually(told)
+    lines = said()
+    assert lines[0] == FIRST
+    assert "works again" in lines[1]
+    # At most what was held back, and then once that it fails and that it works again.
+    assert len(lines) <= 2 + 3 * ((time.monotonic() - began) / 0.2 + 1)
+
+
+async def test_a_breaker_says_each_of_its_states(said: Callable[[], list[str]]) -> None:
+    """Open with what opened it, half open with what it refused meanwhile, closed."""
+    condition = Condition("invocation app")
+    breaker = CircuitBreaker("cb", timeout=0.1)
+    guarded = Guard(Policy(None, None, breaker), condition)
+    for _ in range(6):
+        with pytest.raises(StateError):
+            await guarded.run(Target(WHY))
+    for _ in range(3):
+        with pytest.raises(CircuitOpenError):
+            await guarded.run(Target())
+    assert condition.described() == {
+        "target": "invocation app",
+        "circuitBreaker": "cb",
+        "breaker": "open",
+        "refused": 3,
+    }
+
+    async def closed() -> None:
+        try:
+            assert await guarded.run(Target()) == "done"
+        except CircuitOpenError as error:
+            raise AssertionError from error
+
+    await eventually(closed)
+    lines = said()
+    assert lines[0] == "INFO invocation app: circuit breaker cb is open for 0.1 s: 6 failures in a row, 6 in all"
+    assert lines[1].startswith("INFO invocation app: circuit breaker cb is half open: it refused ")
+    assert lines[2:] == ["INFO invocation app: circuit breaker cb is closed"]
+    assert condition.described() is None
+
+
+async def test_an_open_breaker_ends_retries_and_says_so(said: Callable[[], list[str]]) -> None:
+    condition = Condition("invocation app")
+    with pytest.raises(CircuitOpenError):
+        await guard(condition, breaker=CircuitBreaker("cb")).run(Target(*[WHY] * 99))
+    assert said()[-1] == "INFO invocation app: given up after 6 attempts: circuit breaker is open"
+
+
+def test_targets_are_bounded() -> None:
+    """They are the callers' words."""
+    conditions = Conditions()
+    for number in range(MAX_TARGETS + 50):
+        conditions.of("invocation", str(number)).refuses()
+    assert conditions.of("invocation", "0") is conditions.of("invocation", "0")
+    beyond = str(MAX_TARGETS + 1)
+    assert conditions.of("invocation", beyond) is not conditions.of("invocation", beyond)
+    assert len(Condition("x" * 10_000).label) < 1000
