@@ -1,18 +1,17 @@
-"""One application and its gateway, as they are to be started."""
+"""What is to be started: an application and its gateway."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.options import GatewayOptions
 from gateway.cli.output import LogTarget
+from gateway.cli.processes import Stdin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from gateway.cli.options import GatewayOptions
-    from gateway.cli.processes import Stdin
     from gateway.config import GatewayConfig
 
 __all__ = ["AppSpec"]
@@ -20,7 +19,7 @@ __all__ = ["AppSpec"]
 
 @dataclass(frozen=True, slots=True)
 class AppSpec:
-    """What is known of them before anything runs.
+    """One application and its gateway, as they are to be started.
 
     Attributes:
         options: Of the gateway, as given.

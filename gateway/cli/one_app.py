@@ -14,7 +14,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.app_spec import AppSpec
 from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.options import to_arguments
 from gateway.cli.output import Console, Stream
@@ -25,6 +24,7 @@ from mesh.errors import MeshError
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
+    from gateway.cli.app_spec import AppSpec
     from gateway.cli.guard import Guard
     from gateway.cli.voice import Voice
     from gateway.config import GatewayConfig
@@ -209,9 +209,9 @@ def _gateway_command(spec: AppSpec) -> list[str]:
         spec.options,
         label=given,
         dapr_http_port=max(spec.options.dapr_http_port or 0, 0),
+        dapr_grpc_port=max(spec.options.dapr_grpc_port or 0, 0),
         app_protocol=spec.config.app_protocol,
         app_ssl=False,
-        dapr_grpc_port=max(spec.options.dapr_grpc_port or 0, 0),
     )
     # -P: a folder named `gateway` where we are called is not ours.
     return [sys.executable, "-P", "-m", "gateway", *to_arguments(options)]

@@ -210,10 +210,9 @@ def _template(text: str, environ: Mapping[str, str], given: Sequence[str], comma
         note(f"warning: {', '.join(given)}: without effect beside -f; the template says it for each application")
     path = template_path(text)
     (document,) = read_template(path)
-    warnings: list[Problem] = []
-    loaded = load_template(document, path, environ, warnings)
-    specs = [replace(spec, several=True) for spec in loaded]
-    for warning in (*warnings, *_about_template(document, specs)):
+    problems: list[Problem] = []
+    specs = [replace(spec, several=True) for spec in load_template(document, path, environ, problems)]
+    for warning in (*problems, *_about_template(document, specs)):
         note(f"warning: {warning}")
     return specs
 
