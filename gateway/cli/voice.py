@@ -115,8 +115,7 @@ class DaprVoice(Voice):
         """Say where it listens."""
         if self._several:
             return
-        port = "HTTP Socket" if run.socket else "HTTP Port"
-        self._say("info", f"Starting Dapr with id {spec.app_id}. {port}: {run.socket or run.http_port}. gRPC Port: 0")
+        self._say("info", f"Starting Dapr with id {spec.app_id}. {_listening(run)}")
         if spec.config.app_port is None:
             where = f"socket {run.socket}" if run.socket else f"port {run.http_port}"
             self._say("info", f"Checking if Dapr sidecar is listening on HTTP {where}")
@@ -191,8 +190,7 @@ class DaprVoice(Voice):
         return int(any(codes))
 
     def _started(self, spec: AppSpec, run: Run) -> None:
-        port = f"HTTP Socket: {run.socket}" if run.socket else f"HTTP Port: {run.http_port}"
-        self._say("info", f'Started Dapr with app id "{spec.app_id}". {port}. gRPC Port: 0')
+        self._say("info", f'Started Dapr with app id "{spec.app_id}". {_listening(run)}')
         self._say("info", f"Writing log files to directory : {spec.directory / '.dapr' / 'logs'}")
 
     def _say(self, sign: Sign, text: str) -> None:
@@ -206,6 +204,11 @@ def voice_of(console: Console, *, several: bool) -> Voice:
 
 def _address(run: Run) -> str:
     return f"unix:{run.socket}" if run.socket else f"http://{run.host}:{run.http_port}"
+
+
+def _listening(run: Run) -> str:
+    http = f"HTTP Socket: {run.socket}" if run.socket else f"HTTP Port: {run.http_port}"
+    return f"{http}. gRPC Port: {run.grpc_port}"
 
 
 def _ports(spec: AppSpec, run: Run) -> str:

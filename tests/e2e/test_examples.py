@@ -80,7 +80,7 @@ def test_hello_world_in_two_terminals(home: MeshHome, tmp_path: Path, ports: dic
             assert caller.stop() == 0
             payload = '{"data": {"orderId": "41"}}'
             called = home.mesh("invoke", "--app-id", "nodeapp", "--method", "neworder", "--payload", payload)
-            assert (called.returncode, called.stderr) == (0, "")
+            assert (called.returncode, called.stderr) == (0, "warning: --payload is an old name; use --data\n")
             callee.until("^== APP - nodeapp == Got a new order! Order ID: 41$")
             assert callee.stop() == 0
     # Alone again, it still has the order.
