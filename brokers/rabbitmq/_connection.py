@@ -16,7 +16,7 @@ import aiormq
 
 from brokers.rabbitmq._channel import Channel, Delivered, cancels
 from brokers.rabbitmq._config import RabbitMQConfig
-from brokers.rabbitmq._refusals import FOREIGN, RefusedError, reason_of
+from brokers.rabbitmq._refusals import RefusedError, is_foreign, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Connection:
                 raise RefusedError(ACCESS_REFUSED, str(error)) from error
             if isinstance(error, aiormq.InvalidFrameError):  # It answers ``connection.open`` with ``connection.close``.
                 raise RefusedError(NOT_ALLOWED, f"the virtual host {config.vhost!r} cannot be used") from error
-            if isinstance(error, FOREIGN) and not isinstance(error, OSError):
+            if is_foreign(error) and not isinstance(error, OSError):
                 raise ConnectionResetError(str(error)) from error
             raise
         return cls(raw, writer)
@@ -142,8 +142,9 @@ class Connection:
                 number, publisher_confirms=confirms, frame_buffer_size=FRAMES_AHEAD, on_return_raises=False
             )
             raw = cast("aiormq.Channel", await opening)
-        except (*FOREIGN, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and cancels() > before:
+        except (Exception, asyncio.CancelledError) as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            if (cancels() > before) if cancelled else (not is_foreign(error)):
                 raise
             reason = reason_of(error)
             if self._raw.is_closed:  # Known from now on: else who asks again gets this one again, without a pause.

@@ -15,7 +15,7 @@ from pamqp.exceptions import PAMQPException
 from brokers.shared.errors import map_errors
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["ERRORS", "FOREIGN", "RefusedError", "again", "reason_of"]
+__all__ = ["ERRORS", "RefusedError", "again", "is_foreign", "reason_of"]
 
 # All that aiormq, and what it reads frames with, may raise.
 FOREIGN = (AMQPError, PAMQPException, RuntimeError)
@@ -38,6 +38,11 @@ class RefusedError(BrokerError):
         self.reply_code = code
         self.text = text
         super().__init__(f"RabbitMQ refused it: {text}")
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Tell whether aiormq ended something: it raises a plain ``Exception`` where it knows no reason."""
+    return isinstance(error, FOREIGN) or type(error) is Exception
 
 
 def reason_of(error: BaseException | None) -> BrokerError:

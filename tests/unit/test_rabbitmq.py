@@ -15,6 +15,7 @@ from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, _message, _names
+from brokers.rabbitmq._refusals import is_foreign, reason_of
 from brokers.rabbitmq._topology import Space
 from mesh import address
 from mesh.address import matches
@@ -282,3 +283,9 @@ def test_age_that_no_timer_counts_is_refused() -> None:
     Space(Topology("s", max_age=None))
     with pytest.raises(FeatureNotSupportedError):
         Space(Topology("s", max_age=60 * 86400.0))
+
+
+def test_what_aiormq_raises_without_a_reason_is_a_lost_connection() -> None:
+    assert is_foreign(Exception())
+    assert not is_foreign(TypeError())
+    assert "the connection broke" in str(reason_of(Exception()))
