@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
+from mesh.adapter import ComponentAdapter
 from mesh.blocks.store import KeyValueStateStore
 from mesh.key_value import MemoryKeyValue
-from mesh.resources.component import Component
 
 __all__ = ["InMemoryStateStore"]
 
 
-class InMemoryStateStore(KeyValueStateStore):
+@dataclass(frozen=True, slots=True)
+class InMemorySettings:
+    """It has none."""
+
+
+class InMemoryStateStore(ComponentAdapter, KeyValueStateStore):
     """Keys and values in a dictionary."""
 
     bound = True
-    settings = ()
+    settings = InMemorySettings
 
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Start empty; it has no settings of its own."""
-        return cls(MemoryKeyValue())
-
-    async def __aenter__(self) -> Self:
-        """Need nothing."""
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Hold nothing."""
+    def __init__(self, settings: Any = None) -> None:
+        """Start empty."""
+        ComponentAdapter.__init__(self, settings)
+        KeyValueStateStore.__init__(self, MemoryKeyValue())

@@ -8,47 +8,46 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import cast
 
 import orjson
 
-from mesh.errors import ConfigError, SecretError
-from mesh.resources.component import Component, env_refusal
+from mesh.adapter import ComponentAdapter
+from mesh.errors import SecretError
+from mesh.resources.component import env_refusal
+from mesh.resources.settings import BOOLEAN, setting
 
 __all__ = ["EnvironmentSecretStore", "FileSecretStore"]
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
-class EnvironmentSecretStore:
+@dataclass(frozen=True, slots=True)
+class EnvironmentSettings:
+    """Settings of ``secretstores.local.env``."""
+
+    prefix: str = setting("prefix", "Put before every name to find its variable.", default="")
+
+
+class EnvironmentSecretStore(ComponentAdapter):
     """The gateway's own environment; the runtime's own variables are never told."""
 
-    capabilities: Sequence[str] = ()
     bound = True
-    settings = ("prefix",)
+    settings = EnvironmentSettings
+    capabilities: Sequence[str] = ()
 
-    def __init__(self, prefix: str = "", environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, settings: EnvironmentSettings, environ: Mapping[str, str] = os.environ) -> None:
         """Read nothing yet.
 
         Args:
-            prefix: Put before every name.
+            settings: Its settings.
             environ: The variables.
         """
-        self._prefix = prefix
+        super().__init__(settings)
+        self._prefix = settings.prefix
         self._environ = environ
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Read the settings."""
-        return cls(component.setting("prefix") or "")
-
-    async def __aenter__(self) -> Self:
-        """Need nothing."""
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Hold nothing."""
 
     async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """Read a variable; one that is not set, or may not be told, is empty.
@@ -72,44 +71,42 @@ class EnvironmentSecretStore:
         return {name: {name: value} for name, value in told}
 
 
-class FileSecretStore:
+@dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Settings of ``secretstores.local.file``."""
+
+    file: str = setting(
+        "secretsFile",
+        "The path of a JSON file, relative to the working directory of the gateway.",
+        required=True,
+        example="secrets.json",
+    )
+    separator: str = setting("nestedSeparator", "Between the names of nested objects.", default=":")
+    multi_valued: bool = setting(
+        "multiValued",
+        "Whether a secret is a first-level object with several values, instead of one value.",
+        BOOLEAN,
+        default=False,
+    )
+
+
+class FileSecretStore(ComponentAdapter):
     """A JSON file, read once at start."""
 
     bound = True
-    settings = ("secretsFile", "nestedSeparator", "multiValued")
+    settings = FileSettings
 
-    def __init__(self, file: Path, separator: str = ":", *, multi_valued: bool = False) -> None:
-        """Read nothing yet.
-
-        Args:
-            file: Relative to the working directory of the gateway.
-            separator: Between the names of nested objects.
-            multi_valued: Whether a secret is a first-level object with several values, instead of one value.
-        """
-        self._file = file
-        self._separator = separator
-        self._multi_valued = multi_valued
+    def __init__(self, settings: FileSettings) -> None:
+        """Read nothing yet."""
+        super().__init__(settings)
+        self._file = Path(settings.file)
+        self._separator = settings.separator
+        self._multi_valued = settings.multi_valued
         self._secrets: Mapping[str, Mapping[str, str]] = {}
-        self.capabilities: Sequence[str] = ("MULTIPLE_KEY_VALUES_PER_SECRET",) if multi_valued else ()
+        self.capabilities: Sequence[str] = ("MULTIPLE_KEY_VALUES_PER_SECRET",) if settings.multi_valued else ()
 
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Read the settings.
-
-        Raises:
-            ConfigError: One is missing or makes no sense.
-        """
-        file = component.setting("secretsFile")
-        if not file:
-            raise ConfigError(component.problem("the setting secretsFile is missing: the path of a JSON file"))
-        multi_valued = (component.setting("multiValued") or "false").lower()
-        if multi_valued not in ("true", "false"):
-            raise ConfigError(component.problem("must be true or false", setting="multiValued"))
-        separator = component.setting("nestedSeparator") or ":"
-        return cls(Path(file), separator, multi_valued=multi_valued == "true")
-
-    async def __aenter__(self) -> Self:
-        """Read the file.
+    async def _enter(self) -> None:
+        """Read the file; leaving forgets it.
 
         Raises:
             SecretError: It cannot be read, or is not a JSON object.
@@ -124,7 +121,7 @@ class FileSecretStore:
             self._secrets = self._all(secrets)
         except RecursionError:  # The parser takes more levels.
             raise SecretError(f"the secrets file {self._file} is nested too deeply") from None
-        return self
+        self._stack.callback(self._forget)
 
     def _all(self, secrets: dict[str, object]) -> Mapping[str, Mapping[str, str]]:
         if not self._multi_valued:
@@ -152,8 +149,7 @@ class FileSecretStore:
         for name, member in members:
             yield from self._flattened(f"{path}{self._separator}{name}" if path else name, member)
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Forget."""
+    def _forget(self) -> None:
         self._secrets = {}
 
     async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:

@@ -129,7 +129,8 @@ class FileKeyValue:
                     if (entry.revision if entry else 0) != operation.expected:
                         raise ConflictError(f"key {operation.key!r} is at another revision")
             for operation in operations:
-                self._write(database, operation, now)
+                if not operation.check:
+                    self._write(database, operation, now)
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")

@@ -359,12 +359,14 @@ class Write:
         value: The bytes to put; None deletes.
         expected: The revision the key must have; 0 when it must not exist; None for any.
         ttl: Seconds until it expires; None for never.
+        check: Whether nothing is written: the key must be at ``expected``, and stays there. For the sake of the others.
     """
 
     key: str
     value: bytes | None
     expected: int | None = None
     ttl: float | None = None
+    check: bool = False
 
 
 class KeyValue(Protocol):

@@ -35,7 +35,9 @@
     │   ├── InvalidEtagError          the etag can not be one of this store's
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
     │   └── StateLimitError           a key, a value or a transaction is larger than the store takes
-    └── SecretError                   a secret store could not do what it was asked
+    ├── SecretError                   a secret store could not do what it was asked
+    ├── ConfigurationError            a configuration store could not do what it was asked
+    └── LockError                     a lock store could not do what it was asked
 
 ``code`` is stable and never reused; ``retryable`` says whether the same call may succeed
 later. HTTP statuses live in ``gateway/errors.py`` alone. An error crosses the backbone by its code
@@ -59,6 +61,7 @@ __all__ = [
     "ComponentError",
     "ComponentNotFoundError",
     "ConfigError",
+    "ConfigurationError",
     "ConflictError",
     "DeadlineExceededError",
     "EventError",
@@ -69,6 +72,7 @@ __all__ = [
     "HostsGoneError",
     "IllegalKeyError",
     "InvalidEtagError",
+    "LockError",
     "MeshError",
     "MessageTooLargeError",
     "MissingDependencyError",
@@ -357,6 +361,19 @@ class SecretError(MeshError):
     """A secret store could not do what it was asked: it has no such secret, or cannot be read."""
 
     code = "SECRET_ERROR"
+
+
+class ConfigurationError(MeshError):
+    """A configuration store could not do what it was asked."""
+
+    code = "CONFIGURATION_ERROR"
+    retryable = True
+
+
+class LockError(MeshError):
+    """A lock store could not do what it was asked; whether a lock is held now may be unknown."""
+
+    code = "LOCK_ERROR"
 
 
 MAX_TEXT = 4096

@@ -61,6 +61,8 @@ class MemoryKeyValue:
             if (entry.revision if entry else 0) != operation.expected:
                 raise ConflictError(f"key {operation.key!r} is at another revision")
         for operation in operations:
+            if operation.check:
+                continue
             self._revision += 1
             if operation.value is None:
                 self._entries.pop(operation.key, None)

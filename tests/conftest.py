@@ -21,6 +21,7 @@ LONG_FIRST = (
     "tests/e2e/test_every_broker",
     "tests/faults",
     "tests/sdk",
+    "tests/stores",
     "tests/e2e",
     "tests/brokers_security",
     "tests/http",
@@ -82,6 +83,8 @@ def group_of(nodeid: str) -> str:
     if backend and path.startswith(SHARING):
         alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.
         return f"{path if alone else path.split('/')[1]} on {backend[1]}"
+    if path.startswith("tests/stores/") and test.endswith("]"):
+        return f"{path} on {test[test.index('[') + 1 : -1].partition('-')[0]}"
     return path if path.startswith(MODULES) else nodeid
 
 

@@ -21,6 +21,8 @@ __all__ = ["NatsKeyValue"]
 MAX_OPERATIONS = 1000
 WRONG_LAST_SEQUENCE = 10071
 MARKER_TTL = "3600s"
+CHECK_TTL = "1s"
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 HEADER_ROOM_BYTES = 512
 EXPIRES_HEADER = "Mesh-Expires"
 _MARKERS = ("KV-Write", "Nats-Marker-Reason")
@@ -100,17 +102,16 @@ class NatsKeyValue:
         return operation
 
     async def _write(self, operations: Sequence[Write]) -> None:
+        messages = self._messages(operations)
         try:
-            if len(operations) == 1:
-                operation = operations[0]
-                headers = {**_headers(operation), "Nats-Msg-Id": secrets.token_hex(12)}
-                await self._connection.store(self._subject(operation.key), operation.value or b"", headers)
+            if len(messages) == 1:
+                subject, value, headers = messages[0]
+                await self._connection.store(subject, value, {**headers, "Nats-Msg-Id": secrets.token_hex(12)})
                 return
             batch = secrets.token_hex(12)
-            for number, operation in enumerate(operations, 1):
-                headers = {**_headers(operation), "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-                subject, value = self._subject(operation.key), operation.value or b""
-                if number < len(operations):
+            for number, (subject, value, told) in enumerate(messages, 1):
+                headers = {**told, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                if number < len(messages):
                     await self._connection.send(subject, value, headers)
                 else:
                     headers["Nats-Batch-Commit"] = "1"
@@ -119,6 +120,19 @@ class NatsKeyValue:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 raise ConflictError(f"a key is at another revision: {error}") from error
             raise StateError(str(error)) from error
+
+    def _messages(self, operations: Sequence[Write]) -> list[tuple[str, bytes, dict[str, str]]]:
+        """Make the messages of writes: what is only checked rides on a write without a condition, or on a marker."""
+        writes = [(self._subject(each.key), each.value or b"", _headers(each)) for each in operations if not each.check]
+        free = [headers for _, _, headers in writes if EXPECTED not in headers]
+        for number, check in enumerate(each for each in operations if each.check):
+            condition = {EXPECTED: str(check.expected or 0), f"{EXPECTED}-Subject": self._subject(check.key)}
+            if free:
+                free.pop().update(condition)
+            else:
+                marker = f"{self._prefix}{encode_token(f'mesh.check.{number}')}"
+                writes.append((marker, b"", {**condition, "KV-Write": "DEL", "Nats-TTL": CHECK_TTL}))
+        return writes
 
     async def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over live keys; reads each, so this is for tools, not for the hot path."""
@@ -149,7 +163,7 @@ def _is_gone(headers: Mapping[str, str]) -> bool:
 def _headers(operation: Write) -> dict[str, str]:
     headers: dict[str, str] = {}
     if operation.expected is not None:
-        headers["Nats-Expected-Last-Subject-Sequence"] = str(operation.expected)
+        headers[EXPECTED] = str(operation.expected)
     if operation.value is None:
         headers |= {"KV-Write": "DEL", "Nats-TTL": MARKER_TTL}
     elif operation.ttl is not None:

@@ -25,7 +25,7 @@ SCAN_COUNT = 1000
 _GLOB = re.compile(r"[\\*?\[\]^-]")
 
 # KEYS: revision counter, mark of this call, then a key for each operation. ARGV: ms that the mark is kept, then for
-# each operation the expected revision (or ''), 1 to put or 0 to delete, ms to live (or ''), value.
+# each operation the expected revision (or ''), 1 to put, 0 to delete or 2 to leave it, ms to live (or ''), value.
 # Gives 0, or the number of the operation that conflicts. A call that is repeated after a reconnect is done once.
 _APPLY = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
@@ -37,8 +37,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 3, #KEYS do
   local put, ttl, value = ARGV[4 * i - 9], ARGV[4 * i - 8], ARGV[4 * i - 7]
-  local revision = redis.call('INCR', KEYS[1])
-  redis.call('DEL', KEYS[i])
+  local revision
+  if put ~= '2' then
+    revision = redis.call('INCR', KEYS[1])
+    redis.call('DEL', KEYS[i])
+  end
   if put == '1' then
     redis.call('HSET', KEYS[i], 'r', revision, 'v', value)
     if ttl ~= '' then
@@ -99,7 +102,7 @@ class RedisKeyValue:
                 )
             expected = "" if operation.expected is None else str(operation.expected)
             ttl_ms: Argument = "" if ttl is None else max(1, round(ttl * 1000))
-            arguments += (expected, int(value is not None), ttl_ms, value or b"")
+            arguments += (expected, 2 if operation.check else int(value is not None), ttl_ms, value or b"")
         script = DELETE if all(operation.value is None for operation in operations) else PUT
         try:
             conflicting = cast("int", await self._connection.run(script, keys, *arguments))

@@ -7,7 +7,7 @@ file that only one machine sees.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline
 _T = TypeVar("_T")
 
 
-class LazyRecords:
+class LazyRecords(StateStore):
     """A store that is opened when it is first needed, so that who needs none is not asked for one."""
 
     capabilities = CAPABILITIES
@@ -52,13 +52,17 @@ class LazyRecords:
             self._store = await self._open(self._name)
         return self._store
 
-    async def get(self, key: str, *, strong: bool = True) -> Stored | None:
+    async def get(self, key: str, *, strong: bool = True, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read."""
         return await self._in_time(lambda store: store.get(key, strong=strong))
 
     async def write(self, items: Sequence[Item]) -> None:
         """Do all or nothing; raises ``ConflictError``."""
         await self._in_time(lambda store: store.write(items))
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List keys."""
+        return await self._in_time(lambda store: store.keys(prefix, after, limit))
 
     async def _use(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
         return await use(await self.opened())
@@ -72,7 +76,7 @@ class LazyRecords:
             raise StateError(f"{self._name}: {error}") from None
 
 
-class Prefixed:
+class Prefixed(StateStore):
     """A part of a store that also holds other things."""
 
     def __init__(self, store: StateStore, prefix: str) -> None:
@@ -81,13 +85,18 @@ class Prefixed:
         self._store = store
         self._prefix = prefix
 
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read."""
         return await self._store.get(self._prefix + key, strong=strong)
 
     async def write(self, items: Sequence[Item]) -> None:
         """Do all or nothing."""
         await self._store.write([replace(item, key=self._prefix + item.key) for item in items])
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List keys."""
+        found = await self._store.keys(self._prefix + prefix, self._prefix + after if after else "", limit)
+        return [key.removeprefix(self._prefix) for key in found]
 
 
 def missing(what: str, backbone: str) -> RecordsMissingError:

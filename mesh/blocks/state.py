@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import Concurrency, Item, StateStore, Stored
+from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import ConfigError, IllegalKeyError, MeshError, NoResponderError, StateError
 from mesh.operation import Method, Operation
 from mesh.policies import Verdict, by_error
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 SEPARATOR = "||"
-MAX_BULK_PARALLELISM = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,36 +110,26 @@ class StateStoreComponent:
         """Read several keys; gives the text of the error where one could not be read."""
         asked = cast("BulkGet", operation.arguments)
         keys = [self._key(operation, key) for key in asked.keys]
-        results: list[Stored | str | None] = [None] * len(keys)
-        limit = min(asked.parallelism, MAX_BULK_PARALLELISM) if asked.parallelism > 0 else MAX_BULK_PARALLELISM
-        waiting = iter(enumerate(keys))
-
-        async def read() -> None:
-            for index, key in waiting:
-                try:
-                    results[index] = await self.store.get(key, strong=False)
-                except MeshError as error:
-                    results[index] = str(error)
-
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(limit, len(keys))):
-                tasks.create_task(read(), name="state-bulk-get")
-        return tuple(results)
+        limit = min(asked.parallelism, MAX_PARALLEL) if asked.parallelism > 0 else MAX_PARALLEL
+        found = await self.store.get_many(keys, parallelism=limit)
+        return tuple(str(each) if isinstance(each, MeshError) else each for each in found)
 
     async def save(self, operation: Operation) -> None:
-        """Write each item for itself, in order; the first failure ends it.
+        """Write each item for itself.
 
-        What is written is taken off the list, so that another attempt goes on behind it.
+        What is written is taken off the list, so that another attempt is of the others alone.
 
         Raises:
-            ConflictError: An etag does not match; items before it are written.
+            StateError: Of the first item that was not written; others may be.
         """
         items = cast("Save", operation.arguments).items
-        for item in items:
-            self._key(operation, item.key)
-        while items:
-            await self.store.write([self._prefixed(operation, items[0])])
-            items.pop(0)
+        prefixed = [self._prefixed(operation, item) for item in items]
+        results = list(await self.store.save_each(prefixed)) if items else []
+        results += [StateError("was not tried")] * (len(items) - len(results))
+        first = next((result for result in results if result is not None), None)
+        items[:] = [item for item, result in zip(items, results, strict=True) if result is not None]
+        if first is not None:
+            raise first
 
     async def delete(self, operation: Operation) -> None:
         """Delete, as an item without a value."""
@@ -154,7 +142,7 @@ class StateStoreComponent:
             await self.store.write([self._prefixed(operation, item) for item in items])
 
     def _prefixed(self, operation: Operation, item: Item) -> Item:
-        return Item(self._key(operation, item.key), item.value, item.etag, item.concurrency, item.ttl)
+        return replace(item, key=self._key(operation, item.key))
 
 
 def key_prefix(component: Component, app_id: str, namespace: str | None) -> str:

@@ -6,16 +6,18 @@ store as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
+from mesh.blocks.query import Queried, Query
 from mesh.broker import KeyValue, Write
-from mesh.errors import ConflictError, InvalidEtagError
+from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError
 
-__all__ = ["CAPABILITIES", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]
+__all__ = ["CAPABILITIES", "MAX_PARALLEL", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]
 
+MAX_PARALLEL = 100
 CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
 
 
@@ -51,6 +53,9 @@ class Item:
         etag: The etag it must have; None when not given.
         concurrency: None when not given: a check with an etag, last-write without.
         ttl: Seconds until it expires; None for never.
+        metadata: What else the application said of it (``contentType``, ``partitionKey``…), for stores that read it.
+        check: Whether nothing is written: the key must have the etag, or without one must not exist. Only in a
+            transaction, whose other items it guards.
     """
 
     key: str
@@ -58,28 +63,82 @@ class Item:
     etag: str | None = None
     concurrency: Concurrency | None = None
     ttl: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    check: bool = False
 
 
-class StateStore(Protocol):
-    """What an adapter to a store implements; keys come with their prefix."""
+class StateStore:
+    """What an adapter to a store extends; keys come with their prefix.
 
-    @property
-    def capabilities(self) -> Sequence[str]:
-        """What metadata tells (``ETAG``, ``TRANSACTIONAL``, ``TTL``…)."""
+    The first two functions are every store's. Of the others, those after ``get_many`` and ``save_each`` are abilities:
+    a store that lacks one leaves it as it is here, and does not name it in ``capabilities``.
 
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
-        """Read."""
+    Attributes:
+        capabilities: What metadata tells: ``ETAG``, ``TRANSACTIONAL``, ``TTL``, ``ACTOR``, ``QUERY_API``, and ours,
+            ``KEYS`` for listing. Without ``TRANSACTIONAL``, ``write`` gets one item.
+        max_transaction: The most items of a transaction; None = no limit.
+    """
+
+    capabilities: Sequence[str] = ()
+    max_transaction: int | None = None
+
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
+        """Read; ``strong`` never answers from a follower."""
+        raise NotImplementedError
 
     async def write(self, items: Sequence[Item]) -> None:
-        """Do all or nothing.
+        """Do all or nothing; of equal keys the last one counts.
 
         Raises:
             ConflictError: An etag does not match, or first-write lost; nothing was done.
-            InvalidEtagError: An etag can not be one of this store's.
+            InvalidEtagError: An etag can not be one of this store's; nothing was done.
+            StateError: The store failed; ``retryable`` says whether that may pass.
         """
+        raise NotImplementedError
+
+    async def get_many(
+        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+    ) -> Sequence[Stored | MeshError | None]:
+        """Read several; a key that could not be read has its error. A store with a read of many overrides it."""
+        results: list[Stored | MeshError | None] = [None] * len(keys)
+        waiting = iter(enumerate(keys))
+
+        async def read() -> None:
+            for index, key in waiting:
+                try:
+                    results[index] = await self.get(key, strong=False, metadata=metadata)
+                except MeshError as error:
+                    results[index] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(parallelism, len(keys))):
+                tasks.create_task(read(), name="state-get-many")
+        return results
+
+    async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
+        """Write each item for itself, in order where keys are equal; gives what each came to.
+
+        What is left out at the end was not tried. A store with a pipeline or a write of many overrides it.
+        """
+        results: list[MeshError | None] = []
+        for item in items:
+            try:
+                await self.write([item])
+            except MeshError as error:
+                return [*results, error]
+            results.append(None)
+        return results
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List live keys that begin with a prefix, in order, from the first one behind ``after``."""
+        raise FeatureNotSupportedError("the state store", "listing keys")
+
+    async def query(self, query: Query, prefix: str) -> Queried:
+        """Find values by their contents among the keys that begin with a prefix."""
+        raise FeatureNotSupportedError("the state store", "querying")
 
 
-class KeyValueStateStore:
+class KeyValueStateStore(StateStore):
     """A state store on a broker's (or the memory's) key/value store; its etags are revisions."""
 
     capabilities: Sequence[str] = CAPABILITIES
@@ -88,7 +147,7 @@ class KeyValueStateStore:
         """Use an open store."""
         self._key_value = key_value
 
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key."""
         entry = await self._key_value.get(key, strong=strong)
         return None if entry is None else Stored(entry.value, str(entry.revision), entry.expires_at)
@@ -106,4 +165,6 @@ class KeyValueStateStore:
                 raise ConflictError("etag 0 matches nothing")
         else:
             expected = 0 if item.concurrency is Concurrency.FIRST_WRITE and item.value is not None else None
+        if item.check:
+            return Write(item.key, None, expected or 0, check=True)
         return Write(item.key, item.value, expected, item.ttl)

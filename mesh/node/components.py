@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.secrets import BLOCK as SECRETS
@@ -25,6 +26,7 @@ from mesh.resources.component import (
     without_store,
 )
 from mesh.resources.configuration import Configuration
+from mesh.resources.settings import settings_of
 
 __all__ = [
     "Components",
@@ -141,9 +143,11 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
 
     An adapter that does not say its ``settings`` looks at them itself.
     """
-    own: Sequence[str] | None = () if component.type in BACKBONE_TYPES else None
+    own: Any = () if component.type in BACKBONE_TYPES else None
     if registry.find(component.type) is not None:
         own = getattr(registry.load(component.type), "settings", None)
+    if isinstance(own, type):
+        own = [name for each in settings_of(own) for name in each.names]
     return ([], []) if own is None else component.unknown((*block.settings, *own))
 
 

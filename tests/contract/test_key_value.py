@@ -307,3 +307,23 @@ async def test_cancelled_calls_leave_nothing_behind(store: KeyValue) -> None:
     await no_tasks_besides(before)
     await store.apply([Write("a", b"2"), Write("b", b"2")])
     assert [await value(store, "a"), await value(store, "b")] == [b"2", b"2"]
+
+
+async def test_what_is_only_checked_stays_as_it_is(store: KeyValue) -> None:
+    """A check guards the other writes of a transaction, whether they have conditions of their own or not."""
+    guard, first = await put(store, "guard", b"g"), await put(store, "a", b"1")
+    check = Write("guard", None, guard, check=True)
+    await store.apply([check, Write("a", b"2", first), Write("b", b"2", 0)])
+    await store.apply([Write("none", None, 0, check=True), check, Write("c", b"3"), Write("d", b"3")])
+    await store.apply([check])
+    entry = await store.get("guard", strong=True)
+    assert entry is not None
+    assert entry.revision == guard
+    assert await keys(store) == ["a", "b", "c", "d", "guard"]
+    for wrong in (Write("guard", None, guard + 99, check=True), Write("guard", None, 0, check=True)):
+        for others in ([], [Write("a", b"4")], [Write("e", b"4", 0)]):
+            with pytest.raises(ConflictError):
+                await store.apply([wrong, *others])
+    await store.apply([Write("guard", None)])
+    await store.apply([Write("guard", None, 0, check=True), Write("f", b"5")])
+    assert (await value(store, "a"), await value(store, "f")) == (b"2", b"5")

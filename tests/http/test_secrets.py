@@ -229,7 +229,7 @@ REF = {"name": "s", "key": "k"}
         (component("f", "secretstores.local.file", secretsFile="/nowhere"), r"cannot read the secrets file /nowhere"),
         (
             component("f", "secretstores.local.file", secretsFile="/x", multiValued="perhaps"),
-            r"\(multiValued\): must be true or false",
+            r"\(multiValued\): not a boolean: 'perhaps'",
         ),
     ],
     ids=[

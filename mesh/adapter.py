@@ -1,0 +1,40 @@
+"""What adapters of components have in common: their settings, and how they are opened and closed."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from mesh.resources.component import Component
+from mesh.resources.settings import read_settings
+from mesh.steps import Steps
+
+__all__ = ["ComponentAdapter"]
+
+
+class ComponentAdapter(Steps):
+    """Opened by entering it: what ``_enter`` puts on ``_stack`` is closed when it is left.
+
+    Attributes:
+        settings: The model of its settings (``mesh/resources/settings.py``).
+        bound: Whether it belongs to one process or machine, so that other nodes would find another one.
+    """
+
+    settings: ClassVar[type[Any]]
+    bound: ClassVar[bool] = False
+
+    def __init__(self, settings: Any) -> None:
+        """Prepare; entering connects.
+
+        Args:
+            settings: A value of the model.
+        """
+        super().__init__()
+        self._settings = settings
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        return cls(read_settings(component, cls.settings))
+
+    async def _enter(self) -> None:
+        """Connect; nothing by default."""

@@ -1,0 +1,181 @@
+"""The settings of a component's adapter, declared once: what is read, checked, shown and documented comes from here.
+
+An adapter has a frozen dataclass of them; each of its fields is made by `setting`::
+
+    @dataclass(frozen=True, slots=True)
+    class VaultSettings:
+        address: str = setting("vaultAddr", "URL of the server.", default="https://127.0.0.1:8200")
+        token: str = setting("vaultToken", "Token to log in with.", secret=True)
+        timeout: float = setting("timeout", "How long a request may take.", DURATION, default=5.0)
+
+Names are compared without regard to case. A setting that is there for compatibility and does nothing is declared
+with `ignored`, so that its user is told once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from mesh.errors import ConfigError, Problem
+from mesh.resources.component import Component
+from mesh.values import parse_bool, parse_duration, parse_size, parse_whole
+
+__all__ = [
+    "BOOLEAN",
+    "COUNT",
+    "DURATION",
+    "SECONDS",
+    "SIZE",
+    "TEXT",
+    "Kind",
+    "Setting",
+    "choice",
+    "ignored",
+    "read_settings",
+    "setting",
+    "settings_of",
+    "whole",
+]
+
+_MARK = "mesh.setting"
+_Model = TypeVar("_Model")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a setting's text is.
+
+    Attributes:
+        name: For people (``duration``).
+        parse: Reads it; raises ValueError with a text that says what is expected.
+        choices: All that it can be, if those are few words.
+    """
+
+    name: str
+    parse: Callable[[str], object]
+    choices: tuple[str, ...] = ()
+
+
+def whole(least: int = 0, most: int | None = None) -> Kind:
+    """Make the kind of whole numbers within bounds."""
+    return Kind("whole number", lambda text: parse_whole(text, least=least, most=most))
+
+
+def choice(*words: str) -> Kind:
+    """Make the kind of a few words, compared without regard to case."""
+
+    def parse(text: str) -> str:
+        found = next((word for word in words if word.casefold() == text.casefold()), None)
+        if found is None:
+            raise ValueError(f"is {' or '.join(words)}, not {text!r}")
+        return found
+
+    return Kind("one of a few words", parse, words)
+
+
+TEXT = Kind("text", str)
+BOOLEAN = Kind("boolean", lambda text: parse_bool(text, words=True))
+COUNT = whole(1)
+DURATION = Kind("duration", parse_duration)
+SECONDS = Kind("seconds, or a duration", lambda text: parse_duration(text, bare="s"))
+SIZE = Kind("size in bytes", parse_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting as it is declared.
+
+    Attributes:
+        name: As in files.
+        told: What it is, one sentence.
+        kind: What its text is.
+        default: What holds where it is not set; None = there is nothing.
+        required: Whether it must be set.
+        secret: Whether its text must never be shown.
+        aliases: Other names of it, as older files have them.
+        ignored: Why it has no effect; empty = it has one.
+        example: Shown in a file that is written for somebody; empty = the default.
+    """
+
+    name: str
+    told: str
+    kind: Kind = TEXT
+    default: object = None
+    required: bool = False
+    secret: bool = False
+    aliases: tuple[str, ...] = ()
+    ignored: str = ""
+    example: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its names."""
+        return (self.name, *self.aliases)
+
+
+def setting(
+    name: str,
+    told: str,
+    kind: Kind = TEXT,
+    *,
+    default: Any = None,
+    required: bool = False,
+    secret: bool = False,
+    aliases: tuple[str, ...] = (),
+    example: str = "",
+) -> Any:
+    """Declare a field of an adapter's settings; the arguments are the attributes of `Setting`."""
+    made = Setting(name, told, kind, default, required, secret, aliases, example=example)
+    return field(default=default, repr=not secret, metadata={_MARK: made})
+
+
+def ignored(why: str, *names: str) -> tuple[Setting, ...]:
+    """Declare settings that have no effect; an adapter's model lists them as ``ignored: ClassVar``."""
+    return tuple(Setting(name, "", ignored=why) for name in names)
+
+
+def settings_of(model: type) -> tuple[Setting, ...]:
+    """Give all settings of a model, those without effect last."""
+    declared = tuple(each.metadata[_MARK] for each in dataclasses.fields(model) if _MARK in each.metadata)
+    return (*declared, *getattr(model, "ignored", ()))
+
+
+def read_settings(component: Component, model: type[_Model]) -> _Model:
+    """Read the settings of a component whose references are closed.
+
+    Args:
+        component: Whose.
+        model: A dataclass whose fields are made by `setting`.
+
+    Raises:
+        ConfigError: Holds every setting that is missing or wrong, located. A secret's text is not in it.
+    """
+    values: dict[str, object] = {}
+    problems: list[Problem] = []
+    for each in dataclasses.fields(cast("Any", model)):
+        declared: Setting | None = cast("Mapping[str, Setting]", each.metadata).get(_MARK)
+        if declared is None:
+            continue
+        name = next((name for name in declared.names if component.entry(name) is not None), None)
+        text = "" if name is None else (component.setting(name) or "").strip()
+        if not text:
+            if declared.required:
+                problems.append(_missing(component, declared, name))
+            continue
+        try:
+            values[each.name] = declared.kind.parse(text)
+        except ValueError as error:
+            message = f"is no {declared.kind.name}" if declared.secret else str(error)
+            problems.append(component.problem(message, setting=name))
+    if problems:
+        raise ConfigError(problems)
+    return model(**values)
+
+
+def _missing(component: Component, declared: Setting, name: str | None) -> Problem:
+    if name is not None:
+        return component.problem("must not be empty", setting=name)
+    return component.problem(f"the setting {declared.name} is missing: {declared.told[:1].lower()}{declared.told[1:]}")

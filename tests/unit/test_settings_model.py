@@ -1,0 +1,105 @@
+"""The settings of adapters: declared once, read with every problem located, secrets never shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from mesh.errors import ConfigError
+from mesh.resources.component import Component, MetadataEntry, Secret
+from mesh.resources.settings import (
+    BOOLEAN,
+    COUNT,
+    DURATION,
+    SECONDS,
+    SIZE,
+    Setting,
+    choice,
+    ignored,
+    read_settings,
+    setting,
+    settings_of,
+    whole,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How to reach it."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = ignored("there is no pool", "poolSize")
+
+    host: str = setting("theHost", "Name and port.", required=True, aliases=("hostName",))
+    password: str | None = setting("thePassword", "To log in with.", secret=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Reach):
+    """With more."""
+
+    on: bool = setting("on", "Whether.", BOOLEAN, default=False)
+    many: int = setting("many", "How many.", COUNT, default=3)
+    some: int = setting("some", "How many at most.", whole(0, 9), default=0)
+    wait: float = setting("wait", "How long.", DURATION, default=5.0)
+    ttl: float = setting("ttl", "How long, in seconds.", SECONDS, default=0.0)
+    size: int = setting("size", "How much.", SIZE, default=1024)
+    mode: str = setting("mode", "Which.", choice("node", "cluster"), default="node")
+    port: int | None = setting("port", "Of the server.", COUNT, secret=True)
+
+
+def component(**settings: str | Secret) -> Component:
+    """Make one."""
+    entries = tuple(MetadataEntry(name, value, line=index) for index, (name, value) in enumerate(settings.items(), 1))
+    return Component("c", "toys.c", entries, file="c.yaml", line=1)
+
+
+def test_values_and_defaults() -> None:
+    """Texts become values; what is not set, or is empty, is the default; names count in any case."""
+    assert read_settings(component(thehost=" h:1 "), Settings) == Settings("h:1")
+    given = component(
+        hostName="h",
+        on="YES",
+        many="7",
+        some="9",
+        wait="1m",
+        ttl="90",
+        size="4Ki",
+        mode="Cluster",
+        port="",
+        poolSize="3",
+    )
+    assert read_settings(given, Settings) == Settings("h", None, True, 7, 9, 60.0, 90.0, 4096, "cluster", None)
+
+
+def test_every_problem_at_once() -> None:
+    """Each names its line; a secret's text is in none."""
+    given = component(theHost="", on="maybe", many="0", wait="soon", mode="grid", port=Secret("hunter2"))
+    with pytest.raises(ConfigError) as raised:
+        read_settings(given, Settings)
+    assert [(problem.line, problem.message) for problem in raised.value.problems] == [
+        (1, "must not be empty"),
+        (2, "not a boolean: 'maybe' ('true' or 'false')"),
+        (3, "not a whole number of at least 1: '0'"),
+        (4, raised.value.problems[3].message),
+        (5, "is node or cluster, not 'grid'"),
+        (6, "is no whole number"),
+    ]
+    assert "soon" in raised.value.problems[3].message
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_setting_that_is_missing() -> None:
+    """The error says what it is."""
+    with pytest.raises(ConfigError, match="the setting theHost is missing: name and port"):
+        read_settings(component(), Settings)
+
+
+def test_what_is_declared() -> None:
+    """Docs and checks see the same; those without effect stand last; secrets are not in the text of a value."""
+    names = [each.name for each in settings_of(Settings)]
+    assert names == ["theHost", "thePassword", "on", "many", "some", "wait", "ttl", "size", "mode", "port", "poolSize"]
+    assert settings_of(Settings)[0].names == ("theHost", "hostName")
+    assert settings_of(Settings)[-1].ignored == "there is no pool"
+    assert "hunter2" not in repr(read_settings(component(theHost="h", thePassword=Secret("hunter2")), Settings))
