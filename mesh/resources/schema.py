@@ -159,7 +159,7 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
 class TLSValue:
     """PEM text, or the secret that holds it."""
 
-    value: str | None = None
+    value: AnyText | None = None
     secret_key_ref: SecretKeyRef | None = None
 
 

@@ -69,10 +69,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:3:18: metadata.name: must not be empty"],
     ),
     "wrong scalar type": (
-        COMPONENT + "spec:\n  type: state.redis\n  ignoreErrors: 'yes'\n  version: 1\n",
+        COMPONENT + "spec:\n  type: state.redis\n  ignoreErrors: 'yes'\n  version: [1]\n",
         [
             "f.yaml:7:17: spec.ignoreErrors: expected true or false, got 'yes'",
-            "f.yaml:8:12: spec.version: expected text, got the number 1",
+            "f.yaml:8:12: spec.version: expected text, got a list",
         ],
     ),
     "wrong shape": (
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "spec is text": (COMPONENT + "spec: x\n", ["f.yaml:5:7: spec: expected a mapping, got 'x'"]),
     "bad duration": (
         COMPONENT + "spec:\n  type: a.b\n  initTimeout: 5\n",
-        ["f.yaml:7:16: spec.initTimeout: expected a duration such as '5s', got the number 5"],
+        ["f.yaml:7:16: spec.initTimeout: a duration needs a unit: '5s' or '5ms', not '5'"],
     ),
     "bad duration text": (
         COMPONENT + "spec:\n  type: a.b\n  initTimeout: 5 s\n",
@@ -170,11 +170,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:5:73: spec.bulkSubscribe.maxMessagesCount: expected a whole number of at least 0, got the number -1"],
     ),
     "several documents": (
-        COMPONENT + "spec: {type: a}\n---\n" + SUBSCRIPTION_V1 + "  {pubsubname: p, topic: 5, route: ''}\n",
+        COMPONENT + "spec: {type: a}\n---\n" + SUBSCRIPTION_V1 + "  {pubsubname: p, topic: [5], route: ''}\n",
         [
             "f.yaml:5:14: spec.type: a type looks like 'state.redis', not 'a'",
-            "f.yaml:11:26: spec.topic: expected text, got the number 5",
-            "f.yaml:11:36: spec.route: must not be empty",
+            "f.yaml:11:26: spec.topic: expected text, got a list",
+            "f.yaml:11:38: spec.route: must not be empty",
         ],
     ),
     "name clash": (
@@ -232,7 +232,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [
             "f.yaml:6:9: spec.type: expected text, got a list",
             "f.yaml:7:12: spec.version: expected text, got a mapping",
-            "f.yaml:8:16: spec.initTimeout: expected a duration such as '5s', got true",
+            "f.yaml:8:16: spec.initTimeout: not a duration: 'true' (for example '500ms', '1.5s', '1h30m' or 'PT1H')",
         ],
     ),
     "lists where text belongs": (
@@ -268,7 +268,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [
             "f.yaml:5:27: spec.tracing.samplingRate: expected a number from 0 to 1, got '2'",
             "f.yaml:5:39: spec.tracing.otel.protocl: unknown field; did you mean 'protocol'?",
-            "f.yaml:6:27: spec.mtls.workloadCertTTL: expected a duration such as '5s', got the number 1",
+            "f.yaml:6:27: spec.mtls.workloadCertTTL: a duration needs a unit: '1s' or '1ms', not '1'",
         ],
     ),
 }
@@ -599,6 +599,46 @@ def test_scalars_are_read_as_dapr_reads_them(yaml: str, value: object) -> None:
     problems: list[Problem] = []
     assert parse_documents(f"a: {yaml}", "f", problems)[0].data == {"a": value}
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("1", "1"),
+        ("-7", "-7"),
+        ("0x1F", "31"),
+        ("1.0", "1.0"),
+        ("1.10", "1.10"),
+        ("1_0.5", "10.5"),
+        ("true", "true"),
+        ("off", "false"),
+        ("'1.0'", "1.0"),
+    ],
+)
+def test_a_number_where_text_belongs_is_its_text(written: str, text: str, tmp_path: Path) -> None:
+    """In every field of text, of every kind: people leave the quotes away."""
+    resources = load(
+        f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {written}, namespace: {written}}}\n"
+        f"spec:\n  type: state.redis\n  version: {written}\n  metadata: [{{name: {written}, value: {written}}}]\n"
+        f"auth: {{secretStore: {written}}}\nscopes: [{written}]\n---\n{SUBSCRIPTION_V1}  pubsubname: {written}\n"
+        f"  topic: {written}\n  route: {written}\n  deadLetterTopic: {written}\n  metadata: {{a: {written}}}\n",
+        tmp_path,
+    )
+    component, subscription = resources.components[0], resources.subscriptions[0]
+    found = [component.name, component.namespace, component.version, component.auth_secret_store, *component.scopes]
+    found += [component.metadata[0].name, component.metadata[0].value]
+    found += [subscription.pubsub, subscription.topic, subscription.dead_letter_topic, subscription.metadata["a"]]
+    assert found == [text] * 11
+    assert subscription.default_path == f"/{text}"
+
+
+def test_a_setting_may_be_any_value(tmp_path: Path) -> None:
+    """A list or mapping is its JSON."""
+    component = load(
+        COMPONENT + "spec:\n  type: a.b\n  metadata: [{name: a, value: {b: [1, x, true]}}, {name: c, value: [1.5]}]\n",
+        tmp_path,
+    ).components[0]
+    assert [entry.value for entry in component.metadata] == ['{"b":[1,"x",true]}', "[1.5]"]
 
 
 def test_an_alias_bomb_is_refused() -> None:

@@ -218,11 +218,11 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
             ["dapr.yaml:7:23: apps[1].unixDomainSocket: another instance of 'orders' has its socket there"],
         ),
         (
-            _APP + "    env: {A: [x], B: {c: d}}\n    resourcesPaths: [5]\n",
+            _APP + "    env: {A: [x], B: {c: d}}\n    resourcesPaths: [[5]]\n",
             [
                 "dapr.yaml:4:14: apps[0].env.A: expected text, got a list",
                 "dapr.yaml:4:22: apps[0].env.B: expected text, got a mapping",
-                "dapr.yaml:5:21: apps[0].resourcesPaths: expected text, got the number 5",
+                "dapr.yaml:5:21: apps[0].resourcesPaths: expected text, got a list",
             ],
         ),
         (
