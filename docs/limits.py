@@ -18,12 +18,12 @@ from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import consumer, durable, invocation, pubsub, secrets, state, topics
+from mesh.blocks import durable, invocation, pubsub, secrets, state, topics
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory
 from mesh.resources.component import Component
-from mesh.resources.subscription import BulkOptions
+from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
 __all__ = ["HEADINGS", "TABLES", "table"]
 
@@ -297,8 +297,8 @@ def _counts() -> Sequence[Row]:
     return (
         (
             "events in flight, for each subscription and instance",
-            f"{consumer.DEFAULT_MAX_IN_FLIGHT}",
-            f"`maxInFlight` of the subscription, at most {consumer.MAX_IN_FLIGHT:,}",
+            f"{DEFAULT_MAX_IN_FLIGHT}",
+            f"`maxInFlight` of the subscription, at most {MAX_IN_FLIGHT:,}",
             "the others wait at the broker",
         ),
         (

@@ -193,6 +193,28 @@ def test_what_the_start_says_of_subscriptions(capsys: pytest.CaptureFixture[str]
     assert "the metadata 'queueType' has no effect here" in err
 
 
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("maxInFlight: many", "4:73: spec.metadata.maxInFlight: not a whole number from 1 to 10000: 'many'"),
+        ("MAXINFLIGHT: 0", "4:73: spec.metadata.MAXINFLIGHT: not a whole number from 1 to 10000: '0'"),
+        ("maxInFlight: -1", "4:73: spec.metadata.maxInFlight: not a whole number from 1 to 10000: '-1'"),
+        ("ordered: perhaps", "4:69: spec.metadata.ordered: not a boolean: 'perhaps' ('true' or 'false')"),
+        ("rawPayload: 2", "4:72: spec.metadata.rawPayload: not a boolean: '2' ('true' or 'false')"),
+        ("delivery: all", "4:70: spec.metadata.delivery: delivery must be group or broadcast, not 'all'"),
+        ("deduplicate: 5", "4:73: spec.metadata.deduplicate: a duration needs a unit: '5s' or '5ms', not '5'"),
+        (
+            "}, bulkSubscribe: {maxMessagesCount: -1",
+            "4:97: spec.bulkSubscribe.maxMessagesCount: expected a whole number of at least 0, got the number -1",
+        ),
+    ],
+)
+def test_wrong_values_of_a_subscription(capsys: pytest.CaptureFixture[str], metadata: str, said: str) -> None:
+    """They have their place, as anything else that is wrong in a file."""
+    _write("r/a.yaml", _SUBSCRIPTION.format(name="a", scope="one", metadata=metadata))
+    assert _checked(capsys, "r")[:2] == (1, f"r/a.yaml:{said}\n")
+
+
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
     code, out, _ = _checked(capsys, "r", "-o", "json")
