@@ -84,7 +84,7 @@ def load_template(
     if template is None:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0)))
     base = (path.parent if path else Path.cwd()).absolute()
-    resolver = _Resolver(document, template, base, path, environ, problems)
+    resolver = _Resolver(document, template, base, path, environ, problems, warnings)
     specs = [resolver.app(index, app) for index, app in enumerate(template.apps)]
     resolver.check_apart()
     if problems:
@@ -100,6 +100,7 @@ class _Resolver:
     path: Path | None
     environ: Mapping[str, str]
     problems: list[Problem]
+    warnings: list[Problem]
     # Of one start, so that the logs of its applications belong together visibly.
     stamp: str = field(default_factory=lambda: time.strftime("%Y%m%d%H%M%S"))
 
@@ -121,16 +122,30 @@ class _Resolver:
             "runTemplatePath": str(self.path.absolute()) if self.path else "",
             "runTemplateName": self.template.name or "",
         }
+        command = tuple(self._as_written((*at, "command", place), text) for place, text in enumerate(app.command))
+        environment = self._environment(("common",), self.template.common) | self._environment(at, app)
+        if command and directory.is_dir():
+            self._look_for(command[0], directory, {**self.environ, **environment}, (*at, "command", 0))
         return AppSpec(
             options=options,
             config=config,
-            command=tuple(self._as_written((*at, "command", place), text) for place, text in enumerate(app.command)),
+            command=command,
             directory=directory,
-            environment=self._environment(("common",), self.template.common) | self._environment(at, app),
+            environment=environment,
             app_log=self._target(app.app_log_destination, "app", app_file),
             gateway_log=self._target(app.daprd_log_destination, "daprd", gateway_file),
             labels=labels,
         )
+
+    def _look_for(
+        self, program: str, directory: Path, environment: Mapping[str, str], location: tuple[str | int, ...]
+    ) -> None:
+        """Warn of a program that cannot be started from here now: it may be there when the file is used."""
+        folders = [""] if os.path.dirname(program) else os.get_exec_path(environment)
+        found = [directory / folder / program for folder in folders]
+        if not any(file.is_file() and os.access(file, os.X_OK) for file in found):
+            where = f"{found[0]} is no program" if folders == [""] else f"there is no program '{program}' in PATH"
+            self.warnings.append(self.document.problem(f"{where}; the application cannot be started here", location))
 
     def _environment(self, at: tuple[str | int, ...], shared: Shared) -> dict[str, str]:
         return {name: self._as_written((*at, "env", name), text) for name, text in shared.env.items()}

@@ -480,6 +480,12 @@ kind: Component
 metadata: {name: s}
 spec: {type: state.mesh, metadata: [{name: keyPrefix, secretKeyRef: {name: prefix}}]}
 auth: {secretStore: vault}
+---
+apiVersion: dapr.io/v1alpha1
+kind: HTTPEndpoint
+metadata: {name: there}
+spec: {baseUrl: "http://localhost", headers: [{name: h, secretKeyRef: {name: header}}]}
+auth: {secretStore: vault}
 """
 
 
@@ -490,7 +496,8 @@ auth: {secretStore: vault}
         ("[]", "component vault: the secrets file secrets.json must hold a JSON object"),
         ("{}", "refers to the secret 'prefix' (key 'prefix'), which no secret store gives"),
         ('{"prefix": "a||b"}', "keyPrefix can't contain '||'"),
-        ('{"prefix": "a"}', None),
+        ('{"prefix": "a"}', "a.yaml:15:47: spec.headers[0] (h): refers to the secret 'header' (key 'header')"),
+        ('{"prefix": "a", "header": "b"}', None),
     ],
 )
 def test_secrets_of_this_machine_are_read_before_anything_starts(

@@ -215,6 +215,80 @@ def test_wrong_values_of_a_subscription(capsys: pytest.CaptureFixture[str], meta
     assert _checked(capsys, "r")[:2] == (1, f"r/a.yaml:{said}\n")
 
 
+_SECRETS = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: vault}
+spec: {type: secretstores.local.file, metadata: [{name: secretsFile, value: secrets.json}]}
+---
+apiVersion: dapr.io/v1alpha1
+kind: HTTPEndpoint
+metadata: {name: there}
+spec:
+  baseUrl: https://there.example
+  headers:
+    - {name: a, secretKeyRef: {name: here}}
+    - {name: b, secretKeyRef: {name: nowhere, key: k}}
+    - {name: c, envRef: DAPR_HTTP_PORT}
+  clientTLS: {rootCA: {secretKeyRef: {name: ca}}}
+auth: {secretStore: vault}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec: {type: state.in-memory, metadata: [{name: keyPrefix, secretKeyRef: {name: prefix}}]}
+auth: {secretStore: vault}
+"""
+
+
+def test_secrets_that_nobody_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may be there where the file is used; a variable that may never be read is wrong everywhere."""
+    _write("r/a.yaml", _SECRETS)
+    code, out, err = _checked(capsys, "r")
+    refused = "r/a.yaml:14:7: spec.headers[2] (c): the variable 'DAPR_HTTP_PORT' belongs to the runtime"
+    assert (code, out) == (1, f"{refused} and cannot be read\n")
+    assert "warning: r/a.yaml:1:1: component vault: " in err, "its file is not here"
+    _write("secrets.json", '{"here": "x"}')
+    _, _, err = _checked(capsys, "r")
+    assert [line for line in err.splitlines() if line.startswith("warning")] == [
+        f"warning: r/a.yaml:{place}: refers to the secret '{name}' (key '{key}'), which no secret store gives"
+        for place, name, key in (
+            ("21:42: spec.metadata[0] (keyPrefix)", "prefix", "prefix"),
+            ("13:7: spec.headers[1] (b)", "nowhere", "k"),
+            ("15:23: spec.clientTLS.rootCA (rootCA)", "ca", "ca"),
+        )
+    ]
+    _write("secrets.json", '{"here": "x", "nowhere": "y", "ca": "z", "prefix": "p", "k": "k"}')
+    _write("r/a.yaml", _SECRETS.replace(", key: k", "").replace("DAPR_HTTP_PORT", "HOME"))
+    assert _checked(capsys, "r") == (0, "3 resources are fine\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "env", "said"),
+    [
+        ("no-such-program, app.js", "{}", "there is no program 'no-such-program' in PATH"),
+        ("sh, -c, x", "{PATH: /nowhere}", "there is no program 'sh' in PATH"),
+        ("./own", "{PATH: /nowhere}", None),
+        ("own", "{PATH: .}", None),
+        ("sub/own", "{}", "{here}/a/sub/own is no program"),
+        ("./text", "{}", "{here}/a/text is no program"),
+        ("sh", "{}", None),
+    ],
+)
+def test_programs_that_are_not_there(
+    capsys: pytest.CaptureFixture[str], command: str, env: str, said: str | None, tmp_path: Path
+) -> None:
+    """A warning: they may be there where the file is used."""
+    _write("a/own", "#!/bin/sh\n")
+    Path("a/own").chmod(0o755)
+    _write("a/text", "")
+    _write("dapr.yaml", f"version: 1\napps:\n- appDirPath: a\n  env: {env}\n  command: [{command}]\n")
+    code, _, err = _checked(capsys, "dapr.yaml")
+    place = "warning: dapr.yaml:5:13: apps[0].command[0]: "
+    told = "" if said is None else f"{place}{said.format(here=tmp_path)}; the application cannot be started here\n"
+    assert (code, err) == (0, told)
+
+
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
     code, out, _ = _checked(capsys, "r", "-o", "json")
