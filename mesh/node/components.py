@@ -19,6 +19,7 @@ from mesh.resources.component import (
     Component,
     HTTPEndpoint,
     MetadataEntry,
+    NoEffect,
     SecretRef,
     TemplateTokens,
     resolve_entries,
@@ -139,12 +140,17 @@ def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEn
 def unknown_settings(component: Component, block: Block, registry: Registry) -> tuple[list[Problem], list[Problem]]:
     """Find settings that nothing reads: first what may not be ignored, an error, then what is a warning.
 
+    Those that the adapter takes without effect are warnings too, with its reason.
+
     An adapter that does not say its ``settings`` looks at them itself.
     """
     own: Sequence[str] | None = () if component.type in BACKBONE_TYPES else None
+    table: Mapping[str, NoEffect] = {}
     if registry.find(component.type) is not None:
-        own = getattr(registry.load(component.type), "settings", None)
-    return ([], []) if own is None else component.unknown((*block.settings, *own))
+        adapter = registry.load(component.type)
+        own, table = getattr(adapter, "settings", None), getattr(adapter, "without_effect", table)
+    near, others = ([], []) if own is None else component.unknown((*block.settings, *own))
+    return near, others + component.without_effect(table)
 
 
 async def open_components(

@@ -23,6 +23,7 @@ __all__ = [
     "EnvRef",
     "HTTPEndpoint",
     "MetadataEntry",
+    "NoEffect",
     "Secret",
     "SecretRef",
     "TemplateTokens",
@@ -98,6 +99,19 @@ class MetadataEntry:
         if isinstance(self.value, Secret):
             return self.value.reveal()
         return self.value if isinstance(self.value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """A setting that an adapter takes although it does nothing here.
+
+    Attributes:
+        reason: Why.
+        anyway: Values, in lower case, that ask for what is so anyway; then nothing is said.
+    """
+
+    reason: str
+    anyway: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,16 @@ class Component:
                 message += "; ignoring it may be unsafe" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
+
+    def without_effect(self, table: Mapping[str, NoEffect]) -> list[Problem]:
+        """Find settings that do nothing although their adapter takes them."""
+        folded = {name.casefold(): each for name, each in table.items()}
+        found = [(entry, folded.get(entry.name.casefold())) for entry in self.metadata]
+        return [
+            _problem(f"it has no effect: {each.reason}", entry, self.file, self.line)
+            for entry, each in found
+            if each is not None and (entry.text() or "").strip().lower() not in each.anyway
+        ]
 
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""

@@ -119,6 +119,47 @@ def test_strangers_among_the_settings_of_a_broker(capsys: pytest.CaptureFixture[
     assert out.endswith("(tlsMode): unknown setting, which nothing reads; ignoring it may be unsafe\n")
 
 
+@pytest.mark.parametrize(
+    ("kind", "needed", "setting", "value", "said"),
+    [
+        ("pubsub.redis", "redisHost: h", "poolSize", "5", "there is no pool of connections"),
+        ("pubsub.redis", "redisHost: h", "POOLSIZE", "5", "there is no pool of connections"),
+        ("pubsub.redis", "redisHost: h", "maxLenApprox", "0", "what is handled is deleted, and what is not never is"),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "durable", "'false'", "queues and exchanges are made by the mesh"),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "durable", "true", None),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "autoAck", "true", "an event is acknowledged once it was handled"),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "autoAck", "False", None),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "prefetchCount", "5", None),
+        ("pubsub.kafka", "brokers: h", "initialOffset", "newest", "a new group begins with the oldest event"),
+        ("pubsub.kafka", "brokers: h", "initialOffset", "oldest", None),
+        ("pubsub.kafka", "brokers: h", "producerRequiredAcks", "1", "a publish waits for all replicas"),
+        ("pubsub.kafka", "brokers: h", "consumerGroup", "g", None),
+        ("pubsub.jetstream", "natsURL: 'nats://h'", "deliverPolicy", "new", "streams and consumers are made by the"),
+        ("pubsub.jetstream", "natsURL: 'nats://h'", "deliverPolicy", "all", None),
+        ("pubsub.jetstream", "natsURL: 'nats://h'", "streamName", "''", None),
+        ("pubsub.mqtt3", "url: 'mqtt://h'", "qos", "2", "deliveries are made with qos 1"),
+        ("pubsub.mqtt3", "url: 'mqtt://h'", "qos", "1", None),
+        ("pubsub.mqtt3", "url: 'mqtt://h'", "backOffMaxRetries", "5", "the mesh retries alike on every broker"),
+        ("state.sqlite", "connectionString: a.db", "tableName", "t", "the tables are brokermesh's own"),
+        ("state.sqlite", "connectionString: a.db", "disableWAL", "false", None),
+    ],
+)
+def test_settings_that_an_adapter_takes_without_effect(
+    kind: str, needed: str, setting: str, value: str, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One warning with the reason, unless the value asks for what is so anyway."""
+    name, _, given = needed.partition(": ")
+    _write(
+        "a.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec:\n"
+        f"  type: {kind}\n  metadata:\n  - {{name: {name}, value: {given}}}\n  - {{name: {setting}, value: {value}}}\n",
+    )
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, out) == (0, "1 resource is fine\n")
+    told = "" if said is None else f"warning: a.yaml:8:5: spec.metadata[1] ({setting}): it has no effect: {said}"
+    assert (err.startswith(told), err.count("\n")) == (True, int(said is not None)), err
+
+
 def test_configuration_is_checked_with_its_variables(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
