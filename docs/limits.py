@@ -12,7 +12,6 @@ from bindings import local, sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
-from gateway.cli import invoke
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
@@ -106,9 +105,9 @@ def _asked() -> Sequence[Row]:
             "the error of the route: `nobody said within …`",
         ),
         (
-            "`mesh invoke`: silence of the gateway",
-            _time(invoke.parser().get_default("timeout")),
-            "`--timeout`; needed when a policy gives a call longer",
+            "`mesh invoke` and `mesh publish`: silence of the gateway",
+            "that of the call",
+            "`--timeout`",
             "exit code 1, and a line that names `--timeout`",
         ),
         (

@@ -346,9 +346,9 @@ def test_options_beside_a_template_have_no_effect_and_are_said(
 ) -> None:
     (tmp_path / "dapr.yaml").write_text(
         "version: 1\ncommon: {resourcesPath: .}\napps:\n"
-        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [x]}\n"
-        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [x]}\n"
-        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [x]}\n"
+        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [sh]}\n"
+        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [sh]}\n"
+        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [sh]}\n"
     )
     specs = plan(["-f", str(tmp_path), "--app-id", "x", "--log-as-json"], _ENVIRON)
     assert [(spec.config.max_body_bytes, spec.config.max_header_bytes) for spec in specs] == [
