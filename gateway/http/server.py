@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Answered, Request, Response, render, split_target
-from mesh.errors import MeshError
+from mesh.errors import ConfigError, MeshError
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 
@@ -237,8 +237,7 @@ class HTTPServer:
         await runner.setup()
         try:
             if socket_path is not None:
-                socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
-                await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
+                await _listen_at(runner, socket_path)
             else:
                 for host in hosts:
                     port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
@@ -248,6 +247,15 @@ class HTTPServer:
                 await site.stop()
             await server.drain(drain())
             await runner.cleanup()
+
+
+async def _listen_at(runner: web.ServerRunner, socket_path: Path) -> None:
+    try:
+        socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
+        await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
+    except OSError as error:
+        why = error.strerror or error  # uvloop's for a path that is too long has no number.
+        raise ConfigError(f"cannot listen at {socket_path}: {why}; --unix-domain-socket names a folder") from error
 
 
 async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: bool) -> int:

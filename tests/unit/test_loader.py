@@ -227,6 +227,25 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "expected 'Never', 'OnceAsClient' or 'FreelyAsClient', got 'never'; did you mean 'Never'?",
         ],
     ),
+    "endpoint without a server": (
+        ENDPOINT + "  baseUrl: http://x:abc\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://x:abc' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a bad address": (
+        ENDPOINT + "  baseUrl: http://[::1\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://[::1' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a bad name": (
+        ENDPOINT + "  baseUrl: http://a..b\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://a..b' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a login": (
+        ENDPOINT + "  baseUrl: https://me:secret@x/c\n",
+        [
+            "f.yaml:5:12: spec.baseUrl: "
+            "a login, a query or a fragment in it is not sent; a login belongs into spec.headers"
+        ],
+    ),
     "scalars where they do not belong": (
         COMPONENT + "spec:\n  type: [a]\n  version: {}\n  initTimeout: true\n",
         [
