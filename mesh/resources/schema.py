@@ -44,11 +44,10 @@ def _url(value: str) -> str:
         raise ValueError(f"expected a URL with http:// or https://, got '{text}'")
     try:
         parts = urlsplit(text)
-        found = is_host(parts.hostname or "") and parts.port != 0
+        if not is_host(parts.hostname or "") or parts.port == 0:
+            raise ValueError  # As what reads the port says it.
     except ValueError:
-        found = False
-    if not found:
-        raise ValueError(f"'{text}' names no server: a host that can be looked up, and perhaps a port")
+        raise ValueError(f"'{text}' names no server: a host that can be looked up, and perhaps a port") from None
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("a login, a query or a fragment in it is not sent; a login belongs into spec.headers")
     return text.rstrip("/")
