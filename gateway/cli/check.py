@@ -23,7 +23,7 @@ from mesh.node.components import check_installed, check_references, check_types,
 from mesh.node.runtime import check as check_node
 from mesh.registry import Registry
 from mesh.resources.component import EnvRef, SecretRef, TemplateTokens, env_refusal
-from mesh.resources.loader import Document, load_configuration_file, load_resources, read_documents
+from mesh.resources.loader import Document, is_foreign, load_configuration_file, load_resources, read_documents
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def check(paths: Sequence[Path]) -> Findings:
             template = next(filter(is_template, documents), None)
             if template is not None:
                 templates.append((template, file))
-            if [document.get("kind") for document in documents] == ["Configuration"]:
+            if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
             elif template is None or len(documents) > 1:
                 resources.append(file)

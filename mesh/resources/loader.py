@@ -37,6 +37,7 @@ __all__ = [
     "FileModel",
     "LoadedResources",
     "expand_variables",
+    "is_foreign",
     "load_configuration_file",
     "load_resources",
     "parse_documents",
@@ -186,6 +187,9 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
         else:
             warnings.append(document.problem("is no resource (it has no apiVersion and kind) and is ignored"))
         return None
+    if is_foreign(document):
+        warnings.append(document.problem(f"the kind '{kind}' of {version} is ignored", ("kind",)))
+        return None
     converter = _CONVERTERS.get(kind)
     if converter is not None:
         _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
@@ -193,9 +197,19 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
             check_metadata(document, problems, warnings)
         return converter(document, problems, warnings)
     guess = None if kind in _IGNORED_KINDS else did_you_mean(kind, _CONVERTERS)
+    if guess and ours:
+        problems.append(document.problem(f"unknown kind '{kind}'; did you mean '{guess}'?", ("kind",)))
+        return None
     hint = f"; did you mean '{guess}'?" if guess else ""
     warnings.append(document.problem(f"the kind '{kind}' is ignored{hint}", ("kind",)))
     return None
+
+
+def is_foreign(document: Document) -> bool:
+    """Tell whether a document says that it is of another program; some have kinds of our names."""
+    version = document.get("apiVersion")
+    group = version.partition("/")[0].casefold() if isinstance(version, str) and "/" in version else ""
+    return "." in group and "dapr" not in group and did_you_mean(group, (_GROUP.rstrip("/"),)) is None
 
 
 def _check_annotations(

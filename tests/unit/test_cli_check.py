@@ -142,6 +142,12 @@ def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.Cap
     assert _checked(capsys, "a.yaml")[0] == 1
 
 
+def test_configuration_of_another_program_is_none_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: a}\nspec: {a: 1}\n")
+    warning = "warning: r/a.yaml:2:7: kind: the kind 'Configuration' of serving.knative.dev/v1 is ignored\n"
+    assert _checked(capsys, "r") == (0, "0 resources are fine\n", warning)
+
+
 def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     """As at the start of a gateway, without connecting; what only the gateway's machine knows is left to it."""
     head = _COMPONENT.format(name="a", type="pubsub.redis").replace("version: v1}", "version: v1, metadata: [%s]}")

@@ -515,6 +515,32 @@ def load(text: str, tmp_path: Path, namespace: str | None = None) -> LoadedResou
     return load_resources([tmp_path / "f.yaml"], namespace=namespace)
 
 
+def test_kinds_of_our_names_may_be_of_other_programs(tmp_path: Path) -> None:
+    """They stand in the same folders; what looks like our group is not one of them."""
+    others = {
+        "Component": "core.oam.dev/v1beta1",
+        "Configuration": "serving.knative.dev/v1",
+        "Subscription": "apps.open-cluster-management.io/v1",
+    }
+    text = "---\n".join(f"kind: {kind}\napiVersion: {version}\nspec: {{a: 1}}\n" for kind, version in others.items())
+    assert [(warning.line, warning.message) for warning in load(text, tmp_path).warnings] == [
+        (4 * at + 1, f"the kind '{kind}' of {version} is ignored") for at, (kind, version) in enumerate(others.items())
+    ]
+
+
+@pytest.mark.parametrize("version", ["dapr/v1alpha1", "dapr.com/v1alpha1", "darp.io/v1alpha1", "v1alpha1", "v1"])
+def test_misspelt_group(version: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"apiVersion: expected 'dapr\.io/v1alpha1'"):
+        load(f"apiVersion: {version}\nkind: Component\nmetadata: {{name: a}}\nspec: {{type: state.mesh}}\n", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["component", "Componet", "Subscriptions"])
+def test_misspelt_kind_of_ours(kind: str, tmp_path: Path) -> None:
+    """It was meant; without it something else would be missing later."""
+    with pytest.raises(ConfigError, match=f"2:7: kind: unknown kind '{kind}'; did you mean '"):
+        load(f"apiVersion: dapr.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n", tmp_path)
+
+
 def test_what_is_no_resource_is_reported_and_ignored(tmp_path: Path) -> None:
     """Other kinds and other files give warnings with positions."""
     text = "kind: Deployment\n---\nservices: {}\n---\n---\n- a\n---\nkind: MCPServer\n---\nkind: component\n"
