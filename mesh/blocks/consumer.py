@@ -21,7 +21,7 @@ from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured, members_of
-from mesh.resources.subscription import Subscription
+from mesh.resources.subscription import Subscription, is_broadcast
 from mesh.telemetry import Observed
 from mesh.values import parse_bool, parse_duration, parse_whole
 
@@ -55,16 +55,14 @@ class SubscriptionSettings:
             ValueError: A value makes no sense.
         """
         metadata = {name.lower(): value for name, value in subscription.metadata.items()}
-        delivery = metadata.get("delivery", "group")
-        if delivery not in ("group", "broadcast"):
-            raise ValueError(f"delivery must be group or broadcast, not {delivery!r}")
+        broadcast = is_broadcast(metadata.get("delivery", "group"))
         group = metadata.get("group", group)
         limit = parse_whole(metadata.get("maxinflight", str(DEFAULT_MAX_IN_FLIGHT)))
         if subscription.bulk.enabled:
             limit = max(limit, subscription.bulk.max_messages)
         options = SubscribeOptions(
-            group=group if delivery == "group" else f"{group}-{secrets.token_hex(8)}",
-            ephemeral=delivery == "broadcast",
+            group=f"{group}-{secrets.token_hex(8)}" if broadcast else group,
+            ephemeral=broadcast,
             max_in_flight=max(1, min(limit, MAX_IN_FLIGHT)),
             ordered=parse_bool(metadata.get("ordered", "false")),
         )

@@ -14,7 +14,7 @@ from mesh.errors import Problem
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
 from mesh.resources.schema import IN_ANY, Meta
-from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path, unknown_metadata
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path, unknown_metadata, wrong_metadata
 
 __all__ = ["V2", "check_metadata", "subscription"]
 
@@ -113,11 +113,13 @@ class SubscriptionV2File(FileModel):
 
 
 def check_metadata(document: Document, problems: list[Problem], warnings: list[Problem]) -> None:
-    """Find metadata that nothing reads: what was probably meant otherwise is a problem, the rest a warning."""
-    given = document.get("spec", "metadata")
-    near, others = unknown_metadata(given if isinstance(given, dict) else ())
-    for found, into in ((near, problems), (others, warnings)):
-        into += [document.problem(message, ("spec", "metadata", name), key=True) for name, message in found]
+    """Find metadata that nothing reads or that cannot be read; a name that is not like any other is a warning only."""
+    found = document.get("spec", "metadata")
+    given = found if isinstance(found, dict) else {}
+    near, others = unknown_metadata(given)
+    for named, into in ((near, problems), (others, warnings)):
+        into += [document.problem(message, ("spec", "metadata", name), key=True) for name, message in named]
+    problems += [document.problem(message, ("spec", "metadata", name)) for name, message in wrong_metadata(given)]
 
 
 def _misplaced(document: Document) -> list[Problem]:

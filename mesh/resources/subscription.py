@@ -5,7 +5,7 @@ Source: Dapr 1.18, declarative and programmatic subscriptions, bulk subscribe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -16,9 +16,10 @@ from mesh.errors import ExpressionError, Problem
 from mesh.expressions import compile_match
 from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
+from mesh.values import parse_bool, parse_duration, parse_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "BulkOptions",
@@ -26,12 +27,35 @@ __all__ = [
     "Subscription",
     "clashes",
     "combined",
+    "is_broadcast",
     "normal_path",
     "programmatic_subscriptions",
     "unknown_metadata",
+    "wrong_metadata",
 ]
 
 METADATA = ("deduplicate", "delivery", "group", "isRawPayload", "maxInFlight", "ordered", "rawPayload")
+
+
+def is_broadcast(delivery: str) -> bool:
+    """Read ``delivery``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if delivery not in ("group", "broadcast"):
+        raise ValueError(f"delivery must be group or broadcast, not {delivery!r}")
+    return delivery == "broadcast"
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "deduplicate": parse_duration,
+    "delivery": is_broadcast,
+    "israwpayload": parse_bool,
+    "maxinflight": parse_whole,
+    "ordered": parse_bool,
+    "rawpayload": parse_bool,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +181,19 @@ def unknown_metadata(names: Iterable[str]) -> tuple[list[tuple[str, str]], list[
             else:
                 others.append((name, f"the metadata '{name}' has no effect here (known: {', '.join(METADATA)})"))
     return near, others
+
+
+def wrong_metadata(metadata: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Find values that cannot be read, each by its name and with what to say."""
+    wrong: list[tuple[str, str]] = []
+    for name, value in metadata.items():
+        read = _READERS.get(name.casefold())
+        if read is not None and isinstance(value, str | int | float):
+            try:
+                read(_scalar(value))
+            except ValueError as error:
+                wrong.append((name, str(error)))
+    return wrong
 
 
 _NOTHING = Subscription("", "", "")
