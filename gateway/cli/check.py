@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
-from gateway.cli.template import is_template, load_template
+from gateway.cli.template import is_template, load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
@@ -23,7 +23,14 @@ from mesh.node.components import check_installed, check_references, check_types,
 from mesh.node.runtime import check as check_node
 from mesh.registry import Registry
 from mesh.resources.component import EnvRef, SecretRef, TemplateTokens, env_refusal
-from mesh.resources.loader import Document, is_foreign, load_configuration_file, load_resources, read_documents
+from mesh.resources.loader import (
+    Document,
+    is_foreign,
+    load_configuration_file,
+    load_resources,
+    read_documents,
+    yaml_files,
+)
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
@@ -34,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
-_SUFFIXES = (".yaml", ".yml")
 _Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
@@ -123,9 +129,9 @@ def check(paths: Sequence[Path]) -> Findings:
                 templates.append((template, file))
             if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
-            elif template is None or len(documents) > 1:
+            elif template is None or not all(map(is_template, documents)):
                 resources.append(file)
-    seen: set[frozenset[Path]] = set()
+    seen: set[frozenset[str]] = set()
     for template, file in templates:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
@@ -179,8 +185,10 @@ async def _secrets(store: Component, refs: Iterable[SecretRef], registry: Regist
 
 def _files(path: Path, findings: Findings) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-        if not found:
+        problems: list[Problem] = []
+        found = yaml_files(path, problems)
+        findings.add(problems)
+        if not found and not problems:
             findings.warn([Problem("holds no YAML file", file=str(path))])
         return found
     if not path.exists():
@@ -189,12 +197,12 @@ def _files(path: Path, findings: Findings) -> list[Path]:
     return [path]
 
 
-def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
     findings.templates += 1
-    # Syntax errors and keys that stand twice.
-    problems: list[Problem] = []
-    read_documents(file, problems)
-    findings.add(problems)
+    try:
+        read_template(file)  # Syntax errors, keys that stand twice, and other documents beside it.
+    except ConfigError as error:
+        findings.add(error.problems)
     warnings: list[Problem] = []
     try:
         specs = load_template(document, file, os.environ, warnings)
@@ -209,16 +217,16 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
             _check_configuration(_shortened(config), findings, seen)
 
 
-def _is_new(paths: Sequence[Path], seen: set[frozenset[Path]]) -> bool:
+def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
     """Tell whether these files together were not checked yet; applications share theirs."""
-    together = frozenset(path.resolve() for path in paths)
+    together = frozenset(os.path.realpath(path) for path in paths)
     if not together or any(together <= earlier for earlier in seen):
         return False
     seen.add(together)
     return True
 
 
-def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new(paths, seen):
         return
     try:
@@ -307,7 +315,7 @@ def _closed(component: Component, here: GatewayConfig | None, secrets: _Secrets)
     return component.resolved(TemplateTokens(app_id, namespace, pod), os.environ, secrets.get(store or "", {}))
 
 
-def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new([path], seen):
         return
     warnings: list[Problem] = []

@@ -207,6 +207,14 @@ def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert (problem["file"], problem["line"], problem["column"], problem["path"]) == ("r/a.yaml", 4, 26, "spec.versoin")
 
 
+def test_two_templates_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the start says."""
+    _write("dapr.yaml", "version: 1\napps: [{appDirPath: .}]\n---\nversion: 1\napps: [{appDirPath: .}]\n")
+    code, out, err = _checked(capsys, "dapr.yaml")
+    assert (code, err) == (1, "1 problem\n")
+    assert out == "dapr.yaml: holds more than one document; expected one template with 'version' and 'apps'\n"
+
+
 def test_template_is_checked_with_what_it_refers_to(capsys: pytest.CaptureFixture[str]) -> None:
     _write("shop/dapr.yaml", "version: 1\ncommon: {resourcesPath: r}\napps: [{appDirPath: a}, {appDirPath: b}]\n")
     for name in ("a", "b"):

@@ -541,6 +541,23 @@ def test_misspelt_kind_of_ours(kind: str, tmp_path: Path) -> None:
         load(f"apiVersion: dapr.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n", tmp_path)
 
 
+def test_files_of_a_folder(tmp_path: Path) -> None:
+    """What is named as YAML is read or told of, whatever the case of its ending."""
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "A.YML").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec: {type: state.mesh}\n"
+    )
+    assert [component.name for component in load_resources([tmp_path]).components] == ["a"]
+    (tmp_path / "away.yaml").symlink_to("nowhere.yaml")
+    (tmp_path / "self.yaml").symlink_to("self.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{tmp_path}/away.yaml: cannot be read: No such file or directory",
+        f"{tmp_path}/self.yaml: cannot be read: Too many levels of symbolic links",
+    ]
+
+
 def test_what_is_no_resource_is_reported_and_ignored(tmp_path: Path) -> None:
     """Other kinds and other files give warnings with positions."""
     text = "kind: Deployment\n---\nservices: {}\n---\n---\n- a\n---\nkind: MCPServer\n---\nkind: component\n"
