@@ -25,11 +25,11 @@ from mesh.registry import Registry
 from mesh.resources.component import EnvRef, SecretRef, TemplateTokens, env_refusal
 from mesh.resources.loader import (
     Document,
+    files_at,
     is_foreign,
     load_configuration_file,
     load_resources,
     read_documents,
-    yaml_files,
 )
 from mesh.resources.subscription import clashes
 
@@ -184,17 +184,12 @@ async def _secrets(store: Component, refs: Iterable[SecretRef], registry: Regist
 
 
 def _files(path: Path, findings: Findings) -> list[Path]:
-    if path.is_dir():
-        problems: list[Problem] = []
-        found = yaml_files(path, problems)
-        findings.add(problems)
-        if not found and not problems:
-            findings.warn([Problem("holds no YAML file", file=str(path))])
-        return found
-    if not path.exists():
-        findings.add([Problem("there is no such file or directory", file=str(path))])
-        return []
-    return [path]
+    problems: list[Problem] = []
+    found = files_at(path, problems)
+    findings.add(problems)
+    if not found and not problems:
+        findings.warn([Problem("holds no YAML file", file=str(path))])
+    return found
 
 
 def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[str]]) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import hmac
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -264,7 +265,10 @@ async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: b
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except OSError as error:
         if not optional or error.errno == errno.EADDRINUSE:
-            raise
+            why = os.strerror(error.errno) if error.errno else error
+            raise ConfigError(
+                f"cannot listen on {host}, port {port}: {why}; --dapr-http-port and --dapr-listen-addresses set others"
+            ) from error
         logger.debug("not listening on %s: %s", host, error)
         return port
     return port or int(runner.addresses[0][1])

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import ConfigError, Problem
@@ -32,19 +31,20 @@ from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 __all__ = [
     "Document",
     "FileModel",
     "LoadedResources",
     "expand_variables",
+    "files_at",
     "is_foreign",
     "load_configuration_file",
     "load_resources",
     "parse_documents",
     "read_documents",
     "validate",
-    "yaml_files",
 ]
 
 Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
@@ -165,28 +165,25 @@ def expand_variables(text: str, env: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: env.get(match[1] or match[2], ""), text)
 
 
-def yaml_files(folder: Path, problems: list[Problem]) -> list[Path]:
-    """List the YAML files of a folder; with a link that leads nowhere, reading it says so."""
+def files_at(path: Path, problems: list[Problem]) -> list[Path]:
+    """List the YAML files of a folder, or give a file; a link that leads nowhere is one whose reading fails."""
     try:
-        named = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".yaml", ".yml"))
-        return [file for file in named if file.is_file() or (file.is_symlink() and not file.exists())]
+        if path.is_dir():
+            named = sorted(file for file in path.iterdir() if file.suffix.lower() in (".yaml", ".yml"))
+            return [file for file in named if file.is_file() or (file.is_symlink() and not file.exists())]
+        if path.exists():
+            return [path]
     except OSError as error:
-        problems.append(Problem(f"cannot be read: {error.strerror}", file=str(folder)))
-        return []
+        problems.append(Problem(f"cannot be read: {error.strerror}", file=str(path)))
+    else:
+        problems.append(Problem("there is no such file or directory", file=str(path)))
+    return []
 
 
 def _files(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
-    files: dict[Path, Path] = {}
-    for path in paths:
-        if path.is_dir():
-            found = yaml_files(path, problems)
-        elif path.exists():
-            found = [path]
-        else:
-            problems.append(Problem("there is no such file or directory", file=str(path)))
-            continue
-        for file in found:
-            files.setdefault(Path(os.path.realpath(file)), file)  # `resolve` raises for a link to itself.
+    files: dict[str, Path] = {}
+    for file in (file for path in paths for file in files_at(path, problems)):
+        files.setdefault(os.path.realpath(file), file)  # `resolve` raises for a link to itself.
     return list(files.values())
 
 

@@ -407,6 +407,15 @@ async def test_unix_socket_nowhere(tmp_path: Path, folder: str) -> None:
             pass
 
 
+async def test_port_that_is_taken(tmp_path: Path) -> None:
+    """Is told as that; no other failure of the system is."""
+    taken = config(tmp_path)
+    async with Gateway(taken).running():
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1, port {taken.http_port}: Address"):
+            async with Gateway(taken).running():
+                pass
+
+
 async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One line a call, without query or body."""
     caplog.set_level(logging.INFO, "gateway.api")
