@@ -252,6 +252,12 @@ def _http() -> Sequence[Row]:
             NONE,
             "its body is not read: the status alone counts",
         ),
+        (
+            "an application's answer to `GET /dapr/subscribe`",
+            _size(application.ANSWER_LIMIT_BYTES),
+            NONE,
+            "a warning; it is asked again, and has no subscriptions of its own until then",
+        ),
         ("the text of an error", f"{errors.MAX_TEXT:,} characters", NONE, "it is cut"),
     )
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
-from gateway.cli.template import is_template, load_template
+from gateway.cli.template import is_template, load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
@@ -30,7 +30,14 @@ from mesh.resources.component import (
     resolve_entries,
     without_secret,
 )
-from mesh.resources.loader import Document, load_configuration_file, load_resources, read_documents
+from mesh.resources.loader import (
+    Document,
+    files_at,
+    is_foreign,
+    load_configuration_file,
+    load_resources,
+    read_documents,
+)
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
@@ -41,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
-_SUFFIXES = (".yaml", ".yml")
 _Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
@@ -128,11 +134,11 @@ def check(paths: Sequence[Path]) -> Findings:
             template = next(filter(is_template, documents), None)
             if template is not None:
                 templates.append((template, file))
-            if [document.get("kind") for document in documents] == ["Configuration"]:
+            if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
-            elif template is None or len(documents) > 1:
+            elif template is None or not all(map(is_template, documents)):
                 resources.append(file)
-    seen: set[frozenset[Path]] = set()
+    seen: set[frozenset[str]] = set()
     for template, file in templates:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
@@ -213,23 +219,20 @@ async def _secrets(
 
 
 def _files(path: Path, findings: Findings) -> list[Path]:
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-        if not found:
-            findings.warn([Problem("holds no YAML file", file=str(path))])
-        return found
-    if not path.exists():
-        findings.add([Problem("there is no such file or directory", file=str(path))])
-        return []
-    return [path]
-
-
-def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
-    findings.templates += 1
-    # Syntax errors and keys that stand twice.
     problems: list[Problem] = []
-    read_documents(file, problems)
+    found = files_at(path, problems)
     findings.add(problems)
+    if not found and not problems:
+        findings.warn([Problem("holds no YAML file", file=str(path))])
+    return found
+
+
+def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
+    findings.templates += 1
+    try:
+        read_template(file)  # Syntax errors, keys that stand twice, and other documents beside it.
+    except ConfigError as error:
+        findings.add(error.problems)
     warnings: list[Problem] = []
     try:
         specs = load_template(document, file, os.environ, warnings)
@@ -244,16 +247,16 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
             _check_configuration(_shortened(config), findings, seen)
 
 
-def _is_new(paths: Sequence[Path], seen: set[frozenset[Path]]) -> bool:
+def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
     """Tell whether these files together were not checked yet; applications share theirs."""
-    together = frozenset(path.resolve() for path in paths)
+    together = frozenset(os.path.realpath(path) for path in paths)
     if not together or any(together <= earlier for earlier in seen):
         return False
     seen.add(together)
     return True
 
 
-def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new(paths, seen):
         return
     try:
@@ -361,7 +364,7 @@ def _tokens(here: GatewayConfig | None) -> TemplateTokens:
     return TemplateTokens(app_id, namespace, pod)
 
 
-def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new([path], seen):
         return
     warnings: list[Problem] = []

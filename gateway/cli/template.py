@@ -148,11 +148,16 @@ class _Resolver:
             self.warnings.append(self.document.problem(f"{where}; the application cannot be started here", location))
 
     def _environment(self, at: tuple[str | int, ...], shared: Shared) -> dict[str, str]:
+        for name in shared.env:
+            if not name or "=" in name or "\0" in name:
+                self._problem(f"a variable cannot be called {name!r}", (*at, "env", name), key=True)
         return {name: self._as_written((*at, "env", name), text) for name, text in shared.env.items()}
 
     def _as_written(self, location: tuple[str | int, ...], text: str) -> str:
         """Give what a program is to see: ``1.10`` and ``yes`` as they stand there, nothing as empty text."""
         written = self.document.written(location)
+        if "\0" in text:
+            self._problem("a program cannot be given the character U+0000", location)
         return written if text and written is not None else text
 
     def _ids(self) -> list[str]:
@@ -252,8 +257,8 @@ class _Resolver:
             self._problem(f"there is no {'folder' if folder else 'file or folder'} {path}", location)
         return path
 
-    def _problem(self, message: str, location: tuple[str | int, ...]) -> None:
-        problem = self.document.problem(message, location)
+    def _problem(self, message: str, location: tuple[str | int, ...], *, key: bool = False) -> None:
+        problem = self.document.problem(message, location, key=key)
         # A path in common is looked up for every application.
         if problem not in self.problems:
             self.problems.append(problem)

@@ -183,6 +183,12 @@ def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.Cap
     assert _checked(capsys, "a.yaml")[0] == 1
 
 
+def test_configuration_of_another_program_is_none_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: a}\nspec: {a: 1}\n")
+    warning = "warning: r/a.yaml:2:7: kind: the kind 'Configuration' of serving.knative.dev/v1 is ignored\n"
+    assert _checked(capsys, "r") == (0, "0 resources are fine\n", warning)
+
+
 def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     """As at the start of a gateway, without connecting; what only the gateway's machine knows is left to it."""
     head = _COMPONENT.format(name="a", type="pubsub.redis").replace("version: v1}", "version: v1, metadata: [%s]}")
@@ -336,6 +342,14 @@ def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     (problem,) = json.loads(out)["problems"]
     assert code == 1
     assert (problem["file"], problem["line"], problem["column"], problem["path"]) == ("r/a.yaml", 4, 26, "spec.versoin")
+
+
+def test_two_templates_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the start says."""
+    _write("dapr.yaml", "version: 1\napps: [{appDirPath: .}]\n---\nversion: 1\napps: [{appDirPath: .}]\n")
+    code, out, err = _checked(capsys, "dapr.yaml")
+    assert (code, err) == (1, "1 problem\n")
+    assert out == "dapr.yaml: holds more than one document; expected one template with 'version' and 'apps'\n"
 
 
 def test_template_is_checked_with_what_it_refers_to(capsys: pytest.CaptureFixture[str]) -> None:

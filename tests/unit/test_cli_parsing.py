@@ -294,15 +294,19 @@ def test_all_wrong_values_are_reported_together() -> None:
         app_health_probe_interval=1,
         app_health_probe_timeout=2000,
         app_health_threshold=0,
+        app_channel_address="a..b",
+        dapr_listen_addresses="127.0.0.1,.x",
     )
     with pytest.raises(ConfigError) as caught:
         gateway_config(options, _ENVIRON)
     assert sorted(problem.path for problem in caught.value.problems) == [
+        "--app-channel-address",
         "--app-health-probe-timeout",
         "--app-health-threshold",
         "--app-id",
         "--app-port",
         "--app-protocol",
+        "--dapr-listen-addresses",
         "--disable-init-endpoints",
         "--log-level",
         "--max-body-size",

@@ -227,6 +227,25 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "expected 'Never', 'OnceAsClient' or 'FreelyAsClient', got 'never'; did you mean 'Never'?",
         ],
     ),
+    "endpoint without a server": (
+        ENDPOINT + "  baseUrl: http://x:abc\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://x:abc' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a bad address": (
+        ENDPOINT + "  baseUrl: http://[::1\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://[::1' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a bad name": (
+        ENDPOINT + "  baseUrl: http://a..b\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://a..b' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a login": (
+        ENDPOINT + "  baseUrl: https://me:secret@x/c\n",
+        [
+            "f.yaml:5:12: spec.baseUrl: "
+            "a login, a query or a fragment in it is not sent; a login belongs into spec.headers"
+        ],
+    ),
     "scalars where they do not belong": (
         COMPONENT + "spec:\n  type: [a]\n  version: {}\n  initTimeout: true\n",
         [
@@ -494,6 +513,49 @@ def load(text: str, tmp_path: Path, namespace: str | None = None) -> LoadedResou
     """Load one file."""
     (tmp_path / "f.yaml").write_text(text, encoding="utf-8")
     return load_resources([tmp_path / "f.yaml"], namespace=namespace)
+
+
+def test_kinds_of_our_names_may_be_of_other_programs(tmp_path: Path) -> None:
+    """They stand in the same folders; what looks like our group is not one of them."""
+    others = {
+        "Component": "core.oam.dev/v1beta1",
+        "Configuration": "serving.knative.dev/v1",
+        "Subscription": "apps.open-cluster-management.io/v1",
+    }
+    text = "---\n".join(f"kind: {kind}\napiVersion: {version}\nspec: {{a: 1}}\n" for kind, version in others.items())
+    assert [(warning.line, warning.message) for warning in load(text, tmp_path).warnings] == [
+        (4 * at + 1, f"the kind '{kind}' of {version} is ignored") for at, (kind, version) in enumerate(others.items())
+    ]
+
+
+@pytest.mark.parametrize("version", ["dapr/v1alpha1", "dapr.com/v1alpha1", "darp.io/v1alpha1", "v1alpha1", "v1"])
+def test_misspelt_group(version: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"apiVersion: expected 'dapr\.io/v1alpha1'"):
+        load(f"apiVersion: {version}\nkind: Component\nmetadata: {{name: a}}\nspec: {{type: state.mesh}}\n", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["component", "Componet", "Subscriptions"])
+def test_misspelt_kind_of_ours(kind: str, tmp_path: Path) -> None:
+    """It was meant; without it something else would be missing later."""
+    with pytest.raises(ConfigError, match=f"2:7: kind: unknown kind '{kind}'; did you mean '"):
+        load(f"apiVersion: dapr.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n", tmp_path)
+
+
+def test_files_of_a_folder(tmp_path: Path) -> None:
+    """What is named as YAML is read or told of, whatever the case of its ending."""
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "A.YML").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec: {type: state.mesh}\n"
+    )
+    assert [component.name for component in load_resources([tmp_path]).components] == ["a"]
+    (tmp_path / "away.yaml").symlink_to("nowhere.yaml")
+    (tmp_path / "self.yaml").symlink_to("self.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{tmp_path}/away.yaml: cannot be read: No such file or directory",
+        f"{tmp_path}/self.yaml: cannot be read: Too many levels of symbolic links",
+    ]
 
 
 def test_what_is_no_resource_is_reported_and_ignored(tmp_path: Path) -> None:

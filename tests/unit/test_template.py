@@ -226,6 +226,16 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
             ],
         ),
         (
+            "version: 1\ncommon: {env: {A=B: c}}\napps:\n  - appDirPath: orders\n"
+            '    env: {"": d, A: "e\\0"}\n    command: [x, "y\\0"]\n  - appDirPath: stock\n',
+            [
+                "dapr.yaml:6:18: apps[0].command[1]: a program cannot be given the character U+0000",
+                "dapr.yaml:2:16: common.env.A=B: a variable cannot be called 'A=B'",
+                "dapr.yaml:5:11: apps[0].env.: a variable cannot be called ''",
+                "dapr.yaml:5:21: apps[0].env.A: a program cannot be given the character U+0000",
+            ],
+        ),
+        (
             _APP + "    enableAppHealthCheck: true\n    appHealthProbeInterval: 1\n    appHealthProbeTimeout: 1000\n",
             [
                 "dapr.yaml:3:5: apps[0]: --app-health-probe-timeout: must be shorter than --app-health-probe-interval",
