@@ -12,18 +12,17 @@ from bindings import local, sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
-from gateway.cli import invoke
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import consumer, durable, invocation, pubsub, secrets, state, topics
+from mesh.blocks import durable, invocation, pubsub, secrets, state, topics
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory
 from mesh.resources.component import Component
-from mesh.resources.subscription import BulkOptions
+from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
 __all__ = ["HEADINGS", "TABLES", "table"]
 
@@ -106,9 +105,9 @@ def _asked() -> Sequence[Row]:
             "the error of the route: `nobody said within …`",
         ),
         (
-            "`mesh invoke`: silence of the gateway",
-            _time(invoke.parser().get_default("timeout")),
-            "`--timeout`; needed when a policy gives a call longer",
+            "`mesh invoke` and `mesh publish`: silence of the gateway",
+            "that of the call",
+            "`--timeout`",
             "exit code 1, and a line that names `--timeout`",
         ),
         (
@@ -253,6 +252,12 @@ def _http() -> Sequence[Row]:
             NONE,
             "its body is not read: the status alone counts",
         ),
+        (
+            "an application's answer to `GET /dapr/subscribe`",
+            _size(application.ANSWER_LIMIT_BYTES),
+            NONE,
+            "a warning; it is asked again, and has no subscriptions of its own until then",
+        ),
         ("the text of an error", f"{errors.MAX_TEXT:,} characters", NONE, "it is cut"),
     )
 
@@ -297,8 +302,8 @@ def _counts() -> Sequence[Row]:
     return (
         (
             "events in flight, for each subscription and instance",
-            f"{consumer.DEFAULT_MAX_IN_FLIGHT}",
-            f"`maxInFlight` of the subscription, at most {consumer.MAX_IN_FLIGHT:,}",
+            f"{DEFAULT_MAX_IN_FLIGHT}",
+            f"`maxInFlight` of the subscription, at most {MAX_IN_FLIGHT:,}",
             "the others wait at the broker",
         ),
         (

@@ -240,11 +240,14 @@ def _unverified() -> ssl.SSLContext:
 
 
 async def _answered(application: HTTPApplication, app_id: str) -> tuple[int, bytes]:
+    told = ""
     while True:
         try:
             return await application.get("/dapr/subscribe", [("dapr-app-id", app_id)])
         except (AppFailedError, AppUnreachableError) as error:
-            logger.warning("cannot read the application's subscriptions: %s", error)
+            if str(error) != told:
+                logger.warning("cannot read the application's subscriptions, trying again: %s", error)
+            told = str(error)
             await asyncio.sleep(SUBSCRIBE_RETRY)
 
 

@@ -214,6 +214,7 @@ async def _by_policy(
     if guard is None:
         return await proceed(operation)
     operation.limit = guard.timeout
+    operation.waits = not guard.decides
     return await guard.run(
         lambda: proceed(operation), operation.judged, deadline=operation.context.deadline, release=_released
     )

@@ -295,7 +295,12 @@ def by_error(result: object, error: MeshError | None) -> Verdict:
 
 
 class Guard:
-    """The retry and the circuit breaker of one target at work."""
+    """The retry and the circuit breaker of one target at work.
+
+    Attributes:
+        timeout: Seconds of an attempt; None leaves it to what is called.
+        decides: Whether it says what follows a failed attempt: then an attempt has to fail for it to be counted.
+    """
 
     def __init__(self, policy: Policy, condition: Condition) -> None:
         """Start with a closed breaker.
@@ -305,6 +310,7 @@ class Guard:
             condition: Of the target; is told what happens.
         """
         self.timeout = None if policy.timeout is None else policy.timeout.seconds
+        self.decides = policy.retry is not None or policy.breaker is not None
         self._retry = policy.retry
         self._condition = condition
         self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic, condition)

@@ -180,15 +180,18 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     """
     caller = parts.caller
     broker = parts.broker
+    groups: Sequence[str] = ("consumerID",)
     if component.type != PUBSUB_ON_BACKBONE:
-        built: Broker = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
+        adapter = parts.registry.load(component.type)
+        groups = getattr(adapter, "group_settings", groups)
+        built: Broker = adapter.from_component(component)  # type: ignore[attr-defined]  # as entry points promise
         broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
     await broker.declare(Topology(space=address.topic(caller.namespace, component.name, "x").space))
     return PubSubComponent(
         name=component.name,
         broker=broker,
         scopes=TopicScopes.from_component(component),
-        group=component.setting("consumerID") or caller.app_id,
+        group=next(filter(None, map(component.setting, groups)), caller.app_id),
         namespace=caller.namespace,
         topic_prefix=caller.namespace if component.namespaced else "",
         inbound=parts.policies.for_component(component.name, "pubsub", "inbound"),

@@ -89,6 +89,7 @@ class BulkPublish:
     topic: str
     entries: Sequence[BulkEntry]
     raw: bool = False
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
     failed: dict[str, MeshError] = field(default_factory=dict)
 
 

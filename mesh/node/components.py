@@ -20,6 +20,7 @@ from mesh.resources.component import (
     Component,
     HTTPEndpoint,
     MetadataEntry,
+    NoEffect,
     SecretRef,
     TemplateTokens,
     resolve_entries,
@@ -141,14 +142,21 @@ def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEn
 def unknown_settings(component: Component, block: Block, registry: Registry) -> tuple[list[Problem], list[Problem]]:
     """Find settings that nothing reads: first what may not be ignored, an error, then what is a warning.
 
+    Those that the adapter takes without effect are warnings too, with its reason.
+
     An adapter that does not say its ``settings`` looks at them itself.
     """
     own: Any = () if component.type in BACKBONE_TYPES else None
+    table: Mapping[str, NoEffect] = {}
     if registry.find(component.type) is not None:
-        own = getattr(registry.load(component.type), "settings", None)
+        adapter = registry.load(component.type)
+        own, table = getattr(adapter, "settings", None), getattr(adapter, "without_effect", table)
     if isinstance(own, type):
-        own = [name for each in settings_of(own) for name in each.names]
-    return ([], []) if own is None else component.unknown((*block.settings, *own))
+        declared = settings_of(own)
+        own = [name for each in declared for name in each.names]
+        table = {each.name: NoEffect(each.ignored, ("", *each.anyway)) for each in declared if each.ignored}
+    near, others = ([], []) if own is None else component.unknown((*block.settings, *own))
+    return near, others + component.without_effect(table)
 
 
 async def open_components(

@@ -12,6 +12,7 @@ in the same way::
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -37,6 +38,8 @@ __all__ = [
     "FileModel",
     "LoadedResources",
     "expand_variables",
+    "files_at",
+    "is_foreign",
     "load_configuration_file",
     "load_resources",
     "parse_documents",
@@ -162,18 +165,25 @@ def expand_variables(text: str, env: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: env.get(match[1] or match[2], ""), text)
 
 
-def _files(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
-    files: dict[Path, Path] = {}
-    for path in paths:
+def files_at(path: Path, problems: list[Problem]) -> list[Path]:
+    """List the YAML files of a folder, or give a file; a link that leads nowhere is one whose reading fails."""
+    try:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
-        elif path.exists():
-            found = [path]
-        else:
-            problems.append(Problem("there is no such file or directory", file=str(path)))
-            continue
-        for file in found:
-            files.setdefault(file.resolve(), file)
+            named = sorted(file for file in path.iterdir() if file.suffix.lower() in (".yaml", ".yml"))
+            return [file for file in named if file.is_file() or (file.is_symlink() and not file.exists())]
+        if path.exists():
+            return [path]
+    except OSError as error:
+        problems.append(Problem(f"cannot be read: {error.strerror}", file=str(path)))
+    else:
+        problems.append(Problem("there is no such file or directory", file=str(path)))
+    return []
+
+
+def _files(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
+    files: dict[str, Path] = {}
+    for file in (file for path in paths for file in files_at(path, problems)):
+        files.setdefault(os.path.realpath(file), file)  # `resolve` raises for a link to itself.
     return list(files.values())
 
 
@@ -186,6 +196,9 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
         else:
             warnings.append(document.problem("is no resource (it has no apiVersion and kind) and is ignored"))
         return None
+    if is_foreign(document):
+        warnings.append(document.problem(f"the kind '{kind}' of {version} is ignored", ("kind",)))
+        return None
     converter = _CONVERTERS.get(kind)
     if converter is not None:
         _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
@@ -193,9 +206,19 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
             check_metadata(document, problems, warnings)
         return converter(document, problems, warnings)
     guess = None if kind in _IGNORED_KINDS else did_you_mean(kind, _CONVERTERS)
+    if guess and ours:
+        problems.append(document.problem(f"unknown kind '{kind}'; did you mean '{guess}'?", ("kind",)))
+        return None
     hint = f"; did you mean '{guess}'?" if guess else ""
     warnings.append(document.problem(f"the kind '{kind}' is ignored{hint}", ("kind",)))
     return None
+
+
+def is_foreign(document: Document) -> bool:
+    """Tell whether a document says that it is of another program; some have kinds of our names."""
+    version = document.get("apiVersion")
+    group = version.partition("/")[0].casefold() if isinstance(version, str) and "/" in version else ""
+    return "." in group and "dapr" not in group and did_you_mean(group, (_GROUP.rstrip("/"),)) is None
 
 
 def _check_annotations(

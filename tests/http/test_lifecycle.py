@@ -311,6 +311,27 @@ async def test_no_subscriptions(memory: Backbone, tmp_path: Path, status: int, b
             assert (await node.get("/v1.0/invoke/app/method/x")).status == 200
 
 
+async def test_too_many_subscriptions_are_told_of_once(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are not taken for none, and asking again does not fill the log."""
+    monkeypatch.setattr("gateway.app.SUBSCRIBE_RETRY", 0.01)
+    asked = 0
+
+    async def subscribe(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(body=b" " * (1024 * 1024 + 1) if asked < 4 else b"[]")
+
+    async with App() as app:
+        app.streams["/dapr/subscribe"] = subscribe
+        async with gateway(memory, tmp_path, app=app):
+            await eventually(lambda: asked == 4)
+    told = [record.getMessage() for record in caplog.records if "application's subscriptions" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].endswith("trying again: the application's answer is larger than 1048576 bytes")
+
+
 async def test_init_endpoints_can_be_switched_off(memory: Backbone, tmp_path: Path) -> None:
     """`--disable-init-endpoints subscribe` asks nothing."""
     async with App(SUBSCRIBED) as app, gateway(memory, tmp_path, app=app, init_endpoints_off=frozenset({"subscribe"})):

@@ -294,15 +294,19 @@ def test_all_wrong_values_are_reported_together() -> None:
         app_health_probe_interval=1,
         app_health_probe_timeout=2000,
         app_health_threshold=0,
+        app_channel_address="a..b",
+        dapr_listen_addresses="127.0.0.1,.x",
     )
     with pytest.raises(ConfigError) as caught:
         gateway_config(options, _ENVIRON)
     assert sorted(problem.path for problem in caught.value.problems) == [
+        "--app-channel-address",
         "--app-health-probe-timeout",
         "--app-health-threshold",
         "--app-id",
         "--app-port",
         "--app-protocol",
+        "--dapr-listen-addresses",
         "--disable-init-endpoints",
         "--log-level",
         "--max-body-size",
@@ -346,9 +350,9 @@ def test_options_beside_a_template_have_no_effect_and_are_said(
 ) -> None:
     (tmp_path / "dapr.yaml").write_text(
         "version: 1\ncommon: {resourcesPath: .}\napps:\n"
-        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [x]}\n"
-        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [x]}\n"
-        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [x]}\n"
+        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [sh]}\n"
+        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [sh]}\n"
+        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [sh]}\n"
     )
     specs = plan(["-f", str(tmp_path), "--app-id", "x", "--log-as-json"], _ENVIRON)
     assert [(spec.config.max_body_bytes, spec.config.max_header_bytes) for spec in specs] == [

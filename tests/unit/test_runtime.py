@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,14 @@ async def test_a_setting_that_nothing_reads_is_one_warning(kind: str, caplog: py
         async with Runtime(one(kind, redisHost="somewhere"), Registry()):
             pass
     place = "c.yaml:9:3: spec.metadata[0] (redisHost): unknown setting, which nothing reads"
+    assert [record.getMessage() for record in caplog.records] == [place]
+
+
+async def test_a_setting_without_effect_is_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with Runtime(one("state.sqlite", connectionString=str(tmp_path / "a.db"), tableName="t"), Registry()):
+            pass
+    place = "c.yaml:10:3: spec.metadata[1] (tableName): it has no effect: the tables are brokermesh's own"
     assert [record.getMessage() for record in caplog.records] == [place]
 
 
