@@ -265,7 +265,8 @@ async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: b
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except OSError as error:
         if not optional or error.errno == errno.EADDRINUSE:
-            why = os.strerror(error.errno) if error.errno else error
+            number = error.errno or 0  # Of a look-up that failed it is below zero.
+            why = os.strerror(number) if number > 0 else error.strerror or error
             raise ConfigError(
                 f"cannot listen on {host}, port {port}: {why}; --dapr-http-port and --dapr-listen-addresses set others"
             ) from error
