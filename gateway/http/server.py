@@ -107,8 +107,9 @@ class _Connection(web.RequestHandler):
 
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
-        if not self._request_in_progress:
-            self.close()
+        if not self._request_in_progress and not self._messages:
+            # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
+            self.force_close()
             return None
         if self._handler_waiter is None:
             self._handler_waiter = self._loop.create_future()
