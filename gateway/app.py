@@ -33,6 +33,7 @@ from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 from mesh.tasks import drained_within
+from mesh.urls import in_url
 
 __all__ = ["Gateway", "run"]
 
@@ -169,7 +170,7 @@ class Gateway:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
-            where = str(socket_path or f"http://{config.listen[0]}:{self.port}")
+            where = str(socket_path or f"http://{in_url(config.listen[0])}:{self.port}")
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
             grpc = answering_grpc(config.listen, config.grpc_port, grpc_path, where)
             self.grpc_port = await stack.enter_async_context(grpc)

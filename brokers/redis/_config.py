@@ -171,6 +171,7 @@ class _Reader(Settings):
         sentinel = self.flag("failover")
         if not text:
             self.wrong("redisHost", "redisHost is missing")
+            return {}
         if sentinel and not master:
             self.wrong("failover", "needs sentinelMasterName, and in redisHost the Sentinels")
         default = self.number("redisPort") or (DEFAULT_SENTINEL_PORT if sentinel else DEFAULT_PORT)

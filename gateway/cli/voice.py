@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.processes import exit_text
 from gateway.cli.reference import as_dapr, signed
+from mesh.urls import in_url
 
 if TYPE_CHECKING:
     from gateway.cli.app_spec import AppSpec
@@ -204,7 +205,7 @@ def voice_of(console: Console, *, several: bool) -> Voice:
 
 
 def _address(run: Run) -> str:
-    return f"unix:{run.socket}" if run.socket else f"http://{run.host}:{run.http_port}"
+    return f"unix:{run.socket}" if run.socket else f"http://{in_url(run.host)}:{run.http_port}"
 
 
 def _listening(run: Run) -> str:

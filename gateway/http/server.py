@@ -107,8 +107,9 @@ class _Connection(web.RequestHandler):
 
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
-        if not self._request_in_progress:
-            self.close()
+        if not self._request_in_progress and not self._messages:
+            # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
+            self.force_close()
             return None
         if self._handler_waiter is None:
             self._handler_waiter = self._loop.create_future()
@@ -265,7 +266,8 @@ async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: b
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except OSError as error:
         if not optional or error.errno == errno.EADDRINUSE:
-            why = os.strerror(error.errno) if error.errno else error
+            number = error.errno or 0  # Of a look-up that failed it is below zero.
+            why = os.strerror(number) if number > 0 else error.strerror or error
             raise ConfigError(
                 f"cannot listen on {host}, port {port}: {why}; --dapr-http-port and --dapr-listen-addresses set others"
             ) from error

@@ -5,6 +5,7 @@ Source: Dapr 1.18, declarative and programmatic subscriptions, bulk subscribe.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -38,6 +39,7 @@ __all__ = [
 
 DEFAULT_MAX_IN_FLIGHT = 64
 MAX_IN_FLIGHT = 10_000
+_UNCALLABLE = re.compile(r"[\x00-\x20\x7f]")  # What cannot stand in a request line.
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,13 @@ _SINGLE = {
 
 
 def normal_path(path: str) -> str:
-    """Give a route its leading slash: SDKs and samples leave it away."""
+    """Give a route its leading slash: SDKs and samples leave it away.
+
+    Raises:
+        ValueError: It cannot be called.
+    """
+    if _UNCALLABLE.search(path):
+        raise ValueError(f"the route {path!r} holds a blank or a control character; write it as %20 and the like")
     return path if path.startswith("/") else f"/{path}"
 
 

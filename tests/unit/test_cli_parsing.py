@@ -247,7 +247,7 @@ def test_gateway_flags_become_its_configuration() -> None:
         app_health=HealthCheck("/live", 3, 0.25, 2),
         http_port=3501,
         grpc_port=3502,
-        listen=("[::1]", "127.0.0.1"),
+        listen=("::1", "127.0.0.1"),
         max_body_bytes=16 * 1024 * 1024,
         max_header_bytes=8 * 1024,
         allowed_origins=("https://a.example", "https://b.example"),
@@ -263,6 +263,14 @@ def test_gateway_flags_become_its_configuration() -> None:
         init_endpoints_off=frozenset({"subscribe"}),
         labels={"appCommand": "node"},
     )
+
+
+@pytest.mark.parametrize("address", ["::1", "[::1]"])
+def test_addresses_of_ipv6_stand_with_brackets_or_without(address: str) -> None:
+    config = gateway_config(
+        GatewayOptions(app_id="a", app_channel_address=address, dapr_listen_addresses=address), _ENVIRON
+    )
+    assert (config.app_host, config.listen) == ("[::1]", ("::1",))
 
 
 def test_name_of_daprd_before_its_options_is_left_out() -> None:

@@ -296,6 +296,18 @@ def test_what_stands_elsewhere_in_a_subscription(version: str, line: str, proble
     assert found.line == 4
 
 
+@pytest.mark.parametrize("route", ["/a b", "/a\r\nX: y", "a\0"])
+def test_route_that_cannot_be_called(route: str, tmp_path: Path) -> None:
+    """Each event would come again for as long as it is stored."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n"
+    with pytest.raises(ConfigError, match=r"4:\d+: spec\.route: the route .* holds a blank or a control character"):
+        load(f"{head}spec: {{pubsubname: p, topic: t, route: {json.dumps(route)}}}\n", tmp_path)
+    item = {"pubsubname": "p", "topic": "t", "route": route}
+    found, (warning,) = programmatic_subscriptions(json.dumps([item]).encode())
+    assert not found
+    assert "is left out: the route " in warning
+
+
 @pytest.mark.parametrize(
     ("metadata", "problem"),
     [

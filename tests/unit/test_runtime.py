@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -144,12 +145,16 @@ async def test_a_server_that_says_nothing_is_named(kind: str, setting: str, valu
         where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         settings = one(kind, **{setting: value.format(where)})
         assert settings.components
-        quick = dataclasses.replace(settings.components[0], init_timeout=1.5)
-        with pytest.raises(
-            ConfigError, match=f"c.yaml:1:1: component c: .*{where}.* is not reachable: it does not answer"
-        ):
-            async with Runtime(dataclasses.replace(settings, components=(quick,)), Registry()):
-                pass
+        # An adapter has four fifths of the time. A machine that stands still for the last fifth cannot tell.
+        for seconds in (1.5, 3.0, 4.8):
+            quick = dataclasses.replace(settings.components[0], init_timeout=seconds)
+            with pytest.raises(ConfigError) as caught:
+                async with Runtime(dataclasses.replace(settings, components=(quick,)), Registry()):
+                    pass
+            if "(spec.initTimeout)" not in str(caught.value):
+                break
+        told = f"c.yaml:1:1: component c: .*{where}.* is not reachable: it does not answer"
+        assert re.search(told, str(caught.value)), str(caught.value)
 
 
 class Endless:
