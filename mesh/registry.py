@@ -7,8 +7,11 @@ A third party's package plugs in the same way as our own adapters: an entry poin
 from __future__ import annotations
 
 import difflib
-from importlib.metadata import EntryPoint, entry_points
+import json
+from importlib.metadata import EntryPoint, distributions, entry_points
+from pathlib import Path
 from typing import cast
+from urllib.parse import unquote, urlsplit
 
 from mesh.errors import ConfigError, MissingDependencyError
 
@@ -34,8 +37,19 @@ EXTRAS = {
 
 def needs(what: str, module: str) -> MissingDependencyError:
     """Make the error for something that needs a module which is not installed; it says what to run."""
-    package = f"'brokermesh[{EXTRAS[module]}]'" if module in EXTRAS else module
+    package = f"'{_installed_from()}[{EXTRAS[module]}]'" if module in EXTRAS else module
     return MissingDependencyError(f"{what} needs the package {module}; install it with: pip install {package}")
+
+
+def _installed_from() -> str:
+    """Give what pip installs again: the folder it has installed from, if that is still there."""
+    # More than one: in a clone what was built there is found as well, and it has no such file.
+    for found in distributions(name="brokermesh"):
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        folder = unquote(urlsplit(str(origin.get("url"))).path)
+        if "dir_info" in origin and Path(folder, "pyproject.toml").is_file():
+            return folder
+    return "brokermesh"
 
 
 class Registry:

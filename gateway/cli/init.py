@@ -93,4 +93,4 @@ def _program() -> Path:
     for candidate in (Path(sys.executable).with_name("mesh"), Path(sys.argv[0])):
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
-    raise ConfigError("the program mesh is not installed as a file: pip install brokermesh makes it")
+    raise ConfigError("the program mesh is not installed as a file: pip install of a clone makes it, see README.md")

@@ -37,7 +37,7 @@ INSTEAD: Mapping[str, str] = {
     "mtls": "gateways talk to the broker alone, so its TLS protects them: MESH_BACKBONE=tls://BROKER",
     "sched": "jobs and reminders are not there yet",
     "scheduler": "jobs and reminders are not there yet",
-    "upgrade": "there is one package to upgrade: pip install --upgrade brokermesh",
+    "upgrade": "there is one package to upgrade: git pull in the clone, and pip install it again",
     "wf": "workflows are not there yet",
     "workflow": "workflows are not there yet",
 }
