@@ -115,6 +115,7 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
         if "seconds" in each:
             counts = f"{each['repeated']} attempts repeated, {each['givenUp']} given up, {each['trying']} going on"
             parts.append(f"{each['state']} for {each['seconds']:.3g} s ({counts}): {each['reason']}")
+            parts += [each["advice"]] if "advice" in each else []
         elif "state" in each:
             parts.append(each["state"])
         lines.append(f"{each['target']}: {'; '.join(parts)}")

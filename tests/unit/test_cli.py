@@ -384,12 +384,14 @@ def test_status_tells_what_is_not_well(home: Path, capsys: pytest.CaptureFixture
         {"target": "application", "state": "away"},
         {"target": "invocation order-processor", **breaker},
         {"target": "state statestore", **retrying},
+        {"target": "event pubsub/a", **retrying, "advice": "DROP ends it"},
         {"target": "invocation x", **breaker, **retrying},
     ]
     lines = [
         "application: away",
         "invocation order-processor: circuit breaker simpleCB is open, 3 refused",
         "state statestore: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer",
+        "event pubsub/a: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer; DROP ends it",
         "invocation x: circuit breaker simpleCB is open, 3 refused; retrying for 12.5 s "
         "(7 attempts repeated, 1 given up, 2 going on): no answer",
     ]
