@@ -126,7 +126,12 @@ async def _with_app(spec: AppSpec, around: Surroundings, gateway: _Side, run: Ru
     if await asyncio.to_thread(_listens, spec.config):
         around.voice.taken(spec)
     stream = Stream("APP", spec.app_id, spec.app_log, around.console, asks=spec.stdin == "keyboard")
-    start = Start("app", spec.command, _app_environment(spec, run, around.environ), spec.directory, spec.stdin)
+    environment = _app_environment(spec, run, around.environ)
+
+    def over() -> bool:
+        return around.stop.is_set() or gateway.child.ended.is_set()
+
+    start = Start("app", spec.command, environment, spec.directory, spec.stdin, over)
     try:
         async with started(start, stream, around.guard) as child:
             set_app_pid(spec.config.home, run.pid, child.pid)

@@ -132,6 +132,8 @@ def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None
         assert json.loads(home.mesh("status", "-o", "json").stdout)["state"] == "running"
         assert home.mesh("publish", "-i", "orders", "-p", "pubsub", "-t", "t", "-d", '{"a":1}').returncode == 0
         assert home.mesh("stop", "--app-id", "orders").stdout == "orders stopped\n"
+        # It has ended when that is said; what is left of it is what nobody has asked for.
+        assert run.process.poll() == 0
         assert run.wait() == 0
     assert home.mesh("list", "-o", "json").stdout == "[]\n"
 
@@ -356,6 +358,21 @@ def test_ctrl_c_in_a_terminal_still_ends_in_order(home: MeshHome) -> None:
         os.write(terminal, b"\x03")
         _shown(terminal, "== APP - i == told to end")
         assert process.wait(30) == 130
+
+
+def test_what_is_typed_while_it_ends_is_left_to_the_shell(home: MeshHome) -> None:
+    with _in_a_terminal(home, "--app-id", "i", "--", "sh", "-c", _STUBBORN) as (terminal, process):
+        _shown(terminal, "== APP - i == up")
+        shell = os.open(f"/proc/{process.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+        try:
+            process.terminate()
+            _shown(terminal, "mesh: stopping")
+            os.write(terminal, b"ls\n")
+            assert process.wait(30) == 0
+            assert select.select([shell], [], [], 10)[0]
+            assert os.read(shell, 100) == b"ls\n"
+        finally:
+            os.close(shell)
 
 
 def test_application_that_is_waited_for_is_said_once(home: MeshHome) -> None:
