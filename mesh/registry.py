@@ -14,6 +14,7 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from mesh.errors import ConfigError, MissingDependencyError
+from mesh.urls import without_credentials
 
 __all__ = ["BACKBONE_TYPES", "PUBSUB_ON_BACKBONE", "STATE_ON_BACKBONE", "Registry", "needs"]
 
@@ -97,6 +98,20 @@ class Registry:
         except ModuleNotFoundError as error:
             raise needs(name, (error.name or "").partition(".")[0]) from error
         return cast("type", adapter)
+
+    def backbone(self, url: str) -> type:
+        """Load the adapter of a backbone's URL.
+
+        Raises:
+            ConfigError: No adapter has its scheme.
+            MissingDependencyError: It needs a library that is not installed.
+        """
+        scheme = url.partition(":")[0]
+        if self.find(f"backbone.{scheme}") is None:
+            schemes = sorted(name.partition(".")[2] for name in self._all() if name.startswith("backbone."))
+            shown = without_credentials(url) if "://" in url else f"{scheme}:…"
+            raise ConfigError(f"'{shown}' does not begin with the scheme of a broker; these are: {', '.join(schemes)}")
+        return self.load(f"backbone.{scheme}")
 
     def not_installed(self, name: str) -> str:
         """Say that a type is not there, what may have been meant, and what stands in for it."""

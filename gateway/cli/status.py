@@ -11,6 +11,7 @@ from gateway.cli.backbone import embedded_status
 from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, show
+from gateway.config import DEFAULT_BACKBONE
 from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
 from mesh.urls import without_credentials
@@ -67,7 +68,7 @@ def run(words: Sequence[str]) -> int:
 def _facts(environ: Mapping[str, str]) -> dict[str, Any]:
     home = mesh_home(environ)
     runs = list_runs(home)
-    backbone = environ.get("MESH_BACKBONE") or "embedded:"
+    backbone = environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE
     facts: dict[str, Any] = {
         "backbone": without_credentials(backbone),
         "state": "yours",
