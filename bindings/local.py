@@ -78,14 +78,16 @@ class FileSecretStore:
     bound = True
     settings = ("secretsFile", "nestedSeparator", "multiValued")
 
-    def __init__(self, file: Path, separator: str = ":", *, multi_valued: bool = False) -> None:
+    def __init__(self, component: Component, file: Path, separator: str = ":", *, multi_valued: bool = False) -> None:
         """Read nothing yet.
 
         Args:
+            component: Its settings are named in what is said of the file.
             file: Relative to the working directory of the gateway.
             separator: Between the names of nested objects.
             multi_valued: Whether a secret is a first-level object with several values, instead of one value.
         """
+        self._component = component
         self._file = file
         self._separator = separator
         self._multi_valued = multi_valued
@@ -106,25 +108,32 @@ class FileSecretStore:
         if multi_valued not in ("true", "false"):
             raise ConfigError(component.problem("must be true or false", setting="multiValued"))
         separator = component.setting("nestedSeparator") or ":"
-        return cls(Path(file), separator, multi_valued=multi_valued == "true")
+        return cls(component, Path(file), separator, multi_valued=multi_valued == "true")
 
     async def __aenter__(self) -> Self:
         """Read the file.
 
         Raises:
-            SecretError: It cannot be read, or is not a JSON object.
+            ConfigError: It cannot be read, or is not a JSON object.
         """
+        where = self._file.absolute()
         try:
             secrets = orjson.loads(await asyncio.to_thread(self._read))
-        except (OSError, ValueError) as error:
-            raise SecretError(f"cannot read the secrets file {self._file}: {error}") from error
+        except OSError as error:
+            beside = "" if self._file.is_absolute() else "; the path is relative to the directory of the command"
+            raise self._wrong(f"cannot read the secrets file {where}: {error.strerror or error}{beside}") from error
+        except ValueError as error:
+            raise self._wrong(f"cannot read the secrets file {where}: {error}") from error
         if not isinstance(secrets, dict):
-            raise SecretError(f"the secrets file {self._file} must hold a JSON object")
+            raise self._wrong(f"the secrets file {where} must hold a JSON object")
         try:
             self._secrets = self._all(secrets)
         except RecursionError:  # The parser takes more levels.
-            raise SecretError(f"the secrets file {self._file} is nested too deeply") from None
+            raise self._wrong(f"the secrets file {where} is nested too deeply") from None
         return self
+
+    def _wrong(self, message: str) -> ConfigError:
+        return ConfigError(self._component.problem(message, setting="secretsFile"))
 
     def _all(self, secrets: dict[str, object]) -> Mapping[str, Mapping[str, str]]:
         if not self._multi_valued:

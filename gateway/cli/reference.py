@@ -8,6 +8,7 @@ Source: dapr CLI 1.18.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -17,7 +18,18 @@ from mesh.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ALIASES", "INSTEAD", "Sign", "as_dapr", "check_style", "failed_for_dapr", "program", "signed", "succeeded"]
+__all__ = [
+    "ALIASES",
+    "INSTEAD",
+    "Sign",
+    "as_dapr",
+    "as_typed",
+    "check_style",
+    "failed_for_dapr",
+    "program",
+    "signed",
+    "succeeded",
+]
 
 Sign = Literal["success", "failure", "warning", "info"]
 
@@ -63,6 +75,15 @@ def check_style(environ: Mapping[str, str] = os.environ) -> None:
 def program() -> str:
     """Give the name that people have typed."""
     return "dapr" if Path(sys.argv[0]).stem == "dapr" else "mesh"
+
+
+def as_typed(text: str) -> str:
+    """Name the program in its own texts as people have typed it: the next command is to be typed so as well."""
+    if program() == "mesh":
+        return text
+    from gateway.cli.dispatch import COMMANDS  # Imported here: it imports this module.
+
+    return re.sub(rf"\bmesh(?= (?:{'|'.join(COMMANDS)}|COMMAND)\b)", program(), text)
 
 
 def signed(sign: Sign, text: str) -> str:

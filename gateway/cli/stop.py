@@ -51,7 +51,11 @@ def run(words: Sequence[str]) -> int:
         failed |= not _stopped(home, app_id, chosen, runs)
     if found.run_file is not None:
         path = _template(found.run_file)
-        failed |= not _stopped(home, path, [each for each in runs if each.labels.get("runTemplatePath") == path], runs)
+        chosen = [each for each in runs if each.labels.get("runTemplatePath") == path]
+        if not chosen and as_dapr():
+            complain(f"failed to stop Dapr and app processes: no application of {path} runs; see: mesh list")
+        else:
+            failed |= not _stopped(home, path, chosen, runs)
     # As dapr, one that does not run is no failure: scripts stop what may have ended.
     return int(failed and not as_dapr())
 
