@@ -35,6 +35,10 @@ Sign = Literal["success", "failure", "warning", "info"]
 
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
+_OURS = re.compile(
+    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components|asyncapi|status|init|uninstall|completion|version"
+    r"|COMMAND)\b)"
+)
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
 ALIASES: Mapping[str, str] = {"build-info": "version"}
@@ -79,11 +83,7 @@ def program() -> str:
 
 def as_typed(text: str) -> str:
     """Name the program in its own texts as people have typed it: the next command is to be typed so as well."""
-    if program() == "mesh":
-        return text
-    from gateway.cli.dispatch import COMMANDS  # Imported here: it imports this module.
-
-    return re.sub(rf"\bmesh(?= (?:{'|'.join(COMMANDS)}|COMMAND)\b)", program(), text)
+    return text if program() == "mesh" else _OURS.sub(program(), text)
 
 
 def signed(sign: Sign, text: str) -> str:

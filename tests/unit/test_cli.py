@@ -20,7 +20,7 @@ import pytest
 from gateway.cli import invoke, main, publish
 from gateway.cli.dispatch import COMMANDS, command
 from gateway.cli.publish import content_type
-from gateway.cli.reference import INSTEAD
+from gateway.cli.reference import INSTEAD, as_typed
 from gateway.runs import Run, registered
 from tests.support.processes import ROOT
 
@@ -551,6 +551,12 @@ def test_link_makes_the_program_speak_as_dapr(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "dapr").write_text("another")
     assert main(["init", "--as-dapr", str(tmp_path)]) == 1
     assert "is there already, and is not ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_named_as_it_was_typed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/dapr"])
+    assert as_typed(f"the mesh: mesh {name} x") == f"the mesh: dapr {name} x"
 
 
 @pytest.mark.parametrize(("word", "meant"), [("start", "run, or init"), ("ps", "list"), ("down", "stop")])

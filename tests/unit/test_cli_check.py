@@ -313,7 +313,7 @@ def test_secrets_that_nobody_gives(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = _checked(capsys, "r")
     refused = "r/a.yaml:14:7: spec.headers[2] (c): the variable 'DAPR_HTTP_PORT' belongs to the runtime"
     assert (code, out) == (1, f"{refused} and cannot be read\n")
-    assert "warning: r/a.yaml:1:1: component vault: " in err, "its file is not here"
+    assert "(secretsFile): cannot read the secrets file /" in err, "its file is not here"
     _write("secrets.json", '{"here": "x"}')
     _, _, err = _checked(capsys, "r")
     assert [line for line in err.splitlines() if line.startswith("warning")] == [

@@ -383,7 +383,7 @@ def test_as_dapr_old_fields_of_a_template_are_not_said(
     """Files that are written for it have them."""
     monkeypatch.setenv("MESH_OUTPUT", "dapr")
     (tmp_path / "dapr.yaml").write_text(
-        "version: 1\ncommon: {resourcesPath: .}\napps: [{appID: one, appDirPath: ., command: [x]}]\n"
+        "version: 1\ncommon: {resourcesPath: .}\napps: [{appID: one, appDirPath: ., command: [sh]}]\n"
     )
     assert plan(["-f", str(tmp_path)], _ENVIRON)
     assert capsys.readouterr().err == ""
