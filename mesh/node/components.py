@@ -146,7 +146,10 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
 
     An adapter that does not say its ``settings`` looks at them itself.
     """
-    own: Any = () if component.type in BACKBONE_TYPES else None
+    if component.type in BACKBONE_TYPES:
+        advice = f"; {component.type} uses the mesh's own broker: delete this line if it is about another server"
+        return component.unknown(block.settings, advice)
+    own: Any = None
     table: Mapping[str, NoEffect] = {}
     if registry.find(component.type) is not None:
         adapter = registry.load(component.type)
