@@ -5,18 +5,20 @@ A row says how to make the component, and which server it needs. What the store 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.blocks.configuration import SET, Set
+from mesh.node.runtime import Runtime
 from tests.support.nats import NatsServer
-from tests.support.nodes import component
+from tests.support.nodes import ask, component
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
-__all__ = ["STATE", "Served", "StoreKind"]
+__all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,21 @@ class StoreKind:
     restarts: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationKind(StoreKind):
+    """A row of a table of configuration stores.
+
+    Attributes:
+        put: Writes a value into the store of a node's component ``store``, as its users do; None deletes the key.
+        versions: Whether the values that it writes have versions.
+        whole: Whether asking for no keys gives all that are there.
+    """
+
+    put: Callable[[Runtime, Served, str, str | None], Awaitable[None]]
+    versions: bool = True
+    whole: bool = True
+
+
 @asynccontextmanager
 async def _in_process(directory: Path) -> AsyncIterator[Served]:
     yield Served({})
@@ -84,4 +101,21 @@ STATE: Mapping[str, StoreKind] = {
     "sqlite": StoreKind("state.sqlite", _sqlite),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
+}
+
+LOCK: Mapping[str, StoreKind] = {
+    "mesh-memory": StoreKind("lock.mesh", _in_process),
+    "mesh-nats": StoreKind("lock.mesh", _on_backbone(_nats), restarts=True),
+    "mesh-redis": StoreKind("lock.mesh", _on_backbone(RedisServer), restarts=True),
+}
+
+
+async def _set(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    await ask(runtime, SET, "store", Set(key, value))
+
+
+CONFIGURATION: Mapping[str, ConfigurationKind] = {
+    "mesh-memory": ConfigurationKind("configuration.mesh", _in_process, put=_set),
+    "mesh-nats": ConfigurationKind("configuration.mesh", _on_backbone(_nats), restarts=True, put=_set),
+    "mesh-redis": ConfigurationKind("configuration.mesh", _on_backbone(RedisServer), restarts=True, put=_set),
 }
