@@ -160,9 +160,10 @@ class Configuration:
         found = await self._ask(operation.target, Watch(asked.keys, asked.metadata), operation.context)
         known = {key: digest(item) for key, item in found.items() if item is not None}
         made = _Subscription(operation.target, asked, operation.context, known, self._sessions)
-        for each in list(self._subscriptions.values()):
+        equal = [each for each in self._subscriptions.values() if (each.store, each.wanted) == (made.store, asked)]
+        for each in equal:
             # An application that was away subscribes again, and has forgotten the one before.
-            if each.session != made.session and (each.store, each.wanted) == (made.store, made.wanted):
+            if each.session != made.session or len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
                 self._unsubscribe(each.id)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise BadArgumentError(f"an application has at most {MAX_SUBSCRIPTIONS} subscriptions; end some")
