@@ -361,7 +361,7 @@ class Write:
         ttl: Seconds until it expires; None for never.
         check: Whether nothing is written: the key must be at ``expected``, and stays there. For the sake of the others.
         lease: Whether the store's clock alone says when ``ttl`` is over, as for a lock: no reader's clock ends it. A
-            store may round it up to whole seconds, and the entry does not tell when it expires.
+            store may round it up to whole seconds, and the entry need not tell when it expires.
     """
 
     key: str

@@ -278,6 +278,8 @@ class KeyValueConfigurationStore:
                 continue
             except StateError as error:
                 raise ConfigurationError(str(error)) from error
+            for event in self._events:  # Who watches at this node need not wait for the next look.
+                event.set()
             return
 
     @asynccontextmanager
