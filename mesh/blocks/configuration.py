@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 from urllib.parse import quote
 from uuid import uuid4
@@ -43,7 +43,7 @@ from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import BadArgumentError, MeshError
 from mesh.operation import Arrival, Context, Method, Operation
 from mesh.pipeline import InboundHandler
-from mesh.policies import Guard, Policy, Verdict
+from mesh.policies import Guard, Policy, Timeout, Verdict
 from mesh.registry import CONFIGURATION_ON_BACKBONE
 from mesh.resources.component import Component
 from mesh.tasks import task_group
@@ -67,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS = 100
 AGAIN_SECONDS = 0.5
+TELL_SECONDS = 60.0
 
 SUBSCRIBE = Method("configuration", "subscribe", Get, str)
 UNSUBSCRIBE = Method("configuration", "unsubscribe", str, bool)
@@ -259,6 +260,7 @@ class Configuration:
     def _way(self, store: str, application: Application) -> tuple[Guard, InboundHandler]:
         """Make the way to the application for a component's changes."""
         policy = self._parts.policies.for_component(store, "configuration", "inbound")
+        policy = replace(policy, timeout=policy.timeout or Timeout(TELL_SECONDS))
         inbound = self._parts.inbound
 
         async def call(arrival: Arrival) -> Attempt:
@@ -267,7 +269,7 @@ class Configuration:
             reason = f"the application answered {status}"
             return SUCCESS if status == 200 else Attempt(Outcome.RETRY, reason, status)
 
-        labels = "configuration", store
+        labels = "change", store
         # Made first: the condition's breaker is that of the second.
         guard = Guard(Policy(retry=policy.retry), inbound.conditions.of(*labels))
         return guard, inbound.towards(call, *labels, policy=policy, until_reachable=application.until_reachable)
