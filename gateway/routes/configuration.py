@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import cast
-from urllib.parse import parse_qsl
 
 from gateway.errors import ERRORS, APIError, bad_request, told
 from gateway.http.response import Answered, json_response, no_content
-from gateway.routes.request import metadata_of, read_body
+from gateway.routes.request import every, metadata_of, read_body
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.blocks.configuration import (
     GET,
@@ -78,8 +77,7 @@ async def delete(asked: Asked) -> Answered:
 
 def _wanted(asked: Asked) -> Get:
     """Read which keys are asked for; a name that comes several times is one."""
-    given = parse_qsl(asked.query, keep_blank_values=True) if asked.query else ()
-    keys = tuple(dict.fromkeys(value for name, value in given if name == "key"))
+    keys = every(asked.query, "key")
     if len(keys) > MAX_KEYS:
         raise bad_request(f"more than {MAX_KEYS} keys")
     return Get(keys, dict(metadata_of(asked.query)))

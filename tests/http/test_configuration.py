@@ -76,6 +76,7 @@ MANY = "&".join(f"key={number}" for number in range(1001))
     Case("one", get("conf?key=a"), 200, {"a": item("1")}),
     Case("in the version of before", get("conf?key=a", "v1.0-alpha1"), 200, {"a": item("1")}),
     Case("several", get("conf?key=a&key=b&key=none&key=a"), 200, {"a": item("1"), "b": item("zwölf")}),
+    Case("a key of bytes that are no text", get("conf?key=%FF&key=a"), 200, {"a": item("1")}),
     Case("escaped", get("conf?key=c%2Fd"), 200, {"c/d": item("c")}),
     Case("with metadata", get("conf?key=a&metadata.x=y"), 200, {"a": item("1")}),
     Case("a value without text", get("conf?key=empty"), 200, {"empty": {"version": "3"}}),
