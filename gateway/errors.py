@@ -230,6 +230,7 @@ ERRORS: Mapping[str, Row] = {
         400, "INVALID_ARGUMENT", "ERR_LOCK_STORE_NOT_FOUND", "lock store {target} not found"
     ),
     "lock/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
+    "lock/BAD_ARGUMENT": _BAD_ARGUMENT,
     "lock.acquire": Row(500, "INTERNAL", "ERR_TRY_LOCK", "failed to try acquiring lock: {error}"),
     "lock.release": Row(500, "INTERNAL", "ERR_UNLOCK", "failed to release lock: {error}"),
     "invocation.invoke": Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}"),

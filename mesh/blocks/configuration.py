@@ -66,7 +66,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS = 100
-AGAIN_SECONDS = 0.5
+AGAIN_SECONDS, LONGEST_WAIT = 0.5, 2.0
 TELL_SECONDS = 60.0
 
 SUBSCRIBE = Method("configuration", "subscribe", Get, str)
@@ -212,25 +212,27 @@ class Configuration:
     async def _follow(self, subscription: _Subscription, session: _Session) -> None:
         """Tell every change, for as long as the application is there."""
         loop, wanted, store = asyncio.get_running_loop(), subscription.wanted, subscription.store
-        failing = False
+        failures = 0
         while not subscription.stopped:
             asked = Watch(wanted.keys, wanted.metadata, subscription.known, WATCH_SECONDS)
             started = loop.time()
             try:
                 changed = await self._ask(store, asked, subscription.context)
             except Exception as error:  # noqa: BLE001 - an adapter's own failure may pass like any other
-                if not failing:
+                if not failures:
                     logger.warning("configuration %s: changes are not followed now, trying again: %s", store, error)
-                failing = True
-                await asyncio.sleep(AGAIN_SECONDS)
+                failures += 1
+                await asyncio.sleep(min(AGAIN_SECONDS * failures, LONGEST_WAIT))
                 continue
-            if failing:
+            if failures:
                 logger.info("configuration %s: changes are followed again", store)
-            failing = False
+            failures = 0
             for key, item in sorted(changed.items()):
                 subscription.telling = True
-                await self._tell(subscription, session, key, item)
-                subscription.telling = False
+                try:
+                    await self._tell(subscription, session, key, item)
+                finally:
+                    subscription.telling = False
                 if item is None:
                     subscription.known.pop(key, None)
                 else:
@@ -255,7 +257,7 @@ class Configuration:
         except MeshError as error:
             attempt = Attempt(Outcome.RETRY, str(error))
         if attempt.outcome is not Outcome.SUCCESS:
-            logger.warning("configuration %s: the change of %s was not taken: %s", store, key, attempt.reason)
+            logger.warning("configuration %s: the change of %.100r was not taken: %s", store, key, attempt.reason)
 
     def _way(self, store: str, application: Application) -> tuple[Guard, InboundHandler]:
         """Make the way to the application for a component's changes."""

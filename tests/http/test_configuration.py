@@ -193,7 +193,7 @@ async def test_an_application_that_refuses(
             if status != 200:
                 await eventually(
                     lambda status=status: _logged(
-                        caplog, f"change of a was not taken: the application answered {status}"
+                        caplog, f"change of 'a' was not taken: the application answered {status}"
                     )
                 )
         assert len(app.got) == 4
