@@ -54,11 +54,13 @@ class ConfigurationItem:
         value: Its text.
         version: The store's; empty where it has none.
         metadata: What the store tells besides.
+        shared_version: Whether the version is that of all values together: another one says nothing of this value.
     """
 
     value: str
     version: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    shared_version: bool = False
 
 
 class ConfigurationStore(Protocol):
@@ -133,7 +135,8 @@ SET = Method("configuration", "set", Set)
 
 def digest(item: ConfigurationItem) -> str:
     """Give what tells a value from another one."""
-    told = orjson.dumps([item.value, item.version, item.metadata], option=orjson.OPT_SORT_KEYS)
+    version = "" if item.shared_version else item.version
+    told = orjson.dumps([item.value, version, item.metadata], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2s(told, digest_size=8).hexdigest()
 
 

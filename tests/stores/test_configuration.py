@@ -110,7 +110,7 @@ async def test_versions(store: Store) -> None:
 
 async def test_keys_and_values(store: Store) -> None:
     """Of any text."""
-    for name in ("ünï/code key", "a.b=c", "x" * 200, "*", "[a]?"):
+    for name in ("ünï/code key", "a.b=c", "x" * 200, "*", "[a]?") if store.kind.any_key else ("a.b-c_D9", "x" * 200):
         await store.put(name, f"{name} {name}")
         assert await store.values(name) == {name: f"{name} {name}"}
     assert await store.values("[a]", "a") == {}
