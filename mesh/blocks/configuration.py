@@ -25,7 +25,6 @@ from mesh.blocks.block import Block, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.configuration_store import (
     GET,
-    MAX_KEYS,
     SET,
     WATCH,
     WATCH_SECONDS,
@@ -120,7 +119,7 @@ class _Session:
 
     application: Application
     tasks: asyncio.TaskGroup
-    ways: dict[str, tuple[Guard, InboundHandler]] = field(default_factory=dict)
+    ways: dict[str, tuple[Policy, Guard, InboundHandler]] = field(default_factory=dict)
 
 
 class Configuration:
@@ -152,12 +151,10 @@ class Configuration:
         """Begin with the values of now, which are not told; give the subscription's id.
 
         Raises:
-            BadArgumentError: There are too many keys, or subscriptions.
+            BadArgumentError: There are too many values, or subscriptions.
             MeshError: The component cannot be watched.
         """
         asked = cast("Get", operation.arguments)
-        if len(asked.keys) > MAX_KEYS:
-            raise BadArgumentError(f"a subscription has at most {MAX_KEYS} keys")
         found = await self._ask(operation.target, Watch(asked.keys, asked.metadata), operation.context)
         known = {key: digest(item) for key, item in found.items() if item is not None}
         made = _Subscription(operation.target, asked, operation.context, known, self._sessions)
@@ -247,9 +244,10 @@ class Configuration:
     ) -> None:
         """Tell the application of one key; what it answers is logged, unless that is 200."""
         store = subscription.store
-        if store not in session.ways:
-            session.ways[store] = self._way(store, session.application)
-        guard, deliver = session.ways[store]
+        policy = self._parts.policies.for_component(store, "configuration", "inbound")
+        if store not in session.ways or session.ways[store][0] != policy:
+            session.ways[store] = policy, *self._way(store, policy, session.application)
+        _, guard, deliver = session.ways[store]
         body = orjson.dumps({"id": subscription.id, "items": {key: described(item)}})
         arrival = Arrival({}, None, (f"/configuration/{quote(store)}/{quote(key)}", body))
         try:
@@ -259,9 +257,8 @@ class Configuration:
         if attempt.outcome is not Outcome.SUCCESS:
             logger.warning("configuration %s: the change of %.100r was not taken: %s", store, key, attempt.reason)
 
-    def _way(self, store: str, application: Application) -> tuple[Guard, InboundHandler]:
+    def _way(self, store: str, policy: Policy, application: Application) -> tuple[Guard, InboundHandler]:
         """Make the way to the application for a component's changes."""
-        policy = self._parts.policies.for_component(store, "configuration", "inbound")
         policy = replace(policy, timeout=policy.timeout or Timeout(TELL_SECONDS))
         inbound = self._parts.inbound
 

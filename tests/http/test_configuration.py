@@ -220,6 +220,31 @@ async def test_a_policy_tells_again(memory: Backbone, tmp_path: Path, app: App) 
         assert told((await app.until("/configuration/conf/a", 4))[3], subscription, "a") == item("2")
 
 
+async def test_an_application_that_does_not_answer(
+    memory: Backbone, tmp_path: Path, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Has the time of a policy; a breaker that it opened refuses the next change, and both are in the log."""
+    breaker = {"trip": "consecutiveFailures >= 1", "timeout": "60s"}
+    target = {"timeout": "t", "circuitBreaker": "b"}
+    spec = {
+        "policies": {"timeouts": {"t": "100ms"}, "circuitBreakers": {"b": breaker}},
+        "targets": {"components": {"conf": {"inbound": target}}},
+    }
+
+    async def never(got: Got, request: web.BaseRequest) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    app.answers["/configuration/conf/a"] = never
+    async with gateway(memory, tmp_path, app=app, resources=STORES + yaml("Resiliency", "r", spec)) as node:
+        await subscribe(node)
+        await put(node, "a", "1")
+        await eventually(lambda: _logged(caplog, "change of 'a' was not taken: no answer within 0.1 s"))
+        await put(node, "a", "2")
+        await eventually(lambda: _logged(caplog, "change of 'a' was not taken: circuit breaker is open"))
+        assert len(app.got) == 1
+
+
 async def test_an_application_that_comes_back(backbone: Backbone, tmp_path: Path, app: App) -> None:
     """Is told what changed meanwhile, once; it may subscribe again, which takes the place of the one before."""
     async with gateway(backbone, tmp_path, app=app, resources=STORES) as node:
@@ -295,7 +320,9 @@ async def test_what_is_told_at_the_end(memory: Backbone, tmp_path: Path, app: Ap
     assert loop.time() - leaving < 8
 
 
-async def test_a_component_of_another_node(nats: Backbone, tmp_path: Path, app: App) -> None:
+async def test_a_component_of_another_node(
+    nats: Backbone, tmp_path: Path, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
     """A gateway with no component reads, writes and is told; its host is replaced, and nothing is lost, or twice."""
     async with gateway(nats, tmp_path, app=app) as node:
         async with gateway(nats, tmp_path, app_id="host", resources=STORES):
@@ -308,9 +335,12 @@ async def test_a_component_of_another_node(nats: Backbone, tmp_path: Path, app: 
         assert asyncio.get_running_loop().time() - leaving < 4  # What the host was asked to wait for does not hold it.
         missing = await node.get("/v1.0/configuration/conf?key=a")
         assert (missing.status, missing.json) == (503, error("ERR_BROKER"))
+        lost = "configuration conf: changes are not followed now, trying again: no host of component conf"
+        await eventually(lambda: _logged(caplog, lost))
         async with gateway(nats, tmp_path, app_id="host", resources=STORES) as host:
             await put(host, "a", "3")
             got = (await app.until("/configuration/conf/a", 2))[1]
             assert told(got, subscription, "a") == item("3")
+        assert caplog.text.count("changes are not followed now") == 1
         await unsubscribe(node, subscription)  # Its store is away.
         assert len(app.got) == 2

@@ -54,6 +54,7 @@ NO_OWNER = malformed("LockOwner is empty in lock store locks")
 UNKNOWN = error("ERR_LOCK_STORE_NOT_FOUND", "lock store nope not found")
 GOT, NOT = {"success": True}, {"success": False}
 SNAKE = {"resource_id": "snake", "lock_owner": "me", "expiry_in_seconds": 60}
+TOO_LONG = "failed to try acquiring lock: a key has 1 to 1024 bytes, this one 1111"
 APART = "input key/keyPrefix 'a||b' can't contain '||'"
 
 
@@ -92,6 +93,8 @@ APART = "input key/keyPrefix 'a||b' can't contain '||'"
     Case("unlock nothing", unlock(b""), 400, NO_RESOURCE),
     Case("unlock at no such store", unlock(asked("r"), "nope"), 400, error("ERR_LOCK_STORE_NOT_FOUND")),
     Case("unlock the separator", unlock(asked("a||b")), 500, error("ERR_UNLOCK", f"failed to release lock: {APART}")),
+    Case("too long a resource", lock(asked("x" * 1100)), 500, error("ERR_TRY_LOCK", TOO_LONG)),
+    Case("unlock too long a resource", unlock(asked("x" * 1100)), 500, error("ERR_UNLOCK")),
     Case("by GET", ("GET", "/v1.0-alpha1/lock/locks"), 404, error("ERR_DIRECT_INVOKE")),
     Case("in a version without it", ("POST", "/v1.0/lock/locks", None, asked("r")), 404, error("ERR_DIRECT_INVOKE")),
 )

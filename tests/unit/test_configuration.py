@@ -11,6 +11,7 @@ from mesh.blocks.configuration import GET, SET, Get, Set, described
 from mesh.blocks.configuration_store import WATCH, ConfigurationItem, Watch, differences, digest
 from mesh.blocks.lock import ACQUIRE, Acquire
 from mesh.errors import (
+    BadArgumentError,
     BrokerUnavailableError,
     ConfigError,
     DeadlineExceededError,
@@ -108,6 +109,17 @@ async def test_a_watch_ends_before_its_deadline() -> None:
     async with node("memory:", "ns", component("store", "configuration.mesh")) as runtime:
         for seconds in (0.5, 2.0):
             assert await ask(runtime, WATCH, "store", Watch(("a",), {}, {}, 10.0), deadline=time.time() + seconds) == {}
+
+
+async def test_too_many_values_to_watch() -> None:
+    """Those that matter are to be named."""
+    async with node("memory:", "ns", component("store", "configuration.mesh")) as runtime:
+        for number in range(1001):
+            await ask(runtime, SET, "store", Set(f"k{number}", ""))
+        assert len(await ask(runtime, GET, "store", Get())) == 1001
+        with pytest.raises(BadArgumentError, match="more than 1000 keys cannot be watched"):
+            await ask(runtime, WATCH, "store", Watch())
+        assert set(await ask(runtime, WATCH, "store", Watch(("k7", "none")))) == {"k7"}
 
 
 async def test_a_store_that_cannot_be_written() -> None:
