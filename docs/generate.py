@@ -44,7 +44,7 @@ _MEANING: Mapping[str, str] = {
     "delay": "delayed retries are held by the broker",
     "dedup": "a repeated publish with the same message id is stored once",
     "wildcard": "subscriptions with wildcards",
-    "key_value": "key/value store, for `state.mesh`",
+    "key_value": "key/value store, for `state.mesh`, `configuration.mesh` and `lock.mesh`",
     "ephemeral": "broadcast subscriptions",
     "release_counts": "a delivery handed back unhandled counts as an attempt",
     "retention": "a new group begins with the oldest event that is stored",

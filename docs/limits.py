@@ -17,7 +17,18 @@ from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import durable, invocation, pubsub, secrets, state, topics
+from mesh.blocks import (
+    configuration,
+    configuration_store,
+    durable,
+    invocation,
+    lock,
+    pubsub,
+    secrets,
+    state,
+    store,
+    topics,
+)
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory
@@ -66,6 +77,18 @@ def _asked() -> Sequence[Row]:
         ("a publish, alone or in bulk; each attempt", _time(topics.PUBLISH.seconds), OUTBOUND, failed),
         ("an operation on a state store; each attempt", _time(state.GET.seconds), OUTBOUND, failed),
         ("reading a secret; each attempt", _time(secrets.GET.seconds), OUTBOUND, failed),
+        (
+            "taking a lock, or giving it back; reading, writing or subscribing to a configuration; each attempt",
+            _time(lock.ACQUIRE.seconds),
+            OUTBOUND,
+            failed,
+        ),
+        (
+            "asking whether a configuration has changed, for a subscription",
+            _time(configuration.WATCH.seconds),
+            OUTBOUND,
+            "a line in the log; it is asked again",
+        ),
         ("accepting a durable call, or reading its outcome", _time(durable.ACCEPT.seconds), NONE, failed),
         (
             "all attempts under a policy",
@@ -153,6 +176,12 @@ def _towards() -> Sequence[Row]:
             f"to {_time(durable.DEFAULT_RETRY.max_interval)} apart",
             "`retry` of a policy for the application",
             "its outcome is `failed`",
+        ),
+        (
+            "telling of a change of a configuration",
+            _time(configuration.TELL_SECONDS),
+            f"{POLICY}: `inbound` of the configuration component",
+            "a line in the log; it is not told again without a `retry` of a policy",
         ),
         (
             "collecting events for a bulk delivery",
@@ -286,6 +315,12 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "500 `ERR_DIRECT_INVOKE`: `invalid app id`",
         ),
+        (
+            "a configuration in `configuration.mesh`, with all of its keys",
+            _size(configuration_store.MAX_BYTES),
+            NONE,
+            "400",
+        ),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
         (
             "the answer that is kept of a durable call",
@@ -318,7 +353,14 @@ def _counts() -> Sequence[Row]:
             NONE,
             "a call goes to another instance, or waits",
         ),
-        ("keys that a bulk read reads at once", f"{state.MAX_BULK_PARALLELISM}", "`parallelism`, fewer", "nothing"),
+        ("keys that a bulk read reads at once", f"{store.MAX_PARALLEL}", "`parallelism`, fewer", "nothing"),
+        (
+            "keys of a configuration that are read by name, or subscribed to",
+            f"{configuration_store.MAX_KEYS:,}",
+            NONE,
+            "400",
+        ),
+        ("subscriptions to configurations of an application", f"{configuration.MAX_SUBSCRIPTIONS}", NONE, "400"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),

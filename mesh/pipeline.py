@@ -15,8 +15,8 @@ It is put together once, at start: what is not configured costs nothing. A deadl
 client's own bounds all of them. Without one, a policy that retries without an end goes on until the client
 hangs up, which cancels the operation.
 
-Towards the application the mirror image: an event, alone or to be one of a batch, a durable call, and a call from here
-or elsewhere pass, outermost first:
+Towards the application the mirror image: an event, alone or to be one of a batch, a durable call, a change of a
+configuration, and a call from here or elsewhere pass, outermost first:
 
 ===========  =====================================================  ===================================
 stage        what it does                                           there is one
@@ -28,9 +28,10 @@ deadline     the sender's; else the policy's timeout, or an hour    always
 application  the block's way to it: read, find the route, call      always
 ===========  =====================================================  ===================================
 
-The retries of an inbound policy lie around it, in `mesh/delivery.py`: in between, the broker holds the event. A call
-has no inbound policy, as in the reference: its caller's applies. An application that does not listen is not waited
-for with it either: it goes to another instance. What bounds a call ends when the answer begins.
+The retries of an inbound policy lie around it, in `mesh/delivery.py`: in between, the broker holds the event. Those of
+a change are in `mesh/blocks/configuration.py`. A call has no inbound policy, as in the reference: its caller's applies.
+An application that does not listen is not waited for with it either: it goes to another instance. What bounds a call
+ends when the answer begins.
 """
 
 from __future__ import annotations

@@ -16,15 +16,28 @@ from urllib.parse import unquote, urlsplit
 from mesh.errors import ConfigError, MissingDependencyError
 from mesh.urls import without_credentials
 
-__all__ = ["BACKBONE_TYPES", "PUBSUB_ON_BACKBONE", "STATE_ON_BACKBONE", "Registry", "needs"]
+__all__ = [
+    "BACKBONE_TYPES",
+    "CONFIGURATION_ON_BACKBONE",
+    "LOCK_ON_BACKBONE",
+    "PUBSUB_ON_BACKBONE",
+    "STATE_ON_BACKBONE",
+    "Registry",
+    "needs",
+]
 
 GROUP = "mesh.components"
 PUBSUB_ON_BACKBONE = "pubsub.mesh"
 STATE_ON_BACKBONE = "state.mesh"
-BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE})  # They live in the backbone itself.
+CONFIGURATION_ON_BACKBONE = "configuration.mesh"
+LOCK_ON_BACKBONE = "lock.mesh"
+# They live in the backbone itself.
+BACKBONE_TYPES = frozenset({PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, CONFIGURATION_ON_BACKBONE, LOCK_ON_BACKBONE})
 _STAND_INS = {
     "pubsub": f"{PUBSUB_ON_BACKBONE} takes the place of another broker: it publishes over the mesh's own",
     "state": f"{STATE_ON_BACKBONE} takes the place of a key/value store: it keeps values in the mesh's own broker",
+    "configuration": f"{CONFIGURATION_ON_BACKBONE} takes the place of another store: the mesh's own broker keeps it",
+    "lock": f"{LOCK_ON_BACKBONE} takes the place of a lock server: the mesh's own broker keeps the locks",
 }
 EXTRAS = {
     "aiokafka": "kafka",

@@ -168,8 +168,7 @@ def _headers(operation: Write) -> dict[str, str]:
     if operation.value is None:
         headers |= {"KV-Write": "DEL", "Nats-TTL": MARKER_TTL}
     elif operation.ttl is not None:
-        headers |= {
-            "Nats-TTL": f"{max(1, math.ceil(operation.ttl))}s",
-            EXPIRES_HEADER: str(int((time.time() + operation.ttl) * 1000)),
-        }
+        headers["Nats-TTL"] = f"{max(1, math.ceil(operation.ttl))}s"
+        if not operation.lease:
+            headers[EXPIRES_HEADER] = str(int((time.time() + operation.ttl) * 1000))
     return headers

@@ -32,7 +32,10 @@ __all__ = ["Block", "Inbound", "Opened", "Parts", "Presence", "Serving", "no_pol
 
 
 class Opened(Protocol):
-    """A component that can be used; one that is open on this node has a function for each method of its block."""
+    """A component that can be used; one that is open on this node has a function for each method of its block.
+
+    One with operations that wait for something to happen also has ``leave()``, which has them answer at once.
+    """
 
     @property
     def capabilities(self) -> Sequence[str]:

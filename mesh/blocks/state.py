@@ -23,6 +23,7 @@ __all__ = [
     "DELETE",
     "GET",
     "SAVE",
+    "SEPARATOR",
     "TRANSACT",
     "BulkGet",
     "Get",

@@ -213,6 +213,14 @@ class Runtime(Steps):
         hosted = self._components.hosted(Pipeline(answering, observer=self._observer).run)
         answering_for = hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id)
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
+        self._stack.callback(self._leave)
+
+    def _leave(self) -> None:
+        """Answer operations that wait for something to happen, so that nothing waits for them."""
+        for _, opened in self._components.all:
+            leave = getattr(opened, "leave", None)
+            if leave is not None:
+                leave()
 
     async def _connect(self) -> Broker:
         """Enter the backbone; one that is not there yet is waited for, and that is said."""

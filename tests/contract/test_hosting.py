@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mesh.blocks.configuration import GET as GET_VALUES
+from mesh.blocks.configuration import WATCH, Watch
+from mesh.blocks.configuration import Get as GetValues
+from mesh.blocks.configuration_store import digest
 from mesh.blocks.secrets import BULK, Bulk
 from mesh.blocks.secrets import GET as GET_SECRET
 from mesh.blocks.secrets import Get as GetSecret
@@ -28,7 +34,9 @@ from mesh.resources.component import Component, MetadataEntry, SecretRef
 from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretScope, SecretsSpec
 from tests.support.backends import Backend
 from tests.support.eventually import eventually
+from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.nodes import ask, component, node, unique
+from tests.support.stores import kubeconfig_for
 
 pytestmark = pytest.mark.requires("shared", "frames")
 ONE = Save([Item("k", b"1")])
@@ -144,6 +152,31 @@ async def test_hosts_of_other_settings_are_never_mixed(url: str, namespace: str)
             with pytest.raises(HostsDifferError, match="configured differently by its hosts, one and two"):
                 await ask(late, GET, "store", Get("k"))
         assert await ask(late, GET, "store", Get("k")) is None
+
+
+async def test_who_waits_for_a_change_waits_at_the_host(url: str, namespace: str, tmp_path: Path) -> None:
+    """Until there is one, until the time is over, or until the host leaves; other operations pass meanwhile."""
+    async with KubernetesAPI("conf") as api, node(url, namespace, app_id="asker") as asker:
+        file = str(kubeconfig_for(api, tmp_path))
+        store = component("conf", "configuration.kubernetes", configMapName="conf", kubeconfigPath=file)
+        async with asyncio.TaskGroup() as tasks, node(url, namespace, store, app_id="host"):
+            api.put("a", "0")
+            found = await ask(asker, GET_VALUES, "conf", GetValues(("a", "b")))
+            assert {key: item.value for key, item in found.items()} == {"a": "0"}
+            asked = Watch(("a", "b"), {}, {"a": digest(found["a"])}, 10.0)
+            assert await ask(asker, WATCH, "conf", replace(asked, seconds=0.2)) == {}
+            watching = [tasks.create_task(ask(asker, WATCH, "conf", asked)) for _ in range(20)]
+            assert not (await asyncio.wait(watching, timeout=0.5))[0]
+            assert set(await ask(asker, GET_VALUES, "conf", GetValues())) == {"a"}
+            api.put("b", "1")
+            for each in watching:
+                assert set(await each) == {"b"}
+            asked = Watch(("a",), {}, {"a": digest(found["a"])}, 10.0)
+            watching = [tasks.create_task(ask(asker, WATCH, "conf", asked))]
+            assert not (await asyncio.wait(watching, timeout=0.2))[0]
+            began = time.monotonic()
+        assert watching[0].result() == {}
+        assert time.monotonic() - began < 8
 
 
 async def test_publish_subscribe_is_not_hosted(url: str, namespace: str) -> None:

@@ -17,6 +17,7 @@ CLIENTS = {"aio_pika", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "red
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.in_memory": (285, frozenset()),
+    "bindings.kubernetes.configuration": (400, frozenset()),
     "bindings.local": (210, frozenset()),
     "bindings.sqlite": (290, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),

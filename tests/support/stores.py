@@ -5,18 +5,22 @@ A row says how to make the component, and which server it needs. What the store 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.blocks.configuration import SET, Set
+from mesh.node.runtime import Runtime
+from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.nats import NatsServer
-from tests.support.nodes import component
+from tests.support.nodes import ask, component
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
-__all__ = ["STATE", "Served", "StoreKind"]
+__all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,23 @@ class StoreKind:
     restarts: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationKind(StoreKind):
+    """A row of a table of configuration stores.
+
+    Attributes:
+        put: Writes a value into the store of a node's component ``store``, as its users do; None deletes the key.
+        versions: Whether the values that it writes have versions.
+        whole: Whether asking for no keys gives all that are there.
+        any_key: Whether a key may be any text; else it has letters, digits, dots and dashes.
+    """
+
+    put: Callable[[Runtime, Served, str, str | None], Awaitable[None]]
+    versions: bool = True
+    whole: bool = True
+    any_key: bool = True
+
+
 @asynccontextmanager
 async def _in_process(directory: Path) -> AsyncIterator[Served]:
     yield Served({})
@@ -84,4 +105,53 @@ STATE: Mapping[str, StoreKind] = {
     "sqlite": StoreKind("state.sqlite", _sqlite),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
+}
+
+LOCK: Mapping[str, StoreKind] = {
+    "mesh-memory": StoreKind("lock.mesh", _in_process),
+    "mesh-nats": StoreKind("lock.mesh", _on_backbone(_nats), restarts=True),
+    "mesh-redis": StoreKind("lock.mesh", _on_backbone(RedisServer), restarts=True),
+}
+
+
+def kubeconfig_for(api: KubernetesAPI, directory: Path) -> Path:
+    """Write a kubeconfig for a server."""
+    cluster, user = {"server": api.url}, {"token": "t0ken"}
+    document = {
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+    }
+    file = directory / "kubeconfig"
+    file.write_text(json.dumps(document))
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster(Served):
+    api: KubernetesAPI | None = None
+
+
+@asynccontextmanager
+async def _kubernetes(directory: Path) -> AsyncIterator[Served]:
+    async with KubernetesAPI("conf") as api:
+        yield _Cluster({"configMapName": "conf", "kubeconfigPath": str(kubeconfig_for(api, directory))}, api=api)
+
+
+async def _edit(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    assert isinstance(served, _Cluster)
+    assert served.api is not None
+    served.api.put(key, value)
+
+
+async def _set(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    await ask(runtime, SET, "store", Set(key, value))
+
+
+CONFIGURATION: Mapping[str, ConfigurationKind] = {
+    "kubernetes": ConfigurationKind("configuration.kubernetes", _kubernetes, put=_edit, versions=False, any_key=False),
+    "mesh-memory": ConfigurationKind("configuration.mesh", _in_process, put=_set),
+    "mesh-nats": ConfigurationKind("configuration.mesh", _on_backbone(_nats), restarts=True, put=_set),
+    "mesh-redis": ConfigurationKind("configuration.mesh", _on_backbone(RedisServer), restarts=True, put=_set),
 }
