@@ -33,6 +33,7 @@
     ├── StateError
     │   ├── ConflictError             the etag does not match, or first-write lost
     │   ├── InvalidEtagError          the etag can not be one of this store's
+    │   ├── StateUnknownError         a write with a condition was sent, and what became of it is unknown
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
     │   └── StateLimitError           a key, a value or a transaction is larger than the store takes
     ├── SecretError                   a secret store could not do what it was asked
@@ -87,6 +88,7 @@ __all__ = [
     "SecretError",
     "StateError",
     "StateLimitError",
+    "StateUnknownError",
     "StreamBrokenError",
     "TopologyMismatchError",
     "from_wire",
@@ -336,6 +338,13 @@ class InvalidEtagError(StateError):
     """The given etag can not be one of this store's."""
 
     code = "STATE_ETAG_INVALID"
+    retryable = False
+
+
+class StateUnknownError(StateError):
+    """The connection broke under a write with a condition: made again, it could conflict with itself."""
+
+    code = "STATE_UNKNOWN"
     retryable = False
 
 

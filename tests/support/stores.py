@@ -78,10 +78,17 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
+@asynccontextmanager
+async def _redis(directory: Path) -> AsyncIterator[Served]:
+    async with RedisServer(directory) as server:
+        yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+
+
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "redis": StoreKind("state.redis", _redis, restarts=True),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }
