@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -60,6 +61,11 @@ class Lanes:
         self._lanes: list[asyncio.Task[None]] = []
         self._waking = False
         self._closed = False
+        self._reading = settings.read_timeout or math.inf
+        self._writing = self._reading if settings.write_timeout is None else settings.write_timeout or math.inf
+        self._limits: set[_Limit] = set()
+        self._sweeping = False
+        self._sweep_interval = min(0.25, self._reading / 4, self._writing / 4)
 
     def submit(self, words: Words, *, asking: bool = False) -> asyncio.Future[Reply]:
         """Have a command sent with others; its reply, RefusedError or LostError comes with the future.
@@ -162,36 +168,61 @@ class Lanes:
 
     async def _carry(self, socket: Socket, calls: list[_Call], packed: list[bytes]) -> bool:
         """Send commands and hand out their replies; give whether the connection is still good."""
-        settings, good, answered = self._settings, True, 0
-        reading = settings.read_timeout or None
-        writing = reading if settings.write_timeout is None else settings.write_timeout or None
-        reason = "the component is closed"
+        good, answered, reason = True, 0, "the component is closed"
+        limit = self._limit(socket, self._writing)
         try:
-            async with asyncio.timeout(writing) as limit:
-                with foreign_errors():
-                    await socket.send_packed_command(packed, check_health=False)
-                for _, future, asking in calls:
-                    if answered % TIMED_REPLIES == 0:
-                        limit.reschedule(None if reading is None else self._loop.time() + reading)
-                    try:
-                        if asking:
-                            await read_reply(socket)
-                        reply = await read_reply(socket)
-                    except RefusedError as error:
-                        good = good and error.reply_code not in STALE
-                        _fail(future, error)
-                    else:
-                        if not future.done():
-                            future.set_result(reply)
-                    answered += 1
-        except TimeoutError:
-            reason, good = f"no answer within {reading or writing:g} s", False
+            with foreign_errors():
+                await socket.send_packed_command(packed, check_health=False)
+            for _, future, asking in calls:
+                if answered % TIMED_REPLIES == 0:
+                    limit.until = self._loop.time() + self._reading
+                try:
+                    if asking:
+                        await read_reply(socket)
+                    reply = await read_reply(socket)
+                except RefusedError as error:
+                    good = good and error.reply_code not in STALE
+                    _fail(future, error)
+                else:
+                    if not future.done():
+                        future.set_result(reply)
+                answered += 1
         except LostError as error:
-            reason, good = str(error), False
+            reason, good = limit.reason or str(error), False
         finally:
+            self._limits.discard(limit)
             for _, future, _ in calls[answered:]:
                 _fail(future, LostError(reason, sent=True))
         return good
+
+    def _limit(self, socket: Socket, seconds: float) -> _Limit:
+        """Bound what a connection does in time: a timer of its own for each batch would cost more than the batch."""
+        limit = _Limit(socket, self._loop.time() + seconds)
+        self._limits.add(limit)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(self._sweep_interval, self._sweep)
+        return limit
+
+    def _sweep(self) -> None:
+        """Close what is late: whoever reads there finds it lost."""
+        now = self._loop.time()
+        for limit in self._limits:
+            if limit.until <= now and not limit.reason:
+                limit.reason = f"no answer within {self._reading:g} s"
+                drop(limit.socket)
+        self._sweeping = bool(self._limits)
+        if self._sweeping:
+            self._loop.call_later(self._sweep_interval, self._sweep)
+
+
+class _Limit:
+    __slots__ = ("reason", "socket", "until")
+
+    def __init__(self, socket: Socket, until: float) -> None:
+        self.socket = socket
+        self.until = until
+        self.reason = ""
 
 
 def _fail(future: asyncio.Future[Reply], error: Exception) -> None:
