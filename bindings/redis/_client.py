@@ -94,6 +94,9 @@ class _Place(Protocol):
     def dials(self) -> Sequence[Address | None]:
         """Give each server that holds keys, as `Dial.open` takes it."""
 
+    async def learn(self) -> None:
+        """Find out anew which servers hold keys."""
+
     def at(self, server: Address | None) -> Lanes:
         """Give the connections to one of them."""
 
@@ -118,6 +121,9 @@ class _Server:
     def dials(self) -> Sequence[Address | None]:
         return (None,)
 
+    async def learn(self) -> None:
+        """Each new connection finds the server anew."""
+
     def at(self, server: Address | None) -> Lanes:
         return self._lanes
 
@@ -137,6 +143,9 @@ class _Cluster:
         self._asked = 0
 
     async def start(self) -> None:
+        await self.learn()
+
+    async def learn(self) -> None:
         await self._refresh(self._asked)
 
     def at(self, address: Address | None) -> Lanes:
@@ -264,6 +273,10 @@ class Client(Steps):
     def servers(self) -> Sequence[Address | None]:
         """Give each server that holds keys, as `Dial.open` takes it."""
         return self._place.dials()
+
+    async def learn_servers(self) -> None:
+        """Find out anew which servers hold keys; raises as `run` does."""
+        await self._place.learn()
 
     async def scan(self, server: Address | None, options: Words) -> AsyncIterator[list[bytes]]:
         """Give the names of a server's keys, some more than once; raises as `run` does."""
