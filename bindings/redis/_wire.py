@@ -74,8 +74,8 @@ def _ours(error: Exception) -> RefusedError | LostError:
     known = getattr(error, "status_code", None)
     if known is None and not isinstance(error, exceptions.ResponseError):
         return LostError(str(error) or type(error).__name__, sent=True)
-    text = str(error)
-    return RefusedError(text, str(known or text.partition(" ")[0]))
+    code, text = str(known or str(error).partition(" ")[0]), str(error)
+    return RefusedError(text if text.startswith(code) else f"{code} {text}", code)
 
 
 @contextmanager

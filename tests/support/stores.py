@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.nats import NatsServer
 from tests.support.nodes import component
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisCluster, RedisServer, RedisWatched
 from tests.support.server import Server
 
 __all__ = ["STATE", "Served", "StoreKind"]
@@ -48,11 +48,13 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
     """
 
     type: str
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
+    app_id: str = "{}"
 
 
 @asynccontextmanager
@@ -84,11 +86,26 @@ async def _redis(directory: Path) -> AsyncIterator[Served]:
         yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
 
 
+@asynccontextmanager
+async def _redis_cluster(directory: Path) -> AsyncIterator[Served]:
+    async with RedisCluster(directory) as cluster:
+        yield Served({"redisHost": cluster.hosts, "redisType": "cluster"}, server=cluster)
+
+
+@asynccontextmanager
+async def _redis_sentinel(directory: Path) -> AsyncIterator[Served]:
+    async with RedisWatched(directory, sentinels=1) as watched:
+        settings = {"redisHost": watched.hosts, "failover": "true", "sentinelMasterName": watched.MASTER}
+        yield Served(settings, server=watched)
+
+
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "sqlite": StoreKind("state.sqlite", _sqlite),
     "redis": StoreKind("state.redis", _redis, restarts=True),
+    "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
+    "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }
