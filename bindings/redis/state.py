@@ -134,7 +134,8 @@ class RedisStateStore(RedisAdapter, StateStore):
         if other is not None:
             raise StateLimitError(
                 f"a transaction on a Redis cluster needs keys of one slot, and {first!r} and {other!r} are in two; "
-                "those with a part in braces in common are in one, as '{order-1}lines', and so are all with keyPrefix: '{NAME}'"
+                "those with a part in braces in common are in one, as '{order-1}lines', and so are all with "
+                "keyPrefix: '{NAME}'"
             )
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
