@@ -30,8 +30,8 @@ return found
 
 # KEYS: of the items. ARGV, four of each item: the version it must have ('' any, '0' it must not exist), what to do,
 # milliseconds until it expires ('' never), value. Gives the number of the first item whose version differs, or 0.
-# Everything is checked before anything is written. Sets come before deletions, and begin with a command that a server
-# without memory refuses, so that such a refusal comes before the first change as well.
+# Everything is checked before anything is written. A server without memory refuses a script's first write alone; sets
+# come before deletions, so that it refuses them.
 WRITE = Script(
     """
 local kinds, versions = {}, {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.processes import free_port
 from tests.support.server import Server
 
-__all__ = ["RedisCluster", "RedisSentinel", "RedisServer", "RedisWatched", "find_redis_server"]
+__all__ = ["RedisCluster", "RedisSentinel", "RedisServer", "RedisStack", "RedisWatched", "find_redis_server"]
 
 # With "everysec" a reply may precede the write while an fsync is under way, and kill -9 then loses what was confirmed.
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
@@ -79,6 +80,23 @@ class RedisSentinel(RedisServer):
             own = (f"port {self.port}", "bind 127.0.0.1", f"dir {self.directory}")
             config.write_text("\n".join((*own, *self.options, "")))
         return [str(config), "--sentinel"]
+
+
+class RedisStack(RedisServer):
+    """A server with the modules for JSON and search."""
+
+    def __init__(self, directory: Path, options: Sequence[str] = DURABLE) -> None:
+        """Prepare; entering starts it; arguments as of any."""
+        cache = Path.home() / ".cache" / "brokermesh-tests" / "redis-stack"
+        self._home = Path(os.environ.get("BROKERMESH_REDIS_STACK") or cache)
+        if not (self._home / "libssl.so.1.1").exists():
+            raise FileNotFoundError("a Redis server with modules is not installed: tests/provision/redis-stack.sh")
+        modules = [("--loadmodule", str(self._home / name)) for name in ("redisearch.so", "rejson.so")]
+        super().__init__(directory, (*options, *modules[0], *modules[1]))
+        self._binary = str(self._home / "redis-server")
+
+    def environ(self) -> Mapping[str, str]:
+        return {**os.environ, "LD_LIBRARY_PATH": str(self._home)}
 
 
 class _RedisServers(Server):

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.nats import NatsServer
 from tests.support.nodes import component
-from tests.support.redis_server import RedisCluster, RedisServer, RedisWatched
+from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
 
 __all__ = ["STATE", "Served", "StoreKind"]
@@ -80,10 +80,13 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
-@asynccontextmanager
-async def _redis(directory: Path) -> AsyncIterator[Served]:
-    async with RedisServer(directory) as server:
-        yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+def _redis(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with make(directory) as server:
+            yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+
+    return serve
 
 
 @asynccontextmanager
@@ -103,7 +106,8 @@ async def _redis_sentinel(directory: Path) -> AsyncIterator[Served]:
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "sqlite": StoreKind("state.sqlite", _sqlite),
-    "redis": StoreKind("state.redis", _redis, restarts=True),
+    "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
+    "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
