@@ -18,9 +18,9 @@ CLIENTS = {"aio_pika", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "red
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.in_memory": (285, frozenset()),
     "bindings.local": (210, frozenset()),
-    "bindings.redis.configuration": (410, frozenset({"redis"})),
-    "bindings.redis.lock": (410, frozenset({"redis"})),
-    "bindings.redis.state": (410, frozenset({"redis"})),
+    "bindings.redis.configuration": (360, frozenset({"redis"})),
+    "bindings.redis.lock": (360, frozenset({"redis"})),
+    "bindings.redis.state": (360, frozenset({"redis"})),
     "bindings.sqlite": (290, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
     "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
