@@ -78,12 +78,23 @@ def _ours(error: Exception) -> RefusedError | LostError:
     return RefusedError(text if text.startswith(code) else f"{code} {text}", code)
 
 
+_FOREIGN = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,
+    exceptions.ChildDeadlockedError,
+    exceptions.IncorrectPolicyType,
+    OSError,
+    RuntimeError,  # What uvloop says to a write just after a reset.
+    UnicodeError,  # A name of a host that cannot be looked up.
+)
+
+
 @contextmanager
 def foreign_errors() -> Iterator[None]:
     """Raise errors of ours instead of redis-py's and the socket's."""
     try:
         yield
-    except (exceptions.RedisError, OSError, RuntimeError) as error:  # The last is uvloop's after a reset.
+    except _FOREIGN as error:
         raise _ours(error) from error
 
 

@@ -221,6 +221,39 @@ async def test_slots_that_move(tmp_path: Path) -> None:
             assert await target.hget("k", "data") == b"3"
 
 
+async def test_a_primary_whose_replica_takes_over(tmp_path: Path) -> None:
+    """Keys of its slots are there again, and their changes are told."""
+    async with RedisCluster(tmp_path, nodes=3, replicas=1) as cluster:
+        first, replica = cluster.servers[0], cluster.servers[3]
+        key = next(key for key in map(str, range(100)) if key_slot(key.encode()) < 5000)
+        async with (
+            made(RedisStateStore, cluster.hosts, redisType="cluster") as store,
+            made(RedisConfigurationStore, cluster.hosts, redisType="cluster") as configuration,
+            configuration.watch([f"c{{{key}}}"], {}) as changed,
+            Redis(port=first.port) as raw,
+        ):
+            await store.write([Item(key, b"1")])
+            assert await raw.wait(1, 10_000) == 1
+            changed.clear()
+            await first.kill()
+
+            async def written() -> None:
+                try:
+                    assert await store.get(key, strong=True) is not None
+                    await store.write([Item(key, b"2")])
+                except StateError as error:
+                    raise AssertionError(str(error)) from error
+
+            await eventually(written, within=60.0)
+            async with asyncio.timeout(60):
+                await changed.wait()
+            changed.clear()
+            async with Redis(port=replica.port) as promoted, asyncio.timeout(60):
+                assert await promoted.hget(key, "data") == b"2"
+                await promoted.set(f"c{{{key}}}", "1")
+                await changed.wait()
+
+
 async def test_keys_of_a_transaction_in_two_slots(tmp_path: Path) -> None:
     """Is refused with what to do; single writes and listings go everywhere."""
     async with RedisCluster(tmp_path) as cluster, made(RedisStateStore, cluster.hosts, redisType="cluster") as store:

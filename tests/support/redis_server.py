@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
@@ -19,6 +20,7 @@ __all__ = ["RedisCluster", "RedisSentinel", "RedisServer", "RedisStack", "RedisW
 
 # With "everysec" a reply may precede the write while an fsync is under way, and kill -9 then loses what was confirmed.
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+CLUSTERED = ("--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--repl-diskless-sync-delay", "0")
 
 
 def find_redis_server() -> str | None:
@@ -123,12 +125,13 @@ class RedisCluster(_RedisServers):
 
     SLOTS = 16384
 
-    def __init__(self, directory: Path, nodes: int = 3, options: Sequence[str] = DURABLE) -> None:
+    def __init__(self, directory: Path, nodes: int = 3, replicas: int = 0, options: Sequence[str] = DURABLE) -> None:
         """Prepare; entering starts it.
 
         Args:
             directory: An empty directory, or one of an earlier cluster.
             nodes: How many primaries.
+            replicas: How many of these, from the first one on, have a replica.
             options: Of each command line.
         """
         super().__init__(directory)
@@ -136,10 +139,11 @@ class RedisCluster(_RedisServers):
         self.servers = [
             RedisServer(
                 directory / f"node{number}",
-                (*options, *("--cluster-enabled", "yes", "--cluster-node-timeout", "3000"), *_bus(free_port())),
+                (*options, *CLUSTERED, "--cluster-port", str(free_port())),
             )
-            for number in range(nodes)
+            for number in range(nodes + replicas)
         ]
+        self._primaries = nodes
 
     @property
     def hosts(self) -> str:
@@ -155,16 +159,20 @@ class RedisCluster(_RedisServers):
             await eventually(lambda server=server: _cluster_is_whole(server, len(self.servers)), within=60.0)  # type: ignore[misc]
 
     async def _form(self) -> None:
-        share = -(-self.SLOTS // len(self.servers))
+        share = -(-self.SLOTS // self._primaries)
+        met = self.servers[0]
         for number, server in enumerate(self.servers):
             async with Redis(port=server.port) as client:
                 first = number * share
-                await client.execute_command(
-                    "CLUSTER", "ADDSLOTSRANGE", first, min(first + share, self.SLOTS) - 1, target_nodes=None
-                )
-                met = self.servers[0]
+                if number < self._primaries:
+                    last = min(first + share, self.SLOTS) - 1
+                    await client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
                 if server is not met:
                     await client.execute_command("CLUSTER", "MEET", "127.0.0.1", met.port, met.options[-1])
+        for number, server in enumerate(self.servers[self._primaries :]):
+            async with Redis(port=self.servers[number].port, decode_responses=True) as client:
+                primary = await client.execute_command("CLUSTER", "MYID")
+            await eventually(lambda server=server, primary=primary: _follows(server, primary), within=60.0)  # type: ignore[misc]
 
 
 class RedisWatched(_RedisServers):
@@ -212,8 +220,16 @@ class RedisWatched(_RedisServers):
         assert [each["master-link-status"] for each in replicas] == ["ok"], replicas
 
 
-def _bus(port: int) -> tuple[str, ...]:
-    return ("--cluster-port", str(port))
+async def _follows(server: RedisServer, primary: str) -> None:
+    """Make a server a primary's replica, once it knows it."""
+    async with Redis(port=server.port, decode_responses=True) as client:
+        state = await client.info("replication")
+        if state["role"] == "master":
+            try:
+                await client.execute_command("CLUSTER", "REPLICATE", primary)
+            except ResponseError as error:
+                raise AssertionError(str(error)) from error
+        assert state.get("master_link_status") == "up", state
 
 
 async def _cluster_is_whole(server: RedisServer, nodes: int) -> None:

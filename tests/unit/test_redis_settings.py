@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bindings.redis._settings import RedisSettings, StateSettings, read
-from mesh.errors import ConfigError
+from bindings.redis._wire import LostError, RefusedError, foreign_errors
+from bindings.redis.state import RedisStateStore
+from mesh.errors import ConfigError, StateError
 from mesh.resources.settings import settings_of
 from tests.support.nodes import component
+from tests.unit.test_client_errors import made, public_exceptions
 
 # The settings that Dapr 1.18 documents for state.redis; those of the block are read by the block.
 KNOWN = """
@@ -101,3 +106,15 @@ def test_secrets_are_not_shown() -> None:
 def test_every_setting_of_the_reference_is_known() -> None:
     names = {name for each in settings_of(StateSettings) for name in each.names}
     assert not set(KNOWN.split()) - names
+
+
+@pytest.mark.parametrize("kind", [*public_exceptions("redis.exceptions", "redis.asyncio"), OSError, UnicodeError])
+def test_every_exception_of_the_client_has_a_counterpart(kind: type[Exception]) -> None:
+    with pytest.raises((LostError, RefusedError)), foreign_errors():
+        raise made(kind)
+
+
+async def test_a_host_whose_name_is_none() -> None:
+    store = RedisStateStore.from_component(replace(component("c", "", redisHost="a..b"), init_timeout=0.2))
+    with pytest.raises(StateError, match=r"Redis at a\.\.b:6379"):
+        await store.__aenter__()
