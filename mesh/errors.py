@@ -33,9 +33,9 @@
     ├── StateError
     │   ├── ConflictError             the etag does not match, or first-write lost
     │   ├── InvalidEtagError          the etag can not be one of this store's
-    │   ├── StateUnknownError         a write with a condition was sent, and what became of it is unknown
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
-    │   └── StateLimitError           a key, a value or a transaction is larger than the store takes
+    │   ├── StateLimitError           a key, a value or a transaction is larger than the store takes
+    │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
     ├── SecretError                   a secret store could not do what it was asked
     ├── ConfigurationError            a configuration store could not do what it was asked
     └── LockError                     a lock store could not do what it was asked
@@ -79,6 +79,7 @@ __all__ = [
     "MissingDependencyError",
     "NoResponderError",
     "NotConfiguredError",
+    "OutcomeUnknownError",
     "PermissionDeniedError",
     "Problem",
     "PublishFailedError",
@@ -88,7 +89,6 @@ __all__ = [
     "SecretError",
     "StateError",
     "StateLimitError",
-    "StateUnknownError",
     "StreamBrokenError",
     "TopologyMismatchError",
     "from_wire",
@@ -341,13 +341,6 @@ class InvalidEtagError(StateError):
     retryable = False
 
 
-class StateUnknownError(StateError):
-    """The connection broke under a write with a condition: made again, it could conflict with itself."""
-
-    code = "STATE_UNKNOWN"
-    retryable = False
-
-
 class IllegalKeyError(StateError):
     """The key holds what separates it from its prefix."""
 
@@ -363,6 +356,13 @@ class StateLimitError(StateError):
     """A key, a value or a transaction is larger than the store takes; nothing was done, and never will be."""
 
     code = "STATE_LIMIT"
+    retryable = False
+
+
+class OutcomeUnknownError(StateError):
+    """The connection to the store was lost before it had answered; what was asked may have been done."""
+
+    code = "STATE_OUTCOME_UNKNOWN"
     retryable = False
 
 

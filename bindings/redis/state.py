@@ -24,9 +24,9 @@ from mesh.errors import (
     ConflictError,
     InvalidEtagError,
     MeshError,
+    OutcomeUnknownError,
     StateError,
     StateLimitError,
-    StateUnknownError,
 )
 
 __all__ = ["RedisStateStore"]
@@ -104,7 +104,7 @@ class RedisStateStore(RedisAdapter, StateStore):
         failed = cast("StateError", self.failed(error))
         conditions = any(item.check or item.etag or item.concurrency is Concurrency.FIRST_WRITE for item in items)
         if conditions and isinstance(error, LostError) and error.sent:
-            return StateUnknownError(f"{failed}; whether it was written is unknown")
+            return OutcomeUnknownError(f"{failed}; whether it was written is unknown")
         return failed
 
     def _command(self, items: Sequence[Item]) -> Command:

@@ -17,7 +17,7 @@ from bindings.redis.configuration import RedisConfigurationStore
 from bindings.redis.lock import RedisLockStore
 from bindings.redis.state import RedisStateStore
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import LockError, MeshError, StateError, StateLimitError, StateUnknownError
+from mesh.errors import LockError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.proxy import Proxy
@@ -62,7 +62,7 @@ async def test_a_write_with_a_condition_whose_reply_is_lost(tmp_path: Path, item
                 [error] = await write or [None]
             except StateError as raised:
                 error = raised
-            assert isinstance(error, StateUnknownError), error
+            assert isinstance(error, OutcomeUnknownError), error
             assert not error.retryable
             assert "whether it was written is unknown" in str(error)
             assert await raw.hget(item.key, "data") == item.value
