@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bindings import local, sqlite
+from bindings.redis._settings import RedisSettings
+from bindings.redis.configuration import MAX_KEYS
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
@@ -132,6 +134,12 @@ def _asked() -> Sequence[Row]:
             "that of the call",
             "`--timeout`",
             "exit code 1, and a line that names `--timeout`",
+        ),
+        (
+            "a component on Redis: a reply; connecting",
+            f"{RedisSettings().read_timeout:g} s; {RedisSettings().dial_timeout:g} s",
+            "`readTimeout`, `dialTimeout`",
+            "500 with the error of the route",
         ),
         (
             "`state.sqlite`: waiting for a lock of the file, whatever a policy says",
@@ -361,6 +369,8 @@ def _counts() -> Sequence[Row]:
             "400",
         ),
         ("subscriptions to configurations of an application", f"{configuration.MAX_SUBSCRIPTIONS}", NONE, "400"),
+        ("connections of a component on Redis to a server", f"{RedisSettings().pool}", "`poolSize`", "the others wait"),
+        ("keys that `configuration.redis` gives when none is named", f"{MAX_KEYS:,}", "names of keys", "500"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),

@@ -123,7 +123,9 @@ def test_declared_packages_are_all_packages() -> None:
     """Every folder with code is in the distribution."""
     import tomllib
 
+    from setuptools import find_packages
+
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = set(config["tool"]["setuptools"]["packages"])
+    declared = set(find_packages(str(ROOT), **config["tool"]["setuptools"]["packages"]["find"]))
     actual = {".".join(Path(m.path).parent.relative_to(ROOT).parts) for m in modules().values()}
     assert declared == actual

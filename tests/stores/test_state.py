@@ -70,8 +70,10 @@ class Store:
 
 
 @pytest.fixture
-def store(runtime: Runtime) -> Store:
-    return Store(runtime)
+def store(runtime: Runtime, kind: StoreKind) -> Store:
+    store = Store(runtime)
+    store.app_id = kind.app_id.format(store.app_id)
+    return store
 
 
 async def test_save_get_delete(store: Store) -> None:

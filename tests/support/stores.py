@@ -17,7 +17,7 @@ from mesh.node.runtime import Runtime
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.nats import NatsServer
 from tests.support.nodes import ask, component
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
 
 __all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
@@ -52,11 +52,13 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
     """
 
     type: str
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
+    app_id: str = "{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +101,36 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
+def _redis(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with make(directory) as server:
+            yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+
+    return serve
+
+
+@asynccontextmanager
+async def _redis_cluster(directory: Path) -> AsyncIterator[Served]:
+    async with RedisCluster(directory) as cluster:
+        yield Served({"redisHost": cluster.hosts, "redisType": "cluster"}, server=cluster)
+
+
+@asynccontextmanager
+async def _redis_sentinel(directory: Path) -> AsyncIterator[Served]:
+    async with RedisWatched(directory, sentinels=1) as watched:
+        settings = {"redisHost": watched.hosts, "failover": "true", "sentinelMasterName": watched.MASTER}
+        yield Served(settings, server=watched)
+
+
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
+    "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
+    "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
+    "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }
