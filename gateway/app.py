@@ -17,6 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import cast
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
@@ -154,8 +155,7 @@ class Gateway:
         settings = load_settings(config)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
-            for endpoint in settings.endpoints:
-                await runtime.add_endpoint(endpoint.name, await endpoint_client(endpoint, runtime))
+            await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             server = HTTPServer(
                 build_router(runtime, config, self, self._labels),
