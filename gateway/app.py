@@ -25,9 +25,10 @@ from gateway.grpc import answering_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
+from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_router
 from gateway.runs import Run, registered
-from gateway.settings import endpoint_client, load_settings
+from gateway.settings import Reader, endpoint_client
 from mesh import __version__
 from mesh.errors import AppFailedError, AppUnreachableError, ConfigError, MeshError
 from mesh.node.runtime import Runtime
@@ -56,6 +57,7 @@ class Gateway:
         self.lost = False
         self.port = self.grpc_port = 0
         self._drained_by: float | None = None
+        self._reloads = True
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._application: HTTPApplication | None = None
@@ -106,7 +108,10 @@ class Gateway:
         described: dict[str, object] = {
             "id": node.app_id,
             "runtimeVersion": __version__,
-            "enabledFeatures": list(node.features),
+            "enabledFeatures": [
+                *([FEATURE] if self._reloads else []),
+                *(each for each in node.features if each != FEATURE),
+            ],
             "components": [_without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
             "subscriptions": [_described(subscription) for subscription in node.subscriptions],
@@ -152,7 +157,11 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Start everything; leaving stops everything."""
         config = self.config
-        settings = load_settings(config)
+        reader = Reader(config)
+        looked = look(reader.paths)  # Before they are read, so that no change is missed.
+        settings = reader.load()
+        reader.log_warnings()
+        self._reloads = settings.configuration.features().get(FEATURE, True)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
@@ -190,7 +199,10 @@ class Gateway:
             )
             stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
             logger.info("%s listens on %s, backbone %s", config.app_id, socket_path or self.port, runtime.backbone)
-            async with self._inbound():
+            async with AsyncExitStack() as serving:
+                await serving.enter_async_context(self._inbound())
+                if self._reloads:
+                    await serving.enter_async_context(watching(reader, looked, runtime.reload))
                 yield
             logger.info("%s has drained", config.app_id)
 

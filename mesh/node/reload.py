@@ -237,9 +237,12 @@ class Live:
             except ConfigError as error:
                 kept += error.problems
                 again = again or isinstance(error.__cause__, MeshError | TimeoutError)
-            except MeshError as error:
-                kept.append(Problem(str(error), file=step.resource.file, line=step.resource.line))
+            except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on as it was
                 again = True
+                text = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
+                kept.append(
+                    Problem(f"component {step.resource.name}: {text}", "", step.resource.file, step.resource.line)
+                )
         for step in all_steps:
             if isinstance(step.resource, HTTPEndpoint):
                 again = await self._endpoint(step, done, kept) or again
