@@ -108,10 +108,7 @@ class Gateway:
         described: dict[str, object] = {
             "id": node.app_id,
             "runtimeVersion": __version__,
-            "enabledFeatures": [
-                *([FEATURE] if self._reloads else []),
-                *(each for each in node.features if each != FEATURE),
-            ],
+            "enabledFeatures": [FEATURE] * self._reloads + [each for each in node.features if each != FEATURE],
             "components": [_without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
             "subscriptions": [_described(subscription) for subscription in node.subscriptions],

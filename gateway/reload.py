@@ -18,6 +18,7 @@ from gateway.settings import Reader
 from mesh.errors import ConfigError, Problem
 from mesh.node.reload import Told
 from mesh.node.runtime import NodeSettings
+from mesh.tasks import task_group
 
 __all__ = ["FEATURE", "look", "watching"]
 
@@ -70,7 +71,7 @@ async def watching(
     if not reader.paths:
         yield
         return
-    async with asyncio.TaskGroup() as tasks:
+    async with task_group() as tasks:
         task = tasks.create_task(_Watch(reader, first, reload).run(), name="reload-watch")
         try:
             yield

@@ -240,9 +240,8 @@ class Live:
             except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on as it was
                 again = True
                 text = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
-                kept.append(
-                    Problem(f"component {step.resource.name}: {text}", "", step.resource.file, step.resource.line)
-                )
+                of = step.resource
+                kept.append(Problem(f"component {of.name}: {text}", "", of.file, of.line))
         for step in all_steps:
             if isinstance(step.resource, HTTPEndpoint):
                 again = await self._endpoint(step, done, kept) or again

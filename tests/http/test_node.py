@@ -146,6 +146,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
     assert reply.json == {
         "id": "app",
         "runtimeVersion": ANY,
+        "enabledFeatures": ["HotReload"],
         "components": [
             {
                 "name": "pubsub",
