@@ -112,7 +112,7 @@ class Hosting:
         self._namespace = namespace
         self._app_id = app_id
         self._served: dict[str, _Served] = {}
-        self._present: dict[str, asyncio.Event] = {}
+        self._present: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         self._listening: asyncio.Event | None = None
         self._telling = 0
         self._tasks: asyncio.TaskGroup
@@ -127,7 +127,7 @@ class Hosting:
                 yield
             finally:
                 for name in list(self._served):
-                    self.take(name)
+                    self._end(name)
                 if self._listening is not None:
                     self._listening.set()
 
@@ -151,28 +151,35 @@ class Hosting:
         where = address.component(self._namespace, name, hosted.fingerprint)
         handle = self._handler(name)
         serving = self._exchange.serve(where, hosted.fingerprint, handle, recoverable=hosted.recoverable)
-        await self._hold(serving, served.gone)
+        _ = await self._hold(serving, served.gone)
         self._served[name] = served
         if former is not None:
             former.gone.set()
             return
-        self._present[name] = asyncio.Event()
-        where = address.component(self._namespace, name)
+        where, gone = address.component(self._namespace, name), asyncio.Event()
         serving = self._exchange.serve(where, HOSTS_GROUP, _present, recoverable=False)
-        await self._hold(serving, self._present[name])
+        self._present[name] = gone, await self._hold(serving, gone)
         if self._listening is None:
             self._listening = asyncio.Event()
-            await self._hold(self._broker.listen(address.hosts(self._namespace), self._receive), self._listening)
+            _ = await self._hold(self._broker.listen(address.hosts(self._namespace), self._receive), self._listening)
 
-    def take(self, name: str) -> None:
-        """Answer for a component no longer; what is in flight finishes."""
+    async def take(self, name: str) -> None:
+        """Answer for a component no longer; what is in flight finishes, and nobody who asks now is told of it."""
+        present = self._end(name)
+        if present is not None:
+            await asyncio.wait([present])
+
+    def _end(self, name: str) -> asyncio.Task[None] | None:
         served = self._served.pop(name, None)
         if served is not None:
-            self._present.pop(name).set()
             served.gone.set()
+        gone, present = self._present.pop(name, (None, None))
+        if gone is not None:
+            gone.set()
+        return present
 
-    async def _hold(self, context: AbstractAsyncContextManager[None], gone: asyncio.Event) -> None:
-        """Enter it in a task of its own, which leaves it once it is told to."""
+    async def _hold(self, context: AbstractAsyncContextManager[None], gone: asyncio.Event) -> asyncio.Task[None]:
+        """Enter it in a task of its own, which leaves it once it is told to; gives the task."""
         entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
@@ -191,6 +198,7 @@ class Hosting:
         except BaseException:
             task.cancel()
             raise
+        return task
 
     def _handler(self, name: str) -> Callable[[Request], Awaitable[None]]:
         async def handle(request: Request) -> None:

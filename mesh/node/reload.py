@@ -319,7 +319,7 @@ class Live:
         if hosted is not None:
             await self.hosting.put(hosted)
         else:
-            self.hosting.take(name)
+            await self.hosting.take(name)
 
     def _check_records(self, name: str, step: Step) -> None:
         """Refuse to change the store where the mesh's own records are: whoever has it open would keep the old one."""
