@@ -31,6 +31,7 @@ from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
 from mesh.errors import AppFailedError, AppUnreachableError, ConfigError, MeshError
+from mesh.node.health import ComponentStatus
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -101,9 +102,9 @@ class Gateway:
         self.lost = True
         self.shut_down()
 
-    @property
-    def metadata(self) -> dict[str, object]:
-        """What ``GET metadata`` answers."""
+    async def metadata(self) -> dict[str, object]:
+        """Give what ``GET metadata`` answers."""
+        status = await self._runtime.health()
         config, node = self.config, self._runtime.description
         described: dict[str, object] = {
             "id": node.app_id,
@@ -117,17 +118,23 @@ class Gateway:
             "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": 0},
-            "conditions": self._conditions(),
+            "componentStatus": [_without_nothing(asdict(each)) for each in status],
+            "conditions": self._conditions(status),
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
 
-    def _conditions(self) -> list[dict[str, object]]:
+    def _conditions(self, status: Sequence[ComponentStatus]) -> list[dict[str, object]]:
         """Tell what is not as it should be, for ``mesh status``."""
         away = self._application is not None and not self._runtime.serving
         told: list[dict[str, object]] = [{"target": "application", "state": "away"}] if away else []
+        told += [
+            {"target": f"component {each.name}", "state": f"{each.health}: {each.reason}"}
+            for each in status
+            if each.reason
+        ]
         return told + self._runtime.conditions.described()
 
     def _described_connection(self) -> dict[str, object]:
@@ -262,8 +269,8 @@ async def _answered(application: HTTPApplication, app_id: str) -> tuple[int, byt
 
 
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:
-    """Leave the capabilities out where there are none, as Dapr does."""
-    return {name: value for name, value in component.items() if name != "capabilities" or value}
+    """Leave out what there is none of, as Dapr does."""
+    return {name: value for name, value in component.items() if value}
 
 
 def _described(subscription: Subscription) -> dict[str, object]:

@@ -94,9 +94,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Components:
-    """What is open on this node, by name, in the order it was opened."""
+    """What is open on this node, by name, in the order it was opened; and why what is absent could not be opened."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
+    absent: dict[str, tuple[Component, str]] = field(default_factory=dict)
     _views: list[tuple[Block, tuple[str, ...], dict[str, Opened]]] = field(default_factory=list)
 
     @property
@@ -119,6 +120,7 @@ class Components:
         if former is not None:
             self._hide(former, parts)
         self.entries[name] = entry
+        self.absent.pop(name, None)
         parts.configured.add(entry.block.name)
         parts.scopes[name], parts.lives[name] = entry.component.scopes, entry.life
         self._show(entry)
@@ -126,6 +128,7 @@ class Components:
 
     def take(self, name: str, parts: Parts) -> Entry | None:
         """Use one no longer; gives it."""
+        self.absent.pop(name, None)
         former = self.entries.pop(name, None)
         if former is not None:
             self._hide(former, parts)
@@ -231,6 +234,7 @@ async def open_components(
         except ConfigError as error:
             if component.ignore_errors:
                 logger.warning("component %s is left out: %s", component.name, error)
+                opened.absent[component.name] = component, str(error)
             else:
                 problems.extend(error.problems)
     if problems:

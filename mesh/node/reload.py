@@ -235,12 +235,14 @@ class Live:
                 done.append(step)
                 self.resources = dataclasses.replace(self.resources, components=_with(self.resources.components, step))
             except ConfigError as error:
+                self._note_absent(step, error)
                 kept += error.problems
                 again = again or isinstance(error.__cause__, MeshError | TimeoutError)
-            except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on as it was
-                again = True
-                text = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
-                of = step.resource
+            except Exception as error:
+                again, of, text = True, step.resource, str(error)
+                if not isinstance(error, MeshError):
+                    logger.exception("component %s", of.name)
+                    text = type(error).__name__
                 kept.append(Problem(f"component {of.name}: {text}", "", of.file, of.line))
         for step in all_steps:
             if isinstance(step.resource, HTTPEndpoint):
@@ -294,6 +296,10 @@ class Live:
                 fine.append(component)
         ordered = in_order(fine, self.blocks, kept)
         return [*(of[each.name] for each in ordered), *(step for step in of.values() if step.after is None)]
+
+    def _note_absent(self, step: Step, error: MeshError) -> None:
+        if isinstance(step.after, Component) and step.after.name not in self.components.entries:
+            self.components.absent[step.after.name] = step.after, str(error)
 
     def _stores(self, new: Sequence[Component]) -> list[str]:
         open_now = [entry.component for entry in self.components.entries.values()]

@@ -41,6 +41,7 @@ from mesh.node.components import (
 )
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
+from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
 from mesh.observed import observed_application, observed_broker
@@ -149,6 +150,7 @@ class Runtime(Steps):
         self._registry = registry
         self._blocks = blocks
         self._components = Components()
+        self._health = Health(self._components)
         self._serve = Serve()
         self._parts: Parts
         self._directory: Directory
@@ -386,6 +388,10 @@ class Runtime(Steps):
         self._parts.application = application
         services = tuple(self.services.values())
         return inbound(self._serve, services, self._directory, self.settings.app_id, application, programmatic)
+
+    async def health(self) -> list[ComponentStatus]:
+        """Ask the components how they are; see ``mesh/node/health.py``."""
+        return await self._health.look()
 
     @property
     def description(self) -> NodeDescription:
