@@ -289,13 +289,18 @@ async def open_component(
 
             entry, life = await lives.begin(f"component {component.name}", begin)
         return Entry(block, component, resolved, entry, _placement(component, block, entry, parts), life)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError([each if each.file else _located(component, each) for each in error.problems]) from error
     except MissingDependencyError as error:
         raise ConfigError(component.type_problem(f"component {component.name}: {error}")) from error
     except (MeshError, TimeoutError) as error:
         late = f"its start took longer than {component.init_timeout:g} s (spec.initTimeout), it waited for {waits_for}"
         raise ConfigError(component.problem(f"component {component.name}: {str(error) or late}")) from error
+
+
+def _located(component: Component, problem: Problem) -> Problem:
+    """Say where it is that something is wrong, where only what is wrong was known."""
+    return component.problem(f"component {component.name}: {problem}") if component.file else problem
 
 
 def _placement(component: Component, block: Block, opened: Opened, parts: Parts) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.application import Application
 from mesh.blocks.secrets import BLOCK as SECRETS
-from mesh.errors import ConfigError, MeshError, Problem
+from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
 from mesh.life import Life, Lives
 from mesh.node.components import (
     Components,
@@ -237,7 +237,8 @@ class Live:
             except ConfigError as error:
                 self._note_absent(step, error)
                 kept += error.problems
-                again = again or isinstance(error.__cause__, MeshError | TimeoutError)
+                cause = error.__cause__
+                again = again or not isinstance(cause, ConfigError | MissingDependencyError | None)
             except Exception as error:
                 again, of, text = True, step.resource, str(error)
                 if not isinstance(error, MeshError):
