@@ -17,10 +17,10 @@ from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import durable, invocation, pubsub, secrets, state, topics
+from mesh.blocks import durable, invocation, pubsub, secrets, state, store, topics
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
-from mesh.node import directory
+from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
 from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
@@ -318,7 +318,7 @@ def _counts() -> Sequence[Row]:
             NONE,
             "a call goes to another instance, or waits",
         ),
-        ("keys that a bulk read reads at once", f"{state.MAX_BULK_PARALLELISM}", "`parallelism`, fewer", "nothing"),
+        ("keys that a bulk read reads at once", f"{store.MAX_PARALLEL}", "`parallelism`, fewer", "nothing"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),
@@ -346,6 +346,19 @@ def _life() -> Sequence[Row]:
             "`spec.initTimeout`",
             "exit code 1, with what it waited for",
         ),
+        (
+            "operations on a component that was replaced or removed",
+            _time(reload.LAST_USE_SECONDS),
+            NONE,
+            "the component is closed, with a warning; they fail",
+        ),
+        (
+            "deliveries of a subscription that was changed or removed",
+            _time(inbound.LEAVE_SECONDS),
+            NONE,
+            "events are handed back",
+        ),
+        ("a component that is asked how it is", _time(health.CHECK_SECONDS), NONE, "it counts as failing"),
         ("a broker that is lost later", "none", NONE, "calls wait within their limit; the gateway connects again"),
         (
             "what is in flight when a gateway stops",
