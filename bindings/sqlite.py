@@ -20,7 +20,7 @@ from mesh.blocks.store import KeyValueStateStore
 from mesh.broker import Entry, Write
 from mesh.errors import ConfigError, ConflictError, StateError
 from mesh.key_value import check_key
-from mesh.resources.component import Component
+from mesh.resources.component import Component, NoEffect
 
 __all__ = ["FileKeyValue", "SQLiteStateStore"]
 
@@ -34,6 +34,12 @@ CREATE INDEX IF NOT EXISTS expiries ON entries (expires_at) WHERE expires_at IS 
 CREATE TABLE IF NOT EXISTS counter (revision INTEGER NOT NULL);
 INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter);
 """
+_IGNORED = {
+    **dict.fromkeys(("tableName", "metadataTableName"), NoEffect("the tables are brokermesh's own")),
+    "cleanupInterval": NoEffect("what expired is not seen, and is deleted with the next write"),
+    "disableWAL": NoEffect("the file has a write-ahead log", ("", "false")),
+    **dict.fromkeys(("timeout", "busyTimeout", "timeoutInSeconds"), NoEffect("the times are fixed")),
+}
 _T = TypeVar("_T")
 
 
@@ -171,7 +177,8 @@ class SQLiteStateStore(KeyValueStateStore):
     """A state store in a file."""
 
     bound = True
-    settings = ("connectionString",)
+    settings = ("connectionString", *_IGNORED)
+    without_effect = _IGNORED
 
     def __init__(self, path: Path) -> None:
         """Prepare; entering opens the file, and makes it if it is missing."""

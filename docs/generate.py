@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from bindings.sqlite import SQLiteStateStore
 from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
@@ -28,6 +29,7 @@ from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
 from mesh.broker import Features
+from mesh.resources.component import NoEffect
 
 __all__ = ["BLOCKS", "main", "pages", "rendered"]
 
@@ -100,6 +102,14 @@ def _ignored_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _ignored_settings(table: Mapping[str, NoEffect]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for name, each in table.items():
+        reasons.setdefault(each.reason, []).append(f"`{name}`")
+    lines = ["| accepted, without effect | why |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items())]) + "\n"
+
+
 def _old_names_table() -> str:
     lines = ["| old name | write |", "| --- | --- |"]
     for old, new in DEPRECATED.items():
@@ -167,6 +177,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "faults": _faults_table,
     "calls": _calls_table,
     "fault-times": _fault_times_table,
+    **{
+        f"ignored-settings-{adapter.__module__.split('.')[1]}": partial(_ignored_settings, adapter.without_effect)
+        for adapter in (NatsBroker, RedisBroker, RabbitMQBroker, KafkaBroker, MQTTBroker, SQLiteStateStore)
+    },
     **{f"limits-{name}": partial(table, name) for name in TABLES},
 }
 """What can be generated, by name."""

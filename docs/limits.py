@@ -12,7 +12,6 @@ from bindings import local, sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
-from gateway.cli import invoke
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
@@ -21,7 +20,6 @@ from mesh import address, conditions, delivery, host, key_value, pipeline, polic
 from mesh.blocks import (
     configuration,
     configuration_store,
-    consumer,
     durable,
     invocation,
     lock,
@@ -33,9 +31,9 @@ from mesh.blocks import (
 )
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
-from mesh.node import directory
+from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
-from mesh.resources.subscription import BulkOptions
+from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
 __all__ = ["HEADINGS", "TABLES", "table"]
 
@@ -130,9 +128,9 @@ def _asked() -> Sequence[Row]:
             "the error of the route: `nobody said within …`",
         ),
         (
-            "`mesh invoke`: silence of the gateway",
-            _time(invoke.parser().get_default("timeout")),
-            "`--timeout`; needed when a policy gives a call longer",
+            "`mesh invoke` and `mesh publish`: silence of the gateway",
+            "that of the call",
+            "`--timeout`",
             "exit code 1, and a line that names `--timeout`",
         ),
         (
@@ -283,6 +281,12 @@ def _http() -> Sequence[Row]:
             NONE,
             "its body is not read: the status alone counts",
         ),
+        (
+            "an application's answer to `GET /dapr/subscribe`",
+            _size(application.ANSWER_LIMIT_BYTES),
+            NONE,
+            "a warning; it is asked again, and has no subscriptions of its own until then",
+        ),
         ("the text of an error", f"{errors.MAX_TEXT:,} characters", NONE, "it is cut"),
     )
 
@@ -333,8 +337,8 @@ def _counts() -> Sequence[Row]:
     return (
         (
             "events in flight, for each subscription and instance",
-            f"{consumer.DEFAULT_MAX_IN_FLIGHT}",
-            f"`maxInFlight` of the subscription, at most {consumer.MAX_IN_FLIGHT:,}",
+            f"{DEFAULT_MAX_IN_FLIGHT}",
+            f"`maxInFlight` of the subscription, at most {MAX_IN_FLIGHT:,}",
             "the others wait at the broker",
         ),
         (
@@ -384,6 +388,19 @@ def _life() -> Sequence[Row]:
             "`spec.initTimeout`",
             "exit code 1, with what it waited for",
         ),
+        (
+            "operations on a component that was replaced or removed",
+            _time(reload.LAST_USE_SECONDS),
+            NONE,
+            "the component is closed, with a warning; they fail",
+        ),
+        (
+            "deliveries of a subscription that was changed or removed",
+            _time(inbound.LEAVE_SECONDS),
+            NONE,
+            "events are handed back",
+        ),
+        ("a component that is asked how it is", _time(health.CHECK_SECONDS), NONE, "it counts as failing"),
         ("a broker that is lost later", "none", NONE, "calls wait within their limit; the gateway connects again"),
         (
             "what is in flight when a gateway stops",

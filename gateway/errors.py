@@ -47,6 +47,7 @@ class Row(NamedTuple):
         reason: Of the ``ErrorInfo``; empty = the failure has no details.
         resource: Type of the component in the ``ResourceInfo``; empty = there is none.
         metadata: Of the ``ErrorInfo``, names and texts.
+        asked: Whether the metadata of the request are there too.
         field: Name of the offending field in the ``BadRequest``; empty = there is none.
     """
 
@@ -58,6 +59,7 @@ class Row(NamedTuple):
     resource: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     field: str = ""
+    asked: bool = False
 
 
 _TOPIC = (("appID", "{app_id}"), ("topic", "{arguments.topic}"))
@@ -105,8 +107,10 @@ ERRORS: Mapping[str, Row] = {
         "DAPR_PUBSUB_UNMARSHAL_EVENTS",
         "pubsub",
     ),
-    "pubsub/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA, "pubsub"),
-    "pubsub/CONFIG_INVALID": Row(400, "INVALID_ARGUMENT", _BAD_METADATA[0], "{error}", _BAD_METADATA[2], "pubsub"),
+    "pubsub/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA, "pubsub", asked=True),
+    "pubsub/CONFIG_INVALID": Row(
+        400, "INVALID_ARGUMENT", _BAD_METADATA[0], "{error}", _BAD_METADATA[2], "pubsub", asked=True
+    ),
     "pubsub/PERMISSION_DENIED": Row(
         403, "PERMISSION_DENIED", "ERR_PUBSUB_FORBIDDEN", "{error}", "DAPR_PUBSUB_FORBIDDEN", "pubsub", _TOPIC
     ),
@@ -307,7 +311,8 @@ def told(row: Row, error: object = None, target: str = "", arguments: object = N
             }
         )
     if row.reason:
-        metadata = {name: text.format(**words) for name, text in row.metadata}
+        metadata = dict(getattr(arguments, "metadata", {})) if row.asked else {}
+        metadata |= {name: text.format(**words) for name, text in row.metadata}
         details.append({"@type": TYPES + "ErrorInfo", "domain": "dapr.io", "metadata": metadata, "reason": row.reason})
     return APIError(row.status, row.code, message, details or None)
 

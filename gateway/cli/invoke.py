@@ -22,7 +22,7 @@ from mesh.values import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["add_data_options", "failed", "gateway_of", "given_data", "parser", "run"]
+__all__ = ["add_data_options", "add_timeout", "failed", "gateway_of", "given_data", "parser", "run"]
 
 # What may stand in a path and query as it is, the percent sign of what is quoted already among them.
 _PATH_SAFE = "/?:@!$&'()*+,;=-._~%"
@@ -38,7 +38,7 @@ def parser() -> Parser:
     made.add_argument("-H", "--header", action="append", default=[], metavar="NAME=VALUE", help="a header; repeatable")
     made.add_argument("-v", "--verb", default="POST", metavar="VERB", help="HTTP verb (POST)")
     made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
-    made.add_argument("--timeout", type=_duration, metavar="TIME", help="longest wait, such as 30s (60s)", default=60.0)
+    add_timeout(made)
     return made
 
 
@@ -64,6 +64,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--data", metavar="TEXT", help="what is sent, JSON")
     parser.add_argument("--payload", dest="data", help=argparse.SUPPRESS)
     parser.add_argument("-f", "--data-file", metavar="FILE", help="a file that is sent; - reads it here")
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add ``--timeout``. Without it the gateway alone decides, which knows the policies."""
+    text = "longest silence of the gateway, such as 30s; its own limit and a policy's hold without"
+    parser.add_argument("--timeout", type=_duration, metavar="TIME", help=text)
 
 
 def given_data(found: argparse.Namespace) -> bytes | None:

@@ -121,6 +121,7 @@ def run(words: Sequence[str]) -> int:
 
     async def all_of_it() -> int:
         console = Console.of_process()
+        console.as_json = specs[0].config.log_json
         voice = voice_of(console, several=specs[0].several)
         return await launch(specs, Surroundings(console, voice, guard, os.environ))
 
@@ -141,7 +142,8 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
     found = parser().parse(own)
     if found.run_file is not None:
         given = [word for word in own if word.startswith("-") and word.partition("=")[0] not in _BESIDE_A_FILE]
-        return _template(found.run_file, environ, given, command)
+        specs = _template(found.run_file, environ, given, command)
+        return [_in_json(spec) for spec in specs] if getattr(found, "log_as_json", False) else specs
     for warning in warnings_about(found):
         note(f"warning: {warning}")
     options = gateway_options(found)
@@ -154,6 +156,10 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
     if options.app_port is not None and 0 < options.app_port == options.dapr_http_port:
         raise ConfigError(Problem(f"{options.app_port} is the --dapr-http-port as well", "--app-port"))
     return [_single(options, command, environ)]
+
+
+def _in_json(spec: AppSpec) -> AppSpec:
+    return replace(spec, options=replace(spec.options, log_as_json=True), config=replace(spec.config, log_json=True))
 
 
 def _single(options: GatewayOptions, command: Sequence[str], environ: Mapping[str, str]) -> AppSpec:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.processes import exit_text
 from gateway.cli.reference import as_dapr, signed
+from mesh.urls import in_url
 
 if TYPE_CHECKING:
     from gateway.cli.app_spec import AppSpec
@@ -51,7 +52,8 @@ class Voice:
 
     def up(self, spec: AppSpec, run: Run) -> None:
         """Say that both are ready."""
-        self.console.out(f"mesh: {UP} {_ports(spec, run)}")
+        text = f"{UP} {_ports(spec, run)}"
+        self.console.out("success", text, f"mesh: {text}")
 
     def app_ended(self, spec: AppSpec, code: int, last_lines: str) -> None:
         """Say that the application has ended by itself."""
@@ -135,7 +137,8 @@ class DaprVoice(Voice):
             self._say("warning", f'No application command found for app "{spec.app_id}"')
             self._started(spec, run)
         else:
-            self.console.out("WARNING: no application command found.")
+            text = "no application command found."
+            self.console.out("warning", text, f"WARNING: {text}")
 
     def up(self, spec: AppSpec, run: Run) -> None:
         """Say that both are ready."""
@@ -165,9 +168,8 @@ class DaprVoice(Voice):
         if not self._several:
             self._say("info", "\nterminated signal received: shutting down")
         elif number is not None:
-            self.console.out("")
             text = "Received signal to stop Dapr and app processes. Shutting down Dapr and app processes."
-            self._say("info", text)
+            self.console.out("info", text, "\n" + signed("info", text))
 
     def stopped(self, what: str) -> None:
         """Say that it has ended."""
@@ -175,11 +177,11 @@ class DaprVoice(Voice):
 
     def failed(self, text: str) -> None:
         """Say what went wrong."""
-        self.console.err(signed("failure", text))
+        self.console.err("failure", text, signed("failure", text))
 
     def note(self, text: str) -> None:
         """Say something beside."""
-        self.console.err(signed("info", text))
+        self.console.err("info", text, signed("info", text))
 
     def stopped_code(self, code: int) -> int:
         """Give 0: whatever an application does while its gateway ends is no failure."""
@@ -194,7 +196,7 @@ class DaprVoice(Voice):
         self._say("info", f"Writing log files to directory : {spec.directory / '.dapr' / 'logs'}")
 
     def _say(self, sign: Sign, text: str) -> None:
-        self.console.out(signed(sign, text))
+        self.console.out(sign, text, signed(sign, text))
 
 
 def voice_of(console: Console, *, several: bool) -> Voice:
@@ -203,7 +205,7 @@ def voice_of(console: Console, *, several: bool) -> Voice:
 
 
 def _address(run: Run) -> str:
-    return f"unix:{run.socket}" if run.socket else f"http://{run.host}:{run.http_port}"
+    return f"unix:{run.socket}" if run.socket else f"http://{in_url(run.host)}:{run.http_port}"
 
 
 def _listening(run: Run) -> str:

@@ -79,8 +79,9 @@ def header(request: web.BaseRequest, name: str) -> str | None:
 def trace_context(request: web.BaseRequest) -> tuple[str | None, str]:
     """Give ``traceparent`` and ``tracestate``; what cannot be one is left out, as W3C Trace Context asks."""
     parent, state = request.headers.get("traceparent"), request.headers.get("tracestate", "")
-    valid = parent is not None and is_traceparent(parent)
-    return parent if valid else None, state if is_tracestate(state) else ""
+    if parent is None or not is_traceparent(parent):
+        return None, ""  # A state without its trace means nothing.
+    return parent, state if is_tracestate(state) else ""
 
 
 def query_of(raw_query: str) -> dict[str, str]:

@@ -23,12 +23,14 @@ __all__ = [
     "EnvRef",
     "HTTPEndpoint",
     "MetadataEntry",
+    "NoEffect",
     "Secret",
     "SecretRef",
     "TemplateTokens",
     "env_refusal",
     "expand_template",
     "resolve_entries",
+    "without_secret",
     "without_store",
 ]
 
@@ -97,6 +99,19 @@ class MetadataEntry:
         if isinstance(self.value, Secret):
             return self.value.reveal()
         return self.value if isinstance(self.value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """A setting that an adapter takes although it does nothing here.
+
+    Attributes:
+        reason: Why.
+        anyway: Values, in lower case, that ask for what is so anyway; then nothing is said.
+    """
+
+    reason: str
+    anyway: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +205,19 @@ class Component:
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 
+    def without_effect(self, table: Mapping[str, NoEffect]) -> list[Problem]:
+        """Find settings that do nothing although their adapter takes them."""
+        folded = {name.casefold(): each for name, each in table.items()}
+        found = [(entry, folded.get(entry.name.casefold())) for entry in self.metadata]
+        return [
+            _problem(f"it has no effect: {each.reason}", entry, self.file, self.line)
+            for entry, each in found
+            if each is not None and (entry.text() or "").strip().lower() not in each.anyway
+        ]
+
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""
-        return tuple(dict.fromkeys(entry.value for entry in self.metadata if isinstance(entry.value, SecretRef)))
+        return _secret_refs(self.metadata)
 
     def resolved(
         self, tokens: TemplateTokens, environ: Mapping[str, str], secrets: Mapping[SecretRef, str]
@@ -232,25 +257,49 @@ class HTTPEndpoint:
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
+    @property
+    def metadata(self) -> tuple[MetadataEntry, ...]:
+        """What may refer to a secret or a variable."""
+        given = (self.root_ca, self.certificate, self.private_key)
+        return (*self.headers, *(entry for entry in given if entry is not None))
+
+    def secret_refs(self) -> tuple[SecretRef, ...]:
+        """List the secrets that it refers to, each once."""
+        return _secret_refs(self.metadata)
+
+
+def _secret_refs(entries: Iterable[MetadataEntry]) -> tuple[SecretRef, ...]:
+    return tuple(dict.fromkeys(entry.value for entry in entries if isinstance(entry.value, SecretRef)))
+
 
 def without_store(resource: Component | HTTPEndpoint, stores: Iterable[str]) -> list[Problem]:
     """Find references to secrets in a resource that does not say which of the stores has them."""
     if resource.auth_secret_store is not None:
         return []
-    if isinstance(resource, Component):
-        what, entries = "component", resource.metadata
-    else:
-        given = (resource.root_ca, resource.certificate, resource.private_key)
-        what, entries = "HTTPEndpoint", (*resource.headers, *(entry for entry in given if entry is not None))
+    what = "component" if isinstance(resource, Component) else "HTTPEndpoint"
     message = (
         f"{what} {resource.name} refers to a secret, and does not say in which store; add beside its spec the line "
         f"auth: {{secretStore: NAME}}; the secret stores here are: {', '.join(stores) or 'none'}"
     )
     return [
         _problem(message, entry, resource.file, resource.line)
-        for entry in entries
+        for entry in resource.metadata
         if isinstance(entry.value, SecretRef)
     ]
+
+
+def without_secret(resource: Component | HTTPEndpoint, secrets: Mapping[str, Mapping[SecretRef, str]]) -> list[Problem]:
+    """Find references to what is not in a store whose secrets are known; they are given by the names of stores."""
+    known = secrets.get(resource.auth_secret_store or "")
+    return [
+        _problem(_missing(entry.value), entry, resource.file, resource.line)
+        for entry in resource.metadata
+        if known is not None and isinstance(entry.value, SecretRef) and entry.value not in known
+    ]
+
+
+def _missing(ref: SecretRef) -> str:
+    return f"refers to the secret '{ref.name}' (key '{ref.key}'), which no secret store gives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,9 +403,9 @@ def _resolve(
             if refusal is not None:
                 raise ValueError(refusal)
             return Secret(expand_template(environ.get(variable, ""), tokens))
-        case SecretRef(name=name, key=key):
+        case SecretRef():
             if value not in secrets:
-                raise ValueError(f"refers to the secret '{name}' (key '{key}'), which no secret store gives")
+                raise ValueError(_missing(value))
             return Secret(secrets[value])
         case _:
             assert_never(value)

@@ -439,6 +439,29 @@ def test_end_of_one_application_leaves_the_others(home: MeshHome, tmp_path: Path
     assert "== APP" not in run.text
 
 
+@pytest.mark.parametrize("style", ["mesh", "dapr"])
+@pytest.mark.parametrize("several", [False, True])
+def test_log_as_json_is_for_all_but_the_application(home: MeshHome, tmp_path: Path, style: str, several: bool) -> None:
+    """Each line of ours and of the gateway is an object; what goes wrong is one too."""
+    if several:
+        path = _template(tmp_path, {"a": "echo up; exit 3"}, daprdLogDestination="console")
+        words = ["-f", str(path)]
+    else:
+        words = ["--app-id", "a", "--", "sh", "-c", "echo up; exit 3"]
+    found = home.mesh("run", "--log-as-json", *words, environ={"MESH_OUTPUT": style})
+    lines = [*found.stdout.splitlines(), *found.stderr.splitlines()]
+    assert [line for line in lines if line.startswith("== APP")] == [
+        "== APP == up" if style == "dapr" and not several else "== APP - a == up"
+    ]
+    told = [json.loads(line) for line in lines if line and not line.startswith("== APP")]
+    assert all({"time", "msg"} <= line.keys() for line in told)
+    ours = [(line["status"], line["msg"]) for line in told if "status" in line]
+    how = "exit status 3" if style == "dapr" else "exit code 3"
+    assert any(status == "success" and "You're up and running!" in text for status, text in ours)
+    assert any(status == "failure" and text.endswith(how) for status, text in ours)
+    assert any(line.get("app_id") == "a" for line in told), "the gateway's"
+
+
 def test_application_that_cannot_start_ends_all(home: MeshHome, tmp_path: Path) -> None:
     path = _template(tmp_path, {"good": _FOREVER, "bad": "x"})
     path.write_text(path.read_text().replace('"sh", "-c", "x"', '"no-such-program"'))
@@ -480,6 +503,12 @@ kind: Component
 metadata: {name: s}
 spec: {type: state.mesh, metadata: [{name: keyPrefix, secretKeyRef: {name: prefix}}]}
 auth: {secretStore: vault}
+---
+apiVersion: dapr.io/v1alpha1
+kind: HTTPEndpoint
+metadata: {name: there}
+spec: {baseUrl: "http://localhost", headers: [{name: h, secretKeyRef: {name: header}}]}
+auth: {secretStore: vault}
 """
 
 
@@ -490,7 +519,8 @@ auth: {secretStore: vault}
         ("[]", "component vault: the secrets file secrets.json must hold a JSON object"),
         ("{}", "refers to the secret 'prefix' (key 'prefix'), which no secret store gives"),
         ('{"prefix": "a||b"}', "keyPrefix can't contain '||'"),
-        ('{"prefix": "a"}', None),
+        ('{"prefix": "a"}', "a.yaml:15:47: spec.headers[0] (h): refers to the secret 'header' (key 'header')"),
+        ('{"prefix": "a", "header": "b"}', None),
     ],
 )
 def test_secrets_of_this_machine_are_read_before_anything_starts(

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from gateway.app import Gateway, run
 from gateway.config import GatewayConfig, HealthCheck, Tokens
+from mesh.errors import ConfigError
 from tests.http.harness import (
     ANY,
     DEFAULTS,
@@ -141,6 +142,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
     assert reply.json == {
         "id": "app",
         "runtimeVersion": ANY,
+        "enabledFeatures": ["HotReload"],
         "components": [
             {
                 "name": "pubsub",
@@ -156,6 +158,10 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
             },
         ],
         "extended": {"daprRuntimeVersion": ANY, "cliPID": "7", "color": "blue"},
+        "componentStatus": [
+            {"name": "pubsub", "type": "pubsub.mesh", "health": "ok", "placement": "local"},
+            {"name": "state", "type": "state.in-memory", "health": "ok", "placement": "local"},
+        ],
         "subscriptions": [
             {
                 "pubsubname": "pubsub",
@@ -390,6 +396,25 @@ async def test_unix_socket(tmp_path: Path) -> None:
             session.get("http://x/v1.0/healthz") as response,
         ):
             assert response.status == 204
+
+
+@pytest.mark.parametrize("folder", ["missing", "file", "x" * 120], ids=["missing", "a file", "too long"])
+async def test_unix_socket_nowhere(tmp_path: Path, folder: str) -> None:
+    """A folder where no socket can be made is said in one line."""
+    (tmp_path / "file").touch()
+    started = Gateway(config(tmp_path, unix_socket_dir=tmp_path / folder))
+    with pytest.raises(ConfigError, match=r"cannot listen at .*--unix-domain-socket names a folder"):
+        async with started.running():
+            pass
+
+
+async def test_port_that_is_taken(tmp_path: Path) -> None:
+    """Is told as that; no other failure of the system is."""
+    taken = config(tmp_path)
+    async with Gateway(taken).running():
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1, port {taken.http_port}: Address"):
+            async with Gateway(taken).running():
+                pass
 
 
 async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import main
+from gateway.cli import invoke, main, publish
 from gateway.cli.dispatch import COMMANDS, command
 from gateway.cli.publish import content_type
 from gateway.cli.reference import INSTEAD
@@ -286,6 +287,27 @@ def test_gateway_that_does_not_answer_is_said(home: Path, capsys: pytest.Capture
     with registered(home, Run("nodeapp", 1)):
         assert main(["invoke", "-a", "nodeapp", "-m", "x"]) == 1
     assert "error: the gateway of nodeapp at 127.0.0.1:1 does not answer: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("invoke -a nodeapp -m x", "nodeapp gave no answer for 0.2 s; --timeout sets how long to wait"),
+        ("publish -p a -t b -d x", "no answer for 0.2 s; whether the event was published is not known"),
+    ],
+)
+def test_how_long_a_silent_gateway_is_waited_for(
+    home: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As long as --timeout says; without it the gateway decides, since it knows the policies."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        registered(home, Run("nodeapp", silent.getsockname()[1])),
+    ):
+        assert main([*line.split(), "--timeout", "200ms"]) == 1
+    assert capsys.readouterr().err == f"error: {said}\n"
+    of = {"invoke": invoke.parser(), "publish": publish.parser()}[line.split()[0]]
+    assert of.parse(line.split()[1:]).timeout is None
 
 
 def test_publish_posts_the_event(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
