@@ -523,3 +523,33 @@ async def test_a_client_may_stay_connected(files: Files, memory: Backbone, tmp_p
                     files.write(a=sqlite("a", database))
                     replaced += 1
         assert not failed
+
+
+async def test_a_configuration_that_is_followed(
+    files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A subscription goes on at what takes the component's place, and when it is back."""
+    caplog.set_level(logging.INFO)
+    conf = "configuration.mesh"
+    files.write(conf=component("conf", conf))
+    async with App() as app, running(files, memory, tmp_path, app=app) as node:
+
+        async def change(value: str) -> None:
+            reply = await node.request("PUT", "/v1.0/mesh/configuration/conf/a", None, value)
+            assert reply.status == 204, reply
+
+        assert (await node.get("/v1.0/configuration/conf/subscribe?key=a")).status == 200
+        await change("1")
+        await app.until("/configuration/conf/a", 1)
+        files.write(conf=component("conf", conf, scopes=["app"]))
+        await until_logged(caplog, "Component conf changed")
+        await change("2")
+        await app.until("/configuration/conf/a", 2)
+        files.remove("conf")
+        await until_logged(caplog, "configuration conf: changes are not followed now")
+        files.write(conf=component("conf", conf), other=component("other", conf))
+        await until_named(node, conf=conf, other=conf)
+        await change("3")
+        got = await app.until("/configuration/conf/a", 3)
+        assert [each.json["items"]["a"]["value"] for each in got] == ["1", "2", "3"]
+        assert "still use it" not in caplog.text
