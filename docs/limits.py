@@ -33,7 +33,7 @@ from mesh.blocks import (
 )
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
-from mesh.node import directory
+from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
 from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
@@ -398,6 +398,19 @@ def _life() -> Sequence[Row]:
             "`spec.initTimeout`",
             "exit code 1, with what it waited for",
         ),
+        (
+            "operations on a component that was replaced or removed",
+            _time(reload.LAST_USE_SECONDS),
+            NONE,
+            "the component is closed, with a warning; they fail",
+        ),
+        (
+            "deliveries of a subscription that was changed or removed",
+            _time(inbound.LEAVE_SECONDS),
+            NONE,
+            "events are handed back",
+        ),
+        ("a component that is asked how it is", _time(health.CHECK_SECONDS), NONE, "it counts as failing"),
         ("a broker that is lost later", "none", NONE, "calls wait within their limit; the gateway connects again"),
         (
             "what is in flight when a gateway stops",

@@ -15,6 +15,9 @@ __all__ = ["ComponentAdapter"]
 class ComponentAdapter(Steps):
     """Opened by entering it: what ``_enter`` puts on ``_stack`` is closed when it is left.
 
+    One that can tell whether it can be used now has ``async def check(self) -> None``, which raises a ``MeshError``
+    when it cannot; metadata shows it.
+
     Attributes:
         settings: The model of its settings (``mesh/resources/settings.py``).
         bound: Whether it belongs to one process or machine, so that other nodes would find another one.

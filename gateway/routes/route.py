@@ -35,8 +35,7 @@ class Node(Protocol):
     def not_ready(self) -> Sequence[str]:
         """What is missing until everything works."""
 
-    @property
-    def metadata(self) -> dict[str, object]:
+    async def metadata(self) -> dict[str, object]:
         """What the node tells about itself."""
 
     def shut_down(self, *, force: bool = False) -> None:

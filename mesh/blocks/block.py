@@ -7,7 +7,7 @@ hands it operations through the pipeline; nothing else of the product knows the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.resources.subscription import Subscription
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Inbound", "Opened", "Parts", "Presence", "Serving", "no_policy"]
+__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "no_policy"]
 
 
 class Opened(Protocol):
@@ -60,11 +60,32 @@ class Presence(Protocol):
 class Serving(Service, Protocol):
     """A service that also reaches this node's application."""
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
-        """Give what is to be held open while the application is there; all are entered before any counts."""
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Give what is to be held open while the application is there; all are entered before any counts.
+
+        It is asked again when resources have changed: then what is held already is left as it is, as far as it would
+        be made of the same.
+        """
 
     def described(self) -> Mapping[str, object]:
         """Give what it adds to the node's description, by the fields of ``NodeDescription``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Something that is held open towards the application.
+
+    Attributes:
+        name: Of it, among those of the node.
+        made_of: Whatever it depends on: while that is equal, it need not be made again.
+        context: Enters and leaves it; not entered when it is held already.
+        overlaps: Whether another one of its name begins before it is left; else the broker keeps what comes meanwhile.
+    """
+
+    name: str
+    made_of: object
+    context: AbstractAsyncContextManager[None]
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +119,12 @@ class Parts:
         tracing: Makes spans.
         observer: Is told what happens.
         own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
-        stack: Holds what lives as long as the node.
+        stack: Holds what lives as long as the node; for a component that is being opened, as long as that.
         records: Opens the mesh's own store.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
         scopes: Of each open component, by name; empty = all apps.
+        lives: Of each open component, by name; entered around each use of it.
         configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
         run: The pipeline, for what a block asks of another one.
@@ -129,6 +151,7 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lives: dict[str, AbstractContextManager[None]] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None
 

@@ -17,6 +17,7 @@ from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagErro
 
 __all__ = ["CAPABILITIES", "MAX_PARALLEL", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]
 
+CHECKED_KEY = "mesh||check"
 MAX_PARALLEL = 100
 CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
 
@@ -136,6 +137,10 @@ class StateStore:
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents among the keys that begin with a prefix."""
         raise FeatureNotSupportedError("the state store", "querying")
+
+    async def check(self) -> None:
+        """Raise a ``StateError`` when it cannot be used now: it reads a key that nobody has, unless it knows better."""
+        await self.get(CHECKED_KEY, strong=False)
 
 
 class KeyValueStateStore(StateStore):

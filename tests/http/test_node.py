@@ -142,6 +142,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
     assert reply.json == {
         "id": "app",
         "runtimeVersion": ANY,
+        "enabledFeatures": ["HotReload"],
         "components": [
             {
                 "name": "pubsub",
@@ -157,6 +158,10 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
             },
         ],
         "extended": {"daprRuntimeVersion": ANY, "cliPID": "7", "color": "blue"},
+        "componentStatus": [
+            {"name": "pubsub", "type": "pubsub.mesh", "health": "ok", "placement": "local"},
+            {"name": "state", "type": "state.in-memory", "health": "ok", "placement": "local"},
+        ],
         "subscriptions": [
             {
                 "pubsubname": "pubsub",

@@ -221,7 +221,7 @@ async def through_pipeline(store: Flaky, policy: Policy, method: Method, argumen
         async def run(self, operation: Operation) -> object:
             return await getattr(component, operation.method.name)(operation)
 
-    pipeline = Pipeline({"state": Service()}, policy_of=lambda operation: policy)
+    pipeline = Pipeline({"state": Service()}, policy_of=lambda *_: policy)
     return await pipeline.run(Operation(method, "s", arguments, Context(Caller("ns", "app"))))
 
 
