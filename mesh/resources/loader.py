@@ -252,7 +252,6 @@ def files_at(path: Path, problems: list[Problem]) -> list[Path]:
     return []
 
 
-
 def _resource(document: Document, problems: list[Problem], warnings: list[Problem]) -> Resource | None:
     kind, version = document.get("kind"), document.get("apiVersion")
     ours = isinstance(version, str) and version.startswith(_GROUP)
