@@ -39,7 +39,7 @@ def look(paths: Sequence[Path]) -> Look:
     seen: list[tuple[object, ...]] = []
     for path in paths:
         try:
-            files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
+            files = sorted(each for each in path.iterdir() if each.suffix.lower() in (".yaml", ".yml"))
         except NotADirectoryError:
             files = [path]
         except OSError as error:

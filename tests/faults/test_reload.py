@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.faults.conftest import Site
 from tests.support.eventually import eventually
 from tests.support.gateways import MESH, MeshHome
 from tests.support.load import Publishing
@@ -121,17 +122,21 @@ def subscription(route: str, **more: object) -> str:
     return resource("Subscription", "orders", spec, version="v2alpha1")
 
 
-async def test_a_subscription_and_its_component_are_changed_under_load(mesh_home: Path, tmp_path: Path) -> None:
+async def test_a_subscription_and_its_component_are_changed_under_load(site: Site, tmp_path: Path) -> None:
     """Every event that was confirmed is delivered, and no publish fails."""
     folder = tmp_path / "resources"
     folder.mkdir()
     replace(folder, "pubsub", component("pubsub", "pubsub.mesh"))
     replace(folder, "orders", subscription("r0"))
-    arguments = ["--resources-path", str(folder)]
-    async with (
-        AppProcess(mesh_home) as app,
-        GatewayProcess("app", mesh_home, app=app, arguments=arguments) as gateway,
-    ):
+    prepared = GatewayProcess(
+        "app",
+        site.home,
+        app=(app := AppProcess(site.home)),
+        backbone=site.backend.url,
+        arguments=["--resources-path", str(folder)],
+        environ={**site.backend.environ, "NAMESPACE": site.namespace},
+    )
+    async with app, prepared as gateway:
         publishing = Publishing(gateway, "orders", 1_000_000, connections=8)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(publishing.run())

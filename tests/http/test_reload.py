@@ -553,3 +553,69 @@ async def test_a_configuration_that_is_followed(
         got = await app.until("/configuration/conf/a", 3)
         assert [each.json["items"]["a"]["value"] for each in got] == ["1", "2", "3"]
         assert "still use it" not in caplog.text
+
+
+async def test_what_editors_leave_beside_a_file_is_nothing(
+    files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lock that is a link to nowhere, swap files, backups."""
+    files.write(a=component("a", MEMORY))
+    async with running(files, memory, tmp_path) as node:
+        (files.directory / ".#a.yaml").symlink_to("somebody@somewhere.1234:5678")
+        for name in (".a.yaml.swp", "a.yaml~", "#a.yaml#", "4913", "a.yaml.bak"):
+            (files.directory / name).write_bytes(b"\x00\xff")
+        files.write(b=component("b", MEMORY))
+        await until_named(node, a=MEMORY, b=MEMORY)
+        assert not [record for record in caplog.records if "kept as they were" in record.getMessage()]
+
+
+async def test_a_name_may_become_anothers(files: Files, memory: Backbone, tmp_path: Path) -> None:
+    """A state store, then a secret store, then a service outside of the mesh."""
+    files.write(a=component("a", MEMORY), b=component("b", MEMORY))
+    async with App() as app, running(files, memory, tmp_path) as node:
+        assert await save(node, "a", 1) == 204
+        files.write(a=component("a", "secretstores.local.env"))
+        await until_named(node, a="secretstores.local.env", b=MEMORY)
+        assert await save(node, "a", 1) == 400
+        assert (await node.get("/v1.0/secrets/a/PATH")).status == 200
+        files.write(a=yaml("HTTPEndpoint", "a", {"baseUrl": f"http://127.0.0.1:{app.port}"}))
+        await until_named(node, b=MEMORY)
+        assert (await node.get("/v1.0/secrets/a/PATH")).status != 200
+        assert (await node.get("/v1.0/invoke/a/method/x")).status == 200
+
+
+async def test_what_was_left_out_is_opened_once_it_is_mended(files: Files, memory: Backbone, tmp_path: Path) -> None:
+    """Until then metadata and ``conditions`` say why it is absent."""
+
+    def spared(file: str) -> str:
+        metadata = [{"name": "connectionString", "value": file}]
+        return yaml(
+            "Component", "a", {"type": "state.sqlite", "version": "v1", "ignoreErrors": True, "metadata": metadata}
+        )
+
+    files.write(a=spared("/dev/null/x.db"), b=component("b", MEMORY))
+    async with running(files, memory, tmp_path) as node:
+        told = (await node.get("/v1.0/metadata")).json
+        [absent] = [each for each in told["componentStatus"] if each["name"] == "a"]
+        assert absent["health"] == "absent"
+        assert told["conditions"] == [{"target": "component a", "state": f"absent: {absent['reason']}"}]
+        files.write(a=spared(str(tmp_path / "x.db")))
+        await until_named(node, a="state.sqlite", b=MEMORY)
+        assert await save(node, "a", 1) == 204
+        told = (await node.get("/v1.0/metadata")).json
+        assert {each["name"]: each["health"] for each in told["componentStatus"]} == {"a": "ok", "b": "ok"}
+        assert "conditions" not in told
+
+
+async def test_healthz_is_ready_whatever_changes(files: Files, memory: Backbone, tmp_path: Path) -> None:
+    files.write(a=component("a", MEMORY))
+    async with running(files, memory, tmp_path) as node:
+        for text in ("kind: [", component("a", "state.nothing"), component("b", MEMORY), ""):
+            files.write(a=text)
+            for path in ("/v1.0/healthz", "/v1.0/healthz/outbound") * 20:
+                assert (await node.get(path)).status == 204
+        await eventually(lambda: _built_in(node))
+
+
+async def _built_in(node: Node) -> None:
+    assert set(await names(node)) == {"pubsub", "statestore"}
