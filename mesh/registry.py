@@ -25,6 +25,7 @@ _STAND_INS = {
 EXTRAS = {
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "cryptography": "encryption",
     "faststream": "faststream",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",

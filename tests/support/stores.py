@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.resources.component import Secret, SecretRef
 from tests.support.nats import NatsServer
 from tests.support.nodes import component
 from tests.support.redis_server import RedisServer
@@ -24,13 +25,13 @@ class Served:
     """A store that can be used.
 
     Attributes:
-        settings: Of the component, by name.
+        settings: Of the component, by name; what stands in a secret store as one that was read from there.
         backbone: URL of the node's.
         server: What can be restarted; None = nothing.
         version: Of the component.
     """
 
-    settings: Mapping[str, str]
+    settings: Mapping[str, str | Secret]
     backbone: str = "memory:"
     server: Server | None = None
     version: str = "v1"
@@ -61,6 +62,11 @@ async def _in_process(directory: Path) -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
+async def _encrypted(directory: Path) -> AsyncIterator[Served]:
+    yield Served({"primaryEncryptionKey": Secret("0f" * 32, SecretRef("keys", "first"))})
+
+
+@asynccontextmanager
 async def _sqlite(directory: Path) -> AsyncIterator[Served]:
     yield Served({"connectionString": str(directory / "state.db")})
 
@@ -81,6 +87,7 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
+    "encrypted": StoreKind("state.in-memory", _encrypted),
     "sqlite": StoreKind("state.sqlite", _sqlite),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),

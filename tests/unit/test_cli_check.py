@@ -89,11 +89,16 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             "type: state.mesh, metadata: [{name: primaryEncryptionKey, value: k}]",
-            "encryption at rest is not supported yet",
+            "(primaryEncryptionKey): must refer to a secret (secretKeyRef)",
         ),
         (
             "type: state.sqlite, metadata: [{name: clientCert, value: c}]",
             "which nothing reads; ignoring it may be unsafe",
+        ),
+        ("type: state.mesh, metadata: [{name: ttlInSeconds, value: 1h}]", "(ttlInSeconds): is not a whole number"),
+        (
+            "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
+            "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
         ("type: bindings.cron", "this version has no components of the kind 'bindings'"),
     ],
