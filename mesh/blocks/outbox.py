@@ -48,7 +48,6 @@ from mesh.errors import (
     EventError,
     MeshError,
     OutboxError,
-    StateError,
     TooManyOperationsError,
 )
 from mesh.event import CLOUDEVENTS_JSON, SPECVERSION, is_json, media_type, members_of
@@ -318,7 +317,7 @@ class Outbox:
             await self._store_events(prepared, markers, operation.deadline or None)
             try:
                 await self._store.write([*items, *markers])
-            except StateError as error:
+            except MeshError as error:
                 if not error.retryable:  # It said no. Of anything else the outcome is unknown, and is found out later.
                     await self._give_up(markers)
                 raise
