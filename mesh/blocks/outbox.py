@@ -55,7 +55,17 @@ from mesh.operation import Caller, Context, Operation
 from mesh.resources.component import Component
 from mesh.values import parse_bool
 
-__all__ = ["OUTBOX_SETTINGS", "Outbox", "OutboxSettings", "Verdict", "event_of", "judge", "outbox_settings", "split"]
+__all__ = [
+    "OUTBOX_SETTINGS",
+    "PREFIX",
+    "Outbox",
+    "OutboxSettings",
+    "Verdict",
+    "event_of",
+    "judge",
+    "outbox_settings",
+    "split",
+]
 
 logger = logging.getLogger(__name__)
 
