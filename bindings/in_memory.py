@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,4 +36,5 @@ class InMemoryStateStore(ComponentAdapter, KeyValueStateStore):
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents; looks at each, as there is no index."""
         entries = [(key, entry) async for key in self._values.keys(prefix) if (entry := await self._values.get(key))]
-        return matching.run(query, ((key, entry.value, str(entry.revision)) for key, entry in entries))
+        found = [(key, entry.value, str(entry.revision)) for key, entry in entries]
+        return await asyncio.to_thread(matching.run, query, found)  # With many values it takes a while.

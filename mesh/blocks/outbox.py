@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -71,6 +72,7 @@ logger = logging.getLogger(__name__)
 
 OUTBOX_SETTINGS = ("outboxPublishPubsub", "outboxPublishTopic", "outboxPubsub", "outboxDiscardWhenMissingState")
 PREFIX = "outbox-"
+_IS_MARKER = re.compile(rf"{PREFIX}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}").fullmatch
 WRITTEN, GIVEN_UP, FENCED = b'"0"', b'"given up"', b'"fenced"'
 FENCE_SECONDS = 24 * 3600.0
 MARGIN_SECONDS = 5.0  # Between clocks.
@@ -376,8 +378,9 @@ class Outbox:
         try:
             event = members_of(delivery.message.body)
             marker, until = event[_MARKER], event[_UNTIL]
-            if not isinstance(marker, str) or not isinstance(until, int):
-                raise EventError(f"{_MARKER} and {_UNTIL} must be a text and a number")
+            # Whoever may publish to the topic must not have other keys deleted.
+            if not isinstance(marker, str) or not _IS_MARKER(marker) or not isinstance(until, int):
+                raise EventError(f"{_MARKER} or {_UNTIL} is none")
         except (EventError, KeyError) as error:
             return Attempt(Outcome.DROP, f"this is no event of an outbox: {error}")
         if event.get(_STORE) != self._name:

@@ -55,7 +55,7 @@ class Item:
         value: The bytes to save; None deletes.
         etag: The etag it must have; None when not given.
         concurrency: None when not given: a check with an etag, last-write without.
-        ttl: Seconds until it expires; None for never.
+        ttl: Seconds until it expires, by the item's word or the component's; None for never.
         metadata: What the application said of it (``contentType``, ``partitionKey``…), for stores that read it; that
             of its time to live is in ``ttl`` already.
         check: Whether nothing is written: the key must have the etag, or without one must not exist. Only in a

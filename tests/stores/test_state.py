@@ -11,6 +11,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mesh import address
 from mesh.blocks.query import Queried
 from mesh.blocks.state import (
     BULK_GET,
@@ -29,6 +30,7 @@ from mesh.blocks.state import (
     StateStoreComponent,
 )
 from mesh.blocks.store import Concurrency, Item, Stored
+from mesh.broker import Delivery, SubscribeOptions
 from mesh.errors import (
     BadArgumentError,
     ConflictError,
@@ -39,8 +41,9 @@ from mesh.errors import (
     TooManyOperationsError,
 )
 from mesh.node.runtime import Runtime
+from mesh.resources.component import Secret, SecretRef
 from tests.support.eventually import eventually
-from tests.support.nodes import ask, node, unique
+from tests.support.nodes import ask, component, node, unique
 from tests.support.stores import STATE, Served, StoreKind
 
 TABLE = STATE
@@ -160,6 +163,21 @@ async def test_transactions(store: Store) -> None:
     await store.transact(Item("a", b"2"), Item("b", None), Item("new", b"2"))
     assert [await store.value(key) for key in ("a", "b", "new")] == [b"2", None, b"2"]
     await store.transact()
+
+
+async def test_first_write_in_a_transaction(store: Store) -> None:
+    """It guards the others, as an outbox needs it."""
+    store.needs("TRANSACTIONAL")
+    store.needs("ETAG")
+    first = Item("first", b"1", concurrency=Concurrency.FIRST_WRITE)
+    await store.transact(Item("a", b"1"), first)
+    for items in ([Item("a", b"2"), first], [first, Item("a", b"2")], [Item("b", b"2"), Item("a", None), first]):
+        with pytest.raises(ConflictError):
+            await store.transact(*items)
+    assert [await store.value(key) for key in ("a", "b", "first")] == [b"1", None, b"1"]
+    await store.delete("first")
+    await store.transact(first, Item("a", b"3"))
+    assert [await store.value(key) for key in ("a", "first")] == [b"3", b"1"]
 
 
 async def test_items_that_are_only_checked(store: Store) -> None:
@@ -433,6 +451,76 @@ async def test_compare_and_set_from_two_nodes(store: Store, served: Served, kind
             for each in (store, other, store, other):
                 tasks.create_task(count(each))
     assert await store.value("n") == b"80"
+
+
+async def test_encryption(store: Store, served: Served, kind: StoreKind) -> None:
+    """Around any store: nothing but the value is another one there, and that cannot be read."""
+    key = Secret("0a" * 16, SecretRef("keys", "the key"))
+    encrypted = served.component("store", kind.type, primaryEncryptionKey=key)
+    async with node(served.backbone, store.runtime.settings.namespace, encrypted) as second:
+        other = Store(second)
+        other.app_id = store.app_id
+        values = {
+            "object": b'{"a":[1,"\xc3\xa9"]}',
+            "text": b'"text"',
+            "binary": bytes(range(256)),
+            "large": b"1" * 100_000,
+        }
+        await other.save(*(Item(name, value) for name, value in values.items()))
+        assert await other.bulk(*values) == list(values.values())
+        stored = await other.get("object")
+        assert stored is not None
+        if kind.type != "state.in-memory":
+            for name, value in values.items():
+                plain = await store.value(name)
+                assert plain is not None
+                assert plain.endswith(b"||the key")
+                assert value not in plain
+        if "ETAG" in other.capabilities:
+            await other.save(Item("object", b"2", stored.etag))
+            with pytest.raises(ConflictError):
+                await other.save(Item("object", b"3", stored.etag))
+        if "TRANSACTIONAL" in other.capabilities:
+            await other.transact(Item("object", b"4"), Item("text", None))
+        if "TTL" in other.capabilities:
+            await other.save(Item("expires", b"5", ttl=1000.0))
+            expires = await other.get("expires")
+            assert expires is not None
+            assert (expires.value, expires.expires_at is not None) == (b"5", True)
+        assert "QUERY_API" not in other.capabilities
+
+
+async def test_outbox(store: Store, served: Served, kind: StoreKind) -> None:
+    """What is written is published, what is not is not, and no marker is left."""
+    store.needs("TRANSACTIONAL")
+    store.needs("ETAG")
+    namespace, taken = unique("outbox"), dict[str, object]()
+
+    async def take(delivery: Delivery) -> None:
+        event = orjson.loads(delivery.message.body)
+        taken[event["id"]] = event["data"]
+        await delivery.ack()
+
+    settings = {"outboxPublishPubsub": "pubsub", "outboxPublishTopic": "orders"}
+    events = served.component("store", kind.type, **settings)
+    orders = address.topic(namespace, "pubsub", "orders")
+    async with (
+        node(served.backbone, namespace, component("pubsub", "pubsub.mesh"), events) as second,
+        second.broker.subscribe(orders, SubscribeOptions("watch"), take),
+    ):
+        other = Store(second)
+        await other.transact(Item("a", b'{"n":1}'), Item("b", b'"text"'), Item("c", None))
+        with pytest.raises(ConflictError):
+            await other.transact(Item("a", b'"never"'), Item("b", b"2", "999999999"))
+        await other.transact(Item("a", b"3"))
+
+        async def published() -> None:
+            assert sorted(map(str, taken.values())) == ["3", "text", "{'n': 1}"]
+            for marker in taken:
+                assert await other.component.store.get(marker, strong=True) is None
+
+        await eventually(published)
+        assert [await other.value(key) for key in "ab"] == [b"3", b'"text"']
 
 
 async def test_a_server_that_is_killed(store: Store, served: Served, kind: StoreKind) -> None:

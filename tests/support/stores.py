@@ -36,7 +36,7 @@ class Served:
     server: Server | None = None
     version: str = "v1"
 
-    def component(self, name: str, kind: str, **more: str) -> Any:
+    def component(self, name: str, kind: str, **more: str | Secret) -> Any:
         """Make the component."""
         return component(name, kind, version=self.version, **{**self.settings, **more})
 

@@ -347,11 +347,19 @@ async def test_events_of_others(site: Site) -> None:
     (event,) = site.internal
     assert await site.take(event | {"outboxstore": "other"}, over=True) is Outcome.SUCCESS
     assert await site.marker(event) == b'"0"'
-    for strange in ({}, {"outboxmarker": 1, "outboxuntil": 1}, {"outboxmarker": "m", "outboxuntil": "x"}):
+    await site.store.write([Item("other||k", b"1")])
+    for strange in (
+        {},
+        {"outboxmarker": 1, "outboxuntil": 1, "outboxstore": "s"},
+        event | {"outboxuntil": "x"},
+        event | {"outboxmarker": "other||k"},
+        event | {"outboxmarker": "outbox-k"},
+    ):
         message = Message({}, orjson.dumps(strange))
         delivery = Delivery(message, address.topic("ns", "inner", "t"), 1, cast("Any", None))
         assert (await site.outbox.attempt(delivery)).outcome is Outcome.DROP
     assert site.published == []
+    assert await site.store.get("other||k", strong=True) is not None
 
 
 async def test_markers_count(site: Site) -> None:
