@@ -59,6 +59,7 @@ from mesh.values import parse_bool
 __all__ = [
     "OUTBOX_SETTINGS",
     "PREFIX",
+    "PROJECTION",
     "Outbox",
     "OutboxSettings",
     "Verdict",

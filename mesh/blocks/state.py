@@ -10,7 +10,7 @@ from typing import cast
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.encryption import ENCRYPTION_SETTINGS, EncryptedStateStore, encryption_keys
-from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, Outbox, outbox_settings
+from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, PROJECTION, Outbox, outbox_settings, split
 from mesh.blocks.query import Queried, parse_query
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
@@ -212,6 +212,8 @@ class StateStoreComponent:
         prefixed = [self._prefixed(operation, item) for item in items]
         if self._outbox is not None:
             await self._outbox.transact(operation, items, prefixed)
+        elif not all(split(items)[0]):
+            raise BadArgumentError(f"{operation.target} has no outbox, and would store an {PROJECTION}")
         elif items:
             await self.store.write(prefixed)
 
@@ -226,9 +228,13 @@ class StateStoreComponent:
         if "QUERY_API" not in self.capabilities:
             raise FeatureNotSupportedError(operation.target, "querying")
         prefix = self._prefix_of(operation.context.caller.app_id)
-        found = await self.store.query(parse_query(asked.body, asked.metadata), prefix)
-        own = [match for match in found.matches if self._is_own(prefix, match.key)]
-        return Queried([replace(match, key=match.key[len(prefix) :]) for match in own], found.token)
+        query = parse_query(asked.body, asked.metadata)
+        while True:
+            found = await self.store.query(query, prefix)
+            own = [match for match in found.matches if self._is_own(prefix, match.key)]
+            if own or not found.token:
+                return Queried([replace(match, key=match.key[len(prefix) :]) for match in own], found.token)
+            query = replace(query, token=found.token)
 
     async def keys(self, operation: Operation) -> Listed:
         """List the caller's keys.
