@@ -388,6 +388,10 @@ class OutboxError(StateError):
 
     code = "STATE_OUTBOX"
 
+    def __init__(self, reason: str, *, retryable: bool = True) -> None:
+        self.retryable = retryable  # type: ignore[misc]  # as what went wrong with the event
+        super().__init__(reason)
+
 
 class SecretError(MeshError):
     """A secret store could not do what it was asked: it has no such secret, or cannot be read."""

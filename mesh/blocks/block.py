@@ -184,6 +184,7 @@ class Block:
         open: Opens a component whose references are closed.
         settings: What it reads of every component itself, whatever the adapter.
         check: Reads them without opening anything, so that what is wrong with them is known before.
+        refers: Gives what a component's settings say of others of its node: by setting, their kind and name.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
     """
@@ -195,5 +196,6 @@ class Block:
     open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
     settings: tuple[str, ...] = ()
     check: Callable[[Component], object] | None = None
+    refers: Callable[[Component], Mapping[str, tuple[str, str]]] | None = None
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy

@@ -65,6 +65,7 @@ __all__ = [
     "Verdict",
     "event_of",
     "judge",
+    "named",
     "outbox_settings",
     "split",
 ]
@@ -133,6 +134,13 @@ def outbox_settings(component: Component) -> OutboxSettings | None:
         raise ConfigError(problems)
     pubsub, topic = given[OUTBOX_SETTINGS[0]], given[OUTBOX_SETTINGS[1]]
     return OutboxSettings(pubsub, topic, given.get(OUTBOX_SETTINGS[2]) or pubsub)
+
+
+def named(component: Component) -> dict[str, tuple[str, str]]:
+    """Give the pub/sub components that the settings name, as far as they are known before the start."""
+    entries = {name: component.entry(name) for name in (OUTBOX_SETTINGS[0], OUTBOX_SETTINGS[2])}
+    texts = {name: (entry.text() or "").strip() for name, entry in entries.items() if entry is not None}
+    return {name: ("pubsub", text) for name, text in texts.items() if text and "{" not in text}
 
 
 def split(items: Sequence[Item]) -> tuple[list[bool], list[Item]]:
@@ -363,7 +371,7 @@ class Outbox:
         except MeshError as error:
             await self._give_up(markers)
             failed = cast("Mapping[str, MeshError]", getattr(error, "failed", {}))
-            raise OutboxError(str(next(iter(failed.values()), error))) from error
+            raise OutboxError(str(next(iter(failed.values()), error)), retryable=error.retryable) from error
 
     async def _give_up(self, markers: Sequence[Item]) -> None:
         """Tell who takes the events that there will be no transaction; else it waits for the deadline."""

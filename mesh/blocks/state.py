@@ -10,7 +10,7 @@ from typing import cast
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.encryption import ENCRYPTION_SETTINGS, EncryptedStateStore, encryption_keys
-from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, PROJECTION, Outbox, outbox_settings, split
+from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, PROJECTION, Outbox, named, outbox_settings, split
 from mesh.blocks.query import Queried, parse_query
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
@@ -374,6 +374,7 @@ BLOCK = Block(
     open=open_store,
     settings=("keyPrefix", "actorStateStore", TTL_SETTING, *ENCRYPTION_SETTINGS, *OUTBOX_SETTINGS),
     check=check,
+    refers=named,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
 )

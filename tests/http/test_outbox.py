@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from mesh.errors import ConfigError
 from tests.http.harness import App, Backbone, Node, component, gateway
 from tests.support.eventually import eventually
 
@@ -153,15 +154,20 @@ async def test_markers_are_no_keys(memory: Backbone, tmp_path: Path) -> None:
 
 
 async def test_without_the_event_nothing_is_written(memory: Backbone, tmp_path: Path) -> None:
-    """The internal topic is refused, or the component is not there."""
-    for refusing in (component("pubsub", "pubsub.mesh", allowedTopics="orders"), component("other", "pubsub.mesh")):
-        async with gateway(memory, tmp_path, resources=refusing + component("store", "state.mesh", **OUTBOX)) as node:
+    """The topic scopes refuse the internal topic."""
+    refusing = component("pubsub", "pubsub.mesh", allowedTopics="orders")
+    async with gateway(memory, tmp_path, resources=refusing + component("store", "state.mesh", **OUTBOX)) as node:
+        reply = await node.post(URL, {"operations": [upsert("k", 1)]})
+        assert (reply.status, reply.json["errorCode"]) == (500, "ERR_PUBLISH_OUTBOX")
+        assert reply.json["message"].startswith("error while publishing outbox message: topic ")
+        assert (await node.get("/v1.0/state/store/k")).status == 204
 
-            async def refused(node: Node = node) -> None:
-                reply = await node.post(URL, {"operations": [upsert("k", 1)]})
-                assert reply.status == 500
-                assert reply.json["errorCode"] == "ERR_PUBLISH_OUTBOX"
-                assert reply.json["message"].startswith("error while publishing outbox message: ")
 
-            await eventually(refused)
-            assert (await node.get("/v1.0/state/store/k")).status == 204
+async def test_a_pubsub_that_is_not_there(memory: Backbone, tmp_path: Path) -> None:
+    """An error at start, with its place."""
+    resources = component("other", "pubsub.mesh") + component("store", "state.mesh", **OUTBOX, outboxPubsub="third")
+    with pytest.raises(ConfigError) as raised:
+        async with gateway(memory, tmp_path, resources=resources):
+            pass
+    told = [(problem.message, problem.line is not None) for problem in raised.value.problems]
+    assert told == [("there is no pubsub component 'pubsub'", True), ("there is no pubsub component 'third'", True)]

@@ -27,6 +27,7 @@ from mesh.errors import (
     ConflictError,
     MeshError,
     OutboxError,
+    PermissionDeniedError,
     StateError,
     TooManyOperationsError,
 )
@@ -322,11 +323,12 @@ async def test_a_transaction_of_unknown_outcome(site: Site) -> None:
 
 async def test_without_its_events_nothing_is_written(site: Site) -> None:
     """The error says what to look at; an application may try again."""
-    site.failing = BrokerUnavailableError("no connection")
-    with pytest.raises(OutboxError, match="no connection") as raised:
-        await site.transact(ITEM)
-    assert raised.value.retryable
-    assert await site.store.get("k", strong=True) is None
+    for failing in (BrokerUnavailableError("no connection"), PermissionDeniedError("no right")):
+        site.failing = failing
+        with pytest.raises(OutboxError, match=str(failing)) as raised:
+            await site.transact(ITEM)
+        assert raised.value.retryable is failing.retryable
+        assert await site.store.get("k", strong=True) is None
 
 
 async def test_a_broker_that_is_away_when_it_is_published(site: Site) -> None:
