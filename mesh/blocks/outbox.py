@@ -47,8 +47,10 @@ from mesh.errors import (
     ConfigError,
     ConflictError,
     EventError,
+    InvalidEtagError,
     MeshError,
     OutboxError,
+    StateLimitError,
     TooManyOperationsError,
 )
 from mesh.event import CLOUDEVENTS_JSON, SPECVERSION, is_json, media_type, members_of
@@ -76,6 +78,7 @@ OUTBOX_SETTINGS = ("outboxPublishPubsub", "outboxPublishTopic", "outboxPubsub", 
 PREFIX = "outbox-"
 _IS_MARKER = re.compile(rf"{PREFIX}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}").fullmatch
 WRITTEN, GIVEN_UP, FENCED = b'"0"', b'"given up"', b'"fenced"'
+REFUSALS = (ConflictError, InvalidEtagError, StateLimitError, BadArgumentError)  # Of others the outcome may be unknown.
 FENCE_SECONDS = 24 * 3600.0
 MARGIN_SECONDS = 5.0  # Between clocks.
 LONGEST_WAIT = 30.0
@@ -338,9 +341,8 @@ class Outbox:
             await self._store_events(prepared, markers, operation.deadline or None)
             try:
                 await self._store.write([*items, *markers])
-            except MeshError as error:
-                if not error.retryable:  # It said no. Of anything else the outcome is unknown, and is found out later.
-                    await self._give_up(markers)
+            except REFUSALS:
+                await self._give_up(markers)
                 raise
         finally:
             for each in prepared:

@@ -312,9 +312,21 @@ async def test_a_transaction_that_was_refused(site: Site, error: MeshError) -> N
     assert (site.published, await site.marker(event)) == ([], None)
 
 
-async def test_a_transaction_of_unknown_outcome(site: Site) -> None:
-    """It counts as it turns out."""
-    site.store.after = StateError("the connection broke")
+class LostError(StateError):
+    """Nobody should try again, for the same reason."""
+
+    code = "TEST_LOST"
+    retryable = False
+
+
+@pytest.mark.parametrize("error", [StateError("the connection broke"), LostError("the connection broke")])
+async def test_a_transaction_of_unknown_outcome(site: Site, error: StateError) -> None:
+    """It counts as it turns out: nobody takes it for one that will not come any more."""
+    site.store.before = error
+    with pytest.raises(StateError):
+        await site.transact(Item("other", b"2"))
+    assert await site.marker(site.internal.pop()) is None
+    site.store.before, site.store.after = None, error
     with pytest.raises(StateError):
         await site.transact(ITEM)
     assert await site.take(site.internal[0]) is Outcome.SUCCESS
