@@ -371,6 +371,7 @@ def _counts() -> Sequence[Row]:
         ("subscriptions to configurations of an application", f"{configuration.MAX_SUBSCRIPTIONS}", NONE, "400"),
         ("connections of a component on Redis to a server", f"{RedisSettings().pool}", "`poolSize`", "the others wait"),
         ("keys that `configuration.redis` gives when none is named", f"{MAX_KEYS:,}", "names of keys", "500"),
+        ("keys in a page of a list", f"{state.MAX_LISTED:,}", "`limit`, fewer; 100 without it", "400"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),

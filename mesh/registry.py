@@ -42,6 +42,7 @@ _STAND_INS = {
 EXTRAS = {
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "cryptography": "encryption",
     "faststream": "faststream",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",

@@ -73,7 +73,7 @@ def _is_allowed(route: Route, version: str, api: APISpec | None) -> bool:
 
     def listed(operations: Sequence[APIOperation]) -> bool:
         return any(
-            each.name == route.name and VERSIONS.get(each.version, each.version or version) == version
+            each.name == (route.api or route.name) and VERSIONS.get(each.version, each.version or version) == version
             for each in operations
             if each.protocol != "grpc"
         )

@@ -6,6 +6,7 @@ hands it operations through the pipeline; nothing else of the product knows the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from mesh.policies import Policy
 if TYPE_CHECKING:
     from mesh.application import Application
     from mesh.blocks.store import StateStore
-    from mesh.broker import Broker
+    from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
+    from mesh.delivery import Attempt
     from mesh.host import Hosts
     from mesh.registry import Registry
     from mesh.resources.component import Component
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from mesh.resources.subscription import Subscription
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "no_policy"]
+__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
 
 class Opened(Protocol):
@@ -101,6 +103,39 @@ class Inbound:
     subscriptions: Sequence[Subscription]
 
 
+class Taking(Protocol):
+    """Takes the messages of a topic for a block of this node, not for its application."""
+
+    def __call__(
+        self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
+    ) -> AbstractAsyncContextManager[None]:
+        """Give what takes them while it is entered, by the rules of any delivery (``mesh/delivery.py``).
+
+        Raises:
+            ComponentNotFoundError: On entering; this node has no such pub/sub component.
+            BrokerError: The broker could not start it, or the connection broke for good.
+        """
+
+
+class Topics:
+    """How a block takes messages of a topic: the block that has pub/sub components gives it, once operations work."""
+
+    def __init__(self) -> None:
+        """Wait for it."""
+        self._given = asyncio.Event()
+        self._taking: Taking
+
+    def give(self, taking: Taking) -> None:
+        """Say how."""
+        self._taking = taking
+        self._given.set()
+
+    async def taking(self) -> Taking:
+        """Give it, when it is there."""
+        await self._given.wait()
+        return self._taking
+
+
 @dataclass(slots=True)
 class Parts:
     """What a node gives its blocks.
@@ -127,6 +162,7 @@ class Parts:
         lives: Of each open component, by name; entered around each use of it.
         configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
+        topics: How a block takes messages of a topic itself.
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
     """
@@ -154,6 +190,7 @@ class Parts:
     lives: dict[str, AbstractContextManager[None]] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None
+    topics: Topics = field(default_factory=Topics)
 
 
 def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:
@@ -173,6 +210,7 @@ class Block:
         open: Opens a component whose references are closed.
         settings: What it reads of every component itself, whatever the adapter.
         check: Reads them without opening anything, so that what is wrong with them is known before.
+        refers: Gives what a component's settings say of others of its node: by setting, their kind and name.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
     """
@@ -184,5 +222,6 @@ class Block:
     open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
     settings: tuple[str, ...] = ()
     check: Callable[[Component], object] | None = None
+    refers: Callable[[Component], Mapping[str, tuple[str, str]]] | None = None
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy

@@ -15,9 +15,9 @@ from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
-from mesh.broker import Broker, Delivery, Topology
+from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Settlement
-from mesh.errors import MeshError, PermissionDeniedError
+from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
@@ -54,6 +54,7 @@ class PubSub:
         # Longer than an application lives: it may have ended in the middle.
         self._counted: dict[str, tuple[object, Counted]] = {}
         self.find = self._service.find
+        parts.topics.give(self.taking)
 
     async def run(self, operation: Operation) -> object:
         """Publish."""
@@ -171,6 +172,27 @@ class PubSub:
         if kept is None or kept[0] != made_of:
             kept = self._counted[label] = made_of, Counted(retry, dead_letter=dead_letter)
         return kept[1]
+
+    @asynccontextmanager
+    async def taking(
+        self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
+    ) -> AsyncIterator[None]:
+        """Take a topic's messages for another block of this node; see ``Taking``."""
+        component = self.components.get(pubsub)
+        if component is None:
+            raise ComponentNotFoundError(pubsub, f"this node has no pubsub component {pubsub!r}")
+        labels, options = ("event", f"{pubsub}/{topic}"), SubscribeOptions(group)
+        settlement = Settlement(
+            self._parts.inbound.towards(lambda arrival: attempt(arrival.what), *labels),
+            retry=None,
+            dead_letter=None,
+            count=lambda outcome: None,
+            ack_wait=options.ack_wait,
+            condition=self._parts.inbound.conditions.of(*labels),
+        )
+        subscribed = component.broker.subscribe(component.address(topic), options, settlement)
+        async with settlement.extending(), subscribed:
+            yield
 
     def _once(
         self,

@@ -40,6 +40,7 @@ __all__ = [
     "Entry",
     "check_denied",
     "check_installed",
+    "check_named",
     "check_references",
     "check_types",
     "in_order",
@@ -177,6 +178,19 @@ def check_installed(components: Sequence[Component], blocks: Sequence[Block], re
         and component.type not in BACKBONE_TYPES
         and not component.ignore_errors
         and registry.find(component.type) is None
+    ]
+
+
+def check_named(components: Sequence[Component], blocks: Sequence[Block]) -> list[Problem]:
+    """Find settings that name a component which this node has not."""
+    there = {(component.block, component.name) for component in components}
+    refers = {block.kind: block.refers for block in blocks if block.refers is not None}
+    return [
+        component.problem(f"there is no {kind} component {name!r}", setting=setting)
+        for component in components
+        if component.block in refers and not component.ignore_errors
+        for setting, (kind, name) in refers[component.block](component).items()
+        if (kind, name) not in there
     ]
 
 

@@ -34,6 +34,7 @@ from mesh.node.components import (
     Components,
     check_denied,
     check_installed,
+    check_named,
     check_references,
     check_types,
     open_components,
@@ -439,6 +440,7 @@ def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = 
     return [
         *check_types(settings.scoped, blocks),
         *check_references(settings.scoped, settings.endpoints),
+        *check_named(settings.scoped, blocks),
         *check_installed(settings.scoped, blocks, registry),
         *check_denied(settings.scoped, settings.configuration),
         *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],

@@ -37,21 +37,17 @@ __all__ = [
 # Read by the mesh, for every pub/sub component.
 PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 
-_NOT_YET = {
-    "primaryencryptionkey": "encryption at rest",
-    "secondaryencryptionkey": "encryption at rest",
-    "outboxpublishpubsub": "the transactional outbox",
-    "outboxpublishtopic": "the transactional outbox",
-    "outboxpubsub": "the transactional outbox",
-    "outboxdiscardwhenmissingstate": "the transactional outbox",
-}
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it."""
+    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it.
+
+    Attributes:
+        source: The secret of a store that it was read from; None = it came from elsewhere.
+    """
 
     _text: str
+    source: SecretRef | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -201,12 +197,10 @@ class Component:
         others: list[Problem] = []
         for entry in self.metadata:
             if entry.name.casefold() not in folded:
-                lacking = _NOT_YET.get(entry.name.casefold()) if entry.value else None
-                guess = None if lacking else did_you_mean(entry.name, names)
-                unsafe = lacking is not None or (guess is None and bool(entry.value) and protects(entry.name))
-                message = f"{lacking} is not supported yet" if lacking else "unknown setting"
-                message += f"; did you mean {guess!r}?" if guess else "" if lacking else ", which nothing reads"
-                message += f"; ignoring it may be unsafe{'' if lacking else advice}" if unsafe else ""
+                guess = did_you_mean(entry.name, names)
+                unsafe = guess is None and bool(entry.value) and protects(entry.name)
+                message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")
+                message += f"; ignoring it may be unsafe{advice}" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 
@@ -411,7 +405,7 @@ def _resolve(
         case SecretRef():
             if value not in secrets:
                 raise ValueError(_missing(value))
-            return Secret(secrets[value])
+            return Secret(secrets[value], value)
         case _:
             assert_never(value)
 

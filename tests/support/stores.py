@@ -14,6 +14,7 @@ from typing import Any
 
 from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
+from mesh.resources.component import Secret, SecretRef
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.nats import NatsServer
 from tests.support.nodes import ask, component
@@ -28,18 +29,18 @@ class Served:
     """A store that can be used.
 
     Attributes:
-        settings: Of the component, by name.
+        settings: Of the component, by name; what stands in a secret store as one that was read from there.
         backbone: URL of the node's.
         server: What can be restarted; None = nothing.
         version: Of the component.
     """
 
-    settings: Mapping[str, str]
+    settings: Mapping[str, str | Secret]
     backbone: str = "memory:"
     server: Server | None = None
     version: str = "v1"
 
-    def component(self, name: str, kind: str, **more: str) -> Any:
+    def component(self, name: str, kind: str, **more: str | Secret) -> Any:
         """Make the component."""
         return component(name, kind, version=self.version, **{**self.settings, **more})
 
@@ -81,6 +82,11 @@ class ConfigurationKind(StoreKind):
 @asynccontextmanager
 async def _in_process(directory: Path) -> AsyncIterator[Served]:
     yield Served({})
+
+
+@asynccontextmanager
+async def _encrypted(directory: Path) -> AsyncIterator[Served]:
+    yield Served({"primaryEncryptionKey": Secret("0f" * 32, SecretRef("keys", "first"))})
 
 
 @asynccontextmanager
@@ -126,6 +132,7 @@ async def _redis_sentinel(directory: Path) -> AsyncIterator[Served]:
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
+    "encrypted": StoreKind("state.in-memory", _encrypted),
     "sqlite": StoreKind("state.sqlite", _sqlite),
     "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
     "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),

@@ -89,7 +89,7 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             "type: state.mesh, metadata: [{name: primaryEncryptionKey, value: k}]",
-            "encryption at rest is not supported yet",
+            "(primaryEncryptionKey): must refer to a secret (secretKeyRef)",
         ),
         (
             "type: state.sqlite, metadata: [{name: clientCert, value: c}]",
@@ -98,6 +98,11 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
         (
             "type: state.mesh, metadata: [{name: redisPassword, value: p}]",
             "may be unsafe; state.mesh uses the mesh's own broker: delete this line if it is about another server",
+        ),
+        ("type: state.mesh, metadata: [{name: ttlInSeconds, value: 1h}]", "(ttlInSeconds): is not a whole number"),
+        (
+            "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
+            "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
         ("type: bindings.cron", "this version has no components of the kind 'bindings'"),
     ],
