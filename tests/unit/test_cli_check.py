@@ -169,7 +169,7 @@ def test_settings_that_an_adapter_takes_without_effect(
     assert (err.startswith(told), err.count("\n")) == (True, int(said is not None)), err
 
 
-@pytest.mark.parametrize("name", ["redisPassword", "primaryEncryptionKey", "outboxPublishTopic"])
+@pytest.mark.parametrize("name", ["redisPassword", "mongoToken", "accessKey"])
 @pytest.mark.parametrize(
     ("kind", "own"), [("state.mesh", ""), ("state.sqlite", "{name: connectionString, value: a.db}, ")]
 )

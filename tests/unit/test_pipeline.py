@@ -198,6 +198,7 @@ MADE = {
     "ComponentNotFoundError": ("store", "no"),
     "HostsDifferError": ("store", "no"),
     "PublishFailedError": ({},),
+    "TooManyOperationsError": (3, 2),
 }
 
 

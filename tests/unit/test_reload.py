@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -265,7 +265,7 @@ class Slow:
     async def __aexit__(self, *exc_info: object) -> None:
         self.open, self.closed = False, True
 
-    async def get(self, key: str, *, strong: bool = False) -> Stored | None:
+    async def get(self, key: str, *, strong: bool = False, metadata: Mapping[str, str] | None = None) -> Stored | None:
         self.asked += 1
         await self.go_on.wait()
         assert self.open
