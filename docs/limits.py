@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bindings import local, sqlite
+from bindings import local
+from bindings.sql import sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
@@ -18,7 +19,7 @@ from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import consumer, durable, invocation, pubsub, secrets, state, topics
+from mesh.blocks import consumer, durable, invocation, pubsub, secrets, state, store, topics
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory
@@ -114,7 +115,7 @@ def _asked() -> Sequence[Row]:
         (
             "`state.sqlite`: waiting for a lock of the file, whatever a policy says",
             _time(sqlite.BUSY_SECONDS),
-            NONE,
+            "its setting `busyTimeout`",
             "500 with the error of the route",
         ),
     )
@@ -313,7 +314,7 @@ def _counts() -> Sequence[Row]:
             NONE,
             "a call goes to another instance, or waits",
         ),
-        ("keys that a bulk read reads at once", f"{state.MAX_BULK_PARALLELISM}", "`parallelism`, fewer", "nothing"),
+        ("keys that a bulk read reads at once", f"{store.MAX_PARALLEL}", "`parallelism`, fewer", "nothing"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),

@@ -34,7 +34,8 @@
     │   ├── ConflictError             the etag does not match, or first-write lost
     │   ├── InvalidEtagError          the etag can not be one of this store's
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
-    │   └── StateLimitError           a key, a value or a transaction is larger than the store takes
+    │   ├── StateLimitError           a key, a value or a transaction is larger than the store takes
+    │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
     ├── SecretError                   a secret store could not do what it was asked
     ├── ConfigurationError            a configuration store could not do what it was asked
     └── LockError                     a lock store could not do what it was asked
@@ -78,6 +79,7 @@ __all__ = [
     "MissingDependencyError",
     "NoResponderError",
     "NotConfiguredError",
+    "OutcomeUnknownError",
     "PermissionDeniedError",
     "Problem",
     "PublishFailedError",
@@ -354,6 +356,13 @@ class StateLimitError(StateError):
     """A key, a value or a transaction is larger than the store takes; nothing was done, and never will be."""
 
     code = "STATE_LIMIT"
+    retryable = False
+
+
+class OutcomeUnknownError(StateError):
+    """The connection to the store was lost before it had answered; what was asked may have been done."""
+
+    code = "STATE_OUTCOME_UNKNOWN"
     retryable = False
 
 

@@ -25,10 +25,13 @@ _STAND_INS = {
 EXTRAS = {
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "asyncmy": "mysql",
+    "asyncpg": "postgresql",
     "faststream": "faststream",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
     "redis": "redis",
+    "sqlalchemy": "sqlite",
 }
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.mariadb_server import MariaDBServer
 from tests.support.nats import NatsServer
 from tests.support.nodes import component
+from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
@@ -48,11 +50,13 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        longest_key: The most characters that a key can have with its prefix; None = it takes those of the suite.
     """
 
     type: str
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
+    longest_key: int | None = None
 
 
 @asynccontextmanager
@@ -63,6 +67,18 @@ async def _in_process(directory: Path) -> AsyncIterator[Served]:
 @asynccontextmanager
 async def _sqlite(directory: Path) -> AsyncIterator[Served]:
     yield Served({"connectionString": str(directory / "state.db")})
+
+
+@asynccontextmanager
+async def _postgresql(directory: Path, version: str = "v1") -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server, version=version)
+
+
+@asynccontextmanager
+async def _mysql(directory: Path) -> AsyncIterator[Served]:
+    async with MariaDBServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server)
 
 
 def _nats(directory: Path) -> NatsServer:
@@ -82,6 +98,9 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "postgresql": StoreKind("state.postgresql", _postgresql, restarts=True),
+    "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
+    "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }
