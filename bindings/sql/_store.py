@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, exc
 
+from bindings.sql._database import Database
 from bindings.sql._dialect import Dialect, Fault, many_keys, numbered, one, rows_of
 from bindings.sql._plan import CHUNK, Step, has_condition, plan
 from bindings.sql._runner import Runner
@@ -23,13 +23,10 @@ from mesh.tasks import task_group
 
 __all__ = ["SQLStateStore"]
 
-ATTEMPTS = 5
-LONGEST_PAUSE = 0.2
 CLEAN_ROWS = 1000
 CLEAN_STATEMENTS = 100
 
 logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 class SQLStateStore(ComponentAdapter, StateStore):
@@ -50,7 +47,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         self._dialect = dialect
         self._timeout = timeout
         self._clean_every = clean_every
-        self._run: Runner
+        self._database: Database
 
     async def _connect(self) -> Runner:
         """Open the pool; what it opens is on the stack."""
@@ -62,8 +59,8 @@ class SQLStateStore(ComponentAdapter, StateStore):
         Raises:
             StateError: The database cannot be reached, or refuses.
         """
-        self._run = await self._connect()
-        await self._do(self._dialect.migrate, writes=True)
+        self._database = Database(self._dialect.title, self._dialect.fault, self._timeout, await self._connect())
+        await self._database.do(self._dialect.migrate, writes=True)
         if self._clean_every > 0:
             tasks = await self._stack.enter_async_context(task_group())
             self._stack.callback(tasks.create_task(self._clean_up(), name="state-clean-up").cancel)
@@ -72,7 +69,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         """Read a key; every read is strong here."""
         self._check_key(key)
         statement, read = one(self._dialect.get), self._dialect.read
-        row = await self._do(lambda connection: connection.execute(statement, {"key": key}).first())
+        row = await self._database.do(lambda connection: connection.execute(statement, {"key": key}).first())
         return None if row is None else read(row)
 
     async def get_many(
@@ -91,7 +88,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         for start in range(0, len(wanted), CHUNK):
             part = wanted[start : start + CHUNK]
             try:
-                rows = await self._do(partial(_rows, statement, {"keys": part}))
+                rows = await self._database.do(partial(_rows, statement, {"keys": part}))
                 found |= {row[0]: read(row) for row in rows}
             except StateError as error:
                 found |= dict.fromkeys(part, error)
@@ -109,9 +106,9 @@ class SQLStateStore(ComponentAdapter, StateStore):
         try:
             kind = steps[0][0]
             if len(steps) == 1 and kind != "absent" and (kind != "insert" or len(self._dialect.insert) == 1):
-                await self._do(lambda connection: self._step(connection, *steps[0]), writes=True)
+                await self._database.do(lambda connection: self._step(connection, *steps[0]), writes=True)
             else:
-                await self._do(lambda connection: self._transaction(connection, steps), writes=True)
+                await self._database.do(lambda connection: self._transaction(connection, steps), writes=True)
         except OutcomeUnknownError as error:
             if not any(has_condition(item) for item in items):
                 raise StateError(f"{error}; writing the same again is safe") from None
@@ -140,7 +137,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         """List live keys that begin with a prefix, in the order of their bytes."""
         parameters = {"prefix": prefix, "after": after, "limit": limit}
         statement = one(self._dialect.keys)
-        return [row[0] for row in await self._do(partial(_rows, statement, parameters))]
+        return [row[0] for row in await self._database.do(partial(_rows, statement, parameters))]
 
     def _check_key(self, key: str) -> None:
         longest = self._dialect.max_key
@@ -214,46 +211,14 @@ class SQLStateStore(ComponentAdapter, StateStore):
                 raise
         return rowcount > 0
 
-    async def _do(self, work: Callable[[Connection], _T], *, writes: bool = False) -> _T:
-        """Do work within its time, again where the database undid it; reading also where a connection was lost."""
-        attempt = 0
-        while True:
-            attempt += 1
-            limit = asyncio.timeout(self._timeout)
-            try:
-                async with limit:
-                    return await self._run(work)
-            except TimeoutError:
-                if not limit.expired():
-                    raise StateError(f"cannot connect to {self._dialect.title} in time") from None
-                told = f"{self._dialect.title} did not answer within {self._timeout:g} s"
-                raise (_unknown(told) if writes else StateError(told)) from None
-            except exc.DBAPIError as error:
-                fault = self._dialect.fault(error)
-                if attempt >= ATTEMPTS or fault not in (Fault.AGAIN, Fault.LOST) or (fault is Fault.LOST and writes):
-                    raise self._told(error, fault, writes=writes) from None
-            except exc.TimeoutError:
-                raise StateError(f"{self._dialect.title}: all connections of the pool are in use") from None
-            except (exc.SQLAlchemyError, OSError) as error:
-                raise StateError(f"cannot use {self._dialect.title}: {_first_line(error)}") from None
-            await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.01 * 2**attempt)))  # noqa: S311 - no secret
-
-    def _told(self, error: exc.DBAPIError, fault: Fault, *, writes: bool) -> StateError:
-        title, reason = self._dialect.title, _first_line(error.orig)
-        if fault is Fault.LIMIT:
-            return StateLimitError(f"{title}: {reason}")
-        if fault is Fault.LOST and writes and error.statement is not None:
-            return _unknown(f"{title}: the connection was lost ({reason})")
-        return StateError(f"{title}: {reason}")
-
     async def _clean_up(self) -> None:
         """Delete what is over, a bounded number of rows each time; one gateway of several does it."""
         while True:
             await asyncio.sleep(self._clean_every)
             try:
-                if await self._do(self._claim, writes=True):
+                if await self._database.do(self._claim, writes=True):
                     for _ in range(CLEAN_STATEMENTS):
-                        if await self._do(self._clean, writes=True) < CLEAN_ROWS:
+                        if await self._database.do(self._clean, writes=True) < CLEAN_ROWS:
                             break
             except MeshError as error:
                 logger.warning("could not clean up expired state: %s", error)
@@ -281,16 +246,6 @@ def _undo(connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")
     except exc.DBAPIError:  # Without its connection the server undoes it.
         connection.invalidate()
-
-
-def _unknown(told: str) -> OutcomeUnknownError:
-    return OutcomeUnknownError(f"{told}; the outcome is unknown: what was asked may have been done")
-
-
-def _first_line(error: BaseException | None) -> str:
-    """Give a driver's words without the statement and its values, and without what it says below."""
-    text = str(error).strip().partition("\n")[0]
-    return text.partition(">: ")[2] if text.startswith("<class ") else text or type(error).__name__
 
 
 def _is_text(key: str) -> bool:

@@ -22,7 +22,16 @@ from mesh.resources.component import Component
 from mesh.resources.settings import DURATION, SECONDS, Kind, Setting, choice, ignored, read_settings, setting, whole
 from mesh.values import parse_bool
 
-__all__ = ["CockroachDBStateStore", "Connecting", "PostgreSQLStateStore", "YugabyteDBStateStore", "engine_of"]
+__all__ = [
+    "CLOUD",
+    "CockroachDBStateStore",
+    "Connecting",
+    "PostgreSQLStateStore",
+    "YugabyteDBStateStore",
+    "abort",
+    "engine_of",
+    "open_connection",
+]
 
 _LEAST_CONNECTIONS = 4
 
@@ -35,7 +44,7 @@ def _refused(text: str) -> bool:
 
 NOT_SUPPORTED = Kind("boolean, false", _refused)
 EXEC_MODE = choice("cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol")
-_CLOUD = ignored(
+CLOUD = ignored(
     "it is a part of logging in by a cloud's identity, which is not supported",
     *("awsRegion", "awsAccessKey", "awsSecretKey", "awsSessionToken", "region", "accessKey", "secretKey"),
     *("sessionToken", "assumeRoleArn", "sessionName", "azureTenantId", "azureClientId", "azureClientSecret"),
@@ -131,7 +140,7 @@ class PostgreSQLSettings(Connecting):
     clean_every: float = setting(
         "cleanupInterval", "How often expired rows are deleted; 0 or less = never.", INTERVAL, default=3600.0
     )
-    ignored: ClassVar[tuple[Setting, ...]] = _CLOUD
+    ignored: ClassVar[tuple[Setting, ...]] = CLOUD
 
 
 class PostgreSQLStateStore(SQLStateStore):
@@ -182,13 +191,13 @@ class PostgreSQLStateStore(SQLStateStore):
 
     async def _connect(self) -> Runner:
         engine = engine_of(cast("PostgreSQLSettings", self._settings), self._place)
-        return await self._stack.enter_async_context(bridged(engine, _abort))
+        return await self._stack.enter_async_context(bridged(engine, abort))
 
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents; of version v1 only."""
         if "QUERY_API" not in self.capabilities:
             raise FeatureNotSupportedError(f"{self.title} v2", "querying; version v1 can")
-        return await run_query(query, prefix, self._table, self._do)
+        return await run_query(query, prefix, self._table, self._database.do)
 
 
 class YugabyteDBStateStore(PostgreSQLStateStore):
@@ -210,7 +219,8 @@ class CockroachDBStateStore(PostgreSQLStateStore):
     versions = ("v2",)
 
 
-def _abort(connection: asyncpg.Connection[Any]) -> None:
+def abort(connection: asyncpg.Connection[Any]) -> None:
+    """Close a connection without asking the server."""
     connection.terminate()
 
 

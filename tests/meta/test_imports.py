@@ -18,6 +18,7 @@ CLIENTS = {"aio_pika", "aiokafka", "aiormq", "asyncmy", "asyncpg", "faststream",
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.in_memory": (285, frozenset()),
     "bindings.local": (210, frozenset()),
+    "bindings.sql.configuration": (480, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.mysql": (495, frozenset({"asyncmy", "sqlalchemy"})),
     "bindings.sql.postgresql": (465, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.sqlite": (435, frozenset({"sqlalchemy"})),
