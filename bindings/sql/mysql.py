@@ -195,9 +195,9 @@ def _dialect(database: str, table: str, metadata: str) -> Dialect:
     select = f"SELECT id, value, isbinary, eTag, UNIX_TIMESTAMP(expiredate) FROM {t}"
     # To whole seconds, as the column has them, never too early, and never behind the last that it can have.
     end = f"FROM_UNIXTIME(LEAST({_LAST_TIMESTAMP}, CEILING(UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) + :ttl)))"
-    conditions = f"WHERE id = :key AND eTag = :etag_is AND {live}"
-    insert = f"INSERT INTO {t} (id, value, isbinary, eTag, expiredate) VALUES {{rows}}"
     bytes_of = "CAST(CONVERT({} USING utf8mb4) AS BINARY)".format
+    conditions = f"WHERE id = :key AND {bytes_of('eTag')} = {bytes_of(':etag_is')} AND {live}"
+    insert = f"INSERT INTO {t} (id, value, isbinary, eTag, expiredate) VALUES {{rows}}"
 
     def parameters(key: str, value: bytes, ttl: float | None) -> dict[str, Any]:
         text, binary = encoded(value, quoted=True)
