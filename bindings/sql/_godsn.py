@@ -16,6 +16,7 @@ __all__ = ["DataSource", "parse"]
 
 _ADDRESS = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]+))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DATABASE = re.compile(r"[A-Za-z0-9_$-]{1,64}")
 _PORT = 3306
 _TLS = ("true", "false", "skip-verify", "preferred", "custom")
 # They tune the Go driver, or are as they say here in any case.
@@ -78,6 +79,9 @@ def parse(text: str) -> DataSource:
     if not slash:
         raise ValueError("must be user:password@tcp(host:3306)/, with the slash")
     database, _, query = tail.partition("?")
+    database = unquote(database)
+    if database and not _DATABASE.fullmatch(database):
+        raise ValueError("names a database with other characters than letters, digits, '_', '-' and '$'")
     login, _, place = head.rpartition("@")
     user, _, password = login.partition(":")
     socket, host, port = _place(place)
@@ -97,7 +101,7 @@ def parse(text: str) -> DataSource:
             if not _NAME.fullmatch(name):
                 raise ValueError("has an option whose name is none")
             variables[name] = value
-    return DataSource(user, password, host, port, socket, unquote(database), tls, timeout, variables)
+    return DataSource(user, password, host, port, socket, database, tls, timeout, variables)
 
 
 def _tls(value: str) -> str:
