@@ -30,6 +30,7 @@ EXTRAS = {
     "faststream": "faststream",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
+    "pyodbc": "sqlserver",
     "redis": "redis",
     "sqlalchemy": "sqlite",
 }

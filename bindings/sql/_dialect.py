@@ -72,6 +72,7 @@ class Dialect:
         fault: Says what an exception of the driver means.
         etag: Checks an etag's form and gives what stands for it in a statement; None if none is like it.
         etag_invalid: Whether an etag of another form is told as such, instead of as one that differs.
+        chunk: The most rows or keys of a statement.
         max_key: Characters of the longest key; None = the database's own limit is met.
     """
 
@@ -96,6 +97,7 @@ class Dialect:
     etag: Callable[[str], str | bytes | None]
     etag_invalid: bool = False
     max_key: int | None = None
+    chunk: int = 500
 
 
 def identifier(name: str, *, dotted: bool = False) -> tuple[str, ...]:

@@ -9,11 +9,10 @@ from itertools import groupby
 from mesh.blocks.store import Concurrency, Item
 from mesh.errors import ConflictError
 
-__all__ = ["ABSENT", "ANY", "Step", "chunks", "has_condition", "plan"]
+__all__ = ["ABSENT", "ANY", "Step", "has_condition", "plan"]
 
 ANY = ""  # Not an etag that anybody can give: an empty one counts as none.
 ABSENT = "\0"
-CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,14 @@ def has_condition(item: Item) -> bool:
     return _expected(item) is not ANY
 
 
-def plan(items: Sequence[Item]) -> Sequence[tuple[str, Sequence[Step]]]:
+def plan(items: Sequence[Item], most: int) -> Sequence[tuple[str, Sequence[Step]]]:
     """Order the steps of a transaction by key, so that two of them never wait for each other, and gather equal ones.
 
     Conditions are of what was there before; of equal keys the last change counts.
+
+    Args:
+        items: Of the transaction.
+        most: Steps that are gathered.
 
     Raises:
         ConflictError: No key can meet its conditions.
@@ -71,11 +74,10 @@ def plan(items: Sequence[Item]) -> Sequence[tuple[str, Sequence[Step]]]:
     return [
         (kind, chunk)
         for kind, group in groupby(ordered, key=lambda step: step.kind)
-        for chunk in chunks(list(group), CHUNK if kind in ("upsert", "delete") else 1)
+        for chunk in _chunks(list(group), most if kind in ("upsert", "delete") else 1)
     ]
 
 
-def chunks(steps: Sequence[Step], size: int) -> Iterator[Sequence[Step]]:
-    """Cut into parts."""
+def _chunks(steps: Sequence[Step], size: int) -> Iterator[Sequence[Step]]:
     for start in range(0, len(steps), size):
         yield steps[start : start + size]

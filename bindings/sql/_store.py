@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, TextClause, exc
 
 from bindings.sql._database import Database
 from bindings.sql._dialect import Dialect, Fault, many_keys, numbered, one, rows_of
-from bindings.sql._plan import CHUNK, Step, has_condition, plan
+from bindings.sql._plan import Step, has_condition, plan
 from bindings.sql._runner import Runner
 from bindings.sql._values import LONGEST_TTL
 from mesh.adapter import ComponentAdapter
@@ -85,8 +85,8 @@ class SQLStateStore(ComponentAdapter, StateStore):
                 refused[key] = error
         found: dict[str, Stored | MeshError] = dict(refused)
         wanted = list(dict.fromkeys(key for key in keys if key not in refused))
-        for start in range(0, len(wanted), CHUNK):
-            part = wanted[start : start + CHUNK]
+        for start in range(0, len(wanted), self._dialect.chunk):
+            part = wanted[start : start + self._dialect.chunk]
             try:
                 rows = await self._database.do(partial(_rows, statement, {"keys": part}))
                 found |= {row[0]: read(row) for row in rows}
@@ -100,7 +100,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         Raises:
             OutcomeUnknownError: The connection was lost before the database had answered.
         """
-        steps = plan([self._checked(item) for item in items])
+        steps = plan([self._checked(item) for item in items], self._dialect.chunk)
         if not steps:
             return
         try:
@@ -119,8 +119,8 @@ class SQLStateStore(ComponentAdapter, StateStore):
         if len(items) < 2 or any(has_condition(item) for item in items):
             return await super().save_each(items)
         results: list[MeshError | None] = []
-        for start in range(0, len(items), CHUNK):
-            part = items[start : start + CHUNK]
+        for start in range(0, len(items), self._dialect.chunk):
+            part = items[start : start + self._dialect.chunk]
             try:
                 await self.write(part)
                 results += [None] * len(part)

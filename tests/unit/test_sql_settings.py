@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.dialects.mssql.base import MSDialect
 
-from bindings.sql import _godsn, _libpq, sqlite
+from bindings.sql import _ado, _godsn, _libpq, sqlite
+from bindings.sql._dialect import numbered, one, rows_of
 from bindings.sql.configuration import PostgreSQLConfigurationStore
 from bindings.sql.mysql import MySQLStateStore
 from bindings.sql.postgresql import CockroachDBStateStore, PostgreSQLStateStore, YugabyteDBStateStore
 from bindings.sql.sqlite import SQLiteStateStore
-from mesh.errors import ConfigError
+from bindings.sql.sqlserver import SQLServerStateStore
+from mesh.errors import ConfigError, StateError
 from tests.support.nodes import component
 
 SECRET = "s3cr3t"
@@ -178,6 +181,71 @@ def test_pragmas() -> None:
     assert found == {"synchronous": "normal", "cache_size": "-2000"}
 
 
+ADO: list[tuple[str, dict[str, Any]]] = [
+    (
+        "Server=db\\inst;Database=shop;User Id=u;Password='p;''w';Encrypt=strict;TrustServerCertificate=true;",
+        {"server": "db\\inst", "database": "shop", "user": "u", "password": "p;'w", "encrypt": "strict", "trust": True},
+    ),
+    ("server=(local);port=1433", {"server": "localhost,1433", "encrypt": "yes", "trust": False, "app": "brokermesh"}),
+    (
+        "sqlserver://u:p%3B@db:1433/inst?database=shop&encrypt=disable&connection+timeout=5",
+        {"server": "db\\inst,1433", "database": "shop", "password": "p;", "encrypt": "no", "timeout": 5},
+    ),
+    (f"Server=db;Password={SECRET};Integrated Security=true", {"error": "'integrated security', which is not"}),
+    (f"Password={SECRET}", {"error": "must name a server"}),
+    (f"Server=db;{SECRET}", {"error": "pairs as"}),
+    ("Server=db;Encrypt=maybe", {"error": "encrypt is"}),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), ADO)
+def test_connection_strings_of_sqlserver(text: str, said: dict[str, Any]) -> None:
+    """As pairs and as URLs."""
+    if "error" in said:
+        with pytest.raises(ValueError, match=said["error"]) as raised:
+            _ado.parse(text)
+        assert SECRET not in str(raised.value)
+        return
+    parsed = _ado.parse(text)
+    assert {name: getattr(parsed, name) for name in said} == said
+
+
+def test_the_driver_of_sqlserver_is_given_texts_as_they_are() -> None:
+    """Braces around each, so that none begins another part."""
+    told = _ado.parse("Server=db;User Id=u;Password=a}b;App Name=x").odbc
+    assert told.startswith("DRIVER={ODBC Driver 18 for SQL Server};SERVER={db};UID={u};PWD={a}}b};Encrypt={yes};")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_statements_of_sqlserver(version: str) -> None:
+    """Have each parameter that they name, and no more than the server takes; nothing else of them is run here."""
+    settings = {"connectionString": "Server=db", "version": version}
+    dialect = SQLServerStateStore.from_component(component("store", "state.sqlserver", **settings))._dialect
+    rows = [dialect.parameters(f"k{number}", b"1", None) for number in range(dialect.chunk)]
+    given = numbered(rows)
+    assert len(given) < 2100
+    for statement in (dialect.upsert, *dialect.insert):
+        compiled = rows_of(statement, dialect.row, dialect.chunk).compile(dialect=MSDialect())
+        assert compiled.params.keys() == given.keys()
+    named = dialect.parameters("k", b"1", 1.0).keys()
+    for statement, names in (
+        (dialect.get, {"key"}),
+        (dialect.update, {*named, "etag_is"}),
+        (dialect.delete_if, {"key", "etag_is"}),
+        (dialect.check, {"key", "etag_is"}),
+        (dialect.keys, {"prefix", "after", "limit"}),
+        (dialect.clean, {"limit"}),
+    ):
+        assert one(statement).compile(dialect=MSDialect()).params.keys() == names
+    assert dialect.etag("00000000000007d1") == bytes.fromhex("00000000000007d1")
+    assert dialect.etag("xyz") is dialect.etag("00") is None
+    if version == "v1":
+        with pytest.raises(StateError, match="use version v2"):
+            dialect.parameters("k", b"\xff", None)
+    else:
+        assert dialect.parameters("k", b"\xff", None)["bytes"] == b"\xff"
+
+
 PG = {"connectionString": f"host=db password={SECRET}"}
 REFUSED: list[tuple[type, dict[str, str], str]] = [
     (PostgreSQLStateStore, {}, "connectionString is missing"),
@@ -201,6 +269,10 @@ REFUSED: list[tuple[type, dict[str, str], str]] = [
     (MySQLStateStore, {"connectionString": f"u:{SECRET}@tcp(db)/?tls=custom"}, "needs the setting pemPath"),
     (MySQLStateStore, {"connectionString": "u:p@/", "schemaName": "a`b"}, "schemaName: is a name"),
     (MySQLStateStore, {"connectionString": "u:p@/a`b"}, "connectionString: names a database"),
+    (SQLServerStateStore, {"connectionString": "Server=db", "keyType": "uuid"}, "keyType: is string"),
+    (SQLServerStateStore, {"connectionString": "Server=db", "keyLength": "500"}, "keyLength"),
+    (SQLServerStateStore, {"connectionString": "Server=db", "useAzureAD": "true"}, "useAzureAD: is not supported"),
+    (SQLServerStateStore, {"connectionString": f"Server=db;{SECRET}"}, "connectionString: must be"),
     (SQLiteStateStore, {}, "connectionString is missing"),
     (SQLiteStateStore, {"connectionString": "x", "busyTimeout": "x"}, "busyTimeout"),
 ]
