@@ -13,7 +13,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, bindparam, text
+from sqlalchemy import Connection, Executable, TextClause, bindparam, column, text
 from sqlalchemy.exc import DBAPIError
 
 from mesh.blocks.store import Stored
@@ -30,6 +30,7 @@ __all__ = [
     "many_keys",
     "numbered",
     "one",
+    "reading",
     "rows_of",
 ]
 
@@ -131,6 +132,12 @@ DOTTED_NAME = Kind("name", lambda text: _name(text, dotted=True))
 def one(statement: str) -> TextClause:
     """Give a statement in the form that is compiled once."""
     return text(statement)
+
+
+@lru_cache(256)
+def reading(statement: str) -> Executable:
+    """Give a statement that reads a row as ``get`` has it: with its columns named, no answer is looked at for them."""
+    return text(statement).columns(*map(column, ("key", "value", "encoded", "etag", "ends")))
 
 
 @lru_cache(256)

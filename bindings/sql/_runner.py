@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from mesh.errors import MeshError
 
@@ -49,13 +50,18 @@ def _guarded(work: Callable[[Connection], _T], abort: Callable[[Any], None]) -> 
     return run
 
 
+def _connected(engine: Engine, work: Callable[[Connection], _T]) -> _T:
+    with engine.connect() as connection:
+        return work(connection)
+
+
 @asynccontextmanager
 async def bridged(engine: AsyncEngine, abort: Callable[[Any], None]) -> AsyncIterator[Runner]:
     """Run work on a driver of asyncio."""
 
+    # One crossing of the bridge for all of it, where AsyncConnection would take three.
     async def run(work: Callable[[Connection], _T]) -> _T:
-        async with engine.connect() as connection:
-            return await connection.run_sync(_guarded(work, abort))
+        return await greenlet_spawn(_connected, engine.sync_engine, _guarded(work, abort))
 
     try:
         yield run
@@ -70,12 +76,7 @@ async def threaded(engine: Engine, threads: int, name: str) -> AsyncIterator[Run
 
     async def run(work: Callable[[Connection], _T]) -> _T:
         guarded = _guarded(work, lambda driver: None)
-
-        def connected() -> _T:
-            with engine.connect() as connection:
-                return guarded(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(pool, connected)
+        return await asyncio.get_running_loop().run_in_executor(pool, _connected, engine, guarded)
 
     try:
         yield run

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, TextClause, exc
 
 from bindings.sql._database import Database
-from bindings.sql._dialect import Dialect, Fault, many_keys, numbered, one, rows_of
+from bindings.sql._dialect import Dialect, Fault, many_keys, numbered, one, reading, rows_of
 from bindings.sql._plan import Step, has_condition, plan
 from bindings.sql._runner import Runner
 from bindings.sql._values import LONGEST_TTL
@@ -68,7 +68,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key; every read is strong here."""
         self._check_key(key)
-        statement, read = one(self._dialect.get), self._dialect.read
+        statement, read = reading(self._dialect.get), self._dialect.read
         row = await self._database.do(lambda connection: connection.execute(statement, {"key": key}).first())
         return None if row is None else read(row)
 
