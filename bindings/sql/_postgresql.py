@@ -119,7 +119,7 @@ def postgresql_v1(table: Sequence[str], metadata: Sequence[str]) -> Dialect:
         f"CREATE TABLE IF NOT EXISTS {t} (key text NOT NULL PRIMARY KEY, value jsonb NOT NULL, "
         "isbinary boolean NOT NULL, insertdate timestamp with time zone NOT NULL DEFAULT now(), "
         "updatedate timestamp with time zone NULL)",
-        f"ALTER TABLE {t} ADD expiredate timestamp with time zone",
+        f"ALTER TABLE {t} ADD COLUMN IF NOT EXISTS expiredate timestamp with time zone",
         _row_id(t, name),
     )
     return _dialect(
@@ -151,10 +151,10 @@ def postgresql_v2(table: Sequence[str], metadata: Sequence[str], prefix: str, ti
 
     t, name = quoted(table), table[-1].lower()
     steps = (
-        f"CREATE TABLE {t} (key text NOT NULL PRIMARY KEY, value bytea NOT NULL, "
+        f"CREATE TABLE IF NOT EXISTS {t} (key text NOT NULL PRIMARY KEY, value bytea NOT NULL, "
         "etag uuid NOT NULL DEFAULT gen_random_uuid(), created_at timestamp with time zone NOT NULL DEFAULT now(), "
         "updated_at timestamp with time zone, expires_at timestamp with time zone); "
-        f"CREATE INDEX ON {t} (expires_at)",
+        f'CREATE INDEX IF NOT EXISTS "{name}_expires_at_idx" ON {t} (expires_at)',
         _row_id(t, name),
     )
     return _dialect(

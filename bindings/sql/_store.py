@@ -165,6 +165,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
             raise
         except exc.DBAPIError as error:
             if self._dialect.fault(error) is Fault.LOST:
+                connection.invalidate()
                 raise StateError(f"{self._dialect.title}: the connection was lost; nothing was done") from None
             _undo(connection)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self, cast
@@ -124,13 +125,16 @@ def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
         "connect_timeout": source.connect_timeout or settings.timeout,
         "charset": "utf8mb4",
         "autocommit": True,
-        "ssl": _tls(source, settings.pem_path),
     }
+    context = _tls(source, settings.pem_path)
 
     async def connect(**more: Any) -> Any:
         try:
-            return await asyncmy.connect(**{**more, **options})
+            return await asyncmy.connect(**more, **options, ssl=context)
         except (OSError, errors.Error) as error:
+            if source.tls == "preferred":
+                with suppress(OSError, errors.Error):
+                    return await asyncmy.connect(**more, **options)
             reason = str(error.args[-1] if error.args else error).partition("\n")[0]
             raise StateError(f"cannot connect to the database at {source.place}: {reason}") from None
 

@@ -504,6 +504,65 @@ async def test_a_connection_that_is_lost_while_it_writes(database: Database) -> 
         assert (await get(store, database.key("k"))).value in (b"1", b"2")
 
 
+async def test_a_transaction_that_is_cut_off(database: Database) -> None:
+    """Before it asked to commit, nothing was done; behind that nobody knows."""
+    if database.name != "postgresql":
+        pytest.skip("one of those with a server is enough, and has what makes a commit slow")
+    await asyncio.to_thread(database.run, _SLOW.format(mark=database.mark))
+    for key, kind, may_be_done in (("early", StateError, False), ("late", OutcomeUnknownError, True)):
+        async with database.through() as (store, proxy), asyncio.TaskGroup() as tasks:
+            first = Item(database.key("first"), b"1", None, Concurrency.FIRST_WRITE)
+            writing = tasks.create_task(_error(store, first, Item(database.key(key), b"1")))
+            await eventually(lambda: _sleeps(database))
+            assert proxy.cut() >= 1
+            error = await writing
+            assert type(error) is kind, error
+            assert error.retryable is (kind is StateError)
+        if not may_be_done:
+            assert await asyncio.to_thread(database.run, f"SELECT 1 FROM state WHERE key LIKE '{database.mark}%'") == []
+
+
+# A write of ``early`` takes a while, the commit of ``late``.
+_SLOW = """
+CREATE OR REPLACE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END; $$ LANGUAGE plpgsql;
+CREATE TRIGGER early BEFORE INSERT ON state FOR EACH ROW WHEN (NEW.key = '{mark}||early') EXECUTE FUNCTION slow();
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON state DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.key = '{mark}||late') EXECUTE FUNCTION slow();
+"""
+# The first two attempts to write ``again`` fail as if another transaction had been in the way.
+_AGAIN = """
+CREATE SEQUENCE attempts;
+CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN
+    IF nextval('attempts') % 3 <> 0 THEN RAISE EXCEPTION 'could not serialize' USING ERRCODE = '{code}'; END IF;
+    RETURN NEW;
+END; $$ LANGUAGE plpgsql;
+CREATE TRIGGER again BEFORE INSERT ON state FOR EACH ROW WHEN (NEW.key = '{mark}||again') EXECUTE FUNCTION fail();
+"""
+
+
+async def _sleeps(database: Database) -> None:
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    assert await asyncio.to_thread(database.run, asleep) != [["0"]]
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+async def test_a_transaction_that_the_database_undoes(database: Database, store: SQLStateStore, code: str) -> None:
+    """Is made again, a bounded number of times."""
+    if database.name != "postgresql":
+        pytest.skip("the others' deadlocks cannot be made to order")
+    await asyncio.to_thread(database.run, _AGAIN.format(code=code, mark=database.mark))
+    try:
+        await store.write([Item(database.key("again"), b"1"), Item(database.key("other"), None)])
+        assert (await get(store, database.key("again"))).value == b"1"
+        assert await asyncio.to_thread(database.run, "SELECT last_value FROM attempts") == [["3"]]
+        await asyncio.to_thread(database.run, "ALTER SEQUENCE attempts INCREMENT BY 3 RESTART WITH 1")
+        with pytest.raises(StateError, match="could not serialize"):
+            await store.write([Item(database.key("again"), b"2"), Item(database.key("other"), None)])
+        assert await asyncio.to_thread(database.run, "SELECT last_value FROM attempts") == [["13"]]
+    finally:
+        await asyncio.to_thread(database.run, "DROP FUNCTION fail CASCADE; DROP SEQUENCE attempts")
+
+
 async def test_a_server_that_says_nothing(database: Database) -> None:
     """Ends an operation after its time, and then the connection is replaced."""
     timeout = {"timeoutInSeconds" if database.name == "mysql" else "timeout": "1s"}
@@ -534,9 +593,9 @@ def _one_connection(database: Database) -> dict[str, str]:
     return {"maxConns": "1"}
 
 
-async def _error(store: SQLStateStore, item: Item) -> Exception | None:
+async def _error(store: SQLStateStore, *items: Item) -> StateError | None:
     try:
-        await store.write([item])
+        await store.write(items)
     except StateError as error:
         return error
     return None
