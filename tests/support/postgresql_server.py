@@ -40,11 +40,12 @@ class PostgreSQLServer(Server):
             raise FileNotFoundError("postgres is not installed")
         self._postgres, self._initdb = (str(each) for each in found)
         self._as: list[str] = []
-        self._options = options
+        self._user: pwd.struct_passwd | None = None
+        self.options = options
         if os.geteuid() == 0:
-            user = pwd.getpwnam("postgres")
+            self._user = user = pwd.getpwnam("postgres")
             directory = Path(tempfile.mkdtemp(prefix="mesh-postgresql-"))
-            os.chown(directory, user.pw_uid, user.pw_gid)
+            self.own(directory)
             self._as = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--"]
         super().__init__(directory)
 
@@ -64,6 +65,11 @@ class PostgreSQLServer(Server):
         """Its data."""
         return self.directory / "data"
 
+    def own(self, path: Path) -> None:
+        """Let it have a file or a folder of its user's."""
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
     def command(self) -> Sequence[str]:
         if not self.data.exists():
             secret = self.directory / "password"
@@ -78,7 +84,7 @@ class PostgreSQLServer(Server):
             if made.wait(self.ready_within) != 0:
                 raise RuntimeError(f"initdb failed: {self.output()}")
         listens = ["-h", "127.0.0.1", "-p", str(self.port), "-c", "unix_socket_directories="]
-        return [*self._as, self._postgres, "-D", str(self.data), *listens, *self._options]
+        return [*self._as, self._postgres, "-D", str(self.data), *listens, *self.options]
 
     def answers(self) -> bool:
         assert self.process is not None
