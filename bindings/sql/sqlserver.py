@@ -190,6 +190,21 @@ def _row_version(etag: str) -> bytes | None:
     return version if len(version) == 8 else None
 
 
+def _parameters(binary: bool, key: str, value: bytes, ttl: float | None) -> dict[str, Any]:
+    text, other = encoded(value, quoted=False)
+    row = {"key": key, "value": text, "ttl": None if ttl is None else min(ttl, _LONGEST_TTL)}
+    if binary:
+        return row | {"value": None if other else text, "bytes": value if other else None, "binary": other}
+    if other:
+        raise StateError("the tables of version v1 hold JSON alone; for other bytes use version v2")
+    return row
+
+
+def _read(found: Any) -> Stored:
+    value = bytes(found[2]) if found[3] else (found[1] or "").encode()
+    return Stored(value, bytes(found[4]).hex(), None if found[5] is None else float(found[5]))
+
+
 def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
     t, m = f"[{settings.schema}].[{settings.table}]", f"[{settings.schema}].[{settings.metadata}]"
     live = "([ExpireDate] IS NULL OR [ExpireDate] > GETDATE())"
@@ -208,20 +223,6 @@ def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
     )
     row = ":value, CAST(:bytes AS VARBINARY(MAX)), CAST(:binary AS BIT)" if binary else ":value"
 
-    def parameters(key: str, value: bytes, ttl: float | None) -> dict[str, Any]:
-        text, other = encoded(value, quoted=False)
-        seconds = None if ttl is None else min(ttl, _LONGEST_TTL)
-        if binary:
-            bytes_ = value if other else None
-            return {"key": key, "value": None if other else text, "bytes": bytes_, "binary": other, "ttl": seconds}
-        if other:
-            raise StateError("the tables of version v1 hold JSON alone; for other bytes use version v2")
-        return {"key": key, "value": text, "ttl": seconds}
-
-    def read(found: Any) -> Stored:
-        value = bytes(found[2]) if found[3] else (found[1] or "").encode()
-        return Stored(value, bytes(found[4]).hex(), None if found[5] is None else float(found[5]))
-
     update = changed.replace("s.[Data]", ":value").replace("s.[BinaryData]", "CAST(:bytes AS VARBINARY(MAX))")
     return Dialect(
         title="SQL Server",
@@ -229,7 +230,7 @@ def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
         get_many=f"{select} WHERE [Key] IN :keys AND {live}",
         upsert=merge.replace("{over}", ""),
         row=f"(:key, {row}, CAST(:ttl AS float))",
-        parameters=parameters,
+        parameters=partial(_parameters, binary),
         insert=(merge.replace("{over}", " AND t.[ExpireDate] <= GETDATE()"),),
         update=(
             f"UPDATE {t} SET {update.replace('s.[isBinary]', ':binary')}, [UpdateDate] = GETDATE(), "
@@ -251,7 +252,7 @@ def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
             f"INSERT INTO {m} ([Key], [Value]) VALUES (N'last-cleanup', CONVERT(NVARCHAR(MAX), GETDATE(), 21))",
         ),
         begin="BEGIN TRANSACTION",
-        read=read,
+        read=_read,
         migrate=partial(_migrate, _tables(settings, t, m, binary=binary)),
         fault=_fault,
         etag=_row_version,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import orjson
 import pytest
@@ -161,3 +163,20 @@ async def test_channels_are_bounded(database: Database) -> None:
 
 async def _is_set(event: asyncio.Event) -> None:
     assert event.is_set()
+
+
+async def test_the_trigger_of_the_page(database: Database) -> None:
+    """Tells a row that is written, and one that is deleted; the table is as it has to be."""
+    page = Path(__file__).parents[2] / "docs" / "databases.md"
+    [statements] = re.findall(r"```sql\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    await database.run(statements)
+    async with database.opened(table="configuration", notifyChannel="changes") as store:
+        async with store.watch(["k"], {}) as event:
+            large = "x" * 10_000
+            await database.run(f"INSERT INTO configuration VALUES ('k', '{large}', '1', NULL)")
+            await eventually(lambda: _is_set(event))
+            assert await store.get(["k"], {}) == {"k": ConfigurationItem(large, "1")}
+            event.clear()
+            await database.run("DELETE FROM configuration")
+            await eventually(lambda: _is_set(event))
+            assert await store.get([], {}) == {}
