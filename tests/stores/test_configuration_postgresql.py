@@ -170,13 +170,13 @@ async def test_the_trigger_of_the_page(database: Database) -> None:
     page = Path(__file__).parents[2] / "docs" / "databases.md"
     [statements] = re.findall(r"```sql\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     await database.run(statements)
-    async with database.opened(table="configuration", notifyChannel="changes") as store:
-        async with store.watch(["k"], {}) as event:
-            large = "x" * 10_000
-            await database.run(f"INSERT INTO configuration VALUES ('k', '{large}', '1', NULL)")
-            await eventually(lambda: _is_set(event))
-            assert await store.get(["k"], {}) == {"k": ConfigurationItem(large, "1")}
-            event.clear()
-            await database.run("DELETE FROM configuration")
-            await eventually(lambda: _is_set(event))
-            assert await store.get([], {}) == {}
+    named = {"table": "configuration", "notifyChannel": "changes"}
+    async with database.opened(**named) as store, store.watch(["k"], {}) as event:
+        large = "x" * 10_000
+        await database.run(f"INSERT INTO configuration VALUES ('k', '{large}', '1', NULL)")
+        await eventually(lambda: _is_set(event))
+        assert await store.get(["k"], {}) == {"k": ConfigurationItem(large, "1")}
+        event.clear()
+        await database.run("DELETE FROM configuration")
+        await eventually(lambda: _is_set(event))
+        assert await store.get([], {}) == {}
