@@ -15,7 +15,7 @@ from typing import cast
 import orjson
 
 from mesh.adapter import ComponentAdapter
-from mesh.errors import SecretError
+from mesh.errors import ConfigError, SecretError
 from mesh.resources.component import env_refusal
 from mesh.resources.settings import BOOLEAN, setting
 
@@ -109,19 +109,26 @@ class FileSecretStore(ComponentAdapter):
         """Read the file; leaving forgets it.
 
         Raises:
-            SecretError: It cannot be read, or is not a JSON object.
+            ConfigError: It cannot be read, or is not a JSON object.
         """
+        where = self._file.absolute()
         try:
             secrets = orjson.loads(await asyncio.to_thread(self._read))
-        except (OSError, ValueError) as error:
-            raise SecretError(f"cannot read the secrets file {self._file}: {error}") from error
+        except OSError as error:
+            beside = "" if self._file.is_absolute() else "; the path is relative to the directory of the command"
+            raise self._wrong(f"cannot read the secrets file {where}: {error.strerror or error}{beside}") from error
+        except ValueError as error:
+            raise self._wrong(f"cannot read the secrets file {where}: {error}") from error
         if not isinstance(secrets, dict):
-            raise SecretError(f"the secrets file {self._file} must hold a JSON object")
+            raise self._wrong(f"the secrets file {where} must hold a JSON object")
         try:
             self._secrets = self._all(secrets)
         except RecursionError:  # The parser takes more levels.
-            raise SecretError(f"the secrets file {self._file} is nested too deeply") from None
+            raise self._wrong(f"the secrets file {where} is nested too deeply") from None
         self._stack.callback(self._forget)
+
+    def _wrong(self, message: str) -> ConfigError:
+        return self._problem(message, setting="secretsFile")
 
     def _all(self, secrets: dict[str, object]) -> Mapping[str, Mapping[str, str]]:
         if not self._multi_valued:

@@ -28,6 +28,7 @@ from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
 from mesh.broker import Features
+from mesh.resources.component import NoEffect
 
 __all__ = ["BLOCKS", "main", "pages", "rendered"]
 
@@ -42,7 +43,7 @@ _MEANING: Mapping[str, str] = {
     "delay": "delayed retries are held by the broker",
     "dedup": "a repeated publish with the same message id is stored once",
     "wildcard": "subscriptions with wildcards",
-    "key_value": "key/value store, for `state.mesh`",
+    "key_value": "key/value store, for `state.mesh`, `configuration.mesh` and `lock.mesh`",
     "ephemeral": "broadcast subscriptions",
     "release_counts": "a delivery handed back unhandled counts as an attempt",
     "retention": "a new group begins with the oldest event that is stored",
@@ -98,6 +99,14 @@ def _ignored_table() -> str:
         names = ", ".join(f"`{name}`" for name in flag.names)
         lines.append(f"| {names} | {reason} |")
     return "\n".join(lines) + "\n"
+
+
+def _ignored_settings(table: Mapping[str, NoEffect]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for name, each in table.items():
+        reasons.setdefault(each.reason, []).append(f"`{name}`")
+    lines = ["| accepted, without effect | why |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items())]) + "\n"
 
 
 def _old_names_table() -> str:
@@ -167,6 +176,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "faults": _faults_table,
     "calls": _calls_table,
     "fault-times": _fault_times_table,
+    **{
+        f"ignored-settings-{adapter.__module__.split('.')[1]}": partial(_ignored_settings, adapter.without_effect)
+        for adapter in (NatsBroker, RedisBroker, RabbitMQBroker, KafkaBroker, MQTTBroker)
+    },
     **{f"limits-{name}": partial(table, name) for name in TABLES},
 }
 """What can be generated, by name."""

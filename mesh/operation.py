@@ -87,6 +87,8 @@ class Operation:
         context: By whom, until when.
         deadline: Unix time in seconds until which this attempt may take; set by the pipeline.
         limit: Seconds that a policy gives to one attempt; None = the method's own. Set by the pipeline.
+        waits: Whether an attempt may wait for a target that is away; not where a policy says what follows a failure.
+            Set by the pipeline.
         kept: What the block makes once for all attempts, as the events of a publish: another attempt is no other event.
         sent: Whether a host was asked, which may have done some of it.
     """
@@ -97,6 +99,7 @@ class Operation:
     context: Context
     deadline: float = 0.0
     limit: float | None = None
+    waits: bool = True
     kept: object = None
     sent: bool = False
 

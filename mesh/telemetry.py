@@ -70,15 +70,19 @@ def is_tracestate(value: str) -> bool:
 
 
 def unusable(headers: Mapping[str, str]) -> list[str]:
-    """Name the headers of trace context that cannot be what they are called; W3C asks to leave those out."""
+    """Name the headers of trace context that cannot be what they are called; W3C asks to leave those out.
+
+    So it does with a ``tracestate`` that has no valid ``traceparent`` beside it: it is about another trace.
+    """
+    traced = is_traceparent(headers.get("traceparent", ""))
     return [
         name
-        for name, is_valid in (
-            ("traceparent", is_traceparent),
-            ("tracestate", is_tracestate),
-            ("baggage", is_tracestate),
+        for name, valid in (
+            ("traceparent", traced),
+            ("tracestate", traced and is_tracestate(headers.get("tracestate", ""))),
+            ("baggage", is_tracestate(headers.get("baggage", ""))),
         )
-        if (value := headers.get(name)) is not None and not is_valid(value)
+        if name in headers and not valid
     ]
 
 
@@ -93,6 +97,10 @@ class Tracing:
         Args:
             sampling_ratio: 0 switches tracing off; then nothing is generated.
         """
+        self.sample(sampling_ratio)
+
+    def sample(self, sampling_ratio: float) -> None:
+        """Set another share from here on."""
         self.enabled = sampling_ratio > 0
         self._sample_below = int(sampling_ratio * 2**32)
 

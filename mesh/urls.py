@@ -1,12 +1,17 @@
-"""URLs of backbones, as they may be shown."""
+"""URLs of backbones, as they may be shown, and hosts in URLs."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["without_credentials"]
+__all__ = ["in_url", "without_credentials"]
 
 HIDDEN = "***"
+
+
+def in_url(host: str) -> str:
+    """Write a host as it stands in a URL: an address of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def without_credentials(url: str) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Literal
 
 __all__ = [
+    "is_host",
     "is_instant",
     "parse_bool",
     "parse_duration",
@@ -144,6 +145,15 @@ def parse_bool(text: str, *, words: bool = False) -> bool:
     if folded in _FALSE or (words and folded in _FALSE_WORDS):
         return False
     raise ValueError(f"not a boolean: '{_short(text)}' ('true' or 'false')")
+
+
+def is_host(text: str) -> bool:
+    """Tell whether a text can be looked up as the name or the address of a host; another one breaks the look-up."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(text) and "\0" not in text
 
 
 def is_instant(text: str) -> bool:

@@ -35,7 +35,8 @@ _NOT_ADMITTED = (
     kafka.SecurityDisabled,
     kafka.UnsupportedSaslMechanismError,
 )
-_CONNECTION = (OSError, EOFError, RuntimeError)  # The last is what uvloop says to a write just after a reset.
+# UnicodeError is for what cannot be the name of a host, RuntimeError what uvloop says to a write just after a reset.
+_CONNECTION = (OSError, EOFError, UnicodeError, RuntimeError)
 
 
 def error_of(code: int) -> type[kafka.KafkaError] | None:

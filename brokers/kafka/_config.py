@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, hosts_of, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Settings, count_option, hosts_of, ignored, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -34,31 +34,25 @@ USED = (
     "disableTls",
     "clientID",
     "consumerGroup",
-    "initialOffset",
     "maxMessageBytes",
     "sessionTimeout",
-    "heartbeatInterval",
-    "producerRequiredAcks",
 )
-# They tune what this adapter does by itself, or not at all.
-IGNORED = (
-    "version",
-    "compression",
-    "producerRetryMax",
-    "consumeRetryEnabled",
-    "consumeRetryInterval",
-    "consumerGroupRebalanceStrategy",
-    "channelBufferSize",
-    "consumerFetchMin",
-    "consumerFetchDefault",
-    "dialTimeout",
-    "readTimeout",
-    "writeTimeout",
-    "clientConnectionTopicMetadataRefreshInterval",
-    "clientConnectionKeepAliveInterval",
-    "escapeHeaders",
-    "excludeHeaderMetaRegex",
-)
+IGNORED = {
+    **ignored("it is agreed with the broker", "version"),
+    **ignored("batches are not compressed", "compression", "none"),
+    **ignored("a publish is retried until its deadline", "producerRetryMax"),
+    **ignored("a publish waits for all replicas", "producerRequiredAcks", "all", "-1"),
+    **ignored("a new group begins with the oldest event", "initialOffset", "oldest"),
+    **ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
+    **ignored("the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled consumeRetryInterval"),
+    **ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
+    **ignored(
+        "what is fetched is bounded by bytes, and the times are fixed",
+        "channelBufferSize consumerFetchMin consumerFetchDefault dialTimeout readTimeout writeTimeout "
+        "clientConnectionTopicMetadataRefreshInterval clientConnectionKeepAliveInterval",
+    ),
+    **ignored("headers are the mesh's own", "escapeHeaders excludeHeaderMetaRegex", "false"),
+}
 REFUSED = {
     "oidcTokenEndpoint": "OpenID Connect",
     "oidcClientID": "OpenID Connect",

@@ -71,6 +71,8 @@ class KafkaBroker(Adapter):
 
     configuration = KafkaConfig
     settings = (*USED, *IGNORED, *REFUSED)
+    without_effect = IGNORED
+    group_settings = ("consumerGroup", "consumerID")
     _config: KafkaConfig
 
     def __init__(self, config: KafkaConfig) -> None:

@@ -160,7 +160,7 @@ class Client:
                     if self.dialect is newest:
                         raise
                     await self._connect()
-        except (OSError, ConnectionLostError) as error:
+        except (OSError, UnicodeError, ConnectionLostError) as error:  # UnicodeError: no host can be called so.
             raise self._gone(error) from error
 
     async def _connect(self) -> None:

@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, names, tls_of, url_options
+from brokers.shared.settings import Settings, ignored, names, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -25,12 +25,14 @@ MAX_EXPIRY = 0xFFFFFFFF
 
 USED = names(
     """
-    url retain cleanSession qos caCert clientCert clientKey sessionExpiry sharedSubscriptions topicPrefix
+    url retain cleanSession caCert clientCert clientKey sessionExpiry sharedSubscriptions topicPrefix
     mqttVersion maxInFlight
     """
 )
-# Retries are the mesh's (Resiliency); docs/brokers/mqtt.md says so.
-IGNORED = names("backOffMaxRetries")
+IGNORED = {
+    **ignored("the mesh retries alike on every broker, see Resiliency", "backOffMaxRetries"),
+    **ignored("deliveries are made with qos 1", "qos", "1"),
+}
 
 
 @dataclass(frozen=True, slots=True)

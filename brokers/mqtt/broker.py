@@ -32,6 +32,7 @@ class MQTTBroker(Adapter):
 
     configuration = MQTTConfig
     settings = (*USED, *IGNORED)
+    without_effect = IGNORED
     _config: MQTTConfig
 
     features = Features(

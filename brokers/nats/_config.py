@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, names, url_options
+from brokers.shared.settings import Settings, count_option, ignored, names, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
@@ -40,12 +40,22 @@ CREDENTIALS = """-----BEGIN NATS USER JWT-----
 _PART = r"-+BEGIN {}-+\s+(\S+)\s+-+END"
 
 USED = names("natsURL token jwt seedKey tls_client_cert tls_client_key name replicas")
-IGNORED = names(
-    """
-    ackPolicy ackWait apiPrefix backOff concurrency deliverPolicy domain durableName flowControl heartbeat
-    maxAckPending maxDeliver memoryStorage queueGroupName rateLimit startSequence startTime streamName
-    """
-)
+_MADE = "streams and consumers are made by the mesh"
+IGNORED = {
+    **ignored(
+        f"{_MADE}: a group begins with the oldest event",
+        "deliverPolicy startSequence startTime",
+        "all",
+    ),
+    **ignored(f"{_MADE}, which acknowledges each event", "ackPolicy", "explicit"),
+    **ignored(f"{_MADE}, on disk", "memoryStorage", "false"),
+    **ignored(f"{_MADE}, without push consumers", "flowControl heartbeat rateLimit", "false"),
+    **ignored(f"{_MADE}; the group is consumerID", "durableName queueGroupName"),
+    **ignored(f"{_MADE}; maxInFlight of a subscription says how many events are worked on", "concurrency", "parallel"),
+    **ignored(f"{_MADE}; maxInFlight of a subscription says how many events are worked on", "maxAckPending"),
+    **ignored(f"{_MADE}, which retries alike on every broker, see Resiliency", "ackWait backOff maxDeliver"),
+    **ignored(_MADE, "apiPrefix domain streamName"),
+}
 
 
 @dataclass(frozen=True, slots=True)

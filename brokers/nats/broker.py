@@ -45,6 +45,7 @@ class NatsBroker(Adapter):
 
     configuration = NatsConfig
     settings = (*USED, *IGNORED)
+    without_effect = IGNORED
     _config: NatsConfig
 
     def __init__(self, config: NatsConfig) -> None:

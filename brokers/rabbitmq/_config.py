@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, hosts_of, names, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Settings, count_option, hosts_of, ignored, names, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -28,14 +28,23 @@ USED = names(
     username
     """
 )
-# What they ask for is always so here, or has no counterpart; docs/brokers/rabbitmq.md tells which.
-IGNORED = names(
-    """
-    autoAck backOffDuration backOffInitialInterval backOffMaxInterval backOffMaxRetries backOffPolicy
-    backOffMultiplier backOffRandomizationFactor deletedWhenUnused deliveryMode durable enableDeadLetter
-    exchangeKind publishMessagePropertiesToMetadata publisherConfirm requeueInFailure
-    """
-)
+_QUEUES = "queues and exchanges are made by the mesh, and are durable"
+IGNORED = {
+    **ignored(
+        "the mesh retries alike on every broker, see Resiliency",
+        "backOffDuration backOffInitialInterval backOffMaxInterval backOffMaxRetries backOffPolicy backOffMultiplier "
+        "backOffRandomizationFactor",
+    ),
+    **ignored("what failed is retried, see Resiliency", "requeueInFailure", "true"),
+    **ignored("an event is acknowledged once it was handled", "autoAck", "false"),
+    **ignored(_QUEUES, "durable", "true"),
+    **ignored(_QUEUES, "deletedWhenUnused", "false"),
+    **ignored(f"{_QUEUES}: events are stored", "deliveryMode", "2"),
+    **ignored("an exchange has its kind from the mesh", "exchangeKind", "fanout"),
+    **ignored("every publish is confirmed", "publisherConfirm", "true"),
+    **ignored("deadLetterTopic of a subscription says where", "enableDeadLetter", "false"),
+    **ignored("properties of messages are not passed on", "publishMessagePropertiesToMetadata", "false"),
+}
 
 
 @dataclass(frozen=True, slots=True)

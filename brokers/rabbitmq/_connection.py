@@ -89,7 +89,10 @@ class Connection:
             OSError: It cannot be reached, or hung up.
         """
         goodbye = None if config.tls is None else CLOSE_WAIT
-        reader, writer = await asyncio.open_connection(host, port, ssl=config.tls, ssl_shutdown_timeout=goodbye)
+        try:
+            reader, writer = await asyncio.open_connection(host, port, ssl=config.tls, ssl_shutdown_timeout=goodbye)
+        except UnicodeError as error:  # It cannot be the name of a host.
+            raise OSError(str(error)) from error
         writer.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         properties: FieldTable = {"product": "brokermesh", "connection_name": f"{config.name} ({purpose})"}
         try:

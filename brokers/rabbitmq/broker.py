@@ -36,6 +36,7 @@ class RabbitMQBroker(Adapter):
 
     configuration = RabbitMQConfig
     settings = (*USED, *IGNORED)
+    without_effect = IGNORED
     _config: RabbitMQConfig
 
     features = Features(

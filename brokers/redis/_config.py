@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, hosts_of, names, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Settings, hosts_of, ignored, names, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -28,14 +28,20 @@ USED = names(
     streamTTL
     """
 )
-# They tune a pool, a claim loop or a cap that this adapter does not have.
-IGNORED = names(
-    """
-    redisMaxRetries redisMinRetryInterval redisMaxRetryInterval maxRetries maxRetryBackoff dialTimeout readTimeout
-    writeTimeout poolSize poolTimeout minIdleConns maxConnAge idleTimeout idleCheckFrequency queueDepth
-    processingTimeout redeliverInterval maxLenApprox
-    """
-)
+IGNORED = {
+    **ignored(
+        "there is no pool of connections",
+        "poolSize poolTimeout minIdleConns maxConnAge idleTimeout idleCheckFrequency",
+    ),
+    **ignored(
+        "the times and repetitions of commands are fixed",
+        "redisMaxRetries redisMinRetryInterval redisMaxRetryInterval maxRetries maxRetryBackoff dialTimeout "
+        "readTimeout writeTimeout",
+    ),
+    **ignored("how many events wait here, concurrency and maxInFlight of a subscription say", "queueDepth"),
+    **ignored("an event comes again after 15 s without a sign of life", "processingTimeout redeliverInterval"),
+    **ignored("what is handled is deleted, and what is not never is; streamTTL says for how long", "maxLenApprox"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ class _Reader(Settings):
         sentinel = self.flag("failover")
         if not text:
             self.wrong("redisHost", "redisHost is missing")
+            return {}
         if sentinel and not master:
             self.wrong("failover", "needs sentinelMasterName, and in redisHost the Sentinels")
         default = self.number("redisPort") or (DEFAULT_SENTINEL_PORT if sentinel else DEFAULT_PORT)

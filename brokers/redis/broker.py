@@ -54,6 +54,7 @@ class RedisBroker(Adapter):
 
     configuration = RedisConfig
     settings = (*USED, *IGNORED)
+    without_effect = IGNORED
     _config: RedisConfig
 
     def __init__(self, config: RedisConfig) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from mesh.resources.component import Component
+from mesh.resources.component import Component, NoEffect
 from mesh.steps import Steps
 
 __all__ = ["Adapter"]
@@ -16,10 +17,14 @@ class Adapter(Steps):
     Attributes:
         configuration: The type of that value.
         settings: The names of its component's settings; another one is told, see ``Component.unknown``.
+        without_effect: Those of them that do nothing here, and why; that is told too.
+        group_settings: Those that name the consumer group; the first that is set counts.
     """
 
     configuration: ClassVar[type[Any]]
     settings: ClassVar[tuple[str, ...]]
+    without_effect: ClassVar[Mapping[str, NoEffect]] = {}
+    group_settings: ClassVar[tuple[str, ...]] = ("consumerID",)
 
     def __init__(self, config: Any) -> None:
         """Prepare; entering connects."""

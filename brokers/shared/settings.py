@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError, Problem
-from mesh.resources.component import PUBSUB_SETTINGS, Component
+from mesh.resources.component import PUBSUB_SETTINGS, Component, NoEffect
 from mesh.spelling import did_you_mean
 from mesh.values import parse_bool, parse_duration, parse_whole
 
@@ -23,6 +23,7 @@ __all__ = [
     "Settings",
     "count_option",
     "hosts_of",
+    "ignored",
     "names",
     "node_name",
     "shown_hosts",
@@ -37,6 +38,11 @@ _T = TypeVar("_T")
 def names(text: str) -> tuple[str, ...]:
     """Read the names of settings, with blanks between."""
     return tuple(text.split())
+
+
+def ignored(reason: str, text: str, *anyway: str) -> dict[str, NoEffect]:
+    """Say of settings, with blanks between, that they do nothing here; empty text asks for nothing."""
+    return dict.fromkeys(names(text), NoEffect(reason, ("", *anyway)))
 
 
 def node_name() -> str:

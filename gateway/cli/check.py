@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
-from gateway.cli.template import is_template, load_template
+from gateway.cli.template import is_template, load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
@@ -22,19 +22,32 @@ from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretErro
 from mesh.node.components import check_installed, check_references, check_types, unknown_settings
 from mesh.node.runtime import check as check_node
 from mesh.registry import Registry
-from mesh.resources.component import EnvRef, SecretRef, TemplateTokens, env_refusal
-from mesh.resources.loader import Document, load_configuration_file, load_resources, read_documents
+from mesh.resources.component import (
+    EnvRef,
+    SecretRef,
+    TemplateTokens,
+    env_refusal,
+    resolve_entries,
+    without_secret,
+)
+from mesh.resources.loader import (
+    Document,
+    files_at,
+    is_foreign,
+    load_configuration_file,
+    load_resources,
+    read_documents,
+)
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gateway.config import GatewayConfig
-    from mesh.resources.component import Component
+    from mesh.resources.component import Component, HTTPEndpoint
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
-_SUFFIXES = (".yaml", ".yml")
 _Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
@@ -121,11 +134,11 @@ def check(paths: Sequence[Path]) -> Findings:
             template = next(filter(is_template, documents), None)
             if template is not None:
                 templates.append((template, file))
-            if [document.get("kind") for document in documents] == ["Configuration"]:
+            if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
-            elif template is None or len(documents) > 1:
+            elif template is None or not all(map(is_template, documents)):
                 resources.append(file)
-    seen: set[frozenset[Path]] = set()
+    seen: set[frozenset[str]] = set()
     for template, file in templates:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
@@ -147,54 +160,81 @@ def check_start(configs: Sequence[GatewayConfig]) -> Findings:
             continue
         findings.warn(warnings)
         findings.add(check_node(settings, registry))
-        secrets: dict[str, Mapping[SecretRef, str]] = {}
-        for store in (each for each in settings.scoped if each.block == SECRETS.kind):
-            refs = {
-                ref for each in settings.scoped if each.auth_secret_store == store.name for ref in each.secret_refs()
-            }
-            secrets.update(asyncio.run(_secrets(store, refs, registry, findings)))
+        secrets = _known_secrets(settings.scoped, settings.endpoints, registry, findings, sure=True)
         for component in settings.scoped:
             _check_component(component, registry, findings, config, secrets)
+        for endpoint in settings.endpoints:
+            findings.add(_endpoint_problems(endpoint, config))
+            findings.add(without_secret(endpoint, secrets))
     return findings
 
 
-async def _secrets(store: Component, refs: Iterable[SecretRef], registry: Registry, findings: Findings) -> _Secrets:
-    """Read what is referred to, from a store of this machine; whether another one answers is not known before."""
+def _known_secrets(
+    components: Sequence[Component],
+    endpoints: Sequence[HTTPEndpoint],
+    registry: Registry,
+    findings: Findings,
+    *,
+    sure: bool,
+) -> _Secrets:
+    """Read what is referred to, from stores of this machine; whether another one answers is not known before.
+
+    Args:
+        components: The stores, and who refers to them.
+        endpoints: Who refers to them too.
+        registry: What is installed.
+        findings: Gets stores that cannot be read.
+        sure: Whether they are used here; elsewhere they may be readable.
+    """
+    found: dict[str, Mapping[SecretRef, str]] = {}
+    for store in (each for each in components if each.block == SECRETS.kind):
+        users: list[Component | HTTPEndpoint] = [*components, *endpoints]
+        refs = {ref for each in users if each.auth_secret_store == store.name for ref in each.secret_refs()}
+        given = asyncio.run(
+            _secrets(store, refs, registry, findings.add if sure and not store.ignore_errors else findings.warn)
+        )
+        if given is not None:  # Of two of one name, any application takes one.
+            found[store.name] = {**found.get(store.name, {}), **given}
+    return found
+
+
+async def _secrets(
+    store: Component, refs: Iterable[SecretRef], registry: Registry, tell: Callable[[Sequence[Problem]], None]
+) -> Mapping[SecretRef, str] | None:
     if registry.find(store.type) is None or not getattr(registry.load(store.type), "bound", False):
-        return {}
+        return None
     found: dict[SecretRef, str] = {}
     try:
-        async with registry.load(store.type).from_component(store) as opened:  # type: ignore[attr-defined]
+        adapter = registry.load(store.type).from_component(store)  # type: ignore[attr-defined]
+    except ConfigError:
+        return None  # As `_check_component` tells.
+    try:
+        async with adapter as opened:
             for ref in refs:
                 with suppress(SecretError):  # Who refers to one that is not there says so.
                     secret = await opened.get(ref.name, {})
                     found |= {ref: secret[ref.key]} if ref.key in secret else {}
-    except ConfigError:
-        return {}  # As `_check_component` tells.
-    except SecretError as error:
-        (findings.warn if store.ignore_errors else findings.add)([store.problem(f"component {store.name}: {error}")])
-        return {}
-    return {store.name: found}
+    except ConfigError as error:
+        tell(error.problems)
+        return None
+    return found
 
 
 def _files(path: Path, findings: Findings) -> list[Path]:
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-        if not found:
-            findings.warn([Problem("holds no YAML file", file=str(path))])
-        return found
-    if not path.exists():
-        findings.add([Problem("there is no such file or directory", file=str(path))])
-        return []
-    return [path]
-
-
-def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
-    findings.templates += 1
-    # Syntax errors and keys that stand twice.
     problems: list[Problem] = []
-    read_documents(file, problems)
+    found = files_at(path, problems)
     findings.add(problems)
+    if not found and not problems:
+        findings.warn([Problem("holds no YAML file", file=str(path))])
+    return found
+
+
+def _check_template(document: Document, file: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
+    findings.templates += 1
+    try:
+        read_template(file)  # Syntax errors, keys that stand twice, and other documents beside it.
+    except ConfigError as error:
+        findings.add(error.problems)
     warnings: list[Problem] = []
     try:
         specs = load_template(document, file, os.environ, warnings)
@@ -209,16 +249,16 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
             _check_configuration(_shortened(config), findings, seen)
 
 
-def _is_new(paths: Sequence[Path], seen: set[frozenset[Path]]) -> bool:
+def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
     """Tell whether these files together were not checked yet; applications share theirs."""
-    together = frozenset(path.resolve() for path in paths)
+    together = frozenset(os.path.realpath(path) for path in paths)
     if not together or any(together <= earlier for earlier in seen):
         return False
     seen.add(together)
     return True
 
 
-def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new(paths, seen):
         return
     try:
@@ -243,6 +283,21 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.warn(check_installed(loaded.components, BLOCKS, registry))
     for component in loaded.components:
         _check_component(component, registry, findings, None)
+    secrets = _known_secrets(loaded.components, loaded.http_endpoints, registry, findings, sure=False)
+    for endpoint in loaded.http_endpoints:
+        findings.add(_endpoint_problems(endpoint, None))
+    resources: list[Component | HTTPEndpoint] = [*loaded.components, *loaded.http_endpoints]
+    findings.warn([problem for resource in resources for problem in without_secret(resource, secrets)])
+
+
+def _endpoint_problems(endpoint: HTTPEndpoint, here: GatewayConfig | None) -> Sequence[Problem]:
+    """Find variables and templates without a value."""
+    entries = [entry for entry in endpoint.metadata if not isinstance(entry.value, SecretRef)]
+    try:
+        resolve_entries(entries, _tokens(here), os.environ, {}, file=endpoint.file)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _check_component(
@@ -302,12 +357,16 @@ def _closed(component: Component, here: GatewayConfig | None, secrets: _Secrets)
     store = component.auth_secret_store
     if component.secret_refs() and store not in secrets:
         return None
+    return component.resolved(_tokens(here), os.environ, secrets.get(store or "", {}))
+
+
+def _tokens(here: GatewayConfig | None) -> TemplateTokens:
     pod = os.environ.get("POD_NAME", "pod" if here is None else None)
     app_id, namespace = ("app", "default") if here is None else (here.app_id, here.namespace)
-    return component.resolved(TemplateTokens(app_id, namespace, pod), os.environ, secrets.get(store or "", {}))
+    return TemplateTokens(app_id, namespace, pod)
 
 
-def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[Path]]) -> None:
+def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new([path], seen):
         return
     warnings: list[Problem] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mesh.errors import MeshError
+from mesh.urls import in_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,7 +51,7 @@ def _translated(run: Run) -> Iterator[None]:
     except TimeoutError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        where = run.socket or f"{run.host}:{run.http_port}"
+        where = run.socket or f"{in_url(run.host)}:{run.http_port}"
         message = f"the gateway of {run.app_id} at {where} does not answer: {str(error) or type(error).__name__}"
         raise GatewayUnreachableError(message) from error
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gateway.config import GatewayConfig, HealthCheck, Tokens
+from gateway.config import DEFAULT_BACKBONE, GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
-from mesh.values import parse_duration, parse_size
+from mesh.urls import in_url
+from mesh.values import is_host, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +81,12 @@ class _Checker:
             self.complain(name, f"{value} is no port; use 1 to {_LARGEST_PORT}")
         return value
 
+    def hosts(self, name: str, *values: str) -> tuple[str, ...]:
+        for value in values:
+            if not is_host(value):
+                self.complain(name, f"'{value}' is neither an address nor the name of a host")
+        return values
+
     def positive(self, name: str, value: int | None, default: float) -> float:
         if value is not None and value <= 0:
             self.complain(name, f"expected a number above 0, got {value}")
@@ -134,13 +141,13 @@ def gateway_config(
         app_id=options.app_id or "",
         home=mesh_home(environ),
         app_port=check.port("--app-port", options.app_port),
-        app_host=options.app_channel_address or _DEFAULT.app_host,
+        app_host=in_url(check.hosts("--app-channel-address", options.app_channel_address or _DEFAULT.app_host)[0]),
         app_protocol=_protocol(options, check),
         app_max_concurrency=_limit(options.app_max_concurrency),
         app_health=_health(options, check),
         http_port=http_port,
         grpc_port=grpc_port,
-        listen=split_list(options.dapr_listen_addresses) or _DEFAULT.listen,
+        listen=_listen(options, check),
         unix_socket_dir=Path(options.unix_domain_socket).absolute() if options.unix_domain_socket else None,
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
@@ -148,7 +155,7 @@ def gateway_config(
         resource_paths=tuple(map(Path, options.resources_path)),
         configuration_files=tuple(map(Path, options.config)),
         namespace=environ.get("NAMESPACE") or "default",
-        backbone=environ.get("MESH_BACKBONE") or "embedded:",
+        backbone=environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
         log_level=level or "info",
@@ -170,6 +177,12 @@ def _protocol(options: GatewayOptions, check: _Checker) -> Literal["http", "http
         check.complain("--app-protocol", str(error))
         return "http"
     return "https" if options.app_ssl else protocol
+
+
+def _listen(options: GatewayOptions, check: _Checker) -> tuple[str, ...]:
+    """Read the addresses; daprd takes one of IPv6 in brackets."""
+    given = (host.removeprefix("[").removesuffix("]") for host in split_list(options.dapr_listen_addresses))
+    return check.hosts("--dapr-listen-addresses", *given) or _DEFAULT.listen
 
 
 def _limit(value: int | None) -> int | None:

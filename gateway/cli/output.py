@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
 from gateway.cli.terminal import colours_wanted
@@ -14,6 +16,8 @@ from gateway.cli.terminal import colours_wanted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from gateway.cli.reference import Sign
 
 __all__ = ["Console", "LineSplitter", "LogTarget", "Stream", "printable"]
 
@@ -69,11 +73,13 @@ class Console:
     Attributes:
         when_broken: Called once when the terminal has gone, or the pipe is closed, as ``| head`` does.
         short: There is one application: its lines do not name it, and the gateway's have no prefix.
+        as_json: Our own lines are JSON objects, as those of dapr with ``--log-as-json``, and so are the gateway's.
     """
 
     def __init__(self, out: BinaryIO, err: BinaryIO, *, colours: bool) -> None:
         self.when_broken: Callable[[], None] = lambda: None
         self.short = False
+        self.as_json = False
         self._broken = False
         self._out = out
         self._err = err
@@ -96,8 +102,10 @@ class Console:
             closed: Whether the line has ended; what follows of the same source goes on in it.
         """
         prefix = f"== {source} - {app_id} =="
-        if self.short:
-            prefix = f"== {source} ==" if source == "APP" else ""
+        if source == "GATEWAY" and (self.short or self.as_json):
+            prefix = ""
+        elif self.short:
+            prefix = f"== {source} =="
         if self._colours and prefix:
             colour = self._given.setdefault(app_id, _COLOURS[len(self._given) % len(_COLOURS)])
             prefix = f"\x1b[{colour}m{prefix}\x1b[0m"
@@ -115,22 +123,34 @@ class Console:
         """Take note that what was typed has ended the line: the terminal echoes it."""
         self._open = None
 
-    def out(self, text: str) -> None:
-        """Write a line that scripts may wait for."""
-        self._write(self._out, f"{text}\n")
+    def out(self, status: Sign, text: str, shown: str) -> None:
+        """Write a line that scripts may wait for.
 
-    def err(self, text: str) -> None:
-        """Write a line beside."""
-        self._write(self._err, f"{text}\n")
+        Args:
+            status: What it tells.
+            text: It, as JSON has it.
+            shown: It, as people see it.
+        """
+        self._own(self._out, status, text, shown)
+
+    def err(self, status: Sign, text: str, shown: str) -> None:
+        """Write a line beside; see `out`."""
+        self._own(self._err, status, text, shown)
 
     def say(self, text: str) -> None:
         """Write a line of our own."""
-        self._write(self._err, f"mesh: {text}\n")
+        self._own(self._err, "info", text, f"mesh: {text}")
 
     def complain(self, text: str) -> None:
         """Write an error."""
         label = "\x1b[31merror:\x1b[0m" if self._colours else "error:"
-        self._write(self._err, f"{label} {text}\n")
+        self._own(self._err, "failure", text, f"{label} {text}")
+
+    def _own(self, to: BinaryIO, status: Sign, text: str, shown: str) -> None:
+        if self.as_json:
+            when = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+            shown = json.dumps({"time": when, "status": status, "msg": text.strip()})
+        self._write(to, f"{shown}\n")
 
     def _write(self, to: BinaryIO, text: str) -> None:
         if self._broken:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from gateway.cli.client import opened, path_segment
-from gateway.cli.invoke import add_data_options, failed, gateway_of, given_data
+from gateway.cli.invoke import add_data_options, add_timeout, failed, gateway_of, given_data
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, note
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["content_type", "parser", "run"]
 
 _CLOUD_EVENT = frozenset({"id", "source", "specversion", "type", "data"})
-_TIMEOUT = 30.0
 
 
 def parser() -> Parser:
@@ -39,6 +38,7 @@ def parser() -> Parser:
     add_data_options(made)
     made.add_argument("-m", "--metadata", metavar="JSON", help='metadata, such as {"ttlInSeconds": "10"}')
     made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
+    add_timeout(made)
     return made
 
 
@@ -54,13 +54,13 @@ def run(words: Sequence[str]) -> int:
     headers = {"Content-Type": content_type(body)} if body is not None else {}
     try:
         with opened(
-            gateway, "POST", f"{path}?{query}" if query else path, body or b"", headers=headers, timeout=_TIMEOUT
+            gateway, "POST", f"{path}?{query}" if query else path, body or b"", headers=headers, timeout=found.timeout
         ) as response:
             if not response.ok:
                 what = f"{found.pubsub}/{found.topic}"
                 return failed(f"Error publishing topic {found.topic}" if as_dapr() else what, response)
     except TimeoutError:
-        complain(f"no answer for {_TIMEOUT:g} s; whether the event was published is not known")
+        complain(f"no answer for {found.timeout:g} s; whether the event was published is not known")
         return 1
     if not succeeded("Event published successfully"):
         note(f"published to {found.topic} of {found.pubsub}")

@@ -6,7 +6,6 @@ Nothing of the command line is imported here but the options, for this process l
 from __future__ import annotations
 
 import asyncio
-import errno
 import importlib
 import os
 from pathlib import Path
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
 
 __all__ = ["main", "parse_gateway", "serve"]
-
-_CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def parse_gateway(words: Sequence[str], environ: Mapping[str, str]) -> tuple[GatewayConfig, list[str]]:
@@ -74,11 +71,6 @@ def serve(config: GatewayConfig) -> int:
         return _run(config)
     except MeshError as error:
         complain(str(error))
-        return 1
-    except OSError as error:
-        if error.errno not in _CANNOT_LISTEN:
-            raise
-        complain(f"cannot listen on port {config.http_port}: {os.strerror(error.errno)}; --dapr-http-port sets another")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -84,7 +84,7 @@ def load_template(
     if template is None:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0)))
     base = (path.parent if path else Path.cwd()).absolute()
-    resolver = _Resolver(document, template, base, path, environ, problems)
+    resolver = _Resolver(document, template, base, path, environ, problems, warnings)
     specs = [resolver.app(index, app) for index, app in enumerate(template.apps)]
     resolver.check_apart()
     if problems:
@@ -100,6 +100,7 @@ class _Resolver:
     path: Path | None
     environ: Mapping[str, str]
     problems: list[Problem]
+    warnings: list[Problem]
     # Of one start, so that the logs of its applications belong together visibly.
     stamp: str = field(default_factory=lambda: time.strftime("%Y%m%d%H%M%S"))
 
@@ -121,23 +122,42 @@ class _Resolver:
             "runTemplatePath": str(self.path.absolute()) if self.path else "",
             "runTemplateName": self.template.name or "",
         }
+        command = tuple(self._as_written((*at, "command", place), text) for place, text in enumerate(app.command))
+        environment = self._environment(("common",), self.template.common) | self._environment(at, app)
+        if command and directory.is_dir():
+            self._look_for(command[0], directory, {**self.environ, **environment}, (*at, "command", 0))
         return AppSpec(
             options=options,
             config=config,
-            command=tuple(self._as_written((*at, "command", place), text) for place, text in enumerate(app.command)),
+            command=command,
             directory=directory,
-            environment=self._environment(("common",), self.template.common) | self._environment(at, app),
+            environment=environment,
             app_log=self._target(app.app_log_destination, "app", app_file),
             gateway_log=self._target(app.daprd_log_destination, "daprd", gateway_file),
             labels=labels,
         )
 
+    def _look_for(
+        self, program: str, directory: Path, environment: Mapping[str, str], location: tuple[str | int, ...]
+    ) -> None:
+        """Warn of a program that cannot be started from here now: it may be there when the file is used."""
+        folders = [""] if os.path.dirname(program) else os.get_exec_path(environment)
+        found = [directory / folder / program for folder in folders]
+        if not any(file.is_file() and os.access(file, os.X_OK) for file in found):
+            where = f"{found[0]} is no program" if folders == [""] else f"there is no program '{program}' in PATH"
+            self.warnings.append(self.document.problem(f"{where}; the application cannot be started here", location))
+
     def _environment(self, at: tuple[str | int, ...], shared: Shared) -> dict[str, str]:
+        for name in shared.env:
+            if not name or "=" in name or "\0" in name:
+                self._problem(f"a variable cannot be called {name!r}", (*at, "env", name), key=True)
         return {name: self._as_written((*at, "env", name), text) for name, text in shared.env.items()}
 
     def _as_written(self, location: tuple[str | int, ...], text: str) -> str:
         """Give what a program is to see: ``1.10`` and ``yes`` as they stand there, nothing as empty text."""
         written = self.document.written(location)
+        if "\0" in text:
+            self._problem("a program cannot be given the character U+0000", location)
         return written if text and written is not None else text
 
     def _ids(self) -> list[str]:
@@ -237,8 +257,8 @@ class _Resolver:
             self._problem(f"there is no {'folder' if folder else 'file or folder'} {path}", location)
         return path
 
-    def _problem(self, message: str, location: tuple[str | int, ...]) -> None:
-        problem = self.document.problem(message, location)
+    def _problem(self, message: str, location: tuple[str | int, ...], *, key: bool = False) -> None:
+        problem = self.document.problem(message, location, key=key)
         # A path in common is looked up for every application.
         if problem not in self.problems:
             self.problems.append(problem)

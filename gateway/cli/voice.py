@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.processes import exit_text
 from gateway.cli.reference import as_dapr, signed
+from mesh.urls import in_url
 
 if TYPE_CHECKING:
     from gateway.cli.app_spec import AppSpec
@@ -40,10 +41,14 @@ class Voice:
         """Say that the gateway runs without an application of ours."""
         self.console.say(f"the gateway of {spec.app_id} is ready at {_address(run)}; there is no command to run")
 
-    def taken(self, spec: AppSpec) -> None:
-        """Say that somebody listens where the application is to listen."""
+    def taken(self, spec: AppSpec, other: str | None) -> None:
+        """Say that somebody listens where the application is to listen, perhaps another application of ours."""
         where = f"{spec.config.app_host}:{spec.config.app_port}"
-        self.note(f"warning: another program listens at {where} already, so {spec.app_id} can not")
+        who = "another program" if other is None else f"the application of {other}, which runs already,"
+        ending = "" if other is None else f"; mesh stop {other} ends it"
+        self.note(
+            f"warning: {who} listens at {where}, so {spec.app_id} can not, and what is meant for it goes there{ending}"
+        )
 
     def waiting(self, spec: AppSpec) -> None:
         """Say that the application does not listen yet."""
@@ -51,7 +56,8 @@ class Voice:
 
     def up(self, spec: AppSpec, run: Run) -> None:
         """Say that both are ready."""
-        self.console.out(f"mesh: {UP} {_ports(spec, run)}")
+        text = f"{UP} {_ports(spec, run)}"
+        self.console.out("success", text, f"mesh: {text}")
 
     def app_ended(self, spec: AppSpec, code: int, last_lines: str) -> None:
         """Say that the application has ended by itself."""
@@ -135,7 +141,8 @@ class DaprVoice(Voice):
             self._say("warning", f'No application command found for app "{spec.app_id}"')
             self._started(spec, run)
         else:
-            self.console.out("WARNING: no application command found.")
+            text = "no application command found."
+            self.console.out("warning", text, f"WARNING: {text}")
 
     def up(self, spec: AppSpec, run: Run) -> None:
         """Say that both are ready."""
@@ -165,9 +172,8 @@ class DaprVoice(Voice):
         if not self._several:
             self._say("info", "\nterminated signal received: shutting down")
         elif number is not None:
-            self.console.out("")
             text = "Received signal to stop Dapr and app processes. Shutting down Dapr and app processes."
-            self._say("info", text)
+            self.console.out("info", text, "\n" + signed("info", text))
 
     def stopped(self, what: str) -> None:
         """Say that it has ended."""
@@ -175,11 +181,11 @@ class DaprVoice(Voice):
 
     def failed(self, text: str) -> None:
         """Say what went wrong."""
-        self.console.err(signed("failure", text))
+        self.console.err("failure", text, signed("failure", text))
 
     def note(self, text: str) -> None:
         """Say something beside."""
-        self.console.err(signed("info", text))
+        self.console.err("info", text, signed("info", text))
 
     def stopped_code(self, code: int) -> int:
         """Give 0: whatever an application does while its gateway ends is no failure."""
@@ -194,7 +200,7 @@ class DaprVoice(Voice):
         self._say("info", f"Writing log files to directory : {spec.directory / '.dapr' / 'logs'}")
 
     def _say(self, sign: Sign, text: str) -> None:
-        self.console.out(signed(sign, text))
+        self.console.out(sign, text, signed(sign, text))
 
 
 def voice_of(console: Console, *, several: bool) -> Voice:
@@ -203,7 +209,7 @@ def voice_of(console: Console, *, several: bool) -> Voice:
 
 
 def _address(run: Run) -> str:
-    return f"unix:{run.socket}" if run.socket else f"http://{run.host}:{run.http_port}"
+    return f"unix:{run.socket}" if run.socket else f"http://{in_url(run.host)}:{run.http_port}"
 
 
 def _listening(run: Run) -> str:

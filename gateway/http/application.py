@@ -214,12 +214,15 @@ class HTTPApplication:
     async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
         """Post a small body; an answer's body beyond 1 MiB is not read."""
         async with self.call("POST", path, headers, body) as response:
-            return response.status, await _read(response)
+            return response.status, await _read(response) or b""
 
     async def get(self, path: str, headers: Headers) -> tuple[int, bytes]:
-        """Get a small answer."""
+        """Get a small answer; its body is what was asked for, so that one beyond 1 MiB is a failure."""
         async with self.call("GET", path, headers, b"") as response:
-            return response.status, await _read(response)
+            body = await _read(response)
+        if body is None:
+            raise AppFailedError(f"the application's answer is larger than {ANSWER_LIMIT_BYTES} bytes")
+        return response.status, body
 
 
 def _climbs(target: str) -> bool:
@@ -261,7 +264,7 @@ def _make_trust() -> ssl.SSLContext:
     return _trust[0]
 
 
-async def _read(response: _Response) -> bytes:
+async def _read(response: _Response) -> bytes | None:
     whole = await response.read_up_to(ANSWER_LIMIT_BYTES)
     if whole is not None:
         return whole
@@ -270,6 +273,6 @@ async def _read(response: _Response) -> bytes:
     async for part in response.parts():
         size += len(part)
         if size > ANSWER_LIMIT_BYTES:
-            return b""
+            return None
         parts.append(part)
     return b"".join(parts)

@@ -318,7 +318,7 @@ class HTTPClient:
                 _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
         except TimeoutError:
             raise ConnectError(f"no connection within {CONNECT_SECONDS:g} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # The latter for what cannot be the name of a host.
             raise ConnectError(str(error)) from error
         return connection
 

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import hmac
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Answered, Request, Response, render, split_target
-from mesh.errors import MeshError
+from mesh.errors import ConfigError, MeshError
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 
@@ -106,8 +107,9 @@ class _Connection(web.RequestHandler):
 
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
-        if not self._request_in_progress:
-            self.close()
+        if not self._request_in_progress and not self._messages:
+            # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
+            self.force_close()
             return None
         if self._handler_waiter is None:
             self._handler_waiter = self._loop.create_future()
@@ -237,8 +239,7 @@ class HTTPServer:
         await runner.setup()
         try:
             if socket_path is not None:
-                socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
-                await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
+                await _listen_at(runner, socket_path)
             else:
                 for host in hosts:
                     port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
@@ -250,13 +251,26 @@ class HTTPServer:
             await runner.cleanup()
 
 
+async def _listen_at(runner: web.ServerRunner, socket_path: Path) -> None:
+    try:
+        socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
+        await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
+    except OSError as error:
+        why = error.strerror or error  # uvloop's for a path that is too long has no number.
+        raise ConfigError(f"cannot listen at {socket_path}: {why}; --unix-domain-socket names a folder") from error
+
+
 async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: bool) -> int:
     """Listen on one more address; give the port. A machine without IPv6 goes without its loopback."""
     try:
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except OSError as error:
         if not optional or error.errno == errno.EADDRINUSE:
-            raise
+            number = error.errno or 0  # Of a look-up that failed it is below zero.
+            why = os.strerror(number) if number > 0 else error.strerror or error
+            raise ConfigError(
+                f"cannot listen on {host}, port {port}: {why}; --dapr-http-port and --dapr-listen-addresses set others"
+            ) from error
         logger.debug("not listening on %s: %s", host, error)
         return port
     return port or int(runner.addresses[0][1])

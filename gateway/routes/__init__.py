@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
-from gateway.routes import durable, invocation, node, pubsub, secrets, state
+from gateway.routes import configuration, durable, invocation, lock, node, pubsub, secrets, state
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from mesh.node.runtime import Runtime
@@ -21,6 +21,8 @@ ROUTES: tuple[Route, ...] = (
     *pubsub.ROUTES,
     *state.ROUTES,
     *secrets.ROUTES,
+    *configuration.ROUTES,
+    *lock.ROUTES,
     *durable.ROUTES,
     *node.ROUTES,
 )
@@ -71,7 +73,7 @@ def _is_allowed(route: Route, version: str, api: APISpec | None) -> bool:
 
     def listed(operations: Sequence[APIOperation]) -> bool:
         return any(
-            each.name == route.name and VERSIONS.get(each.version, each.version or version) == version
+            each.name == (route.api or route.name) and VERSIONS.get(each.version, each.version or version) == version
             for each in operations
             if each.protocol != "grpc"
         )

@@ -53,8 +53,9 @@ async def publish_bulk(asked: Asked) -> Answered:
     """Publish an array of events."""
     name, topic = await _target(asked)
     body = await read_body(asked.request)
-    metadata = spelled(metadata_of(asked.query))
-    asking = BulkPublish(topic, ())
+    given = metadata_of(asked.query)
+    metadata = spelled(given)
+    asking = BulkPublish(topic, (), metadata=given)
     app_id = asked.api.caller.app_id
     try:
         asking.raw = is_raw(metadata)

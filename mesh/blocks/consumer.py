@@ -21,16 +21,13 @@ from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured, members_of
-from mesh.resources.subscription import Subscription
+from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.telemetry import Observed
-from mesh.values import parse_bool, parse_duration, parse_whole
 
-__all__ = ["Consumer", "SubscriptionSettings", "judge"]
+__all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_IN_FLIGHT = 64
-MAX_IN_FLIGHT = 10_000
 MAX_TOLD = 100
 DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "mesh-dead-letter-topic")
 
@@ -49,28 +46,31 @@ class SubscriptionSettings:
 
     @classmethod
     def read(cls, subscription: Subscription, group: str) -> SubscriptionSettings:
-        """Read a subscription's metadata; its names count without regard to case.
+        """Read a subscription's metadata.
 
         Raises:
             ValueError: A value makes no sense.
         """
-        metadata = {name.lower(): value for name, value in subscription.metadata.items()}
-        delivery = metadata.get("delivery", "group")
-        if delivery not in ("group", "broadcast"):
-            raise ValueError(f"delivery must be group or broadcast, not {delivery!r}")
-        group = metadata.get("group", group)
-        limit = parse_whole(metadata.get("maxinflight", str(DEFAULT_MAX_IN_FLIGHT)))
+        said, wrong = asked(subscription.metadata)
+        if wrong:
+            raise ValueError("; ".join(f"{name}: {message}" for name, message in wrong))
+        group = said.group or group
+        broadcast = said.delivery == "broadcast"
+        limit = said.max_in_flight
         if subscription.bulk.enabled:
-            limit = max(limit, subscription.bulk.max_messages)
+            limit = min(max(limit, subscription.bulk.max_messages), MAX_IN_FLIGHT)
         options = SubscribeOptions(
-            group=group if delivery == "group" else f"{group}-{secrets.token_hex(8)}",
-            ephemeral=delivery == "broadcast",
-            max_in_flight=max(1, min(limit, MAX_IN_FLIGHT)),
-            ordered=parse_bool(metadata.get("ordered", "false")),
+            group=f"{group}-{secrets.token_hex(8)}" if broadcast else group,
+            ephemeral=broadcast,
+            max_in_flight=limit,
+            ordered=said.ordered,
         )
-        window = parse_duration(metadata["deduplicate"]) if "deduplicate" in metadata else 0.0
-        raw = metadata.get("rawpayload", metadata.get("israwpayload", "false"))
-        return cls(options, parse_bool(raw), window)
+        return cls(options, said.raw, said.deduplicate)
+
+
+def is_broadcast(subscription: Subscription) -> bool:
+    """Tell whether every instance gets every event: then nothing keeps those that come while none is subscribed."""
+    return any(name.lower() == "delivery" and value == "broadcast" for name, value in subscription.metadata.items())
 
 
 class Consumer:

@@ -22,7 +22,7 @@ import orjson
 
 from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
-from mesh.blocks.block import Block, Inbound, Opened, Parts
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
 from mesh.conditions import Condition
@@ -67,7 +67,8 @@ ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
 MAX_APP_ID_BYTES = 256
 ABSENT_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-TOLD_WAIT = 0.5
+TOLD_WAIT = 0.5  # One instance takes over from another within less.
+AWAY = "no instance is there, and one was within the last minute"
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -252,7 +253,7 @@ class Invocation:
         if app_id == self._app_id and namespace in ("", self._namespace) and self._parts.application is not None:
             return await self._directly(operation, self._parts.application, self._deliver)
         check_app_id(target)
-        reply = await self._request(app_id, namespace or self._namespace, call, operation.deadline)
+        reply = await self._request(app_id, namespace or self._namespace, call, operation)
         problem = reply.headers.get(ERROR_HEADER)
         if problem is not None:
             raise from_wire(json.loads(problem))
@@ -260,7 +261,8 @@ class Invocation:
         body = None if reply.streamed else reply.body
         return Answer(cast("int", status), cast("Headers", headers), body, reply)
 
-    async def _request(self, app_id: str, namespace: str, call: Call, deadline: float) -> Reply:
+    async def _request(self, app_id: str, namespace: str, call: Call, operation: Operation) -> Reply:
+        deadline = operation.deadline
         where = address.app(namespace, app_id)
         headers = self._headers() | {HTTP_HEADER: pack(call.verb, call.target, call.headers)}
         whole = isinstance(call.body, bytes)
@@ -283,6 +285,8 @@ class Invocation:
                     if namespace != self._namespace or not await self._directory.was_seen(app_id, deadline):
                         raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
                     wait = next(waits, wait)
+                    if wait >= TOLD_WAIT and not operation.waits:
+                        raise NoResponderError(f"{app_id} is away: {AWAY}") from None
                     self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
                     away = self._note_away(app_id, wait, away)
                     await self._wait_for_news(app_id, wait, deadline)
@@ -301,7 +305,7 @@ class Invocation:
             away = self._parts.inbound.conditions.of("invocation", app_id)
             away.enter(waits=True)
         if away is not None:
-            away.waits("no instance is there, and one was within the last minute")
+            away.waits(AWAY)
         return away
 
     def _headers(self) -> dict[str, str]:
@@ -345,9 +349,9 @@ class Invocation:
             if time.time() >= deadline:
                 raise DeadlineExceededError(f"{app_id} was not back within the deadline") from None
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Answer calls to this node's application."""
-        return [self._served(inbound.application)]
+        return [Held("calls", None, self._served(inbound.application))]
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:

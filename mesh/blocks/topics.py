@@ -26,7 +26,6 @@ from mesh.errors import (
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
-from mesh.policies import Policy
 from mesh.spelling import did_you_mean
 from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
@@ -45,7 +44,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-NO_POLICY = Policy()
 NO_METADATA: Mapping[str, str] = {}
 PUBLISH_SECONDS = 30.0
 METADATA = ("delay", "partitionKey", "rawPayload", "scheduledSendTime", "ttl", "ttlInSeconds")
@@ -89,6 +87,7 @@ class BulkPublish:
     topic: str
     entries: Sequence[BulkEntry]
     raw: bool = False
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
     failed: dict[str, MeshError] = field(default_factory=dict)
 
 
@@ -172,7 +171,6 @@ class PubSubComponent:
         group: The consumer group of this application (``consumerID``).
         namespace: The mesh's namespace.
         topic_prefix: Put before every topic (``{namespace}`` in the component's settings).
-        inbound: Policy around deliveries.
         tracing: Makes spans.
         observer: Is told what is published.
         told: Publish metadata that has no effect, each once.
@@ -184,7 +182,6 @@ class PubSubComponent:
     group: str
     namespace: str
     topic_prefix: str = ""
-    inbound: Policy = NO_POLICY
     tracing: Tracing = NOT_TRACED
     observer: Observer = nobody
     told: set[str] = field(default_factory=set)

@@ -23,33 +23,31 @@ __all__ = [
     "EnvRef",
     "HTTPEndpoint",
     "MetadataEntry",
+    "NoEffect",
     "Secret",
     "SecretRef",
     "TemplateTokens",
     "env_refusal",
     "expand_template",
     "resolve_entries",
+    "without_secret",
     "without_store",
 ]
 
 # Read by the mesh, for every pub/sub component.
 PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 
-_NOT_YET = {
-    "primaryencryptionkey": "encryption at rest",
-    "secondaryencryptionkey": "encryption at rest",
-    "outboxpublishpubsub": "the transactional outbox",
-    "outboxpublishtopic": "the transactional outbox",
-    "outboxpubsub": "the transactional outbox",
-    "outboxdiscardwhenmissingstate": "the transactional outbox",
-}
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it."""
+    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it.
+
+    Attributes:
+        source: The secret of a store that it was read from; None = it came from elsewhere.
+    """
 
     _text: str
+    source: SecretRef | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -97,6 +95,19 @@ class MetadataEntry:
         if isinstance(self.value, Secret):
             return self.value.reveal()
         return self.value if isinstance(self.value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """A setting that an adapter takes although it does nothing here.
+
+    Attributes:
+        reason: Why.
+        anyway: Values, in lower case, that ask for what is so anyway; then nothing is said.
+    """
+
+    reason: str
+    anyway: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +181,15 @@ class Component:
             return self.problem(message)
         return Problem(message, "spec.type", self.file, *self.type_place)
 
-    def unknown(self, known: Iterable[str]) -> tuple[list[Problem], list[Problem]]:
+    def unknown(self, known: Iterable[str], advice: str = "") -> tuple[list[Problem], list[Problem]]:
         """Find settings that nothing reads: first those that may not be ignored, then the others.
 
         Of the first kind is what looks like a known one, and what would protect or tell something.
+        What has no value asks for nothing.
+
+        Args:
+            known: What is read.
+            advice: What to do with a stranger that may not be ignored.
         """
         names = tuple(known)
         folded = {name.casefold() for name in names}
@@ -181,18 +197,26 @@ class Component:
         others: list[Problem] = []
         for entry in self.metadata:
             if entry.name.casefold() not in folded:
-                lacking = _NOT_YET.get(entry.name.casefold())
-                guess = None if lacking else did_you_mean(entry.name, names)
-                unsafe = lacking is not None or (guess is None and protects(entry.name))
-                message = f"{lacking} is not supported yet" if lacking else "unknown setting"
-                message += f"; did you mean {guess!r}?" if guess else "" if lacking else ", which nothing reads"
-                message += "; ignoring it may be unsafe" if unsafe else ""
+                guess = did_you_mean(entry.name, names)
+                unsafe = guess is None and bool(entry.value) and protects(entry.name)
+                message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")
+                message += f"; ignoring it may be unsafe{advice}" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 
+    def without_effect(self, table: Mapping[str, NoEffect]) -> list[Problem]:
+        """Find settings that do nothing although their adapter takes them."""
+        folded = {name.casefold(): each for name, each in table.items()}
+        found = [(entry, folded.get(entry.name.casefold())) for entry in self.metadata]
+        return [
+            _problem(f"it has no effect: {each.reason}", entry, self.file, self.line)
+            for entry, each in found
+            if each is not None and (entry.text() or "").strip().lower() not in each.anyway
+        ]
+
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""
-        return tuple(dict.fromkeys(entry.value for entry in self.metadata if isinstance(entry.value, SecretRef)))
+        return _secret_refs(self.metadata)
 
     def resolved(
         self, tokens: TemplateTokens, environ: Mapping[str, str], secrets: Mapping[SecretRef, str]
@@ -232,25 +256,49 @@ class HTTPEndpoint:
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
+    @property
+    def metadata(self) -> tuple[MetadataEntry, ...]:
+        """What may refer to a secret or a variable."""
+        given = (self.root_ca, self.certificate, self.private_key)
+        return (*self.headers, *(entry for entry in given if entry is not None))
+
+    def secret_refs(self) -> tuple[SecretRef, ...]:
+        """List the secrets that it refers to, each once."""
+        return _secret_refs(self.metadata)
+
+
+def _secret_refs(entries: Iterable[MetadataEntry]) -> tuple[SecretRef, ...]:
+    return tuple(dict.fromkeys(entry.value for entry in entries if isinstance(entry.value, SecretRef)))
+
 
 def without_store(resource: Component | HTTPEndpoint, stores: Iterable[str]) -> list[Problem]:
     """Find references to secrets in a resource that does not say which of the stores has them."""
     if resource.auth_secret_store is not None:
         return []
-    if isinstance(resource, Component):
-        what, entries = "component", resource.metadata
-    else:
-        given = (resource.root_ca, resource.certificate, resource.private_key)
-        what, entries = "HTTPEndpoint", (*resource.headers, *(entry for entry in given if entry is not None))
+    what = "component" if isinstance(resource, Component) else "HTTPEndpoint"
     message = (
         f"{what} {resource.name} refers to a secret, and does not say in which store; add beside its spec the line "
         f"auth: {{secretStore: NAME}}; the secret stores here are: {', '.join(stores) or 'none'}"
     )
     return [
         _problem(message, entry, resource.file, resource.line)
-        for entry in entries
+        for entry in resource.metadata
         if isinstance(entry.value, SecretRef)
     ]
+
+
+def without_secret(resource: Component | HTTPEndpoint, secrets: Mapping[str, Mapping[SecretRef, str]]) -> list[Problem]:
+    """Find references to what is not in a store whose secrets are known; they are given by the names of stores."""
+    known = secrets.get(resource.auth_secret_store or "")
+    return [
+        _problem(_missing(entry.value), entry, resource.file, resource.line)
+        for entry in resource.metadata
+        if known is not None and isinstance(entry.value, SecretRef) and entry.value not in known
+    ]
+
+
+def _missing(ref: SecretRef) -> str:
+    return f"refers to the secret '{ref.name}' (key '{ref.key}'), which no secret store gives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,10 +402,10 @@ def _resolve(
             if refusal is not None:
                 raise ValueError(refusal)
             return Secret(expand_template(environ.get(variable, ""), tokens))
-        case SecretRef(name=name, key=key):
+        case SecretRef():
             if value not in secrets:
-                raise ValueError(f"refers to the secret '{name}' (key '{key}'), which no secret store gives")
-            return Secret(secrets[value])
+                raise ValueError(_missing(value))
+            return Secret(secrets[value], value)
         case _:
             assert_never(value)
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mesh.errors import Problem
 from mesh.resources.fields import described
-from mesh.resources.shapes import fitted, keys, owners, wire_name
+from mesh.resources.shapes import Decimal, fitted, keys, owners, wire_name
 from mesh.spelling import did_you_mean, protects
 
 if TYPE_CHECKING:
@@ -340,7 +340,7 @@ def _whole(text: str) -> int | str:
 
 def _float(text: str) -> float | str:
     try:
-        number = float(text.replace("_", ""))
+        number = Decimal(text.replace("_", ""))
     except ValueError:
         return text
     # JSON has no infinity and no NaN.

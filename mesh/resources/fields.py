@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 
+_SCALAR = (str, bool, int, float)
+
+
 class Parsed:
     """Marks a field that is read by a function, which raises ValueError for what it refuses."""
 
@@ -57,6 +60,11 @@ class Parsed:
         self._parse = parse
         self._kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         self._expected = expected
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a number there means the same as its text."""
+        return str in self._kinds and (len(self._kinds) == 1 or bool in self._kinds)
 
     def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Give pydantic the function as the whole of the field's validation."""
@@ -148,13 +156,11 @@ def _timeout(value: str | int) -> Timeout | None:
 
 def _texts(value: str | list[object]) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
-    wrong = next((item for item in items if not isinstance(item, str)), None)
+    wrong = next((item for item in items if not isinstance(item, _SCALAR)), None)
     if wrong is not None:
         raise ValueError(f"expected text, got {described(wrong)}")
-    return tuple(plain_text(str(item)) for item in items)
+    return tuple(plain_text(_any_text(item)) for item in items)
 
-
-_SCALAR = (str, bool, int, float)
 
 Seconds = Annotated[float, Parsed(parse_duration, str, "a duration such as '5s'")]
 """A duration with a unit."""

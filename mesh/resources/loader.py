@@ -12,6 +12,7 @@ in the same way::
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -36,7 +37,11 @@ __all__ = [
     "Document",
     "FileModel",
     "LoadedResources",
+    "ResourceFiles",
     "expand_variables",
+    "files_at",
+    "is_foreign",
+    "is_yaml",
     "load_configuration_file",
     "load_resources",
     "parse_documents",
@@ -77,6 +82,14 @@ class LoadedResources:
     warnings: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a file held."""
+
+    found: tuple[tuple[Document, Resource], ...]
+    warnings: tuple[Problem, ...]
+
+
 def load_resources(
     paths: Sequence[Path], *, namespace: str | None = None, app_id: str | None = None, together: bool = True
 ) -> LoadedResources:
@@ -94,30 +107,87 @@ def load_resources(
     Raises:
         ConfigError: Holds every problem of every file.
     """
-    problems: list[Problem] = []
-    warnings: list[Problem] = []
-    found: list[tuple[Document, Resource]] = []
-    for file in _files(paths, problems):
+    return ResourceFiles(paths, namespace=namespace, app_id=app_id, together=together).load()
+
+
+class ResourceFiles:
+    """The files of `load_resources`, which may be read again and again."""
+
+    def __init__(
+        self, paths: Sequence[Path], *, namespace: str | None = None, app_id: str | None = None, together: bool = True
+    ) -> None:
+        """Read nothing yet; the arguments are those of `load_resources`."""
+        self._paths = paths
+        self._namespace = namespace
+        self._app_id = app_id
+        self._together = together
+        self._good: dict[Path, _File] = {}
+        self.bad: tuple[Problem, ...] = ()
+
+    def load(self) -> LoadedResources:
+        """Read all of them; raises ``ConfigError`` with every problem of every file."""
+        loaded = self.again()
+        if self.bad:
+            raise ConfigError(self.bad)
+        return loaded
+
+    def again(self) -> LoadedResources:
+        """Read all of them; a file that went wrong counts as it was last, and ``bad`` says what is wrong with it.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        bad: list[Problem] = []
+        read: dict[Path, _File] = {}
+        for file in self._all(bad):
+            problems: list[Problem] = []
+            new = self._read(file, problems)
+            bad += problems
+            if not problems:
+                read[file] = new
+            elif file in self._good:
+                read[file] = self._good[file]
+        found = [each for file in read.values() for each in file.found]
+        if self._together and not self._namespace:
+            found = _of_default_namespace(found)
+        clashes = list(_clashes(found, self._together))
+        self.bad = tuple(_ordered([*bad, *clashes]))
+        if clashes:
+            raise ConfigError(self.bad)
+        self._good = read
+        resources = [resource for _, resource in found]
+        return LoadedResources(
+            components=_of(Component, resources),
+            subscriptions=_of(Subscription, resources),
+            configurations=_of(Configuration, resources),
+            resiliencies=_of(Resiliency, resources),
+            http_endpoints=_of(HTTPEndpoint, resources),
+            warnings=tuple(each for file in read.values() for each in file.warnings),
+        )
+
+    def _all(self, problems: list[Problem]) -> list[Path]:
+        """List the files; those of a path that is not there for now are as they were."""
+        files: dict[str, Path] = {}
+        for path in self._paths:
+            missing: list[Problem] = []
+            found = files_at(path, missing)
+            if missing:
+                problems += missing
+                found = [file for file in self._good if path in (file, file.parent)]
+            for file in found:
+                files.setdefault(os.path.realpath(file), file)  # `resolve` raises for a link to itself.
+        return list(files.values())
+
+    def _read(self, file: Path, problems: list[Problem]) -> _File:
+        warnings: list[Problem] = []
+        found: list[tuple[Document, Resource]] = []
         for document in _unpacked(read_documents(file, problems)):
-            if _is_for_others(document, namespace, app_id):
+            if _is_for_others(document, self._namespace, self._app_id):
                 continue
             resource = _resource(document, problems, warnings)
             if resource is not None:
                 found.append((document, resource))
-    if together and not namespace:
-        found = _of_default_namespace(found)
-    problems.extend(_clashes(found, together))
-    if problems:
-        raise ConfigError(_ordered(problems))
-    resources = [resource for _, resource in found]
-    return LoadedResources(
-        components=_of(Component, resources),
-        subscriptions=_of(Subscription, resources),
-        configurations=_of(Configuration, resources),
-        resiliencies=_of(Resiliency, resources),
-        http_endpoints=_of(HTTPEndpoint, resources),
-        warnings=tuple(warnings),
-    )
+        return _File(tuple(found), tuple(warnings))
 
 
 def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[Problem]) -> Configuration:
@@ -162,19 +232,24 @@ def expand_variables(text: str, env: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: env.get(match[1] or match[2], ""), text)
 
 
-def _files(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
-    files: dict[Path, Path] = {}
-    for path in paths:
+def is_yaml(path: Path) -> bool:
+    """Tell whether a file of a folder is looked at; the lock that an editor keeps beside one that it edits is not."""
+    return path.suffix.lower() in (".yaml", ".yml") and not path.name.startswith(".#")
+
+
+def files_at(path: Path, problems: list[Problem]) -> list[Path]:
+    """List the YAML files of a folder, or give a file; a link that leads nowhere is one whose reading fails."""
+    try:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
-        elif path.exists():
-            found = [path]
-        else:
-            problems.append(Problem("there is no such file or directory", file=str(path)))
-            continue
-        for file in found:
-            files.setdefault(file.resolve(), file)
-    return list(files.values())
+            named = sorted(file for file in path.iterdir() if is_yaml(file))
+            return [file for file in named if file.is_file() or (file.is_symlink() and not file.exists())]
+        if path.exists():
+            return [path]
+    except OSError as error:
+        problems.append(Problem(f"cannot be read: {error.strerror}", file=str(path)))
+    else:
+        problems.append(Problem("there is no such file or directory", file=str(path)))
+    return []
 
 
 def _resource(document: Document, problems: list[Problem], warnings: list[Problem]) -> Resource | None:
@@ -186,6 +261,9 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
         else:
             warnings.append(document.problem("is no resource (it has no apiVersion and kind) and is ignored"))
         return None
+    if is_foreign(document):
+        warnings.append(document.problem(f"the kind '{kind}' of {version} is ignored", ("kind",)))
+        return None
     converter = _CONVERTERS.get(kind)
     if converter is not None:
         _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
@@ -193,9 +271,19 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
             check_metadata(document, problems, warnings)
         return converter(document, problems, warnings)
     guess = None if kind in _IGNORED_KINDS else did_you_mean(kind, _CONVERTERS)
+    if guess and ours:
+        problems.append(document.problem(f"unknown kind '{kind}'; did you mean '{guess}'?", ("kind",)))
+        return None
     hint = f"; did you mean '{guess}'?" if guess else ""
     warnings.append(document.problem(f"the kind '{kind}' is ignored{hint}", ("kind",)))
     return None
+
+
+def is_foreign(document: Document) -> bool:
+    """Tell whether a document says that it is of another program; some have kinds of our names."""
+    version = document.get("apiVersion")
+    group = version.partition("/")[0].casefold() if isinstance(version, str) and "/" in version else ""
+    return "." in group and "dapr" not in group and did_you_mean(group, (_GROUP.rstrip("/"),)) is None
 
 
 def _check_annotations(

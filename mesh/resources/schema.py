@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from mesh.errors import Problem
 from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef
 from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretKeyRef
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
+from mesh.values import is_host
 
 __all__ = ["IN_ANY", "OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
 
@@ -40,6 +42,14 @@ def _url(value: str) -> str:
     text = plain_text(value)
     if not _URL.fullmatch(text):
         raise ValueError(f"expected a URL with http:// or https://, got '{text}'")
+    try:
+        parts = urlsplit(text)
+        if not is_host(parts.hostname or "") or parts.port == 0:
+            raise ValueError  # As what reads the port says it.
+    except ValueError:
+        raise ValueError(f"'{text}' names no server: a host that can be looked up, and perhaps a port") from None
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("a login, a query or a fragment in it is not sent; a login belongs into spec.headers")
     return text.rstrip("/")
 
 
@@ -159,7 +169,7 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
 class TLSValue:
     """PEM text, or the secret that holds it."""
 
-    value: str | None = None
+    value: AnyText | None = None
     secret_key_ref: SecretKeyRef | None = None
 
 

@@ -14,7 +14,7 @@ from mesh.errors import Problem
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
 from mesh.resources.schema import IN_ANY, Meta
-from mesh.resources.subscription import BulkOptions, Rule, Subscription, normal_path, unknown_metadata
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, asked, normal_path, unknown_metadata
 
 __all__ = ["V2", "check_metadata", "subscription"]
 
@@ -147,6 +147,10 @@ def subscription(document: Document, problems: list[Problem], warnings: list[Pro
     routes = RoutesSpec(default=spec.route) if isinstance(spec, SubscriptionV1Spec) else spec.routes
     if not routes.rules and routes.default is None:
         problems.append(document.problem("needs at least one rule or a default", ("spec", "routes"), key=True))
+        return None
+    _, wrong = asked(spec.metadata)
+    if wrong:
+        problems += [document.problem(message, ("spec", "metadata", name)) for name, message in wrong]
         return None
     bulk = spec.bulk_subscribe
     return Subscription(

@@ -97,6 +97,7 @@ class Setting:
         secret: Whether its text must never be shown.
         aliases: Other names of it, as older files have them.
         ignored: Why it has no effect; empty = it has one.
+        anyway: Where it has none: values, in lower case, that ask for what is so anyway; then nothing is said.
         example: Shown in a file that is written for somebody; empty = the default.
     """
 
@@ -108,6 +109,7 @@ class Setting:
     secret: bool = False
     aliases: tuple[str, ...] = ()
     ignored: str = ""
+    anyway: tuple[str, ...] = ()
     example: str = ""
 
     @property
@@ -132,9 +134,9 @@ def setting(
     return field(default=default, repr=not secret, metadata={_MARK: made})
 
 
-def ignored(why: str, *names: str) -> tuple[Setting, ...]:
+def ignored(why: str, *names: str, anyway: tuple[str, ...] = ()) -> tuple[Setting, ...]:
     """Declare settings that have no effect; an adapter's model lists them as ``ignored: ClassVar``."""
-    return tuple(Setting(name, "", ignored=why) for name in names)
+    return tuple(Setting(name, "", ignored=why, anyway=anyway) for name in names)
 
 
 def settings_of(model: type) -> tuple[Setting, ...]:

@@ -6,6 +6,7 @@ Models are pydantic models or plain dataclasses, in tuples and mappings of each 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,9 @@ from types import UnionType
 
 from pydantic import BaseModel
 
-__all__ = ["fitted", "keys", "owners", "wire_name"]
+from mesh.resources.fields import Parsed
+
+__all__ = ["Decimal", "fitted", "keys", "owners", "wire_name"]
 
 _WORD = re.compile(r"_([a-z0-9]+)")
 _SPECIAL = {
@@ -26,15 +29,34 @@ _SPECIAL = {
 }
 
 
+class Decimal(float):
+    """A number that knows how it was written: where text belongs, ``1.10`` is not ``1.1``."""
+
+    __slots__ = ("text",)
+
+    def __new__(cls, text: str) -> typing.Self:
+        """Read a number; ValueError if it is none."""
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    text: str
+
+
 def wire_name(name: str) -> str:
     """Give the key of a field in a file: ``dead_letter_topic`` is ``deadLetterTopic``."""
     return _SPECIAL.get(name) or _WORD.sub(lambda match: match[1].capitalize(), name)
 
 
 def fitted(data: object, hint: object) -> object:
-    """Give the data with known keys in the model's spelling, and without known keys that have no value."""
+    """Give the data with known keys in the model's spelling, and without known keys that have no value.
+
+    A number or boolean where text belongs is its text, as for the YAML libraries of Dapr.
+    """
     if isinstance(data, list):
         return [fitted(item, _step(hint, index)) for index, item in enumerate(data)]
+    if isinstance(data, bool | int | float) and _is_text(hint):
+        return data.text if isinstance(data, Decimal) else json.dumps(data)
     if not isinstance(data, dict):
         return data
     spelling = {key.casefold(): key for kind in _kinds(hint) for key in _fields(kind)}
@@ -101,6 +123,12 @@ def _options(hint: object) -> Iterator[object]:
         yield hint
 
 
+def _is_text(hint: object) -> bool:
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        return any(map(_is_text, typing.get_args(hint)))
+    return hint is str or any(isinstance(mark, Parsed) and mark.is_text for mark in typing.get_args(hint)[1:])
+
+
 def _kinds(hint: object) -> list[type]:
     options = [option for option in _options(hint) if isinstance(option, type)]
     return [kind for kind in options if dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel)]
@@ -109,7 +137,10 @@ def _kinds(hint: object) -> list[type]:
 @cache
 def _fields(kind: type) -> Mapping[str, object]:
     if issubclass(kind, BaseModel):
-        return {item.alias or name: item.annotation for name, item in kind.model_fields.items()}
+        return {
+            item.alias or name: typing.Annotated[item.annotation, *item.metadata] if item.metadata else item.annotation
+            for name, item in kind.model_fields.items()
+        }
     hints = typing.get_type_hints(kind, include_extras=True)
     own = {item.name for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
     return {wire_name(name): hint for name, hint in hints.items() if name in own}

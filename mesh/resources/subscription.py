@@ -5,6 +5,7 @@ Source: Dapr 1.18, declarative and programmatic subscriptions, bulk subscribe.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,14 +17,20 @@ from mesh.errors import ExpressionError, Problem
 from mesh.expressions import compile_match
 from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
+from mesh.values import parse_bool, parse_duration, parse_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
+    "METADATA",
+    "DEFAULT_MAX_IN_FLIGHT",
+    "MAX_IN_FLIGHT",
+    "Asked",
     "BulkOptions",
     "Rule",
     "Subscription",
+    "asked",
     "clashes",
     "combined",
     "normal_path",
@@ -31,7 +38,48 @@ __all__ = [
     "unknown_metadata",
 ]
 
-METADATA = ("deduplicate", "delivery", "group", "isRawPayload", "maxInFlight", "ordered", "rawPayload")
+DEFAULT_MAX_IN_FLIGHT = 64
+MAX_IN_FLIGHT = 10_000
+_UNCALLABLE = re.compile(r"[\x00-\x20\x7f]")  # What cannot stand in a request line.
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a subscription's metadata asks for.
+
+    Attributes:
+        deduplicate: Seconds for which an event is known; zero = it is not looked at.
+        delivery: To one instance of a group, or to all (``broadcast``).
+        group: None = that of the component.
+        max_in_flight: Deliveries at once.
+        ordered: Whether events of one key follow each other.
+        raw: Whether events have no envelope.
+    """
+
+    deduplicate: float = 0.0
+    delivery: str = "group"
+    group: str | None = None
+    max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
+    ordered: bool = False
+    raw: bool = False
+
+
+def _delivery(text: str) -> str:
+    if text not in ("group", "broadcast"):
+        raise ValueError(f"delivery must be group or broadcast, not '{text}'")
+    return text
+
+
+# The last of two names for one field counts.
+METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "deduplicate": ("deduplicate", parse_duration),
+    "delivery": ("delivery", _delivery),
+    "group": ("group", str),
+    "isRawPayload": ("raw", parse_bool),
+    "maxInFlight": ("max_in_flight", lambda text: parse_whole(text, least=1, most=MAX_IN_FLIGHT)),
+    "ordered": ("ordered", parse_bool),
+    "rawPayload": ("raw", parse_bool),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +192,21 @@ def clashes(subscriptions: Sequence[Subscription]) -> list[Problem]:
     return list(problems)
 
 
+def asked(metadata: Mapping[str, str]) -> tuple[Asked, list[tuple[str, str]]]:
+    """Read metadata, whose names count without regard to case; and give the names with wrong values, and why."""
+    given = {name.casefold(): name for name in metadata}
+    values: dict[str, object] = {}
+    wrong: list[tuple[str, str]] = []
+    for known, (field_name, parse) in METADATA.items():
+        name = given.get(known.casefold())
+        if name is not None:
+            try:
+                values[field_name] = parse(metadata[name])
+            except ValueError as error:
+                wrong.append((name, str(error)))
+    return Asked(**values), wrong  # type: ignore[arg-type]  # each read by the function of its field
+
+
 def unknown_metadata(names: Iterable[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Find names that nothing reads, each with what to say: those that look like a known one, then the others."""
     known = {name.casefold() for name in METADATA}
@@ -169,7 +232,13 @@ _SINGLE = {
 
 
 def normal_path(path: str) -> str:
-    """Give a route its leading slash: SDKs and samples leave it away."""
+    """Give a route its leading slash: SDKs and samples leave it away.
+
+    Raises:
+        ValueError: It cannot be called.
+    """
+    if _UNCALLABLE.search(path):
+        raise ValueError(f"the route {path!r} holds a blank or a control character; write it as %20 and the like")
     return path if path.startswith("/") else f"/{path}"
 
 

@@ -19,9 +19,13 @@ from brokers.kafka._names import topic_name
 from brokers.kafka._records import new_batch
 from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
+from mesh.blocks.pubsub import PubSub
 from mesh.broker import Broker, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerUnavailableError, DeadlineExceededError, PublishRejectedError
+from mesh.node.runtime import NodeSettings, Runtime
+from mesh.registry import Registry
+from mesh.resources.component import Component, MetadataEntry
 from tests.support.backends import KafkaBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
@@ -91,6 +95,34 @@ async def delete_before(broker: KafkaBroker, topic: str, offset: int) -> None:
     request = aiokafka_admin.DeleteRecordsRequest([(topic, [(partition, offset)])], 10_000)
     response = await broker._cluster.call(leader, request, "test")
     assert response.topics[0][1][0][2] == 0
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+    registry.load("backbone.memory")  # Files are read now, not in the event loop.
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("settings", "group"),
+    [
+        ({}, "app"),
+        ({"consumerID": "one"}, "one"),
+        ({"consumerGroup": "two"}, "two"),
+        ({"consumerGroup": "two", "consumerID": "one"}, "two"),
+    ],
+)
+async def test_the_settings_that_name_the_group(
+    server: KafkaServer, registry: Registry, settings: dict[str, str], group: str
+) -> None:
+    """As in Dapr, Kafka's own goes before that of every broker."""
+    given = {"brokers": f"127.0.0.1:{server.port}", **settings}
+    component = Component("c", "pubsub.kafka", tuple(MetadataEntry(*each) for each in given.items()), init_timeout=60)
+    async with Runtime(NodeSettings("app", "default", "memory:", components=(component,)), registry) as node:
+        service = node.services["pubsub"]
+        assert isinstance(service, PubSub)
+        assert service.components["c"].group == group
 
 
 async def test_what_cannot_be_read_holds_up_its_partition_alone(

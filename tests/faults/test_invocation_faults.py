@@ -163,6 +163,68 @@ async def test_a_killed_callee_is_waited_for(mesh_home: Path) -> None:
         assert sorted(app.recorded("call")) == sorted(str(number) for number in range(50))
 
 
+_POLICIES = """\
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {{name: r}}
+spec:
+  policies:
+    timeouts: {{t: 60s}}
+    retries: {{r: {{policy: constant, duration: 100ms, maxRetries: -1}}, none: {{maxRetries: 0}}}}
+    circuitBreakers: {{c: {{maxRequests: 1, timeout: 600s, trip: consecutiveFailures >= 5}}}}
+  targets: {{apps: {{callee: {{{policies}}}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("policies", "calls", "said"),
+    [
+        ("retry: r, circuitBreaker: c, timeout: t", 1, "circuit breaker is open"),
+        ("circuitBreaker: c", 6, "circuit breaker is open"),
+        ("retry: none, timeout: t", 1, "callee is away"),
+    ],
+)
+@pytest.mark.parametrize("kill", [True, False])
+async def test_a_policy_decides_about_an_application_that_is_away(
+    mesh_home: Path, policies: str, calls: int, said: str, kill: bool
+) -> None:
+    """Each attempt fails soon, so that a breaker opens after as many as it counts, with its gateway and without."""
+    files = mesh_home / "resources"
+    files.mkdir(parents=True)
+    (files / "r.yaml").write_text(_POLICIES.format(policies=policies))
+    async with (
+        AppProcess(mesh_home) as app,
+        GatewayProcess("caller", mesh_home, arguments=["--resources-path", str(files)]) as caller,
+        GatewayProcess("callee", mesh_home, app=app) as callee,
+    ):
+        assert (await call(caller, "callee/method/echo"))[0] == 200
+        await app.kill()
+        if kill:
+            await callee.kill()
+        started = time.monotonic()
+        answers = [await call(caller, "callee/method/echo") for _ in range(calls)]
+        assert time.monotonic() - started < 30.0, "an attempt has 60 seconds"
+        assert (answers[-1][0], said in answers[-1][1]) == (500, True), answers[-1]
+
+
+async def test_a_timeout_alone_bounds_how_long_a_call_waits(mesh_home: Path) -> None:
+    """It says nothing of what follows a failure."""
+    files = mesh_home / "resources"
+    files.mkdir(parents=True)
+    (files / "r.yaml").write_text(_POLICIES.format(policies="timeout: t"))
+    async with (
+        AppProcess(mesh_home) as app,
+        GatewayProcess("caller", mesh_home, arguments=["--resources-path", str(files)]) as caller,
+        GatewayProcess("callee", mesh_home, app=app) as callee,
+    ):
+        assert (await call(caller, "callee/method/echo"))[0] == 200
+        await callee.kill()
+        async with asyncio.TaskGroup() as tasks:
+            answer = tasks.create_task(call(caller, "callee/method/echo"))
+            await callee.start()
+        assert (await answer)[0] == 200
+
+
 # Streams
 
 

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -328,7 +328,8 @@ async def test_everything_killed_at_once_leaves_nothing_running_and_keeps_the_da
             status = read_status(mesh_home)
             assert status is not None
             for pid in (gateway.pid, status.supervisor_pid, status.pid):
-                psutil.Process(pid).kill()
+                with suppress(psutil.NoSuchProcess):  # Each ends by itself when those before it are gone.
+                    psutil.Process(pid).kill()
             await gateway.wait()
         await eventually(lambda: _assert_equal([p for p in running_below(mesh_home) if "gateway" in p], []))
         async with GatewayProcess("app", mesh_home, app=app) as again:

@@ -311,6 +311,15 @@ async def test_trace_context(pair: Pair, node: Node) -> None:
     assert got.all("tracestate") == ["a=1"]
 
 
+@pytest.mark.parametrize("traceparent", [None, "00-bad", "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01"])
+async def test_a_state_without_its_trace(pair: Pair, node: Node, traceparent: str | None) -> None:
+    """It is about another trace than the one that begins here."""
+    given = {} if traceparent is None else {"traceparent": traceparent}
+    got = await pair.got(node, "GET", f"{INVOKE}/x", {"tracestate": "a=1", **given})
+    assert not got.all("tracestate")
+    assert got.all("traceparent") != [traceparent]
+
+
 async def test_trace_context_of_raw_bytes(pair: Pair, node: Node) -> None:
     """What W3C calls invalid is left out, and a trace of its own begins."""
     bad = [

@@ -13,6 +13,8 @@ import pytest
 from aiohttp import web
 
 from gateway.config import HealthCheck
+from gateway.http.response import Response
+from gateway.http.server import HTTPServer
 from mesh.errors import BrokerUnavailableError
 from tests.http.harness import App, Backbone, Got, error, gateway, matches
 from tests.support.eventually import eventually
@@ -59,6 +61,37 @@ async def test_drain(backbone: Backbone, tmp_path: Path) -> None:
             assert not leaving.done()
             held.go.set()
         assert len(app.at("/t")) in (1, 2)
+
+
+async def test_a_client_without_an_open_request_is_not_kept_waiting_by_the_drain() -> None:
+    """Its connection ends at once, and not only when the requests of others are answered."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> Response:
+        if request.path == "/held":
+            begun.set()
+            await go.wait()
+        return Response(204)
+
+    server = HTTPServer(
+        answer, max_body_bytes=1024, max_header_bytes=1024, token=None, allowed_origins=(), api_logging=False
+    )
+    listening = server.listening(("127.0.0.1",), 0, None, lambda: 60.0)
+    port = await listening.__aenter__()
+    async with asyncio.TaskGroup() as tasks:
+        _, held = await asyncio.open_connection("127.0.0.1", port)
+        held.write(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n")
+        reader, idle = await asyncio.open_connection("127.0.0.1", port)
+        idle.write(b"GET /before HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        await begun.wait()
+        leaving = tasks.create_task(listening.__aexit__(None, None, None))
+        async with asyncio.timeout(30.0):
+            assert await reader.read() == b""
+        assert not leaving.done()
+        go.set()
+        held.close()
+        idle.close()
 
 
 @pytest.fixture
@@ -311,6 +344,27 @@ async def test_no_subscriptions(memory: Backbone, tmp_path: Path, status: int, b
             assert (await node.get("/v1.0/invoke/app/method/x")).status == 200
 
 
+async def test_too_many_subscriptions_are_told_of_once(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are not taken for none, and asking again does not fill the log."""
+    monkeypatch.setattr("gateway.app.SUBSCRIBE_RETRY", 0.01)
+    asked = 0
+
+    async def subscribe(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(body=b" " * (1024 * 1024 + 1) if asked < 4 else b"[]")
+
+    async with App() as app:
+        app.streams["/dapr/subscribe"] = subscribe
+        async with gateway(memory, tmp_path, app=app):
+            await eventually(lambda: asked == 4)
+    told = [record.getMessage() for record in caplog.records if "application's subscriptions" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].endswith("trying again: the application's answer is larger than 1048576 bytes")
+
+
 async def test_init_endpoints_can_be_switched_off(memory: Backbone, tmp_path: Path) -> None:
     """`--disable-init-endpoints subscribe` asks nothing."""
     async with App(SUBSCRIBED) as app, gateway(memory, tmp_path, app=app, init_endpoints_off=frozenset({"subscribe"})):
@@ -321,7 +375,7 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, capl
     """At start, for as long as the option says, and the log says what for; after that the cause is told."""
     server = NatsServer(tmp_path / "nats")
     backbone = Backbone(server.url)
-    with pytest.raises(BrokerUnavailableError, match=str(server.port)):
+    with pytest.raises(BrokerUnavailableError, match=rf"{server.port}.* \(from MESH_BACKBONE\)$"):
         async with gateway(backbone, tmp_path, backbone_timeout=0.3):
             pass
     waiting = gateway(backbone, tmp_path, backbone_timeout=60.0)

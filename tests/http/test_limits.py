@@ -135,6 +135,9 @@ async def until_condition(node: Node, **members: object) -> dict[str, Any]:
     return await eventually(check)
 
 
+AWAY = "no instance is there, and one was within the last minute"
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.name == "mesh.conditions"]
 
@@ -169,11 +172,18 @@ async def test_a_client_that_hangs_up_ends_endless_retries(nats: Backbone, tmp_p
         assert told["state"] == "given up"
 
 
-@pytest.mark.parametrize("policies", ["", everywhere(retry="forever")], ids=["no-policy", "endless-retries"])
+@pytest.mark.parametrize(
+    ("policies", "said"),
+    [
+        ("", f"{AWAY}; it is waited for"),
+        (everywhere(retry="forever"), f"attempt 1 failed: app is away: {AWAY}; the next in 0.02 s"),
+    ],
+    ids=["no-policy", "endless-retries"],
+)
 async def test_what_waits_for_an_application(
-    nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, policies: str
+    nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, policies: str, said: str
 ) -> None:
-    """That is told without a policy, too; with one, each call counts once."""
+    """That is told without a policy, too; with one, the attempts fail and each call counts once."""
     caplog.set_level("INFO", "mesh.conditions")
     async with App() as app, gateway(nats, tmp_path, app_id="caller", resources=policies) as caller:
         async with gateway(nats, tmp_path, app=app):
@@ -185,7 +195,7 @@ async def test_what_waits_for_an_application(
                 assert [(await call).status for call in calls] == [200] * 5
         assert await conditions(caller) == []
     first, last = lines(caplog)
-    assert first == "invocation app: no instance is there, and one was within the last minute; it is waited for"
+    assert first == f"invocation app: {said}"
     assert last.startswith("invocation app: works again after ")
 
 
@@ -220,7 +230,8 @@ async def test_what_deliveries_say(memory: Backbone, tmp_path: Path, caplog: pyt
         told = await until_condition(node, target="event pubsub/t", breaker="open")
         assert told["circuitBreaker"] == "cb"
     said = lines(caplog)
-    assert said[0] == "event pubsub/t: attempt 1 failed: the application answered 500; the next in 0.02 s"
+    failed = "event pubsub/t: attempt 1 failed: the application answered 500; the next in 0.02 s"
+    assert said[0] == failed + '; the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
     assert said[1].startswith("event pubsub/t: works again after ")
     assert (
         sum("event pubsub/t: circuit breaker cb is open for 60 s: 21 failures in a row, " in each for each in said) == 1

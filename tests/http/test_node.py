@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from gateway.app import Gateway, run
 from gateway.config import GatewayConfig, HealthCheck, Tokens
+from mesh.errors import ConfigError
 from tests.http.harness import (
     ANY,
     DEFAULTS,
@@ -55,11 +56,7 @@ def no_api(name: str) -> dict[str, object]:
         ("POST", "/v1.0/jobs/j", "jobs"),
         ("POST", "/v1.0/bindings/b", "bindings"),
         ("PUT", "/v1.0/actors/t/1/method/m", "actors"),
-        ("GET", "/v1.0/configuration/c", "configuration"),
-        ("GET", "/v1.0-alpha1/configuration/c/subscribe?key=k", "configuration"),
         ("POST", "/v1.0-alpha2/conversation/c/converse", "conversation"),
-        ("POST", "/v1.0-alpha1/lock/l", "locks"),
-        ("POST", "/v1.0-alpha1/unlock/l", "locks"),
         ("PUT", "/v1.0-alpha1/crypto/c/encrypt", "cryptography"),
         ("POST", "/v1.0-alpha1/subtlecrypto/c/getkey", "cryptography"),
         ("POST", "/v1.0-beta1/workflows/dapr/w/start", "workflows"),
@@ -145,6 +142,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
     assert reply.json == {
         "id": "app",
         "runtimeVersion": ANY,
+        "enabledFeatures": ["HotReload"],
         "components": [
             {
                 "name": "pubsub",
@@ -156,10 +154,14 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
                 "name": "state",
                 "type": "state.in-memory",
                 "version": "v1",
-                "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR"],
+                "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS", "QUERY_API"],
             },
         ],
         "extended": {"daprRuntimeVersion": ANY, "cliPID": "7", "color": "blue"},
+        "componentStatus": [
+            {"name": "pubsub", "type": "pubsub.mesh", "health": "ok", "placement": "local"},
+            {"name": "state", "type": "state.in-memory", "health": "ok", "placement": "local"},
+        ],
         "subscriptions": [
             {
                 "pubsubname": "pubsub",
@@ -308,10 +310,10 @@ async def test_trap_29_cors(
     [
         (
             {"allowed": [{"name": "state", "version": "v1"}]},
-            ["state"],
+            ["state", "keys"],
             ["publish", "metadata", "shutdown", "query", "invoke"],
         ),
-        ({"denied": [{"name": "state", "version": "v1.0"}]}, ["publish", "metadata", "query"], ["state"]),
+        ({"denied": [{"name": "state", "version": "v1.0"}]}, ["publish", "metadata", "query"], ["state", "keys"]),
         ({"denied": [{"name": "state", "version": "v1.0-alpha1"}]}, ["state"], ["query"]),
         ({"denied": [{"name": "state", "version": "v1alpha1"}]}, ["state"], ["query"]),
         ({"denied": [{"name": "publish", "version": "v1", "protocol": "grpc"}]}, ["publish"], []),
@@ -333,6 +335,7 @@ async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: li
         "state": ("GET", "/v1.0/state/statestore/k"),
         "publish": ("POST", "/v1.0/publish/pubsub/t", None, b"x"),
         "metadata": ("GET", "/v1.0/metadata"),
+        "keys": ("GET", "/v1.0/mesh/state/statestore"),
         "query": ("POST", "/v1.0-alpha1/state/statestore/query", None, b"{}"),
         "shutdown": ("POST", "/v1.0/shutdown"),
         "invoke": ("GET", "/v1.0/invoke/x/method/y"),
@@ -394,6 +397,25 @@ async def test_unix_socket(tmp_path: Path) -> None:
             session.get("http://x/v1.0/healthz") as response,
         ):
             assert response.status == 204
+
+
+@pytest.mark.parametrize("folder", ["missing", "file", "x" * 120], ids=["missing", "a file", "too long"])
+async def test_unix_socket_nowhere(tmp_path: Path, folder: str) -> None:
+    """A folder where no socket can be made is said in one line."""
+    (tmp_path / "file").touch()
+    started = Gateway(config(tmp_path, unix_socket_dir=tmp_path / folder))
+    with pytest.raises(ConfigError, match=r"cannot listen at .*--unix-domain-socket names a folder"):
+        async with started.running():
+            pass
+
+
+async def test_port_that_is_taken(tmp_path: Path) -> None:
+    """Is told as that; no other failure of the system is."""
+    taken = config(tmp_path)
+    async with Gateway(taken).running():
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1, port {taken.http_port}: Address"):
+            async with Gateway(taken).running():
+                pass
 
 
 async def test_api_logging(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,11 +95,18 @@ FORBIDDEN = error(
         info("DAPR_PUBSUB_FORBIDDEN", appID="app", topic="t"),
     ],
 )
-BAD_METADATA = error(
-    "ERR_PUBSUB_REQUEST_METADATA",
-    matches(re.compile("failed deserializing metadata. Error: ").match),
-    [resource(ANY), info("DAPR_PUBSUB_METADATA_DESERIALIZATION")],
-)
+
+
+def bad_metadata(**asked: str) -> dict[str, object]:
+    """Make the answer, which holds the metadata of the request."""
+    return error(
+        "ERR_PUBSUB_REQUEST_METADATA",
+        matches(re.compile("failed deserializing metadata. Error: ").match),
+        [resource(ANY), info("DAPR_PUBSUB_METADATA_DESERIALIZATION", **asked)],
+    )
+
+
+NOT_RAW = bad_metadata(rawPayload="yes")
 BAD_EVENTS = error("ERR_PUBSUB_EVENTS_SER", ANY, [resource("open"), info("DAPR_PUBSUB_UNMARSHAL_EVENTS")])
 NO_ID = error("ERR_DIRECT_INVOKE", "failed getting app id either from the URL path or the header dapr-app-id")
 CE = {"Content-Type": "application/cloudevents+json"}
@@ -117,15 +124,33 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
     Case("get falls through", ("GET", "/v1.0/publish/open/t"), 404, NO_ID),
     Case("delete falls through", ("DELETE", "/v1.0/publish/open/t"), 404, NO_ID),
     Case("scope refuses", ("POST", "/v1.0/publish/pubsub/t", None, b"x"), 403, FORBIDDEN),
-    Case("rawPayload before scope", ("POST", "/v1.0/publish/pubsub/t?metadata.rawPayload=yes"), 400, BAD_METADATA),
+    Case(
+        "rawPayload before scope",
+        ("POST", "/v1.0/publish/pubsub/t?metadata.rawPayload=yes"),
+        400,
+        NOT_RAW,
+    ),
     Case("envelope before scope", ("POST", "/v1.0/publish/pubsub/t", CE, b"[]"), 500),
     Case("rawPayload is a Go bool", ("POST", "/v1.0/publish/open/t?metadata.rawPayload=TRUE", None, b"x"), 204),
-    Case("rawPayload is none", ("POST", "/v1.0/publish/open/t?metadata.rawPayload=yes"), 400, BAD_METADATA),
+    Case(
+        "rawPayload is none",
+        ("POST", "/v1.0/publish/open/t?metadata.rawPayload=yes"),
+        400,
+        NOT_RAW,
+    ),
     Case("trap_5 prefix case", ("POST", "/v1.0/publish/open/t?Metadata.rawPayload=yes", None, b"x"), 204),
     Case("trap_5 first value", ("POST", "/v1.0/publish/open/t?metadata.rawPayload=0&metadata.rawPayload=no"), 204),
-    Case("bad ttl", ("POST", "/v1.0/publish/open/t?metadata.ttlInSeconds=soon"), 400, BAD_METADATA),
-    Case("ttl of zero", ("POST", "/v1.0/publish/open/t?metadata.ttlInSeconds=0"), 400, BAD_METADATA),
-    Case("negative ttl", ("POST", "/v1.0/publish/open/t?metadata.ttl=-3"), 400, BAD_METADATA),
+    Case(
+        "all metadata are told",
+        ("POST", "/v1.0/publish/open/t?metadata.rawPayload=zz&metadata.a=%C3%BC"),
+        400,
+        bad_metadata(rawPayload="zz", a="ü"),
+    ),
+    Case(
+        "bad ttl", ("POST", "/v1.0/publish/open/t?metadata.ttlInSeconds=soon"), 400, bad_metadata(ttlInSeconds="soon")
+    ),
+    Case("ttl of zero", ("POST", "/v1.0/publish/open/t?metadata.ttlInSeconds=0"), 400, bad_metadata(ttlInSeconds="0")),
+    Case("negative ttl", ("POST", "/v1.0/publish/open/t?metadata.ttl=-3"), 400, bad_metadata(ttl="-3")),
     Case(
         "an event that is no object",
         ("POST", "/v1.0/publish/open/t", CE, b'"x"'),
@@ -157,9 +182,9 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
     Case("bulk empty topic", ("POST", "/v1.0/publish/bulk/open/", None, b"{"), 404, EMPTY_TOPIC),
     Case(
         "bulk metadata first",
-        ("POST", "/v1.0/publish/bulk/open/t?metadata.rawPayload=x", None, b"{"),
+        ("POST", "/v1.0/publish/bulk/open/t?metadata.rawPayload=x&metadata.ttl=1", None, b"{"),
         400,
-        BAD_METADATA,
+        bad_metadata(rawPayload="x", ttl="1"),
     ),
     Case("bulk no JSON", ("POST", "/v1.0/publish/bulk/open/t", None, b"{"), 400, BAD_EVENTS),
     Case("bulk no array", ("POST", "/v1.0/publish/bulk/open/t", None, {}), 400, BAD_EVENTS),
@@ -471,8 +496,8 @@ async def test_trace_context_continues(node: Node) -> None:
     assert event["traceparent"][:36] == TRACEPARENT[:36]
     assert event["traceparent"] != TRACEPARENT
     assert event["tracestate"] == "a=1"
-    bad = await publish(node, b"x", headers={"traceparent": "00-bad"})
-    assert bad["traceparent"] == TRACE
+    bad = await publish(node, b"x", headers={"traceparent": "00-bad", "tracestate": "a=1"})
+    assert (bad["traceparent"], bad["tracestate"]) == (TRACE, "")
 
 
 async def test_trace_context_of_raw_bytes(node: Node) -> None:

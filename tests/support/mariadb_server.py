@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 __all__ = ["PASSWORD", "MariaDBServer"]
@@ -60,6 +61,7 @@ class MariaDBServer(Server):
             options = ("--no-defaults", f"--datadir={self.data}", "--skip-test-db", "--skip-name-resolve", user)
             if self.run([self._install, *options]).wait(self.ready_within) != 0:
                 raise RuntimeError(f"mariadb-install-db failed: {self.output()}")
+            self.port = free_port()  # That took a while, in which another may have got the first one.
         return [
             *(self._server, "--no-defaults", f"--datadir={self.data}", user, "--bind-address=127.0.0.1"),
             *(f"--port={self.port}", "--socket=server.sock", "--pid-file=server.pid", f"--init-file={users}"),

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 __all__ = ["PASSWORD", "PostgreSQLServer"]
@@ -83,6 +84,7 @@ class PostgreSQLServer(Server):
             )
             if made.wait(self.ready_within) != 0:
                 raise RuntimeError(f"initdb failed: {self.output()}")
+            self.port = free_port()  # That took a while, in which another may have got the first one.
         listens = ["-h", "127.0.0.1", "-p", str(self.port), "-c", "unix_socket_directories="]
         return [*self._as, self._postgres, "-D", str(self.data), *listens, *self.options]
 

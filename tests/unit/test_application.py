@@ -84,6 +84,13 @@ async def test_an_answer_that_is_too_long_counts_as_none(app: App) -> None:
         assert await application.post("/chunked", [], b"") == (200, b"a" * 100_000 + b"b")
 
 
+async def test_name_that_cannot_be_looked_up() -> None:
+    """No exception of the resolver's gets out; somebody asks for such an address in the path of a call."""
+    async with HTTPApplication("http://a..b") as application:
+        with pytest.raises(AppUnreachableError, match="does not accept connections"):
+            await application.get("/", [])
+
+
 async def test_nobody_listens() -> None:
     """Nothing reached it, and it is known to be away."""
     async with HTTPApplication(f"http://127.0.0.1:{free_port()}") as application:

@@ -89,11 +89,20 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             "type: state.mesh, metadata: [{name: primaryEncryptionKey, value: k}]",
-            "encryption at rest is not supported yet",
+            "(primaryEncryptionKey): must refer to a secret (secretKeyRef)",
         ),
         (
             "type: state.sqlite, metadata: [{name: clientCert, value: c}]",
             "which nothing reads; ignoring it may be unsafe",
+        ),
+        (
+            "type: state.mesh, metadata: [{name: redisPassword, value: p}]",
+            "may be unsafe; state.mesh uses the mesh's own broker: delete this line if it is about another server",
+        ),
+        ("type: state.mesh, metadata: [{name: ttlInSeconds, value: 1h}]", "(ttlInSeconds): is not a whole number"),
+        (
+            "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
+            "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
         ("type: bindings.cron", "this version has no components of the kind 'bindings'"),
     ],
@@ -119,6 +128,62 @@ def test_strangers_among_the_settings_of_a_broker(capsys: pytest.CaptureFixture[
     assert out.endswith("(tlsMode): unknown setting, which nothing reads; ignoring it may be unsafe\n")
 
 
+@pytest.mark.parametrize(
+    ("kind", "needed", "setting", "value", "said"),
+    [
+        ("pubsub.redis", "redisHost: h", "poolSize", "5", "there is no pool of connections"),
+        ("pubsub.redis", "redisHost: h", "POOLSIZE", "5", "there is no pool of connections"),
+        ("pubsub.redis", "redisHost: h", "maxLenApprox", "0", "what is handled is deleted, and what is not never is"),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "durable", "'false'", "queues and exchanges are made by the mesh"),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "durable", "true", None),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "autoAck", "true", "an event is acknowledged once it was handled"),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "autoAck", "False", None),
+        ("pubsub.rabbitmq", "host: 'amqp://h'", "prefetchCount", "5", None),
+        ("pubsub.kafka", "brokers: h", "initialOffset", "newest", "a new group begins with the oldest event"),
+        ("pubsub.kafka", "brokers: h", "initialOffset", "oldest", None),
+        ("pubsub.kafka", "brokers: h", "producerRequiredAcks", "1", "a publish waits for all replicas"),
+        ("pubsub.kafka", "brokers: h", "consumerGroup", "g", None),
+        ("pubsub.jetstream", "natsURL: 'nats://h'", "deliverPolicy", "new", "streams and consumers are made by the"),
+        ("pubsub.jetstream", "natsURL: 'nats://h'", "deliverPolicy", "all", None),
+        ("pubsub.jetstream", "natsURL: 'nats://h'", "streamName", "''", None),
+        ("pubsub.mqtt3", "url: 'mqtt://h'", "qos", "2", "deliveries are made with qos 1"),
+        ("pubsub.mqtt3", "url: 'mqtt://h'", "qos", "1", None),
+        ("pubsub.mqtt3", "url: 'mqtt://h'", "backOffMaxRetries", "5", "the mesh retries alike on every broker"),
+        ("state.sqlite", "connectionString: a.db", "tableName", "t", "the tables are brokermesh's own"),
+        ("state.sqlite", "connectionString: a.db", "disableWAL", "false", None),
+    ],
+)
+def test_settings_that_an_adapter_takes_without_effect(
+    kind: str, needed: str, setting: str, value: str, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One warning with the reason, unless the value asks for what is so anyway."""
+    name, _, given = needed.partition(": ")
+    _write(
+        "a.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec:\n"
+        f"  type: {kind}\n  metadata:\n  - {{name: {name}, value: {given}}}\n  - {{name: {setting}, value: {value}}}\n",
+    )
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, out) == (0, "1 resource is fine\n")
+    told = "" if said is None else f"warning: a.yaml:8:5: spec.metadata[1] ({setting}): it has no effect: {said}"
+    assert (err.startswith(told), err.count("\n")) == (True, int(said is not None)), err
+
+
+@pytest.mark.parametrize("name", ["redisPassword", "primaryEncryptionKey", "outboxPublishTopic"])
+@pytest.mark.parametrize(
+    ("kind", "own"), [("state.mesh", ""), ("state.sqlite", "{name: connectionString, value: a.db}, ")]
+)
+def test_a_setting_without_a_value_asks_for_nothing(
+    kind: str, own: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It protects nothing, so it may be ignored."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\n"
+    _write("a.yaml", f'{head}spec: {{type: {kind}, metadata: [{own}{{name: {name}, value: ""}}]}}\n')
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, out) == (0, "1 resource is fine\n")
+    assert err.endswith(f"({name}): unknown setting, which nothing reads\n")
+
+
 def test_configuration_is_checked_with_its_variables(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +205,12 @@ def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.Cap
     assert _checked(capsys, "a.yaml") == (0, "2 resources are fine\n", "")
     _write("a.yaml", f"{one}scopes: [x]\n---\n{one}scopes: [y, x]\n")
     assert _checked(capsys, "a.yaml")[0] == 1
+
+
+def test_configuration_of_another_program_is_none_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("r/a.yaml", "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: a}\nspec: {a: 1}\n")
+    warning = "warning: r/a.yaml:2:7: kind: the kind 'Configuration' of serving.knative.dev/v1 is ignored\n"
+    assert _checked(capsys, "r") == (0, "0 resources are fine\n", warning)
 
 
 def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,12 +264,116 @@ def test_what_the_start_says_of_subscriptions(capsys: pytest.CaptureFixture[str]
     assert "the metadata 'queueType' has no effect here" in err
 
 
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("maxInFlight: many", "4:73: spec.metadata.maxInFlight: not a whole number from 1 to 10000: 'many'"),
+        ("MAXINFLIGHT: 0", "4:73: spec.metadata.MAXINFLIGHT: not a whole number from 1 to 10000: '0'"),
+        ("maxInFlight: -1", "4:73: spec.metadata.maxInFlight: not a whole number from 1 to 10000: '-1'"),
+        ("ordered: perhaps", "4:69: spec.metadata.ordered: not a boolean: 'perhaps' ('true' or 'false')"),
+        ("rawPayload: 2", "4:72: spec.metadata.rawPayload: not a boolean: '2' ('true' or 'false')"),
+        ("delivery: all", "4:70: spec.metadata.delivery: delivery must be group or broadcast, not 'all'"),
+        ("deduplicate: 5", "4:73: spec.metadata.deduplicate: a duration needs a unit: '5s' or '5ms', not '5'"),
+        (
+            "}, bulkSubscribe: {maxMessagesCount: -1",
+            "4:97: spec.bulkSubscribe.maxMessagesCount: expected a whole number of at least 0, got the number -1",
+        ),
+    ],
+)
+def test_wrong_values_of_a_subscription(capsys: pytest.CaptureFixture[str], metadata: str, said: str) -> None:
+    """They have their place, as anything else that is wrong in a file."""
+    _write("r/a.yaml", _SUBSCRIPTION.format(name="a", scope="one", metadata=metadata))
+    assert _checked(capsys, "r")[:2] == (1, f"r/a.yaml:{said}\n")
+
+
+_SECRETS = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: vault}
+spec: {type: secretstores.local.file, metadata: [{name: secretsFile, value: secrets.json}]}
+---
+apiVersion: dapr.io/v1alpha1
+kind: HTTPEndpoint
+metadata: {name: there}
+spec:
+  baseUrl: https://there.example
+  headers:
+    - {name: a, secretKeyRef: {name: here}}
+    - {name: b, secretKeyRef: {name: nowhere, key: k}}
+    - {name: c, envRef: DAPR_HTTP_PORT}
+  clientTLS: {rootCA: {secretKeyRef: {name: ca}}}
+auth: {secretStore: vault}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec: {type: state.in-memory, metadata: [{name: keyPrefix, secretKeyRef: {name: prefix}}]}
+auth: {secretStore: vault}
+"""
+
+
+def test_secrets_that_nobody_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may be there where the file is used; a variable that may never be read is wrong everywhere."""
+    _write("r/a.yaml", _SECRETS)
+    code, out, err = _checked(capsys, "r")
+    refused = "r/a.yaml:14:7: spec.headers[2] (c): the variable 'DAPR_HTTP_PORT' belongs to the runtime"
+    assert (code, out) == (1, f"{refused} and cannot be read\n")
+    assert "(secretsFile): cannot read the secrets file /" in err, "its file is not here"
+    _write("secrets.json", '{"here": "x"}')
+    _, _, err = _checked(capsys, "r")
+    assert [line for line in err.splitlines() if line.startswith("warning")] == [
+        f"warning: r/a.yaml:{place}: refers to the secret '{name}' (key '{key}'), which no secret store gives"
+        for place, name, key in (
+            ("21:42: spec.metadata[0] (keyPrefix)", "prefix", "prefix"),
+            ("13:7: spec.headers[1] (b)", "nowhere", "k"),
+            ("15:23: spec.clientTLS.rootCA (rootCA)", "ca", "ca"),
+        )
+    ]
+    _write("secrets.json", '{"here": "x", "nowhere": "y", "ca": "z", "prefix": "p", "k": "k"}')
+    _write("r/a.yaml", _SECRETS.replace(", key: k", "").replace("DAPR_HTTP_PORT", "HOME"))
+    assert _checked(capsys, "r") == (0, "3 resources are fine\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "env", "said"),
+    [
+        ("no-such-program, app.js", "{}", "there is no program 'no-such-program' in PATH"),
+        ("sh, -c, x", "{PATH: /nowhere}", "there is no program 'sh' in PATH"),
+        ("./own", "{PATH: /nowhere}", None),
+        ("own", "{PATH: .}", None),
+        ("sub/own", "{}", "{here}/a/sub/own is no program"),
+        ("./text", "{}", "{here}/a/text is no program"),
+        ("sh", "{}", None),
+    ],
+)
+def test_programs_that_are_not_there(
+    capsys: pytest.CaptureFixture[str], command: str, env: str, said: str | None, tmp_path: Path
+) -> None:
+    """A warning: they may be there where the file is used."""
+    _write("a/own", "#!/bin/sh\n")
+    Path("a/own").chmod(0o755)
+    _write("a/text", "")
+    _write("dapr.yaml", f"version: 1\napps:\n- appDirPath: a\n  env: {env}\n  command: [{command}]\n")
+    code, _, err = _checked(capsys, "dapr.yaml")
+    place = "warning: dapr.yaml:5:13: apps[0].command[0]: "
+    told = "" if said is None else f"{place}{said.format(here=tmp_path)}; the application cannot be started here\n"
+    assert (code, err) == (0, told)
+
+
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
     code, out, _ = _checked(capsys, "r", "-o", "json")
     (problem,) = json.loads(out)["problems"]
     assert code == 1
     assert (problem["file"], problem["line"], problem["column"], problem["path"]) == ("r/a.yaml", 4, 26, "spec.versoin")
+
+
+def test_two_templates_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the start says."""
+    _write("dapr.yaml", "version: 1\napps: [{appDirPath: .}]\n---\nversion: 1\napps: [{appDirPath: .}]\n")
+    code, out, err = _checked(capsys, "dapr.yaml")
+    assert (code, err) == (1, "1 problem\n")
+    assert out == "dapr.yaml: holds more than one document; expected one template with 'version' and 'apps'\n"
 
 
 def test_template_is_checked_with_what_it_refers_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_line_that_has_not_ended_is_gone_on_with_or_ended_by_others() -> None:
     assert not stream.unfinished
     stream.feed(b"none\nAge? ")
     stream.ask()
-    console.out("other")
+    console.out("info", "other", "other")
     stream.feed(b"yes\nSure? ")
     stream.ask()
     console.typed()

@@ -247,7 +247,7 @@ def test_gateway_flags_become_its_configuration() -> None:
         app_health=HealthCheck("/live", 3, 0.25, 2),
         http_port=3501,
         grpc_port=3502,
-        listen=("[::1]", "127.0.0.1"),
+        listen=("::1", "127.0.0.1"),
         max_body_bytes=16 * 1024 * 1024,
         max_header_bytes=8 * 1024,
         allowed_origins=("https://a.example", "https://b.example"),
@@ -263,6 +263,14 @@ def test_gateway_flags_become_its_configuration() -> None:
         init_endpoints_off=frozenset({"subscribe"}),
         labels={"appCommand": "node"},
     )
+
+
+@pytest.mark.parametrize("address", ["::1", "[::1]"])
+def test_addresses_of_ipv6_stand_with_brackets_or_without(address: str) -> None:
+    config = gateway_config(
+        GatewayOptions(app_id="a", app_channel_address=address, dapr_listen_addresses=address), _ENVIRON
+    )
+    assert (config.app_host, config.listen) == ("[::1]", ("::1",))
 
 
 def test_name_of_daprd_before_its_options_is_left_out() -> None:
@@ -294,15 +302,19 @@ def test_all_wrong_values_are_reported_together() -> None:
         app_health_probe_interval=1,
         app_health_probe_timeout=2000,
         app_health_threshold=0,
+        app_channel_address="a..b",
+        dapr_listen_addresses="127.0.0.1,.x",
     )
     with pytest.raises(ConfigError) as caught:
         gateway_config(options, _ENVIRON)
     assert sorted(problem.path for problem in caught.value.problems) == [
+        "--app-channel-address",
         "--app-health-probe-timeout",
         "--app-health-threshold",
         "--app-id",
         "--app-port",
         "--app-protocol",
+        "--dapr-listen-addresses",
         "--disable-init-endpoints",
         "--log-level",
         "--max-body-size",
@@ -346,9 +358,9 @@ def test_options_beside_a_template_have_no_effect_and_are_said(
 ) -> None:
     (tmp_path / "dapr.yaml").write_text(
         "version: 1\ncommon: {resourcesPath: .}\napps:\n"
-        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [x]}\n"
-        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [x]}\n"
-        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [x]}\n"
+        "  - {appID: one, appDirPath: ., appProtocol: h2c, daprHTTPMaxRequestSize: 16, command: [sh]}\n"
+        "  - {appID: two, appDirPath: ., daprHTTPReadBufferSize: 64, maxBodySize: 1Mi, command: [sh]}\n"
+        "  - {appID: three, appDirPath: ., daprHTTPMaxRequestSize: -1, command: [sh]}\n"
     )
     specs = plan(["-f", str(tmp_path), "--app-id", "x", "--log-as-json"], _ENVIRON)
     assert [(spec.config.max_body_bytes, spec.config.max_header_bytes) for spec in specs] == [
@@ -363,6 +375,18 @@ def test_options_beside_a_template_have_no_effect_and_are_said(
         "warning: resourcesPath is an old name; use resourcesPaths",
         "warning: --app-protocol h2c: HTTP/2 without TLS is not spoken; the application is called by HTTP/1.1",
     ]
+
+
+def test_as_dapr_old_fields_of_a_template_are_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that are written for it have them."""
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    (tmp_path / "dapr.yaml").write_text(
+        "version: 1\ncommon: {resourcesPath: .}\napps: [{appID: one, appDirPath: ., command: [sh]}]\n"
+    )
+    assert plan(["-f", str(tmp_path)], _ENVIRON)
+    assert capsys.readouterr().err == ""
 
 
 def test_run_names_an_application_that_has_no_name() -> None:

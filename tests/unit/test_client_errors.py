@@ -10,12 +10,18 @@ import pytest
 from faststream import Response
 
 from brokers.faststream._application import FastStreamApplication
+from brokers.kafka import KafkaBroker
 from brokers.kafka._cluster import errors_of as kafka_errors
+from brokers.mqtt import MQTTBroker
+from brokers.nats import NatsBroker
 from brokers.nats._client import errors_of as nats_errors
+from brokers.rabbitmq import RabbitMQBroker
 from brokers.rabbitmq._refusals import ERRORS as RABBITMQ_ERRORS
+from brokers.redis import RedisBroker
 from brokers.redis._wire import ERRORS as REDIS_ERRORS
+from brokers.shared.adapter import Adapter
 from brokers.shared.errors import map_errors
-from mesh.errors import BrokerError, HandlerFailedError
+from mesh.errors import BrokerError, BrokerUnavailableError, HandlerFailedError
 
 SERVER = "a server"
 # What each client offers, and what its adapter makes of it.
@@ -61,6 +67,23 @@ def test_every_exception_has_a_counterpart(client: str) -> None:
 def test_our_own_mistakes_are_not_taken_for_the_client_s(client: str) -> None:
     errors, _ = CLIENTS[client]
     assert all(errors.translate(kind("ours")) is None for kind in (KeyError, TypeError, AttributeError, AssertionError))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "url"),
+    [
+        (KafkaBroker, "kafka://a..b"),
+        (MQTTBroker, "mqtt://a..b"),
+        (NatsBroker, "nats://a..b"),
+        (RabbitMQBroker, "amqp://a..b"),
+        (RedisBroker, "redis://a..b"),
+    ],
+)
+async def test_name_that_cannot_be_looked_up(adapter: type[Adapter], url: str) -> None:
+    """Python's own look-up raises no OSError for it."""
+    with pytest.raises(BrokerUnavailableError, match="is not reachable"):
+        async with adapter.from_url(url):
+            pass
 
 
 def test_mqtt5_has_no_exceptions_of_its_own() -> None:

@@ -69,10 +69,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:3:18: metadata.name: must not be empty"],
     ),
     "wrong scalar type": (
-        COMPONENT + "spec:\n  type: state.redis\n  ignoreErrors: 'yes'\n  version: 1\n",
+        COMPONENT + "spec:\n  type: state.redis\n  ignoreErrors: 'yes'\n  version: [1]\n",
         [
             "f.yaml:7:17: spec.ignoreErrors: expected true or false, got 'yes'",
-            "f.yaml:8:12: spec.version: expected text, got the number 1",
+            "f.yaml:8:12: spec.version: expected text, got a list",
         ],
     ),
     "wrong shape": (
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "spec is text": (COMPONENT + "spec: x\n", ["f.yaml:5:7: spec: expected a mapping, got 'x'"]),
     "bad duration": (
         COMPONENT + "spec:\n  type: a.b\n  initTimeout: 5\n",
-        ["f.yaml:7:16: spec.initTimeout: expected a duration such as '5s', got the number 5"],
+        ["f.yaml:7:16: spec.initTimeout: a duration needs a unit: '5s' or '5ms', not '5'"],
     ),
     "bad duration text": (
         COMPONENT + "spec:\n  type: a.b\n  initTimeout: 5 s\n",
@@ -170,11 +170,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:5:73: spec.bulkSubscribe.maxMessagesCount: expected a whole number of at least 0, got the number -1"],
     ),
     "several documents": (
-        COMPONENT + "spec: {type: a}\n---\n" + SUBSCRIPTION_V1 + "  {pubsubname: p, topic: 5, route: ''}\n",
+        COMPONENT + "spec: {type: a}\n---\n" + SUBSCRIPTION_V1 + "  {pubsubname: p, topic: [5], route: ''}\n",
         [
             "f.yaml:5:14: spec.type: a type looks like 'state.redis', not 'a'",
-            "f.yaml:11:26: spec.topic: expected text, got the number 5",
-            "f.yaml:11:36: spec.route: must not be empty",
+            "f.yaml:11:26: spec.topic: expected text, got a list",
+            "f.yaml:11:38: spec.route: must not be empty",
         ],
     ),
     "name clash": (
@@ -227,12 +227,31 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "expected 'Never', 'OnceAsClient' or 'FreelyAsClient', got 'never'; did you mean 'Never'?",
         ],
     ),
+    "endpoint without a server": (
+        ENDPOINT + "  baseUrl: http://x:abc\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://x:abc' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a bad address": (
+        ENDPOINT + "  baseUrl: http://[::1\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://[::1' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a bad name": (
+        ENDPOINT + "  baseUrl: http://a..b\n",
+        ["f.yaml:5:12: spec.baseUrl: 'http://a..b' names no server: a host that can be looked up, and perhaps a port"],
+    ),
+    "endpoint with a login": (
+        ENDPOINT + "  baseUrl: https://me:secret@x/c\n",
+        [
+            "f.yaml:5:12: spec.baseUrl: "
+            "a login, a query or a fragment in it is not sent; a login belongs into spec.headers"
+        ],
+    ),
     "scalars where they do not belong": (
         COMPONENT + "spec:\n  type: [a]\n  version: {}\n  initTimeout: true\n",
         [
             "f.yaml:6:9: spec.type: expected text, got a list",
             "f.yaml:7:12: spec.version: expected text, got a mapping",
-            "f.yaml:8:16: spec.initTimeout: expected a duration such as '5s', got true",
+            "f.yaml:8:16: spec.initTimeout: not a duration: 'true' (for example '500ms', '1.5s', '1h30m' or 'PT1H')",
         ],
     ),
     "lists where text belongs": (
@@ -268,7 +287,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [
             "f.yaml:5:27: spec.tracing.samplingRate: expected a number from 0 to 1, got '2'",
             "f.yaml:5:39: spec.tracing.otel.protocl: unknown field; did you mean 'protocol'?",
-            "f.yaml:6:27: spec.mtls.workloadCertTTL: expected a duration such as '5s', got the number 1",
+            "f.yaml:6:27: spec.mtls.workloadCertTTL: a duration needs a unit: '1s' or '1ms', not '1'",
         ],
     ),
 }
@@ -496,6 +515,49 @@ def load(text: str, tmp_path: Path, namespace: str | None = None) -> LoadedResou
     return load_resources([tmp_path / "f.yaml"], namespace=namespace)
 
 
+def test_kinds_of_our_names_may_be_of_other_programs(tmp_path: Path) -> None:
+    """They stand in the same folders; what looks like our group is not one of them."""
+    others = {
+        "Component": "core.oam.dev/v1beta1",
+        "Configuration": "serving.knative.dev/v1",
+        "Subscription": "apps.open-cluster-management.io/v1",
+    }
+    text = "---\n".join(f"kind: {kind}\napiVersion: {version}\nspec: {{a: 1}}\n" for kind, version in others.items())
+    assert [(warning.line, warning.message) for warning in load(text, tmp_path).warnings] == [
+        (4 * at + 1, f"the kind '{kind}' of {version} is ignored") for at, (kind, version) in enumerate(others.items())
+    ]
+
+
+@pytest.mark.parametrize("version", ["dapr/v1alpha1", "dapr.com/v1alpha1", "darp.io/v1alpha1", "v1alpha1", "v1"])
+def test_misspelt_group(version: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"apiVersion: expected 'dapr\.io/v1alpha1'"):
+        load(f"apiVersion: {version}\nkind: Component\nmetadata: {{name: a}}\nspec: {{type: state.mesh}}\n", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["component", "Componet", "Subscriptions"])
+def test_misspelt_kind_of_ours(kind: str, tmp_path: Path) -> None:
+    """It was meant; without it something else would be missing later."""
+    with pytest.raises(ConfigError, match=f"2:7: kind: unknown kind '{kind}'; did you mean '"):
+        load(f"apiVersion: dapr.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n", tmp_path)
+
+
+def test_files_of_a_folder(tmp_path: Path) -> None:
+    """What is named as YAML is read or told of, whatever the case of its ending."""
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "A.YML").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\nspec: {type: state.mesh}\n"
+    )
+    assert [component.name for component in load_resources([tmp_path]).components] == ["a"]
+    (tmp_path / "away.yaml").symlink_to("nowhere.yaml")
+    (tmp_path / "self.yaml").symlink_to("self.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{tmp_path}/away.yaml: cannot be read: No such file or directory",
+        f"{tmp_path}/self.yaml: cannot be read: Too many levels of symbolic links",
+    ]
+
+
 def test_what_is_no_resource_is_reported_and_ignored(tmp_path: Path) -> None:
     """Other kinds and other files give warnings with positions."""
     text = "kind: Deployment\n---\nservices: {}\n---\n---\n- a\n---\nkind: MCPServer\n---\nkind: component\n"
@@ -599,6 +661,46 @@ def test_scalars_are_read_as_dapr_reads_them(yaml: str, value: object) -> None:
     problems: list[Problem] = []
     assert parse_documents(f"a: {yaml}", "f", problems)[0].data == {"a": value}
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("1", "1"),
+        ("-7", "-7"),
+        ("0x1F", "31"),
+        ("1.0", "1.0"),
+        ("1.10", "1.10"),
+        ("1_0.5", "10.5"),
+        ("true", "true"),
+        ("off", "false"),
+        ("'1.0'", "1.0"),
+    ],
+)
+def test_a_number_where_text_belongs_is_its_text(written: str, text: str, tmp_path: Path) -> None:
+    """In every field of text, of every kind: people leave the quotes away."""
+    resources = load(
+        f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {written}, namespace: {written}}}\n"
+        f"spec:\n  type: state.redis\n  version: {written}\n  metadata: [{{name: {written}, value: {written}}}]\n"
+        f"auth: {{secretStore: {written}}}\nscopes: [{written}]\n---\n{SUBSCRIPTION_V1}  pubsubname: {written}\n"
+        f"  topic: {written}\n  route: {written}\n  deadLetterTopic: {written}\n  metadata: {{a: {written}}}\n",
+        tmp_path,
+    )
+    component, subscription = resources.components[0], resources.subscriptions[0]
+    found = [component.name, component.namespace, component.version, component.auth_secret_store, *component.scopes]
+    found += [component.metadata[0].name, component.metadata[0].value]
+    found += [subscription.pubsub, subscription.topic, subscription.dead_letter_topic, subscription.metadata["a"]]
+    assert found == [text] * 11
+    assert subscription.default_path == f"/{text}"
+
+
+def test_a_setting_may_be_any_value(tmp_path: Path) -> None:
+    """A list or mapping is its JSON."""
+    component = load(
+        COMPONENT + "spec:\n  type: a.b\n  metadata: [{name: a, value: {b: [1, x, true]}}, {name: c, value: [1.5]}]\n",
+        tmp_path,
+    ).components[0]
+    assert [entry.value for entry in component.metadata] == ['{"b":[1,"x",true]}', "[1.5]"]
 
 
 def test_an_alias_bomb_is_refused() -> None:

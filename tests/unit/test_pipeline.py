@@ -62,7 +62,7 @@ def operation(method: Method = METHOD, deadline: float | None = None) -> Operati
 
 
 def of(service: Service, policy: Policy | None = None, observer: Callable[[Observed], None] | None = None) -> Pipeline:
-    return Pipeline({"block": service}, policy_of=None if policy is None else lambda _: policy, observer=observer)
+    return Pipeline({"block": service}, policy_of=None if policy is None else lambda *_: policy, observer=observer)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ async def test_another_attempt_of_a_publish_is_no_other_event() -> None:
             return await getattr(component, operation.method.name)(operation)
 
     policy = Policy(retry=Retry(interval=0.0, max_retries=2))
-    pipeline = Pipeline({"pubsub": PubSub()}, policy_of=lambda _: policy)
+    pipeline = Pipeline({"pubsub": PubSub()}, policy_of=lambda *_: policy)
     entries = [BulkEntry(str(number), "text/plain", b"x", {}) for number in range(2)]
     for method, arguments, events in ((PUBLISH, Publish("t", b"1"), 1), (BULK_PUBLISH, BulkPublish("t", entries), 2)):
         seen.clear()

@@ -140,6 +140,12 @@ def test_wrong_component(settings: dict[str, str], problem: str) -> None:
     assert str(raised.value).startswith("pubsub.yaml:")
 
 
+def test_a_host_that_is_missing_is_one_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RedisConfig.from_component(component())
+    assert [problem.message for problem in caught.value.problems] == ["redisHost is missing"]
+
+
 def test_all_problems_of_a_component_are_told_and_no_secret() -> None:
     entries = (
         MetadataEntry("redisHost", "h", "spec.metadata[0]", 5, 7),

@@ -296,6 +296,38 @@ def test_what_stands_elsewhere_in_a_subscription(version: str, line: str, proble
     assert found.line == 4
 
 
+@pytest.mark.parametrize("route", ["/a b", "/a\r\nX: y", "a\0"])
+def test_route_that_cannot_be_called(route: str, tmp_path: Path) -> None:
+    """Each event would come again for as long as it is stored."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n"
+    with pytest.raises(ConfigError, match=r"4:\d+: spec\.route: the route .* holds a blank or a control character"):
+        load(f"{head}spec: {{pubsubname: p, topic: t, route: {json.dumps(route)}}}\n", tmp_path)
+    item = {"pubsubname": "p", "topic": "t", "route": route}
+    found, (warning,) = programmatic_subscriptions(json.dumps([item]).encode())
+    assert not found
+    assert "is left out: the route " in warning
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        ("rawPayload: maybe", "rawPayload: not a boolean: 'maybe' ('true' or 'false')"),
+        ("israwpayload: 2", "israwpayload: not a boolean: '2' ('true' or 'false')"),
+        ("ordered: ''", "ordered: not a boolean: '' ('true' or 'false')"),
+        ("maxInFlight: -1", "maxInFlight: not a whole number from 1 to 10000: '-1'"),
+        ("delivery: all", "delivery: delivery must be group or broadcast, not 'all'"),
+        ("deduplicate: 5", "deduplicate: a duration needs a unit: '5s' or '5ms', not '5'"),
+    ],
+)
+def test_metadata_of_a_subscription_that_cannot_be_read(metadata: str, problem: str, tmp_path: Path) -> None:
+    """A gateway that starts all the same would leave the subscription out, and its events with it."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(f"{head}spec: {{pubsubname: p, topic: t, route: r, metadata: {{{metadata}}}}}\n", tmp_path)
+    (found,) = caught.value.problems
+    assert (f"{found.path}: {found.message}", found.line) == (f"spec.metadata.{problem}", 4)
+
+
 def test_metadata_of_a_subscription_that_nothing_reads(tmp_path: Path) -> None:
     """Is a warning, since other runtimes read it; known names count in any case, in both spellings."""
     loaded = load(

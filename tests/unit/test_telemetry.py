@@ -75,8 +75,8 @@ def test_counters() -> None:
     [
         (TRACE, "a=1", (TRACE, "a=1")),
         ("01" + TRACE[2:] + "-é", "a=é", (None, "")),
-        ("nonsense", "", (None, "")),
-        (None, "a=1", (None, "a=1")),
+        ("nonsense", "a=1", (None, "")),
+        (None, "a=1", (None, "")),
     ],
 )
 def test_trace_context_of_a_request(parent: str | None, state: str, expected: tuple[str | None, str]) -> None:
@@ -109,7 +109,9 @@ def test_labels_of_counters_are_bounded() -> None:
             {"traceparent": "\udcff", "tracestate": "a=\udcff", "baggage": "k=é"},
             ["traceparent", "tracestate", "baggage"],
         ),
-        ({"tracestate": "a=1\r\nx: y", "other": "\udcff"}, ["tracestate"]),
+        ({"traceparent": TRACE, "tracestate": "a=1\r\nx: y", "other": "\udcff"}, ["tracestate"]),
+        ({"traceparent": TRACE.upper(), "tracestate": "a=1"}, ["traceparent", "tracestate"]),
+        ({"tracestate": "a=1", "baggage": "k=v"}, ["tracestate"]),
     ],
 )
 def test_headers_that_are_left_out(headers: dict[str, str], expected: list[str]) -> None:

@@ -218,11 +218,21 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
             ["dapr.yaml:7:23: apps[1].unixDomainSocket: another instance of 'orders' has its socket there"],
         ),
         (
-            _APP + "    env: {A: [x], B: {c: d}}\n    resourcesPaths: [5]\n",
+            _APP + "    env: {A: [x], B: {c: d}}\n    resourcesPaths: [[5]]\n",
             [
                 "dapr.yaml:4:14: apps[0].env.A: expected text, got a list",
                 "dapr.yaml:4:22: apps[0].env.B: expected text, got a mapping",
-                "dapr.yaml:5:21: apps[0].resourcesPaths: expected text, got the number 5",
+                "dapr.yaml:5:21: apps[0].resourcesPaths: expected text, got a list",
+            ],
+        ),
+        (
+            "version: 1\ncommon: {env: {A=B: c}}\napps:\n  - appDirPath: orders\n"
+            '    env: {"": d, A: "e\\0"}\n    command: [x, "y\\0"]\n  - appDirPath: stock\n',
+            [
+                "dapr.yaml:6:18: apps[0].command[1]: a program cannot be given the character U+0000",
+                "dapr.yaml:2:16: common.env.A=B: a variable cannot be called 'A=B'",
+                "dapr.yaml:5:11: apps[0].env.: a variable cannot be called ''",
+                "dapr.yaml:5:21: apps[0].env.A: a program cannot be given the character U+0000",
             ],
         ),
         (
