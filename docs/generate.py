@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from bindings.sqlite import SQLiteStateStore
 from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
@@ -179,7 +178,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "fault-times": _fault_times_table,
     **{
         f"ignored-settings-{adapter.__module__.split('.')[1]}": partial(_ignored_settings, adapter.without_effect)
-        for adapter in (NatsBroker, RedisBroker, RabbitMQBroker, KafkaBroker, MQTTBroker, SQLiteStateStore)
+        for adapter in (NatsBroker, RedisBroker, RabbitMQBroker, KafkaBroker, MQTTBroker)
     },
     **{f"limits-{name}": partial(table, name) for name in TABLES},
 }

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bindings import local, sqlite
+from bindings import local
 from bindings.redis._settings import RedisSettings
 from bindings.redis.configuration import MAX_KEYS
+from bindings.sql import sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
@@ -144,7 +145,7 @@ def _asked() -> Sequence[Row]:
         (
             "`state.sqlite`: waiting for a lock of the file, whatever a policy says",
             _time(sqlite.BUSY_SECONDS),
-            NONE,
+            "its setting `busyTimeout`",
             "500 with the error of the route",
         ),
     )

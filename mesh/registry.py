@@ -42,11 +42,15 @@ _STAND_INS = {
 EXTRAS = {
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "asyncmy": "mysql",
+    "asyncpg": "postgresql",
     "cryptography": "encryption",
     "faststream": "faststream",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
+    "pyodbc": "sqlserver",
     "redis": "redis",
+    "sqlalchemy": "sqlite",
 }
 
 

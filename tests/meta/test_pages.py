@@ -189,6 +189,8 @@ def test_other_examples_parse() -> None:
                 assert "apiVersion:" not in block.text, block
             case "yaml":
                 list(yaml.safe_load_all(block.text))
+            case "sql":
+                assert block.text.rstrip().endswith(";"), block  # tests/stores run it.
             case language:
                 pytest.fail(f"{block}: unknown language {language!r}")
 

@@ -38,6 +38,7 @@ from mesh.errors import (
     IllegalKeyError,
     InvalidEtagError,
     MeshError,
+    StateLimitError,
     TooManyOperationsError,
 )
 from mesh.node.runtime import Runtime
@@ -394,11 +395,18 @@ async def test_many_keys(store: Store) -> None:
     assert [each.value for each in found] == [item.value for item in items]
 
 
-async def test_keys(store: Store) -> None:
-    """Any text but the separator; an application reaches its own only."""
-    for key in ("ünï/code key", "a.b=c", "1" * 300):
-        await store.save(Item(key, b"1"))
-        assert await store.value(key) == b"1"
+async def test_keys(store: Store, kind: StoreKind) -> None:
+    """Any text but the separator; an application reaches its own only, and no two texts are the same key."""
+    keys = ("ünï/code key", "a.b=c", "A.b=c", "a.b=c ", "1" * 200, "1" * 300)
+    for number, key in enumerate(keys):
+        if kind.longest_key is not None and len(key) > kind.longest_key:
+            with pytest.raises(StateLimitError, match=f"at most {kind.longest_key} characters"):
+                await store.save(Item(key, b"1"))
+        else:
+            await store.save(Item(key, b"%d" % number))
+    for number, key in enumerate(keys):
+        if kind.longest_key is None or len(key) <= kind.longest_key:
+            assert await store.value(key) == b"%d" % number
     with pytest.raises(IllegalKeyError, match=r"input key/keyPrefix 'a\|\|b' can't contain '\|\|'") as raised:
         await store.get("a||b")
     assert raised.value.key == "a||b"

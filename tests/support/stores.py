@@ -5,6 +5,7 @@ A row says how to make the component, and which server it needs. What the store 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,8 +17,10 @@ from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
 from tests.support.kubernetes_api import KubernetesAPI
+from tests.support.mariadb_server import MariaDBServer
 from tests.support.nats import NatsServer
 from tests.support.nodes import ask, component
+from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
 
@@ -53,6 +56,7 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        longest_key: The most characters that a key can have with its prefix; None = it takes those of the suite.
         app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
     """
 
@@ -60,6 +64,7 @@ class StoreKind:
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
     app_id: str = "{}"
+    longest_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,18 @@ async def _encrypted(directory: Path) -> AsyncIterator[Served]:
 @asynccontextmanager
 async def _sqlite(directory: Path) -> AsyncIterator[Served]:
     yield Served({"connectionString": str(directory / "state.db")})
+
+
+@asynccontextmanager
+async def _postgresql(directory: Path, version: str = "v1") -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server, version=version)
+
+
+@asynccontextmanager
+async def _mysql(directory: Path) -> AsyncIterator[Served]:
+    async with MariaDBServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server)
 
 
 def _nats(directory: Path) -> NatsServer:
@@ -134,6 +151,9 @@ STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "encrypted": StoreKind("state.in-memory", _encrypted),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "postgresql": StoreKind("state.postgresql", _postgresql, restarts=True),
+    "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
+    "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
     "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
     "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
@@ -184,7 +204,38 @@ async def _set(runtime: Runtime, served: Served, key: str, value: str | None) ->
     await ask(runtime, SET, "store", Set(key, value))
 
 
+_TELLING = """
+CREATE TABLE IF NOT EXISTS configuration (key varchar NOT NULL, value varchar NOT NULL, version varchar NOT NULL,
+    metadata json);
+CREATE OR REPLACE FUNCTION tell() RETURNS trigger AS $$
+BEGIN
+    PERFORM pg_notify('changes', json_build_object('data', json_build_object('key', coalesce(NEW.key, OLD.key)))::text);
+    RETURN NULL;
+END; $$ LANGUAGE plpgsql;
+CREATE OR REPLACE TRIGGER told AFTER INSERT OR UPDATE OR DELETE ON configuration FOR EACH ROW EXECUTE FUNCTION tell();
+"""
+
+
+@asynccontextmanager
+async def _configuration_postgresql(directory: Path) -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        server.psql(_TELLING)
+        settings = {"connectionString": server.connection_string, "table": "configuration", "notifyChannel": "changes"}
+        yield Served(settings, server=server)
+
+
+async def _put_row(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    assert isinstance(served.server, PostgreSQLServer)
+    named = key.replace("'", "''")
+    statement = f"DELETE FROM configuration WHERE key = '{named}'"
+    if value is not None:  # Another row, of a higher version.
+        version = f"(SELECT coalesce(max(version::int), 8) + 1 FROM configuration WHERE key = '{named}')::varchar"
+        statement = f"INSERT INTO configuration VALUES ('{named}', '{value}', {version}, '{{\"by\": 1}}')"
+    await asyncio.to_thread(served.server.psql, statement)
+
+
 CONFIGURATION: Mapping[str, ConfigurationKind] = {
+    "postgresql": ConfigurationKind("configuration.postgresql", _configuration_postgresql, restarts=True, put=_put_row),
     "kubernetes": ConfigurationKind("configuration.kubernetes", _kubernetes, put=_edit, versions=False, any_key=False),
     "mesh-memory": ConfigurationKind("configuration.mesh", _in_process, put=_set),
     "mesh-nats": ConfigurationKind("configuration.mesh", _on_backbone(_nats), restarts=True, put=_set),
