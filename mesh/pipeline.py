@@ -46,6 +46,7 @@ from mesh.deadlines import Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.policies import Guard, Policy, Verdict
+from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Pipeline:
         run: Handler = partial(_placed, services)
         run = partial(_within_deadline, Deadlines(), run)
         if policy_of is not None:
-            run = partial(_by_policy, policy_of, conditions or Conditions(), {}, run)
+            run = partial(_by_policy, policy_of, conditions or Conditions(), Recent(MAX_GUARDS, _in_use), run)
         if observer is not None:
             run = partial(_observed, observer, OPERATIONS, _labels, run)
         self.run = run
@@ -199,18 +200,16 @@ async def _bounded(deadlines: Deadlines, limit: float, call: InboundHandler, arr
 async def _by_policy(
     policy_of: PolicyOf,
     conditions: Conditions,
-    guards: dict[tuple[str, str], Guard | None],
+    guards: Recent[tuple[str, str], Guard | None],
     proceed: Handler,
     operation: Operation,
 ) -> object:
     key = operation.method.block, operation.target
-    if key in guards:
+    try:
         guard = guards[key]
-    else:
+    except KeyError:
         policy = policy_of(operation)
-        guard = None if policy == Policy() else Guard(policy, conditions.of(*key))
-        if len(guards) < MAX_GUARDS:  # Targets are the callers' words.
-            guards[key] = guard
+        guard = guards.keep(key, None if policy == Policy() else Guard(policy, conditions.of(*key)))
     if guard is None:
         return await proceed(operation)
     operation.limit = guard.timeout
@@ -218,6 +217,10 @@ async def _by_policy(
     return await guard.run(
         lambda: proceed(operation), operation.judged, deadline=operation.context.deadline, release=_released
     )
+
+
+def _in_use(guard: Guard | None) -> bool:
+    return guard is not None and guard.in_use
 
 
 async def _released(result: object) -> None:
