@@ -16,9 +16,17 @@ from urllib.parse import urlsplit
 
 from mesh.errors import Problem
 from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef
-from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretKeyRef
+from mesh.resources.configuration import (
+    API_NAMES,
+    API_VERSIONS,
+    APISpec,
+    Configuration,
+    ConfigurationSpec,
+    SecretKeyRef,
+)
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
+from mesh.spelling import did_you_mean
 from mesh.values import is_host
 
 __all__ = ["IN_ANY", "OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
@@ -294,8 +302,29 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     model = validate(document, ConfigurationFile, problems, warnings)
     if model is None:
         return None
+    before = len(problems)
+    _check_api(document, model.spec.api or APISpec(), problems, warnings)
+    if len(problems) > before:
+        return None
     meta = model.metadata
     return Configuration(meta.name, model.spec, meta.namespace, file=document.file, line=document.line)
+
+
+def _check_api(document: Document, api: APISpec, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find names and versions that nothing has: what was meant otherwise, or was to be denied, is a problem."""
+    versions = (*API_VERSIONS, *API_VERSIONS.values())
+    for list_name, operations in (("allowed", api.allowed), ("denied", api.denied)):
+        for index, each in enumerate(operations):
+            for key, value, known in (("name", each.name, API_NAMES), ("version", each.version or "v1", versions)):
+                if value in known:
+                    continue
+                guess = did_you_mean(value, known)
+                unsafe = list_name == "denied" and each.protocol != "grpc"
+                message = f"no API has the {key} '{value}'"
+                message += f"; did you mean '{guess}'?" if guess else f"; known are {', '.join(known)}"
+                message += "; it would deny nothing" if unsafe else ""
+                at = document.problem(message, ("spec", "api", list_name, index, key))
+                (problems if guess or unsafe else warnings).append(at)
 
 
 def _entries(

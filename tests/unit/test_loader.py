@@ -407,6 +407,33 @@ def test_near_misses_in_metadata(field: str, meant: str, tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("section", "said", "refused"),
+    [
+        ("denied: [{name: state, version: v1}, {name: actors}, {name: jobs, version: v1.0-alpha1}]", "", False),
+        ("denied: [{name: staet}]", "name: no API has the name 'staet'; did you mean 'state'?", True),
+        ("denied: [{name: State}]", "name: no API has the name 'State'; did you mean 'state'?", True),
+        ("denied: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", True),
+        ("denied: [{name: quux, protocol: grpc}]", "name: no API has the name 'quux'; known are actors, ", False),
+        ("denied: [{name: state, version: v7}]", "version: no API has the version 'v7'; known are v1, ", True),
+        ("denied: [{name: ''}]", "name: no API has the name ''; known are actors, ", True),
+        ("allowed: [{name: invok}]", "name: no API has the name 'invok'; did you mean 'invoke'?", True),
+        (
+            "allowed: [{name: state, version: v1.0alpha1}]",
+            "version: no API has the version 'v1.0alpha1'; did you",
+            True,
+        ),
+        ("allowed: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", False),
+    ],
+)
+def test_names_of_the_api(section: str, said: str, refused: bool, tmp_path: Path) -> None:
+    """A misspelt part would stay open, or closed, in silence."""
+    text = CONFIGURATION + f"  api:\n    {section}\n"
+    told = problems_of(text, tmp_path) if refused else [str(each) for each in load(text, tmp_path).warnings]
+    place = f"spec.api.{section.partition(':')[0]}[0].{said}"
+    assert [place in each and "f.yaml:6:" in each for each in told] == [True] * bool(said)
+
+
 def test_a_list_of_resources_is_read(tmp_path: Path) -> None:
     """As kubectl writes it; problems have their places in the file."""
     item = (
