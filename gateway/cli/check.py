@@ -279,8 +279,9 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add(check_references(loaded.components, loaded.http_endpoints))
     findings.add(clashes(loaded.subscriptions))
-    # Where the files are used, more may be installed.
-    findings.warn(check_installed(loaded.components, BLOCKS, registry))
+    misspelt, others = check_installed(loaded.components, BLOCKS, registry)
+    findings.add(misspelt)
+    findings.warn(others)  # Where the files are used, more may be installed.
     for component in loaded.components:
         _check_component(component, registry, findings, None)
     secrets = _known_secrets(loaded.components, loaded.http_endpoints, registry, findings, sure=False)

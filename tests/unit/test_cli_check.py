@@ -60,6 +60,16 @@ def test_type_that_is_not_installed_is_a_warning(capsys: pytest.CaptureFixture[s
     assert (code, out.startswith("r/a.yaml:4:14: spec.type: "), err) == (1, True, "1 problem\n")
 
 
+@pytest.mark.parametrize("name", ["pubsub.reddis", "state.in-memry", "secretstores.local.fiel"])
+def test_misspelt_type_is_a_problem(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    _write("r/a.yaml", _COMPONENT.format(name="messagebus", type=name))
+    code, out, _ = _checked(capsys, "r")
+    assert (code, out.startswith(f"r/a.yaml:4:14: spec.type: there is no component type '{name}'; did you mean")) == (
+        1,
+        True,
+    )
+
+
 def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) -> None:
     """Those of a template and of a Configuration as well."""
     Path("orders").mkdir()
