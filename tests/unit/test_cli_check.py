@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from mesh.resources.loader import load_resources
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +69,17 @@ def test_misspelt_type_is_a_problem(capsys: pytest.CaptureFixture[str], name: st
         1,
         True,
     )
+
+
+@pytest.mark.parametrize("apps", ["apps: [{appDirPath: orders}]", "apps:", "Apps: []"])
+def test_run_file_among_its_resources_is_left_alone(capsys: pytest.CaptureFixture[str], apps: str) -> None:
+    Path("orders").mkdir()
+    _write("dapr.yaml", f"version: 1\ncommon: {{resourcesPath: .}}\n{apps}\n")
+    _write("pubsub.yaml", _COMPONENT.format(name="pubsub", type="pubsub.mesh"))
+    assert load_resources([Path()]).warnings == ()
+    if "orders" in apps:
+        assert _checked(capsys, "--strict", "dapr.yaml") == (0, "1 resource and 1 template are fine\n", "")
+        assert _checked(capsys, "--strict", ".") == (0, "1 resource and 1 template are fine\n", "")
 
 
 def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) -> None:

@@ -445,6 +445,15 @@ def test_a_list_of_resources_is_read(tmp_path: Path) -> None:
         wrong = text + item.format(name="b", more=", versoin: v1")
         assert problems_of(wrong, tmp_path) == ["f.yaml:11:21: spec.versoin: unknown field; did you mean 'version'?"]
     assert load("apiVersion: v1\nkind: List\nitems: []\n", tmp_path) == LoadedResources()
+    inner = "apiVersion: v1\nkind: List\nitems:\n" + item.format(name="a", more="")
+    outer = "apiVersion: v1\nkind: List\nitems:\n- " + inner.replace("\n", "\n  ").rstrip() + "\n"
+    assert [each.name for each in load(outer, tmp_path).components] == ["a"]
+
+
+@pytest.mark.parametrize(("items", "place"), [("", "1:1"), ("items:\n", "3:7"), ("items: {a: b}\n", "3:8")])
+def test_a_list_without_items_is_told(items: str, place: str, tmp_path: Path) -> None:
+    (warning,) = load(f"apiVersion: v1\nkind: List\n{items}", tmp_path).warnings
+    assert str(warning) == f"{tmp_path}/f.yaml:{place}: items: a list without items holds no resource"
 
 
 def _two(first: str, second: str) -> str:
