@@ -9,13 +9,13 @@ Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from mesh.errors import Problem
-from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef
+from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef, header_refusal
 from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
@@ -36,6 +36,7 @@ PLACEMENT = "mesh.placement"
 PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1.
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
 
 
@@ -228,7 +229,7 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
         return None
     headers = _entries(document, model.spec.headers, ("spec", "headers"), problems)
     tls = model.spec.client_tls
-    if headers is None:
+    if headers is None or not _can_be_sent(document, headers, problems):
         return None
     return HTTPEndpoint(
         name=model.metadata.name,
@@ -244,6 +245,19 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
         file=document.file,
         line=document.line,
     )
+
+
+def _can_be_sent(document: Document, headers: Sequence[MetadataEntry], problems: list[Problem]) -> bool:
+    """Find headers that no request can hold; what is referred to is looked at when it is known."""
+    wrong: list[Problem] = []
+    for index, entry in enumerate(headers):
+        place = ("spec", "headers", index)
+        if not _HEADER_NAME.fullmatch(entry.name):
+            wrong.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
+        if isinstance(entry.value, str) and (refusal := header_refusal(entry.value)):
+            wrong.append(document.problem(refusal, (*place, "value")))
+    problems += wrong
+    return not wrong
 
 
 def _admits_all(section: object) -> bool:

@@ -239,6 +239,17 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ENDPOINT + "  baseUrl: http://a..b\n",
         ["f.yaml:5:12: spec.baseUrl: 'http://a..b' names no server: a host that can be looked up, and perhaps a port"],
     ),
+    "endpoint with a header that cannot be sent": (
+        ENDPOINT
+        + '  baseUrl: http://x\n  headers:\n  - {name: "a\\nb", value: v}\n  - {name: "a:", value: "b\\tc"}\n'
+        + '  - {name: X-Ok, value: "b\\r\\nX-Other: c"}\n  - name: Token\n    value: |\n      abc\n',
+        [
+            "f.yaml:7:12: spec.headers[0].name: no header can be called 'a\\nb'",
+            "f.yaml:8:12: spec.headers[1].name: no header can be called 'a:'",
+            "f.yaml:9:25: spec.headers[2].value: the value of a header cannot hold the character U+000D",
+            "f.yaml:11:12: spec.headers[3].value: the value of a header cannot hold the character U+000A",
+        ],
+    ),
     "endpoint with a login": (
         ENDPOINT + "  baseUrl: https://me:secret@x/c\n",
         [
@@ -448,6 +459,21 @@ def test_a_list_of_resources_is_read(tmp_path: Path) -> None:
     inner = "apiVersion: v1\nkind: List\nitems:\n" + item.format(name="a", more="")
     outer = "apiVersion: v1\nkind: List\nitems:\n- " + inner.replace("\n", "\n  ").rstrip() + "\n"
     assert [each.name for each in load(outer, tmp_path).components] == ["a"]
+
+
+@pytest.mark.parametrize("key", ["topic", "deadLetterTopic"])
+def test_a_topic_over_the_limit_is_a_problem(key: str, tmp_path: Path) -> None:
+    """As at the broker: bytes count."""
+    text = (
+        "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {{name: s}}\nspec:\n  pubsubname: p\n"
+        "  route: /r\n  topic: {topic}\n  deadLetterTopic: {deadLetterTopic}\n"
+    )
+    at = 7 if key == "topic" else 8
+    names = {"topic": "t", "deadLetterTopic": "d"}
+    assert load(text.format(**{**names, key: "ü" * 256}), tmp_path).subscriptions
+    (problem,) = problems_of(text.format(**{**names, key: "ü" * 256 + "t"}), tmp_path)
+    assert problem.startswith(f"f.yaml:{at}:")
+    assert problem.endswith(f"spec.{key}: a topic has at most 512 bytes, this one has 513")
 
 
 @pytest.mark.parametrize(("items", "place"), [("", "1:1"), ("items:\n", "3:7"), ("items: {a: b}\n", "3:8")])
