@@ -237,7 +237,7 @@ async def test_made_up_targets_take_no_policy_from_others() -> None:
     service = Service(*[StateError("no") for _ in range(6)])
     conditions = Conditions()
     policy = Policy(breaker=CircuitBreaker("cb"))
-    pipeline = Pipeline({"block": service}, policy_of=lambda _: policy, conditions=conditions)
+    pipeline = Pipeline({"block": service}, policy_of=lambda *_: policy, conditions=conditions)
 
     async def ask(target: str) -> object:
         return await pipeline.run(Operation(METHOD, target, None, Context(CALLER)))
