@@ -76,7 +76,7 @@ logger = logging.getLogger(__name__)
 
 OUTBOX_SETTINGS = ("outboxPublishPubsub", "outboxPublishTopic", "outboxPubsub", "outboxDiscardWhenMissingState")
 PREFIX = "outbox-"
-_IS_MARKER = re.compile(rf"{PREFIX}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}").fullmatch
+_IS_MARKER = re.compile(rf"{PREFIX}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}(\{{.+\}})?", re.DOTALL).fullmatch
 WRITTEN, GIVEN_UP, FENCED = b'"0"', b'"given up"', b'"fenced"'
 REFUSALS = (ConflictError, InvalidEtagError, StateLimitError, BadArgumentError)  # Of others the outcome may be unknown.
 FENCE_SECONDS = 24 * 3600.0
@@ -85,6 +85,7 @@ LONGEST_WAIT = 30.0
 WAITS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 5.0
+MAX_TAG = 100
 EVENT_TYPE = "com.dapr.event.sent"
 PROJECTION = "outbox.projection"
 _OVERRIDE = "cloudevent."
@@ -175,9 +176,17 @@ def _is_projection(item: Item) -> bool:
         raise BadArgumentError(f"{PROJECTION} of key {item.key} {error}") from None
 
 
-def event_of(item: Item, marker: str, context: Context) -> dict[str, object]:
+def _tag(items: Sequence[Item]) -> str:
+    """Give what a marker ends with to be where the items are: on a Redis cluster, what stands in braces decides."""
+    key = items[0].key if items else ""
+    begin = key.find("{")
+    end = key.find("}", begin)
+    return key[begin : end + 1] if 0 <= begin < end - 1 <= begin + MAX_TAG else ""
+
+
+def event_of(item: Item, event_id: str, context: Context) -> dict[str, object]:
     """Make the event of an item: its attributes are what its metadata say."""
-    members: dict[str, object] = {"id": marker, "source": context.caller.app_id, "type": EVENT_TYPE}
+    members: dict[str, object] = {"id": event_id, "source": context.caller.app_id, "type": EVENT_TYPE}
     if context.traceparent:
         members |= {"traceparent": context.traceparent, "tracestate": context.tracestate}
     for name, value in item.metadata.items():
@@ -326,7 +335,8 @@ class Outbox:
         stored, published = split(given)
         items = [item for item, is_stored in zip(prefixed, stored, strict=True) if is_stored]
         until = (operation.deadline or time.time() + operation.method.seconds) + MARGIN_SECONDS
-        prepared = [self._prepared(item, operation.context, until) for item in published]
+        tag = _tag(prefixed)
+        prepared = [self._prepared(item, operation.context, until, tag) for item in published]
         markers = [replace(_MARKER_ITEM, key=each.marker) for each in prepared]
         most = self._store.max_transaction
         if most is not None and len(items) + len(markers) > most:
@@ -349,9 +359,10 @@ class Outbox:
                 self._open.pop(each.marker, None)
                 each.done.set()
 
-    def _prepared(self, item: Item, context: Context, until: float) -> _Prepared:
-        marker = f"{PREFIX}{uuid4()}"
-        event = event_of(item, marker, context)
+    def _prepared(self, item: Item, context: Context, until: float, tag: str) -> _Prepared:
+        event_id = f"{PREFIX}{uuid4()}"
+        marker = event_id + tag
+        event = event_of(item, event_id, context)
         event |= {_STORE: self._name, _MARKER: marker, _UNTIL: int(until), _CALLER: context.caller.app_id}
         key = next((value for name, value in item.metadata.items() if name.lower() == "partitionkey"), None)
         return _Prepared(event if key is None else event | {_KEY: key}, marker)

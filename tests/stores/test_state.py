@@ -523,6 +523,7 @@ async def test_outbox(store: Store, served: Served, kind: StoreKind) -> None:
         second.broker.subscribe(orders, SubscribeOptions("watch"), take),
     ):
         other = Store(second)
+        other.app_id = store.app_id
         await other.transact(Item("a", b'{"n":1}'), Item("b", b'"text"'), Item("c", None))
         with pytest.raises(ConflictError):
             await other.transact(Item("a", b'"never"'), Item("b", b"2", "999999999"))

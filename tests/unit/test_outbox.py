@@ -376,6 +376,28 @@ async def test_events_of_others(site: Site) -> None:
     assert await site.store.get("other||k", strong=True) is not None
 
 
+@pytest.mark.parametrize(
+    ("key", "tag"),
+    [
+        ("app||k", ""),
+        ("{app}||k", "{app}"),
+        ("app||a{b}{c}", "{b}"),
+        ("a{{b}", "{{b}"),
+        ("a{}{b}", ""),
+        ("a}b{c", ""),
+        ("{" + "x" * 100 + "}", "{" + "x" * 100 + "}"),
+        ("{" + "x" * 101 + "}", ""),
+    ],
+)
+async def test_markers_are_where_the_items_are(site: Site, key: str, tag: str) -> None:
+    """On a Redis cluster a transaction has keys of one slot, by what stands in braces; the event's id is as ever."""
+    await site.transact(Item(key, b"1"))
+    (event,) = site.internal
+    assert event["outboxmarker"] == f"{event['id']}{tag}"
+    assert await site.take(event) is Outcome.SUCCESS
+    assert (len(site.published), await site.marker(event)) == (1, None)
+
+
 async def test_markers_count(site: Site) -> None:
     """They are a part of the transaction."""
     site.store.max_transaction = 3
