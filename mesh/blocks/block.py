@@ -108,8 +108,11 @@ class Taking(Protocol):
 
     def __call__(
         self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[asyncio.Event]:
         """Give what takes them while it is entered, by the rules of any delivery (``mesh/delivery.py``).
+
+        Entered, it gives what is set when the component is about to be closed: then it is to be left, and there may be
+        another one of its name.
 
         Raises:
             ComponentNotFoundError: On entering; this node has no such pub/sub component.

@@ -256,6 +256,15 @@ class _Prepared:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+async def _either(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(each.wait(), name="outbox-wait") for each in events]
+        _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+
+
 class Outbox:
     """The outbox of one state store; entered, it takes events from the internal topic."""
 
@@ -306,17 +315,17 @@ class Outbox:
         taking = await self._parts.topics.taking()
         while not self._stopping.is_set():
             try:
-                async with taking(self._settings.pubsub, self._topic, self._group, self.attempt):
+                async with taking(self._settings.pubsub, self._topic, self._group, self.attempt) as leaving:
                     self._problem = ""
                     self._ready.set()
-                    await self._stopping.wait()
+                    await _either(self._stopping, leaving)
             except* MeshError as group:
                 if self._problem != (text := str(group.exceptions[0])):
                     self._problem = text
                     logger.warning("outbox of %s: cannot take its events, trying again: %s", self._name, text)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS):
-                    await self._stopping.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await self._stopping.wait()
 
     # A transaction
 

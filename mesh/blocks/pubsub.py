@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -176,7 +177,7 @@ class PubSub:
     @asynccontextmanager
     async def taking(
         self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[asyncio.Event]:
         """Take a topic's messages for another block of this node; see ``Taking``."""
         component = self.components.get(pubsub)
         if component is None:
@@ -191,8 +192,9 @@ class PubSub:
             condition=self._parts.inbound.conditions.of(*labels),
         )
         subscribed = component.broker.subscribe(component.address(topic), options, settlement)
-        async with settlement.extending(), subscribed:
-            yield
+        with self._parts.lives[pubsub]:
+            async with settlement.extending(), subscribed:
+                yield component.leaving
 
     def _once(
         self,

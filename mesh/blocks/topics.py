@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -197,6 +198,7 @@ class PubSubComponent:
         tracing: Makes spans.
         observer: Is told what is published.
         told: Publish metadata that has no effect, each once.
+        leaving: Set when it is about to be closed.
     """
 
     name: str
@@ -208,6 +210,11 @@ class PubSubComponent:
     tracing: Tracing = NOT_TRACED
     observer: Observer = nobody
     told: set[str] = field(default_factory=set)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
+
+    def leave(self) -> None:
+        """Have those go who take messages of it for themselves."""
+        self.leaving.set()
 
     def address(self, topic: str, *, pattern: bool = False) -> address.Address:
         """Address one of its topics."""

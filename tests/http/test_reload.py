@@ -397,6 +397,35 @@ async def test_a_pubsub_component_is_replaced(files: Files, nats: Backbone, tmp_
         await eventually(lambda: _none_subscribed(node))
 
 
+async def test_the_pubsub_component_of_an_outbox_is_replaced(
+    files: Files, nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What transactions wrote meanwhile is published, and nobody holds on to the old one."""
+    settings = {"outboxPublishPubsub": "pubsub", "outboxPublishTopic": "orders"}
+    files.write(p=component("pubsub", "pubsub.mesh"), s=subscription(), t=component("store", "state.mesh", **settings))
+    async with App() as app, running(files, nats, tmp_path, app=app) as node:
+        written: list[int] = []
+        for number in range(3):
+            topics = f"orders,{nats.namespace}appordersoutbox,t{number}"
+            files.write(p=component("pubsub", "pubsub.mesh", allowedTopics=topics))
+
+            async def allowed(number: int = number) -> None:
+                value = len(written)
+                request = {"key": f"k{value}", "value": value}
+                body = {"operations": [{"operation": "upsert", "request": request}]}
+                assert (await node.post("/v1.0/state/store/transaction", body)).status == 204
+                written.append(value)
+                assert (await node.post(f"/v1.0/publish/pubsub/t{number}", b"", "text/plain")).status == 204
+
+            await eventually(allowed)
+
+        def all_there() -> None:
+            assert {got.json["data"] for got in app.at("/one")} == set(written)
+
+        await eventually(all_there)
+    assert not [record for record in caplog.records if "still use it" in record.getMessage()]
+
+
 async def _none_subscribed(node: Node) -> None:
     assert "subscriptions" not in (await node.get("/v1.0/metadata")).json
 

@@ -34,6 +34,7 @@ from mesh.errors import (
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller, Context, Operation
 from mesh.resources.component import Component, MetadataEntry
+from tests.support.eventually import eventually
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CONTEXT = Context(Caller("ns", "shop"), None, TRACE, "a=b")
@@ -199,9 +200,10 @@ class Site:
     @asynccontextmanager
     async def taking(
         self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[asyncio.Event]:
         self.taken.append((pubsub, topic, group))
-        yield
+        self.leaving = asyncio.Event()
+        yield self.leaving
 
     async def run(self, operation: Operation) -> object:
         if self.failing:
@@ -353,6 +355,19 @@ async def test_a_broker_that_is_away_when_it_is_published(site: Site) -> None:
     site.failing = None
     assert await site.take(event, over=True) is Outcome.SUCCESS
     assert len(site.published) == 1
+
+
+async def test_a_pubsub_component_that_is_replaced(site: Site) -> None:
+    """The outbox goes over to the one that is there then."""
+    await site.transact(ITEM)
+    site.leaving.set()
+
+    def again() -> None:
+        assert len(site.taken) == 2
+
+    await eventually(again)
+    await site.transact(Item("other", b"2"))
+    assert await site.take(site.internal[1]) is Outcome.SUCCESS
 
 
 async def test_events_of_others(site: Site) -> None:
