@@ -171,3 +171,13 @@ async def test_a_pubsub_that_is_not_there(memory: Backbone, tmp_path: Path) -> N
             pass
     told = [(problem.message, problem.line is not None) for problem in raised.value.problems]
     assert told == [("there is no pubsub component 'pubsub'", True), ("there is no pubsub component 'third'", True)]
+
+
+async def test_a_pubsub_with_a_broker_of_its_own(memory: Backbone, tmp_path: Path) -> None:
+    """It is closed after those who take messages of it, whatever it is."""
+    resources = component("pubsub", "pubsub.in-memory") + component("store", "state.in-memory", **OUTBOX)
+    async with App(SUBSCRIBED) as app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        assert await transact(node, *(upsert(f"k{number}", number) for number in range(20))) == 204
+        got = await app.until("/orders", 20)
+        assert sorted(each.json["data"] for each in got) == list(range(20))
+        assert await transact(node, upsert("last", 1)) == 204
