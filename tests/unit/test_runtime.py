@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -116,11 +115,12 @@ async def test_a_setting_that_nothing_reads_is_one_warning(kind: str, caplog: py
     assert [record.getMessage() for record in caplog.records] == [place]
 
 
-async def test_a_setting_without_effect_is_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    with caplog.at_level(logging.WARNING):
-        async with Runtime(one("state.sqlite", connectionString=str(tmp_path / "a.db"), tableName="t"), Registry()):
+async def test_a_setting_without_effect_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    settings = one("state.mysql", connectionString="u@tcp(127.0.0.1:1)/", pemContents="c")
+    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match="cannot connect"):
+        async with Runtime(settings, Registry()):
             pass
-    place = "c.yaml:10:3: spec.metadata[1] (tableName): it has no effect: the tables are brokermesh's own"
+    place = "c.yaml:10:3: spec.metadata[1] (pemContents): it has no effect: certificates are read from a file: pemPath"
     assert [record.getMessage() for record in caplog.records] == [place]
 
 
@@ -273,7 +273,7 @@ def spared(kind: str, **settings: str | SecretRef) -> Component:
         (spared("state.nothing"), "there is no component type 'state.nothing'"),
         (spared("state.in-memory", keyPrefx="x"), "did you mean 'keyPrefix'"),
         (spared("state.in-memory", keyPrefix="{podName}"), "needs the variable POD_NAME"),
-        (spared("state.sqlite"), "must be the path of a file"),
+        (spared("state.sqlite"), "the setting connectionString is missing"),
         (spared("state.sqlite", connectionString="/dev/null/x.db"), "cannot use x.db"),
         (spared("state.sqlite", connectionString=SecretRef("a", "b")), "refers to the secret 'a'"),
         (spared("state.endless"), "it waited for its adapter state.endless"),
