@@ -380,9 +380,14 @@ def _counts() -> Sequence[Row]:
             "targets whose policies and breakers are kept",
             f"{pipeline.MAX_GUARDS:,}",
             NONE,
-            "a breaker of others forgets at once",
+            "what has been quiet longest is forgotten",
         ),
-        ("targets that `mesh status` knows", f"{conditions.MAX_TARGETS:,}", NONE, "others are in the log only"),
+        (
+            "targets without a policy that `mesh status` knows",
+            f"{conditions.MAX_TARGETS:,}",
+            NONE,
+            "what has been quiet longest is forgotten",
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from gateway.config import DEFAULT_BACKBONE, GatewayConfig
 from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
-from mesh.resources.component import HTTPEndpoint
+from mesh.resources.component import HTTPEndpoint, header_refusal
 from mesh.resources.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -161,6 +161,9 @@ async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPAppli
     entries = endpoint.headers if endpoint.root_ca is None else (*endpoint.headers, endpoint.root_ca)
     resolved = await runtime.resolved(entries, endpoint.auth_secret_store, endpoint.file)
     headers = [(entry.name, entry.text() or "") for entry in resolved[: len(endpoint.headers)]]
+    told = [(header_refusal(value), entry.path) for (_, value), entry in zip(headers, resolved, strict=False)]
+    if problems := [Problem(refusal, path, endpoint.file) for refusal, path in told if refusal]:
+        raise ConfigError(problems)
     tls = None
     if endpoint.base_url.startswith("https") and endpoint.root_ca is not None:
         try:

@@ -47,6 +47,7 @@ from mesh.deadlines import Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.policies import Guard, Policy, Verdict
+from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
 
 if TYPE_CHECKING:
@@ -96,20 +97,20 @@ class Pipeline:
         """
         self._services, self._observer = services, observer
         self._conditions = conditions or Conditions()
-        self._guards: dict[tuple[str, str], Guard | None] = {}
+        self._guards: Recent[tuple[str, str], Guard | None] = Recent(MAX_GUARDS, _in_use)
         self._deadlines = Deadlines()
         self.run: Handler
         self.apply(policy_of)
 
     def apply(self, policy_of: PolicyOf | None) -> None:
         """Apply other policies from here on; where a target's are the same, its circuit breaker is as it was."""
-        former, self._guards = self._guards, {}
-        for (block, target), guard in former.items():
+        former, self._guards = self._guards, Recent(MAX_GUARDS, _in_use)
+        for (block, target), guard in former.everything():
             if guard is not None:
                 policy = Policy() if policy_of is None else policy_of(block, target)
                 made = Guard(policy, self._conditions.of(block, target), guard)
                 if policy != Policy():
-                    self._guards[block, target] = made
+                    self._guards.keep((block, target), made)
         run: Handler = partial(_within_deadline, self._deadlines, partial(_placed, self._services))
         if policy_of is not None:
             run = partial(_by_policy, policy_of, self._conditions, self._guards, run)
@@ -219,18 +220,16 @@ async def _bounded(deadlines: Deadlines, limit: float, call: InboundHandler, arr
 async def _by_policy(
     policy_of: PolicyOf,
     conditions: Conditions,
-    guards: dict[tuple[str, str], Guard | None],
+    guards: Recent[tuple[str, str], Guard | None],
     proceed: Handler,
     operation: Operation,
 ) -> object:
     key = operation.method.block, operation.target
-    if key in guards:
+    try:
         guard = guards[key]
-    else:
+    except KeyError:
         policy = policy_of(*key)
-        guard = None if policy == Policy() else Guard(policy, conditions.of(*key))
-        if len(guards) < MAX_GUARDS:  # Targets are the callers' words.
-            guards[key] = guard
+        guard = guards.keep(key, None if policy == Policy() else Guard(policy, conditions.of(*key)))
     if guard is None:
         return await proceed(operation)
     operation.limit = guard.timeout
@@ -238,6 +237,10 @@ async def _by_policy(
     return await guard.run(
         lambda: proceed(operation), operation.judged, deadline=operation.context.deadline, release=_released
     )
+
+
+def _in_use(guard: Guard | None) -> bool:
+    return guard is not None and guard.in_use
 
 
 async def _released(result: object) -> None:

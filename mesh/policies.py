@@ -322,6 +322,11 @@ class Guard:
             self._breaker = Breaker(policy.breaker, time.monotonic, condition)
         condition.breaker = self._breaker
 
+    @property
+    def in_use(self) -> bool:
+        """Whether it has something to remember: see `Condition.in_use`."""
+        return self._condition.in_use
+
     async def run(
         self,
         call: Callable[[], Awaitable[_T]],

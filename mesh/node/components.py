@@ -168,17 +168,19 @@ def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> lis
     ]
 
 
-def check_installed(components: Sequence[Component], blocks: Sequence[Block], registry: Registry) -> list[Problem]:
-    """Find components of a building block's kind whose type nothing installed here has."""
+def check_installed(
+    components: Sequence[Component], blocks: Sequence[Block], registry: Registry
+) -> tuple[list[Problem], list[Problem]]:
+    """Find components of a building block's kind whose type nothing installed here has: first misspelt ones."""
     kinds = {block.kind for block in blocks}
-    return [
-        component.type_problem(f"{registry.not_installed(component.type)}; {_LEFT_OUT}")
-        for component in components
-        if component.block in kinds
-        and component.type not in BACKBONE_TYPES
-        and not component.ignore_errors
-        and registry.find(component.type) is None
-    ]
+    misspelt: list[Problem] = []
+    others: list[Problem] = []
+    for component in components:
+        known = component.type in BACKBONE_TYPES or registry.find(component.type) is not None
+        if component.block in kinds and not known and not component.ignore_errors:
+            problem = component.type_problem(f"{registry.not_installed(component.type)}; {_LEFT_OUT}")
+            (misspelt if registry.meant(component.type) else others).append(problem)
+    return misspelt, others
 
 
 def check_named(components: Sequence[Component], blocks: Sequence[Block]) -> list[Problem]:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.application import Application
@@ -289,7 +290,7 @@ class Live:
         for component in new:
             problems = [
                 *check_types([component], self.blocks),
-                *check_installed([component], self.blocks, self.parts.registry),
+                *chain(*check_installed([component], self.blocks, self.parts.registry)),
                 *check_denied([component], self.parts.configuration),
                 *([] if component.ignore_errors else without_store(component, self._stores(new))),
             ]

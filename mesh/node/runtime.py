@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -441,7 +442,7 @@ def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = 
         *check_types(settings.scoped, blocks),
         *check_references(settings.scoped, settings.endpoints),
         *check_named(settings.scoped, blocks),
-        *check_installed(settings.scoped, blocks, registry),
+        *chain(*check_installed(settings.scoped, blocks, registry)),
         *check_denied(settings.scoped, settings.configuration),
         *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]

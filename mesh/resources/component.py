@@ -7,6 +7,7 @@ component is built; what came from outside the file is then held in a `Secret`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
@@ -29,6 +30,7 @@ __all__ = [
     "TemplateTokens",
     "env_refusal",
     "expand_template",
+    "header_refusal",
     "resolve_entries",
     "without_secret",
     "without_store",
@@ -36,6 +38,8 @@ __all__ = [
 
 # Read by the mesh, for every pub/sub component.
 PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
+
+_BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -350,6 +354,12 @@ def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
     if listed is not None and variable not in listed.split():
         return f"the variable '{variable}' is not in DAPR_ENV_KEYS"
     return None
+
+
+def header_refusal(text: str) -> str | None:
+    """Say why no request can hold a text as the value of a header; None if one can. Source: RFC 9110 section 5.5."""
+    found = _BREAKS_OFF.search(text)
+    return None if found is None else f"the value of a header cannot hold the character U+{ord(found[0]):04X}"
 
 
 def resolve_entries(

@@ -42,6 +42,7 @@ __all__ = [
     "files_at",
     "is_foreign",
     "is_yaml",
+    "is_run_file",
     "load_configuration_file",
     "load_resources",
     "parse_documents",
@@ -181,7 +182,7 @@ class ResourceFiles:
     def _read(self, file: Path, problems: list[Problem]) -> _File:
         warnings: list[Problem] = []
         found: list[tuple[Document, Resource]] = []
-        for document in _unpacked(read_documents(file, problems)):
+        for document in _unpacked(read_documents(file, problems), warnings):
             if _is_for_others(document, self._namespace, self._app_id):
                 continue
             resource = _resource(document, problems, warnings)
@@ -256,6 +257,8 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     kind, version = document.get("kind"), document.get("apiVersion")
     ours = isinstance(version, str) and version.startswith(_GROUP)
     if not isinstance(kind, str):
+        if is_run_file(document):
+            return None
         if ours or kind is not None:
             problems.append(document.problem("expected the kind of a resource", ("kind",)))
         else:
@@ -279,6 +282,12 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     return None
 
 
+def is_run_file(document: Document) -> bool:
+    """Tell whether a document describes applications to run together; it may lie among their resources."""
+    keys = {key.casefold() for key in document.data} if isinstance(document.data, dict) else set()
+    return "apps" in keys and document.get("kind") is None and document.get("apiVersion") is None
+
+
 def is_foreign(document: Document) -> bool:
     """Tell whether a document says that it is of another program; some have kinds of our names."""
     version = document.get("apiVersion")
@@ -299,10 +308,15 @@ def _check_annotations(
             (problems if guess else warnings).append(found)
 
 
-def _unpacked(documents: Sequence[Document]) -> Iterator[Document]:
-    """Give documents with the contents of lists, which kubectl writes, in place of these."""
+def _unpacked(documents: Sequence[Document], warnings: list[Problem]) -> Iterator[Document]:
+    """Give documents with the contents of lists, which kubectl writes, in place of these; lists may hold lists."""
     for document in documents:
-        yield from document.items() if document.get("kind") in _LISTS else [document]
+        if document.get("kind") not in _LISTS or is_foreign(document):
+            yield document
+        elif isinstance(document.get("items"), list):
+            yield from _unpacked(document.items(), warnings)
+        else:
+            warnings.append(document.problem("a list without items holds no resource", ("items",)))
 
 
 def _is_for_others(document: Document, namespace: str | None, app_id: str | None) -> bool:

@@ -138,7 +138,9 @@ def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None
     assert home.mesh("list", "-o", "json").stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0), (signal.SIGQUIT, 0)]
+)
 def test_signal_finishes_what_is_in_flight_before_the_application_ends(
     home: MeshHome, app: str, number: int, code: int
 ) -> None:

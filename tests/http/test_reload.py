@@ -140,7 +140,7 @@ async def test_a_bad_file_keeps_what_it_held(
     [
         (component("a", "state.nothing"), "there is no component type 'state.nothing'"),
         (component("a", "bindings.http"), "no components of the kind 'bindings'"),
-        (component("a", "state.sqlite"), "must be the path of a file"),
+        (component("a", "state.sqlite"), "the setting connectionString is missing"),
         (component("a", "state.sqlite", connectionString="/dev/null/x.db"), "component a: "),
         (component("a", MEMORY, keyPrfix="x"), "did you mean 'keyPrefix'"),
         (component("a", MEMORY) + component("a", MEMORY), "a Component named 'a' stands already in"),

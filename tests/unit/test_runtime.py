@@ -8,10 +8,14 @@ import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
+from bindings.in_memory import InMemoryStateStore
 from brokers.memory import MemoryBroker
 from mesh.address import Address
 from mesh.application import AppResponse, Headers
@@ -23,6 +27,7 @@ from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Method
 from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry, SecretRef
+from mesh.resources.settings import Setting, ignored
 from mesh.resources.subscription import Subscription
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, node, unique
@@ -115,13 +120,33 @@ async def test_a_setting_that_nothing_reads_is_one_warning(kind: str, caplog: py
     assert [record.getMessage() for record in caplog.records] == [place]
 
 
-async def test_a_setting_without_effect_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    settings = one("state.mysql", connectionString="u@tcp(127.0.0.1:1)/", pemContents="c")
-    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match="cannot connect"):
-        async with Runtime(settings, Registry()):
+@dataclass(frozen=True, slots=True)
+class _WithoutPool:
+    ignored: ClassVar[tuple[Setting, ...]] = ignored("there is no pool", "poolSize", anyway=("0",))
+
+
+class _Store(InMemoryStateStore):
+    settings = _WithoutPool
+
+
+class _Installed(Registry):
+    def find(self, name: str) -> EntryPoint | None:
+        return super().find("state.in-memory" if name == "state.toy" else name)
+
+    def load(self, name: str) -> type:
+        return _Store if name == "state.toy" else super().load(name)
+
+
+@pytest.mark.parametrize(("value", "told"), [("3", True), ("0", False)])
+async def test_a_setting_without_effect_is_one_warning(
+    value: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless it asks for what is so anyway."""
+    with caplog.at_level(logging.WARNING):
+        async with Runtime(one("state.toy", poolSize=value), _Installed()):
             pass
-    place = "c.yaml:10:3: spec.metadata[1] (pemContents): it has no effect: certificates are read from a file: pemPath"
-    assert [record.getMessage() for record in caplog.records] == [place]
+    place = "c.yaml:9:3: spec.metadata[0] (poolSize): it has no effect: there is no pool"
+    assert [record.getMessage() for record in caplog.records] == [place] * told
 
 
 @pytest.mark.parametrize(
