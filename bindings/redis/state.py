@@ -15,9 +15,12 @@ import orjson
 
 from bindings.redis._adapter import RedisAdapter
 from bindings.redis._client import Command, slot_of
+from bindings.redis._search import Search
 from bindings.redis._settings import StateSettings
 from bindings.redis._state_scripts import CHECK, DELETE, READ, SET, SET_DOCUMENT, WRITE
 from bindings.redis._wire import LostError, RefusedError, Reply
+from mesh.blocks import matching
+from mesh.blocks.query import Queried, Query
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     BadArgumentError,
@@ -49,12 +52,23 @@ class RedisStateStore(RedisAdapter, StateStore):
         """Prepare; entering connects."""
         super().__init__(*arguments)
         self._documents = False
+        self._search: Search | None = None
 
     async def _enter(self) -> None:
         """Connect, and see whether the server has the JSON module."""
         await super()._enter()
         told = await self.run(Command(("COMMAND", "INFO", "JSON.SET"), again=True))
         self._documents = bool(cast("list[Reply]", told)[0])
+        indexes = self._settings.indexes
+        if indexes:
+            if self._client.cluster:
+                raise StateError(
+                    f"{self._client.shown}: queryIndexes needs one server: in a cluster none knows all values"
+                )
+            self._search = Search(self._client, indexes)
+            with self._failures():
+                await self._search.prepare()
+            self.capabilities = (*self.capabilities, "QUERY_API")
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key, from the primary."""
@@ -137,6 +151,26 @@ class RedisStateStore(RedisAdapter, StateStore):
                 "those with a part in braces in common are in one, as '{order-1}lines', and so are all with "
                 "keyPrefix: '{NAME}'"
             )
+
+    async def query(self, query: Query, prefix: str) -> Queried:
+        """Find documents by their contents: an index gives those that may match, and then each is looked at.
+
+        Raises:
+            BadArgumentError: There is no such index.
+            StateError: The server failed, or more may match than are looked at.
+        """
+        if self._search is None:
+            return await super().query(query, prefix)
+        name = next((value for name, value in query.metadata.items() if name.lower() == "queryindexname"), "")
+        with self._failures():
+            keys = [key for key in await self._search.candidates(query.filter, name) if key.startswith(prefix)]
+        entries: list[tuple[str, bytes, str]] = []
+        for key, found in zip(keys, await self.get_many(keys), strict=True):
+            if isinstance(found, MeshError):
+                raise found
+            if found is not None:
+                entries.append((key, found.value, found.etag))
+        return matching.run(query, entries)
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys in order; each page goes through all keys of the database."""

@@ -124,11 +124,18 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
-def _redis(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+# What the suite's queries ask for.
+_INDEXES = (
+    '[{"name":"people","indexes":[{"key":"person.org","type":"TEXT"},{"key":"person.id","type":"NUMERIC"},'
+    '{"key":"state","type":"TAG"}]}]'
+)
+
+
+def _redis(make: Callable[[Path], Server], **settings: str) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
     @asynccontextmanager
     async def serve(directory: Path) -> AsyncIterator[Served]:
         async with make(directory) as server:
-            yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+            yield Served({"redisHost": f"127.0.0.1:{server.port}", **settings}, server=server)
 
     return serve
 
@@ -155,7 +162,7 @@ STATE: Mapping[str, StoreKind] = {
     "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
     "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
     "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
-    "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
+    "redis-stack": StoreKind("state.redis", _redis(RedisStack, queryIndexes=_INDEXES), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
