@@ -17,7 +17,7 @@ from bindings.redis.configuration import RedisConfigurationStore
 from bindings.redis.lock import RedisLockStore
 from bindings.redis.state import RedisStateStore
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import LockError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.errors import BadArgumentError, LockError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.proxy import Proxy
@@ -251,6 +251,16 @@ async def test_slots_that_move(tmp_path: Path) -> None:
             assert await store.get_many(["k"] * 10) == [Stored(b"2", "2")] * 10
             await store.write([Item("k", b"3", "2")])
             assert await target.hget("k", "data") == b"3"
+
+
+async def test_names_of_locks_in_a_cluster(tmp_path: Path) -> None:
+    """A lock and its token must be in one slot."""
+    async with RedisCluster(tmp_path) as cluster, made(RedisLockStore, cluster.hosts, redisType="cluster") as locks:
+        for name in ("lock||a||r", "lock||a||{r}1", "lock||a||{r"):
+            assert await locks.acquire(name, "own", 60.0) is not None
+        for name in ("lock||a||r}", "lock||a||{}r"):
+            with pytest.raises(BadArgumentError, match="must not hold a '}'"):
+                await locks.acquire(name, "own", 60.0)
 
 
 async def test_a_primary_whose_replica_takes_over(tmp_path: Path) -> None:
