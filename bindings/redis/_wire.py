@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from redis import exceptions
 from redis.asyncio import Connection as Socket
 from redis.asyncio import SSLConnection
-from redis.connection import HiredisRespSerializer
-from redis.utils import HIREDIS_AVAILABLE
 
 from bindings.redis._settings import Address, RedisSettings
 
@@ -98,8 +96,17 @@ def foreign_errors() -> Iterator[None]:
         raise _ours(error) from error
 
 
-# A connection of redis.asyncio packs commands in Python, which takes five times as long.
-pack = cast("Callable[..., list[bytes]]", HiredisRespSerializer().pack if HIREDIS_AVAILABLE else Socket().pack_command)
+def _packer() -> Callable[..., list[bytes]]:
+    """Give what packs commands; a connection of redis.asyncio does so in Python, which takes five times as long."""
+    try:
+        from hiredis import pack_command
+    except ImportError:  # redis-py goes without.
+        return Socket().pack_command
+    fast = cast("Callable[[Words], bytes]", pack_command)
+    return lambda *words: [fast(words)]
+
+
+pack = _packer()
 
 
 async def read_reply(socket: Socket) -> Reply:

@@ -95,6 +95,8 @@ class RedisStateStore(RedisAdapter, StateStore):
 
     async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
         """Write each for itself, in few round trips; one that fails does not keep the others from being tried."""
+        if len(items) == 1:  # The most frequent case, without what several need.
+            return await super().save_each(items)
         commands, refused = [], dict[int, MeshError]()
         for index, item in enumerate(items):
             try:
@@ -124,9 +126,9 @@ class RedisStateStore(RedisAdapter, StateStore):
     def _command(self, items: Sequence[Item]) -> Command:
         keys: list[bytes] = []
         arguments: list[str | bytes | int] = []
-        last = {item.key: index for index, item in enumerate(items) if not item.check}
+        last = {} if len(items) == 1 else {item.key: index for index, item in enumerate(items) if not item.check}
         for index, item in enumerate(items):
-            act = CHECK if item.check or last[item.key] != index else self._act(item)
+            act = CHECK if item.check or last.get(item.key, index) != index else self._act(item)
             keys.append(_encoded(item.key))
             ttl: str | int = "" if item.ttl is None else max(1, round(item.ttl * 1000))
             arguments += (_expected(item), act, ttl, item.value or b"")
