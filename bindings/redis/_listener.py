@@ -16,7 +16,7 @@ from typing import cast
 
 from bindings.redis._client import Client
 from bindings.redis._settings import Address
-from bindings.redis._wire import LostError, RefusedError, Socket, ask, drop, foreign_errors, pack, read_reply
+from bindings.redis._wire import LostError, RefusedError, Socket, ask, drop, pack, read_reply, send
 from mesh.steps import Steps
 from mesh.tasks import task_group
 
@@ -299,9 +299,8 @@ class _Ear:
                 yield from pack(command, *names[start : start + AT_ONCE])
 
     async def _send(self, socket: Socket, *packed: bytes) -> None:
-        with foreign_errors():
-            if packed:
-                await socket.send_packed_command(list(packed), check_health=False)
+        if packed:
+            await send(socket, list(packed))
 
 
 async def _until_lost(work: object) -> LostError | RefusedError | None:

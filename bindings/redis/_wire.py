@@ -34,6 +34,7 @@ __all__ = [
     "foreign_errors",
     "pack",
     "read_reply",
+    "send",
 ]
 
 Word: TypeAlias = "str | bytes | int"
@@ -111,14 +112,23 @@ pack = _packer()
 
 async def read_reply(socket: Socket) -> Reply:
     """Read the next reply."""
-    with foreign_errors():
+    try:
         return cast("Reply", await socket.read_response(disconnect_on_error=False))
+    except _FOREIGN as error:
+        raise _ours(error) from error
+
+
+async def send(socket: Socket, packed: list[bytes]) -> None:
+    """Send packed commands."""
+    try:
+        await socket.send_packed_command(packed, check_health=False)
+    except _FOREIGN as error:
+        raise _ours(error) from error
 
 
 async def ask(socket: Socket, *words: Word) -> Reply:
     """Send a command on a connection that nobody shares yet, and return its reply."""
-    with foreign_errors():
-        await socket.send_packed_command(pack(*words), check_health=False)
+    await send(socket, pack(*words))
     return await read_reply(socket)
 
 
