@@ -9,7 +9,7 @@ import heapq
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import orjson
 
@@ -24,6 +24,7 @@ from mesh.blocks.query import Queried, Query
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     BadArgumentError,
+    ConfigError,
     ConflictError,
     InvalidEtagError,
     MeshError,
@@ -31,12 +32,14 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.resources.component import Component
 
 __all__ = ["RedisStateStore"]
 
 MAX_VALUE_BYTES = 512 * 1024 * 1024 - 1
 MAX_LEVELS = 100  # The module takes 128; one that fails in the middle of a transaction could not be undone.
 SCAN_COUNT = 1000
+OUTBOX = "outboxPublishPubsub"
 _ETAG = re.compile(r"-?[0-9]{1,18}")
 _GLOB = re.compile(r"[\\*?\[\]^-]")
 
@@ -53,6 +56,15 @@ class RedisStateStore(RedisAdapter, StateStore):
         super().__init__(*arguments)
         self._documents = False
         self._search: Search | None = None
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        made = super().from_component(component)
+        if made._client.cluster and component.setting(OUTBOX):
+            message = "the outbox is not for a Redis cluster: what it adds to a transaction is in another slot"
+            raise ConfigError(component.problem(message, setting=OUTBOX))
+        return made
 
     async def _enter(self) -> None:
         """Connect, and see whether the server has the JSON module."""
