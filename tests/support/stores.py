@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
+from redis.asyncio import RedisCluster as ClusterClient
+
 from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
@@ -124,11 +127,18 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
-def _redis(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+# What the suite's queries ask for.
+_INDEXES = (
+    '[{"name":"people","indexes":[{"key":"person.org","type":"TEXT"},{"key":"person.id","type":"NUMERIC"},'
+    '{"key":"state","type":"TAG"}]}]'
+)
+
+
+def _redis(make: Callable[[Path], Server], **settings: str) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
     @asynccontextmanager
     async def serve(directory: Path) -> AsyncIterator[Served]:
         async with make(directory) as server:
-            yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+            yield Served({"redisHost": f"127.0.0.1:{server.port}", **settings}, server=server)
 
     return serve
 
@@ -155,7 +165,7 @@ STATE: Mapping[str, StoreKind] = {
     "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
     "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
     "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
-    "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
+    "redis-stack": StoreKind("state.redis", _redis(RedisStack, queryIndexes=_INDEXES), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
@@ -163,6 +173,9 @@ STATE: Mapping[str, StoreKind] = {
 }
 
 LOCK: Mapping[str, StoreKind] = {
+    "redis": StoreKind("lock.redis", _redis(RedisServer), restarts=True),
+    "redis-cluster": StoreKind("lock.redis", _redis_cluster, restarts=True),
+    "redis-sentinel": StoreKind("lock.redis", _redis_sentinel),
     "mesh-memory": StoreKind("lock.mesh", _in_process),
     "mesh-nats": StoreKind("lock.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("lock.mesh", _on_backbone(RedisServer), restarts=True),
@@ -234,7 +247,21 @@ async def _put_row(runtime: Runtime, served: Served, key: str, value: str | None
     await asyncio.to_thread(served.server.psql, statement)
 
 
+async def _put_text(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    """Write as another program would."""
+    host, port = str(served.settings["redisHost"]).split(",")[0].split(":")
+    client: Any = (ClusterClient if "redisType" in served.settings else Redis)(host=host, port=int(port))
+    async with client:
+        await (client.delete(key) if value is None else client.set(key, value))
+
+
 CONFIGURATION: Mapping[str, ConfigurationKind] = {
+    "redis": ConfigurationKind(
+        "configuration.redis", _redis(RedisServer), restarts=True, put=_put_text, versions=False
+    ),
+    "redis-cluster": ConfigurationKind(
+        "configuration.redis", _redis_cluster, restarts=True, put=_put_text, versions=False
+    ),
     "postgresql": ConfigurationKind("configuration.postgresql", _configuration_postgresql, restarts=True, put=_put_row),
     "kubernetes": ConfigurationKind("configuration.kubernetes", _kubernetes, put=_edit, versions=False, any_key=False),
     "mesh-memory": ConfigurationKind("configuration.mesh", _in_process, put=_set),
