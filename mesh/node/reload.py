@@ -236,7 +236,7 @@ class Live:
                 done.append(step)
                 self.resources = dataclasses.replace(self.resources, components=_with(self.resources.components, step))
             except ConfigError as error:
-                self._note_absent(step.after, error)
+                self._note_absent(step.after, str(error))
                 kept += error.problems
                 cause = error.__cause__
                 again = again or not isinstance(cause, ConfigError | MissingDependencyError | None)
@@ -246,6 +246,7 @@ class Live:
                     logger.exception("component %s", of.name)
                     text = type(error).__name__
                 kept.append(Problem(f"component {of.name}: {text}", "", of.file, of.line))
+                self._note_absent(step.after, text)
         for step in all_steps:
             if isinstance(step.resource, HTTPEndpoint):
                 again = await self._endpoint(step, done, kept) or again
@@ -297,15 +298,15 @@ class Live:
             ]
             if problems:
                 kept += problems
-                self._note_absent(component, ConfigError(problems))
+                self._note_absent(component, str(ConfigError(problems)))
             else:
                 fine.append(component)
         ordered = in_order(fine, self.blocks, kept)
         return [*(of[each.name] for each in ordered), *(step for step in of.values() if step.after is None)]
 
-    def _note_absent(self, wanted: Resource | None, error: MeshError) -> None:
+    def _note_absent(self, wanted: Resource | None, reason: str) -> None:
         if isinstance(wanted, Component) and wanted.name not in self.components.entries:
-            self.components.absent[wanted.name] = wanted, str(error)
+            self.components.absent[wanted.name] = wanted, reason
 
     def _stores(self, new: Sequence[Component]) -> list[str]:
         open_now = [entry.component for entry in self.components.entries.values()]
