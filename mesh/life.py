@@ -59,6 +59,7 @@ class Lives:
 
     def retire(self, life: Life, seconds: float) -> None:
         """Close something once nobody uses it, or so many seconds later, and do not wait for it."""
+        life.replaced.set()
         task = self.tasks.create_task(life.end(seconds), name="life-end")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -67,16 +68,20 @@ class Lives:
 class Life:
     """Something that is open in a task of its own, which closes it as well; enter it around each use."""
 
-    __slots__ = ("_ending", "_idle", "_users", "_what", "task")
+    __slots__ = ("_ending", "_idle", "_users", "_what", "replaced", "task")
 
     def __init__(self, what: str) -> None:
-        """Prepare; ``Lives`` begins it."""
+        """Prepare; ``Lives`` begins it.
+
+        ``replaced`` is set once it is to be closed: who would use it for long lets go.
+        """
         self._what = what
         self.task: asyncio.Task[None]
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._ending = asyncio.Event()
+        self.replaced = asyncio.Event()
 
     def __enter__(self) -> None:
         self._users += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
@@ -17,17 +17,19 @@ from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
 from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Settlement
-from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError
+from mesh.errors import BrokerUnavailableError, ComponentNotFoundError, MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.component import PUBSUB_SETTINGS
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
+from mesh.tasks import task_group
 from mesh.telemetry import Observed
 
 if TYPE_CHECKING:
     from mesh.application import Application
+    from mesh.life import Life
     from mesh.operation import Operation
     from mesh.policies import Policy, Retry
     from mesh.resources.component import Component
@@ -110,7 +112,7 @@ class PubSub:
         subscription: Subscription,
         component: PubSubComponent,
         policy: Policy,
-        life: AbstractContextManager[None],
+        life: Life,
         application: Application,
     ) -> AsyncIterator[None]:
         """Subscribe; what cannot be subscribed to is reported and left out, as Dapr does."""
@@ -191,8 +193,14 @@ class PubSub:
             condition=self._parts.inbound.conditions.of(*labels),
         )
         subscribed = component.broker.subscribe(component.address(topic), options, settlement)
-        async with settlement.extending(), subscribed:
-            yield
+        life = self._parts.lives[pubsub]
+        with life:
+            async with settlement.extending(), subscribed, task_group() as tasks:
+                ending = tasks.create_task(_until_replaced(life, pubsub), name="pubsub-until-replaced")
+                try:
+                    yield
+                finally:
+                    ending.cancel()
 
     def _once(
         self,
@@ -213,6 +221,12 @@ class PubSub:
             lambda: observer(Observed(telemetry.EVENTS_DUPLICATE, labels)),
         )
         return lambda delivery: inbox.attempt(delivery, attempt)
+
+
+async def _until_replaced(life: Life, pubsub: str) -> None:
+    """Have who takes messages for long begin anew, with the component that has taken the place of this one."""
+    await life.replaced.wait()
+    raise BrokerUnavailableError(f"the pub/sub component {pubsub} has changed")
 
 
 def _routes(subscription: Subscription) -> list[Route]:

@@ -16,7 +16,9 @@ import pytest
 from gateway.reload import look
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item, Stored
-from mesh.errors import MeshError, NotConfiguredError, StateError
+from mesh.broker import Delivery
+from mesh.delivery import Attempt
+from mesh.errors import BrokerUnavailableError, MeshError, NotConfiguredError, StateError
 from mesh.life import Lives
 from mesh.node.reload import Resources, Told, needs_restart, steps
 from mesh.node.runtime import Runtime
@@ -387,6 +389,21 @@ async def test_the_store_of_the_meshs_own_records_stays(tmp_path: Path) -> None:
         else:
             told = await reload(runtime, store("two"))
             assert "needs a restart to change" in str(told.kept)
+
+
+async def test_who_takes_messages_for_long_begins_anew() -> None:
+    """As an outbox does: it would go on with a broker that is closed."""
+
+    async def attempt(delivery: Delivery) -> Attempt:
+        raise AssertionError
+
+    async with node("memory:", unique("reload"), component("pubsub", "pubsub.mesh")) as runtime, asyncio.timeout(60):
+        taking = await runtime._parts.topics.taking()
+        for topics in ("a", "b"):
+            with pytest.raises(BrokerUnavailableError, match="the pub/sub component pubsub has changed"):
+                async with taking("pubsub", "t", "group", attempt):
+                    await reload(runtime, component("pubsub", "pubsub.mesh", allowedTopics=topics))
+                    await asyncio.Event().wait()
 
 
 # A component that is hosted
