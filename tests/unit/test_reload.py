@@ -400,10 +400,14 @@ async def test_who_takes_messages_for_long_begins_anew() -> None:
     async with node("memory:", unique("reload"), component("pubsub", "pubsub.mesh")) as runtime, asyncio.timeout(60):
         taking = await runtime._parts.topics.taking()
         for topics in ("a", "b"):
-            with pytest.raises(BrokerUnavailableError, match="the pub/sub component pubsub has changed"):
+            told = ""
+            try:
                 async with taking("pubsub", "t", "group", attempt):
                     await reload(runtime, component("pubsub", "pubsub.mesh", allowedTopics=topics))
                     await asyncio.Event().wait()
+            except* BrokerUnavailableError as group:
+                told = str(group.exceptions[0])
+            assert "pubsub has changed" in told
 
 
 # A component that is hosted
