@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,6 +140,11 @@ class Components:
         if former is not None:
             self._hide(former, parts)
         return former
+
+    def forget_absent(self, wanted: Iterable[str]) -> None:
+        """Speak no longer of what could not be opened and is not wanted any more."""
+        names = set(wanted)
+        self.absent = {name: why for name, why in self.absent.items() if name in names}
 
     def _hide(self, entry: Entry, parts: Parts) -> None:
         name = entry.component.name

@@ -236,7 +236,7 @@ class Live:
                 done.append(step)
                 self.resources = dataclasses.replace(self.resources, components=_with(self.resources.components, step))
             except ConfigError as error:
-                self._note_absent(step, error)
+                self._note_absent(step.after, str(error))
                 kept += error.problems
                 cause = error.__cause__
                 again = again or not isinstance(cause, ConfigError | MissingDependencyError | None)
@@ -246,11 +246,13 @@ class Live:
                     logger.exception("component %s", of.name)
                     text = type(error).__name__
                 kept.append(Problem(f"component {of.name}: {text}", "", of.file, of.line))
+                self._note_absent(step.after, text)
         for step in all_steps:
             if isinstance(step.resource, HTTPEndpoint):
                 again = await self._endpoint(step, done, kept) or again
         if self._subscribe(wanted, all_steps, done, kept) or done:
             self.serve.changed.set()  # What nobody's change concerns is left as it is.
+        self.components.forget_absent(each.name for each in wanted.components)
         for entry in former:
             entry.leave()
             self.lives.retire(entry.life, LAST_USE_SECONDS)
@@ -294,15 +296,17 @@ class Live:
                 *check_denied([component], self.parts.configuration),
                 *([] if component.ignore_errors else without_store(component, self._stores(new))),
             ]
-            kept += problems
-            if not problems:
+            if problems:
+                kept += problems
+                self._note_absent(component, str(ConfigError(problems)))
+            else:
                 fine.append(component)
         ordered = in_order(fine, self.blocks, kept)
         return [*(of[each.name] for each in ordered), *(step for step in of.values() if step.after is None)]
 
-    def _note_absent(self, step: Step, error: MeshError) -> None:
-        if isinstance(step.after, Component) and step.after.name not in self.components.entries:
-            self.components.absent[step.after.name] = step.after, str(error)
+    def _note_absent(self, wanted: Resource | None, reason: str) -> None:
+        if isinstance(wanted, Component) and wanted.name not in self.components.entries:
+            self.components.absent[wanted.name] = wanted, reason
 
     def _stores(self, new: Sequence[Component]) -> list[str]:
         open_now = [entry.component for entry in self.components.entries.values()]

@@ -648,3 +648,21 @@ async def test_healthz_is_ready_whatever_changes(files: Files, memory: Backbone,
 
 async def _built_in(node: Node) -> None:
     assert set(await names(node)) == {"pubsub", "statestore"}
+
+
+async def test_what_was_away_is_tried_again(files: Files, memory: Backbone, tmp_path: Path) -> None:
+    """Without another change of a file; here a folder takes the time of a server to come."""
+    folder = tmp_path / "data"
+    folder.write_text("in the way")
+    files.write(b=component("b", MEMORY))
+    async with running(files, memory, tmp_path) as node:
+        files.write(a=sqlite("a", folder / "x.db"))
+
+        async def is_absent() -> None:
+            told = (await node.get("/v1.0/metadata")).json["componentStatus"]
+            assert {each["name"]: each["health"] for each in told} == {"a": "absent", "b": "ok"}
+
+        await eventually(is_absent)
+        folder.unlink()
+        await until_named(node, a="state.sqlite", b=MEMORY)
+        assert await save(node, "a", 1) == 204

@@ -365,6 +365,15 @@ async def test_what_cannot_be_opened_changes_nothing(kind: str, why: str, *, aga
         assert (await ask(runtime, GET, "s", Get("k"))).value == b"1"
 
 
+async def test_what_is_absent_is_told_for_as_long_as_it_is_wanted() -> None:
+    bad = component("bad", "state.none")
+    async with node("memory:", unique("reload"), component("s", "state.in-memory")) as runtime:
+        await reload(runtime, component("s", "state.in-memory"), bad)
+        assert [(each.name, each.health) for each in await runtime.health()] == [("s", "ok"), ("bad", "absent")]
+        await reload(runtime, component("s", "state.in-memory"))
+        assert [each.name for each in await runtime.health()] == ["s"]
+
+
 async def test_the_store_of_the_meshs_own_records_stays(tmp_path: Path) -> None:
     """Where the backbone keeps none: whoever has records open would go on with the store before."""
 
@@ -415,6 +424,8 @@ async def test_a_host_answers_with_what_it_has_now(mesh: MemoryMesh) -> None:
             assert await ask(asker, GET, "store", Get("k")) is None  # Another store in memory.
             await saved(b"2")
             assert (await ask(asker, GET, "store", Get("k"))).value == b"2"
+            await ask(host, SAVE, "store", Save([Item("own", b"3")]))  # It asks itself over the backbone.
+            assert (await ask(host, GET, "store", Get("own"))).value == b"3"
         await reload(host, hosted(password="other"))  # It has no part in the fingerprint.
         await reload(host, hosted(scopes=("host",)))
         with pytest.raises(MeshError):
