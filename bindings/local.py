@@ -34,6 +34,7 @@ class EnvironmentSettings:
 class EnvironmentSecretStore(ComponentAdapter):
     """The gateway's own environment; the runtime's own variables are never told."""
 
+    tested = "variables of a real process"
     bound = True
     settings = EnvironmentSettings
     capabilities: Sequence[str] = ()
@@ -93,6 +94,7 @@ class FileSettings:
 class FileSecretStore(ComponentAdapter):
     """A JSON file, read once at start."""
 
+    tested = "real files"
     bound = True
     settings = FileSettings
 

@@ -11,16 +11,18 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from mesh.blocks.store import KeyValueStateStore
 from mesh.broker import Entry, Write
 from mesh.errors import ConfigError, ConflictError, StateError
 from mesh.key_value import check_key
-from mesh.resources.component import Component, NoEffect
+from mesh.resources.component import Component
+from mesh.resources.settings import Setting, ignored, read_settings, setting
 
 __all__ = ["FileKeyValue", "SQLiteStateStore"]
 
@@ -34,12 +36,6 @@ CREATE INDEX IF NOT EXISTS expiries ON entries (expires_at) WHERE expires_at IS 
 CREATE TABLE IF NOT EXISTS counter (revision INTEGER NOT NULL);
 INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter);
 """
-_IGNORED = {
-    **dict.fromkeys(("tableName", "metadataTableName"), NoEffect("the tables are brokermesh's own")),
-    "cleanupInterval": NoEffect("what expired is not seen, and is deleted with the next write"),
-    "disableWAL": NoEffect("the file has a write-ahead log", ("", "false")),
-    **dict.fromkeys(("timeout", "busyTimeout", "timeoutInSeconds"), NoEffect("the times are fixed")),
-}
 _T = TypeVar("_T")
 
 
@@ -173,12 +169,28 @@ class FileKeyValue:
         return [row[0] for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class SQLiteSettings:
+    """Settings of ``state.sqlite``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored("the tables are brokermesh's own", "tableName", "metadataTableName"),
+        *ignored("what expired is not seen, and is deleted with the next write", "cleanupInterval"),
+        *ignored("the file has a write-ahead log", "disableWAL", anyway=("false",)),
+        *ignored("the times are fixed", "timeout", "busyTimeout", "timeoutInSeconds"),
+    )
+
+    connection_string: str = setting(
+        "connectionString", "The path of a file, or a `file:` URL.", required=True, example="state.db"
+    )
+
+
 class SQLiteStateStore(KeyValueStateStore):
-    """A state store in a file."""
+    """Keys and values in a SQLite file of this machine, shared by the gateways that name the file."""
 
     bound = True
-    settings = ("connectionString", *_IGNORED)
-    without_effect = _IGNORED
+    tested = "real files"
+    settings = SQLiteSettings
 
     def __init__(self, path: Path) -> None:
         """Prepare; entering opens the file, and makes it if it is missing."""
@@ -192,7 +204,7 @@ class SQLiteStateStore(KeyValueStateStore):
         Raises:
             ConfigError: The connection string is missing, or names no file.
         """
-        text = component.setting("connectionString") or ""
+        text = read_settings(component, cls.settings).connection_string
         path = unquote(urlsplit(text).path) if text.startswith("file:") else text
         if not path or ":memory:" in path or "\0" in path:
             message = "must be the path of a file, or a file: URL"

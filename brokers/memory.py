@@ -129,6 +129,8 @@ class MemoryHub:
 class MemoryBroker:
     """A broker in this process."""
 
+    title = "Events in the gateway's memory, gone with it; nobody else sees them."
+    tested = "in its own process"
     settings = ()  # Of the component; the mesh's own are always there.
     features = Features(
         name="memory",

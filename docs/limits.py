@@ -17,7 +17,7 @@ from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import durable, invocation, pubsub, secrets, state, topics
+from mesh.blocks import durable, invocation, pubsub, secrets, state, store, topics
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory
@@ -318,7 +318,7 @@ def _counts() -> Sequence[Row]:
             NONE,
             "a call goes to another instance, or waits",
         ),
-        ("keys that a bulk read reads at once", f"{state.MAX_BULK_PARALLELISM}", "`parallelism`, fewer", "nothing"),
+        ("keys that a bulk read reads at once", f"{store.MAX_PARALLEL}", "`parallelism`, fewer", "nothing"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),

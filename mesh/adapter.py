@@ -15,10 +15,14 @@ class ComponentAdapter(Steps):
     """Opened by entering it: what ``_enter`` puts on ``_stack`` is closed when it is left.
 
     Attributes:
+        title: What it is, one sentence; empty = the first one of the class's docstring.
+        tested: What it is tested against: the real service and its version, or why that is not so.
         settings: The model of its settings (``mesh/resources/settings.py``).
         bound: Whether it belongs to one process or machine, so that other nodes would find another one.
     """
 
+    title: ClassVar[str] = ""
+    tested: ClassVar[str] = ""
     settings: ClassVar[type[Any]]
     bound: ClassVar[bool] = False
 

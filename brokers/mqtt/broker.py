@@ -30,6 +30,8 @@ FRAMES = "frames between nodes; use another broker as the backbone"
 class MQTTBroker(Adapter):
     """A connection to an MQTT server, and one more for each subscription."""
 
+    title = "Events on topics of an MQTT server, 3.1.1 or 5."
+    tested = "Mosquitto 2.0"
     configuration = MQTTConfig
     settings = (*USED, *IGNORED)
     without_effect = IGNORED

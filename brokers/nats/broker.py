@@ -43,27 +43,30 @@ HEADER_OVERHEAD_BYTES = 256
 class NatsBroker(Adapter):
     """A connection to NATS with JetStream."""
 
+    title = "Events in streams of NATS JetStream."
+    tested = "nats-server 2.12 and later, one and a cluster of three"
     configuration = NatsConfig
     settings = (*USED, *IGNORED)
     without_effect = IGNORED
     _config: NatsConfig
 
+    features = Features(
+        name="nats",
+        durable=True,
+        shared=True,
+        ordering=True,
+        delay=True,
+        dedup=True,
+        wildcard=True,
+        key_value=True,
+        ephemeral=True,
+        release_counts=True,
+    )
+
     def __init__(self, config: NatsConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
         self._prepare(config)
-        self.features = Features(
-            name="nats",
-            durable=True,
-            shared=True,
-            ordering=True,
-            delay=True,
-            dedup=True,
-            wildcard=True,
-            key_value=True,
-            ephemeral=True,
-            release_counts=True,
-        )
         self._sink: Sink | None = None
         self._spaces: set[str] = set()
         self.inbox = ""

@@ -34,6 +34,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 class RabbitMQBroker(Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
 
+    title = "Events in queues of RabbitMQ."
+    tested = "RabbitMQ 3.10"
     configuration = RabbitMQConfig
     settings = (*USED, *IGNORED)
     without_effect = IGNORED

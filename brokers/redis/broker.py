@@ -52,26 +52,29 @@ SCRIPTS = (
 class RedisBroker(Adapter):
     """A connection to a Redis server."""
 
+    title = "Events in Redis streams."
+    tested = "Redis 7.0"
     configuration = RedisConfig
     settings = (*USED, *IGNORED)
     without_effect = IGNORED
     _config: RedisConfig
 
+    features = Features(
+        name="redis",
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        durable=True,
+        shared=True,
+        ordering=True,
+        delay=True,
+        dedup=True,
+        wildcard=True,
+        key_value=True,
+        ephemeral=True,
+    )
+
     def __init__(self, config: RedisConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
-        self.features = Features(
-            name="redis",
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            durable=True,
-            shared=True,
-            ordering=True,
-            delay=True,
-            dedup=True,
-            wildcard=True,
-            key_value=True,
-            ephemeral=True,
-        )
         self.inbox = node_name()
         outage = Outage(logger, "Redis", config.shown)
         self._commands = Connection(config, "commands", outage, prepare=_load_scripts)

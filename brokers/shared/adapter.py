@@ -15,12 +15,16 @@ class Adapter(Steps):
     """A node on a broker, made from one value that says how to reach it.
 
     Attributes:
+        title: What it is as a component, one sentence.
+        tested: The real server that it is tested against.
         configuration: The type of that value.
         settings: The names of its component's settings; another one is told, see ``Component.unknown``.
         without_effect: Those of them that do nothing here, and why; that is told too.
         group_settings: Those that name the consumer group; the first that is set counts.
     """
 
+    title: ClassVar[str] = ""
+    tested: ClassVar[str] = ""
     configuration: ClassVar[type[Any]]
     settings: ClassVar[tuple[str, ...]]
     without_effect: ClassVar[Mapping[str, NoEffect]] = {}

@@ -16,6 +16,7 @@ from mesh.operation import Method, Operation
 from mesh.policies import Verdict, by_error
 from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, Setting
 
 __all__ = [
     "BLOCK",
@@ -32,6 +33,19 @@ __all__ = [
 ]
 
 SEPARATOR = "||"
+SETTINGS = (
+    Setting(
+        "keyPrefix",
+        "What stands before every key: `appid`, `name` (of the component), `namespace`, `none`, or another text.",
+        default="appid",
+    ),
+    Setting(
+        "actorStateStore",
+        "Whether the mesh's own records may be kept here, where the backbone has no store.",
+        BOOLEAN,
+        default=False,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +209,9 @@ BLOCK = Block(
     ComponentService,
     kind="state",
     open=open_store,
-    settings=("keyPrefix", "actorStateStore"),
+    settings=SETTINGS,
     check=lambda component: key_prefix(component, "", None),
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
+    called="statestore",
 )

@@ -205,16 +205,6 @@ class Component:
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 
-    def without_effect(self, table: Mapping[str, NoEffect]) -> list[Problem]:
-        """Find settings that do nothing although their adapter takes them."""
-        folded = {name.casefold(): each for name, each in table.items()}
-        found = [(entry, folded.get(entry.name.casefold())) for entry in self.metadata]
-        return [
-            _problem(f"it has no effect: {each.reason}", entry, self.file, self.line)
-            for entry, each in found
-            if each is not None and (entry.text() or "").strip().lower() not in each.anyway
-        ]
-
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""
         return _secret_refs(self.metadata)

@@ -15,12 +15,12 @@ with `ignored`, so that its user is told once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from mesh.errors import ConfigError, Problem
-from mesh.resources.component import Component
+from mesh.resources.component import Component, NoEffect
 from mesh.values import parse_bool, parse_duration, parse_size, parse_whole
 
 __all__ = [
@@ -33,11 +33,13 @@ __all__ = [
     "Kind",
     "Setting",
     "choice",
+    "declared_by",
     "ignored",
     "read_settings",
     "setting",
     "settings_of",
     "whole",
+    "without_effect",
 ]
 
 _MARK = "mesh.setting"
@@ -117,6 +119,19 @@ class Setting:
         """All its names."""
         return (self.name, *self.aliases)
 
+    @property
+    def shown_default(self) -> str:
+        """What holds where it is not set, as a file would have it; empty = there is nothing."""
+        match self.default:
+            case None:
+                return ""
+            case bool():
+                return "true" if self.default else "false"
+            case float() if self.kind in (DURATION, SECONDS):
+                return f"{self.default:g}s"
+            case _:
+                return str(self.default)
+
 
 def setting(
     name: str,
@@ -143,6 +158,29 @@ def settings_of(model: type) -> tuple[Setting, ...]:
     """Give all settings of a model, those without effect last."""
     declared = tuple(each.metadata[_MARK] for each in dataclasses.fields(model) if _MARK in each.metadata)
     return (*declared, *getattr(model, "ignored", ()))
+
+
+def declared_by(adapter: object) -> tuple[Setting, ...] | None:
+    """Give all settings of an adapter, a model or names; None for one that looks at them itself."""
+    own: Any = getattr(adapter, "settings", None)
+    if own is None or isinstance(own, type):
+        return None if own is None else settings_of(own)
+    table: Mapping[str, NoEffect] = getattr(adapter, "without_effect", {})
+    return tuple(
+        Setting(name, "", ignored=table[name].reason, anyway=table[name].anyway) if name in table else Setting(name, "")
+        for name in own
+    )
+
+
+def without_effect(component: Component, settings: Iterable[Setting]) -> list[Problem]:
+    """Find settings that do nothing although their adapter takes them; one without a text asks for nothing."""
+    folded = {name.casefold(): each for each in settings if each.ignored for name in each.names}
+    found = [(entry, folded.get(entry.name.casefold())) for entry in component.metadata]
+    return [
+        component.problem(f"it has no effect: {each.ignored}", setting=entry.name)
+        for entry, each in found
+        if each is not None and (entry.text() or "").strip().lower() not in ("", *each.anyway)
+    ]
 
 
 def read_settings(component: Component, model: type[_Model]) -> _Model:
