@@ -1,7 +1,7 @@
 """Generate the parts of the documentation that are facts of the code.
 
 ``python -m docs.generate`` rewrites what stands between ``<!-- generated: NAME -->`` and
-``<!-- end -->`` in README.md and docs/, and every page of docs/components; with ``--check`` it
+``<!-- end -->`` in README.md and docs/, and all of docs/components and docs/schemas; with ``--check`` it
 only says whether that would change anything. The block on features is made from ``Features``, so
 that no page can promise more than the adapter declares and the contract suite tests. The blocks on
 faults are made from what the fault tests measured (``make faults-report``).
@@ -24,7 +24,7 @@ from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
-from docs import reference
+from docs import reference, schema
 from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
@@ -181,7 +181,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 }
 """What can be generated, by name."""
 
-WHOLE = (reference,)
+WHOLE = (reference, schema)
 """What makes whole files; the folders that they are in hold nothing else."""
 
 
