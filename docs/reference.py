@@ -48,7 +48,7 @@ def _index(groups: Iterable[Sequence[ComponentType]]) -> str:
         "# Types of components",
         "",
         "Each page tells what the adapter declares, as `mesh component types TYPE` does; `mesh component new TYPE`",
-        "writes a file of it. Other packages may add types.",
+        "writes a file of it. [Other packages](../extending.md) may add types.",
         "",
         "| type | what it is | tested with |",
         "| --- | --- | --- |",

@@ -5,12 +5,15 @@ A row says how to make the component, and which server it needs. What the store 
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.extension import install
 from tests.support.nats import NatsServer
 from tests.support.nodes import component
 from tests.support.redis_server import RedisServer
@@ -65,6 +68,16 @@ async def _sqlite(directory: Path) -> AsyncIterator[Served]:
     yield Served({"connectionString": str(directory / "state.db")})
 
 
+@asynccontextmanager
+async def _extension(directory: Path) -> AsyncIterator[Served]:
+    installed = str(await asyncio.to_thread(install, directory))
+    sys.path.append(installed)
+    try:
+        yield Served({"folder": str(directory / "state"), "sync": "false"})
+    finally:
+        sys.path.remove(installed)
+
+
 def _nats(directory: Path) -> NatsServer:
     return NatsServer(directory, config="max_payload: 8MB")
 
@@ -82,6 +95,7 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "extension": StoreKind("state.folder", _extension),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }
