@@ -16,10 +16,16 @@ STAMP := $(VENV)/.installed
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
+# A virtual environment that is new enough, and can install.
+USABLE = import sys, pip; sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
+
 $(STAMP): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "installing into $(VENV) …"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -c '$(USABLE)' 2>/dev/null || { \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+			echo "error: $(PYTHON) is not there, or older than 3.11; name another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; exit 1; }; \
+		$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo "error: no venv module; on Debian: apt-get install python3-venv"; exit 1; }; }
+	@echo "installing into $(VENV), once; this loads some 100 MB and may take minutes …"
+	@$(BIN)/python -m pip install $$(test -t 1 || echo -q) --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## run hello-world on the embedded broker

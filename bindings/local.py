@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import orjson
 
 from mesh.adapter import ComponentAdapter
-from mesh.errors import SecretError
-from mesh.resources.component import env_refusal
-from mesh.resources.settings import BOOLEAN, setting
+from mesh.errors import ConfigError, SecretError
+from mesh.resources.component import Component, env_refusal
+from mesh.resources.settings import BOOLEAN, read_settings, setting
 
 __all__ = ["EnvironmentSecretStore", "FileSecretStore"]
 
@@ -98,32 +98,50 @@ class FileSecretStore(ComponentAdapter):
     bound = True
     settings = FileSettings
 
-    def __init__(self, settings: FileSettings) -> None:
-        """Read nothing yet."""
+    def __init__(self, settings: FileSettings, component: Component) -> None:
+        """Read nothing yet.
+
+        Args:
+            settings: Its settings.
+            component: They are named in what is said of the file.
+        """
         super().__init__(settings)
+        self._component = component
         self._file = Path(settings.file)
         self._separator = settings.separator
         self._multi_valued = settings.multi_valued
         self._secrets: Mapping[str, Mapping[str, str]] = {}
         self.capabilities: Sequence[str] = ("MULTIPLE_KEY_VALUES_PER_SECRET",) if settings.multi_valued else ()
 
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        return cls(read_settings(component, cls.settings), component)
+
     async def _enter(self) -> None:
         """Read the file; leaving forgets it.
 
         Raises:
-            SecretError: It cannot be read, or is not a JSON object.
+            ConfigError: It cannot be read, or is not a JSON object.
         """
+        where = self._file.absolute()
         try:
             secrets = orjson.loads(await asyncio.to_thread(self._read))
-        except (OSError, ValueError) as error:
-            raise SecretError(f"cannot read the secrets file {self._file}: {error}") from error
+        except OSError as error:
+            beside = "" if self._file.is_absolute() else "; the path is relative to the directory of the command"
+            raise self._wrong(f"cannot read the secrets file {where}: {error.strerror or error}{beside}") from error
+        except ValueError as error:
+            raise self._wrong(f"cannot read the secrets file {where}: {error}") from error
         if not isinstance(secrets, dict):
-            raise SecretError(f"the secrets file {self._file} must hold a JSON object")
+            raise self._wrong(f"the secrets file {where} must hold a JSON object")
         try:
             self._secrets = self._all(secrets)
         except RecursionError:  # The parser takes more levels.
-            raise SecretError(f"the secrets file {self._file} is nested too deeply") from None
+            raise self._wrong(f"the secrets file {where} is nested too deeply") from None
         self._stack.callback(self._forget)
+
+    def _wrong(self, message: str) -> ConfigError:
+        return ConfigError(self._component.problem(message, setting="secretsFile"))
 
     def _all(self, secrets: dict[str, object]) -> Mapping[str, Mapping[str, str]]:
         if not self._multi_valued:

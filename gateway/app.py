@@ -40,6 +40,8 @@ __all__ = ["Gateway", "run"]
 logger = logging.getLogger(__name__)
 
 SUBSCRIBE_RETRY = 1.0
+# There is no such path, or nothing is got from it: the application asks for nothing.
+_NOT_THERE = (404, 405, 501)
 
 
 class Gateway:
@@ -223,7 +225,7 @@ class Gateway:
             return ()
         status, body = await _answered(application, self.app_id)
         if status != 200:
-            if status != 404:
+            if status not in _NOT_THERE:
                 logger.warning("the application answered %d to GET /dapr/subscribe", status)
             return ()
         subscriptions, warnings = programmatic_subscriptions(body)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["CLOSE_SECONDS", "GatewayConfig", "HealthCheck", "Tokens"]
+__all__ = ["CLOSE_SECONDS", "DEFAULT_BACKBONE", "GatewayConfig", "HealthCheck", "Tokens"]
 
 MEBIBYTE = 1024 * 1024
+DEFAULT_BACKBONE = "embedded:"
 CLOSE_SECONDS = 5.0
 """What closing connections may take once the time to drain is over; then the process ends without."""
 
@@ -101,7 +102,7 @@ class GatewayConfig:
     resource_paths: tuple[Path, ...] = ()
     configuration_files: tuple[Path, ...] = ()
     namespace: str = "default"
-    backbone: str = "embedded:"
+    backbone: str = DEFAULT_BACKBONE
     backbone_timeout: float = 5.0
     drain: float = 5.0
     log_level: str = "info"

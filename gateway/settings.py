@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from gateway.config import GatewayConfig
+from gateway.config import DEFAULT_BACKBONE, GatewayConfig
 from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
@@ -46,6 +46,7 @@ def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) 
         home=config.home,
         backbone_timeout=config.backbone_timeout,
         host_only=config.host_only,
+        backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
     )
     if not config.resource_paths and not config.configuration_files:
         return settings
@@ -54,9 +55,8 @@ def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) 
     app_id = None if config.host_only else config.app_id
     resources = load_resources(config.resource_paths, namespace=given_namespace, app_id=app_id)
     if config.host_only and not resources.components:
-        where = ", ".join(map(str, config.resource_paths)) + (
-            f" for namespace {given_namespace}" if given_namespace else ""
-        )
+        where = ", ".join(map(str, config.resource_paths))
+        where += f" for namespace {given_namespace}" if given_namespace else ""
         raise ConfigError(f"there is nothing to host: no Component in {where}; add one, see docs/hosting.md")
     found = [
         *resources.warnings,

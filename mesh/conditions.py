@@ -74,6 +74,7 @@ class Condition:
         state: How it is.
         breaker: Its circuit breaker; None when there is none.
         refused: What the breaker has refused since it opened.
+        advice: What to do about an attempt that is made again and again; may be empty.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class Condition:
         "_reason",
         "_since",
         "_waiting",
+        "advice",
         "breaker",
         "label",
         "refused",
@@ -98,6 +100,7 @@ class Condition:
         self._guarded = self._waiting = 0
         self.breaker: Breaker | None = None
         self.refused = 0
+        self.advice = ""
         self._clock = clock
         self._counts = _Counts()
         self._since = self._failed_at = 0.0
@@ -136,7 +139,8 @@ class Condition:
             delay: Seconds until then.
             reason: Why it failed.
         """
-        self._fails(reason, f"attempt {attempt} failed: {reason}; the next in {delay:.3g} s")
+        advice = f"; {self.advice}" if self.advice else ""
+        self._fails(reason, f"attempt {attempt} failed: {reason}; the next in {delay:.3g} s{advice}")
 
     def waits(self, reason: str) -> None:
         """Note that an operation waits for the target to be there."""
@@ -241,6 +245,8 @@ class Condition:
             seconds = round(self._clock() - self._since, 3)
             told |= {"state": str(self.state), "seconds": seconds, "trying": self.trying, "reason": self._reason}
             told |= {"repeated": self._counts.repeated, "givenUp": self._counts.given_up}
+            if self.advice and self.state is State.RETRYING:
+                told["advice"] = self.advice
         return {"target": self.label, **told} if told else None
 
 

@@ -7,10 +7,14 @@ A third party's package plugs in the same way as our own adapters: an entry poin
 from __future__ import annotations
 
 import difflib
-from importlib.metadata import EntryPoint, entry_points
+import json
+from importlib.metadata import EntryPoint, distributions, entry_points
+from pathlib import Path
 from typing import cast
+from urllib.parse import unquote, urlsplit
 
 from mesh.errors import ConfigError, MissingDependencyError
+from mesh.urls import without_credentials
 
 __all__ = ["BACKBONE_TYPES", "PUBSUB_ON_BACKBONE", "STATE_ON_BACKBONE", "Registry", "needs"]
 
@@ -34,8 +38,19 @@ EXTRAS = {
 
 def needs(what: str, module: str) -> MissingDependencyError:
     """Make the error for something that needs a module which is not installed; it says what to run."""
-    package = f"'brokermesh[{EXTRAS[module]}]'" if module in EXTRAS else module
+    package = f"'{_installed_from()}[{EXTRAS[module]}]'" if module in EXTRAS else module
     return MissingDependencyError(f"{what} needs the package {module}; install it with: pip install {package}")
+
+
+def _installed_from() -> str:
+    """Give what pip installs again: the folder it has installed from, if that is still there."""
+    # More than one: in a clone what was built there is found as well, and it has no such file.
+    for found in distributions(name="brokermesh"):
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        folder = unquote(urlsplit(str(origin.get("url"))).path)
+        if "dir_info" in origin and Path(folder, "pyproject.toml").is_file():
+            return folder
+    return "brokermesh"
 
 
 class Registry:
@@ -83,6 +98,20 @@ class Registry:
         except ModuleNotFoundError as error:
             raise needs(name, (error.name or "").partition(".")[0]) from error
         return cast("type", adapter)
+
+    def backbone(self, url: str) -> type:
+        """Load the adapter of a backbone's URL.
+
+        Raises:
+            ConfigError: No adapter has its scheme.
+            MissingDependencyError: It needs a library that is not installed.
+        """
+        scheme = url.partition(":")[0]
+        if self.find(f"backbone.{scheme}") is None:
+            schemes = sorted(name.partition(".")[2] for name in self._all() if name.startswith("backbone."))
+            shown = without_credentials(url) if "://" in url else f"{scheme}:…"
+            raise ConfigError(f"'{shown}' does not begin with the scheme of a broker; these are: {', '.join(schemes)}")
+        return self.load(f"backbone.{scheme}")
 
     def not_installed(self, name: str) -> str:
         """Say that a type is not there, what may have been meant, and what stands in for it."""

@@ -118,7 +118,8 @@ class NatsKeyValue:
                     await self._connection.store(subject, value, headers, repeat=False)
         except StoreRefusedError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
-                raise ConflictError(f"a key is at another revision: {error}") from error
+                which = f"key {operations[0].key!r}" if len(operations) == 1 else "a key of the transaction"
+                raise ConflictError(f"{which} is at another revision") from error
             raise StateError(str(error)) from error
 
     def _messages(self, operations: Sequence[Write]) -> list[tuple[str, bytes, dict[str, str]]]:

@@ -105,11 +105,12 @@ class Connection:
         self.wire = Wire(socket, cast("int", client_id), self._on_message, self._note_loss)
         self._resolved.set()
 
-    def _note_loss(self, reason: str) -> None:
+    def _note_loss(self, reason: str | None) -> None:
         self.wire = None
         if not self._closed:
             self._resolved.clear()
-            self.outage.lost(reason, self)
+            if reason is not None:
+                self.outage.lost(reason, self)
 
     async def supervise(self) -> None:
         """Work, and connect again when it breaks, for ever; the connection is closed when this ends."""

@@ -88,7 +88,7 @@ class Wire:
     """
 
     def __init__(
-        self, socket: Socket, client_id: int, on_message: OnMessage | None, on_lost: Callable[[str], None]
+        self, socket: Socket, client_id: int, on_message: OnMessage | None, on_lost: Callable[[str | None], None]
     ) -> None:
         """Use a connection; ``run`` makes it work.
 
@@ -96,7 +96,7 @@ class Wire:
             socket: Connected and logged in.
             client_id: The server's number for it.
             on_message: Takes channel and payload of what is published to subscribed channels.
-            on_lost: Is told first when it is gone, and why.
+            on_lost: Is told first when it is gone, and why; None = we have closed it.
         """
         self.client_id = client_id
         self._socket = socket
@@ -145,14 +145,18 @@ class Wire:
         except BrokerError as error:
             self.abort(str(error))
 
-    def abort(self, reason: str = "closed") -> None:
-        """Close at once; idempotent."""
+    def abort(self, reason: str | None = None) -> None:
+        """Close at once; idempotent.
+
+        Args:
+            reason: Why it is lost; None = it is closed on purpose.
+        """
         if self._lost:
             return
         self._lost = True
-        self._on_lost(reason or "the server closed it")
+        self._on_lost("the server closed it" if reason == "" else reason)
         drop(self._socket)
-        error = ConnectionLostError(reason)
+        error = ConnectionLostError("closed" if reason is None else reason)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(error)

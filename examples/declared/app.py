@@ -8,8 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        print(f"Got order {event['data']['orderId']} of {event['topic']}", flush=True)
-        self.send_response(200)
+        order = event.get("data")
+        if isinstance(order, dict) and "orderId" in order:
+            print(f"Got order {order['orderId']} of {event['topic']}", flush=True)
+            self.send_response(200)
+        else:
+            print("Dropped an event that is no order", flush=True)
+            self.send_response(404)  # The event is dropped; a 500 would bring it again.
         self.send_header("Content-Length", "0")
         self.end_headers()
 

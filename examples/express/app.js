@@ -15,7 +15,13 @@ app.get('/dapr/subscribe', (request, response) => {
 });
 
 app.post('/orders', (request, response) => {
-  last = request.body.data;
+  const { data } = request.body;
+  if (data?.orderId === undefined) {
+    console.log('Dropped an event that is no order');
+    response.json({ status: 'DROP' });
+    return;
+  }
+  last = data;
   console.log(`Got order ${last.orderId}`);
   response.json({ status: 'SUCCESS' });
 });

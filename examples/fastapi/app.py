@@ -17,8 +17,12 @@ def subscribe() -> list[dict[str, str]]:
 
 @app.post("/orders")
 def take(event: dict[str, Any]) -> dict[str, str]:
-    seen["last"] = event["data"]
-    print(f"Got order {seen['last']['orderId']}", flush=True)
+    order = event.get("data")
+    if not isinstance(order, dict) or "orderId" not in order:
+        print("Dropped an event that is no order", flush=True)
+        return {"status": "DROP"}
+    seen["last"] = order
+    print(f"Got order {order['orderId']}", flush=True)
     return {"status": "SUCCESS"}
 
 

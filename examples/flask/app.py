@@ -16,8 +16,12 @@ def subscribe() -> Any:
 
 @app.post("/orders")
 def take() -> Any:
-    seen["last"] = request.get_json()["data"]
-    print(f"Got order {seen['last']['orderId']}", flush=True)
+    order = request.get_json().get("data")
+    if not isinstance(order, dict) or "orderId" not in order:
+        print("Dropped an event that is no order", flush=True)
+        return jsonify(status="DROP")
+    seen["last"] = order
+    print(f"Got order {order['orderId']}", flush=True)
     return jsonify(status="SUCCESS")
 
 

@@ -17,7 +17,12 @@ const routes = {
   'GET /dapr/subscribe': () => subscriptions,
   'GET /last': () => last,
   'POST /orders': async (request) => {
-    last = (await body(request)).data;
+    const { data } = await body(request);
+    if (data?.orderId === undefined) {
+      console.log('Dropped an event that is no order');
+      return { status: 'DROP' };
+    }
+    last = data;
     console.log(`Got order ${last.orderId}`);
     return { status: 'SUCCESS' };
   },

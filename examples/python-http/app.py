@@ -17,9 +17,13 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200 if self.path in answers else 404, answers.get(self.path))
 
     def do_POST(self) -> None:
-        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        seen["last"] = event["data"]
-        print(f"Got order {seen['last']['orderId']}", flush=True)
+        order = json.loads(self.rfile.read(int(self.headers["Content-Length"]))).get("data")
+        if not isinstance(order, dict) or "orderId" not in order:
+            print("Dropped an event that is no order", flush=True)
+            self.answer(200, {"status": "DROP"})
+            return
+        seen["last"] = order
+        print(f"Got order {order['orderId']}", flush=True)
         self.answer(200, {"status": "SUCCESS"})
 
     def answer(self, status: int, body: object) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import complain, note, show
+from gateway.config import DEFAULT_BACKBONE
 from mesh import address
 from mesh.home import mesh_home
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
@@ -62,9 +63,9 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
     form, file = _output(found.output)
-    backbone = os.environ.get("MESH_BACKBONE") or "embedded:"
+    backbone = os.environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE
     namespace = os.environ.get("NAMESPACE") or "default"
-    adapter = Registry().load(f"backbone.{backbone.partition(':')[0]}")
+    adapter = Registry().backbone(backbone)
     shown = backbone
     if backbone.partition(":")[0] == "embedded":
         server = adapter.read_status(mesh_home(os.environ))  # type: ignore[attr-defined]  # as in `mesh status`

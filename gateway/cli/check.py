@@ -205,15 +205,17 @@ async def _secrets(
         return None
     found: dict[SecretRef, str] = {}
     try:
-        async with registry.load(store.type).from_component(store) as opened:  # type: ignore[attr-defined]
+        adapter = registry.load(store.type).from_component(store)  # type: ignore[attr-defined]
+    except ConfigError:
+        return None  # As `_check_component` tells.
+    try:
+        async with adapter as opened:
             for ref in refs:
                 with suppress(SecretError):  # Who refers to one that is not there says so.
                     secret = await opened.get(ref.name, {})
                     found |= {ref: secret[ref.key]} if ref.key in secret else {}
-    except ConfigError:
-        return None  # As `_check_component` tells.
-    except SecretError as error:
-        tell([store.problem(f"component {store.name}: {error}")])
+    except ConfigError as error:
+        tell(error.problems)
         return None
     return found
 

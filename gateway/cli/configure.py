@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gateway.config import GatewayConfig, HealthCheck, Tokens
+from gateway.config import DEFAULT_BACKBONE, GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
 from mesh.urls import in_url
@@ -155,7 +155,7 @@ def gateway_config(
         resource_paths=tuple(map(Path, options.resources_path)),
         configuration_files=tuple(map(Path, options.config)),
         namespace=environ.get("NAMESPACE") or "default",
-        backbone=environ.get("MESH_BACKBONE") or "embedded:",
+        backbone=environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
         log_level=level or "info",

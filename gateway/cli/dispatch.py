@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway.cli.reference import ALIASES, INSTEAD, as_dapr, check_style, program
+from gateway.cli.reference import ALIASES, INSTEAD, as_dapr, as_typed, check_style, program
 from gateway.cli.terminal import complain, note, show
 from mesh.errors import ConfigError, MeshError
 
@@ -37,6 +37,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Every command: its module below `gateway.cli`, and what it does."""
 
+# What other programs call it.
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys(("start", "up"), "run, or init"),
+    **dict.fromkeys(("ps", "ls"), "list"),
+    **dict.fromkeys(("down", "kill", "shutdown"), "stop"),
+    **dict.fromkeys(("install", "setup"), "init"),
+    **dict.fromkeys(("call", "send"), "invoke, or publish"),
+}
 _EVERYWHERE = ("log-as-json", "runtime-path", "dapr-path")
 _WRONG = {False: 2, True: 255}
 _USAGE = "usage: mesh COMMAND [options]"
@@ -95,7 +103,7 @@ def _run(words: Sequence[str]) -> int | None:
     name, rest = (words[0], words[1:]) if words else ("--help", [])
     if name in ("-h", "-help", "--help", "help"):
         if not rest:
-            show(_help())
+            show(as_typed(_help()))
             return 0
         name, rest = rest[0], ["--help"]
     if name in ("-v", "-version", "--version"):
@@ -111,8 +119,8 @@ def _run(words: Sequence[str]) -> int | None:
     if name not in COMMANDS:
         import difflib
 
-        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6)
-        complain(f"unknown command '{name}'" + (f"; did you mean {close[0]}?" if close else ""))
+        close = _MEANT.get(name) or "".join(difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6))
+        complain(f"unknown command '{name}'" + (f"; did you mean {close}?" if close else ""))
         note(f"  see: {program()} --help")
         return None
     # Imported here, so that `mesh --help` does not wait for argparse.

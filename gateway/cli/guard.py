@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Guard", "Role", "group_alive", "signal_group", "start_guard"]
+__all__ = ["Guard", "Role", "alive", "group_alive", "signal_group", "start_guard"]
 
 Role = Literal["gateway", "app"]
 
@@ -48,14 +48,30 @@ def group_alive(pid: int) -> bool:
         return any(_is_member(Path(process.path), pid) for process in processes if process.name.isdecimal())
 
 
+def alive(pid: int) -> bool:
+    """Tell whether a process is there, and more than a zombie, which its parent may leave for long."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return sys.platform != "linux" or _group(Path("/proc", str(pid))) is not None
+
+
 def _is_member(process: Path, group: int) -> bool:
+    return _group(process) == group
+
+
+def _group(process: Path) -> int | None:
+    """Give the group of a process; None if it has gone, or is a zombie."""
     try:
         stat = (process / "stat").read_bytes()
     except OSError:
-        return False
+        return None
     # The second field is a name in parentheses, which may itself hold any of these. (proc(5))
     state, _, its_group, *_ = stat.rpartition(b")")[2].split()
-    return int(its_group) == group and state not in (b"Z", b"X")
+    return None if state in (b"Z", b"X") else int(its_group)
 
 
 class Guard:

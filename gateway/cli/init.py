@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
-from gateway.cli.reference import succeeded
+from gateway.cli.reference import program, succeeded
 from gateway.cli.terminal import note, show
 from mesh.errors import ConfigError
 from mesh.home import mesh_home
@@ -61,7 +61,7 @@ def run(words: Sequence[str]) -> int:
     show(
         "Nothing has to be installed: the first gateway starts the backbone, the last one stops it.\n"
         f"Data is kept in {mesh_home(os.environ)}.\n"
-        "Next: mesh run --app-id myapp -- COMMAND"
+        f"Next: {program()} run --app-id myapp -- COMMAND"
     )
     return 0
 
@@ -93,4 +93,4 @@ def _program() -> Path:
     for candidate in (Path(sys.executable).with_name("mesh"), Path(sys.argv[0])):
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
-    raise ConfigError("the program mesh is not installed as a file: pip install brokermesh makes it")
+    raise ConfigError("the program mesh is not installed as a file: pip install of a clone makes it, see README.md")

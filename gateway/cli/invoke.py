@@ -13,7 +13,7 @@ from urllib.parse import quote
 from gateway.cli.client import Response, opened, path_segment
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
-from gateway.cli.terminal import complain, note
+from gateway.cli.terminal import complain
 from gateway.runs import Run, list_runs
 from mesh.errors import ConfigError
 from mesh.home import mesh_home
@@ -52,7 +52,9 @@ def run(words: Sequence[str]) -> int:
     try:
         with opened(gateway, found.verb.upper(), path, body, headers=headers, timeout=found.timeout) as response:
             if not response.ok:
-                return failed(f"error invoking app {found.app_id}" if as_dapr() else found.app_id, response)
+                known = found.app_id in (each.app_id for each in list_runs(mesh_home(os.environ)))
+                what = f"error invoking app {found.app_id}" if as_dapr() else found.app_id
+                return failed(what, response, "" if known else "; see: mesh list")
             return _print(response)
     except TimeoutError:
         complain(f"{found.app_id} gave no answer for {found.timeout:g} s; --timeout sets how long to wait")
@@ -115,10 +117,12 @@ def gateway_of(app_id: str, socket_folder: str | None = None, *, only_its_own: b
     return (own or runs)[-1]
 
 
-def failed(what: str, response: Response) -> int:
-    """Report an answer that is no success; the exit code is 1."""
+def failed(what: str, response: Response, see: str = "") -> int:
+    """Report an answer that is no success, and perhaps where to look; the exit code is 1."""
     text = response.read().decode(errors="replace").strip()
-    complain(f"{what}: {response.status} {response.reason}" + (f": {_error_text(text)}" if text else ""))
+    told = _error_text(text)
+    see = see if told.endswith("(ERR_DIRECT_INVOKE)") else ""  # Not for an answer of the application.
+    complain(f"{what}: {response.status} {response.reason}" + (f": {told}{see}" if text else ""))
     return 1
 
 
@@ -143,11 +147,9 @@ def _print(response: Response) -> int:
         out.write(chunk)
         out.flush()
         last = chunk
-    if last and as_dapr():
+    if last and (as_dapr() or (sys.stdout.isatty() and not last.endswith(b"\n"))):
         out.write(b"\n")
         out.flush()
-    elif last and not last.endswith(b"\n") and sys.stdout.isatty():
-        note("")
     succeeded("App invoked successfully")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,23 @@ _HEADING = {
     "appLogPath": "APP LOG",
     "daprdLogPath": "GATEWAY LOG",
 }
-_SHORTENED = ("command",)
-_SHORT = 40
+_DAPR_HEADING = {
+    "appId": "APP ID",
+    "httpPort": "HTTP PORT",
+    "grpcPort": "GRPC PORT",
+    "appPort": "APP PORT",
+    "command": "COMMAND",
+    "age": "AGE",
+    "created": "CREATED",
+    "daprdPid": "DAPRD PID",
+    "cliPid": "CLI PID",
+    "appPid": "APP PID",
+    "runTemplatePath": "RUN_TEMPLATE_PATH",
+    "appLogPath": "APP_LOG_PATH",
+    "daprdLogPath": "DAPRD_LOG_PATH",
+}
+_PATHS = ("runTemplatePath", "appLogPath", "daprdLogPath")
+_SHORT, _SHORT_PATH = 40, 28
 
 
 def parser() -> Parser:
@@ -54,10 +70,12 @@ def run(words: Sequence[str]) -> int:
         if not records:
             note("nothing runs; start an application with: mesh run --app-id NAME -- COMMAND")
             return 0
-        records = [{**each, **{key: _short(str(each[key])) for key in _SHORTENED}} for each in records]
-    # Columns that are empty everywhere only take the width of others.
+        records = [{**each, "command": _short(str(each["command"]))} for each in records]
+        if sys.stdout.isatty():  # Scripts get the whole paths.
+            records = [{**each, **{key: _short_path(str(each[key])) for key in _PATHS}} for each in records]
+    # Columns that are empty everywhere only take the width of others; scripts count those of dapr.
     shown = {key: title for key, title in _HEADING.items() if any(each[key] not in ("", 0) for each in records)}
-    show_records(records, output, shown)
+    show_records(records, output, _DAPR_HEADING if as_dapr() else shown)
     return 0
 
 
@@ -96,3 +114,8 @@ def age(seconds: float) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
+
+
+def _short_path(text: str) -> str:
+    """Give the end of a path, which tells one from the others."""
+    return text if len(text) <= _SHORT_PATH else f"…{text[1 - _SHORT_PATH :]}"

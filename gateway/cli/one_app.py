@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from gateway.cli.options import to_arguments
 from gateway.cli.output import Console, Stream
 from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
 from gateway.config import CLOSE_SECONDS
-from gateway.runs import Run, find_run, set_app_pid
+from gateway.runs import Run, find_run, list_runs, set_app_pid
 from mesh.errors import MeshError
 from mesh.tasks import task_group
 
@@ -37,6 +38,8 @@ _FIRST_POLL, _LAST_POLL = 0.01, 0.1
 _APP_GRACE = 5.0
 _LAST_OUTPUT_WITHIN = 0.5
 _OUTBOUND, _READY = "/v1.0/healthz/outbound", "/v1.0/healthz"
+# What a gateway logs, as text or JSON, when it can not start yet.
+_WAITING = re.compile(r'waiting for the backbone(?:[^"\\]|\\.)*')
 _PATIENCE = 1.0  # Most applications listen before anybody has to be told that they do not.
 # An application that was told to end may say so.
 _TOLD_TO_END = (0, *(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)))
@@ -71,10 +74,15 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The gateway or the application, and what it writes."""
+    """The gateway or the application, and what it writes.
+
+    Attributes:
+        kept_out: Whether another program had its port: who answers there is not it.
+    """
 
     child: Child
     stream: Stream
+    kept_out: bool = False
 
 
 async def run_app(spec: AppSpec, around: Surroundings) -> int:
@@ -106,7 +114,11 @@ async def _ready(gateway: _Side, spec: AppSpec, around: Surroundings) -> Run | N
     """Wait until the API answers; None when everything is to stop before."""
     deadline = time.monotonic() + _READY_WITHIN
     pause = _FIRST_POLL
+    told = gateway.stream.target.console
     while not around.stop.is_set():
+        if not told and (waiting := _WAITING.search(gateway.stream.last_lines())):
+            told = True
+            around.voice.note(f"{spec.app_id}: {waiting[0]}")
         if gateway.child.ended.is_set():
             await gateway.child.last_output(_LAST_OUTPUT_WITHIN)
             how = exit_text(gateway.child.returncode or 0)
@@ -123,16 +135,22 @@ async def _ready(gateway: _Side, spec: AppSpec, around: Surroundings) -> Run | N
 
 
 async def _with_app(spec: AppSpec, around: Surroundings, gateway: _Side, run: Run) -> int:
-    if await asyncio.to_thread(_listens, spec.config):
-        around.voice.taken(spec)
+    if taken := await asyncio.to_thread(_listens, spec.config):
+        others = (each for each in list_runs(spec.config.home) if each.pid != run.pid)
+        around.voice.taken(spec, next((each.app_id for each in others if each.app_port == run.app_port), None))
     stream = Stream("APP", spec.app_id, spec.app_log, around.console, asks=spec.stdin == "keyboard")
-    start = Start("app", spec.command, _app_environment(spec, run, around.environ), spec.directory, spec.stdin)
+    environment = _app_environment(spec, run, around.environ)
+
+    def over() -> bool:
+        return around.stop.is_set() or gateway.child.ended.is_set()
+
+    start = Start("app", spec.command, environment, spec.directory, spec.stdin, over)
     try:
         async with started(start, stream, around.guard) as child:
             set_app_pid(spec.config.home, run.pid, child.pid)
             around.voice.app_started(spec, run, child.pid)
             await asyncio.to_thread(_tell_app_pid, run, child.pid)
-            return await _until_over(spec, around, run, gateway, _Side(child, stream))
+            return await _until_over(spec, around, run, gateway, _Side(child, stream, taken))
     except FileNotFoundError as error:
         what = spec.command[0] if spec.directory.is_dir() else f"the folder {spec.directory}"
         raise LaunchError(f"cannot start {spec.app_id}: {what} is not found") from error
@@ -146,7 +164,7 @@ async def _until_over(spec: AppSpec, around: Surroundings, run: Run, gateway: _S
         # What only calls out may have ended before anybody could ask.
         around.voice.up(spec, run)
     async with task_group() as tasks:
-        announcing = tasks.create_task(_announce(spec, around.voice, run), name=f"announce-{spec.app_id}")
+        announcing = tasks.create_task(_announce(spec, around.voice, run, app), name=f"announce-{spec.app_id}")
         await first_of(gateway.child.ended, around.stop, *((app.child.ended,) if app else ()))
         announcing.cancel()
     app_ended = app is not None and await _reported(around.voice.app_ended, spec, app)
@@ -170,12 +188,12 @@ async def _until_over(spec: AppSpec, around: Surroundings, run: Run, gateway: _S
     return int(gateway_failed)
 
 
-async def _announce(spec: AppSpec, voice: Voice, run: Run) -> None:
+async def _announce(spec: AppSpec, voice: Voice, run: Run, app: _Side | None) -> None:
     """Say once that the application is waited for, and once that both are ready."""
     patience = time.monotonic() + _PATIENCE
     waits = True
     pause = _FIRST_POLL
-    if spec.config.app_port is None:
+    if spec.config.app_port is None or (app is not None and app.kept_out):
         return
     while not await asyncio.to_thread(_answers, run, _READY):
         if waits and time.monotonic() > patience and not await asyncio.to_thread(_listens, spec.config):

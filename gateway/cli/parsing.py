@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from gateway.cli.options import DEPRECATED, FLAGS, H2C, IGNORED, NOT_OF_RUN, OLD_SIZES, Flag, GatewayOptions
+from gateway.cli.reference import as_typed
 from gateway.cli.terminal import note
 from mesh.values import parse_bool, parse_whole
 
@@ -84,13 +85,13 @@ class _Names:
 class Parser(argparse.ArgumentParser):
     """Raises `UsageError` and never exits; reads words as Go's programs do, and single dashes as daprd does."""
 
-    def __init__(self, prog: str, **kwargs: object) -> None:
+    def __init__(self, prog: str, **texts: str) -> None:
         super().__init__(
-            prog=prog,
+            prog=as_typed(prog),
             allow_abbrev=False,
             conflict_handler="resolve",
             formatter_class=_formatter,
-            **kwargs,  # type: ignore[arg-type]  # Passed on as it came.
+            **{name: as_typed(text) for name, text in texts.items()},  # type: ignore[arg-type]  # Usage, epilog…
         )
         # dapr takes these with every command.
         self.add_argument("--log-as-json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from gateway.cli.keyboard import pass_on
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from gateway.cli.output import Stream
@@ -47,6 +46,7 @@ class Start:
         environment: All of it.
         directory: Where it runs.
         stdin: What it reads.
+        over: Tells whether the keyboard is not ours to read any more.
     """
 
     role: Role
@@ -54,6 +54,7 @@ class Start:
     environment: Mapping[str, str]
     directory: Path
     stdin: Stdin = "nothing"
+    over: Callable[[], bool] = lambda: False
 
 
 class Child:
@@ -151,7 +152,7 @@ async def started(start: Start, stream: Stream, guard: Guard) -> AsyncIterator[C
         child = Child(process)
         async with task_group() as tasks:
             following = tasks.create_task(child.follow(stream), name=f"{start.role}-output")
-            typing = tasks.create_task(_passed_on(process, stream), name=f"{start.role}-input")
+            typing = tasks.create_task(_passed_on(process, stream, start.over), name=f"{start.role}-input")
             try:
                 yield child
             finally:
@@ -162,15 +163,16 @@ async def started(start: Start, stream: Stream, guard: Guard) -> AsyncIterator[C
                 await child.last_output(_OUTPUT_WITHIN)
                 following.cancel()
                 stream.end()
+                if process.stdin is not None:
+                    process.stdin.close()
     finally:
         stream.close()
 
 
-async def _passed_on(process: subprocess.Popen[bytes], stream: Stream) -> None:
-    if process.stdin is not None:
-        pipe = os.dup(process.stdin.fileno())
-        process.stdin.close()
-        await pass_on(sys.stdin.fileno(), pipe, stream.console.typed)
+async def _passed_on(process: subprocess.Popen[bytes], stream: Stream, over: Callable[[], bool]) -> None:
+    pipe = process.stdin
+    if pipe is not None and await pass_on(sys.stdin.fileno(), pipe.fileno(), stream.console.typed, over):
+        pipe.close()
 
 
 async def first_of(*events: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ Source: dapr CLI 1.18.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -17,12 +18,27 @@ from mesh.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ALIASES", "INSTEAD", "Sign", "as_dapr", "check_style", "failed_for_dapr", "program", "signed", "succeeded"]
+__all__ = [
+    "ALIASES",
+    "INSTEAD",
+    "Sign",
+    "as_dapr",
+    "as_typed",
+    "check_style",
+    "failed_for_dapr",
+    "program",
+    "signed",
+    "succeeded",
+]
 
 Sign = Literal["success", "failure", "warning", "info"]
 
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
+_OURS = re.compile(
+    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components?|asyncapi|status|init|uninstall|completion|version"
+    r"|COMMAND)\b)"
+)
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
 ALIASES: Mapping[str, str] = {"build-info": "version"}
@@ -37,7 +53,7 @@ INSTEAD: Mapping[str, str] = {
     "mtls": "gateways talk to the broker alone, so its TLS protects them: MESH_BACKBONE=tls://BROKER",
     "sched": "jobs and reminders are not there yet",
     "scheduler": "jobs and reminders are not there yet",
-    "upgrade": "there is one package to upgrade: pip install --upgrade brokermesh",
+    "upgrade": "there is one package to upgrade: git pull in the clone, and pip install it again",
     "wf": "workflows are not there yet",
     "workflow": "workflows are not there yet",
 }
@@ -63,6 +79,11 @@ def check_style(environ: Mapping[str, str] = os.environ) -> None:
 def program() -> str:
     """Give the name that people have typed."""
     return "dapr" if Path(sys.argv[0]).stem == "dapr" else "mesh"
+
+
+def as_typed(text: str) -> str:
+    """Name the program in its own texts as people have typed it: the next command is to be typed so as well."""
+    return text if program() == "mesh" else _OURS.sub(program(), text)
 
 
 def signed(sign: Sign, text: str) -> str:

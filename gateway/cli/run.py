@@ -25,8 +25,10 @@ from gateway.cli.parsing import (
     split_command,
     warnings_about,
 )
+from gateway.cli.reference import as_dapr
 from gateway.cli.terminal import note
 from gateway.cli.voice import voice_of
+from gateway.runs import list_runs
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.cli.processes import Stdin
     from mesh.resources.documents import Document
 
-__all__ = ["parser", "plan", "run"]
+__all__ = ["OLD_FIELDS", "parser", "plan", "run"]
 
 _OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(("--kubernetes", "-k", "--help", "-h"), "switch")}
 
@@ -86,7 +88,7 @@ _NOUNS = [
 ]
 
 _BESIDE_A_FILE = frozenset(("-f", "--run-file", "--log-as-json", "--runtime-path", "--dapr-path"))
-_OLD_FIELDS = {
+OLD_FIELDS = {
     "appSSL": "appProtocol: https",
     "daprHTTPMaxRequestSize": "maxBodySize, such as 16Mi",
     "daprHTTPReadBufferSize": "readBufferSize, such as 64Ki",
@@ -112,6 +114,7 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     specs = plan(words, os.environ)
     _check_files(specs)
+    _check_ports(specs)
     if not all(spec.config.resource_paths for spec in specs):
         _tell_unread(os.environ)
     sys.stdout.flush()
@@ -197,6 +200,24 @@ def _check_files(specs: Sequence[AppSpec]) -> None:
             note(f"warning: {warning}")
 
 
+def _check_ports(specs: Sequence[AppSpec]) -> None:
+    """Find ports of the API that gateways of this user have, before any application starts.
+
+    Raises:
+        ConfigError: Names whose they are.
+    """
+    taken = {(each.host, each.http_port): each for each in list_runs(specs[0].config.home) if each.http_port}
+    problems = []
+    for spec in specs:
+        port = 0 if spec.config.unix_socket_dir else spec.config.http_port
+        if run := taken.get((spec.config.listen[0], port)):
+            whose = f"{port} of {spec.app_id} is the port of {run.app_id}, which runs already"
+            text = f"{whose}; mesh stop {run.app_id} ends it"
+            problems.append(Problem(text, "daprHTTPPort" if spec.several else "--dapr-http-port"))
+    if problems:
+        raise ConfigError(problems)
+
+
 def _tell_unread(environ: Mapping[str, str]) -> None:
     """Say that the folder of another runtime is there, whose components need servers of that runtime."""
     folder = Path(environ.get("DAPR_RUNTIME_PATH") or Path.home()) / ".dapr" / "components"
@@ -228,7 +249,9 @@ def _about_template(document: Document, specs: Sequence[AppSpec]) -> list[str]:
     apps = document.get("apps")
     parts = [document.get("common"), *(apps if isinstance(apps, list) else ())]
     names = {name.casefold() for part in parts if isinstance(part, dict) for name in part}
-    warnings = [f"{old} is an old name; use {new}" for old, new in _OLD_FIELDS.items() if old.casefold() in names]
+    # Files that are written for dapr have them, and dapr says nothing of it.
+    old_fields = {} if as_dapr() else OLD_FIELDS
+    warnings = [f"{old} is an old name; use {new}" for old, new in old_fields.items() if old.casefold() in names]
     if any((spec.options.app_protocol or "").lower() == "h2c" for spec in specs):
         warnings.append(H2C)
     return warnings

@@ -11,6 +11,7 @@ from gateway.cli.backbone import embedded_status
 from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, show
+from gateway.config import DEFAULT_BACKBONE
 from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
 from mesh.urls import without_credentials
@@ -67,7 +68,7 @@ def run(words: Sequence[str]) -> int:
 def _facts(environ: Mapping[str, str]) -> dict[str, Any]:
     home = mesh_home(environ)
     runs = list_runs(home)
-    backbone = environ.get("MESH_BACKBONE") or "embedded:"
+    backbone = environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE
     facts: dict[str, Any] = {
         "backbone": without_credentials(backbone),
         "state": "yours",
@@ -115,6 +116,7 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
         if "seconds" in each:
             counts = f"{each['repeated']} attempts repeated, {each['givenUp']} given up, {each['trying']} going on"
             parts.append(f"{each['state']} for {each['seconds']:.3g} s ({counts}): {each['reason']}")
+            parts += [each["advice"]] if "advice" in each else []
         elif "state" in each:
             parts.append(each["state"])
         lines.append(f"{each['target']}: {'; '.join(parts)}")

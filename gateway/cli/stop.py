@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from gateway.cli.guard import alive
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, show
@@ -15,7 +16,7 @@ from gateway.runs import Run, find_run, list_runs
 from mesh.home import mesh_home
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
 __all__ = ["parser", "run"]
@@ -23,6 +24,7 @@ __all__ = ["parser", "run"]
 _POLL = 0.05
 # A gateway drains for 5 s by default, its application has 5 s after it.
 _WITHIN = 30.0
+_RUN_WITHIN = 10.0
 
 
 def parser() -> Parser:
@@ -49,7 +51,11 @@ def run(words: Sequence[str]) -> int:
         failed |= not _stopped(home, app_id, chosen, runs)
     if found.run_file is not None:
         path = _template(found.run_file)
-        failed |= not _stopped(home, path, [each for each in runs if each.labels.get("runTemplatePath") == path], runs)
+        chosen = [each for each in runs if each.labels.get("runTemplatePath") == path]
+        if not chosen and as_dapr():
+            complain(f"failed to stop Dapr and app processes: no application of {path} runs; see: mesh list")
+        else:
+            failed |= not _stopped(home, path, chosen, runs)
     # As dapr, one that does not run is no failure: scripts stop what may have ended.
     return int(failed and not as_dapr())
 
@@ -81,12 +87,21 @@ def _stopped(home: Path, name: str, chosen: Sequence[Run], all_runs: Sequence[Ru
     if rest:
         pids = ", ".join(map(str, rest))
         return _failed(name, f"still runs after {_WITHIN:.0f} s (gateway {pids}); to kill it: kill -9 {pids}")
+    # One whose applications have all gone ends as well: in its terminal, the shell is to read what is typed next.
+    _until_gone({each.cli_pid for each in chosen} - {each.cli_pid for each in list_runs(home)})
     of_template = chosen[0].labels.get("runTemplatePath") == name
     if not succeeded(
         "Dapr and app processes stopped successfully" if of_template else f"app stopped successfully: {name}"
     ):
         show(f"{name} stopped")
     return True
+
+
+def _until_gone(pids: Collection[int | None]) -> None:
+    """Wait for processes of ``mesh run``, which may have to kill an application first."""
+    deadline = time.monotonic() + _RUN_WITHIN
+    while any(pid is not None and alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(_POLL)
 
 
 def _failed(name: str, why: str) -> bool:

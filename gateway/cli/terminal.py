@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from gateway.cli.reference import failed_for_dapr
+from gateway.cli.reference import as_typed, failed_for_dapr
 
 if TYPE_CHECKING:
     import argparse
@@ -32,11 +32,12 @@ def show(text: str) -> None:
 
 def note(text: str) -> None:
     """Write a line beside the result."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{as_typed(text)}\n")
 
 
 def complain(text: str) -> None:
     """Write what went wrong, and what to do next."""
+    text = as_typed(text)
     if failed_for_dapr(text):
         return
     label = "\x1b[31merror:\x1b[0m" if colours_wanted(os.environ, terminal=sys.stderr.isatty()) else "error:"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.backbone import embedded_status
 from gateway.cli.parsing import Parser
-from gateway.cli.reference import as_dapr, succeeded
+from gateway.cli.reference import as_dapr, program, succeeded
 from gateway.cli.terminal import complain, note, show
 from gateway.runs import list_runs
 from mesh.home import mesh_home
@@ -41,8 +41,8 @@ def run(words: Sequence[str]) -> int:
     found = parser().parse(words)
     home = mesh_home(os.environ)
     if not found.all:
-        succeeded("Dapr has been removed successfully")
-        show(f"Nothing was removed. The data in {home}: mesh uninstall --all.\nThe program: pip uninstall brokermesh")
+        name = program()
+        show(f"Nothing was removed. The data in {home}: {name} uninstall --all.\nThe program: pip uninstall brokermesh")
         return 0
     runs = list_runs(home)
     if runs:

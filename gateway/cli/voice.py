@@ -41,10 +41,14 @@ class Voice:
         """Say that the gateway runs without an application of ours."""
         self.console.say(f"the gateway of {spec.app_id} is ready at {_address(run)}; there is no command to run")
 
-    def taken(self, spec: AppSpec) -> None:
-        """Say that somebody listens where the application is to listen."""
+    def taken(self, spec: AppSpec, other: str | None) -> None:
+        """Say that somebody listens where the application is to listen, perhaps another application of ours."""
         where = f"{spec.config.app_host}:{spec.config.app_port}"
-        self.note(f"warning: another program listens at {where} already, so {spec.app_id} can not")
+        who = "another program" if other is None else f"the application of {other}, which runs already,"
+        ending = "" if other is None else f"; mesh stop {other} ends it"
+        self.note(
+            f"warning: {who} listens at {where}, so {spec.app_id} can not, and what is meant for it goes there{ending}"
+        )
 
     def waiting(self, spec: AppSpec) -> None:
         """Say that the application does not listen yet."""

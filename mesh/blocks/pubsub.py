@@ -127,13 +127,15 @@ class PubSub:
             until_reachable=application.until_reachable,
         )
         counted = Counted(component.inbound.retry, dead_letter=subscription.dead_letter_topic is not None)
+        condition = self._parts.inbound.conditions.of("event", label)
+        condition.advice = 'the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
         settlement = Settlement(
             deliver,
             retry=component.inbound.retry,
             dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
-            condition=self._parts.inbound.conditions.of("event", label),
+            condition=condition,
             counted=self._counted.setdefault(label, counted),
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)

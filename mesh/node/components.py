@@ -144,12 +144,16 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
 
     An adapter that does not say its ``settings`` looks at them itself.
     """
-    declared: Sequence[Setting] | None = () if component.type in BACKBONE_TYPES else None
+    shared = [name for each in block.settings for name in each.names]
+    if component.type in BACKBONE_TYPES:
+        advice = f"; {component.type} uses the mesh's own broker: delete this line if it is about another server"
+        return component.unknown(shared, advice)
+    declared: Sequence[Setting] | None = None
     if registry.find(component.type) is not None:
         declared = declared_by(registry.load(component.type))
     if declared is None:
         return [], []
-    near, others = component.unknown(name for each in (*block.settings, *declared) for name in each.names)
+    near, others = component.unknown((*shared, *(name for each in declared for name in each.names)))
     return near, others + without_effect(component, declared)
 
 

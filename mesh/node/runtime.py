@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -81,6 +81,7 @@ class NodeSettings:
         observer: Is told of everything besides the node's own counters, and of broker and application too.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
+        backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
     """
 
     app_id: str
@@ -96,6 +97,7 @@ class NodeSettings:
     observer: Observer | None = None
     backbone_timeout: float = 5.0
     host_only: bool = False
+    backbone_from: str = ""
 
     @property
     def scoped(self) -> list[Component]:
@@ -215,14 +217,15 @@ class Runtime(Steps):
     async def _connect(self) -> Broker:
         """Enter the backbone; one that is not there yet is waited for, and that is said."""
         settings, loop = self.settings, asyncio.get_running_loop()
-        adapter = self._registry.load(f"backbone.{settings.backbone.partition(':')[0]}")
         until = loop.time() + settings.backbone_timeout
         told, wait = -TELL_INTERVAL, FIRST_WAIT
+        origin = f" (from {settings.backbone_from})" if settings.backbone_from else ""
         while True:
-            broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
+            broker = self._backbone()
             try:
                 return observed_broker(await self._stack.enter_async_context(broker), settings.observer)
             except BrokerUnavailableError as error:
+                error.args = (f"{error}{origin}",)
                 left = until - loop.time()
                 if left <= 0 or not error.retryable:  # Wrong credentials do not become right.
                     raise
@@ -231,6 +234,16 @@ class Runtime(Steps):
                     logger.warning("waiting for the backbone, %.0f s at most: %s", left, error)
             await asyncio.sleep(min(wait, left))
             wait = min(wait * 2, LONGEST_WAIT)
+
+    def _backbone(self) -> Broker:
+        settings = self.settings
+        try:
+            adapter = self._registry.backbone(settings.backbone)
+            broker: Broker = adapter.from_url(settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
+        except ConfigError as error:
+            named = [replace(each, path=each.path or settings.backbone_from) for each in error.problems]
+            raise ConfigError(named) from error
+        return broker
 
     def _make_parts(self, directory: Directory, hosts: Hosts) -> Parts:
         settings = self.settings

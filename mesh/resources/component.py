@@ -185,10 +185,15 @@ class Component:
             return self.problem(message)
         return Problem(message, "spec.type", self.file, *self.type_place)
 
-    def unknown(self, known: Iterable[str]) -> tuple[list[Problem], list[Problem]]:
+    def unknown(self, known: Iterable[str], advice: str = "") -> tuple[list[Problem], list[Problem]]:
         """Find settings that nothing reads: first those that may not be ignored, then the others.
 
         Of the first kind is what looks like a known one, and what would protect or tell something.
+        What has no value asks for nothing.
+
+        Args:
+            known: What is read.
+            advice: What to do with a stranger that may not be ignored.
         """
         names = tuple(known)
         folded = {name.casefold() for name in names}
@@ -196,12 +201,12 @@ class Component:
         others: list[Problem] = []
         for entry in self.metadata:
             if entry.name.casefold() not in folded:
-                lacking = _NOT_YET.get(entry.name.casefold())
+                lacking = _NOT_YET.get(entry.name.casefold()) if entry.value else None
                 guess = None if lacking else did_you_mean(entry.name, names)
-                unsafe = lacking is not None or (guess is None and protects(entry.name))
+                unsafe = lacking is not None or (guess is None and bool(entry.value) and protects(entry.name))
                 message = f"{lacking} is not supported yet" if lacking else "unknown setting"
                 message += f"; did you mean {guess!r}?" if guess else "" if lacking else ", which nothing reads"
-                message += "; ignoring it may be unsafe" if unsafe else ""
+                message += f"; ignoring it may be unsafe{'' if lacking else advice}" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 

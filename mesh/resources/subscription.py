@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
+    "METADATA",
     "DEFAULT_MAX_IN_FLIGHT",
     "MAX_IN_FLIGHT",
     "Asked",
@@ -70,7 +71,7 @@ def _delivery(text: str) -> str:
 
 
 # The last of two names for one field counts.
-_METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
+METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "deduplicate": ("deduplicate", parse_duration),
     "delivery": ("delivery", _delivery),
     "group": ("group", str),
@@ -196,7 +197,7 @@ def asked(metadata: Mapping[str, str]) -> tuple[Asked, list[tuple[str, str]]]:
     given = {name.casefold(): name for name in metadata}
     values: dict[str, object] = {}
     wrong: list[tuple[str, str]] = []
-    for known, (field_name, parse) in _METADATA.items():
+    for known, (field_name, parse) in METADATA.items():
         name = given.get(known.casefold())
         if name is not None:
             try:
@@ -208,16 +209,16 @@ def asked(metadata: Mapping[str, str]) -> tuple[Asked, list[tuple[str, str]]]:
 
 def unknown_metadata(names: Iterable[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Find names that nothing reads, each with what to say: those that look like a known one, then the others."""
-    known = {name.casefold() for name in _METADATA}
+    known = {name.casefold() for name in METADATA}
     near: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
     for name in names:
         if name.casefold() not in known:
-            guess = did_you_mean(name, _METADATA)
+            guess = did_you_mean(name, METADATA)
             if guess:
                 near.append((name, f"unknown metadata '{name}'; did you mean '{guess}'?"))
             else:
-                others.append((name, f"the metadata '{name}' has no effect here (known: {', '.join(_METADATA)})"))
+                others.append((name, f"the metadata '{name}' has no effect here (known: {', '.join(METADATA)})"))
     return near, others
 
 

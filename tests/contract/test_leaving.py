@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from dataclasses import asdict
 
@@ -39,6 +40,18 @@ async def test_leaving_waits_for_the_handlers_in_flight(broker: Broker, place: P
     go_on.set()
     await leaving
     assert inbox.deliveries[0].settled == "ack"
+
+
+async def test_closing_on_purpose_is_no_loss(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is warned of a connection that we have closed."""
+    inbox = Inbox()
+    leaver, options = await place.connect(), SubscribeOptions("g")
+    await place.begin(leaver, options)
+    async with leaver.subscribe(place.topic(), options, inbox):
+        await leaver.publish(place.topic(), text("x"))
+        await inbox.holds(1)
+    await place.leave(leaver)
+    assert not [each.getMessage() for each in caplog.records if each.levelno > logging.INFO]
 
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])

@@ -132,6 +132,8 @@ def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None
         assert json.loads(home.mesh("status", "-o", "json").stdout)["state"] == "running"
         assert home.mesh("publish", "-i", "orders", "-p", "pubsub", "-t", "t", "-d", '{"a":1}').returncode == 0
         assert home.mesh("stop", "--app-id", "orders").stdout == "orders stopped\n"
+        # It has ended when that is said; what is left of it is what nobody has asked for.
+        assert run.process.poll() == 0
         assert run.wait() == 0
     assert home.mesh("list", "-o", "json").stdout == "[]\n"
 
@@ -289,6 +291,12 @@ def test_port_that_is_taken_is_said(home: MeshHome) -> None:
         first.until("== up$")
         with home.run("--app-id", "b", "--dapr-http-port", number, "--", "sh", "-c", _FOREVER) as second:
             assert second.wait() == 1
+        told = f"error: --dapr-http-port: {number} of b is the port of a, which runs already; mesh stop a ends it"
+        assert second.lines == [told]
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        number = str(foreign.getsockname()[1])
+        with home.run("--app-id", "b", "--dapr-http-port", number, "--", "sh", "-c", _FOREVER) as second:
+            assert second.wait() == 1
         assert number in second.text
         assert "error: the gateway of b did not start" in second.text
         assert "Traceback" not in second.text
@@ -358,6 +366,21 @@ def test_ctrl_c_in_a_terminal_still_ends_in_order(home: MeshHome) -> None:
         assert process.wait(30) == 130
 
 
+def test_what_is_typed_while_it_ends_is_left_to_the_shell(home: MeshHome) -> None:
+    with _in_a_terminal(home, "--app-id", "i", "--", "sh", "-c", _STUBBORN) as (terminal, process):
+        _shown(terminal, "== APP - i == up")
+        shell = os.open(f"/proc/{process.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+        try:
+            process.terminate()
+            _shown(terminal, "mesh: stopping")
+            os.write(terminal, b"ls\n")
+            assert process.wait(30) == 0
+            assert select.select([shell], [], [], 10)[0]
+            assert os.read(shell, 100) == b"ls\n"
+        finally:
+            os.close(shell)
+
+
 def test_application_that_is_waited_for_is_said_once(home: MeshHome) -> None:
     port = free_port()
     with home.run("--app-id", "a", "--app-port", str(port), "--", "sh", "-c", _FOREVER) as run:
@@ -373,9 +396,32 @@ def test_application_that_is_waited_for_is_said_once(home: MeshHome) -> None:
 def test_port_that_another_program_has_is_said(home: MeshHome, app: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with home.run("--app-id", "a", "--app-port", str(port), "--", "sh", "-c", "echo up; exit 0") as run:
+        with home.run("--app-id", "a", "--app-port", str(port), "--", "sh", "-c", "sleep 3") as run:
             assert run.wait() == 0
-    assert f"mesh: warning: another program listens at 127.0.0.1:{port} already, so a can not" in run.lines
+    where = f"listens at 127.0.0.1:{port}, so a can not, and what is meant for it goes there"
+    assert f"mesh: warning: another program {where}" in run.lines
+    assert "up and running" not in run.text
+
+
+def test_application_of_ours_that_has_the_port_is_named(home: MeshHome, app: str) -> None:
+    port = str(free_port())
+    with home.run("--app-id", "first", "--app-port", port, "--", sys.executable, app) as first:
+        first.until("up and running")
+        with home.run("--app-id", "a", "--app-port", port, "--", "sh", "-c", "exit 0") as run:
+            assert run.wait() == 0
+        assert first.stop() == 0
+    told = (
+        f"the application of first, which runs already, listens at 127.0.0.1:{port}, so a can not, and what is meant "
+    )
+    assert f"mesh: warning: {told}for it goes there; mesh stop first ends it" in run.lines
+
+
+def test_backbone_that_is_away_is_said_for_a_template(home: MeshHome, tmp_path: Path) -> None:
+    """As for a single application, whose gateway writes to the terminal."""
+    path = _template(tmp_path, {"one": _FOREVER}, daprdLogDestination="file")
+    with home.run("-f", str(path), environ={"MESH_BACKBONE": f"nats://127.0.0.1:{free_port()}"}) as run:
+        run.until(r"^mesh: one: waiting for the backbone, 5 s at most: NATS at .*: .* \(from MESH_BACKBONE\)$")
+        assert run.stop() in (0, 1)
 
 
 def test_ready_line_comes_once_both_are(home: MeshHome, app: str) -> None:
@@ -515,8 +561,8 @@ auth: {secretStore: vault}
 @pytest.mark.parametrize(
     ("secrets", "said"),
     [
-        (None, "a.yaml:1:1: component vault: cannot read the secrets file secrets.json: [Errno 2] No such file"),
-        ("[]", "component vault: the secrets file secrets.json must hold a JSON object"),
+        (None, "a.yaml:4:50: spec.metadata[0] (secretsFile): cannot read the secrets file /"),
+        ("[]", "/secrets.json must hold a JSON object"),
         ("{}", "refers to the secret 'prefix' (key 'prefix'), which no secret store gives"),
         ('{"prefix": "a||b"}', "keyPrefix can't contain '||'"),
         ('{"prefix": "a"}', "a.yaml:15:47: spec.headers[0] (h): refers to the secret 'header' (key 'header')"),

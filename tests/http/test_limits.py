@@ -230,7 +230,8 @@ async def test_what_deliveries_say(memory: Backbone, tmp_path: Path, caplog: pyt
         told = await until_condition(node, target="event pubsub/t", breaker="open")
         assert told["circuitBreaker"] == "cb"
     said = lines(caplog)
-    assert said[0] == "event pubsub/t: attempt 1 failed: the application answered 500; the next in 0.02 s"
+    failed = "event pubsub/t: attempt 1 failed: the application answered 500; the next in 0.02 s"
+    assert said[0] == failed + '; the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
     assert said[1].startswith("event pubsub/t: works again after ")
     assert (
         sum("event pubsub/t: circuit breaker cb is open for 60 s: 21 failures in a row, " in each for each in said) == 1

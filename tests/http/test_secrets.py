@@ -226,7 +226,15 @@ REF = {"name": "s", "key": "k"}
             r"\(connectionString\): must be the path of a file",
         ),
         (component("f", "secretstores.local.file"), r"the setting secretsFile is missing"),
-        (component("f", "secretstores.local.file", secretsFile="/nowhere"), r"cannot read the secrets file /nowhere"),
+        (
+            component("f", "secretstores.local.file", secretsFile="/nowhere"),
+            r"\(secretsFile\): cannot read the secrets file /nowhere: [^;]+$",
+        ),
+        (
+            component("f", "secretstores.local.file", secretsFile="no/where.json"),
+            r"\d: spec\.metadata\[0\] \(secretsFile\): cannot read the secrets file /\S+/no/where\.json: "
+            r"No such file or directory; the path is relative to the directory of the command$",
+        ),
         (
             component("f", "secretstores.local.file", secretsFile="/x", multiValued="perhaps"),
             r"\(multiValued\): not a boolean: 'perhaps'",
@@ -243,6 +251,7 @@ REF = {"name": "s", "key": "k"}
         "no path",
         "no file named",
         "no such file",
+        "no such file here",
         "no boolean",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,9 @@ from tests.meta.sources import ROOT
 pytest.importorskip("gateway.cli.dispatch", reason="the command line is not there")
 
 from gateway.cli.dispatch import COMMANDS, command
-from gateway.cli.options import FLAGS, IGNORED, OLD_SIZES
+from gateway.cli.options import DEPRECATED, FLAGS, IGNORED, OLD_SIZES
 from gateway.cli.reference import ALIASES, INSTEAD
+from gateway.cli.run import OLD_FIELDS
 
 _PAGE = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 _OPTION = re.compile(r"`(--?[A-Za-z][A-Za-z0-9-]*)`")
@@ -77,3 +79,13 @@ def test_every_flag_of_a_gateway_is_documented() -> None:
     assert names <= set(_OPTION.findall(_PAGE))
     rows = re.findall(r"^\| (`--[^|]*) \| (.*) \|$", _PAGE, re.MULTILINE)
     assert not [flags for flags, meaning in rows if not meaning.strip()]
+
+
+_SHOWN = [*(ROOT / "examples").rglob("*.md"), *(ROOT / "examples").rglob("*.yaml"), ROOT / "README.md"]
+
+
+@pytest.mark.parametrize("file", _SHOWN, ids=lambda file: str(file.relative_to(ROOT)))
+def test_examples_use_no_old_names(file: Path) -> None:
+    """What people copy brings no warning."""
+    words = set(re.split(r"[\s`=:]+", file.read_text(encoding="utf-8")))
+    assert not words & {*DEPRECATED, "--payload", *OLD_FIELDS}

@@ -53,7 +53,7 @@ def test_adapter_imports_little(adapter: str) -> None:
 
 
 def test_the_extra_for_all_brings_every_adapter() -> None:
-    """``pip install 'brokermesh[all]'``; whoever develops has them all, too."""
+    """``pip install '/path/to/brokermesh[all]'``; whoever develops has them all, too."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     [everything] = extras["all"]
     named = everything.partition("[")[2].rstrip("]").split(",")

@@ -19,6 +19,7 @@ from gateway.cli.template import is_template
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
 from mesh.resources.loader import load_configuration_file, load_resources, parse_documents, validate
+from mesh.resources.subscription import METADATA
 from tests.meta.sources import PACKAGES, ROOT, Block, blocks
 
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
@@ -195,3 +196,12 @@ def test_other_examples_parse() -> None:
                 list(yaml.safe_load_all(block.text))
             case language:
                 pytest.fail(f"{block}: unknown language {language!r}")
+
+
+@pytest.mark.parametrize("name", ["pubsub.md", "resources.md"])
+def test_metadata_of_a_subscription_is_documented(name: str) -> None:
+    """Both pages list all of it."""
+    rows = re.findall(r"^\| (.*)$", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.MULTILINE)
+    start = "`spec.metadata` |" if name == "resources.md" else "`"
+    listed = {word for row in rows if row.startswith(start) for word in re.findall(r"`(\w+)`", row)}
+    assert set(METADATA) <= listed

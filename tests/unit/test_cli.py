@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from gateway.cli import invoke, main, publish
 from gateway.cli.dispatch import COMMANDS, command
 from gateway.cli.publish import content_type
-from gateway.cli.reference import INSTEAD
+from gateway.cli.reference import INSTEAD, as_typed
 from gateway.runs import Run, registered
 from tests.support.processes import ROOT
 
@@ -190,7 +191,9 @@ def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_has_the_members_of_dapr(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(
         "nodeapp",
         3500,
@@ -206,6 +209,9 @@ def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[
         table = capsys.readouterr().out.splitlines()
         assert main(["list", "-o", "yaml"]) == 0
         assert "- appId: nodeapp\n" in capsys.readouterr().out
+        monkeypatch.setenv("MESH_OUTPUT", "dapr")
+        assert main(["list"]) == 0
+        as_dapr = capsys.readouterr().out.splitlines()[0]
     assert entry.pop("age") == "0s"
     assert entry.pop("created").startswith("20")
     assert entry == {
@@ -226,6 +232,10 @@ def test_list_has_the_members_of_dapr(home: Path, capsys: pytest.CaptureFixture[
         "runTemplateName": "",
     }
     assert table[0].split("  ")[0] == "APP ID"
+    assert re.split(r"  +", as_dapr) == [
+        *("APP ID", "HTTP PORT", "GRPC PORT", "APP PORT", "COMMAND", "AGE", "CREATED", "DAPRD PID", "CLI PID"),
+        *("APP PID", "RUN_TEMPLATE_PATH", "APP_LOG_PATH", "DAPRD_LOG_PATH"),
+    ]
     assert table[1].startswith("nodeapp")
     assert "RUN TEMPLATE" not in table[0]
 
@@ -260,7 +270,10 @@ def test_invoke_prints_the_bytes_of_the_answer(home: Path, capfdbinary: pytest.C
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        (b'{"errorCode":"ERR_DIRECT_INVOKE","message":"no such app"}', "no such app (ERR_DIRECT_INVOKE)"),
+        (
+            b'{"errorCode":"ERR_DIRECT_INVOKE","message":"no such app"}',
+            "no such app (ERR_DIRECT_INVOKE); see: mesh list",
+        ),
         (b"the app's own words\n", "the app's own words"),
         (b'{"own":1}', '{"own":1}'),
     ],
@@ -398,12 +411,14 @@ def test_status_tells_what_is_not_well(home: Path, capsys: pytest.CaptureFixture
         {"target": "application", "state": "away"},
         {"target": "invocation order-processor", **breaker},
         {"target": "state statestore", **retrying},
+        {"target": "event pubsub/a", **retrying, "advice": "DROP ends it"},
         {"target": "invocation x", **breaker, **retrying},
     ]
     lines = [
         "application: away",
         "invocation order-processor: circuit breaker simpleCB is open, 3 refused",
         "state statestore: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer",
+        "event pubsub/a: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer; DROP ends it",
         "invocation x: circuit breaker simpleCB is open, 3 refused; retrying for 12.5 s "
         "(7 attempts repeated, 1 given up, 2 going on): no answer",
     ]
@@ -469,7 +484,7 @@ def test_as_dapr_its_lines_and_exit_codes_are_given(
     [
         ("init", "✅  Success! Dapr is up and running.\n"),
         ("init --slim --runtime-version 1.18 --image-registry x", "✅  Success! Dapr is up and running.\n"),
-        ("uninstall", "✅  Dapr has been removed successfully\n"),
+        ("uninstall", "Nothing was removed. "),
         ("uninstall --all --network n", "✅  Dapr has been removed successfully\n"),
         ("version", "Runtime version: "),
         ("--version", "CLI version: "),
@@ -526,6 +541,8 @@ def test_link_makes_the_program_speak_as_dapr(tmp_path: Path, capsys: pytest.Cap
     folder = tmp_path / "new" / "bin"
     assert main(["init", "--as-dapr", str(folder)]) == main(["init", "--as-dapr", str(folder)]) == 0
     captured = capsys.readouterr()
+    template = tmp_path / "dapr.yaml"
+    template.write_text("version: 1\napps: []\n")
     assert f"{folder / 'dapr'} is " in captured.out
     assert str(folder) in captured.err
     found = subprocess.run([folder / "dapr", "list"], capture_output=True, text=True, check=True)
@@ -535,9 +552,31 @@ def test_link_makes_the_program_speak_as_dapr(tmp_path: Path, capsys: pytest.Cap
         255,
         "❌  unknown command 'lst'; did you mean list?\n  see: dapr --help\n",
     )
+    # What is to be typed next is named as it was typed.
+    for words, said in (
+        (["invoke", "-a", "x", "-m", "y"], "no gateway runs; start one with: dapr run --app-id NAME -- COMMAND"),
+        (["stop"], "name an application: dapr stop APP-ID, or a template: dapr stop -f FILE\n  see: dapr stop --help"),
+        (["stop", "-f", str(template)], f"failed to stop Dapr and app processes: no application of {template} runs"),
+    ):
+        found = subprocess.run([folder / "dapr", *words], capture_output=True, text=True, check=False)
+        assert said in found.stderr
+    found = subprocess.run([folder / "dapr", "stop", "--help"], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("usage: dapr stop ")
     (tmp_path / "dapr").write_text("another")
     assert main(["init", "--as-dapr", str(tmp_path)]) == 1
     assert "is there already, and is not ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_named_as_it_was_typed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/dapr"])
+    assert as_typed(f"the mesh: mesh {name} x") == f"the mesh: dapr {name} x"
+
+
+@pytest.mark.parametrize(("word", "meant"), [("start", "run, or init"), ("ps", "list"), ("down", "stop")])
+def test_words_of_other_programs_are_understood(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 2
+    assert capsys.readouterr().err == f"error: unknown command '{word}'; did you mean {meant}?\n  see: mesh --help\n"
 
 
 @pytest.mark.parametrize("name", INSTEAD)

@@ -95,6 +95,10 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
             "type: state.sqlite, metadata: [{name: clientCert, value: c}]",
             "which nothing reads; ignoring it may be unsafe",
         ),
+        (
+            "type: state.mesh, metadata: [{name: redisPassword, value: p}]",
+            "may be unsafe; state.mesh uses the mesh's own broker: delete this line if it is about another server",
+        ),
         ("type: bindings.cron", "this version has no components of the kind 'bindings'"),
     ],
 )
@@ -158,6 +162,21 @@ def test_settings_that_an_adapter_takes_without_effect(
     assert (code, out) == (0, "1 resource is fine\n")
     told = "" if said is None else f"warning: a.yaml:8:5: spec.metadata[1] ({setting}): it has no effect: {said}"
     assert (err.startswith(told), err.count("\n")) == (True, int(said is not None)), err
+
+
+@pytest.mark.parametrize("name", ["redisPassword", "primaryEncryptionKey", "outboxPublishTopic"])
+@pytest.mark.parametrize(
+    ("kind", "own"), [("state.mesh", ""), ("state.sqlite", "{name: connectionString, value: a.db}, ")]
+)
+def test_a_setting_without_a_value_asks_for_nothing(
+    kind: str, own: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It protects nothing, so it may be ignored."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\n"
+    _write("a.yaml", f'{head}spec: {{type: {kind}, metadata: [{own}{{name: {name}, value: ""}}]}}\n')
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, out) == (0, "1 resource is fine\n")
+    assert err.endswith(f"({name}): unknown setting, which nothing reads\n")
 
 
 def test_configuration_is_checked_with_its_variables(
@@ -294,7 +313,7 @@ def test_secrets_that_nobody_gives(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = _checked(capsys, "r")
     refused = "r/a.yaml:14:7: spec.headers[2] (c): the variable 'DAPR_HTTP_PORT' belongs to the runtime"
     assert (code, out) == (1, f"{refused} and cannot be read\n")
-    assert "warning: r/a.yaml:1:1: component vault: " in err, "its file is not here"
+    assert "(secretsFile): cannot read the secrets file /" in err, "its file is not here"
     _write("secrets.json", '{"here": "x"}')
     _, _, err = _checked(capsys, "r")
     assert [line for line in err.splitlines() if line.startswith("warning")] == [

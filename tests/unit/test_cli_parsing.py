@@ -377,6 +377,18 @@ def test_options_beside_a_template_have_no_effect_and_are_said(
     ]
 
 
+def test_as_dapr_old_fields_of_a_template_are_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that are written for it have them."""
+    monkeypatch.setenv("MESH_OUTPUT", "dapr")
+    (tmp_path / "dapr.yaml").write_text(
+        "version: 1\ncommon: {resourcesPath: .}\napps: [{appID: one, appDirPath: ., command: [sh]}]\n"
+    )
+    assert plan(["-f", str(tmp_path)], _ENVIRON)
+    assert capsys.readouterr().err == ""
+
+
 def test_run_names_an_application_that_has_no_name() -> None:
     (spec,) = plan(["node", "app.js"], _ENVIRON)
     assert "-" in spec.app_id

@@ -101,7 +101,7 @@ def test_nkeys_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "user.nk"
     path.write_text(SEED)
     monkeypatch.setitem(sys.modules, "nkeys", None)  # As Python itself marks what cannot be imported.
-    with pytest.raises(MissingDependencyError, match=r"pip install 'brokermesh\[nkeys\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '.*\[nkeys\]'"):
         NatsBroker.from_url(f"nats://h?nkey={path}")
 
 

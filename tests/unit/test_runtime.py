@@ -173,6 +173,22 @@ async def endless() -> AsyncIterator[None]:
     yield
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("foo://me:secret@x", "'foo://***@x' does not begin with the scheme of a broker; these are: amqp, amqps, "),
+        ("me:secret@x", "'me:…' does not begin with the scheme of a broker; these are: amqp, amqps, "),
+        ("nats://h?nope=3", "unknown option of a NATS URL: 'nope'"),
+    ],
+)
+async def test_what_is_wrong_with_a_backbone_names_where_it_came_from(url: str, said: str) -> None:
+    settings = NodeSettings("app", "default", url, backbone_from="MESH_BACKBONE")
+    with pytest.raises(ConfigError) as raised:
+        async with Runtime(settings, Registry()):
+            pass
+    assert str(raised.value).startswith(f"MESH_BACKBONE: {said}")
+
+
 class EndlessRegistry(Registry):
     def load(self, name: str) -> type:
         return Endless if name == "secretstores.local.env" else super().load(name)

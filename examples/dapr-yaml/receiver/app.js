@@ -11,7 +11,11 @@ const server = http.createServer(async (request, response) => {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
   if (request.url === '/names') {
-    const { name, greeting } = JSON.parse(Buffer.concat(chunks)).data;
+    const { name, greeting } = JSON.parse(Buffer.concat(chunks)).data ?? {};
+    if (name === undefined) {
+      response.end('{"status":"DROP"}');
+      return;
+    }
     console.log(`${greeting}, ${name}! ${process.env.GREETING}!`);
   }
   response.end();

@@ -30,7 +30,13 @@ const server = http.createServer(async (request, response) => {
     return;
   }
   try {
-    route(await json(request));
+    const event = await json(request);
+    if (event.data?.orderId === undefined) {
+      console.log('An event that is no order');
+      response.writeHead(200, { 'Content-Type': 'application/json' }).end('{"status":"DROP"}');
+      return;
+    }
+    route(event);
     response.writeHead(200, { 'Content-Type': 'application/json' }).end('{"status":"SUCCESS"}');
   } catch (error) {
     console.error(error.message);

@@ -16,8 +16,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def pack(order: dict[str, object], how: str) -> str:
+def pack(order: object, how: str) -> str:
     """Settle one delivery: SUCCESS, RETRY, or DROP, which sends it to the dead letter topic."""
+    if not isinstance(order, dict) or not {"orderId", "item"} <= order.keys():
+        say(f"This is no order: {order}")
+        return "DROP"
     if order["item"] not in STOCK:
         say(f"Order {order['orderId']}: there is no {order['item']}")
         return "DROP"
@@ -37,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         if how is None:
             self.answer(404, {})
         else:
-            self.answer(200, {"status": pack(event["data"], how)})
+            self.answer(200, {"status": pack(event.get("data"), how)})
 
     def do_GET(self) -> None:
         # The gateway asks for /dapr/config and /dapr/subscribe; the subscriptions stand in a file.
