@@ -70,18 +70,19 @@ def _page(alike: Sequence[ComponentType]) -> str:
     lines += [f"| operations run | {_WHERE[first.placement]} |"]
     lines += [f"| tested with | {first.tested or 'its adapter does not say'} |"]
     lines += ["", "```yaml", component_file(first, optional=False).rstrip(), "```", "", "## Settings", ""]
-    own = [each for each in first.settings or () if not each.ignored]
+    own = [each for each in first.settings or () if each.used]
     names = {each.name for each in own}
-    shared = [each for each in first.all_settings if not each.ignored and each.name not in names]
+    shared = [each for each in first.all_settings if each.used and each.name not in names]
     lines += _table(own) if own else ["It has none of its own."]
     if shared:
         lines += ["", "Of every component of this kind:", "", *_table(shared)]
     reasons: dict[str, list[str]] = {}
     for each in first.settings or ():
-        if each.ignored:
-            reasons.setdefault(each.ignored, []).append(f"`{each.name}`")
+        if not each.used:
+            reason = each.ignored or f"it is refused: {each.refused} is not supported"
+            reasons.setdefault(reason, []).append(f"`{each.name}`")
     if reasons:
-        lines += ["", "| accepted, without effect | why |", "| --- | --- |"]
+        lines += ["", "| without effect | why |", "| --- | --- |"]
         lines += [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
     return "\n".join(lines) + "\n"
 

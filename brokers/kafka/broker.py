@@ -16,7 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from brokers.kafka._background import background
 from brokers.kafka._cluster import Cluster, error_of
-from brokers.kafka._config import IGNORED, REFUSED, USED, KafkaConfig
+from brokers.kafka._config import KafkaConfig, KafkaSettings
 from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
 from brokers.kafka._names import group_name, topic_name
@@ -72,8 +72,7 @@ class KafkaBroker(Adapter):
     title = "Events in topics of Apache Kafka."
     tested = "Apache Kafka 3.9"
     configuration = KafkaConfig
-    settings = (*USED, *IGNORED, *REFUSED)
-    without_effect = IGNORED
+    settings = KafkaSettings
     group_settings = ("consumerGroup", "consumerID")
     _config: KafkaConfig
 

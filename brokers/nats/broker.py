@@ -15,7 +15,7 @@ from typing import cast
 from nats.aio.msg import Msg
 
 from brokers.nats._client import JSON, Connection, check_api
-from brokers.nats._config import IGNORED, USED, NatsConfig
+from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
@@ -46,8 +46,7 @@ class NatsBroker(Adapter):
     title = "Events in streams of NATS JetStream."
     tested = "nats-server 2.12 and later, one and a cluster of three"
     configuration = NatsConfig
-    settings = (*USED, *IGNORED)
-    without_effect = IGNORED
+    settings = NatsSettings
     _config: NatsConfig
 
     features = Features(

@@ -12,7 +12,7 @@ from typing import cast
 
 from redis.asyncio import Connection as Socket
 
-from brokers.redis._config import IGNORED, USED, RedisConfig
+from brokers.redis._config import RedisConfig, RedisSettings
 from brokers.redis._connection import Connection
 from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
@@ -55,8 +55,7 @@ class RedisBroker(Adapter):
     title = "Events in Redis streams."
     tested = "Redis 7.0"
     configuration = RedisConfig
-    settings = (*USED, *IGNORED)
-    without_effect = IGNORED
+    settings = RedisSettings
     _config: RedisConfig
 
     features = Features(

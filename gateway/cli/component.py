@@ -90,18 +90,18 @@ def _told(kind: ComponentType) -> Iterator[str]:
     yield from (f"{name}: {text}" for name, text in facts.items() if text)
     if kind.settings is None:
         yield "its adapter does not say which settings it has"
-    used = [each for each in kind.all_settings if not each.ignored]
+    used = [each for each in kind.all_settings if each.used]
     if used:
         yield ""
         rows = [(each.name, each.kind.name, _default(each), _about(each)) for each in used]
         yield table([("SETTING", "KIND", "DEFAULT", "WHAT IT IS"), *rows])
     reasons: dict[str, list[str]] = {}
     for each in kind.all_settings:
-        if each.ignored:
-            reasons.setdefault(each.ignored, []).append(each.name)
+        if not each.used:
+            reasons.setdefault(each.ignored or f"refused, {each.refused} is not supported", []).append(each.name)
     if reasons:
         yield ""
-        yield "accepted, without effect:"
+        yield "without effect:"
         yield from (f"  {', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
@@ -141,22 +141,26 @@ def _new(kind: ComponentType, name: str | None, output: str | None) -> int:
 def component_file(kind: ComponentType, name: str | None = None, *, optional: bool = True) -> str:
     """Write a component of a type: what it needs filled in, and what it may have as comments, if that is wanted."""
     name = name or (kind.block.called if kind.block is not None else "") or kind.name.partition(".")[0]
-    used = [each for each in kind.all_settings if not each.ignored and (optional or each.required)]
-    needed = any(each.required for each in used)
+    used = [each for each in kind.all_settings if each.used and (optional or _written(each))]
+    needed = any(map(_written, used))
     lines = [f"# {line}" for line in wrap(f"{kind.name}: {kind.title}".removesuffix(": "), _WIDTH)] * optional
     lines += ["apiVersion: dapr.io/v1alpha1", "kind: Component", "metadata:", f"  name: {_scalar(name)}"]
     lines += ["spec:", f"  type: {kind.name}", "  version: v1"]
     lines += ["  metadata:" if needed else "  # metadata:"] * bool(used)
-    for each in sorted(used, key=lambda each: not each.required):
+    for each in sorted(used, key=lambda each: not _written(each)):
         lines += [f"    # {line}" for line in wrap(_about(each), _WIDTH - 6)]
-        lines += [f"    {'' if each.required else '# '}{line}" for line in _entry(each, name)]
+        lines += [f"    {'' if _written(each) else '# '}{line}" for line in _entry(each, name)]
     secret = [each for each in used if each.secret]
     if secret:
-        lead = "" if any(each.required for each in secret) else "# "
+        lead = "" if any(map(_written, secret)) else "# "
         lines += ["# The component that has what secretKeyRef names:"]
         lines += [f"{lead}auth:", f"{lead}  secretStore: {_SECRET_STORE}"]
     lines += ["# Only these applications may use it; without this, all may:", "# scopes: [APP-ID]"] * optional
     return "\n".join([*lines, ""])
+
+
+def _written(each: Setting) -> bool:
+    return each.required or each.suggested
 
 
 def _entry(each: Setting, component: str) -> list[str]:

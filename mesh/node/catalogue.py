@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mesh.blocks.block import Block
 from mesh.errors import MissingDependencyError
 from mesh.registry import BACKBONE_TYPES, Registry
-from mesh.resources.settings import TEXT, Setting, declared_by
+from mesh.resources.settings import TEXT, VERBATIM, Setting, declared_by
 
 __all__ = ["ComponentType", "component_type", "component_types", "example"]
 
@@ -56,7 +56,7 @@ class ComponentType:
         own, shared = self.settings or (), () if self.block is None else self.block.settings
         taken = {name.casefold() for each in own for name in each.names}
         both = (*own, *(each for each in shared if each.name.casefold() not in taken))
-        return tuple(sorted(both, key=lambda each: bool(each.ignored)))
+        return tuple(sorted(both, key=lambda each: not each.used))
 
     def described(self) -> Mapping[str, object]:
         """Give all of it as JSON values."""
@@ -73,8 +73,12 @@ class ComponentType:
 
 
 def _setting(each: Setting) -> Mapping[str, object]:
-    if each.ignored:
-        return {"name": each.name, "noEffect": each.ignored}
+    if not each.used:
+        return (
+            {"name": each.name, "noEffect": each.ignored}
+            if each.ignored
+            else {"name": each.name, "refused": each.refused}
+        )
     return {
         "name": each.name,
         "aliases": list(each.aliases),
@@ -131,7 +135,7 @@ def example(setting: Setting) -> str:
     """Give a text that a setting may have, to be replaced by what is meant."""
     if setting.example or setting.shown_default:
         return setting.example or setting.shown_default
-    if setting.kind is TEXT:
+    if setting.kind in (TEXT, VERBATIM):
         return PLACEHOLDER
     return next((text for text in (*setting.kind.choices, *_TEXTS) if _is(setting, text)), PLACEHOLDER)
 

@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
-    "PUBSUB_SETTINGS",
     "Component",
     "EnvRef",
     "HTTPEndpoint",
     "MetadataEntry",
-    "NoEffect",
     "Secret",
     "SecretRef",
     "TemplateTokens",
@@ -33,9 +31,6 @@ __all__ = [
     "without_secret",
     "without_store",
 ]
-
-# Read by the mesh, for every pub/sub component.
-PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 
 _NOT_YET = {
     "primaryencryptionkey": "encryption at rest",
@@ -99,19 +94,6 @@ class MetadataEntry:
         if isinstance(self.value, Secret):
             return self.value.reveal()
         return self.value if isinstance(self.value, str) else None
-
-
-@dataclass(frozen=True, slots=True)
-class NoEffect:
-    """A setting that an adapter takes although it does nothing here.
-
-    Attributes:
-        reason: Why.
-        anyway: Values, in lower case, that ask for what is so anyway; then nothing is said.
-    """
-
-    reason: str
-    anyway: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

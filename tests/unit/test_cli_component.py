@@ -132,7 +132,7 @@ def test_a_new_file_has_every_setting() -> None:
     assert (found.many, found.wait, found.on, found.separator) == (1, 5.0, False, ":")
 
 
-@pytest.mark.parametrize("name", [each for each in Registry().types() if not each.startswith("pubsub.")])
+@pytest.mark.parametrize("name", Registry().types())
 def test_a_new_file_of_every_type_is_fine(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,7 +159,7 @@ def test_types_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["component", "types", "pubsub.redis"]) == 0
     out = capsys.readouterr().out
     assert "redisHost" in out
-    assert "accepted, without effect:" in out
+    assert "without effect:" in out
 
 
 @pytest.mark.parametrize(
