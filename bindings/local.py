@@ -141,7 +141,7 @@ class FileSecretStore(ComponentAdapter):
         self._stack.callback(self._forget)
 
     def _wrong(self, message: str) -> ConfigError:
-        return ConfigError(self._component.problem(message, setting="secretsFile"))
+        return self._problem(message, setting="secretsFile")
 
     def _all(self, secrets: dict[str, object]) -> Mapping[str, Mapping[str, str]]:
         if not self._multi_valued:

@@ -46,7 +46,7 @@ _MEANING: Mapping[str, str] = {
     "delay": "delayed retries are held by the broker",
     "dedup": "a repeated publish with the same message id is stored once",
     "wildcard": "subscriptions with wildcards",
-    "key_value": "key/value store, for `state.mesh`",
+    "key_value": "key/value store, for `state.mesh`, `configuration.mesh` and `lock.mesh`",
     "ephemeral": "broadcast subscriptions",
     "release_counts": "a delivery handed back unhandled counts as an attempt",
     "retention": "a new group begins with the oldest event that is stored",
@@ -175,7 +175,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "fault-times": _fault_times_table,
     **{
         f"ignored-settings-{kind.partition('.')[2]}": partial(_ignored_settings, kind)
-        for kind in ("pubsub.nats", "pubsub.redis", "pubsub.rabbitmq", "pubsub.kafka", "pubsub.mqtt", "state.sqlite")
+        for kind in ("pubsub.nats", "pubsub.redis", "pubsub.rabbitmq", "pubsub.kafka", "pubsub.mqtt")
     },
     **{f"limits-{name}": partial(table, name) for name in TABLES},
 }

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bindings import local, sqlite
+from bindings import local
+from bindings.redis._settings import RedisSettings
+from bindings.redis.configuration import MAX_KEYS
+from bindings.sql import sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
@@ -17,10 +20,21 @@ from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
-from mesh.blocks import durable, invocation, pubsub, secrets, state, store, topics
+from mesh.blocks import (
+    configuration,
+    configuration_store,
+    durable,
+    invocation,
+    lock,
+    pubsub,
+    secrets,
+    state,
+    store,
+    topics,
+)
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
-from mesh.node import directory
+from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
 from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
@@ -66,6 +80,18 @@ def _asked() -> Sequence[Row]:
         ("a publish, alone or in bulk; each attempt", _time(topics.PUBLISH.seconds), OUTBOUND, failed),
         ("an operation on a state store; each attempt", _time(state.GET.seconds), OUTBOUND, failed),
         ("reading a secret; each attempt", _time(secrets.GET.seconds), OUTBOUND, failed),
+        (
+            "taking a lock, or giving it back; reading, writing or subscribing to a configuration; each attempt",
+            _time(lock.ACQUIRE.seconds),
+            OUTBOUND,
+            failed,
+        ),
+        (
+            "asking whether a configuration has changed, for a subscription",
+            _time(configuration.WATCH.seconds),
+            OUTBOUND,
+            "a line in the log; it is asked again",
+        ),
         ("accepting a durable call, or reading its outcome", _time(durable.ACCEPT.seconds), NONE, failed),
         (
             "all attempts under a policy",
@@ -111,9 +137,15 @@ def _asked() -> Sequence[Row]:
             "exit code 1, and a line that names `--timeout`",
         ),
         (
+            "a component on Redis: a reply; connecting",
+            f"{RedisSettings().read_timeout:g} s; {RedisSettings().dial_timeout:g} s",
+            "`readTimeout`, `dialTimeout`",
+            "500 with the error of the route",
+        ),
+        (
             "`state.sqlite`: waiting for a lock of the file, whatever a policy says",
             _time(sqlite.BUSY_SECONDS),
-            NONE,
+            "its setting `busyTimeout`",
             "500 with the error of the route",
         ),
     )
@@ -153,6 +185,12 @@ def _towards() -> Sequence[Row]:
             f"to {_time(durable.DEFAULT_RETRY.max_interval)} apart",
             "`retry` of a policy for the application",
             "its outcome is `failed`",
+        ),
+        (
+            "telling of a change of a configuration",
+            _time(configuration.TELL_SECONDS),
+            f"{POLICY}: `inbound` of the configuration component",
+            "a line in the log; it is not told again without a `retry` of a policy",
         ),
         (
             "collecting events for a bulk delivery",
@@ -286,6 +324,12 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "500 `ERR_DIRECT_INVOKE`: `invalid app id`",
         ),
+        (
+            "a configuration in `configuration.mesh`, with all of its keys",
+            _size(configuration_store.MAX_BYTES),
+            NONE,
+            "400",
+        ),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
         (
             "the answer that is kept of a durable call",
@@ -319,6 +363,16 @@ def _counts() -> Sequence[Row]:
             "a call goes to another instance, or waits",
         ),
         ("keys that a bulk read reads at once", f"{store.MAX_PARALLEL}", "`parallelism`, fewer", "nothing"),
+        (
+            "keys of a configuration that are read by name, or subscribed to",
+            f"{configuration_store.MAX_KEYS:,}",
+            NONE,
+            "400",
+        ),
+        ("subscriptions to configurations of an application", f"{configuration.MAX_SUBSCRIPTIONS}", NONE, "400"),
+        ("connections of a component on Redis to a server", f"{RedisSettings().pool}", "`poolSize`", "the others wait"),
+        ("keys that `configuration.redis` gives when none is named", f"{MAX_KEYS:,}", "names of keys", "500"),
+        ("keys in a page of a list", f"{state.MAX_LISTED:,}", "`limit`, fewer; 100 without it", "400"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),
@@ -326,9 +380,14 @@ def _counts() -> Sequence[Row]:
             "targets whose policies and breakers are kept",
             f"{pipeline.MAX_GUARDS:,}",
             NONE,
-            "a breaker of others forgets at once",
+            "what has been quiet longest is forgotten",
         ),
-        ("targets that `mesh status` knows", f"{conditions.MAX_TARGETS:,}", NONE, "others are in the log only"),
+        (
+            "targets without a policy that `mesh status` knows",
+            f"{conditions.MAX_TARGETS:,}",
+            NONE,
+            "what has been quiet longest is forgotten",
+        ),
     )
 
 
@@ -346,6 +405,19 @@ def _life() -> Sequence[Row]:
             "`spec.initTimeout`",
             "exit code 1, with what it waited for",
         ),
+        (
+            "operations on a component that was replaced or removed",
+            _time(reload.LAST_USE_SECONDS),
+            NONE,
+            "the component is closed, with a warning; they fail",
+        ),
+        (
+            "deliveries of a subscription that was changed or removed",
+            _time(inbound.LEAVE_SECONDS),
+            NONE,
+            "events are handed back",
+        ),
+        ("a component that is asked how it is", _time(health.CHECK_SECONDS), NONE, "it counts as failing"),
         ("a broker that is lost later", "none", NONE, "calls wait within their limit; the gateway connects again"),
         (
             "what is in flight when a gateway stops",

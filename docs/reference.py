@@ -67,6 +67,7 @@ def _page(alike: Sequence[ComponentType]) -> str:
     lines = [f"# {title}", "", first.title, *([f"See {see}."] if see else []), ""]
     lines += ["| | |", "| --- | --- |"]
     lines += [f"| abilities | {', '.join(f'`{each}`' for each in first.abilities)} |"] * bool(first.abilities)
+    lines += [f"| versions | {', '.join(f'`{each}`' for each in first.versions)} |"] * (first.versions != ("v1",))
     lines += [f"| operations run | {_WHERE[first.placement]} |"]
     lines += [f"| tested with | {first.tested or 'its adapter does not say'} |"]
     lines += ["", "```yaml", component_file(first, optional=False).rstrip(), "```", "", "## Settings", ""]

@@ -73,6 +73,7 @@ _SAVE, _SAVING = "ERR_STATE_SAVE", "failed saving state in state store {target}:
 _DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {arguments.items[0].key}: "
 _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
+_BAD_ARGUMENT = Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}")
 
 # By ``<block>.<method>/<code>``, ``<block>/<code>``, ``*/<code>``, ``<block>.<method>``, ``<code>``: the first that is
 # there counts. A code stands for the class of the error and all its subclasses.
@@ -169,8 +170,20 @@ ERRORS: Mapping[str, Row] = {
         "DAPR_STATE_TRANSACTIONS_NOT_SUPPORTED",
         "state",
     ),
+    "state.transact/STATE_TOO_MANY_OPERATIONS": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_STATE_STORE_TOO_MANY_TRANSACTIONS",
+        "{error}",
+        "DAPR_STATE_TOO_MANY_TRANSACTIONS",
+        "state",
+        (("currentOpsTransaction", "{error.count}"), ("maxOpsPerTransaction", "{error.most}")),
+    ),
+    "state.transact/STATE_OUTBOX": Row(
+        500, "INTERNAL", "ERR_PUBLISH_OUTBOX", "error while publishing outbox message: {error}", "DAPR_PUBSUB_OUTBOX"
+    ),
     "state.transact": Row(500, "INTERNAL", "ERR_STATE_TRANSACTION", "error while executing state transaction: {error}"),
-    "state.query": Row(
+    "state.query/FEATURE_NOT_SUPPORTED": Row(
         500,
         "INTERNAL",
         _STATE_UNSUPPORTED,
@@ -178,6 +191,21 @@ ERRORS: Mapping[str, Row] = {
         "DAPR_STATE_QUERYING_NOT_SUPPORTED",
         "state",
     ),
+    "state.query/BAD_ARGUMENT": Row(
+        400, "INVALID_ARGUMENT", "ERR_MALFORMED_REQUEST", "failed deserializing HTTP body: {error}"
+    ),
+    "state.query": Row(
+        500,
+        "INTERNAL",
+        "ERR_STATE_QUERY",
+        "state store {target} query failed: {error}",
+        "DAPR_STATE_QUERY_FAILED",
+        "state",
+    ),
+    "state.keys/FEATURE_NOT_SUPPORTED": Row(
+        500, "UNIMPLEMENTED", _STATE_UNSUPPORTED, "state store {target} does not support listing keys"
+    ),
+    "state.keys": Row(500, "INTERNAL", "ERR_STATE_KEYS", "failed listing the keys of state store {target}: {error}"),
     "secrets/COMPONENT_NOT_CONFIGURED": Row(
         500, "FAILED_PRECONDITION", "ERR_SECRET_STORES_NOT_CONFIGURED", "secret store is not configured"
     ),
@@ -194,8 +222,50 @@ ERRORS: Mapping[str, Row] = {
     "secrets.bulk": Row(
         500, "INTERNAL", "ERR_SECRET_GET", "failed getting secrets from secret store {target}: {error}"
     ),
+    "configuration/COMPONENT_NOT_CONFIGURED": Row(
+        500, "FAILED_PRECONDITION", "ERR_CONFIGURATION_STORE_NOT_CONFIGURED", "configuration stores not configured"
+    ),
+    "configuration/COMPONENT_NOT_FOUND": Row(
+        400, "INVALID_ARGUMENT", "ERR_CONFIGURATION_STORE_NOT_FOUND", "configuration store {target} not found"
+    ),
+    "configuration/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
+    "configuration/BAD_ARGUMENT": _BAD_ARGUMENT,
+    "configuration.get": Row(
+        500,
+        "INTERNAL",
+        "ERR_CONFIGURATION_GET",
+        "failed to get {arguments.listed} from Configuration store {target}: {error}",
+    ),
+    "configuration.subscribe": Row(
+        500,
+        "INTERNAL",
+        "ERR_CONFIGURATION_SUBSCRIBE",
+        "failed to subscribe {arguments.listed} from Configuration store {target}: {error}",
+    ),
+    "configuration.unsubscribe": Row(
+        500,
+        "INTERNAL",
+        "ERR_CONFIGURATION_UNSUBSCRIBE",
+        "failed to unsubscribe to configuration request {arguments}: {error}",
+    ),
+    "configuration.set": Row(
+        500,
+        "INTERNAL",
+        "ERR_CONFIGURATION_SET",
+        "failed to write {arguments.key} to configuration store {target}: {error}",
+    ),
+    "lock/COMPONENT_NOT_CONFIGURED": Row(
+        500, "FAILED_PRECONDITION", "ERR_LOCK_STORE_NOT_CONFIGURED", "lock store is not configured"
+    ),
+    "lock/COMPONENT_NOT_FOUND": Row(
+        400, "INVALID_ARGUMENT", "ERR_LOCK_STORE_NOT_FOUND", "lock store {target} not found"
+    ),
+    "lock/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
+    "lock/BAD_ARGUMENT": _BAD_ARGUMENT,
+    "lock.acquire": Row(500, "INTERNAL", "ERR_TRY_LOCK", "failed to try acquiring lock: {error}"),
+    "lock.release": Row(500, "INTERNAL", "ERR_UNLOCK", "failed to release lock: {error}"),
     "invocation.invoke": Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}"),
-    "durable.accept/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}"),
+    "durable.accept/BAD_ARGUMENT": _BAD_ARGUMENT,
     "durable.accept/DEADLINE_EXCEEDED": Row(
         500, "DEADLINE_EXCEEDED", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}" + _UNKNOWN
     ),
@@ -203,7 +273,7 @@ ERRORS: Mapping[str, Row] = {
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
     "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
     "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
-    "BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}"),
+    "BAD_ARGUMENT": _BAD_ARGUMENT,
     "PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
     "COMPONENT_ERROR": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
     "BROKER_ERROR": Row(503, "UNAVAILABLE", "ERR_BROKER"),

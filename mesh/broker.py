@@ -360,6 +360,8 @@ class Write:
         expected: The revision the key must have; 0 when it must not exist; None for any.
         ttl: Seconds until it expires; None for never.
         check: Whether nothing is written: the key must be at ``expected``, and stays there. For the sake of the others.
+        lease: Whether the store's clock alone says when ``ttl`` is over, as for a lock: no reader's clock ends it. A
+            store may round it up to whole seconds, and the entry need not tell when it expires.
     """
 
     key: str
@@ -367,10 +369,14 @@ class Write:
     expected: int | None = None
     ttl: float | None = None
     check: bool = False
+    lease: bool = False
 
 
 class KeyValue(Protocol):
-    """A key/value store with compare-and-set, expiry and atomic transactions."""
+    """A key/value store with compare-and-set, expiry and atomic transactions.
+
+    One that bounds its transactions says so by ``max_operations``.
+    """
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read; ``strong`` never answers from a follower."""

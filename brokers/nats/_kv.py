@@ -31,6 +31,8 @@ _MARKERS = ("KV-Write", "Nats-Marker-Reason")
 class NatsKeyValue:
     """One bucket."""
 
+    max_operations = MAX_OPERATIONS
+
     def __init__(self, connection: Connection, bucket: str) -> None:
         """Open a bucket whose stream exists."""
         self._connection = connection
@@ -168,8 +170,7 @@ def _headers(operation: Write) -> dict[str, str]:
     if operation.value is None:
         headers |= {"KV-Write": "DEL", "Nats-TTL": MARKER_TTL}
     elif operation.ttl is not None:
-        headers |= {
-            "Nats-TTL": f"{max(1, math.ceil(operation.ttl))}s",
-            EXPIRES_HEADER: str(int((time.time() + operation.ttl) * 1000)),
-        }
+        headers["Nats-TTL"] = f"{max(1, math.ceil(operation.ttl))}s"
+        if not operation.lease:
+            headers[EXPIRES_HEADER] = str(int((time.time() + operation.ttl) * 1000))
     return headers

@@ -16,6 +16,7 @@ from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
     "check_escapes",
+    "every",
     "fields",
     "go_ahead",
     "header",
@@ -86,11 +87,20 @@ def trace_context(request: web.BaseRequest) -> tuple[str | None, str]:
 def query_of(raw_query: str) -> dict[str, str]:
     """Decode a query; of repeated names the first counts."""
     found: dict[str, str] = {}
-    if not raw_query.isascii():
-        raw_query = raw_query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    for name, value in parse_qsl(raw_query, keep_blank_values=True):
+    for name, value in _pairs(raw_query):
         found.setdefault(name, value)
     return found
+
+
+def every(raw_query: str, name: str) -> tuple[str, ...]:
+    """Give the values of a parameter that may be repeated, each once."""
+    return tuple(dict.fromkeys(value for given, value in _pairs(raw_query) if given == name))
+
+
+def _pairs(raw_query: str) -> list[tuple[str, str]]:
+    if not raw_query.isascii():
+        raw_query = raw_query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return parse_qsl(raw_query, keep_blank_values=True)
 
 
 def metadata_of(raw_query: str) -> Mapping[str, str]:

@@ -14,13 +14,10 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 MISSING = {
     "actors": "actors",
     "bindings": "bindings",
-    "configuration": "configuration",
     "conversation": "conversation",
     "crypto": "cryptography",
     "jobs": "jobs",
-    "lock": "locks",
     "subtlecrypto": "cryptography",
-    "unlock": "locks",
     "workflows": "workflows",
 }
 # What stands last in a path and has one segment.

@@ -1,9 +1,17 @@
 """The building blocks, each written against the broker contract alone; this table is all that names them."""
 
-from mesh.blocks import durable, invocation, pubsub, secrets, state
+from mesh.blocks import configuration, durable, invocation, lock, pubsub, secrets, state
 from mesh.blocks.block import Block
 
 __all__ = ["BLOCKS"]
 
 # Components are opened in this order, as far as they do not wait for a secret.
-BLOCKS: tuple[Block, ...] = (secrets.BLOCK, pubsub.BLOCK, state.BLOCK, invocation.BLOCK, durable.BLOCK)
+BLOCKS: tuple[Block, ...] = (
+    secrets.BLOCK,
+    pubsub.BLOCK,
+    state.BLOCK,
+    configuration.BLOCK,
+    lock.BLOCK,
+    invocation.BLOCK,
+    durable.BLOCK,
+)

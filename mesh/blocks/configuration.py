@@ -1,4 +1,8 @@
-"""Configuration: values that are read by key, and whose changes are told.
+"""Configuration: values that are read by key, and whose changes are told to the application.
+
+A subscription is held by the node beside the application: it knows a digest of each value that was told, and asks the
+component, wherever that is, to answer when one is no longer right. While the application is away nobody asks; when it
+is back it is told what has changed meanwhile.
 
 Source: Dapr 1.18, the configuration API.
 """
@@ -6,49 +10,295 @@ Source: Dapr 1.18, the configuration API.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import cast
+from urllib.parse import quote
+from uuid import uuid4
 
-__all__ = ["ConfigurationItem", "ConfigurationStore"]
+import orjson
+
+from mesh.application import Application
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.components import ComponentService
+from mesh.blocks.configuration_store import (
+    GET,
+    SET,
+    WATCH,
+    WATCH_SECONDS,
+    ConfigurationItem,
+    ConfigurationStore,
+    ConfigurationStoreComponent,
+    Get,
+    KeyValueConfigurationStore,
+    Set,
+    Watch,
+    digest,
+)
+from mesh.blocks.records import on_backbone
+from mesh.delivery import SUCCESS, Attempt, Outcome
+from mesh.errors import BadArgumentError, MeshError
+from mesh.operation import Arrival, Context, Method, Operation
+from mesh.pipeline import InboundHandler
+from mesh.policies import Guard, Policy, Timeout, Verdict
+from mesh.registry import CONFIGURATION_ON_BACKBONE
+from mesh.resources.component import Component
+from mesh.tasks import task_group
+
+__all__ = [
+    "BLOCK",
+    "GET",
+    "SET",
+    "SUBSCRIBE",
+    "UNSUBSCRIBE",
+    "WATCH",
+    "ConfigurationItem",
+    "ConfigurationStore",
+    "Get",
+    "Set",
+    "Watch",
+    "described",
+]
+
+logger = logging.getLogger(__name__)
+
+MAX_SUBSCRIPTIONS = 100
+AGAIN_SECONDS, LONGEST_WAIT = 0.5, 2.0
+TELL_SECONDS = 60.0
+
+SUBSCRIBE = Method("configuration", "subscribe", Get, str)
+UNSUBSCRIBE = Method("configuration", "unsubscribe", str, bool)
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationItem:
-    """A value.
+def described(item: ConfigurationItem | None) -> dict[str, object]:
+    """Give what an application is told of a value; what is empty is left out, and nothing is told of none."""
+    if item is None:
+        return {}
+    told = {"value": item.value, "version": item.version, "metadata": item.metadata}
+    return {name: value for name, value in told.items() if value}
+
+
+@dataclass(eq=False, slots=True)
+class _Subscription:
+    """What an application asked to be told.
 
     Attributes:
-        value: Its text.
-        version: The store's; empty where it has none.
-        metadata: What the store tells besides.
+        store: The component.
+        wanted: Its keys and metadata.
+        context: Who asked.
+        known: Digests of the values that were told, by key.
+        session: When it was made; the application was away between one and another.
+        id: Its identity.
+        stopped: Whether it ends.
+        telling: Whether the application is being told something.
+        task: What follows it, while the application is there.
     """
 
-    value: str
-    version: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    store: str
+    wanted: Get
+    context: Context
+    known: dict[str, str]
+    session: int
+    id: str = field(default_factory=lambda: str(uuid4()))
+    stopped: bool = False
+    telling: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """End what follows it; a change that is being told is told to its end."""
+        self.stopped = True
+        if self.task is not None and not self.telling:
+            self.task.cancel()
 
 
-class ConfigurationStore(Protocol):
-    """What an adapter implements."""
+@dataclass(slots=True)
+class _Session:
+    """The time in which the application is there."""
 
-    @property
-    def capabilities(self) -> Sequence[str]:
-        """What metadata tells."""
+    application: Application
+    tasks: asyncio.TaskGroup
+    ways: dict[str, tuple[Policy, Guard, InboundHandler]] = field(default_factory=dict)
 
-    async def get(self, keys: Sequence[str], metadata: Mapping[str, str]) -> Mapping[str, ConfigurationItem]:
-        """Read the values of keys, those that are there; no keys = all.
+
+class Configuration:
+    """The building block: reads for whoever asks, and follows changes for this node's application."""
+
+    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
+        """Use open components."""
+        self.components = components
+        self._service = ComponentService(block, parts, components)
+        self._parts = parts
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._session: _Session | None = None
+        self._sessions = 0
+        self.find = self._service.find
+
+    async def run(self, operation: Operation) -> object:
+        """Do what is asked: here, or where the component is; subscriptions are always here."""
+        if operation.method is SUBSCRIBE:
+            return await self._subscribe(operation)
+        if operation.method is UNSUBSCRIBE:
+            return self._unsubscribe(cast("str", operation.arguments))
+        return await self._service.run(operation)
+
+    def described(self) -> Mapping[str, object]:
+        """Add nothing to the node's description."""
+        return {}
+
+    async def _subscribe(self, operation: Operation) -> str:
+        """Begin with the values of now, which are not told; give the subscription's id.
 
         Raises:
-            ConfigurationError: The store failed.
+            BadArgumentError: There are too many values, or subscriptions.
+            MeshError: The component cannot be watched.
         """
+        asked = cast("Get", operation.arguments)
+        found = await self._ask(operation.target, Watch(asked.keys, asked.metadata), operation.context)
+        known = {key: digest(item) for key, item in found.items() if item is not None}
+        made = _Subscription(operation.target, asked, operation.context, known, self._sessions)
+        equal = [each for each in self._subscriptions.values() if (each.store, each.wanted) == (made.store, asked)]
+        for each in equal:
+            # An application that was away subscribes again, and has forgotten the one before.
+            if each.session != made.session or len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+                self._unsubscribe(each.id)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise BadArgumentError(f"an application has at most {MAX_SUBSCRIPTIONS} subscriptions; end some")
+        self._subscriptions[made.id] = made
+        self._start(made)
+        return made.id
 
-    def watch(self, keys: Sequence[str], metadata: Mapping[str, str]) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Tell when something of these keys may have changed; no keys = all.
+    def _unsubscribe(self, subscription_id: str) -> bool:
+        """End a subscription; tell whether there is one."""
+        found = self._subscriptions.pop(subscription_id, None)
+        if found is not None:
+            found.stop()
+        return found is not None
 
-        It is entered often and by many at once: a store keeps one connection for all of them. The event is set, within
-        a second, by each change after it was entered, and when a lost connection is back; whoever waits clears it.
+    async def _ask(self, store: str, asked: Watch, context: Context) -> Mapping[str, ConfigurationItem | None]:
+        operation = Operation(WATCH, store, asked, Context(context.caller))
+        return cast("Mapping[str, ConfigurationItem | None]", await self._parts.run(operation))
 
-        Raises:
-            ConfigurationError: The store cannot tell.
-        """
+    # Towards the application
+
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Follow the application's subscriptions."""
+        return [Held("configuration changes", None, self._served(inbound.application))]
+
+    @asynccontextmanager
+    async def _served(self, application: Application) -> AsyncIterator[None]:
+        async with task_group() as tasks:
+            self._session = _Session(application, tasks)
+            for each in self._subscriptions.values():
+                each.stopped = False
+                self._start(each)
+            try:
+                yield
+            finally:
+                self._session = None
+                self._sessions += 1
+                for each in self._subscriptions.values():
+                    each.stop()
+
+    def _start(self, subscription: _Subscription) -> None:
+        if self._session is not None:
+            following = self._follow(subscription, self._session)
+            subscription.task = self._session.tasks.create_task(following, name="configuration-follow")
+
+    async def _follow(self, subscription: _Subscription, session: _Session) -> None:
+        """Tell every change, for as long as the application is there."""
+        loop, wanted, store = asyncio.get_running_loop(), subscription.wanted, subscription.store
+        failures = 0
+        while not subscription.stopped:
+            asked = Watch(wanted.keys, wanted.metadata, subscription.known, WATCH_SECONDS)
+            started = loop.time()
+            try:
+                changed = await self._ask(store, asked, subscription.context)
+            except Exception as error:  # noqa: BLE001 - an adapter's own failure may pass like any other
+                if not failures:
+                    logger.warning("configuration %s: changes are not followed now, trying again: %s", store, error)
+                failures += 1
+                await asyncio.sleep(min(AGAIN_SECONDS * failures, LONGEST_WAIT))
+                continue
+            if failures:
+                logger.info("configuration %s: changes are followed again", store)
+            failures = 0
+            for key, item in sorted(changed.items()):
+                subscription.telling = True
+                try:
+                    await self._tell(subscription, session, key, item)
+                finally:
+                    subscription.telling = False
+                if item is None:
+                    subscription.known.pop(key, None)
+                else:
+                    subscription.known[key] = digest(item)
+                if subscription.stopped:
+                    return
+            if not changed and loop.time() - started < AGAIN_SECONDS:  # By a host that leaves.
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _tell(
+        self, subscription: _Subscription, session: _Session, key: str, item: ConfigurationItem | None
+    ) -> None:
+        """Tell the application of one key; what it answers is logged, unless that is 200."""
+        store = subscription.store
+        policy = self._parts.policies.for_component(store, "configuration", "inbound")
+        if store not in session.ways or session.ways[store][0] != policy:
+            session.ways[store] = policy, *self._way(store, policy, session.application)
+        _, guard, deliver = session.ways[store]
+        body = orjson.dumps({"id": subscription.id, "items": {key: described(item)}})
+        arrival = Arrival({}, None, (f"/configuration/{quote(store)}/{quote(key)}", body))
+        try:
+            attempt = cast("Attempt", await guard.run(lambda: deliver(arrival), _judge))
+        except MeshError as error:
+            attempt = Attempt(Outcome.RETRY, str(error))
+        if attempt.outcome is not Outcome.SUCCESS:
+            logger.warning("configuration %s: the change of %.100r was not taken: %s", store, key, attempt.reason)
+
+    def _way(self, store: str, policy: Policy, application: Application) -> tuple[Guard, InboundHandler]:
+        """Make the way to the application for a component's changes."""
+        policy = replace(policy, timeout=policy.timeout or Timeout(TELL_SECONDS))
+        inbound = self._parts.inbound
+
+        async def call(arrival: Arrival) -> Attempt:
+            path, body = arrival.what
+            status, _ = await application.post(path, [("Content-Type", "application/json")], body)
+            reason = f"the application answered {status}"
+            return SUCCESS if status == 200 else Attempt(Outcome.RETRY, reason, status)
+
+        labels = "change", store
+        # Made first: the condition's breaker is that of the second.
+        guard = Guard(Policy(retry=policy.retry), inbound.conditions.of(*labels))
+        return guard, inbound.towards(call, *labels, policy=policy, until_reachable=application.until_reachable)
+
+
+def _judge(result: object, error: MeshError | None) -> Verdict:
+    if not isinstance(result, Attempt):
+        return Verdict(worked=False, again=True)
+    return Verdict(result.outcome is Outcome.SUCCESS, result.outcome is not Outcome.SUCCESS, result.status)
+
+
+async def open_store(component: Component, parts: Parts) -> ConfigurationStoreComponent:
+    """Open a configuration store component; raises ``ConfigError``."""
+    store: ConfigurationStore
+    if component.type == CONFIGURATION_ON_BACKBONE:
+        key_value = await on_backbone(component, parts, "configuration.redis")
+        store = await parts.stack.enter_async_context(KeyValueConfigurationStore(key_value))
+    else:
+        adapter = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
+        store = await parts.stack.enter_async_context(adapter)
+    return ConfigurationStoreComponent(store)
+
+
+BLOCK = Block(
+    "configuration",
+    (GET, WATCH, SET),  # What others may ask; subscriptions are of this node's application alone.
+    Configuration,
+    kind="configuration",
+    open=open_store,
+    hosted=True,
+    policy=lambda policies, target: policies.for_component(target, "configuration", "outbound"),
+    called="configstore",
+)

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from mesh import address
 from mesh.blocks.store import CAPABILITIES, Item, StateStore, Stored
 from mesh.deadlines import Deadlines
-from mesh.errors import DeadlineExceededError, RecordsMissingError, StateError
+from mesh.errors import ConfigError, DeadlineExceededError, RecordsMissingError, StateError
 
-__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing"]
+if TYPE_CHECKING:
+    from mesh.blocks.block import Parts
+    from mesh.broker import KeyValue, KeyValueProvider
+    from mesh.resources.component import Component
+
+__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing", "on_backbone"]
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
 _T = TypeVar("_T")
@@ -105,3 +111,17 @@ def missing(what: str, backbone: str) -> RecordsMissingError:
         f"there is no place to keep {what}: {backbone} has no key/value store; mark a state store component that "
         'every node reaches, by this line in its spec.metadata: - {name: actorStateStore, value: "true"}'
     )
+
+
+async def on_backbone(component: Component, parts: Parts, instead: str) -> KeyValue:
+    """Open the backbone's key/value store for a component that lives in it, apart from all others.
+
+    Raises:
+        ConfigError: The backbone has none; names the line to write in its place.
+    """
+    features = parts.broker.features
+    if not features.key_value:
+        text = f"{component.type} needs a key/value store, and {features.name} has none; in its place: type: {instead}"
+        raise ConfigError(component.type_problem(text))
+    name = address.store(parts.caller.namespace, f"{component.block}:{component.name}")
+    return await cast("KeyValueProvider", parts.broker).key_value(name)

@@ -34,6 +34,7 @@ class ComponentType:
         title: What it is, one sentence; empty while its library is missing.
         settings: Its own, those without effect last; None = it does not say.
         abilities: What metadata will tell of it.
+        versions: Those of ``spec.version`` that it knows, the usual one first.
         tested: What it is tested against; empty = it does not say.
         placement: Where operations run if nothing else is said; empty for a block that is never hosted.
         provider: What an entry point names; empty for what is on the backbone.
@@ -45,6 +46,7 @@ class ComponentType:
     title: str = ""
     settings: tuple[Setting, ...] | None = ()
     abilities: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ("v1",)
     tested: str = ""
     placement: str = ""
     provider: str = ""
@@ -64,6 +66,7 @@ class ComponentType:
             "type": self.name,
             "block": "" if self.block is None else self.block.name,
             "title": self.title,
+            "versions": list(self.versions),
             "abilities": list(self.abilities),
             "placement": self.placement,
             "tested": self.tested,
@@ -118,6 +121,7 @@ def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> Co
         title=_title(adapter),
         settings=declared_by(adapter),
         abilities=() if block is None else tuple(block.abilities(adapter)),
+        versions=tuple(getattr(adapter, "versions", ("v1",))),
         tested=getattr(adapter, "tested", ""),
         placement="" if not hosted else "local" if getattr(adapter, "bound", False) else "nearest",
         provider="" if entry is None else entry.value,

@@ -7,6 +7,7 @@ component is built; what came from outside the file is then held in a `Secret`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
@@ -27,26 +28,25 @@ __all__ = [
     "TemplateTokens",
     "env_refusal",
     "expand_template",
+    "header_refusal",
     "resolve_entries",
     "without_secret",
     "without_store",
 ]
 
-_NOT_YET = {
-    "primaryencryptionkey": "encryption at rest",
-    "secondaryencryptionkey": "encryption at rest",
-    "outboxpublishpubsub": "the transactional outbox",
-    "outboxpublishtopic": "the transactional outbox",
-    "outboxpubsub": "the transactional outbox",
-    "outboxdiscardwhenmissingstate": "the transactional outbox",
-}
+_BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it."""
+    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it.
+
+    Attributes:
+        source: The secret of a store that it was read from; None = it came from elsewhere.
+    """
 
     _text: str
+    source: SecretRef | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -183,12 +183,10 @@ class Component:
         others: list[Problem] = []
         for entry in self.metadata:
             if entry.name.casefold() not in folded:
-                lacking = _NOT_YET.get(entry.name.casefold()) if entry.value else None
-                guess = None if lacking else did_you_mean(entry.name, names)
-                unsafe = lacking is not None or (guess is None and bool(entry.value) and protects(entry.name))
-                message = f"{lacking} is not supported yet" if lacking else "unknown setting"
-                message += f"; did you mean {guess!r}?" if guess else "" if lacking else ", which nothing reads"
-                message += f"; ignoring it may be unsafe{'' if lacking else advice}" if unsafe else ""
+                guess = did_you_mean(entry.name, names)
+                unsafe = guess is None and bool(entry.value) and protects(entry.name)
+                message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")
+                message += f"; ignoring it may be unsafe{advice}" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
 
@@ -330,6 +328,12 @@ def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def header_refusal(text: str) -> str | None:
+    """Say why no request can hold a text as the value of a header; None if one can. Source: RFC 9110 section 5.5."""
+    found = _BREAKS_OFF.search(text)
+    return None if found is None else f"the value of a header cannot hold the character U+{ord(found[0]):04X}"
+
+
 def resolve_entries(
     entries: Iterable[MetadataEntry],
     tokens: TemplateTokens,
@@ -383,7 +387,7 @@ def _resolve(
         case SecretRef():
             if value not in secrets:
                 raise ValueError(_missing(value))
-            return Secret(secrets[value])
+            return Secret(secrets[value], value)
         case _:
             assert_never(value)
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
+from mesh import address
+from mesh.blocks.configuration import GET as GET_VALUES
+from mesh.blocks.configuration import WATCH, Watch
+from mesh.blocks.configuration import Get as GetValues
+from mesh.blocks.configuration_store import digest
 from mesh.blocks.secrets import BULK, Bulk
 from mesh.blocks.secrets import GET as GET_SECRET
 from mesh.blocks.secrets import Get as GetSecret
-from mesh.blocks.state import GET, SAVE, Get, Save
+from mesh.blocks.state import GET, KEYS, QUERY, SAVE, TRANSACT, Get, Keys, Listed, Save, Search
 from mesh.blocks.store import Item
 from mesh.blocks.topics import PUBLISH, Publish
+from mesh.broker import Delivery, SubscribeOptions
 from mesh.errors import (
+    BadArgumentError,
     ComponentNotFoundError,
     ConfigError,
     DeadlineExceededError,
@@ -28,7 +38,9 @@ from mesh.resources.component import Component, MetadataEntry, SecretRef
 from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretScope, SecretsSpec
 from tests.support.backends import Backend
 from tests.support.eventually import eventually
+from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.nodes import ask, component, node, unique
+from tests.support.stores import kubeconfig_for
 
 pytestmark = pytest.mark.requires("shared", "frames")
 ONE = Save([Item("k", b"1")])
@@ -107,6 +119,45 @@ async def test_scopes_are_checked_by_the_host(url: str, namespace: str) -> None:
             await ask(stranger, GET, "store", Get("k"))
 
 
+async def test_queries_and_lists_cross_the_backbone(url: str, namespace: str) -> None:
+    """As the application's own would be, and so do their errors."""
+    async with (
+        node(url, namespace, memory(), memory("plain", ttlInSeconds="100"), app_id="host"),
+        node(url, namespace, app_id="asker") as asker,
+    ):
+        await ask(asker, SAVE, "store", Save([Item(f"k{n}", b'{"n":%d}' % n) for n in range(3)]))
+        found = await ask(asker, QUERY, "store", Search(b'{"filter": {"GTE": {"n": 1}}, "page": {"limit": 1}}'))
+        assert ([match.key for match in found.matches], bool(found.token)) == (["k1"], True)
+        assert await ask(asker, KEYS, "store", Keys("k", "k0", 1)) == Listed(("k1",), "k1")
+        with pytest.raises(BadArgumentError, match="the query is no JSON"):
+            await ask(asker, QUERY, "store", Search(b"{"))
+        await ask(asker, SAVE, "plain", ONE)
+        assert (await ask(asker, GET, "plain", Get("k"))).expires_at is not None
+
+
+async def test_the_outbox_of_a_host(url: str, namespace: str) -> None:
+    """Its events are of the application that wrote; that needs no pub/sub component."""
+    store = memory(outboxPublishPubsub="pubsub", outboxPublishTopic="orders")
+    taken: list[object] = []
+
+    async def take(delivery: Delivery) -> None:
+        taken.append(orjson.loads(delivery.message.body))
+        await delivery.ack()
+
+    async with (
+        node(url, namespace, component("pubsub", "pubsub.mesh"), store, app_id="host") as host,
+        node(url, namespace, app_id="asker") as asker,
+        host.broker.subscribe(address.topic(namespace, "pubsub", "orders"), SubscribeOptions("watch"), take),
+    ):
+        await ask(asker, TRANSACT, "store", Save([Item("k", b'{"n":1}')]))
+
+        def check() -> None:
+            assert [(each["data"], each["source"]) for each in taken] == [({"n": 1}, "asker")]  # type: ignore[index]
+
+        await eventually(check)
+        assert (await ask(asker, GET, "store", Get("k"))).value == b'{"n":1}'
+
+
 async def test_hosts_of_equal_settings_compete(url: str, namespace: str) -> None:
     """One that leaves is not missed."""
     async with node(url, namespace, app_id="asker") as asker:
@@ -144,6 +195,31 @@ async def test_hosts_of_other_settings_are_never_mixed(url: str, namespace: str)
             with pytest.raises(HostsDifferError, match="configured differently by its hosts, one and two"):
                 await ask(late, GET, "store", Get("k"))
         assert await ask(late, GET, "store", Get("k")) is None
+
+
+async def test_who_waits_for_a_change_waits_at_the_host(url: str, namespace: str, tmp_path: Path) -> None:
+    """Until there is one, until the time is over, or until the host leaves; other operations pass meanwhile."""
+    async with KubernetesAPI("conf") as api, node(url, namespace, app_id="asker") as asker:
+        file = str(kubeconfig_for(api, tmp_path))
+        store = component("conf", "configuration.kubernetes", configMapName="conf", kubeconfigPath=file)
+        async with asyncio.TaskGroup() as tasks, node(url, namespace, store, app_id="host"):
+            api.put("a", "0")
+            found = await ask(asker, GET_VALUES, "conf", GetValues(("a", "b")))
+            assert {key: item.value for key, item in found.items()} == {"a": "0"}
+            asked = Watch(("a", "b"), {}, {"a": digest(found["a"])}, 10.0)
+            assert await ask(asker, WATCH, "conf", replace(asked, seconds=0.2)) == {}
+            watching = [tasks.create_task(ask(asker, WATCH, "conf", asked)) for _ in range(20)]
+            assert not (await asyncio.wait(watching, timeout=0.5))[0]
+            assert set(await ask(asker, GET_VALUES, "conf", GetValues())) == {"a"}
+            api.put("b", "1")
+            for each in watching:
+                assert set(await each) == {"b"}
+            asked = Watch(("a",), {}, {"a": digest(found["a"])}, 10.0)
+            watching = [tasks.create_task(ask(asker, WATCH, "conf", asked))]
+            assert not (await asyncio.wait(watching, timeout=0.2))[0]
+            began = time.monotonic()
+        assert watching[0].result() == {}
+        assert time.monotonic() - began < 8
 
 
 async def test_publish_subscribe_is_not_hosted(url: str, namespace: str) -> None:

@@ -228,6 +228,28 @@ async def test_short_expiry(store: KeyValue) -> None:
     assert await value(store, "k") == b"x"
 
 
+async def test_a_lease_is_ended_by_the_store_alone(store: KeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is ahead, where it is read or wanted, ends none; the store does, and not too early."""
+    began, now = time.monotonic(), time.time
+    await store.apply([Write("k", b"v", expected=0, ttl=1.0, lease=True)])
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + 3600)
+        if time.monotonic() - began < 0.9:
+            assert await store.get("k", strong=True) is not None
+            with pytest.raises(ConflictError):
+                await store.apply([Write("k", b"w", expected=0, ttl=1.0, lease=True)])
+
+    async def free() -> None:
+        try:
+            await store.apply([Write("k", b"w", expected=0, ttl=100.0, lease=True)])
+        except ConflictError as error:
+            raise AssertionError from error
+
+    await eventually(free)
+    assert time.monotonic() - began > 0.9
+    assert await value(store, "k") == b"w"
+
+
 async def test_put_without_expiry_ends_an_earlier_one(store: KeyValue) -> None:
     await put(store, "k", b"v", ttl=1.0)
     await put(store, "k", b"w")

@@ -98,8 +98,9 @@ def test_a_gateway_without_files_imports_no_models() -> None:
 from pathlib import Path
 import gateway.cli.serve
 import gateway.app
+import gateway.settings
 from gateway.config import GatewayConfig
-gateway.app.load_settings(GatewayConfig(app_id="app", home=Path()))
+gateway.settings.load_settings(GatewayConfig(app_id="app", home=Path()))
 """
     assert not _imported_by(code) & {"typer", "rich", "pydantic", "yaml", "cel", "nats", "faststream"}
 
@@ -123,7 +124,9 @@ def test_declared_packages_are_all_packages() -> None:
     """Every folder with code is in the distribution."""
     import tomllib
 
+    from setuptools import find_packages
+
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = set(config["tool"]["setuptools"]["packages"])
+    declared = set(find_packages(str(ROOT), **config["tool"]["setuptools"]["packages"]["find"]))
     actual = {".".join(Path(m.path).parent.relative_to(ROOT).parts) for m in modules().values()}
     assert declared == actual

@@ -15,10 +15,9 @@ import pytest
 import yaml
 
 from docs.generate import changes, rendered
-from gateway.cli.template import is_template
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
-from mesh.resources.loader import load_configuration_file, load_resources, parse_documents, validate
+from mesh.resources.loader import is_run_file, load_configuration_file, load_resources, parse_documents, validate
 from mesh.resources.subscription import METADATA
 from tests.meta.sources import PACKAGES, ROOT, Block, blocks
 
@@ -166,7 +165,7 @@ def test_yaml_examples_are_valid(block: Block, tmp_path: Path) -> None:
     assert documents
     assert not problems
     for document in documents:
-        if is_template(document):
+        if is_run_file(document):
             validate(document, Template, problems, problems)
             assert not problems
             return
@@ -194,6 +193,8 @@ def test_other_examples_parse() -> None:
                 assert "apiVersion:" not in block.text, block
             case "yaml":
                 list(yaml.safe_load_all(block.text))
+            case "sql":
+                assert block.text.rstrip().endswith(";"), block  # tests/stores run it.
             case language:
                 pytest.fail(f"{block}: unknown language {language!r}")
 

@@ -11,8 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from gateway.cli.template import is_template
-from mesh.resources.loader import Document, parse_documents
+from mesh.resources.loader import Document, is_run_file, parse_documents
 from tests.meta.sources import ROOT, blocks
 
 _KINDS = {"Component", "Configuration", "HTTPEndpoint", "Resiliency"}
@@ -31,7 +30,7 @@ def _name(document: Document) -> str | None:
         return f"subscription-{version.rpartition('/')[2]}"
     if kind in _KINDS:
         return str(kind).lower()
-    return "run-file" if is_template(document) else None
+    return "run-file" if is_run_file(document) else None
 
 
 def _texts() -> Iterator[tuple[str, str]]:

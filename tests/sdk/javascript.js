@@ -50,6 +50,15 @@ async function main() {
   await client.state.delete("statestore", "two");
   seen.left = await client.state.getBulk("statestore", ["one", "two", "three"]);
 
+  seen.secret = await client.secret.get("secrets", "SHOP_SECRET");
+  seen.locks = [
+    await client.lock.lock("locks", "r", "me", 60),
+    await client.lock.lock("locks", "r", "you", 60),
+    await client.lock.unlock("locks", "r", "you"),
+    await client.lock.unlock("locks", "r", "me"),
+    await client.lock.unlock("locks", "r", "me"),
+  ];
+
   seen.published = [
     await client.pubsub.publish("pubsub", "orders", { orderId: 7 }),
     await client.pubsub.publish("pubsub", "orders", "plain"),

@@ -21,6 +21,20 @@ HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
 
 
+COMPONENT = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: {name}}}
+spec: {{type: {type}, version: v1}}
+"""
+COMPONENTS = (
+    ("pubsub", "pubsub.mesh"),
+    ("statestore", "state.mesh"),
+    ("secrets", "secretstores.local.env"),
+    ("locks", "lock.mesh"),
+)
+
+
 async def run(*command: str, environ: Mapping[str, object]) -> dict[str, Any]:
     """Run an SDK's program to its end, and give what it saw."""
     process = await asyncio.create_subprocess_exec(
@@ -48,10 +62,14 @@ def needs(path: Path) -> None:
 
 
 async def test_node(mesh_home: Path) -> None:
-    """Publish, subscribe, in bulk as well, state, invocation, health and metadata."""
+    """Publish, subscribe, in bulk as well, state, secrets, locks, invocation, health and metadata."""
     needs(HERE / "node_modules" / "@dapr" / "dapr")
     app_port = free_port()
-    async with GatewayProcess("client", mesh_home) as client:
+    resources = mesh_home / "resources"
+    resources.mkdir()
+    (resources / "all.yaml").write_text("---".join(COMPONENT.format(name=name, type=kind) for name, kind in COMPONENTS))
+    arguments, environ = ("--resources-path", str(resources)), {"SHOP_SECRET": "s3cret"}
+    async with GatewayProcess("client", mesh_home, arguments=arguments, environ=environ) as client:
         application = GatewayProcess("javascript", mesh_home, app=app_port)
         await application.start(ready=False)  # The SDK's server waits for its gateway, which waits for the server.
         try:
@@ -73,6 +91,9 @@ async def test_node(mesh_home: Path) -> None:
     assert seen["saved"] == {"a": 1}
     assert {each["key"]: each.get("data") for each in seen["bulk"]} == {"one": {"a": 1}, "two": "text", "three": None}
     assert {each["key"]: each.get("data") for each in seen["left"]} == {"one": None, "two": None, "three": 3}
+    assert seen["secret"] == {"SHOP_SECRET": "s3cret"}
+    assert [each.get("success") for each in seen["locks"][:2]] == [True, False]
+    assert [each["status"] for each in seen["locks"][2:]] == [2, 0, 1]
     plain, text, bulk = seen["published"]
     assert "error" not in plain
     assert "error" not in text

@@ -6,20 +6,27 @@ A row says how to make the component, and which server it needs. What the store 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.blocks.configuration import SET, Set
+from mesh.node.runtime import Runtime
+from mesh.resources.component import Secret, SecretRef
 from tests.support.extension import install
+from tests.support.kubernetes_api import KubernetesAPI
+from tests.support.mariadb_server import MariaDBServer
 from tests.support.nats import NatsServer
-from tests.support.nodes import component
-from tests.support.redis_server import RedisServer
+from tests.support.nodes import ask, component
+from tests.support.postgresql_server import PostgreSQLServer
+from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
 
-__all__ = ["STATE", "Served", "StoreKind"]
+__all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +34,18 @@ class Served:
     """A store that can be used.
 
     Attributes:
-        settings: Of the component, by name.
+        settings: Of the component, by name; what stands in a secret store as one that was read from there.
         backbone: URL of the node's.
         server: What can be restarted; None = nothing.
         version: Of the component.
     """
 
-    settings: Mapping[str, str]
+    settings: Mapping[str, str | Secret]
     backbone: str = "memory:"
     server: Server | None = None
     version: str = "v1"
 
-    def component(self, name: str, kind: str, **more: str) -> Any:
+    def component(self, name: str, kind: str, **more: str | Secret) -> Any:
         """Make the component."""
         return component(name, kind, version=self.version, **{**self.settings, **more})
 
@@ -51,16 +58,42 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        longest_key: The most characters that a key can have with its prefix; None = it takes those of the suite.
+        app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
     """
 
     type: str
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
+    app_id: str = "{}"
+    longest_key: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationKind(StoreKind):
+    """A row of a table of configuration stores.
+
+    Attributes:
+        put: Writes a value into the store of a node's component ``store``, as its users do; None deletes the key.
+        versions: Whether the values that it writes have versions.
+        whole: Whether asking for no keys gives all that are there.
+        any_key: Whether a key may be any text; else it has letters, digits, dots and dashes.
+    """
+
+    put: Callable[[Runtime, Served, str, str | None], Awaitable[None]]
+    versions: bool = True
+    whole: bool = True
+    any_key: bool = True
 
 
 @asynccontextmanager
 async def _in_process(directory: Path) -> AsyncIterator[Served]:
     yield Served({})
+
+
+@asynccontextmanager
+async def _encrypted(directory: Path) -> AsyncIterator[Served]:
+    yield Served({"primaryEncryptionKey": Secret("0f" * 32, SecretRef("keys", "first"))})
 
 
 @asynccontextmanager
@@ -78,6 +111,18 @@ async def _extension(directory: Path) -> AsyncIterator[Served]:
         sys.path.remove(installed)
 
 
+@asynccontextmanager
+async def _postgresql(directory: Path, version: str = "v1") -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server, version=version)
+
+
+@asynccontextmanager
+async def _mysql(directory: Path) -> AsyncIterator[Served]:
+    async with MariaDBServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server)
+
+
 def _nats(directory: Path) -> NatsServer:
     return NatsServer(directory, config="max_payload: 8MB")
 
@@ -91,11 +136,121 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
+def _redis(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with make(directory) as server:
+            yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+
+    return serve
+
+
+@asynccontextmanager
+async def _redis_cluster(directory: Path) -> AsyncIterator[Served]:
+    async with RedisCluster(directory) as cluster:
+        yield Served({"redisHost": cluster.hosts, "redisType": "cluster"}, server=cluster)
+
+
+@asynccontextmanager
+async def _redis_sentinel(directory: Path) -> AsyncIterator[Served]:
+    async with RedisWatched(directory, sentinels=1) as watched:
+        settings = {"redisHost": watched.hosts, "failover": "true", "sentinelMasterName": watched.MASTER}
+        yield Served(settings, server=watched)
+
+
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
+    "encrypted": StoreKind("state.in-memory", _encrypted),
     "sqlite": StoreKind("state.sqlite", _sqlite),
     "extension": StoreKind("state.folder", _extension),
+    "postgresql": StoreKind("state.postgresql", _postgresql, restarts=True),
+    "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
+    "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
+    "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
+    "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
+    "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
+    "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
+}
+
+LOCK: Mapping[str, StoreKind] = {
+    "mesh-memory": StoreKind("lock.mesh", _in_process),
+    "mesh-nats": StoreKind("lock.mesh", _on_backbone(_nats), restarts=True),
+    "mesh-redis": StoreKind("lock.mesh", _on_backbone(RedisServer), restarts=True),
+}
+
+
+def kubeconfig_for(api: KubernetesAPI, directory: Path) -> Path:
+    """Write a kubeconfig for a server."""
+    cluster, user = {"server": api.url}, {"token": "t0ken"}
+    document = {
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+    }
+    file = directory / "kubeconfig"
+    file.write_text(json.dumps(document))
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster(Served):
+    api: KubernetesAPI | None = None
+
+
+@asynccontextmanager
+async def _kubernetes(directory: Path) -> AsyncIterator[Served]:
+    async with KubernetesAPI("conf") as api:
+        yield _Cluster({"configMapName": "conf", "kubeconfigPath": str(kubeconfig_for(api, directory))}, api=api)
+
+
+async def _edit(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    assert isinstance(served, _Cluster)
+    assert served.api is not None
+    served.api.put(key, value)
+
+
+async def _set(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    await ask(runtime, SET, "store", Set(key, value))
+
+
+_TELLING = """
+CREATE TABLE IF NOT EXISTS configuration (key varchar NOT NULL, value varchar NOT NULL, version varchar NOT NULL,
+    metadata json);
+CREATE OR REPLACE FUNCTION tell() RETURNS trigger AS $$
+BEGIN
+    PERFORM pg_notify('changes', json_build_object('data', json_build_object('key', coalesce(NEW.key, OLD.key)))::text);
+    RETURN NULL;
+END; $$ LANGUAGE plpgsql;
+CREATE OR REPLACE TRIGGER told AFTER INSERT OR UPDATE OR DELETE ON configuration FOR EACH ROW EXECUTE FUNCTION tell();
+"""
+
+
+@asynccontextmanager
+async def _configuration_postgresql(directory: Path) -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        server.psql(_TELLING)
+        settings = {"connectionString": server.connection_string, "table": "configuration", "notifyChannel": "changes"}
+        yield Served(settings, server=server)
+
+
+async def _put_row(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    assert isinstance(served.server, PostgreSQLServer)
+    named = key.replace("'", "''")
+    statement = f"DELETE FROM configuration WHERE key = '{named}'"
+    if value is not None:  # Another row, of a higher version.
+        version = f"(SELECT coalesce(max(version::int), 8) + 1 FROM configuration WHERE key = '{named}')::varchar"
+        statement = f"INSERT INTO configuration VALUES ('{named}', '{value}', {version}, '{{\"by\": 1}}')"
+    await asyncio.to_thread(served.server.psql, statement)
+
+
+CONFIGURATION: Mapping[str, ConfigurationKind] = {
+    "postgresql": ConfigurationKind("configuration.postgresql", _configuration_postgresql, restarts=True, put=_put_row),
+    "kubernetes": ConfigurationKind("configuration.kubernetes", _kubernetes, put=_edit, versions=False, any_key=False),
+    "mesh-memory": ConfigurationKind("configuration.mesh", _in_process, put=_set),
+    "mesh-nats": ConfigurationKind("configuration.mesh", _on_backbone(_nats), restarts=True, put=_set),
+    "mesh-redis": ConfigurationKind("configuration.mesh", _on_backbone(RedisServer), restarts=True, put=_set),
 }

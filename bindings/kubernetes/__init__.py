@@ -1,0 +1,1 @@
+"""Adapters to what a Kubernetes cluster keeps, over its API server's HTTP interface."""

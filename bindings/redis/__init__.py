@@ -1,0 +1,1 @@
+"""Components on Redis: ``state.redis``, ``lock.redis`` and ``configuration.redis``."""
