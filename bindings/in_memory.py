@@ -21,8 +21,9 @@ class InMemorySettings:
 
 
 class InMemoryStateStore(ComponentAdapter, KeyValueStateStore):
-    """Keys and values in a dictionary."""
+    """Keys and values in the gateway's memory, gone with it. For tests and experiments."""
 
+    tested = "in its own process"
     bound = True
     settings = InMemorySettings
     capabilities = (*CAPABILITIES, "QUERY_API")

@@ -19,10 +19,16 @@ class ComponentAdapter(Steps):
     when it cannot; metadata shows it.
 
     Attributes:
+        title: What it is, one sentence; empty = the first one of the class's docstring.
+        versions: Those of ``spec.version`` that it knows, the usual one first.
+        tested: What it is tested against: the real service and its version, or why that is not so.
         settings: The model of its settings (``mesh/resources/settings.py``).
         bound: Whether it belongs to one process or machine, so that other nodes would find another one.
     """
 
+    title: ClassVar[str] = ""
+    versions: ClassVar[tuple[str, ...]] = ("v1",)
+    tested: ClassVar[str] = ""
     settings: ClassVar[type[Any]]
     bound: ClassVar[bool] = False
 

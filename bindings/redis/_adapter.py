@@ -25,6 +25,7 @@ class RedisAdapter(ComponentAdapter):
         failure: The error of its building block.
     """
 
+    tested = "Redis 7.0"
     settings = RedisSettings
     failure: ClassVar[type[StateError | LockError | ConfigurationError]]
 

@@ -47,6 +47,7 @@ _GLOB = re.compile(r"[\\*?\[\]^-]")
 class RedisStateStore(RedisAdapter, StateStore):
     """State in Redis; etags are the versions of keys."""
 
+    tested = "Redis 7.0: one server, with the modules of Redis Stack, a cluster, Sentinels"
     settings = StateSettings
     failure = StateError
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class SQLStateStore(ComponentAdapter, StateStore):
     """Keys and values in a table; each database's adapter opens the connections and gives its dialect."""
 
-    capabilities: Sequence[str] = (*CAPABILITIES, "KEYS")
+    capabilities: Sequence[str] = CAPABILITIES
 
     def __init__(self, settings: Any, dialect: Dialect, timeout: float, clean_every: float) -> None:
         """Prepare; entering connects and makes the tables.

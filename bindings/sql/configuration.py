@@ -59,6 +59,7 @@ class ConfigurationSettings(Connecting):
 class PostgreSQLConfigurationStore(ComponentAdapter):
     """Configuration in a table; one connection listens for all who watch."""
 
+    tested = "PostgreSQL 15"
     settings = ConfigurationSettings
     capabilities: Sequence[str] = ()
 

@@ -80,6 +80,7 @@ class MySQLSettings:
 class MySQLStateStore(SQLStateStore):
     """State in MySQL or MariaDB."""
 
+    tested = "MariaDB 10.11"
     settings = MySQLSettings
 
     def __init__(self, settings: MySQLSettings, source: DataSource) -> None:

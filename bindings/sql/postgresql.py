@@ -62,6 +62,7 @@ class Connecting:
         default="",
         secret=True,
         aliases=("url",),
+        suggested=True,
         example="host=localhost user=postgres password=example port=5432 dbname=shop",
     )
     host: str = setting("host", "Host; goes before that of connectionString.", default="")
@@ -147,7 +148,8 @@ class PostgreSQLStateStore(SQLStateStore):
     """State in PostgreSQL, in the tables of version v1 or v2."""
 
     settings = PostgreSQLSettings
-    title: ClassVar[str] = "PostgreSQL"
+    product: ClassVar[str] = "PostgreSQL"
+    tested = "PostgreSQL 15"
     versions: ClassVar[tuple[str, ...]] = ("v1", "v2")
 
     def __init__(self, settings: PostgreSQLSettings, dialect: Dialect, place: ConnectionString, version: str) -> None:
@@ -175,7 +177,7 @@ class PostgreSQLStateStore(SQLStateStore):
         version = component.version or "v1"
         if version not in cls.versions:
             known = " and ".join(cls.versions)
-            raise ConfigError(component.problem(f"{cls.title} has the version {known} here, not {version!r}"))
+            raise ConfigError(component.problem(f"{cls.product} has the version {known} here, not {version!r}"))
         place = settings.place(component)
         unused = "tablePrefix" if version == "v1" else "tableName"
         if component.setting(unused):
@@ -187,7 +189,7 @@ class PostgreSQLStateStore(SQLStateStore):
             table = identifier(f"{settings.prefix}state", dotted=True)
         except ValueError as error:
             raise ConfigError(component.problem(str(error), setting="tablePrefix")) from None
-        return cls(settings, postgresql_v2(table, metadata, settings.prefix, cls.title), place, version)
+        return cls(settings, postgresql_v2(table, metadata, settings.prefix, cls.product), place, version)
 
     async def _connect(self) -> Runner:
         engine = engine_of(cast("PostgreSQLSettings", self._settings), self._place)
@@ -196,14 +198,15 @@ class PostgreSQLStateStore(SQLStateStore):
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents; of version v1 only."""
         if "QUERY_API" not in self.capabilities:
-            raise FeatureNotSupportedError(f"{self.title} v2", "querying; version v1 can")
+            raise FeatureNotSupportedError(f"{self.product} v2", "querying; version v1 can")
         return await run_query(query, prefix, self._table, self._database.do)
 
 
 class YugabyteDBStateStore(PostgreSQLStateStore):
     """State in YugabyteDB, in the tables of version v2."""
 
-    title = "YugabyteDB"
+    product = "YugabyteDB"
+    tested = "not run against the real service"
     versions = ("v2", "v1")
 
     @classmethod
@@ -215,7 +218,8 @@ class YugabyteDBStateStore(PostgreSQLStateStore):
 class CockroachDBStateStore(PostgreSQLStateStore):
     """State in CockroachDB, in the tables of version v2: those of v1 need what only PostgreSQL has."""
 
-    title = "CockroachDB"
+    product = "CockroachDB"
+    tested = "not run against the real service"
     versions = ("v2",)
 
 

@@ -120,6 +120,8 @@ class SQLiteStateStore(SQLStateStore):
     """A state store in a file."""
 
     bound = True
+    title = "State in a SQLite file of this machine, shared by the gateways that name the file."
+    tested = "real files"
     settings = SQLiteSettings
 
     def __init__(self, settings: SQLiteSettings, file: File) -> None:

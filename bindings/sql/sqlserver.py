@@ -102,6 +102,7 @@ class SQLServerSettings:
 class SQLServerStateStore(SQLStateStore):
     """State in SQL Server, in the tables of version v1, for JSON alone, or v2."""
 
+    tested = "not run against the real service"
     settings = SQLServerSettings
 
     def __init__(self, settings: SQLServerSettings, server: SQLServer, version: str) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
     from mesh.resources.resiliency import ResiliencyPolicies
+    from mesh.resources.settings import Setting
     from mesh.resources.subscription import Subscription
     from mesh.telemetry import Observer, Tracing
 
@@ -201,6 +202,12 @@ def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:
     return Policy()
 
 
+def capabilities_of(adapter: type) -> Sequence[str]:
+    """Give the capabilities that an adapter has whatever its settings are."""
+    found = getattr(adapter, "capabilities", ())
+    return tuple(found) if isinstance(found, (tuple, list)) else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A building block.
@@ -216,6 +223,8 @@ class Block:
         refers: Gives what a component's settings say of others of its node: by setting, their kind and name.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
+        called: How a component of it is usually named, for a file that is written for somebody.
+        abilities: What metadata will tell of a component whose adapter this is.
     """
 
     name: str
@@ -223,8 +232,10 @@ class Block:
     start: Callable[[Block, Parts, Mapping[str, Opened]], Serving]
     kind: str | None = None
     open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
-    settings: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
     check: Callable[[Component], object] | None = None
     refers: Callable[[Component], Mapping[str, tuple[str, str]]] | None = None
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy
+    called: str = ""
+    abilities: Callable[[type], Sequence[str]] = capabilities_of

@@ -300,4 +300,5 @@ BLOCK = Block(
     open=open_store,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "configuration", "outbound"),
+    called="configstore",
 )

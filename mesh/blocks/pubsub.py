@@ -14,15 +14,14 @@ from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings, is_broadcast
 from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
-from mesh.blocks.topic_scopes import TopicScopes
-from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
+from mesh.blocks.topic_scopes import SETTINGS, TopicScopes
+from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route, capabilities
 from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Settlement
 from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
-from mesh.resources.component import PUBSUB_SETTINGS
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.telemetry import Observed
@@ -259,7 +258,9 @@ BLOCK = Block(
     PubSub,
     kind="pubsub",
     open=open_pubsub,
-    settings=PUBSUB_SETTINGS,
+    settings=SETTINGS,
     check=TopicScopes.from_component,
     policy=lambda policies, target: policies.for_component(target, "pubsub", "outbound"),
+    called="pubsub",
+    abilities=lambda adapter: capabilities(adapter.features) if hasattr(adapter, "features") else (),
 )

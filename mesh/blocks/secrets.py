@@ -159,4 +159,5 @@ BLOCK = Block(
     open=open_store,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "secretstore", "outbound"),
+    called="secretstore",
 )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
+from mesh.blocks import shared_settings
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
-from mesh.blocks.encryption import ENCRYPTION_SETTINGS, EncryptedStateStore, encryption_keys
+from mesh.blocks.encryption import EncryptedStateStore, encryption_keys
 from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, PROJECTION, Outbox, named, outbox_settings, split
 from mesh.blocks.query import Queried, parse_query
 from mesh.blocks.records import LazyRecords
@@ -373,9 +374,10 @@ BLOCK = Block(
     ComponentService,
     kind="state",
     open=open_store,
-    settings=("keyPrefix", "actorStateStore", TTL_SETTING, *ENCRYPTION_SETTINGS, *OUTBOX_SETTINGS),
+    settings=shared_settings.STATE,
     check=check,
     refers=named,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
+    called="statestore",
 )

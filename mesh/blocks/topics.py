@@ -15,7 +15,7 @@ from mesh import address, telemetry
 from mesh.blocks import envelope
 from mesh.blocks.envelope import OVERRIDE, OVERRIDES, PublishOptions
 from mesh.blocks.topic_scopes import TopicScopes
-from mesh.broker import Broker, Message
+from mesh.broker import Broker, Features, Message
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import (
     BadArgumentError,
@@ -39,6 +39,7 @@ __all__ = [
     "Publish",
     "PubSubComponent",
     "Route",
+    "capabilities",
     "is_raw",
     "spelled",
 ]
@@ -184,6 +185,11 @@ def is_raw(metadata: Mapping[str, str]) -> bool:
         raise BadArgumentError(text) from None
 
 
+def capabilities(features: Features) -> Sequence[str]:
+    """Give what metadata tells of a component on a broker."""
+    return ("SUBSCRIBE_WILDCARDS", "BULK_PUBSUB") if features.wildcard else ("BULK_PUBSUB",)
+
+
 @dataclass(frozen=True, slots=True)
 class PubSubComponent:
     """A configured pub/sub component; its functions are the block's methods.
@@ -221,10 +227,9 @@ class PubSubComponent:
         return address.topic(self.namespace, self.name, self.topic_prefix + topic, pattern=pattern)
 
     @property
-    def capabilities(self) -> list[str]:
+    def capabilities(self) -> Sequence[str]:
         """What metadata tells about it."""
-        wildcards = ["SUBSCRIBE_WILDCARDS"] if self.broker.features.wildcard else []
-        return [*wildcards, "BULK_PUBSUB"]
+        return capabilities(self.broker.features)
 
     async def publish(self, operation: Operation) -> None:
         """Store one event; return once the broker has confirmed it.

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.secrets import BLOCK as SECRETS
@@ -26,14 +25,13 @@ from mesh.resources.component import (
     Component,
     HTTPEndpoint,
     MetadataEntry,
-    NoEffect,
     SecretRef,
     TemplateTokens,
     resolve_entries,
     without_store,
 )
 from mesh.resources.configuration import Configuration
-from mesh.resources.settings import settings_of
+from mesh.resources.settings import Setting, declared_by, without_effect
 
 __all__ = [
     "Components",
@@ -226,20 +224,17 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
 
     An adapter that does not say its ``settings`` looks at them itself.
     """
+    shared = [name for each in block.settings for name in each.names]
     if component.type in BACKBONE_TYPES:
         advice = f"; {component.type} uses the mesh's own broker: delete this line if it is about another server"
-        return component.unknown(block.settings, advice)
-    own: Any = None
-    table: Mapping[str, NoEffect] = {}
+        return component.unknown(shared, advice)
+    declared: Sequence[Setting] | None = None
     if registry.find(component.type) is not None:
-        adapter = registry.load(component.type)
-        own, table = getattr(adapter, "settings", None), getattr(adapter, "without_effect", table)
-    if isinstance(own, type):
-        declared = settings_of(own)
-        own = [name for each in declared for name in each.names]
-        table = {each.name: NoEffect(each.ignored, ("", *each.anyway)) for each in declared if each.ignored}
-    near, others = ([], []) if own is None else component.unknown((*block.settings, *own))
-    return near, others + component.without_effect(table)
+        declared = declared_by(registry.load(component.type))
+    if declared is None:
+        return [], []
+    near, others = component.unknown((*shared, *(name for each in declared for name in each.names)))
+    return near, others + without_effect(component, declared)
 
 
 async def open_components(

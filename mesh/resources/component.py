@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
-    "PUBSUB_SETTINGS",
     "Component",
     "EnvRef",
     "HTTPEndpoint",
     "MetadataEntry",
-    "NoEffect",
     "Secret",
     "SecretRef",
     "TemplateTokens",
@@ -35,9 +33,6 @@ __all__ = [
     "without_secret",
     "without_store",
 ]
-
-# Read by the mesh, for every pub/sub component.
-PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
 
 _BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -99,19 +94,6 @@ class MetadataEntry:
         if isinstance(self.value, Secret):
             return self.value.reveal()
         return self.value if isinstance(self.value, str) else None
-
-
-@dataclass(frozen=True, slots=True)
-class NoEffect:
-    """A setting that an adapter takes although it does nothing here.
-
-    Attributes:
-        reason: Why.
-        anyway: Values, in lower case, that ask for what is so anyway; then nothing is said.
-    """
-
-    reason: str
-    anyway: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +189,6 @@ class Component:
                 message += f"; ignoring it may be unsafe{advice}" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
-
-    def without_effect(self, table: Mapping[str, NoEffect]) -> list[Problem]:
-        """Find settings that do nothing although their adapter takes them."""
-        folded = {name.casefold(): each for name, each in table.items()}
-        found = [(entry, folded.get(entry.name.casefold())) for entry in self.metadata]
-        return [
-            _problem(f"it has no effect: {each.reason}", entry, self.file, self.line)
-            for entry, each in found
-            if each is not None and (entry.text() or "").strip().lower() not in each.anyway
-        ]
 
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""

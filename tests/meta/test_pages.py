@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from docs.generate import rendered
+from docs.generate import changes, rendered
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
 from mesh.resources.loader import is_run_file, load_configuration_file, load_resources, parse_documents, validate
@@ -73,6 +73,11 @@ def test_generated_parts_are_up_to_date(page: Path) -> None:
     """``python -m docs.generate`` would change nothing."""
     text = page.read_text(encoding="utf-8")
     assert rendered(text) == text, "stale; run: python -m docs.generate"
+
+
+def test_generated_files_are_up_to_date() -> None:
+    """``python -m docs.generate`` would write no file anew, and remove none."""
+    assert not [str(path.relative_to(ROOT)) for path in changes()], "stale; run: python -m docs.generate"
 
 
 def _our_files() -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from redis.asyncio import RedisCluster as ClusterClient
 from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
+from tests.support.extension import install
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.mariadb_server import MariaDBServer
 from tests.support.nats import NatsServer
@@ -103,6 +105,16 @@ async def _sqlite(directory: Path) -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
+async def _extension(directory: Path) -> AsyncIterator[Served]:
+    installed = str(await asyncio.to_thread(install, directory))
+    sys.path.append(installed)
+    try:
+        yield Served({"folder": str(directory / "state"), "sync": "false"})
+    finally:
+        sys.path.remove(installed)
+
+
+@asynccontextmanager
 async def _postgresql(directory: Path, version: str = "v1") -> AsyncIterator[Served]:
     async with PostgreSQLServer(directory) as server:
         yield Served({"connectionString": server.connection_string}, server=server, version=version)
@@ -161,6 +173,7 @@ STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
     "encrypted": StoreKind("state.in-memory", _encrypted),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "extension": StoreKind("state.folder", _extension),
     "postgresql": StoreKind("state.postgresql", _postgresql, restarts=True),
     "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
     "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
