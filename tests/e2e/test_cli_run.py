@@ -522,7 +522,7 @@ def test_application_that_cannot_start_ends_all(home: MeshHome, tmp_path: Path) 
     ("spec", "said"),
     [
         ("typ: state.mesh", "a.yaml:4:8: spec.typ: unknown field; did you mean 'type'?"),
-        ("type: state.redis", "a.yaml:4:14: spec.type: there is no component type 'state.redis' here"),
+        ("type: state.couchbase", "a.yaml:4:14: spec.type: there is no component type 'state.couchbase' here"),
         ("type: state.mesh, metadata: [{name: a, secretKeyRef: {name: s}}]", "component x refers to a secret"),
         ("type: state.mesh, metadata: [{name: keyPrefix, value: a||b}]", "keyPrefix can't contain '||'"),
         ("type: state.sqlite, metadata: [{name: conectionString, value: b}]", "did you mean 'connectionString'?"),
