@@ -246,4 +246,5 @@ def gather(component: Component, model: type[_Model], problems: list[Problem]) -
 def _missing(component: Component, declared: Setting, name: str | None) -> Problem:
     if name is not None:
         return component.problem("must not be empty", setting=name)
-    return component.problem(f"the setting {declared.name} is missing: {declared.told[:1].lower()}{declared.told[1:]}")
+    told = declared.told[:1].lower() + declared.told[1:].replace("`", "")
+    return component.problem(f"the setting {declared.name} is missing: {told}")
