@@ -92,6 +92,7 @@ __all__ = [
     "RecordsMissingError",
     "RemoteError",
     "SecretError",
+    "SecretStoreAwayError",
     "StateError",
     "StateLimitError",
     "StreamBrokenError",
@@ -406,6 +407,13 @@ class SecretError(MeshError):
     """A secret store could not do what it was asked: it has no such secret, or cannot be read."""
 
     code = "SECRET_ERROR"
+
+
+class SecretStoreAwayError(SecretError):
+    """A secret store cannot be reached, is too busy, or fails for now: the same call may succeed later."""
+
+    code = "SECRET_STORE_AWAY"
+    retryable = True
 
 
 class ConfigurationError(MeshError):

@@ -28,6 +28,8 @@ CLIENTS = {
 # The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
+    "bindings.aws.parameterstore": (900, frozenset()),
+    "bindings.aws.secretmanager": (900, frozenset()),
     "bindings.in_memory": (285, frozenset()),
     "bindings.kubernetes.configuration": (400, frozenset()),
     "bindings.local": (210, frozenset()),
