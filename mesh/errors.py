@@ -40,6 +40,7 @@
     │   ├── OutboxError               an event of a transaction could not be stored, so that nothing was written
     │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
     ├── SecretError                   a secret store could not do what it was asked
+    │   └── SecretStoreAwayError      it cannot be reached, is too busy, or fails for now
     ├── ConfigurationError            a configuration store could not do what it was asked
     └── LockError                     a lock store could not do what it was asked
 
