@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -181,8 +182,9 @@ def _short(error: Exception) -> str:
 
 def _session(settings: AWSSettings) -> AioSession:
     session = AioSession()
-    if settings.region:
-        session.set_config_variable("region", settings.region)
+    region = settings.region or os.environ.get("AWS_REGION")  # Pods have it; the library reads AWS_DEFAULT_REGION.
+    if region:
+        session.set_config_variable("region", region)
     if settings.access_key:
         session.set_credentials(settings.access_key, settings.secret_key, settings.session_token)
     return session

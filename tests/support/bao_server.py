@@ -75,6 +75,7 @@ class BaoServer(Server):
         for name, options in ENGINES.items():
             if f"{name}/" not in mounted:
                 self.ask("POST", f"sys/mounts/{name}", {"type": "kv", "options": options})
+        self.ask("POST", "secret/data/ready", {"data": {}})  # A new engine with versions refuses at first.
         return True
 
     def ask(self, method: str, path: str, body: object = None) -> Mapping[str, object]:
