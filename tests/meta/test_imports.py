@@ -44,7 +44,6 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.sql.postgresql": (465, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.sqlite": (435, frozenset({"sqlalchemy"})),
     "bindings.sql.sqlserver": (440, frozenset({"sqlalchemy"})),
-    "bindings.sqlite": (290, frozenset()),
     "bindings.vault": (440, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
     "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
