@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -57,10 +57,12 @@ class Cluster(Steps):
         session = aiohttp.ClientSession(connector=connector, auth=login, timeout=timeout)
         self._session = await self._stack.enter_async_context(session)
 
-    async def get(self, path: str, query: Mapping[str, str] = {}) -> Mapping[str, object] | None:
-        """Read an object, or a page of a list; None when there is none."""
+    async def get(
+        self, path: str, query: Mapping[str, str] = {}, *, absent: Collection[int] = (404,)
+    ) -> Mapping[str, object] | None:
+        """Read an object, or a page of a list; None for an answer of such a status."""
         async with self._asking(path, query, aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as response:
-            if response.status == 404:
+            if response.status in absent:
                 return None
             await self._check(response)
             return cast("Mapping[str, object]", orjson.loads(await response.read()))
