@@ -21,7 +21,7 @@ from mesh.adapter import ComponentAdapter
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.errors import ConfigError, SecretError, SecretStoreAwayError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, choice, read_settings, setting
+from mesh.resources.settings import BOOLEAN, choice, setting
 
 __all__ = ["VaultSecretStore"]
 
@@ -60,7 +60,7 @@ class VaultSecretStore(ComponentAdapter):
     """Secrets below a prefix of one engine, which may be of either version."""
 
     settings = VaultSettings
-    tested = "Run against OpenBao, which has the same interface; not run against HashiCorp Vault itself."
+    tested = "OpenBao 2.7, which has the same interface; not run against HashiCorp Vault itself"
     _service: HTTPService
 
     def __init__(self, settings: Any) -> None:
@@ -74,13 +74,14 @@ class VaultSecretStore(ComponentAdapter):
     @classmethod
     def from_component(cls, component: Component) -> Self:
         """Read the settings; there is one token."""
-        settings = read_settings(component, VaultSettings)
+        made = super().from_component(component)
+        settings = made._settings
         if (settings.token is None) == (settings.token_file is None):
             message = "set either vaultToken or vaultTokenMountPath"
             raise ConfigError(component.problem(message, setting="vaultToken"))
         if not settings.address.startswith(("http://", "https://")):
             raise ConfigError(component.problem("begins with http:// or https://", setting="vaultAddr"))
-        return cls(settings)
+        return made
 
     async def _enter(self) -> None:
         """Connect, and find of which version the engine is.
@@ -106,6 +107,10 @@ class VaultSecretStore(ComponentAdapter):
             self._versioned = (engine.get("options") or {}).get("version") == "2"
         elif found.status not in (403, 404):  # A token may be denied this and yet read secrets.
             raise _refused(found)
+
+    async def check(self) -> None:
+        """Ask whether the server answers, and is not sealed."""
+        await self._service.get("/v1/sys/health", {"standbyok": "true", "perfstandbyok": "true"})
 
     async def _who(self) -> Mapping[str, str]:
         token = self._settings.token

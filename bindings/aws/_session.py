@@ -35,7 +35,7 @@ from botocore.exceptions import (
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, MeshError
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, read_settings, setting
+from mesh.resources.settings import Kind, setting
 
 __all__ = ["AWSAdapter", "AWSSettings"]
 
@@ -93,13 +93,14 @@ class AWSAdapter(ComponentAdapter):
     @classmethod
     def from_component(cls, component: Component) -> Self:
         """Read the settings; an access key has two parts."""
-        settings = read_settings(component, cls.settings)
+        made = super().from_component(component)
+        settings = made._settings
         if (settings.access_key is None) != (settings.secret_key is None):
             given, lacking = ("accessKey", "secretKey") if settings.access_key else ("secretKey", "accessKey")
             raise ConfigError(component.problem(f"needs {lacking} as well", setting=given))
         if settings.session_token and not settings.access_key:
             raise ConfigError(component.problem("needs accessKey and secretKey as well", setting="sessionToken"))
-        return cls(settings)
+        return made
 
     async def _enter(self) -> None:
         """Make the client; it asks nothing yet."""
@@ -126,7 +127,7 @@ class AWSAdapter(ComponentAdapter):
         except ClientError:
             return None
 
-    async def check(self, operation: str, **arguments: object) -> None:
+    async def probe(self, operation: str, **arguments: object) -> None:
         """Ask the service whether it knows the credentials; that they do not permit the operation is an answer."""
         await self.read(operation, absent=DENIED, **arguments)
 

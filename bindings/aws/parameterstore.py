@@ -33,12 +33,16 @@ class ParameterStore(AWSAdapter):
     service = "ssm"
     failed, away = SecretError, SecretStoreAwayError
     capabilities: Sequence[str] = ()
-    tested = "Run against moto's server; not run against the real service."
+    tested = "moto's server; not run against the real service"
 
     async def _enter(self) -> None:
         """Connect, and see that the credentials are some; a permission to list them all is not needed."""
         await super()._enter()
-        await self.check("describe_parameters", MaxResults=1)
+        await self.check()
+
+    async def check(self) -> None:
+        """Ask whether the service answers."""
+        await self.probe("describe_parameters", MaxResults=1)
 
     async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """Read a parameter: its newest version, or that of ``version_id``.

@@ -38,7 +38,7 @@ class SecretManagerStore(AWSAdapter):
     settings = SecretManagerSettings
     service = "secretsmanager"
     failed, away = SecretError, SecretStoreAwayError
-    tested = "Run against moto's server; not run against the real service."
+    tested = "moto's server; not run against the real service"
 
     def __init__(self, settings: Any) -> None:
         """Prepare; entering connects."""
@@ -48,7 +48,11 @@ class SecretManagerStore(AWSAdapter):
     async def _enter(self) -> None:
         """Connect, and see that the credentials are some; a permission to list them all is not needed."""
         await super()._enter()
-        await self.check("list_secrets", MaxResults=1)
+        await self.check()
+
+    async def check(self) -> None:
+        """Ask whether the service answers."""
+        await self.probe("list_secrets", MaxResults=1)
 
     async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """Read a secret: its current version, or that of ``version_id`` or ``version_stage``.

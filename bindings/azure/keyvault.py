@@ -25,7 +25,7 @@ from bindings.secrets import read_all
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, SecretError, SecretStoreAwayError
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, read_settings, setting
+from mesh.resources.settings import Kind, setting
 
 __all__ = ["KeyVaultSecretStore"]
 
@@ -65,19 +65,20 @@ class KeyVaultSecretStore(ComponentAdapter):
 
     settings = KeyVaultSettings
     capabilities: Sequence[str] = ()
-    tested = "Run against a server that answers as Microsoft's documentation says; not run against the real service."
+    tested = "a server written by hand from Microsoft's documentation; not run against the real service"
     _client: SecretClient
 
     @classmethod
     def from_component(cls, component: Component) -> Self:
         """Read the settings; an application's secret or certificate belongs to an application of a tenant."""
-        settings = read_settings(component, KeyVaultSettings)
+        made = super().from_component(component)
+        settings = made._settings
         proof = ("azureClientSecret", "azureCertificate", "azureCertificateFile")
         given = (settings.client_secret, settings.certificate, settings.certificate_file)
         if any(given) and not (settings.tenant and settings.client):
             name = next(name for name, value in zip(proof, given, strict=True) if value)
             raise ConfigError(component.problem(f"{name} needs azureTenantId and azureClientId as well", setting=name))
-        return cls(settings)
+        return made
 
     async def _enter(self) -> None:
         """Connect, and see that there are credentials; a permission to list all secrets is not needed."""
@@ -92,6 +93,10 @@ class KeyVaultSecretStore(ComponentAdapter):
         url = settings.endpoint or f"https://{settings.vault}.{_HOSTS[settings.cloud]}"
         client = SecretClient(url, credential, verify_challenge_resource=settings.endpoint is None, **options)
         self._client = await self._stack.enter_async_context(client)
+        await self.check()
+
+    async def check(self) -> None:
+        """Ask whether the vault answers, and takes the credentials."""
         with self._errors(denied=True):
             async for _ in self._client.list_properties_of_secrets(max_page_size=1):
                 break

@@ -18,7 +18,7 @@ from bindings.secrets import read_all
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, SecretError, SecretStoreAwayError
 from mesh.resources.component import Component
-from mesh.resources.settings import read_settings, setting
+from mesh.resources.settings import setting
 
 __all__ = ["GCPSecretStore"]
 
@@ -40,7 +40,7 @@ class GCPSecretStore(ComponentAdapter):
 
     settings = GCPSecretSettings
     capabilities: Sequence[str] = ()
-    tested = "Run against a server that answers as Google's documentation says; not run against the real service."
+    tested = "a server written by hand from Google's documentation; not run against the real service"
     _service: HTTPService
 
     def __init__(self, settings: Any) -> None:
@@ -51,11 +51,12 @@ class GCPSecretStore(ComponentAdapter):
     @classmethod
     def from_component(cls, component: Component) -> Self:
         """Read the settings; a service account has two parts."""
-        settings = read_settings(component, GCPSecretSettings)
+        made = super().from_component(component)
+        settings = made._settings
         if (settings.client_email is None) != (settings.private_key is None):
             given, lacking = ("client_email", "private_key")[:: 1 if settings.client_email else -1]
             raise ConfigError(component.problem(f"needs {lacking} as well", setting=given))
-        return cls(settings)
+        return made
 
     async def _enter(self) -> None:
         """Connect, and see that the credentials are some; a permission to list all secrets is not needed."""
@@ -65,6 +66,10 @@ class GCPSecretStore(ComponentAdapter):
         service = HTTPService("Secret Manager", self._settings.endpoint, self._access.headers, SecretStoreAwayError)
         self._service = await self._stack.enter_async_context(service)
         self._path = f"/v1/projects/{self._access.project}/secrets"
+        await self.check()
+
+    async def check(self) -> None:
+        """Ask whether the service answers, and takes the credentials."""
         answer = await self._service.get(self._path, {"pageSize": "1"})
         if answer.status not in (200, 403):
             raise _refused(answer)

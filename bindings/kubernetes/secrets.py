@@ -41,7 +41,7 @@ class KubernetesSecretStore(ComponentAdapter):
 
     settings = KubernetesSecretSettings
     capabilities: Sequence[str] = (MULTIPLE_VALUES,)
-    tested = "Run against a server that answers as the documentation of Kubernetes says; not run against a real one."
+    tested = "a server written by hand from the documentation of Kubernetes; not run against the real service"
 
     def __init__(self, settings: Any) -> None:
         """Prepare; entering connects."""
@@ -52,6 +52,10 @@ class KubernetesSecretStore(ComponentAdapter):
     async def _enter(self) -> None:
         """Connect, and see that the API server answers; a permission is not needed."""
         await self._stack.enter_async_context(self._cluster)
+        await self.check()
+
+    async def check(self) -> None:
+        """Ask whether the API server answers."""
         await self._cluster.get("/version", absent=(403,))
 
     async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:

@@ -86,6 +86,7 @@ class BaoServer(Server):
             {"X-Vault-Token": self.token} if self.token else {},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=10) as response:
+        # It is set up once: an answer that nobody waits for would take the token with it.
+        with urllib.request.urlopen(request, timeout=60) as response:
             text = response.read()
         return orjson.loads(text) if text else {}  # type: ignore[no-any-return]
