@@ -40,6 +40,7 @@
     │   ├── OutboxError               an event of a transaction could not be stored, so that nothing was written
     │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
     ├── SecretError                   a secret store could not do what it was asked
+    │   └── SecretStoreAwayError      it cannot be reached, is too busy, or fails for now
     ├── ConfigurationError            a configuration store could not do what it was asked
     └── LockError                     a lock store could not do what it was asked
 
@@ -92,6 +93,7 @@ __all__ = [
     "RecordsMissingError",
     "RemoteError",
     "SecretError",
+    "SecretStoreAwayError",
     "StateError",
     "StateLimitError",
     "StreamBrokenError",
@@ -406,6 +408,13 @@ class SecretError(MeshError):
     """A secret store could not do what it was asked: it has no such secret, or cannot be read."""
 
     code = "SECRET_ERROR"
+
+
+class SecretStoreAwayError(SecretError):
+    """A secret store cannot be reached, is too busy, or fails for now: the same call may succeed later."""
+
+    code = "SECRET_STORE_AWAY"
+    retryable = True
 
 
 class ConfigurationError(MeshError):

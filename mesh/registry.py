@@ -40,12 +40,16 @@ _STAND_INS = {
     "lock": f"{LOCK_ON_BACKBONE} takes the place of a lock server: the mesh's own broker keeps the locks",
 }
 EXTRAS = {
+    "aiobotocore": "aws",
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
     "asyncmy": "mysql",
     "asyncpg": "postgresql",
+    "azure": "azure",
+    "botocore": "aws",
     "cryptography": "encryption",
     "faststream": "faststream",
+    "google": "gcp",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
     "pyodbc": "sqlserver",

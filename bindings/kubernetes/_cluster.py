@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -25,16 +25,23 @@ MAX_REASON = 200
 class Cluster(Steps):
     """Asks an API server; what goes wrong is an error of its user's kind."""
 
-    def __init__(self, path: str | None, failure: Callable[[str], MeshError]) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        failure: Callable[[str], MeshError],
+        away: Callable[[str], MeshError] | None = None,
+    ) -> None:
         """Prepare; entering reads how to connect.
 
         Args:
             path: Of a kubeconfig file; None looks for it.
             failure: Makes the errors.
+            away: Makes those after which the same request may succeed, if they are of a class of their own.
         """
         super().__init__()
         self._path = path
         self._failure = failure
+        self._away = away or failure
         self._access: Access
         self._session: aiohttp.ClientSession
 
@@ -50,10 +57,12 @@ class Cluster(Steps):
         session = aiohttp.ClientSession(connector=connector, auth=login, timeout=timeout)
         self._session = await self._stack.enter_async_context(session)
 
-    async def get(self, path: str) -> Mapping[str, object] | None:
-        """Read an object; None when there is none."""
-        async with self._asking(path, {}, aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as response:
-            if response.status == 404:
+    async def get(
+        self, path: str, query: Mapping[str, str] = {}, *, absent: Collection[int] = (404,)
+    ) -> Mapping[str, object] | None:
+        """Read an object, or a page of a list; None for an answer of such a status."""
+        async with self._asking(path, query, aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as response:
+            if response.status in absent:
                 return None
             await self._check(response)
             return cast("Mapping[str, object]", orjson.loads(await response.read()))
@@ -95,7 +104,7 @@ class Cluster(Steps):
                 yield response
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             reason = str(error) or "it does not answer"
-            raise self._failure(f"the API server {self._access.server} cannot be asked: {reason}") from error
+            raise self._away(f"the API server {self._access.server} cannot be asked: {reason}") from error
 
     async def _token(self) -> str | None:
         """Give the token of now: one in a file is replaced there before its time is over."""
@@ -110,4 +119,5 @@ class Cluster(Steps):
             reason = str(told["message"])[:MAX_REASON]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             reason = response.reason or ""
-        raise self._failure(f"the API server {self._access.server} answered {response.status}: {reason}")
+        failure = self._away if response.status >= 500 or response.status == 429 else self._failure
+        raise failure(f"the API server {self._access.server} answered {response.status}: {reason}")

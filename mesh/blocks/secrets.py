@@ -23,11 +23,22 @@ if TYPE_CHECKING:
     from mesh.resources.component import Component, SecretRef
     from mesh.resources.configuration import SecretScope
 
-__all__ = ["BLOCK", "BULK", "GET", "Bulk", "Get", "SecretStore", "SecretStoreComponent", "secret_value"]
+__all__ = [
+    "BLOCK",
+    "BULK",
+    "GET",
+    "MULTIPLE_VALUES",
+    "Bulk",
+    "Get",
+    "SecretStore",
+    "SecretStoreComponent",
+    "secret_value",
+]
 
 logger = logging.getLogger(__name__)
 
 Secret = Mapping[str, str]
+MULTIPLE_VALUES = "MULTIPLE_KEY_VALUES_PER_SECRET"
 
 
 class SecretStore(Protocol):

@@ -28,8 +28,13 @@ CLIENTS = {
 # The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
+    "bindings.aws.parameterstore": (670, frozenset()),
+    "bindings.aws.secretmanager": (670, frozenset()),
+    "bindings.azure.keyvault": (720, frozenset()),
+    "bindings.gcp.secretmanager": (620, frozenset()),
     "bindings.in_memory": (285, frozenset()),
     "bindings.kubernetes.configuration": (400, frozenset()),
+    "bindings.kubernetes.secrets": (440, frozenset()),
     "bindings.local": (210, frozenset()),
     "bindings.redis.configuration": (360, frozenset({"redis"})),
     "bindings.redis.lock": (360, frozenset({"redis"})),
@@ -39,6 +44,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.sql.postgresql": (465, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.sqlite": (435, frozenset({"sqlalchemy"})),
     "bindings.sql.sqlserver": (440, frozenset({"sqlalchemy"})),
+    "bindings.vault": (440, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
     "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
     "brokers.kafka": (320, frozenset({"aiokafka"})),

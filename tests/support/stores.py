@@ -195,9 +195,9 @@ LOCK: Mapping[str, StoreKind] = {
 }
 
 
-def kubeconfig_for(api: KubernetesAPI, directory: Path) -> Path:
-    """Write a kubeconfig for a server."""
-    cluster, user = {"server": api.url}, {"token": "t0ken"}
+def kubeconfig_for(api: KubernetesAPI | str, directory: Path) -> Path:
+    """Write a kubeconfig for a server, or for its URL."""
+    cluster, user = {"server": api if isinstance(api, str) else api.url}, {"token": "t0ken"}
     document = {
         "current-context": "test",
         "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],

@@ -1,0 +1,1 @@
+"""Adapters to services of AWS; how they connect is the same for all of them."""

@@ -1,0 +1,239 @@
+"""How the adapters to AWS connect, and as whom.
+
+The credentials are those of the settings. Without them they are found as AWS's own tools find them: variables, the
+shared files with their profiles, the identity of a pod (IRSA, Pod Identity), of a container or of an instance.
+
+Source: Dapr 1.18, the AWS authentication profiles; the AWS SDKs and Tools Reference Guide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast
+
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials, AioDeferredRefreshableCredentials
+from aiobotocore.session import AioSession
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoRegionError,
+    ParamValidationError,
+)
+from botocore.exceptions import (
+    ConnectionError as UnreachableError,
+)
+
+from mesh.adapter import ComponentAdapter
+from mesh.errors import ConfigError, MeshError
+from mesh.resources.component import Component
+from mesh.resources.settings import Kind, setting
+
+__all__ = ["AWSAdapter", "AWSSettings"]
+
+MAX_CONNECTIONS = 32
+ATTEMPTS = 3
+CONNECT_SECONDS = 3.1
+READ_SECONDS = 10.0
+MAX_REASON = 300
+DENIED = ("AccessDeniedException", "AccessDenied")
+_BUSY = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown", "ProvisionedThroughputExceeded")
+_TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and so its token.
+
+
+def _anywhere(text: str) -> str:
+    raise ValueError("IAM Roles Anywhere is not supported; use accessKey and secretKey, assumeRoleArn, or a profile")
+
+
+_ANYWHERE = Kind("not supported", _anywhere)
+
+
+@dataclass(frozen=True, slots=True)
+class AWSSettings:
+    """What every component of AWS has; those of one service inherit from it."""
+
+    region: str | None = setting(
+        "region", "The region of the service; without it AWS_REGION, or the profile, tells.", example="eu-central-1"
+    )
+    endpoint: str | None = setting("endpoint", "URL of the service, in place of the region's own.")
+    access_key: str | None = setting(
+        "accessKey", "Id of an access key; without it the credentials are found as the AWS tools do.", secret=True
+    )
+    secret_key: str | None = setting("secretKey", "The secret part of the access key.", secret=True)
+    session_token: str | None = setting("sessionToken", "Token of a temporary access key.", secret=True)
+    role: str | None = setting("assumeRoleArn", "A role to take on with these credentials.")
+    role_session: str = setting("sessionName", "Name of the session of that role.", default="DaprDefaultSession")
+    trust_anchor: None = setting("trustAnchorArn", "IAM Roles Anywhere; it is refused.", _ANYWHERE)
+    trust_profile: None = setting("trustProfileArn", "IAM Roles Anywhere; it is refused.", _ANYWHERE)
+
+
+class AWSAdapter(ComponentAdapter):
+    """A client of one service; what goes wrong is an error of its block.
+
+    Attributes:
+        settings: A model that inherits from `AWSSettings`.
+        service: Its name at AWS (``secretsmanager``).
+        failed: The class of errors.
+        away: The class of those errors after which the same call may succeed.
+    """
+
+    service: ClassVar[str]
+    failed: ClassVar[type[MeshError]]
+    away: ClassVar[type[MeshError]]
+    _client: Any
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; an access key has two parts."""
+        made = super().from_component(component)
+        settings = made._settings
+        if (settings.access_key is None) != (settings.secret_key is None):
+            given, lacking = ("accessKey", "secretKey") if settings.access_key else ("secretKey", "accessKey")
+            raise ConfigError(component.problem(f"needs {lacking} as well", setting=given))
+        if settings.session_token and not settings.access_key:
+            raise ConfigError(component.problem("needs accessKey and secretKey as well", setting="sessionToken"))
+        return made
+
+    async def _enter(self) -> None:
+        """Make the client; it asks nothing yet."""
+        logging.getLogger("botocore").setLevel(logging.INFO)  # Below, it writes requests and answers.
+        logging.getLogger("aiobotocore").setLevel(logging.INFO)
+        with self._errors("connect"):
+            self._client = await self._stack.enter_async_context(_client(self.service, self._settings))
+
+    async def call(self, operation: str, *, passes: Collection[str] = (), **arguments: object) -> dict[str, Any]:
+        """Ask the service.
+
+        Args:
+            operation: The client's method (``get_secret_value``).
+            passes: Codes of refusals that the caller takes itself, as ``ClientError``.
+            arguments: Of the operation.
+        """
+        with self._errors(operation.replace("_", " "), passes):
+            return cast("dict[str, Any]", await getattr(self._client, operation)(**arguments))
+
+    async def read(self, operation: str, *, absent: Collection[str], **arguments: object) -> dict[str, Any] | None:
+        """Ask the service; a refusal with one of these codes is None."""
+        try:
+            return await self.call(operation, passes=absent, **arguments)
+        except ClientError:
+            return None
+
+    async def probe(self, operation: str, **arguments: object) -> None:
+        """Ask the service whether it knows the credentials; that they do not permit the operation is an answer."""
+        await self.read(operation, absent=DENIED, **arguments)
+
+    async def pages(self, operation: str, **arguments: object) -> AsyncIterator[dict[str, Any]]:
+        """Ask the service for page after page."""
+        pages = self._client.get_paginator(operation).paginate(**arguments).__aiter__()
+        while True:
+            with self._errors(operation.replace("_", " ")):
+                try:
+                    page = await pages.__anext__()
+                except StopAsyncIteration:
+                    return
+            yield page
+
+    @contextmanager
+    def _errors(self, what: str, passes: Collection[str] = ()) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            if _code(error) in passes:
+                raise
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            again = status >= 500 or status == 429 or any(word in _code(error) for word in _BUSY)
+            # The library's error quotes the request, so it is not the cause of ours.
+            raise (self.away if again else self.failed)(f"{self._named(what)}: {_reason(error)}") from None
+        except (HTTPClientError, UnreachableError) as error:
+            message = f"{self._named(what)}: the service cannot be reached: {_short(error)}"
+            raise self.away(message) from None
+        except NoRegionError:
+            raise self.failed("no region is known: set region, or the variable AWS_REGION") from None
+        except ParamValidationError:  # It quotes what was given.
+            raise self.failed(f"{self._named(what)}: a name or a value is not one that it takes") from None
+        except (BotoCoreError, ValueError) as error:
+            raise self.failed(f"{self._named(what)}: {_short(error)}") from None
+
+    def _named(self, what: str) -> str:
+        return f"AWS {self.service}, {what}"
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _reason(error: ClientError) -> str:
+    code = _code(error)
+    told = "" if any(word in code for word in _TELLING) else error.response.get("Error", {}).get("Message", "")
+    return f"{code}: {str(told)[:MAX_REASON]}" if told else code
+
+
+def _short(error: Exception) -> str:
+    return (str(error).partition("\n")[0] or type(error).__name__)[:MAX_REASON]
+
+
+def _session(settings: AWSSettings) -> AioSession:
+    session = AioSession()
+    region = settings.region or os.environ.get("AWS_REGION")  # Pods have it; the library reads AWS_DEFAULT_REGION.
+    if region:
+        session.set_config_variable("region", region)
+    if settings.access_key:
+        session.set_credentials(settings.access_key, settings.secret_key, settings.session_token)
+    return session
+
+
+@asynccontextmanager
+async def _client(service: str, settings: AWSSettings) -> AsyncIterator[Any]:
+    config = AioConfig(
+        max_pool_connections=MAX_CONNECTIONS,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
+        warm_up_loader_caches=True,  # In a thread: the descriptions of services are large files.
+    )
+    session = await asyncio.to_thread(_session, settings)
+    if settings.role:
+        session = await asyncio.to_thread(_role_session, session, settings, config)
+    async with session.create_client(service, endpoint_url=settings.endpoint, config=config) as client:
+        yield client
+
+
+def _role_session(base: AioSession, settings: AWSSettings, config: AioConfig) -> AioSession:
+    """Make a session of another role, whose credentials are asked for again before they end."""
+
+    async def refresh() -> dict[str, str]:
+        try:
+            async with base.create_client("sts", config=config) as sts:
+                taken = await sts.assume_role(RoleArn=settings.role, RoleSessionName=settings.role_session)
+        except ClientError as error:  # The library logs it.
+            raise CredentialRetrievalError(provider="assume-role", error_msg=_reason(error)) from None
+        given = taken["Credentials"]
+        return {
+            "access_key": given["AccessKeyId"],
+            "secret_key": given["SecretAccessKey"],
+            "token": given["SessionToken"],
+            "expiry_time": given["Expiration"].isoformat(),
+        }
+
+    session = _session(dataclasses.replace(settings, access_key=None, secret_key=None, session_token=None))
+    session.register_component("credential_provider", _Resolver(refresh))
+    return session
+
+
+class _Resolver:
+    """What a session asks for its credentials."""
+
+    def __init__(self, refresh: Callable[[], Awaitable[dict[str, str]]]) -> None:
+        self._refresh = refresh
+
+    async def load_credentials(self) -> AioCredentials:
+        return AioDeferredRefreshableCredentials(self._refresh, "assume-role")

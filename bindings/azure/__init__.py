@@ -1,0 +1,1 @@
+"""Adapters to services of Azure; as whom they ask is the same for all of them."""

@@ -1,0 +1,98 @@
+"""As whom the adapters to Azure ask: an application of the settings, or as Azure's own tools find it.
+
+Source: Dapr 1.18, authenticating to Azure; the documentation of Microsoft Entra ID.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from azure.identity import AzureAuthorityHosts
+from azure.identity.aio import CertificateCredential, ClientSecretCredential, DefaultAzureCredential
+
+from mesh.resources.settings import choice, setting
+
+__all__ = ["AzureSettings", "make_credential"]
+
+_CLOUDS = {"AZUREPUBLICCLOUD": None, "AZURECHINACLOUD": "china", "AZUREUSGOVERNMENTCLOUD": "government"}
+_AUTHORITIES = {"china": AzureAuthorityHosts.AZURE_CHINA, "government": AzureAuthorityHosts.AZURE_GOVERNMENT}
+
+
+@dataclass(frozen=True, slots=True)
+class AzureSettings:
+    """What every component of Azure has."""
+
+    tenant: str | None = setting(
+        "azureTenantId",
+        "Id of the tenant.",
+        aliases=("spnTenantId", "tenantId"),
+        example="cd4b2887-304c-47e1-b4d5-65447fdd542b",
+    )
+    client: str | None = setting(
+        "azureClientId",
+        "Id of the application; without a secret or a certificate, of the managed identity.",
+        aliases=("spnClientId", "clientId"),
+    )
+    client_secret: str | None = setting(
+        "azureClientSecret", "Secret of the application.", secret=True, aliases=("spnClientSecret", "clientSecret")
+    )
+    certificate: str | None = setting(
+        "azureCertificate",
+        "Certificate of the application with its key, in PEM, or PKCS#12 as base64.",
+        secret=True,
+        aliases=("spnCertificate",),
+    )
+    certificate_file: str | None = setting(
+        "azureCertificateFile",
+        "Path of a file with that certificate and key, in PEM or PKCS#12.",
+        aliases=("spnCertificateFile",),
+    )
+    certificate_password: str | None = setting(
+        "azureCertificatePassword", "Password of the key.", secret=True, aliases=("spnCertificatePassword",)
+    )
+    cloud: str = setting("azureEnvironment", "Which of Azure's clouds.", choice(*_CLOUDS), default="AZUREPUBLICCLOUD")
+
+
+async def make_credential(settings: AzureSettings, **options: object) -> Any:
+    """Make what gives tokens; it is an asynchronous context manager.
+
+    Args:
+        settings: As whom.
+        options: Of its connections.
+
+    Raises:
+        ValueError: The certificate is none.
+        OSError: Its file cannot be read.
+    """
+    authority = _AUTHORITIES.get(_CLOUDS[settings.cloud] or "")
+    if authority is not None:
+        options["authority"] = authority
+    if settings.tenant and settings.client and settings.client_secret:
+        return ClientSecretCredential(settings.tenant, settings.client, settings.client_secret, **options)
+    if settings.tenant and settings.client and (settings.certificate or settings.certificate_file):
+        return await asyncio.to_thread(_certificate, settings, options)
+    return DefaultAzureCredential(managed_identity_client_id=settings.client, **options)
+
+
+def _certificate(settings: AzureSettings, options: dict[str, Any]) -> CertificateCredential:
+    if settings.certificate is None:
+        data = Path(settings.certificate_file or "").read_bytes()
+    elif "-----BEGIN" in settings.certificate:
+        data = settings.certificate.encode()
+    else:
+        try:
+            data = base64.b64decode(settings.certificate, validate=True)
+        except binascii.Error:
+            raise ValueError("azureCertificate is neither PEM nor base64") from None
+    password = settings.certificate_password
+    try:
+        return CertificateCredential(
+            str(settings.tenant), str(settings.client), certificate_data=data, password=password, **options
+        )
+    except ValueError:  # Its text is the library's.
+        raise ValueError("the certificate with its key cannot be read, or has another password") from None

@@ -1,0 +1,1 @@
+"""Adapters to services of Google Cloud; how they connect is the same for all of them."""

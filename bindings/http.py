@@ -1,0 +1,119 @@
+"""Asks services that answer JSON over HTTP, for adapters to vendors that have no client of asyncio."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from mesh.errors import MeshError
+from mesh.steps import Steps
+
+__all__ = ["Answer", "HTTPService"]
+
+MAX_CONNECTIONS = 16
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_REASON = 300
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered.
+
+    Attributes:
+        status: Of HTTP.
+        body: The JSON value; None = it is none.
+    """
+
+    status: int
+    body: Any
+
+    def reason(self) -> str:
+        """Tell a refusal in few words."""
+        told = self.body if isinstance(self.body, dict) else {}
+        error = told.get("error")
+        texts = told.get("errors") or ([error.get("message")] if isinstance(error, dict) else [error])
+        text = "; ".join(each for each in texts if isinstance(each, str)) if isinstance(texts, list) else ""
+        return f"{self.status}: {text}"[:MAX_REASON] if text else str(self.status)
+
+
+class HTTPService(Steps):
+    """One service; its answers of 200 to 499 but 429 are its user's, everything else is an error."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        headers: Callable[[], Awaitable[Mapping[str, str]]],
+        away: Callable[[str], MeshError],
+        *,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        """Prepare; entering opens the pool of connections.
+
+        Args:
+            name: For people.
+            url: What every path follows.
+            headers: Gives those of a request: who asks.
+            away: Makes the errors after which the same request may succeed.
+            tls: What connections are secured with; None = as is usual.
+            server_name: The name in the server's certificate, if that is another than its host.
+        """
+        super().__init__()
+        self._name = name
+        self._url = url.rstrip("/")
+        self._headers = headers
+        self._away = away
+        self._tls = tls
+        self._server_name = server_name
+        self._session: aiohttp.ClientSession
+
+    async def _enter(self) -> None:
+        connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._tls or True)
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
+        session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = await self._stack.enter_async_context(session)
+
+    async def get(self, path: str, query: Mapping[str, str] = {}) -> Answer:
+        """Read something.
+
+        Raises:
+            MeshError: The service is away, too busy, or failed.
+        """
+        headers = await self._headers()
+        try:
+            async with self._session.get(
+                self._url + path,
+                params=query,
+                headers=headers,
+                server_hostname=self._server_name,
+                allow_redirects=False,  # Who asks is told to no other server.
+            ) as response:
+                body = await _body(response)
+        except TimeoutError:
+            raise self._away(f"{self._name} at {self._url} does not answer") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._away(f"{self._name} at {self._url} cannot be reached: {error}") from None
+        answer = Answer(response.status, body)
+        if not 200 <= answer.status < 500 or answer.status == 429:
+            raise self._away(f"{self._name} answered {answer.reason()}")
+        return answer
+
+
+async def _body(response: aiohttp.ClientResponse) -> object:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ValueError(f"it answers more than {MAX_ANSWER_BYTES} bytes")
+    try:
+        return orjson.loads(bytes(body))
+    except orjson.JSONDecodeError:
+        return None

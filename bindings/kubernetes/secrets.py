@@ -1,0 +1,114 @@
+"""``secretstores.kubernetes``: the Secrets of a cluster.
+
+Source: Dapr 1.18, the Kubernetes secret store; the Kubernetes API, Secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from bindings.kubernetes._cluster import Cluster
+from mesh.adapter import ComponentAdapter
+from mesh.blocks.secrets import MULTIPLE_VALUES
+from mesh.errors import SecretError, SecretStoreAwayError
+from mesh.resources.settings import setting
+
+__all__ = ["KubernetesSecretStore"]
+
+PAGE = 100
+MAX_SECRETS = 10_000
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesSecretSettings:
+    """Settings of ``secretstores.kubernetes``."""
+
+    namespace: str | None = setting(
+        "defaultNamespace", "The namespace of the secrets; without it the variable NAMESPACE tells."
+    )
+    path: str | None = setting("kubeconfigPath", "Path of a kubeconfig file; without it the pod's own access is used.")
+
+
+class KubernetesSecretStore(ComponentAdapter):
+    """Secrets of the namespace that is asked for, or of one by default; what is no text in them is left out."""
+
+    settings = KubernetesSecretSettings
+    capabilities: Sequence[str] = (MULTIPLE_VALUES,)
+    tested = "a server written by hand from the documentation of Kubernetes; not run against the real service"
+
+    def __init__(self, settings: Any) -> None:
+        """Prepare; entering connects."""
+        super().__init__(settings)
+        self._namespace = settings.namespace or os.environ.get("NAMESPACE")
+        self._cluster = Cluster(settings.path, SecretError, SecretStoreAwayError)
+
+    async def _enter(self) -> None:
+        """Connect, and see that the API server answers; a permission is not needed."""
+        await self._stack.enter_async_context(self._cluster)
+        await self.check()
+
+    async def check(self) -> None:
+        """Ask whether the API server answers."""
+        await self._cluster.get("/version", absent=(403,))
+
+    async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """Read a secret of ``namespace``.
+
+        Raises:
+            SecretError: There is none of this name, or nothing in it is text.
+        """
+        namespace = self._of(metadata)
+        found = None
+        if _NAME.fullmatch(name):
+            found = await self._cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        if found is None:
+            raise SecretError(f"secret {name} not found in the namespace {namespace}")
+        values = _values(found)
+        if not values and found.get("data"):
+            raise SecretError(f"nothing in the secret {name} is text")
+        return values
+
+    async def bulk(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        """Read every secret of ``namespace``.
+
+        Raises:
+            SecretError: There are too many, or they may not be listed.
+        """
+        path = f"/api/v1/namespaces/{self._of(metadata)}/secrets"
+        found: dict[str, Mapping[str, str]] = {}
+        further = ""
+        while True:
+            page = await self._cluster.get(path, {"limit": str(PAGE), **({"continue": further} if further else {})})
+            listed: Any = page or {}
+            for each in listed.get("items") or ():
+                found[str(each["metadata"]["name"])] = _values(each)
+            further = str((listed.get("metadata") or {}).get("continue") or "")
+            if not further:
+                return found
+            if len(found) > MAX_SECRETS:
+                raise SecretError(f"there are more than {MAX_SECRETS} secrets")
+
+    def _of(self, metadata: Mapping[str, str]) -> str:
+        namespace = metadata.get("namespace") or self._namespace
+        if not namespace:
+            raise SecretError("no namespace is known: set defaultNamespace, or ask with metadata.namespace")
+        if not _NAME.fullmatch(namespace):
+            raise SecretError(f"there is no namespace {namespace}")
+        return namespace
+
+
+def _values(secret: Mapping[str, object]) -> Mapping[str, str]:
+    values = {}
+    for key, encoded in cast("Mapping[str, str]", secret.get("data") or {}).items():
+        try:
+            values[key] = base64.b64decode(encoded, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return values
