@@ -40,6 +40,7 @@ _STAND_INS = {
     "lock": f"{LOCK_ON_BACKBONE} takes the place of a lock server: the mesh's own broker keeps the locks",
 }
 EXTRAS = {
+    "aiobotocore": "dynamodb",
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
     "faststream": "faststream",

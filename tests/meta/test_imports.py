@@ -11,14 +11,17 @@ import pytest
 from mesh.registry import EXTRAS
 from tests.meta.sources import ROOT, in_fresh_process
 
-CLIENTS = {"aio_pika", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "redis"}
+CLIENTS = {"aio_pika", "aiobotocore", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "redis"}
 
 # The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
+    "bindings.dynamodb": (640, frozenset({"aiobotocore"})),
+    "bindings.etcd": (410, frozenset()),
     "bindings.in_memory": (285, frozenset()),
     "bindings.kubernetes.configuration": (400, frozenset()),
     "bindings.local": (210, frozenset()),
+    "bindings.memcached": (300, frozenset()),
     "bindings.redis.configuration": (360, frozenset({"redis"})),
     "bindings.redis.lock": (360, frozenset({"redis"})),
     "bindings.redis.state": (360, frozenset({"redis"})),

@@ -27,11 +27,17 @@ def unique(what: str) -> str:
 
 
 def component(
-    name: str, kind: str, *, placement: str | None = None, scopes: Sequence[str] = (), **settings: str
+    name: str,
+    kind: str,
+    *,
+    version: str = "v1",
+    placement: str | None = None,
+    scopes: Sequence[str] = (),
+    **settings: str,
 ) -> Any:
     """Make a component."""
     metadata = tuple(MetadataEntry(key, value) for key, value in settings.items())
-    return Component(name, kind, metadata, placement=placement, scopes=tuple(scopes))
+    return Component(name, kind, metadata, version=version, placement=placement, scopes=tuple(scopes))
 
 
 class MemoryMesh(Registry):
