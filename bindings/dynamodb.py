@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
@@ -33,7 +33,7 @@ from bindings.remote import RemoteStateStore, conditional, conflict, merged, unc
 from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, StateError, StateLimitError
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, Setting, ignored, read_settings, setting
+from mesh.resources.settings import Kind, read_settings, setting
 
 __all__ = ["DynamoDBStateStore"]
 
@@ -66,10 +66,6 @@ def _url(text: str) -> str:
 class DynamoDBSettings:
     """Settings of ``state.aws.dynamodb``."""
 
-    ignored: ClassVar[tuple[Setting, ...]] = ignored(
-        "a value has the time to live that is saved with it", "ttlInSeconds"
-    )
-
     table: str = setting("table", "The name of the table, which must be there.", required=True, example="state")
     region: str | None = setting(
         "region",
@@ -101,10 +97,11 @@ class DynamoDBSettings:
 
 
 class DynamoDBStateStore(RemoteStateStore):
-    """State in a table; etags are attributes of the items."""
+    """State in a DynamoDB table, whose items have their etags as an attribute."""
 
     settings = DynamoDBSettings
-    tested = "Tested against the DynamoDB interface of moto, not run against the real service."
+    tested = "the DynamoDB interface of moto; not run against the real service"
+    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
     max_transaction = MAX_TRANSACTION
     batch = MAX_WRITES
 
@@ -112,7 +109,8 @@ class DynamoDBStateStore(RemoteStateStore):
         """Prepare; entering connects."""
         super().__init__(settings)
         self._key, self._ttl, self._table = settings.key, settings.ttl, settings.table
-        self.capabilities = ("ETAG", "TRANSACTIONAL", *(("TTL",) if settings.ttl else ()), "ACTOR")
+        if not settings.ttl:
+            self.capabilities = tuple(each for each in self.capabilities if each != "TTL")
         self._shown = f"the DynamoDB table {settings.table!r}"
         self._client: Any = None
 

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import aiohttp
 import orjson
@@ -65,10 +65,11 @@ class EtcdSettings:
 
 
 class EtcdStateStore(RemoteStateStore):
-    """State in etcd; etags are the revisions in which keys changed."""
+    """State in etcd, in the layout of version v1 or v2; etags are the revisions in which keys changed."""
 
     settings = EtcdSettings
-    tested = "Tested against etcd 3.4, one server."
+    tested = "etcd 3.4, one server"
+    versions: ClassVar[tuple[str, ...]] = ("v1", "v2")
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
 
     def __init__(self, settings: EtcdSettings, tls: ssl.SSLContext | None = None, *, envelope: bool = False) -> None:
@@ -101,6 +102,8 @@ class EtcdStateStore(RemoteStateStore):
         for name, other in (("cert", "key"), ("key", "cert")):
             if given[name] and not given[other]:
                 problems.append(component.problem(f"goes with {other}", setting=name))
+        if component.version not in cls.versions:
+            problems.append(component.type_problem(f"{component.type} has the versions {' and '.join(cls.versions)}"))
         if problems:
             raise ConfigError(problems)
         try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.store import KeyValueStateStore
+from mesh.blocks import matching
+from mesh.blocks.query import Queried, Query
+from mesh.blocks.store import CAPABILITIES, KeyValueStateStore
 from mesh.key_value import MemoryKeyValue
 
 __all__ = ["InMemoryStateStore"]
@@ -18,12 +21,21 @@ class InMemorySettings:
 
 
 class InMemoryStateStore(ComponentAdapter, KeyValueStateStore):
-    """Keys and values in a dictionary."""
+    """Keys and values in the gateway's memory, gone with it. For tests and experiments."""
 
+    tested = "in its own process"
     bound = True
     settings = InMemorySettings
+    capabilities = (*CAPABILITIES, "QUERY_API")
 
     def __init__(self, settings: Any = None) -> None:
         """Start empty."""
         ComponentAdapter.__init__(self, settings)
-        KeyValueStateStore.__init__(self, MemoryKeyValue())
+        self._values = MemoryKeyValue()
+        KeyValueStateStore.__init__(self, self._values)
+
+    async def query(self, query: Query, prefix: str) -> Queried:
+        """Find values by their contents; looks at each, as there is no index."""
+        entries = [(key, entry) async for key in self._values.keys(prefix) if (entry := await self._values.get(key))]
+        found = [(key, entry.value, str(entry.revision)) for key, entry in entries]
+        return await asyncio.to_thread(matching.run, query, found)  # With many values it takes a while.

@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import orjson
 
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, SecretError
-from mesh.resources.component import env_refusal
-from mesh.resources.settings import BOOLEAN, setting
+from mesh.resources.component import Component, env_refusal
+from mesh.resources.settings import BOOLEAN, read_settings, setting
 
 __all__ = ["EnvironmentSecretStore", "FileSecretStore"]
 
@@ -34,6 +34,7 @@ class EnvironmentSettings:
 class EnvironmentSecretStore(ComponentAdapter):
     """The gateway's own environment; the runtime's own variables are never told."""
 
+    tested = "variables of a real process"
     bound = True
     settings = EnvironmentSettings
     capabilities: Sequence[str] = ()
@@ -93,17 +94,29 @@ class FileSettings:
 class FileSecretStore(ComponentAdapter):
     """A JSON file, read once at start."""
 
+    tested = "real files"
     bound = True
     settings = FileSettings
 
-    def __init__(self, settings: FileSettings) -> None:
-        """Read nothing yet."""
+    def __init__(self, settings: FileSettings, component: Component) -> None:
+        """Read nothing yet.
+
+        Args:
+            settings: Its settings.
+            component: They are named in what is said of the file.
+        """
         super().__init__(settings)
+        self._component = component
         self._file = Path(settings.file)
         self._separator = settings.separator
         self._multi_valued = settings.multi_valued
         self._secrets: Mapping[str, Mapping[str, str]] = {}
         self.capabilities: Sequence[str] = ("MULTIPLE_KEY_VALUES_PER_SECRET",) if settings.multi_valued else ()
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        return cls(read_settings(component, cls.settings), component)
 
     async def _enter(self) -> None:
         """Read the file; leaving forgets it.

@@ -151,7 +151,7 @@ class MemcachedStateStore(RemoteStateStore):
     """State in memcached; it keeps what it has in memory, and drops the oldest when that is full."""
 
     settings = MemcachedSettings
-    tested = "Tested against memcached 1.6, one server and two."
+    tested = "memcached 1.6, one server and two"
     capabilities: Sequence[str] = ("ETAG", "TTL")
     batch = MAX_PARALLEL
 

@@ -27,7 +27,6 @@ class RemoteStateStore(ComponentAdapter, StateStore):
         batch_bytes: Most bytes of keys and values in it, unless it is one item.
     """
 
-    tested: ClassVar[str]
     batch: int = 1
     batch_bytes: ClassVar[int] = 1024 * 1024
 

@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Self
 
 from brokers.shared.handling import run_handler
@@ -126,10 +127,17 @@ class MemoryHub:
         self.numbers = itertools.count(1)
 
 
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """It has none."""
+
+
 class MemoryBroker:
     """A broker in this process."""
 
-    settings = ()  # Of the component; the mesh's own are always there.
+    title = "Events in the gateway's memory, gone with it; nobody else sees them."
+    tested = "in its own process"
+    settings = MemorySettings
     features = Features(
         name="memory",
         max_message_bytes=1024 * 1024,

@@ -1,10 +1,10 @@
 """Generate the parts of the documentation that are facts of the code.
 
 ``python -m docs.generate`` rewrites what stands between ``<!-- generated: NAME -->`` and
-``<!-- end -->`` in README.md and docs/; with ``--check`` it only says whether that would change
-anything. The block on features is made from ``Features``, so that no page can promise more than
-the adapter declares and the contract suite tests. The blocks on faults are made from what the fault
-tests measured (``make faults-report``).
+``<!-- end -->`` in README.md and docs/, and all of docs/components and docs/schemas; with ``--check`` it
+only says whether that would change anything. The block on features is made from ``Features``, so
+that no page can promise more than the adapter declares and the contract suite tests. The blocks on
+faults are made from what the fault tests measured (``make faults-report``).
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from bindings.sqlite import SQLiteStateStore
 from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
-from brokers.nats import NatsBroker, NatsConfig
+from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
+from docs import reference, schema
 from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
+from mesh.blocks import BLOCKS as _BLOCKS
 from mesh.broker import Features
-from mesh.resources.component import NoEffect
+from mesh.node.catalogue import component_type
+from mesh.registry import Registry
 
-__all__ = ["BLOCKS", "main", "pages", "rendered"]
+__all__ = ["BLOCKS", "changes", "main", "pages", "rendered"]
 
 ROOT = Path(__file__).parents[1]
 FAULTS = ROOT / "docs" / "faults.json"
@@ -54,16 +56,9 @@ _MEANING: Mapping[str, str] = {
 
 
 def _features() -> list[Features]:
-    nats = NatsBroker(NatsConfig(("nats://localhost:4222",)))
-    return [
-        EmbeddedBroker(Path()).features,
-        nats.features,
-        RedisBroker.from_url("redis://localhost").features,
-        RabbitMQBroker.from_url("amqp://localhost").features,
-        KafkaBroker.from_url("kafka://localhost").features,
-        MQTTBroker.from_url("mqtt://localhost").features,
-        MemoryBroker().features,
-    ]
+    embedded = EmbeddedBroker(Path()).features
+    adapters = (NatsBroker, RedisBroker, RabbitMQBroker, KafkaBroker, MQTTBroker, MemoryBroker)
+    return [embedded, *(each.features for each in adapters)]
 
 
 def _features_table() -> str:
@@ -102,10 +97,11 @@ def _ignored_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ignored_settings(table: Mapping[str, NoEffect]) -> str:
+def _ignored_settings(kind: str) -> str:
     reasons: dict[str, list[str]] = {}
-    for name, each in table.items():
-        reasons.setdefault(each.reason, []).append(f"`{name}`")
+    for each in component_type(kind, Registry(), _BLOCKS).settings or ():
+        if each.ignored:
+            reasons.setdefault(each.ignored, []).append(f"`{each.name}`")
     lines = ["| accepted, without effect | why |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items())]) + "\n"
 
@@ -178,12 +174,15 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "calls": _calls_table,
     "fault-times": _fault_times_table,
     **{
-        f"ignored-settings-{adapter.__module__.split('.')[1]}": partial(_ignored_settings, adapter.without_effect)
-        for adapter in (NatsBroker, RedisBroker, RabbitMQBroker, KafkaBroker, MQTTBroker, SQLiteStateStore)
+        f"ignored-settings-{kind.partition('.')[2]}": partial(_ignored_settings, kind)
+        for kind in ("pubsub.nats", "pubsub.redis", "pubsub.rabbitmq", "pubsub.kafka", "pubsub.mqtt")
     },
     **{f"limits-{name}": partial(table, name) for name in TABLES},
 }
 """What can be generated, by name."""
+
+WHOLE = (reference, schema)
+"""What makes whole files; the folders that they are in hold nothing else."""
 
 
 def pages() -> list[Path]:
@@ -200,24 +199,38 @@ def rendered(text: str) -> str:
     return _BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found['name']]()}{found[4]}", text)
 
 
+def changes() -> Mapping[Path, str | None]:
+    """Give the files that are not as they would be made now, with their text; None where there would be no file."""
+    made = {path: text for part in WHOLE for path, text in part.files().items()}
+    folders = {path.parent for path in made}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    wanted: dict[Path, str | None] = dict.fromkeys(there - made.keys())
+    wanted |= made
+    wanted |= {page: rendered(page.read_text(encoding="utf-8")) for page in pages() if page.parent not in folders}
+    return {
+        path: text
+        for path, text in wanted.items()
+        if text is None or not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+
+
 def main(arguments: list[str]) -> int:
     """Rewrite the pages, or with ``--check`` name those that are stale; give the exit code."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when something is stale")
     check = parser.parse_args(arguments).check
-    stale = 0
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        new = rendered(text)
-        if new == text:
-            continue
-        stale += 1
+    changed = changes()
+    for page, text in changed.items():
         if check:
             sys.stdout.write(f"{page.relative_to(ROOT)} is stale; run: python -m docs.generate\n")
+        elif text is None:
+            page.unlink()
+            sys.stdout.write(f"{page.relative_to(ROOT)} removed\n")
         else:
-            page.write_text(new, encoding="utf-8")
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(text, encoding="utf-8")
             sys.stdout.write(f"{page.relative_to(ROOT)} written\n")
-    return int(check and stale > 0)
+    return int(check and bool(changed))
 
 
 if __name__ == "__main__":

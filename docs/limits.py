@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bindings import local, sqlite
+from bindings import local
 from bindings.redis._settings import RedisSettings
 from bindings.redis.configuration import MAX_KEYS
+from bindings.sql import sqlite
 from brokers import memory
 from brokers.shared import backoff
 from gateway import errors
@@ -33,7 +34,7 @@ from mesh.blocks import (
 )
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
-from mesh.node import directory
+from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
 from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
 
@@ -144,7 +145,7 @@ def _asked() -> Sequence[Row]:
         (
             "`state.sqlite`: waiting for a lock of the file, whatever a policy says",
             _time(sqlite.BUSY_SECONDS),
-            NONE,
+            "its setting `busyTimeout`",
             "500 with the error of the route",
         ),
     )
@@ -371,6 +372,7 @@ def _counts() -> Sequence[Row]:
         ("subscriptions to configurations of an application", f"{configuration.MAX_SUBSCRIPTIONS}", NONE, "400"),
         ("connections of a component on Redis to a server", f"{RedisSettings().pool}", "`poolSize`", "the others wait"),
         ("keys that `configuration.redis` gives when none is named", f"{MAX_KEYS:,}", "names of keys", "500"),
+        ("keys in a page of a list", f"{state.MAX_LISTED:,}", "`limit`, fewer; 100 without it", "400"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),
@@ -378,9 +380,14 @@ def _counts() -> Sequence[Row]:
             "targets whose policies and breakers are kept",
             f"{pipeline.MAX_GUARDS:,}",
             NONE,
-            "a breaker of others forgets at once",
+            "what has been quiet longest is forgotten",
         ),
-        ("targets that `mesh status` knows", f"{conditions.MAX_TARGETS:,}", NONE, "others are in the log only"),
+        (
+            "targets without a policy that `mesh status` knows",
+            f"{conditions.MAX_TARGETS:,}",
+            NONE,
+            "what has been quiet longest is forgotten",
+        ),
     )
 
 
@@ -398,6 +405,19 @@ def _life() -> Sequence[Row]:
             "`spec.initTimeout`",
             "exit code 1, with what it waited for",
         ),
+        (
+            "operations on a component that was replaced or removed",
+            _time(reload.LAST_USE_SECONDS),
+            NONE,
+            "the component is closed, with a warning; they fail",
+        ),
+        (
+            "deliveries of a subscription that was changed or removed",
+            _time(inbound.LEAVE_SECONDS),
+            NONE,
+            "events are handed back",
+        ),
+        ("a component that is asked how it is", _time(health.CHECK_SECONDS), NONE, "it counts as failing"),
         ("a broker that is lost later", "none", NONE, "calls wait within their limit; the gateway connects again"),
         (
             "what is in flight when a gateway stops",

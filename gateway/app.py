@@ -17,6 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import cast
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
@@ -24,11 +25,13 @@ from gateway.grpc import answering_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
+from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_router
 from gateway.runs import Run, registered
-from gateway.settings import endpoint_client, load_settings
+from gateway.settings import Reader, endpoint_client
 from mesh import __version__
 from mesh.errors import AppFailedError, AppUnreachableError, ConfigError, MeshError
+from mesh.node.health import ComponentStatus
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -57,6 +60,7 @@ class Gateway:
         self.lost = False
         self.port = self.grpc_port = 0
         self._drained_by: float | None = None
+        self._reloads = True
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._application: HTTPApplication | None = None
@@ -100,14 +104,14 @@ class Gateway:
         self.lost = True
         self.shut_down()
 
-    @property
-    def metadata(self) -> dict[str, object]:
-        """What ``GET metadata`` answers."""
+    async def metadata(self) -> dict[str, object]:
+        """Give what ``GET metadata`` answers."""
+        status = await self._runtime.health()
         config, node = self.config, self._runtime.description
         described: dict[str, object] = {
             "id": node.app_id,
             "runtimeVersion": __version__,
-            "enabledFeatures": list(node.features),
+            "enabledFeatures": [FEATURE] * self._reloads + [each for each in node.features if each != FEATURE],
             "components": [_without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
             "subscriptions": [_described(subscription) for subscription in node.subscriptions],
@@ -116,17 +120,23 @@ class Gateway:
             "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": 0},
-            "conditions": self._conditions(),
+            "componentStatus": [_without_nothing(asdict(each)) for each in status],
+            "conditions": self._conditions(status),
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
 
-    def _conditions(self) -> list[dict[str, object]]:
+    def _conditions(self, status: Sequence[ComponentStatus]) -> list[dict[str, object]]:
         """Tell what is not as it should be, for ``mesh status``."""
         away = self._application is not None and not self._runtime.serving
         told: list[dict[str, object]] = [{"target": "application", "state": "away"}] if away else []
+        told += [
+            {"target": f"component {each.name}", "state": f"{each.health}: {each.reason}"}
+            for each in status
+            if each.reason
+        ]
         return told + self._runtime.conditions.described()
 
     def _described_connection(self) -> dict[str, object]:
@@ -153,11 +163,14 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Start everything; leaving stops everything."""
         config = self.config
-        settings = load_settings(config)
+        reader = Reader(config)
+        looked = look(reader.paths)  # Before they are read, so that no change is missed.
+        settings = reader.load()
+        reader.log_warnings()
+        self._reloads = settings.configuration.features().get(FEATURE, True)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
-            for endpoint in settings.endpoints:
-                await runtime.add_endpoint(endpoint.name, await endpoint_client(endpoint, runtime))
+            await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             server = HTTPServer(
                 build_router(runtime, config, self, self._labels),
@@ -192,7 +205,10 @@ class Gateway:
             )
             stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
             logger.info("%s listens on %s, backbone %s", config.app_id, socket_path or self.port, runtime.backbone)
-            async with self._inbound():
+            async with AsyncExitStack() as serving:
+                await serving.enter_async_context(self._inbound())
+                if self._reloads:
+                    await serving.enter_async_context(watching(reader, looked, runtime.reload))
                 yield
             logger.info("%s has drained", config.app_id)
 
@@ -255,8 +271,8 @@ async def _answered(application: HTTPApplication, app_id: str) -> tuple[int, byt
 
 
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:
-    """Leave the capabilities out where there are none, as Dapr does."""
-    return {name: value for name, value in component.items() if name != "capabilities" or value}
+    """Leave out what there is none of, as Dapr does."""
+    return {name: value for name, value in component.items() if value}
 
 
 def _described(subscription: Subscription) -> dict[str, object]:

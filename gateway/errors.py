@@ -170,8 +170,20 @@ ERRORS: Mapping[str, Row] = {
         "DAPR_STATE_TRANSACTIONS_NOT_SUPPORTED",
         "state",
     ),
+    "state.transact/STATE_TOO_MANY_OPERATIONS": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_STATE_STORE_TOO_MANY_TRANSACTIONS",
+        "{error}",
+        "DAPR_STATE_TOO_MANY_TRANSACTIONS",
+        "state",
+        (("currentOpsTransaction", "{error.count}"), ("maxOpsPerTransaction", "{error.most}")),
+    ),
+    "state.transact/STATE_OUTBOX": Row(
+        500, "INTERNAL", "ERR_PUBLISH_OUTBOX", "error while publishing outbox message: {error}", "DAPR_PUBSUB_OUTBOX"
+    ),
     "state.transact": Row(500, "INTERNAL", "ERR_STATE_TRANSACTION", "error while executing state transaction: {error}"),
-    "state.query": Row(
+    "state.query/FEATURE_NOT_SUPPORTED": Row(
         500,
         "INTERNAL",
         _STATE_UNSUPPORTED,
@@ -179,6 +191,21 @@ ERRORS: Mapping[str, Row] = {
         "DAPR_STATE_QUERYING_NOT_SUPPORTED",
         "state",
     ),
+    "state.query/BAD_ARGUMENT": Row(
+        400, "INVALID_ARGUMENT", "ERR_MALFORMED_REQUEST", "failed deserializing HTTP body: {error}"
+    ),
+    "state.query": Row(
+        500,
+        "INTERNAL",
+        "ERR_STATE_QUERY",
+        "state store {target} query failed: {error}",
+        "DAPR_STATE_QUERY_FAILED",
+        "state",
+    ),
+    "state.keys/FEATURE_NOT_SUPPORTED": Row(
+        500, "UNIMPLEMENTED", _STATE_UNSUPPORTED, "state store {target} does not support listing keys"
+    ),
+    "state.keys": Row(500, "INTERNAL", "ERR_STATE_KEYS", "failed listing the keys of state store {target}: {error}"),
     "secrets/COMPONENT_NOT_CONFIGURED": Row(
         500, "FAILED_PRECONDITION", "ERR_SECRET_STORES_NOT_CONFIGURED", "secret store is not configured"
     ),

@@ -50,9 +50,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """One client."""
+    """One client. Of too many, the one that has been silent longest makes room."""
 
-    def __init__(self, block: bytes, connections: set[asyncio.Transport]) -> None:
+    def __init__(self, block: bytes, connections: dict[asyncio.Transport, None]) -> None:
         self._block = block
         self._connections = connections
         self._transport: asyncio.Transport
@@ -62,13 +62,14 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance.
         if len(self._connections) >= MAX_CONNECTIONS:
-            self._transport.abort()
-            return
-        self._connections.add(self._transport)
+            silent = next(iter(self._connections))
+            del self._connections[silent]
+            silent.abort()
+        self._connections[self._transport] = None
         self._transport.write(_frame(SETTINGS, 0, 0))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self._transport)
+        self._connections.pop(self._transport, None)
 
     def pause_writing(self) -> None:
         self._transport.pause_reading()
@@ -77,6 +78,9 @@ class _Connection(asyncio.Protocol):
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        if self._transport in self._connections:  # It moves to the end.
+            del self._connections[self._transport]
+            self._connections[self._transport] = None
         self._data += data
         if not self._greeted:
             if not self._data.startswith(PREFACE[: len(self._data)]):
@@ -131,7 +135,7 @@ async def answering_grpc(
     fields = (("grpc-status", UNIMPLEMENTED), ("grpc-message", quote(message, safe=" /:;,.[]")))
     block = NO_TABLE + STATUS_200 + CONTENT_TYPE + _text("application/grpc")
     block += b"".join(NEW_NAME + _text(name) + _text(value) for name, value in fields)
-    connections: set[asyncio.Transport] = set()
+    connections: dict[asyncio.Transport, None] = {}  # Those that have said something last stand last.
     loop = asyncio.get_running_loop()
 
     def make() -> _Connection:

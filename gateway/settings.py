@@ -10,25 +10,26 @@ import logging
 import os
 import ssl
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.config import DEFAULT_BACKBONE, GatewayConfig
 from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
-from mesh.resources.component import HTTPEndpoint
+from mesh.resources.component import HTTPEndpoint, header_refusal
 from mesh.resources.configuration import Configuration
 
-__all__ = ["endpoint_client", "load_settings"]
+if TYPE_CHECKING:
+    from mesh.resources.loader import ResourceFiles
+
+__all__ = ["Reader", "endpoint_client", "load_settings"]
 
 logger = logging.getLogger(__name__)
 
 
 def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) -> NodeSettings:
-    """Read the resources of a gateway.
-
-    Without any component, the built-in ones apply: a folder may hold subscriptions alone.
+    """Read the resources of a gateway once; see `Reader`.
 
     Args:
         config: Of the gateway.
@@ -37,30 +38,78 @@ def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) 
     Raises:
         ConfigError: Something is wrong with them; holds all problems.
     """
-    given_namespace = os.environ.get("NAMESPACE")
-    settings = NodeSettings(
-        config.app_id,
-        config.namespace,
-        config.backbone,
-        namespace_given=bool(given_namespace),
-        home=config.home,
-        backbone_timeout=config.backbone_timeout,
-        host_only=config.host_only,
-        backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
-    )
-    if not config.resource_paths and not config.configuration_files:
-        return settings
-    from mesh.resources.loader import load_configuration_file, load_resources
+    reader = Reader(config)
+    settings = reader.load()
+    if warnings is None:
+        reader.log_warnings()
+    else:
+        warnings += reader.warnings
+    return settings
 
-    app_id = None if config.host_only else config.app_id
-    resources = load_resources(config.resource_paths, namespace=given_namespace, app_id=app_id)
-    if config.host_only and not resources.components:
-        where = ", ".join(map(str, config.resource_paths))
-        where += f" for namespace {given_namespace}" if given_namespace else ""
-        raise ConfigError(f"there is nothing to host: no Component in {where}; add one, see docs/hosting.md")
-    found = [
-        *resources.warnings,
-        *(
+
+class Reader:
+    """Reads the resources of a gateway, any number of times.
+
+    Without any component, the built-in ones apply: a folder may hold subscriptions alone.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Read nothing yet."""
+        self.warnings: list[Problem] = []
+        self.bad: list[Problem] = []
+        self._config = config
+        self._told: set[Problem] = set()
+        self._files: ResourceFiles | None = None
+        self._configuration = Configuration()
+        self._namespace = os.environ.get("NAMESPACE")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that is read."""
+        return (*self._config.resource_paths, *self._config.configuration_files)
+
+    def load(self) -> NodeSettings:
+        """Read everything; raises ``ConfigError`` with all problems."""
+        config = self._config
+        settings = self.again()
+        if self.bad:
+            raise ConfigError(self.bad)
+        if config.host_only and settings.components == ():
+            where = ", ".join(map(str, config.resource_paths)) + (
+                f" for namespace {self._namespace}" if self._namespace else ""
+            )
+            raise ConfigError(f"there is nothing to host: no Component in {where}; add one, see docs/hosting.md")
+        return settings
+
+    def again(self) -> NodeSettings:
+        """Read everything; a file that went wrong counts as it was last, and ``bad`` says what is wrong with it.
+
+        Raises:
+            ConfigError: The files do not go together.
+        """
+        config = self._config
+        self.warnings, self.bad = [], []
+        settings = NodeSettings(
+            config.app_id,
+            config.namespace,
+            config.backbone,
+            namespace_given=bool(self._namespace),
+            home=config.home,
+            backbone_timeout=config.backbone_timeout,
+            host_only=config.host_only,
+            backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
+        )
+        if not self.paths:
+            return settings
+        from mesh.resources.loader import ResourceFiles
+
+        if self._files is None:
+            app_id = None if config.host_only else config.app_id
+            self._files = ResourceFiles(config.resource_paths, namespace=self._namespace, app_id=app_id)
+        resources = self._files.again()
+        self.bad += self._files.bad
+        self.warnings += resources.warnings
+        self.warnings += [
             Problem(
                 "a Configuration among the resources has no effect: name its file with --config",
                 "",
@@ -69,22 +118,38 @@ def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) 
             )
             for each in resources.configurations
             if Path(each.file or "") not in config.configuration_files
-        ),
-    ]
-    files = [load_configuration_file(path, os.environ, found) for path in config.configuration_files]
-    if warnings is not None:
-        warnings += found
-    else:
-        for warning in dict.fromkeys(found):
-            logger.warning("%s", warning)
-    return replace(
-        settings,
-        components=resources.components or None,
-        subscriptions=resources.subscriptions,
-        resiliencies=resources.resiliencies,
-        configuration=reduce(lambda earlier, later: earlier.overlaid(later), files, Configuration()),
-        endpoints=resources.http_endpoints,
-    )
+        ]
+        self._read_configuration()
+        return replace(
+            settings,
+            components=resources.components or (() if config.host_only else None),
+            subscriptions=resources.subscriptions,
+            resiliencies=resources.resiliencies,
+            configuration=self._configuration,
+            endpoints=resources.http_endpoints,
+        )
+
+    def _read_configuration(self) -> None:
+        """Read what ``--config`` names; what is wrong leaves it as it was."""
+        from mesh.resources.loader import load_configuration_file
+
+        merged = Configuration()
+        problems: list[Problem] = []
+        for path in self._config.configuration_files:
+            try:
+                merged = merged.overlaid(load_configuration_file(path, os.environ, self.warnings))
+            except ConfigError as error:
+                problems += error.problems
+        self.bad += problems
+        if not problems:
+            self._configuration = merged
+
+    def log_warnings(self) -> None:
+        """Log what is perhaps not meant, each once."""
+        for warning in dict.fromkeys(self.warnings):
+            if warning not in self._told:
+                logger.warning("%s", warning)
+        self._told = set(self.warnings)
 
 
 async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPApplication:
@@ -96,6 +161,9 @@ async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPAppli
     entries = endpoint.headers if endpoint.root_ca is None else (*endpoint.headers, endpoint.root_ca)
     resolved = await runtime.resolved(entries, endpoint.auth_secret_store, endpoint.file)
     headers = [(entry.name, entry.text() or "") for entry in resolved[: len(endpoint.headers)]]
+    told = [(header_refusal(value), entry.path) for (_, value), entry in zip(headers, resolved, strict=False)]
+    if problems := [Problem(refusal, path, endpoint.file) for refusal, path in told if refusal]:
+        raise ConfigError(problems)
     tls = None
     if endpoint.base_url.startswith("https") and endpoint.root_ca is not None:
         try:

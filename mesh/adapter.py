@@ -15,11 +15,20 @@ __all__ = ["ComponentAdapter"]
 class ComponentAdapter(Steps):
     """Opened by entering it: what ``_enter`` puts on ``_stack`` is closed when it is left.
 
+    One that can tell whether it can be used now has ``async def check(self) -> None``, which raises a ``MeshError``
+    when it cannot; metadata shows it.
+
     Attributes:
+        title: What it is, one sentence; empty = the first one of the class's docstring.
+        versions: Those of ``spec.version`` that it knows, the usual one first.
+        tested: What it is tested against: the real service and its version, or why that is not so.
         settings: The model of its settings (``mesh/resources/settings.py``).
         bound: Whether it belongs to one process or machine, so that other nodes would find another one.
     """
 
+    title: ClassVar[str] = ""
+    versions: ClassVar[tuple[str, ...]] = ("v1",)
+    tested: ClassVar[str] = ""
     settings: ClassVar[type[Any]]
     bound: ClassVar[bool] = False
 

@@ -32,6 +32,7 @@ from functools import lru_cache
 from mesh.errors import BadArgumentError, ConfigError
 
 __all__ = [
+    "MAX_TOPIC_BYTES",
     "MAX_NAME_BYTES",
     "Address",
     "Kind",

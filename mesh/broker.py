@@ -373,7 +373,10 @@ class Write:
 
 
 class KeyValue(Protocol):
-    """A key/value store with compare-and-set, expiry and atomic transactions."""
+    """A key/value store with compare-and-set, expiry and atomic transactions.
+
+    One that bounds its transactions says so by ``max_operations``.
+    """
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read; ``strong`` never answers from a follower."""

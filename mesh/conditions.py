@@ -26,6 +26,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
+from weakref import WeakValueDictionary
+
+from mesh.recent import Recent
 
 __all__ = ["BreakerStatus", "Condition", "Conditions", "State"]
 
@@ -78,6 +81,7 @@ class Condition:
     """
 
     __slots__ = (
+        "__weakref__",
         "_clock",
         "_counts",
         "_failed_at",
@@ -130,6 +134,12 @@ class Condition:
     def trying(self) -> int:
         """How many operations on it go on which may be made again, or wait for it: with a policy all that wait may."""
         return self._guarded or self._waiting
+
+    @property
+    def in_use(self) -> bool:
+        """Whether something goes on, or is not as it should be."""
+        open_or_half = self.breaker is not None and self.breaker.status != "closed"
+        return open_or_half or self.state is not State.WELL or self.trying > 0
 
     def repeats(self, attempt: int, delay: float, reason: str) -> None:
         """Note that an attempt failed, and is made again.
@@ -251,21 +261,25 @@ class Condition:
 
 
 class Conditions:
-    """The conditions of a node's targets, by name; of what is beyond ``MAX_TARGETS`` nothing is kept."""
+    """The conditions of a node's targets, by name.
+
+    They are the callers' words: of those that nobody holds, as a guard does, the last ``MAX_TARGETS`` are kept.
+    """
 
     def __init__(self) -> None:
         """Know of nothing yet."""
-        self._known: dict[str, Condition] = {}
+        self._kept: Recent[str, Condition] = Recent(MAX_TARGETS, lambda condition: condition.in_use)
+        self._known: WeakValueDictionary[str, Condition] = WeakValueDictionary()
 
     def of(self, *names: str) -> Condition:
         """Give the condition of a target."""
         label = " ".join(names)
-        condition = self._known.get(label)
-        if condition is None:
-            condition = Condition(label)
-            if len(self._known) < MAX_TARGETS:  # Targets are the callers' words.
-                self._known[label] = condition
-        return condition
+        try:
+            return self._kept[label]
+        except KeyError:
+            condition = self._known.get(label) or Condition(label)
+            self._known[label] = condition
+            return self._kept.keep(label, condition)
 
     def described(self) -> list[dict[str, object]]:
         """Tell of the targets that are not well."""

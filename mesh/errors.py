@@ -35,6 +35,9 @@
     │   ├── InvalidEtagError          the etag can not be one of this store's
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
     │   ├── StateLimitError           a key, a value or a transaction is larger than the store takes
+    │   │   └── TooManyOperationsError a transaction has more operations than the store takes
+    │   ├── EncryptionError           a stored value cannot be decrypted with the keys that are configured
+    │   ├── OutboxError               an event of a transaction could not be stored, so that nothing was written
     │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
     ├── SecretError                   a secret store could not do what it was asked
     ├── ConfigurationError            a configuration store could not do what it was asked
@@ -65,6 +68,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DeadlineExceededError",
+    "EncryptionError",
     "EventError",
     "ExpressionError",
     "FeatureNotSupportedError",
@@ -80,6 +84,7 @@ __all__ = [
     "NoResponderError",
     "NotConfiguredError",
     "OutcomeUnknownError",
+    "OutboxError",
     "PermissionDeniedError",
     "Problem",
     "PublishFailedError",
@@ -90,6 +95,7 @@ __all__ = [
     "StateError",
     "StateLimitError",
     "StreamBrokenError",
+    "TooManyOperationsError",
     "TopologyMismatchError",
     "from_wire",
     "to_wire",
@@ -364,6 +370,36 @@ class OutcomeUnknownError(StateError):
 
     code = "STATE_OUTCOME_UNKNOWN"
     retryable = False
+
+
+class TooManyOperationsError(StateLimitError):
+    """A transaction has more operations than the store takes at once; nothing was done."""
+
+    code = "STATE_TOO_MANY_OPERATIONS"
+
+    def __init__(self, count: int, most: int) -> None:
+        self.count = count
+        self.most = most
+        super().__init__(
+            f"the transaction contains {count} operations, which is more than what the state store supports: {most}"
+        )
+
+
+class EncryptionError(StateError):
+    """A stored value cannot be decrypted with the keys that are configured."""
+
+    code = "STATE_ENCRYPTION"
+    retryable = False
+
+
+class OutboxError(StateError):
+    """An event of a transaction could not be stored first, so that nothing was written."""
+
+    code = "STATE_OUTBOX"
+
+    def __init__(self, reason: str, *, retryable: bool = True) -> None:
+        self.retryable = retryable  # type: ignore[misc]  # as what went wrong with the event
+        super().__init__(reason)
 
 
 class SecretError(MeshError):

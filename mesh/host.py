@@ -20,8 +20,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -29,10 +28,9 @@ import msgspec
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
-from mesh.calls.exchange import Exchange, Reply, Request
+from mesh.calls.exchange import Exchange, Reply
 from mesh.errors import (
     BrokerUnavailableError,
-    ComponentError,
     DeadlineExceededError,
     EventError,
     HostsDifferError,
@@ -40,19 +38,26 @@ from mesh.errors import (
     MeshError,
     MessageTooLargeError,
     NoResponderError,
-    PermissionDeniedError,
-    RemoteError,
     StreamBrokenError,
     from_wire,
-    to_wire,
 )
 from mesh.event import required_headers
-from mesh.operation import Caller, Context, Method, Operation
-from mesh.pipeline import Handler
+from mesh.operation import Caller, Method, Operation
 from mesh.resources.component import Component, EnvRef, SecretRef
-from mesh.scopes import in_scope
 
-__all__ = ["Found", "Hosted", "Hosts", "fingerprint", "hosting"]
+__all__ = [
+    "CALLER_HEADER",
+    "ERROR_HEADER",
+    "EVENT_TYPE",
+    "HOSTS_GROUP",
+    "Answer",
+    "Found",
+    "Hosts",
+    "Question",
+    "decoded",
+    "fingerprint",
+    "joined",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +70,6 @@ OTHERS_SECONDS = 0.1
 ABSENT_SECONDS = 0.25
 GONE_SECONDS = 60.0
 MAX_KNOWN = 1000
-MAX_TELLING = 1000
 MAX_BODY_BYTES = 64 * 1024 * 1024
 LISTEN_AGAIN = 0.5
 _SECRET_NAME = re.compile(r"(password|passphrase|secret|token|credentials?|privatekey|accesskey|saskey)$")
@@ -118,7 +122,7 @@ class Found:
     capabilities: tuple[str, ...] = ()
 
 
-class _Question(msgspec.Struct):
+class Question(msgspec.Struct):
     """Who has a component? Answered at ``address.asker`` of the asking node."""
 
     node: str
@@ -128,23 +132,23 @@ class _Question(msgspec.Struct):
     app_id: str
 
 
-class _Answer(msgspec.Struct):
-    """A host's answer; without a fingerprint, it does not answer for this caller."""
+class Answer(msgspec.Struct):
+    """A host's answer; without a fingerprint, it does not answer for this caller; a fresh one was changed just now."""
 
     number: int
     fingerprint: str
     capabilities: list[str]
     host: str
+    fresh: bool = False
 
 
 @dataclass(slots=True)
 class _Asked:
-    answers: list[_Answer] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-_question = msgspec.msgpack.Decoder(_Question)
-_answer = msgspec.msgpack.Decoder(_Answer)
+_answer = msgspec.msgpack.Decoder(Answer)
 
 
 class Hosts:
@@ -229,7 +233,7 @@ class Hosts:
         await self._heard.wait()
         number = next(self._numbers)
         asked = self._asked[number] = _Asked()
-        question = _Question(self._node_id, number, block, name, caller.app_id)
+        question = Question(self._node_id, number, block, name, caller.app_id)
         try:
             body = msgspec.msgpack.encode(question)
             await self._broker.broadcast(address.hosts(self._namespace), Message({}, body))
@@ -244,6 +248,8 @@ class Hosts:
         admitting = [answer for answer in asked.answers if answer.fingerprint]
         if not admitting:
             return None
+        # While hosts change one after the other, whoever has changed says what they will all be.
+        admitting = [answer for answer in admitting if answer.fresh] or admitting
         first = admitting[0]
         settings = _settings_of(first.fingerprint)
         if any(_settings_of(answer.fingerprint) != settings for answer in admitting):
@@ -336,13 +342,14 @@ async def _read(reply: Reply, method: Method) -> object:
         problem = reply.headers.get(ERROR_HEADER)
         if problem is not None:
             raise from_wire(json.loads(problem))
-        body = reply.body if not reply.streamed else await _joined(reply.parts())
+        body = reply.body if not reply.streamed else await joined(reply.parts())
     finally:
         await reply.aclose()
-    return _decoded(body, method.result)
+    return decoded(body, method.result)
 
 
-async def _joined(parts: AsyncIterator[bytes]) -> bytes:
+async def joined(parts: AsyncIterator[bytes]) -> bytes:
+    """Read a whole body; raises ``MessageTooLargeError``."""
     joined: list[bytes] = []
     size = 0
     async for part in parts:
@@ -353,121 +360,9 @@ async def _joined(parts: AsyncIterator[bytes]) -> bytes:
     return b"".join(joined)
 
 
-def _decoded(body: bytes, kind: Any) -> object:
+def decoded(body: bytes, kind: Any) -> object:
+    """Read what another node sent; raises ``EventError``."""
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except msgspec.DecodeError as error:
         raise EventError(f"another node sent what this one cannot read: {error}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Hosted:
-    """A component that this node answers for.
-
-    Attributes:
-        block: Its block's name.
-        component: As it was loaded, for its name and scopes.
-        fingerprint: Of its settings.
-        capabilities: What metadata tells of it.
-        recoverable: Whether an operation is asked about that got lost with a connection, as between few hosts.
-        methods: What it can be asked, by name.
-        run: The host's pipeline.
-    """
-
-    block: str
-    component: Component
-    fingerprint: str
-    capabilities: Sequence[str]
-    recoverable: bool
-    methods: Mapping[str, Method] = field(repr=False)
-    run: Handler = field(repr=False)
-
-    async def answer(self, namespace: str, request: Request) -> None:
-        """Do what a caller elsewhere asks, and send what came of it."""
-        try:
-            body = msgspec.msgpack.encode(await self.run(await self._operation(namespace, request)))
-        except MeshError as error:
-            if isinstance(error, DeadlineExceededError) and request.deadline <= time.time():
-                return  # Nobody waits any more.
-            await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
-            return
-        except Exception as error:  # An adapter's own failure: its caller is told, as its own application would be.
-            logger.exception("an operation of component %s failed", self.component.name)
-            failed = RemoteError(f"internal error: {type(error).__name__}")
-            await request.reply({ERROR_HEADER: json.dumps(to_wire(failed))})
-            return
-        await request.reply({}, body)
-
-    async def _operation(self, namespace: str, request: Request) -> Operation:
-        headers = request.headers
-        name = headers.get("ce-type", "").removeprefix(f"{EVENT_TYPE}{self.block}.")
-        method = self.methods.get(name)
-        if method is None:
-            raise ComponentError(self.component.name, f"component {self.component.name} is not asked {name!r}")
-        app_id = address.decode_token(headers.get(CALLER_HEADER, "="))
-        if not in_scope(self.component.scopes, app_id):
-            raise PermissionDeniedError(f"component {self.component.name} is not in the scope of app id {app_id}")
-        body = request.body if not request.streamed else await _joined(request.parts())
-        trace = headers.get("ce-traceparent"), headers.get("ce-tracestate", "")
-        context = Context(Caller(namespace, app_id), request.deadline, *trace)
-        return Operation(method, self.component.name, _decoded(body, method.arguments), context)
-
-
-@asynccontextmanager
-async def hosting(
-    hosted: Sequence[Hosted], broker: Broker, exchange: Exchange, namespace: str, app_id: str
-) -> AsyncIterator[None]:
-    """Answer for components while entered; leaving waits for operations in flight."""
-    if not hosted:
-        yield
-        return
-    by_name = {each.component.name: each for each in hosted}
-
-    async def present(request: Request) -> None:
-        await request.reply({})
-
-    telling = 0
-
-    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
-
-        def receive(frame: Frame) -> None:
-            nonlocal telling
-            try:
-                question = _question.decode(frame.message.body if frame.message else b"")
-            except msgspec.DecodeError:
-                logger.warning("ignored a malformed question about components")
-                return
-            mine = by_name.get(question.name)
-            if mine is None or telling >= MAX_TELLING:
-                return
-            telling += 1
-            tasks.create_task(tell(question, mine), name="host-tell")
-
-        async def tell(question: _Question, mine: Hosted) -> None:
-            nonlocal telling
-            admitted = mine.block == question.block and in_scope(mine.component.scopes, question.app_id)
-            answer = _Answer(question.number, mine.fingerprint if admitted else "", list(mine.capabilities), app_id)
-            try:
-                where = address.asker(namespace, question.node)
-                await broker.broadcast(where, Message({}, msgspec.msgpack.encode(answer)))
-            except MeshError as error:
-                logger.debug("cannot answer a question about %s: %s", question.name, error)
-            finally:
-                telling -= 1
-
-        for each in hosted:
-            handle = _handler(each, namespace)
-            where = address.component(namespace, each.component.name, each.fingerprint)
-            serving = exchange.serve(where, each.fingerprint, handle, recoverable=each.recoverable)
-            await stack.enter_async_context(serving)
-            where = address.component(namespace, each.component.name)
-            await stack.enter_async_context(exchange.serve(where, HOSTS_GROUP, present, recoverable=False))
-        await stack.enter_async_context(broker.listen(address.hosts(namespace), receive))
-        yield
-
-
-def _handler(hosted: Hosted, namespace: str) -> Callable[[Request], Any]:
-    async def handle(request: Request) -> None:
-        await hosted.answer(namespace, request)
-
-    return handle

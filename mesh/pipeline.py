@@ -11,9 +11,9 @@ deadline   the client's, the policy's, or the method's own limit  always
 place      here, or over the backbone to a host                   always
 =========  =====================================================  =================================
 
-It is put together once, at start: what is not configured costs nothing. A deadline bounds one attempt; the
-client's own bounds all of them. Without one, a policy that retries without an end goes on until the client
-hangs up, which cancels the operation.
+It is put together at start, and again when a Resiliency has changed: what is not configured costs nothing. A deadline
+bounds one attempt; the client's own bounds all of them. Without one, a policy that retries without an end goes on until
+the client hangs up, which cancels the operation.
 
 Towards the application the mirror image: an event, alone or to be one of a batch, a durable call, a change of a
 configuration, and a call from here or elsewhere pass, outermost first:
@@ -47,6 +47,7 @@ from mesh.deadlines import Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.policies import Guard, Policy, Verdict
+from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ MAX_ATTEMPT_SECONDS = 3600.0
 
 Handler = Callable[["Operation"], Awaitable[object]]
 InboundHandler = Callable[["Arrival"], Awaitable[Any]]
-PolicyOf = Callable[["Operation"], Policy]
+PolicyOf = Callable[[str, str], Policy]
 
 
 class Service(Protocol):
@@ -90,16 +91,31 @@ class Pipeline:
 
         Args:
             services: The building blocks, by name.
-            policy_of: Gives the policy around an operation; None when no policy is configured.
+            policy_of: Gives the policy around a block's target; None when no policy is configured.
             observer: Is told of every operation; None = nobody.
             conditions: The node's; None = its own.
         """
-        run: Handler = partial(_placed, services)
-        run = partial(_within_deadline, Deadlines(), run)
+        self._services, self._observer = services, observer
+        self._conditions = conditions or Conditions()
+        self._guards: Recent[tuple[str, str], Guard | None] = Recent(MAX_GUARDS, _in_use)
+        self._deadlines = Deadlines()
+        self.run: Handler
+        self.apply(policy_of)
+
+    def apply(self, policy_of: PolicyOf | None) -> None:
+        """Apply other policies from here on; where a target's are the same, its circuit breaker is as it was."""
+        former, self._guards = self._guards, Recent(MAX_GUARDS, _in_use)
+        for (block, target), guard in former.everything():
+            if guard is not None:
+                policy = Policy() if policy_of is None else policy_of(block, target)
+                made = Guard(policy, self._conditions.of(block, target), guard)
+                if policy != Policy():
+                    self._guards.keep((block, target), made)
+        run: Handler = partial(_within_deadline, self._deadlines, partial(_placed, self._services))
         if policy_of is not None:
-            run = partial(_by_policy, policy_of, conditions or Conditions(), {}, run)
-        if observer is not None:
-            run = partial(_observed, observer, OPERATIONS, _labels, run)
+            run = partial(_by_policy, policy_of, self._conditions, self._guards, run)
+        if self._observer is not None:
+            run = partial(_observed, self._observer, OPERATIONS, _labels, run)
         self.run = run
 
 
@@ -155,7 +171,11 @@ def _labels(operation: Operation) -> tuple[str, ...]:
 
 
 async def _observed(
-    observer: Observer, name: str, labels: Callable[[Any], tuple[str, ...]], proceed: InboundHandler, passing: Any
+    observer: Observer,
+    name: str,
+    labels: Callable[[Any], tuple[str, ...]],
+    proceed: Callable[[Any], Awaitable[Any]],
+    passing: Any,
 ) -> object:
     started = time.perf_counter()
     outcome = FAILED
@@ -200,18 +220,16 @@ async def _bounded(deadlines: Deadlines, limit: float, call: InboundHandler, arr
 async def _by_policy(
     policy_of: PolicyOf,
     conditions: Conditions,
-    guards: dict[tuple[str, str], Guard | None],
+    guards: Recent[tuple[str, str], Guard | None],
     proceed: Handler,
     operation: Operation,
 ) -> object:
     key = operation.method.block, operation.target
-    if key in guards:
+    try:
         guard = guards[key]
-    else:
-        policy = policy_of(operation)
-        guard = None if policy == Policy() else Guard(policy, conditions.of(*key))
-        if len(guards) < MAX_GUARDS:  # Targets are the callers' words.
-            guards[key] = guard
+    except KeyError:
+        policy = policy_of(*key)
+        guard = guards.keep(key, None if policy == Policy() else Guard(policy, conditions.of(*key)))
     if guard is None:
         return await proceed(operation)
     operation.limit = guard.timeout
@@ -219,6 +237,10 @@ async def _by_policy(
     return await guard.run(
         lambda: proceed(operation), operation.judged, deadline=operation.context.deadline, release=_released
     )
+
+
+def _in_use(guard: Guard | None) -> bool:
+    return guard is not None and guard.in_use
 
 
 async def _released(result: object) -> None:

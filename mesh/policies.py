@@ -302,19 +302,30 @@ class Guard:
         decides: Whether it says what follows a failed attempt: then an attempt has to fail for it to be counted.
     """
 
-    def __init__(self, policy: Policy, condition: Condition) -> None:
+    def __init__(self, policy: Policy, condition: Condition, former: Guard | None = None) -> None:
         """Start with a closed breaker.
 
         Args:
             policy: What applies.
             condition: Of the target; is told what happens.
+            former: What applied until now; its breaker goes on if it is to be the same.
         """
+        self.policy = policy
         self.timeout = None if policy.timeout is None else policy.timeout.seconds
         self.decides = policy.retry is not None or policy.breaker is not None
         self._retry = policy.retry
         self._condition = condition
-        self._breaker = None if policy.breaker is None else Breaker(policy.breaker, time.monotonic, condition)
+        self._breaker: Breaker | None = None
+        if former is not None and former.policy.breaker == policy.breaker:
+            self._breaker = former._breaker
+        elif policy.breaker is not None:
+            self._breaker = Breaker(policy.breaker, time.monotonic, condition)
         condition.breaker = self._breaker
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has something to remember: see `Condition.in_use`."""
+        return self._condition.in_use
 
     async def run(
         self,

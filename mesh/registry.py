@@ -6,7 +6,6 @@ A third party's package plugs in the same way as our own adapters: an entry poin
 
 from __future__ import annotations
 
-import difflib
 import json
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from mesh.errors import ConfigError, MissingDependencyError
+from mesh.spelling import did_you_mean
 from mesh.urls import without_credentials
 
 __all__ = [
@@ -43,10 +43,15 @@ EXTRAS = {
     "aiobotocore": "dynamodb",
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "asyncmy": "mysql",
+    "asyncpg": "postgresql",
+    "cryptography": "encryption",
     "faststream": "faststream",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
+    "pyodbc": "sqlserver",
     "redis": "redis",
+    "sqlalchemy": "sqlite",
 }
 
 
@@ -127,12 +132,18 @@ class Registry:
             raise ConfigError(f"'{shown}' does not begin with the scheme of a broker; these are: {', '.join(schemes)}")
         return self.load(f"backbone.{scheme}")
 
+    def _of_kind(self, name: str) -> list[str]:
+        block = name.partition(".")[0]
+        return sorted(each for each in {*BACKBONE_TYPES, *self._all()} if each.startswith(f"{block}."))
+
+    def meant(self, name: str) -> str | None:
+        """Find the type of which one that is not there is a misspelling."""
+        return did_you_mean(name, self._of_kind(name), 0.8)
+
     def not_installed(self, name: str) -> str:
         """Say that a type is not there, what may have been meant, and what stands in for it."""
-        block = name.partition(".")[0]
-        same = sorted(each for each in {*BACKBONE_TYPES, *self._all()} if each.startswith(f"{block}."))
-        close = difflib.get_close_matches(name, same, n=1, cutoff=0.8)
-        if close:
-            return f"there is no component type {name!r}; did you mean {close[0]!r}?"
+        if meant := self.meant(name):
+            return f"there is no component type {name!r}; did you mean {meant!r}?"
+        block, same = name.partition(".")[0], ", ".join(self._of_kind(name))
         stand_in = f"; {_STAND_INS[block]}" if block in _STAND_INS else ""
-        return f"there is no component type {name!r} here; types of this kind: {', '.join(same) or 'none'}{stand_in}"
+        return f"there is no component type {name!r} here; types of this kind: {same or 'none'}{stand_in}"

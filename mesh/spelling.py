@@ -14,10 +14,16 @@ _PROTECTING = re.compile(
 )
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
-    """Find the known name that was probably meant."""
+def did_you_mean(wrong: str, known: Iterable[str], least: float = 0.65) -> str | None:
+    """Find the known name that was probably meant.
+
+    Args:
+        wrong: What nothing has.
+        known: What there is.
+        least: How alike they have to be, from 0 to 1.
+    """
     by_case = {name.casefold(): name for name in known}
-    close = difflib.get_close_matches(wrong.casefold(), by_case, n=1, cutoff=0.65)
+    close = difflib.get_close_matches(wrong.casefold(), by_case, n=1, cutoff=least)
     return by_case[close[0]] if close else None
 
 

@@ -97,6 +97,10 @@ class Tracing:
         Args:
             sampling_ratio: 0 switches tracing off; then nothing is generated.
         """
+        self.sample(sampling_ratio)
+
+    def sample(self, sampling_ratio: float) -> None:
+        """Set another share from here on."""
         self.enabled = sampling_ratio > 0
         self._sample_below = int(sampling_ratio * 2**32)
 

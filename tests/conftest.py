@@ -36,7 +36,15 @@ SHARING = (
 )
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
 MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|http/(?!.*\[nats\b))")
-MODULES = ("tests/contract/", "tests/http/", "tests/compose/", "tests/brokers_security/test_kafka")
+MODULES = (
+    "tests/contract/",
+    "tests/http/",
+    "tests/compose/",
+    "tests/brokers_security/test_kafka",
+    "tests/stores/test_redis_layout",
+    "tests/stores/test_redis_documents",
+    "tests/stores/test_redis_search",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,7 +91,7 @@ def group_of(nodeid: str) -> str:
     if backend and path.startswith(SHARING):
         alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.
         return f"{path if alone else path.split('/')[1]} on {backend[1]}"
-    if path.startswith("tests/stores/") and test.endswith("]"):
+    if path.startswith("tests/stores/") and test.endswith("]") and not path.startswith(MODULES):
         return f"{path} on {test[test.index('[') + 1 : -1].partition('-')[0]}"
     return path if path.startswith(MODULES) else nodeid
 

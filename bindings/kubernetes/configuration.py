@@ -53,6 +53,7 @@ class KubernetesConfigurationSettings:
 class KubernetesConfigurationStore(ComponentAdapter):
     """A ConfigMap: read when it is asked for, and followed by one stream for all who watch."""
 
+    tested = "not run against the real service"
     settings = KubernetesConfigurationSettings
     capabilities: Sequence[str] = ()
 

@@ -25,6 +25,7 @@ class RedisAdapter(ComponentAdapter):
         failure: The error of its building block.
     """
 
+    tested = "Redis 7.0"
     settings = RedisSettings
     failure: ClassVar[type[StateError | LockError | ConfigurationError]]
 
@@ -70,8 +71,10 @@ class RedisAdapter(ComponentAdapter):
 
     async def run(self, command: Command) -> Reply:
         """Send a command and return its reply; raises the block's error."""
-        with self._failures():
+        try:
             return await self._client.run(command)
+        except (LostError, RefusedError) as error:
+            raise self.failed(error) from error
 
     async def run_all(self, commands: Sequence[Command]) -> Sequence[Reply | RefusedError | LostError]:
         """Send several commands, and give what each came to."""

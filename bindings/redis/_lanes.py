@@ -22,9 +22,9 @@ from bindings.redis._wire import (
     Words,
     at_end,
     drop,
-    foreign_errors,
     pack,
     read_reply,
+    send,
 )
 
 __all__ = ["Lanes"]
@@ -171,8 +171,7 @@ class Lanes:
         good, answered, reason = True, 0, "the component is closed"
         limit = self._limit(socket, self._writing)
         try:
-            with foreign_errors():
-                await socket.send_packed_command(packed, check_health=False)
+            await send(socket, packed)
             for _, future, asking in calls:
                 if answered % TIMED_REPLIES == 0:
                     limit.until = self._loop.time() + self._reading

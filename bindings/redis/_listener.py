@@ -7,14 +7,16 @@ taken away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
 from bindings.redis._client import Client
 from bindings.redis._settings import Address
-from bindings.redis._wire import LostError, RefusedError, Socket, ask, drop, foreign_errors, pack, read_reply
+from bindings.redis._wire import LostError, RefusedError, Socket, ask, drop, pack, read_reply, send
 from mesh.steps import Steps
 from mesh.tasks import task_group
 
@@ -25,7 +27,9 @@ logger = logging.getLogger(__name__)
 NEEDED = "Kg$xe"  # By key; commands on any type, on texts, expiry, eviction.
 ALL_KINDS = "g$lshzxetd"  # What "A" stands for.
 AT_ONCE = 1000
-PING_SECONDS = 10.0
+MISSED_PINGS = 2
+SCHEDULING = 0.5  # What a busy machine may take to hear what is there.
+PING_SECONDS = 5.0
 WAITS = (0.05, 0.1, 0.2, 0.5)
 EVERY = b"*"
 
@@ -144,6 +148,7 @@ class _Ear:
         self._server = server
         self._subscribed: set[bytes] = set()
         self._confirmed: set[bytes] = set()
+        self._unconfirmed: Counter[bytes] = Counter()
         self.wake = asyncio.Event()
         self.failure: Exception | None = None
         self.task: asyncio.Task[None] | None = None
@@ -184,6 +189,7 @@ class _Ear:
                 self._listener.progressed()
             self._subscribed.clear()
             self._confirmed.clear()
+            self._unconfirmed.clear()
             await asyncio.sleep(WAITS[min(failed, len(WAITS) - 1)])
             failed += 1
             if self._client.cluster:
@@ -196,12 +202,16 @@ class _Ear:
             logger.debug("%s: %s", self._client.shown, error)
 
     async def _allow(self, socket: Socket) -> None:
-        """Have the server tell changes."""
+        """Have the server tell changes.
+
+        Raises:
+            LostError: It does not answer.
+        """
         try:
-            told = cast("list[bytes]", await ask(socket, "CONFIG", "GET", "notify-keyspace-events"))
-            flags = told[1].decode() if len(told) > 1 else ""
-            if (wanted := merged_flags(flags)) != flags:
-                await ask(socket, "CONFIG", "SET", "notify-keyspace-events", wanted)
+            async with asyncio.timeout(self._client.dial.settings.read_timeout or None):
+                await self._turn_on(socket)
+        except TimeoutError:
+            raise LostError("it does not answer", sent=False) from None
         except RefusedError as error:
             if self.failure is None:
                 logger.warning(
@@ -211,6 +221,12 @@ class _Ear:
                     error,
                     NEEDED,
                 )
+
+    async def _turn_on(self, socket: Socket) -> None:
+        told = cast("list[bytes]", await ask(socket, "CONFIG", "GET", "notify-keyspace-events"))
+        flags = told[1].decode() if len(told) > 1 else ""
+        if (wanted := merged_flags(flags)) != flags:
+            await ask(socket, "CONFIG", "SET", "notify-keyspace-events", wanted)
 
     async def _listen(self, socket: Socket) -> None:
         loop = asyncio.get_running_loop()
@@ -234,34 +250,45 @@ class _Ear:
                 case b"message" | b"pmessage":
                     self._listener.heard(message[1])
                 case b"subscribe" | b"psubscribe":
-                    if message[1] in self._subscribed:
-                        self._confirmed.add(message[1])
-                    self._listener.progressed()
+                    self._confirm(message[1])
                 case _:
                     pass
             if self._lost and self._confirmed >= self._subscribed:
                 self._lost = False
                 self._listener.back()
 
+    def _confirm(self, channel: bytes) -> None:
+        """Count: what was left and entered again is confirmed by the last answer only."""
+        self._unconfirmed[channel] -= 1
+        if self._unconfirmed[channel] == 0:
+            del self._unconfirmed[channel]
+            if channel in self._subscribed:
+                self._confirmed.add(channel)
+                self._listener.progressed()
+
     async def _write(self, socket: Socket) -> None:
         """Subscribe to what is wanted, and look for signs of life."""
         loop = asyncio.get_running_loop()
+        interval = min(PING_SECONDS, self._client.dial.settings.read_timeout or PING_SECONDS)
+        looked_at = loop.time()
         while True:
-            try:
-                async with asyncio.timeout(PING_SECONDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
                     await self.wake.wait()
-            except TimeoutError:
-                if loop.time() - self._heard_at > 2.5 * PING_SECONDS:
-                    raise LostError("it does not answer", sent=False) from None
-                await self._send(socket, *pack(b"PING"))
-                if self._client.cluster:
-                    await self._look_around()
-                continue
             self.wake.clear()
+            silent = loop.time() - self._heard_at
+            if silent > MISSED_PINGS * interval + SCHEDULING:
+                raise LostError("it does not answer", sent=False)
+            if silent >= interval:
+                await self._send(socket, *pack(b"PING"))
+            if self._client.cluster and loop.time() - looked_at >= interval:
+                looked_at = loop.time()
+                await self._look_around()
             wanted = set(self._listener.wanted)
             added, gone = wanted - self._subscribed, self._subscribed - wanted
             self._subscribed = wanted
             self._confirmed -= gone
+            self._unconfirmed.update(added)
             await self._send(socket, *self._packed(b"UNSUBSCRIBE", gone), *self._packed(b"SUBSCRIBE", added))
 
     def _packed(self, name: bytes, channels: set[bytes]) -> Iterator[bytes]:
@@ -272,9 +299,8 @@ class _Ear:
                 yield from pack(command, *names[start : start + AT_ONCE])
 
     async def _send(self, socket: Socket, *packed: bytes) -> None:
-        with foreign_errors():
-            if packed:
-                await socket.send_packed_command(list(packed), check_health=False)
+        if packed:
+            await send(socket, list(packed))
 
 
 async def _until_lost(work: object) -> LostError | RefusedError | None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from bindings.redis._indexes import Index, parse_indexes
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import (
     BOOLEAN,
     COUNT,
-    TEXT,
     Kind,
     Setting,
     choice,
@@ -171,8 +171,12 @@ class RedisSettings:
 class StateSettings(RedisSettings):
     """Settings of ``state.redis``."""
 
-    indexes: str | None = setting(
-        "queryIndexes", "JSON that names the members of values to query by; it needs the server's search module.", TEXT
+    indexes: tuple[Index, ...] = setting(
+        "queryIndexes",
+        "JSON that names the members of values to query by; it needs the server's search module.",
+        Kind("JSON", parse_indexes),
+        default=(),
+        example='[{"name":"orgs","indexes":[{"key":"person.org","type":"TEXT"}]}]',
     )
 
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from redis import exceptions
 from redis.asyncio import Connection as Socket
 from redis.asyncio import SSLConnection
-from redis.connection import HiredisRespSerializer
-from redis.utils import HIREDIS_AVAILABLE
 
 from bindings.redis._settings import Address, RedisSettings
 
@@ -36,6 +34,7 @@ __all__ = [
     "foreign_errors",
     "pack",
     "read_reply",
+    "send",
 ]
 
 Word: TypeAlias = "str | bytes | int"
@@ -98,20 +97,38 @@ def foreign_errors() -> Iterator[None]:
         raise _ours(error) from error
 
 
-# A connection of redis.asyncio packs commands in Python, which takes five times as long.
-pack = cast("Callable[..., list[bytes]]", HiredisRespSerializer().pack if HIREDIS_AVAILABLE else Socket().pack_command)
+def _packer() -> Callable[..., list[bytes]]:
+    """Give what packs commands; a connection of redis.asyncio does so in Python, which takes five times as long."""
+    try:
+        from hiredis import pack_command
+    except ImportError:  # redis-py goes without.
+        return Socket().pack_command
+    fast = cast("Callable[[Words], bytes]", pack_command)
+    return lambda *words: [fast(words)]
+
+
+pack = _packer()
 
 
 async def read_reply(socket: Socket) -> Reply:
     """Read the next reply."""
-    with foreign_errors():
+    try:
         return cast("Reply", await socket.read_response(disconnect_on_error=False))
+    except _FOREIGN as error:
+        raise _ours(error) from error
+
+
+async def send(socket: Socket, packed: list[bytes]) -> None:
+    """Send packed commands."""
+    try:
+        await socket.send_packed_command(packed, check_health=False)
+    except _FOREIGN as error:
+        raise _ours(error) from error
 
 
 async def ask(socket: Socket, *words: Word) -> Reply:
     """Send a command on a connection that nobody shares yet, and return its reply."""
-    with foreign_errors():
-        await socket.send_packed_command(pack(*words), check_health=False)
+    await send(socket, pack(*words))
     return await read_reply(socket)
 
 

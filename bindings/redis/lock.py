@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from bindings.redis._adapter import RedisAdapter
-from bindings.redis._client import Script
+from bindings.redis._client import Script, slot_of
 from mesh.blocks.lock import Released
 from mesh.errors import BadArgumentError, LockError
 
@@ -50,16 +50,10 @@ return 0
 
 
 def fence_of(name: str) -> str:
-    """Name the key of the last token: in a cluster it must be in the same slot as the lock.
-
-    Raises:
-        BadArgumentError: No such name can be made.
-    """
+    """Name the key of the last token: in a cluster, where the first part in braces decides, it is with the lock."""
     begin = name.find("{")
-    if begin >= 0 and name.find("}", begin) > begin + 1:  # The first part in braces decides, and stays the first one.
+    if begin >= 0 and name.find("}", begin) > begin + 1:
         return FENCE + name
-    if "}" in name:
-        raise BadArgumentError(f"the name of the lock {name!r} has a '}}' without a part in braces")
     return f"{FENCE}{{{name}}}"
 
 
@@ -77,6 +71,8 @@ class RedisLockStore(RedisAdapter):
             BadArgumentError: The name cannot be one of a lock.
         """
         keys = (_encoded(name), _encoded(fence_of(name)))
+        if self._client.cluster and slot_of(keys[0]) != slot_of(keys[1]):
+            raise BadArgumentError(f"in a Redis cluster the name of a lock must not hold a '}}' as {name!r} does")
         lease = max(1, round(seconds * 1000))
         return cast("int | None", await self.run(_ACQUIRE.of(keys, _encoded(owner), lease, FENCE_KEPT_MS)))
 

@@ -9,18 +9,22 @@ import heapq
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import orjson
 
 from bindings.redis._adapter import RedisAdapter
 from bindings.redis._client import Command, slot_of
+from bindings.redis._search import Search
 from bindings.redis._settings import StateSettings
 from bindings.redis._state_scripts import CHECK, DELETE, READ, SET, SET_DOCUMENT, WRITE
 from bindings.redis._wire import LostError, RefusedError, Reply
+from mesh.blocks import matching
+from mesh.blocks.query import Queried, Query
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     BadArgumentError,
+    ConfigError,
     ConflictError,
     InvalidEtagError,
     MeshError,
@@ -28,12 +32,14 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.resources.component import Component
 
 __all__ = ["RedisStateStore"]
 
 MAX_VALUE_BYTES = 512 * 1024 * 1024 - 1
 MAX_LEVELS = 100  # The module takes 128; one that fails in the middle of a transaction could not be undone.
 SCAN_COUNT = 1000
+OUTBOX = "outboxPublishPubsub"
 _ETAG = re.compile(r"-?[0-9]{1,18}")
 _GLOB = re.compile(r"[\\*?\[\]^-]")
 
@@ -41,6 +47,7 @@ _GLOB = re.compile(r"[\\*?\[\]^-]")
 class RedisStateStore(RedisAdapter, StateStore):
     """State in Redis; etags are the versions of keys."""
 
+    tested = "Redis 7.0: one server, with the modules of Redis Stack, a cluster, Sentinels"
     settings = StateSettings
     failure = StateError
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
@@ -49,12 +56,32 @@ class RedisStateStore(RedisAdapter, StateStore):
         """Prepare; entering connects."""
         super().__init__(*arguments)
         self._documents = False
+        self._search: Search | None = None
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        made = super().from_component(component)
+        if made._client.cluster and component.setting(OUTBOX):
+            message = "the outbox is not for a Redis cluster: what it adds to a transaction is in another slot"
+            raise ConfigError(component.problem(message, setting=OUTBOX))
+        return made
 
     async def _enter(self) -> None:
         """Connect, and see whether the server has the JSON module."""
         await super()._enter()
         told = await self.run(Command(("COMMAND", "INFO", "JSON.SET"), again=True))
         self._documents = bool(cast("list[Reply]", told)[0])
+        indexes = self._settings.indexes
+        if indexes:
+            if self._client.cluster:
+                raise StateError(
+                    f"{self._client.shown}: queryIndexes needs one server: in a cluster none knows all values"
+                )
+            self._search = Search(self._client, indexes)
+            with self._failures():
+                await self._search.prepare()
+            self.capabilities = (*self.capabilities, "QUERY_API")
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key, from the primary."""
@@ -81,6 +108,8 @@ class RedisStateStore(RedisAdapter, StateStore):
 
     async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
         """Write each for itself, in few round trips; one that fails does not keep the others from being tried."""
+        if len(items) == 1:  # The most frequent case, without what several need.
+            return await super().save_each(items)
         commands, refused = [], dict[int, MeshError]()
         for index, item in enumerate(items):
             try:
@@ -110,9 +139,9 @@ class RedisStateStore(RedisAdapter, StateStore):
     def _command(self, items: Sequence[Item]) -> Command:
         keys: list[bytes] = []
         arguments: list[str | bytes | int] = []
-        last = {item.key: index for index, item in enumerate(items) if not item.check}
+        last = {} if len(items) == 1 else {item.key: index for index, item in enumerate(items) if not item.check}
         for index, item in enumerate(items):
-            act = CHECK if item.check or last[item.key] != index else self._act(item)
+            act = CHECK if item.check or last.get(item.key, index) != index else self._act(item)
             keys.append(_encoded(item.key))
             ttl: str | int = "" if item.ttl is None else max(1, round(item.ttl * 1000))
             arguments += (_expected(item), act, ttl, item.value or b"")
@@ -137,6 +166,26 @@ class RedisStateStore(RedisAdapter, StateStore):
                 "those with a part in braces in common are in one, as '{order-1}lines', and so are all with "
                 "keyPrefix: '{NAME}'"
             )
+
+    async def query(self, query: Query, prefix: str) -> Queried:
+        """Find documents by their contents: an index gives those that may match, and then each is looked at.
+
+        Raises:
+            BadArgumentError: There is no such index.
+            StateError: The server failed, or more may match than are looked at.
+        """
+        if self._search is None:
+            return await super().query(query, prefix)
+        name = next((value for name, value in query.metadata.items() if name.lower() == "queryindexname"), "")
+        with self._failures():
+            keys = [key for key in await self._search.candidates(query.filter, name) if key.startswith(prefix)]
+        entries: list[tuple[str, bytes, str]] = []
+        for key, found in zip(keys, await self.get_many(keys), strict=True):
+            if isinstance(found, MeshError):
+                raise found
+            if found is not None:
+                entries.append((key, found.value, found.etag))
+        return matching.run(query, entries)
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys in order; each page goes through all keys of the database."""

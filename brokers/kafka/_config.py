@@ -4,69 +4,92 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, hosts_of, ignored, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, count_option, hosts_of, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, ignored, refused, setting, whole
 
-__all__ = ["IGNORED", "REFUSED", "USED", "KafkaConfig"]
+__all__ = ["KafkaConfig", "KafkaSettings"]
 
 DEFAULT_PORT = 9092
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}
 MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
 URL_OPTIONS = (*TLS_OPTIONS, "mechanism", "partitions", "replicas")
 
-USED = (
-    "brokers",
-    "authType",
-    "authRequired",
-    "saslUsername",
-    "saslPassword",
-    "saslMechanism",
-    "caCert",
-    "clientCert",
-    "clientKey",
-    "skipVerify",
-    "disableTls",
-    "clientID",
-    "consumerGroup",
-    "maxMessageBytes",
-    "sessionTimeout",
-)
-IGNORED = {
-    **ignored("it is agreed with the broker", "version"),
-    **ignored("batches are not compressed", "compression", "none"),
-    **ignored("a publish is retried until its deadline", "producerRetryMax"),
-    **ignored("a publish waits for all replicas", "producerRequiredAcks", "all", "-1"),
-    **ignored("a new group begins with the oldest event", "initialOffset", "oldest"),
-    **ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
-    **ignored("the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled consumeRetryInterval"),
-    **ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
-    **ignored(
-        "what is fetched is bounded by bytes, and the times are fixed",
-        "channelBufferSize consumerFetchMin consumerFetchDefault dialTimeout readTimeout writeTimeout "
-        "clientConnectionTopicMetadataRefreshInterval clientConnectionKeepAliveInterval",
-    ),
-    **ignored("headers are the mesh's own", "escapeHeaders excludeHeaderMetaRegex", "false"),
-}
-REFUSED = {
-    "oidcTokenEndpoint": "OpenID Connect",
-    "oidcClientID": "OpenID Connect",
-    "oidcClientSecret": "OpenID Connect",
-    "oidcScopes": "OpenID Connect",
-    "oidcExtensions": "OpenID Connect",
-    "schemaRegistryURL": "Avro with a schema registry",
-    "schemaRegistryAPIKey": "Avro with a schema registry",
-    "schemaRegistryAPISecret": "Avro with a schema registry",
-    "schemaCachingEnabled": "Avro with a schema registry",
-    "useAvroJson": "Avro with a schema registry",
-    "schemaLatestVersionCacheTTL": "Avro with a schema registry",
-}
 AUTH_TYPES = ("none", "password", "mtls", "certificate")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Settings of ``pubsub.kafka``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored("it is agreed with the broker", "version"),
+        *ignored("batches are not compressed", "compression", anyway=("none",)),
+        *ignored("a publish is retried until its deadline", "producerRetryMax"),
+        *ignored("a publish waits for all replicas", "producerRequiredAcks", anyway=("all", "-1")),
+        *ignored("a new group begins with the oldest event", "initialOffset", anyway=("oldest",)),
+        *ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
+        *ignored(
+            "the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled", "consumeRetryInterval"
+        ),
+        *ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
+        *ignored(
+            "what is fetched is bounded by bytes, and the times are fixed",
+            *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "dialTimeout", "readTimeout"),
+            *("writeTimeout", "clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
+        ),
+        *ignored("headers are the mesh's own", "escapeHeaders", "excludeHeaderMetaRegex", anyway=("false",)),
+        *refused(
+            "OpenID Connect",
+            *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
+        ),
+        *refused(
+            "Avro with a schema registry",
+            *("schemaRegistryURL", "schemaRegistryAPIKey", "schemaRegistryAPISecret", "schemaCachingEnabled"),
+            *("useAvroJson", "schemaLatestVersionCacheTTL"),
+        ),
+    )
+
+    brokers: str = setting(
+        "brokers",
+        "Host and port of some brokers of the cluster, separated by commas.",
+        required=True,
+        default="",
+        example="localhost:9092",
+    )
+    auth: str = setting(
+        "authType",
+        "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`. "
+        "If not set, `password` when there is a `saslUsername`.",
+        default="",
+    )
+    auth_required: bool = setting(
+        "authRequired", "An older way to say `password` in `authType`.", BOOLEAN, default=False
+    )
+    username: str = setting("saslUsername", "The user of SASL.", default="")
+    password: str | None = setting("saslPassword", "Its password.", VERBATIM, secret=True)
+    mechanism: str = setting(
+        "saslMechanism", "`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, also without `SCRAM-`.", default="PLAIN"
+    )
+    ca: str = setting("caCert", "Whom to trust, a PEM text or a path; `authType: none` uses TLS then, too.", default="")
+    certificate: str = setting("clientCert", "The client's certificate, a PEM text or a path.", default="")
+    key: str = setting("clientKey", "Its private key, a PEM text or a path.", default="", secret=True)
+    unverified: bool = setting("skipVerify", "Whether to accept any certificate.", BOOLEAN, default=False)
+    without_tls: bool = setting("disableTls", "Whether to do without TLS.", BOOLEAN, default=False)
+    client_id: str = setting("clientID", "The connection's name in the broker's reports.", default="brokermesh")
+    group: str | None = setting("consumerGroup", "The group; goes before `consumerID`.")
+    max_message_bytes: int | None = setting(
+        "maxMessageBytes", "The largest message, from 64 KiB on; smaller values are not applied. 1,000,000.", whole()
+    )
+    session: float = setting(
+        "sessionTimeout", "Time until the partitions of a member that died go to others.", DURATION, default=6.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,31 +183,28 @@ class KafkaConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        reader = _Reader(component, (*USED, *IGNORED), REFUSED)
+        reader = _Reader(component, KafkaSettings)
         return cls(**reader.read())  # type: ignore[arg-type]  # its keys are our fields
 
 
-class _Reader(Settings):
+class _Reader(Reading[KafkaSettings]):
     """Reads the settings of ``pubsub.kafka``."""
 
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
-        kind = self._auth_type()
+        found, kind = self.found, self._auth_type()
         fields: dict[str, object] = {
             "brokers": self._brokers(),
             "tls": self._tls(kind),
             "connect_wait": self.connect_wait,
+            "client_id": found.client_id,
+            "session_timeout": found.session,
         }
         if kind == "password":
             fields |= self._login()
-        if client_id := self.text("clientID"):
-            fields["client_id"] = client_id
-        limit = self.number("maxMessageBytes")
+        limit = found.max_message_bytes
         if limit is not None and limit > 64 * 1024:  # Dapr's default of 1,024 has never limited anything either.
             fields["max_message_bytes"] = limit
-        session = self.duration("sessionTimeout")
-        if session is not None:
-            fields["session_timeout"] = session
         if self.text("initialOffset").lower() not in ("", "newest", "oldest"):
             self.wrong("initialOffset", "is 'newest' or 'oldest'")
         if self.text("producerRequiredAcks").lower() not in ("", "all", "-1", "1", "0", "leader", "none"):
@@ -193,39 +213,36 @@ class _Reader(Settings):
         return fields
 
     def _brokers(self) -> tuple[tuple[str, int], ...]:
-        text = self.text("brokers")
-        if not text:
-            self.wrong("brokers", "brokers is missing")
-            return ()
+        text = self.found.brokers
         try:
-            return hosts_of(text, DEFAULT_PORT)
+            return hosts_of(text, DEFAULT_PORT) if text else ()
         except ValueError:
             self.wrong("brokers", f"is host:port[,host:port], not {text!r}")
             return ()
 
     def _auth_type(self) -> str:
-        kind = self.text("authType").lower()
-        if not kind:
-            kind = "password" if self.text("saslUsername") or self.flag("authRequired") else "none"
+        found = self.found
+        kind = found.auth.lower() or ("password" if found.username or found.auth_required else "none")
         if kind not in AUTH_TYPES:
             self.wrong("authType", f"is one of {', '.join(AUTH_TYPES)}, not {kind!r}")
         return kind
 
     def _login(self) -> dict[str, object]:
-        username, password = self.text("saslUsername"), self.component.setting("saslPassword")
-        if not username or password is None:
+        username = self.found.username
+        if not username or self.component.entry("saslPassword") is None:
             missing = "saslPassword" if username else "saslUsername"
             self.wrong(missing, f"{missing} is missing")
-        mechanism = MECHANISMS.get((self.text("saslMechanism") or "PLAIN").upper())
+        mechanism = MECHANISMS.get(self.found.mechanism.upper())
         if mechanism is None:
             self.wrong("saslMechanism", f"is one of {', '.join(MECHANISMS)}")
-        return {"username": username, "password": password, "mechanism": mechanism}
+        return {"username": username, "password": self.found.password or "", "mechanism": mechanism}
 
     def _tls(self, kind: str) -> ssl.SSLContext | None:
-        ours = self.text("clientCert") or self.text("clientKey")
-        if self.flag("disableTls") or (kind == "none" and not self.text("caCert") and not ours):
+        found = self.found
+        ours = found.certificate or found.key
+        if found.without_tls or (kind == "none" and not found.ca and not ours):
             return None
         if kind in ("mtls", "certificate") and not ours:
             self.wrong("authType", f"{kind!r} needs clientCert and clientKey")
-        files = TLSFiles(verify=not self.flag("skipVerify"))
+        files = TLSFiles(verify=not found.unverified)
         return self.tls("clientCert", "clientKey", ca="caCert", files=files)

@@ -16,7 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from brokers.kafka._background import background
 from brokers.kafka._cluster import Cluster, error_of
-from brokers.kafka._config import IGNORED, REFUSED, USED, KafkaConfig
+from brokers.kafka._config import KafkaConfig, KafkaSettings
 from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
 from brokers.kafka._names import group_name, topic_name
@@ -69,26 +69,28 @@ class _Sticky:
 class KafkaBroker(Adapter):
     """A node on a Kafka cluster."""
 
+    title = "Events in topics of Apache Kafka."
+    tested = "Apache Kafka 3.9"
     configuration = KafkaConfig
-    settings = (*USED, *IGNORED, *REFUSED)
-    without_effect = IGNORED
+    settings = KafkaSettings
     group_settings = ("consumerGroup", "consumerID")
     _config: KafkaConfig
+
+    features = Features(
+        name="kafka",
+        event_prefix="ce_",
+        durable=True,
+        shared=True,
+        ordering=True,
+        delay=True,
+        ephemeral=True,
+        release_counts=True,
+    )
 
     def __init__(self, config: KafkaConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
-        self.features = Features(
-            name="kafka",
-            event_prefix="ce_",
-            max_message_bytes=config.max_message_bytes,
-            durable=True,
-            shared=True,
-            ordering=True,
-            delay=True,
-            ephemeral=True,
-            release_counts=True,
-        )
+        self.features = replace(self.features, max_message_bytes=config.max_message_bytes)
         self._cluster = Cluster(config)
         self._producer: Producer | None = None
         self._frames: Frames | None = None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, ignored, names, tls_of, url_options
+from brokers.shared.settings import Reading, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, DURATION, Setting, choice, ignored, setting, whole
 
-__all__ = ["DAY", "IGNORED", "USED", "MQTTConfig"]
+__all__ = ["DAY", "MQTTConfig", "MQTTSettings"]
 
 DAY = 24 * 3600.0
 PORTS = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883, "ssl": 8883, "tls": 8883, "tcps": 8883}
@@ -23,16 +24,54 @@ URL_OPTIONS = (*TLS_OPTIONS, "mqttVersion", "topicPrefix")
 VERSIONS = ("", "5", "3.1.1")
 MAX_EXPIRY = 0xFFFFFFFF
 
-USED = names(
-    """
-    url retain cleanSession caCert clientCert clientKey sessionExpiry sharedSubscriptions topicPrefix
-    mqttVersion maxInFlight
-    """
-)
-IGNORED = {
-    **ignored("the mesh retries alike on every broker, see Resiliency", "backOffMaxRetries"),
-    **ignored("deliveries are made with qos 1", "qos", "1"),
-}
+
+@dataclass(frozen=True, slots=True)
+class MQTTSettings:
+    """Settings of ``pubsub.mqtt3``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored("the mesh retries alike on every broker, see Resiliency", "backOffMaxRetries"),
+        *ignored("deliveries are made with qos 1", "qos", anyway=("1",)),
+    )
+
+    url: str = setting(
+        "url",
+        "The server: `mqtt://user:password@host:port`, or `mqtts://…` with TLS; `tcp` and `ssl` mean the same.",
+        required=True,
+        default="",
+        example="mqtt://localhost:1883",
+    )
+    retain: bool = setting(
+        "retain", "Whether the server keeps the last message of a topic for later subscribers.", BOOLEAN, default=False
+    )
+    clean: bool = setting(
+        "cleanSession",
+        "Whether sessions end with their instance; what comes while none is connected is lost.",
+        BOOLEAN,
+        default=False,
+    )
+    ca: str | None = setting("caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.")
+    certificate: str | None = setting("clientCert", "The client's certificate, a PEM text or a path.")
+    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    expiry: float = setting(
+        "sessionExpiry", "How long a session outlives its connection; 60 s at least.", DURATION, default=7 * DAY
+    )
+    shared: bool = setting(
+        "sharedSubscriptions",
+        "Whether the instances of a group share a subscription; otherwise a group has one.",
+        BOOLEAN,
+        default=True,
+    )
+    prefix: str = setting("topicPrefix", "Put before every topic: meshes that share a server stay apart.", default="")
+    version: str = setting(
+        "mqttVersion",
+        "Of the protocol; else the newest of the server.",
+        choice("5", "3.1.1"),
+        default="",
+    )
+    max_in_flight: int | None = setting(
+        "maxInFlight", "Most events of a subscription at work at once at one instance; else what that says.", whole()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +144,7 @@ class MQTTConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        return cls(**_Reader(component, (*USED, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
+        return cls(**_Reader(component, MQTTSettings).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
 def _server(url: str) -> dict[str, object]:
@@ -132,12 +171,12 @@ def _checked_prefix(text: str) -> str:
     return text
 
 
-class _Reader(Settings):
+class _Reader(Reading[MQTTSettings]):
     """Reads the settings of ``pubsub.mqtt3``."""
 
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
-        fields = self._server()
+        found, fields = self.found, self._server()
         secure = fields.pop("secure", False)
         tls = self.tls("clientCert", "clientKey", ca="caCert")
         if not secure and (given := [name for name in ("caCert", "clientCert", "clientKey") if self.text(name)]):
@@ -145,35 +184,30 @@ class _Reader(Settings):
         fields |= {
             "tls": tls if secure else None,
             "connect_wait": self.connect_wait,
-            "version": self.choice("mqttVersion", *VERSIONS) or "",
+            "version": found.version,
             "prefix": self._prefix(),
-            "retain": self.flag("retain"),
-            "clean": self.flag("cleanSession"),
-            "shared": not self.text("sharedSubscriptions") or self.flag("sharedSubscriptions"),
-            "max_in_flight": self.number("maxInFlight") or None,
+            "retain": found.retain,
+            "clean": found.clean,
+            "shared": found.shared,
+            "max_in_flight": found.max_in_flight or None,
+            "session_expiry": found.expiry,
         }
         self._check_qos()
-        expiry = self.duration("sessionExpiry")
-        if expiry is not None:
-            if not 60 <= expiry <= MAX_EXPIRY:
-                self.wrong("sessionExpiry", "is 60 s at least, and 136 years at most")
-            fields["session_expiry"] = expiry
+        if not 60 <= found.expiry <= MAX_EXPIRY:
+            self.wrong("sessionExpiry", "is 60 s at least, and 136 years at most")
         self.finish()
         return fields
 
     def _server(self) -> dict[str, object]:
-        url = self.text("url")
         try:
-            if not url:
-                raise ConfigError(f"url is missing: {SHAPE}")
-            return _server(url)
+            return _server(self.found.url) if self.found.url else {}
         except ConfigError as error:
             self.wrong("url", str(error))
             return {}
 
     def _prefix(self) -> str:
         try:
-            return _checked_prefix(self.text("topicPrefix"))
+            return _checked_prefix(self.found.prefix)
         except ConfigError as error:
             self.wrong("topicPrefix", str(error))
             return ""

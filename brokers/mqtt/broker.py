@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from brokers.mqtt._config import IGNORED, USED, MQTTConfig
+from brokers.mqtt._config import MQTTConfig, MQTTSettings
 from brokers.mqtt._member import Member
 from brokers.mqtt._messages import PREFIX, properties_of, structured
 from brokers.mqtt._registry import Registry
@@ -30,9 +30,10 @@ FRAMES = "frames between nodes; use another broker as the backbone"
 class MQTTBroker(Adapter):
     """A connection to an MQTT server, and one more for each subscription."""
 
+    title = "Events on topics of an MQTT server, 3.1.1 or 5."
+    tested = "Mosquitto 2.0"
     configuration = MQTTConfig
-    settings = (*USED, *IGNORED)
-    without_effect = IGNORED
+    settings = MQTTSettings
     _config: MQTTConfig
 
     features = Features(

@@ -11,19 +11,20 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, ignored, names, url_options
+from brokers.shared.settings import Reading, count_option, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
 from mesh.resources.component import Component
+from mesh.resources.settings import Setting, ignored, setting, whole
 
-__all__ = ["IGNORED", "USED", "NatsConfig"]
+__all__ = ["NatsConfig", "NatsSettings"]
 
 DEFAULT_PORT = 4222
 DEFAULT_NAME = "brokermesh"
@@ -39,23 +40,45 @@ CREDENTIALS = """-----BEGIN NATS USER JWT-----
 """
 _PART = r"-+BEGIN {}-+\s+(\S+)\s+-+END"
 
-USED = names("natsURL token jwt seedKey tls_client_cert tls_client_key name replicas")
+
 _MADE = "streams and consumers are made by the mesh"
-IGNORED = {
-    **ignored(
-        f"{_MADE}: a group begins with the oldest event",
-        "deliverPolicy startSequence startTime",
-        "all",
-    ),
-    **ignored(f"{_MADE}, which acknowledges each event", "ackPolicy", "explicit"),
-    **ignored(f"{_MADE}, on disk", "memoryStorage", "false"),
-    **ignored(f"{_MADE}, without push consumers", "flowControl heartbeat rateLimit", "false"),
-    **ignored(f"{_MADE}; the group is consumerID", "durableName queueGroupName"),
-    **ignored(f"{_MADE}; maxInFlight of a subscription says how many events are worked on", "concurrency", "parallel"),
-    **ignored(f"{_MADE}; maxInFlight of a subscription says how many events are worked on", "maxAckPending"),
-    **ignored(f"{_MADE}, which retries alike on every broker, see Resiliency", "ackWait backOff maxDeliver"),
-    **ignored(_MADE, "apiPrefix domain streamName"),
-}
+_AT_ONCE = f"{_MADE}; maxInFlight of a subscription says how many events are worked on"
+
+
+@dataclass(frozen=True, slots=True)
+class NatsSettings:
+    """Settings of ``pubsub.jetstream``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored(
+            f"{_MADE}: a group begins with the oldest event",
+            *("deliverPolicy", "startSequence", "startTime"),
+            anyway=("all",),
+        ),
+        *ignored(f"{_MADE}, which acknowledges each event", "ackPolicy", anyway=("explicit",)),
+        *ignored(f"{_MADE}, on disk", "memoryStorage", anyway=("false",)),
+        *ignored(f"{_MADE}, without push consumers", "flowControl", "heartbeat", "rateLimit", anyway=("false",)),
+        *ignored(f"{_MADE}; the group is consumerID", "durableName", "queueGroupName"),
+        *ignored(_AT_ONCE, "concurrency", anyway=("parallel",)),
+        *ignored(_AT_ONCE, "maxAckPending"),
+        *ignored(f"{_MADE}, which retries alike on every broker, see Resiliency", "ackWait", "backOff", "maxDeliver"),
+        *ignored(_MADE, "apiPrefix", "domain", "streamName"),
+    )
+
+    url: str = setting(
+        "natsURL",
+        "The servers, and the options of a backbone URL.",
+        required=True,
+        default="",
+        example="nats://localhost:4222",
+    )
+    token: str | None = setting("token", "The server's token, if it asks for one.", secret=True)
+    jwt: str = setting("jwt", "A user's JWT; `seedKey` goes with it.", default="", secret=True)
+    seed: str = setting("seedKey", "The private nkey of the user; `jwt` goes with it.", default="", secret=True)
+    certificate: str | None = setting("tls_client_cert", "The client's certificate, a path or a PEM text.")
+    key: str | None = setting("tls_client_key", "Its private key, a path or a PEM text.", secret=True)
+    name: str | None = setting("name", "The connection's name in the server's reports.")
+    replicas: int = setting("replicas", "Copies of each stream, on a cluster: 1, 3 or 5.", whole(), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +167,15 @@ class NatsConfig:
             ConfigError: Holds every setting that is wrong, located.
             MissingDependencyError: It has an nkey, and nkeys is not installed.
         """
-        settings = Settings(component, (*USED, *IGNORED))
+        settings = Reading(component, NatsSettings)
+        found = settings.found
         config, files = cls(()), None
-        if url := settings.text("natsURL"):
-            try:
-                config, files = cls._parse(url)
-            except ConfigError as error:
-                settings.wrong("natsURL", str(error))
-        else:
-            settings.wrong("natsURL", "natsURL is missing")
-        jwt, seed = settings.text("jwt"), settings.text("seedKey")
+        try:
+            if found.url:
+                config, files = cls._parse(found.url)
+        except ConfigError as error:
+            settings.wrong("natsURL", str(error))
+        jwt, seed = found.jwt, found.seed
         if bool(jwt) != bool(seed):
             settings.wrong("jwt" if jwt else "seedKey", "jwt and seedKey go together")
         elif seed:
@@ -162,17 +184,17 @@ class NatsConfig:
             except ConfigError as error:
                 settings.wrong("seedKey", str(error))
         tls = None
-        if files is not None or settings.text("tls_client_cert") or settings.text("tls_client_key"):
+        if files is not None or found.certificate or found.key:
             tls = settings.tls("tls_client_cert", "tls_client_key", files=files)
         named = config.name if config.name != DEFAULT_NAME else f"{DEFAULT_NAME} {component.name}"
         config = replace(
             config,
-            token=settings.text("token") or config.token,
+            token=found.token or config.token,
             jwt=jwt or config.jwt,
             seed=seed or config.seed,
             tls=tls,
-            replicas=settings.number("replicas") or config.replicas,
-            name=settings.text("name") or named,
+            replicas=found.replicas or config.replicas,
+            name=found.name or named,
             connect_wait=settings.connect_wait,
         )
         settings.finish()

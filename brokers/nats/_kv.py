@@ -31,6 +31,8 @@ _MARKERS = ("KV-Write", "Nats-Marker-Reason")
 class NatsKeyValue:
     """One bucket."""
 
+    max_operations = MAX_OPERATIONS
+
     def __init__(self, connection: Connection, bucket: str) -> None:
         """Open a bucket whose stream exists."""
         self._connection = connection

@@ -15,7 +15,7 @@ from typing import cast
 from nats.aio.msg import Msg
 
 from brokers.nats._client import JSON, Connection, check_api
-from brokers.nats._config import IGNORED, USED, NatsConfig
+from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
@@ -43,27 +43,29 @@ HEADER_OVERHEAD_BYTES = 256
 class NatsBroker(Adapter):
     """A connection to NATS with JetStream."""
 
+    title = "Events in streams of NATS JetStream."
+    tested = "nats-server 2.12 and later, one and a cluster of three"
     configuration = NatsConfig
-    settings = (*USED, *IGNORED)
-    without_effect = IGNORED
+    settings = NatsSettings
     _config: NatsConfig
+
+    features = Features(
+        name="nats",
+        durable=True,
+        shared=True,
+        ordering=True,
+        delay=True,
+        dedup=True,
+        wildcard=True,
+        key_value=True,
+        ephemeral=True,
+        release_counts=True,
+    )
 
     def __init__(self, config: NatsConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
         self._prepare(config)
-        self.features = Features(
-            name="nats",
-            durable=True,
-            shared=True,
-            ordering=True,
-            delay=True,
-            dedup=True,
-            wildcard=True,
-            key_value=True,
-            ephemeral=True,
-            release_counts=True,
-        )
         self._sink: Sink | None = None
         self._spaces: set[str] = set()
         self.inbox = ""

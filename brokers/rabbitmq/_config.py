@@ -7,44 +7,90 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, count_option, hosts_of, ignored, names, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, count_option, hosts_of, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, SECONDS, VERBATIM, Setting, choice, ignored, setting, whole
 
-__all__ = ["IGNORED", "USED", "RabbitMQConfig"]
+__all__ = ["RabbitMQConfig", "RabbitMQSettings"]
 
 PORTS = {"amqp": 5672, "amqps": 5671}
 SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
 URL_OPTIONS = (*TLS_OPTIONS, "auth_mechanism", "connection_timeout", "heartbeat")
 
-USED = names(
-    """
-    caCert clientCert clientKey clientName concurrency concurrencyMode connectionString heartBeat host hostname
-    maxLen maxLenBytes password prefetchCount protocol reconnectWait reconnectWaitSeconds saslExternal ttlInSeconds
-    username
-    """
-)
+
 _QUEUES = "queues and exchanges are made by the mesh, and are durable"
-IGNORED = {
-    **ignored(
-        "the mesh retries alike on every broker, see Resiliency",
-        "backOffDuration backOffInitialInterval backOffMaxInterval backOffMaxRetries backOffPolicy backOffMultiplier "
-        "backOffRandomizationFactor",
-    ),
-    **ignored("what failed is retried, see Resiliency", "requeueInFailure", "true"),
-    **ignored("an event is acknowledged once it was handled", "autoAck", "false"),
-    **ignored(_QUEUES, "durable", "true"),
-    **ignored(_QUEUES, "deletedWhenUnused", "false"),
-    **ignored(f"{_QUEUES}: events are stored", "deliveryMode", "2"),
-    **ignored("an exchange has its kind from the mesh", "exchangeKind", "fanout"),
-    **ignored("every publish is confirmed", "publisherConfirm", "true"),
-    **ignored("deadLetterTopic of a subscription says where", "enableDeadLetter", "false"),
-    **ignored("properties of messages are not passed on", "publishMessagePropertiesToMetadata", "false"),
-}
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitMQSettings:
+    """Settings of ``pubsub.rabbitmq``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored(
+            "the mesh retries alike on every broker, see Resiliency",
+            *("backOffDuration", "backOffInitialInterval", "backOffMaxInterval", "backOffMaxRetries", "backOffPolicy"),
+            *("backOffMultiplier", "backOffRandomizationFactor"),
+        ),
+        *ignored("what failed is retried, see Resiliency", "requeueInFailure", anyway=("true",)),
+        *ignored("an event is acknowledged once it was handled", "autoAck", anyway=("false",)),
+        *ignored(_QUEUES, "durable", anyway=("true",)),
+        *ignored(_QUEUES, "deletedWhenUnused", anyway=("false",)),
+        *ignored(f"{_QUEUES}: events are stored", "deliveryMode", anyway=("2",)),
+        *ignored("an exchange has its kind from the mesh", "exchangeKind", anyway=("fanout",)),
+        *ignored("every publish is confirmed", "publisherConfirm", anyway=("true",)),
+        *ignored("deadLetterTopic of a subscription says where", "enableDeadLetter", anyway=("false",)),
+        *ignored("properties of messages are not passed on", "publishMessagePropertiesToMetadata", anyway=("false",)),
+    )
+
+    url: str = setting(
+        "connectionString",
+        "The URL of the server, `amqp://user:password@host:port/vhost`; or `hostname` and `protocol`.",
+        default="",
+        secret=True,
+        aliases=("host",),
+        suggested=True,
+    )
+    hostname: str = setting("hostname", "Host, or host and port, of the server.", default="")
+    protocol: str = setting("protocol", "Goes with `hostname`.", choice("amqp", "amqps"), default="amqp")
+    username: str | None = setting("username", "The user; if not set, that of the URL, or `guest`.", VERBATIM)
+    password: str | None = setting("password", "Its password.", VERBATIM, secret=True)
+    ca: str | None = setting("caCert", "For `amqps`: whom to trust, a PEM text or a path.")
+    certificate: str | None = setting("clientCert", "For `amqps`: the client's certificate, a PEM text or a path.")
+    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    external: bool | None = setting("saslExternal", "Whether the client's certificate says who we are.", BOOLEAN)
+    heartbeat: float | None = setting(
+        "heartBeat", "Time between signs of life; a server that misses two is left for the next. 10 s.", SECONDS
+    )
+    reconnect: float | None = setting(
+        "reconnectWaitSeconds",
+        "Most time between two attempts to reconnect; 2 s.",
+        SECONDS,
+        aliases=("reconnectWait",),
+    )
+    name: str | None = setting("clientName", "Name of the connections in the server's reports.")
+    prefetch: int | None = setting(
+        "prefetchCount", "Most events of a subscription at work at once at one instance; else what that says.", whole()
+    )
+    concurrency: str = setting(
+        "concurrency",
+        "Whether an instance works on one event at a time.",
+        choice("parallel", "single"),
+        default="parallel",
+        aliases=("concurrencyMode",),
+    )
+    ttl: float | None = setting("ttlInSeconds", "How long an event is kept; 7 days if not set.", SECONDS)
+    max_events: int | None = setting(
+        "maxLen", "Most events that wait in a queue; a publish above that is refused.", whole()
+    )
+    max_bytes: int | None = setting(
+        "maxLenBytes", "Most bytes that wait in a queue; a publish above that is refused.", whole()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +181,22 @@ class RabbitMQConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        reader = _Reader(component, (*USED, *IGNORED))
+        reader = _Reader(component, RabbitMQSettings)
         config, files = reader.server()
         return replace(config, **reader.read(config, files))  # type: ignore[arg-type]  # its keys are our fields
 
 
-class _Reader(Settings):
+class _Reader(Reading[RabbitMQSettings]):
     """Reads the settings of ``pubsub.rabbitmq``."""
 
     def server(self) -> tuple[RabbitMQConfig, TLSFiles | None]:
         """Read where the server is: one URL, or its parts."""
+        found, url = self.found, self.found.url
         setting = next((name for name in ("connectionString", "host") if self.text(name)), "hostname")
-        url = self.text(setting)
-        if setting == "hostname":
-            protocol = self.choice("protocol", *PORTS)
-            if not url:
+        if not url:
+            if not found.hostname:
                 self.wrong(setting, "says not where RabbitMQ is: set connectionString, or hostname and protocol")
-            url = f"{protocol or 'amqp'}://{url or 'localhost'}"
+            url = f"{found.protocol}://{found.hostname or 'localhost'}"
         try:
             return RabbitMQConfig.parse(url)
         except ConfigError as error:
@@ -160,23 +205,19 @@ class _Reader(Settings):
 
     def read(self, config: RabbitMQConfig, files: TLSFiles | None) -> dict[str, object]:
         """Give the fields of the configuration, beside those that the URL gives."""
-        most = self.number("prefetchCount") or None
-        if self.choice("concurrency", "parallel", "single") == "single":
-            most = 1
-        heartbeat = self.duration("heartBeat", plain=True)
+        found = self.found
+        heartbeat = config.heartbeat if found.heartbeat is None else max(1, round(found.heartbeat))
         fields: dict[str, object] = {
-            "name": self.text("clientName") or f"brokermesh {self.component.name}",
-            "user": self.component.setting("username") or config.user,
-            "password": self.component.setting("password") or config.password,
-            "external": self.flag("saslExternal") if self.text("saslExternal") else config.external,
-            "heartbeat": config.heartbeat if heartbeat is None else max(1, round(heartbeat)),
-            "max_backoff": self.duration("reconnectWaitSeconds", plain=True)
-            or self.duration("reconnectWait", plain=True)
-            or config.max_backoff,
-            "max_age": self.duration("ttlInSeconds", plain=True),
-            "max_bytes": self.number("maxLenBytes") or None,
-            "max_events": self.number("maxLen") or None,
-            "max_in_flight": most,
+            "name": found.name or f"brokermesh {self.component.name}",
+            "user": found.username or config.user,
+            "password": found.password or config.password,
+            "external": config.external if found.external is None else found.external,
+            "heartbeat": heartbeat,
+            "max_backoff": found.reconnect or config.max_backoff,
+            "max_age": found.ttl,
+            "max_bytes": found.max_bytes or None,
+            "max_events": found.max_events or None,
+            "max_in_flight": 1 if found.concurrency == "single" else found.prefetch or None,
             "connect_wait": min(config.connect_wait, self.connect_wait),
             "tls": None if files is None else self.tls("clientCert", "clientKey", ca="caCert", files=files),
         }

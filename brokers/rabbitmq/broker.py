@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from brokers.rabbitmq._config import IGNORED, USED, RabbitMQConfig
+from brokers.rabbitmq._config import RabbitMQConfig, RabbitMQSettings
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode
@@ -34,9 +34,10 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 class RabbitMQBroker(Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
 
+    title = "Events in queues of RabbitMQ."
+    tested = "RabbitMQ 3.10"
     configuration = RabbitMQConfig
-    settings = (*USED, *IGNORED)
-    without_effect = IGNORED
+    settings = RabbitMQSettings
     _config: RabbitMQConfig
 
     features = Features(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Settings, hosts_of, ignored, names, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, hosts_of, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, ignored, setting, whole
 
-__all__ = ["IGNORED", "USED", "RedisConfig", "Sentinels"]
+__all__ = ["RedisConfig", "RedisSettings", "Sentinels"]
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -21,27 +22,54 @@ SENTINEL_OPTIONS = ("sentinel_master", "sentinel_username", "sentinel_password")
 URL_OPTIONS = (*TLS_OPTIONS, *SENTINEL_OPTIONS, "db")
 SHAPE = "redis://[user:password@]host[:port][/db]"
 
-USED = names(
-    """
-    redisHost redisPort redisUsername redisPassword redisDB redisType enableTLS insecureSkipTLSVerify caCert
-    clientCert clientKey useEntraID failover sentinelMasterName sentinelUsername sentinelPassword concurrency
-    streamTTL
-    """
-)
-IGNORED = {
-    **ignored(
-        "there is no pool of connections",
-        "poolSize poolTimeout minIdleConns maxConnAge idleTimeout idleCheckFrequency",
-    ),
-    **ignored(
-        "the times and repetitions of commands are fixed",
-        "redisMaxRetries redisMinRetryInterval redisMaxRetryInterval maxRetries maxRetryBackoff dialTimeout "
-        "readTimeout writeTimeout",
-    ),
-    **ignored("how many events wait here, concurrency and maxInFlight of a subscription say", "queueDepth"),
-    **ignored("an event comes again after 15 s without a sign of life", "processingTimeout redeliverInterval"),
-    **ignored("what is handled is deleted, and what is not never is; streamTTL says for how long", "maxLenApprox"),
-}
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """Settings of ``pubsub.redis``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored(
+            "there is no pool of connections",
+            *("poolSize", "poolTimeout", "minIdleConns", "maxConnAge", "idleTimeout", "idleCheckFrequency"),
+        ),
+        *ignored(
+            "the times and repetitions of commands are fixed",
+            *("redisMaxRetries", "redisMinRetryInterval", "redisMaxRetryInterval", "maxRetries", "maxRetryBackoff"),
+            *("dialTimeout", "readTimeout", "writeTimeout"),
+        ),
+        *ignored("how many events wait here, concurrency and maxInFlight of a subscription say", "queueDepth"),
+        *ignored("an event comes again after 15 s without a sign of life", "processingTimeout", "redeliverInterval"),
+        *ignored("what is handled is deleted, and what is not never is; streamTTL says for how long", "maxLenApprox"),
+    )
+
+    host: str = setting(
+        "redisHost",
+        "Host and port of the server; with `failover`, of the Sentinels, separated by commas.",
+        required=True,
+        default="",
+        example="localhost:6379",
+    )
+    port: int = setting("redisPort", "The port, if `redisHost` has none; 6379, of Sentinels 26379.", whole(), default=0)
+    username: str | None = setting("redisUsername", "The user of the server's access list.", VERBATIM)
+    password: str | None = setting(
+        "redisPassword", "Its password; if empty, nobody is logged in.", VERBATIM, secret=True
+    )
+    db: int = setting("redisDB", "The number of the database.", whole(), default=0)
+    kind: str = setting("redisType", "`node`; Redis Cluster is refused.", default="node")
+    tls: bool = setting("enableTLS", "Whether to use TLS.", BOOLEAN, default=False)
+    unverified: bool = setting("insecureSkipTLSVerify", "Whether to accept any certificate.", BOOLEAN, default=False)
+    ca: str | None = setting("caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.")
+    certificate: str | None = setting("clientCert", "The client's certificate, a PEM text or a path.")
+    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    entra: bool = setting("useEntraID", "Whether to log in by Entra ID, which is refused.", BOOLEAN, default=False)
+    failover: bool = setting("failover", "Whether Sentinels say where the primary is.", BOOLEAN, default=False)
+    master: str = setting("sentinelMasterName", "What the Sentinels call the primary.", default="")
+    sentinel_username: str | None = setting("sentinelUsername", "A user of the Sentinels.", VERBATIM)
+    sentinel_password: str | None = setting("sentinelPassword", "Its password.", VERBATIM, secret=True)
+    concurrency: int | None = setting(
+        "concurrency", "Most events of a subscription at work at once at one instance; else what that says.", whole()
+    )
+    ttl: float | None = setting("streamTTL", "How long an event is kept; 7 days if not set.", DURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +169,25 @@ class RedisConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        return cls(**_Reader(component, (*USED, *IGNORED)).read())  # type: ignore[arg-type]  # its keys are our fields
+        return cls(**_Reader(component, RedisSettings).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
-class _Reader(Settings):
+class _Reader(Reading[RedisSettings]):
     """Reads the settings of ``pubsub.redis``."""
 
     def read(self) -> dict[str, object]:
         """Give the fields of the configuration."""
-        if (kind := self.text("redisType").lower() or "node") != "node":
+        found = self.found
+        if (kind := found.kind.lower()) != "node":
             self.wrong("redisType", f"must be 'node', not {kind!r}: Redis Cluster is not supported")
-        if self.flag("useEntraID"):
+        if found.entra:
             self.wrong("useEntraID", "Entra ID is not supported")
         fields: dict[str, object] = {
-            "username": self.component.setting("redisUsername") or None,
-            "password": self.component.setting("redisPassword") or None,
-            "db": self.number("redisDB") or 0,
-            "max_in_flight": self.number("concurrency") or None,
-            "max_age": self.duration("streamTTL") or None,
+            "username": found.username,
+            "password": found.password,
+            "db": found.db,
+            "max_in_flight": found.concurrency or None,
+            "max_age": found.ttl or None,
             "tls": self._tls(),
             "connect_wait": self.connect_wait,
             **self._place(),
@@ -167,29 +196,25 @@ class _Reader(Settings):
         return fields
 
     def _place(self) -> dict[str, object]:
-        text, master = self.text("redisHost"), self.text("sentinelMasterName")
-        sentinel = self.flag("failover")
-        if not text:
-            self.wrong("redisHost", "redisHost is missing")
+        found = self.found
+        if not found.host:
             return {}
-        if sentinel and not master:
+        if found.failover and not found.master:
             self.wrong("failover", "needs sentinelMasterName, and in redisHost the Sentinels")
-        default = self.number("redisPort") or (DEFAULT_SENTINEL_PORT if sentinel else DEFAULT_PORT)
+        default = found.port or (DEFAULT_SENTINEL_PORT if found.failover else DEFAULT_PORT)
         try:
-            hosts = hosts_of(text, default)
+            hosts = hosts_of(found.host, default)
         except ValueError:
-            self.wrong("redisHost", f"is host:port, not {text!r}")
+            self.wrong("redisHost", f"is host:port, not {found.host!r}")
             return {}
-        if sentinel:
-            setting = self.component.setting
-            known = (setting("sentinelUsername") or None, setting("sentinelPassword") or None)
-            return {"sentinels": Sentinels(hosts, master, *known)}
+        if found.failover:
+            known = found.sentinel_username, found.sentinel_password
+            return {"sentinels": Sentinels(hosts, found.master, *known)}
         if len(hosts) > 1:
             self.wrong("redisHost", "is one host without 'failover': Redis Cluster is not supported")
         return {"host": hosts[0][0], "port": hosts[0][1]}
 
     def _tls(self) -> ssl.SSLContext | None:
-        verify = not self.flag("insecureSkipTLSVerify")
-        if not self.flag("enableTLS"):
+        if not self.found.tls:
             return None
-        return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=verify))
+        return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=not self.found.unverified))

@@ -61,6 +61,8 @@ DELETE = script(_APPLY, flags=EVEN_OUT_OF_MEMORY)
 class RedisKeyValue:
     """One store."""
 
+    max_operations = MAX_OPERATIONS
+
     def __init__(self, connection: Connection, name: str) -> None:
         """Use a store; its keys make it."""
         self._connection = connection

@@ -12,7 +12,7 @@ from typing import cast
 
 from redis.asyncio import Connection as Socket
 
-from brokers.redis._config import IGNORED, USED, RedisConfig
+from brokers.redis._config import RedisConfig, RedisSettings
 from brokers.redis._connection import Connection
 from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
@@ -52,26 +52,28 @@ SCRIPTS = (
 class RedisBroker(Adapter):
     """A connection to a Redis server."""
 
+    title = "Events in Redis streams."
+    tested = "Redis 7.0"
     configuration = RedisConfig
-    settings = (*USED, *IGNORED)
-    without_effect = IGNORED
+    settings = RedisSettings
     _config: RedisConfig
+
+    features = Features(
+        name="redis",
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        durable=True,
+        shared=True,
+        ordering=True,
+        delay=True,
+        dedup=True,
+        wildcard=True,
+        key_value=True,
+        ephemeral=True,
+    )
 
     def __init__(self, config: RedisConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
-        self.features = Features(
-            name="redis",
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            durable=True,
-            shared=True,
-            ordering=True,
-            delay=True,
-            dedup=True,
-            wildcard=True,
-            key_value=True,
-            ephemeral=True,
-        )
         self.inbox = node_name()
         outage = Outage(logger, "Redis", config.shown)
         self._commands = Connection(config, "commands", outage, prepare=_load_scripts)

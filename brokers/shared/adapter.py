@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from mesh.resources.component import Component, NoEffect
+from mesh.resources.component import Component
 from mesh.steps import Steps
 
 __all__ = ["Adapter"]
@@ -15,15 +14,17 @@ class Adapter(Steps):
     """A node on a broker, made from one value that says how to reach it.
 
     Attributes:
+        title: What it is as a component, one sentence.
+        tested: The real server that it is tested against.
         configuration: The type of that value.
-        settings: The names of its component's settings; another one is told, see ``Component.unknown``.
-        without_effect: Those of them that do nothing here, and why; that is told too.
+        settings: The model of its component's settings (``mesh/resources/settings.py``).
         group_settings: Those that name the consumer group; the first that is set counts.
     """
 
+    title: ClassVar[str] = ""
+    tested: ClassVar[str] = ""
     configuration: ClassVar[type[Any]]
-    settings: ClassVar[tuple[str, ...]]
-    without_effect: ClassVar[Mapping[str, NoEffect]] = {}
+    settings: ClassVar[type[Any]]
     group_settings: ClassVar[tuple[str, ...]] = ("consumerID",)
 
     def __init__(self, config: Any) -> None:

@@ -7,24 +7,23 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError, Problem
-from mesh.resources.component import PUBSUB_SETTINGS, Component, NoEffect
+from mesh.resources.component import Component
+from mesh.resources.settings import gather
 from mesh.spelling import did_you_mean
-from mesh.values import parse_bool, parse_duration, parse_whole
+from mesh.values import parse_whole
 
 __all__ = [
-    "Settings",
+    "Reading",
     "count_option",
     "hosts_of",
-    "ignored",
-    "names",
     "node_name",
     "shown_hosts",
     "tls_of",
@@ -32,17 +31,7 @@ __all__ = [
 ]
 
 CONNECT_SHARE = 0.8  # Of the time for a component's start, so that what fails can still be told.
-_T = TypeVar("_T")
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Read the names of settings, with blanks between."""
-    return tuple(text.split())
-
-
-def ignored(reason: str, text: str, *anyway: str) -> dict[str, NoEffect]:
-    """Say of settings, with blanks between, that they do nothing here; empty text asks for nothing."""
-    return dict.fromkeys(names(text), NoEffect(reason, ("", *anyway)))
+_Model = TypeVar("_Model")
 
 
 def node_name() -> str:
@@ -123,24 +112,25 @@ def shown_hosts(hosts: Iterable[tuple[str, int]]) -> str:
     return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
 
 
-class Settings:
-    """Reads a pub/sub component's metadata, and gathers what is wrong with it."""
+class Reading(Generic[_Model]):
+    """A pub/sub component's settings, and what is wrong with them: what no model says is looked for in them.
 
-    def __init__(self, component: Component, known: Iterable[str], refused: Mapping[str, str] | None = None) -> None:
-        """Look at the names.
+    Attributes:
+        component: Whose.
+        found: Them; what is missing or wrong is as if it was not set.
+        problems: What is wrong.
+    """
+
+    def __init__(self, component: Component, model: type[_Model]) -> None:
+        """Read them.
 
         Args:
             component: Whose.
-            known: The settings of its adapter.
-            refused: Settings of what is not supported, and what that is.
+            model: What they are.
         """
         self.component = component
         self.problems: list[Problem] = []
-        lacking = refused or {}
-        for name in lacking:
-            if component.entry(name) is not None:
-                self.wrong(name, f"{lacking[name]} is not supported")
-        self.problems += component.unknown((*known, *PUBSUB_SETTINGS, *lacking))[0]
+        self.found = gather(component, model, self.problems)
 
     @property
     def connect_wait(self) -> float:
@@ -152,36 +142,8 @@ class Settings:
         self.problems.append(self.component.problem(message, setting=setting))
 
     def text(self, name: str) -> str:
-        """Give a setting without blanks around it; empty if it is not set."""
+        """Give a setting's text without blanks around it; empty if it is not set."""
         return (self.component.setting(name) or "").strip()
-
-    def _parsed(self, name: str, parse: Callable[[str], _T]) -> _T | None:
-        text = self.text(name)
-        try:
-            return parse(text) if text else None
-        except ValueError as error:
-            self.wrong(name, str(error))
-            return None
-
-    def flag(self, name: str) -> bool:
-        """Read a truth value; False if it is not set, or wrong."""
-        return self._parsed(name, lambda text: parse_bool(text, words=True)) or False
-
-    def number(self, name: str) -> int | None:
-        """Read a whole number; None if it is not set, or wrong."""
-        return self._parsed(name, parse_whole)
-
-    def choice(self, name: str, *allowed: str) -> str | None:
-        """Read one of a few words, without regard to case; the first if it is not set, None if it is wrong."""
-        text = self.text(name).casefold() or allowed[0]
-        if text not in allowed:
-            self.wrong(name, f"is {' or '.join(filter(None, allowed))}, not {text!r}")
-            return None
-        return text
-
-    def duration(self, name: str, *, plain: bool = False) -> float | None:
-        """Read a duration, in seconds, or where ``plain`` their number; None if it is not set, or wrong."""
-        return self._parsed(name, lambda text: parse_duration(text, bare="s" if plain else None))
 
     def tls(
         self, certificate: str, key: str, *, ca: str | None = None, files: TLSFiles | None = None

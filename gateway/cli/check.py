@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
-from gateway.cli.template import is_template, load_template, read_template
+from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
@@ -34,6 +34,7 @@ from mesh.resources.loader import (
     Document,
     files_at,
     is_foreign,
+    is_run_file,
     load_configuration_file,
     load_resources,
     read_documents,
@@ -131,12 +132,12 @@ def check(paths: Sequence[Path]) -> Findings:
         for file in _files(path, findings):
             # Problems of the file are found again by whoever loads it.
             documents = read_documents(file, [])
-            template = next(filter(is_template, documents), None)
+            template = next(filter(is_run_file, documents), None)
             if template is not None:
                 templates.append((template, file))
             if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
-            elif template is None or not all(map(is_template, documents)):
+            elif template is None or not all(map(is_run_file, documents)):
                 resources.append(file)
     seen: set[frozenset[str]] = set()
     for template, file in templates:
@@ -279,8 +280,9 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add(check_references(loaded.components, loaded.http_endpoints))
     findings.add(clashes(loaded.subscriptions))
-    # Where the files are used, more may be installed.
-    findings.warn(check_installed(loaded.components, BLOCKS, registry))
+    misspelt, others = check_installed(loaded.components, BLOCKS, registry)
+    findings.add(misspelt)
+    findings.warn(others)  # Where the files are used, more may be installed.
     for component in loaded.components:
         _check_component(component, registry, findings, None)
     secrets = _known_secrets(loaded.components, loaded.http_endpoints, registry, findings, sure=False)

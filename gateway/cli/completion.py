@@ -11,6 +11,7 @@ from gateway.cli.parsing import Parser
 from gateway.cli.terminal import show
 from gateway.runs import list_runs
 from mesh.home import mesh_home
+from mesh.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,9 @@ _mesh() {{
     esac
     case "${{COMP_WORDS[1]}} $before" in
         {app_id_cases}) COMPREPLY=($(compgen -W "$(mesh completion app-ids 2>/dev/null)" -- "$word")); return ;;
+        "component component") COMPREPLY=($(compgen -W "types new" -- "$word")); return ;;
+        "component types"|"component new") COMPREPLY=($(compgen -W "$(mesh completion types 2>/dev/null)" -- "$word"))
+            return ;;
     esac
     case "$word" in
         -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
@@ -56,6 +60,8 @@ _mesh() {{
     esac
     case "$words[2] $words[CURRENT-1]" in
         {app_id_cases}) compadd -- $(mesh completion app-ids 2>/dev/null); return ;;
+        "component component") compadd -- types new; return ;;
+        "component types"|"component new") compadd -- $(mesh completion types 2>/dev/null); return ;;
     esac
     if [[ "$words[CURRENT]" == -* ]]; then
         _describe option options
@@ -76,15 +82,19 @@ def parser() -> Parser:
         "zsh:  source <(mesh completion zsh)\n"
         "fish: mesh completion fish > ~/.config/fish/completions/mesh.fish",
     )
-    made.add_argument("shell", choices=("bash", "zsh", "fish", "app-ids"), metavar="bash|zsh|fish", help="your shell")
+    made.add_argument(
+        "shell", choices=("bash", "zsh", "fish", "app-ids", "types"), metavar="bash|zsh|fish", help="your shell"
+    )
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     shell = parser().parse(words).shell
-    if shell == "app-ids":
-        # For the scripts themselves.
+    # Two are for the scripts themselves.
+    if shell == "types":
+        show("\n".join(Registry().types()))
+    elif shell == "app-ids":
         show("\n".join(sorted({each.app_id for each in list_runs(mesh_home(os.environ))})))
     else:
         show({"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]().rstrip())
@@ -140,4 +150,6 @@ def _fish() -> str:
                 f"complete -c mesh -n '__fish_seen_subcommand_from {name}'{short}{long}{values} -d {quoted(text)}"
             )
     lines.append("complete -c mesh -n '__fish_seen_subcommand_from stop' -f -a '(mesh completion app-ids)'")
+    words = "types new (mesh completion types)"
+    lines.append(f"complete -c mesh -n '__fish_seen_subcommand_from component' -f -a '{words}'")
     return "\n".join(lines)

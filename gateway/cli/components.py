@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["parser", "run"]
 
-_HEADING = {"appId": "APP ID", "name": "NAME", "type": "TYPE", "version": "VERSION", "capabilities": "CAPABILITIES"}
+_HEADING = {
+    "appId": "APP ID",
+    "name": "NAME",
+    "type": "TYPE",
+    "version": "VERSION",
+    "placement": "PLACEMENT",
+    "capabilities": "CAPABILITIES",
+    "health": "HEALTH",
+}
 
 
 def parser() -> Parser:
@@ -42,7 +50,14 @@ def run(words: Sequence[str]) -> int:
         if not runs:
             note("no gateway runs; to check files use: mesh check PATH")
             return 0
-        records = [{**each, "capabilities": " ".join(map(str, _list(each["capabilities"])))} for each in records]
+        records = [
+            {
+                **each,
+                "capabilities": " ".join(map(str, _list(each["capabilities"]))),
+                "health": ": ".join(str(each[key]) for key in ("health", "reason") if each[key]),
+            }
+            for each in records
+        ]
     show_records(records, found.output, _HEADING)
     return int(None in answers)
 
@@ -57,16 +72,24 @@ def _components(run: Run) -> list[dict[str, object]] | None:
     except (GatewayUnreachableError, TimeoutError, ValueError) as error:
         complain(f"{run.app_id}: {error}")
         return None
-    return [
-        {
-            "appId": run.app_id,
-            "name": each.get("name", ""),
-            "type": each.get("type", ""),
-            "version": each.get("version", ""),
-            "capabilities": _list(each.get("capabilities")),
-        }
-        for each in data.get("components") or ()
-    ]
+    loaded = {each.get("name"): each for each in _records(data.get("components"))}
+    known = {each.get("name"): each for each in _records(data.get("componentStatus"))}
+    return [_record(run.app_id, loaded.get(name, {}), known.get(name, {})) for name in {**loaded, **known}]
+
+
+def _record(app_id: str, loaded: dict[str, object], status: dict[str, object]) -> dict[str, object]:
+    """Join what a gateway tells of a component, and how it is; one that could not be opened is not loaded."""
+    both = {**status, **loaded}
+    return {
+        "appId": app_id,
+        **{key: both.get(key, "") for key in ("name", "type", "version")},
+        "capabilities": _list(both.get("capabilities")),
+        **{key: both.get(key, "") for key in ("placement", "health", "reason")},
+    }
+
+
+def _records(value: object) -> list[dict[str, object]]:
+    return [each for each in _list(value) if isinstance(each, dict)]
 
 
 def _list(value: object) -> list[object]:

@@ -14,7 +14,7 @@ from mesh.urls import in_url
 from mesh.values import is_host, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gateway.cli.options import GatewayOptions
 
@@ -87,6 +87,12 @@ class _Checker:
                 self.complain(name, f"'{value}' is neither an address nor the name of a host")
         return values
 
+    def paths(self, name: str, values: Sequence[str]) -> tuple[Path, ...]:
+        """Give paths; an empty one, as of a variable that is not set, would be the current folder."""
+        if not all(map(str.strip, values)):
+            self.complain(name, "the path is empty; '.' is the current folder")
+        return tuple(map(Path, values))
+
     def positive(self, name: str, value: int | None, default: float) -> float:
         if value is not None and value <= 0:
             self.complain(name, f"expected a number above 0, got {value}")
@@ -152,8 +158,8 @@ def gateway_config(
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
         allowed_origins=split_list(options.allowed_origins),
-        resource_paths=tuple(map(Path, options.resources_path)),
-        configuration_files=tuple(map(Path, options.config)),
+        resource_paths=check.paths("--resources-path", options.resources_path),
+        configuration_files=check.paths("--config", options.config),
         namespace=environ.get("NAMESPACE") or "default",
         backbone=environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "host": ("host", "answer for components on the mesh, without an application"),
     "check": ("check", "check resources and templates"),
     "components": ("components", "list the components of running gateways"),
+    "component": ("component", "list the types of components, and write a file of one"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
     "status": ("status", "show the backbone and its gateways"),
     "init": ("init", "say that nothing has to be installed, or make a link that is called dapr"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["launch"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:

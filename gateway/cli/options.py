@@ -198,7 +198,7 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--dapr-public-listen-address",), "text"), "there is one API port"),
         (Flag(("--app-binding-options-timeout",), "text"), "there are no input bindings yet"),
         (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
-        (Flag(("--hot-reload-reconcile-interval",), "text"), "resources are read at start"),
+        (Flag(("--hot-reload-reconcile-interval",), "text"), "resource files are looked at every second"),
         (Flag(("--runtime-path", "--dapr-path"), "text"), "there is no runtime that would have to be found"),
         (Flag(("--mode",), "text"), "there is one mode"),
         (Flag(("--wait",), "switch"), "a gateway does not wait for others"),

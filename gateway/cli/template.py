@@ -25,7 +25,7 @@ from gateway.cli.template_schema import App, Destination, Shared, Template
 from mesh.errors import ConfigError, Problem
 from mesh.resources.loader import Document, parse_documents, read_documents, validate
 
-__all__ = ["DEFAULT_NAME", "is_template", "load_template", "read_template", "template_path"]
+__all__ = ["DEFAULT_NAME", "load_template", "read_template", "template_path"]
 
 DEFAULT_NAME = "dapr.yaml"
 
@@ -36,11 +36,6 @@ def template_path(text: str) -> Path | None:
         return None
     path = Path(text).expanduser()
     return path / DEFAULT_NAME if path.is_dir() else path
-
-
-def is_template(document: Document) -> bool:
-    """Tell whether a document is a template rather than a resource."""
-    return document.get("apps") is not None and document.get("kind") is None
 
 
 def read_template(path: Path | None) -> list[Document]:

@@ -11,7 +11,7 @@ from gateway.routes import configuration, durable, invocation, lock, node, pubsu
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from mesh.node.runtime import Runtime
-from mesh.resources.configuration import APIOperation, APISpec
+from mesh.resources.configuration import API_VERSIONS, APIOperation, APISpec
 
 __all__ = ["ROUTES", "build_router"]
 
@@ -26,7 +26,6 @@ ROUTES: tuple[Route, ...] = (
     *durable.ROUTES,
     *node.ROUTES,
 )
-VERSIONS = {"v1": "v1.0", "v1alpha1": "v1.0-alpha1", "v1alpha2": "v1.0-alpha2", "v1beta1": "v1.0-beta1"}
 
 
 def build_router(
@@ -73,7 +72,8 @@ def _is_allowed(route: Route, version: str, api: APISpec | None) -> bool:
 
     def listed(operations: Sequence[APIOperation]) -> bool:
         return any(
-            each.name == route.name and VERSIONS.get(each.version, each.version or version) == version
+            each.name == (route.api or route.name)
+            and API_VERSIONS.get(each.version, each.version or version) == version
             for each in operations
             if each.protocol != "grpc"
         )

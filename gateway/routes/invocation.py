@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.errors import APIError
+from gateway.errors import APIError, bad_request
 from gateway.http.response import Answered, Response, StreamedResponse, split_target
 from gateway.routes.durable import DELIVERY_HEADER, accept
 from gateway.routes.request import check_escapes, go_ahead, header, read_body, unescape
@@ -29,6 +29,7 @@ WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
 TIMEOUT_HEADER = "mesh-timeout"
 _BY_URL = re.compile(r"/+v1\.0/+invoke/+(?:((?i:https?:/.*?))|(?!\.{1,2}/)([^/]+)/*)/method(?=/|\Z)")
+_AUTHORITY_ENDS = re.compile(r"[/?#\\]")
 _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id"})
 
 
@@ -67,6 +68,9 @@ def _nobody(asked: Asked, path: str) -> APIError:
 async def _call(asked: Asked, target: str, path: str) -> Answered:
     request = asked.request
     check_escapes(path)
+    if target.startswith(OUTSIDE) and "@" in _AUTHORITY_ENDS.split(target.partition("://")[2], 1)[0]:
+        # It would stand in logs and in what the other side is told of its caller.
+        raise bad_request("a login in the URL of a service is not sent; it belongs into the header Authorization")
     if _opens_websocket(request):
         message = "WebSocket connections are not carried by an invocation; connect to the application itself"
         raise APIError(501, "ERR_DIRECT_INVOKE", message)

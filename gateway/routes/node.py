@@ -33,7 +33,7 @@ async def outbound(asked: Asked) -> Answered:
 
 async def metadata(asked: Asked) -> Answered:
     """Describe the node."""
-    return json_response(asked.api.node.metadata)
+    return json_response(await asked.api.node.metadata())
 
 
 async def set_label(asked: Asked) -> Answered:

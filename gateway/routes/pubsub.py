@@ -54,10 +54,10 @@ async def publish_bulk(asked: Asked) -> Answered:
     name, topic = await _target(asked)
     body = await read_body(asked.request)
     given = metadata_of(asked.query)
-    metadata = spelled(given)
     asking = BulkPublish(topic, (), metadata=given)
     app_id = asked.api.caller.app_id
     try:
+        metadata = spelled(given)
         asking.raw = is_raw(metadata)
         asking.entries = _entries(body, metadata)
         await asked.api.run(Operation(BULK_PUBLISH, name, asking, asked.context()))

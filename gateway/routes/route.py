@@ -35,8 +35,7 @@ class Node(Protocol):
     def not_ready(self) -> Sequence[str]:
         """What is missing until everything works."""
 
-    @property
-    def metadata(self) -> dict[str, object]:
+    async def metadata(self) -> dict[str, object]:
         """What the node tells about itself."""
 
     def shut_down(self, *, force: bool = False) -> None:
@@ -130,6 +129,7 @@ class Route:
         methods: HTTP methods; empty for all.
         versions: The versions of the API that have it.
         always: Whether ``spec.api`` of a Configuration cannot take it away.
+        api: What ``spec.api`` calls it; empty = its name.
     """
 
     path: str
@@ -137,6 +137,7 @@ class Route:
     methods: frozenset[str] = frozenset()
     versions: tuple[str, ...] = ("v1.0",)
     always: bool = False
+    api: str = ""
 
     @property
     def name(self) -> str:

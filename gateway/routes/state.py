@@ -1,18 +1,36 @@
-"""``state``: get, save, delete, bulk get, transaction."""
+"""``state``: get, save, delete, bulk get, transaction, query; and ``mesh/state``: the list of keys."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
 import orjson
 
-from gateway.errors import ERRORS, APIError, answer, malformed, told
+from gateway.errors import APIError, answer, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content
-from gateway.routes.request import fields, header, metadata_of, query_of, read_json, text_map
+from gateway.routes.request import fields, header, metadata_of, query_of, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
-from mesh.blocks.state import BULK_GET, DELETE, GET, SAVE, TRANSACT, BulkGet, Get, Save
+from mesh.blocks.query import Queried
+from mesh.blocks.state import (
+    BULK_GET,
+    DELETE,
+    GET,
+    KEYS,
+    MAX_LISTED,
+    QUERY,
+    SAVE,
+    TRANSACT,
+    BulkGet,
+    Get,
+    Keys,
+    Listed,
+    Save,
+    Search,
+)
 from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import BadArgumentError, FeatureNotSupportedError, StateError
 from mesh.operation import Method
@@ -20,6 +38,7 @@ from mesh.values import parse_whole
 
 __all__ = ["ROUTES"]
 
+DEFAULT_LISTED = 100
 CONSISTENCIES = frozenset({"", "strong", "eventual"})
 
 
@@ -27,13 +46,14 @@ async def get(asked: Asked) -> Answered:
     """Read one key."""
     store, key = asked.text(0), asked.text(1)
     await asked.find(GET, store)
-    stored = cast("Stored | None", await asked.run(GET, store, Get(key, "consistency=strong" in asked.query)))
+    wanted = Get(key, "consistency=strong" in asked.query, dict(metadata_of(asked.query)))
+    stored = cast("Stored | None", await asked.run(GET, store, wanted))
     if stored is None:
         return no_content()
     fields_told = [("Content-Type", "application/json"), ("ETag", stored.etag)]
     if stored.expires_at is not None:
         fields_told.append(("metadata.ttlExpireTime", _rfc3339(stored.expires_at)))
-    return Response(200, stored.value, fields_told)
+    return Response(200, orjson.dumps(stored.value.decode()) if stored.bare else stored.value, fields_told)
 
 
 async def save(asked: Asked) -> Answered:
@@ -52,9 +72,10 @@ async def delete(asked: Asked) -> Answered:
     """Delete one key."""
     store, key = asked.text(0), asked.text(1)
     await asked.find(DELETE, store)
-    given = Save([Item(key, None)])
-    concurrency = _concurrency(query_of(asked.query), DELETE, store, given)
-    given.items[0] = Item(key, None, header(asked.request, "If-Match") or None, concurrency)
+    options, metadata = query_of(asked.query), dict(metadata_of(asked.query))
+    given = Save([Item(key, None, header(asked.request, "If-Match") or None, metadata=metadata)])
+    concurrency, strong = _options(options, DELETE, store, given)
+    given.items[0] = replace(given.items[0], concurrency=concurrency, strong=strong)
     await asked.run(DELETE, store, given)
     return no_content()
 
@@ -70,8 +91,8 @@ async def bulk_get(asked: Asked) -> Answered:
     parallelism = body.get("parallelism") or 0
     if not isinstance(parallelism, int):
         raise malformed("parallelism must be an integer")
-    text_map(body.get("metadata"), "metadata")
-    found = await asked.run(BULK_GET, store, BulkGet(tuple(keys), parallelism))
+    metadata = {**text_map(body.get("metadata"), "metadata"), **metadata_of(asked.query)}
+    found = await asked.run(BULK_GET, store, BulkGet(tuple(keys), parallelism, metadata))
     results = zip(keys, cast("Sequence[Stored | str | None]", found), strict=True)
     return json_response([_found(key, stored) for key, stored in results])
 
@@ -87,22 +108,48 @@ async def transaction(asked: Asked) -> Answered:
     if not isinstance(operations, list):
         raise malformed("operations must be an array")
     metadata = metadata_of(asked.query)
+    # Of the body's own, as in the reference, nothing holds for single operations, but where they all are.
+    whole = text_map(body.get("metadata"), "metadata")
+    partition = {name: value for name, value in whole.items() if name.lower() == "partitionkey"}
     items: list[Item] = []
     for operation in operations:
         members = fields(operation, "an operation")
         kind = members.get("operation")
         if kind not in ("upsert", "delete"):
             raise APIError(400, "ERR_NOT_SUPPORTED_STATE_OPERATION", f"operation type {kind} not supported")
-        items.append(_item(members.get("request"), metadata, TRANSACT, store, delete=kind == "delete"))
+        item = _item(members.get("request"), metadata, TRANSACT, store, delete=kind == "delete")
+        items.append(replace(item, metadata={**partition, **item.metadata}) if partition else item)
     await asked.run(TRANSACT, store, Save(items))
     return no_content()
 
 
 async def query(asked: Asked) -> Answered:
-    """Refuse: no store has a query language."""
+    """Find values by their contents."""
     store = asked.text(0)
-    await asked.find(GET, store)
-    raise told(ERRORS["state.query"], target=store)
+    await asked.find(QUERY, store)
+    search = Search(await read_body(asked.request), dict(metadata_of(asked.query)))
+    found = cast("Queried", await asked.run(QUERY, store, search))
+    if not found.matches:
+        return no_content()
+    results = [
+        {"key": match.key, "data": _json(match.value), **({"etag": match.etag} if match.etag else {})}
+        for match in found.matches
+    ]
+    return json_response({"results": results, **({"token": found.token} if found.token else {})})
+
+
+async def keys(asked: Asked) -> Answered:
+    """List keys, a page of them."""
+    store = asked.text(0)
+    await asked.find(KEYS, store)
+    given = query_of(asked.query)
+    try:
+        limit = parse_whole(given.get("limit", str(DEFAULT_LISTED)), least=1, most=MAX_LISTED)
+    except ValueError as error:
+        raise bad_request(f"limit is {error}") from None
+    wanted = Keys(given.get("prefix", ""), given.get("after", ""), limit)
+    listed = cast("Listed", await asked.run(KEYS, store, wanted))
+    return json_response({"keys": listed.keys, **({"after": listed.after} if listed.after else {})})
 
 
 def _rfc3339(seconds: float) -> str:
@@ -114,11 +161,23 @@ def _found(key: str, stored: Stored | str | None) -> dict[str, object]:
     if isinstance(stored, str):
         result["error"] = stored
     elif stored is not None:
-        result["data"] = orjson.Fragment(stored.value)
+        result["data"] = _json(stored.value)
         result["etag"] = stored.etag
         if stored.expires_at is not None:
             result["metadata"] = {"ttlExpireTime": _rfc3339(stored.expires_at)}
     return result
+
+
+def _json(value: bytes) -> object:
+    """Give a value as a part of a larger answer, which one that is no JSON would spoil: it stands there as text."""
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    return orjson.Fragment(value)
 
 
 def _refused(reason: str, method: Method, store: str, arguments: object = None) -> APIError:
@@ -126,16 +185,16 @@ def _refused(reason: str, method: Method, store: str, arguments: object = None) 
     return answer(StateError(reason), method, store, arguments)
 
 
-def _concurrency(
+def _options(
     options: Mapping[str, object], method: Method, store: str, arguments: object = None, where: str = ""
-) -> Concurrency | None:
-    """Read concurrency and consistency."""
+) -> tuple[Concurrency | None, bool]:
+    """Read concurrency, and whether consistency is strong."""
     consistency = options.get("consistency") or ""
     if not isinstance(consistency, str) or consistency not in CONSISTENCIES:
         raise _refused(f"{where}unrecognized consistency {consistency!r}", method, store, arguments)
     concurrency = options.get("concurrency") or ""
     try:
-        return Concurrency(str(concurrency)) if concurrency else None
+        return Concurrency(str(concurrency)) if concurrency else None, consistency == "strong"
     except ValueError:
         raise _refused(f"{where}unrecognized concurrency {concurrency!r}", method, store, arguments) from None
 
@@ -146,7 +205,7 @@ def _item(value: object, url_metadata: Mapping[str, str], method: Method, store:
     if not isinstance(key, str) or not key:
         raise malformed("'key' is required and must be a string that is not empty")
     where = f"key {key}: "
-    concurrency = _concurrency(fields(members.get("options") or {}, "options"), method, store, where=where)
+    concurrency, strong = _options(fields(members.get("options") or {}, "options"), method, store, where=where)
     etag = members.get("etag")
     if etag is not None and not isinstance(etag, str):
         raise malformed(f"'etag' of key {key} must be a string")
@@ -157,7 +216,8 @@ def _item(value: object, url_metadata: Mapping[str, str], method: Method, store:
         ttl = None if text is None else _ttl(text)
     except BadArgumentError as error:
         raise _refused(f"{where}{error}", method, store) from None
-    return Item(key, None if delete else orjson.dumps(members.get("value")), etag or None, concurrency, ttl)
+    written = None if delete else orjson.dumps(members.get("value"))
+    return Item(key, written, etag or None, concurrency, ttl, metadata, strong=strong)
 
 
 def _ttl(text: str) -> float | None:
@@ -175,4 +235,5 @@ ROUTES = (
     Route("state/{store}/bulk", bulk_get, WRITE),
     Route("state/{store}/transaction", transaction, WRITE),
     Route("state/{store}/query", query, WRITE, ("v1.0-alpha1",)),
+    Route("mesh/state/{store}", keys, frozenset({"GET"}), api="state"),
 )

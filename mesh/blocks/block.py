@@ -6,8 +6,9 @@ hands it operations through the pipeline; nothing else of the product knows the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,17 +19,19 @@ from mesh.policies import Policy
 if TYPE_CHECKING:
     from mesh.application import Application
     from mesh.blocks.store import StateStore
-    from mesh.broker import Broker
+    from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
+    from mesh.delivery import Attempt
     from mesh.host import Hosts
     from mesh.registry import Registry
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
     from mesh.resources.resiliency import ResiliencyPolicies
+    from mesh.resources.settings import Setting
     from mesh.resources.subscription import Subscription
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Inbound", "Opened", "Parts", "Presence", "Serving", "no_policy"]
+__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
 
 class Opened(Protocol):
@@ -60,11 +63,32 @@ class Presence(Protocol):
 class Serving(Service, Protocol):
     """A service that also reaches this node's application."""
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
-        """Give what is to be held open while the application is there; all are entered before any counts."""
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Give what is to be held open while the application is there; all are entered before any counts.
+
+        It is asked again when resources have changed: then what is held already is left as it is, as far as it would
+        be made of the same.
+        """
 
     def described(self) -> Mapping[str, object]:
         """Give what it adds to the node's description, by the fields of ``NodeDescription``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Something that is held open towards the application.
+
+    Attributes:
+        name: Of it, among those of the node.
+        made_of: Whatever it depends on: while that is equal, it need not be made again.
+        context: Enters and leaves it; not entered when it is held already.
+        overlaps: Whether another one of its name begins before it is left; else the broker keeps what comes meanwhile.
+    """
+
+    name: str
+    made_of: object
+    context: AbstractAsyncContextManager[None]
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +102,42 @@ class Inbound:
 
     application: Application
     subscriptions: Sequence[Subscription]
+
+
+class Taking(Protocol):
+    """Takes the messages of a topic for a block of this node, not for its application."""
+
+    def __call__(
+        self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
+    ) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Give what takes them while it is entered, by the rules of any delivery (``mesh/delivery.py``).
+
+        Entered, it gives what is set when the component is about to be closed: then it is to be left, and there may be
+        another one of its name.
+
+        Raises:
+            ComponentNotFoundError: On entering; this node has no such pub/sub component.
+            BrokerError: The broker could not start it, or the connection broke for good.
+        """
+
+
+class Topics:
+    """How a block takes messages of a topic: the block that has pub/sub components gives it, once operations work."""
+
+    def __init__(self) -> None:
+        """Wait for it."""
+        self._given = asyncio.Event()
+        self._taking: Taking
+
+    def give(self, taking: Taking) -> None:
+        """Say how."""
+        self._taking = taking
+        self._given.set()
+
+    async def taking(self) -> Taking:
+        """Give it, when it is there."""
+        await self._given.wait()
+        return self._taking
 
 
 @dataclass(slots=True)
@@ -98,13 +158,15 @@ class Parts:
         tracing: Makes spans.
         observer: Is told what happens.
         own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
-        stack: Holds what lives as long as the node.
+        stack: Holds what lives as long as the node; for a component that is being opened, as long as that.
         records: Opens the mesh's own store.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
         scopes: Of each open component, by name; empty = all apps.
+        lives: Of each open component, by name; entered around each use of it.
         configured: Names of the blocks that have an open component on this node.
         application: This node's application, once there is one; it may not be reachable now.
+        topics: How a block takes messages of a topic itself.
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
     """
@@ -129,13 +191,21 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lives: dict[str, AbstractContextManager[None]] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None
+    topics: Topics = field(default_factory=Topics)
 
 
 def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:
     """Apply nothing."""
     return Policy()
+
+
+def capabilities_of(adapter: type) -> Sequence[str]:
+    """Give the capabilities that an adapter has whatever its settings are."""
+    found = getattr(adapter, "capabilities", ())
+    return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +220,11 @@ class Block:
         open: Opens a component whose references are closed.
         settings: What it reads of every component itself, whatever the adapter.
         check: Reads them without opening anything, so that what is wrong with them is known before.
+        refers: Gives what a component's settings say of others of its node: by setting, their kind and name.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
+        called: How a component of it is usually named, for a file that is written for somebody.
+        abilities: What metadata will tell of a component whose adapter this is.
     """
 
     name: str
@@ -159,7 +232,10 @@ class Block:
     start: Callable[[Block, Parts, Mapping[str, Opened]], Serving]
     kind: str | None = None
     open: Callable[[Component, Parts], Awaitable[Opened]] | None = None
-    settings: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
     check: Callable[[Component], object] | None = None
+    refers: Callable[[Component], Mapping[str, tuple[str, str]]] | None = None
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy
+    called: str = ""
+    abilities: Callable[[type], Sequence[str]] = capabilities_of

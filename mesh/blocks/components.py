@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +11,7 @@ from mesh.errors import ComponentNotFoundError, NotConfiguredError
 from mesh.scopes import in_scope
 
 if TYPE_CHECKING:
-    from mesh.blocks.block import Block, Inbound, Opened, Parts
+    from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
     from mesh.operation import Caller, Operation
     from mesh.pipeline import Handler
 
@@ -39,7 +38,7 @@ class ComponentService:
         Args:
             block: Whose operations.
             parts: Of the node.
-            components: The open ones, by name.
+            components: The open ones, by name, as they are at any time.
             around: What every operation passes besides, wherever the component is.
         """
         self.components = components
@@ -66,16 +65,17 @@ class ComponentService:
             raise self._parts.hosts.gone(self._block.name, name, caller) or self._missing(name)
         raise self._missing(name)
 
-    def _run(self, operation: Operation) -> Awaitable[object]:
-        """Do what is asked, here or where the component is."""
+    async def _run(self, operation: Operation) -> object:
+        """Do what is asked, here or where the component is; one that is replaced stays open until it is done."""
         name = operation.target
         component = self.components.get(name)
         scopes = self._parts.scopes.get(name)
         if component is None or (scopes and operation.context.caller.app_id not in scopes):
             if not self._may_be_hosted(name, component):
                 raise self._missing(name)
-            return self._parts.hosts.ask(operation, self._missing)
-        return cast("Awaitable[object]", getattr(component, operation.method.name)(operation))
+            return await self._parts.hosts.ask(operation, self._missing)
+        with self._parts.lives[name]:
+            return await cast("Awaitable[object]", getattr(component, operation.method.name)(operation))
 
     def _may_be_hosted(self, name: str, component: Opened | None) -> bool:
         """Tell whether to look elsewhere: for one that is here, nobody else is asked; a long name is nobody's."""
@@ -86,7 +86,7 @@ class ComponentService:
             return NotConfiguredError(name, f"no {self._block.kind} component is configured")
         return ComponentNotFoundError(name, f"there is no {self._block.kind} component {name!r}")
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Reach no application."""
         return ()
 

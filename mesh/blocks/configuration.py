@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from uuid import uuid4
 import orjson
 
 from mesh.application import Application
-from mesh.blocks.block import Block, Inbound, Opened, Parts
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.configuration_store import (
     GET,
@@ -182,9 +182,9 @@ class Configuration:
 
     # Towards the application
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Follow the application's subscriptions."""
-        return [self._served(inbound.application)]
+        return [Held("configuration changes", None, self._served(inbound.application))]
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:
@@ -300,4 +300,5 @@ BLOCK = Block(
     open=open_store,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "configuration", "outbound"),
+    called="configstore",
 )

@@ -24,7 +24,7 @@ from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured, mem
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.telemetry import Observed
 
-__all__ = ["Consumer", "SubscriptionSettings", "judge"]
+__all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,11 @@ class SubscriptionSettings:
             ordered=said.ordered,
         )
         return cls(options, said.raw, said.deduplicate)
+
+
+def is_broadcast(subscription: Subscription) -> bool:
+    """Tell whether every instance gets every event: then nothing keeps those that come while none is subscribed."""
+    return any(name.lower() == "delivery" and value == "broadcast" for name, value in subscription.metadata.items())
 
 
 class Consumer:

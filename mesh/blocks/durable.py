@@ -20,7 +20,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import cast
@@ -30,7 +30,7 @@ import orjson
 
 from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
-from mesh.blocks.block import Block, Inbound, Opened, Parts
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, readable, unpack
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
@@ -40,7 +40,7 @@ from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settleme
 from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
-from mesh.policies import BUILT_IN_RETRIES, Retry
+from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.telemetry import Observed
 
 __all__ = ["ACCEPT", "BLOCK", "CALLS", "KEEP_SECONDS", "OUTCOME", "DurableCall", "DurableInvocation", "Record", "State"]
@@ -298,13 +298,13 @@ class DurableInvocation:
         asker = operation.context.caller.app_id
         return record if record is not None and asker in (record.caller, record.app_id) else None
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Run this application's calls."""
-        return [self._served(inbound.application)]
+        policy = self._parts.policies.for_app(self._app_id)
+        return [Held("durable calls", policy, self._served(inbound.application, policy))]
 
     @asynccontextmanager
-    async def _served(self, application: Application) -> AsyncIterator[None]:
-        policy = self._parts.policies.for_app(self._app_id)
+    async def _served(self, application: Application, policy: Policy) -> AsyncIterator[None]:
         if policy.retry is None or policy.retry.name in BUILT_IN_RETRIES:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)

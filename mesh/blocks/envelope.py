@@ -202,14 +202,15 @@ def _set_trace(members: dict[str, object], options: PublishOptions) -> None:
     traceid, given = members.get("traceid"), members.get("traceparent")
     own = given or traceid  # An envelope's ``traceid`` is a whole ``traceparent``.
     if isinstance(own, str) and is_traceparent(own):
-        members.setdefault("tracestate", "")  # That of the publish goes with another trace.
+        if not isinstance(members.get("tracestate"), str):
+            members["tracestate"] = ""  # That of the publish goes with another trace.
     else:
-        if traceid in ("", given):
+        if traceid == given:
             traceid = None
         own = options.traceparent
         members["tracestate"] = options.tracestate
     members["traceparent"] = own
-    members["traceid"] = own if traceid is None else traceid
+    members["traceid"] = traceid if isinstance(traceid, str) and traceid else own
 
 
 @dataclass(frozen=True, slots=True)

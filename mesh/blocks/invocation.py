@@ -22,7 +22,7 @@ import orjson
 
 from mesh import address, telemetry
 from mesh.application import Application, AppResponse, Headers
-from mesh.blocks.block import Block, Inbound, Opened, Parts
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
 from mesh.conditions import Condition
@@ -349,9 +349,9 @@ class Invocation:
             if time.time() >= deadline:
                 raise DeadlineExceededError(f"{app_id} was not back within the deadline") from None
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Answer calls to this node's application."""
-        return [self._served(inbound.application)]
+        return [Held("calls", None, self._served(inbound.application))]
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:

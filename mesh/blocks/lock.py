@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 import orjson
 
+from mesh.blocks import shared_settings
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import on_backbone
@@ -195,8 +196,9 @@ BLOCK = Block(
     ComponentService,
     kind="lock",
     open=open_store,
-    settings=("keyPrefix",),
+    settings=shared_settings.LOCK,
     check=lambda component: lock_prefix(component, ""),
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "lock", "outbound"),
+    called="lockstore",
 )

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
-from mesh.blocks.block import Block, Inbound, Opened, Parts
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
-from mesh.blocks.consumer import Consumer, SubscriptionSettings
+from mesh.blocks.consumer import Consumer, SubscriptionSettings, is_broadcast
 from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
-from mesh.blocks.topic_scopes import TopicScopes
-from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route
-from mesh.broker import Broker, Delivery, Topology
+from mesh.blocks.topic_scopes import SETTINGS, TopicScopes
+from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route, capabilities
+from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Settlement
-from mesh.errors import MeshError, PermissionDeniedError
+from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
-from mesh.resources.component import PUBSUB_SETTINGS
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.telemetry import Observed
@@ -29,6 +29,7 @@ from mesh.telemetry import Observed
 if TYPE_CHECKING:
     from mesh.application import Application
     from mesh.operation import Operation
+    from mesh.policies import Policy, Retry
     from mesh.resources.component import Component
 
 __all__ = ["BLOCK", "PubSub"]
@@ -50,8 +51,10 @@ class PubSub:
         self._handled = LazyRecords("mesh:deduplication", parts.records, RECORD_SECONDS)
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
-        self._counted: dict[str, Counted] = {}  # Longer than an application lives: it may have ended in the middle.
+        # Longer than an application lives: it may have ended in the middle.
+        self._counted: dict[str, tuple[object, Counted]] = {}
         self.find = self._service.find
+        parts.topics.give(self.taking)
 
     async def run(self, operation: Operation) -> object:
         """Publish."""
@@ -65,7 +68,7 @@ class PubSub:
         """Tell of subscriptions, and of topics that were published to since the start, at most 500."""
         return {"subscriptions": tuple(self._subscriptions), "published": tuple(sorted(self._published))}
 
-    async def inbound(self, inbound: Inbound) -> Sequence[AbstractAsyncContextManager[None]]:
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Give a subscription for each topic: the application's own replace declared ones."""
         own, problems = combined(self._usable(inbound.subscriptions))
         for problem in problems:
@@ -83,7 +86,16 @@ class PubSub:
         for each in combined(declared)[0]:  # What they differ in was refused at start.
             chosen.setdefault((each.pubsub, each.topic), each)
         self._subscriptions = list(chosen.values())
-        return [self._subscribed(each, inbound.application) for each in self._subscriptions]
+        return [self._held(each, inbound.application) for each in self._subscriptions]
+
+    def _held(self, subscription: Subscription, application: Application) -> Held:
+        """Say what a subscription depends on; one that broadcasts has nothing that keeps events while it is changed."""
+        name = subscription.pubsub
+        component = self.components[name]
+        policy = self._parts.policies.for_component(name, "pubsub", "inbound")
+        context = self._subscribed(subscription, component, policy, self._parts.lives[name], application)
+        overlaps = is_broadcast(subscription)
+        return Held(f"{name}/{subscription.topic}", (subscription, component, policy), context, overlaps)
 
     def _usable(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
         """Leave out what is for other applications, or on a component that is not there."""
@@ -93,27 +105,37 @@ class PubSub:
         return [each for each in usable if each.pubsub in self.components]
 
     @asynccontextmanager
-    async def _subscribed(self, subscription: Subscription, application: Application) -> AsyncIterator[None]:
+    async def _subscribed(
+        self,
+        subscription: Subscription,
+        component: PubSubComponent,
+        policy: Policy,
+        life: AbstractContextManager[None],
+        application: Application,
+    ) -> AsyncIterator[None]:
         """Subscribe; what cannot be subscribed to is reported and left out, as Dapr does."""
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._subscribe(subscription, application))
-                logger.info("subscribed to %s/%s", subscription.pubsub, subscription.topic)
-            except (MeshError, ValueError) as error:
-                if isinstance(error, MeshError) and error.retryable:
-                    raise
-                logger.warning("cannot subscribe to %s/%s: %s", subscription.pubsub, subscription.topic, error)
-            yield
+        with life:
+            async with AsyncExitStack() as stack:
+                try:
+                    subscribing = self._subscribe(subscription, component, policy, application)
+                    await stack.enter_async_context(subscribing)
+                    logger.info("subscribed to %s/%s", subscription.pubsub, subscription.topic)
+                except (MeshError, ValueError) as error:
+                    if isinstance(error, MeshError) and error.retryable:
+                        raise
+                    logger.warning("cannot subscribe to %s/%s: %s", subscription.pubsub, subscription.topic, error)
+                yield
 
     @asynccontextmanager
-    async def _subscribe(self, subscription: Subscription, application: Application) -> AsyncIterator[None]:
+    async def _subscribe(
+        self, subscription: Subscription, component: PubSubComponent, policy: Policy, application: Application
+    ) -> AsyncIterator[None]:
         """Deliver a subscription's events to the application.
 
         Raises:
             PermissionDeniedError: A scope refuses the topic.
             BrokerError: The broker could not start it.
         """
-        component = self.components[subscription.pubsub]
         if not component.scopes.may_subscribe(self._app_id, subscription.topic):
             raise PermissionDeniedError(f"topic {subscription.topic} is not allowed for app id {self._app_id}")
         settings = SubscriptionSettings.read(subscription, component.group)
@@ -124,25 +146,54 @@ class PubSub:
             lambda arrival: attempt(arrival.what),
             "event",
             label,
-            policy=component.inbound,
+            policy=policy,
             until_reachable=application.until_reachable,
         )
-        counted = Counted(component.inbound.retry, dead_letter=subscription.dead_letter_topic is not None)
         condition = self._parts.inbound.conditions.of("event", label)
         condition.advice = 'the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
         settlement = Settlement(
             deliver,
-            retry=component.inbound.retry,
+            retry=policy.retry,
             dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
             condition=condition,
-            counted=self._counted.setdefault(label, counted),
+            counted=self._counts(label, policy.retry, dead_letter=subscription.dead_letter_topic is not None),
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)
         async with consumer.batching(), settlement.extending(), subscribed:
             yield
+
+    def _counts(self, label: str, retry: Retry | None, *, dead_letter: bool) -> Counted:
+        """Give what counts attempts; it goes on for as long as what it depends on is the same."""
+        made_of = retry, dead_letter
+        kept = self._counted.get(label)
+        if kept is None or kept[0] != made_of:
+            kept = self._counted[label] = made_of, Counted(retry, dead_letter=dead_letter)
+        return kept[1]
+
+    @asynccontextmanager
+    async def taking(
+        self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
+    ) -> AsyncIterator[asyncio.Event]:
+        """Take a topic's messages for another block of this node; see ``Taking``."""
+        component = self.components.get(pubsub)
+        if component is None:
+            raise ComponentNotFoundError(pubsub, f"this node has no pubsub component {pubsub!r}")
+        labels, options = ("event", f"{pubsub}/{topic}"), SubscribeOptions(group)
+        settlement = Settlement(
+            self._parts.inbound.towards(lambda arrival: attempt(arrival.what), *labels),
+            retry=None,
+            dead_letter=None,
+            count=lambda outcome: None,
+            ack_wait=options.ack_wait,
+            condition=self._parts.inbound.conditions.of(*labels),
+        )
+        subscribed = component.broker.subscribe(component.address(topic), options, settlement)
+        with self._parts.lives[pubsub]:
+            async with settlement.extending(), subscribed:
+                yield component.leaving
 
     def _once(
         self,
@@ -196,7 +247,6 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
         group=next(filter(None, map(component.setting, groups)), caller.app_id),
         namespace=caller.namespace,
         topic_prefix=caller.namespace if component.namespaced else "",
-        inbound=parts.policies.for_component(component.name, "pubsub", "inbound"),
         tracing=parts.tracing,
         observer=parts.observer,
     )
@@ -208,7 +258,9 @@ BLOCK = Block(
     PubSub,
     kind="pubsub",
     open=open_pubsub,
-    settings=PUBSUB_SETTINGS,
+    settings=SETTINGS,
     check=TopicScopes.from_component,
     policy=lambda policies, target: policies.for_component(target, "pubsub", "outbound"),
+    called="pubsub",
+    abilities=lambda adapter: capabilities(adapter.features) if hasattr(adapter, "features") else (),
 )

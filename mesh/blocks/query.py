@@ -13,7 +13,7 @@ import orjson
 
 from mesh.errors import BadArgumentError
 
-__all__ = ["All", "Any", "Compare", "Filter", "Match", "Queried", "Query", "Sort", "parse_query"]
+__all__ = ["All", "Any", "Compare", "Filter", "Match", "Queried", "Query", "Scalar", "Sort", "parse_query"]
 
 OPERATORS = ("EQ", "NEQ", "GT", "GTE", "LT", "LTE", "IN")
 MAX_DEPTH = 32

@@ -134,21 +134,21 @@ def may_read(scopes: Sequence[SecretScope], store: str, secret: str) -> bool:
 
 
 def start(block: Block, parts: Parts, components: Mapping[str, Opened]) -> ComponentService:
-    """Run the block within the scopes of this node's Configuration, wherever the store is."""
-    spec = parts.configuration.spec.secrets
-    scopes = () if spec is None else spec.scopes
+    """Run the block within the scopes of this node's Configuration, as they are at any time, wherever the store is."""
 
     async def scoped(proceed: Handler, operation: Operation) -> object:
+        spec = parts.configuration.spec.secrets
+        scopes = () if spec is None else spec.scopes
         asked, store = operation.arguments, operation.target
         if isinstance(asked, Get) and not may_read(scopes, store, asked.name):
             raise PermissionDeniedError(f'access denied by policy to get "{asked.name}" from "{store}"')
         result = await proceed(operation)
-        if isinstance(asked, Get):
+        if isinstance(asked, Get) or not scopes:
             return result
         secrets = cast("Mapping[str, Secret]", result)
         return {name: secret for name, secret in secrets.items() if may_read(scopes, store, name)}
 
-    return ComponentService(block, parts, components, around=scoped if scopes else None)
+    return ComponentService(block, parts, components, around=scoped)
 
 
 BLOCK = Block(
@@ -159,4 +159,5 @@ BLOCK = Block(
     open=open_store,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "secretstore", "outbound"),
+    called="secretstore",
 )

@@ -7,40 +7,64 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
+from mesh.blocks import shared_settings
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
+from mesh.blocks.encryption import EncryptedStateStore, encryption_keys
+from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, PROJECTION, Outbox, named, outbox_settings, split
+from mesh.blocks.query import Queried, parse_query
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
-from mesh.errors import ConfigError, IllegalKeyError, MeshError, NoResponderError, StateError
+from mesh.errors import (
+    BadArgumentError,
+    ConfigError,
+    FeatureNotSupportedError,
+    IllegalKeyError,
+    MeshError,
+    NoResponderError,
+    Problem,
+    StateError,
+    TooManyOperationsError,
+)
 from mesh.operation import Method, Operation
 from mesh.policies import Verdict, by_error
 from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component
+from mesh.values import parse_whole
 
 __all__ = [
     "BLOCK",
     "BULK_GET",
     "DELETE",
     "GET",
+    "KEYS",
+    "MAX_LISTED",
+    "QUERY",
     "SAVE",
     "SEPARATOR",
     "TRANSACT",
     "BulkGet",
     "Get",
+    "Keys",
+    "Listed",
     "Save",
+    "Search",
     "StateStoreComponent",
     "key_prefix",
 ]
 
 SEPARATOR = "||"
+MAX_LISTED = 1000
+TTL_SETTING = "ttlInSeconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """Read one key; ``strong`` never answers from a follower."""
+    """Read one key; ``strong`` never answers from a follower; metadata are for stores that read them."""
 
     key: str
     strong: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +73,7 @@ class BulkGet:
 
     keys: tuple[str, ...]
     parallelism: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,8 +83,35 @@ class Save:
     items: list[Item] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Find values by their contents; the body is that of the API, read where the store is."""
+
+    body: bytes
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """List keys in order: those that begin with a prefix, from the first one behind ``after``."""
+
+    prefix: str = ""
+    after: str = ""
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Keys, and if there may be more, behind which one they begin."""
+
+    keys: tuple[str, ...]
+    after: str = ""
+
+
 GET = Method("state", "get", Get, Stored | None)
 BULK_GET = Method("state", "bulk_get", BulkGet, tuple[Stored | str | None, ...])
+QUERY = Method("state", "query", Search, Queried)
+KEYS = Method("state", "keys", Keys, Listed)
 
 
 def _judge(operation: Operation, result: object, error: MeshError | None) -> Verdict:
@@ -80,17 +132,29 @@ TRANSACT = Method("state", "transact", Save, judge=_judge)
 class StateStoreComponent:
     """A configured state store; its functions are the block's methods."""
 
-    def __init__(self, store: StateStore, prefix_of: Callable[[str], str], *, remembers: bool = False) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        prefix_of: Callable[[str], str],
+        *,
+        remembers: bool = False,
+        ttl: float | None = None,
+        outbox: Outbox | None = None,
+    ) -> None:
         """Use an open store.
 
         Args:
             store: The adapter.
             prefix_of: Gives what is put before every key of an app, separator included; empty for none.
             remembers: Whether the mesh keeps its own records in it, where the backbone cannot.
+            ttl: Seconds until what is written expires, where the item says nothing; None for never.
+            outbox: Publishes what transactions write; None = nothing is published.
         """
         self.store = store
         self.remembers = remembers
         self._prefix_of = prefix_of
+        self._ttl = ttl
+        self._outbox = outbox
 
     @property
     def capabilities(self) -> Sequence[str]:
@@ -105,14 +169,15 @@ class StateStoreComponent:
     async def get(self, operation: Operation) -> Stored | None:
         """Read one key."""
         asked = cast("Get", operation.arguments)
-        return await self.store.get(self._key(operation, asked.key), strong=asked.strong)
+        key = self._key(operation, asked.key)
+        return await self.store.get(key, strong=asked.strong, metadata=asked.metadata)
 
     async def bulk_get(self, operation: Operation) -> tuple[Stored | str | None, ...]:
         """Read several keys; gives the text of the error where one could not be read."""
         asked = cast("BulkGet", operation.arguments)
         keys = [self._key(operation, key) for key in asked.keys]
         limit = min(asked.parallelism, MAX_PARALLEL) if asked.parallelism > 0 else MAX_PARALLEL
-        found = await self.store.get_many(keys, parallelism=limit)
+        found = await self.store.get_many(keys, parallelism=limit, metadata=asked.metadata)
         return tuple(str(each) if isinstance(each, MeshError) else each for each in found)
 
     async def save(self, operation: Operation) -> None:
@@ -137,13 +202,79 @@ class StateStoreComponent:
         await self.save(operation)
 
     async def transact(self, operation: Operation) -> None:
-        """Write all items, or none."""
+        """Write all items, or none.
+
+        Raises:
+            TooManyOperationsError: The store takes fewer at once.
+        """
         items = cast("Save", operation.arguments).items
-        if items:
-            await self.store.write([self._prefixed(operation, item) for item in items])
+        most = self.store.max_transaction
+        if most is not None and len(items) > most:
+            raise TooManyOperationsError(len(items), most)
+        prefixed = [self._prefixed(operation, item) for item in items]
+        if self._outbox is not None:
+            await self._outbox.transact(operation, items, prefixed)
+        elif not all(split(items)[0]):
+            raise BadArgumentError(f"{operation.target} has no outbox, and would store an {PROJECTION}")
+        elif items:
+            await self.store.write(prefixed)
+
+    async def query(self, operation: Operation) -> Queried:
+        """Find values by their contents, among the caller's keys.
+
+        Raises:
+            FeatureNotSupportedError: The store cannot.
+            BadArgumentError: It is no query.
+        """
+        asked = cast("Search", operation.arguments)
+        if "QUERY_API" not in self.capabilities:
+            raise FeatureNotSupportedError(operation.target, "querying")
+        prefix = self._prefix_of(operation.context.caller.app_id)
+        query = parse_query(asked.body, asked.metadata)
+        while True:
+            found = await self.store.query(query, prefix)
+            own = [match for match in found.matches if self._is_own(prefix, match.key)]
+            if own or not found.token:
+                return Queried([replace(match, key=match.key[len(prefix) :]) for match in own], found.token)
+            query = replace(query, token=found.token)
+
+    async def keys(self, operation: Operation) -> Listed:
+        """List the caller's keys.
+
+        Raises:
+            FeatureNotSupportedError: The store cannot.
+        """
+        asked = cast("Keys", operation.arguments)
+        if "KEYS" not in self.capabilities:
+            raise FeatureNotSupportedError(operation.target, "listing keys")
+        prefix = self._prefix_of(operation.context.caller.app_id)
+        limit = max(1, min(asked.limit, MAX_LISTED))
+        after = prefix + asked.after if asked.after else ""
+        while True:
+            page = await self.store.keys(prefix + asked.prefix, after, limit)
+            own = tuple(key[len(prefix) :] for key in page if self._is_own(prefix, key))
+            if own or len(page) < limit:
+                return Listed(own, own[-1] if len(page) >= limit else "")
+            after = page[-1]
+
+    def _is_own(self, prefix: str, key: str) -> bool:
+        """Tell an application's key from others in the store, which matters without a prefix."""
+        own = key[len(prefix) :]
+        marker = not prefix and self._outbox is not None and own.startswith(PREFIX)
+        return key.startswith(prefix) and SEPARATOR not in own and not marker
 
     def _prefixed(self, operation: Operation, item: Item) -> Item:
-        return replace(item, key=self._key(operation, item.key))
+        key, ttl = self._key(operation, item.key), item.ttl
+        if item.value is not None:
+            if ttl is not None and "TTL" not in self.capabilities:
+                raise BadArgumentError(f"key {item.key}: {operation.target} cannot let values expire ({TTL_SETTING})")
+            if (
+                ttl is None
+                and self._ttl is not None
+                and not any(each.lower() == "ttlinseconds" for each in item.metadata)
+            ):
+                ttl = self._ttl
+        return replace(item, key=key, ttl=ttl)
 
 
 def key_prefix(component: Component, app_id: str, namespace: str | None) -> str:
@@ -169,12 +300,49 @@ def key_prefix(component: Component, app_id: str, namespace: str | None) -> str:
     return prefix + SEPARATOR
 
 
+def default_ttl(component: Component) -> float | None:
+    """Read ``ttlInSeconds``; None for never.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    text = component.setting(TTL_SETTING)
+    try:
+        seconds = -1 if not text else parse_whole(text, least=-1, most=2**31 - 1)
+    except ValueError as error:
+        raise ConfigError(component.problem(f"is {error}", setting=TTL_SETTING)) from None
+    return None if seconds <= 0 else float(seconds)
+
+
+def check(component: Component) -> None:
+    """Read what the block itself reads of a store's settings.
+
+    Raises:
+        ConfigError: Some are wrong; holds all of them, located.
+    """
+    problems: list[Problem] = []
+    read: tuple[Callable[[Component], object], ...] = (
+        lambda component: key_prefix(component, "", None),
+        default_ttl,
+        encryption_keys,
+        outbox_settings,
+    )
+    for each in read:
+        try:
+            each(component)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
 async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
     """Open a state store component.
 
     Raises:
         ConfigError: Its settings are wrong.
     """
+    check(component)
     store: StateStore
     if component.type == STATE_ON_BACKBONE:
         store = records = LazyRecords(component.name, parts.records)
@@ -184,20 +352,32 @@ async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
         adapter = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
         store = await parts.stack.enter_async_context(adapter)
     namespace = parts.caller.namespace if parts.namespace_given else None
-    key_prefix(component, parts.caller.app_id, namespace)  # For the same reason.
+    keys, ttl, events = encryption_keys(component), default_ttl(component), outbox_settings(component)
+    if keys:
+        store = EncryptedStateStore(store, keys)
+    if ttl is not None and "TTL" not in store.capabilities:
+        raise ConfigError(component.problem(f"{component.type} cannot let values expire", setting=TTL_SETTING))
+    outbox = None
+    if events is not None:
+        if not {"TRANSACTIONAL", "ETAG"} <= set(store.capabilities):
+            reason = f"{component.type} has no transactions with etags, which an outbox needs"
+            raise ConfigError(component.problem(reason, setting=OUTBOX_SETTINGS[0]))
+        outbox = await parts.stack.enter_async_context(Outbox(component.name, store, events, parts))
     prefix_of = lru_cache(1024)(lambda app_id: key_prefix(component, app_id, namespace))
     remembers = component.type != STATE_ON_BACKBONE and (component.setting("actorStateStore") or "").lower() == "true"
-    return StateStoreComponent(store, prefix_of, remembers=remembers)
+    return StateStoreComponent(store, prefix_of, remembers=remembers, ttl=ttl, outbox=outbox)
 
 
 BLOCK = Block(
     "state",
-    (GET, BULK_GET, SAVE, DELETE, TRANSACT),
+    (GET, BULK_GET, SAVE, DELETE, TRANSACT, QUERY, KEYS),
     ComponentService,
     kind="state",
     open=open_store,
-    settings=("keyPrefix", "actorStateStore"),
-    check=lambda component: key_prefix(component, "", None),
+    settings=shared_settings.STATE,
+    check=check,
+    refers=named,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
+    called="statestore",
 )

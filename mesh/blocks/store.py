@@ -7,6 +7,7 @@ store as well.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,8 +18,9 @@ from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagErro
 
 __all__ = ["CAPABILITIES", "MAX_PARALLEL", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]
 
+CHECKED_KEY = "mesh||check"
 MAX_PARALLEL = 100
-CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
+CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
 
 
 class Concurrency(StrEnum):
@@ -36,11 +38,13 @@ class Stored:
         value: The bytes as saved.
         etag: Changes with every write.
         expires_at: Unix time in seconds; None for never.
+        bare: Whether it is a text that another program stored without the quotes of JSON.
     """
 
     value: bytes
     etag: str
     expires_at: float | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,12 @@ class Item:
         value: The bytes to save; None deletes.
         etag: The etag it must have; None when not given.
         concurrency: None when not given: a check with an etag, last-write without.
-        ttl: Seconds until it expires; None for never.
-        metadata: What else the application said of it (``contentType``, ``partitionKey``…), for stores that read it.
+        ttl: Seconds until it expires, by the item's word or the component's; None for never.
+        metadata: What the application said of it (``contentType``, ``partitionKey``…), for stores that read it; that
+            of its time to live is in ``ttl`` already.
         check: Whether nothing is written: the key must have the etag, or without one must not exist. Only in a
             transaction, whose other items it guards.
+        strong: Whether it must have reached the store's followers, where the store can wait for them.
     """
 
     key: str
@@ -65,6 +71,7 @@ class Item:
     ttl: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     check: bool = False
+    strong: bool = False
 
 
 class StateStore:
@@ -137,6 +144,10 @@ class StateStore:
         """Find values by their contents among the keys that begin with a prefix."""
         raise FeatureNotSupportedError("the state store", "querying")
 
+    async def check(self) -> None:
+        """Raise a ``StateError`` when it cannot be used now: it reads a key that nobody has, unless it knows better."""
+        await self.get(CHECKED_KEY, strong=False)
+
 
 class KeyValueStateStore(StateStore):
     """A state store on a broker's (or the memory's) key/value store; its etags are revisions."""
@@ -146,6 +157,7 @@ class KeyValueStateStore(StateStore):
     def __init__(self, key_value: KeyValue) -> None:
         """Use an open store."""
         self._key_value = key_value
+        self.max_transaction = getattr(key_value, "max_operations", None)
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key."""
@@ -155,6 +167,16 @@ class KeyValueStateStore(StateStore):
     async def write(self, items: Sequence[Item]) -> None:
         """Write all, or nothing."""
         await self._key_value.apply([self._operation(item) for item in items])
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List keys; holds no more than a few pages, however many there are."""
+        found: list[str] = []
+        async for key in self._key_value.keys(prefix):
+            if key > after:
+                found.append(key)
+                if len(found) >= limit + MAX_PARALLEL:
+                    found = heapq.nsmallest(limit, found)  # No store promises an order.
+        return heapq.nsmallest(limit, found)
 
     def _operation(self, item: Item) -> Write:
         if item.etag is not None:

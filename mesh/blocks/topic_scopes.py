@@ -10,13 +10,24 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mesh.errors import ConfigError
+from mesh.resources.settings import Setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mesh.resources.component import Component
 
-__all__ = ["TopicScopes"]
+__all__ = ["SETTINGS", "TopicScopes"]
+
+_APP_TOPICS = "`app=topic1,topic2;other=`: what an application may {}; one that is not named may all."
+SETTINGS = (
+    Setting("consumerID", "The group that the instances of an application form; its app id if it is not set."),
+    Setting("allowedTopics", "If it is set, no other topic may be used; separated by commas."),
+    Setting("protectedTopics", "Topics only for applications that are listed for them; separated by commas."),
+    Setting("publishingScopes", _APP_TOPICS.format("publish to")),
+    Setting("subscriptionScopes", _APP_TOPICS.format("subscribe to")),
+)
+"""What the mesh reads of every pub/sub component."""
 
 
 @dataclass(frozen=True, slots=True)

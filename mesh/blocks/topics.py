@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
@@ -14,7 +15,7 @@ from mesh import address, telemetry
 from mesh.blocks import envelope
 from mesh.blocks.envelope import OVERRIDE, OVERRIDES, PublishOptions
 from mesh.blocks.topic_scopes import TopicScopes
-from mesh.broker import Broker, Message
+from mesh.broker import Broker, Features, Message
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import (
     BadArgumentError,
@@ -26,7 +27,6 @@ from mesh.errors import (
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
-from mesh.policies import Policy
 from mesh.spelling import did_you_mean
 from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
@@ -39,19 +39,22 @@ __all__ = [
     "Publish",
     "PubSubComponent",
     "Route",
+    "capabilities",
     "is_raw",
     "spelled",
 ]
 
 logger = logging.getLogger(__name__)
 
-NO_POLICY = Policy()
 NO_METADATA: Mapping[str, str] = {}
 PUBLISH_SECONDS = 30.0
 METADATA = ("delay", "partitionKey", "rawPayload", "scheduledSendTime", "ttl", "ttlInSeconds")
 _SPELLING = {name.lower(): name for name in (*METADATA, *(OVERRIDE + name for name in OVERRIDES))}
 _SPELLING["israwpayload"] = "rawPayload"  # What an official page called it for a time.
+_KNOWN = frozenset(_SPELLING.values())
 MAX_TOLD = 100
+CLOSE = 0.87  # Brokers have names of their own, which is no mistake: only what is nearly one of ours is refused.
+MAX_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,29 @@ def not_before_of(metadata: Mapping[str, str]) -> float | None:
     return None if scheduled is None else parse_instant(scheduled)
 
 
+@lru_cache(maxsize=512)
+def _meant(name: str) -> str | None:
+    """Find the known name of which one is a misspelling; what follows ``cloudevent.`` is compared alone."""
+    lowered = name.lower()
+    if lowered.startswith(OVERRIDE):
+        guess = did_you_mean(lowered[len(OVERRIDE) :], OVERRIDES, CLOSE)
+        return guess and OVERRIDE + guess
+    return did_you_mean(name, _SPELLING.values(), CLOSE)
+
+
 def spelled(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Give publish metadata with known names as they are read here; their case does not count."""
-    return {_SPELLING.get(name.lower(), name): value for name, value in metadata.items()}
+    """Give publish metadata with known names as they are read here; their case does not count.
+
+    Raises:
+        BadArgumentError: A name is nearly a known one. The event would be stored without what its publisher asked.
+    """
+    found: dict[str, str] = {}
+    for name, value in metadata.items():
+        known = _SPELLING.get(name.lower())
+        if known is None and len(name) <= MAX_NAME and (guess := _meant(name)):
+            raise BadArgumentError(f"unknown metadata {name!r}; did you mean {guess!r}?")
+        found[known or name] = value
+    return found
 
 
 def is_raw(metadata: Mapping[str, str]) -> bool:
@@ -162,6 +185,11 @@ def is_raw(metadata: Mapping[str, str]) -> bool:
         raise BadArgumentError(text) from None
 
 
+def capabilities(features: Features) -> Sequence[str]:
+    """Give what metadata tells of a component on a broker."""
+    return ("SUBSCRIBE_WILDCARDS", "BULK_PUBSUB") if features.wildcard else ("BULK_PUBSUB",)
+
+
 @dataclass(frozen=True, slots=True)
 class PubSubComponent:
     """A configured pub/sub component; its functions are the block's methods.
@@ -173,10 +201,10 @@ class PubSubComponent:
         group: The consumer group of this application (``consumerID``).
         namespace: The mesh's namespace.
         topic_prefix: Put before every topic (``{namespace}`` in the component's settings).
-        inbound: Policy around deliveries.
         tracing: Makes spans.
         observer: Is told what is published.
         told: Publish metadata that has no effect, each once.
+        leaving: Set when it is about to be closed.
     """
 
     name: str
@@ -185,20 +213,23 @@ class PubSubComponent:
     group: str
     namespace: str
     topic_prefix: str = ""
-    inbound: Policy = NO_POLICY
     tracing: Tracing = NOT_TRACED
     observer: Observer = nobody
     told: set[str] = field(default_factory=set)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
+
+    def leave(self) -> None:
+        """Have those go who take messages of it for themselves."""
+        self.leaving.set()
 
     def address(self, topic: str, *, pattern: bool = False) -> address.Address:
         """Address one of its topics."""
         return address.topic(self.namespace, self.name, self.topic_prefix + topic, pattern=pattern)
 
     @property
-    def capabilities(self) -> list[str]:
+    def capabilities(self) -> Sequence[str]:
         """What metadata tells about it."""
-        wildcards = ["SUBSCRIBE_WILDCARDS"] if self.broker.features.wildcard else []
-        return [*wildcards, "BULK_PUBSUB"]
+        return capabilities(self.broker.features)
 
     async def publish(self, operation: Operation) -> None:
         """Store one event; return once the broker has confirmed it.
@@ -220,6 +251,7 @@ class PubSubComponent:
     def _event(self, context: Context, asked: Publish) -> Message:
         metadata = spelled(asked.metadata) if asked.metadata else NO_METADATA
         raw = bool(metadata) and is_raw(metadata)
+        self._tell_unknown(metadata)
         options = self._options(context, asked.topic, metadata)
         key = metadata.get("partitionKey") if metadata else None
         return self._message(options, asked.content_type, asked.body, raw=raw, key=key)
@@ -234,6 +266,7 @@ class PubSubComponent:
         """
         asked = cast("BulkPublish", operation.arguments)
         if operation.kept is None:
+            self._tell_unknown({name for entry in asked.entries for name in entry.metadata})
             made = {entry.entry_id: self._entry(operation.context, asked, entry) for entry in asked.entries}
             self._check_publish(operation.context, asked.topic)
             operation.kept = made
@@ -264,7 +297,6 @@ class PubSubComponent:
         app_id, span = context.caller.app_id, self.tracing.span(context.traceparent)
         if not metadata:
             return PublishOptions(app_id, self.name, topic, span, context.tracestate)
-        self._tell_unknown(metadata)
         try:
             ttl, not_before = ttl_of(metadata), not_before_of(metadata)
         except ValueError as error:
@@ -280,15 +312,15 @@ class PubSubComponent:
             not_before,
         )
 
-    def _tell_unknown(self, metadata: Mapping[str, str]) -> None:
-        """Log each name once that has no effect."""
-        for name in metadata.keys() - _SPELLING.values() - self.told:
-            if len(self.told) < MAX_TOLD:
-                self.told.add(name)
-                overriding = name.lower().startswith(OVERRIDE)
-                guess = did_you_mean(name, (OVERRIDE + each for each in OVERRIDES) if overriding else METADATA)
-                hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(METADATA)}, {OVERRIDE}…"
-                logger.warning("%s: the publish metadata %r has no effect; %s", self.name, name[:100], hint)
+    def _tell_unknown(self, names: Iterable[str]) -> None:
+        """Log each name once that has no effect; those of a request together."""
+        new = sorted({*names} - _KNOWN - self.told)[: MAX_TOLD - len(self.told)]
+        if new:
+            self.told.update(new)
+            told, known = ", ".join(repr(name[:MAX_NAME]) for name in new), ", ".join(METADATA)
+            logger.warning(
+                "%s: the publish metadata %s have no effect; known: %s, %s…", self.name, told, known, OVERRIDE
+            )
 
     def _message(
         self, options: PublishOptions, content_type: str | None, body: bytes, *, raw: bool, key: str | None

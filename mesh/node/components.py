@@ -1,40 +1,48 @@
-"""Opens a node's components: secret stores first, since others refer to them; all problems at once."""
+"""Opens a node's components: secret stores first, since others refer to them; all problems at once.
+
+Each is open in a task of its own (`mesh/life.py`), so that one can be replaced while its operations finish.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.blocks.secrets import secret_value
 from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
-from mesh.host import Hosted, fingerprint
+from mesh.host import fingerprint
+from mesh.hosting import Hosted
+from mesh.life import Life, Lives
 from mesh.pipeline import Handler
 from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.component import (
     Component,
     HTTPEndpoint,
     MetadataEntry,
-    NoEffect,
     SecretRef,
     TemplateTokens,
     resolve_entries,
     without_store,
 )
 from mesh.resources.configuration import Configuration
-from mesh.resources.settings import settings_of
+from mesh.resources.settings import Setting, declared_by, without_effect
 
 __all__ = [
     "Components",
+    "Entry",
     "check_denied",
     "check_installed",
+    "check_named",
     "check_references",
     "check_types",
+    "in_order",
+    "open_component",
     "open_components",
     "resolved_entries",
     "unknown_settings",
@@ -46,53 +54,108 @@ _LEFT_OUT = "with spec.ignoreErrors: true the component is left out"
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """An open component.
+
+    Attributes:
+        block: Whose it is.
+        component: As it was loaded.
+        resolved: With its references closed and its templates expanded.
+        opened: What it was opened as.
+        placement: Where its operations run.
+        life: Of what is open.
+    """
+
     block: Block
     component: Component
     resolved: Component
     opened: Opened
     placement: str
+    life: Life
+
+    @property
+    def hosted(self) -> bool:
+        """Whether other nodes are answered."""
+        return self.block.hosted and self.placement != "local"
+
+    def leave(self) -> None:
+        """Answer operations that wait for something to happen: it is about to be closed."""
+        leave = getattr(self.opened, "leave", None)
+        if leave is not None:
+            leave()
+
+    def answer(self, run: Handler) -> Hosted:
+        """Say how they are answered; ``run`` is the pipeline that the answers come from."""
+        return Hosted(
+            block=self.block.name,
+            component=self.component,
+            fingerprint=fingerprint(self.component, self.resolved),
+            capabilities=tuple(self.opened.capabilities),
+            recoverable=self.placement == "backbone",
+            methods={method.name: method for method in self.block.methods},
+            run=run,
+        )
 
 
 @dataclass(slots=True)
 class Components:
-    """What is open on this node, in the order it was opened."""
+    """What is open on this node, by name, in the order it was opened; and why what is absent could not be opened."""
 
-    entries: list[_Entry] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    absent: dict[str, tuple[Component, str]] = field(default_factory=dict)
+    _views: list[tuple[Block, tuple[str, ...], dict[str, Opened]]] = field(default_factory=list)
 
     @property
     def all(self) -> Sequence[tuple[Component, Opened]]:
         """Give each component as resolved, and what it was opened as."""
-        return [(entry.resolved, entry.opened) for entry in self.entries]
+        return [(entry.resolved, entry.opened) for entry in self.entries.values()]
 
-    @property
-    def placements(self) -> Sequence[tuple[Component, str]]:
-        """Give each component that could be hosted, and where its operations run."""
-        return [(entry.component, entry.placement) for entry in self.entries if entry.block.hosted]
+    def of(self, block: Block, *placements: str) -> Mapping[str, Opened]:
+        """Give a block's components of these placements, by name, as they are at any time."""
+        view: dict[str, Opened] = {}
+        self._views.append((block, placements, view))
+        for entry in self.entries.values():
+            self._show(entry)
+        return view
 
-    def of(self, block: Block, *placements: str) -> dict[str, Opened]:
-        """Give a block's components of these placements, by name."""
-        return {
-            entry.component.name: entry.opened
-            for entry in self.entries
-            if entry.block is block and entry.placement in placements
-        }
+    def put(self, entry: Entry, parts: Parts) -> Entry | None:
+        """Use it from here on; gives the one of its name that was used until now."""
+        name = entry.component.name
+        former = self.entries.get(name)
+        if former is not None:
+            self._hide(former, parts)
+        self.entries[name] = entry
+        self.absent.pop(name, None)
+        parts.configured.add(entry.block.name)
+        parts.scopes[name], parts.lives[name] = entry.component.scopes, entry.life
+        self._show(entry)
+        return former
 
-    def hosted(self, run: Handler) -> list[Hosted]:
-        """Give what this node answers for; ``run`` is the pipeline that the answers come from."""
-        return [
-            Hosted(
-                block=entry.block.name,
-                component=entry.component,
-                fingerprint=fingerprint(entry.component, entry.resolved),
-                capabilities=tuple(entry.opened.capabilities),
-                recoverable=entry.placement == "backbone",
-                methods={method.name: method for method in entry.block.methods},
-                run=run,
-            )
-            for entry in self.entries
-            if entry.block.hosted and entry.placement != "local"
-        ]
+    def take(self, name: str, parts: Parts) -> Entry | None:
+        """Use one no longer; gives it."""
+        self.absent.pop(name, None)
+        former = self.entries.pop(name, None)
+        if former is not None:
+            self._hide(former, parts)
+        return former
+
+    def forget_absent(self, wanted: Iterable[str]) -> None:
+        """Speak no longer of what could not be opened and is not wanted any more."""
+        names = set(wanted)
+        self.absent = {name: why for name, why in self.absent.items() if name in names}
+
+    def _hide(self, entry: Entry, parts: Parts) -> None:
+        name = entry.component.name
+        for _, _, view in self._views:
+            view.pop(name, None)
+        del parts.scopes[name], parts.lives[name]
+        if not any(each.block is entry.block for each in self.entries.values() if each is not entry):
+            parts.configured.discard(entry.block.name)
+
+    def _show(self, entry: Entry) -> None:
+        for block, placements, view in self._views:
+            if block is entry.block and entry.placement in placements:
+                view[entry.component.name] = entry.opened
 
 
 def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> list[Problem]:
@@ -108,16 +171,31 @@ def check_types(components: Sequence[Component], blocks: Sequence[Block]) -> lis
     ]
 
 
-def check_installed(components: Sequence[Component], blocks: Sequence[Block], registry: Registry) -> list[Problem]:
-    """Find components of a building block's kind whose type nothing installed here has."""
+def check_installed(
+    components: Sequence[Component], blocks: Sequence[Block], registry: Registry
+) -> tuple[list[Problem], list[Problem]]:
+    """Find components of a building block's kind whose type nothing installed here has: first misspelt ones."""
     kinds = {block.kind for block in blocks}
+    misspelt: list[Problem] = []
+    others: list[Problem] = []
+    for component in components:
+        known = component.type in BACKBONE_TYPES or registry.find(component.type) is not None
+        if component.block in kinds and not known and not component.ignore_errors:
+            problem = component.type_problem(f"{registry.not_installed(component.type)}; {_LEFT_OUT}")
+            (misspelt if registry.meant(component.type) else others).append(problem)
+    return misspelt, others
+
+
+def check_named(components: Sequence[Component], blocks: Sequence[Block]) -> list[Problem]:
+    """Find settings that name a component which this node has not."""
+    there = {(component.block, component.name) for component in components}
+    refers = {block.kind: block.refers for block in blocks if block.refers is not None}
     return [
-        component.type_problem(f"{registry.not_installed(component.type)}; {_LEFT_OUT}")
+        component.problem(f"there is no {kind} component {name!r}", setting=setting)
         for component in components
-        if component.block in kinds
-        and component.type not in BACKBONE_TYPES
-        and not component.ignore_errors
-        and registry.find(component.type) is None
+        if component.block in refers and not component.ignore_errors
+        for setting, (kind, name) in refers[component.block](component).items()
+        if (kind, name) not in there
     ]
 
 
@@ -146,24 +224,21 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
 
     An adapter that does not say its ``settings`` looks at them itself.
     """
+    shared = [name for each in block.settings for name in each.names]
     if component.type in BACKBONE_TYPES:
         advice = f"; {component.type} uses the mesh's own broker: delete this line if it is about another server"
-        return component.unknown(block.settings, advice)
-    own: Any = None
-    table: Mapping[str, NoEffect] = {}
+        return component.unknown(shared, advice)
+    declared: Sequence[Setting] | None = None
     if registry.find(component.type) is not None:
-        adapter = registry.load(component.type)
-        own, table = getattr(adapter, "settings", None), getattr(adapter, "without_effect", table)
-    if isinstance(own, type):
-        declared = settings_of(own)
-        own = [name for each in declared for name in each.names]
-        table = {each.name: NoEffect(each.ignored, ("", *each.anyway)) for each in declared if each.ignored}
-    near, others = ([], []) if own is None else component.unknown((*block.settings, *own))
-    return near, others + component.without_effect(table)
+        declared = declared_by(registry.load(component.type))
+    if declared is None:
+        return [], []
+    near, others = component.unknown((*shared, *(name for each in declared for name in each.names)))
+    return near, others + without_effect(component, declared)
 
 
 async def open_components(
-    components: Sequence[Component], blocks: Sequence[Block], parts: Parts, opened: Components
+    components: Sequence[Component], blocks: Sequence[Block], parts: Parts, opened: Components, lives: Lives
 ) -> None:
     """Open every component.
 
@@ -172,14 +247,30 @@ async def open_components(
         blocks: The table.
         parts: Of the node.
         opened: Where they are put, as they are opened.
+        lives: Holds them open.
 
     Raises:
         ConfigError: Some cannot be opened; holds all problems.
     """
-    by_kind = {block.kind: (order, block) for order, block in enumerate(blocks) if block.kind is not None}
-    known = [component for component in components if component.block in by_kind]
-    waiting = sorted(known, key=lambda component: by_kind[component.block][0])
     problems: list[Problem] = []
+    for component in in_order(components, blocks, problems):
+        try:
+            opened.put(await open_component(component, blocks, parts, opened, lives), parts)
+        except ConfigError as error:
+            if component.ignore_errors:
+                logger.warning("component %s is left out: %s", component.name, error)
+                opened.absent[component.name] = component, str(error)
+            else:
+                problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def in_order(components: Sequence[Component], blocks: Sequence[Block], problems: list[Problem]) -> list[Component]:
+    """Give components of the blocks' kinds, each after the secret store that it names; the rest is a problem."""
+    order = {block.kind: number for number, block in enumerate(blocks) if block.kind is not None}
+    waiting = sorted((each for each in components if each.block in order), key=lambda each: order[each.block])
+    found: list[Component] = []
     while waiting:
         names = {component.name for component in waiting}
         ready = [each for each in waiting if not (each.secret_refs() and each.auth_secret_store in names)]
@@ -189,15 +280,22 @@ async def open_components(
                 for each in waiting
             ]
             break
-        for component in ready:
-            await _open(component, by_kind[component.block][1], parts, opened, problems)
+        found += ready
         waiting = [component for component in waiting if component not in ready]
-    if problems:
-        raise ConfigError(problems)
+    return found
 
 
-async def _open(component: Component, block: Block, parts: Parts, opened: Components, problems: list[Problem]) -> None:
+async def open_component(
+    component: Component, blocks: Sequence[Block], parts: Parts, opened: Components, lives: Lives
+) -> Entry:
+    """Open one; it is not used yet.
+
+    Raises:
+        ConfigError: It cannot be opened.
+    """
+    block = next(each for each in blocks if each.kind == component.block)
     assert block.open is not None
+    opening = block.open
     waits_for = ""
     try:
         misspelt, warnings = unknown_settings(component, block, parts.registry)
@@ -210,22 +308,24 @@ async def _open(component: Component, block: Block, parts: Parts, opened: Compon
             secrets = await _secrets(component.secret_refs(), component.auth_secret_store, parts, opened)
             waits_for = f"its adapter {component.type}"
             resolved = component.resolved(_tokens(parts), os.environ, secrets)
-            entry = await block.open(resolved, parts)
-        placement = _placement(component, block, entry, parts)
-        parts.configured.add(block.name)
-        parts.scopes[component.name] = component.scopes
-        opened.entries.append(_Entry(block, component, resolved, entry, placement))
+
+            async def begin(stack: AsyncExitStack) -> Opened:
+                return await opening(resolved, replace(parts, stack=stack))
+
+            entry, life = await lives.begin(f"component {component.name}", begin)
+        return Entry(block, component, resolved, entry, _placement(component, block, entry, parts), life)
+    except ConfigError as error:
+        raise ConfigError([each if each.file else _located(component, each) for each in error.problems]) from error
+    except MissingDependencyError as error:
+        raise ConfigError(component.type_problem(f"component {component.name}: {error}")) from error
     except (MeshError, TimeoutError) as error:
         late = f"its start took longer than {component.init_timeout:g} s (spec.initTimeout), it waited for {waits_for}"
-        reason = str(error) or late
-        if component.ignore_errors:
-            logger.warning("component %s is left out: %s", component.name, reason)
-        elif isinstance(error, ConfigError):
-            problems.extend(error.problems)
-        elif isinstance(error, MissingDependencyError):
-            problems.append(component.type_problem(f"component {component.name}: {reason}"))
-        else:
-            problems.append(component.problem(f"component {component.name}: {reason}"))
+        raise ConfigError(component.problem(f"component {component.name}: {str(error) or late}")) from error
+
+
+def _located(component: Component, problem: Problem) -> Problem:
+    """Say where it is that something is wrong, where only what is wrong was known."""
+    return component.problem(f"component {component.name}: {problem}") if component.file else problem
 
 
 def _placement(component: Component, block: Block, opened: Opened, parts: Parts) -> str:

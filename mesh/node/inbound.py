@@ -1,7 +1,8 @@
 """The application's side of a node: serve and subscribe while the application is there.
 
 Every block gives what it holds open towards the application (`Serving.inbound`). All of it is entered before the
-application counts as served; at the end all stop fetching before any has drained.
+application counts as served; at the end all stop fetching before any has drained. When resources have changed, the
+blocks are asked again, and only what would be made of something else is left and entered anew.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from mesh.application import Application
-from mesh.blocks.block import Inbound, Serving
+from mesh.blocks.block import Held, Inbound, Serving
 from mesh.errors import MeshError
 from mesh.node.directory import Directory
 from mesh.resources.subscription import Subscription
@@ -24,15 +25,17 @@ __all__ = ["Serve", "inbound"]
 logger = logging.getLogger(__name__)
 
 SESSION_RETRY = 1.0
+LEAVE_SECONDS = 10.0
 
 Programmatic = Callable[[], Awaitable[Sequence[Subscription]]]
 
 
 @dataclass(slots=True)
 class Serve:
-    """Whether the application is served now."""
+    """Whether the application is served now; ``changed`` is set when what is held for it may be another."""
 
     serving: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @asynccontextmanager
@@ -94,34 +97,76 @@ class _Supervisor:
     async def _session(self, ended: asyncio.Event) -> None:
         there = Inbound(self.application, await self.programmatic())
         async with task_group() as tasks:
-            contexts = [context for service in self.services for context in await service.inbound(there)]
-            # All at once: to join a group takes seconds on some brokers.
-            for entered in [_hold(tasks, context, ended) for context in contexts]:
-                await entered.wait()
-            self.directory.host(self.app_id, ready=True)
-            self.serve.serving = True
+            holding = _Holding(tasks)
             try:
-                await ended.wait()
+                await self._hold(holding, there)
+                self.directory.host(self.app_id, ready=True)
+                self.serve.serving = True
+                while await _first(ended.wait(), self.serve.changed.wait()):
+                    await self._hold(holding, there)
             finally:
                 self.serve.serving = False
                 self.directory.host(self.app_id, ready=False)
+                holding.end()
+
+    async def _hold(self, holding: _Holding, there: Inbound) -> None:
+        self.serve.changed.clear()
+        await holding.hold([each for service in self.services for each in await service.inbound(there)])
 
 
-def _hold(tasks: asyncio.TaskGroup, context: AbstractAsyncContextManager[None], ended: asyncio.Event) -> asyncio.Event:
-    """Enter it in a task of its own that leaves it at the end, so that all stop fetching before any has drained.
+class _Holding:
+    """What is held now; each in a task of its own, so that at the end all stop fetching before any has drained."""
 
-    Returns:
-        What is set once it is entered.
-    """
-    entered = asyncio.Event()
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._held: dict[str, _Hold] = {}
 
-    async def hold() -> None:
-        async with context:
-            entered.set()
-            await ended.wait()
+    async def hold(self, wanted: Sequence[Held]) -> None:
+        """Hold this, and nothing else. What is not new is left as it is."""
+        new = [each for each in wanted if not self._has(each)]
+        kept = {each.name for each in wanted} - {each.name for each in new}
+        former = [hold for name, hold in self._held.items() if name not in kept]
+        self._held = {name: hold for name, hold in self._held.items() if name in kept}
+        await self._enter([each for each in new if each.overlaps])
+        for hold in former:
+            hold.ended.set()
+        if former:
+            # What the broker keeps comes to the next one: so no event is handed over twice, and order holds.
+            _, late = await asyncio.wait([hold.task for hold in former], timeout=LEAVE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.wait([hold.task for hold in former])
+        await self._enter([each for each in new if not each.overlaps])
 
-    tasks.create_task(hold(), name="inbound-hold")
-    return entered
+    def _has(self, wanted: Held) -> bool:
+        hold = self._held.get(wanted.name)
+        return hold is not None and hold.held.made_of == wanted.made_of
+
+    async def _enter(self, wanted: Sequence[Held]) -> None:
+        """Enter all at once: to join a group takes seconds on some brokers."""
+        for each in wanted:
+            self._held[each.name] = hold = _Hold(each)
+            hold.task = self._tasks.create_task(hold.run(), name="inbound-hold")
+        for each in wanted:
+            await self._held[each.name].entered.wait()
+
+    def end(self) -> None:
+        """Begin to leave everything."""
+        for hold in self._held.values():
+            hold.ended.set()
+
+
+class _Hold:
+    task: asyncio.Task[None]
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.entered, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> None:
+        async with self.held.context:
+            self.entered.set()
+            await self.ended.wait()
 
 
 async def _first(stop: Awaitable[object], *others: Awaitable[object]) -> bool:

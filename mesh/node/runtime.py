@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -27,11 +28,14 @@ from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
-from mesh.host import Hosts, hosting
+from mesh.host import Hosts
+from mesh.hosting import Hosting
+from mesh.life import Lives
 from mesh.node.components import (
     Components,
     check_denied,
     check_installed,
+    check_named,
     check_references,
     check_types,
     open_components,
@@ -39,14 +43,16 @@ from mesh.node.components import (
 )
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
+from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
+from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
-from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
+from mesh.resources.configuration import Configuration
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
@@ -148,10 +154,12 @@ class Runtime(Steps):
         self._registry = registry
         self._blocks = blocks
         self._components = Components()
+        self._health = Health(self._components)
         self._serve = Serve()
         self._parts: Parts
         self._directory: Directory
         self._pipeline: Pipeline
+        self._live: Live
 
     @property
     def tracing(self) -> Tracing:
@@ -186,41 +194,51 @@ class Runtime(Steps):
         await enter(directory.run())
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         self._parts = parts = self._make_parts(directory, hosts)
-        components = self._default_components() if settings.components is None else settings.scoped
-        await open_components(components, self._blocks, parts, self._components)
+        lives = await enter(Lives())
+        resources = self._resources(settings)
+        await open_components(resources.components, self._blocks, parts, self._components, lives)
         here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
         self.services.update(here)
-        self._pipeline = Pipeline(
-            here,
-            policy_of=self._policy_of if settings.resiliencies else None,
-            observer=self._observer,
-            conditions=self.conditions,
-        )
+        policies = self._policy_of if settings.resiliencies else None
+        self._pipeline = Pipeline(here, policy_of=policies, observer=self._observer, conditions=self.conditions)
         answering = {
             each.name: each.start(each, parts, self._of(each, "nearest", "backbone"))
             for each in self._blocks
             if each.hosted
         }
+        answer = Pipeline(answering, observer=self._observer).run
+        entries = self._components.entries.values()
         if settings.host_only:
-            for component, placement in self._components.placements:
-                if placement == "local":
+            for entry in entries:
+                if entry.block.hosted and not entry.hosted:
                     logger.warning(
                         "component %s (%s) is not answered for: it is bound to this machine; "
                         "the annotation mesh.placement: backbone lets others use it",
-                        component.name,
-                        component.type,
+                        entry.component.name,
+                        entry.component.type,
                     )
-        hosted = self._components.hosted(Pipeline(answering, observer=self._observer).run)
-        answering_for = hosting(hosted, self.broker, self.exchange, settings.namespace, settings.app_id)
+        hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
+        answering_for = hosting.answering([entry.answer(answer) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
+        self._live = Live(
+            app_id=settings.app_id,
+            resources=resources,
+            parts=parts,
+            blocks=self._blocks,
+            components=self._components,
+            endpoints=Endpoints(parts, lives),
+            lives=lives,
+            hosting=hosting,
+            answer=answer,
+            pipeline=self._pipeline,
+            policies=self._policy_of,
+            serve=self._serve,
+        )
         self._stack.callback(self._leave)
 
     def _leave(self) -> None:
-        """Answer operations that wait for something to happen, so that nothing waits for them."""
-        for _, opened in self._components.all:
-            leave = getattr(opened, "leave", None)
-            if leave is not None:
-                leave()
+        for entry in self._components.entries.values():
+            entry.leave()
 
     async def _connect(self) -> Broker:
         """Enter the backbone; one that is not there yet is waited for, and that is said."""
@@ -255,8 +273,6 @@ class Runtime(Steps):
 
     def _make_parts(self, directory: Directory, hosts: Hosts) -> Parts:
         settings = self.settings
-        tracing = settings.configuration.spec.tracing
-        ratio = None if tracing is None else tracing.sampling_rate
         return Parts(
             caller=self.caller,
             namespace_given=settings.namespace_given,
@@ -268,7 +284,7 @@ class Runtime(Steps):
             directory=directory,
             registry=self._registry,
             policies=ResiliencyPolicies(settings.resiliencies, settings.app_id),
-            tracing=Tracing(DEFAULT_SAMPLING_RATIO if ratio is None else ratio),
+            tracing=Tracing(sampling_ratio(settings.configuration)),
             observer=self._observer,
             own_observer=settings.observer,
             stack=self._stack,
@@ -278,6 +294,34 @@ class Runtime(Steps):
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
         )
+
+    def _resources(self, settings: NodeSettings) -> Resources:
+        components = self._default_components() if settings.components is None else settings.scoped
+        return Resources(
+            tuple(components),
+            tuple(settings.subscriptions),
+            tuple(settings.resiliencies),
+            tuple(settings.endpoints),
+            settings.configuration,
+        )
+
+    async def reload(self, settings: NodeSettings) -> Told:
+        """Put other resources to work, and leave the rest as it is (``mesh/node/reload.py``).
+
+        Args:
+            settings: With the resources. What else they say is of no account.
+        """
+        told = await self._live.apply(self._resources(settings))
+        applied = self._live.resources
+        self.settings = replace(
+            self.settings,
+            components=None if settings.components is None else applied.components,
+            subscriptions=applied.subscriptions,
+            resiliencies=applied.resiliencies,
+            endpoints=applied.endpoints,
+            configuration=self._parts.configuration,
+        )
+        return told
 
     def _default_components(self) -> Sequence[Component]:
         """Give what a node has when nobody configured anything: pub/sub and, where it can, state on the backbone."""
@@ -292,9 +336,9 @@ class Runtime(Steps):
     def _of(self, block: Block, *placements: str) -> Mapping[str, Opened]:
         return self._components.of(block, *placements)
 
-    def _policy_of(self, operation: Operation) -> Policy:
-        block = next(each for each in self._blocks if each.name == operation.method.block)
-        return block.policy(self._parts.policies, operation.target)
+    def _policy_of(self, block: str, target: str) -> Policy:
+        found = next(each for each in self._blocks if each.name == block)
+        return found.policy(self._parts.policies, target)
 
     async def _records(self, name: str) -> StateStore:
         """Open a store of the mesh's own: in the backbone, else in the state store that is marked for it.
@@ -326,9 +370,15 @@ class Runtime(Steps):
 
     # Services outside of the mesh
 
-    async def add_endpoint(self, name: str, opening: AbstractAsyncContextManager[Application]) -> None:
-        """Let a service outside of the mesh be called by a name, for as long as the node lives."""
-        self._parts.endpoints[name] = await self._stack.enter_async_context(opening)
+    async def open_endpoints(self, opening: OpenEndpoint) -> None:
+        """Let the HTTPEndpoints be called by name, now and when they are changed; raises ``ConfigError``.
+
+        Args:
+            opening: Makes the client of one.
+        """
+        self._live.endpoints.open = opening
+        for endpoint in self.settings.endpoints:
+            await self._live.endpoints.put(endpoint)
 
     def allow_outside(self, opening: Callable[[str], AbstractAsyncContextManager[Application]]) -> None:
         """Let services be called by their absolute URL."""
@@ -359,6 +409,10 @@ class Runtime(Steps):
         services = tuple(self.services.values())
         return inbound(self._serve, services, self._directory, self.settings.app_id, application, programmatic)
 
+    async def health(self) -> list[ComponentStatus]:
+        """Ask the components how they are; see ``mesh/node/health.py``."""
+        return await self._health.look()
+
     @property
     def description(self) -> NodeDescription:
         """Tell what this node does; the one source of metadata, the directory and ``mesh list``."""
@@ -387,7 +441,8 @@ def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = 
     return [
         *check_types(settings.scoped, blocks),
         *check_references(settings.scoped, settings.endpoints),
-        *check_installed(settings.scoped, blocks, registry),
+        *check_named(settings.scoped, blocks),
+        *chain(*check_installed(settings.scoped, blocks, registry)),
         *check_denied(settings.scoped, settings.configuration),
         *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]

@@ -7,6 +7,7 @@ component is built; what came from outside the file is then held in a `Secret`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 from uuid import uuid4
@@ -18,40 +19,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
-    "PUBSUB_SETTINGS",
     "Component",
     "EnvRef",
     "HTTPEndpoint",
     "MetadataEntry",
-    "NoEffect",
     "Secret",
     "SecretRef",
     "TemplateTokens",
     "env_refusal",
     "expand_template",
+    "header_refusal",
     "resolve_entries",
     "without_secret",
     "without_store",
 ]
 
-# Read by the mesh, for every pub/sub component.
-PUBSUB_SETTINGS = ("allowedTopics", "consumerID", "protectedTopics", "publishingScopes", "subscriptionScopes")
-
-_NOT_YET = {
-    "primaryencryptionkey": "encryption at rest",
-    "secondaryencryptionkey": "encryption at rest",
-    "outboxpublishpubsub": "the transactional outbox",
-    "outboxpublishtopic": "the transactional outbox",
-    "outboxpubsub": "the transactional outbox",
-    "outboxdiscardwhenmissingstate": "the transactional outbox",
-}
+_BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it."""
+    """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it.
+
+    Attributes:
+        source: The secret of a store that it was read from; None = it came from elsewhere.
+    """
 
     _text: str
+    source: SecretRef | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -99,19 +94,6 @@ class MetadataEntry:
         if isinstance(self.value, Secret):
             return self.value.reveal()
         return self.value if isinstance(self.value, str) else None
-
-
-@dataclass(frozen=True, slots=True)
-class NoEffect:
-    """A setting that an adapter takes although it does nothing here.
-
-    Attributes:
-        reason: Why.
-        anyway: Values, in lower case, that ask for what is so anyway; then nothing is said.
-    """
-
-    reason: str
-    anyway: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,24 +183,12 @@ class Component:
         others: list[Problem] = []
         for entry in self.metadata:
             if entry.name.casefold() not in folded:
-                lacking = _NOT_YET.get(entry.name.casefold()) if entry.value else None
-                guess = None if lacking else did_you_mean(entry.name, names)
-                unsafe = lacking is not None or (guess is None and bool(entry.value) and protects(entry.name))
-                message = f"{lacking} is not supported yet" if lacking else "unknown setting"
-                message += f"; did you mean {guess!r}?" if guess else "" if lacking else ", which nothing reads"
-                message += f"; ignoring it may be unsafe{'' if lacking else advice}" if unsafe else ""
+                guess = did_you_mean(entry.name, names)
+                unsafe = guess is None and bool(entry.value) and protects(entry.name)
+                message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")
+                message += f"; ignoring it may be unsafe{advice}" if unsafe else ""
                 (near if guess or unsafe else others).append(_problem(message, entry, self.file, self.line))
         return near, others
-
-    def without_effect(self, table: Mapping[str, NoEffect]) -> list[Problem]:
-        """Find settings that do nothing although their adapter takes them."""
-        folded = {name.casefold(): each for name, each in table.items()}
-        found = [(entry, folded.get(entry.name.casefold())) for entry in self.metadata]
-        return [
-            _problem(f"it has no effect: {each.reason}", entry, self.file, self.line)
-            for entry, each in found
-            if each is not None and (entry.text() or "").strip().lower() not in each.anyway
-        ]
 
     def secret_refs(self) -> tuple[SecretRef, ...]:
         """List the secrets that its settings refer to, each once."""
@@ -358,6 +328,12 @@ def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def header_refusal(text: str) -> str | None:
+    """Say why no request can hold a text as the value of a header; None if one can. Source: RFC 9110 section 5.5."""
+    found = _BREAKS_OFF.search(text)
+    return None if found is None else f"the value of a header cannot hold the character U+{ord(found[0]):04X}"
+
+
 def resolve_entries(
     entries: Iterable[MetadataEntry],
     tokens: TemplateTokens,
@@ -411,7 +387,7 @@ def _resolve(
         case SecretRef():
             if value not in secrets:
                 raise ValueError(_missing(value))
-            return Secret(secrets[value])
+            return Secret(secrets[value], value)
         case _:
             assert_never(value)
 

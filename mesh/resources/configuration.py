@@ -17,6 +17,8 @@ from typing import Literal
 from mesh.resources.fields import Action, AnyText, JSONText, Ratio, ScalarText, Seconds, TimeoutValue
 
 __all__ = [
+    "API_NAMES",
+    "API_VERSIONS",
     "DEFAULT_SAMPLING_RATIO",
     "MTLS",
     "APILogging",
@@ -55,6 +57,15 @@ __all__ = [
 ]
 
 DEFAULT_SAMPLING_RATIO = 0.0001
+API_NAMES = (
+    *("actors", "bindings", "configuration", "conversation", "crypto", "healthz", "invoke", "jobs", "lock", "mesh"),
+    *("metadata", "publish", "secrets", "shutdown", "state", "subscribe", "subtlecrypto", "unlock", "workflows"),
+)
+"""What parts of the API are called, those that are not there yet and those of gRPC with them."""
+API_VERSIONS = MappingProxyType(
+    {"v1": "v1.0", "v1alpha1": "v1.0-alpha1", "v1alpha2": "v1.0-alpha2", "v1beta1": "v1.0-beta1"}
+)
+"""Versions as they may be written, and as they stand in paths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,15 @@ __all__ = [
 
 
 _SCALAR = (str, bool, int, float)
+_JSON_TYPES = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
 
 
 class Parsed:
@@ -72,6 +81,14 @@ class Parsed:
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(self._checked)
+
+    def __get_pydantic_json_schema__(self, schema: object, handler: object) -> dict[str, object]:
+        """Say what may stand there, for schemas of the files."""
+        if object in self._kinds:
+            return {}
+        kinds = {*self._kinds} | ({str, bool, int, float} if self.is_text else set())
+        names = [name for kind, name in _JSON_TYPES.items() if kind in kinds and not (kind is int and float in kinds)]
+        return {"type": names[0] if len(names) == 1 else names, "description": f"Expected: {self._expected}."}
 
     def _checked(self, value: object) -> object:
         refused = isinstance(value, bool) and not {bool, object} & {*self._kinds}

@@ -37,9 +37,12 @@ __all__ = [
     "Document",
     "FileModel",
     "LoadedResources",
+    "ResourceFiles",
     "expand_variables",
     "files_at",
     "is_foreign",
+    "is_yaml",
+    "is_run_file",
     "load_configuration_file",
     "load_resources",
     "parse_documents",
@@ -80,6 +83,14 @@ class LoadedResources:
     warnings: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a file held."""
+
+    found: tuple[tuple[Document, Resource], ...]
+    warnings: tuple[Problem, ...]
+
+
 def load_resources(
     paths: Sequence[Path], *, namespace: str | None = None, app_id: str | None = None, together: bool = True
 ) -> LoadedResources:
@@ -97,30 +108,87 @@ def load_resources(
     Raises:
         ConfigError: Holds every problem of every file.
     """
-    problems: list[Problem] = []
-    warnings: list[Problem] = []
-    found: list[tuple[Document, Resource]] = []
-    for file in _files(paths, problems):
-        for document in _unpacked(read_documents(file, problems)):
-            if _is_for_others(document, namespace, app_id):
+    return ResourceFiles(paths, namespace=namespace, app_id=app_id, together=together).load()
+
+
+class ResourceFiles:
+    """The files of `load_resources`, which may be read again and again."""
+
+    def __init__(
+        self, paths: Sequence[Path], *, namespace: str | None = None, app_id: str | None = None, together: bool = True
+    ) -> None:
+        """Read nothing yet; the arguments are those of `load_resources`."""
+        self._paths = paths
+        self._namespace = namespace
+        self._app_id = app_id
+        self._together = together
+        self._good: dict[Path, _File] = {}
+        self.bad: tuple[Problem, ...] = ()
+
+    def load(self) -> LoadedResources:
+        """Read all of them; raises ``ConfigError`` with every problem of every file."""
+        loaded = self.again()
+        if self.bad:
+            raise ConfigError(self.bad)
+        return loaded
+
+    def again(self) -> LoadedResources:
+        """Read all of them; a file that went wrong counts as it was last, and ``bad`` says what is wrong with it.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        bad: list[Problem] = []
+        read: dict[Path, _File] = {}
+        for file in self._all(bad):
+            problems: list[Problem] = []
+            new = self._read(file, problems)
+            bad += problems
+            if not problems:
+                read[file] = new
+            elif file in self._good:
+                read[file] = self._good[file]
+        found = [each for file in read.values() for each in file.found]
+        if self._together and not self._namespace:
+            found = _of_default_namespace(found)
+        clashes = list(_clashes(found, self._together))
+        self.bad = tuple(_ordered([*bad, *clashes]))
+        if clashes:
+            raise ConfigError(self.bad)
+        self._good = read
+        resources = [resource for _, resource in found]
+        return LoadedResources(
+            components=_of(Component, resources),
+            subscriptions=_of(Subscription, resources),
+            configurations=_of(Configuration, resources),
+            resiliencies=_of(Resiliency, resources),
+            http_endpoints=_of(HTTPEndpoint, resources),
+            warnings=tuple(each for file in read.values() for each in file.warnings),
+        )
+
+    def _all(self, problems: list[Problem]) -> list[Path]:
+        """List the files; those of a path that is not there for now are as they were."""
+        files: dict[str, Path] = {}
+        for path in self._paths:
+            missing: list[Problem] = []
+            found = files_at(path, missing)
+            if missing:
+                problems += missing
+                found = [file for file in self._good if path in (file, file.parent)]
+            for file in found:
+                files.setdefault(os.path.realpath(file), file)  # `resolve` raises for a link to itself.
+        return list(files.values())
+
+    def _read(self, file: Path, problems: list[Problem]) -> _File:
+        warnings: list[Problem] = []
+        found: list[tuple[Document, Resource]] = []
+        for document in _unpacked(read_documents(file, problems), warnings):
+            if _is_for_others(document, self._namespace, self._app_id):
                 continue
             resource = _resource(document, problems, warnings)
             if resource is not None:
                 found.append((document, resource))
-    if together and not namespace:
-        found = _of_default_namespace(found)
-    problems.extend(_clashes(found, together))
-    if problems:
-        raise ConfigError(_ordered(problems))
-    resources = [resource for _, resource in found]
-    return LoadedResources(
-        components=_of(Component, resources),
-        subscriptions=_of(Subscription, resources),
-        configurations=_of(Configuration, resources),
-        resiliencies=_of(Resiliency, resources),
-        http_endpoints=_of(HTTPEndpoint, resources),
-        warnings=tuple(warnings),
-    )
+        return _File(tuple(found), tuple(warnings))
 
 
 def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[Problem]) -> Configuration:
@@ -165,11 +233,16 @@ def expand_variables(text: str, env: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: env.get(match[1] or match[2], ""), text)
 
 
+def is_yaml(path: Path) -> bool:
+    """Tell whether a file of a folder is looked at; the lock that an editor keeps beside one that it edits is not."""
+    return path.suffix.lower() in (".yaml", ".yml") and not path.name.startswith(".#")
+
+
 def files_at(path: Path, problems: list[Problem]) -> list[Path]:
     """List the YAML files of a folder, or give a file; a link that leads nowhere is one whose reading fails."""
     try:
         if path.is_dir():
-            named = sorted(file for file in path.iterdir() if file.suffix.lower() in (".yaml", ".yml"))
+            named = sorted(file for file in path.iterdir() if is_yaml(file))
             return [file for file in named if file.is_file() or (file.is_symlink() and not file.exists())]
         if path.exists():
             return [path]
@@ -180,17 +253,12 @@ def files_at(path: Path, problems: list[Problem]) -> list[Path]:
     return []
 
 
-def _files(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
-    files: dict[str, Path] = {}
-    for file in (file for path in paths for file in files_at(path, problems)):
-        files.setdefault(os.path.realpath(file), file)  # `resolve` raises for a link to itself.
-    return list(files.values())
-
-
 def _resource(document: Document, problems: list[Problem], warnings: list[Problem]) -> Resource | None:
     kind, version = document.get("kind"), document.get("apiVersion")
     ours = isinstance(version, str) and version.startswith(_GROUP)
     if not isinstance(kind, str):
+        if is_run_file(document):
+            return None
         if ours or kind is not None:
             problems.append(document.problem("expected the kind of a resource", ("kind",)))
         else:
@@ -214,6 +282,12 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     return None
 
 
+def is_run_file(document: Document) -> bool:
+    """Tell whether a document describes applications to run together; it may lie among their resources."""
+    keys = {key.casefold() for key in document.data} if isinstance(document.data, dict) else set()
+    return "apps" in keys and document.get("kind") is None and document.get("apiVersion") is None
+
+
 def is_foreign(document: Document) -> bool:
     """Tell whether a document says that it is of another program; some have kinds of our names."""
     version = document.get("apiVersion")
@@ -234,10 +308,15 @@ def _check_annotations(
             (problems if guess else warnings).append(found)
 
 
-def _unpacked(documents: Sequence[Document]) -> Iterator[Document]:
-    """Give documents with the contents of lists, which kubectl writes, in place of these."""
+def _unpacked(documents: Sequence[Document], warnings: list[Problem]) -> Iterator[Document]:
+    """Give documents with the contents of lists, which kubectl writes, in place of these; lists may hold lists."""
     for document in documents:
-        yield from document.items() if document.get("kind") in _LISTS else [document]
+        if document.get("kind") not in _LISTS or is_foreign(document):
+            yield document
+        elif isinstance(document.get("items"), list):
+            yield from _unpacked(document.items(), warnings)
+        else:
+            warnings.append(document.problem("a list without items holds no resource", ("items",)))
 
 
 def _is_for_others(document: Document, namespace: str | None, app_id: str | None) -> bool:

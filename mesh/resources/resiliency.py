@@ -39,7 +39,7 @@ class ComponentTarget:
     inbound: Target | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Resiliency:
     """One Resiliency resource: named policies, and which target uses which."""
 
@@ -51,8 +51,8 @@ class Resiliency:
     components: Mapping[str, ComponentTarget] = field(default_factory=dict)
     namespace: str | None = None
     scopes: tuple[str, ...] = ()
-    file: str | None = None
-    line: int | None = None
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
 
 
 class ResiliencyPolicies:

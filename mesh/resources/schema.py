@@ -9,16 +9,24 @@ Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from mesh.errors import Problem
-from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef
-from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretKeyRef
+from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef, header_refusal
+from mesh.resources.configuration import (
+    API_NAMES,
+    API_VERSIONS,
+    APISpec,
+    Configuration,
+    ConfigurationSpec,
+    SecretKeyRef,
+)
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
+from mesh.spelling import did_you_mean
 from mesh.values import is_host
 
 __all__ = ["IN_ANY", "OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
@@ -28,6 +36,7 @@ PLACEMENT = "mesh.placement"
 PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1.
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
 
 
@@ -220,7 +229,7 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
         return None
     headers = _entries(document, model.spec.headers, ("spec", "headers"), problems)
     tls = model.spec.client_tls
-    if headers is None:
+    if headers is None or not _can_be_sent(document, headers, problems):
         return None
     return HTTPEndpoint(
         name=model.metadata.name,
@@ -236,6 +245,19 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
         file=document.file,
         line=document.line,
     )
+
+
+def _can_be_sent(document: Document, headers: Sequence[MetadataEntry], problems: list[Problem]) -> bool:
+    """Find headers that no request can hold; what is referred to is looked at when it is known."""
+    wrong: list[Problem] = []
+    for index, entry in enumerate(headers):
+        place = ("spec", "headers", index)
+        if not _HEADER_NAME.fullmatch(entry.name):
+            wrong.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
+        if isinstance(entry.value, str) and (refusal := header_refusal(entry.value)):
+            wrong.append(document.problem(refusal, (*place, "value")))
+    problems += wrong
+    return not wrong
 
 
 def _admits_all(section: object) -> bool:
@@ -294,8 +316,29 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     model = validate(document, ConfigurationFile, problems, warnings)
     if model is None:
         return None
+    before = len(problems)
+    _check_api(document, model.spec.api or APISpec(), problems, warnings)
+    if len(problems) > before:
+        return None
     meta = model.metadata
     return Configuration(meta.name, model.spec, meta.namespace, file=document.file, line=document.line)
+
+
+def _check_api(document: Document, api: APISpec, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find names and versions that nothing has: what was meant otherwise, or was to be denied, is a problem."""
+    versions = (*API_VERSIONS, *API_VERSIONS.values())
+    for list_name, operations in (("allowed", api.allowed), ("denied", api.denied)):
+        for index, each in enumerate(operations):
+            for key, value, known in (("name", each.name, API_NAMES), ("version", each.version or "v1", versions)):
+                if value in known:
+                    continue
+                guess = did_you_mean(value, known)
+                unsafe = list_name == "denied" and each.protocol != "grpc"
+                message = f"no API has the {key} '{value}'"
+                message += f"; did you mean '{guess}'?" if guess else f"; known are {', '.join(known)}"
+                message += "; it would deny nothing" if unsafe else ""
+                at = document.problem(message, ("spec", "api", list_name, index, key))
+                (problems if guess or unsafe else warnings).append(at)
 
 
 def _entries(

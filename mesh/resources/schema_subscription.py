@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+from mesh.address import MAX_TOPIC_BYTES
 from mesh.errors import Problem
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
@@ -148,9 +149,14 @@ def subscription(document: Document, problems: list[Problem], warnings: list[Pro
     if not routes.rules and routes.default is None:
         problems.append(document.problem("needs at least one rule or a default", ("spec", "routes"), key=True))
         return None
-    _, wrong = asked(spec.metadata)
+    wrong: list[tuple[tuple[str, ...], str]] = [
+        (("spec", "metadata", name), message) for name, message in asked(spec.metadata)[1]
+    ]
+    for key, topic in (("topic", spec.topic), ("deadLetterTopic", spec.dead_letter_topic or "")):
+        if (size := len(topic.encode())) > MAX_TOPIC_BYTES:
+            wrong.append((("spec", key), f"a topic has at most {MAX_TOPIC_BYTES} bytes, this one has {size}"))
     if wrong:
-        problems += [document.problem(message, ("spec", "metadata", name)) for name, message in wrong]
+        problems += [document.problem(message, location) for location, message in wrong]
         return None
     bulk = spec.bulk_subscribe
     return Subscription(

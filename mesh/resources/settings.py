@@ -15,7 +15,7 @@ with `ignored`, so that its user is told once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -30,17 +30,23 @@ __all__ = [
     "SECONDS",
     "SIZE",
     "TEXT",
+    "VERBATIM",
     "Kind",
     "Setting",
     "choice",
+    "declared_by",
+    "gather",
     "ignored",
     "read_settings",
+    "refused",
     "setting",
     "settings_of",
     "whole",
+    "without_effect",
 ]
 
 _MARK = "mesh.setting"
+_UNITS = ((3600, "h"), (60, "m"))
 _Model = TypeVar("_Model")
 
 
@@ -77,6 +83,7 @@ def choice(*words: str) -> Kind:
 
 
 TEXT = Kind("text", str)
+VERBATIM = Kind("text", str)  # Blanks around it are a part of it, as of a password.
 BOOLEAN = Kind("boolean", lambda text: parse_bool(text, words=True))
 COUNT = whole(1)
 DURATION = Kind("duration", parse_duration)
@@ -96,6 +103,8 @@ class Setting:
         required: Whether it must be set.
         secret: Whether its text must never be shown.
         aliases: Other names of it, as older files have them.
+        suggested: Whether a file that is written for somebody has it: of several ways it is the usual one.
+        refused: What it asks for, which is not supported; empty = it is taken.
         ignored: Why it has no effect; empty = it has one.
         anyway: Where it has none: values, in lower case, that ask for what is so anyway; then nothing is said.
         example: Shown in a file that is written for somebody; empty = the default.
@@ -111,11 +120,32 @@ class Setting:
     ignored: str = ""
     anyway: tuple[str, ...] = ()
     example: str = ""
+    suggested: bool = False
+    refused: str = ""
+
+    @property
+    def used(self) -> bool:
+        """Whether it has an effect."""
+        return not self.ignored and not self.refused
 
     @property
     def names(self) -> tuple[str, ...]:
         """All its names."""
         return (self.name, *self.aliases)
+
+    @property
+    def shown_default(self) -> str:
+        """What holds where it is not set, as a file would have it; empty = there is nothing."""
+        match self.default:
+            case None:
+                return ""
+            case bool():
+                return "true" if self.default else "false"
+            case float() if self.kind in (DURATION, SECONDS):
+                size, unit = next(((size, unit) for size, unit in _UNITS if self.default % size == 0), (1, "s"))
+                return f"{self.default / size:g}{unit}"
+            case _:
+                return str(self.default)
 
 
 def setting(
@@ -128,9 +158,10 @@ def setting(
     secret: bool = False,
     aliases: tuple[str, ...] = (),
     example: str = "",
+    suggested: bool = False,
 ) -> Any:
     """Declare a field of an adapter's settings; the arguments are the attributes of `Setting`."""
-    made = Setting(name, told, kind, default, required, secret, aliases, example=example)
+    made = Setting(name, told, kind, default, required, secret, aliases, example=example, suggested=suggested)
     return field(default=default, repr=not secret, metadata={_MARK: made})
 
 
@@ -139,10 +170,32 @@ def ignored(why: str, *names: str, anyway: tuple[str, ...] = ()) -> tuple[Settin
     return tuple(Setting(name, "", ignored=why, anyway=anyway) for name in names)
 
 
+def refused(what: str, *names: str) -> tuple[Setting, ...]:
+    """Declare settings of what is not supported: who sets them is told so; they stand among those without effect."""
+    return tuple(Setting(name, "", refused=what) for name in names)
+
+
 def settings_of(model: type) -> tuple[Setting, ...]:
     """Give all settings of a model, those without effect last."""
     declared = tuple(each.metadata[_MARK] for each in dataclasses.fields(model) if _MARK in each.metadata)
     return (*declared, *getattr(model, "ignored", ()))
+
+
+def declared_by(adapter: object) -> tuple[Setting, ...] | None:
+    """Give all settings of an adapter; None for one that looks at them itself."""
+    model = getattr(adapter, "settings", None)
+    return settings_of(model) if isinstance(model, type) else None
+
+
+def without_effect(component: Component, settings: Iterable[Setting]) -> list[Problem]:
+    """Find settings that do nothing although their adapter takes them; one without a text asks for nothing."""
+    folded = {name.casefold(): each for each in settings if each.ignored for name in each.names}
+    found = [(entry, folded.get(entry.name.casefold())) for entry in component.metadata]
+    return [
+        component.problem(f"it has no effect: {each.ignored}", setting=entry.name)
+        for entry, each in found
+        if each is not None and (entry.text() or "").strip().lower() not in ("", *each.anyway)
+    ]
 
 
 def read_settings(component: Component, model: type[_Model]) -> _Model:
@@ -155,14 +208,24 @@ def read_settings(component: Component, model: type[_Model]) -> _Model:
     Raises:
         ConfigError: Holds every setting that is missing or wrong, located. A secret's text is not in it.
     """
-    values: dict[str, object] = {}
     problems: list[Problem] = []
+    found = gather(component, model, problems)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def gather(component: Component, model: type[_Model], problems: list[Problem]) -> _Model:
+    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default."""
+    values: dict[str, object] = {}
     for each in dataclasses.fields(cast("Any", model)):
         declared: Setting | None = cast("Mapping[str, Setting]", each.metadata).get(_MARK)
         if declared is None:
             continue
-        name = next((name for name in declared.names if component.entry(name) is not None), None)
-        text = "" if name is None else (component.setting(name) or "").strip()
+        given = [name for name in declared.names if component.entry(name) is not None]
+        name = next((name for name in given if component.setting(name)), next(iter(given), None))
+        text = "" if name is None else (component.setting(name) or "")
+        text = text if declared.kind is VERBATIM else text.strip()
         if not text:
             if declared.required:
                 problems.append(_missing(component, declared, name))
@@ -172,8 +235,11 @@ def read_settings(component: Component, model: type[_Model]) -> _Model:
         except ValueError as error:
             message = f"is no {declared.kind.name}" if declared.secret else str(error)
             problems.append(component.problem(message, setting=name))
-    if problems:
-        raise ConfigError(problems)
+    problems += [
+        component.problem(f"{each.refused} is not supported", setting=each.name)
+        for each in settings_of(cast("type", model))
+        if each.refused and component.setting(each.name)
+    ]
     return model(**values)
 
 

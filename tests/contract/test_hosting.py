@@ -7,8 +7,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
+from mesh import address
 from mesh.blocks.configuration import GET as GET_VALUES
 from mesh.blocks.configuration import WATCH, Watch
 from mesh.blocks.configuration import Get as GetValues
@@ -16,10 +18,12 @@ from mesh.blocks.configuration_store import digest
 from mesh.blocks.secrets import BULK, Bulk
 from mesh.blocks.secrets import GET as GET_SECRET
 from mesh.blocks.secrets import Get as GetSecret
-from mesh.blocks.state import GET, SAVE, Get, Save
+from mesh.blocks.state import GET, KEYS, QUERY, SAVE, TRANSACT, Get, Keys, Listed, Save, Search
 from mesh.blocks.store import Item
 from mesh.blocks.topics import PUBLISH, Publish
+from mesh.broker import Delivery, SubscribeOptions
 from mesh.errors import (
+    BadArgumentError,
     ComponentNotFoundError,
     ConfigError,
     DeadlineExceededError,
@@ -113,6 +117,45 @@ async def test_scopes_are_checked_by_the_host(url: str, namespace: str) -> None:
         stranger._parts.hosts._known.update({("state", "store", "stranger"): found["state", "store", "friend"]})
         with pytest.raises(PermissionDeniedError, match="not in the scope of app id stranger"):
             await ask(stranger, GET, "store", Get("k"))
+
+
+async def test_queries_and_lists_cross_the_backbone(url: str, namespace: str) -> None:
+    """As the application's own would be, and so do their errors."""
+    async with (
+        node(url, namespace, memory(), memory("plain", ttlInSeconds="100"), app_id="host"),
+        node(url, namespace, app_id="asker") as asker,
+    ):
+        await ask(asker, SAVE, "store", Save([Item(f"k{n}", b'{"n":%d}' % n) for n in range(3)]))
+        found = await ask(asker, QUERY, "store", Search(b'{"filter": {"GTE": {"n": 1}}, "page": {"limit": 1}}'))
+        assert ([match.key for match in found.matches], bool(found.token)) == (["k1"], True)
+        assert await ask(asker, KEYS, "store", Keys("k", "k0", 1)) == Listed(("k1",), "k1")
+        with pytest.raises(BadArgumentError, match="the query is no JSON"):
+            await ask(asker, QUERY, "store", Search(b"{"))
+        await ask(asker, SAVE, "plain", ONE)
+        assert (await ask(asker, GET, "plain", Get("k"))).expires_at is not None
+
+
+async def test_the_outbox_of_a_host(url: str, namespace: str) -> None:
+    """Its events are of the application that wrote; that needs no pub/sub component."""
+    store = memory(outboxPublishPubsub="pubsub", outboxPublishTopic="orders")
+    taken: list[object] = []
+
+    async def take(delivery: Delivery) -> None:
+        taken.append(orjson.loads(delivery.message.body))
+        await delivery.ack()
+
+    async with (
+        node(url, namespace, component("pubsub", "pubsub.mesh"), store, app_id="host") as host,
+        node(url, namespace, app_id="asker") as asker,
+        host.broker.subscribe(address.topic(namespace, "pubsub", "orders"), SubscribeOptions("watch"), take),
+    ):
+        await ask(asker, TRANSACT, "store", Save([Item("k", b'{"n":1}')]))
+
+        def check() -> None:
+            assert [(each["data"], each["source"]) for each in taken] == [({"n": 1}, "asker")]  # type: ignore[index]
+
+        await eventually(check)
+        assert (await ask(asker, GET, "store", Get("k"))).value == b'{"n":1}'
 
 
 async def test_hosts_of_equal_settings_compete(url: str, namespace: str) -> None:

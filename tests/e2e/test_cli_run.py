@@ -138,7 +138,9 @@ def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None
     assert home.mesh("list", "-o", "json").stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0), (signal.SIGQUIT, 0)]
+)
 def test_signal_finishes_what_is_in_flight_before_the_application_ends(
     home: MeshHome, app: str, number: int, code: int
 ) -> None:
@@ -652,3 +654,34 @@ def test_closed_pipe_ends_nothing_but_the_output(home: MeshHome) -> None:
         assert process.wait(30) in (0, 1)
     finally:
         process.kill()
+
+
+def test_files_may_change_while_it_runs(home: MeshHome, tmp_path: Path) -> None:
+    """Of one application and of several; a folder of theirs need not be read again by anybody."""
+    folder = tmp_path / "resources"
+    folder.mkdir()
+    component = (
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {0}}}\nspec: {{type: {1}, version: v1}}\n"
+    )
+    (folder / "a.yaml").write_text(component.format("a", "state.in-memory"))
+    shared = f"version: 1\ncommon: {{resourcesPath: {folder}}}\napps:\n"
+    template = tmp_path / "dapr.yaml"
+    template.write_text(
+        shared
+        + "".join(
+            f"  - {{appID: {each}, appDirPath: {tmp_path}, command: [sleep, '600'], daprdLogDestination: console}}\n"
+            for each in ("one", "two")
+        )
+    )
+    with home.run("-f", str(template)) as running:
+        eventually_sync(lambda: _are(home, "one", "two"), 60.0)
+        (folder / "b.yaml").write_text(component.format("b", "state.in-memory"))
+        for app_id in ("one", "two"):
+            running.until(rf"{app_id}.*resources reloaded: Component b added \({folder}/b.yaml:1\)")
+        (folder / "b.yaml").write_text(component.format("b", "state.in-memori"))
+        for app_id in ("one", "two"):
+            running.until(rf"{app_id}.*resources are kept as they were: {folder}/b.yaml:4:\d+: .*did you mean")
+
+
+def _are(home: MeshHome, *app_ids: str) -> None:
+    assert {each.app_id for each in list_runs(home.path)} == set(app_ids)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,10 +192,13 @@ class Site:
     home: Path
     namespace: str
 
-    def gateway(self, app_id: str, app: AppProcess | None = None, url: str | None = None) -> GatewayProcess:
+    def gateway(
+        self, app_id: str, app: AppProcess | None = None, url: str | None = None, arguments: Sequence[str] = ()
+    ) -> GatewayProcess:
         """Prepare a gateway on the server, or on another URL of it."""
         environ = {**self.backend.environ, "NAMESPACE": self.namespace}
-        return GatewayProcess(app_id, self.home, app=app, backbone=url or self.backend.url, environ=environ)
+        backbone = url or self.backend.url
+        return GatewayProcess(app_id, self.home, app=app, backbone=backbone, arguments=arguments, environ=environ)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

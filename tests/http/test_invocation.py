@@ -155,6 +155,7 @@ NO_API = error(
     f"{NO_ID['message']}; there is no API 'unknown' in this version, see docs/compatibility.md#other-blocks",
 )
 CLIMBS = error("ERR_DIRECT_INVOKE", matches(lambda text: text.endswith("/base by '..'")))
+LOGIN = "invalid request: a login in the URL of a service is not sent; it belongs into the header Authorization"
 
 
 @cases(
@@ -184,6 +185,16 @@ CLIMBS = error("ERR_DIRECT_INVOKE", matches(lambda text: text.endswith("/base by
     Case("bad timeout", ("GET", f"{INVOKE}/a", {"mesh-timeout": "soon"}), 400, error("ERR_BAD_REQUEST")),
     Case("no time", ("GET", f"{INVOKE}/a", {"mesh-timeout": "0s"}), 500, DIRECT),
     Case("nobody there", ("GET", f"/v1.0/invoke/http://127.0.0.1:{free_port()}/method/x"), 500, DIRECT),
+    *(
+        Case(f"login in {name}", ("GET", path, headers), 400, error("ERR_BAD_REQUEST", LOGIN))
+        for name, path, headers in (
+            ("the path", "/v1.0/invoke/http://user:pw@127.0.0.1:1/method/x", {}),
+            ("an escaped one", "/v1.0/invoke/http%3A%2F%2Fuser%40127.0.0.1:1/method/x", {}),
+            ("the header", "/x", {"dapr-app-id": "https://user:pw@127.0.0.1:1/a"}),
+            ("a durable call", "/x", {"dapr-app-id": "http://:pw@127.0.0.1:1?a", "mesh-delivery": "durable"}),
+        )
+    ),
+    Case("an @ behind the host", ("GET", "/x", {"dapr-app-id": f"http://127.0.0.1:{free_port()}/@a"}), 500, DIRECT),
     Case("no URL", ("GET", "/v1.0/invoke/http://[/method/x"), 500, DIRECT),
 )
 async def test_errors(pair: Pair, case: Case) -> None:

@@ -142,6 +142,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
     assert reply.json == {
         "id": "app",
         "runtimeVersion": ANY,
+        "enabledFeatures": ["HotReload"],
         "components": [
             {
                 "name": "pubsub",
@@ -153,10 +154,14 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
                 "name": "state",
                 "type": "state.in-memory",
                 "version": "v1",
-                "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR"],
+                "capabilities": ["ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS", "QUERY_API"],
             },
         ],
         "extended": {"daprRuntimeVersion": ANY, "cliPID": "7", "color": "blue"},
+        "componentStatus": [
+            {"name": "pubsub", "type": "pubsub.mesh", "health": "ok", "placement": "local"},
+            {"name": "state", "type": "state.in-memory", "health": "ok", "placement": "local"},
+        ],
         "subscriptions": [
             {
                 "pubsubname": "pubsub",
@@ -305,10 +310,10 @@ async def test_trap_29_cors(
     [
         (
             {"allowed": [{"name": "state", "version": "v1"}]},
-            ["state"],
+            ["state", "keys"],
             ["publish", "metadata", "shutdown", "query", "invoke"],
         ),
-        ({"denied": [{"name": "state", "version": "v1.0"}]}, ["publish", "metadata", "query"], ["state"]),
+        ({"denied": [{"name": "state", "version": "v1.0"}]}, ["publish", "metadata", "query"], ["state", "keys"]),
         ({"denied": [{"name": "state", "version": "v1.0-alpha1"}]}, ["state"], ["query"]),
         ({"denied": [{"name": "state", "version": "v1alpha1"}]}, ["state"], ["query"]),
         ({"denied": [{"name": "publish", "version": "v1", "protocol": "grpc"}]}, ["publish"], []),
@@ -330,6 +335,7 @@ async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: li
         "state": ("GET", "/v1.0/state/statestore/k"),
         "publish": ("POST", "/v1.0/publish/pubsub/t", None, b"x"),
         "metadata": ("GET", "/v1.0/metadata"),
+        "keys": ("GET", "/v1.0/mesh/state/statestore"),
         "query": ("POST", "/v1.0-alpha1/state/statestore/query", None, b"{}"),
         "shutdown": ("POST", "/v1.0/shutdown"),
         "invoke": ("GET", "/v1.0/invoke/x/method/y"),

@@ -150,6 +150,16 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
         "bad ttl", ("POST", "/v1.0/publish/open/t?metadata.ttlInSeconds=soon"), 400, bad_metadata(ttlInSeconds="soon")
     ),
     Case("ttl of zero", ("POST", "/v1.0/publish/open/t?metadata.ttlInSeconds=0"), 400, bad_metadata(ttlInSeconds="0")),
+    Case(
+        "near miss of metadata",
+        ("POST", "/v1.0/publish/open/t?metadata.ttlInSecond=5&metadata.my-header=1"),
+        400,
+        error(
+            "ERR_PUBSUB_REQUEST_METADATA",
+            "failed deserializing metadata. Error: unknown metadata 'ttlInSecond'; did you mean 'ttlInSeconds'?",
+            [resource(ANY), info("DAPR_PUBSUB_METADATA_DESERIALIZATION", **{"ttlInSecond": "5", "my-header": "1"})],
+        ),
+    ),
     Case("negative ttl", ("POST", "/v1.0/publish/open/t?metadata.ttl=-3"), 400, bad_metadata(ttl="-3")),
     Case(
         "an event that is no object",
@@ -190,6 +200,18 @@ OK_ENTRY = {"entryId": "1", "event": "x", "contentType": "text/plain"}
     Case("bulk no array", ("POST", "/v1.0/publish/bulk/open/t", None, {}), 400, BAD_EVENTS),
     Case("bulk empty body", ("POST", "/v1.0/publish/bulk/open/t"), 400, BAD_EVENTS),
     Case("bulk no object", ("POST", "/v1.0/publish/bulk/open/t", None, [1]), 400, BAD_EVENTS),
+    Case(
+        "near miss in the metadata of a bulk publish",
+        ("POST", "/v1.0/publish/bulk/open/t?metadata.raw_payload=true", None, [OK_ENTRY]),
+        400,
+        bad_metadata(raw_payload="true"),
+    ),
+    Case(
+        "near miss in the metadata of an entry",
+        ("POST", "/v1.0/publish/bulk/open/t", None, [{**OK_ENTRY, "metadata": {"ttlSeconds": "5"}}]),
+        400,
+        bad_metadata(),
+    ),
     Case(
         "bulk metadata of numbers",
         ("POST", "/v1.0/publish/bulk/open/t", None, [{**OK_ENTRY, "metadata": {"a": 1}}]),

@@ -262,3 +262,16 @@ async def test_what_cannot_be_read_is_told_at_start(
     with pytest.raises(ConfigError, match=problem):
         async with gateway(memory, tmp_path, resources=resources):
             pass
+
+
+async def test_a_secret_that_no_header_can_hold(memory: Backbone, tmp_path: Path) -> None:
+    """It is found before a call fails, and not shown."""
+    (tmp_path / "s.json").write_bytes(orjson.dumps({"k": "s3cret\n"}))
+    endpoint = {"baseUrl": "http://x", "headers": [{"name": "h", "secretKeyRef": {"name": "k"}}]}
+    resources = component("s", "secretstores.local.file", secretsFile=str(tmp_path / "s.json")) + yaml(
+        "HTTPEndpoint", "out", endpoint
+    ).replace('"spec"', '"auth":{"secretStore":"s"},"spec"')
+    with pytest.raises(ConfigError, match=r"spec\.headers\[0\]: the value of a header cannot hold .*U\+000A") as raised:
+        async with gateway(memory, tmp_path, resources=resources):
+            pass
+    assert "s3cret" not in str(raised.value)

@@ -18,6 +18,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mesh.broker import Write
 from tests.http.harness import ANY, Backbone, Case, Node, cases, check, component, error, gateway, matches
 from tests.support.eventually import eventually
 
@@ -72,6 +73,20 @@ TRANSACTION_FAILED = error("ERR_STATE_TRANSACTION", matches(lambda t: t.startswi
 
 def saved(**item: object) -> tuple[object, ...]:
     return ("POST", URL, None, [{"key": "k", **item}])
+
+
+LISTED = "/v1.0/mesh/state/statestore"
+TOO_MANY = error(
+    "ERR_STATE_STORE_TOO_MANY_TRANSACTIONS",
+    "the transaction contains 1001 operations, which is more than what the state store supports: 1000",
+    [
+        RESOURCE,
+        {
+            **info("DAPR_STATE_TOO_MANY_TRANSACTIONS"),
+            "metadata": {"currentOpsTransaction": "1001", "maxOpsPerTransaction": "1000"},
+        },
+    ],
+)
 
 
 def upsert(**item: object) -> dict[str, object]:
@@ -165,6 +180,11 @@ def transaction(*operations: object) -> tuple[object, ...]:
             [RESOURCE, info("DAPR_STATE_QUERYING_NOT_SUPPORTED")],
         ),
     ),
+    Case("keys of an unknown store", ("GET", "/v1.0/mesh/state/nope"), 400, NOT_FOUND),
+    Case("keys, limit of another type", ("GET", f"{LISTED}?limit=x"), 400, error("ERR_BAD_REQUEST")),
+    Case("keys, none", ("GET", f"{LISTED}?limit=0"), 400, error("ERR_BAD_REQUEST")),
+    Case("keys, too many", ("GET", f"{LISTED}?limit=1001"), 400, error("ERR_BAD_REQUEST")),
+    Case("keys that nobody has", ("GET", f"{LISTED}?prefix=no%20such"), 200, b'{"keys":[]}'),
     Case("query of an unknown store", ("POST", "/v1.0-alpha1/state/nope/query", None, b"{}"), 400, NOT_FOUND),
     Case("a key with a slash", ("GET", f"{URL}/a/b"), 404, error("ERR_DIRECT_INVOKE", SLASH)),
     Case("the same, deleted", ("DELETE", f"{URL}/a//b/?x"), 404, error("ERR_DIRECT_INVOKE", SLASH)),
@@ -370,3 +390,96 @@ async def test_values_are_shared_between_instances_of_an_application(nats: Backb
         assert await save(one, URL, "k", {"n": 1}) == 204
         assert orjson.loads((await two.get(f"{URL}/k?consistency=strong")).body) == {"n": 1}
         assert (await other.get(f"{URL}/k")).status == 204
+
+
+QUERY_URL = "/v1.0-alpha1/state/local/query"
+
+
+async def test_query(memory: Backbone, tmp_path: Path) -> None:
+    """Results, pages, nothing found, and what is none."""
+    async with gateway(memory, tmp_path, resources=RESOURCES) as node:
+        people = [{"key": f"p{n}", "value": {"n": n, "name": f"é{n}"}} for n in range(3)]
+        assert (await node.post("/v1.0/state/local", people)).status == 204
+        found = await node.post(QUERY_URL, {"filter": {"GTE": {"n": 1}}, "sort": [{"key": "n", "order": "DESC"}]})
+        assert (found.status, found.headers["content-type"]) == (200, "application/json")
+        assert found.json == {
+            "results": [{"key": f"p{n}", "data": {"n": n, "name": f"é{n}"}, "etag": ANY} for n in (2, 1)]
+        }
+        first = await node.request("PUT", QUERY_URL, None, {"page": {"limit": 2}})
+        assert [each["key"] for each in first.json["results"]] == ["p0", "p1"]
+        second = await node.post(QUERY_URL, {"page": {"limit": 2, "token": first.json["token"]}})
+        assert ([each["key"] for each in second.json["results"]], "token" in second.json) == (["p2"], False)
+        nothing = await node.post(QUERY_URL, {"filter": {"EQ": {"n": 7}}})
+        assert (nothing.status, nothing.body) == (204, b"")
+        assert (await node.post(QUERY_URL, b"")).status == 200
+        for wrong in (b"{", b'{"filter": {"LIKE": {"a": 1}}}', b'{"page": {"token": "x"}}'):
+            refused = await node.post(QUERY_URL, wrong)
+            assert (refused.status, refused.json) == (400, MALFORMED)
+
+
+async def test_keys(node: Node, store: str) -> None:
+    """Pages of an application's own keys."""
+    listed = store.replace("/v1.0/", "/v1.0/mesh/")
+    names = [f"list/{n}" for n in range(5)]
+    assert (await node.post(store, [{"key": name, "value": 1} for name in names])).status == 204
+    first = await node.get(f"{listed}?prefix=list/&limit=3")
+    assert (first.status, first.json) == (200, {"keys": names[:3], "after": names[2]})
+    second = await node.get(f"{listed}?prefix=list%2F&limit=3&after={first.json['after']}")
+    assert second.json == {"keys": names[3:]}
+
+
+ENCRYPTED = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: keys}
+spec:
+  type: secretstores.local.file
+  version: v1
+  metadata: [{name: secretsFile, value: "%s"}]
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: statestore}
+spec:
+  type: state.mesh
+  version: v1
+  metadata: [{name: primaryEncryptionKey, secretKeyRef: {name: ek, key: ek}}]
+auth: {secretStore: keys}
+---
+"""
+
+
+async def test_encryption_at_rest(memory: Backbone, tmp_path: Path) -> None:
+    """JSON comes back as JSON, also a text that Dapr stored; a query is refused."""
+    secrets = tmp_path / "secrets.json"
+    secrets.write_text(orjson.dumps({"ek": bytes(range(32)).hex()}).decode())
+    async with gateway(memory, tmp_path, resources=ENCRYPTED % secrets) as node:
+        assert await save(node, URL, "k", {"p": 1}) == 204
+        key_value = await node.gateway._runtime.broker.key_value(f"{memory.namespace}.statestore")  # type: ignore[attr-defined]
+        stored = await key_value.get("app||k")
+        assert stored.value.endswith(b"||ek")
+        await key_value.apply([Write("app||seen", b"/rM62+oCmeICw1qswrBIhNsTLR54to7jNtnJYdk=||ek")])
+        await key_value.apply([Write("app||plain", b'{"p":1}')])
+        assert (await node.get(f"{URL}/k")).body == b'{"p":1}'
+        assert (await node.get(f"{URL}/seen")).body == b'"s"'
+        refused = await node.get(f"{URL}/plain")
+        assert (refused.status, refused.json["errorCode"]) == (500, "ERR_STATE_GET")
+        bulk = (await node.post(f"{URL}/bulk", {"keys": ["k", "seen", "plain"]})).json
+        assert [each.get("data") for each in bulk] == [{"p": 1}, "s", None]
+        assert "is not encrypted" in bulk[2]["error"]
+        query = await node.post("/v1.0-alpha1/state/statestore/query", {})
+        assert (query.status, query.json["errorCode"]) == (500, "ERR_STATE_STORE_NOT_SUPPORTED")
+
+
+async def test_a_time_to_live_by_default(memory: Backbone, tmp_path: Path) -> None:
+    """It holds where an item says nothing of its own."""
+    resources = component("statestore", "state.in-memory", ttlInSeconds="1000")
+    async with gateway(memory, tmp_path, resources=resources) as node:
+        items = [{"key": "k", "value": 1}, {"key": "for ever", "value": 1, "metadata": {"ttlInSeconds": "-1"}}]
+        assert (await node.post(URL, items)).status == 204
+        operations = [{"operation": "upsert", "request": {"key": "t", "value": 1}}]
+        assert (await node.post(f"{URL}/transaction", {"operations": operations})).status == 204
+        told = [
+            "metadata.ttlexpiretime" in (await node.get(f"{URL}/{key}")).headers for key in ("k", "t", "for%20ever")
+        ]
+        assert told == [True, True, False]

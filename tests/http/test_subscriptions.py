@@ -17,7 +17,8 @@ import pytest
 from aiohttp import web
 
 from gateway.config import Tokens
-from mesh.errors import ConfigError
+from mesh.blocks.topics import spelled
+from mesh.errors import BadArgumentError, ConfigError
 from tests.http.harness import ANY, DEFAULTS, App, Backbone, Got, Node, component, gateway, matches, yaml
 from tests.support.eventually import eventually
 
@@ -172,16 +173,48 @@ async def test_spellings_of_raw_payload(memory: Backbone, tmp_path: Path, spelli
 async def test_publish_metadata_that_has_no_effect_is_named_once(
     memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With what was probably meant."""
+    """All of a request in one line."""
     async with gateway(memory, tmp_path) as node:
         for _ in range(2):
-            await node.publish("t", "x", query="?metadata.ttlInSecond=5&metadata.routingKey=a&metadata.TTLINSECONDS=9")
+            await node.publish("t", "x", query="?metadata.routingKey=a&metadata.priority=3&metadata.TTLINSECONDS=9")
+        entry = {"event": "x", "contentType": "text/plain"}
+        entries = [{**entry, "entryId": str(at), "metadata": {f"h{at}": "1", "priority": "1"}} for at in range(3)]
+        assert (await node.post("/v1.0/publish/bulk/pubsub/t", entries)).status == 204
     told = [record.getMessage() for record in caplog.records if "publish metadata" in record.getMessage()]
-    assert sorted(told) == [
-        "pubsub: the publish metadata 'routingKey' has no effect; known: delay, partitionKey, rawPayload, "
-        "scheduledSendTime, ttl, ttlInSeconds, cloudevent.…",
-        "pubsub: the publish metadata 'ttlInSecond' has no effect; did you mean 'ttlInSeconds'?",
+    known = "known: delay, partitionKey, rawPayload, scheduledSendTime, ttl, ttlInSeconds, cloudevent.…"
+    assert told == [
+        f"pubsub: the publish metadata 'priority', 'routingKey' have no effect; {known}",
+        f"pubsub: the publish metadata 'h0', 'h1', 'h2' have no effect; {known}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("ttlInSecond", "ttlInSeconds"), ("ttl_in_seconds", "ttlInSeconds"), ("ttlSeconds", "ttlInSeconds")),
+        *(("raw-payload", "rawPayload"), ("rawPayloads", "rawPayload"), ("partition_key", "partitionKey")),
+        *(("scheduledSendTimes", "scheduledSendTime"), ("delays", "delay")),
+        *(("cloudevent.sourc", "cloudevent.source"), ("cloudevents.type", "cloudevent.type")),
+        *((name, None) for name in ("rawPayload", "IsRawPayload", "TTL", "CloudEvent.ID")),
+        # Names of brokers, and attributes that exist but are not set so.
+        *((name, None) for name in ("key", "partition", "partitionNum", "priority", "ScheduledEnqueueTimeUtc")),
+        *(
+            (name, None)
+            for name in ("cloudevent.time", "cloudevent.specversion", "cloudevent.", "title", "day", "x" * 999)
+        ),
+        *(
+            (name, None)
+            for name in ("payload", "relay", "TimeToLive", "messageId", "routingKey", "__key", "deliverAfter")
+        ),
+    ],
+)
+def test_only_a_near_miss_of_publish_metadata_is_refused(name: str, meant: str | None) -> None:
+    """Brokers have names of their own, which are no mistake."""
+    if meant is None:
+        assert list(spelled({name: "1"}).values()) == ["1"]
+        return
+    with pytest.raises(BadArgumentError, match=f"did you mean '{re.escape(meant)}'"):
+        spelled({name: "1"})
 
 
 @pytest.mark.parametrize("bulk_", [False, True], ids=["single", "bulk"])

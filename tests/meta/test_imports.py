@@ -11,7 +11,20 @@ import pytest
 from mesh.registry import EXTRAS
 from tests.meta.sources import ROOT, in_fresh_process
 
-CLIENTS = {"aio_pika", "aiobotocore", "aiokafka", "aiormq", "faststream", "mqtt5", "nats", "redis"}
+CLIENTS = {
+    "aio_pika",
+    "aiobotocore",
+    "aiokafka",
+    "aiormq",
+    "asyncmy",
+    "asyncpg",
+    "faststream",
+    "mqtt5",
+    "nats",
+    "pyodbc",
+    "redis",
+    "sqlalchemy",
+}
 
 # The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
 # An adapter loads its own client: FastStream's needs pydantic.
@@ -25,7 +38,11 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.redis.configuration": (360, frozenset({"redis"})),
     "bindings.redis.lock": (360, frozenset({"redis"})),
     "bindings.redis.state": (360, frozenset({"redis"})),
-    "bindings.sqlite": (290, frozenset()),
+    "bindings.sql.configuration": (480, frozenset({"asyncpg", "sqlalchemy"})),
+    "bindings.sql.mysql": (495, frozenset({"asyncmy", "sqlalchemy"})),
+    "bindings.sql.postgresql": (465, frozenset({"asyncpg", "sqlalchemy"})),
+    "bindings.sql.sqlite": (435, frozenset({"sqlalchemy"})),
+    "bindings.sql.sqlserver": (440, frozenset({"sqlalchemy"})),
     "brokers.embedded": (410, frozenset({"nats"})),
     "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
     "brokers.kafka": (320, frozenset({"aiokafka"})),

@@ -98,8 +98,9 @@ def test_a_gateway_without_files_imports_no_models() -> None:
 from pathlib import Path
 import gateway.cli.serve
 import gateway.app
+import gateway.settings
 from gateway.config import GatewayConfig
-gateway.app.load_settings(GatewayConfig(app_id="app", home=Path()))
+gateway.settings.load_settings(GatewayConfig(app_id="app", home=Path()))
 """
     assert not _imported_by(code) & {"typer", "rich", "pydantic", "yaml", "cel", "nats", "faststream"}
 

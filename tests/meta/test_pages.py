@@ -14,11 +14,10 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from docs.generate import rendered
-from gateway.cli.template import is_template
+from docs.generate import changes, rendered
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
-from mesh.resources.loader import load_configuration_file, load_resources, parse_documents, validate
+from mesh.resources.loader import is_run_file, load_configuration_file, load_resources, parse_documents, validate
 from mesh.resources.subscription import METADATA
 from tests.meta.sources import PACKAGES, ROOT, Block, blocks
 
@@ -74,6 +73,11 @@ def test_generated_parts_are_up_to_date(page: Path) -> None:
     """``python -m docs.generate`` would change nothing."""
     text = page.read_text(encoding="utf-8")
     assert rendered(text) == text, "stale; run: python -m docs.generate"
+
+
+def test_generated_files_are_up_to_date() -> None:
+    """``python -m docs.generate`` would write no file anew, and remove none."""
+    assert not [str(path.relative_to(ROOT)) for path in changes()], "stale; run: python -m docs.generate"
 
 
 def _our_files() -> list[Path]:
@@ -161,7 +165,7 @@ def test_yaml_examples_are_valid(block: Block, tmp_path: Path) -> None:
     assert documents
     assert not problems
     for document in documents:
-        if is_template(document):
+        if is_run_file(document):
             validate(document, Template, problems, problems)
             assert not problems
             return
@@ -189,6 +193,8 @@ def test_other_examples_parse() -> None:
                 assert "apiVersion:" not in block.text, block
             case "yaml":
                 list(yaml.safe_load_all(block.text))
+            case "sql":
+                assert block.text.rstrip().endswith(";"), block  # tests/stores run it.
             case language:
                 pytest.fail(f"{block}: unknown language {language!r}")
 

@@ -17,7 +17,7 @@ from bindings.redis.configuration import RedisConfigurationStore
 from bindings.redis.lock import RedisLockStore
 from bindings.redis.state import RedisStateStore
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import LockError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.errors import BadArgumentError, LockError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.proxy import Proxy
@@ -150,6 +150,38 @@ async def test_a_lock_whose_reply_is_lost(tmp_path: Path) -> None:
         assert await raw.get("lock||a||r") == b"own"
 
 
+async def test_connections_that_grow_old(tmp_path: Path) -> None:
+    """By idleness or by age: others take their place."""
+    for setting in ("idleTimeout", "maxConnAge"):
+        async with proxied(tmp_path / setting, RedisStateStore, poolSize="1", **{setting: "20ms"}) as (store, _, raw):
+            await store.get("k", strong=True)
+            before = {each["id"] for each in await raw.client_list()}
+
+            async def renewed(store: Any = store, raw: Redis = raw, before: set[str] = before) -> None:
+                await store.get("k", strong=True)
+                assert {each["id"] for each in await raw.client_list()} - before
+
+            await eventually(renewed)
+
+
+async def test_a_stalled_connection_of_those_who_watch(tmp_path: Path) -> None:
+    """Is found by its silence; whoever waits is told, since something may have been missed."""
+    async with (
+        proxied(tmp_path, RedisConfigurationStore, readTimeout="200ms") as (store, proxy, raw),
+        store.watch(["c"], {}) as changed,
+    ):
+        changed.clear()
+        proxy.stall()
+        await raw.set("c", "1")
+        async with asyncio.timeout(30):
+            await changed.wait()
+        changed.clear()
+        await raw.set("c", "2")
+        async with asyncio.timeout(30):
+            await changed.wait()
+        proxy.resume()
+
+
 async def test_nobody_there_at_the_start(tmp_path: Path) -> None:
     """The error says who was waited for; a server that comes in time is found."""
     server = RedisServer(tmp_path, ("--save", ""))
@@ -219,6 +251,16 @@ async def test_slots_that_move(tmp_path: Path) -> None:
             assert await store.get_many(["k"] * 10) == [Stored(b"2", "2")] * 10
             await store.write([Item("k", b"3", "2")])
             assert await target.hget("k", "data") == b"3"
+
+
+async def test_names_of_locks_in_a_cluster(tmp_path: Path) -> None:
+    """A lock and its token must be in one slot."""
+    async with RedisCluster(tmp_path) as cluster, made(RedisLockStore, cluster.hosts, redisType="cluster") as locks:
+        for name in ("lock||a||r", "lock||a||{r}1", "lock||a||{r"):
+            assert await locks.acquire(name, "own", 60.0) is not None
+        for name in ("lock||a||r}", "lock||a||{}r"):
+            with pytest.raises(BadArgumentError, match="must not hold a '}'"):
+                await locks.acquire(name, "own", 60.0)
 
 
 async def test_a_primary_whose_replica_takes_over(tmp_path: Path) -> None:

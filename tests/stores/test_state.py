@@ -7,15 +7,44 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
+import orjson
 import pytest
 import pytest_asyncio
 
-from mesh.blocks.state import BULK_GET, DELETE, GET, SAVE, TRANSACT, BulkGet, Get, Save, StateStoreComponent
+from mesh import address
+from mesh.blocks.query import Queried
+from mesh.blocks.state import (
+    BULK_GET,
+    DELETE,
+    GET,
+    KEYS,
+    QUERY,
+    SAVE,
+    TRANSACT,
+    BulkGet,
+    Get,
+    Keys,
+    Listed,
+    Save,
+    Search,
+    StateStoreComponent,
+)
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import ConflictError, IllegalKeyError, InvalidEtagError, MeshError
+from mesh.broker import Delivery, SubscribeOptions
+from mesh.errors import (
+    BadArgumentError,
+    ConflictError,
+    FeatureNotSupportedError,
+    IllegalKeyError,
+    InvalidEtagError,
+    MeshError,
+    StateLimitError,
+    TooManyOperationsError,
+)
 from mesh.node.runtime import Runtime
+from mesh.resources.component import Secret, SecretRef
 from tests.support.eventually import eventually
-from tests.support.nodes import ask, node, unique
+from tests.support.nodes import ask, component, node, unique
 from tests.support.stores import STATE, Served, StoreKind
 
 TABLE = STATE
@@ -39,9 +68,13 @@ class Store:
         self.app_id = unique("app")  # With keys of its own.
 
     @property
+    def component(self) -> StateStoreComponent:
+        return cast("StateStoreComponent", self.runtime.services["state"].components[self.name])  # type: ignore[attr-defined]
+
+    @property
     def capabilities(self) -> Sequence[str]:
         """What it says that it can do."""
-        return cast("StateStoreComponent", self.runtime.services["state"].components[self.name]).capabilities  # type: ignore[attr-defined]
+        return self.component.capabilities
 
     def needs(self, ability: str) -> None:
         """Skip where it does not say that it has an ability."""
@@ -67,6 +100,13 @@ class Store:
     async def bulk(self, *keys: str, parallelism: int = 0) -> list[bytes | str | None]:
         found = await ask(self.runtime, BULK_GET, self.name, BulkGet(keys, parallelism), app_id=self.app_id)
         return [each.value if isinstance(each, Stored) else each for each in cast("Sequence[Stored | None]", found)]
+
+    async def keys(self, prefix: str = "", after: str = "", limit: int = 100) -> Listed:
+        return cast("Listed", await ask(self.runtime, KEYS, self.name, Keys(prefix, after, limit), app_id=self.app_id))
+
+    async def query(self, query: object, **metadata: str) -> Queried:
+        search = Search(orjson.dumps(query), metadata)
+        return cast("Queried", await ask(self.runtime, QUERY, self.name, search, app_id=self.app_id))
 
 
 @pytest.fixture
@@ -128,6 +168,21 @@ async def test_transactions(store: Store) -> None:
     await store.transact()
 
 
+async def test_first_write_in_a_transaction(store: Store) -> None:
+    """It guards the others, as an outbox needs it."""
+    store.needs("TRANSACTIONAL")
+    store.needs("ETAG")
+    first = Item("first", b"1", concurrency=Concurrency.FIRST_WRITE)
+    await store.transact(Item("a", b"1"), first)
+    for items in ([Item("a", b"2"), first], [first, Item("a", b"2")], [Item("b", b"2"), Item("a", None), first]):
+        with pytest.raises(ConflictError):
+            await store.transact(*items)
+    assert [await store.value(key) for key in ("a", "b", "first")] == [b"1", None, b"1"]
+    await store.delete("first")
+    await store.transact(first, Item("a", b"3"))
+    assert [await store.value(key) for key in ("a", "first")] == [b"3", b"1"]
+
+
 async def test_items_that_are_only_checked(store: Store) -> None:
     """They guard the others, and are not changed themselves."""
     store.needs("TRANSACTIONAL")
@@ -171,6 +226,157 @@ async def test_expiry(store: Store) -> None:
     await eventually(gone)
 
 
+async def test_a_time_to_live_that_is_refused(store: Store) -> None:
+    """A store that keeps what it has does not take it in silence."""
+    if "TTL" in store.capabilities:
+        pytest.skip("lets values expire")
+    for write in (store.save, store.transact):
+        with pytest.raises(BadArgumentError, match="cannot let values expire"):
+            await write(Item("k", b"1", ttl=1.0))
+    assert await store.value("k") is None
+
+
+async def test_what_the_application_says_besides(store: Store) -> None:
+    """Metadata that a store does not know change nothing."""
+    metadata = {"contentType": "application/json", "x-none": "1"}
+    await store.save(Item("k", b'{"a":1}', metadata=metadata, strong=True))
+    wanted = Get("k", strong=True, metadata=metadata)
+    stored = await ask(store.runtime, GET, store.name, wanted, app_id=store.app_id)
+    assert orjson.loads(stored.value) == {"a": 1}
+    found = await ask(store.runtime, BULK_GET, store.name, BulkGet(("k",), 0, metadata), app_id=store.app_id)
+    assert found[0].value == stored.value
+
+
+async def test_transactions_that_are_too_large(store: Store) -> None:
+    """Nothing of them is done."""
+    store.needs("TRANSACTIONAL")
+    most = store.component.store.max_transaction
+    if most is None:
+        pytest.skip("has no limit")
+    with pytest.raises(TooManyOperationsError) as raised:
+        await store.transact(*(Item(f"k{number}", b"1") for number in range(most + 1)))
+    assert (raised.value.count, raised.value.most, raised.value.retryable) == (most + 1, most, False)
+    assert await store.value("k0") is None
+
+
+async def test_listing(store: Store) -> None:
+    """An application's own keys that are there, in order, by pages."""
+    other = Store(store.runtime, store.name)
+    if "KEYS" not in store.capabilities:
+        with pytest.raises(FeatureNotSupportedError):
+            await store.keys()
+        return
+    names = ["a", "a b", "a*", "a1", "a10", "a2", "ab%_", "b", "ä/ö", "𝄞"]
+    assert await store.keys() == Listed((), "")
+    await store.save(*(Item(name, b"1") for name in (*names, "gone")))
+    await other.save(Item("a-other", b"1"))
+    await store.delete("gone")
+    assert (await store.keys()).keys == tuple(names)
+    assert (await store.keys("a1")).keys == ("a1", "a10")
+    assert (await store.keys("ab%_")).keys == ("ab%_",)
+    assert (await store.keys("a*")).keys == ("a*",)
+    assert (await store.keys("ä")).keys == ("ä/ö",)
+    assert (await store.keys("none")).keys == ()
+    assert (await store.keys(after="ab%_")).keys == ("b", "ä/ö", "𝄞")
+    pages: list[str] = []
+    page = Listed((), "")
+    for _ in range(len(names)):
+        page = await store.keys("a", page.after, 3)
+        pages += page.keys
+        if not page.after:
+            break
+        await store.save(Item(f"a {len(pages)}", b"1"))  # Behind what was given already.
+        await store.delete(page.keys[0])
+    assert pages == [name for name in names if name.startswith("a")]
+
+
+PEOPLE = {
+    "1": {"person": {"org": "Dev", "id": 1036}, "city": "Seattle", "state": "WA"},
+    "2": {"person": {"org": "Finance", "id": 1028}, "city": "Portland", "state": "OR"},
+    "3": {"person": {"org": "Finance", "id": 1071}, "city": "Sacramento", "state": "CA"},
+    "4": {"person": {"org": "Dev", "id": 1042}, "city": "Spokane", "state": "WA"},
+    "5": {"person": {"org": "Hardware", "id": 1007}, "city": "Los Angeles", "state": "CA"},
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def people(store: Store) -> Store:
+    """A store with something to look for, if it can."""
+    if "QUERY_API" not in store.capabilities:
+        with pytest.raises(FeatureNotSupportedError):
+            await store.query({})
+        pytest.skip("does not declare QUERY_API; refuses")
+    json = {"contentType": "application/json"}
+    await store.save(*(Item(key, orjson.dumps(value), metadata=json) for key, value in PEOPLE.items()))
+    other = Store(store.runtime, store.name)
+    await other.save(Item("1", orjson.dumps(PEOPLE["1"]), metadata=json))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("condition", "keys"),
+    [
+        (None, "12345"),
+        ({"EQ": {"state": "CA"}}, "35"),
+        ({"EQ": {"person.org": "Nobody"}}, ""),
+        ({"NEQ": {"state": "CA"}}, "124"),
+        ({"IN": {"state": ["CA", "OR"]}}, "235"),
+        ({"EQ": {"person.id": 1042}}, "4"),
+        ({"GT": {"person.id": 1036}}, "34"),
+        ({"GTE": {"person.id": 1036}}, "134"),
+        ({"LT": {"person.id": 1028}}, "5"),
+        ({"LTE": {"person.id": 1028}}, "25"),
+        ({"AND": [{"EQ": {"state": "WA"}}, {"EQ": {"person.org": "Dev"}}]}, "14"),
+        (
+            {
+                "OR": [
+                    {"EQ": {"person.org": "Hardware"}},
+                    {"AND": [{"EQ": {"state": "WA"}}, {"LT": {"person.id": 1040}}]},
+                ]
+            },
+            "15",
+        ),
+    ],
+)
+async def test_queries(people: Store, condition: object, keys: str) -> None:
+    """The application's own values, whole, with their etags."""
+    found = await people.query({"filter": condition, "sort": [{"key": "person.id"}]})
+    assert sorted(match.key for match in found.matches) == list(keys)
+    for match in found.matches:
+        stored = await people.get(match.key)
+        assert stored is not None
+        assert (orjson.loads(match.value), match.etag) == (PEOPLE[match.key], stored.etag)
+
+
+@pytest.mark.parametrize(
+    ("sort", "keys"),
+    [
+        ([{"key": "person.id"}], "52143"),
+        ([{"key": "state", "order": "DESC"}, {"key": "person.id", "order": "ASC"}], "14253"),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_pages_of_a_query(people: Store, sort: object, keys: str, limit: int) -> None:
+    """Each once, in order; the last page has no token, or the one behind it is empty."""
+    pages: list[str] = []
+    token = ""
+    for _ in range(len(keys) + 1):
+        found = await people.query({"sort": sort, "page": {"limit": limit, **({"token": token} if token else {})}})
+        assert len(found.matches) <= limit
+        pages += [match.key for match in found.matches]
+        token = found.token
+        if not token:
+            break
+    assert "".join(pages) == keys
+
+
+async def test_queries_that_make_no_sense(people: Store) -> None:
+    with pytest.raises(BadArgumentError):
+        await people.query({"filter": {"LIKE": {"a": 1}}})
+    with pytest.raises(BadArgumentError):
+        await people.query({"page": {"token": "none of ours", "limit": 1}})
+
+
 async def test_bulk_get(store: Store) -> None:
     """In the order asked for."""
     await store.save(*[Item(f"k{number}", b"%d" % number) for number in range(20)])
@@ -181,15 +387,26 @@ async def test_bulk_get(store: Store) -> None:
 async def test_many_keys(store: Store, kind: StoreKind) -> None:
     """Ten thousand at once, written and read."""
     keys = [f"k{number}" for number in range(kind.many)]
-    await store.save(*[Item(key, b'"%s"' % key.encode()) for key in keys])
-    assert await store.bulk(*keys) == [b'"%s"' % key.encode() for key in keys]
+    until = time.time() + 120  # How fast it is, is no part of the promise.
+    items = [Item(key, b'"%s"' % key.encode()) for key in keys]
+    await ask(store.runtime, SAVE, store.name, Save(items), app_id=store.app_id, deadline=until)
+    wanted = BulkGet(tuple(keys))
+    found = await ask(store.runtime, BULK_GET, store.name, wanted, app_id=store.app_id, deadline=until)
+    assert [each.value for each in found] == [item.value for item in items]
 
 
 async def test_keys(store: Store, kind: StoreKind) -> None:
-    """Any text but the separator; an application reaches its own only."""
-    for key in kind.keys:
-        await store.save(Item(key, b"1"))
-        assert await store.value(key) == b"1"
+    """Any text but the separator; an application reaches its own only, and no two texts are the same key."""
+    keys = kind.keys
+    for number, key in enumerate(keys):
+        if kind.longest_key is not None and len(key) > kind.longest_key:
+            with pytest.raises(StateLimitError, match=f"at most {kind.longest_key} characters"):
+                await store.save(Item(key, b"1"))
+        else:
+            await store.save(Item(key, b"%d" % number))
+    for number, key in enumerate(keys):
+        if kind.longest_key is None or len(key) <= kind.longest_key:
+            assert await store.value(key) == b"%d" % number
     with pytest.raises(IllegalKeyError, match=r"input key/keyPrefix 'a\|\|b' can't contain '\|\|'") as raised:
         await store.get("a||b")
     assert raised.value.key == "a||b"
@@ -248,6 +465,79 @@ async def test_compare_and_set_from_two_nodes(store: Store, served: Served, kind
             for each in (store, other, store, other):
                 tasks.create_task(count(each))
     assert await store.value("n") == b"80"
+
+
+async def test_encryption(store: Store, served: Served, kind: StoreKind) -> None:
+    """Around any store: nothing but the value is another one there, and that cannot be read."""
+    key = Secret("0a" * 16, SecretRef("keys", "the key"))
+    encrypted = served.component("store", kind.type, primaryEncryptionKey=key)
+    async with node(served.backbone, store.runtime.settings.namespace, encrypted) as second:
+        other = Store(second)
+        other.app_id = store.app_id
+        values = {
+            "object": b'{"a":[1,"\xc3\xa9"]}',
+            "text": b'"text"',
+            "binary": bytes(range(256)),
+            "large": b"1" * 100_000,
+        }
+        await other.save(*(Item(name, value) for name, value in values.items()))
+        assert await other.bulk(*values) == list(values.values())
+        stored = await other.get("object")
+        assert stored is not None
+        if kind.type != "state.in-memory":
+            for name, value in values.items():
+                plain = await store.value(name)
+                assert plain is not None
+                assert plain.endswith(b"||the key")
+                assert value not in plain
+        if "ETAG" in other.capabilities:
+            await other.save(Item("object", b"2", stored.etag))
+            with pytest.raises(ConflictError):
+                await other.save(Item("object", b"3", stored.etag))
+        if "TRANSACTIONAL" in other.capabilities:
+            await other.transact(Item("object", b"4"), Item("text", None))
+        if "TTL" in other.capabilities:
+            await other.save(Item("expires", b"5", ttl=1000.0))
+            expires = await other.get("expires")
+            assert expires is not None
+            assert (expires.value, expires.expires_at is not None) == (b"5", True)
+        assert "QUERY_API" not in other.capabilities
+
+
+async def test_outbox(store: Store, served: Served, kind: StoreKind) -> None:
+    """What is written is published, what is not is not, and no marker is left."""
+    if kind.app_id != "{}":
+        pytest.skip("needs transactions over any keys")
+    store.needs("TRANSACTIONAL")
+    store.needs("ETAG")
+    namespace, taken = unique("outbox"), dict[str, object]()
+
+    async def take(delivery: Delivery) -> None:
+        event = orjson.loads(delivery.message.body)
+        taken[event["id"]] = event["data"]
+        await delivery.ack()
+
+    settings = {"outboxPublishPubsub": "pubsub", "outboxPublishTopic": "orders"}
+    events = served.component("store", kind.type, **settings)
+    orders = address.topic(namespace, "pubsub", "orders")
+    async with (
+        node(served.backbone, namespace, component("pubsub", "pubsub.mesh"), events) as second,
+        second.broker.subscribe(orders, SubscribeOptions("watch"), take),
+    ):
+        other = Store(second)
+        other.app_id = store.app_id
+        await other.transact(Item("a", b'{"n":1}'), Item("b", b'"text"'), Item("c", None))
+        with pytest.raises(ConflictError):
+            await other.transact(Item("a", b'"never"'), Item("b", b"2", "999999999"))
+        await other.transact(Item("a", b"3"))
+
+        async def published() -> None:
+            assert sorted(map(str, taken.values())) == ["3", "text", "{'n': 1}"]
+            for marker in taken:
+                assert await other.component.store.get(marker, strong=True) is None
+
+        await eventually(published)
+        assert [await other.value(key) for key in "ab"] == [b"3", b'"text"']
 
 
 async def test_a_server_that_is_killed(store: Store, served: Served, kind: StoreKind) -> None:

@@ -14,7 +14,7 @@ from brokers.memory import MemoryBroker, MemoryHub
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.registry import Registry
-from mesh.resources.component import Component, MetadataEntry
+from mesh.resources.component import Component, MetadataEntry, Secret
 
 __all__ = ["MemoryMesh", "ask", "component", "node", "unique"]
 
@@ -33,7 +33,7 @@ def component(
     version: str = "v1",
     placement: str | None = None,
     scopes: Sequence[str] = (),
-    **settings: str,
+    **settings: str | Secret,
 ) -> Any:
     """Make a component."""
     metadata = tuple(MetadataEntry(key, value) for key, value in settings.items())

@@ -5,18 +5,27 @@ A row says how to make the component, and which server it needs. What the store 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
+from redis.asyncio import RedisCluster as ClusterClient
+
 from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
+from mesh.resources.component import Secret, SecretRef
+from tests.support.extension import install
 from tests.support.kubernetes_api import KubernetesAPI
+from tests.support.mariadb_server import MariaDBServer
 from tests.support.nats import NatsServer
 from tests.support.nodes import ask, component
+from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
 from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer
@@ -29,18 +38,18 @@ class Served:
     """A store that can be used.
 
     Attributes:
-        settings: Of the component, by name.
+        settings: Of the component, by name; what stands in a secret store as one that was read from there.
         backbone: URL of the node's.
         server: What can be restarted; None = nothing.
         version: Of the component.
     """
 
-    settings: Mapping[str, str]
+    settings: Mapping[str, str | Secret]
     backbone: str = "memory:"
     server: Server | None = None
     version: str = "v1"
 
-    def component(self, name: str, kind: str, **more: str) -> Any:
+    def component(self, name: str, kind: str, **more: str | Secret) -> Any:
         """Make the component."""
         return component(name, kind, version=self.version, **{**self.settings, **more})
 
@@ -53,6 +62,7 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        longest_key: The most characters that a key can have with its prefix; None = it takes those of the suite.
         app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
         keys: Some of all kinds that it takes.
         largest: Bytes of a value that it takes.
@@ -63,9 +73,10 @@ class StoreKind:
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
     app_id: str = "{}"
-    keys: tuple[str, ...] = ("ünï/code key", "a.b=c", "1" * 300)
+    keys: tuple[str, ...] = ("ünï/code key", "a.b=c", "A.b=c", "a.b=c ", "1" * 200, "1" * 300)
     largest: int = 1024 * 1024
     many: int = 10_000
+    longest_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +102,35 @@ async def _in_process(directory: Path) -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
+async def _encrypted(directory: Path) -> AsyncIterator[Served]:
+    yield Served({"primaryEncryptionKey": Secret("0f" * 32, SecretRef("keys", "first"))})
+
+
+@asynccontextmanager
 async def _sqlite(directory: Path) -> AsyncIterator[Served]:
     yield Served({"connectionString": str(directory / "state.db")})
+
+
+@asynccontextmanager
+async def _extension(directory: Path) -> AsyncIterator[Served]:
+    installed = str(await asyncio.to_thread(install, directory))
+    sys.path.append(installed)
+    try:
+        yield Served({"folder": str(directory / "state"), "sync": "false"})
+    finally:
+        sys.path.remove(installed)
+
+
+@asynccontextmanager
+async def _postgresql(directory: Path, version: str = "v1") -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server, version=version)
+
+
+@asynccontextmanager
+async def _mysql(directory: Path) -> AsyncIterator[Served]:
+    async with MariaDBServer(directory) as server:
+        yield Served({"connectionString": server.connection_string}, server=server)
 
 
 def _nats(directory: Path) -> NatsServer:
@@ -108,11 +146,18 @@ def _on_backbone(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsy
     return serve
 
 
-def _redis(make: Callable[[Path], Server]) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+# What the suite's queries ask for.
+_INDEXES = (
+    '[{"name":"people","indexes":[{"key":"person.org","type":"TEXT"},{"key":"person.id","type":"NUMERIC"},'
+    '{"key":"state","type":"TAG"}]}]'
+)
+
+
+def _redis(make: Callable[[Path], Server], **settings: str) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
     @asynccontextmanager
     async def serve(directory: Path) -> AsyncIterator[Served]:
         async with make(directory) as server:
-            yield Served({"redisHost": f"127.0.0.1:{server.port}"}, server=server)
+            yield Served({"redisHost": f"127.0.0.1:{server.port}", **settings}, server=server)
 
     return serve
 
@@ -158,14 +203,19 @@ async def _dynamodb(directory: Path) -> AsyncIterator[Served]:
         yield Served(server.settings, server=server)
 
 
-_MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "1" * 100)
+_MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
+    "encrypted": StoreKind("state.in-memory", _encrypted),
     "sqlite": StoreKind("state.sqlite", _sqlite),
+    "extension": StoreKind("state.folder", _extension),
+    "postgresql": StoreKind("state.postgresql", _postgresql, restarts=True),
+    "postgresql-v2": StoreKind("state.postgresql", lambda directory: _postgresql(directory, "v2"), restarts=True),
+    "mysql": StoreKind("state.mysql", _mysql, restarts=True, longest_key=255),
     "redis": StoreKind("state.redis", _redis(RedisServer), restarts=True),
-    "redis-stack": StoreKind("state.redis", _redis(RedisStack), restarts=True),
+    "redis-stack": StoreKind("state.redis", _redis(RedisStack, queryIndexes=_INDEXES), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     # An item has at most 400 KiB; moto is slow.
@@ -179,6 +229,9 @@ STATE: Mapping[str, StoreKind] = {
 }
 
 LOCK: Mapping[str, StoreKind] = {
+    "redis": StoreKind("lock.redis", _redis(RedisServer), restarts=True),
+    "redis-cluster": StoreKind("lock.redis", _redis_cluster, restarts=True),
+    "redis-sentinel": StoreKind("lock.redis", _redis_sentinel),
     "mesh-memory": StoreKind("lock.mesh", _in_process),
     "mesh-nats": StoreKind("lock.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("lock.mesh", _on_backbone(RedisServer), restarts=True),
@@ -220,7 +273,52 @@ async def _set(runtime: Runtime, served: Served, key: str, value: str | None) ->
     await ask(runtime, SET, "store", Set(key, value))
 
 
+_TELLING = """
+CREATE TABLE IF NOT EXISTS configuration (key varchar NOT NULL, value varchar NOT NULL, version varchar NOT NULL,
+    metadata json);
+CREATE OR REPLACE FUNCTION tell() RETURNS trigger AS $$
+BEGIN
+    PERFORM pg_notify('changes', json_build_object('data', json_build_object('key', coalesce(NEW.key, OLD.key)))::text);
+    RETURN NULL;
+END; $$ LANGUAGE plpgsql;
+CREATE OR REPLACE TRIGGER told AFTER INSERT OR UPDATE OR DELETE ON configuration FOR EACH ROW EXECUTE FUNCTION tell();
+"""
+
+
+@asynccontextmanager
+async def _configuration_postgresql(directory: Path) -> AsyncIterator[Served]:
+    async with PostgreSQLServer(directory) as server:
+        server.psql(_TELLING)
+        settings = {"connectionString": server.connection_string, "table": "configuration", "notifyChannel": "changes"}
+        yield Served(settings, server=server)
+
+
+async def _put_row(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    assert isinstance(served.server, PostgreSQLServer)
+    named = key.replace("'", "''")
+    statement = f"DELETE FROM configuration WHERE key = '{named}'"
+    if value is not None:  # Another row, of a higher version.
+        version = f"(SELECT coalesce(max(version::int), 8) + 1 FROM configuration WHERE key = '{named}')::varchar"
+        statement = f"INSERT INTO configuration VALUES ('{named}', '{value}', {version}, '{{\"by\": 1}}')"
+    await asyncio.to_thread(served.server.psql, statement)
+
+
+async def _put_text(runtime: Runtime, served: Served, key: str, value: str | None) -> None:
+    """Write as another program would."""
+    host, port = str(served.settings["redisHost"]).split(",")[0].split(":")
+    client: Any = (ClusterClient if "redisType" in served.settings else Redis)(host=host, port=int(port))
+    async with client:
+        await (client.delete(key) if value is None else client.set(key, value))
+
+
 CONFIGURATION: Mapping[str, ConfigurationKind] = {
+    "redis": ConfigurationKind(
+        "configuration.redis", _redis(RedisServer), restarts=True, put=_put_text, versions=False
+    ),
+    "redis-cluster": ConfigurationKind(
+        "configuration.redis", _redis_cluster, restarts=True, put=_put_text, versions=False
+    ),
+    "postgresql": ConfigurationKind("configuration.postgresql", _configuration_postgresql, restarts=True, put=_put_row),
     "kubernetes": ConfigurationKind("configuration.kubernetes", _kubernetes, put=_edit, versions=False, any_key=False),
     "mesh-memory": ConfigurationKind("configuration.mesh", _in_process, put=_set),
     "mesh-nats": ConfigurationKind("configuration.mesh", _on_backbone(_nats), restarts=True, put=_set),

@@ -356,9 +356,25 @@ def test_content_type_follows_the_data(body: bytes, expected: str) -> None:
 
 
 def test_components_come_from_the_gateways(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is open, where it runs and how it is; what could not be opened is told as well."""
     component = {"name": "statestore", "type": "state.mesh", "version": "v1", "capabilities": ["ETAG", "TTL"]}
+    status = [
+        {"name": "statestore", "type": "state.mesh", "health": "ok", "placement": "nearest"},
+        {"name": "cache", "type": "state.redis", "health": "absent", "reason": "no answer"},
+    ]
     with _gateway(home, "nodeapp") as gateway:
-        gateway.status, gateway.body = 200, json.dumps({"id": "nodeapp", "components": [component]}).encode()
+        told = {"id": "nodeapp", "components": [component], "componentStatus": status}
+        gateway.status, gateway.body = 200, json.dumps(told).encode()
+        assert main(["components"]) == 0
+        assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
+            ["nodeapp", "statestore", "state.mesh", "v1", "nearest", "ETAG", "TTL", "ok"],
+            ["nodeapp", "cache", "state.redis", "absent:", "no", "answer"],
+        ]
+        assert main(["components", "-o", "json", "-n", "statestore"]) == 0
+        shown = {"appId": "nodeapp", **component, "placement": "nearest", "health": "ok", "reason": ""}
+        assert json.loads(capsys.readouterr().out) == [shown]
+        del told["componentStatus"]
+        gateway.body = json.dumps(told).encode()
         assert main(["components"]) == 0
         assert capsys.readouterr().out.splitlines()[1].split() == [
             "nodeapp",
@@ -368,8 +384,6 @@ def test_components_come_from_the_gateways(home: Path, capsys: pytest.CaptureFix
             "ETAG",
             "TTL",
         ]
-        assert main(["components", "-o", "json"]) == 0
-        assert json.loads(capsys.readouterr().out) == [{"appId": "nodeapp", **component}]
         gateway.status, gateway.body = 401, b"unauthorized"
         assert main(["components"]) == 1
         assert "DAPR_API_TOKEN" in capsys.readouterr().err
@@ -619,9 +633,12 @@ def test_completion_in_bash_offers_commands_and_options(tmp_path: Path, capsys: 
     assert offered("mesh", "st") == ["stop", "status"]
     assert offered("mesh", "invoke", "--me") == ["--method"]
     assert "--app-id" in offered("mesh", "run", "--app-")
+    assert offered("mesh", "component", "n") == ["new"]
 
 
 def test_app_ids_for_completion(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with registered(home, Run("nodeapp", 1)):
         assert main(["completion", "app-ids"]) == 0
     assert capsys.readouterr().out == "nodeapp\n"
+    assert main(["completion", "types"]) == 0
+    assert "state.sqlite" in capsys.readouterr().out.splitlines()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from mesh.resources.loader import load_resources
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +61,27 @@ def test_type_that_is_not_installed_is_a_warning(capsys: pytest.CaptureFixture[s
     assert (code, out.startswith("r/a.yaml:4:14: spec.type: "), err) == (1, True, "1 problem\n")
 
 
+@pytest.mark.parametrize("name", ["pubsub.reddis", "state.in-memry", "secretstores.local.fiel"])
+def test_misspelt_type_is_a_problem(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    _write("r/a.yaml", _COMPONENT.format(name="messagebus", type=name))
+    code, out, _ = _checked(capsys, "r")
+    assert (code, out.startswith(f"r/a.yaml:4:14: spec.type: there is no component type '{name}'; did you mean")) == (
+        1,
+        True,
+    )
+
+
+@pytest.mark.parametrize("apps", ["apps: [{appDirPath: orders}]", "apps:", "Apps: []"])
+def test_run_file_among_its_resources_is_left_alone(capsys: pytest.CaptureFixture[str], apps: str) -> None:
+    Path("orders").mkdir()
+    _write("dapr.yaml", f"version: 1\ncommon: {{resourcesPath: .}}\n{apps}\n")
+    _write("pubsub.yaml", _COMPONENT.format(name="pubsub", type="pubsub.mesh"))
+    assert load_resources([Path()]).warnings == ()
+    if "orders" in apps:
+        assert _checked(capsys, "--strict", "dapr.yaml") == (0, "1 resource and 1 template are fine\n", "")
+        assert _checked(capsys, "--strict", ".") == (0, "1 resource and 1 template are fine\n", "")
+
+
 def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) -> None:
     """Those of a template and of a Configuration as well."""
     Path("orders").mkdir()
@@ -89,7 +111,7 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             "type: state.mesh, metadata: [{name: primaryEncryptionKey, value: k}]",
-            "encryption at rest is not supported yet",
+            "(primaryEncryptionKey): must refer to a secret (secretKeyRef)",
         ),
         (
             "type: state.sqlite, metadata: [{name: clientCert, value: c}]",
@@ -98,6 +120,11 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
         (
             "type: state.mesh, metadata: [{name: redisPassword, value: p}]",
             "may be unsafe; state.mesh uses the mesh's own broker: delete this line if it is about another server",
+        ),
+        ("type: state.mesh, metadata: [{name: ttlInSeconds, value: 1h}]", "(ttlInSeconds): is not a whole number"),
+        (
+            "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
+            "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
         ("type: bindings.cron", "this version has no components of the kind 'bindings'"),
     ],
@@ -144,7 +171,8 @@ def test_strangers_among_the_settings_of_a_broker(capsys: pytest.CaptureFixture[
         ("pubsub.mqtt3", "url: 'mqtt://h'", "qos", "2", "deliveries are made with qos 1"),
         ("pubsub.mqtt3", "url: 'mqtt://h'", "qos", "1", None),
         ("pubsub.mqtt3", "url: 'mqtt://h'", "backOffMaxRetries", "5", "the mesh retries alike on every broker"),
-        ("state.sqlite", "connectionString: a.db", "tableName", "t", "the tables are brokermesh's own"),
+        ("state.mysql", "connectionString: 'u@/'", "pemContents", "c", "certificates are read from a file: pemPath"),
+        ("state.mysql", "connectionString: 'u@/'", "pemPath", "c", None),
         ("state.sqlite", "connectionString: a.db", "disableWAL", "false", None),
     ],
 )
@@ -164,7 +192,7 @@ def test_settings_that_an_adapter_takes_without_effect(
     assert (err.startswith(told), err.count("\n")) == (True, int(said is not None)), err
 
 
-@pytest.mark.parametrize("name", ["redisPassword", "primaryEncryptionKey", "outboxPublishTopic"])
+@pytest.mark.parametrize("name", ["redisPassword", "mongoToken", "accessKey"])
 @pytest.mark.parametrize(
     ("kind", "own"), [("state.mesh", ""), ("state.sqlite", "{name: connectionString, value: a.db}, ")]
 )

@@ -304,6 +304,8 @@ def test_all_wrong_values_are_reported_together() -> None:
         app_health_threshold=0,
         app_channel_address="a..b",
         dapr_listen_addresses="127.0.0.1,.x",
+        resources_path=("r", ""),
+        config=(" ",),
     )
     with pytest.raises(ConfigError) as caught:
         gateway_config(options, _ENVIRON)
@@ -314,10 +316,12 @@ def test_all_wrong_values_are_reported_together() -> None:
         "--app-id",
         "--app-port",
         "--app-protocol",
+        "--config",
         "--dapr-listen-addresses",
         "--disable-init-endpoints",
         "--log-level",
         "--max-body-size",
+        "--resources-path",
     ]
 
 

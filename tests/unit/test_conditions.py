@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +14,7 @@ import mesh.conditions
 from mesh.conditions import MAX_TARGETS, Condition, Conditions
 from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError, StateError
 from mesh.policies import CircuitBreaker, Guard, Policy, Retry
+from mesh.recent import Recent
 from tests.support.eventually import eventually
 
 LOGGER = "mesh.conditions"
@@ -182,12 +185,36 @@ async def test_an_open_breaker_ends_retries_and_says_so(said: Callable[[], list[
     assert said()[-1] == "INFO invocation app: given up after 6 attempts: circuit breaker is open"
 
 
-def test_targets_are_bounded() -> None:
-    """They are the callers' words."""
+async def test_targets_are_bounded_and_the_quiet_ones_are_forgotten_first() -> None:
+    """They are the callers' words; the last is known whatever else was asked for."""
     conditions = Conditions()
-    for number in range(MAX_TARGETS + 50):
-        conditions.of("invocation", str(number)).refuses()
-    assert conditions.of("invocation", "0") is conditions.of("invocation", "0")
-    beyond = str(MAX_TARGETS + 1)
-    assert conditions.of("invocation", beyond) is not conditions.of("invocation", beyond)
+    held = conditions.of("event", "orders")
+    conditions.of("invocation", "away").waits("no instance")
+    made = [weakref.ref(conditions.of("invocation", str(number))) for number in range(5 * MAX_TARGETS)]
+    gc.collect()
+    last = str(5 * MAX_TARGETS - 1)
+    assert conditions.of("invocation", last) is conditions.of("invocation", last)
+    assert conditions.of("event", "orders") is held
+    assert [each["target"] for each in conditions.described()] == ["invocation away"]
+    assert sum(each() is not None for each in made) <= MAX_TARGETS
+
+
+def test_a_map_forgets_what_has_been_quiet_longest() -> None:
+    known: Recent[str, str] = Recent(100, lambda value: value == "in use")
+    known.keep("busy", "in use")
+    known.keep("often", "quiet")
+    for number in range(1000):
+        known.keep(str(number), "quiet")
+        assert known["often"] == "quiet"
+    assert known["busy"] == "in use"
+    with pytest.raises(KeyError):
+        known["0"]
+    for number in range(1000):
+        known.keep(f"busy {number}", "in use")
+    with pytest.raises(KeyError):  # All are in use, and there are too many.
+        known["busy"]
+    assert known["busy 999"] == "in use"
+
+
+def test_labels_are_bounded() -> None:
     assert len(Condition("x" * 10_000).label) < 1000

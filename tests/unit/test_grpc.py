@@ -12,7 +12,7 @@ import pytest
 
 from gateway.grpc import MAX_CONNECTIONS, PREFERRED_PORT, answering_grpc
 from mesh.errors import ConfigError
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import PATIENCE
 from tests.support.processes import free_port
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -84,26 +84,23 @@ async def test_what_is_not_http_2_is_closed(data: bytes) -> None:
 
 
 async def test_connections_are_bounded() -> None:
-    """One too many is closed at once, and there is room again when another one goes."""
-    async with connected() as (_, writer):
+    """One too many is admitted, and the one that has been silent longest is closed: silent ones shut nobody out."""
+    async with connected() as (reader, writer):
         port = writer.get_extra_info("peername")[1]
-        others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
-        assert await others[-2][0].readexactly(9) == frame(4, 0, 0)
-        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-            await others[-1][0].readexactly(9)
-        others[0][1].close()
-
-        async def admitted() -> None:
-            again, closing = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                assert await again.read(9) == frame(4, 0, 0)
-            except ConnectionResetError:
-                raise AssertionError from None
-            finally:
-                closing.close()
-
-        await eventually(admitted)
-        for _, each in others:
+        others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS - 1)]
+        for each, _ in others:
+            assert await each.readexactly(9) == frame(4, 0, 0)
+        assert [await read(reader) for _ in range(2)] == [(4, 0, 0, b""), (4, ACK, 0, b"")]
+        writer.write(frame(6, 0, 0, b"12345678"))
+        assert await read(reader) == (6, ACK, 0, b"12345678")
+        late, closing = await asyncio.open_connection("127.0.0.1", port)
+        assert await late.readexactly(9) == frame(4, 0, 0)
+        with suppress(ConnectionResetError):
+            assert await others[0][0].read() == b""
+        writer.write(frame(6, 0, 0, b"12345678"))
+        assert await read(reader) == (6, ACK, 0, b"12345678")
+        assert not others[1][0].at_eof()
+        for each in (closing, *(writing for _, writing in others)):
             each.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -113,7 +113,7 @@ class Hanging(KeyValueStateStore):
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         self.asked.set()
         await asyncio.Event().wait()
         raise AssertionError

@@ -282,7 +282,6 @@ def test_component_of_the_tutorials() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"brokers": "a", "brokrs": "b"}, "did you mean 'brokers'"),
         ({"authType": "none"}, "brokers is missing"),
         ({"brokers": "a", "authType": "password"}, "saslUsername is missing"),
         ({"brokers": "a", "authType": "mtls"}, "needs clientCert and clientKey"),

@@ -239,6 +239,17 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ENDPOINT + "  baseUrl: http://a..b\n",
         ["f.yaml:5:12: spec.baseUrl: 'http://a..b' names no server: a host that can be looked up, and perhaps a port"],
     ),
+    "endpoint with a header that cannot be sent": (
+        ENDPOINT
+        + '  baseUrl: http://x\n  headers:\n  - {name: "a\\nb", value: v}\n  - {name: "a:", value: "b\\tc"}\n'
+        + '  - {name: X-Ok, value: "b\\r\\nX-Other: c"}\n  - name: Token\n    value: |\n      abc\n',
+        [
+            "f.yaml:7:12: spec.headers[0].name: no header can be called 'a\\nb'",
+            "f.yaml:8:12: spec.headers[1].name: no header can be called 'a:'",
+            "f.yaml:9:25: spec.headers[2].value: the value of a header cannot hold the character U+000D",
+            "f.yaml:11:12: spec.headers[3].value: the value of a header cannot hold the character U+000A",
+        ],
+    ),
     "endpoint with a login": (
         ENDPOINT + "  baseUrl: https://me:secret@x/c\n",
         [
@@ -407,6 +418,33 @@ def test_near_misses_in_metadata(field: str, meant: str, tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("section", "said", "refused"),
+    [
+        ("denied: [{name: state, version: v1}, {name: actors}, {name: jobs, version: v1.0-alpha1}]", "", False),
+        ("denied: [{name: staet}]", "name: no API has the name 'staet'; did you mean 'state'?", True),
+        ("denied: [{name: State}]", "name: no API has the name 'State'; did you mean 'state'?", True),
+        ("denied: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", True),
+        ("denied: [{name: quux, protocol: grpc}]", "name: no API has the name 'quux'; known are actors, ", False),
+        ("denied: [{name: state, version: v7}]", "version: no API has the version 'v7'; known are v1, ", True),
+        ("denied: [{name: ''}]", "name: no API has the name ''; known are actors, ", True),
+        ("allowed: [{name: invok}]", "name: no API has the name 'invok'; did you mean 'invoke'?", True),
+        (
+            "allowed: [{name: state, version: v1.0alpha1}]",
+            "version: no API has the version 'v1.0alpha1'; did you",
+            True,
+        ),
+        ("allowed: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", False),
+    ],
+)
+def test_names_of_the_api(section: str, said: str, refused: bool, tmp_path: Path) -> None:
+    """A misspelt part would stay open, or closed, in silence."""
+    text = CONFIGURATION + f"  api:\n    {section}\n"
+    told = problems_of(text, tmp_path) if refused else [str(each) for each in load(text, tmp_path).warnings]
+    place = f"spec.api.{section.partition(':')[0]}[0].{said}"
+    assert [place in each and "f.yaml:6:" in each for each in told] == [True] * bool(said)
+
+
 def test_a_list_of_resources_is_read(tmp_path: Path) -> None:
     """As kubectl writes it; problems have their places in the file."""
     item = (
@@ -418,6 +456,30 @@ def test_a_list_of_resources_is_read(tmp_path: Path) -> None:
         wrong = text + item.format(name="b", more=", versoin: v1")
         assert problems_of(wrong, tmp_path) == ["f.yaml:11:21: spec.versoin: unknown field; did you mean 'version'?"]
     assert load("apiVersion: v1\nkind: List\nitems: []\n", tmp_path) == LoadedResources()
+    inner = "apiVersion: v1\nkind: List\nitems:\n" + item.format(name="a", more="")
+    outer = "apiVersion: v1\nkind: List\nitems:\n- " + inner.replace("\n", "\n  ").rstrip() + "\n"
+    assert [each.name for each in load(outer, tmp_path).components] == ["a"]
+
+
+@pytest.mark.parametrize("key", ["topic", "deadLetterTopic"])
+def test_a_topic_over_the_limit_is_a_problem(key: str, tmp_path: Path) -> None:
+    """As at the broker: bytes count."""
+    text = (
+        "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {{name: s}}\nspec:\n  pubsubname: p\n"
+        "  route: /r\n  topic: {topic}\n  deadLetterTopic: {deadLetterTopic}\n"
+    )
+    at = 7 if key == "topic" else 8
+    names = {"topic": "t", "deadLetterTopic": "d"}
+    assert load(text.format(**{**names, key: "ü" * 256}), tmp_path).subscriptions
+    (problem,) = problems_of(text.format(**{**names, key: "ü" * 256 + "t"}), tmp_path)
+    assert problem.startswith(f"f.yaml:{at}:")
+    assert problem.endswith(f"spec.{key}: a topic has at most 512 bytes, this one has 513")
+
+
+@pytest.mark.parametrize(("items", "place"), [("", "1:1"), ("items:\n", "3:7"), ("items: {a: b}\n", "3:8")])
+def test_a_list_without_items_is_told(items: str, place: str, tmp_path: Path) -> None:
+    (warning,) = load(f"apiVersion: v1\nkind: List\n{items}", tmp_path).warnings
+    assert str(warning) == f"{tmp_path}/f.yaml:{place}: items: a list without items holds no resource"
 
 
 def _two(first: str, second: str) -> str:

@@ -70,7 +70,6 @@ def test_settings_of_our_own() -> None:
         ({"url": "localhost:1883"}, "an MQTT URL is mqtt://"),
         ({"url": "amqp://localhost"}, "an MQTT URL is mqtt://"),
         ({"url": "mqtt://me:secret@localhost:port"}, "an MQTT URL is mqtt://"),
-        ({"url": "mqtt://x", "cleansesion": "true"}, "did you mean 'cleanSession'?"),
         ({"url": "mqtt://x", "qos": "0"}, "would lose messages"),
         ({"url": "mqtt://x", "qos": "often"}, "is 1, not 'often'"),
         ({"url": "mqtt://x", "retain": "perhaps"}, "not a boolean: 'perhaps'"),

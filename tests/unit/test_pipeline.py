@@ -16,6 +16,7 @@ from mesh.address import Address
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, PubSubComponent
 from mesh.broker import Message
+from mesh.conditions import Conditions
 from mesh.deadlines import SWEEP_INTERVAL, Deadlines
 from mesh.errors import (
     BrokerError,
@@ -32,7 +33,7 @@ from mesh.errors import (
     to_wire,
 )
 from mesh.operation import Caller, Context, Method, Operation
-from mesh.pipeline import Pipeline
+from mesh.pipeline import MAX_GUARDS, Pipeline
 from mesh.policies import CircuitBreaker, Policy, Retry, Timeout
 from mesh.telemetry import OPERATIONS, Observed
 
@@ -62,7 +63,7 @@ def operation(method: Method = METHOD, deadline: float | None = None) -> Operati
 
 
 def of(service: Service, policy: Policy | None = None, observer: Callable[[Observed], None] | None = None) -> Pipeline:
-    return Pipeline({"block": service}, policy_of=None if policy is None else lambda _: policy, observer=observer)
+    return Pipeline({"block": service}, policy_of=None if policy is None else lambda *_: policy, observer=observer)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,7 @@ MADE = {
     "ComponentNotFoundError": ("store", "no"),
     "HostsDifferError": ("store", "no"),
     "PublishFailedError": ({},),
+    "TooManyOperationsError": (3, 2),
 }
 
 
@@ -230,6 +232,32 @@ def test_whatever_arrives_is_an_error(described: dict[str, object]) -> None:
     assert isinstance(from_wire(described), MeshError)
 
 
+async def test_made_up_targets_take_no_policy_from_others() -> None:
+    """Targets are the callers' words: an open breaker is kept, and a new target gets one that it keeps."""
+    service = Service(*[StateError("no") for _ in range(6)])
+    conditions = Conditions()
+    policy = Policy(breaker=CircuitBreaker("cb"))
+    pipeline = Pipeline({"block": service}, policy_of=lambda *_: policy, conditions=conditions)
+
+    async def ask(target: str) -> object:
+        return await pipeline.run(Operation(METHOD, target, None, Context(CALLER)))
+
+    async def fail(target: str) -> None:
+        for _ in range(6):
+            with pytest.raises(StateError):
+                await ask(target)
+
+    await fail("early")
+    for number in range(MAX_GUARDS + MAX_GUARDS // 2):
+        await ask(f"made up {number}")
+    service.answers += [StateError("no") for _ in range(6)]
+    await fail("late")
+    for target in ("early", "late"):
+        with pytest.raises(CircuitOpenError):
+            await ask(target)
+    assert {each["target"] for each in conditions.described()} == {"block early", "block late"}
+
+
 # What stays the same from attempt to attempt
 
 
@@ -253,7 +281,7 @@ async def test_another_attempt_of_a_publish_is_no_other_event() -> None:
             return await getattr(component, operation.method.name)(operation)
 
     policy = Policy(retry=Retry(interval=0.0, max_retries=2))
-    pipeline = Pipeline({"pubsub": PubSub()}, policy_of=lambda _: policy)
+    pipeline = Pipeline({"pubsub": PubSub()}, policy_of=lambda *_: policy)
     entries = [BulkEntry(str(number), "text/plain", b"x", {}) for number in range(2)]
     for method, arguments, events in ((PUBLISH, Publish("t", b"1"), 1), (BULK_PUBLISH, BulkPublish("t", entries), 2)):
         seen.clear()

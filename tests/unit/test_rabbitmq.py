@@ -262,11 +262,10 @@ def test_component_with_everything() -> None:
 def test_component_reports_all_problems_where_they_are() -> None:
     with pytest.raises(ConfigError) as raised:
         RabbitMQBroker.from_component(
-            component(hostname="h:x", protocol="http", hartBeat="1s", maxLen="many", saslExternal="maybe")
+            component(hostname="h:x", protocol="http", heartBeat="soon", maxLen="many", saslExternal="maybe")
         )
     said = str(raised.value)
     assert len(raised.value.problems) == 5
-    assert "did you mean 'heartBeat'" in said
     for line in (8, 9, 10, 11, 12):
         assert f"pubsub.yaml:{line}:5" in said
 

@@ -87,7 +87,7 @@ async def test_the_backbone_comes_first(tmp_path: Path) -> None:
     marked = component("file", "state.sqlite", connectionString=str(tmp_path / "s.db"), actorStateStore="true")
     async with node(marked, backbone="memory:") as rich:
         await ask(rich, ACCEPT, "callee", CALL)
-        assert [key async for key in rich._components.all[0][1].store._file.keys("")] == []  # type: ignore[attr-defined]
+        assert await rich._components.all[0][1].store.keys("", "", 10) == []  # type: ignore[attr-defined]
 
 
 async def test_the_default_store_is_a_file_of_this_machine(tmp_path: Path) -> None:

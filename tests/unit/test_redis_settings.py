@@ -118,3 +118,10 @@ async def test_a_host_whose_name_is_none() -> None:
     store = RedisStateStore.from_component(replace(component("c", "", redisHost="a..b"), init_timeout=0.2))
     with pytest.raises(StateError, match=r"Redis at a\.\.b:6379"):
         await store.__aenter__()
+
+
+def test_an_outbox_is_not_for_a_cluster() -> None:
+    settings = {"redisHost": "localhost", "outboxPublishPubsub": "pubsub", "outboxPublishTopic": "orders"}
+    RedisStateStore.from_component(component("c", "state.redis", **settings))
+    with pytest.raises(ConfigError, match=r"outboxPublishPubsub.*not for a Redis cluster"):
+        RedisStateStore.from_component(component("c", "state.redis", redisType="cluster", **settings))

@@ -66,6 +66,14 @@ def test_settings_that_are_wrong(adapter: Any, given: dict[str, str], says: str)
         adapter.from_component(component("c", "", **given))
 
 
+def test_etcd_has_two_versions() -> None:
+    """Another one would be read and written wrongly."""
+    for version in ("v1", "v2"):
+        EtcdStateStore.from_component(component("c", "state.etcd", version=version, endpoints="a:1"))
+    with pytest.raises(ConfigError, match="v1 and v2"):
+        EtcdStateStore.from_component(component("c", "state.etcd", version="v3", endpoints="a:1"))
+
+
 @pytest.mark.parametrize(
     ("given", "hosts"),
     [

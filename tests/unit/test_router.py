@@ -14,11 +14,12 @@ from gateway.config import GatewayConfig
 from gateway.errors import APIError
 from gateway.http.response import Answered, Response
 from gateway.http.server import Found, Router
-from gateway.routes import build_router
+from gateway.routes import ROUTES, build_router
 from gateway.routes.invocation import comparable
 from gateway.routes.request import metadata_of, query_of, unescape
 from gateway.routes.route import Asked, Route
-from mesh.resources.configuration import APIOperation, APISpec
+from gateway.routes.unanswered import MISSING
+from mesh.resources.configuration import API_NAMES, API_VERSIONS, APIOperation, APISpec
 
 
 def answering(status: int, segments: Sequence[str]) -> Found:
@@ -238,3 +239,9 @@ async def test_allowed(api: APISpec | None, left: set[str]) -> None:
     """What Configuration `spec.api` leaves; health always, denied beats allowed."""
     made = router(ROWS, api)
     assert {name for name in ALL if await answered(made, f"/{name}/k") is not None} == left
+
+
+def test_every_part_of_the_api_can_be_named() -> None:
+    """In `spec.api` of a Configuration, where other names are errors."""
+    assert {route.name for route in ROUTES} | set(MISSING) <= set(API_NAMES)
+    assert {version for route in ROUTES for version in route.versions} <= set(API_VERSIONS.values())

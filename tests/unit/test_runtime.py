@@ -8,10 +8,14 @@ import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
+from bindings.in_memory import InMemoryStateStore
 from brokers.memory import MemoryBroker
 from mesh.address import Address
 from mesh.application import AppResponse, Headers
@@ -22,10 +26,11 @@ from mesh.errors import BadArgumentError, ConfigError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Method
 from mesh.registry import Registry
-from mesh.resources.component import Component, MetadataEntry
+from mesh.resources.component import Component, MetadataEntry, SecretRef
+from mesh.resources.settings import Setting, ignored
 from mesh.resources.subscription import Subscription
 from tests.support.eventually import eventually
-from tests.support.nodes import ask, node
+from tests.support.nodes import MemoryMesh, ask, node, unique
 
 TOPICS = ("a", "b", "c")
 
@@ -115,12 +120,33 @@ async def test_a_setting_that_nothing_reads_is_one_warning(kind: str, caplog: py
     assert [record.getMessage() for record in caplog.records] == [place]
 
 
-async def test_a_setting_without_effect_is_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class _WithoutPool:
+    ignored: ClassVar[tuple[Setting, ...]] = ignored("there is no pool", "poolSize", anyway=("0",))
+
+
+class _Store(InMemoryStateStore):
+    settings = _WithoutPool
+
+
+class _Installed(Registry):
+    def find(self, name: str) -> EntryPoint | None:
+        return super().find("state.in-memory" if name == "state.toy" else name)
+
+    def load(self, name: str) -> type:
+        return _Store if name == "state.toy" else super().load(name)
+
+
+@pytest.mark.parametrize(("value", "told"), [("3", True), ("0", False)])
+async def test_a_setting_without_effect_is_one_warning(
+    value: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless it asks for what is so anyway."""
     with caplog.at_level(logging.WARNING):
-        async with Runtime(one("state.sqlite", connectionString=str(tmp_path / "a.db"), tableName="t"), Registry()):
+        async with Runtime(one("state.toy", poolSize=value), _Installed()):
             pass
-    place = "c.yaml:10:3: spec.metadata[1] (tableName): it has no effect: the tables are brokermesh's own"
-    assert [record.getMessage() for record in caplog.records] == [place]
+    place = "c.yaml:9:3: spec.metadata[0] (poolSize): it has no effect: there is no pool"
+    assert [record.getMessage() for record in caplog.records] == [place] * told
 
 
 @pytest.mark.parametrize(
@@ -219,3 +245,76 @@ async def test_limits_hold_without_http(method: Method, target: str, arguments: 
     async with node("memory:", "default") as mesh:
         with pytest.raises(BadArgumentError, match=problem):
             await ask(mesh, method, target, arguments)
+
+
+class Late:
+    """A store whose start does not end."""
+
+    settings = ()
+
+    async def __aenter__(self) -> None:
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return
+
+
+class SilentSecrets:
+    """A secret store that gives no secret."""
+
+    capabilities: Sequence[str] = ()
+
+    async def __aenter__(self) -> SilentSecrets:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return
+
+    async def get(self, name: str, metadata: dict[str, str]) -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_the_secret_store_that_was_waited_for_is_named() -> None:
+    mesh = MemoryMesh()
+    mesh._made["secretstores.silent"] = SimpleNamespace(from_component=lambda _: SilentSecrets())
+    entry = MetadataEntry("connectionString", SecretRef("a", "b"))
+    store = Component("c", "state.sqlite", (entry,), auth_secret_store="vault", init_timeout=0.1, file="c.yaml", line=1)
+    vault = Component("vault", "secretstores.silent")
+    place = r"c.yaml:1:1: component c: its start took longer than 0.1 s \(spec.initTimeout\), it waited for the secret "
+    with pytest.raises(ConfigError, match=place + "store vault"):
+        async with node("memory:", unique("late"), vault, store, registry=mesh):
+            pass
+
+
+def spared(kind: str, **settings: str | SecretRef) -> Component:
+    entries = tuple(MetadataEntry(name, value) for name, value in settings.items())
+    return Component("c", kind, entries, ignore_errors=True, init_timeout=0.1, file="c.yaml", line=1)
+
+
+@pytest.mark.parametrize(
+    ("component", "why"),
+    [
+        (spared("state.nothing"), "there is no component type 'state.nothing'"),
+        (spared("state.in-memory", keyPrefx="x"), "did you mean 'keyPrefix'"),
+        (spared("state.in-memory", keyPrefix="{podName}"), "needs the variable POD_NAME"),
+        (spared("state.sqlite"), "the setting connectionString is missing"),
+        (spared("state.sqlite", connectionString="/dev/null/x.db"), "cannot use x.db"),
+        (spared("state.sqlite", connectionString=SecretRef("a", "b")), "refers to the secret 'a'"),
+        (spared("state.endless"), "it waited for its adapter state.endless"),
+    ],
+)
+async def test_what_may_be_left_out_is_left_out(
+    component: Component, why: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``ignoreErrors``: one warning says why, and the others work."""
+    monkeypatch.delenv("POD_NAME", raising=False)
+    mesh = MemoryMesh(endless=Late)
+    async with node(
+        "memory:", unique("spared"), component, Component("d", "state.in-memory"), registry=mesh
+    ) as runtime:
+        assert [each.name for each in runtime.description.components] == ["d"]
+    [told] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert told.startswith("component c is left out: ")
+    assert "c.yaml" in told
+    assert why in told

@@ -7,7 +7,10 @@ from typing import ClassVar
 
 import pytest
 
+from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError
+from mesh.node.components import unknown_settings
+from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry, Secret
 from mesh.resources.settings import (
     BOOLEAN,
@@ -15,13 +18,16 @@ from mesh.resources.settings import (
     DURATION,
     SECONDS,
     SIZE,
+    VERBATIM,
     Setting,
     choice,
     ignored,
     read_settings,
+    refused,
     setting,
     settings_of,
     whole,
+    without_effect,
 )
 
 
@@ -103,3 +109,45 @@ def test_what_is_declared() -> None:
     assert settings_of(Settings)[0].names == ("theHost", "hostName")
     assert settings_of(Settings)[-1].ignored == "there is no pool"
     assert "hunter2" not in repr(read_settings(component(theHost="h", thePassword=Secret("hunter2")), Settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "meant"),
+    [
+        ("pubsub.redis", "redisPasword", "redisPassword"),
+        ("pubsub.redis", "consumrID", "consumerID"),
+        ("pubsub.kafka", "brokrs", "brokers"),
+        ("pubsub.kafka", "oidcClientId2", "oidcClientID"),
+        ("pubsub.mqtt3", "cleansesion", "cleanSession"),
+        ("pubsub.jetstream", "natURL", "natsURL"),
+        ("pubsub.rabbitmq", "hartBeat", "heartBeat"),
+        ("pubsub.in-memory", "allowedTopic", "allowedTopics"),
+        ("state.sqlite", "connectionStrin", "connectionString"),
+        ("state.in-memory", "keyPrefx", "keyPrefix"),
+    ],
+)
+def test_names_that_no_model_has(kind: str, given: str, meant: str) -> None:
+    """They are told with what was meant, also when it is the block's; a setting without effect is no error."""
+    block = next(each for each in BLOCKS if each.kind == kind.partition(".")[0])
+    misspelt, others = unknown_settings(Component("c", kind, (MetadataEntry(given, "x"),)), block, Registry())
+    assert [problem.message for problem in misspelt] == [f"unknown setting; did you mean {meant!r}?"]
+    assert not others
+
+
+def test_what_is_refused_and_what_has_no_effect() -> None:
+    """The first is an error, the other is told once, unless it has no text or asks for what is so anyway."""
+
+    @dataclass(frozen=True, slots=True)
+    class Model:
+        ignored: ClassVar[tuple[Setting, ...]] = (
+            *ignored("it is always so", "sure", anyway=("true",)),
+            *refused("Avro", "schema"),
+        )
+        password: str | None = setting("password", "It.", VERBATIM, aliases=("old",))
+
+    assert [each.name for each in settings_of(Model)] == ["password", "sure", "schema"]
+    with pytest.raises(ConfigError, match="Avro is not supported"):
+        read_settings(component(schema="x"), Model)
+    assert read_settings(component(schema="", password="", old=" a "), Model) == Model(" a ")
+    for text, told in (("false", 1), ("True", 0), ("", 0)):
+        assert len(without_effect(component(Sure=text), settings_of(Model))) == told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -208,7 +208,7 @@ class Flaky(KeyValueStateStore):
             raise StateError("not now")
         await super().write(items)
 
-    async def get(self, key: str, *, strong: bool) -> Stored | None:
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         self.written.append(key)
         await asyncio.Event().wait()
         raise AssertionError
@@ -221,7 +221,7 @@ async def through_pipeline(store: Flaky, policy: Policy, method: Method, argumen
         async def run(self, operation: Operation) -> object:
             return await getattr(component, operation.method.name)(operation)
 
-    pipeline = Pipeline({"state": Service()}, policy_of=lambda operation: policy)
+    pipeline = Pipeline({"state": Service()}, policy_of=lambda *_: policy)
     return await pipeline.run(Operation(method, "s", arguments, Context(Caller("ns", "app"))))
 
 

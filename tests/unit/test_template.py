@@ -10,8 +10,9 @@ import pytest
 
 from gateway.cli.app_spec import AppSpec
 from gateway.cli.output import LogTarget
-from gateway.cli.template import is_template, load_template, read_template, template_path
+from gateway.cli.template import load_template, read_template, template_path
 from mesh.errors import ConfigError, Problem
+from mesh.resources.loader import is_run_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -350,6 +351,6 @@ def test_missing_file_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hello-world", "pubsub"])
 def test_examples_are_templates(name: str) -> None:
     path = EXAMPLES / name / "dapr.yaml"
-    assert is_template(read_template(path)[0])
+    assert is_run_file(read_template(path)[0])
     assert _load(path)
     assert os.path.isabs(_load(path)[0].directory)

@@ -1,0 +1,288 @@
+"""``state.sqlite``: state in a SQLite file of this machine, shared by the gateways that name the file.
+
+The layout is that of Dapr 1.18. The file does not reach other machines, unless one node hosts the component for all:
+``mesh.placement: backbone`` and a ``mesh host``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, cast
+from urllib.parse import parse_qs, quote, unquote
+from uuid import uuid4
+
+from sqlalchemy import Connection, create_engine, exc
+from sqlalchemy.pool import QueuePool
+
+from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
+from bindings.sql._runner import Runner, threaded
+from bindings.sql._store import SQLStateStore
+from bindings.sql._values import decoded, encoded, new_etag, utc_text
+from mesh.blocks.store import Stored
+from mesh.errors import ConfigError, StateError
+from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, SECONDS, read_settings, setting
+
+__all__ = ["BUSY_SECONDS", "SQLiteStateStore"]
+
+BUSY_SECONDS = 2.0
+_PRAGMA = re.compile(r"([a-z_]+)[(=]\s*([A-Za-z0-9_-]+)\s*\)?")
+_PRAGMAS = frozenset(
+    {"cache_size", "journal_size_limit", "mmap_size", "synchronous", "temp_store", "wal_autocheckpoint"}
+)
+_LIMITS = (sqlite3.SQLITE_TOOBIG,)
+
+
+@dataclass(frozen=True, slots=True)
+class SQLiteSettings:
+    """Settings of ``state.sqlite``."""
+
+    connection_string: str = setting(
+        "connectionString",
+        "The path of a file, relative to the working directory of the gateway, a file: URL, or :memory:.",
+        required=True,
+        aliases=("url",),
+        example="data/state.db",
+    )
+    timeout: float = setting(
+        "timeout", "How long an operation may take.", SECONDS, default=20.0, aliases=("timeoutInSeconds",)
+    )
+    busy: float = setting(
+        "busyTimeout", "How long to wait for another process that writes.", SECONDS, default=BUSY_SECONDS
+    )
+    without_wal: bool = setting(
+        "disableWAL", "Whether to keep no write-ahead log, for a file on a network.", BOOLEAN, default=False
+    )
+    table: str = setting("tableName", "The table.", NAME, default="state")
+    metadata: str = setting(
+        "metadataTableName", "The table that remembers the version of the layout.", NAME, default="metadata"
+    )
+    clean_every: float = setting(
+        "cleanupInterval",
+        "How often expired rows are deleted; 0 or less = never.",
+        INTERVAL,
+        default=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class File:
+    """Where a database is.
+
+    Attributes:
+        path: None = in memory.
+        pragmas: To set on its connection.
+    """
+
+    path: Path | None
+    pragmas: Mapping[str, str]
+
+
+def parse(text: str) -> File:
+    """Read a connection string.
+
+    Raises:
+        ValueError: It names no file, or asks for what a store cannot be.
+    """
+    path, _, query = text.partition("?") if text.startswith("file:") or text.startswith(":memory:") else (text, "", "")
+    options = {name: values[-1] for name, values in parse_qs(query).items() if name != "_pragma"}
+    if options.get("mode") == "ro" or options.get("immutable") in ("1", "true"):
+        raise ValueError("asks for a file that is only read; a state store is written")
+    if "vfs" in options:
+        raise ValueError("vfs is not supported")
+    pragmas = {}
+    for given in parse_qs(query).get("_pragma", ()):
+        matched = _PRAGMA.fullmatch(given.strip().lower())
+        if matched is None or matched[1] not in _PRAGMAS:
+            known = "busy_timeout is the setting busyTimeout and journal_mode is disableWAL"
+            raise ValueError(f"_pragma is one of {', '.join(sorted(_PRAGMAS))}; {known}")
+        pragmas[matched[1]] = matched[2]
+    if path.startswith("file:"):
+        path = unquote(path.removeprefix("file:"))
+        path = re.sub(r"\A//(localhost)?(?=/)", "", path)
+    if path.startswith(":memory:") or options.get("mode") == "memory":
+        return File(None, pragmas)
+    if not path or "\0" in path:
+        raise ValueError("must be the path of a file, a file: URL, or :memory:")
+    try:
+        return File(Path(path).expanduser(), pragmas)
+    except RuntimeError as error:  # There is no such user.
+        raise ValueError(str(error)) from None
+
+
+class SQLiteStateStore(SQLStateStore):
+    """A state store in a file."""
+
+    bound = True
+    title = "State in a SQLite file of this machine, shared by the gateways that name the file."
+    tested = "real files"
+    settings = SQLiteSettings
+
+    def __init__(self, settings: SQLiteSettings, file: File) -> None:
+        """Prepare; entering opens the file, and makes it if it is missing.
+
+        Args:
+            settings: Of the component.
+            file: Where it is.
+        """
+        name = "the database in memory" if file.path is None else file.path.name
+        super().__init__(
+            settings, _dialect(name, settings.table, settings.metadata), settings.timeout, settings.clean_every
+        )
+        self._file = file
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings.
+
+        Raises:
+            ConfigError: They are wrong, located.
+        """
+        settings = read_settings(component, cls.settings)
+        try:
+            return cls(settings, parse(settings.connection_string))
+        except ValueError as error:
+            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
+
+    async def _connect(self) -> Runner:
+        path = self._file.path
+        if path is None:
+            uri = f"file:mesh-{uuid4()}?mode=memory&cache=shared"
+            keeper = sqlite3.connect(uri, uri=True, check_same_thread=False)  # The data live as long as a connection.
+            self._stack.callback(keeper.close)
+        else:
+            uri = f"file:{quote(os.fsencode(path))}"
+        # One connection in one thread: SQLite writes one after the other, and a queue costs less than locks.
+        engine = create_engine(
+            "sqlite+pysqlite://",
+            creator=partial(self._open, uri),
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            pool_reset_on_return=None,
+        )
+        return await self._stack.enter_async_context(threaded(engine, 1, "state-sqlite"))
+
+    def _open(self, uri: str) -> sqlite3.Connection:
+        settings, path = cast("SQLiteSettings", self._settings), self._file.path
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            database = sqlite3.connect(
+                uri, uri=True, timeout=settings.busy, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(f"cannot use {self._dialect.title}: {error}") from None
+        try:
+            if path is not None:
+                database.execute(f"PRAGMA journal_mode={'DELETE' if settings.without_wal else 'WAL'}")
+            database.execute("PRAGMA synchronous=FULL")
+            for name, value in self._file.pragmas.items():
+                database.execute(f"PRAGMA {name}={value}")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+
+def _fault(error: exc.DBAPIError) -> Fault:
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
+        return Fault.EXISTS
+    return Fault.LIMIT if code & 0xFF in _LIMITS else Fault.OTHER
+
+
+def _dialect(title: str, table: str, metadata: str) -> Dialect:
+    t, m = f'"{table}"', f'"{metadata}"'
+    live = "(expiration_time IS NULL OR expiration_time > CURRENT_TIMESTAMP)"
+    select = f"SELECT key, value, is_binary, etag, CAST(strftime('%s', expiration_time) AS REAL) FROM {t}"
+    insert = (
+        f"INSERT INTO {t} (key, value, is_binary, etag, expiration_time) VALUES {{rows}} "
+        "ON CONFLICT (key) DO UPDATE SET value = excluded.value, is_binary = excluded.is_binary, etag = excluded.etag, "
+        "expiration_time = excluded.expiration_time, update_time = CURRENT_TIMESTAMP"
+    )
+    conditions = f"WHERE key = :key AND etag = :etag_is AND {live}"
+
+    def parameters(key: str, value: bytes, ttl: float | None) -> dict[str, Any]:
+        text, binary = encoded(value, quoted=False)
+        return {"key": key, "value": text, "binary": binary, "etag": new_etag(), "end": utc_text(ttl)}
+
+    def read(row: Any) -> Stored:
+        return Stored(decoded(row[1], bool(row[2])), row[3], row[4])
+
+    return Dialect(
+        title=title,
+        get=f"{select} WHERE key = :key AND {live}",
+        get_many=f"{select} WHERE key IN :keys AND {live}",
+        upsert=insert,
+        row="(:key, :value, :binary, :etag, :end)",
+        parameters=parameters,
+        insert=(f"{insert} WHERE {t}.expiration_time <= CURRENT_TIMESTAMP",),
+        update=(
+            f"UPDATE {t} SET value = :value, is_binary = :binary, etag = :etag, expiration_time = :end, "
+            f"update_time = CURRENT_TIMESTAMP {conditions}"
+        ),
+        delete=f"DELETE FROM {t} WHERE key IN :keys",
+        delete_if=f"DELETE FROM {t} {conditions}",
+        check=f"SELECT 1 FROM {t} {conditions}",
+        keys=(
+            f"SELECT key FROM {t} WHERE key > :after AND key >= :prefix "
+            f"AND substr(key, 1, length(:prefix)) = :prefix AND {live} ORDER BY key LIMIT :limit"
+        ),
+        clean=(
+            f"DELETE FROM {t} WHERE key IN "
+            f"(SELECT key FROM {t} WHERE expiration_time <= CURRENT_TIMESTAMP LIMIT :limit)"
+        ),
+        claim=(
+            f"INSERT INTO {m} (key, value) VALUES ('last-cleanup', CURRENT_TIMESTAMP) ON CONFLICT (key) DO UPDATE SET "
+            f"value = excluded.value WHERE CAST(strftime('%s', {m}.value) AS INTEGER) <= "
+            "CAST(strftime('%s', 'now') AS INTEGER) - :seconds",
+        ),
+        begin="BEGIN IMMEDIATE",
+        read=read,
+        migrate=partial(_migrate, title, table, metadata),
+        fault=_fault,
+        etag=lambda etag: etag,
+    )
+
+
+_STEPS: Sequence[str] = (
+    "CREATE TABLE IF NOT EXISTS {t} (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL, is_binary BOOLEAN NOT NULL, "
+    "etag TEXT NOT NULL, expiration_time TIMESTAMP DEFAULT NULL, "
+    "update_time TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)",
+)
+
+
+def _migrate(title: str, table: str, metadata: str, connection: Connection) -> None:
+    """Take the steps that the file lacks, in a transaction: whoever comes at the same time waits."""
+    m = f'"{metadata}"'
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        tables = set(connection.execute(one("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
+        if {"entries", "counter"} <= tables and table not in tables:
+            told = "has the layout of an early version of brokermesh, which is not read any more"
+            raise StateError(f"{title} {told}; move it away, or name another file")
+        connection.exec_driver_sql(
+            f"CREATE TABLE IF NOT EXISTS {m} (key text NOT NULL PRIMARY KEY, value text NOT NULL)"
+        )
+        found = connection.execute(one(f"SELECT value FROM {m} WHERE key = 'migrations'")).scalar()
+        level = int(found) if found is not None and str(found).isdigit() else 0
+        for step in _STEPS[level:]:
+            connection.exec_driver_sql(step.format(t=f'"{table}"'))
+        if level < len(_STEPS):
+            connection.execute(
+                one(f"INSERT OR REPLACE INTO {m} (key, value) VALUES ('migrations', :level)"),
+                {"level": str(len(_STEPS))},
+            )
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
+    connection.exec_driver_sql("COMMIT")

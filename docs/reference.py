@@ -1,0 +1,107 @@
+"""The reference pages of the types of components, made from what their adapters declare; see `docs/generate.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gateway.cli.component import component_file
+from mesh.blocks import BLOCKS
+from mesh.node.catalogue import ComponentType, component_types
+from mesh.registry import Registry
+from mesh.resources.settings import Setting
+
+__all__ = ["files", "own_types"]
+
+DOCS = Path(__file__).parent
+FOLDER = DOCS / "components"
+_OWN = ("bindings", "brokers", "")
+_GUIDES = {"secretstores": "secrets"}
+_WHERE = {
+    "nearest": "on the node itself, or on one that [hosts it](../hosting.md)",
+    "local": "on the node itself: others have another one, unless one node [hosts it](../hosting.md)",
+    "": "on the node itself",
+}
+
+
+def own_types() -> list[ComponentType]:
+    """Describe the types that come with this package; raises ``RuntimeError`` when a library is missing."""
+    found = [each for each in component_types(Registry(), BLOCKS) if each.provider.partition(".")[0] in _OWN]
+    lacking = [each.needs for each in found if each.needs]
+    if lacking:
+        raise RuntimeError("; ".join(lacking))
+    return found
+
+
+def files() -> Mapping[Path, str]:
+    """Give every page by its path; types that one adapter has share a page."""
+    together: dict[tuple[str, str], list[ComponentType]] = {}
+    for each in own_types():
+        kind = each.name.partition(".")[0]
+        together.setdefault((kind, each.provider or each.name), []).append(each)
+    pages = {FOLDER / f"{alike[0].name}.md": _page(alike) for alike in together.values()}
+    return {**pages, FOLDER / "README.md": _index(list(together.values()))}
+
+
+def _index(groups: Iterable[Sequence[ComponentType]]) -> str:
+    lines = [
+        "# Types of components",
+        "",
+        "Each page tells what the adapter declares, as `mesh component types TYPE` does; `mesh component new TYPE`",
+        "writes a file of it. [Other packages](../extending.md) may add types.",
+        "",
+        "| type | what it is | tested with |",
+        "| --- | --- | --- |",
+    ]
+    for alike in groups:
+        names = ", ".join(f"[`{each.name}`]({alike[0].name}.md)" for each in alike)
+        lines.append(f"| {names} | {alike[0].title} | {alike[0].tested or 'not said'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _page(alike: Sequence[ComponentType]) -> str:
+    first = alike[0]
+    title = ", ".join(each.name for each in alike)
+    guides = [name for name in _guides(first) if (DOCS / name).exists()]
+    see = " and ".join(f"[{Path(name).stem}](../{name})" for name in guides)
+    lines = [f"# {title}", "", first.title, *([f"See {see}."] if see else []), ""]
+    lines += ["| | |", "| --- | --- |"]
+    lines += [f"| abilities | {', '.join(f'`{each}`' for each in first.abilities)} |"] * bool(first.abilities)
+    lines += [f"| versions | {', '.join(f'`{each}`' for each in first.versions)} |"] * (first.versions != ("v1",))
+    lines += [f"| operations run | {_WHERE[first.placement]} |"]
+    lines += [f"| tested with | {first.tested or 'its adapter does not say'} |"]
+    lines += ["", "```yaml", component_file(first, optional=False).rstrip(), "```", "", "## Settings", ""]
+    own = [each for each in first.settings or () if each.used]
+    names = {each.name for each in own}
+    shared = [each for each in first.all_settings if each.used and each.name not in names]
+    lines += _table(own) if own else ["It has none of its own."]
+    if shared:
+        lines += ["", "Of every component of this kind:", "", *_table(shared)]
+    reasons: dict[str, list[str]] = {}
+    for each in first.settings or ():
+        if not each.used:
+            reason = each.ignored or f"it is refused: {each.refused} is not supported"
+            reasons.setdefault(reason, []).append(f"`{each.name}`")
+    if reasons:
+        lines += ["", "| without effect | why |", "| --- | --- |"]
+        lines += [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _guides(kind: ComponentType) -> Iterator[str]:
+    block = kind.name.partition(".")[0]
+    yield f"{_GUIDES.get(block, block)}.md"
+    if kind.provider.startswith("brokers."):
+        yield f"brokers/{kind.provider.partition(':')[0].split('.')[1]}.md"
+
+
+def _table(settings: Iterable[Setting]) -> list[str]:
+    return ["| setting | what it is | kind | default |", "| --- | --- | --- | --- |", *map(_row, settings)]
+
+
+def _row(each: Setting) -> str:
+    names = ", ".join(f"`{name}`" for name in each.names)
+    words = ", ".join(f"`{word}`" for word in each.kind.choices if word) or each.kind.name
+    kind = f"{words}; sensitive" if each.secret else words
+    default = "**required**" if each.required else f"`{each.shown_default}`" if each.shown_default else ""
+    return f"| {names} | {each.told.replace('|', chr(92) + '|')} | {kind} | {default} |"

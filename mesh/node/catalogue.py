@@ -1,0 +1,152 @@
+"""What can be used as a component: every installed type, told by its adapter's own declarations.
+
+The command line, the reference pages and the schemas are made from this. An adapter declares its ``settings``
+(``mesh/resources/settings.py``), and may have a ``title`` and what it is ``tested`` against.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mesh.blocks.block import Block
+from mesh.errors import MissingDependencyError
+from mesh.registry import BACKBONE_TYPES, Registry
+from mesh.resources.settings import TEXT, VERBATIM, Setting, declared_by
+
+__all__ = ["ComponentType", "component_type", "component_types", "example"]
+
+_ON_BACKBONE = "On the mesh's own broker; nothing else has to run."
+PLACEHOLDER = "CHANGE-ME"
+_TEXTS = ("false", "5s", "1", "4Ki")  # One of every kind.
+_FIRST = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentType:
+    """A type of component.
+
+    Attributes:
+        name: As in ``spec.type``.
+        block: Its building block, None for a kind that this version has not.
+        title: What it is, one sentence; empty while its library is missing.
+        settings: Its own, those without effect last; None = it does not say.
+        abilities: What metadata will tell of it.
+        versions: Those of ``spec.version`` that it knows, the usual one first.
+        tested: What it is tested against; empty = it does not say.
+        placement: Where operations run if nothing else is said; empty for a block that is never hosted.
+        provider: What an entry point names; empty for what is on the backbone.
+        needs: What to install, and how; empty = it can be used.
+    """
+
+    name: str
+    block: Block | None
+    title: str = ""
+    settings: tuple[Setting, ...] | None = ()
+    abilities: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ("v1",)
+    tested: str = ""
+    placement: str = ""
+    provider: str = ""
+    needs: str = ""
+
+    @property
+    def all_settings(self) -> tuple[Setting, ...]:
+        """Its own and its block's, those without effect last."""
+        own, shared = self.settings or (), () if self.block is None else self.block.settings
+        taken = {name.casefold() for each in own for name in each.names}
+        both = (*own, *(each for each in shared if each.name.casefold() not in taken))
+        return tuple(sorted(both, key=lambda each: not each.used))
+
+    def described(self) -> Mapping[str, object]:
+        """Give all of it as JSON values."""
+        return {
+            "type": self.name,
+            "block": "" if self.block is None else self.block.name,
+            "title": self.title,
+            "versions": list(self.versions),
+            "abilities": list(self.abilities),
+            "placement": self.placement,
+            "tested": self.tested,
+            "needs": self.needs,
+            "settings": [_setting(each) for each in self.all_settings],
+        }
+
+
+def _setting(each: Setting) -> Mapping[str, object]:
+    if not each.used:
+        return (
+            {"name": each.name, "noEffect": each.ignored}
+            if each.ignored
+            else {"name": each.name, "refused": each.refused}
+        )
+    return {
+        "name": each.name,
+        "aliases": list(each.aliases),
+        "about": each.told,
+        "kind": each.kind.name,
+        "choices": list(each.kind.choices),
+        "default": each.shown_default or None,
+        "required": each.required,
+        "sensitive": each.secret,
+    }
+
+
+def component_types(registry: Registry, blocks: Iterable[Block]) -> list[ComponentType]:
+    """Describe every installed type; raises ``ConfigError`` for one that two packages provide."""
+    known = tuple(blocks)
+    return [component_type(name, registry, known) for name in registry.types()]
+
+
+def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> ComponentType:
+    """Describe a type.
+
+    Raises:
+        ConfigError: Nothing installed here has it, or two packages do.
+    """
+    block = next((each for each in blocks if each.kind == name.partition(".")[0]), None)
+    if name in BACKBONE_TYPES and registry.find(name) is None:
+        return ComponentType(name, block, _ON_BACKBONE, tested="every broker that can be a backbone")
+    try:
+        adapter = registry.load(name)
+    except MissingDependencyError as error:
+        return ComponentType(name, block, settings=None, needs=str(error))
+    hosted = block is not None and block.hosted
+    entry = registry.find(name)
+    return ComponentType(
+        name,
+        block,
+        title=_title(adapter),
+        settings=declared_by(adapter),
+        abilities=() if block is None else tuple(block.abilities(adapter)),
+        versions=tuple(getattr(adapter, "versions", ("v1",))),
+        tested=getattr(adapter, "tested", ""),
+        placement="" if not hosted else "local" if getattr(adapter, "bound", False) else "nearest",
+        provider="" if entry is None else entry.value,
+    )
+
+
+def _title(adapter: type) -> str:
+    """Give what an adapter says that it is, else the first sentence of what its code says."""
+    text = getattr(adapter, "title", "") or inspect.cleandoc(adapter.__doc__ or "")
+    found = _FIRST.match(text)
+    return " ".join((found[0] if found else text).replace("``", "`").split())
+
+
+def example(setting: Setting) -> str:
+    """Give a text that a setting may have, to be replaced by what is meant."""
+    if setting.example or setting.shown_default:
+        return setting.example or setting.shown_default
+    if setting.kind in (TEXT, VERBATIM):
+        return PLACEHOLDER
+    return next((text for text in (*setting.kind.choices, *_TEXTS) if _is(setting, text)), PLACEHOLDER)
+
+
+def _is(setting: Setting, text: str) -> bool:
+    try:
+        setting.kind.parse(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,381 @@
+"""Puts changed resources to work on a running node: what is equal by value is not touched.
+
+A component is opened first, then it takes the place of the one before, then that one is closed once its operations are
+done. What cannot be opened changes nothing: the one before goes on, and why is told once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mesh.application import Application
+from mesh.blocks.secrets import BLOCK as SECRETS
+from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
+from mesh.life import Life, Lives
+from mesh.node.components import (
+    Components,
+    Entry,
+    check_denied,
+    check_installed,
+    check_types,
+    in_order,
+    open_component,
+)
+from mesh.resources.component import Component, HTTPEndpoint, without_store
+from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
+from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
+from mesh.resources.subscription import Subscription, combined
+from mesh.scopes import in_scope
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mesh.application import AppResponse, Headers
+    from mesh.blocks.block import Block, Parts
+    from mesh.hosting import Hosting
+    from mesh.node.inbound import Serve
+    from mesh.pipeline import Handler, Pipeline
+
+__all__ = ["Endpoints", "Live", "OpenEndpoint", "Resources", "Step", "Told", "needs_restart", "sampling_ratio", "steps"]
+
+logger = logging.getLogger(__name__)
+
+LAST_USE_SECONDS = 60.0
+LIVE_SECTIONS = frozenset({"components", "features", "secrets", "tracing"})
+RESTART_SECTIONS = {"api": "spec.api", "placement": "spec.placement"}
+
+Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
+OpenEndpoint = Callable[[HTTPEndpoint], Awaitable[AbstractAsyncContextManager[Application]]]
+_R = TypeVar("_R", Component, HTTPEndpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a node is to work with: what is in its scope.
+
+    Attributes:
+        components: In the order of the files.
+        subscriptions: Declared ones.
+        resiliencies: The later goes before the earlier.
+        endpoints: Services outside of the mesh.
+        configuration: Merged.
+    """
+
+    components: tuple[Component, ...] = ()
+    subscriptions: tuple[Subscription, ...] = ()
+    resiliencies: tuple[Resiliency, ...] = ()
+    endpoints: tuple[HTTPEndpoint, ...] = ()
+    configuration: Configuration = field(default_factory=Configuration)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One resource that is another now.
+
+    Attributes:
+        before: None = it is added.
+        after: None = it is removed.
+    """
+
+    before: Resource | None
+    after: Resource | None
+
+    @property
+    def resource(self) -> Resource:
+        """The one to speak of."""
+        found = self.before if self.after is None else self.after
+        assert found is not None
+        return found
+
+    def __str__(self) -> str:
+        resource = self.resource
+        what = "added" if self.before is None else "removed" if self.after is None else "changed"
+        place = f" ({resource.file}:{resource.line})" if resource.file and resource.line and what != "removed" else ""
+        return f"{type(resource).__name__} {resource.name} {what}{place}"
+
+
+def steps(before: Resources, after: Resources) -> list[Step]:
+    """Find what differs by value. A resource that moved within its file, or to another file, is the same."""
+    found: list[Step] = []
+    for kind in ("components", "endpoints", "resiliencies", "subscriptions"):
+        earlier: dict[str, Resource] = {each.name: each for each in getattr(before, kind)}
+        later: dict[str, Resource] = {each.name: each for each in getattr(after, kind)}
+        found += [Step(earlier.get(name), each) for name, each in later.items() if earlier.get(name) != each]
+        found += [Step(each, None) for name, each in earlier.items() if name not in later]
+    if before.configuration != after.configuration:
+        found.append(Step(before.configuration, after.configuration))
+    return found
+
+
+def needs_restart(before: Configuration, after: Configuration) -> list[str]:
+    """Name the sections that differ and are read at start only."""
+    return [name for key, name in RESTART_SECTIONS.items() if getattr(before.spec, key) != getattr(after.spec, key)]
+
+
+def sampling_ratio(configuration: Configuration) -> float:
+    """Give the share of traces that are sampled."""
+    tracing = configuration.spec.tracing
+    return DEFAULT_SAMPLING_RATIO if tracing is None or tracing.sampling_rate is None else tracing.sampling_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a change.
+
+    Attributes:
+        done: What was changed.
+        kept: Why the others are as they were.
+        again: Whether it may work later without another change, as when a server was away.
+    """
+
+    done: tuple[Step, ...] = ()
+    kept: tuple[Problem, ...] = ()
+    again: bool = False
+
+
+class Endpoints:
+    """Services outside of the mesh, each open until nobody uses it any more."""
+
+    def __init__(self, parts: Parts, lives: Lives) -> None:
+        """Know of none yet."""
+        self.open: OpenEndpoint | None = None
+        self._parts = parts
+        self._all = lives
+        self._lives: dict[str, Life] = {}
+
+    async def put(self, endpoint: HTTPEndpoint) -> None:
+        """Call it by its name from here on; raises ``ConfigError``."""
+        opening = self.open
+        if opening is None:
+            return
+
+        async def begin(stack: AsyncExitStack) -> Application:
+            return await stack.enter_async_context(await opening(endpoint))
+
+        application, life = await self._all.begin(f"HTTPEndpoint {endpoint.name}", begin)
+        self.take(endpoint.name)
+        self._parts.endpoints[endpoint.name], self._lives[endpoint.name] = _Used(application, life), life
+
+    def take(self, name: str) -> None:
+        """Call it no longer."""
+        self._parts.endpoints.pop(name, None)
+        former = self._lives.pop(name, None)
+        if former is not None:
+            self._all.retire(former, LAST_USE_SECONDS)
+
+
+class _Used:
+    """A service that stays open while a call to it lasts, its answer included."""
+
+    def __init__(self, application: Application, life: Life) -> None:
+        self._application = application
+        self._life = life
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._application, name)
+
+    @asynccontextmanager
+    async def call(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> AsyncIterator[AppResponse]:
+        with self._life:
+            async with self._application.call(method, target, headers, body) as response:
+                yield response
+
+
+@dataclass(slots=True)
+class Live:
+    """A node's resources at work.
+
+    Attributes:
+        app_id: Whose scope counts.
+        resources: What is at work.
+        parts: Of the node.
+        blocks: The table.
+        components: What is open.
+        endpoints: Services outside of the mesh.
+        lives: Holds components open.
+        hosting: Answers others.
+        answer: The pipeline that their answers come from.
+        pipeline: Of the node.
+        policies: Makes the pipeline's policies of the parts'.
+        serve: Of the application.
+    """
+
+    app_id: str
+    resources: Resources
+    parts: Parts
+    blocks: Sequence[Block]
+    components: Components
+    endpoints: Endpoints
+    lives: Lives
+    hosting: Hosting
+    answer: Handler
+    pipeline: Pipeline
+    policies: Callable[[str, str], Any]
+    serve: Serve
+
+    async def apply(self, wanted: Resources) -> Told:
+        """Put other resources to work; what fails is left as it was, and tried again with the next ones."""
+        done: list[Step] = []
+        kept: list[Problem] = []
+        again = False
+        former: list[Entry] = []
+        all_steps = steps(self.resources, wanted)
+        self._configure(all_steps, done, kept)
+        self._set_policies(wanted, all_steps, done)
+        for step in self._ordered(all_steps, kept):
+            try:
+                await self._component(step, former)
+                done.append(step)
+                self.resources = dataclasses.replace(self.resources, components=_with(self.resources.components, step))
+            except ConfigError as error:
+                self._note_absent(step.after, str(error))
+                kept += error.problems
+                cause = error.__cause__
+                again = again or not isinstance(cause, ConfigError | MissingDependencyError | None)
+            except Exception as error:
+                again, of, text = True, step.resource, str(error)
+                if not isinstance(error, MeshError):
+                    logger.exception("component %s", of.name)
+                    text = type(error).__name__
+                kept.append(Problem(f"component {of.name}: {text}", "", of.file, of.line))
+                self._note_absent(step.after, text)
+        for step in all_steps:
+            if isinstance(step.resource, HTTPEndpoint):
+                again = await self._endpoint(step, done, kept) or again
+        if self._subscribe(wanted, all_steps, done, kept) or done:
+            self.serve.changed.set()  # What nobody's change concerns is left as it is.
+        self.components.forget_absent(each.name for each in wanted.components)
+        for entry in former:
+            entry.leave()
+            self.lives.retire(entry.life, LAST_USE_SECONDS)
+        return Told(tuple(done), tuple(dict.fromkeys(kept)), again)
+
+    def _configure(self, changed: Sequence[Step], done: list[Step], kept: list[Problem]) -> None:
+        """Read the sections from another Configuration that are looked at all the time."""
+        step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
+        if step is None:
+            return
+        after = step.resource
+        assert isinstance(after, Configuration)
+        effective = self.parts.configuration
+        restart = needs_restart(effective, after)
+        if restart:
+            kept.append(Problem(f"{' and '.join(restart)} needs a restart to change", "", after.file, after.line))
+        spec = dataclasses.replace(after.spec, api=effective.spec.api, placement=effective.spec.placement)
+        if spec != effective.spec or after.name != effective.name:
+            done.append(step)
+        self.parts.configuration = dataclasses.replace(after, spec=spec)
+        self.parts.tracing.sample(sampling_ratio(after))
+        self.resources = dataclasses.replace(self.resources, configuration=after)
+
+    def _set_policies(self, wanted: Resources, changed: Sequence[Step], done: list[Step]) -> None:
+        if self.resources.resiliencies == wanted.resiliencies:
+            return
+        self.parts.policies = ResiliencyPolicies(wanted.resiliencies, self.app_id)
+        self.pipeline.apply(self.policies if wanted.resiliencies else None)
+        self.resources = dataclasses.replace(self.resources, resiliencies=wanted.resiliencies)
+        done += [step for step in changed if isinstance(step.resource, Resiliency)]
+
+    def _ordered(self, changed: Sequence[Step], kept: list[Problem]) -> list[Step]:
+        """Give steps of components that may be taken: secret stores first, what is removed last."""
+        of = {step.resource.name: step for step in changed if isinstance(step.resource, Component)}
+        new = [step.after for step in of.values() if isinstance(step.after, Component)]
+        fine: list[Component] = []
+        for component in new:
+            problems = [
+                *check_types([component], self.blocks),
+                *chain(*check_installed([component], self.blocks, self.parts.registry)),
+                *check_denied([component], self.parts.configuration),
+                *([] if component.ignore_errors else without_store(component, self._stores(new))),
+            ]
+            if problems:
+                kept += problems
+                self._note_absent(component, str(ConfigError(problems)))
+            else:
+                fine.append(component)
+        ordered = in_order(fine, self.blocks, kept)
+        return [*(of[each.name] for each in ordered), *(step for step in of.values() if step.after is None)]
+
+    def _note_absent(self, wanted: Resource | None, reason: str) -> None:
+        if isinstance(wanted, Component) and wanted.name not in self.components.entries:
+            self.components.absent[wanted.name] = wanted, reason
+
+    def _stores(self, new: Sequence[Component]) -> list[str]:
+        open_now = [entry.component for entry in self.components.entries.values()]
+        return sorted({each.name for each in (*open_now, *new) if each.block == SECRETS.kind})
+
+    async def _component(self, step: Step, former: list[Entry]) -> None:
+        """Open, add, change or remove one; what is to be closed is put to the former ones.
+
+        Raises:
+            ConfigError: It cannot be opened, or not be changed while the node runs.
+            MeshError: The backbone failed.
+        """
+        name, after = step.resource.name, step.after
+        self._check_records(name, step)
+        if isinstance(after, Component):
+            entry = await open_component(after, self.blocks, self.parts, self.components, self.lives)
+            taken = self.components.put(entry, self.parts)
+            hosted = entry.answer(self.answer) if entry.hosted else None
+        else:
+            taken, hosted = self.components.take(name, self.parts), None
+        if taken is not None:
+            former.append(taken)
+        if hosted is not None:
+            await self.hosting.put(hosted)
+        else:
+            await self.hosting.take(name)
+
+    def _check_records(self, name: str, step: Step) -> None:
+        """Refuse to change the store where the mesh's own records are: whoever has it open would keep the old one."""
+        entry = self.components.entries.get(name)
+        remembers = entry is not None and getattr(entry.opened, "remembers", False)
+        if remembers and not self.parts.broker.features.key_value:
+            text = f"component {name} keeps the mesh's own records (actorStateStore), and needs a restart to change"
+            raise ConfigError(Problem(text, "", step.resource.file, step.resource.line))
+
+    async def _endpoint(self, step: Step, done: list[Step], kept: list[Problem]) -> bool:
+        """Call another service by a name; tells whether it may work later."""
+        try:
+            if isinstance(step.after, HTTPEndpoint):
+                problems = without_store(step.after, self._stores(()))
+                if problems:
+                    raise ConfigError(problems)
+                await self.endpoints.put(step.after)
+            else:
+                self.endpoints.take(step.resource.name)
+        except ConfigError as error:
+            kept += error.problems
+            return False
+        self.resources = dataclasses.replace(self.resources, endpoints=_with(self.resources.endpoints, step))
+        done.append(step)
+        return False
+
+    def _subscribe(self, wanted: Resources, changed: Sequence[Step], done: list[Step], kept: list[Problem]) -> bool:
+        """Take other declared subscriptions; tells whether they are others."""
+        if self.resources.subscriptions == wanted.subscriptions:
+            return False
+        problems = combined(each for each in wanted.subscriptions if in_scope(each.scopes, self.app_id))[1]
+        kept += problems
+        if not problems:
+            self.parts.subscriptions = wanted.subscriptions
+            self.resources = dataclasses.replace(self.resources, subscriptions=wanted.subscriptions)
+            done += [step for step in changed if isinstance(step.resource, Subscription)]
+        return not problems
+
+
+def _with(resources: tuple[_R, ...], step: Step) -> tuple[_R, ...]:
+    """Give resources with one step taken; one that is changed keeps its place."""
+    after: Any = step.after
+    if step.before is None:
+        return (*resources, after)
+    name = step.before.name
+    return tuple(after if each.name == name else each for each in resources if each.name != name or after is not None)

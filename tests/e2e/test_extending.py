@@ -1,0 +1,40 @@
+"""A package that adds a type of component, as it is installed and used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.extension import install
+from tests.support.gateways import MeshHome
+
+_APP = """
+import os, urllib.request
+def ask(path, body=None):
+    url = f"http://127.0.0.1:{os.environ['DAPR_HTTP_PORT']}/v1.0/{path}"
+    headers = {"Content-Type": "application/json"}
+    return urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20).read()
+ask("state/statestore", b'[{"key": "k", "value": {"n": 1}}]')
+print("found", ask("state/statestore/k"), flush=True)
+"""
+
+
+def test_an_installed_type_is_like_any_other(tmp_path: Path) -> None:
+    home = MeshHome(tmp_path / "home")
+    environ = {"PYTHONPATH": str(install(tmp_path))}
+    (tmp_path / "app.py").write_text(_APP, encoding="utf-8")
+    (tmp_path / "resources").mkdir()
+
+    def mesh(*words: str) -> str:
+        done = home.mesh(*words, environ=environ, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "state.folder" in mesh("component", "types")
+    assert "made if it is missing" in mesh("component", "types", "state.folder")
+    mesh("component", "new", "state.folder", "-o", "resources/statestore.yaml")
+    assert mesh("check", "resources") == "1 resource is fine\n"
+    words = ("--app-id", "keeper", "--resources-path", "resources", "--", "python3", "app.py")
+    with home.run(*words, environ=environ, cwd=tmp_path) as run:
+        run.until("found b'{\"n\": ?1}'")
+    home.until_nothing_runs()
+    assert len(list((tmp_path / "state").iterdir())) == 2  # The value, and the lock.

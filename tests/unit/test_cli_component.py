@@ -1,0 +1,178 @@
+"""``mesh component``: types as their adapters declare them, and files that ``mesh check`` finds fine."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from gateway.cli import main
+from gateway.cli.component import component_file
+from mesh.blocks import BLOCKS
+from mesh.node.catalogue import component_type
+from mesh.registry import Registry
+from mesh.resources.settings import BOOLEAN, COUNT, SECONDS, Setting, choice, ignored, setting
+from mesh.resources.settings import read_settings as read
+from tests.unit.test_settings_model import component
+
+
+@dataclass(frozen=True, slots=True)
+class ToySettings:
+    """Settings of every kind."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = ignored("there is no pool", "poolSize", "poolWait")
+
+    host: str = setting("host", "Name and port.", required=True, aliases=("server",))
+    password: str | None = setting("password", "To log in with.", required=True, secret=True)
+    token: str | None = setting("token", "Another way.", secret=True)
+    mode: str = setting("mode", "Which.", choice("node", "cluster"), required=True)
+    many: int | None = setting("many", "How many: as many as it can.", COUNT)
+    wait: float = setting("wait", "How long.", SECONDS, default=5.0)
+    on: bool = setting("on", "Whether.", BOOLEAN, default=False)
+    separator: str = setting("separator", "Between names.", default=": ")
+
+
+class Toy:
+    """A toy for tests. It does nothing."""
+
+    settings = ToySettings
+    capabilities: Any = ("ETAG",)
+    tested = "itself"
+    bound = True
+
+
+class OtherToy:
+    """Looks at its settings itself"""
+
+    @property
+    def capabilities(self) -> list[str]:
+        """None before it is open."""
+        return []
+
+
+class Toys(Registry):
+    """Has the toys besides what is installed."""
+
+    def _all(self) -> dict[str, list[EntryPoint]]:
+        toys = {"state.toy": "Toy", "state.other": "OtherToy", "pubsub.lacking": "x"}
+        return {
+            **super()._all(),
+            **{
+                name: [EntryPoint(name, f"{__name__ if what != 'x' else 'aiokafka_not_there'}:{what}", "g")]
+                for name, what in toys.items()
+            },
+        }
+
+    def load(self, name: str) -> type:
+        """Give ours by themselves: a test's module cannot be imported by its name."""
+        found = {"state.toy": Toy, "state.other": OtherToy}.get(name)
+        return super().load(name) if found is None else found
+
+
+def test_a_type_is_told_by_its_declarations() -> None:
+    kind = component_type("state.toy", Toys(), BLOCKS)
+    assert (kind.title, kind.abilities, kind.tested, kind.placement) == (
+        "A toy for tests.",
+        ("ETAG",),
+        "itself",
+        "local",
+    )
+    described = {each["name"]: each for each in kind.described()["settings"]}  # type: ignore[attr-defined]
+    assert described["host"] == {
+        "name": "host",
+        "aliases": ["server"],
+        "about": "Name and port.",
+        "kind": "text",
+        "choices": [],
+        "default": None,
+        "required": True,
+        "sensitive": False,
+    }
+    assert described["mode"]["choices"] == ["node", "cluster"]
+    assert (described["wait"]["default"], described["on"]["default"]) == ("5s", "false")
+    assert described["password"]["sensitive"]
+    assert described["poolSize"] == {"name": "poolSize", "noEffect": "there is no pool"}
+    assert "keyPrefix" in described, "what the block reads belongs to it"
+    assert list(described)[-2:] == ["poolSize", "poolWait"]
+
+
+def test_a_type_that_declares_nothing_and_one_that_lacks_its_library() -> None:
+    other = component_type("state.other", Toys(), BLOCKS)
+    assert (other.title, other.settings, other.abilities) == ("Looks at its settings itself", None, ())
+    lacking = component_type("pubsub.lacking", Toys(), BLOCKS)
+    assert lacking.needs == "pubsub.lacking needs the package aiokafka_not_there; install it with: " + (
+        "pip install aiokafka_not_there"
+    )
+
+
+def test_a_new_file_has_every_setting() -> None:
+    text = component_file(component_type("state.toy", Toys(), BLOCKS), "orders: 1")
+    given = yaml.safe_load(text)
+    assert given["metadata"]["name"] == "orders: 1"
+    assert given["auth"] == {"secretStore": "secretstore"}
+    entries = {each["name"]: each for each in given["spec"]["metadata"]}
+    assert entries == {
+        "host": {"name": "host", "value": "CHANGE-ME"},
+        "password": {"name": "password", "secretKeyRef": {"name": "orders: 1", "key": "password"}},
+        "mode": {"name": "mode", "value": "node"},
+    }
+    assert "poolSize" not in text
+
+    whole = yaml.safe_load(re.sub(r"^    # (- name:|  value:|  secretKeyRef:)", r"    \1", text, flags=re.MULTILINE))
+    entries = {each["name"]: each for each in whole["spec"]["metadata"]}
+    assert {"token", "many", "wait", "on", "separator", "keyPrefix"} < entries.keys()
+    values = {name: each["value"] for name, each in entries.items() if "value" in each}
+    found = read(component(password="x", **values), ToySettings)  # What it shows is what may stand there.
+    assert (found.many, found.wait, found.on, found.separator) == (1, 5.0, False, ":")
+
+
+@pytest.mark.parametrize("name", Registry().types())
+def test_a_new_file_of_every_type_is_fine(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written to a file that was not there, and to the standard output."""
+    monkeypatch.chdir(tmp_path)
+    Path("secrets.json").write_text("{}", encoding="utf-8")
+    assert main(["component", "new", name.upper(), "-o", "c.yaml"]) == 0
+    assert "mesh check c.yaml" in capsys.readouterr().err
+    assert main(["check", "--strict", "c.yaml"]) == 0, capsys.readouterr()
+    assert main(["component", "new", name]) == 0
+    capsys.readouterr()
+    assert main(["component", "new", name, "-o", "c.yaml"]) == 1
+    assert "there already" in capsys.readouterr().err
+
+
+def test_types_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["component", "types"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["TYPE", *Registry().types()]
+    assert main(["component", "types", "-o", "json"]) == 0
+    assert [each["type"] for each in json.loads(capsys.readouterr().out)] == Registry().types()
+    assert main(["component", "types", "secretstores.local.file", "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["settings"][0]["name"] == "secretsFile"
+    assert main(["component", "types", "pubsub.redis"]) == 0
+    out = capsys.readouterr().out
+    assert "redisHost" in out
+    assert "without effect:" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("component", 2, "types|new"),
+        ("component new", 2, "needs a type"),
+        ("component new state.sqlit", 1, "did you mean 'state.sqlite'?"),
+        ("component types state.nothing", 1, "there is no component type 'state.nothing'"),
+        ("component types -o xml", 2, "'xml' is none of table, json, yaml"),
+        ("component types --name x", 2, "--name belongs to"),
+    ],
+)
+def test_what_is_wrong_is_said(line: str, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == code
+    assert said in capsys.readouterr().err
