@@ -167,13 +167,14 @@ class DynamoDBStateStore(RemoteStateStore):
         await self.get(_PROBE, strong=False)  # A table that is missing, or has another key, is told at start.
 
     async def _ask(self, operation: str, items: Sequence[Item] = (), **arguments: Any) -> dict[str, Any]:
-        """Send a request; what the service had no room for, and did not do, is sent again."""
+        """Send a request; what the service did not do, or may do twice without harm, is sent again when it fails."""
         wait = FIRST_WAIT_SECONDS
+        again = "ClientRequestToken" in arguments or not any(conditional(item) for item in items)
         for left in reversed(range(ATTEMPTS)):
             try:
                 return cast("dict[str, Any]", await getattr(self._client, operation)(**arguments))
             except ClientError as error:
-                if left and _code(error) in _BUSY:
+                if left and (_code(error) in _BUSY or (again and _failed(error))):
                     await asyncio.sleep(wait)
                     wait *= 2
                     continue
@@ -191,7 +192,7 @@ class DynamoDBStateStore(RemoteStateStore):
         text = str(cast("dict[str, Any]", error.response).get("Error", {}).get("Message") or code)[:300]
         if code == "ValidationException" or "ValidationError" in reasons:
             return StateLimitError(f"{self._shown} refused: {text}")
-        if code == "InternalServerError":
+        if _failed(error):
             return uncertain(StateError(f"{self._shown} failed: {text}"), items)
         return StateError(f"{self._shown} refused: {code}: {text}")
 
@@ -317,6 +318,11 @@ class DynamoDBStateStore(RemoteStateStore):
         value = item.get("value", {})
         data = value["S"].encode() if "S" in value else bytes(value.get("B", b""))
         return Stored(data, item.get("etag", {}).get("S", ""), expires_at)
+
+
+def _failed(error: ClientError) -> bool:
+    """Tell whether the service failed, so that it may have done what was asked."""
+    return int(cast("dict[str, Any]", error.response).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
 
 
 def _code(error: ClientError) -> str:

@@ -80,6 +80,15 @@ class EtcdServer(Server):
             return b'"true"' in response.read()
 
 
+# Its own command serves requests in threads, between which a condition and its write may be torn apart.
+_ONE_AT_A_TIME = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+"""
+
+
 class DynamoDBServer(Server):
     """The DynamoDB interface of moto; what it had is gone when it ends.
 
@@ -106,7 +115,7 @@ class DynamoDBServer(Server):
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str]:
-        return (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port))
+        return (sys.executable, "-c", _ONE_AT_A_TIME, str(self.port))
 
     def answers(self) -> bool:
         with urlopen(f"{self.url}/moto-api/data.json", timeout=5.0) as response:
