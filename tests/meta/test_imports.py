@@ -13,6 +13,7 @@ from tests.meta.sources import ROOT, in_fresh_process
 
 CLIENTS = {
     "aio_pika",
+    "aiobotocore",
     "aiokafka",
     "aiormq",
     "asyncmy",
@@ -32,10 +33,13 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.aws.secretmanager": (670, frozenset()),
     "bindings.azure.keyvault": (720, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),
+    "bindings.dynamodb": (670, frozenset()),
+    "bindings.etcd": (410, frozenset()),
     "bindings.in_memory": (285, frozenset()),
     "bindings.kubernetes.configuration": (400, frozenset()),
     "bindings.kubernetes.secrets": (440, frozenset()),
     "bindings.local": (210, frozenset()),
+    "bindings.memcached": (300, frozenset()),
     "bindings.redis.configuration": (360, frozenset({"redis"})),
     "bindings.redis.lock": (360, frozenset({"redis"})),
     "bindings.redis.state": (360, frozenset({"redis"})),

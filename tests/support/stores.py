@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.support.nodes import ask, component
 from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
+from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer
 
 __all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
 
@@ -63,12 +64,18 @@ class StoreKind:
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
         longest_key: The most characters that a key can have with its prefix; None = it takes those of the suite.
         app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
+        keys: Some of all kinds that it takes.
+        largest: Bytes of a value that it takes.
+        many: Keys that its server writes within a deadline.
     """
 
     type: str
     serve: Callable[[Path], AbstractAsyncContextManager[Served]]
     restarts: bool = False
     app_id: str = "{}"
+    keys: tuple[str, ...] = ("ünï/code key", "a.b=c", "A.b=c", "a.b=c ", "1" * 200, "1" * 300)
+    largest: int = 1024 * 1024
+    many: int = 10_000
     longest_key: int | None = None
 
 
@@ -168,6 +175,36 @@ async def _redis_sentinel(directory: Path) -> AsyncIterator[Served]:
         yield Served(settings, server=watched)
 
 
+def _etcd(version: str) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with EtcdServer(directory) as server:
+            yield Served({"endpoints": server.url, "keyPrefixPath": "tests"}, server=server, version=version)
+
+    return serve
+
+
+def _memcached(servers: int) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with AsyncExitStack() as stack:
+            started = [
+                await stack.enter_async_context(MemcachedServer(directory / str(number))) for number in range(servers)
+            ]
+            # The reply may take longer than a second while both cores are busy.
+            yield Served({"hosts": ",".join(server.url for server in started), "timeout": "10s"})
+
+    return serve
+
+
+@asynccontextmanager
+async def _dynamodb(directory: Path) -> AsyncIterator[Served]:
+    async with DynamoDBServer(directory) as server:
+        yield Served(server.settings, server=server)
+
+
+_MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
+
 # By the name that the tests have.
 STATE: Mapping[str, StoreKind] = {
     "in-memory": StoreKind("state.in-memory", _in_process),
@@ -181,6 +218,12 @@ STATE: Mapping[str, StoreKind] = {
     "redis-stack": StoreKind("state.redis", _redis(RedisStack, queryIndexes=_INDEXES), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
+    # An item has at most 400 KiB; moto is slow.
+    "dynamodb": StoreKind("state.aws.dynamodb", _dynamodb, largest=384 * 1024, many=1000),
+    "etcd-v1": StoreKind("state.etcd", _etcd("v1"), restarts=True),
+    "etcd-v2": StoreKind("state.etcd", _etcd("v2"), restarts=True),
+    "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),
+    "memcached-two": StoreKind("state.memcached", _memcached(2), keys=_MEMCACHED_KEYS),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }

@@ -1,0 +1,329 @@
+"""``state.aws.dynamodb``: state in a DynamoDB table, laid out as the Dapr runtime lays it out.
+
+An item has the attributes ``key`` (or what ``partitionKey`` names), ``value``, a text, ``etag``, a random number as
+text, and, where ``ttlAttributeName`` names it, the Unix time in seconds at which it expires. A value that is no UTF-8
+is kept as bytes.
+
+Source: Dapr 1.18, the DynamoDB state store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+from urllib.parse import urlsplit
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from bindings.remote import RemoteStateStore, conditional, conflict, merged, uncertain
+from mesh.blocks.store import MAX_PARALLEL, Item, Stored
+from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, StateError, StateLimitError
+from mesh.resources.component import Component
+from mesh.resources.settings import Kind, read_settings, setting
+
+__all__ = ["DynamoDBStateStore"]
+
+MAX_CONNECTIONS = 32
+MAX_TRANSACTION = 100
+MAX_WRITES = 25
+MAX_READS = 100
+ATTEMPTS = 4
+FIRST_WAIT_SECONDS = 0.05
+_BUSY = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingException",
+        "TransactionInProgressException",
+    }
+)
+_NOT_SENT = (ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, PartialCredentialsError)
+_PROBE = "brokermesh"
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("is an http:// or https:// URL, without credentials")
+    return text.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class DynamoDBSettings:
+    """Settings of ``state.aws.dynamodb``."""
+
+    table: str = setting("table", "The name of the table, which must be there.", required=True, example="state")
+    region: str | None = setting(
+        "region",
+        "The AWS region; where it is not set, the one of the environment.",
+        aliases=("awsRegion",),
+        example="eu-west-1",
+    )
+    endpoint: str | None = setting(
+        "endpoint", "URL of another service that speaks DynamoDB's interface.", Kind("URL", _url)
+    )
+    access_key: str | None = setting(
+        "accessKey",
+        "ID of the access key; where it is not set, what the environment, the files in ~/.aws, the container or the "
+        "machine gives.",
+        secret=True,
+        aliases=("awsAccessKey",),
+    )
+    secret_key: str | None = setting("secretKey", "The access key.", secret=True, aliases=("awsSecretKey",))
+    session_token: str | None = setting(
+        "sessionToken", "The token of temporary credentials.", secret=True, aliases=("awsSessionToken",)
+    )
+    ttl: str | None = setting(
+        "ttlAttributeName", "The attribute that the table's TTL is set to; without it values cannot expire."
+    )
+    key: str = setting("partitionKey", "The table's partition key, a text.", default="key")
+    role: str | None = setting("assumeRoleArn", "A role to take, which is refused.")
+    profile: str | None = setting("trustProfileArn", "IAM Roles Anywhere, which is refused.")
+    anchor: str | None = setting("trustAnchorArn", "IAM Roles Anywhere, which is refused.")
+
+
+class DynamoDBStateStore(RemoteStateStore):
+    """State in a DynamoDB table, whose items have their etags as an attribute."""
+
+    settings = DynamoDBSettings
+    tested = "the DynamoDB interface of moto; not run against the real service"
+    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
+    max_transaction = MAX_TRANSACTION
+    batch = MAX_WRITES
+
+    def __init__(self, settings: DynamoDBSettings) -> None:
+        """Prepare; entering connects."""
+        super().__init__(settings)
+        self._key, self._ttl, self._table = settings.key, settings.ttl, settings.table
+        if not settings.ttl:
+            self.capabilities = tuple(each for each in self.capabilities if each != "TTL")
+        self._shown = f"the DynamoDB table {settings.table!r}"
+        self._client: Any = None
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        settings = read_settings(component, DynamoDBSettings)
+        roles = {
+            "assumeRoleArn": settings.role,
+            "trustProfileArn": settings.profile,
+            "trustAnchorArn": settings.anchor,
+        }
+        problems = [
+            component.problem("is not supported; use accessKey and secretKey, or the environment", setting=name)
+            for name, value in roles.items()
+            if value
+        ]
+        keys = {"accessKey": settings.access_key, "secretKey": settings.secret_key}
+        for name, other in (("accessKey", "secretKey"), ("secretKey", "accessKey")):
+            if keys[name] and not keys[other]:
+                problems.append(component.problem(f"goes with {other}", setting=name))
+        names = [each for each in (settings.key, settings.ttl) if each]
+        if len({*names, "value", "etag"}) != len(names) + 2:
+            problems.append(component.problem("partitionKey and ttlAttributeName must be names of their own"))
+        if problems:
+            raise ConfigError(problems)
+        made = cls(settings)
+        made._component = component
+        return made
+
+    async def _enter(self) -> None:
+        settings = cast("DynamoDBSettings", self._settings)
+        # What fails is repeated here: a write with a condition that was done would conflict with itself.
+        config = AioConfig(
+            connect_timeout=3,
+            read_timeout=10,
+            max_pool_connections=MAX_CONNECTIONS,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+        )
+        session = await asyncio.to_thread(get_session)
+        try:
+            making = session.create_client(
+                "dynamodb",
+                region_name=settings.region,
+                endpoint_url=settings.endpoint,
+                aws_access_key_id=settings.access_key,
+                aws_secret_access_key=settings.secret_key,
+                aws_session_token=settings.session_token,
+                config=config,
+            )
+            self._client = await self._stack.enter_async_context(making)
+        except (BotoCoreError, ValueError) as error:
+            raise self._problem(f"the client of DynamoDB cannot be made: {error}", "region") from error
+        await self.get(_PROBE, strong=False)  # A table that is missing, or has another key, is told at start.
+
+    async def _ask(self, operation: str, items: Sequence[Item] = (), **arguments: Any) -> dict[str, Any]:
+        """Send a request; what the service did not do, or may do twice without harm, is sent again when it fails."""
+        wait = FIRST_WAIT_SECONDS
+        again = "ClientRequestToken" in arguments or not any(conditional(item) for item in items)
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return cast("dict[str, Any]", await getattr(self._client, operation)(**arguments))
+            except ClientError as error:
+                if left and (_code(error) in _BUSY or (again and _failed(error))):
+                    await asyncio.sleep(wait)
+                    wait *= 2
+                    continue
+                raise self._refused(error, items) from error
+            except (BotoCoreError, OSError, TimeoutError) as error:
+                failed = StateError(f"{self._shown} cannot be reached: {error}")
+                raise (failed if isinstance(error, _NOT_SENT) else uncertain(failed, items)) from error
+        raise AssertionError("the last attempt raises or returns")
+
+    def _refused(self, error: ClientError, items: Sequence[Item]) -> StateError:
+        code = _code(error)
+        reasons = {each.get("Code") for each in cast("dict[str, Any]", error.response).get("CancellationReasons", ())}
+        if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in reasons:
+            return conflict(items)
+        text = str(cast("dict[str, Any]", error.response).get("Error", {}).get("Message") or code)[:300]
+        if code == "ValidationException" or "ValidationError" in reasons:
+            return StateLimitError(f"{self._shown} refused: {text}")
+        if _failed(error):
+            return uncertain(StateError(f"{self._shown} failed: {text}"), items)
+        return StateError(f"{self._shown} refused: {code}: {text}")
+
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
+        """Read an item; ``strong`` is DynamoDB's consistent read."""
+        answer = await self._ask("get_item", TableName=self._table, Key=self._named(key), ConsistentRead=strong)
+        return self._stored(answer.get("Item"))
+
+    async def get_many(
+        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+    ) -> Sequence[Stored | MeshError | None]:
+        """Read several in few requests."""
+        distinct = list(dict.fromkeys(keys))
+        found: dict[str, Stored | MeshError | None] = {}
+        for start in range(0, len(distinct), MAX_READS):
+            found |= await self._read(distinct[start : start + MAX_READS])
+        return [found.get(key) for key in keys]
+
+    async def _read(self, keys: Sequence[str]) -> Mapping[str, Stored | MeshError | None]:
+        waiting: Mapping[str, Any] = {self._table: {"Keys": [self._named(key) for key in keys]}}
+        found: dict[str, Stored | MeshError | None] = {}
+        wait = FIRST_WAIT_SECONDS
+        try:
+            for _ in range(len(keys)):  # Each answer has one at least, or the table is too busy.
+                answer = await self._ask("batch_get_item", RequestItems=waiting)
+                read = answer.get("Responses", {}).get(self._table, ())
+                found |= {each[self._key]["S"]: self._stored(each) for each in read}
+                waiting = answer.get("UnprocessedKeys") or {}
+                if not waiting:
+                    return found
+                if not read:
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, 1.0)
+            raise StateError(f"{self._shown} is too busy")
+        except StateLimitError as error:
+            if len(keys) == 1:
+                return {keys[0]: error}
+            return {key: value for each in keys for key, value in (await self._read([each])).items()}
+        except StateError as error:
+            return {**dict.fromkeys(keys, error), **found}
+
+    async def write(self, items: Sequence[Item]) -> None:
+        """Write all, or nothing, in one transaction."""
+        if len(items) > MAX_TRANSACTION:
+            raise StateLimitError(f"a transaction in DynamoDB has at most {MAX_TRANSACTION} items, not {len(items)}")
+        requests = [self._request(key, *each) for key, each in merged(items).items()]
+        if len(requests) == 1 and "ConditionCheck" not in requests[0]:
+            ((kind, arguments),) = requests[0].items()
+            await self._ask("put_item" if kind == "Put" else "delete_item", items, **arguments)
+        elif requests:
+            token = secrets.token_hex(16)  # The service does a transaction once, however often it is sent.
+            await self._ask("transact_write_items", items, TransactItems=requests, ClientRequestToken=token)
+
+    async def write_batch(self, items: Sequence[Item]) -> None:
+        """Write several items in one request."""
+        assert not any(conditional(item) for item in items)
+        requests = [
+            {"DeleteRequest": {"Key": self._named(item.key)}}
+            if item.value is None
+            else {"PutRequest": {"Item": self._laid_out(item)}}
+            for item in items
+        ]
+        waiting: Mapping[str, Any] = {self._table: requests}
+        wait = FIRST_WAIT_SECONDS
+        for _ in range(len(items) + ATTEMPTS):
+            waiting = (await self._ask("batch_write_item", items, RequestItems=waiting)).get("UnprocessedItems") or {}
+            if not waiting:
+                return
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, 1.0)
+        raise StateError(f"{self._shown} is too busy")
+
+    def _named(self, key: str) -> dict[str, Any]:
+        return {self._key: {"S": key}}
+
+    def _request(self, key: str, conditions: Sequence[Item], written: Item | None) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"TableName": self._table}
+        if conditions:
+            arguments |= self._condition(conditions)
+        if written is None:
+            return {"ConditionCheck": {**arguments, "Key": self._named(key)}}
+        if written.value is None:
+            return {"Delete": {**arguments, "Key": self._named(key)}}
+        return {"Put": {**arguments, "Item": self._laid_out(written)}}
+
+    def _condition(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Say what must hold; what has expired may still be there, and counts as gone."""
+        names: dict[str, str] = {}
+        values: dict[str, Any] = {}
+        parts = []
+        if self._ttl:
+            names["#ttl"], values[":now"] = self._ttl, {"N": str(int(time.time()))}
+        for index, item in enumerate(items):
+            if item.etag is None:
+                names["#key"] = self._key
+                parts.append(f"(attribute_not_exists(#key){' OR #ttl <= :now' if self._ttl else ''})")
+            else:
+                names["#etag"], values[f":etag{index}"] = "etag", {"S": item.etag}
+                alive = " AND (attribute_not_exists(#ttl) OR #ttl > :now)" if self._ttl else ""
+                parts.append(f"(#etag = :etag{index}{alive})")
+        made = {"ConditionExpression": " AND ".join(parts), "ExpressionAttributeNames": names}
+        return {**made, "ExpressionAttributeValues": values} if values else made
+
+    def _laid_out(self, item: Item) -> dict[str, Any]:
+        assert item.value is not None
+        try:
+            value: dict[str, Any] = {"S": item.value.decode()}
+        except UnicodeDecodeError:
+            value = {"B": item.value}
+        made = {**self._named(item.key), "value": value, "etag": {"S": str(secrets.randbits(64))}}
+        if item.ttl is not None:
+            if not self._ttl:
+                raise FeatureNotSupportedError("state.aws.dynamodb without ttlAttributeName", "expiry (ttlInSeconds)")
+            made[self._ttl] = {"N": str(int(time.time()) + max(1, math.ceil(item.ttl)))}
+        return made
+
+    def _stored(self, item: Mapping[str, Any] | None) -> Stored | None:
+        if not item:
+            return None
+        expires_at = float(item[self._ttl]["N"]) if self._ttl and "N" in item.get(self._ttl, {}) else None
+        if expires_at is not None and expires_at <= time.time():  # DynamoDB deletes it hours later.
+            return None
+        value = item.get("value", {})
+        data = value["S"].encode() if "S" in value else bytes(value.get("B", b""))
+        return Stored(data, item.get("etag", {}).get("S", ""), expires_at)
+
+
+def _failed(error: ClientError) -> bool:
+    """Tell whether the service failed, so that it may have done what was asked."""
+    return int(cast("dict[str, Any]", error.response).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+
+
+def _code(error: ClientError) -> str:
+    return str(cast("dict[str, Any]", error.response).get("Error", {}).get("Code", ""))

@@ -1,0 +1,98 @@
+"""What the state stores of other systems are told about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bindings.dynamodb import DynamoDBSettings, DynamoDBStateStore
+from bindings.etcd import EtcdSettings, EtcdStateStore
+from bindings.memcached import MemcachedSettings, MemcachedStateStore
+from mesh.errors import ConfigError
+from mesh.resources.settings import settings_of
+from tests.support.nodes import component
+
+# The settings that Dapr 1.18 documents; those of the block are read by the block.
+KNOWN = {
+    DynamoDBSettings: "table accessKey secretKey region endpoint sessionToken ttlAttributeName partitionKey",
+    EtcdSettings: "endpoints keyPrefixPath tlsEnable ca cert key maxTxnOps",
+    MemcachedSettings: "hosts maxIdleConnections timeout",
+}
+
+
+@pytest.mark.parametrize("model", list(KNOWN))
+def test_every_documented_setting_is_declared(model: type) -> None:
+    """None of them is told to be unknown."""
+    declared = {name for each in settings_of(model) for name in each.names}
+    assert set(KNOWN[model].split()) <= declared
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither is in the text of a value of the model."""
+    settings = DynamoDBSettings(table="t", access_key="AKIA", secret_key="hush", session_token="hush")
+    assert "AKIA" not in repr(settings)
+    assert "hush" not in repr(settings)
+    assert "hush" not in repr(EtcdSettings(endpoints=(), key="hush"))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "given", "says"),
+    [
+        (DynamoDBStateStore, {}, "the setting table is missing"),
+        (DynamoDBStateStore, {"table": "t", "accessKey": "a"}, "accessKey.* goes with secretKey"),
+        (DynamoDBStateStore, {"table": "t", "secretKey": "a"}, "secretKey.* goes with accessKey"),
+        (DynamoDBStateStore, {"table": "t", "endpoint": "localhost:8000"}, "endpoint.* http:// or https:// URL"),
+        (DynamoDBStateStore, {"table": "t", "endpoint": "http://a:b@c"}, "without credentials"),
+        (DynamoDBStateStore, {"table": "t", "assumeRoleArn": "arn"}, "assumeRoleArn.* not supported"),
+        (DynamoDBStateStore, {"table": "t", "partitionKey": "value"}, "names of their own"),
+        (DynamoDBStateStore, {"table": "t", "ttlAttributeName": "key"}, "names of their own"),
+        (EtcdStateStore, {}, "the setting endpoints is missing"),
+        (EtcdStateStore, {"endpoints": "a:1,b"}, "endpoints.* host:port"),
+        (EtcdStateStore, {"endpoints": "http://u:p@a:1"}, "without credentials"),
+        (EtcdStateStore, {"endpoints": "a:1", "ca": "x"}, "ca.* needs tlsEnable"),
+        (EtcdStateStore, {"endpoints": "a:1", "tlsEnable": "true", "cert": "x"}, "cert.* goes with key"),
+        (EtcdStateStore, {"endpoints": "a:1", "tlsEnable": "true", "ca": "x"}, "cannot be used"),
+        (EtcdStateStore, {"endpoints": "a:1", "maxTxnOps": "0"}, "maxTxnOps"),
+        (MemcachedStateStore, {}, "the setting hosts is missing"),
+        (MemcachedStateStore, {"hosts": "a:1,"}, "hosts.* host:port"),
+        (MemcachedStateStore, {"hosts": "a:b"}, "hosts.* host:port"),
+        (MemcachedStateStore, {"hosts": "a", "timeout": "soon"}, "timeout"),
+    ],
+)
+def test_settings_that_are_wrong(adapter: Any, given: dict[str, str], says: str) -> None:
+    """Each is told where it stands."""
+    with pytest.raises(ConfigError, match=says):
+        adapter.from_component(component("c", "", **given))
+
+
+def test_etcd_has_two_versions() -> None:
+    """Another one would be read and written wrongly."""
+    for version in ("v1", "v2"):
+        EtcdStateStore.from_component(component("c", "state.etcd", version=version, endpoints="a:1"))
+    with pytest.raises(ConfigError, match="v1 and v2"):
+        EtcdStateStore.from_component(component("c", "state.etcd", version="v3", endpoints="a:1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        ("localhost", (("localhost", 11211),)),
+        ("a:1, b:2", (("a", 1), ("b", 2))),
+        ("[::1]:5", (("::1", 5),)),
+    ],
+)
+def test_hosts_of_memcached(given: str, hosts: tuple[tuple[str, int], ...]) -> None:
+    """A port may be left out."""
+    made = MemcachedStateStore.from_component(component("c", "", hosts=given))
+    assert made._settings.hosts == hosts
+
+
+@pytest.mark.parametrize(
+    ("given", "abilities"), [({}, ("ETAG", "TRANSACTIONAL", "ACTOR")), ({"ttlAttributeName": "ttl"}, ("TTL",))]
+)
+def test_dynamodb_expires_where_an_attribute_is_named(given: dict[str, str], abilities: tuple[str, ...]) -> None:
+    """Else it does not say that it can."""
+    declared = DynamoDBStateStore.from_component(component("c", "", table="t", **given)).capabilities
+    assert set(abilities) <= set(declared)
+    assert ("TTL" in declared) == bool(given)
