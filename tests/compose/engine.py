@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-__all__ = ["BROKERS", "ROOT", "EngineError", "Stack", "prepare", "read_stack", "say"]
+__all__ = ["BROKERS", "GATEWAY", "ROOT", "THIN", "EngineError", "Stack", "prepare", "read_stack", "say"]
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -28,6 +29,7 @@ BROKERS = {"nats": "nats", "rabbitmq": "amqp", "kafka": "kafka", "redis": "redis
 # What is started besides.
 WITH = {"nats": ("host",)}
 GATEWAY = "brokermesh/gateway"
+THIN = f"{GATEWAY}:thin"
 LOCAL_IMAGES = Path(os.environ.get("LOCAL_IMAGES", ROOT.parent / "shared" / "tools" / "local-images"))
 STAND_IN = "local-images/base:latest"
 
@@ -128,18 +130,20 @@ def prepare(brokers: Sequence[str]) -> None:
                 raise
             say(f"no registry answers; building a stand-in for {image}")
             run("bash", str(LOCAL_IMAGES), "build", image, within=BUILD_WITHIN)
-    say(f"building {GATEWAY}")
-    # The build needs the package index, and the engine's own networks may have no way out.
-    run("docker", "build", "--network=host", "--tag", GATEWAY, str(ROOT), within=BUILD_WITHIN)
+    for image, target in ((THIN, ["--target=thin"]), (GATEWAY, [])):
+        say(f"building {image}")
+        # The build needs the package index, and the engine's own networks may have no way out.
+        run("docker", "build", "--network=host", *target, "--tag", image, str(ROOT), within=BUILD_WITHIN)
 
 
 def _images(brokers: Sequence[str]) -> list[str]:
     services = read_stack()["services"].values()
+    profiles = {profile for broker in brokers for profile in (broker, *WITH.get(broker, ()))}
     return list(
         dict.fromkeys(
             each["image"]
             for each in services
-            if each["image"] != GATEWAY and ("profiles" not in each or set(each["profiles"]) & set(brokers))
+            if each["image"] not in (GATEWAY, THIN) and ("profiles" not in each or set(each["profiles"]) & profiles)
         )
     )
 
@@ -174,6 +178,7 @@ class Stack:
         api: Of nodeapp's gateway.
         gateway_of: The service, by application.
         services: All that run.
+        passwords: Of the databases, by the variable that has it; new ones.
     """
 
     def __init__(self, broker: str, port: int, directory: Path) -> None:
@@ -192,13 +197,14 @@ class Stack:
         files = [ROOT / "compose.yaml", third]
         if _is_stand_in(read_stack()["services"][broker]["image"]):
             files.append(HERE / "stand-ins.yaml")
-        self._environ = {"MESH_PORT": str(port), "COMPOSE_PROFILES": ",".join((broker, *WITH.get(broker, ())))}
+        self.passwords = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
+        profiles = {broker, *WITH.get(broker, ())}
+        self._environ = {"MESH_PORT": str(port), "COMPOSE_PROFILES": ",".join(sorted(profiles)), **self.passwords}
         self._options = [
             f"--project-name=brokermesh-test-{broker}",
             f"--project-directory={ROOT}",
             *(word for file in files for word in ("--file", str(file))),
         ]
-        profiles = {broker, *WITH.get(broker, ())}
         self.services = sorted(
             name
             for name, service in (read_stack()["services"] | _third_pod(broker)["services"]).items()
@@ -247,6 +253,14 @@ class Stack:
             f"{service} is back",
             UP_WITHIN,
         )
+
+    def inside(self, service: str, *words: str) -> str:
+        """Run a command in a container, as its user, and give its output."""
+        return run("docker", "exec", self._ids[service], *words)
+
+    def inspect(self, service: str) -> str:
+        """Give all that the engine knows of a container: its command, environment and mounts among it."""
+        return run("docker", "inspect", self._ids[service])
 
     def log(self, service: str) -> str:
         """Give what a container has written so far, over all its lives."""

@@ -1,4 +1,4 @@
-"""Events and calls, one after the other, for as long as it is left open; it knows which were acknowledged."""
+"""Work, one piece after the other, for as long as it is left open; it knows what was acknowledged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from typing import Self
 
-__all__ = ["Load", "post"]
+__all__ = ["Load", "Writes", "post"]
 
 CALL_WITHIN = 5.0
 PAUSE = 0.02
@@ -87,4 +87,54 @@ class Load:
                 f"not within {within:g} s: {count} more events and calls are acknowledged; "
                 f"there are {len(self.events)} of {events} events and {len(self.calls)} of {calls} calls"
             )
+            time.sleep(0.05)
+
+
+class Writes:
+    """While entered, saves numbers in a state store, each under a key of its own; nothing is sent twice."""
+
+    def __init__(self, store: str) -> None:
+        """Prepare; entering starts it.
+
+        Args:
+            store: The URL of the store.
+        """
+        self.acknowledged: dict[str, int] = {}
+        self.failed = 0
+        self._store = store
+        self._stop = threading.Event()
+        self._numbers = itertools.count(1)
+        self._threads = [threading.Thread(target=self._save) for _ in range(3)]
+
+    def __enter__(self) -> Self:
+        """Start."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop, and return when the last answer is there or given up."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _save(self) -> None:
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            try:
+                saved = post(self._store, [{"key": f"kept-{number}", "value": number}]) == 204
+            except OSError:
+                saved = False
+            if saved:
+                self.acknowledged[f"kept-{number}"] = number
+                time.sleep(PAUSE)
+            else:
+                self.failed += 1
+                time.sleep(PAUSE_AFTER_FAILURE)
+
+    def goes_on(self, count: int, within: float) -> None:
+        """Return when so many more were acknowledged."""
+        wanted, deadline = len(self.acknowledged) + count, time.monotonic() + within
+        while len(self.acknowledged) < wanted:
+            assert time.monotonic() < deadline, f"not within {within:g} s: {count} more writes are acknowledged"
             time.sleep(0.05)

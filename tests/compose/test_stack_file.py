@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 
 from mesh.resources.loader import load_resources
-from tests.compose.engine import BROKERS, GATEWAY, ROOT, read_stack
+from tests.compose.engine import BROKERS, GATEWAY, ROOT, THIN, read_stack
 
 SERVICES: dict[str, dict[str, Any]] = read_stack()["services"]
 APPLICATIONS = ("nodeapp", "pythonapp")
 # They end by themselves.
-ONCE = {"nats-volume", "redis-volume"}
+ONCE = {"nats-volume", "redis-volume", "postgres-volume", "cache-volume"}
 # They do nothing, or nothing that could be asked for.
 UNCHECKED = ONCE | {"nodeapp-pod", "pythonapp-pod", "pythonapp"}
 # They write their settings at start.
 WRITABLE = {"rabbitmq", "kafka"}
+OURS = {GATEWAY, THIN}
+DATABASES = {"postgres", "cache"}
+PASSWORDS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
 
 
 def in_profile(broker: str) -> set[str]:
@@ -44,7 +47,7 @@ def test_service_is_confined(name: str) -> None:
 def test_service_does_not_run_as_root(name: str) -> None:
     """Only what gives a volume its owner is root; the gateway's user is set by its image."""
     service = SERVICES[name]
-    if service["image"] == GATEWAY:
+    if service["image"] in OURS:
         assert "user" not in service
     else:
         assert (service["user"] == "0:0") is (name in ONCE)
@@ -58,7 +61,7 @@ def test_service_comes_back(name: str) -> None:
 def test_service_has_a_health_check(name: str) -> None:
     """A container says whether it is well; the gateway's check is in its image."""
     service = SERVICES[name]
-    checked = "healthcheck" in service or service["image"] == GATEWAY
+    checked = "healthcheck" in service or service["image"] in OURS
     assert checked is (name not in UNCHECKED)
 
 
@@ -70,7 +73,7 @@ def test_ports_are_published_to_this_machine_only(name: str) -> None:
 def test_images_are_pinned(name: str) -> None:
     """A public image has a version."""
     image = SERVICES[name]["image"]
-    assert image == GATEWAY or re.fullmatch(r"\S+:\d\S*", image)
+    assert image in OURS or re.fullmatch(r"\S+:\d\S*", image)
 
 
 def test_nothing_of_the_engine_is_mounted(name: str) -> None:
@@ -85,7 +88,7 @@ def test_profile_is_a_whole_mesh(broker: str) -> None:
     """Each application has one gateway in its own network namespace, which waits for the one broker."""
     there = in_profile(broker)
     assert there & BROKERS.keys() == {broker}
-    gateways = {name for name in there if SERVICES[name]["image"] == GATEWAY}
+    gateways = {name for name in there if SERVICES[name]["image"] in OURS}
     assert gateways == {f"{app}-gateway-{broker}" for app in APPLICATIONS}
     for app in APPLICATIONS:
         gateway = SERVICES[f"{app}-gateway-{broker}"]
@@ -97,17 +100,42 @@ def test_profile_is_a_whole_mesh(broker: str) -> None:
     assert any(mount.startswith(f"{broker}:") for mount in SERVICES[broker]["volumes"])
 
 
-def test_a_host_has_what_it_hosts() -> None:
-    """It is a profile of its own; what it answers for is mounted, keeps its data in a volume, and is let out."""
+def test_a_host_has_what_it_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a profile of its own; what it answers for is mounted and let out, and its databases start before it."""
     host = SERVICES["host"]
     assert (host["image"], host["entrypoint"], host["profiles"]) == (GATEWAY, ["mesh", "host"], ["host"])
     assert "--dapr-http-port=3500" in host["command"], "the health check of the image asks there"
-    resources, data = (volume.split(":")[:2] for volume in host["volumes"])
+    [resources] = (volume.split(":")[:2] for volume in host["volumes"])
     assert f"--resources-path={resources[1]}" in host["command"]
-    [component] = load_resources([ROOT / resources[0]]).components
-    assert (component.placement, component.scopes) == ("backbone", ("nodeapp",))
-    assert (component.setting("connectionString") or "").startswith(f"{data[1]}/")
-    assert set(host["depends_on"]) == {"nats"}
+    settings = {"ledger": "connectionString", "cache": "redisHost", "locks": "redisHost"}
+    servers = {"ledger": "host=postgres ", "cache": "cache:6379", "locks": "cache:6379"}
+    for variable in PASSWORDS:
+        monkeypatch.setenv(variable, "hidden")
+    components = load_resources([ROOT / resources[0]]).components
+    assert {component.name for component in components} == settings.keys()
+    for component in components:
+        assert (component.placement, component.scopes) == (None, ("nodeapp",))
+        assert (component.setting(settings[component.name]) or "").startswith(servers[component.name])
+    assert host["depends_on"] == {name: {"condition": "service_healthy"} for name in ("nats", *DATABASES)}
+    for database in DATABASES:
+        assert SERVICES[database]["profiles"] == ["host"]
+        assert any(mount.startswith(f"{database}:") for mount in SERVICES[database]["volumes"])
+
+
+def test_the_host_alone_has_drivers_passwords_and_databases() -> None:
+    """Gateways over NATS have the image without drivers; none has a database's password, or shares its network."""
+    assert {each for each in SERVICES if "stores" in SERVICES[each].get("networks", [])} == {"host", *DATABASES}
+    assert all(SERVICES[database]["networks"] == ["stores"] for database in DATABASES)
+    assert read_stack()["networks"]["stores"] == {"internal": True}
+    for app in APPLICATIONS:
+        gateway = SERVICES[f"{app}-gateway-nats"]
+        assert (gateway["image"], gateway["build"]) == (THIN, {"context": ".", "target": "thin"})
+        assert gateway["environment"] == {"MESH_BACKBONE": "nats://nats:4222"}
+        assert "volumes" not in gateway
+    for name, service in SERVICES.items():
+        known = {variable for variable in PASSWORDS if variable in str(service)}
+        assert not known or name in {"host", *DATABASES}
+    assert all(f"${{{variable}:-mesh}}" == SERVICES["host"]["environment"][variable] for variable in PASSWORDS)
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "kafka"])
@@ -139,7 +167,11 @@ def test_image_is_of_the_gateway_alone() -> None:
     """Its user is not root, its base has a version, and nothing goes through a shell."""
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert re.fullmatch(r"ARG BASE=python:\d+\.\d+-slim", next(line for line in lines if line.startswith("ARG")))
-    assert [line for line in lines if line.startswith("FROM")] == ["FROM ${BASE} AS build", "FROM ${BASE}"]
+    stages = [line for line in lines if line.startswith("FROM")]
+    assert stages == [
+        *("FROM ${BASE} AS thin-build", "FROM ${BASE} AS shell", "FROM shell AS thin", "FROM thin-build AS build"),
+        "FROM shell",
+    ]
     assert all(line.startswith("RUN [") for line in lines if line.startswith("RUN"))
     assert 'ENTRYPOINT ["mesh", "gateway"]' in lines
     user = next(line for line in lines if line.startswith("USER"))
