@@ -1,5 +1,5 @@
 # The gateway: docker run IMAGE --app-id orders --app-port 3000
-# By itself it has a client for every broker and database; `--target thin` makes the one that has those of NATS alone.
+# By itself it has the clients of all brokers and some databases; `--target thin` makes the one that has that of NATS alone.
 # All stages use one base, since the later ones run what the first have installed.
 ARG BASE=python:3.12-slim
 
