@@ -18,12 +18,11 @@ from pathlib import Path
 import nats.errors
 import uvloop
 
+from bench import components, components_report
 from bench.backbone_report import BackboneResults, described
 from bench.backbones import PLAN, QUICK_PLAN, measure
 from bench.components import PARTS
-from bench.components import measure as measure_component
 from bench.components_report import ComponentResults
-from bench.components_report import described as components_described
 from bench.idle import idle
 from bench.load import BenchError
 from bench.measure import QUICK, Plan, Row, note
@@ -108,12 +107,12 @@ async def _measure_components(names: Sequence[str], plan: Plan) -> ComponentResu
     for name in names:
         try:
             async with asyncio.timeout(COMPONENT_SECONDS) as limit, Stage() as stage:
-                measured.append(await measure_component(name, stage, plan))
+                measured.append(await components.measure(name, stage, plan))
         except TimeoutError:
             if not limit.expired():
                 raise
             raise BenchError(f"{name}: not done within {COMPONENT_SECONDS:g} s") from None
-    return ComponentResults(measured, components_described(names))
+    return ComponentResults(measured, components_report.described(names))
 
 
 async def _main(options: argparse.Namespace) -> Results | BackboneResults | ComponentResults:
@@ -125,7 +124,9 @@ async def _main(options: argparse.Namespace) -> Results | BackboneResults | Comp
         names = list(CLIENTS) if options.backbone == "all" else [options.backbone]
         return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
     if options.components is not None:
-        return await _measure_components(options.components, QUICK_PLAN if options.quick else PLAN)
+        return await _measure_components(
+            options.components, components.QUICK_PLAN if options.quick else components.PLAN
+        )
     plan, seconds = (QUICK, QUICK_SECONDS) if options.quick else (Plan(), FULL_SECONDS)
     return await _measure(options.only, plan, seconds)
 

@@ -17,10 +17,25 @@ from bench.measure import Plan, Row, Variant, alternate, note, peer_load
 from bench.processes import Gateway, Peer, Process, Stage
 from bench.works import EVENT, KEYS, paced
 
-__all__ = ["BACKBONE", "BARE", "DRIVER", "HANDLER", "NEAREST", "PARTS", "Measured", "measure"]
+__all__ = [
+    "BACKBONE",
+    "BARE",
+    "DRIVER",
+    "HANDLER",
+    "NEAREST",
+    "PACE",
+    "PARTS",
+    "PLAN",
+    "QUICK_PLAN",
+    "Measured",
+    "measure",
+]
 
 NEAREST, BACKBONE = "gateway, nearest", "gateways, through the backbone"
 BARE, HANDLER, DRIVER = "bare: handler + driver", "part: aiohttp handler", "part: driver"
+PLAN = Plan(rounds=4, seconds=0.8, rate_seconds=1.2)
+QUICK_PLAN = Plan(rounds=2, seconds=0.3, rate_seconds=0.4)
+PACE = 200.0  # A second: a database that syncs every commit to a disk keeps up with it.
 LEASE_SECONDS = 30
 SEEDED = 25  # Items of one request.
 
@@ -43,7 +58,7 @@ class Work:
 
     Attributes:
         name: As in the table.
-        driver: What the peer with the bare driver calls it.
+        driver: What the peer with the bare driver calls it; empty where the driver is a look into a dict.
         calls: Makes the requests; those of a name that two must not share begin with the given text.
         body: The JSON of every answer; None = there is none, and the status is 204.
     """
@@ -185,7 +200,7 @@ def _state(name: str) -> Sequence[Work]:
     )
 
 
-_SECRET = Work("secret", "secret", _around([Call("/v1.0/secrets/store/order-0")]), {"order-0": "s3cret"})
+_SECRET = Work("secret", "", _around([Call("/v1.0/secrets/store/order-0")]), {"order-0": "s3cret"})
 _CONFIGURATION = Work(
     "configuration",
     "configuration",
@@ -271,11 +286,12 @@ async def _measure(
             await stack.enter_async_context(client.connected())
             full.append(Variant(title, client.saturate, processes))
             if title != HANDLER:
-                rated.append(Variant(title, paced(client), processes))
-        full.append(Variant(DRIVER, peer_load(driver, call=work.driver), [driver]))
+                rated.append(Variant(title, paced(client, PACE), processes))
+        if work.driver:
+            full.append(Variant(DRIVER, peer_load(driver, call=work.driver), [driver]))
         return [
             *(await alternate(work.name, full, plan.rounds, plan.seconds)).values(),
-            *(await alternate(f"{work.name} at 500/s", rated, plan.rounds, plan.rate_seconds)).values(),
+            *(await alternate(f"{work.name} at {PACE:g}/s", rated, plan.rounds, plan.rate_seconds)).values(),
         ]
 
 

@@ -244,7 +244,7 @@ def _operations(body: bytes) -> tuple[list[Pair], list[str]]:
     return sets, deletes
 
 
-async def _answered(store: Store, request: web.BaseRequest) -> web.Response:
+async def answered(store: Store, request: web.BaseRequest) -> web.Response:
     """Do what a request of the HTTP API asks for."""
     path = request.raw_path
     block, _, rest = path.split("/", 2)[2].partition("/")
@@ -275,7 +275,7 @@ async def bare(options: Options) -> None:
         store = await STORES[options["store"]].open(options, stack)
 
         async def handle(request: web.BaseRequest) -> web.Response:
-            return await _answered(store, request)
+            return await answered(store, request)
 
         await control(await stack.enter_async_context(serving(handle)), idle)
 
@@ -300,15 +300,12 @@ async def driver(options: Options) -> None:
         async def configuration() -> None:
             await store.configuration(next(keys))
 
-        async def secret() -> None:
-            await store.secret(next(keys))
-
         async def lock() -> None:
             if not await store.lock(f"driver-{next(fresh)}", "bench", options["lease"]):
                 raise RuntimeError("a lock that nobody holds was refused")
 
         calls: Mapping[str, Callable[[], Awaitable[None]]] = {
-            call.__name__: call for call in (get, save, transaction, configuration, secret, lock)
+            call.__name__: call for call in (get, save, transaction, configuration, lock)
         }
 
         async def run(question: Options) -> Options:
