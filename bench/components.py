@@ -254,7 +254,7 @@ async def measure(name: str, stage: Stage, plan: Plan) -> Measured:
         far = await stage.gateway("far")
         options = {"store": part.store, **served.options}
         bare = await stage.peer("bare", **options)
-        bodies = {each.calls("").__next__().path.split("/")[2]: json.dumps(each.body) for each in part.works}
+        bodies = {next(each.calls("")).path.split("/")[2]: json.dumps(each.body) for each in part.works}
         handler = await stage.peer("answer", **options, bodies=bodies)
         driver = await stage.peer("driver", **options, value=EVENT, keys=part.keys, lease=LEASE_SECONDS)
         stack.push_async_callback(stage.stop, far, near, bare, handler, driver)
