@@ -67,8 +67,8 @@ test: static provision ## everything, with real servers
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
-bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all
-	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE))
+bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all; components: COMPONENTS=all
+	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS)))
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -1,4 +1,7 @@
-"""``python -m bench``: measure, print, write ``bench/RESULTS.md``; with ``--backbone``, ``bench/RESULTS-….md``."""
+"""``python -m bench``: measure, print, write ``bench/RESULTS.md``.
+
+With ``--backbone`` or ``--components``, write ``bench/RESULTS-….md``.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from pathlib import Path
 import nats.errors
 import uvloop
 
+from bench import components, components_report
 from bench.backbone_report import BackboneResults, described
 from bench.backbones import PLAN, QUICK_PLAN, measure
+from bench.components import PARTS
+from bench.components_report import ComponentResults
 from bench.idle import idle
 from bench.load import BenchError
 from bench.measure import QUICK, Plan, Row, note
@@ -28,6 +34,7 @@ from bench.works import WORKS, measured
 RESULTS = Path(__file__).parent / "RESULTS.md"
 FULL_SECONDS = 350.0
 BACKBONE_SECONDS = 120.0
+COMPONENT_SECONDS = 180.0
 QUICK_SECONDS = 88.0
 NAMES = (*WORKS, "idle")
 
@@ -38,18 +45,29 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--backbone", choices=(*CLIENTS, "all"), help="measure adapters and gateways over a backbone, or over each"
     )
+    parser.add_argument(
+        "--components",
+        nargs="?",
+        const=",".join(PARTS),
+        metavar="PART,…",
+        help=f"measure components beside their drivers: all, or some of {', '.join(PARTS)}",
+    )
     parser.add_argument("--quick", action="store_true", help="short rounds, for a first look")
     parser.add_argument("--output", choices=("table", "json"), default="table", help="what goes to stdout")
     parser.add_argument(
         "--results",
         type=Path,
-        help=f"write the page here; a whole run writes {RESULTS.name}, or one for each backbone, by itself",
+        help=f"write the page here; a whole run writes its own by itself: {RESULTS.name} or {RESULTS.stem}-….md",
     )
     found = parser.parse_args(words)
     found.only = [name.strip() for name in found.only.split(",")]
-    unknown = set(found.only) - set(NAMES)
-    if unknown:
-        parser.error(f"unknown work: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if found.components is not None:
+        found.components = [name.strip() for name in found.components.split(",")]
+    for what, named, known in (("work", found.only, NAMES), ("part", found.components or (), tuple(PARTS))):
+        if unknown := set(named) - set(known):
+            parser.error(f"unknown {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if found.components is not None and found.backbone is not None:
+        parser.error("--backbone and --components are two runs")
     return found
 
 
@@ -84,7 +102,20 @@ async def _measure_backbones(names: Sequence[str], plan: Plan) -> BackboneResult
     return BackboneResults(measured, described(names))
 
 
-async def _main(options: argparse.Namespace) -> Results | BackboneResults:
+async def _measure_components(names: Sequence[str], plan: Plan) -> ComponentResults:
+    measured = []
+    for name in names:
+        try:
+            async with asyncio.timeout(COMPONENT_SECONDS) as limit, Stage() as stage:
+                measured.append(await components.measure(name, stage, plan))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise BenchError(f"{name}: not done within {COMPONENT_SECONDS:g} s") from None
+    return ComponentResults(measured, components_report.described(names))
+
+
+async def _main(options: argparse.Namespace) -> Results | BackboneResults | ComponentResults:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -92,6 +123,10 @@ async def _main(options: argparse.Namespace) -> Results | BackboneResults:
     if options.backbone is not None:
         names = list(CLIENTS) if options.backbone == "all" else [options.backbone]
         return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
+    if options.components is not None:
+        return await _measure_components(
+            options.components, components.QUICK_PLAN if options.quick else components.PLAN
+        )
     plan, seconds = (QUICK, QUICK_SECONDS) if options.quick else (Plan(), FULL_SECONDS)
     return await _measure(options.only, plan, seconds)
 
@@ -115,6 +150,9 @@ def main(words: list[str]) -> int:
         pages = {options.results: results.markdown()}
     elif isinstance(results, BackboneResults) and not options.quick:
         pages = {RESULTS.with_stem(f"{RESULTS.stem}-{name}"): page for name, page in results.pages().items()}
+    elif isinstance(results, ComponentResults):
+        if set(options.components) == set(PARTS) and not options.quick:
+            pages = {RESULTS.with_stem(f"{RESULTS.stem}-components"): results.markdown()}
     elif set(options.only) == set(NAMES) and not options.quick:
         pages = {RESULTS: results.markdown()}
     for path, page in pages.items():

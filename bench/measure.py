@@ -182,11 +182,11 @@ def ratio(ours: Row, *bare: Sequence[Row]) -> float:
     return statistics.median(ratios)
 
 
-def peer_load(peer: Peer) -> Callable[[float], Awaitable[Load]]:
-    """Let a peer load itself."""
+def peer_load(peer: Peer, **more: object) -> Callable[[float], Awaitable[Load]]:
+    """Let a peer load itself, told more than how long."""
 
     async def run(seconds: float) -> Load:
-        told = await peer.ask(seconds=seconds)
+        told = await peer.ask(seconds=seconds, **more)
         load = Load(float(str(told["seconds"])))
         load.latencies.extend(told["latencies"])  # type: ignore[arg-type]
         return load

@@ -96,7 +96,7 @@ class Gateway(Process):
 
 
 class Peer(Process):
-    """A process of ``bench.bare``, ``bench.clients`` or ``bench.app``; told by lines of JSON."""
+    """A process of ``bench.bare``, ``bench.clients``, ``bench.stores`` or ``bench.app``; told by lines of JSON."""
 
     http_port: int
 
@@ -145,6 +145,11 @@ class Stage:
                 yield backend.url
         except MissingServerError as error:
             raise BenchError(str(error)) from None
+
+    @property
+    def directory(self) -> Path:
+        """A folder that is gone when the run ends."""
+        return self._directory
 
     @property
     def nats_url(self) -> str:
@@ -214,7 +219,12 @@ class Stage:
         return started
 
     async def gateway(
-        self, app_id: str, app_port: int | None = None, path: str = "healthz", backbone: str | None = None
+        self,
+        app_id: str,
+        app_port: int | None = None,
+        path: str = "healthz",
+        backbone: str | None = None,
+        resources: Path | None = None,
     ) -> Gateway:
         """Start a gateway and wait until it is ready.
 
@@ -223,11 +233,14 @@ class Stage:
             app_port: Where the application listens.
             path: What has to answer 204.
             backbone: Its URL; None for this stage's own broker.
+            resources: A folder of them; None for the built-in ones.
         """
         port = free_port()
         command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(port)]
         if app_port is not None:
             command += ["--app-port", str(app_port)]
+        if resources is not None:
+            command += ["--resources-path", str(resources)]
         gateway = await self._start(Gateway, f"gateway-{app_id}", command, backbone)
         gateway.http_port = port
         deadline = time.monotonic() + START_SECONDS
@@ -241,6 +254,7 @@ class Stage:
     async def peer(self, role: str, **options: object) -> Peer:
         """Start a peer and wait until it is ready."""
         module = "bench.app" if role == "app" else "bench.clients" if "client" in options else "bench.bare"
+        module = "bench.stores" if "store" in options else module
         given = json.dumps({"nats": self.nats_url, **options})
         peer = await self._start(Peer, role, [sys.executable, "-m", module, role, given])
         peer.http_port = int(str((await peer.told())["port"]))

@@ -22,11 +22,11 @@ KEYS = 100
 DRAIN_SECONDS = 60.0
 
 
-def paced(client: Client) -> Callable[[float], Awaitable[Load]]:
+def paced(client: Client, rate: float = RATE) -> Callable[[float], Awaitable[Load]]:
     """Make the run of a fixed rate."""
 
     async def run(seconds: float) -> Load:
-        return await client.at_rate(RATE, seconds)
+        return await client.at_rate(rate, seconds)
 
     return run
 

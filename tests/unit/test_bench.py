@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from bench.__main__ import main
 from bench.backbone_report import BackboneResults
-from bench.backbones import Measured
+from bench.backbones import Measured as MeasuredBackbone
+from bench.bare import serving
 from bench.clients import Round
+from bench.components import BACKBONE, DRIVER, HANDLER, NEAREST, PARTS, Measured
+from bench.components_report import ComponentResults
 from bench.measure import Row, Sample
 from bench.native import ADAPTER, CLIENTS, client_of
 from bench.native.adapter import Adapter
+from bench.stores import SQLite3, answered
+from bench.works import EVENT
 
 
 def test_help_names_every_backbone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +33,10 @@ def test_help_names_every_backbone(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--backbone {nats,redis,kafka,rabbitmq,all}" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("words", [["--backbone", "zeromq"], ["--only", "publish,fly"], ["--rounds", "3"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--backbone", "zeromq"], ["--only", "publish,fly"], ["--rounds", "3"], ["--components", "redis,paper"]],
+)
 def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(words)
@@ -32,8 +44,14 @@ def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixtu
     assert words[1].rpartition(",")[2] in capsys.readouterr().err
 
 
+def test_a_run_is_about_backbones_or_components(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--backbone", "redis", "--components"])
+    assert "--backbone and --components are two runs" in capsys.readouterr().err
+
+
 def test_a_broken_run_writes_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nobody(*_: object) -> Measured:
+    async def nobody(*_: object) -> MeasuredBackbone:
         raise OSError("no server")
 
     monkeypatch.setattr("bench.__main__.measure", nobody)
@@ -88,6 +106,54 @@ def test_goals_are_met_or_missed() -> None:
         _row("redis invoke at 500/s", "gateways over redis", 500, p50=3),
         _row("redis invoke at 500/s", "gateways over nats", 500, p50=2),
     ]
-    results = BackboneResults([Measured("redis", rows, (0.1, 0.2))], {"date": "today"})
+    results = BackboneResults([MeasuredBackbone("redis", rows, (0.1, 0.2))], {"date": "today"})
     assert [(goal.value, goal.met) for goal in results.goals] == [(90, True), (70, False), (5000, True), (1.5, True)]
     assert results.markdown().count("**missed**") == 1
+
+
+def test_goals_of_components_are_met_or_missed() -> None:
+    def rows(work: str, near: float, handler: float, driver: float | None, added: float) -> list[Row]:
+        return [
+            _row(work, NEAREST, 100, cpu=near),
+            _row(work, HANDLER, 100, cpu=handler),
+            *([] if driver is None else [_row(work, DRIVER, 100, cpu=driver)]),
+            _row(f"{work} at 200/s", NEAREST, 200, p50=1.0),
+            _row(f"{work} at 200/s", BACKBONE, 200, p50=1.0 + added),
+        ]
+
+    redis = [
+        *rows("redis save", 80, 25, 50, 0.25),
+        *rows("redis get", 160, 25, 50, 0.75),
+        *rows("redis transaction", 40, 25, 50, 0.25),
+    ]
+    measured = [
+        Measured("redis", redis, (0.1, 0.2)),
+        Measured("secrets", rows("secret", 60, 25, None, 0.5), (0.3, 0.4)),
+    ]
+    results = ComponentResults(measured, {"date": "today"})
+    save, get = [(1, True), (0.25, True), (12500, True)], [(2, False), (0.75, False), (6250, False)]
+    rest = [(0.5, True), (0.25, True), (2, False), (0.5, True)]
+    assert [(goal.value, goal.met) for goal in results.goals] == [*save, *get, *rest]
+    page = results.markdown()
+    assert page.count("**missed**") == 4
+    assert "redis 0.1, 0.2; secrets 0.3, 0.4" in page
+
+
+def test_a_bare_store_answers_what_a_gateway_would(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            store = await SQLite3.open({"file": str(tmp_path / "bare.db")}, stack)
+            port = await stack.enter_async_context(serving(partial(answered, store)))
+            client = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
+            for work in PARTS["sqlite"].works:
+                call = next(work.calls("bare"))
+                async with client.request(
+                    "GET" if call.body is None else "POST", call.path, data=call.body
+                ) as response:
+                    assert response.status == work.status
+                    if work.body is not None:
+                        assert (await response.json(), "ETag" in response.headers) == (work.body, True)
+            await store.save([], ["order-0"])
+            assert json.loads((await store.get("order-0-b"))[0]) == json.loads(EVENT)
+
+    asyncio.run(run())
