@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
+from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials, AioDeferredRefreshableCredentials
@@ -33,11 +34,11 @@ from botocore.exceptions import (
 )
 
 from mesh.adapter import ComponentAdapter
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import ConfigError, MeshError, Problem
 from mesh.resources.component import Component
 from mesh.resources.settings import Kind, setting
 
-__all__ = ["AWSAdapter", "AWSSettings"]
+__all__ = ["LIBRARY_ERRORS", "AWSAdapter", "AWSSettings", "broken", "busy", "code_of", "reason_of"]
 
 MAX_CONNECTIONS = 32
 ATTEMPTS = 3
@@ -45,12 +46,27 @@ CONNECT_SECONDS = 3.1
 READ_SECONDS = 10.0
 MAX_REASON = 300
 DENIED = ("AccessDeniedException", "AccessDenied")
-_BUSY = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown", "ProvisionedThroughputExceeded")
+_BUSY = (
+    "Throttl",
+    "TooManyRequests",
+    "RequestLimitExceeded",
+    "SlowDown",
+    "ProvisionedThroughputExceeded",
+    "TransactionInProgress",
+)
+LIBRARY_ERRORS = (BotoCoreError, ClientError, OSError, ValueError)
 _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and so its token.
 
 
 def _anywhere(text: str) -> str:
     raise ValueError("IAM Roles Anywhere is not supported; use accessKey and secretKey, assumeRoleArn, or a profile")
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("is an http:// or https:// URL, without credentials")
+    return text.rstrip("/")
 
 
 _ANYWHERE = Kind("not supported", _anywhere)
@@ -61,14 +77,24 @@ class AWSSettings:
     """What every component of AWS has; those of one service inherit from it."""
 
     region: str | None = setting(
-        "region", "The region of the service; without it AWS_REGION, or the profile, tells.", example="eu-central-1"
+        "region",
+        "The region of the service; without it AWS_REGION, or the profile, tells.",
+        aliases=("awsRegion",),
+        example="eu-central-1",
     )
-    endpoint: str | None = setting("endpoint", "URL of the service, in place of the region's own.")
+    endpoint: str | None = setting("endpoint", "URL of the service, in place of the region's own.", Kind("URL", _url))
     access_key: str | None = setting(
-        "accessKey", "Id of an access key; without it the credentials are found as the AWS tools do.", secret=True
+        "accessKey",
+        "Id of an access key; without it the credentials are found as the AWS tools do.",
+        secret=True,
+        aliases=("awsAccessKey",),
     )
-    secret_key: str | None = setting("secretKey", "The secret part of the access key.", secret=True)
-    session_token: str | None = setting("sessionToken", "Token of a temporary access key.", secret=True)
+    secret_key: str | None = setting(
+        "secretKey", "The secret part of the access key.", secret=True, aliases=("awsSecretKey",)
+    )
+    session_token: str | None = setting(
+        "sessionToken", "Token of a temporary access key.", secret=True, aliases=("awsSessionToken",)
+    )
     role: str | None = setting("assumeRoleArn", "A role to take on with these credentials.")
     role_session: str = setting("sessionName", "Name of the session of that role.", default="DaprDefaultSession")
     trust_anchor: None = setting("trustAnchorArn", "IAM Roles Anywhere; it is refused.", _ANYWHERE)
@@ -83,31 +109,38 @@ class AWSAdapter(ComponentAdapter):
         service: Its name at AWS (``secretsmanager``).
         failed: The class of errors.
         away: The class of those errors after which the same call may succeed.
+        attempts: How often the library sends a request that fails.
     """
 
     service: ClassVar[str]
     failed: ClassVar[type[MeshError]]
     away: ClassVar[type[MeshError]]
+    attempts: ClassVar[int] = ATTEMPTS
     _client: Any
 
     @classmethod
     def from_component(cls, component: Component) -> Self:
-        """Read the settings; an access key has two parts."""
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         made = super().from_component(component)
-        settings = made._settings
+        if problems := list(made._wrong(component)):
+            raise ConfigError(problems)
+        return made
+
+    def _wrong(self, component: Component) -> Iterator[Problem]:
+        """Find settings that do not go together; an access key has two parts."""
+        settings = self._settings
         if (settings.access_key is None) != (settings.secret_key is None):
             given, lacking = ("accessKey", "secretKey") if settings.access_key else ("secretKey", "accessKey")
-            raise ConfigError(component.problem(f"needs {lacking} as well", setting=given))
-        if settings.session_token and not settings.access_key:
-            raise ConfigError(component.problem("needs accessKey and secretKey as well", setting="sessionToken"))
-        return made
+            yield component.problem(f"needs {lacking} as well", setting=given)
+        elif settings.session_token and not settings.access_key:
+            yield component.problem("needs accessKey and secretKey as well", setting="sessionToken")
 
     async def _enter(self) -> None:
         """Make the client; it asks nothing yet."""
         logging.getLogger("botocore").setLevel(logging.INFO)  # Below, it writes requests and answers.
         logging.getLogger("aiobotocore").setLevel(logging.INFO)
         with self._errors("connect"):
-            self._client = await self._stack.enter_async_context(_client(self.service, self._settings))
+            self._client = await self._stack.enter_async_context(self._connected())
 
     async def call(self, operation: str, *, passes: Collection[str] = (), **arguments: object) -> dict[str, Any]:
         """Ask the service.
@@ -146,33 +179,61 @@ class AWSAdapter(ComponentAdapter):
     def _errors(self, what: str, passes: Collection[str] = ()) -> Iterator[None]:
         try:
             yield
-        except ClientError as error:
-            if _code(error) in passes:
+        except LIBRARY_ERRORS as error:
+            if isinstance(error, ClientError) and code_of(error) in passes:
                 raise
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            again = status >= 500 or status == 429 or any(word in _code(error) for word in _BUSY)
             # The library's error quotes the request, so it is not the cause of ours.
-            raise (self.away if again else self.failed)(f"{self._named(what)}: {_reason(error)}") from None
-        except (HTTPClientError, UnreachableError) as error:
-            message = f"{self._named(what)}: the service cannot be reached: {_short(error)}"
-            raise self.away(message) from None
-        except NoRegionError:
-            raise self.failed("no region is known: set region, or the variable AWS_REGION") from None
-        except ParamValidationError:  # It quotes what was given.
-            raise self.failed(f"{self._named(what)}: a name or a value is not one that it takes") from None
-        except (BotoCoreError, ValueError) as error:
-            raise self.failed(f"{self._named(what)}: {_short(error)}") from None
+            raise self._error(what, error) from None
 
-    def _named(self, what: str) -> str:
-        return f"AWS {self.service}, {what}"
+    def _error(self, what: str, error: Exception) -> MeshError:
+        """Make the block's error of the library's."""
+        named = f"{self._shown}, {what}"
+        match error:
+            case ClientError():
+                again = broken(error) or busy(error)
+                return (self.away if again else self.failed)(f"{named}: {reason_of(error)}")
+            case HTTPClientError() | UnreachableError() | OSError():
+                return self.away(f"{named}: the service cannot be reached: {_short(error)}")
+            case NoRegionError():
+                return self._problem("no region is known: set it, or the variable AWS_REGION", "region")
+            case ParamValidationError():  # It quotes what was given.
+                return self.failed(f"{named}: a name or a value is not one that it takes")
+            case _:
+                return self.failed(f"{named}: {_short(error)}")
+
+    @property
+    def _shown(self) -> str:
+        return f"AWS {self.service}"
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        settings, config = self._settings, _config(self.attempts)
+        session = await asyncio.to_thread(_session, settings)
+        if settings.role:
+            session = await asyncio.to_thread(_role_session, session, settings)
+        async with session.create_client(self.service, endpoint_url=settings.endpoint, config=config) as client:
+            yield client
 
 
-def _code(error: ClientError) -> str:
+def busy(error: ClientError) -> bool:
+    """Tell whether the service did nothing, for it had too much to do."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status == 429 or any(word in code_of(error) for word in _BUSY)
+
+
+def broken(error: ClientError) -> bool:
+    """Tell whether the service failed, so that it may have done what was asked."""
+    return bool(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500)
+
+
+def code_of(error: ClientError) -> str:
+    """Give the code of a refusal."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _reason(error: ClientError) -> str:
-    code = _code(error)
+def reason_of(error: ClientError) -> str:
+    """Give the code of a refusal, and what it says."""
+    code = code_of(error)
     told = "" if any(word in code for word in _TELLING) else error.response.get("Error", {}).get("Message", "")
     return f"{code}: {str(told)[:MAX_REASON]}" if told else code
 
@@ -191,31 +252,25 @@ def _session(settings: AWSSettings) -> AioSession:
     return session
 
 
-@asynccontextmanager
-async def _client(service: str, settings: AWSSettings) -> AsyncIterator[Any]:
-    config = AioConfig(
+def _config(attempts: int) -> AioConfig:
+    return AioConfig(
         max_pool_connections=MAX_CONNECTIONS,
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
-        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
+        retries={"total_max_attempts": attempts, "mode": "standard"},
         warm_up_loader_caches=True,  # In a thread: the descriptions of services are large files.
     )
-    session = await asyncio.to_thread(_session, settings)
-    if settings.role:
-        session = await asyncio.to_thread(_role_session, session, settings, config)
-    async with session.create_client(service, endpoint_url=settings.endpoint, config=config) as client:
-        yield client
 
 
-def _role_session(base: AioSession, settings: AWSSettings, config: AioConfig) -> AioSession:
+def _role_session(base: AioSession, settings: AWSSettings) -> AioSession:
     """Make a session of another role, whose credentials are asked for again before they end."""
 
     async def refresh() -> dict[str, str]:
         try:
-            async with base.create_client("sts", config=config) as sts:
+            async with base.create_client("sts", config=_config(ATTEMPTS)) as sts:
                 taken = await sts.assume_role(RoleArn=settings.role, RoleSessionName=settings.role_session)
         except ClientError as error:  # The library logs it.
-            raise CredentialRetrievalError(provider="assume-role", error_msg=_reason(error)) from None
+            raise CredentialRetrievalError(provider="assume-role", error_msg=reason_of(error)) from None
         given = taken["Credentials"]
         return {
             "access_key": given["AccessKeyId"],

@@ -29,11 +29,11 @@ CLIENTS = {
 # The most modules that a process holds once it has loaded an adapter; on another Python there are a few more or less.
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
+    "bindings.aws.dynamodb": (670, frozenset({"aiobotocore"})),
     "bindings.aws.parameterstore": (670, frozenset({"aiobotocore"})),
     "bindings.aws.secretmanager": (670, frozenset({"aiobotocore"})),
     "bindings.azure.keyvault": (720, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),
-    "bindings.dynamodb": (670, frozenset({"aiobotocore"})),
     "bindings.etcd": (410, frozenset()),
     "bindings.in_memory": (285, frozenset()),
     "bindings.kubernetes.configuration": (400, frozenset()),

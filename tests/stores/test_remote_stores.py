@@ -15,11 +15,11 @@ from urllib.request import Request, urlopen
 import pytest
 from aiobotocore.session import get_session
 
-from bindings.dynamodb import DynamoDBStateStore
+from bindings.aws.dynamodb import DynamoDBStateStore
 from bindings.etcd import EtcdStateStore
 from bindings.memcached import MemcachedStateStore
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.errors import ConfigError, InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
@@ -252,6 +252,31 @@ async def test_dynamodb_layout(tmp_path: Path) -> None:
             await store.write([Item("gone", b"2", "1")])
         await store.write([Item("gone", b"2", None, Concurrency.FIRST_WRITE)])
         assert (await store.get("gone", strong=True)).value == b"2"
+
+
+async def test_dynamodb_as_a_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The role is taken on with the given credentials, at the service that gives it."""
+    role = {"assumeRoleArn": "arn:aws:iam::123456789012:role/writer", "sessionName": "shop"}
+    async with served(tmp_path, DynamoDBStateStore) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(StateError, match="cannot be reached"):
+            async with made(DynamoDBStateStore, server.port, **role):
+                pass
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+        async with made(DynamoDBStateStore, server.port, **role) as store:
+            await store.write([Item("k", b"1", None, Concurrency.FIRST_WRITE)])
+            assert (await store.get("k", strong=True)).value == b"1"
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+async def test_dynamodb_without_a_region(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told where it is to be set."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/none")
+    with pytest.raises(ConfigError, match="region"):
+        async with made(DynamoDBStateStore, 1, region="", endpoint=endpoint):
+            pass
 
 
 async def test_a_dynamodb_table_that_is_missing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bindings.dynamodb import DynamoDBSettings, DynamoDBStateStore
+from bindings.aws.dynamodb import DynamoDBSettings, DynamoDBStateStore
 from bindings.etcd import EtcdSettings, EtcdStateStore
 from bindings.memcached import MemcachedSettings, MemcachedStateStore
 from mesh.errors import ConfigError
@@ -15,7 +15,8 @@ from tests.support.nodes import component
 
 # The settings that Dapr 1.18 documents; those of the block are read by the block.
 KNOWN = {
-    DynamoDBSettings: "table accessKey secretKey region endpoint sessionToken ttlAttributeName partitionKey",
+    DynamoDBSettings: "table accessKey secretKey region endpoint sessionToken ttlAttributeName partitionKey "
+    "awsAccessKey awsSecretKey awsRegion awsSessionToken assumeRoleArn sessionName trustAnchorArn trustProfileArn",
     EtcdSettings: "endpoints keyPrefixPath tlsEnable ca cert key maxTxnOps",
     MemcachedSettings: "hosts maxIdleConnections timeout",
 }
@@ -40,11 +41,12 @@ def test_secrets_are_not_shown() -> None:
     ("adapter", "given", "says"),
     [
         (DynamoDBStateStore, {}, "the setting table is missing"),
-        (DynamoDBStateStore, {"table": "t", "accessKey": "a"}, "accessKey.* goes with secretKey"),
-        (DynamoDBStateStore, {"table": "t", "secretKey": "a"}, "secretKey.* goes with accessKey"),
+        (DynamoDBStateStore, {"table": "t", "accessKey": "a"}, "accessKey.* needs secretKey as well"),
+        (DynamoDBStateStore, {"table": "t", "secretKey": "a"}, "secretKey.* needs accessKey as well"),
         (DynamoDBStateStore, {"table": "t", "endpoint": "localhost:8000"}, "endpoint.* http:// or https:// URL"),
         (DynamoDBStateStore, {"table": "t", "endpoint": "http://a:b@c"}, "without credentials"),
-        (DynamoDBStateStore, {"table": "t", "assumeRoleArn": "arn"}, "assumeRoleArn.* not supported"),
+        (DynamoDBStateStore, {"table": "t", "trustProfileArn": "arn"}, "trustProfileArn.* not supported"),
+        (DynamoDBStateStore, {"table": "t", "accessKey": "a", "partitionKey": "etag"}, "secretKey(.|\n)*of their own"),
         (DynamoDBStateStore, {"table": "t", "partitionKey": "value"}, "names of their own"),
         (DynamoDBStateStore, {"table": "t", "ttlAttributeName": "key"}, "names of their own"),
         (EtcdStateStore, {}, "the setting endpoints is missing"),

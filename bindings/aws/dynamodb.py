@@ -13,93 +13,65 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
     PartialCredentialsError,
 )
 
+from bindings.aws._session import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
 from bindings.remote import RemoteStateStore, conditional, conflict, merged, uncertain
 from mesh.blocks.store import MAX_PARALLEL, Item, Stored
-from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, StateError, StateLimitError
+from mesh.errors import FeatureNotSupportedError, MeshError, Problem, StateError, StateLimitError
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, read_settings, setting
+from mesh.resources.settings import setting
 
 __all__ = ["DynamoDBStateStore"]
 
-MAX_CONNECTIONS = 32
 MAX_TRANSACTION = 100
 MAX_WRITES = 25
 MAX_READS = 100
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.05
-_BUSY = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ThrottlingException",
-        "TransactionInProgressException",
-    }
+_NOT_SENT = (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
 )
-_NOT_SENT = (ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, PartialCredentialsError)
 _PROBE = "brokermesh"
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("is an http:// or https:// URL, without credentials")
-    return text.rstrip("/")
-
-
-@dataclass(frozen=True, slots=True)
-class DynamoDBSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamoDBSettings(AWSSettings):
     """Settings of ``state.aws.dynamodb``."""
 
     table: str = setting("table", "The name of the table, which must be there.", required=True, example="state")
-    region: str | None = setting(
-        "region",
-        "The AWS region; where it is not set, the one of the environment.",
-        aliases=("awsRegion",),
-        example="eu-west-1",
-    )
-    endpoint: str | None = setting(
-        "endpoint", "URL of another service that speaks DynamoDB's interface.", Kind("URL", _url)
-    )
-    access_key: str | None = setting(
-        "accessKey",
-        "ID of the access key; where it is not set, what the environment, the files in ~/.aws, the container or the "
-        "machine gives.",
-        secret=True,
-        aliases=("awsAccessKey",),
-    )
-    secret_key: str | None = setting("secretKey", "The access key.", secret=True, aliases=("awsSecretKey",))
-    session_token: str | None = setting(
-        "sessionToken", "The token of temporary credentials.", secret=True, aliases=("awsSessionToken",)
-    )
     ttl: str | None = setting(
         "ttlAttributeName", "The attribute that the table's TTL is set to; without it values cannot expire."
     )
     key: str = setting("partitionKey", "The table's partition key, a text.", default="key")
-    role: str | None = setting("assumeRoleArn", "A role to take, which is refused.")
-    profile: str | None = setting("trustProfileArn", "IAM Roles Anywhere, which is refused.")
-    anchor: str | None = setting("trustAnchorArn", "IAM Roles Anywhere, which is refused.")
 
 
-class DynamoDBStateStore(RemoteStateStore):
+class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
     """State in a DynamoDB table, whose items have their etags as an attribute."""
 
     settings = DynamoDBSettings
+    service = "dynamodb"
+    failed = away = StateError
+    attempts = 1  # What fails is repeated here: a write with a condition that was done would conflict with itself.
     tested = "the DynamoDB interface of moto; not run against the real service"
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
     max_transaction = MAX_TRANSACTION
@@ -111,60 +83,24 @@ class DynamoDBStateStore(RemoteStateStore):
         self._key, self._ttl, self._table = settings.key, settings.ttl, settings.table
         if not settings.ttl:
             self.capabilities = tuple(each for each in self.capabilities if each != "TTL")
-        self._shown = f"the DynamoDB table {settings.table!r}"
-        self._client: Any = None
 
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
-        settings = read_settings(component, DynamoDBSettings)
-        roles = {
-            "assumeRoleArn": settings.role,
-            "trustProfileArn": settings.profile,
-            "trustAnchorArn": settings.anchor,
-        }
-        problems = [
-            component.problem("is not supported; use accessKey and secretKey, or the environment", setting=name)
-            for name, value in roles.items()
-            if value
-        ]
-        keys = {"accessKey": settings.access_key, "secretKey": settings.secret_key}
-        for name, other in (("accessKey", "secretKey"), ("secretKey", "accessKey")):
-            if keys[name] and not keys[other]:
-                problems.append(component.problem(f"goes with {other}", setting=name))
-        names = [each for each in (settings.key, settings.ttl) if each]
+    def _wrong(self, component: Component) -> Iterator[Problem]:
+        yield from super()._wrong(component)
+        names = [each for each in (self._key, self._ttl) if each]
         if len({*names, "value", "etag"}) != len(names) + 2:
-            problems.append(component.problem("partitionKey and ttlAttributeName must be names of their own"))
-        if problems:
-            raise ConfigError(problems)
-        made = cls(settings)
-        made._component = component
-        return made
+            yield component.problem("partitionKey and ttlAttributeName must be names of their own")
 
     async def _enter(self) -> None:
-        settings = cast("DynamoDBSettings", self._settings)
-        # What fails is repeated here: a write with a condition that was done would conflict with itself.
-        config = AioConfig(
-            connect_timeout=3,
-            read_timeout=10,
-            max_pool_connections=MAX_CONNECTIONS,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-        )
-        session = await asyncio.to_thread(get_session)
-        try:
-            making = session.create_client(
-                "dynamodb",
-                region_name=settings.region,
-                endpoint_url=settings.endpoint,
-                aws_access_key_id=settings.access_key,
-                aws_secret_access_key=settings.secret_key,
-                aws_session_token=settings.session_token,
-                config=config,
-            )
-            self._client = await self._stack.enter_async_context(making)
-        except (BotoCoreError, ValueError) as error:
-            raise self._problem(f"the client of DynamoDB cannot be made: {error}", "region") from error
-        await self.get(_PROBE, strong=False)  # A table that is missing, or has another key, is told at start.
+        await super()._enter()
+        await self.check()  # A table that is missing, or has another key, is told at start.
+
+    async def check(self) -> None:
+        """Ask whether the table answers."""
+        await self.get(_PROBE, strong=False)
+
+    @property
+    def _shown(self) -> str:
+        return f"the DynamoDB table {self._table!r}"
 
     async def _ask(self, operation: str, items: Sequence[Item] = (), **arguments: Any) -> dict[str, Any]:
         """Send a request; what the service did not do, or may do twice without harm, is sent again when it fails."""
@@ -174,31 +110,32 @@ class DynamoDBStateStore(RemoteStateStore):
             try:
                 return cast("dict[str, Any]", await getattr(self._client, operation)(**arguments))
             except ClientError as error:
-                if left and (_code(error) in _BUSY or (again and _failed(error))):
+                if left and (busy(error) or (again and broken(error))):
                     await asyncio.sleep(wait)
                     wait *= 2
                     continue
-                raise self._refused(error, items) from error
-            except (BotoCoreError, OSError, TimeoutError) as error:
-                failed = StateError(f"{self._shown} cannot be reached: {error}")
-                raise (failed if isinstance(error, _NOT_SENT) else uncertain(failed, items)) from error
+                raise self._refused(operation, error, items) from None
+            except LIBRARY_ERRORS as error:
+                failed = self._failed(operation, error)
+                raise (failed if isinstance(error, _NOT_SENT) else uncertain(failed, items)) from None
         raise AssertionError("the last attempt raises or returns")
 
-    def _refused(self, error: ClientError, items: Sequence[Item]) -> StateError:
-        code = _code(error)
+    def _refused(self, operation: str, error: ClientError, items: Sequence[Item]) -> StateError:
+        code = code_of(error)
         reasons = {each.get("Code") for each in cast("dict[str, Any]", error.response).get("CancellationReasons", ())}
         if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in reasons:
             return conflict(items)
-        text = str(cast("dict[str, Any]", error.response).get("Error", {}).get("Message") or code)[:300]
         if code == "ValidationException" or "ValidationError" in reasons:
-            return StateLimitError(f"{self._shown} refused: {text}")
-        if _failed(error):
-            return uncertain(StateError(f"{self._shown} failed: {text}"), items)
-        return StateError(f"{self._shown} refused: {code}: {text}")
+            return StateLimitError(f"{self._shown} refused: {reason_of(error)}")
+        failed = self._failed(operation, error)
+        return uncertain(failed, items) if broken(error) else failed
+
+    def _failed(self, operation: str, error: Exception) -> StateError:
+        return cast("StateError", self._error(operation.replace("_", " "), error))
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read an item; ``strong`` is DynamoDB's consistent read."""
-        answer = await self._ask("get_item", TableName=self._table, Key=self._named(key), ConsistentRead=strong)
+        answer = await self._ask("get_item", TableName=self._table, Key=self._at(key), ConsistentRead=strong)
         return self._stored(answer.get("Item"))
 
     async def get_many(
@@ -212,7 +149,7 @@ class DynamoDBStateStore(RemoteStateStore):
         return [found.get(key) for key in keys]
 
     async def _read(self, keys: Sequence[str]) -> Mapping[str, Stored | MeshError | None]:
-        waiting: Mapping[str, Any] = {self._table: {"Keys": [self._named(key) for key in keys]}}
+        waiting: Mapping[str, Any] = {self._table: {"Keys": [self._at(key) for key in keys]}}
         found: dict[str, Stored | MeshError | None] = {}
         wait = FIRST_WAIT_SECONDS
         try:
@@ -250,7 +187,7 @@ class DynamoDBStateStore(RemoteStateStore):
         """Write several items in one request."""
         assert not any(conditional(item) for item in items)
         requests = [
-            {"DeleteRequest": {"Key": self._named(item.key)}}
+            {"DeleteRequest": {"Key": self._at(item.key)}}
             if item.value is None
             else {"PutRequest": {"Item": self._laid_out(item)}}
             for item in items
@@ -265,7 +202,7 @@ class DynamoDBStateStore(RemoteStateStore):
             wait = min(2 * wait, 1.0)
         raise StateError(f"{self._shown} is too busy")
 
-    def _named(self, key: str) -> dict[str, Any]:
+    def _at(self, key: str) -> dict[str, Any]:
         return {self._key: {"S": key}}
 
     def _request(self, key: str, conditions: Sequence[Item], written: Item | None) -> dict[str, Any]:
@@ -273,9 +210,9 @@ class DynamoDBStateStore(RemoteStateStore):
         if conditions:
             arguments |= self._condition(conditions)
         if written is None:
-            return {"ConditionCheck": {**arguments, "Key": self._named(key)}}
+            return {"ConditionCheck": {**arguments, "Key": self._at(key)}}
         if written.value is None:
-            return {"Delete": {**arguments, "Key": self._named(key)}}
+            return {"Delete": {**arguments, "Key": self._at(key)}}
         return {"Put": {**arguments, "Item": self._laid_out(written)}}
 
     def _condition(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -302,7 +239,7 @@ class DynamoDBStateStore(RemoteStateStore):
             value: dict[str, Any] = {"S": item.value.decode()}
         except UnicodeDecodeError:
             value = {"B": item.value}
-        made = {**self._named(item.key), "value": value, "etag": {"S": str(secrets.randbits(64))}}
+        made = {**self._at(item.key), "value": value, "etag": {"S": str(secrets.randbits(64))}}
         if item.ttl is not None:
             if not self._ttl:
                 raise FeatureNotSupportedError("state.aws.dynamodb without ttlAttributeName", "expiry (ttlInSeconds)")
@@ -318,12 +255,3 @@ class DynamoDBStateStore(RemoteStateStore):
         value = item.get("value", {})
         data = value["S"].encode() if "S" in value else bytes(value.get("B", b""))
         return Stored(data, item.get("etag", {}).get("S", ""), expires_at)
-
-
-def _failed(error: ClientError) -> bool:
-    """Tell whether the service failed, so that it may have done what was asked."""
-    return int(cast("dict[str, Any]", error.response).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
-
-
-def _code(error: ClientError) -> str:
-    return str(cast("dict[str, Any]", error.response).get("Error", {}).get("Code", ""))
