@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ KUBERNETES = "secretstores.kubernetes"
 
 async def read(kind: str, settings: Mapping[str, str], name: str, **metadata: str) -> Any:
     """Open a store and read a secret; all of them without a name."""
-    async with node("memory:", unique("secrets"), component("store", kind, **settings)) as runtime:
+    patient = replace(component("store", kind, **settings), init_timeout=30.0)  # A library's attempts take their time.
+    async with node("memory:", unique("secrets"), patient) as runtime:
         if not name:
             return await ask(runtime, BULK, "store", Bulk(metadata))
         return await ask(runtime, GET, "store", Get(name, metadata))
