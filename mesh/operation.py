@@ -62,6 +62,7 @@ class Method:
         seconds: How long one attempt may take where neither client nor policy says so.
         judge: What a policy makes of its result or error.
         grace: Seconds after the deadline in which the block itself says what it waited for, before it is cancelled.
+        guarded: Whether the target's policy is around it; not where only this node is asked.
     """
 
     block: str
@@ -71,6 +72,7 @@ class Method:
     seconds: float = DEFAULT_SECONDS
     judge: Callable[[Operation, object, MeshError | None], Verdict] | None = None
     grace: float = 0.0
+    guarded: bool = True
 
     def __str__(self) -> str:
         return f"{self.block}.{self.name}"

@@ -224,6 +224,8 @@ async def _by_policy(
     proceed: Handler,
     operation: Operation,
 ) -> object:
+    if not operation.method.guarded:
+        return await proceed(operation)
     key = operation.method.block, operation.target
     try:
         guard = guards[key]

@@ -69,7 +69,7 @@ AGAIN_SECONDS, LONGEST_WAIT = 0.5, 2.0
 TELL_SECONDS = 60.0
 
 SUBSCRIBE = Method("configuration", "subscribe", Get, str)
-UNSUBSCRIBE = Method("configuration", "unsubscribe", str, bool)
+UNSUBSCRIBE = Method("configuration", "unsubscribe", str, bool, guarded=False)
 
 
 def described(item: ConfigurationItem | None) -> dict[str, object]:
@@ -155,7 +155,7 @@ class Configuration:
             MeshError: The component cannot be watched.
         """
         asked = cast("Get", operation.arguments)
-        found = await self._ask(operation.target, Watch(asked.keys, asked.metadata), operation.context)
+        found = await self._now(operation, Watch(asked.keys, asked.metadata))
         known = {key: digest(item) for key, item in found.items() if item is not None}
         made = _Subscription(operation.target, asked, operation.context, known, self._sessions)
         equal = [each for each in self._subscriptions.values() if (each.store, each.wanted) == (made.store, asked)]
@@ -175,6 +175,12 @@ class Configuration:
         if found is not None:
             found.stop()
         return found is not None
+
+    async def _now(self, operation: Operation, asked: Watch) -> Mapping[str, ConfigurationItem | None]:
+        """Ask for the values of now: as a part of what is asked, around which the component's policy is already."""
+        context = Context(operation.context.caller)
+        part = Operation(WATCH, operation.target, asked, context, operation.deadline, waits=operation.waits)
+        return cast("Mapping[str, ConfigurationItem | None]", await self._service.run(part))
 
     async def _ask(self, store: str, asked: Watch, context: Context) -> Mapping[str, ConfigurationItem | None]:
         operation = Operation(WATCH, store, asked, Context(context.caller))

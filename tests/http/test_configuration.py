@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from mesh.errors import ConfigurationError
 from tests.http.harness import (
     ANY,
     App,
@@ -344,3 +345,46 @@ async def test_a_component_of_another_node(
         assert caplog.text.count("changes are not followed now") == 1
         await unsubscribe(node, subscription)  # Its store is away.
         assert len(app.got) == 2
+
+
+def _outbound(**policies: object) -> str:
+    """Policies for what is asked of the component."""
+    plurals = {"retry": "retries", "circuitBreaker": "circuitBreakers"}
+    named = {plurals[name]: {"p": policy} for name, policy in policies.items()}
+    targets = {"components": {"conf": {"outbound": dict.fromkeys(policies, "p")}}}
+    return STORES + yaml("Resiliency", "r", {"policies": named, "targets": targets})
+
+
+def _failing(node: Node) -> list[object]:
+    """Have the store fail; give what notes each time."""
+    asked: list[object] = []
+
+    def watch(*arguments: object) -> object:
+        asked.append(arguments)
+        raise ConfigurationError("away")
+
+    node.gateway._runtime.services["configuration"].components["conf"].store.watch = watch  # type: ignore[attr-defined]
+    return asked
+
+
+async def test_a_subscription_is_asked_for_as_often_as_the_policy_says(
+    memory: Backbone, tmp_path: Path, app: App
+) -> None:
+    """And not that often each time."""
+    retry = {"policy": "constant", "duration": "1ms", "maxRetries": 3}
+    async with gateway(memory, tmp_path, app=app, resources=_outbound(retry=retry)) as node:
+        asked = _failing(node)
+        assert (await node.get("/v1.0/configuration/conf/subscribe?key=a")).status == 500
+        assert len(asked) == 4
+
+
+async def test_unsubscribe_while_a_breaker_is_open(memory: Backbone, tmp_path: Path, app: App) -> None:
+    """It asks this node alone."""
+    breaker = {"trip": "consecutiveFailures >= 1", "timeout": "60s"}
+    async with gateway(memory, tmp_path, app=app, resources=_outbound(circuitBreaker=breaker)) as node:
+        subscription = await subscribe(node)
+        _failing(node)
+        reply = await node.get("/v1.0/configuration/conf/subscribe?key=b")
+        assert reply.status == 500
+        assert "circuit breaker is open" in (await node.get("/v1.0/configuration/conf/subscribe?key=b")).json["message"]
+        await unsubscribe(node, subscription)
