@@ -14,6 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 from urllib.parse import quote
 from uuid import uuid4
@@ -107,7 +108,7 @@ class _Subscription:
     task: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """End what follows it; a change that is being told is told to its end."""
+        """End what follows it; a change that is being told is told to its end, but not again."""
         self.stopped = True
         if self.task is not None and not self.telling:
             self.task.cancel()
@@ -257,7 +258,7 @@ class Configuration:
         body = orjson.dumps({"id": subscription.id, "items": {key: described(item)}})
         arrival = Arrival({}, None, (f"/configuration/{quote(store)}/{quote(key)}", body))
         try:
-            attempt = cast("Attempt", await guard.run(lambda: deliver(arrival), _judge))
+            attempt = cast("Attempt", await guard.run(lambda: deliver(arrival), partial(_judge, subscription)))
         except MeshError as error:
             attempt = Attempt(Outcome.RETRY, str(error))
         if attempt.outcome is not Outcome.SUCCESS:
@@ -280,10 +281,12 @@ class Configuration:
         return guard, inbound.towards(call, *labels, policy=policy, until_reachable=application.until_reachable)
 
 
-def _judge(result: object, error: MeshError | None) -> Verdict:
+def _judge(subscription: _Subscription, result: object, error: MeshError | None) -> Verdict:
+    """Say what an attempt came to; one that nobody is subscribed to any more is the last."""
     if not isinstance(result, Attempt):
-        return Verdict(worked=False, again=True)
-    return Verdict(result.outcome is Outcome.SUCCESS, result.outcome is not Outcome.SUCCESS, result.status)
+        return Verdict(worked=False, again=not subscription.stopped)
+    worked = result.outcome is Outcome.SUCCESS
+    return Verdict(worked, not worked and not subscription.stopped, result.status)
 
 
 async def open_store(component: Component, parts: Parts) -> ConfigurationStoreComponent:

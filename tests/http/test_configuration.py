@@ -388,3 +388,21 @@ async def test_unsubscribe_while_a_breaker_is_open(memory: Backbone, tmp_path: P
         assert reply.status == 500
         assert "circuit breaker is open" in (await node.get("/v1.0/configuration/conf/subscribe?key=b")).json["message"]
         await unsubscribe(node, subscription)
+
+
+async def test_unsubscribe_ends_what_is_told_again_and_again(memory: Backbone, tmp_path: Path, app: App) -> None:
+    """A policy without an end has one then."""
+    spec = {
+        "policies": {"retries": {"r": {"policy": "constant", "duration": "10ms", "maxRetries": -1}}},
+        "targets": {"components": {"conf": {"inbound": {"retry": "r"}}}},
+    }
+    app.answer("/configuration/conf/a", 500)
+    async with gateway(memory, tmp_path, app=app, resources=STORES + yaml("Resiliency", "r", spec)) as node:
+        subscription = await subscribe(node)
+        held: Any = node.gateway._runtime.services["configuration"]
+        task = held._subscriptions[subscription].task
+        await put(node, "a", "1")
+        await app.until("/configuration/conf/a", 3)
+        await unsubscribe(node, subscription)
+        async with asyncio.timeout(10):
+            await asyncio.wait([task])
