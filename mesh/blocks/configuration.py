@@ -223,8 +223,9 @@ class Configuration:
             try:
                 changed = await self._ask(store, asked, subscription.context)
             except Exception as error:  # noqa: BLE001 - an adapter's own failure may pass like any other
-                if not failures:
-                    logger.warning("configuration %s: changes are not followed now, trying again: %s", store, error)
+                if not failures:  # Only our own texts are known to hold no secret.
+                    reason = error if isinstance(error, MeshError) else type(error).__name__
+                    logger.warning("configuration %s: changes are not followed now, trying again: %s", store, reason)
                 failures += 1
                 await asyncio.sleep(min(AGAIN_SECONDS * failures, LONGEST_WAIT))
                 continue

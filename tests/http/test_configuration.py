@@ -355,13 +355,13 @@ def _outbound(**policies: object) -> str:
     return STORES + yaml("Resiliency", "r", {"policies": named, "targets": targets})
 
 
-def _failing(node: Node) -> list[object]:
+def _failing(node: Node, error: Exception | None = None) -> list[object]:
     """Have the store fail; give what notes each time."""
     asked: list[object] = []
 
     def watch(*arguments: object) -> object:
         asked.append(arguments)
-        raise ConfigurationError("away")
+        raise error or ConfigurationError("away")
 
     node.gateway._runtime.services["configuration"].components["conf"].store.watch = watch  # type: ignore[attr-defined]
     return asked
@@ -406,3 +406,22 @@ async def test_unsubscribe_ends_what_is_told_again_and_again(memory: Backbone, t
         await unsubscribe(node, subscription)
         async with asyncio.timeout(10):
             await asyncio.wait([task])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConfigurationError("away"), "trying again: away"),
+        (RuntimeError("password=hunter2"), "trying again: RuntimeError"),
+    ],
+)
+async def test_a_failure_of_a_library_is_logged_by_its_name(
+    memory: Backbone, tmp_path: Path, app: App, caplog: pytest.LogCaptureFixture, error: Exception, text: str
+) -> None:
+    """Its text may hold anything."""
+    async with gateway(memory, tmp_path, app=app, resources=STORES) as node:
+        await subscribe(node)
+        _failing(node, error)
+        await put(node, "a", "1")
+        await eventually(lambda: _logged(caplog, text))
+        assert "hunter2" not in caplog.text
