@@ -31,6 +31,7 @@ from mesh.values import is_instant
 
 __all__ = [
     "CLOUDEVENTS_JSON",
+    "MAX_LEVELS",
     "SPECVERSION",
     "Event",
     "attributes_of",
@@ -49,6 +50,7 @@ __all__ = [
 
 CLOUDEVENTS_JSON = "application/cloudevents+json"
 SPECVERSION = "1.0"
+MAX_LEVELS = 254  # That orjson writes; it reads 1024.
 
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,}\Z")
 _UNSAFE_IN_HEADER = re.compile(r"[^!#$&-~]")

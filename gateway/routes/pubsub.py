@@ -14,7 +14,7 @@ from gateway.routes.request import fields, header, metadata_of, read_body
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, is_raw, spelled
 from mesh.errors import MeshError, PublishFailedError
-from mesh.event import media_type
+from mesh.event import MAX_LEVELS, media_type
 from mesh.operation import Operation
 from mesh.resources.fields import described
 
@@ -129,7 +129,10 @@ def _entry_bytes(index: int, content_type: str, event: object) -> bytes:
     """Read an entry's event by its content type."""
     media = media_type(content_type)
     if media in JSON_TYPES:
-        return orjson.dumps(event)
+        try:
+            return orjson.dumps(event)
+        except orjson.JSONEncodeError:
+            raise EntriesError(f"entry {index}: event is nested more than {MAX_LEVELS} levels") from None
     if media in BINARY_TYPES:
         if isinstance(event, str):
             try:

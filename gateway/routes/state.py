@@ -33,6 +33,7 @@ from mesh.blocks.state import (
 )
 from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import BadArgumentError, FeatureNotSupportedError, StateError
+from mesh.event import MAX_LEVELS
 from mesh.operation import Method
 from mesh.values import parse_whole
 
@@ -216,7 +217,10 @@ def _item(value: object, url_metadata: Mapping[str, str], method: Method, store:
         ttl = None if text is None else _ttl(text)
     except BadArgumentError as error:
         raise _refused(f"{where}{error}", method, store) from None
-    written = None if delete else orjson.dumps(members.get("value"))
+    try:
+        written = None if delete else orjson.dumps(members.get("value"))
+    except orjson.JSONEncodeError:
+        raise malformed(f"'value' of key {key} is nested more than {MAX_LEVELS} levels") from None
     return Item(key, written, etag or None, concurrency, ttl, metadata, strong=strong)
 
 

@@ -23,8 +23,10 @@ from functools import lru_cache
 
 import orjson
 
+from mesh.errors import EventError
 from mesh.event import (
     CLOUDEVENTS_JSON,
+    MAX_LEVELS,
     SPECVERSION,
     attributes_of,
     encode_header_value,
@@ -179,7 +181,7 @@ def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple
     A missing ``id`` stays missing, as in Dapr.
 
     Raises:
-        EventError: It is not a JSON object.
+        EventError: It is not a JSON object, or nested too deeply.
     """
     members = members_of(body, "cannot create cloudevent")
     members.setdefault("source", DEFAULT_SOURCE)
@@ -194,7 +196,10 @@ def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple
         members["expiration"] = headers[prefix + "expiration"] = _rfc3339(options.expires_at)
     elif isinstance(expiration := members.get("expiration"), str):
         headers[prefix + "expiration"] = encode_header_value(expiration)
-    return headers, orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+    try:
+        return headers, orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise EventError(f"cannot create cloudevent: nested more than {MAX_LEVELS} levels") from None
 
 
 def _set_trace(members: dict[str, object], options: PublishOptions) -> None:

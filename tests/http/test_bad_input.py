@@ -285,3 +285,33 @@ async def test_bad_requests_leave_memory_flat(nats: Backbone, tmp_path: Path) ->
         grown = (memory().rss - before) / 2**20
         assert process.log.stat().st_size < 200_000
     assert grown < 6, f"grew by {grown:.1f} MiB"
+
+
+def _nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+@pytest.mark.parametrize("levels", [255, 1020])
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("state/statestore", b'[{"key":"k","value":', b"}]"),
+        (
+            "state/statestore/transaction",
+            b'{"operations":[{"operation":"upsert","request":{"key":"k","value":',
+            b"}}]}",
+        ),
+        (
+            "publish/bulk/pubsub/t",
+            b'[{"entryId":"1","contentType":"application/json","event":',
+            b"}]",
+        ),
+    ],
+)
+async def test_a_value_that_is_nested_too_deeply(
+    node: Node, path: str, before: bytes, after: bytes, levels: int
+) -> None:
+    """It could be read, and not written."""
+    reply = await node.post(f"/v1.0/{path}", before + _nested(levels) + after)
+    assert (reply.status, "nested more than 254 levels" in reply.body.decode()) == (400, True)
+    assert (await node.post(f"/v1.0/{path}", before + _nested(254) + after)).status == 204

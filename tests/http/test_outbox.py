@@ -181,3 +181,16 @@ async def test_a_pubsub_with_a_broker_of_its_own(memory: Backbone, tmp_path: Pat
         got = await app.until("/orders", 20)
         assert sorted(each.json["data"] for each in got) == list(range(20))
         assert await transact(node, upsert("last", 1)) == 204
+
+
+async def test_a_value_that_is_nested_too_deeply_for_an_event(node: Node) -> None:
+    """Nothing is written that nobody could publish."""
+
+    async def nested(levels: int, key: str) -> int:
+        value = b"[" * levels + b"]" * levels
+        body = b'{"operations":[{"operation":"upsert","request":{"key":"%s","value":%s}}]}' % (key.encode(), value)
+        return (await node.post("/v1.0/state/store/transaction", body)).status
+
+    assert await nested(253, "deep") == 204
+    assert await nested(254, "deeper") == 500
+    assert (await node.get("/v1.0/state/store/deeper")).status == 204

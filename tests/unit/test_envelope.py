@@ -260,3 +260,14 @@ def test_time_is_formatted_once_a_second(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_an_application_s_event_that_is_nested_too_deeply() -> None:
+    """It could be read, and not written."""
+    for levels in (253, 254, 1020):
+        body = b'{"data":' + b"[" * levels + b"]" * levels + b"}"
+        if levels == 253:
+            assert build_structured(OPTIONS, body, "ce-")
+        else:
+            with pytest.raises(EventError, match="nested more than 254 levels"):
+                build_structured(OPTIONS, body, "ce-")
