@@ -17,6 +17,7 @@ __all__ = ["condition", "run_query"]
 
 _ORDERED = {"GT": ">", "GTE": ">=", "LT": "<", "LTE": "<="}
 _MOST_SKIPPED = 2**62
+_MOST_DIGITS = len(str(_MOST_SKIPPED))
 
 
 def condition(found: Filter, parameters: dict[str, Any]) -> str:
@@ -63,7 +64,8 @@ async def run_query(
     """
     skipped = 0
     if query.token:
-        if not query.token.isascii() or not query.token.isdigit() or int(query.token[:20]) > _MOST_SKIPPED:
+        digits = query.token.isascii() and query.token.isdigit() and len(query.token) <= _MOST_DIGITS
+        if not digits or int(query.token) > _MOST_SKIPPED:
             raise BadArgumentError("page.token must be the token of the page before")
         skipped = int(query.token)
     parameters: dict[str, Any] = {"prefix": prefix}
