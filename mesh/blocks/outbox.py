@@ -44,12 +44,15 @@ from mesh.broker import Delivery
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import (
     BadArgumentError,
+    CircuitOpenError,
+    ComponentNotFoundError,
     ConfigError,
     ConflictError,
     EventError,
     InvalidEtagError,
     MeshError,
     OutboxError,
+    PermissionDeniedError,
     StateLimitError,
     TooManyOperationsError,
 )
@@ -79,6 +82,7 @@ PREFIX = "outbox-"
 _IS_MARKER = re.compile(rf"{PREFIX}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}(\{{.+\}})?", re.DOTALL).fullmatch
 WRITTEN, GIVEN_UP, FENCED = b'"0"', b'"given up"', b'"fenced"'
 REFUSALS = (ConflictError, InvalidEtagError, StateLimitError, BadArgumentError)  # Of others the outcome may be unknown.
+UNSTORED = (PermissionDeniedError, CircuitOpenError, ComponentNotFoundError, EventError)  # Then there is no event.
 FENCE_SECONDS = 24 * 3600.0
 MARGIN_SECONDS = 5.0  # Between clocks.
 LONGEST_WAIT = 30.0
@@ -357,7 +361,7 @@ class Outbox:
         await self._until_ready()
         self._open |= {each.marker: each.done for each in prepared}
         try:
-            await self._store_events(prepared, markers, operation.deadline or None)
+            await self._store_events(prepared, markers, operation.deadline or None, until)
             try:
                 await self._store.write([*items, *markers])
             except REFUSALS:
@@ -383,7 +387,7 @@ class Outbox:
         await self._ready.wait()
 
     async def _store_events(
-        self, prepared: Sequence[_Prepared], markers: Sequence[Item], deadline: float | None
+        self, prepared: Sequence[_Prepared], markers: Sequence[Item], deadline: float | None, until: float
     ) -> None:
         entries = [BulkEntry(each.marker, CLOUDEVENTS_JSON, orjson.dumps(each.event), {}) for each in prepared]
         context = Context(self._parts.caller, deadline)
@@ -391,14 +395,19 @@ class Outbox:
             asked = BulkPublish(self._topic, entries)
             await self._parts.run(Operation(BULK_PUBLISH, self._settings.pubsub, asked, context))
         except MeshError as error:
-            await self._give_up(markers)
             failed = cast("Mapping[str, MeshError]", getattr(error, "failed", {}))
+            stored = [each for each in markers if not isinstance(failed.get(each.key, error), UNSTORED)]
+            # Nothing may have been stored; then nobody deletes them, and after the deadline none is needed.
+            await self._give_up(stored, max(1.0, until - time.time()))
             raise OutboxError(str(next(iter(failed.values()), error)), retryable=error.retryable) from error
 
-    async def _give_up(self, markers: Sequence[Item]) -> None:
+    async def _give_up(self, markers: Sequence[Item], seconds: float = FENCE_SECONDS) -> None:
         """Tell who takes the events that there will be no transaction; else it waits for the deadline."""
+        ttl = None if self._ttl is None else seconds
+        if not markers:
+            return
         try:
-            await self._store.save_each([replace(each, value=GIVEN_UP, ttl=self._ttl) for each in markers])
+            await self._store.save_each([replace(each, value=GIVEN_UP, ttl=ttl) for each in markers])
         except MeshError as error:
             logger.debug("outbox of %s: cannot give up an event, it is given up later: %s", self._name, error)
 

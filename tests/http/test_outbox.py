@@ -194,3 +194,4 @@ async def test_a_value_that_is_nested_too_deeply_for_an_event(node: Node) -> Non
     assert await nested(253, "deep") == 204
     assert await nested(254, "deeper") == 500
     assert (await node.get("/v1.0/state/store/deeper")).status == 204
+    await until_clean(node)

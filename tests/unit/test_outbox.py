@@ -23,11 +23,15 @@ from mesh.delivery import Attempt, Outcome
 from mesh.errors import (
     BadArgumentError,
     BrokerUnavailableError,
+    CircuitOpenError,
+    ComponentNotFoundError,
     ConfigError,
     ConflictError,
+    EventError,
     MeshError,
     OutboxError,
     PermissionDeniedError,
+    PublishFailedError,
     StateError,
     TooManyOperationsError,
 )
@@ -343,6 +347,32 @@ async def test_without_its_events_nothing_is_written(site: Site) -> None:
             await site.transact(ITEM)
         assert raised.value.retryable is failing.retryable
         assert await site.store.get("k", strong=True) is None
+
+
+@pytest.mark.parametrize(
+    ("failing", "left"),
+    [
+        (BrokerUnavailableError("no connection"), 1),
+        (PublishFailedError({"other": BrokerUnavailableError("no connection")}), 1),
+        (PermissionDeniedError("no right"), 0),
+        (CircuitOpenError("open"), 0),
+        (ComponentNotFoundError("inner", "none"), 0),
+        (EventError("too deep"), 0),
+    ],
+)
+async def test_markers_of_events_that_were_not_stored(site: Site, failing: MeshError, left: int) -> None:
+    """Nobody would delete them: none is left where there is no event, else until the deadline is over."""
+    site.failing = failing
+    until = time.time() + 16.0
+    with pytest.raises(OutboxError):
+        await site.transact(ITEM)
+    keys = await site.store.keys("outbox-", "", 10)
+    assert len(keys) == left
+    for key in keys:
+        stored = await site.store.get(key, strong=True)
+        assert stored is not None
+        assert stored.expires_at is not None
+        assert stored.expires_at <= until
 
 
 async def test_a_broker_that_is_away_when_it_is_published(site: Site) -> None:
