@@ -349,7 +349,10 @@ class Outbox:
         items = [item for item, is_stored in zip(prefixed, stored, strict=True) if is_stored]
         until = (operation.deadline or time.time() + operation.method.seconds) + MARGIN_SECONDS
         tag = _tag(prefixed)
-        prepared = [self._prepared(item, operation.context, until, tag) for item in published]
+        # Another attempt has the same events, since the one before may have been done.
+        before = cast("Sequence[_Prepared]", operation.kept or ())
+        prepared = [replace(each, event=each.event | {_UNTIL: int(until)}, done=asyncio.Event()) for each in before]
+        prepared = prepared or [self._prepared(item, operation.context, until, tag) for item in published]
         markers = [replace(_MARKER_ITEM, key=each.marker) for each in prepared]
         most = self._store.max_transaction
         if most is not None and len(items) + len(markers) > most:
@@ -361,16 +364,32 @@ class Outbox:
         await self._until_ready()
         self._open |= {each.marker: each.done for each in prepared}
         try:
-            await self._store_events(prepared, markers, operation.deadline or None, until)
+            await self._store_events(prepared, () if before else markers, operation.deadline or None, until)
+            operation.kept = prepared
             try:
                 await self._store.write([*items, *markers])
-            except REFUSALS:
+            except REFUSALS as error:
+                if before and isinstance(error, ConflictError) and await self._is_done(operation, markers):
+                    return
                 await self._give_up(markers)
                 raise
         finally:
             for each in prepared:
                 self._open.pop(each.marker, None)
                 each.done.set()
+
+    async def _is_done(self, operation: Operation, markers: Sequence[Item]) -> bool:
+        """Tell whether an attempt before was done: a marker of its own was in the way of this one.
+
+        Raises:
+            OutboxError: It can not happen any more with these events; another attempt has others.
+        """
+        found = [await self._store.get(each.key, strong=True) for each in markers]
+        verdicts = {judge(each.value, 0.0) for each in found if each is not None}
+        if Verdict.DONE in verdicts:
+            operation.kept = None
+            raise OutboxError("the events were dropped before it was written; nothing was")
+        return Verdict.PUBLISH in verdicts
 
     def _prepared(self, item: Item, context: Context, until: float, tag: str) -> _Prepared:
         event_id = f"{PREFIX}{uuid4()}"

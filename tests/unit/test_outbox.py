@@ -222,7 +222,10 @@ class Site:
         return None
 
     async def transact(self, *items: Item, left: float = 10.0) -> None:
-        operation = Operation(TRANSACT, "s", Save(list(items)), CONTEXT, time.time() + left)
+        await self.attempt(Operation(TRANSACT, "s", Save(list(items)), CONTEXT, time.time() + left))
+
+    async def attempt(self, operation: Operation) -> None:
+        items = cast("Save", operation.arguments).items
         await self.outbox.transact(operation, items, items)
 
     async def take(self, event: dict[str, object], *, over: bool = False) -> Outcome:
@@ -337,6 +340,65 @@ async def test_a_transaction_of_unknown_outcome(site: Site, error: StateError) -
         await site.transact(ITEM)
     assert await site.take(site.internal[0]) is Outcome.SUCCESS
     assert len(site.published) == 1
+
+
+def transaction(*items: Item) -> Operation:
+    return Operation(TRANSACT, "s", Save(list(items)), CONTEXT, time.time() + 10.0)
+
+
+@pytest.mark.parametrize("done", [False, True])
+async def test_another_attempt_has_the_same_events(site: Site, done: bool) -> None:
+    """Whether the one before was done or not: whoever gets them can tell that they are the same."""
+    operation, error = transaction(ITEM, Item("other", b"2")), StateError("the connection broke")
+    site.store.before, site.store.after = (None, error) if done else (error, None)
+    with pytest.raises(StateError, match="the connection broke"):
+        await site.attempt(operation)
+    site.store.before = site.store.after = None
+    operation.deadline += 10.0
+    await site.attempt(operation)
+    first, second = site.internal[:2], site.internal[2:]
+    assert [each["id"] for each in first] == [each["id"] for each in second]
+    assert all(
+        cast("int", two["outboxuntil"]) > cast("int", one["outboxuntil"])
+        for one, two in zip(first, second, strict=True)
+    )
+    for event in first:
+        assert await site.take(event) is Outcome.SUCCESS
+    for event in second:
+        assert await site.take(event, over=True) is Outcome.SUCCESS
+    assert sorted(cast("int", each["data"]) for each in site.published) == [1, 2]
+
+
+async def test_another_attempt_without_its_events(site: Site) -> None:
+    """The one before may have been done: it is not given up."""
+    operation = transaction(ITEM)
+    site.store.before = StateError("the connection broke")
+    with pytest.raises(StateError):
+        await site.attempt(operation)
+    site.failing = BrokerUnavailableError("no connection")
+    with pytest.raises(OutboxError):
+        await site.attempt(operation)
+    assert await site.marker(site.internal[0]) is None
+    site.failing = site.store.before = None
+    await site.attempt(operation)
+    assert len({str(each["id"]) for each in site.internal}) == 1
+
+
+async def test_another_attempt_after_its_events_were_dropped(site: Site) -> None:
+    """It can not be done with them, and the next one has others."""
+    operation = transaction(ITEM)
+    site.store.before = StateError("the connection broke")
+    with pytest.raises(StateError):
+        await site.attempt(operation)
+    assert await site.take(site.internal[0], over=True) is Outcome.SUCCESS
+    site.store.before = None
+    with pytest.raises(OutboxError, match="the events were dropped before it was written") as raised:
+        await site.attempt(operation)
+    assert raised.value.retryable
+    assert await site.store.get("k", strong=True) is None
+    await site.attempt(operation)
+    assert site.internal[0]["id"] != site.internal[-1]["id"]
+    assert await site.take(site.internal[-1]) is Outcome.SUCCESS
 
 
 async def test_without_its_events_nothing_is_written(site: Site) -> None:
