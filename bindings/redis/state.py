@@ -5,6 +5,7 @@ Source: Dapr 1.18, the Redis state store.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import re
 import time
@@ -39,6 +40,8 @@ __all__ = ["RedisStateStore"]
 MAX_VALUE_BYTES = 512 * 1024 * 1024 - 1
 MAX_LEVELS = 100  # The module takes 128; one that fails in the middle of a transaction could not be undone.
 SCAN_COUNT = 1000
+LOOKED_AT_ONCE = 100
+MAX_LOOKED_AT_BYTES = 64 * 1024 * 1024
 OUTBOX = "outboxPublishPubsub"
 _ETAG = re.compile(r"-?[0-9]{1,18}")
 _GLOB = re.compile(r"[\\*?\[\]^-]")
@@ -180,12 +183,21 @@ class RedisStateStore(RedisAdapter, StateStore):
         with self._failures():
             keys = [key for key in await self._search.candidates(query.filter, name) if key.startswith(prefix)]
         entries: list[tuple[str, bytes, str]] = []
-        for key, found in zip(keys, await self.get_many(keys), strict=True):
-            if isinstance(found, MeshError):
-                raise found
-            if found is not None:
-                entries.append((key, found.value, found.etag))
-        return matching.run(query, entries)
+        left = MAX_LOOKED_AT_BYTES
+        for begin in range(0, len(keys), LOOKED_AT_ONCE):
+            some = keys[begin : begin + LOOKED_AT_ONCE]
+            for key, found in zip(some, await self.get_many(some), strict=True):
+                if isinstance(found, MeshError):
+                    raise found
+                if found is not None:
+                    entries.append((key, found.value, found.etag))
+                    left -= len(found.value)
+            if left < 0:
+                raise StateError(
+                    f"{self._client.shown}: values of over {MAX_LOOKED_AT_BYTES} bytes may match; "
+                    "ask for less, by members of the index"
+                )
+        return await asyncio.to_thread(matching.run, query, entries)  # Nothing else waits for so many.
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys in order; each page goes through all keys of the database."""

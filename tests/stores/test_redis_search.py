@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import orjson
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from bindings.redis import state
 from bindings.redis._indexes import narrowed
 from bindings.redis.state import RedisStateStore
-from mesh.blocks.query import parse_query
-from mesh.blocks.store import Item
-from mesh.errors import BadArgumentError, ConfigError, FeatureNotSupportedError, StateError
+from mesh.blocks import matching
+from mesh.blocks.query import Queried, parse_query
+from mesh.blocks.store import Item, Stored
+from mesh.errors import BadArgumentError, ConfigError, FeatureNotSupportedError, MeshError, StateError
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.redis_server import RedisServer, RedisStack
@@ -198,3 +203,45 @@ async def test_a_server_without_the_module(tmp_path: Path) -> None:
             assert "QUERY_API" not in store.capabilities
             with pytest.raises(FeatureNotSupportedError):
                 await found(store, {})
+
+
+class Many(RedisStateStore):
+    """Values by key, without a server; it notes how many were asked for at once."""
+
+    async def get_many(self, keys: Sequence[str], **named: Any) -> Sequence[Stored | MeshError | None]:
+        self.asked = [*getattr(self, "asked", ()), len(keys)]
+        return [Stored(b'{"n": 1}', "1") for _ in keys]
+
+
+def many() -> Many:
+    async def candidates(*arguments: object) -> list[str]:
+        return [f"app||{number}" for number in range(250)]
+
+    store = Many.from_component(component("s", "state.redis", redisHost="127.0.0.1:1"))
+    store._search = cast("Any", SimpleNamespace(candidates=candidates))
+    return store
+
+
+async def test_many_values_are_looked_at_beside_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, and in a thread of their own."""
+    threads: list[threading.Thread] = []
+
+    def run(*arguments: Any) -> Queried:
+        threads.append(threading.current_thread())
+        return real(*arguments)
+
+    real = matching.run
+    monkeypatch.setattr(matching, "run", run)
+    store = many()
+    assert len((await store.query(parse_query(b"{}", {}), "app||")).matches) == 250
+    assert store.asked == [100, 100, 50]
+    assert threads != [threading.current_thread()]
+
+
+async def test_values_that_are_too_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are not all held in memory."""
+    monkeypatch.setattr(state, "MAX_LOOKED_AT_BYTES", 1000)
+    store = many()
+    with pytest.raises(StateError, match="values of over 1000 bytes may match; ask for less"):
+        await store.query(parse_query(b"{}", {}), "app||")
+    assert store.asked == [100, 100]
