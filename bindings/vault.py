@@ -36,7 +36,10 @@ class VaultSettings:
     address: str = setting("vaultAddr", "URL of the server.", default="https://127.0.0.1:8200")
     token: str | None = setting("vaultToken", "The token to ask with.", secret=True)
     token_file: str | None = setting(
-        "vaultTokenMountPath", "Path of a file that holds the token; it is read for every request."
+        "vaultTokenMountPath",
+        "Path of a file that holds the token; it is read for every request.",
+        example="/var/run/secrets/vault/token",
+        suggested=True,
     )
     engine: str = setting("enginePath", "Where the key-value engine is mounted.", default="secret")
     prefix: str = setting("vaultKVPrefix", "The path below the engine that all secrets are in.", default="dapr")
