@@ -137,7 +137,7 @@ class Hosting:
         """Answer for a component from here on, in place of the one of its name.
 
         With another fingerprint it is served at another address: who asks at the old one finds nobody there, and looks
-        for it again.
+        for it again. What fails changes nothing.
 
         Args:
             hosted: The component.
@@ -159,11 +159,16 @@ class Hosting:
             former.gone.set()
             return
         where, gone = address.component(self._namespace, name), asyncio.Event()
-        serving = self._exchange.serve(where, HOSTS_GROUP, _present, recoverable=False)
-        self._present[name] = gone, await self._hold(serving, gone)
-        if self._listening is None:
-            self._listening = asyncio.Event()
-            _ = await self._hold(self._broker.listen(address.hosts(self._namespace), self._receive), self._listening)
+        try:
+            serving = self._exchange.serve(where, HOSTS_GROUP, _present, recoverable=False)
+            self._present[name] = gone, await self._hold(serving, gone)
+            if self._listening is None:
+                listening = asyncio.Event()
+                _ = await self._hold(self._broker.listen(address.hosts(self._namespace), self._receive), listening)
+                self._listening = listening
+        except BaseException:
+            await self.take(name)
+            raise
 
     async def take(self, name: str) -> None:
         """Answer for a component no longer; what is in flight finishes, and nobody who asks now is told of it."""
