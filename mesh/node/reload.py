@@ -354,7 +354,7 @@ class Live:
                 self.endpoints.take(step.resource.name)
         except ConfigError as error:
             kept += error.problems
-            return False
+            return isinstance(error.__cause__, MeshError) and error.__cause__.retryable
         self.resources = dataclasses.replace(self.resources, endpoints=_with(self.resources.endpoints, step))
         done.append(step)
         return False

@@ -6,9 +6,9 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from gateway.reload import look
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item, Stored
-from mesh.errors import MeshError, NotConfiguredError, StateError
+from mesh.errors import MeshError, NotConfiguredError, SecretError, SecretStoreAwayError, StateError
 from mesh.life import Lives
 from mesh.node.reload import Resources, Told, needs_restart, steps
 from mesh.node.runtime import Runtime
@@ -484,3 +484,64 @@ async def test_hosts_that_change_one_after_the_other(mesh: MemoryMesh) -> None:
         await reload(two, hosted(keyPrefix="name"))
         for asker in (early, late):
             await ask(asker, SAVE, "store", Save([Item("k", b"2")]), deadline=time.time() + 20)
+
+
+# What needs a secret
+
+
+class AwayVault:
+    """A secret store that is away until it is back."""
+
+    capabilities: Sequence[str] = ()
+    back = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        if not self.back:
+            raise SecretStoreAwayError("the vault cannot be reached")
+        if name != "there":
+            raise SecretError(f"secret {name} not found")
+        return {name: "x"}
+
+    async def bulk(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        raise NotImplementedError
+
+
+async def test_what_needs_a_secret_of_a_store_that_is_away_is_tried_again() -> None:
+    """It says why; that a store has no such secret does not change by itself."""
+    vault, mesh = AwayVault(), MemoryMesh()
+    mesh._made["secretstores.away"] = SimpleNamespace(from_component=lambda _: vault)
+    store = component("vault", "secretstores.away")
+
+    def wanted(name: str) -> dict[str, Any]:
+        secret = (MetadataEntry("k", SecretRef(name, name), "spec.headers[0]"),)
+        return {
+            "components": (store, Component("s", "state.in-memory", secret, auth_secret_store="vault")),
+            "endpoints": (HTTPEndpoint("e", "http://x", secret, auth_secret_store="vault"),),
+        }
+
+    async with node("memory:", unique("reload"), store, registry=mesh) as runtime:
+
+        async def opening(endpoint: HTTPEndpoint) -> Any:
+            return nullcontext(await runtime.resolved(endpoint.headers, endpoint.auth_secret_store, endpoint.file))
+
+        await runtime.open_endpoints(opening)
+        for _ in range(2):
+            told = await runtime.reload(dataclasses.replace(runtime.settings, **wanted("there")))
+            assert (told.done, told.again) == ((), True)
+            assert [str(each) for each in told.kept] == [
+                "component s: the vault cannot be reached",
+                "secret store vault: the vault cannot be reached",
+            ]
+        only = dataclasses.replace(runtime.settings, endpoints=wanted("there")["endpoints"])
+        assert (await runtime.reload(only)).again
+        vault.back = True
+        told = await runtime.reload(dataclasses.replace(runtime.settings, **wanted("none")))
+        assert (told.done, told.again) == ((), False)
+        assert all("which no secret store gives" in str(each) for each in told.kept)
+        told = await runtime.reload(dataclasses.replace(runtime.settings, **wanted("there")))
+        assert [str(step) for step in told.done] == ["Component s added", "HTTPEndpoint e added"]
