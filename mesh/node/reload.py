@@ -252,7 +252,7 @@ class Live:
         again = False
         former: list[Entry] = []
         all_steps = steps(self.resources, wanted)
-        self._configure(all_steps, done, kept)
+        self._configure(wanted.configuration, all_steps, done, kept)
         self._set_policies(wanted, all_steps, done)
         for step in self._ordered(all_steps, kept):
             try:
@@ -284,17 +284,18 @@ class Live:
         kept.append(Problem(f"{what}: {text}", "", step.resource.file, step.resource.line))
         return text
 
-    def _configure(self, changed: Sequence[Step], done: list[Step], kept: list[Problem]) -> None:
-        """Read the sections from another Configuration that are looked at all the time."""
-        step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
-        if step is None:
-            return
-        after = step.resource
-        assert isinstance(after, Configuration)
+    def _configure(self, after: Configuration, changed: Sequence[Step], done: list[Step], kept: list[Problem]) -> None:
+        """Read the sections from another Configuration that are looked at all the time.
+
+        What needs a restart is told for as long as it is so, not with its change alone.
+        """
         effective = self.parts.configuration
         restart = needs_restart(effective, after)
         if restart:
             kept.append(Problem(f"{' and '.join(restart)} needs a restart to change", "", after.file, after.line))
+        step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
+        if step is None:
+            return
         spec = dataclasses.replace(after.spec, api=effective.spec.api, placement=effective.spec.placement)
         if spec != effective.spec or after.name != effective.name:
             done.append(step)

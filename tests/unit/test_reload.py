@@ -651,3 +651,13 @@ async def test_an_unforeseen_error_does_not_end_the_watch(
 
 def _logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
     assert text in caplog.text
+
+
+async def test_what_needs_a_restart_is_told_until_it_is_as_before() -> None:
+    async with node("memory:", unique("reload"), component("s", "state.in-memory")) as runtime:
+        before = runtime.settings
+        other = Configuration("c", ConfigurationSpec(placement="local"), file="c.yaml", line=1)
+        for _ in range(3):
+            told = await runtime.reload(dataclasses.replace(before, configuration=other))
+            assert [str(each) for each in told.kept] == ["c.yaml:1: spec.placement needs a restart to change"]
+        assert (await runtime.reload(before)).kept == ()
