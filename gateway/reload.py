@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gateway.settings import Reader
 from mesh.errors import ConfigError, Problem
-from mesh.node.reload import Told
+from mesh.node.reload import Told, log_unexpected
 from mesh.node.runtime import NodeSettings
 from mesh.tasks import task_group
 
@@ -85,6 +85,7 @@ class _Watch:
         self._seen = first
         self._reload = reload
         self._complained: tuple[str, ...] = ()
+        self._unexpected: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
         """Look, until it is cancelled."""
@@ -118,11 +119,16 @@ class _Watch:
 
     async def _take(self) -> bool:
         """Read the files and have them take effect; tells whether it may work later what does not now."""
-        settings, bad = await self._read()
-        if bad:
-            await asyncio.sleep(SETTLE * 2)
+        bad: Sequence[Problem] = ()
+        try:
             settings, bad = await self._read()
-        told = Told() if settings is None else await self._reload(settings)
+            if bad:
+                await asyncio.sleep(SETTLE * 2)
+                settings, bad = await self._read()
+            told = Told() if settings is None else await self._reload(settings)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the node goes on with what it has
+            problem = Problem(f"cannot reload: {log_unexpected('reload', error, self._unexpected)}")
+            told = Told(kept=(problem,), again=True)
         if told.done:
             logger.info("resources reloaded: %s", "; ".join(map(str, told.done)))
         self._complain(bad, told.kept)

@@ -168,7 +168,7 @@ async def endpoint_client(endpoint: HTTPEndpoint, runtime: Runtime) -> HTTPAppli
     if endpoint.base_url.startswith("https") and endpoint.root_ca is not None:
         try:
             tls = ssl.create_default_context(cadata=resolved[-1].text())
-        except ssl.SSLError as error:
+        except (ssl.SSLError, TypeError, ValueError) as error:
             problem = Problem(f"rootCA is no PEM certificate: {error}", "spec.clientTLS.rootCA", endpoint.file)
             raise ConfigError(problem) from error
     return HTTPApplication(endpoint.base_url, headers=headers, tls=tls)

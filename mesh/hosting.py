@@ -18,7 +18,6 @@ from mesh.calls.exchange import Exchange, Request
 from mesh.errors import (
     ComponentError,
     DeadlineExceededError,
-    HostsGoneError,
     MeshError,
     PermissionDeniedError,
     RemoteError,
@@ -126,8 +125,11 @@ class Hosting:
                     await self.put(each, changed=False)
                 yield
             finally:
-                for name in list(self._served):
-                    self._end(name)
+                # They stay known: what still arrives until the broker has unsubscribed is answered, not lost.
+                for served in self._served.values():
+                    served.gone.set()
+                for gone, _ in self._present.values():
+                    gone.set()
                 if self._listening is not None:
                     self._listening.set()
 
@@ -135,7 +137,7 @@ class Hosting:
         """Answer for a component from here on, in place of the one of its name.
 
         With another fingerprint it is served at another address: who asks at the old one finds nobody there, and looks
-        for it again.
+        for it again. What fails changes nothing.
 
         Args:
             hosted: The component.
@@ -157,11 +159,16 @@ class Hosting:
             former.gone.set()
             return
         where, gone = address.component(self._namespace, name), asyncio.Event()
-        serving = self._exchange.serve(where, HOSTS_GROUP, _present, recoverable=False)
-        self._present[name] = gone, await self._hold(serving, gone)
-        if self._listening is None:
-            self._listening = asyncio.Event()
-            _ = await self._hold(self._broker.listen(address.hosts(self._namespace), self._receive), self._listening)
+        try:
+            serving = self._exchange.serve(where, HOSTS_GROUP, _present, recoverable=False)
+            self._present[name] = gone, await self._hold(serving, gone)
+            if self._listening is None:
+                listening = asyncio.Event()
+                _ = await self._hold(self._broker.listen(address.hosts(self._namespace), self._receive), listening)
+                self._listening = listening
+        except BaseException:
+            await self.take(name)
+            raise
 
     async def take(self, name: str) -> None:
         """Answer for a component no longer; what is in flight finishes, and nobody who asks now is told of it."""
@@ -203,9 +210,8 @@ class Hosting:
     def _handler(self, name: str) -> Callable[[Request], Awaitable[None]]:
         async def handle(request: Request) -> None:
             served = self._served.get(name)
-            if served is None:
-                gone = HostsGoneError(f"component {name} was just taken from its host")
-                await request.reply({ERROR_HEADER: json.dumps(to_wire(gone))})
+            if served is None:  # It was just taken; who asks looks for another host.
+                await request.busy()
                 return
             await served.hosted.answer(self._namespace, request)
 
@@ -218,7 +224,7 @@ class Hosting:
             logger.warning("ignored a malformed question about components")
             return
         mine = self._served.get(question.name)
-        if mine is None or self._telling >= MAX_TELLING:
+        if mine is None or mine.gone.is_set() or self._telling >= MAX_TELLING:
             return
         self._telling += 1
         self._tasks.create_task(self._tell(question, mine), name="host-tell")

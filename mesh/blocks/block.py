@@ -113,7 +113,7 @@ class Taking(Protocol):
         """Give what takes them while it is entered, by the rules of any delivery (``mesh/delivery.py``).
 
         Entered, it gives what is set when the component is about to be closed: then it is to be left, and there may be
-        another one of its name.
+        another one of its name. Where it is set already, the node drains, and there is none.
 
         Raises:
             ComponentNotFoundError: On entering; this node has no such pub/sub component.

@@ -322,7 +322,10 @@ class Outbox:
                 async with taking(self._settings.pubsub, self._topic, self._group, self.attempt) as leaving:
                     self._problem = ""
                     self._ready.set()
-                    await _either(self._stopping, leaving)
+                    if leaving.is_set():  # The node drains: there is no other one to go over to.
+                        await self._stopping.wait()
+                    else:
+                        await _either(self._stopping, leaving)
             except* MeshError as group:
                 if self._problem != (text := str(group.exceptions[0])):
                     self._problem = text

@@ -118,6 +118,9 @@ async def secret_value(parts: Parts, component: Opened | None, store: str, ref: 
 
     Returns:
         None when nobody gives it, which is logged with the reason.
+
+    Raises:
+        MeshError: It may be given later, as when the store is away.
     """
     operation = Operation(GET, store, Get(ref.name), Context(parts.caller), time.time() + GET.seconds)
     try:
@@ -129,6 +132,8 @@ async def secret_value(parts: Parts, component: Opened | None, store: str, ref: 
         else:
             raise SecretError(f"{store} is no secret store")
     except MeshError as error:
+        if error.retryable:
+            raise
         logger.warning("secret %s of %s: %s", ref.name, store, error)
         return None
     return secret.get(ref.key)

@@ -348,13 +348,16 @@ def _tokens(parts: Parts) -> TemplateTokens:
 async def _secrets(
     refs: Sequence[SecretRef], store: str | None, parts: Parts, opened: Components
 ) -> Mapping[SecretRef, str]:
-    """Read the secrets that a resource refers to; those that cannot be read are left out, and told by who needs them.
+    """Read the secrets that a resource refers to; those that nobody gives are left out, and told by who needs them.
 
     Args:
         refs: The references.
         store: The secret store that the resource names; it may be hosted elsewhere.
         parts: Of the node.
         opened: What is open.
+
+    Raises:
+        MeshError: They may be given later.
     """
     if not refs or store is None:
         return {}
@@ -369,8 +372,11 @@ async def resolved_entries(
     """Close the references of a resource that is no component.
 
     Raises:
-        ConfigError: Some have no value; holds all of them, located.
+        ConfigError: Some have no value; holds all of them, located. Or the secret store is away, which is its cause.
     """
     refs = tuple(dict.fromkeys(entry.value for entry in entries if isinstance(entry.value, SecretRef)))
-    secrets = await _secrets(refs, store, parts, opened)
+    try:
+        secrets = await _secrets(refs, store, parts, opened)
+    except MeshError as error:
+        raise ConfigError(Problem(f"secret store {store}: {error}", "", file)) from error
     return resolve_entries(entries, _tokens(parts), os.environ, secrets, file=file)

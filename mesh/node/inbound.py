@@ -2,7 +2,8 @@
 
 Every block gives what it holds open towards the application (`Serving.inbound`). All of it is entered before the
 application counts as served; at the end all stop fetching before any has drained. When resources have changed, the
-blocks are asked again, and only what would be made of something else is left and entered anew.
+blocks are asked again, and only what would be made of something else is left and entered anew. What cannot be entered
+while a broker is away is tried again, and disturbs nothing else.
 """
 
 from __future__ import annotations
@@ -97,11 +98,9 @@ class _Supervisor:
     async def _session(self, ended: asyncio.Event) -> None:
         there = Inbound(self.application, await self.programmatic())
         async with task_group() as tasks:
-            holding = _Holding(tasks)
+            holding = _Holding(tasks, self.serve)
             try:
                 await self._hold(holding, there)
-                self.directory.host(self.app_id, ready=True)
-                self.serve.serving = True
                 while await _first(ended.wait(), self.serve.changed.wait()):
                     await self._hold(holding, there)
             finally:
@@ -111,18 +110,29 @@ class _Supervisor:
 
     async def _hold(self, holding: _Holding, there: Inbound) -> None:
         self.serve.changed.clear()
-        await holding.hold([each for service in self.services for each in await service.inbound(there)])
+        complete = await holding.hold([each for service in self.services for each in await service.inbound(there)])
+        if complete and not self.serve.serving:
+            self.directory.host(self.app_id, ready=True)
+            self.serve.serving = True
 
 
 class _Holding:
     """What is held now; each in a task of its own, so that at the end all stop fetching before any has drained."""
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, serve: Serve) -> None:
         self._tasks = tasks
+        self._serve = serve
         self._held: dict[str, _Hold] = {}
+        self._failed: dict[str, str] = {}
+        self._again: asyncio.TimerHandle | None = None
 
-    async def hold(self, wanted: Sequence[Held]) -> None:
-        """Hold this, and nothing else. What is not new is left as it is."""
+    async def hold(self, wanted: Sequence[Held]) -> bool:
+        """Hold this, and nothing else. What is not new is left as it is.
+
+        Returns:
+            Whether all of it is held; if not, ``Serve.changed`` is set a moment later.
+        """
+        told, self._failed = self._failed, {}
         new = [each for each in wanted if not self._has(each)]
         kept = {each.name for each in wanted} - {each.name for each in new}
         former = [hold for name, hold in self._held.items() if name not in kept]
@@ -137,6 +147,17 @@ class _Holding:
                 task.cancel()
             await asyncio.wait([hold.task for hold in former])
         await self._enter([each for each in new if not each.overlaps])
+        for name, text in self._failed.items():
+            if told.get(name) != text:
+                logger.warning("%s is not served, trying again: %s", name, text)
+        self._cancel_again()
+        if self._failed:
+            self._again = asyncio.get_running_loop().call_later(SESSION_RETRY, self._serve.changed.set)
+        return not self._failed
+
+    def _cancel_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
 
     def _has(self, wanted: Held) -> bool:
         hold = self._held.get(wanted.name)
@@ -148,10 +169,15 @@ class _Holding:
             self._held[each.name] = hold = _Hold(each)
             hold.task = self._tasks.create_task(hold.run(), name="inbound-hold")
         for each in wanted:
-            await self._held[each.name].entered.wait()
+            hold = self._held[each.name]
+            await hold.entered.wait()
+            if hold.failed is not None:
+                del self._held[each.name]
+                self._failed[each.name] = str(hold.failed)
 
     def end(self) -> None:
         """Begin to leave everything."""
+        self._cancel_again()
         for hold in self._held.values():
             hold.ended.set()
 
@@ -162,11 +188,19 @@ class _Hold:
     def __init__(self, held: Held) -> None:
         self.held = held
         self.entered, self.ended = asyncio.Event(), asyncio.Event()
+        self.failed: Exception | None = None
 
     async def run(self) -> None:
-        async with self.held.context:
+        """Enter it, and leave it once it is ended; ``failed`` says why it could not be entered."""
+        try:
+            async with self.held.context:
+                self.entered.set()
+                await self.ended.wait()
+        except* MeshError as group:
+            if self.entered.is_set():
+                raise
+            self.failed = group.exceptions[0]
             self.entered.set()
-            await self.ended.wait()
 
 
 async def _first(stop: Awaitable[object], *others: Awaitable[object]) -> bool:

@@ -6,8 +6,10 @@ done. What cannot be opened changes nothing: the one before goes on, and why is 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,12 +44,23 @@ if TYPE_CHECKING:
     from mesh.node.inbound import Serve
     from mesh.pipeline import Handler, Pipeline
 
-__all__ = ["Endpoints", "Live", "OpenEndpoint", "Resources", "Step", "Told", "needs_restart", "sampling_ratio", "steps"]
+__all__ = [
+    "Endpoints",
+    "Live",
+    "OpenEndpoint",
+    "Resources",
+    "Step",
+    "Told",
+    "log_unexpected",
+    "needs_restart",
+    "sampling_ratio",
+    "steps",
+]
 
 logger = logging.getLogger(__name__)
 
 LAST_USE_SECONDS = 60.0
-LIVE_SECTIONS = frozenset({"components", "features", "secrets", "tracing"})
+ENDPOINT_SECONDS = 5.0
 RESTART_SECTIONS = {"api": "spec.api", "placement": "spec.placement"}
 
 Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
@@ -139,6 +152,15 @@ class Told:
     again: bool = False
 
 
+def log_unexpected(what: str, error: Exception, told: set[tuple[str, str]]) -> str:
+    """Log where an error came from, once for each type; gives the type's name, for its text may hold a secret."""
+    name = type(error).__name__
+    if (what, name) not in told:
+        told.add((what, name))
+        logger.error("%s: %s, raised at\n%s", what, name, "".join(traceback.format_tb(error.__traceback__)))
+    return name
+
+
 class Endpoints:
     """Services outside of the mesh, each open until nobody uses it any more."""
 
@@ -206,6 +228,7 @@ class Live:
         pipeline: Of the node.
         policies: Makes the pipeline's policies of the parts'.
         serve: Of the application.
+        unexpected: What was logged of errors that nobody foresaw.
     """
 
     app_id: str
@@ -220,6 +243,7 @@ class Live:
     pipeline: Pipeline
     policies: Callable[[str, str], Any]
     serve: Serve
+    unexpected: set[tuple[str, str]] = field(default_factory=set)
 
     async def apply(self, wanted: Resources) -> Told:
         """Put other resources to work; what fails is left as it was, and tried again with the next ones."""
@@ -228,7 +252,7 @@ class Live:
         again = False
         former: list[Entry] = []
         all_steps = steps(self.resources, wanted)
-        self._configure(all_steps, done, kept)
+        self._configure(wanted.configuration, all_steps, done, kept)
         self._set_policies(wanted, all_steps, done)
         for step in self._ordered(all_steps, kept):
             try:
@@ -240,12 +264,8 @@ class Live:
                 kept += error.problems
                 cause = error.__cause__
                 again = again or not isinstance(cause, ConfigError | MissingDependencyError | None)
-            except Exception as error:
-                again, of, text = True, step.resource, str(error)
-                if not isinstance(error, MeshError):
-                    logger.exception("component %s", of.name)
-                    text = type(error).__name__
-                kept.append(Problem(f"component {of.name}: {text}", "", of.file, of.line))
+            except Exception as error:  # noqa: BLE001 - an adapter may raise anything
+                again, text = True, self._failed(f"component {step.resource.name}", step, error, kept)
                 self._note_absent(step.after, text)
         for step in all_steps:
             if isinstance(step.resource, HTTPEndpoint):
@@ -258,17 +278,24 @@ class Live:
             self.lives.retire(entry.life, LAST_USE_SECONDS)
         return Told(tuple(done), tuple(dict.fromkeys(kept)), again)
 
-    def _configure(self, changed: Sequence[Step], done: list[Step], kept: list[Problem]) -> None:
-        """Read the sections from another Configuration that are looked at all the time."""
-        step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
-        if step is None:
-            return
-        after = step.resource
-        assert isinstance(after, Configuration)
+    def _failed(self, what: str, step: Step, error: Exception, kept: list[Problem]) -> str:
+        """Say why a step was not taken."""
+        text = str(error) if isinstance(error, MeshError) else log_unexpected(what, error, self.unexpected)
+        kept.append(Problem(f"{what}: {text}", "", step.resource.file, step.resource.line))
+        return text
+
+    def _configure(self, after: Configuration, changed: Sequence[Step], done: list[Step], kept: list[Problem]) -> None:
+        """Read the sections from another Configuration that are looked at all the time.
+
+        What needs a restart is told for as long as it is so, not with its change alone.
+        """
         effective = self.parts.configuration
         restart = needs_restart(effective, after)
         if restart:
             kept.append(Problem(f"{' and '.join(restart)} needs a restart to change", "", after.file, after.line))
+        step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
+        if step is None:
+            return
         spec = dataclasses.replace(after.spec, api=effective.spec.api, placement=effective.spec.placement)
         if spec != effective.spec or after.name != effective.name:
             done.append(step)
@@ -349,12 +376,21 @@ class Live:
                 problems = without_store(step.after, self._stores(()))
                 if problems:
                     raise ConfigError(problems)
-                await self.endpoints.put(step.after)
+                try:
+                    async with asyncio.timeout(ENDPOINT_SECONDS):
+                        await self.endpoints.put(step.after)
+                except TimeoutError:
+                    late = f"HTTPEndpoint {step.after.name}: its secrets were not read within {ENDPOINT_SECONDS:g} s"
+                    kept.append(Problem(late, "", step.after.file, step.after.line))
+                    return True
             else:
                 self.endpoints.take(step.resource.name)
         except ConfigError as error:
             kept += error.problems
-            return False
+            return isinstance(error.__cause__, MeshError) and error.__cause__.retryable
+        except Exception as error:  # noqa: BLE001 - an adapter may raise anything
+            self._failed(f"HTTPEndpoint {step.resource.name}", step, error, kept)
+            return True
         self.resources = dataclasses.replace(self.resources, endpoints=_with(self.resources.endpoints, step))
         done.append(step)
         return False

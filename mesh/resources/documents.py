@@ -333,7 +333,9 @@ def _whole(text: str) -> int | str:
     digits = text.replace("_", "")
     octal = re.fullmatch(r"[-+]?0[0-7]+", digits)
     try:
-        return int(digits, 8 if octal else 0)
+        number = int(digits, 8 if octal else 0)
+        str(number)  # Of one that has too many digits to be written, the text counts.
+        return number
     except ValueError:
         return text
 

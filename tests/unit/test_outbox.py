@@ -198,6 +198,7 @@ class Site:
         self.topics = Topics()
         self.topics.give(self.taking)
         self.taken: list[tuple[str, str, str]] = []
+        self.draining = False
         parts = SimpleNamespace(caller=Caller("ns", "shop"), run=self.run, topics=self.topics)
         self.outbox = Outbox("s", self.store, OutboxSettings("p", "orders", "inner"), cast("Any", parts))
 
@@ -206,7 +207,8 @@ class Site:
         self, pubsub: str, topic: str, group: str, attempt: Callable[[Delivery], Awaitable[Attempt]]
     ) -> AsyncIterator[asyncio.Event]:
         self.taken.append((pubsub, topic, group))
-        self.leaving = asyncio.Event()
+        if not self.draining:
+            self.leaving = asyncio.Event()
         yield self.leaving
 
     async def run(self, operation: Operation) -> object:
@@ -458,6 +460,23 @@ async def test_a_pubsub_component_that_is_replaced(site: Site) -> None:
         assert len(site.taken) == 2
 
     await eventually(again)
+    await site.transact(Item("other", b"2"))
+    assert await site.take(site.internal[1]) is Outcome.SUCCESS
+
+
+async def test_a_node_that_drains(site: Site) -> None:
+    """The component stays the same until it is closed: its events are taken meanwhile, and it is subscribed to once."""
+    await site.transact(ITEM)
+    site.draining = True
+    site.leaving.set()
+
+    def again() -> None:
+        assert len(site.taken) == 2
+
+    await eventually(again)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(site.taken) == 2
     await site.transact(Item("other", b"2"))
     assert await site.take(site.internal[1]) is Outcome.SUCCESS
 

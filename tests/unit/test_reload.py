@@ -6,23 +6,33 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Self
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Self, cast
 
 import pytest
 
-from gateway.reload import look
+from gateway.reload import look, watching
+from gateway.settings import Reader, endpoint_client
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item, Stored
-from mesh.errors import MeshError, NotConfiguredError, StateError
+from mesh.errors import (
+    ConfigError,
+    MeshError,
+    NotConfiguredError,
+    Problem,
+    SecretError,
+    SecretStoreAwayError,
+    StateError,
+)
 from mesh.life import Lives
 from mesh.node.reload import Resources, Told, needs_restart, steps
-from mesh.node.runtime import Runtime
+from mesh.node.runtime import NodeSettings, Runtime
 from mesh.policies import CircuitBreaker, Retry
 from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry, SecretRef
 from mesh.resources.configuration import APISpec, Configuration, ConfigurationSpec, SecretsSpec, Tracing
+from mesh.resources.documents import parse_documents
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.subscription import Rule, Subscription
 from tests.support.eventually import eventually
@@ -484,3 +494,170 @@ async def test_hosts_that_change_one_after_the_other(mesh: MemoryMesh) -> None:
         await reload(two, hosted(keyPrefix="name"))
         for asker in (early, late):
             await ask(asker, SAVE, "store", Save([Item("k", b"2")]), deadline=time.time() + 20)
+
+
+# What needs a secret
+
+
+class AwayVault:
+    """A secret store that is away until it is back."""
+
+    capabilities: Sequence[str] = ()
+    back = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def get(self, name: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        if not self.back:
+            raise SecretStoreAwayError("the vault cannot be reached")
+        if name != "there":
+            raise SecretError(f"secret {name} not found")
+        return {name: "x"}
+
+    async def bulk(self, metadata: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        raise NotImplementedError
+
+
+async def test_what_needs_a_secret_of_a_store_that_is_away_is_tried_again() -> None:
+    """It says why; that a store has no such secret does not change by itself."""
+    vault, mesh = AwayVault(), MemoryMesh()
+    mesh._made["secretstores.away"] = SimpleNamespace(from_component=lambda _: vault)
+    store = component("vault", "secretstores.away")
+
+    def wanted(name: str) -> dict[str, Any]:
+        secret = (MetadataEntry("k", SecretRef(name, name), "spec.headers[0]"),)
+        return {
+            "components": (store, Component("s", "state.in-memory", secret, auth_secret_store="vault")),
+            "endpoints": (HTTPEndpoint("e", "http://x", secret, auth_secret_store="vault"),),
+        }
+
+    async with node("memory:", unique("reload"), store, registry=mesh) as runtime:
+
+        async def opening(endpoint: HTTPEndpoint) -> Any:
+            return nullcontext(await runtime.resolved(endpoint.headers, endpoint.auth_secret_store, endpoint.file))
+
+        await runtime.open_endpoints(opening)
+        for _ in range(2):
+            told = await runtime.reload(dataclasses.replace(runtime.settings, **wanted("there")))
+            assert (told.done, told.again) == ((), True)
+            assert [str(each) for each in told.kept] == [
+                "component s: the vault cannot be reached",
+                "secret store vault: the vault cannot be reached",
+            ]
+        only = dataclasses.replace(runtime.settings, endpoints=wanted("there")["endpoints"])
+        assert (await runtime.reload(only)).again
+        vault.back = True
+        told = await runtime.reload(dataclasses.replace(runtime.settings, **wanted("none")))
+        assert (told.done, told.again) == ((), False)
+        assert all("which no secret store gives" in str(each) for each in told.kept)
+        told = await runtime.reload(dataclasses.replace(runtime.settings, **wanted("there")))
+        assert [str(step) for step in told.done] == ["Component s added", "HTTPEndpoint e added"]
+
+
+# What nobody foresaw
+
+
+class Leaking(Slow):
+    async def __aenter__(self) -> Self:
+        raise ValueError("a defect that tells s3cret")
+
+
+async def test_an_error_that_nobody_foresaw_is_logged_once_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    """Where it was raised is told; its text may hold a secret."""
+    mesh = MemoryMesh(leaking=Leaking)
+    endpoint = HTTPEndpoint("e", "http://x", file="e.yaml", line=1)
+    async with node("memory:", unique("reload"), component("s", "state.in-memory"), registry=mesh) as runtime:
+
+        async def opening(endpoint: HTTPEndpoint) -> Any:
+            raise TypeError("s3cret is no header")
+
+        await runtime.open_endpoints(opening)
+        for _ in range(3):
+            told = await reload(runtime, component("s", "state.leaking"), endpoints=(endpoint,))
+            assert [str(each) for each in told.kept] == [
+                "component s: ValueError",
+                "e.yaml:1: HTTPEndpoint e: TypeError",
+            ]
+            assert told.again
+        await ask(runtime, SAVE, "s", Save([Item("k", b"1")]))
+    assert [caplog.text.count(f"{name}, raised at") for name in ("ValueError", "TypeError")] == [1, 1]
+    assert "in __aenter__" in caplog.text
+    assert "tells s3cret" not in "".join(line for line in caplog.text.splitlines() if "raise " not in line)
+
+
+async def test_an_endpoint_that_waits_for_ever_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.node.reload.ENDPOINT_SECONDS", 0.05)
+    async with node("memory:", unique("reload"), component("s", "state.in-memory")) as runtime:
+
+        async def opening(endpoint: HTTPEndpoint) -> Any:
+            await asyncio.Event().wait()
+
+        await runtime.open_endpoints(opening)
+        told = await runtime.reload(dataclasses.replace(runtime.settings, endpoints=(HTTPEndpoint("e", "http://x"),)))
+        assert [str(each) for each in told.kept] == ["HTTPEndpoint e: its secrets were not read within 0.05 s"]
+        assert told.again
+
+
+@pytest.mark.parametrize("text", ["no certificate", "Zertifikät", "\0"])
+async def test_a_root_ca_that_is_none_is_a_problem(text: str) -> None:
+    async def resolved(entries: Sequence[MetadataEntry], *of: object) -> tuple[MetadataEntry, ...]:
+        return tuple(entries)
+
+    entry = MetadataEntry("rootCA", text, "spec.clientTLS.rootCA")
+    endpoint = HTTPEndpoint("e", "https://x", root_ca=entry)
+    with pytest.raises(ConfigError, match="rootCA is no PEM certificate"):
+        await endpoint_client(endpoint, cast("Runtime", SimpleNamespace(resolved=resolved)))
+
+
+def test_a_number_of_too_many_digits_is_a_text() -> None:
+    problems: list[Problem] = []
+    (read,) = parse_documents(f"a: 0x{'f' * 5000}\nb: {'9' * 5000}\nc: 0xff", "f.yaml", problems)
+    assert (read.data, problems) == ({"a": "0x" + "f" * 5000, "b": "9" * 5000, "c": 255}, [])
+
+
+@pytest.mark.parametrize("where", ["read", "reload"])
+async def test_an_unforeseen_error_does_not_end_the_watch(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is one line in the log, and the next attempt counts."""
+    monkeypatch.setattr("gateway.reload.INTERVAL", 0.01)
+    monkeypatch.setattr("gateway.reload.FIRST_RETRY", 0.01)
+    caplog.set_level("INFO")
+    asked: list[str] = []
+
+    def fails(what: str) -> None:
+        asked.append(what)
+        if what == where and asked.count(what) <= 2:
+            raise ValueError("s3cret")
+
+    def again() -> NodeSettings:
+        fails("read")
+        return NodeSettings("app", "ns", "memory:")
+
+    async def put(settings: NodeSettings) -> Told:
+        fails("reload")
+        return Told()
+
+    reader = SimpleNamespace(paths=[tmp_path], again=again, log_warnings=lambda: None, bad=())
+    async with watching(cast("Reader", reader), (), put):
+        (tmp_path / "a.yaml").write_text("a")
+        await eventually(lambda: _logged(caplog, "all resources are as their files say"))
+    assert caplog.text.count("resources are kept as they were: cannot reload: ValueError") == 1
+    assert caplog.text.count("raised at") == 1
+
+
+def _logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    assert text in caplog.text
+
+
+async def test_what_needs_a_restart_is_told_until_it_is_as_before() -> None:
+    async with node("memory:", unique("reload"), component("s", "state.in-memory")) as runtime:
+        before = runtime.settings
+        other = Configuration("c", ConfigurationSpec(placement="local"), file="c.yaml", line=1)
+        for _ in range(3):
+            told = await runtime.reload(dataclasses.replace(before, configuration=other))
+            assert [str(each) for each in told.kept] == ["c.yaml:1: spec.placement needs a restart to change"]
+        assert (await runtime.reload(before)).kept == ()

@@ -22,7 +22,7 @@ from mesh.application import AppResponse, Headers
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.invocation import INVOKE, Call
 from mesh.broker import Handler, SubscribeOptions
-from mesh.errors import BadArgumentError, ConfigError
+from mesh.errors import BadArgumentError, BrokerUnavailableError, ConfigError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Method
 from mesh.registry import Registry
@@ -81,6 +81,60 @@ async def test_groups_of_a_node_are_joined_at_once() -> None:
 
     async with runtime, runtime.inbound(App(), programmatic):
         await eventually(serving)
+
+
+class Away(MemoryBroker):
+    """A broker on which nobody can subscribe to ``away`` before it is back; it counts what is subscribed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = False
+        self.begun: list[str] = []
+
+    @asynccontextmanager
+    async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
+        topic = address.text.rpartition(".")[2]
+        self.begun.append(topic)
+        if topic == "away" and not self.back:
+            raise BrokerUnavailableError("no connection")
+        async with super().subscribe(address, options, handler):
+            yield
+
+
+async def test_a_subscription_whose_broker_is_away_disturbs_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again until the broker is back; the others stay as they are."""
+    caplog.set_level(logging.INFO)
+    broker = Away()
+    monkeypatch.setattr("mesh.node.inbound.SESSION_RETRY", 0.01)
+    mesh = MemoryMesh()
+    mesh._made["backbone.memory"] = SimpleNamespace(from_url=lambda url: broker)
+    here, away = (Subscription(name, "pubsub", name, default_path=f"/{name}") for name in ("here", "away"))
+    settings = NodeSettings("app", "default", "memory:", subscriptions=(here,))
+    runtime = Runtime(settings, mesh)
+
+    async def programmatic() -> Sequence[Subscription]:
+        return ()
+
+    def check(tries: int) -> None:
+        assert runtime.serving
+        assert broker.begun.count("away") >= tries
+
+    async with runtime, runtime.inbound(App(), programmatic):
+        await eventually(lambda: check(0))
+        await runtime.reload(dataclasses.replace(settings, subscriptions=(here, away)))
+        await eventually(lambda: check(5))
+        assert broker.begun.count("here") == 1
+        told = [each.getMessage() for each in caplog.records if "trying again" in each.getMessage()]
+        assert told == ["pubsub/away is not served, trying again: no connection"]
+        broker.back = True
+        await eventually(lambda: _subscribed(caplog))
+    assert broker.begun.count("here") == 1
+
+
+def _subscribed(caplog: pytest.LogCaptureFixture) -> None:
+    assert "subscribed to pubsub/away" in caplog.text
 
 
 def one(kind: str, **settings: str) -> NodeSettings:
