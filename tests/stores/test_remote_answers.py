@@ -1,0 +1,66 @@
+"""What the adapters do with answers that real servers give seldom; servers of a few lines give them here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from aiohttp import web
+
+from bindings.etcd import EtcdStateStore
+from mesh.blocks.store import Item
+from mesh.errors import ConflictError, OutcomeUnknownError, StateError
+from tests.support.hand_servers import HandServer
+from tests.support.nodes import component
+
+Reply = tuple[int, object]
+
+
+class Told(HandServer):
+    """Answers as it is told, and keeps the paths of the requests."""
+
+    def __init__(self, reply: Callable[[str], Reply]) -> None:
+        super().__init__()
+        self.paths: list[str] = []
+        self._reply = reply
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.paths.append(request.path)
+        status, body = self._reply(request.path)
+        return web.json_response(body, status=status)
+
+
+def etcd(*servers: Told) -> EtcdStateStore:
+    endpoints = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    return EtcdStateStore.from_component(component("c", "", version="v1", endpoints=endpoints))
+
+
+def without_leader(path: str) -> Reply:
+    return (503, {"error": "etcdserver: no leader", "code": 14}) if path.endswith("/txn") else (200, {})
+
+
+async def test_an_etcd_member_that_fails() -> None:
+    """What it failed to write may be written; what is read, and what is asked next, another member answers."""
+    answered = {"succeeded": True, "responses": [{"response_range": {}}]}
+    async with Told(without_leader) as bad, Told(lambda path: (200, answered)) as good:
+        async with etcd(bad, good) as store:
+            assert await store.get_many(["k"]) == [None]
+        assert (bad.paths.count("/v3/kv/txn"), good.paths.count("/v3/kv/txn")) == (1, 1)
+        async with etcd(bad, good) as store:
+            with pytest.raises(OutcomeUnknownError, match="no leader"):
+                await store.write([Item("k", b"1", "7")])
+            await store.write([Item("k", b"1", "7")])
+        async with etcd(bad, good) as store:
+            with pytest.raises(StateError, match="no leader") as raised:
+                await store.write([Item("k", b"1")])
+            assert raised.value.retryable
+            await store.write([Item("k", b"1")])
+
+
+async def test_etcd_keeps_no_lease_of_a_write_that_conflicts() -> None:
+    """Each attempt would leave one until its time is over."""
+    async with Told(lambda path: (200, {"ID": "9"} if path.endswith("/grant") else {})) as server:
+        async with etcd(server) as store:
+            with pytest.raises(ConflictError):
+                await store.write([Item("k", b"1", "7", ttl=3600.0)])
+        assert server.paths[-2:] == ["/v3/kv/txn", "/v3/lease/revoke"]
