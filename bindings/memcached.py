@@ -35,7 +35,7 @@ def _hosts(text: str) -> tuple[tuple[str, int], ...]:
     for each in text.split(","):
         matched = re.fullmatch(r"(?:\[([^\]\s]+)\]|([^\s:/@]+))(?::([0-9]{1,5}))?", each.strip())
         if matched is None:
-            raise ValueError(f"is host:port, or several with commas between, not {text!r}")
+            raise ValueError("is host:port, or several with commas between, without credentials")
         found.append((matched[1] or matched[2], int(matched[3] or DEFAULT_PORT)))
     return tuple(found)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,7 +40,7 @@ Address = tuple[str, int]
 
 
 def _hosts(text: str) -> tuple[tuple[str, int | None], ...]:
-    if "@" in text:  # It may hold a password.
+    if "@" in unicodedata.normalize("NFKC", text):  # It may hold a password.
         raise ValueError("is host:port, without credentials: those are the settings redisUsername and redisPassword")
     if "://" in text:
         raise ValueError(f"is host:port, and no URL: {text!r}; TLS is the setting enableTLS")

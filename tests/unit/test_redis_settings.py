@@ -61,6 +61,7 @@ def test_hosts(given: dict[str, str], addresses: list[tuple[str, int]], shown: s
         ({"redisHost": ""}, "redisHost): must not be empty"),
         ({"redisHost": "rediss://redis:6379"}, "redisHost): is host:port, and no URL"),
         ({"redisHost": "redis://:sesame@redis"}, "redisHost): is host:port, without credentials"),
+        ({"redisHost": ":sesame\uff20redis"}, "redisHost): is host:port, without credentials"),
         ({"redisHost": "redis:"}, "redisHost): is host:port, or several"),
         ({"redisHost": "redis:port"}, "redisHost): is host:port, or several"),
         ({"redisHost": "redis:70000"}, "redisHost): is host:port, or several"),
