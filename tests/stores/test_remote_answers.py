@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
 
 from bindings.etcd import EtcdStateStore
+from bindings.memcached import MemcachedStateStore
 from mesh.blocks.store import Item
 from mesh.errors import ConflictError, OutcomeUnknownError, StateError
 from tests.support.hand_servers import HandServer
@@ -64,3 +67,31 @@ async def test_etcd_keeps_no_lease_of_a_write_that_conflicts() -> None:
             with pytest.raises(ConflictError):
                 await store.write([Item("k", b"1", "7", ttl=3600.0)])
         assert server.paths[-2:] == ["/v3/kv/txn", "/v3/lease/revoke"]
+
+
+async def test_memcached_leaves_no_connection_to_a_server_that_reads_nothing() -> None:
+    """The rest of what was to be sent would keep it open."""
+    size, received = 64 * 1024 * 1024, 0
+    reads, ended = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        for reply in (b"MN\r\n", b"END\r\n"):
+            await reader.readline()
+            writer.write(reply)
+        await reads.wait()
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                received += len(data)
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        hosts = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with MemcachedStateStore.from_component(component("c", "", hosts=hosts, timeout="1s")) as store:
+            with pytest.raises(StateError, match="did not answer"):
+                await store.write([Item("k", b"x" * size)])
+            reads.set()
+            async with asyncio.timeout(20):
+                await ended.wait()
+        assert received < size
