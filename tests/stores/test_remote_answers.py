@@ -9,10 +9,12 @@ from contextlib import suppress
 import pytest
 from aiohttp import web
 
+from bindings.aws.dynamodb import DynamoDBStateStore
 from bindings.etcd import EtcdStateStore
 from bindings.memcached import MemcachedStateStore
+from bindings.vault import VaultSecretStore
 from mesh.blocks.store import Item
-from mesh.errors import ConflictError, OutcomeUnknownError, StateError
+from mesh.errors import ConflictError, OutcomeUnknownError, SecretStoreAwayError, StateError
 from tests.support.hand_servers import HandServer
 from tests.support.nodes import component
 
@@ -95,3 +97,63 @@ async def test_memcached_leaves_no_connection_to_a_server_that_reads_nothing() -
             async with asyncio.timeout(20):
                 await ended.wait()
         assert received < size
+
+
+@pytest.mark.parametrize(
+    ("reasons", "requests", "error"),
+    [
+        (("None", "TransactionConflict"), 4, StateError),
+        (("TransactionConflict", "ThrottlingError"), 4, StateError),
+        (("ConditionalCheckFailed", "TransactionConflict"), 1, ConflictError),
+    ],
+)
+async def test_dynamodb_transactions_in_each_others_way(
+    reasons: tuple[str, ...], requests: int, error: type[Exception]
+) -> None:
+    """They are made again, unless a condition does not hold."""
+    told = {
+        "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+        "Message": "Transaction cancelled, please refer cancellation reasons for specific reasons",
+        "CancellationReasons": [{"Code": each} for each in reasons],
+    }
+    written = 0
+
+    def reply(path: str) -> Reply:
+        nonlocal written
+        written += 1
+        return (200, {}) if written == 1 else (400, told)  # The first request is that of the start.
+
+    given = {"table": "t", "region": "eu-west-1", "accessKey": "a", "secretKey": "b"}
+    async with Told(reply) as server:
+        endpoint = f"http://127.0.0.1:{server.port}"
+        async with DynamoDBStateStore.from_component(component("c", "", endpoint=endpoint, **given)) as store:
+            with pytest.raises(error) as raised:
+                await store.write([Item("a", b"1", "7"), Item("b", b"1")])
+    assert raised.type is error
+    assert written == 1 + requests
+
+
+@pytest.mark.parametrize("body", [None, [], "text", {}, {"data": None}, {"data": 7}, {"data": {"data": 7, "keys": 7}}])
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_vault_answers_that_are_somebody_elses(version: str, body: object) -> None:
+    """Such a store is away; that of a deleted version is none."""
+    mount = {"data": {"type": "kv", "options": {"version": version}}}
+
+    def reply(path: str) -> Reply:
+        return 200, mount if "mounts" in path else body
+
+    async with Told(reply) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        given = component("c", "", vaultAddr=address, vaultToken="t")
+        async with VaultSecretStore.from_component(given) as store:
+            with pytest.raises(SecretStoreAwayError):
+                await store.bulk({})
+            if version == "2":
+                with pytest.raises(SecretStoreAwayError):
+                    await store.get("k", {})
+    if not isinstance(body, dict) or not isinstance(body.get("data"), dict):
+        async with Told(lambda path: (200, body)) as server:
+            given = component("c", "", vaultAddr=f"http://127.0.0.1:{server.port}", vaultToken="t")
+            with pytest.raises(SecretStoreAwayError):
+                async with VaultSecretStore.from_component(given):
+                    pass
