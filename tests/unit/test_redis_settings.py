@@ -100,6 +100,11 @@ def test_durations_are_milliseconds_without_a_unit() -> None:
     assert (found.read_timeout, found.dial_timeout, found.retries) == (1.5, 2.0, -1)
 
 
+def test_waits_that_are_off() -> None:
+    off = settings(redisMinRetryInterval="-1", maxRetryBackoff="-1", idleTimeout="-1", maxConnAge="-1")
+    assert (off.least_wait, off.most_wait, off.idle, off.max_age) == (0.0, 0.0, 0.0, 0.0)
+
+
 def test_secrets_are_not_shown() -> None:
     assert "sesame" not in repr(settings(redisPassword="sesame", sentinelPassword="sesame"))
 
