@@ -12,6 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -128,21 +129,24 @@ class EtcdStateStore(RemoteStateStore):
         scheme = "https" if self._tls else "http"
         failed = StateError("")
         for _ in range(len(self._endpoints)):
-            server = self._endpoints[0]
+            server, sent, status = self._endpoints[0], True, 0
             try:
                 # From a file in memory: aiohttp warns of large bytes.
                 async with self._session.post(f"{scheme}://{server}/v3/{path}", data=io.BytesIO(data)) as response:
-                    answer = await response.read()
-                    return self._read(response.status, answer)
+                    answer, status = await response.read(), response.status
+                    return self._read(status, answer)
+            except StateError as error:
+                if status < 500 or isinstance(error, StateLimitError):
+                    raise
+                failed = error  # It may have told the other members before it gave up.
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                failed = StateError(f"cannot reach {self._shown}: {error}")
+                failed, sent = StateError(f"cannot reach {self._shown}: {error}"), False
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                lost = StateError(f"{self._shown} did not answer: {str(error) or type(error).__name__}")
-                if items:
-                    raise uncertain(lost, items) from error
-                failed = lost
+                failed = StateError(f"{self._shown} did not answer: {str(error) or type(error).__name__}")
             if self._endpoints[0] == server:  # Nobody else has gone on yet.
                 self._endpoints.append(self._endpoints.pop(0))
+            if items and sent:
+                raise uncertain(failed, items)
         raise failed
 
     def _read(self, status: int, answer: bytes) -> dict[str, Any]:
@@ -197,10 +201,11 @@ class EtcdStateStore(RemoteStateStore):
             return
         if len(items) > self.batch:
             raise StateLimitError(f"a transaction has at most {self.batch} operations (maxTxnOps), not {len(items)}")
-        compare, operations = [], []
+        operations = []
         leases: dict[int, str] = {}
-        for key, (conditions, written) in merged(items).items():
-            compare += [_compare(self._key(key), item) for item in conditions]
+        by_key = merged(items)
+        compare = [_compare(self._key(key), item) for key, (conditions, _) in by_key.items() for item in conditions]
+        for key, (_, written) in by_key.items():
             if written is None:
                 continue
             if written.value is None:
@@ -215,6 +220,9 @@ class EtcdStateStore(RemoteStateStore):
             operations.append({"request_put": put})
         answer = await self._ask("kv/txn", {"compare": compare, "success": operations}, items)
         if not answer.get("succeeded"):
+            with suppress(StateError):  # They end by themselves, later.
+                for lease in leases.values():
+                    await self._ask("lease/revoke", {"ID": lease})
             raise conflict(items)
 
     def _laid_out(self, item: Item) -> bytes:

@@ -25,6 +25,7 @@ __all__ = ["MemcachedStateStore"]
 DEFAULT_PORT = 11211
 MAX_CONNECTIONS = 16
 MAX_KEY_BYTES = 250
+ITEM_BYTES = 128  # What the server keeps beside a key and a value, and a little more.
 MAX_RELATIVE_SECONDS = 30 * 24 * 3600  # Beyond it the server takes a time to be an absolute one.
 _ETAG = re.compile(r"[0-9]{1,19}")
 _IN_KEYS = re.compile(rb"[\x00-\x20\x7f]")
@@ -35,7 +36,7 @@ def _hosts(text: str) -> tuple[tuple[str, int], ...]:
     for each in text.split(","):
         matched = re.fullmatch(r"(?:\[([^\]\s]+)\]|([^\s:/@]+))(?::([0-9]{1,5}))?", each.strip())
         if matched is None:
-            raise ValueError(f"is host:port, or several with commas between, not {text!r}")
+            raise ValueError("is host:port, or several with commas between, without credentials")
         found.append((matched[1] or matched[2], int(matched[3] or DEFAULT_PORT)))
     return tuple(found)
 
@@ -81,12 +82,17 @@ class _Lost(Exception):
 
 
 class _Server:
-    """One server, by few connections; each serves one request at a time."""
+    """One server, by few connections; each serves one request at a time.
+
+    Attributes:
+        most: Most bytes of an item, with what the server keeps beside it; None = unknown.
+    """
 
     def __init__(self, address: tuple[str, int], settings: MemcachedSettings) -> None:
         self.shown = f"memcached at {address[0]}:{address[1]}"
         self._address = address
         self._settings = settings
+        self.most: int | None = None
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
@@ -115,8 +121,10 @@ class _Server:
             finally:
                 if whole and len(self._idle) < self._settings.idle:
                     self._idle.append((reader, writer))
-                else:
+                elif whole:
                     writer.close()
+                else:  # A peer that reads nothing would keep it open for what is left to send.
+                    writer.transport.abort()
             return replies
 
     def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
@@ -141,10 +149,20 @@ class _Server:
         if status in (b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"):
             return _Reply(status, {}, refused=line.decode(errors="replace").strip())
         value = b""
+        if status == b"STAT":
+            return _Reply(status, await self._statistics(reader, line))
         if status == b"VA":
             value = (await reader.readexactly(int(words[1]) + 2))[:-2]
             words = words[1:]
         return _Reply(status, {each[:1].decode(): each[1:].decode() for each in words[1:]}, value)
+
+    async def _statistics(self, reader: asyncio.StreamReader, line: bytes) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        while line.rstrip() != b"END":
+            name, _, told = line.decode(errors="replace").rstrip().removeprefix("STAT ").partition(" ")
+            found[name] = told
+            line = await reader.readuntil(b"\r\n")
+        return found
 
 
 class MemcachedStateStore(RemoteStateStore):
@@ -165,8 +183,11 @@ class MemcachedStateStore(RemoteStateStore):
             self._stack.callback(server.close)
             try:
                 (reply,) = await server.ask(b"mn\r\n")
+                (told,) = await server.ask(b"stats settings\r\n")
             except _Lost as error:
                 raise StateError(str(error)) from error
+            most = told.flags.get("item_size_max", "")
+            server.most = int(most) if most.isdecimal() else None
             if reply.status != b"MN":
                 raise StateError(f"{server.shown} has no meta commands: memcached 1.6 or later is needed")
 
@@ -174,7 +195,7 @@ class MemcachedStateStore(RemoteStateStore):
         """Send commands for keys to their servers, together; gives the replies in order."""
         by_server: dict[int, list[int]] = {}
         for index, (key, _) in enumerate(commands):
-            by_server.setdefault(zlib.crc32(_encoded(key)) % len(self._servers), []).append(index)
+            by_server.setdefault(self._number(key), []).append(index)
         replies: dict[int, _Reply] = {}
         for number, indexes in by_server.items():
             server = self._servers[number]
@@ -189,6 +210,17 @@ class MemcachedStateStore(RemoteStateStore):
                 kind = StateLimitError if "too large" in refused else StateError
                 raise kind(f"{server.shown} refused: {refused}")
         return [replies[index] for index in range(len(commands))]
+
+    def _number(self, key: str) -> int:
+        return zlib.crc32(_encoded(key)) % len(self._servers)
+
+    def _check_size(self, item: Item) -> None:
+        """Refuse what is too large before it is sent: the server drops the value that it has, and refuses then."""
+        server = self._servers[self._number(item.key)]
+        if server.most is not None and len(item.key.encode()) + len(item.value or b"") + ITEM_BYTES > server.most:
+            raise StateLimitError(
+                f"{server.shown} takes items of {server.most} bytes; a value with its key is too large"
+            )
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key from its server."""
@@ -220,6 +252,8 @@ class MemcachedStateStore(RemoteStateStore):
 
     async def write(self, items: Sequence[Item]) -> None:
         """Write one item; without conditions several whose keys differ."""
+        for item in items:
+            self._check_size(item)
         replies = await self._ask([(item.key, _command(item)) for item in items], items)
         for item, reply in zip(items, replies, strict=True):
             if reply.status != b"HD" and not (item.value is None and item.etag is None):

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import quote
 
 import orjson
@@ -104,10 +104,11 @@ class VaultSecretStore(ComponentAdapter):
         )
         found = await self._service.get(f"/v1/sys/internal/ui/mounts/{self._engine}")
         if found.status == 200:
-            engine = found.body["data"]
+            engine = _told(found, "data", of=dict)
             if engine.get("type") not in ("kv", "generic"):
                 raise SecretError(f"the engine at {self._engine} has no keys and values, it is {engine.get('type')}")
-            self._versioned = (engine.get("options") or {}).get("version") == "2"
+            options = engine.get("options")
+            self._versioned = isinstance(options, dict) and options.get("version") == "2"
         elif found.status not in (403, 404):  # A token may be denied this and yet read secrets.
             raise _refused(found)
 
@@ -145,7 +146,7 @@ class VaultSecretStore(ComponentAdapter):
             return None
         if answer.status != 200:
             raise _refused(answer)
-        members = answer.body["data"]["data"] if self._versioned else answer.body["data"]
+        members = _told(answer, *(("data", "data") if self._versioned else ("data",)), of=(dict, type(None)))
         if members is None:
             return None
         if self._settings.value_type == "text":
@@ -179,7 +180,7 @@ class VaultSecretStore(ComponentAdapter):
                 continue
             if answer.status != 200:
                 raise _refused(answer)
-            for each in cast("Sequence[str]", answer.body["data"]["keys"]):
+            for each in map(str, _told(answer, "data", "keys", of=list)):
                 if each.endswith("/"):
                     folders.append(folder + each)
                 else:
@@ -188,6 +189,20 @@ class VaultSecretStore(ComponentAdapter):
     def _path(self, what: str, name: str) -> str:
         parts = ("/v1", self._engine, what if self._versioned else "", self._prefix)
         return "/".join((*filter(None, parts), name))
+
+
+def _told(answer: Answer, *names: str, of: type | tuple[type, ...]) -> Any:
+    """Give a member of an answer.
+
+    Raises:
+        SecretStoreAwayError: It is not there: somebody else answered, as a proxy does that has a page of its own.
+    """
+    found = answer.body
+    for name in names:
+        found = found.get(name, answer) if isinstance(found, dict) else answer
+    if not isinstance(found, of):
+        raise SecretStoreAwayError("Vault answered 200 without what was asked for; is it a proxy that answers?")
+    return found
 
 
 def _refused(answer: Answer) -> SecretError:

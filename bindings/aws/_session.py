@@ -53,6 +53,7 @@ _BUSY = (
     "SlowDown",
     "ProvisionedThroughputExceeded",
     "TransactionInProgress",
+    "TransactionConflict",
 )
 LIBRARY_ERRORS = (BotoCoreError, ClientError, OSError, ValueError)
 _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and so its token.
@@ -218,7 +219,10 @@ class AWSAdapter(ComponentAdapter):
 def busy(error: ClientError) -> bool:
     """Tell whether the service did nothing, for it had too much to do."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status == 429 or any(word in code_of(error) for word in _BUSY)
+    reasons = [str(each.get("Code")) for each in cast("dict[str, Any]", error.response).get("CancellationReasons", ())]
+    if "ConditionalCheckFailed" in reasons:  # Of a transaction: it would fail again.
+        return False
+    return status == 429 or any(word in code for code in (code_of(error), *reasons) for word in _BUSY)
 
 
 def broken(error: ClientError) -> bool:

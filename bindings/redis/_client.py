@@ -289,6 +289,7 @@ class Client(Steps):
                 attempts += 1
                 if attempts > self.dial.settings.retries:
                     raise
+                cursor = b"0"  # It may be another server now, or the same with its keys in another order.
                 continue
             cursor, names = cast("tuple[bytes, list[bytes]]", reply)
             yield names

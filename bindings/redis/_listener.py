@@ -86,10 +86,11 @@ class Listener(Steps):
     async def _listening(self, channels: Sequence[bytes]) -> None:
         """Wait until every server tells of these channels."""
         settings = self._client.dial.settings
+        bounded = settings.dial_timeout and settings.read_timeout  # 0 is no limit.
         self._follow_servers()
         self._update()
         try:
-            async with asyncio.timeout(settings.dial_timeout + settings.read_timeout):
+            async with asyncio.timeout(settings.dial_timeout + settings.read_timeout if bounded else None):
                 while not all(ear.hears(channels) for ear in self._ears.values()):
                     self._progress = self._progress if not self._progress.is_set() else asyncio.Event()
                     await self._progress.wait()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,7 +40,7 @@ Address = tuple[str, int]
 
 
 def _hosts(text: str) -> tuple[tuple[str, int | None], ...]:
-    if "@" in text:  # It may hold a password.
+    if "@" in unicodedata.normalize("NFKC", text):  # It may hold a password.
         raise ValueError("is host:port, without credentials: those are the settings redisUsername and redisPassword")
     if "://" in text:
         raise ValueError(f"is host:port, and no URL: {text!r}; TLS is the setting enableTLS")
@@ -60,8 +61,13 @@ def _milliseconds(text: str) -> float:
     return parse_duration(text, bare="ms")
 
 
+def _milliseconds_or_off(text: str) -> float:
+    return 0.0 if text.strip() == "-1" else _milliseconds(text)
+
+
 HOSTS = Kind("host:port, or several with commas between", _hosts)
 DURATION = Kind("duration, or milliseconds", _milliseconds)
+OR_OFF = Kind("duration, or milliseconds; -1 is off, as 0", _milliseconds_or_off)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +115,12 @@ class RedisSettings:
         aliases=("maxRetries",),
     )
     least_wait: float = setting(
-        "redisMinRetryInterval", "The wait before the first repetition; it doubles.", DURATION, default=0.008
+        "redisMinRetryInterval", "The wait before the first repetition; it doubles.", OR_OFF, default=0.008
     )
     most_wait: float = setting(
         "redisMaxRetryInterval",
         "The longest such wait.",
-        DURATION,
+        OR_OFF,
         default=0.512,
         aliases=("maxRetryBackoff",),
     )
@@ -124,8 +130,8 @@ class RedisSettings:
     pool: int = setting(
         "poolSize", "Most connections to a server; each carries many commands at once.", COUNT, default=4
     )
-    max_age: float = setting("maxConnAge", "How old a connection may get; 0 is any age.", DURATION, default=0.0)
-    idle: float = setting("idleTimeout", "How long a connection may be idle; 0 is for ever.", DURATION, default=300.0)
+    max_age: float = setting("maxConnAge", "How old a connection may get; 0 is any age.", OR_OFF, default=0.0)
+    idle: float = setting("idleTimeout", "How long a connection may be idle; 0 is for ever.", OR_OFF, default=300.0)
 
     @property
     def addresses(self) -> tuple[Address, ...]:

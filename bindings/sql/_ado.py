@@ -53,6 +53,24 @@ _ENCRYPT = {
 }
 
 
+# They are named when they are given; any other part may be a piece of a password with a semicolon in it.
+_UNSUPPORTED = (
+    "applicationintent",
+    "authentication",
+    "authenticator",
+    "certificate",
+    "failover partner",
+    "failoverpartner",
+    "fedauth",
+    "hostnameincertificate",
+    "integrated security",
+    "multisubnetfailover",
+    "servercertificate",
+    "trusted_connection",
+)
+_PASSWORD_IN_URL = "percent-encode each of / ? # @ : in its user and password"
+
+
 @dataclass(frozen=True)
 class SQLServer:
     """What a connection string says.
@@ -103,7 +121,8 @@ def parse(text: str) -> SQLServer:
     for name, value in given.items():
         known = _NAMES.get(name)
         if known is None:
-            raise ValueError(f"has the part {name!r}, which is not supported")
+            which = f"the part {name!r}" if name in _UNSUPPORTED else "a part"
+            raise ValueError(f"has {which}, which is not supported; a password with a ';' stands in double quotes")
         said[known] = value
     encrypt = _ENCRYPT.get(said.get("encrypt", "").lower())
     if encrypt is None:
@@ -112,7 +131,7 @@ def parse(text: str) -> SQLServer:
         raise ValueError("must name a server, as Server=db;User Id=shop;Password=…;Database=shop")
     server = said["server"].replace("(local)", "localhost")
     if said.get("port"):
-        server = f"{server},{parse_whole(said['port'], least=1, most=65535)}"
+        server = f"{server},{_whole('port', said['port'], 1, 65535)}"
     return SQLServer(
         server,
         said.get("database", ""),
@@ -121,8 +140,15 @@ def parse(text: str) -> SQLServer:
         encrypt,
         said.get("trust", "").lower() in ("true", "yes", "1"),
         said.get("app", "brokermesh"),
-        parse_whole(said["timeout"]) if said.get("timeout") else None,
+        _whole("timeout", said["timeout"]) if said.get("timeout") else None,
     )
+
+
+def _whole(name: str, text: str, least: int = 0, most: int | None = None) -> int:
+    try:
+        return parse_whole(text, least=least, most=most)
+    except ValueError:
+        raise ValueError(f"{name} is no whole number, or too large") from None
 
 
 def _pairs(text: str) -> Mapping[str, str]:
@@ -141,12 +167,19 @@ def _pairs(text: str) -> Mapping[str, str]:
 
 
 def _url(text: str) -> Mapping[str, str]:
-    split = urlsplit(text)
+    try:
+        split = urlsplit(text)
+        port = split.port
+    except ValueError:  # Its text may hold a part of the password.
+        raise ValueError(f"is no URL; {_PASSWORD_IN_URL}") from None
+    names = [each.partition("=")[0] for each in split.query.split("&")]
+    if split.fragment or any("@" in each for each in (split.path, *names)):
+        raise ValueError(f"is no URL that names a server; {_PASSWORD_IN_URL}")
     instance = unquote(split.path.strip("/"))
     found = {
         "server": (split.hostname or "") + (f"\\{instance}" if instance else ""),
         "user": unquote(split.username or ""),
         "password": unquote(split.password or ""),
-        "port": str(split.port) if split.port else "",
+        "port": str(port) if port else "",
     }
     return found | {name.lower(): value for name, value in parse_qsl(split.query)}

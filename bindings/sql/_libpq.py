@@ -157,7 +157,14 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _url(text: str) -> dict[str, str]:
-    split = urlsplit(text)
+    advice = "percent-encode each of / ? # @ : in its user and password"
+    try:
+        split = urlsplit(text)
+    except ValueError:  # Its text may hold a part of the password.
+        raise ValueError(f"is no URL; {advice}") from None
+    names = [each.partition("=")[0] for each in split.query.split("&")]
+    if split.fragment or any("@" in each for each in (split.path, *names)):
+        raise ValueError(f"is no URL that names a database; {advice}")
     authority, _, places = split.netloc.rpartition("@")
     user, _, password = authority.partition(":")
     found = {"user": unquote(user), "password": unquote(password), "dbname": unquote(split.path.removeprefix("/"))}

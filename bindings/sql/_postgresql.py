@@ -208,7 +208,7 @@ def _migrate(metadata: Sequence[str], level_key: str, steps: Sequence[str], conn
                 ),
                 key | {"level": str(len(steps))},
             )
-    except BaseException:
+    except Exception:  # When it is given up, a server that stalls would be waited for; the connection is closed then.
         connection.exec_driver_sql("ROLLBACK")
         raise
     connection.exec_driver_sql("COMMIT")

@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,6 +21,8 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from mesh.errors import MeshError
 
 __all__ = ["Runner", "bridged", "guard_pool", "threaded"]
+
+CLOSE_SECONDS = 2.0
 
 _T = TypeVar("_T")
 
@@ -63,10 +66,22 @@ async def bridged(engine: AsyncEngine, abort: Callable[[Any], None]) -> AsyncIte
     async def run(work: Callable[[Connection], _T]) -> _T:
         return await greenlet_spawn(_connected, engine.sync_engine, _guarded(work, abort))
 
+    opened: WeakSet[Any] = WeakSet()
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _opened(_: object, record: Any) -> None:
+        opened.add(record)
+
     try:
         yield run
     finally:
-        await engine.dispose()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await engine.dispose()
+        except TimeoutError:  # The server does not take leave.
+            for record in opened:
+                if record.driver_connection is not None:
+                    abort(record.driver_connection)
 
 
 @asynccontextmanager
@@ -81,8 +96,12 @@ async def threaded(engine: Engine, threads: int, name: str) -> AsyncIterator[Run
     try:
         yield run
     finally:
-        await asyncio.get_running_loop().run_in_executor(pool, engine.dispose)
-        pool.shutdown(wait=False)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await asyncio.get_running_loop().run_in_executor(pool, engine.dispose)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def guard_pool(engine: Engine, gone: Callable[[Any], bool], idle: float | None) -> None:

@@ -142,7 +142,10 @@ def _select(table: str, keys: Sequence[str], connection: Connection) -> Sequence
 
 
 def _metadata(text: str | None) -> dict[str, str]:
-    told = orjson.loads(text) if text else None
+    try:
+        told = orjson.loads(text) if text else None
+    except orjson.JSONDecodeError:  # Of a column of texts.
+        told = None
     if not isinstance(told, dict):
         return {}
     return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in told.items()}

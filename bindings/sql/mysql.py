@@ -113,7 +113,7 @@ class MySQLStateStore(SQLStateStore):
 
     async def _connect(self) -> Runner:
         engine = _engine(cast("MySQLSettings", self._settings), self._source)
-        return await self._stack.enter_async_context(bridged(engine, lambda connection: connection.close()))
+        return await self._stack.enter_async_context(bridged(engine, _abort))
 
 
 def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
@@ -162,6 +162,12 @@ def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
 
     guard_pool(engine.sync_engine, _gone, None)
     return engine
+
+
+def _abort(connection: Any) -> None:
+    if connection._transport is not None:
+        connection._transport.abort()  # A peer that reads nothing would keep it open for what is left to send.
+    connection.close()
 
 
 def _gone(connection: Any) -> bool:
@@ -262,8 +268,10 @@ def _migrate(database: str, table: str, metadata: str, connection: Connection) -
                 f"CREATE TABLE IF NOT EXISTS `{database}`.`{metadata}` "
                 "(id VARCHAR(255) NOT NULL PRIMARY KEY, value TEXT NOT NULL)"
             )
-    finally:
+    except Exception:  # When it is given up, a server that stalls would be waited for; the connection is closed then.
         connection.execute(one("SELECT RELEASE_LOCK(:name)"), lock)
+        raise
+    connection.execute(one("SELECT RELEASE_LOCK(:name)"), lock)
 
 
 def _missing(table: str, collation: str, have: Sequence[str]) -> Sequence[str]:

@@ -287,7 +287,7 @@ def _migrate(statements: Sequence[str], connection: Connection) -> None:
         connection.execute(one(lock))
         for statement in statements:
             connection.exec_driver_sql(statement)
-    except BaseException:
+    except Exception:
         connection.exec_driver_sql("IF @@TRANCOUNT > 0 ROLLBACK")
         raise
     connection.exec_driver_sql("COMMIT")

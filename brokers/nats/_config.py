@@ -212,7 +212,8 @@ def _servers(text: str) -> tuple[tuple[str, ...], set[tuple[str, str | None]]]:
             port = parts.port or DEFAULT_PORT
         except ValueError:  # Its text may hold a part of the password.
             raise ConfigError(SHAPE) from None
-        if parts.scheme not in ("nats", "tls") or parts.scheme != scheme or not parts.hostname or parts.path.strip("/"):
+        behind = parts.path.strip("/") or parts.fragment
+        if parts.scheme not in ("nats", "tls") or parts.scheme != scheme or not parts.hostname or behind:
             raise ConfigError(SHAPE)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         servers.append(f"{scheme}://{host}:{port}")

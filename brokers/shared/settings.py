@@ -57,6 +57,8 @@ def url_options(broker: str, query: str, known: Sequence[str]) -> dict[str, str]
         raise ConfigError(f"what follows the '?' of a {broker} URL is option=value&option=value") from None
     for name in options:
         if name not in known:
+            if "@" in query:  # The '?' may stand in a password.
+                raise ConfigError(f"unknown option of a {broker} URL; percent-encode a '?' and an '@' in its parts")
             guess = did_you_mean(name, known)
             hint = f"did you mean {guess!r}?" if guess else f"there are: {', '.join(known)}"
             raise ConfigError(f"unknown option of a {broker} URL: {name!r}; {hint}")

@@ -22,6 +22,7 @@ from mesh.errors import (
     IllegalKeyError,
     MeshError,
     NoResponderError,
+    OutcomeUnknownError,
     Problem,
     StateError,
     TooManyOperationsError,
@@ -186,16 +187,17 @@ class StateStoreComponent:
         What is written is taken off the list, so that another attempt is of the others alone.
 
         Raises:
-            StateError: Of the first item that was not written; others may be.
+            StateError: Of the first item that was not written; others may be. One whose outcome is unknown is before
+                the others: it is not tried again.
         """
         items = cast("Save", operation.arguments).items
         prefixed = [self._prefixed(operation, item) for item in items]
         results = list(await self.store.save_each(prefixed)) if items else []
         results += [StateError("was not tried")] * (len(items) - len(results))
-        first = next((result for result in results if result is not None), None)
+        failed = [result for result in results if result is not None]
         items[:] = [item for item, result in zip(items, results, strict=True) if result is not None]
-        if first is not None:
-            raise first
+        if failed:
+            raise next((error for error in failed if isinstance(error, OutcomeUnknownError)), failed[0])
 
     async def delete(self, operation: Operation) -> None:
         """Delete, as an item without a value."""

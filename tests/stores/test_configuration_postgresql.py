@@ -93,6 +93,16 @@ async def test_metadata(database: Database) -> None:
         }
 
 
+async def test_metadata_that_is_no_json(database: Database) -> None:
+    """Is none, in a table that has it as a text."""
+    await database.run(
+        "CREATE TABLE texts (KEY VARCHAR NOT NULL, VALUE VARCHAR NOT NULL, VERSION VARCHAR, METADATA VARCHAR); "
+        "INSERT INTO texts VALUES ('k', 'v', '1', 'a note')"
+    )
+    async with database.opened(table="texts") as store:
+        assert await store.get(["k"], {}) == {"k": ConfigurationItem("v", "1")}
+
+
 async def test_channels(database: Database) -> None:
     """Of the component or of the subscription; one that is told of another key is not woken."""
     key = unique("k")

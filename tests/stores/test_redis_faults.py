@@ -164,6 +164,17 @@ async def test_connections_that_grow_old(tmp_path: Path) -> None:
             await eventually(renewed)
 
 
+async def test_watching_without_limits_of_time(tmp_path: Path) -> None:
+    """A time of 0 is none, not one that is over."""
+    async with (
+        proxied(tmp_path, RedisConfigurationStore, dialTimeout="0", readTimeout="0") as (store, _, raw),
+        store.watch(["c"], {}) as changed,
+    ):
+        await raw.set("c", "1")
+        async with asyncio.timeout(30):
+            await changed.wait()
+
+
 async def test_a_stalled_connection_of_those_who_watch(tmp_path: Path) -> None:
     """Is found by its silence; whoever waits is told, since something may have been missed."""
     async with (

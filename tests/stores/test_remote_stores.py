@@ -226,6 +226,17 @@ async def test_memcached_layout(tmp_path: Path) -> None:
         assert await asyncio.to_thread(read) == b"VALUE app||k 0 4\r\ntext\r\nEND\r\n"
 
 
+async def test_memcached_keeps_what_there_was_when_a_value_is_too_large(tmp_path: Path) -> None:
+    """The server would drop it; what it takes at most is what it says."""
+    async with served(tmp_path, MemcachedStateStore) as server, made(MemcachedStateStore, server.port) as store:
+        await store.write([Item("k", b"1")])
+        for size in (4 * 1024 * 1024 - 60, 4 * 1024 * 1024, 5_000_000):
+            with pytest.raises(StateLimitError, match="too large"):
+                await store.write([Item("k", b"x" * size)])
+            assert (await store.get("k", strong=True)).value == b"1"
+        await store.write([Item("k", b"x" * (4 * 1024 * 1024 - 129))])
+
+
 async def test_dynamodb_layout(tmp_path: Path) -> None:
     """The attributes are those of the Dapr runtime; bytes that are no text are bytes."""
     async with served(tmp_path, DynamoDBStateStore) as server, made(DynamoDBStateStore, server.port) as store:

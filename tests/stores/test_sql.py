@@ -574,6 +574,41 @@ async def test_a_server_that_says_nothing(database: Database) -> None:
         assert (await get(store, database.key("k"))).value == b"1"
 
 
+async def test_closing_waits_for_no_server_that_says_nothing(database: Database) -> None:
+    """What is left of the connections is cut."""
+    async with asyncio.timeout(30):
+        async with database.through() as (store, proxy):
+            await store.write([Item(database.key("k"), b"1")])
+            proxy.stall()
+
+
+async def test_a_start_that_is_given_up_waits_for_no_server_that_says_nothing(database: Database) -> None:
+    """Also in the middle of the migration, whose lock another gateway holds here."""
+    if database.name != "postgresql":
+        pytest.skip("one of those with a server is enough, and has a row to lock")
+
+    async def start(text: str) -> None:
+        async with database.made(connectionString=text):
+            pass
+
+    text, server = database.served.settings["connectionString"], database.served.server
+    lock = "SELECT 1 FROM dapr_metadata WHERE key = 'lock' FOR UPDATE"
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%''lock'' FOR UPDATE'"
+    async with Proxy(server.port) as proxy, asyncio.TaskGroup() as tasks:  # type: ignore[union-attr]
+        tasks.create_task(asyncio.to_thread(database.run, f"BEGIN; {lock}; SELECT pg_sleep(3); COMMIT"))
+        await eventually(lambda: _locked(database, lock))
+        starting = tasks.create_task(start(text.replace(str(server.port), str(proxy.port))))  # type: ignore[union-attr]
+
+        async def waiting() -> None:
+            assert await asyncio.to_thread(database.run, waits)
+
+        await eventually(waiting)
+        proxy.stall()
+        starting.cancel()
+        assert (await asyncio.wait([starting], timeout=30))[0]
+        proxy.cut()
+
+
 async def test_a_server_that_cannot_be_used(database: Database) -> None:
     """Is told with where it is and why, and without a password."""
     server = database.served.server

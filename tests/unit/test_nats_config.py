@@ -68,6 +68,7 @@ def test_keys_are_read_and_nothing_of_them_is_shown(tmp_path: Path) -> None:
         ("nats://u:secret@", "a NATS URL is"),
         ("nats://u:secret@a,tls://b", "a NATS URL is"),
         ("nats://u:secret@a/b", "a NATS URL is"),
+        ("nats://u:12#secret@a", "a NATS URL is"),
         ("nats://u:secret@a,nats://v:secret@b", "one login"),
         ("nats://u:secret@h?cafile=/ca.pem", "did you mean 'cacertfile'?"),
         ("nats://u:secret@h?x=1", "there are: cacertfile, certfile, keyfile, verify, creds, name, nkey, replicas"),

@@ -54,6 +54,7 @@ def test_tls_url() -> None:
         ("rediss://u:secret@h?keyfile=/nowhere", "goes with certfile"),
         ("rediss://u:secret@h?keyfile", "option=value"),
         ("redis://u:secret@h?cacertfile=/ca.pem", "rediss://"),
+        ("redis://u:p?secret=x@h", "percent-encode"),
         ("redis://u:secret@a,b", "sentinel_master"),
         ("redis://u:secret@a?sentinel_password=secret", "sentinel_master"),
     ],

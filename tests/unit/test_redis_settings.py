@@ -61,6 +61,7 @@ def test_hosts(given: dict[str, str], addresses: list[tuple[str, int]], shown: s
         ({"redisHost": ""}, "redisHost): must not be empty"),
         ({"redisHost": "rediss://redis:6379"}, "redisHost): is host:port, and no URL"),
         ({"redisHost": "redis://:sesame@redis"}, "redisHost): is host:port, without credentials"),
+        ({"redisHost": ":sesame\uff20redis"}, "redisHost): is host:port, without credentials"),
         ({"redisHost": "redis:"}, "redisHost): is host:port, or several"),
         ({"redisHost": "redis:port"}, "redisHost): is host:port, or several"),
         ({"redisHost": "redis:70000"}, "redisHost): is host:port, or several"),
@@ -97,6 +98,11 @@ def test_what_is_wrong_is_told_where_it_stands(given: dict[str, str], problem: s
 def test_durations_are_milliseconds_without_a_unit() -> None:
     found = settings(readTimeout="1500", dialTimeout="2s", redisMaxRetries="-1")
     assert (found.read_timeout, found.dial_timeout, found.retries) == (1.5, 2.0, -1)
+
+
+def test_waits_that_are_off() -> None:
+    off = settings(redisMinRetryInterval="-1", maxRetryBackoff="-1", idleTimeout="-1", maxConnAge="-1")
+    assert (off.least_wait, off.most_wait, off.idle, off.max_age) == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_secrets_are_not_shown() -> None:

@@ -59,6 +59,11 @@ def test_secrets_are_not_shown() -> None:
         (MemcachedStateStore, {}, "the setting hosts is missing"),
         (MemcachedStateStore, {"hosts": "a:1,"}, "hosts.* host:port"),
         (MemcachedStateStore, {"hosts": "a:b"}, "hosts.* host:port"),
+        (
+            MemcachedStateStore,
+            {"hosts": "u:pw@a:1"},
+            "hosts: is host:port, or several with commas between, without cred",
+        ),
         (MemcachedStateStore, {"hosts": "a", "timeout": "soon"}, "timeout"),
     ],
 )

@@ -21,6 +21,9 @@ from tests.support.nodes import component
 
 SECRET = "s3cr3t"
 
+# Passwords that end the place of a URL early, or make it none.
+SPLIT = (f"{SECRET}/x", f"12/{SECRET}", f"12?{SECRET}", f"12#{SECRET}", f"{SECRET}\uff03", f"[{SECRET}")
+
 # A connection string of PostgreSQL, what is said besides, and what is then passed on.
 LIBPQ: list[tuple[str, dict[str, str], dict[str, Any]]] = [
     ("", {"host": "db"}, {"host": ["db"], "port": [5432]}),
@@ -78,6 +81,7 @@ LIBPQ: list[tuple[str, dict[str, str], dict[str, Any]]] = [
     ("host=db port=70000", {}, {"error": "65535"}),
     ("host=a,b,c port=1,2", {}, {"error": "one port, or one for each"}),
     (f"postgres://u:{SECRET}@a:b:c/d", {}, {"error": "names a host"}),
+    *((f"postgres://u:{each}@db:5432/d", {}, {"error": "percent-encode"}) for each in SPLIT),
     ("host=db target_session_attrs=mine", {}, {"error": "target_session_attrs is"}),
     ("host=db pool_max_conns=0", {}, {"error": "pool_max_conns"}),
     ("host=db pool_max_conn_lifetime=x", {}, {"error": "pool_max_conn_lifetime"}),
@@ -195,6 +199,10 @@ ADO: list[tuple[str, dict[str, Any]]] = [
     (f"Password={SECRET}", {"error": "must name a server"}),
     (f"Server=db;{SECRET}", {"error": "pairs as"}),
     ("Server=db;Encrypt=maybe", {"error": "encrypt is"}),
+    *((f"sqlserver://u:{each}@db:1433", {"error": "percent-encode"}) for each in SPLIT),
+    (f"sqlserver://u:12?{SECRET}=x@db", {"error": "a part, which is not"}),
+    (f"Server=db;Password=ab;{SECRET}=q;", {"error": "a part, which is not"}),
+    (f"Server=db,1;Password=ab;port={SECRET}", {"error": "port is no whole number"}),
 ]
 
 

@@ -17,6 +17,8 @@ from mesh.errors import (
     DeadlineExceededError,
     IllegalKeyError,
     InvalidEtagError,
+    MeshError,
+    OutcomeUnknownError,
     StateError,
     StateLimitError,
 )
@@ -232,6 +234,22 @@ async def test_another_attempt_goes_on_behind_what_is_written() -> None:
     items = [Item(key, b"1", None, Concurrency.FIRST_WRITE) for key in "abc"]
     await through_pipeline(store, Policy(retry=Retry(interval=0.0, max_retries=1)), SAVE, Save(list(items)))
     assert store.written == ["a", "b", "b", "c"]
+
+
+class Lossy(Flaky):
+    """A store that loses every answer."""
+
+    async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
+        self.written += [item.key for item in items]
+        return [StateError("no answer"), OutcomeUnknownError("no answer")]
+
+
+async def test_a_write_whose_outcome_is_unknown_is_not_made_again() -> None:
+    """Also where another one of the same save could be: it would conflict with itself."""
+    store, policy = Lossy(), Policy(retry=Retry(interval=0.0, max_retries=2))
+    with pytest.raises(OutcomeUnknownError):
+        await through_pipeline(store, policy, SAVE, Save([Item("a", b"1"), Item("b", b"1", "7")]))
+    assert store.written == ["a", "b"]
 
 
 async def test_a_policy_bounds_each_attempt() -> None:
