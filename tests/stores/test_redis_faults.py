@@ -153,7 +153,7 @@ async def test_a_lock_whose_reply_is_lost(tmp_path: Path) -> None:
 async def test_connections_that_grow_old(tmp_path: Path) -> None:
     """By idleness or by age: others take their place."""
     for setting in ("idleTimeout", "maxConnAge"):
-        async with proxied(tmp_path / setting, RedisStateStore, poolSize="1", **{setting: "20ms"}) as (store, _, raw):
+        async with proxied(tmp_path / setting, RedisStateStore, poolSize="1", **{setting: "1ms"}) as (store, _, raw):
             await store.get("k", strong=True)
             before = {each["id"] for each in await raw.client_list()}
 
