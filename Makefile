@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 # Of the core, in whole runs only: its limit stands in pyproject.toml.
 COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
 STAMP := $(VENV)/.installed
+# The tests start some thousand processes of ours, which would each compile all that they import.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test quick check static quick-tests unit contract faults-report provision compose-test bench clean help
 
@@ -35,6 +37,8 @@ demo: $(STAMP) ## run hello-world on the embedded broker
 quick: $(STAMP) ## for every change: check, the unit tests, the contract and HTTP on memory and NATS
 	@$(MAKE) --no-print-directory -j 2 static quick-tests
 
+# No servers here that work beside the tests.
+quick-tests: WORKERS = 6
 quick-tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats \
 		tests/meta tests/unit tests/contract tests/http

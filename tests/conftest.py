@@ -16,6 +16,7 @@ from tests.support.processes import nothing_forgotten
 LONG_FIRST = (
     "tests/compose/test_compose",
     "tests/faults/test_every_broker",
+    "tests/http/test_reload",
     "tests/contract/test_faults",
     "tests/contract",
     "tests/e2e/test_every_broker",
@@ -45,6 +46,8 @@ MODULES = (
     "tests/stores/test_redis_documents",
     "tests/stores/test_redis_search",
 )
+
+ALONE = "tests/http/test_reload"  # They wait for files to be looked at; whatever runs beside them is for nothing.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,7 +96,7 @@ def group_of(nodeid: str) -> str:
         return f"{path if alone else path.split('/')[1]} on {backend[1]}"
     if path.startswith("tests/stores/") and test.endswith("]") and not path.startswith(MODULES):
         return f"{path} on {test[test.index('[') + 1 : -1].partition('-')[0]}"
-    return path if path.startswith(MODULES) else nodeid
+    return path if path.startswith(MODULES) and not path.startswith(ALONE) else nodeid
 
 
 class _Forgotten(logging.Handler):

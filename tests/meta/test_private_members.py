@@ -13,8 +13,6 @@ from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
 from tests.meta.sources import PACKAGES, ROOT, Module, modules
 
 
@@ -98,19 +96,16 @@ def _declared() -> dict[str, list[str]]:
     return found
 
 
-USES = {name: used for name, module in modules().items() if (used := private_of_others(module))}
-
-
-@pytest.mark.parametrize("name", sorted(USES))
-def test_library_whose_private_members_are_used_has_an_upper_bound(name: str) -> None:
-    used = libraries(modules()[name], USES[name])
-    unbounded = {line for library in used for line in _declared()[library] if "<" not in line}
-    assert not unbounded, f"{name} uses {sorted(USES[name])}"
+def test_library_whose_private_members_are_used_has_an_upper_bound(module: Module) -> None:
+    used = private_of_others(module)
+    unbounded = {line for library in libraries(module, used) for line in _declared()[library] if "<" not in line}
+    assert not unbounded, f"{module.name} uses {sorted(used)}"
 
 
 def test_private_use_is_found() -> None:
     """What is known to be there is found, and whose it is."""
-    found = USES["brokers.nats._overrides"]
+    overrides = modules()["brokers.nats._overrides"]
+    found = private_of_others(overrides)
     assert {"_pongs", "_process_pong", "_io_writer"} <= found
-    assert libraries(modules()["brokers.nats._overrides"], found) == {"nats-py"}
-    assert "brokers.redis._wire" in USES
+    assert libraries(overrides, found) == {"nats-py"}
+    assert private_of_others(modules()["brokers.redis._wire"])
