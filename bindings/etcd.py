@@ -71,7 +71,7 @@ class EtcdStateStore(RemoteStateStore):
     settings = EtcdSettings
     tested = "etcd 3.4, one server"
     versions: ClassVar[tuple[str, ...]] = ("v1", "v2")
-    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
+    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
 
     def __init__(self, settings: EtcdSettings, tls: ssl.SSLContext | None = None, *, envelope: bool = False) -> None:
         """Prepare; entering connects.
@@ -194,6 +194,24 @@ class EtcdStateStore(RemoteStateStore):
                 return None
             expires_at = time.time() + left
         return Stored(_opened(value) if self._envelope else value, str(entry["mod_revision"]), expires_at)
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List keys; etcd has them in order, so a page costs what it has."""
+        first = (self._prefix + prefix).encode()
+        start = max(first, f"{self._prefix}{after}\0".encode())
+        end = first[:-1] + bytes((first[-1] + 1,))  # No UTF-8 has the byte 255.
+        found: list[str] = []
+        more = start < end
+        while more and len(found) < limit:
+            asked = {"limit": str(limit - len(found)), "keys_only": True}
+            bounds = {"key": base64.b64encode(start).decode(), "range_end": base64.b64encode(end).decode()}
+            answer = await self._ask("kv/range", {**asked, **bounds})
+            keys = [base64.b64decode(each["key"]) for each in answer.get("kvs", ())]
+            # What is no text is another program's.
+            found += [text for key in keys if (text := key.decode(errors="ignore")).encode() == key]
+            more = bool(keys) and answer.get("more", False)
+            start = keys[-1] + b"\0" if keys else end
+        return [key[len(self._prefix) :] for key in found]
 
     async def write(self, items: Sequence[Item]) -> None:
         """Write all, or nothing, in one transaction."""

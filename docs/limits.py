@@ -14,7 +14,7 @@ from bindings.redis.configuration import MAX_KEYS
 from bindings.sql import sqlite
 from brokers import memory
 from brokers.shared import backoff
-from gateway import errors
+from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.http import application, client, server
 from gateway.routes import invocation as invocation_routes
@@ -375,6 +375,12 @@ def _counts() -> Sequence[Row]:
         ("keys in a page of a list", f"{state.MAX_LISTED:,}", "`limit`, fewer; 100 without it", "400"),
         ("labels in metadata", f"{node.MAX_LABELS}", NONE, "400"),
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
+        (
+            "lines in the log from one place in the code, at `info` and above",
+            f"{logs.BURST} at once, then {logs.LINES_A_MINUTE} a minute",
+            NONE,
+            f"a line says how many were left out in the last {_time(logs.TOLD_SECONDS)}",
+        ),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),
         (
             "targets whose policies and breakers are kept",

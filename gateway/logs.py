@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import json
 import logging
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.config import GatewayConfig
 from mesh import __version__
 
-__all__ = ["configure_logging", "quoted"]
+__all__ = ["Bounded", "configure_logging", "quoted"]
+
+BURST = 100
+LINES_A_MINUTE = 6
+TOLD_SECONDS = 10.0
+# Changes of state, which come with counts, and the lines of calls that somebody asked for.
+UNBOUNDED = frozenset({"mesh.conditions", "gateway.api"})
 
 
 def quoted(value: object, *, ascii_only: bool = False) -> str:
@@ -67,10 +78,90 @@ class _JSON(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """How many lines one place in the code may still write, and how many it could not since that was told."""
+
+    name: str
+    level: int
+    template: str
+    at: float
+    tokens: float = BURST
+    left_out: int = 0
+
+
+class Bounded(logging.Filter):
+    """Lets so many lines of one place in the code through, and tells how many it left out.
+
+    A place is a logger, a file and a line, so there are no more of them than the code has. Lines at ``debug`` are those
+    of whoever asked for all.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[logging.LogRecord], object],
+        clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
+        """Let ``BURST`` lines through, and more as time passes.
+
+        Args:
+            put: Writes a line; those of ``tell`` pass the filter.
+            clock: Gives seconds.
+            later: Calls a function after so many seconds.
+        """
+        super().__init__()
+        self._put, self._clock, self._later = put, clock, later or _later
+        self._lock = threading.Lock()
+        self._buckets: dict[tuple[str, str, int], _Bucket] = {}
+        self._telling = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is to be written."""
+        if record.levelno < logging.INFO or record.name in UNBOUNDED or record.pathname == __file__:
+            return True
+        place = record.name, record.pathname, record.lineno
+        with self._lock:
+            now = self._clock()
+            bucket = self._buckets.get(place)
+            if bucket is None:
+                bucket = self._buckets[place] = _Bucket(record.name, record.levelno, str(record.msg), now)
+            bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) * LINES_A_MINUTE / 60)
+            bucket.at = now
+            if bucket.tokens >= 1:
+                bucket.tokens -= 1
+                return True
+            bucket.left_out += 1
+            begin, self._telling = not self._telling, True
+        if begin:
+            self._later(TOLD_SECONDS, self.tell)
+        return False
+
+    def tell(self) -> None:
+        """Write one line for each place whose lines were left out since the last time."""
+        with self._lock:
+            self._telling = False
+            told = [(each, each.left_out) for each in self._buckets.values() if each.left_out]
+            for bucket, _ in told:
+                bucket.left_out = 0
+        for bucket, count in told:
+            text = "left out %d more lines of: %.200s"
+            self._put(logging.LogRecord(bucket.name, bucket.level, __file__, 0, text, (count, bucket.template), None))
+
+
+def _later(seconds: float, what: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, what)
+    timer.daemon = True
+    timer.start()
+
+
 def configure_logging(config: GatewayConfig) -> None:
     """Send the logs of this process to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JSON(config.app_id) if config.log_json else _Text(config.app_id))
+    bounded = Bounded(handler.handle)
+    handler.addFilter(bounded)
+    atexit.register(bounded.tell)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log_level.upper())

@@ -136,6 +136,7 @@ class InboundPipeline:
         self.conditions = conditions or Conditions()
         self._observer = observer
         self._deadlines = Deadlines()
+        self._guards: Recent[tuple[str, ...], Guard | None] = Recent(MAX_GUARDS, _in_use)
 
     def towards(
         self,
@@ -145,6 +146,9 @@ class InboundPipeline:
         until_reachable: Callable[[], Awaitable[None]] | None = None,
     ) -> InboundHandler:
         """Put the stages around a way to the application; once for each subscription.
+
+        One that is put around the same way again, as after a change of the subscription, has the circuit breaker of the
+        one before if that is to be the same.
 
         Args:
             call: The innermost stage; raises AppUnreachableError when nothing reached the application.
@@ -159,11 +163,20 @@ class InboundPipeline:
         run: InboundHandler = partial(_bounded, self._deadlines, limit, call)
         if until_reachable is not None:
             run = partial(_waiting, until_reachable, run)
-        if policy.breaker is not None:
-            run = partial(_guarded, Guard(policy, self.conditions.of(*labels)), run)
+        guard = self._guard(policy, labels)
+        if guard is not None:
+            run = partial(_guarded, guard, run)
         if self._observer is not None:
             run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, run)
         return run
+
+    def _guard(self, policy: Policy, labels: tuple[str, ...]) -> Guard | None:
+        try:
+            former = self._guards[labels]
+        except KeyError:
+            former = None
+        made = None if policy.breaker is None else Guard(policy, self.conditions.of(*labels), former)
+        return self._guards.keep(labels, made)
 
 
 def _labels(operation: Operation) -> tuple[str, ...]:

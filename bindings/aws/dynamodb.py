@@ -13,7 +13,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from botocore.exceptions import (
 
 from bindings.aws._session import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
 from bindings.remote import RemoteStateStore, conditional, conflict, merged, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
+from mesh.blocks.store import MAX_PARALLEL, Item, Stored, smallest
 from mesh.errors import FeatureNotSupportedError, MeshError, Problem, StateError, StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import setting
@@ -73,7 +73,7 @@ class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
     failed = away = StateError
     attempts = 1  # What fails is repeated here: a write with a condition that was done would conflict with itself.
     tested = "the DynamoDB interface of moto; not run against the real service"
-    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR")
+    capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
     max_transaction = MAX_TRANSACTION
     batch = MAX_WRITES
 
@@ -170,6 +170,37 @@ class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
             return {key: value for each in keys for key, value in (await self._read([each])).items()}
         except StateError as error:
             return {**dict.fromkeys(keys, error), **found}
+
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List keys; DynamoDB has no order, so each page reads the whole table, 1 MiB a request."""
+        return await smallest(self._scan(prefix), after, limit)
+
+    async def _scan(self, prefix: str) -> AsyncIterator[str]:
+        """Give the live keys that begin with a prefix, in any order."""
+        alive = {"#ttl": self._ttl} if self._ttl else {}
+        parts = ["begins_with(#key, :prefix)"] * bool(prefix)
+        parts += ["(attribute_not_exists(#ttl) OR #ttl > :now)"] * bool(alive)
+        arguments: dict[str, Any] = {"FilterExpression": " AND ".join(parts)} if parts else {}
+        values = {":prefix": {"S": prefix}} if prefix else {}
+        if alive:
+            values[":now"] = {"N": str(int(time.time()))}
+        if values:
+            arguments["ExpressionAttributeValues"] = values
+        names = {"#key": self._key, **alive}
+        while True:
+            answer = await self._ask(
+                "scan",
+                TableName=self._table,
+                ConsistentRead=True,
+                ProjectionExpression="#key",
+                ExpressionAttributeNames=names,
+                **arguments,
+            )
+            for each in answer.get("Items", ()):
+                yield each[self._key]["S"]
+            if not answer.get("LastEvaluatedKey"):
+                return
+            arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     async def write(self, items: Sequence[Item]) -> None:
         """Write all, or nothing, in one transaction."""

@@ -40,6 +40,7 @@ _LAST_OUTPUT_WITHIN = 0.5
 _OUTBOUND, _READY = "/v1.0/healthz/outbound", "/v1.0/healthz"
 # What a gateway logs, as text or JSON, when it can not start yet.
 _WAITING = re.compile(r'waiting for the backbone(?:[^"\\]|\\.)*')
+_OTHER_FAMILY = {"127.0.0.1": "::1", "::1": "127.0.0.1"}
 _PATIENCE = 1.0  # Most applications listen before anybody has to be told that they do not.
 # An application that was told to end may say so.
 _TOLD_TO_END = (0, *(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)))
@@ -189,16 +190,18 @@ async def _until_over(spec: AppSpec, around: Surroundings, run: Run, gateway: _S
 
 
 async def _announce(spec: AppSpec, voice: Voice, run: Run, app: _Side | None) -> None:
-    """Say once that the application is waited for, and once that both are ready."""
+    """Say once that the application is waited for, once if it listens elsewhere, and once that both are ready."""
     patience = time.monotonic() + _PATIENCE
-    waits = True
+    told: str | None = None
     pause = _FIRST_POLL
     if spec.config.app_port is None or (app is not None and app.kept_out):
         return
     while not await asyncio.to_thread(_answers, run, _READY):
-        if waits and time.monotonic() > patience and not await asyncio.to_thread(_listens, spec.config):
-            waits = False
-            voice.waiting(spec)
+        if not told and time.monotonic() > patience and not await asyncio.to_thread(_listens, spec.config):
+            elsewhere = await asyncio.to_thread(_elsewhere, spec.config)
+            if told is None or elsewhere:
+                voice.waiting(spec, elsewhere)
+            told = elsewhere
         await asyncio.sleep(pause)
         pause = min(pause * 2, _PATIENCE / 4)
     voice.up(spec, run)
@@ -264,15 +267,21 @@ def _answers(run: Run, path: str = _OUTBOUND) -> bool:
     return status == HTTPStatus.NO_CONTENT
 
 
-def _listens(config: GatewayConfig) -> bool:
-    """Tell whether anybody listens where the application is to."""
+def _listens(config: GatewayConfig, host: str | None = None) -> bool:
+    """Tell whether anybody listens where the application is to, or on the same port of another host."""
     if config.app_port is None:
         return False
     try:
-        with socket.create_connection((config.app_host.strip("[]"), config.app_port), 1.0):
+        with socket.create_connection((host or config.app_host.strip("[]"), config.app_port), 1.0):
             return True
     except OSError:
         return False
+
+
+def _elsewhere(config: GatewayConfig) -> str:
+    """Give the loopback address of the other family if somebody listens there: `localhost` may mean either."""
+    host = _OTHER_FAMILY.get(config.app_host.strip("[]"), "")
+    return host if host and _listens(config, host) else ""
 
 
 def _tell_app_pid(run: Run, app_pid: int) -> None:

@@ -50,9 +50,14 @@ class Voice:
             f"warning: {who} listens at {where}, so {spec.app_id} can not, and what is meant for it goes there{ending}"
         )
 
-    def waiting(self, spec: AppSpec) -> None:
-        """Say that the application does not listen yet."""
-        self.note(f"waiting for {spec.config.app_host}:{spec.config.app_port}, where {spec.app_id} does not listen yet")
+    def waiting(self, spec: AppSpec, elsewhere: str) -> None:
+        """Say that the application does not listen yet, and that somebody does on another address, if so."""
+        port = spec.config.app_port
+        text = f"waiting for {spec.config.app_host}:{port}, where {spec.app_id} does not listen yet"
+        if elsewhere:
+            other = f"{in_url(elsewhere)}:{port}"
+            text += f"; somebody listens at {other}: if it is {spec.app_id}, say --app-channel-address {elsewhere}"
+        self.note(text)
 
     def up(self, spec: AppSpec, run: Run) -> None:
         """Say that both are ready."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,7 +16,16 @@ from mesh.blocks.query import Queried, Query
 from mesh.broker import KeyValue, Write
 from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError
 
-__all__ = ["CAPABILITIES", "MAX_PARALLEL", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]
+__all__ = [
+    "CAPABILITIES",
+    "MAX_PARALLEL",
+    "Concurrency",
+    "Item",
+    "KeyValueStateStore",
+    "StateStore",
+    "Stored",
+    "smallest",
+]
 
 CHECKED_KEY = "mesh||check"
 MAX_PARALLEL = 100
@@ -149,6 +158,17 @@ class StateStore:
         await self.get(CHECKED_KEY, strong=False)
 
 
+async def smallest(keys: AsyncIterable[str], after: str, limit: int) -> Sequence[str]:
+    """Give the first keys in order behind ``after`` of a store that promises none; holds little more than those."""
+    found: list[str] = []
+    async for key in keys:
+        if key > after:
+            found.append(key)
+            if len(found) >= limit + MAX_PARALLEL:
+                found = heapq.nsmallest(limit, found)
+    return heapq.nsmallest(limit, found)
+
+
 class KeyValueStateStore(StateStore):
     """A state store on a broker's (or the memory's) key/value store; its etags are revisions."""
 
@@ -170,13 +190,7 @@ class KeyValueStateStore(StateStore):
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys; holds no more than a few pages, however many there are."""
-        found: list[str] = []
-        async for key in self._key_value.keys(prefix):
-            if key > after:
-                found.append(key)
-                if len(found) >= limit + MAX_PARALLEL:
-                    found = heapq.nsmallest(limit, found)  # No store promises an order.
-        return heapq.nsmallest(limit, found)
+        return await smallest(self._key_value.keys(prefix), after, limit)
 
     def _operation(self, item: Item) -> Write:
         if item.etag is not None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -393,6 +394,27 @@ def test_application_that_is_waited_for_is_said_once(home: MeshHome) -> None:
             server.accept()[0].close()
             assert run.stop() == 0
     assert run.text.count("waiting for 127.0.0.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "waited", "other", "shown"),
+    [("127.0.0.1", "127.0.0.1", "::1", "[::1]"), ("::1", "[::1]", "127.0.0.1", "127.0.0.1")],
+)
+def test_application_that_listens_on_the_other_loopback_address_is_told_of(
+    home: MeshHome, host: str, waited: str, other: str, shown: str
+) -> None:
+    """Whether it listens there when it is first waited for or later, and once."""
+    family = socket.AF_INET6 if ":" in other else socket.AF_INET
+    port = free_port()
+    arguments = ("--app-id", "a", "--app-port", str(port), "--app-channel-address", host)
+    with home.run(*arguments, "--", "sh", "-c", _FOREVER) as run:
+        waits = f"mesh: waiting for {waited}:{port}, where a does not listen yet"
+        run.until(f"^{re.escape(waits)}$")
+        with socket.create_server((other, port), family=family):
+            hint = f"; somebody listens at {shown}:{port}: if it is a, say --app-channel-address {other}"
+            run.until(f"^{re.escape(waits + hint)}$")
+            assert run.stop() == 0
+    assert run.text.count("waiting for") == 2
 
 
 def test_port_that_another_program_has_is_said(home: MeshHome, app: str) -> None:

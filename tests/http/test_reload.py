@@ -474,6 +474,40 @@ async def test_policies_apply_to_what_is_asked_from_then_on(files: Files, memory
         await attempts(1)
 
 
+async def test_the_breaker_of_a_subscription_that_changes_is_kept(
+    files: Files, memory: Backbone, tmp_path: Path
+) -> None:
+    """Unless its own policy is another one."""
+
+    def policy(failures: int) -> str:
+        trips = {"b": {"maxRequests": 1, "timeout": "1h", "trip": f"consecutiveFailures >= {failures}"}}
+        targets = {"components": {"pubsub": {"inbound": {"circuitBreaker": "b"}}}}
+        return yaml("Resiliency", "r", {"policies": {"circuitBreakers": trips}, "targets": targets})
+
+    async def breaker() -> str | None:
+        told = (await node.get("/v1.0/metadata")).json.get("conditions", [])
+        return next((each.get("breaker") for each in told if each["target"] == "event pubsub/orders"), None)
+
+    async def opened() -> None:
+        assert await breaker() == "open"
+
+    files.write(r=policy(1), s=subscription())
+    async with App() as app, running(files, memory, tmp_path, app=app) as node:
+        app.answer("/one", 500)
+        await eventually(lambda: _subscribed(node, "orders", "/one"))
+        await node.publish("orders", "1", "text/plain")
+        await eventually(opened)
+        files.write(s=subscription(routes={"default": "/two"}))
+        await eventually(lambda: _subscribed(node, "orders", "/two"))
+        files.write(s=subscription(routes={"default": "/two"}), more=subscription("t", topic="more"))
+        await eventually(lambda: _subscribed(node, "more", "/one"))
+        await opened()
+        assert app.at("/two") == []
+        files.write(r=policy(2))
+        await app.until("/two", 1)
+        assert await breaker() is None
+
+
 async def test_endpoints_come_change_and_go(files: Files, memory: Backbone, tmp_path: Path) -> None:
     """A call in flight gets its answer from the one that it went to."""
     async with App() as one, App() as two, running(files, memory, tmp_path) as node:

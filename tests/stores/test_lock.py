@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
@@ -86,6 +86,53 @@ async def test_a_lease_ends(locks: Locks) -> None:
     assert time.monotonic() - began >= 1.9  # What a clock of the store is too coarse for.
     assert await locks.release("r", "first") is Released.HELD_BY_OTHER
     assert await locks.release("r", "second") is Released.DONE
+
+
+@pytest.fixture
+def jump(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the wall clock of the gateway's process forth or back by hours; the store's own is left alone."""
+    real = time.time
+
+    def to(hours: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+
+    return to
+
+
+JUMPS = [(5, 0), (-5, 0), (0, 5), (0, -5), (-5, 5), (5, -5)]
+
+
+@pytest.mark.parametrize(("at", "then"), JUMPS)
+async def test_a_clock_that_jumps_ends_no_lease(
+    locks: Locks, jump: Callable[[float], None], at: int, then: int
+) -> None:
+    """Whoever asks, and after however many jumps: its owner has it, and gives it back."""
+    jump(at)
+    assert await locks.acquire("r", "first") is not None
+    for hours in (then, at, then):
+        jump(hours)
+        assert await locks.acquire("r", "first") is None
+        assert await locks.acquire("r", "second") is None
+        assert await locks.release("r", "second") is Released.HELD_BY_OTHER
+    assert await locks.release("r", "first") is Released.DONE
+    assert await locks.acquire("r", "second") is not None
+
+
+@pytest.mark.parametrize(("at", "then"), JUMPS)
+async def test_a_lease_ends_in_its_time_though_the_clock_jumps(
+    locks: Locks, jump: Callable[[float], None], at: int, then: int
+) -> None:
+    """Neither before nor hours after."""
+    jump(at)
+    began = time.monotonic()
+    assert await locks.acquire("r", "first", 2.0) is not None
+    jump(then)
+
+    async def taken() -> None:
+        assert await locks.acquire("r", "second") is not None
+
+    await eventually(taken)
+    assert time.monotonic() - began >= 1.9  # What a clock of the store is too coarse for.
 
 
 async def test_a_lease_that_nobody_took_after_it(locks: Locks) -> None:

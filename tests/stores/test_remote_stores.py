@@ -213,6 +213,38 @@ async def test_etcd_layout(tmp_path: Path, version: str, value: bytes) -> None:
                 await store.get("app||k", strong=True)
 
 
+@pytest.mark.parametrize("adapter", [DynamoDBStateStore, EtcdStateStore])
+async def test_keys_of_a_store_of_several_pages(tmp_path: Path, adapter: Any) -> None:
+    """All that begin so, in the order of code points, however large their values are."""
+    names = ["a", "a~", "aé", "a\uffff", "a😀"]
+    async with served(tmp_path, adapter) as server, made(adapter, server.port) as store:
+        for name in (*reversed(names), "b", "A"):
+            await store.write([Item(name, b"x" * 380_000)])
+        assert await store.keys("a", "", 10) == names
+        assert await store.keys("a", "", 2) == names[:2]
+        assert await store.keys("a", names[1], 2) == names[2:4]
+        assert await store.keys("a", names[-1], 2) == []
+        assert await store.keys("a", "b", 2) == []
+        assert await store.keys("", "", 2) == ["A", "a"]
+
+
+async def test_keys_in_etcd_that_are_no_text(tmp_path: Path) -> None:
+    """They are another program's, and left out; a page is full nevertheless."""
+    async with served(tmp_path, EtcdStateStore) as server, made(EtcdStateStore, server.port) as store:
+        await store.write([Item(name, b"1") for name in ("a", "b")])
+
+        def put(key: bytes) -> None:
+            body = json.dumps({"key": base64.b64encode(key).decode(), "value": ""}).encode()
+            with urlopen(Request(f"http://{server.url}/v3/kv/put", body), timeout=10):
+                pass
+
+        for key in (b"/a\xff", b"/a\xfe", b"/\xff"):
+            await asyncio.to_thread(put, key)
+        assert await store.keys("", "", 2) == ["a", "b"]
+        assert await store.keys("", "a", 1) == ["b"]
+        assert await store.keys("", "b", 10) == []
+
+
 async def test_memcached_layout(tmp_path: Path) -> None:
     """Key and value are as they are."""
     async with served(tmp_path, MemcachedStateStore) as server, made(MemcachedStateStore, server.port) as store:
@@ -259,6 +291,7 @@ async def test_dynamodb_layout(tmp_path: Path) -> None:
         assert other["value"] == {"B": b"\xff"}
         assert await store.get("old", strong=True) == Stored(b"1", "")
         assert await store.get("gone", strong=True) is None
+        assert await store.keys("", "", 10) == ["app||k", "bytes", "old"]
         with pytest.raises(StateError):
             await store.write([Item("gone", b"2", "1")])
         await store.write([Item("gone", b"2", None, Concurrency.FIRST_WRITE)])

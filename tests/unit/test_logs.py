@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from gateway.logs import quoted
+from gateway.logs import BURST, LINES_A_MINUTE, TOLD_SECONDS, Bounded, quoted
 
 _LOG = """
 import logging
@@ -51,3 +53,102 @@ def test_every_output_takes_the_lines(encoding: str, shown: str) -> None:
     )
     assert f'level=info msg="topic {shown}\\u2028\\ud800"' in found.stdout.decode(encoding)
     assert found.stderr == b""
+
+
+class Log:
+    """A log with a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.lines: list[str] = []
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.bounded = Bounded(self.put, lambda: self.now, lambda s, what: self.due.append((self.now + s, what)))
+
+    def put(self, record: logging.LogRecord) -> None:
+        if self.bounded.filter(record):
+            self.lines.append(f"{record.levelname} {record.name} {record.getMessage()}")
+
+    def write(self, count: int, name: str = "a", line: int = 1, level: int = logging.WARNING) -> None:
+        for number in range(count):
+            self.put(logging.LogRecord(name, level, "file.py", line, "event %d", (number,), None))
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        due, self.due = self.due, [each for each in self.due if each[0] > self.now]
+        for when, what in due:
+            if when <= self.now:
+                what()
+
+    def taken(self) -> list[str]:
+        taken, self.lines = self.lines, []
+        return taken
+
+
+def test_lines_that_repeat_are_bounded_and_told_of() -> None:
+    log = Log()
+    log.write(BURST + 7)
+    assert log.taken() == [f"WARNING a event {number}" for number in range(BURST)]
+    log.wait(TOLD_SECONDS - 1)
+    log.write(1)
+    assert log.taken() == []
+    log.wait(1)
+    assert log.taken() == ["WARNING a left out 8 more lines of: event %d"]
+    log.wait(TOLD_SECONDS)
+    assert log.taken() == []
+
+
+def test_a_flood_that_lasts_is_a_few_lines_a_minute() -> None:
+    """Those that are due, and those that tell of the others: nothing is lost without being counted."""
+    log = Log()
+    log.write(BURST)
+    log.taken()
+    for _ in range(600):
+        log.write(50)
+        log.wait(1)
+    log.bounded.tell()  # As at the end.
+    lines = log.taken()
+    told = [int(each.split()[4]) for each in lines if "left out" in each]
+    assert len(told) <= 600 / TOLD_SECONDS + 1
+    assert len(lines) - len(told) <= 10 * LINES_A_MINUTE + 1
+    assert sum(told) + len(lines) - len(told) == 600 * 50
+
+
+def test_after_a_quiet_time_a_burst_is_written_again() -> None:
+    log = Log()
+    log.write(BURST + 1)
+    log.wait(60 * BURST / LINES_A_MINUTE)
+    log.taken()
+    log.write(BURST + 1)
+    assert len(log.taken()) == BURST
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "level"),
+    [("a", 2, logging.WARNING), ("b", 1, logging.ERROR), ("a", 2, logging.INFO)],
+)
+def test_other_places_are_not_concerned(name: str, line: int, level: int) -> None:
+    log = Log()
+    log.write(BURST + 1)
+    log.taken()
+    log.write(1, name, line, level)
+    assert len(log.taken()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [("a", logging.DEBUG), ("mesh.conditions", logging.INFO), ("gateway.api", logging.INFO)],
+)
+def test_what_was_asked_for_and_changes_of_state_are_not_bounded(name: str, level: int) -> None:
+    log = Log()
+    log.write(3 * BURST, name, 1, level)
+    assert len(log.taken()) == 3 * BURST
+    assert log.due == []
+
+
+def test_a_process_tells_at_its_end_what_it_left_out() -> None:
+    """And its handler bounds what every logger writes, those of libraries as well."""
+    flood = f"\nfor each in range({BURST + 5}):\n    logging.getLogger('library').error(f'broken {{each}}')\n"
+    done = subprocess.run([sys.executable, "-c", _LOG + flood], capture_output=True, timeout=60, check=True, text=True)
+    assert done.stdout.count('msg="broken') == BURST
+    assert 'msg="left out 5 more lines of: broken 0"' in done.stdout
+    assert done.stderr == ""
