@@ -175,6 +175,11 @@ class Configuration:
             if each.session != made.session or len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
                 self._end(each)
                 self._replace(each.id)
+        oldest = next((each for each in self._subscriptions.values() if each.restored), None)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS and oldest is not None:
+            # Perhaps nobody has it any more, and the application does not know what to end.
+            self._end(oldest)
+            logger.warning("configuration %s: a subscription of before the gateway's restart makes room", oldest.store)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise BadArgumentError(f"an application has at most {MAX_SUBSCRIPTIONS} subscriptions; end some")
         self._subscriptions[made.id] = made
@@ -234,7 +239,7 @@ class Configuration:
             self._start(restored)
             count += 1
         if count:
-            logger.info("configuration: %d subscriptions of before the gateway's restart go on", count)
+            logger.info("configuration: subscriptions that go on after the gateway's restart: %d", count)
         return False
 
     async def _remember(self) -> None:

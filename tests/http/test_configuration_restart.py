@@ -63,7 +63,7 @@ async def test_changes_while_the_gateway_is_away(
             assert [told(each, each.json["id"], "a") for each in got] == [item("2")] * 2
             [gone] = await app.until(ABOUT_B)
             assert told(gone, every, "b") == {}
-            await until_logged(caplog, "configuration: 2 subscriptions of before the gateway's restart go on")
+            await until_logged(caplog, "subscriptions that go on after the gateway's restart: 2")
             await put(node, "c", "3")
             await app.until("/configuration/conf/c", 4)
             await unsubscribe(node, every)
@@ -193,7 +193,7 @@ async def test_a_gateway_beside_the_one_of_before(
                 raise
         try:
             await put(other, "b", "1")
-            await until_logged(caplog, "configuration: 1 subscriptions of before the gateway's restart go on")
+            await until_logged(caplog, "subscriptions that go on after the gateway's restart: 1")
             [got] = await app.until(ABOUT_B)
             assert told(got, ends, "b") == item("1")
             await put(other, "a", "2")
@@ -291,3 +291,12 @@ async def test_values_that_ended_with_the_gateway(memory: Backbone, tmp_path: Pa
         await put(node, "a", "2")
         got = (await app.until(ABOUT_A, 2))[1]
         assert told(got, subscription, "a") == item("2")
+
+
+async def test_as_many_as_there_may_be(memory: Backbone, tmp_path: Path, app: App) -> None:
+    """Those of before make room, the oldest first, where nobody is known to have them; others do not."""
+    async with gateway(memory, tmp_path, app=app, resources=STORES) as node:
+        made = [await subscribe(node, f"key={number}") for number in range(100)]
+    async with gateway(memory, tmp_path, app=app, resources=STORES) as node:
+        new = [await subscribe(node, f"key=new{number}") for number in range(2)]
+        assert [await ended(node, each) for each in (*made[:3], *new)] == [500, 500, 200, 200, 200]
