@@ -27,6 +27,7 @@ from mesh.blocks import (
     invocation,
     lock,
     pubsub,
+    remembered,
     secrets,
     state,
     store,
@@ -234,6 +235,12 @@ def _stored() -> Sequence[Row]:
             "404 for the outcome",
         ),
         ("a delay of a durable call", _time(durable.MAX_SECONDS), NONE, "400"),
+        (
+            "a subscription to a configuration, made before the gateway's restart, whose component nobody has",
+            _time(remembered.FORGET_SECONDS),
+            NONE,
+            "it ends, with a line in the log",
+        ),
     )
 
 
@@ -330,6 +337,12 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "400",
         ),
+        (
+            "what is kept of an application's subscriptions to configurations for a restart of its gateway",
+            _size(remembered.MAX_BYTES),
+            NONE,
+            "a line in the log; those that have no room end with the gateway",
+        ),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
         (
             "the answer that is kept of a durable call",
@@ -370,6 +383,12 @@ def _counts() -> Sequence[Row]:
             "400",
         ),
         ("subscriptions to configurations of an application", f"{configuration.MAX_SUBSCRIPTIONS}", NONE, "400"),
+        (
+            "applications whose subscriptions to configurations are kept in one `MESH_HOME`",
+            f"{remembered.MAX_FILES:,}",
+            NONE,
+            "those written longest ago are forgotten, but for those whose gateway runs",
+        ),
         ("connections of a component on Redis to a server", f"{RedisSettings().pool}", "`poolSize`", "the others wait"),
         ("keys that `configuration.redis` gives when none is named", f"{MAX_KEYS:,}", "names of keys", "500"),
         ("keys in a page of a list", f"{state.MAX_LISTED:,}", "`limit`, fewer; 100 without it", "400"),

@@ -113,3 +113,8 @@ class GatewayConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     host_only: bool = False
     registered: bool = True
+
+    @property
+    def runs_app(self) -> bool:
+        """Whether the application ends with the gateway: ``mesh run`` has started both."""
+        return "appCommand" in self.labels

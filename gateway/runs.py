@@ -6,7 +6,7 @@
 ===============  ===============================================================================
 
 An entry whose lock is free is stale, whatever process has its pid now; readers remove it.
-Only the standard library is imported, since every gateway does.
+Nothing large is imported, since every gateway does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mesh.home import lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,7 +81,7 @@ def registered(home: Path, run: Run) -> Iterator[None]:
     directory = home / "run"
     directory.mkdir(parents=True, exist_ok=True)
     lock_path = directory / f"{run.pid}.lock"
-    lock = _locked(lock_path)
+    lock = lock_file(lock_path)
     try:
         _write(directory / f"{run.pid}.json", run)
         yield
@@ -105,17 +107,6 @@ def set_app_pid(home: Path, pid: int, app_pid: int) -> None:
     run = find_run(home, pid)
     if run is not None:
         _write(home / "run" / f"{pid}.json", replace(run, app_pid=app_pid))
-
-
-def _locked(path: Path) -> int:
-    """Open and lock a file, which a reader may be just removing."""
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(lock).st_ino == path.stat().st_ino:
-                return lock
-        os.close(lock)
 
 
 def _read(path: Path) -> Run | None:

@@ -98,6 +98,7 @@ class Reader:
             backbone_timeout=config.backbone_timeout,
             host_only=config.host_only,
             backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
+            application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
         )
         if not self.paths:
             return settings

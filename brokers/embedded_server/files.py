@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from mesh.errors import BrokerUnavailableError, ConfigError
+from mesh.home import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,15 +135,6 @@ def read_state(root: Path) -> ServerState | None:
         return state if all(type(found[each.name]).__name__ == each.type for each in fields(ServerState)) else None
     except (OSError, ValueError, TypeError):
         return None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file by one that only this user can read; readers see the old or the new one."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
-        out.write(text)
-    draft.replace(path)
 
 
 def open_lock(root: Path, name: str) -> int:

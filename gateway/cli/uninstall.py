@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 # What brokermesh makes there; nothing else is touched, whatever MESH_HOME names.
-_OURS = ("backbone", "run", "state")
+_OURS = ("backbone", "run", "state", "subscriptions")
 
 
 def parser() -> Parser:

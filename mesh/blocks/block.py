@@ -18,6 +18,7 @@ from mesh.policies import Policy
 
 if TYPE_CHECKING:
     from mesh.application import Application
+    from mesh.blocks.remembered import Memory
     from mesh.blocks.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
@@ -169,6 +170,7 @@ class Parts:
         topics: How a block takes messages of a topic itself.
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
+        memory: What outlives this node, of an application that does; None = nothing.
     """
 
     caller: Caller
@@ -195,6 +197,7 @@ class Parts:
     configured: set[str] = field(default_factory=set)
     application: Application | None = None
     topics: Topics = field(default_factory=Topics)
+    memory: Memory | None = None
 
 
 def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:

@@ -2,7 +2,8 @@
 
 A subscription is held by the node beside the application: it knows a digest of each value that was told, and asks the
 component, wherever that is, to answer when one is no longer right. While the application is away nobody asks; when it
-is back it is told what has changed meanwhile.
+is back it is told what has changed meanwhile. A gateway that restarts without its application goes on where the one
+before has ended, as far as that has outlived it (`mesh/blocks/remembered.py`).
 
 Source: Dapr 1.18, the configuration API.
 """
@@ -39,6 +40,7 @@ from mesh.blocks.configuration_store import (
     digest,
 )
 from mesh.blocks.records import on_backbone
+from mesh.blocks.remembered import Absence, Subscribed
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import BadArgumentError, MeshError
 from mesh.operation import Arrival, Context, Method, Operation
@@ -68,6 +70,10 @@ logger = logging.getLogger(__name__)
 MAX_SUBSCRIPTIONS = 100
 AGAIN_SECONDS, LONGEST_WAIT = 0.5, 2.0
 TELL_SECONDS = 60.0
+MAX_REPLACED = 100
+TAKE_OVER_SECONDS = 1.0
+# There is no such path, or nothing is posted to it.
+NOT_THERE = (404, 405, 501)
 
 SUBSCRIBE = Method("configuration", "subscribe", Get, str)
 UNSUBSCRIBE = Method("configuration", "unsubscribe", str, bool, guarded=False)
@@ -90,7 +96,8 @@ class _Subscription:
         wanted: Its keys and metadata.
         context: Who asked.
         known: Digests of the values that were told, by key.
-        session: When it was made; the application was away between one and another.
+        session: When it was made; the application was away between one and another. -1 = by a gateway before.
+        restored: Whether it was made by a gateway before, and the application has not taken anything since.
         id: Its identity.
         stopped: Whether it ends.
         telling: Whether the application is being told something.
@@ -103,6 +110,7 @@ class _Subscription:
     known: dict[str, str]
     session: int
     id: str = field(default_factory=lambda: str(uuid4()))
+    restored: bool = False
     stopped: bool = False
     telling: bool = False
     task: asyncio.Task[None] | None = None
@@ -132,6 +140,7 @@ class Configuration:
         self._service = ComponentService(block, parts, components)
         self._parts = parts
         self._subscriptions: dict[str, _Subscription] = {}
+        self._replaced: dict[str, None] = {}  # Ids that the application may still have.
         self._session: _Session | None = None
         self._sessions = 0
         self.find = self._service.find
@@ -141,7 +150,7 @@ class Configuration:
         if operation.method is SUBSCRIBE:
             return await self._subscribe(operation)
         if operation.method is UNSUBSCRIBE:
-            return self._unsubscribe(cast("str", operation.arguments))
+            return await self._unsubscribe(cast("str", operation.arguments))
         return await self._service.run(operation)
 
     def described(self) -> Mapping[str, object]:
@@ -158,24 +167,96 @@ class Configuration:
         asked = cast("Get", operation.arguments)
         found = await self._now(operation, Watch(asked.keys, asked.metadata))
         known = {key: digest(item) for key, item in found.items() if item is not None}
+        self._restore()
         made = _Subscription(operation.target, asked, operation.context, known, self._sessions)
         equal = [each for each in self._subscriptions.values() if (each.store, each.wanted) == (made.store, asked)]
         for each in equal:
-            # An application that was away subscribes again, and has forgotten the one before.
+            # An application that was away subscribes again, and has forgotten the one before, or perhaps not.
             if each.session != made.session or len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-                self._unsubscribe(each.id)
+                self._end(each)
+                self._replace(each.id)
+        oldest = next((each for each in self._subscriptions.values() if each.restored), None)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS and oldest is not None:
+            # Perhaps nobody has it any more, and the application does not know what to end.
+            self._end(oldest)
+            logger.warning("configuration %s: a subscription of before the gateway's restart makes room", oldest.store)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise BadArgumentError(f"an application has at most {MAX_SUBSCRIPTIONS} subscriptions; end some")
         self._subscriptions[made.id] = made
         self._start(made)
+        await self._remember()
         return made.id
 
-    def _unsubscribe(self, subscription_id: str) -> bool:
-        """End a subscription; tell whether there is one."""
-        found = self._subscriptions.pop(subscription_id, None)
+    async def _unsubscribe(self, subscription_id: str) -> bool:
+        """End a subscription; tell whether there is one, or was one that another took the place of."""
+        self._restore()
+        found = self._subscriptions.get(subscription_id)
         if found is not None:
-            found.stop()
-        return found is not None
+            self._end(found)
+        elif subscription_id in self._replaced:
+            del self._replaced[subscription_id]
+        else:
+            return False
+        await self._remember()
+        return True
+
+    def _end(self, subscription: _Subscription) -> None:
+        self._subscriptions.pop(subscription.id, None)
+        subscription.stop()
+
+    def _replace(self, subscription_id: str) -> None:
+        self._replaced[subscription_id] = None
+        if len(self._replaced) > MAX_REPLACED:
+            del self._replaced[next(iter(self._replaced))]
+
+    # What outlives this node
+
+    def _restore(self) -> bool:
+        """Take up what the application's gateway before had; tells whether another gateway still has it."""
+        memory = self._parts.memory
+        if memory is None:
+            return False
+        try:
+            found = memory.take(make=bool(self._subscriptions))
+        except BlockingIOError:
+            return True
+        if found is None:
+            return False
+        for subscription_id in found.replaced:
+            self._replace(subscription_id)
+        count, new = 0, [(each.store, each.wanted) for each in self._subscriptions.values()]
+        for each in found.subscriptions:
+            wanted = Get(each.keys, each.metadata)
+            if (each.store, wanted) in new:
+                self._replace(each.id)
+                continue
+            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+                logger.warning("configuration %s: a subscription of before ends, there are too many", each.store)
+                continue
+            context = Context(self._parts.caller)
+            restored = _Subscription(each.store, wanted, context, each.known, -1, each.id, restored=True)
+            self._subscriptions[each.id] = restored
+            self._start(restored)
+            count += 1
+        if count:
+            logger.info("configuration: subscriptions that go on after the gateway's restart: %d", count)
+        return False
+
+    async def _remember(self) -> None:
+        """Have the subscriptions outlive this node, as they are now."""
+        if self._parts.memory is None or self._restore():
+            return
+        subscriptions = [
+            Subscribed(each.id, each.store, each.wanted.keys, each.wanted.metadata, each.known)
+            for each in self._subscriptions.values()
+        ]
+        await self._parts.memory.keep(subscriptions, tuple(self._replaced))
+
+    async def _take_over(self) -> None:
+        """Wait until another gateway no longer serves the application, as one that is just ending."""
+        while self._restore():  # noqa: ASYNC110 - the kernel tells nobody that a lock is free
+            await asyncio.sleep(TAKE_OVER_SECONDS)
+        await self._remember()
 
     async def _now(self, operation: Operation, asked: Watch) -> Mapping[str, ConfigurationItem | None]:
         """Ask for the values of now: as a part of what is asked, around which the component's policy is already."""
@@ -196,7 +277,9 @@ class Configuration:
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:
         async with task_group() as tasks:
+            waits = self._restore()
             self._session = _Session(application, tasks)
+            taking_over = tasks.create_task(self._take_over(), name="configuration-take-over") if waits else None
             for each in self._subscriptions.values():
                 each.stopped = False
                 self._start(each)
@@ -205,6 +288,8 @@ class Configuration:
             finally:
                 self._session = None
                 self._sessions += 1
+                if taking_over is not None:
+                    taking_over.cancel()
                 for each in self._subscriptions.values():
                     each.stop()
 
@@ -216,13 +301,16 @@ class Configuration:
     async def _follow(self, subscription: _Subscription, session: _Session) -> None:
         """Tell every change, for as long as the application is there."""
         loop, wanted, store = asyncio.get_running_loop(), subscription.wanted, subscription.store
-        failures = 0
+        failures, absence = 0, Absence(loop.time())
         while not subscription.stopped:
             asked = Watch(wanted.keys, wanted.metadata, subscription.known, WATCH_SECONDS)
             started = loop.time()
             try:
                 changed = await self._ask(store, asked, subscription.context)
             except Exception as error:  # noqa: BLE001 - an adapter's own failure may pass like any other
+                if absence.lasts(error, loop.time()) and subscription.restored:
+                    await self._drop(subscription, f"nobody has had the component for long: {error}")
+                    return
                 if not failures:  # Only our own texts are known to hold no secret.
                     reason = error if isinstance(error, MeshError) else type(error).__name__
                     logger.warning("configuration %s: changes are not followed now, trying again: %s", store, reason)
@@ -231,26 +319,49 @@ class Configuration:
                 continue
             if failures:
                 logger.info("configuration %s: changes are followed again", store)
-            failures = 0
-            for key, item in sorted(changed.items()):
-                subscription.telling = True
-                try:
-                    await self._tell(subscription, session, key, item)
-                finally:
-                    subscription.telling = False
-                if item is None:
-                    subscription.known.pop(key, None)
-                else:
-                    subscription.known[key] = digest(item)
-                if subscription.stopped:
-                    return
+            failures, absence = 0, Absence(loop.time())
+            await self._tell_all(subscription, session, changed)
             if not changed and loop.time() - started < AGAIN_SECONDS:  # By a host that leaves.
                 await asyncio.sleep(AGAIN_SECONDS)
 
+    async def _tell_all(
+        self, subscription: _Subscription, session: _Session, changed: Mapping[str, ConfigurationItem | None]
+    ) -> None:
+        """Tell the application of changes, one after the other; what it answers is logged, unless that is 200."""
+        for key, item in sorted(changed.items()):
+            subscription.telling = True
+            try:
+                attempt = await self._tell(subscription, session, key, item)
+            finally:
+                subscription.telling = False
+            if _unknown(subscription, attempt.status):
+                await self._drop(subscription, attempt.reason)
+                return
+            if attempt.outcome is Outcome.SUCCESS:
+                subscription.restored = False
+            else:
+                text = "configuration %s: the change of %.100r was not taken: %s"
+                logger.warning(text, subscription.store, key, attempt.reason)
+            if item is None:
+                subscription.known.pop(key, None)
+            else:
+                subscription.known[key] = digest(item)
+            await self._remember()
+            if subscription.stopped:
+                return
+
+    async def _drop(self, subscription: _Subscription, reason: str) -> None:
+        """End, from within what follows it, a subscription that nobody seems to have any more."""
+        subscription.stopped = True
+        self._subscriptions.pop(subscription.id, None)
+        text = "configuration %s: a subscription of before the gateway's restart ends: %s"
+        logger.warning(text, subscription.store, reason)
+        await self._remember()
+
     async def _tell(
         self, subscription: _Subscription, session: _Session, key: str, item: ConfigurationItem | None
-    ) -> None:
-        """Tell the application of one key; what it answers is logged, unless that is 200."""
+    ) -> Attempt:
+        """Tell the application of one key."""
         store = subscription.store
         policy = self._parts.policies.for_component(store, "configuration", "inbound")
         if store not in session.ways or session.ways[store][0] != policy:
@@ -259,11 +370,9 @@ class Configuration:
         body = orjson.dumps({"id": subscription.id, "items": {key: described(item)}})
         arrival = Arrival({}, None, (f"/configuration/{quote(store)}/{quote(key)}", body))
         try:
-            attempt = cast("Attempt", await guard.run(lambda: deliver(arrival), partial(_judge, subscription)))
+            return cast("Attempt", await guard.run(lambda: deliver(arrival), partial(_judge, subscription)))
         except MeshError as error:
-            attempt = Attempt(Outcome.RETRY, str(error))
-        if attempt.outcome is not Outcome.SUCCESS:
-            logger.warning("configuration %s: the change of %.100r was not taken: %s", store, key, attempt.reason)
+            return Attempt(Outcome.RETRY, str(error))
 
     def _way(self, store: str, policy: Policy, application: Application) -> tuple[Guard, InboundHandler]:
         """Make the way to the application for a component's changes."""
@@ -287,7 +396,13 @@ def _judge(subscription: _Subscription, result: object, error: MeshError | None)
     if not isinstance(result, Attempt):
         return Verdict(worked=False, again=not subscription.stopped)
     worked = result.outcome is Outcome.SUCCESS
-    return Verdict(worked, not worked and not subscription.stopped, result.status)
+    over = worked or subscription.stopped or _unknown(subscription, result.status)
+    return Verdict(worked, not over, result.status)
+
+
+def _unknown(subscription: _Subscription, status: int | None) -> bool:
+    """Tell whether an answer says that the application of now knows nothing of a subscription made for one before."""
+    return subscription.restored and status in NOT_THERE
 
 
 async def open_store(component: Component, parts: Parts) -> ConfigurationStoreComponent:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.records import Prefixed, missing
+from mesh.blocks.remembered import Memory
 from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
@@ -88,6 +90,7 @@ class NodeSettings:
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
         backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
+        application: Address of an application that may outlive the node; empty when there is none.
     """
 
     app_id: str
@@ -104,6 +107,7 @@ class NodeSettings:
     backbone_timeout: float = 5.0
     host_only: bool = False
     backbone_from: str = ""
+    application: str = ""
 
     @property
     def scoped(self) -> list[Component]:
@@ -293,7 +297,18 @@ class Runtime(Steps):
             open_outside=None,
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
+            memory=self._memory(),
         )
+
+    def _memory(self) -> Memory | None:
+        settings, home = self.settings, self.settings.home
+        if not settings.application or home is None:
+            return None
+        # An address such as 127.0.0.1 is another application on each machine that shares the directory.
+        of = settings.namespace, settings.app_id, settings.application, socket.gethostname()
+        memory = Memory(home / "subscriptions", *of)
+        self._stack.callback(memory.close)
+        return memory
 
     def _resources(self, settings: NodeSettings) -> Resources:
         components = self._default_components() if settings.components is None else settings.scoped

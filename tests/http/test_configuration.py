@@ -294,7 +294,8 @@ async def test_too_many_subscriptions(memory: Backbone, tmp_path: Path, app: App
         refused = await node.get("/v1.0/configuration/conf/subscribe?key=a")
         assert (refused.status, refused.json) == (400, error("ERR_BAD_REQUEST", ANY))
         again = await subscribe(node, "key=5")
-        assert (await node.get(f"/v1.0/configuration/conf/{made[5]}/unsubscribe")).status == 500
+        for status in (200, 500):  # Whoever has the id may end it, once, and nothing else ends.
+            assert (await node.get(f"/v1.0/configuration/conf/{made[5]}/unsubscribe")).status == status
         await unsubscribe(node, again)
         await subscribe(node)
 
@@ -342,7 +343,7 @@ async def test_a_component_of_another_node(
             await put(host, "a", "3")
             got = (await app.until("/configuration/conf/a", 2))[1]
             assert told(got, subscription, "a") == item("3")
-        assert caplog.text.count("changes are not followed now") == 1
+            assert caplog.text.count("changes are not followed now") == 1
         await unsubscribe(node, subscription)  # Its store is away.
         assert len(app.got) == 2
 
