@@ -16,7 +16,16 @@ from mesh.blocks.query import Queried, Query
 from mesh.broker import KeyValue, Write
 from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError
 
-__all__ = ["CAPABILITIES", "MAX_PARALLEL", "Concurrency", "Item", "KeyValueStateStore", "StateStore", "Stored"]
+__all__ = [
+    "CAPABILITIES",
+    "CHECKED_KEY",
+    "MAX_PARALLEL",
+    "Concurrency",
+    "Item",
+    "KeyValueStateStore",
+    "StateStore",
+    "Stored",
+]
 
 CHECKED_KEY = "mesh||check"
 MAX_PARALLEL = 100
