@@ -43,15 +43,22 @@ def condition(found: Filter, parameters: dict[str, Any]) -> str:
 
 
 def _member(path: Sequence[str], parameters: dict[str, Any]) -> str:
+    _check(*path)
     name = f"p{len(parameters)}"
     parameters[name] = list(path)
     return f"(value #> CAST(:{name} AS text[]))"
 
 
 def _value(value: object, parameters: dict[str, Any]) -> str:
+    _check(value)
     name = f"p{len(parameters)}"
     parameters[name] = orjson.dumps(value).decode()
     return f"CAST(CAST(:{name} AS text) AS jsonb)"
+
+
+def _check(*texts: object) -> None:
+    if any(isinstance(each, str) and "\0" in each for each in texts):
+        raise BadArgumentError("a text of the query holds a NUL, which no text in PostgreSQL's jsonb does")
 
 
 async def run_query(
@@ -60,7 +67,7 @@ async def run_query(
     """Find what a query asks for; its token is how many were given before.
 
     Raises:
-        BadArgumentError: The token is none.
+        BadArgumentError: The token is none, or a text holds a NUL.
     """
     skipped = 0
     if query.token:

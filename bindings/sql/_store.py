@@ -134,8 +134,10 @@ class SQLStateStore(ComponentAdapter, StateStore):
         return results
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
-        """List live keys that begin with a prefix, in the order of their bytes."""
-        parameters = {"prefix": prefix, "after": after, "limit": limit}
+        """List live keys that begin with a prefix, by their bytes; none holds a NUL, which is the least."""
+        if "\0" in prefix:
+            return []
+        parameters = {"prefix": prefix, "after": after.partition("\0")[0], "limit": limit}
         statement = one(self._dialect.keys)
         return [row[0] for row in await self._database.do(partial(_rows, statement, parameters))]
 

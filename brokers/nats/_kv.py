@@ -86,12 +86,13 @@ class NatsKeyValue:
                 raise StateLimitError(f"the value of key {operation.key!r} is over the limit of {limit} bytes")
         if not operations:
             return
+        operations = _folded(operations)
         try:
             await self._write(operations)
         except ConflictError:
             # "Must not exist" also holds for a key that was deleted: its marker's revision is the one to expect.
             repaired = [await self._expect_marker(operation) for operation in operations]
-            if repaired == list(operations):
+            if repaired == operations:
                 raise
             await self._write(repaired)
 
@@ -153,6 +154,23 @@ class NatsKeyValue:
             offset += len(subjects)
             if not subjects or offset >= cast("int", info.get("total", 0)):
                 return
+
+
+def _folded(operations: Sequence[Write]) -> Sequence[Write]:
+    """Make one write of those of a key: its conditions are of what was there before, and its last value counts.
+
+    NATS refuses a batch in which a subject that is written already has a condition.
+    """
+    folded: dict[str, Write] = {}
+    for each in operations:
+        before = folded.setdefault(each.key, each)
+        if before is each:
+            continue
+        if None not in (before.expected, each.expected) and before.expected != each.expected:
+            raise ConflictError(f"key {each.key!r} is not at two revisions")
+        expected = before.expected if each.expected is None else each.expected
+        folded[each.key] = replace(before if each.check else each, expected=expected)
+    return list(folded.values())
 
 
 def _is_gone(headers: Mapping[str, str]) -> bool:

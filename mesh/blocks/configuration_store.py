@@ -16,6 +16,7 @@ from typing import Protocol, Self, cast
 
 import orjson
 
+from mesh.blocks.store import CHECKED_KEY
 from mesh.broker import KeyValue, Write
 from mesh.errors import BadArgumentError, ConfigurationError, ConflictError, FeatureNotSupportedError, StateError
 from mesh.operation import Method, Operation
@@ -163,6 +164,10 @@ class ConfigurationStoreComponent:
     def capabilities(self) -> Sequence[str]:
         """What metadata tells."""
         return self.store.capabilities
+
+    async def check(self) -> None:
+        """Raise a ``ConfigurationError`` when it cannot be used now: it reads a key that nobody has."""
+        await self.store.get((CHECKED_KEY,), {})
 
     async def get(self, operation: Operation) -> Mapping[str, ConfigurationItem]:
         """Read values."""

@@ -19,6 +19,7 @@ from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import on_backbone
 from mesh.blocks.state import SEPARATOR, key_prefix
+from mesh.blocks.store import CHECKED_KEY
 from mesh.broker import Entry, KeyValue, Write
 from mesh.errors import ConflictError, LockError, MeshError, NoResponderError, StateError
 from mesh.operation import Method, Operation
@@ -112,6 +113,10 @@ class LockStoreComponent:
     def capabilities(self) -> Sequence[str]:
         """What metadata tells."""
         return self.store.capabilities
+
+    async def check(self) -> None:
+        """Raise a ``LockError`` when it cannot be used now: it gives back a lock that nobody has."""
+        await self.store.release(f"lock{SEPARATOR}{CHECKED_KEY}", "")
 
     async def acquire(self, operation: Operation) -> int | None:
         """Take a lock; give its fencing token, or None when it is held."""

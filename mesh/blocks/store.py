@@ -18,6 +18,7 @@ from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagErro
 
 __all__ = [
     "CAPABILITIES",
+    "CHECKED_KEY",
     "MAX_PARALLEL",
     "Concurrency",
     "Item",

@@ -96,8 +96,8 @@ class Health:
 
 
 def _check_of(opened: Any) -> Callable[[], Awaitable[object]] | None:
-    """Find the check of a component's adapter, which its block may have wrapped."""
-    for each in (opened, getattr(opened, "store", None), getattr(opened, "broker", None)):
+    """Find the check of a component's adapter, which its block may have wrapped; else the block's own."""
+    for each in (getattr(opened, "store", None), getattr(opened, "broker", None), opened):
         check = getattr(each, "check", None)
         if callable(check):
             return check  # type: ignore[no-any-return]  # as adapters promise

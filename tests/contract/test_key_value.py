@@ -179,6 +179,24 @@ async def test_last_of_several_writes_to_one_key_in_a_transaction_counts(store: 
     assert await value(store, "b") is None
 
 
+@pytest.mark.parametrize("there", [False, True])
+async def test_conditions_of_several_writes_to_one_key_are_of_what_was_there_before(
+    store: KeyValue, there: bool
+) -> None:
+    revision = await put(store, "a", b"1") if there else 0
+    await store.apply([Write("a", b"2"), Write("b", b"1"), Write("a", None), Write("a", b"3", expected=revision)])
+    assert [await value(store, key) for key in "ab"] == [b"3", b"1"]
+    entry = await store.get("a", strong=True)
+    assert entry is not None
+    same = entry.revision
+    await store.apply([Write("a", b"4", expected=same), Write("a", None, same, check=True), Write("a", b"5", same)])
+    assert await value(store, "a") == b"5"
+    for conditions in ((None, 0), (None, same), (0, same), (same, 0)):
+        with pytest.raises(ConflictError):
+            await store.apply([Write("b", b"2"), *(Write("a", b"6", expected) for expected in conditions)])
+    assert [await value(store, key) for key in "ab"] == [b"5", b"1"]
+
+
 async def test_transactions_at_once_leave_one_of_them(store: KeyValue) -> None:
     async with asyncio.TaskGroup() as tasks:
         for number in range(100):

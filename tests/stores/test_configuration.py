@@ -73,6 +73,10 @@ def store(runtime: Runtime, served: Served, kind: ConfigurationKind) -> Store:
     return Store(runtime, served, kind)
 
 
+async def test_it_says_that_it_can_be_used(runtime: Runtime) -> None:
+    assert [each.health for each in await runtime.health() if each.name == "store"] == ["ok"]
+
+
 async def test_values(store: Store) -> None:
     """Those that are there; what was deleted is not."""
     assert await store.get("a", "b") == {}

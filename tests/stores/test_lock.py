@@ -51,6 +51,10 @@ def locks(runtime: Runtime) -> Locks:
     return Locks(runtime)
 
 
+async def test_it_says_that_it_can_be_used(runtime: Runtime) -> None:
+    assert [each.health for each in await runtime.health() if each.name == "store"] == ["ok"]
+
+
 async def test_one_holds_it(locks: Locks) -> None:
     """Also its own owner does not get it again; other resources and other applications are free."""
     assert await locks.acquire("r") is not None

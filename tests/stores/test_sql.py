@@ -696,3 +696,10 @@ async def test_queries(database: Database, store: SQLStateStore) -> None:
     assert second.matches[0].etag == (await get(store, second.matches[0].key)).etag
     with pytest.raises(BadArgumentError):
         await store.query(parse_query(b'{"page": {"token": "x"}}', {}), prefix)
+    for refused in (
+        {"filter": {"EQ": {"city": "\0"}}},
+        {"filter": {"EQ": {"city\0": 1}}},
+        {"sort": [{"key": "a.\0"}]},
+    ):
+        with pytest.raises(BadArgumentError, match="NUL"):
+            await store.query(parse_query(orjson.dumps(refused), {}), prefix)

@@ -278,6 +278,9 @@ async def test_listing(store: Store) -> None:
     assert (await store.keys("ä")).keys == ("ä/ö",)
     assert (await store.keys("none")).keys == ()
     assert (await store.keys(after="ab%_")).keys == ("b", "ä/ö", "𝄞")
+    assert (await store.keys("a\0")).keys == ()
+    assert (await store.keys(after="ab%_\0a")).keys == ("b", "ä/ö", "𝄞")
+    assert (await store.keys(after="ab\0")).keys == ("ab%_", "b", "ä/ö", "𝄞")
     pages: list[str] = []
     page = Listed((), "")
     for _ in range(len(names)):
