@@ -13,8 +13,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, TextClause, bindparam, column, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, TextClause, text
 
 from mesh.blocks.store import Stored
 from mesh.resources.settings import Kind
@@ -27,10 +26,9 @@ __all__ = [
     "Dialect",
     "Fault",
     "identifier",
-    "many_keys",
+    "keys_of",
     "numbered",
     "one",
-    "reading",
     "rows_of",
 ]
 
@@ -70,7 +68,6 @@ class Dialect:
         begin: Begins a transaction that writes.
         read: Gives what was stored of a row of ``get``.
         migrate: Makes the tables, or brings them up to date.
-        fault: Says what an exception of the driver means.
         etag: Checks an etag's form and gives what stands for it in a statement; None if none is like it.
         etag_invalid: Whether an etag of another form is told as such, instead of as one that differs.
         chunk: The most rows or keys of a statement.
@@ -94,7 +91,6 @@ class Dialect:
     begin: str
     read: Callable[[Any], Stored]
     migrate: Callable[[Connection], None]
-    fault: Callable[[DBAPIError], Fault]
     etag: Callable[[str], str | bytes | None]
     etag_invalid: bool = False
     max_key: int | None = None
@@ -130,28 +126,27 @@ DOTTED_NAME = Kind("name", lambda text: _name(text, dotted=True))
 
 @lru_cache(1024)
 def one(statement: str) -> TextClause:
-    """Give a statement in the form that is compiled once."""
+    """Give a statement for SQLAlchemy's Core in the form that is compiled once."""
     return text(statement)
 
 
-@lru_cache(256)
-def reading(statement: str) -> Executable:
-    """Give a statement that reads a row as ``get`` has it: with its columns named, no answer is looked at for them."""
-    return text(statement).columns(*map(column, ("key", "value", "encoded", "etag", "ends")))
+def keys_of(statement: str, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Give a statement of ``:keys`` and its parameters: a database takes them as one, or each as one."""
+    if "IN :keys" not in statement:
+        return statement, {"keys": keys}
+    return _in(statement, len(keys)), numbered([{"key": key} for key in keys])
 
 
 @lru_cache(256)
-def many_keys(statement: str) -> TextClause:
-    """Give a statement whose ``:keys`` are a list, which a driver takes as one parameter or as many."""
-    found = text(statement)
-    return found.bindparams(bindparam("keys", expanding=True)) if "IN :keys" in statement else found
+def _in(statement: str, count: int) -> str:
+    return statement.replace("IN :keys", f"IN ({', '.join(f':key{number}' for number in range(count))})")
 
 
 @lru_cache(128)
-def rows_of(statement: str, row: str, count: int) -> TextClause:
+def rows_of(statement: str, row: str, count: int) -> str:
     """Give a statement that writes so many rows."""
     rows = ", ".join(_NUMBERED.sub(rf":\g<1>{number}", row) for number in range(count))
-    return text(statement.format(rows=rows))
+    return statement.format(rows=rows)
 
 
 def numbered(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

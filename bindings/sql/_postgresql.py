@@ -33,11 +33,11 @@ def quoted(parts: Sequence[str]) -> str:
     return ".".join(f'"{part.lower()}"' for part in parts)
 
 
-def fault(error: exc.DBAPIError) -> Fault:
-    """Say what an error means, by its SQLSTATE."""
-    state = getattr(error.orig, "sqlstate", None)
+def fault(error: BaseException) -> Fault:
+    """Say what an error means, by its SQLSTATE; without one it did not come from the server."""
+    state = getattr(error, "sqlstate", None)
     if not isinstance(state, str):
-        return Fault.LOST if error.connection_invalidated or isinstance(error, exc.InterfaceError) else Fault.OTHER
+        return Fault.OTHER if isinstance(error, ValueError) else Fault.LOST
     if state in _AGAIN:
         return Fault.AGAIN
     if state == _EXISTS:
@@ -99,7 +99,6 @@ def _dialect(
             "CURRENT_TIMESTAMP - CAST(:seconds AS float8) * interval '1 second'",
         ),
         begin="BEGIN ISOLATION LEVEL READ COMMITTED",
-        fault=fault,
         **more,
     )
 

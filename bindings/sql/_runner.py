@@ -1,97 +1,176 @@
-"""How statements reach a database without blocking the event loop, and how the pool of connections stays sound.
-
-Work is a plain function of a connection. For drivers of asyncio it runs on SQLAlchemy's bridge to them; for drivers
-that block, in threads of the store's own.
-"""
+"""How work reaches a connection without blocking the event loop, and how the pool of connections stays sound."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
-from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
+from bindings.sql._session import Driver, Session, compiler
 from mesh.errors import MeshError
 
-__all__ = ["Runner", "bridged", "guard_pool", "threaded"]
+__all__ = ["Bounds", "Runner", "Work", "pooled", "threaded"]
 
 CLOSE_SECONDS = 2.0
 
 _T = TypeVar("_T")
+Work = Callable[[Session], Coroutine[Any, Any, _T]]
 
 
 class Runner(Protocol):
     """Does work on a connection."""
 
-    async def __call__(self, work: Callable[[Connection], _T]) -> _T:
+    async def __call__(self, work: Work[_T]) -> _T:
         """Give what the work gives; a connection that it leaves in doubt is closed."""
 
 
-def _guarded(work: Callable[[Connection], _T], abort: Callable[[Any], None]) -> Callable[[Connection], _T]:
-    """Close the connection for good when work ends in a way that says nothing about its state."""
+@dataclass(frozen=True)
+class Bounds:
+    """What a pool keeps to.
 
-    def run(connection: Connection) -> _T:
+    Attributes:
+        connections: The most.
+        idle: Seconds that one may be unused; None = however long.
+        lifetime: Seconds that one may be open; None = however long.
+    """
+
+    connections: int
+    idle: float | None = None
+    lifetime: float | None = None
+
+
+class _Free:
+    """Connections that are open and in use by nobody."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._free: list[Session] = []
+        self._open: set[Session] = set()
+
+    def take(self) -> tuple[Session | None, list[Session]]:
+        """Take the one that was used last, if there is one, and those that have to be closed."""
+        now, over = time.monotonic(), []
+        bounds = self._bounds
+        while self._free:
+            try:
+                session = self._free.pop()
+            except IndexError:  # Another thread took it.
+                break
+            if session.gone:
+                self.drop(session)
+            elif (bounds.idle is not None and now - session.since > bounds.idle) or (
+                bounds.lifetime is not None and now - session.opened > bounds.lifetime
+            ):
+                over.append(session)
+            else:
+                return session, over
+        return None, over
+
+    def opened(self, session: Session) -> Session:
+        """Count a new one, which is in use."""
+        self._open.add(session)
+        return session
+
+    def give(self, session: Session) -> None:
+        """Give one back."""
+        if session.gone:
+            self.drop(session)
+        else:
+            session.since = time.monotonic()
+            self._free.append(session)
+
+    def drop(self, session: Session) -> None:
+        """Close one at once."""
+        self._open.discard(session)
+        session.abort()
+
+    async def use(self, session: Session, work: Work[_T]) -> _T:
+        """Do work on one that was taken."""
         try:
-            return work(connection)
+            result = await work(session)
         except MeshError:  # Raised by the work itself, after it has undone what it did.
+            self.give(session)
             raise
-        except BaseException:
-            if not connection.invalidated and not connection.closed:
-                driver = connection.connection.driver_connection
-                if driver is not None:
-                    abort(driver)  # At once: a stalled server is not asked to say good-bye.
-                connection.invalidate()
+        except BaseException:  # It says nothing about the connection's state.
+            self.drop(session)
             raise
+        self.give(session)
+        return result
 
-    return run
+    async def leave(self, session: Session) -> None:
+        """Close one in peace."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await session.close()
+        finally:
+            self.drop(session)
 
+    async def close(self) -> None:
+        """Close them all; those in use at once."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    while self._free:
+                        await self.leave(self._free.pop())
+        finally:
+            for session in list(self._open):
+                self.drop(session)
 
-def _connected(engine: Engine, work: Callable[[Connection], _T]) -> _T:
-    with engine.connect() as connection:
-        return work(connection)
+    def forget(self) -> None:
+        """Close those that nobody uses at once."""
+        while self._free:
+            self.drop(self._free.pop())
 
 
 @asynccontextmanager
-async def bridged(engine: AsyncEngine, abort: Callable[[Any], None]) -> AsyncIterator[Runner]:
-    """Run work on a driver of asyncio."""
+async def pooled(engine: AsyncEngine, driver: Driver, bounds: Bounds) -> AsyncIterator[Runner]:
+    """Run work on a driver of asyncio; the engine has no pool of its own."""
+    free, compiled = _Free(bounds), compiler(engine.dialect)
+    slots = asyncio.Semaphore(bounds.connections)
 
-    # One crossing of the bridge for all of it, where AsyncConnection would take three.
-    async def run(work: Callable[[Connection], _T]) -> _T:
-        return await greenlet_spawn(_connected, engine.sync_engine, _guarded(work, abort))
-
-    opened: WeakSet[Any] = WeakSet()
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _opened(_: object, record: Any) -> None:
-        opened.add(record)
+    async def run(work: Work[_T]) -> _T:
+        async with slots:
+            session, over = free.take()
+            for each in over:
+                await free.leave(each)
+            if session is None:
+                core = await greenlet_spawn(engine.sync_engine.connect)
+                session = free.opened(Session(core, driver, compiled))
+            return await free.use(session, work)
 
     try:
         yield run
     finally:
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await engine.dispose()
-        except TimeoutError:  # The server does not take leave.
-            for record in opened:
-                if record.driver_connection is not None:
-                    abort(record.driver_connection)
+        await free.close()
 
 
 @asynccontextmanager
-async def threaded(engine: Engine, threads: int, name: str) -> AsyncIterator[Runner]:
-    """Run work on a driver that blocks; a cancelled caller does not interrupt it."""
+async def threaded(engine: Engine, driver: Driver, threads: int, name: str) -> AsyncIterator[Runner]:
+    """Run work on a driver that blocks, a connection for each thread; a cancelled caller does not interrupt it."""
+    free, compiled = _Free(Bounds(threads)), compiler(engine.dialect)
     pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    async def run(work: Callable[[Connection], _T]) -> _T:
-        guarded = _guarded(work, lambda driver: None)
-        return await asyncio.get_running_loop().run_in_executor(pool, _connected, engine, guarded)
+    def through(work: Work[_T]) -> _T:
+        session, _ = free.take()
+        session = session or free.opened(Session(engine.connect(), driver, compiled))
+        try:
+            free.use(session, work).send(None)  # It never waits.
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+        raise RuntimeError("work for a driver that blocks waited for something else")
+
+    async def run(work: Work[_T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(pool, through, work)
 
     try:
         yield run
@@ -99,26 +178,6 @@ async def threaded(engine: Engine, threads: int, name: str) -> AsyncIterator[Run
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await asyncio.get_running_loop().run_in_executor(pool, engine.dispose)
+                    await asyncio.get_running_loop().run_in_executor(pool, free.forget)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def guard_pool(engine: Engine, gone: Callable[[Any], bool], idle: float | None) -> None:
-    """Have the pool replace connections that it is known to have lost, or that were idle for too long.
-
-    Args:
-        engine: Whose pool.
-        gone: Tells of a driver's connection, without asking the server.
-        idle: Seconds; None = however long.
-    """
-
-    @event.listens_for(engine, "checkin")
-    def _checkin(_: object, record: Any) -> None:
-        record.info["since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def _checkout(_: object, record: Any, proxy: object) -> None:
-        waited = time.monotonic() - record.info.get("since", time.monotonic())
-        if gone(record.driver_connection) or (idle is not None and waited > idle):
-            raise exc.DisconnectionError

@@ -6,15 +6,13 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, TextClause, exc
-
 from bindings.sql._database import Database
-from bindings.sql._dialect import Dialect, Fault, many_keys, numbered, one, reading, rows_of
+from bindings.sql._dialect import Dialect, Fault, keys_of, numbered, rows_of
 from bindings.sql._plan import Step, has_condition, plan
 from bindings.sql._runner import Runner
+from bindings.sql._session import RefusedError, Session
 from bindings.sql._values import LONGEST_TTL
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
@@ -59,8 +57,8 @@ class SQLStateStore(ComponentAdapter, StateStore):
         Raises:
             StateError: The database cannot be reached, or refuses.
         """
-        self._database = Database(self._dialect.title, self._dialect.fault, self._timeout, await self._connect())
-        await self._database.do(self._dialect.migrate, writes=True)
+        self._database = Database(self._dialect.title, self._timeout, await self._connect())
+        await self._database.core(self._dialect.migrate, writes=True)
         if self._clean_every > 0:
             tasks = await self._stack.enter_async_context(task_group())
             self._stack.callback(tasks.create_task(self._clean_up(), name="state-clean-up").cancel)
@@ -68,15 +66,14 @@ class SQLStateStore(ComponentAdapter, StateStore):
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key; every read is strong here."""
         self._check_key(key)
-        statement, read = reading(self._dialect.get), self._dialect.read
-        row = await self._database.do(lambda connection: connection.execute(statement, {"key": key}).first())
-        return None if row is None else read(row)
+        rows = await self._database.rows(self._dialect.get, {"key": key})
+        return self._dialect.read(rows[0]) if rows else None
 
     async def get_many(
         self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
     ) -> Sequence[Stored | MeshError | None]:
         """Read several by one statement for each part of them."""
-        statement, read = many_keys(self._dialect.get_many), self._dialect.read
+        read = self._dialect.read
         refused: dict[str, MeshError] = {}
         for key in keys:
             try:
@@ -88,7 +85,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         for start in range(0, len(wanted), self._dialect.chunk):
             part = wanted[start : start + self._dialect.chunk]
             try:
-                rows = await self._database.do(partial(_rows, statement, {"keys": part}))
+                rows = await self._database.rows(*keys_of(self._dialect.get_many, part))
                 found |= {row[0]: read(row) for row in rows}
             except StateError as error:
                 found |= dict.fromkeys(part, error)
@@ -106,9 +103,9 @@ class SQLStateStore(ComponentAdapter, StateStore):
         try:
             kind = steps[0][0]
             if len(steps) == 1 and kind != "absent" and (kind != "insert" or len(self._dialect.insert) == 1):
-                await self._database.do(lambda connection: self._step(connection, *steps[0]), writes=True)
+                await self._database.do(lambda session: self._step(session, *steps[0]), writes=True)
             else:
-                await self._database.do(lambda connection: self._transaction(connection, steps), writes=True)
+                await self._database.do(lambda session: self._transaction(session, steps), writes=True)
         except OutcomeUnknownError as error:
             if not any(has_condition(item) for item in items):
                 raise StateError(f"{error}; writing the same again is safe") from None
@@ -138,8 +135,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
         if "\0" in prefix:
             return []
         parameters = {"prefix": prefix, "after": after.partition("\0")[0], "limit": limit}
-        statement = one(self._dialect.keys)
-        return [row[0] for row in await self._database.do(partial(_rows, statement, parameters))]
+        return [row[0] for row in await self._database.rows(self._dialect.keys, parameters)]
 
     def _check_key(self, key: str) -> None:
         longest = self._dialect.max_key
@@ -157,59 +153,59 @@ class SQLStateStore(ComponentAdapter, StateStore):
             raise ConflictError(f"key {item.key!r} has another etag")
         return item if item.ttl is None else replace(item, ttl=min(item.ttl, LONGEST_TTL))
 
-    def _transaction(self, connection: Connection, steps: Sequence[tuple[str, Sequence[Step]]]) -> None:
+    async def _transaction(self, session: Session, steps: Sequence[tuple[str, Sequence[Step]]]) -> None:
         try:
-            connection.exec_driver_sql(self._dialect.begin)
+            await session.count(self._dialect.begin, {})
             for kind, group in steps:
-                self._step(connection, kind, group)
+                await self._step(session, kind, group)
         except MeshError:
-            _undo(connection)
+            await _undo(session)
             raise
-        except exc.DBAPIError as error:
-            if self._dialect.fault(error) is Fault.LOST:
-                connection.invalidate()
+        except RefusedError as error:
+            if error.fault is Fault.LOST:
+                session.broken = True
                 raise StateError(f"{self._dialect.title}: the connection was lost; nothing was done") from None
-            _undo(connection)
+            await _undo(session)
             raise
-        connection.exec_driver_sql("COMMIT")
+        await session.count("COMMIT", {})
 
-    def _step(self, connection: Connection, kind: str, steps: Sequence[Step]) -> None:
+    async def _step(self, session: Session, kind: str, steps: Sequence[Step]) -> None:
         item, dialect = steps[0].item, self._dialect
         key = {"key": item.key}
         match kind:
             case "upsert":
                 parameters = numbered([self._row(step.item) for step in steps])
-                connection.execute(rows_of(dialect.upsert, dialect.row, len(steps)), parameters)
+                await session.count(rows_of(dialect.upsert, dialect.row, len(steps)), parameters)
                 return
             case "delete":
-                connection.execute(many_keys(dialect.delete), {"keys": [step.item.key for step in steps]})
+                await session.count(*keys_of(dialect.delete, [step.item.key for step in steps]))
                 return
             case "insert" | "absent":
-                done = self._insert(connection, item)
+                done = await self._insert(session, item)
                 if kind == "absent" and done:  # Whoever makes the same key waits for the end of this transaction.
-                    connection.execute(many_keys(dialect.delete), {"keys": [item.key]})
+                    await session.count(*keys_of(dialect.delete, [item.key]))
             case "check":
                 etag = {"etag_is": dialect.etag(steps[0].expected)}
-                done = connection.execute(one(dialect.check), key | etag).first() is not None
+                done = bool(await session.rows(dialect.check, key | etag))
             case _:
                 etag = {"etag_is": dialect.etag(steps[0].expected)}
                 row = {} if kind == "delete_if" else self._row(item)
                 statement = dialect.delete_if if kind == "delete_if" else dialect.update
-                done = connection.execute(one(statement), key | etag | row).rowcount > 0
+                done = await session.count(statement, key | etag | row) > 0
         if not done:
             raise ConflictError(f"key {item.key!r} has another etag, or is there already")
 
     def _row(self, item: Item) -> dict[str, Any]:
         return self._dialect.parameters(item.key, item.value or b"", item.ttl)
 
-    def _insert(self, connection: Connection, item: Item) -> bool:
+    async def _insert(self, session: Session, item: Item) -> bool:
         row = numbered([self._row(item if item.value is not None else replace(item, value=b"null"))])
         rowcount = 0
         for statement in self._dialect.insert:
             try:
-                rowcount = connection.execute(rows_of(statement, self._dialect.row, 1), row).rowcount
-            except exc.IntegrityError as error:
-                if self._dialect.fault(error) is Fault.EXISTS:
+                rowcount = await session.count(rows_of(statement, self._dialect.row, 1), row)
+            except RefusedError as error:
+                if error.fault is Fault.EXISTS:
                     return False
                 raise
         return rowcount > 0
@@ -221,34 +217,29 @@ class SQLStateStore(ComponentAdapter, StateStore):
             try:
                 if await self._database.do(self._claim, writes=True):
                     for _ in range(CLEAN_STATEMENTS):
-                        if await self._database.do(self._clean, writes=True) < CLEAN_ROWS:
+                        if await self._database.count(self._dialect.clean, {"limit": CLEAN_ROWS}) < CLEAN_ROWS:
                             break
             except MeshError as error:
                 logger.warning("could not clean up expired state: %s", error)
 
-    def _claim(self, connection: Connection) -> bool:
+    async def _claim(self, session: Session) -> bool:
         parameters = {"seconds": max(0.0, self._clean_every - 0.1)}
         for statement in self._dialect.claim:
             try:
-                if connection.execute(one(statement), parameters).rowcount > 0:
+                if await session.count(statement, parameters) > 0:
                     return True
-            except exc.IntegrityError:
-                return False
+            except RefusedError as error:
+                if error.fault is Fault.EXISTS:
+                    return False
+                raise
         return False
 
-    def _clean(self, connection: Connection) -> int:
-        return connection.execute(one(self._dialect.clean), {"limit": CLEAN_ROWS}).rowcount
 
-
-def _rows(statement: TextClause, parameters: Mapping[str, Any], connection: Connection) -> Sequence[Row[Any]]:
-    return connection.execute(statement, parameters).all()
-
-
-def _undo(connection: Connection) -> None:
+async def _undo(session: Session) -> None:
     try:
-        connection.exec_driver_sql("ROLLBACK")
-    except exc.DBAPIError:  # Without its connection the server undoes it.
-        connection.invalidate()
+        await session.count("ROLLBACK", {})
+    except RefusedError:  # Without its connection the server undoes it.
+        session.broken = True
 
 
 def _is_text(key: str) -> bool:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import orjson
-from sqlalchemy import Connection, Row
 
 from bindings.sql._database import Database
-from bindings.sql._dialect import DOTTED_NAME, identifier, one
+from bindings.sql._dialect import DOTTED_NAME, identifier
 from bindings.sql._libpq import ConnectionString
 from bindings.sql._listener import Listener
-from bindings.sql._postgresql import fault, quoted
-from bindings.sql._runner import bridged
-from bindings.sql.postgresql import CLOUD, Connecting, abort, engine_of, open_connection
+from bindings.sql._postgresql import quoted
+from bindings.sql.postgresql import CLOUD, Connecting, open_connection, pool
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.configuration import ConfigurationItem
 from mesh.errors import ConfigurationError, StateError
@@ -33,7 +30,7 @@ from mesh.tasks import task_group
 
 __all__ = ["PostgreSQLConfigurationStore"]
 
-_T = TypeVar("_T")
+_COLUMNS = "CAST(key AS text), CAST(value AS text), CAST(version AS text), CAST(metadata AS text)"
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -93,10 +90,10 @@ class PostgreSQLConfigurationStore(ComponentAdapter):
         Raises:
             ConfigurationError: The database cannot be reached, or has no such table.
         """
-        runner = await self._stack.enter_async_context(bridged(engine_of(self._settings, self._place), abort))
-        self._database = Database("PostgreSQL", fault, self._settings.timeout, runner)
-        name = quoted(self._table)
-        if await self._do(partial(_regclass, name)) is None:
+        runner = await self._stack.enter_async_context(pool(self._settings, self._place))
+        self._database = Database("PostgreSQL", self._settings.timeout, runner)
+        [[found]] = await self._rows("SELECT to_regclass(CAST(:name AS text))", {"name": quoted(self._table)})
+        if found is None:
             raise ConfigurationError(f"PostgreSQL has no table {'.'.join(self._table)}, which table names")
         tasks = await self._stack.enter_async_context(task_group())
         self._stack.push_async_callback(self._listener.close)
@@ -105,9 +102,9 @@ class PostgreSQLConfigurationStore(ComponentAdapter):
     async def get(self, keys: Sequence[str], metadata: Mapping[str, str]) -> Mapping[str, ConfigurationItem]:
         """Read the values of keys; of several versions of a key the highest."""
         found: dict[str, ConfigurationItem] = {}
-        rows: Sequence[Any] = await self._do(partial(_select, quoted(self._table), list(keys)))
-        for row in rows:
-            key, value, version, told = row
+        where = "WHERE CAST(key AS text) = ANY(CAST(:keys AS text[]))" if keys else ""
+        rows = await self._rows(f"SELECT {_COLUMNS} FROM {quoted(self._table)} {where}", {"keys": list(keys)})
+        for key, value, version, told in rows:
             item = ConfigurationItem(value or "", version or "", _metadata(told))
             if key not in found or _natural(item.version) > _natural(found[key].version):
                 found[key] = item
@@ -123,22 +120,11 @@ class PostgreSQLConfigurationStore(ComponentAdapter):
             )
         return self._listener.watch(channel, frozenset(keys))
 
-    async def _do(self, work: Callable[[Connection], _T]) -> _T:
+    async def _rows(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
         try:
-            return await self._database.do(work)
+            return await self._database.rows(statement, parameters)
         except StateError as error:
             raise ConfigurationError(str(error)) from None
-
-
-def _regclass(name: str, connection: Connection) -> Any:
-    return connection.execute(one("SELECT to_regclass(CAST(:name AS text))"), {"name": name}).scalar()
-
-
-def _select(table: str, keys: Sequence[str], connection: Connection) -> Sequence[Row[Any]]:
-    where = "WHERE CAST(key AS text) = ANY(CAST(:keys AS text[]))" if keys else ""
-    columns = "CAST(key AS text), CAST(value AS text), CAST(version AS text), CAST(metadata AS text)"
-    parameters = {"keys": keys} if keys else {}
-    return connection.execute(one(f"SELECT {columns} FROM {table} {where}"), parameters).all()
 
 
 def _metadata(text: str | None) -> dict[str, str]:

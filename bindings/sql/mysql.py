@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Self, cast
 
 import asyncmy
 from asyncmy import errors
-from sqlalchemy import Connection, event, exc
+from sqlalchemy import Connection, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
 from bindings.sql._godsn import DataSource, parse
-from bindings.sql._runner import Runner, bridged, guard_pool
+from bindings.sql._runner import Bounds, Runner, pooled
+from bindings.sql._session import Driver
 from bindings.sql._store import SQLStateStore
 from bindings.sql._values import decoded, encoded, new_etag
 from mesh.blocks.store import Stored
@@ -112,8 +113,9 @@ class MySQLStateStore(SQLStateStore):
         return cls(settings, source)
 
     async def _connect(self) -> Runner:
-        engine = _engine(cast("MySQLSettings", self._settings), self._source)
-        return await self._stack.enter_async_context(bridged(engine, _abort))
+        settings = cast("MySQLSettings", self._settings)
+        opened = pooled(_engine(settings, self._source), _DRIVER, Bounds(settings.max_connections))
+        return await self._stack.enter_async_context(opened)
 
 
 def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
@@ -143,9 +145,7 @@ def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
         "mysql+asyncmy://",
         async_creator=connect,
         hide_parameters=True,
-        pool_size=settings.max_connections,
-        max_overflow=0,
-        pool_timeout=settings.timeout,
+        poolclass=NullPool,
         pool_reset_on_return=None,
         skip_autocommit_rollback=True,
         isolation_level="AUTOCOMMIT",
@@ -160,8 +160,21 @@ def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
         cursor.execute(f"SET time_zone = '+00:00', sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'){variables}")
         cursor.close()
 
-    guard_pool(engine.sync_engine, _gone, None)
     return engine
+
+
+async def _rows(connection: Any, sql: str, values: Sequence[Any]) -> Sequence[Any]:
+    async with connection.cursor() as cursor:
+        await cursor.execute(sql, values)
+        found: Sequence[Any] = await cursor.fetchall()
+        return found
+
+
+async def _count(connection: Any, sql: str, values: Sequence[Any]) -> int:
+    async with connection.cursor() as cursor:
+        await cursor.execute(sql, values)
+        changed: int = cursor.rowcount
+        return changed
 
 
 def _abort(connection: Any) -> None:
@@ -188,16 +201,28 @@ def _tls(source: DataSource, pem_path: str) -> ssl.SSLContext | None:
     return context
 
 
-def _fault(error: exc.DBAPIError) -> Fault:
-    number = error.orig.args[0] if error.orig is not None and error.orig.args else 0
+def _fault(error: BaseException) -> Fault:
+    number = error.args[0] if isinstance(error, errors.Error) and error.args else 0
     if number in _AGAIN:
         return Fault.AGAIN
     if number == _EXISTS:
         return Fault.EXISTS
     if number in _LIMITS:
         return Fault.LIMIT
-    lost = number in _LOST or error.connection_invalidated or isinstance(error, exc.InterfaceError)
+    lost = number in _LOST or isinstance(error, errors.InterfaceError) or not isinstance(error, errors.Error)
     return Fault.LOST if lost else Fault.OTHER
+
+
+# Besides its own, asyncmy raises what it finds on a connection that is closed below it.
+_DRIVER = Driver(
+    _rows,
+    _count,
+    (errors.Error, OSError, EOFError, RuntimeError, AttributeError),
+    _fault,
+    lambda connection: connection.ensure_closed(),
+    _gone,
+    _abort,
+)
 
 
 def _dialect(database: str, table: str, metadata: str) -> Dialect:
@@ -246,7 +271,6 @@ def _dialect(database: str, table: str, metadata: str) -> Dialect:
         begin="BEGIN",
         read=read,
         migrate=partial(_migrate, database, table, metadata),
-        fault=_fault,
         etag=lambda etag: etag,
         max_key=MAX_KEY,
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from bindings.sql._dialect import DOTTED_NAME, INTERVAL, Dialect, identifier
 from bindings.sql._libpq import ConnectionString, parse
-from bindings.sql._postgresql import postgresql_v1, postgresql_v2
+from bindings.sql._postgresql import fault, postgresql_v1, postgresql_v2
 from bindings.sql._query import run_query
-from bindings.sql._runner import Runner, bridged, guard_pool
+from bindings.sql._runner import Bounds, Runner, pooled
+from bindings.sql._session import Driver
 from bindings.sql._store import SQLStateStore
 from mesh.blocks.query import Queried, Query
 from mesh.errors import ConfigError, FeatureNotSupportedError, StateError
@@ -28,9 +31,8 @@ __all__ = [
     "Connecting",
     "PostgreSQLStateStore",
     "YugabyteDBStateStore",
-    "abort",
-    "engine_of",
     "open_connection",
+    "pool",
 ]
 
 _LEAST_CONNECTIONS = 4
@@ -192,14 +194,13 @@ class PostgreSQLStateStore(SQLStateStore):
         return cls(settings, postgresql_v2(table, metadata, settings.prefix, cls.product), place, version)
 
     async def _connect(self) -> Runner:
-        engine = engine_of(cast("PostgreSQLSettings", self._settings), self._place)
-        return await self._stack.enter_async_context(bridged(engine, abort))
+        return await self._stack.enter_async_context(pool(cast("PostgreSQLSettings", self._settings), self._place))
 
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents; of version v1 only."""
         if "QUERY_API" not in self.capabilities:
             raise FeatureNotSupportedError(f"{self.product} v2", "querying; version v1 can")
-        return await run_query(query, prefix, self._table, self._database.do)
+        return await run_query(query, prefix, self._table, self._database.core)
 
 
 class YugabyteDBStateStore(PostgreSQLStateStore):
@@ -223,14 +224,31 @@ class CockroachDBStateStore(PostgreSQLStateStore):
     versions = ("v2",)
 
 
-def abort(connection: asyncpg.Connection[Any]) -> None:
-    """Close a connection without asking the server."""
-    connection.terminate()
+async def _rows(connection: asyncpg.Connection[Any], sql: str, values: Sequence[Any]) -> Sequence[Any]:
+    found: Sequence[Any] = await connection.fetch(sql, *values)
+    return found
 
 
-def engine_of(settings: Connecting, place: ConnectionString, size: int | None = None) -> AsyncEngine:
+async def _count(connection: asyncpg.Connection[Any], sql: str, values: Sequence[Any]) -> int:
+    """Give the number at the end of what the server says: ``INSERT 0 1``; ``BEGIN`` has none."""
+    told = (await connection.execute(sql, *values)).rpartition(" ")[2]
+    return int(told) if told.isdigit() else 0
+
+
+_DRIVER = Driver(
+    _rows,
+    _count,
+    (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
+    fault,
+    lambda connection: connection.close(),
+    lambda connection: connection.is_closed(),
+    lambda connection: connection.terminate(),
+)
+
+
+def pool(settings: Connecting, place: ConnectionString) -> AbstractAsyncContextManager[Runner]:
     """Make a pool of connections; none is opened yet."""
-    most = size or (settings.max_connections if settings.max_connections > 0 else place.max_connections)
+    most = settings.max_connections if settings.max_connections > 0 else place.max_connections
     mode = settings.exec_mode or place.exec_mode or "cache_statement"
     without_cache = {} if mode == "cache_statement" else {"statement_cache_size": 0}
 
@@ -242,15 +260,12 @@ def engine_of(settings: Connecting, place: ConnectionString, size: int | None = 
         async_creator=connect,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
-        pool_size=most or max(_LEAST_CONNECTIONS, os.cpu_count() or 1),
-        max_overflow=0,
-        pool_timeout=settings.timeout,
-        pool_recycle=place.max_lifetime or -1,
+        poolclass=NullPool,
         pool_reset_on_return=None,
     )
     idle = settings.idle if settings.idle is not None else place.max_idle
-    guard_pool(engine.sync_engine, lambda connection: connection.is_closed(), idle)
-    return engine
+    bounds = Bounds(most or max(_LEAST_CONNECTIONS, os.cpu_count() or 1), idle, place.max_lifetime or None)
+    return pooled(engine, _DRIVER, bounds)
 
 
 async def open_connection(place: ConnectionString, **more: Any) -> asyncpg.Connection[Any]:

@@ -17,11 +17,11 @@ from typing import Any, Self, cast
 from urllib.parse import parse_qs, quote, unquote
 from uuid import uuid4
 
-from sqlalchemy import Connection, create_engine, exc
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection, NullPool, create_engine
 
 from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
 from bindings.sql._runner import Runner, threaded
+from bindings.sql._session import blocking
 from bindings.sql._store import SQLStateStore
 from bindings.sql._values import decoded, encoded, new_etag, utc_text
 from mesh.blocks.store import Stored
@@ -164,12 +164,10 @@ class SQLiteStateStore(SQLStateStore):
             creator=partial(self._open, uri),
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=0,
+            poolclass=NullPool,
             pool_reset_on_return=None,
         )
-        return await self._stack.enter_async_context(threaded(engine, 1, "state-sqlite"))
+        return await self._stack.enter_async_context(threaded(engine, _DRIVER, 1, "state-sqlite"))
 
     def _open(self, uri: str) -> sqlite3.Connection:
         settings, path = cast("SQLiteSettings", self._settings), self._file.path
@@ -193,11 +191,14 @@ class SQLiteStateStore(SQLStateStore):
         return database
 
 
-def _fault(error: exc.DBAPIError) -> Fault:
-    code = getattr(error.orig, "sqlite_errorcode", 0)
+def _fault(error: BaseException) -> Fault:
+    code = getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
         return Fault.EXISTS
     return Fault.LIMIT if code & 0xFF in _LIMITS else Fault.OTHER
+
+
+_DRIVER = blocking((sqlite3.Error,), _fault)
 
 
 def _dialect(title: str, table: str, metadata: str) -> Dialect:
@@ -249,7 +250,6 @@ def _dialect(title: str, table: str, metadata: str) -> Dialect:
         begin="BEGIN IMMEDIATE",
         read=read,
         migrate=partial(_migrate, title, table, metadata),
-        fault=_fault,
         etag=lambda etag: etag,
     )
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 
-from sqlalchemy import Connection, create_engine, exc
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection, NullPool, create_engine
 
 from bindings.sql._ado import SQLServer, parse
 from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
 from bindings.sql._runner import Runner, threaded
+from bindings.sql._session import blocking
 from bindings.sql._store import SQLStateStore
 from bindings.sql._values import encoded
 from mesh.blocks.store import Stored
@@ -33,6 +33,7 @@ _CHUNK = 400  # A statement has at most 2,100 parameters.
 _LONGEST_TTL = 2**31 - 1
 _AGAIN = ("(1205)", "(1222)", "(3960)")
 _EXISTS = ("(2601)", "(2627)")
+_LOST = ("08", "HYT", "HY010", "10054", "01000", "01002")  # States of ODBC; after a time-out nobody knows.
 _LIMITS = ("(2628)", "(8152)", "(1946)")
 _BINARY = "Latin1_General_100_BIN2"
 
@@ -148,12 +149,12 @@ class SQLServerStateStore(SQLStateStore):
             creator=partial(self._open, pyodbc),
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
-            poolclass=QueuePool,
-            pool_size=settings.max_connections,
-            max_overflow=0,
+            poolclass=NullPool,
             pool_reset_on_return=None,
         )
-        return await self._stack.enter_async_context(threaded(engine, settings.max_connections, "state-sqlserver"))
+        driver = blocking((pyodbc.Error,), _fault)
+        opened = threaded(engine, driver, settings.max_connections, "state-sqlserver")
+        return await self._stack.enter_async_context(opened)
 
     def _open(self, pyodbc: Any) -> Any:
         settings, server = cast("SQLServerSettings", self._settings), self._server
@@ -171,10 +172,9 @@ class SQLServerStateStore(SQLStateStore):
         return connection
 
 
-def _fault(error: exc.DBAPIError) -> Fault:
-    args = error.orig.args if error.orig is not None else ()
-    state, told = (str(args[0]), str(args[-1])) if args else ("", "")
-    if state.startswith(("08", "HYT01")) or error.connection_invalidated:
+def _fault(error: BaseException) -> Fault:
+    state, told = (str(error.args[0]), str(error.args[-1])) if error.args else ("", "")
+    if state.startswith(_LOST):
         return Fault.LOST
     if state == "40001" or any(number in told for number in _AGAIN):
         return Fault.AGAIN
@@ -255,7 +255,6 @@ def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
         begin="BEGIN TRANSACTION",
         read=_read,
         migrate=partial(_migrate, _tables(settings, t, m, binary=binary)),
-        fault=_fault,
         etag=_row_version,
         etag_invalid=True,
         max_key=settings.key_length,

@@ -233,7 +233,7 @@ def test_statements_of_sqlserver(version: str) -> None:
     given = numbered(rows)
     assert len(given) < 2100
     for statement in (dialect.upsert, *dialect.insert):
-        compiled = rows_of(statement, dialect.row, dialect.chunk).compile(dialect=MSDialect())
+        compiled = one(rows_of(statement, dialect.row, dialect.chunk)).compile(dialect=MSDialect())
         assert compiled.params.keys() == given.keys()
     named = dialect.parameters("k", b"1", 1.0).keys()
     for statement, names in (
