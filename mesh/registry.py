@@ -46,6 +46,9 @@ EXTRAS = {
     "asyncmy": "mysql",
     "asyncpg": "postgresql",
     "azure": "azure",
+    "azure.cosmos": "azure-cosmos",
+    "azure.data": "azure-tables",
+    "azure.storage": "azure-blobs",
     "botocore": "aws",
     "cryptography": "encryption",
     "faststream": "faststream",
@@ -58,8 +61,11 @@ EXTRAS = {
 }
 
 
-def needs(what: str, module: str) -> MissingDependencyError:
+def needs(what: str, missing: str) -> MissingDependencyError:
     """Make the error for something that needs a module which is not installed; it says what to run."""
+    top, *further = missing.split(".")
+    within = ".".join([top, *further[:1]])  # Packages of one vendor may share a name.
+    module = within if within in EXTRAS else top
     package = f"'{_installed_from()}[{EXTRAS[module]}]'" if module in EXTRAS else module
     return MissingDependencyError(f"{what} needs the package {module}; install it with: pip install {package}")
 
@@ -118,7 +124,7 @@ class Registry:
         try:
             adapter = entry.load()
         except ModuleNotFoundError as error:
-            raise needs(name, (error.name or "").partition(".")[0]) from error
+            raise needs(name, error.name or "") from error
         return cast("type", adapter)
 
     def backbone(self, url: str) -> type:

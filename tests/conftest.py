@@ -42,6 +42,7 @@ MODULES = (
     "tests/http/",
     "tests/compose/",
     "tests/brokers_security/test_kafka",
+    "tests/stores/test_azure",
     "tests/stores/test_redis_layout",
     "tests/stores/test_redis_documents",
     "tests/stores/test_redis_search",

@@ -15,9 +15,11 @@ from typing import Any
 from azure.identity import AzureAuthorityHosts
 from azure.identity.aio import CertificateCredential, ClientSecretCredential, DefaultAzureCredential
 
+from mesh.errors import ConfigError
+from mesh.resources.component import Component
 from mesh.resources.settings import choice, setting
 
-__all__ = ["AzureSettings", "make_credential"]
+__all__ = ["AzureSettings", "check_identity", "make_credential"]
 
 _CLOUDS = {"AZUREPUBLICCLOUD": None, "AZURECHINACLOUD": "china", "AZUREUSGOVERNMENTCLOUD": "government"}
 _AUTHORITIES = {"china": AzureAuthorityHosts.AZURE_CHINA, "government": AzureAuthorityHosts.AZURE_GOVERNMENT}
@@ -56,6 +58,19 @@ class AzureSettings:
         "azureCertificatePassword", "Password of the key.", secret=True, aliases=("spnCertificatePassword",)
     )
     cloud: str = setting("azureEnvironment", "Which of Azure's clouds.", choice(*_CLOUDS), default="AZUREPUBLICCLOUD")
+
+
+def check_identity(settings: AzureSettings, component: Component) -> None:
+    """See that an application's secret or certificate belongs to an application of a tenant.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    proof = ("azureClientSecret", "azureCertificate", "azureCertificateFile")
+    given = (settings.client_secret, settings.certificate, settings.certificate_file)
+    if any(given) and not (settings.tenant and settings.client):
+        name = next(name for name, value in zip(proof, given, strict=True) if value)
+        raise ConfigError(component.problem(f"{name} needs azureTenantId and azureClientId as well", setting=name))
 
 
 async def make_credential(settings: AzureSettings, **options: object) -> Any:

@@ -20,10 +20,10 @@ from azure.core.exceptions import (
 )
 from azure.keyvault.secrets.aio import SecretClient
 
-from bindings.azure._identity import AzureSettings, make_credential
+from bindings.azure._identity import AzureSettings, check_identity, make_credential
 from bindings.secrets import read_all
 from mesh.adapter import ComponentAdapter
-from mesh.errors import ConfigError, SecretError, SecretStoreAwayError
+from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.component import Component
 from mesh.resources.settings import Kind, setting
 
@@ -72,12 +72,7 @@ class KeyVaultSecretStore(ComponentAdapter):
     def from_component(cls, component: Component) -> Self:
         """Read the settings; an application's secret or certificate belongs to an application of a tenant."""
         made = super().from_component(component)
-        settings = made._settings
-        proof = ("azureClientSecret", "azureCertificate", "azureCertificateFile")
-        given = (settings.client_secret, settings.certificate, settings.certificate_file)
-        if any(given) and not (settings.tenant and settings.client):
-            name = next(name for name, value in zip(proof, given, strict=True) if value)
-            raise ConfigError(component.problem(f"{name} needs azureTenantId and azureClientId as well", setting=name))
+        check_identity(made._settings, component)
         return made
 
     async def _enter(self) -> None:

@@ -184,5 +184,5 @@ def _cipher(key: Key) -> AESGCM:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ModuleNotFoundError as error:
-        raise needs("primaryEncryptionKey", (error.name or "").partition(".")[0]) from error
+        raise needs("primaryEncryptionKey", error.name or "") from error
     return AESGCM(key.secret)

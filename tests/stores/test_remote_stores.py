@@ -16,10 +16,19 @@ import pytest
 from aiobotocore.session import get_session
 
 from bindings.aws.dynamodb import DynamoDBStateStore
+from bindings.azure.cosmosdb import CosmosDBStateStore
 from bindings.etcd import EtcdStateStore
 from bindings.memcached import MemcachedStateStore
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import ConfigError, InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.errors import (
+    ConfigError,
+    InvalidEtagError,
+    MeshError,
+    OutcomeUnknownError,
+    StateError,
+    StateLimitError,
+)
+from tests.support.azure_servers import COSMOS_KEY, CosmosDBServer
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
@@ -28,6 +37,7 @@ from tests.support.security import missing
 from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer
 
 SERVERS: dict[Any, Any] = {
+    CosmosDBStateStore: CosmosDBServer,
     DynamoDBStateStore: DynamoDBServer,
     EtcdStateStore: EtcdServer,
     MemcachedStateStore: MemcachedServer,
@@ -38,6 +48,12 @@ ADAPTERS = list(SERVERS)
 def made(adapter: Any, port: int, version: str = "v1", **settings: str) -> Any:
     host = f"127.0.0.1:{port}"
     own: dict[Any, dict[str, str]] = {
+        CosmosDBStateStore: {
+            "url": f"http://{host}",
+            "masterKey": COSMOS_KEY,
+            "database": "shop",
+            "collection": "state",
+        },
         DynamoDBStateStore: {
             "table": "state",
             "region": "eu-west-1",
@@ -66,11 +82,12 @@ async def served(directory: Path, adapter: Any) -> AsyncIterator[Any]:
 async def test_a_server_that_is_away_at_the_start(adapter: Any) -> None:
     """The error says what was not reached."""
     port = free_port()
-    with pytest.raises(StateError, match=r"DynamoDB|etcd|memcached") as raised:
+    with pytest.raises(StateError, match=r"Cosmos DB|DynamoDB|etcd|memcached") as raised:
         async with made(adapter, port):
             pass
     assert raised.value.retryable
     assert "testing" not in str(raised.value)
+    assert COSMOS_KEY not in str(raised.value)
 
 
 def silence(proxy: Proxy) -> None:
@@ -87,7 +104,8 @@ def loss(proxy: Proxy) -> None:
     ("adapter", "trouble"),
     [
         *((adapter, loss) for adapter in ADAPTERS),
-        *((adapter, silence) for adapter in (EtcdStateStore, MemcachedStateStore)),  # moto keeps no connection.
+        # moto keeps no connection.
+        *((adapter, silence) for adapter in ADAPTERS if adapter is not DynamoDBStateStore),
     ],
 )
 async def test_replies_that_do_not_come(tmp_path: Path, adapter: Any, trouble: Callable[[Proxy], None]) -> None:
@@ -169,13 +187,16 @@ async def test_what_a_store_does_not_take(tmp_path: Path, adapter: Any, items: S
         assert (await store.get("good", strong=True)).value == b"1"
 
 
-@pytest.mark.parametrize("adapter", [DynamoDBStateStore, EtcdStateStore])
+@pytest.mark.parametrize("adapter", [CosmosDBStateStore, DynamoDBStateStore, EtcdStateStore])
 async def test_transactions_that_are_too_large(tmp_path: Path, adapter: Any) -> None:
     """Nothing of them is written."""
     async with served(tmp_path, adapter) as server, made(adapter, server.port) as store:
+        items = [
+            Item(f"k{number}", b"1", metadata={"partitionKey": "p"}) for number in range(store.max_transaction + 1)
+        ]
         with pytest.raises(StateLimitError, match="at most"):
-            await store.write([Item(f"k{number}", b"1") for number in range(store.max_transaction + 1)])
-        await store.write([Item(f"k{number}", b"1") for number in range(store.max_transaction)])
+            await store.write(items)
+        await store.write(items[1:])
 
 
 @pytest.mark.parametrize("adapter", [EtcdStateStore, MemcachedStateStore])

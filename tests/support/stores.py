@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from redis.asyncio import RedisCluster as ClusterClient
 from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
+from tests.support.azure_servers import CosmosDBServer
 from tests.support.extension import install
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.mariadb_server import MariaDBServer
@@ -62,6 +63,8 @@ class StoreKind:
         type: Of the component.
         serve: Given an empty directory, starts what it needs; raises FileNotFoundError where that is not installed.
         restarts: Whether its server may be killed and started again without the loss of what it confirmed.
+        metadata: What the suite says of every key, as that all of a transaction are of one partition.
+        checks: Whether a transaction may have items that are only checked.
         longest_key: The most characters that a key can have with its prefix; None = it takes those of the suite.
         app_id: What the suite calls its applications; a transaction on a Redis cluster needs keys of one slot.
         keys: Some of all kinds that it takes.
@@ -77,6 +80,8 @@ class StoreKind:
     largest: int = 1024 * 1024
     many: int = 10_000
     longest_key: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    checks: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +208,12 @@ async def _dynamodb(directory: Path) -> AsyncIterator[Served]:
         yield Served(server.settings, server=server)
 
 
+@asynccontextmanager
+async def _cosmosdb(directory: Path) -> AsyncIterator[Served]:
+    async with CosmosDBServer(directory) as server:
+        yield Served(server.settings, server=server)
+
+
 _MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
@@ -220,6 +231,14 @@ STATE: Mapping[str, StoreKind] = {
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
     # An item has at most 400 KiB; moto is slow.
     "dynamodb": StoreKind("state.aws.dynamodb", _dynamodb, largest=384 * 1024, many=1000),
+    "cosmosdb": StoreKind(
+        "state.azure.cosmosdb",
+        _cosmosdb,
+        keys=("ünï code%20key", "a.b=c", "A.b=c", "a&b;+:@%", "1" * 200, "1" * 300),
+        many=1000,
+        metadata={"partitionKey": "tests"},
+        checks=False,
+    ),
     "etcd-v1": StoreKind("state.etcd", _etcd("v1"), restarts=True),
     "etcd-v2": StoreKind("state.etcd", _etcd("v2"), restarts=True),
     "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bindings.aws.dynamodb import DynamoDBSettings, DynamoDBStateStore
+from bindings.azure.cosmosdb import CosmosDBSettings, CosmosDBStateStore
 from bindings.etcd import EtcdSettings, EtcdStateStore
 from bindings.memcached import MemcachedSettings, MemcachedStateStore
 from mesh.errors import ConfigError
@@ -14,12 +15,18 @@ from mesh.resources.settings import settings_of
 from tests.support.nodes import component
 
 # The settings that Dapr 1.18 documents; those of the block are read by the block.
+_AZURE = (
+    "azureTenantId azureClientId azureClientSecret azureCertificate azureCertificateFile azureCertificatePassword "
+    "azureEnvironment"
+)
 KNOWN = {
+    CosmosDBSettings: f"url masterKey database collection contentType {_AZURE}",
     DynamoDBSettings: "table accessKey secretKey region endpoint sessionToken ttlAttributeName partitionKey "
     "awsAccessKey awsSecretKey awsRegion awsSessionToken assumeRoleArn sessionName trustAnchorArn trustProfileArn",
     EtcdSettings: "endpoints keyPrefixPath tlsEnable ca cert key maxTxnOps",
     MemcachedSettings: "hosts maxIdleConnections timeout",
 }
+_COSMOS = {"url": "https://shop.documents.azure.com:443/", "database": "shop", "collection": "state"}
 
 
 @pytest.mark.parametrize("model", list(KNOWN))
@@ -34,6 +41,7 @@ def test_secrets_are_not_shown() -> None:
     settings = DynamoDBSettings(table="t", access_key="AKIA", secret_key="hush", session_token="hush")
     assert "AKIA" not in repr(settings)
     assert "hush" not in repr(settings)
+    assert "hush" not in repr(CosmosDBSettings(url="https://a", key="hush", client_secret="hush"))
     assert "hush" not in repr(EtcdSettings(endpoints=(), key="hush"))
 
 
@@ -49,6 +57,12 @@ def test_secrets_are_not_shown() -> None:
         (DynamoDBStateStore, {"table": "t", "accessKey": "a", "partitionKey": "etag"}, "secretKey(.|\n)*of their own"),
         (DynamoDBStateStore, {"table": "t", "partitionKey": "value"}, "names of their own"),
         (DynamoDBStateStore, {"table": "t", "ttlAttributeName": "key"}, "names of their own"),
+        (CosmosDBStateStore, {}, "the setting url(.|\n)*database(.|\n)*collection"),
+        (CosmosDBStateStore, {**_COSMOS, "url": "shop.documents.azure.com"}, "url.* https:// URL"),
+        (CosmosDBStateStore, {**_COSMOS, "url": "https://a:b@c"}, "without credentials"),
+        (CosmosDBStateStore, {**_COSMOS, "masterKey": "no key"}, "masterKey.*: is no key"),
+        (CosmosDBStateStore, {**_COSMOS, "azureClientSecret": "s"}, "azureClientSecret needs azureTenantId"),
+        (CosmosDBStateStore, {**_COSMOS, "outboxPublishPubsub": "p"}, "outboxPublishPubsub.* another partition"),
         (EtcdStateStore, {}, "the setting endpoints is missing"),
         (EtcdStateStore, {"endpoints": "a:1,b"}, "endpoints.* host:port"),
         (EtcdStateStore, {"endpoints": "http://u:p@a:1"}, "without credentials"),

@@ -1,0 +1,80 @@
+"""Servers that answer as Azure does, of a test's own: cosmosdb-server and the vendor's emulator, Azurite."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from azure.cosmos import PartitionKey
+from azure.cosmos.aio import CosmosClient
+
+from tests.support.server import Server
+
+__all__ = ["CosmosDBServer"]
+
+FOLDER = Path(__file__).parent / "azure"
+COSMOS_KEY = "dGVzdHMgaGF2ZSB0aGVpciBvd24ga2V5"
+
+
+class _NodeServer(Server):
+    """A package of npm."""
+
+    package: str
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; entering starts it."""
+        super().__init__(directory)
+        node = shutil.which("node")
+        if node is None or not (FOLDER / "node_modules" / self.package).is_dir():
+            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/azure.sh")
+        self.node = node
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def answers(self) -> bool:
+        """Ask whether it listens."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+            return True
+
+
+class CosmosDBServer(_NodeServer):
+    """cosmosdb-server with what ``azure/cosmos.js`` adds; what it had is gone when it ends.
+
+    Attributes:
+        settings: Of a component that uses its container.
+    """
+
+    title = "cosmosdb-server"
+    package = "@vercel/cosmosdb-server"
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; entering starts it."""
+        super().__init__(directory)
+        self.settings = {"url": self.url, "masterKey": COSMOS_KEY, "database": "shop", "collection": "state"}
+
+    def command(self) -> Sequence[str]:
+        """Give its command line."""
+        return (self.node, str(FOLDER / "cosmos.js"), str(self.port))
+
+    def client(self) -> CosmosClient:
+        """Make a client of its own."""
+        return CosmosClient(self.url, COSMOS_KEY, enable_endpoint_discovery=False)
+
+    async def start(self) -> None:
+        """Start it, and make the containers."""
+        await super().start()
+        async with self.client() as client:
+            database = await client.create_database("shop")
+            containers: dict[str, tuple[str, dict[str, Any]]] = {
+                "state": ("/partitionKey", {"default_ttl": -1}),
+                "forever": ("/partitionKey", {}),
+                "other": ("/id", {}),
+            }
+            for name, (path, options) in containers.items():
+                await database.create_container(name, PartitionKey(path), **options)
