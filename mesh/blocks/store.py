@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from mesh.blocks.query import Queried, Query
 from mesh.broker import KeyValue, Write
-from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError
+from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError, StateError
 
 __all__ = [
     "CAPABILITIES",
@@ -188,6 +188,30 @@ class KeyValueStateStore(StateStore):
     async def write(self, items: Sequence[Item]) -> None:
         """Write all, or nothing."""
         await self._key_value.apply([self._operation(item) for item in items])
+
+    async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
+        """Write several at once; of equal keys one after the other, and none behind one that failed.
+
+        Else the failed one, tried again, would take the place of what came after it.
+        """
+        if len(items) < 2:
+            return await super().save_each(items)
+        by_key: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            by_key.setdefault(item.key, []).append(index)
+        results: list[MeshError | None] = [StateError("was not tried")] * len(items)
+        waiting, save_in_order = iter(by_key.values()), super().save_each
+
+        async def save() -> None:
+            for indexes in waiting:
+                found = await save_in_order([items[each] for each in indexes])
+                for index, result in zip(indexes, found, strict=False):  # It ends with the first that failed.
+                    results[index] = result
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(MAX_PARALLEL, len(by_key))):
+                tasks.create_task(save(), name="state-save-each")
+        return results
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys; holds no more than a few pages, however many there are."""

@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from mesh.blocks.state import BULK_GET, GET, SAVE, TRANSACT, BulkGet, Get, Save, StateStoreComponent, key_prefix
-from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
+from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, KeyValueStateStore, Stored
+from mesh.broker import Write
 from mesh.errors import (
     ConfigError,
     ConflictError,
@@ -90,15 +91,15 @@ async def test_save_and_get(state: State, clock: Clock) -> None:
     assert await state.get("k") is None
 
 
-async def test_a_save_keeps_what_was_before_the_failure(state: State) -> None:
-    """Items are written one by one; a transaction is all or nothing."""
+async def test_a_save_keeps_what_did_not_fail(state: State) -> None:
+    """Items are written each for itself; a transaction is all or nothing."""
     items = [Item("a", b"1"), Item("b", b"1", "77"), Item("c", b"1")]
     with pytest.raises(ConflictError):
         await state.save(items)
-    assert [await value(state, key) for key in "abc"] == [b"1", None, None]
+    assert [await value(state, key) for key in "abc"] == [b"1", None, b"1"]
     with pytest.raises(ConflictError):
         await state.transact([Item("a", b"2"), *items[1:]])
-    assert [await value(state, key) for key in "abc"] == [b"1", None, None]
+    assert [await value(state, key) for key in "abc"] == [b"1", None, b"1"]
     await state.transact([])
     await state.transact([Item("a", None), Item("b", b"2")])
     assert [await value(state, key) for key in "ab"] == [None, b"2"]
@@ -227,13 +228,13 @@ async def through_pipeline(store: Flaky, policy: Policy, method: Method, argumen
     return await pipeline.run(Operation(method, "s", arguments, Context(Caller("ns", "app"))))
 
 
-async def test_another_attempt_goes_on_behind_what_is_written() -> None:
+async def test_another_attempt_is_of_what_is_not_written() -> None:
     """With etags, what was written would conflict with itself."""
     store = Flaky()
     store.failing = 2
     items = [Item(key, b"1", None, Concurrency.FIRST_WRITE) for key in "abc"]
     await through_pipeline(store, Policy(retry=Retry(interval=0.0, max_retries=1)), SAVE, Save(list(items)))
-    assert store.written == ["a", "b", "b", "c"]
+    assert sorted(store.written) == ["a", "b", "b", "c"]
 
 
 class Lossy(Flaky):
@@ -266,3 +267,54 @@ async def test_what_never_fits_is_not_tried_again() -> None:
     policy = Policy(retry=Retry(interval=0.0))
     with pytest.raises(StateLimitError, match="a key has 1 to 1024 bytes"):
         await through_pipeline(Flaky(), policy, SAVE, Save([Item("x" * 2000, b"1")]))
+
+
+class Counted(MemoryKeyValue):
+    """Notes what is written, and how many at once; a value that begins with x is refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.order: list[tuple[str, bytes | None]] = []
+
+    async def apply(self, operations: Sequence[Write]) -> None:
+        [one] = operations
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        if one.value is not None and one.value.startswith(b"x"):
+            raise StateError(f"{one.key} failed")
+        self.order.append((one.key, one.value))
+        await super().apply(operations)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 99, 100, 101, 1000])
+async def test_many_are_saved_at_once(count: int) -> None:
+    """But no more than so many."""
+    counted = Counted()
+    results = await KeyValueStateStore(counted).save_each([Item(f"{each}", b"1") for each in range(count)])
+    assert results == [None] * count
+    assert counted.most == min(count, MAX_PARALLEL)
+
+
+@pytest.mark.parametrize(
+    ("written", "results", "order"),
+    [
+        ("a1 a2 a3", "- - -", "a1 a2 a3"),
+        ("a1 b1 a2 b2 a3", "- - - - -", "a1 b1 a2 b2 a3"),
+        ("ax a2 b1 a3 b2", "failed tried - tried -", "b1 b2"),
+        ("a1 ax b1 a3", "- failed - tried", "a1 b1"),
+        ("ax bx c1", "failed failed -", "c1"),
+        ("ax", "failed", ""),
+    ],
+)
+async def test_equal_keys_are_saved_in_order(written: str, results: str, order: str) -> None:
+    """What follows one that failed is not tried: the failed one may be tried again, and comes before."""
+    counted = Counted()
+    items = [Item(each[0], each[1:].encode()) for each in written.split()]
+    found = await KeyValueStateStore(counted).save_each(items)
+    assert " ".join("-" if each is None else str(each).split()[-1] for each in found) == results
+    for key in "abc":
+        came = [value for name, value in counted.order if name == key]
+        assert came == [each[1:].encode() for each in order.split() if each[0] == key]
