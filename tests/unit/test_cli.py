@@ -592,7 +592,8 @@ def test_commands_that_are_not_here_say_what_there_is_instead(
 
 
 def test_uninstall_removes_only_what_is_ours(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (home / "backbone" / "data").mkdir(parents=True)
+    for ours in ("backbone/data", "state", "subscriptions"):
+        (home / ours).mkdir(parents=True)
     (home / "mine").mkdir()
     assert main(["uninstall", "--all"]) == 1
     assert "--yes" in capsys.readouterr().err
