@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import orjson
 
@@ -97,6 +97,7 @@ class FileSecretStore(ComponentAdapter):
     tested = "real files"
     bound = True
     settings = FileSettings
+    capabilities_with: ClassVar[Mapping[str, str]] = {"MULTIPLE_KEY_VALUES_PER_SECRET": "`multiValued`"}
 
     def __init__(self, settings: FileSettings, component: Component) -> None:
         """Read nothing yet.

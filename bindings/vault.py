@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 import orjson
@@ -63,6 +63,7 @@ class VaultSecretStore(ComponentAdapter):
     """Secrets below a prefix of one engine, which may be of either version."""
 
     settings = VaultSettings
+    capabilities_with: ClassVar[Mapping[str, str]] = {MULTIPLE_VALUES: "`vaultValueType` map, its default"}
     tested = "OpenBao 2.7, which has the same interface; not run against HashiCorp Vault itself"
     _service: HTTPService
 

@@ -66,7 +66,9 @@ def _page(alike: Sequence[ComponentType]) -> str:
     see = " and ".join(f"[{Path(name).stem}](../{name})" for name in guides)
     lines = [f"# {title}", "", first.title, *([f"See {see}."] if see else []), ""]
     lines += ["| | |", "| --- | --- |"]
-    lines += [f"| abilities | {', '.join(f'`{each}`' for each in first.abilities)} |"] * bool(first.abilities)
+    abilities = [*(f"`{each}`" for each in first.abilities)]
+    abilities += [f"`{name}` with {what}" for name, what in first.abilities_with.items()]
+    lines += [f"| abilities | {', '.join(abilities)} |"] * bool(abilities)
     lines += [f"| versions | {', '.join(f'`{each}`' for each in first.versions)} |"] * (first.versions != ("v1",))
     lines += [f"| operations run | {_WHERE[first.placement]} |"]
     lines += [f"| tested with | {first.tested or 'its adapter does not say'} |"]

@@ -17,7 +17,7 @@ from gateway.config import DEFAULT_BACKBONE, GatewayConfig
 from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
-from mesh.resources.component import HTTPEndpoint, header_refusal
+from mesh.resources.component import HTTPEndpoint, header_refusal, in_kubernetes
 from mesh.resources.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -121,13 +121,16 @@ class Reader:
             if Path(each.file or "") not in config.configuration_files
         ]
         self._read_configuration()
+        components, endpoints = resources.components, resources.http_endpoints
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            components, endpoints = in_kubernetes(components, endpoints)
         return replace(
             settings,
-            components=resources.components or (() if config.host_only else None),
+            components=components or (() if config.host_only else None),
             subscriptions=resources.subscriptions,
             resiliencies=resources.resiliencies,
             configuration=self._configuration,
-            endpoints=resources.http_endpoints,
+            endpoints=endpoints,
         )
 
     def _read_configuration(self) -> None:

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from botocore.exceptions import (
     ClientError,
@@ -74,6 +74,7 @@ class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
     attempts = 1  # What fails is repeated here: a write with a condition that was done would conflict with itself.
     tested = "the DynamoDB interface of moto; not run against the real service"
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
+    capabilities_with: ClassVar[Mapping[str, str]] = {"TTL": "`ttlAttributeName`"}
     max_transaction = MAX_TRANSACTION
     batch = MAX_WRITES
 

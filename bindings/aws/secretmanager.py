@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from bindings.aws._session import AWSAdapter, AWSSettings
 from bindings.secrets import json_values, read_all
@@ -38,6 +38,7 @@ class SecretManagerStore(AWSAdapter):
     settings = SecretManagerSettings
     service = "secretsmanager"
     failed, away = SecretError, SecretStoreAwayError
+    capabilities_with: ClassVar[Mapping[str, str]] = {MULTIPLE_VALUES: "`multipleKeyValuesPerSecret`"}
     tested = "moto's server; not run against the real service"
 
     def __init__(self, settings: Any) -> None:

@@ -10,7 +10,7 @@ import heapq
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import orjson
 
@@ -54,6 +54,7 @@ class RedisStateStore(RedisAdapter, StateStore):
     settings = StateSettings
     failure = StateError
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
+    capabilities_with: ClassVar[Mapping[str, str]] = {"QUERY_API": "`queryIndexes`"}
 
     def __init__(self, *arguments: Any) -> None:
         """Prepare; entering connects."""

@@ -153,6 +153,7 @@ class PostgreSQLStateStore(SQLStateStore):
     product: ClassVar[str] = "PostgreSQL"
     tested = "PostgreSQL 15"
     versions: ClassVar[tuple[str, ...]] = ("v1", "v2")
+    capabilities_with: ClassVar[Mapping[str, str]] = {"QUERY_API": "`version` v1"}
 
     def __init__(self, settings: PostgreSQLSettings, dialect: Dialect, place: ConnectionString, version: str) -> None:
         """Prepare; entering connects.
@@ -222,6 +223,7 @@ class CockroachDBStateStore(PostgreSQLStateStore):
     product = "CockroachDB"
     tested = "not run against the real service"
     versions = ("v2",)
+    capabilities_with: ClassVar[Mapping[str, str]] = {}
 
 
 async def _rows(connection: asyncpg.Connection[Any], sql: str, values: Sequence[Any]) -> Sequence[Any]:

@@ -66,7 +66,11 @@ def run(words: Sequence[str]) -> int:
         records = [each.described() for each in types]
         if output == "table":
             records = [
-                {"type": each.name, "abilities": " ".join(each.abilities), "title": each.title or each.needs}
+                {
+                    "type": each.name,
+                    "abilities": " ".join((*each.abilities, *each.abilities_with)),
+                    "title": each.title or each.needs,
+                }
                 for each in types
             ]
         show_records(records, output, {"type": "TYPE", "abilities": "ABILITIES", "title": "WHAT IT IS"})
@@ -86,7 +90,11 @@ def _told(kind: ComponentType) -> Iterator[str]:
     yield f"{kind.name}: {kind.title or kind.needs}"
     if kind.needs:
         return
-    facts = {"abilities": " ".join(kind.abilities), "placement": kind.placement, "tested with": kind.tested}
+    facts = {
+        "abilities": ", ".join(kind.told_abilities).replace("`", ""),
+        "placement": kind.placement,
+        "tested with": kind.tested,
+    }
     yield from (f"{name}: {text}" for name, text in facts.items() if text)
     if kind.settings is None:
         yield "its adapter does not say which settings it has"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mesh.blocks.block import Block
 from mesh.errors import MissingDependencyError
@@ -33,7 +33,8 @@ class ComponentType:
         block: Its building block, None for a kind that this version has not.
         title: What it is, one sentence; empty while its library is missing.
         settings: Its own, those without effect last; None = it does not say.
-        abilities: What metadata will tell of it.
+        abilities: What metadata will tell of it, whatever its settings are.
+        abilities_with: What it will tell besides, each with the settings that it takes.
         versions: Those of ``spec.version`` that it knows, the usual one first.
         tested: What it is tested against; empty = it does not say.
         placement: Where operations run if nothing else is said; empty for a block that is never hosted.
@@ -46,6 +47,7 @@ class ComponentType:
     title: str = ""
     settings: tuple[Setting, ...] | None = ()
     abilities: tuple[str, ...] = ()
+    abilities_with: Mapping[str, str] = field(default_factory=dict)
     versions: tuple[str, ...] = ("v1",)
     tested: str = ""
     placement: str = ""
@@ -60,6 +62,11 @@ class ComponentType:
         both = (*own, *(each for each in shared if each.name.casefold() not in taken))
         return tuple(sorted(both, key=lambda each: not each.used))
 
+    @property
+    def told_abilities(self) -> tuple[str, ...]:
+        """Its abilities, those that depend on a setting with what they take."""
+        return (*self.abilities, *(f"{name} (with {what})" for name, what in self.abilities_with.items()))
+
     def described(self) -> Mapping[str, object]:
         """Give all of it as JSON values."""
         return {
@@ -68,6 +75,7 @@ class ComponentType:
             "title": self.title,
             "versions": list(self.versions),
             "abilities": list(self.abilities),
+            "abilitiesWith": dict(self.abilities_with),
             "placement": self.placement,
             "tested": self.tested,
             "needs": self.needs,
@@ -115,12 +123,14 @@ def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> Co
         return ComponentType(name, block, settings=None, needs=str(error))
     hosted = block is not None and block.hosted
     entry = registry.find(name)
+    depending: Mapping[str, str] = getattr(adapter, "capabilities_with", {})
     return ComponentType(
         name,
         block,
         title=_title(adapter),
         settings=declared_by(adapter),
-        abilities=() if block is None else tuple(block.abilities(adapter)),
+        abilities=() if block is None else tuple(each for each in block.abilities(adapter) if each not in depending),
+        abilities_with=depending,
         versions=tuple(getattr(adapter, "versions", ("v1",))),
         tested=getattr(adapter, "tested", ""),
         placement="" if not hosted else "local" if getattr(adapter, "bound", False) else "nearest",

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, TypeVar, assert_never
 from uuid import uuid4
 
 from mesh.errors import ConfigError, Problem
 from mesh.spelling import did_you_mean, protects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "Component",
@@ -29,11 +29,14 @@ __all__ = [
     "env_refusal",
     "expand_template",
     "header_refusal",
+    "in_kubernetes",
     "resolve_entries",
     "without_secret",
     "without_store",
 ]
 
+KUBERNETES = "kubernetes"
+_R = TypeVar("_R", "Component", "HTTPEndpoint")
 _BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -261,6 +264,27 @@ def without_store(resource: Component | HTTPEndpoint, stores: Iterable[str]) -> 
         for entry in resource.metadata
         if isinstance(entry.value, SecretRef)
     ]
+
+
+def in_kubernetes(
+    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint]
+) -> tuple[tuple[Component, ...], tuple[HTTPEndpoint, ...]]:
+    """Give resources as they count inside a cluster: references that name no store are to the store ``kubernetes``.
+
+    It need not be configured; then nobody else is answered by it. Without any component there is none of it either.
+    """
+    users: list[Component | HTTPEndpoint] = [*components, *endpoints]
+    if not components or not any(each.secret_refs() and each.auth_secret_store is None for each in users):
+        return tuple(components), tuple(endpoints)
+    named = [_by_default(each) for each in components]
+    if all(each.name != KUBERNETES for each in components):
+        named.append(Component(KUBERNETES, f"secretstores.{KUBERNETES}", placement="local"))
+    return tuple(named), tuple(_by_default(each) for each in endpoints)
+
+
+def _by_default(resource: _R) -> _R:
+    refers = resource.secret_refs() and resource.auth_secret_store is None
+    return dataclasses.replace(resource, auth_secret_store=KUBERNETES) if refers else resource
 
 
 def without_secret(resource: Component | HTTPEndpoint, secrets: Mapping[str, Mapping[SecretRef, str]]) -> list[Problem]:

@@ -14,6 +14,8 @@ import pytest
 from tests.faults.conftest import mesh_home
 from tests.support.mesh import AppProcess, GatewayProcess
 from tests.support.processes import free_port
+from tests.support.redis_server import RedisServer, RedisStack
+from tests.support.security import missing
 
 __all__ = ["mesh_home"]
 
@@ -103,6 +105,43 @@ async def test_node(mesh_home: Path) -> None:
     assert len(seen["bulkEvents"]) == 2
     assert json.loads(seen["invoked"]["body"]) == {"hello": "world"}
     assert (seen["id"], seen["tagged"]) == ("client", True)
+
+
+INDEXES = json.dumps(
+    [{"name": "people", "indexes": [{"key": "name", "type": "TEXT"}, {"key": "age", "type": "NUMERIC"}]}]
+)
+
+
+@pytest.mark.parametrize("server", [RedisServer, RedisStack])
+async def test_state_of_node_on_redis(mesh_home: Path, tmp_path: Path, server: type[RedisServer]) -> None:
+    """Read, save, delete, in bulk, by etags, in transactions; queries where the server has the module."""
+    needs(HERE / "node_modules" / "@dapr" / "dapr")
+    queries = server is RedisStack
+    try:
+        made = server(tmp_path)
+    except FileNotFoundError as error:
+        missing(str(error))
+    async with made as redis:
+        settings = {"redisHost": f"127.0.0.1:{redis.port}", **({"queryIndexes": INDEXES} if queries else {})}
+        metadata = [{"name": name, "value": value} for name, value in settings.items()]
+        resources = mesh_home / "resources"
+        resources.mkdir()
+        spec = {"type": "state.redis", "version": "v1", "metadata": metadata}
+        kind = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "redis"}}
+        (resources / "redis.yaml").write_text(json.dumps({**kind, "spec": spec}))
+        async with GatewayProcess("client", mesh_home, arguments=("--resources-path", str(resources))) as client:
+            environ = {"CLIENT_GATEWAY_PORT": client.port, "STORE": "redis", "QUERIES": "1" if queries else ""}
+            seen = await run("node", "state.js", environ=environ)
+    assert seen["saved"] == seen["updated"] == seen["deleted"] == {}
+    assert seen["got"] == [{"a": 1}, "text", [1, None, "ü"], ""]
+    assert {each["key"]: each.get("data") for each in seen["bulk"]} == {"one": {"a": 1}, "two": "text", "none": None}
+    assert all("409" in each or "etag" in each for each in seen["conflicts"]), seen["conflicts"]
+    assert seen["kept"] == [{"a": 2}, "text"]
+    assert "etag" in seen["refused"]
+    assert seen["left"] == ["", "", 4, ""]
+    if queries:
+        assert [each["data"]["name"] for each in seen["found"]["results"]] == ["Cid", "Ann"]
+        assert seen["nobody"]["results"] == []
 
 
 async def test_python(mesh_home: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 from gateway.cli import main
 from gateway.cli.component import component_file
 from mesh.blocks import BLOCKS
+from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.node.catalogue import component_type
 from mesh.registry import Registry
 from mesh.resources.settings import BOOLEAN, COUNT, SECONDS, Setting, choice, ignored, setting
@@ -42,7 +43,8 @@ class Toy:
     """A toy for tests. It does nothing."""
 
     settings = ToySettings
-    capabilities: Any = ("ETAG",)
+    capabilities: Any = ("ETAG", "TTL")
+    capabilities_with: Any = {"TTL": "`mode` cluster"}  # noqa: RUF012 - as an adapter of others may write it
     tested = "itself"
     bound = True
 
@@ -83,6 +85,8 @@ def test_a_type_is_told_by_its_declarations() -> None:
         "itself",
         "local",
     )
+    assert kind.told_abilities == ("ETAG", "TTL (with `mode` cluster)")
+    assert kind.described()["abilitiesWith"] == {"TTL": "`mode` cluster"}
     described = {each["name"]: each for each in kind.described()["settings"]}  # type: ignore[attr-defined]
     assert described["host"] == {
         "name": "host",
@@ -100,6 +104,29 @@ def test_a_type_is_told_by_its_declarations() -> None:
     assert described["poolSize"] == {"name": "poolSize", "noEffect": "there is no pool"}
     assert "keyPrefix" in described, "what the block reads belongs to it"
     assert list(described)[-2:] == ["poolSize", "poolWait"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ability"),
+    [
+        ("state.redis", "QUERY_API"),
+        ("state.postgresql", "QUERY_API"),
+        ("state.yugabytedb", "QUERY_API"),
+        ("state.cockroachdb", None),
+        ("state.aws.dynamodb", "TTL"),
+        ("secretstores.local.file", MULTIPLE_VALUES),
+        ("secretstores.hashicorp.vault", MULTIPLE_VALUES),
+        ("secretstores.aws.secretmanager", MULTIPLE_VALUES),
+        ("secretstores.kubernetes", None),
+    ],
+)
+def test_abilities_that_depend_on_a_setting_name_it(name: str, ability: str | None) -> None:
+    """And do not stand among those that are always there."""
+    kind = component_type(name, Registry(), BLOCKS)
+    assert list(kind.abilities_with) == ([] if ability is None else [ability])
+    named = {text for what in kind.abilities_with.values() for text in re.findall("`(.+?)`", what)}
+    assert named <= {"version", *(each.name for each in kind.all_settings)}
+    assert not kind.abilities_with.keys() & set(kind.abilities)
 
 
 def test_a_type_that_declares_nothing_and_one_that_lacks_its_library() -> None:

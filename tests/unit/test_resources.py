@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.config import GatewayConfig
+from gateway.settings import load_settings
 from mesh.errors import ConfigError
 from mesh.resources.component import (
     Component,
@@ -614,3 +616,71 @@ def test_no_body_raises(body: object) -> None:
     items = len(body) if isinstance(body, list) else 0
     assert len(subscriptions) <= items
     assert len(subscriptions) + len(warnings) >= items
+
+
+REFERS = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: state}
+spec:
+  type: state.redis
+  version: v1
+  metadata:
+    - {name: redisHost, value: "localhost:1"}
+    - {name: redisPassword, secretKeyRef: {name: redis, key: password}}
+"""
+OWN = """
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: NAME}
+spec: {type: secretstores.local.env, version: v1}
+"""
+ENDPOINT = """
+---
+apiVersion: dapr.io/v1alpha1
+kind: HTTPEndpoint
+metadata: {name: shop}
+spec:
+  baseUrl: http://localhost:1
+  headers: [{name: token, secretKeyRef: {name: shop}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "stores", "named"),
+    [
+        (REFERS, {"kubernetes": "secretstores.kubernetes"}, ["kubernetes"]),
+        (REFERS + ENDPOINT, {"kubernetes": "secretstores.kubernetes"}, ["kubernetes", "kubernetes"]),
+        (REFERS + OWN.replace("NAME", "kubernetes"), {"kubernetes": "secretstores.local.env"}, ["kubernetes"]),
+        (
+            REFERS + OWN.replace("NAME", "env"),
+            {"env": "secretstores.local.env", "kubernetes": "secretstores.kubernetes"},
+            ["kubernetes"],
+        ),
+        (
+            REFERS + "auth: {secretStore: env}\n" + OWN.replace("NAME", "env"),
+            {"env": "secretstores.local.env"},
+            ["env"],
+        ),
+        (OWN.replace("NAME", "env"), {"env": "secretstores.local.env"}, []),
+        (ENDPOINT, {}, [None]),
+    ],
+)
+def test_inside_kubernetes_references_that_name_no_store_are_to_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, stores: dict[str, str], named: list[str | None]
+) -> None:
+    """Nowhere else; and what is made for it answers no other node."""
+    (tmp_path / "r.yaml").write_text(text)
+    config = GatewayConfig("app", tmp_path / "home", resource_paths=(tmp_path / "r.yaml",))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    outside = load_settings(config)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    inside = load_settings(config)
+    components = inside.components or ()
+    assert {each.name: each.type for each in components if each.type.startswith("secretstores.")} == stores
+    assert [each.auth_secret_store for each in (*components, *inside.endpoints) if each.secret_refs()] == named
+    assert {each.placement for each in components if each.type == "secretstores.kubernetes"} <= {"local"}
+    given = [each.auth_secret_store for each in (*(outside.components or ()), *outside.endpoints) if each.secret_refs()]
+    assert given == [None if each == "kubernetes" else each for each in named]
+    assert all(each.type != "secretstores.kubernetes" for each in outside.components or ())
