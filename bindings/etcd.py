@@ -103,8 +103,8 @@ class EtcdStateStore(RemoteStateStore):
         for name, other in (("cert", "key"), ("key", "cert")):
             if given[name] and not given[other]:
                 problems.append(component.problem(f"goes with {other}", setting=name))
-        if component.version not in cls.versions:
-            problems.append(component.type_problem(f"{component.type} has the versions {' and '.join(cls.versions)}"))
+        if problem := component.version_problem(cls.versions):
+            problems.append(problem)
         if problems:
             raise ConfigError(problems)
         try:

@@ -177,10 +177,9 @@ class PostgreSQLStateStore(SQLStateStore):
             ConfigError: They are wrong, located.
         """
         settings = read_settings(component, cls.settings)
-        version = component.version or "v1"
-        if version not in cls.versions:
-            known = " and ".join(cls.versions)
-            raise ConfigError(component.problem(f"{cls.product} has the version {known} here, not {version!r}"))
+        version = component.version
+        if problem := component.version_problem(cls.versions):
+            raise ConfigError(problem)
         place = settings.place(component)
         unused = "tablePrefix" if version == "v1" else "tableName"
         if component.setting(unused):

@@ -105,6 +105,7 @@ class SQLServerStateStore(SQLStateStore):
 
     tested = "not run against the real service"
     settings = SQLServerSettings
+    versions = ("v1", "v2")
 
     def __init__(self, settings: SQLServerSettings, server: SQLServer, version: str) -> None:
         """Prepare; entering connects.
@@ -126,11 +127,10 @@ class SQLServerStateStore(SQLStateStore):
             ConfigError: They are wrong, located.
         """
         settings = read_settings(component, cls.settings)
-        version = component.version or "v1"
-        if version not in ("v1", "v2"):
-            raise ConfigError(component.problem(f"state.sqlserver has the versions v1 and v2, not {version!r}"))
+        if problem := component.version_problem(cls.versions):
+            raise ConfigError(problem)
         try:
-            return cls(settings, parse(settings.connection_string), version)
+            return cls(settings, parse(settings.connection_string), component.version)
         except ValueError as error:
             raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 

@@ -339,10 +339,8 @@ def _check_component(
         else:
             problems.append(problem)
     except ConfigError as error:
-        problems = [
-            *problems,
-            *(each if each.file else component.type_problem(each.message) for each in error.problems),
-        ]
+        told = [each if each.file else component.type_problem(each.message) for each in error.problems]
+        problems = list(dict.fromkeys([*problems, *told]))
     # One that may be missing is left out, with a warning.
     (findings.warn if component.ignore_errors else findings.add)(problems)
 

@@ -31,7 +31,7 @@ from mesh.resources.component import (
     without_store,
 )
 from mesh.resources.configuration import Configuration
-from mesh.resources.settings import Setting, declared_by, without_effect
+from mesh.resources.settings import declared_by, without_effect
 
 __all__ = [
     "Components",
@@ -218,7 +218,7 @@ def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEn
 
 
 def unknown_settings(component: Component, block: Block, registry: Registry) -> tuple[list[Problem], list[Problem]]:
-    """Find settings that nothing reads: first what may not be ignored, an error, then what is a warning.
+    """Find a version and settings that nothing reads: first what may not be ignored, an error, then what is a warning.
 
     Those that the adapter takes without effect are warnings too, with its reason.
 
@@ -227,14 +227,20 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
     shared = [name for each in block.settings for name in each.names]
     if component.type in BACKBONE_TYPES:
         advice = f"; {component.type} uses the mesh's own broker: delete this line if it is about another server"
-        return component.unknown(shared, advice)
-    declared: Sequence[Setting] | None = None
-    if registry.find(component.type) is not None:
-        declared = declared_by(registry.load(component.type))
+        near, others = component.unknown(shared, advice)
+        return _of_version(component, ("v1",)) + near, others
+    adapter = None if registry.find(component.type) is None else registry.load(component.type)
+    declared = declared_by(adapter)
     if declared is None:
         return [], []
     near, others = component.unknown((*shared, *(name for each in declared for name in each.names)))
-    return near, others + without_effect(component, declared)
+    versions = getattr(adapter, "versions", ("v1",))
+    return _of_version(component, versions) + near, others + without_effect(component, declared)
+
+
+def _of_version(component: Component, versions: Sequence[str]) -> list[Problem]:
+    problem = component.version_problem(versions)
+    return [] if problem is None else [problem]
 
 
 async def open_components(

@@ -170,6 +170,14 @@ class Component:
             return self.problem(message)
         return Problem(message, "spec.type", self.file, *self.type_place)
 
+    def version_problem(self, versions: Iterable[str]) -> Problem | None:
+        """Make the problem of a version that is none of these."""
+        names = tuple(versions)
+        if self.version in names:
+            return None
+        known = f"version{'s' * (len(names) > 1)} {' and '.join(names)}"
+        return self.type_problem(f"{self.type} has the {known} (spec.version), not {self.version!r}")
+
     def unknown(self, known: Iterable[str], advice: str = "") -> tuple[list[Problem], list[Problem]]:
         """Find settings that nothing reads: first those that may not be ignored, then the others.
 

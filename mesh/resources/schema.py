@@ -161,7 +161,7 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
         name=model.metadata.name,
         namespace=model.metadata.namespace,
         type=model.spec.type,
-        version=model.spec.version.lower() or "v1",
+        version={"": "v1", "v0": "v1"}.get(version := model.spec.version.lower(), version),
         metadata=metadata,
         ignore_errors=model.spec.ignore_errors,
         init_timeout=model.spec.init_timeout,

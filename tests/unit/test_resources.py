@@ -46,6 +46,14 @@ def load(text: str, tmp_path: Path) -> LoadedResources:
     return load_resources([tmp_path])
 
 
+@pytest.mark.parametrize(("given", "version"), [("V2", "v2"), ("v0", "v1"), ("''", "v1")])
+def test_versions_of_a_component(tmp_path: Path, given: str, version: str) -> None:
+    """The first one has several names."""
+    text = "{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: s}"
+    text += f", spec: {{type: x.y, version: {given}}}}}"
+    assert load(text, tmp_path).components[0].version == version
+
+
 def test_component(tmp_path: Path) -> None:
     """Every field of a component arrives, values become text, references stay open."""
     component = load(

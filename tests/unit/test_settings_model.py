@@ -134,6 +134,28 @@ def test_names_that_no_model_has(kind: str, given: str, meant: str) -> None:
     assert not others
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "known"),
+    [
+        ("state.redis", "v2", "version v1"),
+        ("state.mesh", "v2", "version v1"),
+        ("pubsub.redis", "v3", "version v1"),
+        ("state.postgresql", "v3", "versions v1 and v2"),
+        ("state.cockroachdb", "v1", "version v2"),
+        ("state.redis", "v1", None),
+        ("state.postgresql", "v2", None),
+        ("state.yugabyte", "v1", None),
+        ("state.sqlserver", "v2", None),
+        ("state.etcd", "v2", None),
+    ],
+)
+def test_versions_that_a_type_does_not_have(kind: str, version: str, known: str | None) -> None:
+    block = next(each for each in BLOCKS if each.kind == kind.partition(".")[0])
+    problems, _ = unknown_settings(Component("c", kind, version=version), block, Registry())
+    told = [] if known is None else [f"{kind} has the {known} (spec.version), not {version!r}"]
+    assert [problem.message for problem in problems] == told
+
+
 def test_what_is_refused_and_what_has_no_effect() -> None:
     """The first is an error, the other is told once, unless it has no text or asks for what is so anyway."""
 
