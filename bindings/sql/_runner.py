@@ -6,22 +6,29 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from bindings.sql._session import Driver, Session, compiler
 from mesh.errors import MeshError
 
-__all__ = ["Bounds", "Runner", "Work", "pooled", "threaded"]
+__all__ = ["ENGINE", "Bounds", "Runner", "Work", "pooled", "threaded"]
 
 CLOSE_SECONDS = 2.0
+# Of every engine: what keeps connections is here, and statements commit by themselves.
+ENGINE: Mapping[str, Any] = {
+    "isolation_level": "AUTOCOMMIT",
+    "hide_parameters": True,
+    "poolclass": NullPool,
+    "pool_reset_on_return": None,
+}
 
 _T = TypeVar("_T")
 Work = Callable[[Session], Coroutine[Any, Any, _T]]
