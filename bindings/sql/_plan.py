@@ -61,6 +61,9 @@ def plan(items: Sequence[Item], most: int) -> Sequence[tuple[str, Sequence[Step]
     Raises:
         ConflictError: No key can meet its conditions.
     """
+    if len(items) == 1:
+        alone = Step(items[0], _expected(items[0]))
+        return [(alone.kind, [alone])]
     steps: dict[str, Step] = {}
     for item in items:
         expected, before = _expected(item), steps.get(item.key)

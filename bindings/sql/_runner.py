@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from bindings.sql._session import Driver, Session, compiler
 from mesh.errors import MeshError
 
-__all__ = ["Bounds", "Runner", "Work", "pooled", "threaded"]
+__all__ = ["ENGINE", "Bounds", "Runner", "Work", "pooled", "threaded"]
 
 CLOSE_SECONDS = 2.0
+# Of every engine: what keeps connections is here, and statements commit by themselves.
+ENGINE: Mapping[str, Any] = {
+    "isolation_level": "AUTOCOMMIT",
+    "hide_parameters": True,
+    "poolclass": NullPool,
+    "pool_reset_on_return": None,
+}
 
 _T = TypeVar("_T")
 Work = Callable[[Session], Coroutine[Any, Any, _T]]
@@ -153,11 +162,72 @@ async def pooled(engine: AsyncEngine, driver: Driver, bounds: Bounds) -> AsyncIt
         await free.close()
 
 
+class _Threads:
+    """Threads that take work from one queue: handing each piece over by itself would wake a thread each time."""
+
+    def __init__(self, most: int, name: str, do: Callable[[Work[Any]], Any]) -> None:
+        self._most = most
+        self._do = do
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
+        self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
+        self._changing = threading.Lock()
+        self._busy = 0
+
+    async def run(self, work: Work[_T]) -> _T:
+        """Do work; who gives it up before it began has it not done."""
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        with self._changing:
+            self._waiting.append((work, future))
+            wake = self._busy < self._most
+            self._busy += wake
+        if wake:
+            self._pool.submit(self._drain)
+        return await future
+
+    def _drain(self) -> None:
+        while True:
+            with self._changing:
+                if not self._waiting:
+                    self._busy -= 1
+                    return
+                work, future = self._waiting.popleft()
+            if future.cancelled():
+                continue
+            result, error = None, None
+            try:
+                result = self._do(work)
+            except BaseException as raised:  # noqa: BLE001 - it is told to whoever waits
+                error = raised
+            with suppress(RuntimeError):  # The loop is closed; nobody waits.
+                future.get_loop().call_soon_threadsafe(_settle, future, result, error)
+            del work, future, result, error  # The next wait keeps nothing alive.
+
+    async def close(self, last: Callable[[], None]) -> None:
+        """End the threads; those that are stuck in the driver are not waited for."""
+        with self._changing:
+            while self._waiting:
+                self._waiting.popleft()[1].cancel()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await asyncio.get_running_loop().run_in_executor(self._pool, last)
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():  # It was given up.
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
 @asynccontextmanager
 async def threaded(engine: Engine, driver: Driver, threads: int, name: str) -> AsyncIterator[Runner]:
     """Run work on a driver that blocks, a connection for each thread; a cancelled caller does not interrupt it."""
     free, compiled = _Free(Bounds(threads)), compiler(engine.dialect)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def through(work: Work[_T]) -> _T:
         session, _ = free.take()
@@ -169,15 +239,8 @@ async def threaded(engine: Engine, driver: Driver, threads: int, name: str) -> A
             return result
         raise RuntimeError("work for a driver that blocks waited for something else")
 
-    async def run(work: Work[_T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(pool, through, work)
-
+    pool = _Threads(threads, name, through)
     try:
-        yield run
+        yield pool.run
     finally:
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await asyncio.get_running_loop().run_in_executor(pool, free.forget)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        await pool.close(free.forget)

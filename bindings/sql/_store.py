@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bindings.sql._database import Database
-from bindings.sql._dialect import Dialect, Fault, keys_of, numbered, rows_of
+from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, keys_of, numbered, rows_of
 from bindings.sql._plan import Step, has_condition, plan
 from bindings.sql._runner import Runner
 from bindings.sql._session import RefusedError, Session
@@ -17,14 +18,32 @@ from bindings.sql._values import LONGEST_TTL
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 from mesh.errors import ConflictError, InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.resources.settings import SECONDS, setting
 from mesh.tasks import task_group
 
-__all__ = ["SQLStateStore"]
+__all__ = ["SQLStateStore", "TableSettings"]
 
 CLEAN_ROWS = 1000
 CLEAN_STATEMENTS = 100
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSettings:
+    """Settings of a store whose tables have one layout; each adapter says what differs."""
+
+    connection_string: str = setting("connectionString", "Where the database is.", required=True, aliases=("url",))
+    table: str = setting("tableName", "The table.", NAME, default="state")
+    metadata: str = setting(
+        "metadataTableName", "The table that remembers the last clean-up.", NAME, default="dapr_metadata"
+    )
+    timeout: float = setting(
+        "timeout", "How long an operation may take.", SECONDS, default=20.0, aliases=("timeoutInSeconds",)
+    )
+    clean_every: float = setting(
+        "cleanupInterval", "How often expired rows are deleted; 0 or less = never.", INTERVAL, default=3600.0
+    )
 
 
 class SQLStateStore(ComponentAdapter, StateStore):
@@ -47,8 +66,8 @@ class SQLStateStore(ComponentAdapter, StateStore):
         self._clean_every = clean_every
         self._database: Database
 
-    async def _connect(self) -> Runner:
-        """Open the pool; what it opens is on the stack."""
+    def _connect(self) -> AbstractAsyncContextManager[Runner]:
+        """Give the pool; no connection is opened yet."""
         raise NotImplementedError
 
     async def _enter(self) -> None:
@@ -57,7 +76,8 @@ class SQLStateStore(ComponentAdapter, StateStore):
         Raises:
             StateError: The database cannot be reached, or refuses.
         """
-        self._database = Database(self._dialect.title, self._timeout, await self._connect())
+        run = await self._stack.enter_async_context(self._connect())
+        self._database = Database(self._dialect.title, self._timeout, run)
         await self._database.core(self._dialect.migrate, writes=True)
         if self._clean_every > 0:
             tasks = await self._stack.enter_async_context(task_group())

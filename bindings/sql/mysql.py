@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import asyncmy
 from asyncmy import errors
-from sqlalchemy import Connection, NullPool, event
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
+from bindings.sql._dialect import NAME, Dialect, Fault, one
 from bindings.sql._godsn import DataSource, parse
-from bindings.sql._runner import Bounds, Runner, pooled
+from bindings.sql._runner import ENGINE, Bounds, Runner, pooled
 from bindings.sql._session import Driver
-from bindings.sql._store import SQLStateStore
+from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag
 from mesh.blocks.store import Stored
 from mesh.errors import ConfigError, StateError
@@ -37,7 +37,7 @@ _LAST_TIMESTAMP = 2147483647
 
 
 @dataclass(frozen=True, slots=True)
-class MySQLSettings:
+class MySQLSettings(TableSettings):
     """Settings of ``state.mysql``."""
 
     connection_string: str = setting(
@@ -54,10 +54,6 @@ class MySQLSettings:
         NAME,
         default="",
     )
-    table: str = setting("tableName", "The table.", NAME, default="state")
-    metadata: str = setting(
-        "metadataTableName", "The table that remembers the last clean-up.", NAME, default="dapr_metadata"
-    )
     timeout: float = setting(
         "timeoutInSeconds",
         "How long an operation may take.",
@@ -67,12 +63,6 @@ class MySQLSettings:
     )
     pem_path: str = setting(
         "pemPath", "Path of the certificates that the server's is checked by, with tls=custom.", default=""
-    )
-    clean_every: float = setting(
-        "cleanupInterval",
-        "How often expired rows are deleted; 0 or less = never.",
-        INTERVAL,
-        default=3600.0,
     )
     max_connections: int = setting("maxConns", "Most connections.", whole(1), default=_CONNECTIONS)
     ignored: ClassVar[tuple[Setting, ...]] = ignored("certificates are read from a file: pemPath", "pemContents")
@@ -112,10 +102,9 @@ class MySQLStateStore(SQLStateStore):
             raise ConfigError(component.problem(str(error), setting="connectionString")) from None
         return cls(settings, source)
 
-    async def _connect(self) -> Runner:
+    def _connect(self) -> AbstractAsyncContextManager[Runner]:
         settings = cast("MySQLSettings", self._settings)
-        opened = pooled(_engine(settings, self._source), _DRIVER, Bounds(settings.max_connections))
-        return await self._stack.enter_async_context(opened)
+        return pooled(_engine(settings, self._source), _DRIVER, Bounds(settings.max_connections))
 
 
 def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
@@ -144,11 +133,8 @@ def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
     engine = create_async_engine(
         "mysql+asyncmy://",
         async_creator=connect,
-        hide_parameters=True,
-        poolclass=NullPool,
-        pool_reset_on_return=None,
         skip_autocommit_rollback=True,
-        isolation_level="AUTOCOMMIT",
+        **ENGINE,
     )
     variables = "".join(f", {name} = {value}" for name, value in source.variables.items())
 

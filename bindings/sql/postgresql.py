@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import asyncpg
-from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from bindings.sql._dialect import DOTTED_NAME, INTERVAL, Dialect, identifier
 from bindings.sql._libpq import ConnectionString, parse
 from bindings.sql._postgresql import fault, postgresql_v1, postgresql_v2
 from bindings.sql._query import run_query
-from bindings.sql._runner import Bounds, Runner, pooled
+from bindings.sql._runner import ENGINE, Bounds, Runner, pooled
 from bindings.sql._session import Driver
 from bindings.sql._store import SQLStateStore
 from mesh.blocks.query import Queried, Query
@@ -193,8 +192,8 @@ class PostgreSQLStateStore(SQLStateStore):
             raise ConfigError(component.problem(str(error), setting="tablePrefix")) from None
         return cls(settings, postgresql_v2(table, metadata, settings.prefix, cls.product), place, version)
 
-    async def _connect(self) -> Runner:
-        return await self._stack.enter_async_context(pool(cast("PostgreSQLSettings", self._settings), self._place))
+    def _connect(self) -> AbstractAsyncContextManager[Runner]:
+        return pool(cast("PostgreSQLSettings", self._settings), self._place)
 
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents; of version v1 only."""
@@ -259,10 +258,7 @@ def pool(settings: Connecting, place: ConnectionString) -> AbstractAsyncContextM
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-        poolclass=NullPool,
-        pool_reset_on_return=None,
+        **ENGINE,
     )
     idle = settings.idle if settings.idle is not None else place.max_idle
     bounds = Bounds(most or max(_LEAST_CONNECTIONS, os.cpu_count() or 1), idle, place.max_lifetime or None)

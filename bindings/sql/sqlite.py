@@ -10,6 +10,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, Self, cast
 from urllib.parse import parse_qs, quote, unquote
 from uuid import uuid4
 
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, create_engine
 
 from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
-from bindings.sql._runner import Runner, threaded
+from bindings.sql._runner import ENGINE, Runner, threaded
 from bindings.sql._session import blocking
-from bindings.sql._store import SQLStateStore
+from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag, utc_text
 from mesh.blocks.store import Stored
 from mesh.errors import ConfigError, StateError
@@ -40,7 +41,7 @@ _LIMITS = (sqlite3.SQLITE_TOOBIG,)
 
 
 @dataclass(frozen=True, slots=True)
-class SQLiteSettings:
+class SQLiteSettings(TableSettings):
     """Settings of ``state.sqlite``."""
 
     connection_string: str = setting(
@@ -50,16 +51,12 @@ class SQLiteSettings:
         aliases=("url",),
         example="data/state.db",
     )
-    timeout: float = setting(
-        "timeout", "How long an operation may take.", SECONDS, default=20.0, aliases=("timeoutInSeconds",)
-    )
     busy: float = setting(
         "busyTimeout", "How long to wait for another process that writes.", SECONDS, default=BUSY_SECONDS
     )
     without_wal: bool = setting(
         "disableWAL", "Whether to keep no write-ahead log, for a file on a network.", BOOLEAN, default=False
     )
-    table: str = setting("tableName", "The table.", NAME, default="state")
     metadata: str = setting(
         "metadataTableName", "The table that remembers the version of the layout.", NAME, default="metadata"
     )
@@ -150,7 +147,7 @@ class SQLiteStateStore(SQLStateStore):
         except ValueError as error:
             raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
-    async def _connect(self) -> Runner:
+    def _connect(self) -> AbstractAsyncContextManager[Runner]:
         path = self._file.path
         if path is None:
             uri = f"file:mesh-{uuid4()}?mode=memory&cache=shared"
@@ -162,12 +159,9 @@ class SQLiteStateStore(SQLStateStore):
         engine = create_engine(
             "sqlite+pysqlite://",
             creator=partial(self._open, uri),
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            poolclass=NullPool,
-            pool_reset_on_return=None,
+            **ENGINE,
         )
-        return await self._stack.enter_async_context(threaded(engine, _DRIVER, 1, "state-sqlite"))
+        return threaded(engine, _DRIVER, 1, "state-sqlite")
 
     def _open(self, uri: str) -> sqlite3.Connection:
         settings, path = cast("SQLiteSettings", self._settings), self._file.path

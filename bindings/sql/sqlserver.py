@@ -6,23 +6,24 @@ It was not run against the real service: its statements were written from the pu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, create_engine
 
 from bindings.sql._ado import SQLServer, parse
-from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
-from bindings.sql._runner import Runner, threaded
+from bindings.sql._dialect import NAME, Dialect, Fault, one
+from bindings.sql._runner import ENGINE, Runner, threaded
 from bindings.sql._session import blocking
-from bindings.sql._store import SQLStateStore
+from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import encoded
 from mesh.blocks.store import Stored
 from mesh.errors import ConfigError, StateError
 from mesh.registry import needs
 from mesh.resources.component import Component
-from mesh.resources.settings import SECONDS, Kind, Setting, ignored, read_settings, setting, whole
+from mesh.resources.settings import Kind, Setting, ignored, read_settings, setting, whole
 from mesh.values import parse_bool
 
 __all__ = ["SQLServerStateStore"]
@@ -51,7 +52,7 @@ def _refused(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class SQLServerSettings:
+class SQLServerSettings(TableSettings):
     """Settings of ``state.sqlserver``, which was not run against the real service."""
 
     connection_string: str = setting(
@@ -69,19 +70,9 @@ class SQLServerSettings:
         default="dapr",
     )
     schema: str = setting("schemaName", "The schema, made if it is missing.", NAME, default="dbo", aliases=("schema",))
-    table: str = setting("tableName", "The table.", NAME, default="state")
-    metadata: str = setting(
-        "metadataTableName", "The table that remembers the last clean-up.", NAME, default="dapr_metadata"
-    )
     key_type: str = setting("keyType", "Only string.", Kind("string", _string_only), default="string")
     key_length: int = setting(
         "keyLength", "The most characters of a key, when the table is made.", whole(1, _MAX_KEY), default=200
-    )
-    timeout: float = setting(
-        "timeout", "How long an operation may take.", SECONDS, default=20.0, aliases=("timeoutInSeconds",)
-    )
-    clean_every: float = setting(
-        "cleanupInterval", "How often expired rows are deleted; 0 or less = never.", INTERVAL, default=3600.0
     )
     max_connections: int = setting("maxConns", "Most connections.", whole(1), default=_CONNECTIONS)
     use_azure_ad: bool = setting(
@@ -134,7 +125,7 @@ class SQLServerStateStore(SQLStateStore):
         except ValueError as error:
             raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
-    async def _connect(self) -> Runner:
+    def _connect(self) -> AbstractAsyncContextManager[Runner]:
         try:
             import pyodbc  # It fails where the machine has no ODBC, and only who uses it needs that
         except ModuleNotFoundError:
@@ -147,14 +138,10 @@ class SQLServerStateStore(SQLStateStore):
         engine = create_engine(
             "mssql+pyodbc://",
             creator=partial(self._open, pyodbc),
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            poolclass=NullPool,
-            pool_reset_on_return=None,
+            **ENGINE,
         )
         driver = blocking((pyodbc.Error,), _fault)
-        opened = threaded(engine, driver, settings.max_connections, "state-sqlserver")
-        return await self._stack.enter_async_context(opened)
+        return threaded(engine, driver, settings.max_connections, "state-sqlserver")
 
     def _open(self, pyodbc: Any) -> Any:
         settings, server = cast("SQLServerSettings", self._settings), self._server

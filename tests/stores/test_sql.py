@@ -563,6 +563,23 @@ async def test_a_transaction_that_the_database_undoes(database: Database, store:
         await asyncio.to_thread(database.run, "DROP FUNCTION fail CASCADE; DROP SEQUENCE attempts")
 
 
+@pytest.mark.parametrize(("mode", "kept"), [("cache_statement", True), ("exec", False), ("simple_protocol", False)])
+async def test_statements_that_a_proxy_would_lose(database: Database, mode: str, kept: bool) -> None:
+    """None is left prepared in the session, which a proxy such as PgBouncer gives to others, unless it is asked for."""
+    if not database.name.startswith("postgresql"):
+        pytest.skip("has no such setting")
+    async with database.made(queryExecMode=mode, maxConns="1") as store:
+        await store.write([Item(database.key("k"), b"1")])
+        await store.write([Item(database.key("k"), b"2", (await get(store, database.key("k"))).etag)])
+        await store.write([Item(database.key("k"), b"3"), Item(database.key("l"), None)])
+        for filtered in ("{}", '{"EQ": {"a": 1}}', "{}") if "QUERY_API" in store.capabilities else ():
+            queried = await store.query(parse_query(b'{"filter": %s}' % filtered.encode(), {}), database.key(""))
+            assert len(queried.matches) == (filtered == "{}")
+        asked = "SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared_statements%'"
+        [[found]] = await store._database.rows(asked, {})
+        assert (found > 0) is kept
+
+
 async def test_a_server_that_says_nothing(database: Database) -> None:
     """Ends an operation after its time, and then the connection is replaced."""
     timeout = {"timeoutInSeconds" if database.name == "mysql" else "timeout": "1s"}
