@@ -32,6 +32,8 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.aws.dynamodb": (670, frozenset({"aiobotocore"})),
     "bindings.aws.parameterstore": (670, frozenset({"aiobotocore"})),
     "bindings.aws.secretmanager": (670, frozenset({"aiobotocore"})),
+    "bindings.azure.blobstorage": (855, frozenset()),
+    "bindings.azure.tablestorage": (800, frozenset()),
     "bindings.azure.cosmosdb": (855, frozenset()),
     "bindings.azure.keyvault": (720, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),

@@ -9,12 +9,17 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.data.tables.aio import TableClient
+from azure.storage.blob.aio import ContainerClient
 
+from bindings.azure.blobstorage import BlobStorageStateStore
 from bindings.azure.cosmosdb import CosmosDBStateStore
+from bindings.azure.tablestorage import TableStorageStateStore
 from mesh.blocks.query import Compare, Query
 from mesh.blocks.store import Item, Stored
-from mesh.errors import BadArgumentError, ConfigError, StateError, StateLimitError
-from tests.support.azure_servers import CosmosDBServer
+from mesh.errors import BadArgumentError, ConfigError, ConflictError, StateError, StateLimitError
+from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer, CosmosDBServer
 from tests.support.nodes import component
 from tests.support.security import missing
 
@@ -28,6 +33,25 @@ async def cosmosdb(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Co
         missing(str(error))
     async with server:
         yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tables(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AzuriteServer]:
+    async with _azurite(tmp_path_factory, "table") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def blobs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AzuriteServer]:
+    async with _azurite(tmp_path_factory, "blob") as server:
+        yield server
+
+
+def _azurite(factory: pytest.TempPathFactory, service: str) -> AzuriteServer:
+    try:
+        return AzuriteServer(factory.mktemp(service), service)
+    except FileNotFoundError as error:
+        missing(str(error))
 
 
 def made(server: CosmosDBServer, **settings: str) -> CosmosDBStateStore:
@@ -140,3 +164,87 @@ async def test_containers_of_cosmosdb(cosmosdb: CosmosDBServer) -> None:
     with pytest.raises(StateError, match="'nowhere' answered 404"):
         async with made(cosmosdb, collection="nowhere"):
             pass
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "encoded"),
+    [
+        ("app||a key", ("app", "a key"), "a+key"),
+        ("app||kind||id||key", ("app", "kind||id||key"), "kind%7C%7Cid%7C%7Ckey"),
+        ("key", ("key", ""), ""),
+    ],
+)
+@pytest.mark.parametrize(("value", "kept"), [(b'{"a": 1}', '{"a": 1}'), (b"\xff", b"\xff"), (b"", "")])
+async def test_table_layout(
+    tables: AzuriteServer, key: str, names: tuple[str, str], encoded: str, value: bytes, kept: str | bytes
+) -> None:
+    """The properties are those of the Dapr runtime; bytes that are no text are bytes."""
+    credential = AzureNamedKeyCredential(ACCOUNT, ACCOUNT_KEY)
+    for mode, row in (("false", names[1]), ("true", encoded)):
+        settings = {**tables.settings, "cosmosDbMode": mode}
+        store = TableStorageStateStore.from_component(component("c", "", **settings))
+        async with store, TableClient(tables.settings["serviceURL"], "state", credential=credential) as table:
+            await store.write([Item(key, value)])
+            entity = await table.get_entity(names[0], row)
+            assert dict(entity) == {"PartitionKey": names[0], "RowKey": row, "Value": kept}
+            assert await store.get(key, strong=True) == Stored(value, entity.metadata["etag"])
+
+
+@pytest.mark.parametrize(
+    ("version", "key", "name"),
+    [
+        ("v1", "app||a/key", "a/key"),
+        ("v1", "app||kind||id||key", "kind||id||key"),
+        ("v1", "key", "key"),
+        ("v2", "app||a/key", "app||a/key"),
+        ("v2", "app||kind||id||key", "app||kind||id||key"),
+    ],
+)
+async def test_blob_layout(blobs: AzuriteServer, version: str, key: str, name: str) -> None:
+    """Names are those of the Dapr runtime; the content type is that of the request, or of the component."""
+    settings = {**blobs.settings, "contentType": "text/plain", "cacheControl": "no-store"}
+    store = BlobStorageStateStore.from_component(component("c", "", version=version, **settings))
+    account = {"account_name": ACCOUNT, "account_key": ACCOUNT_KEY}
+    async with store, ContainerClient(blobs.settings["endpoint"], "state", credential=account) as container:
+        for metadata, content_type in (({"ContentType": "application/json"}, "application/json"), ({}, "text/plain")):
+            await store.write([Item(key, b'{"a": 1}', metadata=metadata)])
+            found = await container.get_blob_client(name).download_blob()
+            assert await found.readall() == b'{"a": 1}'
+            told = found.properties.content_settings
+            assert (told.content_type, told.cache_control) == (content_type, "no-store")
+            assert await store.get(key, strong=True) == Stored(b'{"a": 1}', found.properties.etag)
+
+
+async def test_tables_and_containers_that_must_be_there(tables: AzuriteServer, blobs: AzuriteServer) -> None:
+    """Else they are made; a wrong key is told without it."""
+    table = {**tables.settings, "tableName": "nowhere"}
+    container = {**blobs.settings, "containerName": "nowhere"}
+    for adapter, settings, leave in (
+        (TableStorageStateStore, table, "skipCreateTable"),
+        (BlobStorageStateStore, container, "disableEntityManagement"),
+    ):
+        with pytest.raises(StateError, match="'nowhere' answered 404"):
+            async with adapter.from_component(component("c", "", **settings, **{leave: "true"})):
+                pass
+        for _ in range(2):
+            async with adapter.from_component(component("c", "", **settings)) as store:
+                assert await store.get("k", strong=True) is None
+        key = base64.b64encode(b"another").decode()
+        with pytest.raises(StateError, match="authenticate") as raised:
+            async with adapter.from_component(component("c", "", **{**settings, "accountKey": key})):
+                pass
+        assert key not in str(raised.value)
+
+
+@pytest.mark.parametrize("etag", ["x", "1", '"0x1', '"a\r\nb"', 'W/"\x01"', "*"])
+async def test_etags_that_are_none_of_the_services(tables: AzuriteServer, blobs: AzuriteServer, etag: str) -> None:
+    """They match nothing."""
+    for adapter, server in ((TableStorageStateStore, tables), (BlobStorageStateStore, blobs)):
+        async with adapter.from_component(component("c", "", **server.settings)) as store:
+            await store.write([Item("etag", b"1")])
+            for value in (b"2", None):
+                with pytest.raises(ConflictError):
+                    await store.write([Item("etag", value, etag)])
+            found = await store.get("etag", strong=True)
+            assert found is not None
+            assert found.value == b"1"

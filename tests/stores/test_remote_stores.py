@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -16,7 +17,9 @@ import pytest
 from aiobotocore.session import get_session
 
 from bindings.aws.dynamodb import DynamoDBStateStore
+from bindings.azure.blobstorage import BlobStorageStateStore
 from bindings.azure.cosmosdb import CosmosDBStateStore
+from bindings.azure.tablestorage import TableStorageStateStore
 from bindings.etcd import EtcdStateStore
 from bindings.memcached import MemcachedStateStore
 from mesh.blocks.store import Concurrency, Item, Stored
@@ -28,7 +31,7 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
-from tests.support.azure_servers import COSMOS_KEY, CosmosDBServer
+from tests.support.azure_servers import ACCOUNT_KEY, COSMOS_KEY, AzuriteServer, CosmosDBServer, azurite_settings
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
@@ -37,6 +40,8 @@ from tests.support.security import missing
 from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer
 
 SERVERS: dict[Any, Any] = {
+    BlobStorageStateStore: partial(AzuriteServer, service="blob"),
+    TableStorageStateStore: partial(AzuriteServer, service="table"),
     CosmosDBStateStore: CosmosDBServer,
     DynamoDBStateStore: DynamoDBServer,
     EtcdStateStore: EtcdServer,
@@ -48,6 +53,8 @@ ADAPTERS = list(SERVERS)
 def made(adapter: Any, port: int, version: str = "v1", **settings: str) -> Any:
     host = f"127.0.0.1:{port}"
     own: dict[Any, dict[str, str]] = {
+        BlobStorageStateStore: azurite_settings("blob", port),
+        TableStorageStateStore: azurite_settings("table", port),
         CosmosDBStateStore: {
             "url": f"http://{host}",
             "masterKey": COSMOS_KEY,
@@ -82,12 +89,13 @@ async def served(directory: Path, adapter: Any) -> AsyncIterator[Any]:
 async def test_a_server_that_is_away_at_the_start(adapter: Any) -> None:
     """The error says what was not reached."""
     port = free_port()
-    with pytest.raises(StateError, match=r"Cosmos DB|DynamoDB|etcd|memcached") as raised:
+    with pytest.raises(StateError, match=r"Azure|Cosmos DB|DynamoDB|etcd|memcached") as raised:
         async with made(adapter, port):
             pass
     assert raised.value.retryable
     assert "testing" not in str(raised.value)
     assert COSMOS_KEY not in str(raised.value)
+    assert ACCOUNT_KEY not in str(raised.value)
 
 
 def silence(proxy: Proxy) -> None:
@@ -171,6 +179,12 @@ async def test_saves_in_order_and_each_for_itself(tmp_path: Path, adapter: Any) 
     ("adapter", "items", "says"),
     [
         (DynamoDBStateStore, [Item("k", b"x" * 500_000), Item("good", b"1")], "size"),
+        (TableStorageStateStore, [Item("k", b"x" * 32_769), Item("good", b"1")], "too large"),
+        (TableStorageStateStore, [Item("k", b"\xff" * 65_537), Item("good", b"1")], "too large"),
+        (TableStorageStateStore, [Item("a||b/c", b"1"), Item("good", b"1")], "none of /"),
+        (TableStorageStateStore, [Item("a||" + "x" * 513, b"1"), Item("good", b"1")], "at most 512 characters"),
+        (BlobStorageStateStore, [Item("a.", b"1"), Item("good", b"1")], "no dot or slash at its end"),
+        (BlobStorageStateStore, [Item("x" * 1025, b"1"), Item("good", b"1")], "at most 1024 characters"),
         (MemcachedStateStore, [Item("k", b"x" * 5_000_000), Item("good", b"1")], "too large"),
         (MemcachedStateStore, [Item("a blank", b"1"), Item("good", b"1")], "250 bytes without blanks"),
         (MemcachedStateStore, [Item("x" * 251, b"1"), Item("good", b"1")], "250 bytes without blanks"),

@@ -494,7 +494,7 @@ async def test_encryption(store: Store, served: Served, kind: StoreKind) -> None
             "object": b'{"a":[1,"\xc3\xa9"]}',
             "text": b'"text"',
             "binary": bytes(range(256)),
-            "large": b"1" * 100_000,
+            "large": b"1" * min(100_000, kind.largest // 4),  # It becomes a text that is longer.
         }
         await other.save(*(Item(name, value) for name, value in values.items()))
         assert await other.bulk(*values) == list(values.values())

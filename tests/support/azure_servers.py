@@ -13,9 +13,12 @@ from azure.cosmos.aio import CosmosClient
 
 from tests.support.server import Server
 
-__all__ = ["CosmosDBServer"]
+__all__ = ["ACCOUNT_KEY", "COSMOS_KEY", "AzuriteServer", "CosmosDBServer", "azurite_settings"]
 
 FOLDER = Path(__file__).parent / "azure"
+# The account that Azurite has, as its documentation says.
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 COSMOS_KEY = "dGVzdHMgaGF2ZSB0aGVpciBvd24ga2V5"
 
 
@@ -78,3 +81,49 @@ class CosmosDBServer(_NodeServer):
             }
             for name, (path, options) in containers.items():
                 await database.create_container(name, PartitionKey(path), **options)
+
+
+def azurite_settings(service: str, port: int) -> dict[str, str]:
+    """Give the settings of a component that reaches one of Azurite's services at a port."""
+    url, account = f"http://127.0.0.1:{port}/{ACCOUNT}", {"accountName": ACCOUNT, "accountKey": ACCOUNT_KEY}
+    if service == "table":
+        return {**account, "tableName": "state", "serviceURL": url}
+    return {**account, "containerName": "state", "endpoint": url}
+
+
+class AzuriteServer(_NodeServer):
+    """Azurite, Microsoft's emulator of blobs and tables.
+
+    Attributes:
+        service: Which of the two it is.
+        settings: Of a component that uses it.
+    """
+
+    title = "Azurite"
+    package = "azurite"
+
+    def __init__(self, directory: Path, service: str = "table") -> None:
+        """Prepare; entering starts it."""
+        super().__init__(directory)
+        self.service = service
+        self.settings = azurite_settings(service, self.port)
+
+    def command(self) -> Sequence[str]:
+        """Give its command line."""
+        main = FOLDER / "node_modules/azurite/dist/src" / self.service / "main.js"
+        options = (
+            "--silent",
+            "--disableTelemetry",
+            "--skipApiVersionCheck",
+            "--location",
+            str(self.directory / "data"),
+        )
+        return (
+            self.node,
+            str(main),
+            *options,
+            f"--{self.service}Host",
+            "127.0.0.1",
+            f"--{self.service}Port",
+            str(self.port),
+        )

@@ -20,7 +20,7 @@ from redis.asyncio import RedisCluster as ClusterClient
 from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
-from tests.support.azure_servers import CosmosDBServer
+from tests.support.azure_servers import AzuriteServer, CosmosDBServer
 from tests.support.extension import install
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.mariadb_server import MariaDBServer
@@ -214,6 +214,15 @@ async def _cosmosdb(directory: Path) -> AsyncIterator[Served]:
         yield Served(server.settings, server=server)
 
 
+def _azurite(service: str, version: str = "v1") -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with AzuriteServer(directory, service) as server:
+            yield Served(server.settings, server=server, version=version)
+
+    return serve
+
+
 _MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
@@ -239,6 +248,14 @@ STATE: Mapping[str, StoreKind] = {
         metadata={"partitionKey": "tests"},
         checks=False,
     ),
+    "azure-tables": StoreKind(
+        "state.azure.tablestorage",
+        _azurite("table"),
+        keys=("ünï code%20key", "a.b=c", "A.b=c", "a.b=c ", "it's", "1" * 200, "1" * 300),
+        largest=64 * 1024,
+        many=1000,
+    ),
+    "azure-blobs": StoreKind("state.azure.blobstorage", _azurite("blob", "v2"), many=1000),
     "etcd-v1": StoreKind("state.etcd", _etcd("v1"), restarts=True),
     "etcd-v2": StoreKind("state.etcd", _etcd("v2"), restarts=True),
     "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from bindings.aws.dynamodb import DynamoDBSettings, DynamoDBStateStore
+from bindings.azure.blobstorage import BlobStorageSettings, BlobStorageStateStore
 from bindings.azure.cosmosdb import CosmosDBSettings, CosmosDBStateStore
+from bindings.azure.tablestorage import TableStorageSettings, TableStorageStateStore
 from bindings.etcd import EtcdSettings, EtcdStateStore
 from bindings.memcached import MemcachedSettings, MemcachedStateStore
 from mesh.errors import ConfigError
@@ -20,12 +22,16 @@ _AZURE = (
     "azureEnvironment"
 )
 KNOWN = {
+    BlobStorageSettings: "accountName accountKey containerName endpoint contentType contentMD5 contentEncoding "
+    f"contentLanguage contentDisposition cacheControl publicAccessLevel disableEntityManagement {_AZURE}",
+    TableStorageSettings: f"accountName accountKey tableName cosmosDbMode serviceURL skipCreateTable {_AZURE}",
     CosmosDBSettings: f"url masterKey database collection contentType {_AZURE}",
     DynamoDBSettings: "table accessKey secretKey region endpoint sessionToken ttlAttributeName partitionKey "
     "awsAccessKey awsSecretKey awsRegion awsSessionToken assumeRoleArn sessionName trustAnchorArn trustProfileArn",
     EtcdSettings: "endpoints keyPrefixPath tlsEnable ca cert key maxTxnOps",
     MemcachedSettings: "hosts maxIdleConnections timeout",
 }
+_BLOBS = {"accountName": "shop", "containerName": "state"}
 _COSMOS = {"url": "https://shop.documents.azure.com:443/", "database": "shop", "collection": "state"}
 
 
@@ -57,6 +63,14 @@ def test_secrets_are_not_shown() -> None:
         (DynamoDBStateStore, {"table": "t", "accessKey": "a", "partitionKey": "etag"}, "secretKey(.|\n)*of their own"),
         (DynamoDBStateStore, {"table": "t", "partitionKey": "value"}, "names of their own"),
         (DynamoDBStateStore, {"table": "t", "ttlAttributeName": "key"}, "names of their own"),
+        (BlobStorageStateStore, {}, "the setting accountName(.|\n)*containerName"),
+        (BlobStorageStateStore, {**_BLOBS, "accountKey": "no key"}, "accountKey: is no key"),
+        (BlobStorageStateStore, {**_BLOBS, "endpoint": "shop.blob.core.windows.net"}, "endpoint.* https:// URL"),
+        (BlobStorageStateStore, {**_BLOBS, "endpoint": "https://shop?sig=x"}, "without credentials"),
+        (BlobStorageStateStore, {**_BLOBS, "publicAccessLevel": "all"}, "publicAccessLevel.* none or blob"),
+        (BlobStorageStateStore, {**_BLOBS, "azureClientSecret": "s"}, "azureClientSecret needs azureTenantId"),
+        (TableStorageStateStore, {}, "the setting accountName(.|\n)*tableName"),
+        (TableStorageStateStore, {"accountName": "a", "tableName": "t", "cosmosDbMode": "perhaps"}, "cosmosDbMode"),
         (CosmosDBStateStore, {}, "the setting url(.|\n)*database(.|\n)*collection"),
         (CosmosDBStateStore, {**_COSMOS, "url": "shop.documents.azure.com"}, "url.* https:// URL"),
         (CosmosDBStateStore, {**_COSMOS, "url": "https://a:b@c"}, "without credentials"),

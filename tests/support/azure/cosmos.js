@@ -36,7 +36,7 @@ function wrapped(handler) {
     if (!known || res.statusCode >= 300) return answer;
     note(collection, answer);
     const partition = req.headers["x-ms-documentdb-partitionkey"];
-    if (answer.Documents && partition) {
+    if (answer && answer.Documents && partition) {
       const [key] = JSON.parse(partition);
       return { ...answer, Documents: answer.Documents.filter(each => each.partitionKey === key) };
     }
