@@ -104,6 +104,7 @@ class CosmosDBStateStore(AzureStateStore):
         "not run against the real service"
     )
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "QUERY_API")
+    capabilities_with: ClassVar[Mapping[str, str]] = {"TTL": "a container that has a default time to live"}
     max_transaction = MAX_TRANSACTION
     _container: Any
     _lasts: int | None = None
