@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -87,11 +88,26 @@ class HTTPService(Steps):
         Raises:
             MeshError: The service is away, too busy, or failed.
         """
-        headers = await self._headers()
+        return await self._ask("GET", path, query, None)
+
+    async def post(self, path: str, body: object) -> Answer:
+        """Ask for something with a JSON value.
+
+        Raises:
+            MeshError: As `get`; what was asked may have been done.
+        """
+        return await self._ask("POST", path, {}, orjson.dumps(body))
+
+    async def _ask(self, method: str, path: str, query: Mapping[str, str], data: bytes | None) -> Answer:
+        headers = dict(await self._headers())
+        if data is not None:
+            headers["Content-Type"] = "application/json"
         try:
-            async with self._session.get(
+            async with self._session.request(
+                method,
                 self._url + path,
                 params=query,
+                data=None if data is None else io.BytesIO(data),  # A large one would be sent at once.
                 headers=headers,
                 server_hostname=self._server_name,
                 allow_redirects=False,  # Who asks is told to no other server.

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bindings.remote import RemoteStateStore, conflict, must_be_absent, uncertain
+from bindings.remote import RemoteStateStore, conflict, must_be_absent, parse_hosts, uncertain
 from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import COUNT, Kind, setting
@@ -32,13 +32,7 @@ _IN_KEYS = re.compile(rb"[\x00-\x20\x7f]")
 
 
 def _hosts(text: str) -> tuple[tuple[str, int], ...]:
-    found = []
-    for each in text.split(","):
-        matched = re.fullmatch(r"(?:\[([^\]\s]+)\]|([^\s:/@]+))(?::([0-9]{1,5}))?", each.strip())
-        if matched is None:
-            raise ValueError("is host:port, or several with commas between, without credentials")
-        found.append((matched[1] or matched[2], int(matched[3] or DEFAULT_PORT)))
-    return tuple(found)
+    return tuple((host, DEFAULT_PORT if port is None else port) for host, port in parse_hosts(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,17 @@ from mesh.adapter import ComponentAdapter
 from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 
-__all__ = ["RemoteStateStore", "conditional", "conflict", "merged", "must_be_absent", "tls_context", "uncertain"]
+__all__ = [
+    "PARALLEL",
+    "RemoteStateStore",
+    "conditional",
+    "conflict",
+    "merged",
+    "must_be_absent",
+    "parse_hosts",
+    "tls_context",
+    "uncertain",
+]
 
 PARALLEL = 16
 
@@ -130,6 +141,21 @@ def uncertain(error: StateError, items: Sequence[Item]) -> StateError:
     if any(conditional(item) for item in items):
         return OutcomeUnknownError(f"{error}; whether it was written is unknown")
     return error
+
+
+def parse_hosts(text: str) -> tuple[tuple[str, int | None], ...]:
+    """Read hosts with commas between, each with a port or without one.
+
+    Raises:
+        ValueError: It is something else; nothing of it is quoted, for it may hold a password.
+    """
+    found = []
+    for each in text.split(","):
+        matched = re.fullmatch(r"(?:\[([^\]\s]+)\]|([^\s:/@]+))(?::([0-9]{1,5}))?", each.strip())
+        if matched is None:
+            raise ValueError("is host:port, or several with commas between, without credentials")
+        found.append((matched[1] or matched[2], int(matched[3]) if matched[3] else None))
+    return tuple(found)
 
 
 def tls_context(ca: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext:

@@ -50,6 +50,7 @@ EXTRAS = {
     "azure.data": "azure-tables",
     "azure.storage": "azure-blobs",
     "botocore": "aws",
+    "cassandra": "cassandra",
     "cryptography": "encryption",
     "faststream": "faststream",
     "google": "gcp",

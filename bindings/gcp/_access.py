@@ -10,17 +10,19 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import google.auth
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 from google.oauth2.service_account import Credentials
 
-from mesh.errors import MeshError
+from mesh.adapter import ComponentAdapter
+from mesh.errors import ConfigError, MeshError
+from mesh.resources.component import Component
 from mesh.resources.settings import Setting, ignored, setting
 
-__all__ = ["Access", "GCPSettings"]
+__all__ = ["Access", "GCPAdapter", "GCPSettings"]
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 TOKEN_URL = "https://oauth2.googleapis.com/token"
@@ -57,6 +59,20 @@ class GCPSettings:
             anyway=(),
         ),
     )
+
+
+class GCPAdapter(ComponentAdapter):
+    """An adapter whose settings name a service account, or nobody."""
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; a service account has two parts."""
+        made = super().from_component(component)
+        settings = made._settings
+        if (settings.client_email is None) != (settings.private_key is None):
+            given, lacking = ("client_email", "private_key")[:: 1 if settings.client_email else -1]
+            raise ConfigError(component.problem(f"needs {lacking} as well", setting=given))
+        return made
 
 
 class Access:

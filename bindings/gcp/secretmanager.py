@@ -10,14 +10,12 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from bindings.gcp._access import Access, GCPSettings
+from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from bindings.http import Answer, HTTPService
 from bindings.secrets import read_all
-from mesh.adapter import ComponentAdapter
-from mesh.errors import ConfigError, SecretError, SecretStoreAwayError
-from mesh.resources.component import Component
+from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.settings import setting
 
 __all__ = ["GCPSecretStore"]
@@ -35,7 +33,7 @@ class GCPSecretSettings(GCPSettings):
     endpoint: str = setting("endpoint", "URL of the service: a regional one, or one of an own network.", default=URL)
 
 
-class GCPSecretStore(ComponentAdapter):
+class GCPSecretStore(GCPAdapter):
     """Secrets of one project."""
 
     settings = GCPSecretSettings
@@ -47,16 +45,6 @@ class GCPSecretStore(ComponentAdapter):
         """Prepare; entering connects."""
         super().__init__(settings)
         self._access = Access(settings, SecretError, SecretStoreAwayError)
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Read the settings; a service account has two parts."""
-        made = super().from_component(component)
-        settings = made._settings
-        if (settings.client_email is None) != (settings.private_key is None):
-            given, lacking = ("client_email", "private_key")[:: 1 if settings.client_email else -1]
-            raise ConfigError(component.problem(f"needs {lacking} as well", setting=given))
-        return made
 
     async def _enter(self) -> None:
         """Connect, and see that the credentials are some; a permission to list all secrets is not needed."""

@@ -267,6 +267,9 @@ class StateStoreComponent:
 
     def _prefixed(self, operation: Operation, item: Item) -> Item:
         key, ttl = self._key(operation, item.key), item.ttl
+        first = item.concurrency is Concurrency.FIRST_WRITE and item.value is not None
+        if (item.etag is not None or first) and "ETAG" not in self.capabilities:
+            raise BadArgumentError(f"key {item.key}: {operation.target} has no etags to compare, and no first-write")
         if item.value is not None:
             if ttl is not None and "TTL" not in self.capabilities:
                 raise BadArgumentError(f"key {item.key}: {operation.target} cannot let values expire ({TTL_SETTING})")

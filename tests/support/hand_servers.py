@@ -15,7 +15,7 @@ from google.auth import jwt
 
 from tests.support.certificates import Authority
 
-__all__ = ["AzureVault", "GoogleSecrets", "HandServer", "KubernetesSecrets"]
+__all__ = ["AzureVault", "GoogleSecrets", "GoogleServer", "HandServer", "KubernetesSecrets"]
 
 Secret = Mapping[str, bytes]
 
@@ -58,6 +58,11 @@ class HandServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def restart(self, *, kill: bool = False) -> None:
+        """Listen no more, and again."""
+        await self.kill()
+        await self.start()
 
     def put(self, name: str, values: Secret) -> str:
         """Add a version of a secret, and give its id."""
@@ -113,8 +118,8 @@ class KubernetesSecrets(HandServer):
         return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
 
 
-class GoogleSecrets(HandServer):
-    """Secret Manager of the project ``shop``, and where its service account gets tokens.
+class GoogleServer(HandServer):
+    """A service of Google Cloud for the project ``shop``, and where its service account gets tokens.
 
     Attributes:
         private_key: Of the service account.
@@ -136,7 +141,21 @@ class GoogleSecrets(HandServer):
         if request.headers.get("Authorization") != "Bearer t0ken":
             return self._error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         if self.refuses:
-            return self._error(self.refuses, "REFUSED", "Permission 'secretmanager.versions.access' denied")
+            return self._error(self.refuses, "REFUSED", "Permission denied")
+        return await self._served(request)
+
+    async def _served(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer who may ask."""
+        raise NotImplementedError
+
+    def _error(self, code: int, status: str, message: str) -> web.Response:
+        return web.json_response({"error": {"code": code, "message": message, "status": status}}, status=code)
+
+
+class GoogleSecrets(GoogleServer):
+    """Secret Manager."""
+
+    async def _served(self, request: web.BaseRequest) -> web.StreamResponse:
         path = "/v1/projects/shop/secrets"
         if request.path == path:
             names, further = self.listed(request.query.get("pageToken"), min(self.page, int(request.query["pageSize"])))
@@ -153,9 +172,6 @@ class GoogleSecrets(HandServer):
         [value] = self.secrets[name][version].values()
         payload = {"data": base64.b64encode(value).decode()}
         return web.json_response({"name": f"projects/12345/secrets/{name}/versions/{version}", "payload": payload})
-
-    def _error(self, code: int, status: str, message: str) -> web.Response:
-        return web.json_response({"error": {"code": code, "message": message, "status": status}}, status=code)
 
 
 class AzureVault(HandServer):

@@ -21,7 +21,10 @@ from mesh.blocks.configuration import SET, Set
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
 from tests.support.azure_servers import AzuriteServer, CosmosDBServer
+from tests.support.cassandra_server import CassandraServer
+from tests.support.datastore_server import DatastoreServer
 from tests.support.extension import install
+from tests.support.hand_servers import HandServer
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.mariadb_server import MariaDBServer
 from tests.support.nats import NatsServer
@@ -47,7 +50,7 @@ class Served:
 
     settings: Mapping[str, str | Secret]
     backbone: str = "memory:"
-    server: Server | None = None
+    server: Server | HandServer | None = None
     version: str = "v1"
 
     def component(self, name: str, kind: str, **more: str | Secret) -> Any:
@@ -223,6 +226,18 @@ def _azurite(service: str, version: str = "v1") -> Callable[[Path], AbstractAsyn
     return serve
 
 
+@asynccontextmanager
+async def _cassandra(directory: Path) -> AsyncIterator[Served]:
+    async with CassandraServer(directory) as server:
+        yield Served({"hosts": server.url}, server=server)
+
+
+@asynccontextmanager
+async def _firestore(directory: Path) -> AsyncIterator[Served]:
+    async with await asyncio.to_thread(DatastoreServer, directory) as server:
+        yield Served(server.settings, server=server)
+
+
 _MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
@@ -238,6 +253,7 @@ STATE: Mapping[str, StoreKind] = {
     "redis-stack": StoreKind("state.redis", _redis(RedisStack, queryIndexes=_INDEXES), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
+    "cassandra": StoreKind("state.cassandra", _cassandra, restarts=True),
     # An item has at most 400 KiB; moto is slow.
     "dynamodb": StoreKind("state.aws.dynamodb", _dynamodb, largest=384 * 1024, many=1000),
     "cosmosdb": StoreKind(
@@ -256,6 +272,8 @@ STATE: Mapping[str, StoreKind] = {
         many=1000,
     ),
     "azure-blobs": StoreKind("state.azure.blobstorage", _azurite("blob", "v2"), many=1000),
+    # An entity has at most a MiB less 4 bytes, all in all.
+    "firestore": StoreKind("state.gcp.firestore", _firestore, restarts=True, largest=1000 * 1024),
     "etcd-v1": StoreKind("state.etcd", _etcd("v1"), restarts=True),
     "etcd-v2": StoreKind("state.etcd", _etcd("v2"), restarts=True),
     "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),

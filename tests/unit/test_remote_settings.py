@@ -10,7 +10,9 @@ from bindings.aws.dynamodb import DynamoDBSettings, DynamoDBStateStore
 from bindings.azure.blobstorage import BlobStorageSettings, BlobStorageStateStore
 from bindings.azure.cosmosdb import CosmosDBSettings, CosmosDBStateStore
 from bindings.azure.tablestorage import TableStorageSettings, TableStorageStateStore
+from bindings.cassandra import CassandraSettings, CassandraStateStore
 from bindings.etcd import EtcdSettings, EtcdStateStore
+from bindings.gcp.firestore import FirestoreSettings, FirestoreStateStore
 from bindings.memcached import MemcachedSettings, MemcachedStateStore
 from mesh.errors import ConfigError
 from mesh.resources.settings import settings_of
@@ -28,6 +30,10 @@ KNOWN = {
     CosmosDBSettings: f"url masterKey database collection contentType {_AZURE}",
     DynamoDBSettings: "table accessKey secretKey region endpoint sessionToken ttlAttributeName partitionKey "
     "awsAccessKey awsSecretKey awsRegion awsSessionToken assumeRoleArn sessionName trustAnchorArn trustProfileArn",
+    CassandraSettings: "hosts port username password protoVersion replicationFactor consistency table keyspace "
+    "enableHostVerification",
+    FirestoreSettings: "type project_id private_key_id private_key client_email client_id auth_uri token_uri "
+    "auth_provider_x509_cert_url client_x509_cert_url entity_kind noIndex endpoint connectionEndpoint",
     EtcdSettings: "endpoints keyPrefixPath tlsEnable ca cert key maxTxnOps",
     MemcachedSettings: "hosts maxIdleConnections timeout",
 }
@@ -48,6 +54,8 @@ def test_secrets_are_not_shown() -> None:
     assert "AKIA" not in repr(settings)
     assert "hush" not in repr(settings)
     assert "hush" not in repr(CosmosDBSettings(url="https://a", key="hush", client_secret="hush"))
+    assert "hush" not in repr(CassandraSettings(hosts=(), password="hush"))
+    assert "hush" not in repr(FirestoreSettings(private_key="hush", private_key_id="hush"))
     assert "hush" not in repr(EtcdSettings(endpoints=(), key="hush"))
 
 
@@ -77,6 +85,22 @@ def test_secrets_are_not_shown() -> None:
         (CosmosDBStateStore, {**_COSMOS, "masterKey": "no key"}, "masterKey.*: is no key"),
         (CosmosDBStateStore, {**_COSMOS, "azureClientSecret": "s"}, "azureClientSecret needs azureTenantId"),
         (CosmosDBStateStore, {**_COSMOS, "outboxPublishPubsub": "p"}, "outboxPublishPubsub.* another partition"),
+        (CassandraStateStore, {}, "the setting hosts is missing"),
+        (CassandraStateStore, {"hosts": "u:p@a"}, "without credentials"),
+        (CassandraStateStore, {"hosts": "a", "port": "0"}, "port"),
+        (CassandraStateStore, {"hosts": "a", "username": "u"}, "username.* needs password as well"),
+        (CassandraStateStore, {"hosts": "a", "password": "p"}, "password.* needs username as well"),
+        (CassandraStateStore, {"hosts": "a", "protoVersion": "2"}, "protoVersion"),
+        (CassandraStateStore, {"hosts": "a", "replicationFactor": "0"}, "replicationFactor"),
+        (CassandraStateStore, {"hosts": "a", "consistency": "Most"}, "consistency.* is All or Any"),
+        (CassandraStateStore, {"hosts": "a", "table": "items; DROP"}, "table.* letters, digits and underscores"),
+        (CassandraStateStore, {"hosts": "a", "keyspace": "k-1"}, "keyspace.* letters, digits and underscores"),
+        (FirestoreStateStore, {"client_email": "a@b"}, "client_email.* needs private_key as well"),
+        (FirestoreStateStore, {"private_key": "hush"}, "private_key.* needs client_email as well"),
+        (FirestoreStateStore, {"endpoint": "http://u:p@a"}, "endpoint.* without credentials"),
+        (FirestoreStateStore, {"endpoint": "https://a/b"}, "endpoint.* without a path"),
+        (FirestoreStateStore, {"entity_kind": "__a__"}, "entity_kind.* two underscores"),
+        (FirestoreStateStore, {"noIndex": "perhaps"}, "noIndex"),
         (EtcdStateStore, {}, "the setting endpoints is missing"),
         (EtcdStateStore, {"endpoints": "a:1,b"}, "endpoints.* host:port"),
         (EtcdStateStore, {"endpoints": "http://u:p@a:1"}, "without credentials"),
