@@ -111,7 +111,7 @@ class _Server:
                     replies = [await self._read(reader) for _ in commands]
                 whole = not any(reply.refused for reply in replies)
             except (OSError, TimeoutError, EOFError, ValueError) as error:
-                raise _Lost(f"{self.shown} did not answer: {str(error) or type(error).__name__}", sent=True) from error
+                raise _Lost(f"{self.shown} did not answer{self._why(error)}", sent=True) from error
             finally:
                 if whole and len(self._idle) < self._settings.idle:
                     self._idle.append((reader, writer))
@@ -134,7 +134,12 @@ class _Server:
             async with asyncio.timeout(self._settings.timeout):
                 return await asyncio.open_connection(*self._address)
         except (OSError, TimeoutError) as error:
-            raise _Lost(f"cannot reach {self.shown}: {str(error) or type(error).__name__}", sent=False) from error
+            raise _Lost(f"cannot reach {self.shown}{self._why(error)}", sent=False) from error
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError) and not str(error):
+            return f" within {self._settings.timeout:g} s (timeout)"
+        return f": {str(error) or type(error).__name__}"
 
     async def _read(self, reader: asyncio.StreamReader) -> _Reply:
         line = await reader.readuntil(b"\r\n")

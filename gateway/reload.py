@@ -144,7 +144,8 @@ class _Watch:
 
     def _complain(self, bad: Sequence[Problem], kept: Sequence[Problem]) -> None:
         """Say in one line why something is as it was; the same is not said twice in a row."""
-        reasons = tuple(map(str, (*bad, *kept)))
+        # A Configuration that stands among the resources is read with them as well.
+        reasons = tuple(dict.fromkeys(map(str, (*bad, *kept))))
         if reasons and reasons != self._complained:
             more = f"; and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
             logger.error("resources are kept as they were: %s%s", "; ".join(reasons[:MAX_TOLD]), more)

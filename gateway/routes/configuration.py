@@ -59,6 +59,8 @@ async def write(asked: Asked) -> Answered:
     """Write a value: the body, as it is."""
     store, key = asked.text(0), asked.text(1)
     await asked.find(SET, store)
+    if not key:
+        raise bad_request("the key of a value is missing at the end of the path")
     try:
         value = (await read_body(asked.request)).decode()
     except UnicodeDecodeError:

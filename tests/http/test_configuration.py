@@ -97,6 +97,7 @@ MANY = "&".join(f"key={number}" for number in range(1001))
     Case("unsubscribe at no such store", get("nope/x/unsubscribe"), 400, UNKNOWN),
     Case("write no text", ("PUT", f"{WRITE}/conf/k", None, b"\xff"), 400, error("ERR_BAD_REQUEST")),
     Case("write too much", ("PUT", f"{WRITE}/conf/k", None, b"x" * 530_000), 400, error("ERR_BAD_REQUEST")),
+    Case("write without a key", ("PUT", f"{WRITE}/conf/", None, b"x"), 400, error("ERR_BAD_REQUEST")),
     Case("write to no such store", ("PUT", f"{WRITE}/nope/k", None, b"x"), 400, UNKNOWN),
     Case("delete what is not there", ("DELETE", f"{WRITE}/conf/none"), 204, b""),
     Case("delete at no such store", ("DELETE", f"{WRITE}/nope/k"), 400, UNKNOWN),

@@ -302,6 +302,18 @@ async def test_configuration(files: Files, memory: Backbone, tmp_path: Path, cap
         await until(200)
 
 
+async def test_a_configuration_among_the_resources_is_told_once(
+    files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.write(config=yaml("Configuration", "c", {}))
+    config = files.directory / "config.yaml"
+    async with running(files, memory, tmp_path, configuration_files=(config,)):
+        files.write(config="kind: [")
+        await until_logged(caplog, "resources are kept as they were", "config.yaml:1")
+    [told] = [line for line in map(logging.LogRecord.getMessage, caplog.records) if "kept as they were" in line]
+    assert told.count("config.yaml:1") == 1
+
+
 SUBSCRIPTION = {"pubsubname": "pubsub", "topic": "orders", "routes": {"default": "/one"}}
 
 
