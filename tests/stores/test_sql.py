@@ -580,6 +580,54 @@ async def test_statements_that_a_proxy_would_lose(database: Database, mode: str,
         assert (found > 0) is kept
 
 
+async def test_waiting_for_a_connection(database: Database) -> None:
+    """Is bounded as the operation is; what only waited was not done, and the error says so."""
+    if database.name == "sqlite":
+        pytest.skip("has one thread, and no connection to wait for")
+    timeout = {"timeoutInSeconds" if database.name == "mysql" else "timeout": "1s"}
+    async with database.made(maxConns="1", **timeout) as store, asyncio.TaskGroup() as tasks:
+        held, released = asyncio.Event(), asyncio.Event()
+
+        async def hold(_: object) -> None:
+            held.set()
+            await released.wait()
+
+        tasks.create_task(store._database._run(hold))  # type: ignore[arg-type]
+        await held.wait()
+        error = await _error(store, Item(database.key("k"), b"1", None, Concurrency.FIRST_WRITE))
+        assert type(error) is StateError
+        assert "no connection was free within 1 s" in str(error)
+        released.set()
+        await store.write([Item(database.key("k"), b"1", None, Concurrency.FIRST_WRITE)])
+
+
+@pytest.mark.parametrize(("setting", "text"), [("connectionMaxIdleTime", "1ms"), ("lifetime", "1ms"), ("", "")])
+async def test_connections_that_are_replaced(database: Database, setting: str, text: str) -> None:
+    """Those that were unused or open for too long; else the one that was used last does the next operation."""
+    if not database.name.startswith("postgresql"):
+        pytest.skip("has no such setting")
+    settings = {setting: text} if setting else {}
+    if setting == "lifetime":
+        string = database.served.settings["connectionString"]
+        settings = {"connectionString": f"{string} pool_max_conn_lifetime={text}"}
+    async with database.made(**settings) as store:
+        [[first]] = await store._database.rows("SELECT pg_backend_pid()", {})
+
+        async def replaced() -> None:
+            assert (await store._database.rows("SELECT pg_backend_pid()", {}))[0][0] != first
+
+        if setting:
+            await eventually(replaced)
+            asked = f"SELECT 1 FROM pg_stat_activity WHERE pid = {first}"
+
+            async def gone() -> None:
+                assert not await asyncio.to_thread(database.run, asked)
+
+            await eventually(gone)
+        else:
+            assert (await store._database.rows("SELECT pg_backend_pid()", {}))[0][0] == first
+
+
 async def test_a_server_that_says_nothing(database: Database) -> None:
     """Ends an operation after its time, and then the connection is replaced."""
     timeout = {"timeoutInSeconds" if database.name == "mysql" else "timeout": "1s"}
