@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = ["AzureSettings", "check_identity", "make_credential"]
 
 _CLOUDS = {"AZUREPUBLICCLOUD": None, "AZURECHINACLOUD": "china", "AZUREUSGOVERNMENTCLOUD": "government"}
 _AUTHORITIES = {"china": AzureAuthorityHosts.AZURE_CHINA, "government": AzureAuthorityHosts.AZURE_GOVERNMENT}
+for _name in ("azure", "msal"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # Below, they write each request with its URL and headers.
 
 
 @dataclass(frozen=True, slots=True)

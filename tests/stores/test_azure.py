@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -248,3 +249,20 @@ async def test_etags_that_are_none_of_the_services(tables: AzuriteServer, blobs:
             found = await store.get("etag", strong=True)
             assert found is not None
             assert found.value == b"1"
+
+
+async def test_requests_are_not_written_to_the_log(
+    cosmosdb: CosmosDBServer, tables: AzuriteServer, blobs: AzuriteServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their URLs have the keys of an application."""
+    caplog.set_level(logging.DEBUG)
+    adapters: dict[Any, Any] = {
+        CosmosDBStateStore: cosmosdb,
+        TableStorageStateStore: tables,
+        BlobStorageStateStore: blobs,
+    }
+    for adapter, server in adapters.items():
+        async with adapter.from_component(component("c", "", **server.settings)) as store:
+            await store.write([Item("quiet", b"1")])
+            assert (await store.get("quiet", strong=True)).value == b"1"
+    assert "quiet" not in caplog.text

@@ -136,6 +136,26 @@ async def test_replies_that_do_not_come(tmp_path: Path, adapter: Any, trouble: C
         assert (await store.get("k", strong=True)).value == b"3"
 
 
+@pytest.mark.parametrize("adapter", [BlobStorageStateStore, CosmosDBStateStore, TableStorageStateStore])
+async def test_a_server_that_goes_away(tmp_path: Path, adapter: Any) -> None:
+    """What is asked meanwhile fails and may be repeated; then all works again."""
+    async with served(tmp_path, adapter) as server, made(adapter, server.port) as store:
+        await store.write([Item("k", b"1")])
+        await server.stop()
+        for attempt in (store.get("k", strong=True), store.check(), store.write([Item("k", b"2")])):
+            with pytest.raises(StateError) as raised:
+                await attempt
+            assert raised.value.retryable
+        with pytest.raises(StateError) as raised:
+            await store.write([Item("k", b"2", None, Concurrency.FIRST_WRITE)])
+        assert not isinstance(raised.value, OutcomeUnknownError)  # Nobody was there to write it.
+        await server.start()
+        async with made(adapter, server.port):  # It makes the table that an emulator may have lost.
+            pass
+        await store.write([Item("k", b"3")])
+        assert (await store.get("k", strong=True)).value == b"3"
+
+
 async def until_read(store: Any, key: str) -> Stored:
     async def read() -> Stored:
         try:
