@@ -29,7 +29,7 @@ from tests.support.nodes import ask, component
 from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
-from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer
+from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer, MongoDBServer
 
 __all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
 
@@ -223,6 +223,12 @@ def _azurite(service: str, version: str = "v1") -> Callable[[Path], AbstractAsyn
     return serve
 
 
+@asynccontextmanager
+async def _mongodb(directory: Path) -> AsyncIterator[Served]:
+    async with MongoDBServer(directory) as server:
+        yield Served({"host": server.url}, server=server)
+
+
 _MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
@@ -260,6 +266,8 @@ STATE: Mapping[str, StoreKind] = {
     "etcd-v2": StoreKind("state.etcd", _etcd("v2"), restarts=True),
     "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),
     "memcached-two": StoreKind("state.memcached", _memcached(2), keys=_MEMCACHED_KEYS),
+    # The server keeps nothing, and has no transactions.
+    "mongodb": StoreKind("state.mongodb", _mongodb),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }
