@@ -21,7 +21,7 @@ from mesh.errors import Problem
 from mesh.resources.component import Component
 from mesh.resources.settings import DURATION, VERBATIM, Kind, choice, setting
 
-__all__ = ["Document", "MongoDBSettings", "collection_of", "make_client", "wrong"]
+__all__ = ["Document", "MongoDBSettings", "collection_of", "make_client", "plain", "wrong"]
 
 Document = dict[str, Any]
 
@@ -121,7 +121,7 @@ def make_client(settings: MongoDBSettings, within: float, tell: Callable[[str], 
         params = f"?{settings.params.removeprefix('?')}" if settings.params else ""
         url = f"{scheme}://{settings.server or settings.host}/{settings.database}{params}"
         if settings.username and settings.password:
-            options |= {"username": _plain(settings.username), "password": _plain(settings.password)}
+            options |= {"username": plain(settings.username), "password": plain(settings.password)}
     with warnings.catch_warnings(record=True) as told:  # Of options that it does not know.
         warnings.simplefilter("always")
         try:
@@ -138,7 +138,7 @@ def make_client(settings: MongoDBSettings, within: float, tell: Callable[[str], 
     return client
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Decode what Dapr puts into its URL as it is; a text that cannot be meant so is itself."""
     return unquote(text) if _ESCAPED.fullmatch(text) else text
 

@@ -12,14 +12,15 @@ Source: Dapr 1.18, the MongoDB state store.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from bson.errors import BSONError
-from pymongo import AsyncMongoClient, DeleteOne, ReadPreference, UpdateOne
+from pymongo import AsyncMongoClient, DeleteOne, ReadPreference, UpdateOne, timeout
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import (
@@ -62,12 +63,15 @@ __all__ = ["MongoDBStateStore"]
 
 MAX_BATCH = 100
 MAX_READS = 1000
+MAX_REQUESTS = 100
 ATTEMPTS = 3
 START_SHARE = 0.8  # Of the time for a component's start, so that what fails can still be told.
 MAX_TOLD = 300
 _TOO_LARGE = (257, 10334, 17280, 17419)
 _DUPLICATE = 11000
 _TRANSACTIONAL = ("LoadBalancer", "Mongos", "RSPrimary")
+
+_Result = TypeVar("_Result")
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,9 @@ class MongoDBStateStore(RemoteStateStore):
         super().__init__(settings)
         self._within = start_within * START_SHARE
         self._shown = settings.shown
+        self._timeout = settings.timeout
+        self._free = asyncio.Semaphore(MAX_REQUESTS)
+        self._tasks: asyncio.TaskGroup
         self._client: AsyncMongoClient[Document]
         self._collection: AsyncCollection[Document]
         self._primary: AsyncCollection[Document]
@@ -116,6 +123,7 @@ class MongoDBStateStore(RemoteStateStore):
             self._collection = collection_of(self._client, settings)
         except (PyMongoError, ValueError) as error:
             raise self._problem(str(error), setting) from None
+        self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._primary = self._collection.with_options(read_preference=ReadPreference.PRIMARY)
         with self._failures():
             await self._client.admin.command("ping")
@@ -148,11 +156,38 @@ class MongoDBStateStore(RemoteStateStore):
             told = str(error)[:MAX_TOLD] or type(error).__name__
             raise uncertain(StateError(f"{self._shown} did not answer: {told}"), items) from error
 
+    async def _do(self, work: Callable[[], Awaitable[_Result]], items: Sequence[Item] = ()) -> _Result:
+        """Use the client; raises the block's errors.
+
+        What has begun goes to its end, which the operation's timeout bounds, also when nobody waits for it any more: a
+        cancelled request would leave the client a connection that nobody closes, and it may lose the cancellation.
+        """
+        outcome: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                with timeout(self._timeout):  # A transaction would be tried again for longer.
+                    result = await work()
+            except Exception as error:  # noqa: BLE001 - It is raised where the outcome is awaited.
+                if not outcome.done():
+                    outcome.set_exception(error)
+                    outcome.exception()  # Who awaited it may be cancelled now; then nobody takes it.
+            else:
+                if not outcome.done():
+                    outcome.set_result(result)
+            finally:
+                outcome.cancel()
+                self._free.release()
+
+        await self._free.acquire()
+        self._tasks.create_task(run(), name="mongodb-request")
+        with self._failures(items):
+            return await outcome
+
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a document; ``strong`` is from the primary, whatever the URL prefers."""
-        with self._failures():
-            collection = self._primary if strong else self._collection
-            return stored(await collection.find_one({"_id": checked_key(key)}))
+        collection, filters = self._primary if strong else self._collection, {"_id": checked_key(key)}
+        return stored(await self._do(lambda: collection.find_one(filters)))
 
     async def get_many(
         self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
@@ -163,8 +198,7 @@ class MongoDBStateStore(RemoteStateStore):
         for start in range(0, len(distinct), MAX_READS):
             part = distinct[start : start + MAX_READS]
             try:
-                with self._failures():
-                    documents = await self._collection.find({"_id": {"$in": part}}).to_list()
+                documents = await self._do(self._collection.find({"_id": {"$in": part}}).to_list)
             except MeshError as error:
                 found |= dict.fromkeys(part, error)
             else:
@@ -177,9 +211,8 @@ class MongoDBStateStore(RemoteStateStore):
         if len(by_key) == 1:
             ((key, (conditions, written)),) = by_key.items()
             if written is not None and (written.value is not None or not _absent(conditions)):
-                with self._failures(items):
-                    if not await self._write(key, conditions, written):
-                        raise conflict(items)
+                if not await self._do(lambda: self._write(key, conditions, written), items):
+                    raise conflict(items)
                 return
         if by_key:
             await self._transact(items, by_key)
@@ -193,17 +226,18 @@ class MongoDBStateStore(RemoteStateStore):
                 if not await self._write(key, conditions, written, session):
                     raise conflict(items)
 
-        for left in reversed(range(ATTEMPTS)):
-            with self._failures(items):
+        async def run() -> None:
+            how = ReadConcern("snapshot"), WriteConcern("majority"), ReadPreference.PRIMARY
+            for left in reversed(range(ATTEMPTS)):
                 try:
                     async with self._client.start_session() as session:
-                        await session.with_transaction(
-                            work, ReadConcern("snapshot"), WriteConcern("majority"), ReadPreference.PRIMARY
-                        )
+                        await session.with_transaction(work, *how)
                     return
                 except DuplicateKeyError:  # Another one has made the document since the transaction began.
                     if not left:
                         raise
+
+        await self._do(run, items)
 
     async def _write(
         self,
@@ -262,22 +296,25 @@ class MongoDBStateStore(RemoteStateStore):
             else UpdateOne({"_id": checked_key(item.key)}, {"$set": laid_out(item)}, upsert=True)
             for item in items
         ]
-        with self._failures(items):
+
+        async def run() -> Sequence[int]:
             try:
                 await self._collection.bulk_write(writes, ordered=False)
             except BulkWriteError as error:
                 failed = error.details.get("writeErrors", [])
                 if not failed or any(each.get("code") != _DUPLICATE for each in failed):
                     raise
-                for each in failed:
-                    await self.write([items[each["index"]]])
+                return [each["index"] for each in failed]
+            return ()
+
+        for index in await self._do(run, items):
+            await self.write([items[index]])
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys in order, by the index that every collection has."""
         filters = {"_id": prefixed(checked_key(prefix), checked_key(after)), **alive()}
-        with self._failures():
-            found = self._primary.find(filters, {"_id": 1}).sort("_id", 1).limit(limit)
-            return [document["_id"] async for document in found]
+        found = self._primary.find(filters, {"_id": 1}).sort("_id", 1).limit(limit)
+        return [document["_id"] for document in await self._do(found.to_list)]
 
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find documents by the members of their values; a page's token is how many were given before.
@@ -289,11 +326,10 @@ class MongoDBStateStore(RemoteStateStore):
         if query.filter is not None:
             parts.append(condition(query.filter))
         before, order = skipped(query), order_of(query)
-        with self._failures():
-            found = self._collection.find({"$and": parts}).sort(order).skip(before)
-            if query.limit:
-                found = found.limit(query.limit + 1)
-            documents = await found.to_list()
+        found = self._collection.find({"$and": parts}).sort(order).skip(before)
+        if query.limit:
+            found = found.limit(query.limit + 1)
+        documents = await self._do(found.to_list)
         more = bool(query.limit) and len(documents) > query.limit
         given = documents[: query.limit] if more else documents
         matches = [Match(each["_id"], text_of(each.get("value")), str(each.get("_etag") or "")) for each in given]
