@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ async def test_what_others_wrote(tmp_path: Path) -> None:
 async def test_what_has_expired(tmp_path: Path) -> None:
     """It counts as gone before the server deletes it, and another program sees when that is."""
     async with server(tmp_path) as at, made(at.port) as store:
-        past = {"value": "1", "_etag": "e", "_ttl": datetime.utcnow() - timedelta(days=1)}
+        past = {"value": "1", "_etag": "e", "_ttl": datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1)}
         await do(at.port, lambda each: each.insert_many([{"_id": key, **past} for key in ("a", "b", "c")]))
         assert await store.get("a", strong=True) is None
         assert await store.get_many(["a", "b"]) == [None, None]
@@ -136,7 +136,7 @@ async def test_what_has_expired(tmp_path: Path) -> None:
             await store.write([Item("a", b"3", None, Concurrency.FIRST_WRITE)])
         await store.write([Item("far", b"1", ttl=1e18)])
         found = await do(at.port, lambda each: each.find_one({"_id": "a"}))
-        assert timedelta(seconds=900) < found["_ttl"] - datetime.utcnow() < timedelta(seconds=1001)
+        assert timedelta(seconds=900) < found["_ttl"] - datetime.now(UTC).replace(tzinfo=None) < timedelta(seconds=1001)
         assert sorted(await store.keys("", "", 10)) == ["a", "far"]
 
 
