@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
@@ -14,7 +15,7 @@ from aiobotocore.session import get_session
 from tests.support.processes import free_port
 from tests.support.server import Server
 
-__all__ = ["DynamoDBServer", "EtcdServer", "MemcachedServer"]
+__all__ = ["DynamoDBServer", "EtcdServer", "MemcachedServer", "MongoDBServer"]
 
 
 def _found(name: str) -> str:
@@ -137,3 +138,34 @@ class DynamoDBServer(Server):
                 AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
                 BillingMode="PAY_PER_REQUEST",
             )
+
+
+class MongoDBServer(Server):
+    """mongo-java-server, which speaks MongoDB's protocol; what it had is gone when it ends.
+
+    It has no replica set, and so neither sessions nor transactions.
+    """
+
+    title = "mongo-java-server"
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; entering starts it."""
+        super().__init__(directory)
+        self._java = _found("java")
+        places = Path(os.environ.get("BROKERMESH_MONGODB") or Path.home() / ".cache/brokermesh-tests/mongodb")
+        found = sorted(places.glob("*/Serve.class"))
+        if not found:
+            raise FileNotFoundError("mongo-java-server is not installed")
+        self._classes = found[-1].parent
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        quick = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        return (self._java, *quick, "-cp", f"{self._classes}/*:{self._classes}", "Serve", str(self.port))
+
+    def answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+            return True

@@ -27,12 +27,13 @@ from tests.support.extension import install
 from tests.support.hand_servers import HandServer
 from tests.support.kubernetes_api import KubernetesAPI
 from tests.support.mariadb_server import MariaDBServer
+from tests.support.mongodb_replica_set import ReplicaSet
 from tests.support.nats import NatsServer
 from tests.support.nodes import ask, component
 from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
-from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer
+from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer, MongoDBServer
 
 __all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
 
@@ -238,6 +239,18 @@ async def _firestore(directory: Path) -> AsyncIterator[Served]:
         yield Served(server.settings, server=server)
 
 
+@asynccontextmanager
+async def _mongodb(directory: Path) -> AsyncIterator[Served]:
+    async with MongoDBServer(directory) as server:
+        yield Served({"host": server.url}, server=server)
+
+
+@asynccontextmanager
+async def _mongodb_set(directory: Path) -> AsyncIterator[Served]:
+    async with ReplicaSet() as server:
+        yield Served({"host": f"127.0.0.1:{server.port}", "params": "?replicaSet=rs0"})
+
+
 _MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
@@ -278,6 +291,10 @@ STATE: Mapping[str, StoreKind] = {
     "etcd-v2": StoreKind("state.etcd", _etcd("v2"), restarts=True),
     "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),
     "memcached-two": StoreKind("state.memcached", _memcached(2), keys=_MEMCACHED_KEYS),
+    # The server keeps nothing, and has no transactions.
+    "mongodb": StoreKind("state.mongodb", _mongodb),
+    # Answers of ours: for transactions, which the other server has not.
+    "mongodb-set": StoreKind("state.mongodb", _mongodb_set),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }

@@ -14,6 +14,8 @@ from bindings.cassandra import CassandraSettings, CassandraStateStore
 from bindings.etcd import EtcdSettings, EtcdStateStore
 from bindings.gcp.firestore import FirestoreSettings, FirestoreStateStore
 from bindings.memcached import MemcachedSettings, MemcachedStateStore
+from bindings.mongodb._settings import MongoDBSettings, plain
+from bindings.mongodb.state import MongoDBStateStore
 from mesh.errors import ConfigError
 from mesh.resources.settings import settings_of
 from tests.support.nodes import component
@@ -36,6 +38,8 @@ KNOWN = {
     "auth_provider_x509_cert_url client_x509_cert_url entity_kind noIndex endpoint connectionEndpoint",
     EtcdSettings: "endpoints keyPrefixPath tlsEnable ca cert key maxTxnOps",
     MemcachedSettings: "hosts maxIdleConnections timeout",
+    MongoDBSettings: "connectionString server host username password databaseName collectionName writeConcern "
+    "readConcern operationTimeout params",
 }
 _BLOBS = {"accountName": "shop", "containerName": "state"}
 _COSMOS = {"url": "https://shop.documents.azure.com:443/", "database": "shop", "collection": "state"}
@@ -57,6 +61,7 @@ def test_secrets_are_not_shown() -> None:
     assert "hush" not in repr(CassandraSettings(hosts=(), password="hush"))
     assert "hush" not in repr(FirestoreSettings(private_key="hush", private_key_id="hush"))
     assert "hush" not in repr(EtcdSettings(endpoints=(), key="hush"))
+    assert "hush" not in repr(MongoDBSettings(url="mongodb://u:hush@a", password="hush"))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,15 @@ def test_secrets_are_not_shown() -> None:
         (EtcdStateStore, {"endpoints": "a:1", "tlsEnable": "true", "cert": "x"}, "cert.* goes with key"),
         (EtcdStateStore, {"endpoints": "a:1", "tlsEnable": "true", "ca": "x"}, "cannot be used"),
         (EtcdStateStore, {"endpoints": "a:1", "maxTxnOps": "0"}, "maxTxnOps"),
+        (MongoDBStateStore, {}, "host, server and connectionString"),
+        (MongoDBStateStore, {"host": "a", "server": "b"}, "server.* only one of them"),
+        (MongoDBStateStore, {"host": "u:p@a"}, "host.* without credentials"),
+        (MongoDBStateStore, {"host": "a", "username": "u"}, "username.* goes with password"),
+        (MongoDBStateStore, {"host": "a", "password": "p"}, "password.* goes with username"),
+        (MongoDBStateStore, {"host": "a", "writeConcern": "0"}, "writeConcern.* confirmed before"),
+        (MongoDBStateStore, {"host": "a", "readConcern": "none"}, "readConcern.* linearizable"),
+        (MongoDBStateStore, {"host": "a", "operationTimeout": "0s"}, "operationTimeout.* longer than 0"),
+        (MongoDBStateStore, {"host": "a", "operationTimeout": "soon"}, "operationTimeout"),
         (MemcachedStateStore, {}, "the setting hosts is missing"),
         (MemcachedStateStore, {"hosts": "a:1,"}, "hosts.* host:port"),
         (MemcachedStateStore, {"hosts": "a:b"}, "hosts.* host:port"),
@@ -155,3 +169,20 @@ def test_dynamodb_expires_where_an_attribute_is_named(given: dict[str, str], abi
     declared = DynamoDBStateStore.from_component(component("c", "", table="t", **given)).capabilities
     assert set(abilities) <= set(declared)
     assert ("TTL" in declared) == bool(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("p@ss:w/rd%", "p@ss:w/rd%"),
+        ("100%", "100%"),
+        ("p%40ss+1", "p@ss+1"),
+        ("p%40ss@1", "p%40ss@1"),
+        ("plain", "plain"),
+        ("a b ", "a b "),
+        ("%C3%A9", "é"),
+    ],
+)
+def test_mongodb_credentials_as_in_a_url(text: str, meant: str) -> None:
+    """As Dapr's URL needs them, or as they are."""
+    assert plain(text) == meant
