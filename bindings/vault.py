@@ -91,7 +91,7 @@ class VaultSecretStore(ComponentAdapter):
         """Connect, and find of which version the engine is.
 
         Raises:
-            SecretError: The server cannot be reached, or there is no such engine.
+            SecretError: The server cannot be reached, does not take the token, or the engine is another kind.
         """
         settings = self._settings
         try:
@@ -110,8 +110,25 @@ class VaultSecretStore(ComponentAdapter):
                 raise SecretError(f"the engine at {self._engine} has no keys and values, it is {engine.get('type')}")
             options = engine.get("options")
             self._versioned = isinstance(options, dict) and options.get("version") == "2"
-        elif found.status not in (403, 404):  # A token may be denied this and yet read secrets.
+        elif found.status == 403:
+            await self._known()
+        elif found.status != 404:
             raise _refused(found)
+
+    async def _known(self) -> None:
+        """See whether the server knows a token that may not ask for its engine.
+
+        Raises:
+            SecretError: It is of no use: one that may read any secret of the engine may ask for it, and nearly every
+                one for itself.
+        """
+        found = await self._service.get("/v1/auth/token/lookup-self")
+        if found.status == 403:
+            which = "vaultToken" if self._settings.token is not None else f"in {self._settings.token_file}"
+            raise SecretError(
+                f"Vault does not take the token {which} ({found.reason()}): it is wrong, expired or revoked, or has "
+                f"no right in the engine {self._engine}"
+            )
 
     async def check(self) -> None:
         """Ask whether the server answers, and is not sealed."""

@@ -74,13 +74,18 @@ class RedisStateStore(RedisAdapter, StateStore):
     async def _enter(self) -> None:
         """Connect, and see whether the server has the JSON module."""
         await super()._enter()
-        told = await self.run(Command(("COMMAND", "INFO", "JSON.SET"), again=True))
-        self._documents = bool(cast("list[Reply]", told)[0])
+        told = await self.run(Command(("COMMAND", "INFO", "JSON.SET", "FT.CREATE"), again=True))
+        self._documents, searches = map(bool, cast("list[Reply]", told))
         indexes = self._settings.indexes
         if indexes:
             if self._client.cluster:
                 raise StateError(
                     f"{self._client.shown}: queryIndexes needs one server: in a cluster none knows all values"
+                )
+            if not (self._documents and searches):
+                raise StateError(
+                    f"{self._client.shown}: queryIndexes needs the modules for JSON and search, which this server has "
+                    "not: use Redis Stack or Redis 8, or leave queryIndexes out"
                 )
             self._search = Search(self._client, indexes)
             with self._failures():

@@ -24,17 +24,19 @@ _T = TypeVar("_T")
 class Database:
     """Does work on a pool of connections."""
 
-    def __init__(self, title: str, timeout: float, run: Runner) -> None:
+    def __init__(self, title: str, timeout: float, run: Runner, rights: str) -> None:
         """Use an open pool.
 
         Args:
             title: For people.
             timeout: Seconds that work may take.
             run: The pool.
+            rights: What the user must be allowed, for people.
         """
         self._title = title
         self._timeout = timeout
         self._run = run
+        self._rights = rights
 
     async def rows(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """Read rows by a statement."""
@@ -87,6 +89,8 @@ class Database:
         reason = _first_line(error.error)
         if error.fault is Fault.LIMIT:
             return StateLimitError(f"{self._title}: {reason}")
+        if error.fault is Fault.DENIED:
+            return StateError(f"{self._title}: {reason}; its user needs {self._rights}")
         if error.fault is Fault.LOST and writes:
             return _unknown(f"{self._title}: the connection was lost ({reason})")
         return StateError(f"{self._title}: {reason}")

@@ -43,6 +43,7 @@ class Fault(Enum):
     AGAIN = "another transaction was in the way; this one was undone"
     EXISTS = "there is such a row"
     LIMIT = "it is larger than the database takes"
+    DENIED = "the user lacks a right"
     OTHER = "anything else"
 
 
@@ -69,6 +70,7 @@ class Dialect:
         read: Gives what was stored of a row of ``get``.
         migrate: Makes the tables, or brings them up to date.
         etag: Checks an etag's form and gives what stands for it in a statement; None if none is like it.
+        rights: What whoever makes the tables must be allowed, as the database's own statement.
         etag_invalid: Whether an etag of another form is told as such, instead of as one that differs.
         chunk: The most rows or keys of a statement.
         max_key: Characters of the longest key; None = the database's own limit is met.
@@ -92,6 +94,7 @@ class Dialect:
     read: Callable[[Any], Stored]
     migrate: Callable[[Connection], None]
     etag: Callable[[str], str | bytes | None]
+    rights: str
     etag_invalid: bool = False
     max_key: int | None = None
     chunk: int = 500

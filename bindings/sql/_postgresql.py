@@ -21,10 +21,13 @@ __all__ = ["fault", "postgresql_v1", "postgresql_v2", "quoted"]
 _AGAIN = frozenset({"40001", "40P01", "55P03"})
 _EXISTS = "23505"
 _LIMITS = ("54", "22001", "22023")
+_DENIED = "42501"
 _LOST = frozenset({"57P01", "57P02", "57P03", "25P03", "57P05"})
 # Two sessions that make the same table at the same time: PostgreSQL lets one fail in its own catalogue.
 _RACES = frozenset({"23505", "42P07", "42710", "XX000"})
 _RACE_ATTEMPTS = 10
+# Columns that tell a table's version; those that a later step adds are not among them.
+_LAYOUTS = {"v1": {"key", "value", "isbinary"}, "v2": {"key", "value", "etag"}}
 _XID_MAX = 2**32
 
 
@@ -44,6 +47,8 @@ def fault(error: BaseException) -> Fault:
         return Fault.EXISTS
     if state in _LOST or state.startswith("08"):
         return Fault.LOST
+    if state == _DENIED:
+        return Fault.DENIED
     return Fault.LIMIT if state.startswith(_LIMITS) else Fault.OTHER
 
 
@@ -99,7 +104,16 @@ def _dialect(
             "CURRENT_TIMESTAMP - CAST(:seconds AS float8) * interval '1 second'",
         ),
         begin="BEGIN ISOLATION LEVEL READ COMMITTED",
+        rights=_rights(t, m),
         **more,
+    )
+
+
+def _rights(*tables: str) -> str:
+    schemas = ", ".join(sorted({table.rpartition(".")[0] or "public" for table in tables}))
+    return (
+        f"GRANT USAGE, CREATE ON SCHEMA {schemas} to make the tables, or tables that are there and "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(tables)}"
     )
 
 
@@ -135,7 +149,7 @@ def postgresql_v1(table: Sequence[str], metadata: Sequence[str]) -> Dialect:
         read=read,
         etag=_xid,
         etag_invalid=True,
-        migrate=partial(_migrate, metadata, "migrations", steps),
+        migrate=partial(_migrate, table, metadata, "migrations", steps),
     )
 
 
@@ -170,7 +184,7 @@ def postgresql_v2(table: Sequence[str], metadata: Sequence[str], prefix: str, ti
         parameters=parameters,
         read=read,
         etag=is_uuid,
-        migrate=partial(_migrate, metadata, f"migrations-state-v2-{prefix}", steps),
+        migrate=partial(_migrate, table, metadata, f"migrations-state-v2-{prefix}", steps),
     )
 
 
@@ -186,7 +200,9 @@ def _xid(etag: str) -> str | None:
     return etag if fits else None
 
 
-def _migrate(metadata: Sequence[str], level_key: str, steps: Sequence[str], connection: Connection) -> None:
+def _migrate(
+    table: Sequence[str], metadata: Sequence[str], level_key: str, steps: Sequence[str], connection: Connection
+) -> None:
     """Take the steps that the tables lack, one gateway after the other: they wait for the row ``lock``."""
     m, key = quoted(metadata), {"key": level_key}
     _make(connection, m)
@@ -196,6 +212,7 @@ def _migrate(metadata: Sequence[str], level_key: str, steps: Sequence[str], conn
         connection.execute(one(f"SELECT value FROM {m} WHERE key = 'lock' FOR UPDATE"))
         row = connection.execute(one(f"SELECT value FROM {m} WHERE key = CAST(:key AS text)"), key).first()
         level = _level(row[0] if row else "0", m)
+        _check_layout(table, "v1" if level_key == "migrations" else "v2", connection)
         for step in steps[level:]:
             for statement in step.split("; "):
                 connection.exec_driver_sql(statement)
@@ -211,6 +228,25 @@ def _migrate(metadata: Sequence[str], level_key: str, steps: Sequence[str], conn
         connection.exec_driver_sql("ROLLBACK")
         raise
     connection.exec_driver_sql("COMMIT")
+
+
+def _check_layout(table: Sequence[str], version: str, connection: Connection) -> None:
+    """Refuse a table that has not the columns of a version.
+
+    Raises:
+        StateError: It has those of the other one, or of neither.
+    """
+    asked = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(CAST(:name AS text)) AND attnum > 0"
+    have = {str(name) for name in connection.execute(one(asked), {"name": quoted(table)}).scalars()}
+    if not have or _LAYOUTS[version] <= have:
+        return
+    name, other = ".".join(table).lower(), "v2" if version == "v1" else "v1"
+    setting = "tableName" if version == "v1" else "tablePrefix"
+    if _LAYOUTS[other] <= have:
+        told = f"the table {name} is of version {other}: set spec.version {other}, or another {setting}"
+    else:
+        told = f"there is a table {name} that no state store made: set another {setting}"
+    raise StateError(told)
 
 
 def _make(connection: Connection, metadata: str) -> None:

@@ -77,7 +77,7 @@ class SQLStateStore(ComponentAdapter, StateStore):
             StateError: The database cannot be reached, or refuses.
         """
         run = await self._stack.enter_async_context(self._connect())
-        self._database = Database(self._dialect.title, self._timeout, run)
+        self._database = Database(self._dialect.title, self._timeout, run, self._dialect.rights)
         await self._database.core(self._dialect.migrate, writes=True)
         if self._clean_every > 0:
             tasks = await self._stack.enter_async_context(task_group())

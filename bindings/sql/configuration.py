@@ -90,9 +90,10 @@ class PostgreSQLConfigurationStore(ComponentAdapter):
         Raises:
             ConfigurationError: The database cannot be reached, or has no such table.
         """
+        table = quoted(self._table)
         runner = await self._stack.enter_async_context(pool(self._settings, self._place))
-        self._database = Database("PostgreSQL", self._settings.timeout, runner)
-        [[found]] = await self._rows("SELECT to_regclass(CAST(:name AS text))", {"name": quoted(self._table)})
+        self._database = Database("PostgreSQL", self._settings.timeout, runner, f"GRANT SELECT ON {table}")
+        [[found]] = await self._rows("SELECT to_regclass(CAST(:name AS text))", {"name": table})
         if found is None:
             raise ConfigurationError(f"PostgreSQL has no table {'.'.join(self._table)}, which table names")
         tasks = await self._stack.enter_async_context(task_group())

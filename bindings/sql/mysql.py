@@ -30,6 +30,7 @@ __all__ = ["MySQLStateStore"]
 MAX_KEY = 255
 _CONNECTIONS = 10
 _AGAIN = frozenset({1205, 1213, 3101})
+_DENIED = frozenset({1044, 1142, 1143, 1227, 1370})
 _EXISTS = 1062
 _LIMITS = frozenset({1071, 1118, 1153, 1301, 1406, 2020})
 _LOST = frozenset({1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
@@ -195,6 +196,8 @@ def _fault(error: BaseException) -> Fault:
         return Fault.EXISTS
     if number in _LIMITS:
         return Fault.LIMIT
+    if number in _DENIED:
+        return Fault.DENIED
     lost = number in _LOST or isinstance(error, errors.InterfaceError) or not isinstance(error, errors.Error)
     return Fault.LOST if lost else Fault.OTHER
 
@@ -257,6 +260,10 @@ def _dialect(database: str, table: str, metadata: str) -> Dialect:
         begin="BEGIN",
         read=read,
         migrate=partial(_migrate, database, table, metadata),
+        rights=(
+            f"GRANT CREATE, ALTER, INDEX, SELECT, INSERT, UPDATE, DELETE ON `{database}`.*, "
+            "or tables that are there and the last four"
+        ),
         etag=lambda etag: etag,
         max_key=MAX_KEY,
     )

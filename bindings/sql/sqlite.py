@@ -37,6 +37,7 @@ _PRAGMA = re.compile(r"([a-z_]+)[(=]\s*([A-Za-z0-9_-]+)\s*\)?")
 _PRAGMAS = frozenset(
     {"cache_size", "journal_size_limit", "mmap_size", "synchronous", "temp_store", "wal_autocheckpoint"}
 )
+_DENIED = (sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
 _LIMITS = (sqlite3.SQLITE_TOOBIG,)
 
 
@@ -189,6 +190,8 @@ def _fault(error: BaseException) -> Fault:
     code = getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
         return Fault.EXISTS
+    if code & 0xFF in _DENIED:
+        return Fault.DENIED
     return Fault.LIMIT if code & 0xFF in _LIMITS else Fault.OTHER
 
 
@@ -245,6 +248,7 @@ def _dialect(title: str, table: str, metadata: str) -> Dialect:
         read=read,
         migrate=partial(_migrate, title, table, metadata),
         etag=lambda etag: etag,
+        rights="to write the file and its folder",
     )
 
 

@@ -33,6 +33,7 @@ _MAX_KEY = 450  # Characters of NVARCHAR that an index takes.
 _CHUNK = 400  # A statement has at most 2,100 parameters.
 _LONGEST_TTL = 2**31 - 1
 _AGAIN = ("(1205)", "(1222)", "(3960)")
+_DENIED = ("(229)", "(230)", "(262)", "(1088)", "(2760)")
 _EXISTS = ("(2601)", "(2627)")
 _LOST = ("08", "HYT", "HY010", "10054", "01000", "01002")  # States of ODBC; after a time-out nobody knows.
 _LIMITS = ("(2628)", "(8152)", "(1946)")
@@ -167,6 +168,8 @@ def _fault(error: BaseException) -> Fault:
         return Fault.AGAIN
     if any(number in told for number in _EXISTS):
         return Fault.EXISTS
+    if any(number in told for number in _DENIED):
+        return Fault.DENIED
     return Fault.LIMIT if any(number in told for number in _LIMITS) else Fault.OTHER
 
 
@@ -243,6 +246,10 @@ def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
         read=_read,
         migrate=partial(_migrate, _tables(settings, t, m, binary=binary)),
         etag=_row_version,
+        rights=(
+            f"CREATE TABLE, CREATE SCHEMA unless there is {settings.schema}, and ALTER, SELECT, INSERT, UPDATE, DELETE "
+            "on it; or tables that are there and the last four"
+        ),
         etag_invalid=True,
         max_key=settings.key_length,
         chunk=_CHUNK,

@@ -105,6 +105,29 @@ async def test_vault_limited_token(bao: BaoServer) -> None:
             await read(VAULT, settings, name)
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+async def test_vault_does_not_take_a_token(bao: BaoServer, tmp_path: Path, in_file: bool) -> None:
+    """The start ends and says so; it shows no token."""
+    file = tmp_path / "token"
+    file.write_text("s.wrong")
+    token = {"vaultTokenMountPath": str(file)} if in_file else {"vaultToken": "s.wrong"}
+    told = (
+        rf"Vault does not take the token {f'in {file}' if in_file else 'vaultToken'} \(403: permission denied\): it is"
+    )
+    with pytest.raises(ConfigError, match=told) as raised:
+        async with node("memory:", unique("secrets"), component("store", VAULT, vaultAddr=bao.url, **token)):
+            pass
+    assert "s.wrong" not in str(raised.value)
+
+
+async def test_vault_token_of_no_engine(bao: BaoServer) -> None:
+    """One that Vault knows is taken, whatever it may do now: rights are given later as well."""
+    made: Any = await asyncio.to_thread(bao.ask, "POST", "auth/token/create", {"policies": ["default"]})
+    settings = {"vaultAddr": bao.url, "vaultToken": made["auth"]["client_token"]}
+    with pytest.raises(SecretError, match="Vault answered 403"):
+        await read(VAULT, settings, "one")
+
+
 @pytest.mark.parametrize(
     ("of", "settings", "told"),
     [

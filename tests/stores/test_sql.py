@@ -689,6 +689,65 @@ async def test_a_server_that_cannot_be_used(database: Database) -> None:
         assert "hush" not in str(raised.value)
 
 
+GRANTS = {
+    "mysql": ("CREATE USER {0} IDENTIFIED BY 'pw'", "GRANT CREATE, ALTER, INDEX, SELECT, INSERT, UPDATE, DELETE"),
+    "postgresql": ("CREATE USER {0} PASSWORD 'pw'", "GRANT USAGE, CREATE ON SCHEMA public"),
+    "postgresql-v2": ("CREATE USER {0} PASSWORD 'pw'", "GRANT USAGE, CREATE ON SCHEMA public"),
+}
+
+
+async def test_a_user_who_may_not_make_tables(database: Database) -> None:
+    """Is told what is missing; the statement that the error names is enough."""
+    if database.name not in GRANTS:
+        pytest.skip("has no users")
+    make, grant = GRANTS[database.name]
+    user, table = unique("u").replace("-", "_")[:30], unique("t").replace("-", "_")
+    schema = f"dapr_{user}" if database.name == "mysql" else "public"
+    settings = {"connectionString": _as_user(database, user), "metadataTableName": f"m_{table}"}
+    if database.name == "mysql":
+        settings["schemaName"] = schema
+    settings |= {"tablePrefix": f"{table}_"} if database.name == "postgresql-v2" else {"tableName": table}
+    await asyncio.to_thread(database.run, make.format(user))
+    with pytest.raises(StateError, match=f"its user needs {grant}"):
+        async with database.made(**settings):
+            pass
+    on = f" ON `{schema}`.* TO {user}" if database.name == "mysql" else f" TO {user}"
+    await asyncio.to_thread(database.run, grant + on)
+    async with database.made(**settings) as store:
+        await store.write([Item("k", b"1")])
+        assert (await get(store, "k")).value == b"1"
+
+
+def _as_user(database: Database, user: str) -> str:
+    text = database.served.settings["connectionString"]
+    if database.name == "mysql":
+        return f"{user}:pw@{text.rpartition('@')[2]}"
+    port = cast("PostgreSQLServer", database.served.server).port
+    return f"host=127.0.0.1 port={port} user={user} password=pw dbname=postgres sslmode=disable"
+
+
+async def test_tables_of_another_version(database: Database) -> None:
+    """Both have the same name unless one is given; a table that is none of ours is told as such."""
+    if not database.name.startswith("postgresql"):
+        pytest.skip("has one layout")
+    other, setting = ("v2", "tableName") if database.name == "postgresql" else ("v1", "tablePrefix")
+    own = "v1" if other == "v2" else "v2"
+    component = database.served.component("store", database.kind.type)
+    made = Registry().load(database.kind.type).from_component(replace(component, version=other))  # type: ignore[attr-defined]
+    wrong = "tablePrefix" if other == "v2" else "tableName"
+    with pytest.raises(
+        StateError, match=f"table state is of version {own}: set spec.version {own}, or another {wrong}"
+    ):
+        async with made:
+            pass
+    name = unique("t").replace("-", "_")
+    await asyncio.to_thread(database.run, f"CREATE TABLE {name}_state (id int)")
+    settings = {setting: f"{name}_state" if setting == "tableName" else f"{name}_"}
+    with pytest.raises(StateError, match=f"there is a table {name}_state that no state store made: set another"):
+        async with database.made(**settings):
+            pass
+
+
 def _one_connection(database: Database) -> dict[str, str]:
     return {"maxConns": "1"}
 

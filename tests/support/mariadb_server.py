@@ -56,7 +56,8 @@ class MariaDBServer(Server):
         users, temporary = self.directory / "users.sql", self.directory / "tmp"
         if not self.data.exists():
             users.write_text(
-                f"CREATE USER IF NOT EXISTS 'mesh'@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO 'mesh'@'%';\n"
+                f"CREATE USER IF NOT EXISTS 'mesh'@'%' IDENTIFIED BY '{PASSWORD}';\n"
+                "GRANT ALL ON *.* TO 'mesh'@'%' WITH GRANT OPTION;\n"
             )
             # Of its own: a server that starts clears away what it takes for its own in a directory that it shares.
             temporary.mkdir()
