@@ -19,7 +19,7 @@ from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
-from mesh.node.components import check_installed, check_references, check_types, unknown_settings
+from mesh.node.components import check_installed, check_references, check_together, check_types, unknown_settings
 from mesh.node.runtime import check as check_node
 from mesh.registry import Registry
 from mesh.resources.component import (
@@ -278,6 +278,7 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.resources += sum(map(len, groups))
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
+    findings.add([problem for _, problem in check_together(loaded.components, BLOCKS)])
     findings.add(check_references(loaded.components, loaded.http_endpoints))
     findings.add(clashes(loaded.subscriptions))
     misspelt, others = check_installed(loaded.components, BLOCKS, registry)

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from mesh.errors import Problem
 from mesh.operation import Caller, Method
 from mesh.pipeline import Handler, InboundPipeline, Service
 from mesh.policies import Policy
@@ -211,6 +212,11 @@ def capabilities_of(adapter: type) -> Sequence[str]:
     return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
+def no_clashes(components: Sequence[Component]) -> Sequence[tuple[Component, Problem]]:
+    """Find none: any number of components goes together."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A building block.
@@ -224,6 +230,7 @@ class Block:
         settings: What it reads of every component itself, whatever the adapter.
         check: Reads them without opening anything, so that what is wrong with them is known before.
         refers: Gives what a component's settings say of others of its node: by setting, their kind and name.
+        together: Finds those of its components that one node may not have beside others.
         hosted: Whether other nodes may be answered over the backbone.
         policy: Which policy is around an operation on a target.
         called: How a component of it is usually named, for a file that is written for somebody.
@@ -238,6 +245,7 @@ class Block:
     settings: tuple[Setting, ...] = ()
     check: Callable[[Component], object] | None = None
     refers: Callable[[Component], Mapping[str, tuple[str, str]]] | None = None
+    together: Callable[[Sequence[Component]], Sequence[tuple[Component, Problem]]] = no_clashes
     hosted: bool = False
     policy: Callable[[ResiliencyPolicies, str], Policy] = no_policy
     called: str = ""

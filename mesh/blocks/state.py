@@ -31,6 +31,7 @@ from mesh.operation import Method, Operation
 from mesh.policies import Verdict, by_error
 from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component
+from mesh.scopes import share_apps
 from mesh.values import parse_whole
 
 __all__ = [
@@ -341,6 +342,26 @@ def check(component: Component) -> None:
         raise ConfigError(problems)
 
 
+def is_marked(component: Component) -> bool:
+    """Tell whether the mesh is to keep its own records in it, where the backbone cannot."""
+    return (component.setting("actorStateStore") or "").strip().lower() == "true"
+
+
+def second_marked(components: Sequence[Component]) -> Sequence[tuple[Component, Problem]]:
+    """Find marked stores beside one that is marked for the same application."""
+    first: list[Component] = []
+    found: list[tuple[Component, Problem]] = []
+    for component in filter(is_marked, components):
+        other = next((each for each in first if share_apps(each.scopes, component.scopes)), None)
+        if other is None:
+            first.append(component)
+            continue
+        where = f"{other.name} ({other.file}:{other.line})" if other.file else other.name
+        text = f"an application has one such store, and {where} is marked already: detected duplicate actor state store"
+        found.append((component, component.problem(text, setting="actorStateStore")))
+    return found
+
+
 async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
     """Open a state store component.
 
@@ -369,7 +390,7 @@ async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
             raise ConfigError(component.problem(reason, setting=OUTBOX_SETTINGS[0]))
         outbox = await parts.stack.enter_async_context(Outbox(component.name, store, events, parts))
     prefix_of = lru_cache(1024)(lambda app_id: key_prefix(component, app_id, namespace))
-    remembers = component.type != STATE_ON_BACKBONE and (component.setting("actorStateStore") or "").lower() == "true"
+    remembers = component.type != STATE_ON_BACKBONE and is_marked(component)
     return StateStoreComponent(store, prefix_of, remembers=remembers, ttl=ttl, outbox=outbox)
 
 
@@ -382,6 +403,7 @@ BLOCK = Block(
     settings=shared_settings.STATE,
     check=check,
     refers=named,
+    together=second_marked,
     hosted=True,
     policy=lambda policies, target: policies.for_component(target, "statestore", "outbound"),
     called="statestore",

@@ -40,6 +40,7 @@ __all__ = [
     "check_installed",
     "check_named",
     "check_references",
+    "check_together",
     "check_types",
     "in_order",
     "open_component",
@@ -196,6 +197,16 @@ def check_named(components: Sequence[Component], blocks: Sequence[Block]) -> lis
         if component.block in refers and not component.ignore_errors
         for setting, (kind, name) in refers[component.block](component).items()
         if (kind, name) not in there
+    ]
+
+
+def check_together(components: Sequence[Component], blocks: Sequence[Block]) -> list[tuple[Component, Problem]]:
+    """Find components that one node may not have beside those before them."""
+    return [
+        clash
+        for block in blocks
+        if block.kind is not None
+        for clash in block.together([each for each in components if each.block == block.kind])
     ]
 
 

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,6 +25,7 @@ from mesh.node.components import (
     Entry,
     check_denied,
     check_installed,
+    check_together,
     check_types,
     in_order,
     open_component,
@@ -328,8 +329,20 @@ class Live:
                 self._note_absent(component, str(ConfigError(problems)))
             else:
                 fine.append(component)
+        fine = self._together(fine, of, kept)
         ordered = in_order(fine, self.blocks, kept)
         return [*(of[each.name] for each in ordered), *(step for step in of.values() if step.after is None)]
+
+    def _together(self, fine: Sequence[Component], changed: Mapping[str, Step], kept: list[Problem]) -> list[Component]:
+        """Give those that go together with what stays open; the rest is a problem."""
+        entries = self.components.entries
+        stay = {name: each for name, each in entries.items() if name not in changed or self._holds_records(name)}
+        others = [each for each in fine if each.name not in stay]
+        refused = check_together([*(entry.component for entry in stay.values()), *others], self.blocks)
+        for component, problem in refused:
+            kept.append(problem)
+            self._note_absent(component, str(ConfigError([problem])))
+        return [each for each in fine if not any(each is component for component, _ in refused)]
 
     def _note_absent(self, wanted: Resource | None, reason: str) -> None:
         if isinstance(wanted, Component) and wanted.name not in self.components.entries:
@@ -361,11 +374,14 @@ class Live:
         else:
             await self.hosting.take(name)
 
-    def _check_records(self, name: str, step: Step) -> None:
-        """Refuse to change the store where the mesh's own records are: whoever has it open would keep the old one."""
+    def _holds_records(self, name: str) -> bool:
         entry = self.components.entries.get(name)
         remembers = entry is not None and getattr(entry.opened, "remembers", False)
-        if remembers and not self.parts.broker.features.key_value:
+        return remembers and not self.parts.broker.features.key_value
+
+    def _check_records(self, name: str, step: Step) -> None:
+        """Refuse to change the store where the mesh's own records are: whoever has it open would keep the old one."""
+        if self._holds_records(name):
             text = f"component {name} keeps the mesh's own records (actorStateStore), and needs a restart to change"
             raise ConfigError(Problem(text, "", step.resource.file, step.resource.line))
 

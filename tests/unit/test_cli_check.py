@@ -101,6 +101,29 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
+    ("marks", "scopes", "fine"),
+    [
+        (("true", "true"), ("", ""), False),
+        (("true", "TRUE"), ("a, b", "b"), False),
+        (("true", "true"), ("a", ""), False),
+        (("true", "true"), ("a", "b"), True),
+        (("true", "false"), ("", ""), True),
+    ],
+)
+def test_two_stores_of_records(
+    marks: tuple[str, str], scopes: tuple[str, str], fine: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, mark, apps in zip("xy", marks, scopes, strict=True):
+        given = f"[{{name: actorStateStore, value: '{mark}'}}]"
+        head = f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\nscopes: [{apps}]\n"
+        _write(f"r/{name}.yaml", f"{head}spec: {{type: state.in-memory, version: v1, metadata: {given}}}\n")
+    code, out, _ = _checked(capsys, "r")
+    assert code == (0 if fine else 1)
+    told = "r/y.yaml:5:", "and x (r/x.yaml:1) is marked already: detected duplicate actor state store"
+    assert fine or (out.startswith(told[0]) and told[1] in out), out
+
+
+@pytest.mark.parametrize(
     ("spec", "said"),
     [
         ("type: state.mesh, metadata: [{name: keyPrefix, value: a||b}]", "(keyPrefix): keyPrefix can't contain '||'"),

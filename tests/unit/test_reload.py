@@ -402,6 +402,25 @@ async def test_the_store_of_the_meshs_own_records_stays(tmp_path: Path) -> None:
 # A component that is hosted
 
 
+async def test_two_stores_of_records() -> None:
+    """The second one is refused, whichever file it is in; the mark may go from one to another."""
+
+    def store(name: str, marked: str) -> Component:
+        return dataclasses.replace(
+            component(name, "state.in-memory", actorStateStore=marked), file=f"{name}.yaml", line=1
+        )
+
+    async with node("memory:", unique("reload"), store("a", "true")) as runtime:
+        told = await reload(runtime, store("a", "true"), store("b", "True"))
+        assert str(told.kept[0]).startswith("b.yaml: actorStateStore: ")
+        assert "and a (a.yaml:1) is marked already: detected duplicate actor state store" in str(told.kept[0])
+        assert [each.name for each in runtime.description.components] == ["a"]
+        told = await reload(runtime, store("a", "false"), store("b", "true"))
+        moved = runtime.broker.features.key_value  # Else the mark stays where records are, until a restart.
+        assert [each.name for each in runtime.description.components] == (["a", "b"] if moved else ["a"])
+        assert bool(told.kept) is not moved
+
+
 @pytest.fixture
 def mesh() -> MemoryMesh:
     return MemoryMesh()
