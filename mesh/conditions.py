@@ -10,6 +10,7 @@ well        an attempt failed and is made again              why, and when
 retrying    one that was made again worked                   that it works again, with counts
 retrying    the attempts of one are used up, or all have     that it was given up, and why
             left who tried
+well        an operation failed that nothing makes again     why
 given up    anything worked                                  that it works again, with counts
 ==========  ===============================================  ==========================================
 
@@ -141,6 +142,11 @@ class Condition:
         open_or_half = self.breaker is not None and self.breaker.status != "closed"
         return open_or_half or self.state is not State.WELL or self.trying > 0
 
+    @property
+    def reason(self) -> str:
+        """Why it is not well; empty when it is."""
+        return "" if self.state is State.WELL else self._reason
+
     def repeats(self, attempt: int, delay: float, reason: str) -> None:
         """Note that an attempt failed, and is made again.
 
@@ -169,6 +175,14 @@ class Condition:
         self._counts.given_up += 1
         if self.state is not State.GIVEN_UP:
             self._become(State.GIVEN_UP, f"given up after {attempts} attempts: {reason}")
+
+    def fails(self, reason: str) -> None:
+        """Note that an operation failed which nothing makes again."""
+        self._reason, self._failed_at = reason[:MAX_TEXT], self._clock()
+        self._counts.given_up += 1
+        if self.state is State.WELL:
+            self._since = self._failed_at
+            self._become(State.GIVEN_UP, f"fails: {reason}")
 
     def works(self, *, repeated: bool) -> None:
         """Note that an attempt worked.

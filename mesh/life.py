@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Self, TypeVar
 
+from mesh.conditions import Condition
+
 __all__ = ["Life", "Lives"]
 
 logger = logging.getLogger(__name__)
@@ -65,23 +67,29 @@ class Lives:
 
 
 class Life:
-    """Something that is open in a task of its own, which closes it as well; enter it around each use."""
+    """Something that is open in a task of its own, which closes it as well; enter it around each use.
 
-    __slots__ = ("_ending", "_idle", "_users", "_what", "task")
+    Attributes:
+        condition: Of what is open, once a use of it has failed.
+    """
+
+    __slots__ = ("_ending", "_idle", "_users", "_what", "condition", "task")
 
     def __init__(self, what: str) -> None:
         """Prepare; ``Lives`` begins it."""
         self._what = what
+        self.condition: Condition | None = None
         self.task: asyncio.Task[None]
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._ending = asyncio.Event()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._users += 1
         if self._users == 1:
             self._idle.clear()
+        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._users -= 1

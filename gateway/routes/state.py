@@ -145,7 +145,7 @@ async def keys(asked: Asked) -> Answered:
     await asked.find(KEYS, store)
     given = query_of(asked.query)
     try:
-        limit = parse_whole(given.get("limit", str(DEFAULT_LISTED)), least=1, most=MAX_LISTED)
+        limit = parse_whole(given.get("limit") or str(DEFAULT_LISTED), least=1, most=MAX_LISTED)
     except ValueError as error:
         raise bad_request(f"limit is {error}") from None
     wanted = Keys(given.get("prefix", ""), given.get("after", ""), limit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
     from mesh.host import Hosts
+    from mesh.life import Life
     from mesh.registry import Registry
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
@@ -194,7 +195,7 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    lives: dict[str, AbstractContextManager[None]] = field(default_factory=dict)
+    lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
     application: Application | None = None
     topics: Topics = field(default_factory=Topics)

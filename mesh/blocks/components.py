@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from mesh.address import MAX_NAME_BYTES
-from mesh.errors import ComponentNotFoundError, NotConfiguredError
+from mesh.conditions import Condition
+from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
 from mesh.scopes import in_scope
 
 if TYPE_CHECKING:
     from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+    from mesh.life import Life
     from mesh.operation import Caller, Operation
     from mesh.pipeline import Handler
 
@@ -74,8 +78,26 @@ class ComponentService:
             if not self._may_be_hosted(name, component):
                 raise self._missing(name)
             return await self._parts.hosts.ask(operation, self._missing)
-        with self._parts.lives[name]:
-            return await cast("Awaitable[object]", getattr(component, operation.method.name)(operation))
+        with self._parts.lives[name] as life:
+            try:
+                result = await cast("Awaitable[object]", getattr(component, operation.method.name)(operation))
+            except MeshError as error:
+                if error.retryable:
+                    self._note(life, operation, str(error))
+                raise
+            except asyncio.CancelledError:
+                if time.time() >= operation.deadline:
+                    self._note(life, operation, "it did not answer in time")
+                raise
+            if life.condition is not None:
+                life.condition.works(repeated=False)
+            return result
+
+    def _note(self, life: Life, operation: Operation, reason: str) -> None:
+        """Note that a component failed, unless a policy says what follows: that notes it itself."""
+        if operation.waits:
+            life.condition = life.condition or Condition(f"{self._block.name} {operation.target}")
+            life.condition.fails(reason)
 
     def _may_be_hosted(self, name: str, component: Opened | None) -> bool:
         """Tell whether to look elsewhere: for one that is here, nobody else is asked; a long name is nobody's."""

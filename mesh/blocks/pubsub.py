@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
@@ -28,6 +28,7 @@ from mesh.telemetry import Observed
 
 if TYPE_CHECKING:
     from mesh.application import Application
+    from mesh.life import Life
     from mesh.operation import Operation
     from mesh.policies import Policy, Retry
     from mesh.resources.component import Component
@@ -110,7 +111,7 @@ class PubSub:
         subscription: Subscription,
         component: PubSubComponent,
         policy: Policy,
-        life: AbstractContextManager[None],
+        life: Life,
         application: Application,
     ) -> AsyncIterator[None]:
         """Subscribe; what cannot be subscribed to is reported and left out, as Dapr does."""

@@ -51,6 +51,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+TELL_SECONDS = 1.0
 _LEFT_OUT = "with spec.ignoreErrors: true the component is left out"
 
 
@@ -272,7 +273,13 @@ async def open_components(
     problems: list[Problem] = []
     for component in in_order(components, blocks, problems):
         try:
-            opened.put(await open_component(component, blocks, parts, opened, lives), parts)
+            entry = await open_component(component, blocks, parts, opened, lives)
+            opened.put(entry, parts)
+            logger.info(
+                "Component loaded: %s (%s/%s)%s",
+                *(component.name, component.type, component.version),
+                ", other nodes are answered as well" if entry.hosted else "",
+            )
         except ConfigError as error:
             if component.ignore_errors:
                 logger.warning("component %s is left out: %s", component.name, error)
@@ -314,6 +321,11 @@ async def open_component(
     assert block.open is not None
     opening = block.open
     waits_for = ""
+
+    def tell() -> None:
+        logger.info("component %s waits for %s, %g s at most", component.name, waits_for, component.init_timeout)
+
+    telling = asyncio.get_running_loop().call_later(TELL_SECONDS, tell)
     try:
         misspelt, warnings = unknown_settings(component, block, parts.registry)
         if misspelt:
@@ -338,6 +350,8 @@ async def open_component(
     except (MeshError, TimeoutError) as error:
         late = f"its start took longer than {component.init_timeout:g} s (spec.initTimeout), it waited for {waits_for}"
         raise ConfigError(component.problem(f"component {component.name}: {str(error) or late}")) from error
+    finally:
+        telling.cancel()
 
 
 def _located(component: Component, problem: Problem) -> Problem:

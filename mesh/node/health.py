@@ -56,7 +56,7 @@ class Health:
         told: list[ComponentStatus] = []
         for name, entry in self._components.entries.items():
             known = self._known.get(name)
-            reason = None if known is None or known[0] is not entry else known[2]
+            reason = _failed(entry) if known is None or known[0] is not entry else known[2]
             health: Literal["ok", "failing", "unknown"] = "unknown" if reason is None else "failing" if reason else "ok"
             told.append(ComponentStatus(name, entry.component.type, health, entry.placement, reason or ""))
         told += [
@@ -93,6 +93,12 @@ class Health:
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises, it says that it cannot be used
             reason = f"its check failed: {type(error).__name__}"  # A library's text may hold a secret.
         self._known[name] = entry, time.monotonic(), reason
+
+
+def _failed(entry: Entry) -> str | None:
+    """Say why the last operation on a component failed; None = none did, which says nothing."""
+    condition = entry.life.condition
+    return condition.reason or None if condition is not None else None
 
 
 def _check_of(opened: Any) -> Callable[[], Awaitable[object]] | None:

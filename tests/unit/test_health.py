@@ -10,10 +10,13 @@ from typing import Self
 
 import pytest
 
-from mesh.errors import StateError
-from mesh.node import health
+from mesh.blocks.state import GET, Get
+from mesh.blocks.store import Stored
+from mesh.errors import ConflictError, MeshError, StateError
+from mesh.node import components, health
 from mesh.node.health import ComponentStatus
-from tests.support.nodes import MemoryMesh, component, node, unique
+from tests.support.eventually import eventually
+from tests.support.nodes import MemoryMesh, ask, component, node, unique
 
 
 class Store:
@@ -93,3 +96,68 @@ async def test_one_that_was_left_out_is_told(tmp_path: Path) -> None:
     assert one == ComponentStatus("good", "state.sqlite", "ok", "local")
     assert (two.name, two.health, two.placement) == ("s", "absent", "")
     assert "x.db" in two.reason
+
+
+class Reading:
+    """A store without a check whose reads fail as the test says."""
+
+    settings = ()
+    capabilities: Sequence[str] = ()
+
+    def __init__(self) -> None:
+        self.error: MeshError | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return
+
+    async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+        if self.error is not None:
+            raise self.error
+        return None
+
+
+async def test_a_store_that_fails_and_works_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Each change is one line; an error that is the caller's is none."""
+    caplog.set_level("INFO", "mesh.conditions")
+    store = Reading()
+    async with node(
+        "memory:", unique("health"), component("s", "state.own"), registry=MemoryMesh(own=lambda: store)
+    ) as runtime:
+
+        async def read(error: MeshError | None) -> tuple[str, str]:
+            store.error = error
+            try:
+                await ask(runtime, GET, "s", Get("k"))
+            except StateError:
+                assert error is not None
+            [told] = await runtime.health()
+            return told.health, told.reason
+
+        assert await read(ConflictError("not this etag")) == ("unknown", "")
+        for _ in range(3):
+            assert await read(StateError("db:5432 refuses")) == ("failing", "db:5432 refuses")
+        assert await read(None) == ("unknown", "")
+    said = [each.getMessage() for each in caplog.records if each.name == "mesh.conditions"]
+    assert said[0] == "state s: fails: db:5432 refuses"
+    assert said[1].startswith("state s: works again after ")
+    assert said[1].endswith("3 operations given up")
+    assert len(said) == 2
+
+
+async def test_what_is_opened_is_said_and_what_takes_long_as_well(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is away is waited for in silence otherwise."""
+    caplog.set_level("INFO", "mesh.node.components")
+    monkeypatch.setattr(components, "TELL_SECONDS", 0.0)
+
+    class Late(Reading):
+        async def __aenter__(self) -> Self:
+            await eventually(lambda: "component s waits for its adapter state.own, 5 s at most" in caplog.text)
+            return self
+
+    async with node("memory:", unique("health"), component("s", "state.own"), registry=MemoryMesh(own=Late)):
+        assert "Component loaded: s (state.own/v1), other nodes are answered as well" in caplog.text
