@@ -1,13 +1,13 @@
 """JSON Schemas of the files that people write, for editors, made from the models that read them.
 
-A schema is stricter than the gateway where an editor helps by it: it knows keys and names of settings in their usual
-spelling alone.
+A schema is stricter than the gateway where an editor helps by it: it knows keys in their usual spelling alone, names of
+settings in that or in small letters.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +122,12 @@ def _conditions(kind: ComponentType) -> Iterator[_Schema]:
     known = {name: each for each in kind.all_settings if not each.refused for name in each.names}
     if kind.settings is None:
         return
-    name = {"enum": list(known), "markdownEnumDescriptions": [_told(each) for each in known.values()]}
+    usual = {"enum": list(known), "markdownEnumDescriptions": [_told(each) for each in known.values()]}
+    small = sorted({name.lower() for name in known} - known.keys())
+    name = {"anyOf": [usual, {"enum": small}]} if small else usual
     metadata: _Schema = {"items": {"properties": {"name": name}}}
     needed = [
-        {"contains": {"properties": {"name": {"enum": list(each.names)}}, "required": ["name"]}}
+        {"contains": {"properties": {"name": {"enum": _spelt(each.names)}}, "required": ["name"]}}
         for each in kind.all_settings
         if each.required
     ]
@@ -134,6 +136,11 @@ def _conditions(kind: ComponentType) -> Iterator[_Schema]:
         metadata["allOf"] = needed
         spec["required"] = ["metadata"]
     yield {"if": is_of_type, "then": {"properties": {"spec": spec}}}
+
+
+def _spelt(names: Iterable[str]) -> list[str]:
+    """Give names as usual and in small letters."""
+    return list(dict.fromkeys(each for name in names for each in (name, name.lower())))
 
 
 def _told(each: Setting) -> str:

@@ -77,6 +77,10 @@ class RedisSettings:
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("an operation waits for a connection until its own deadline", "poolTimeout"),
         *ignored("connections are opened when they are needed, and kept", "minIdleConns", "idleCheckFrequency"),
+        *ignored(
+            "it is about messages of pubsub.redis",
+            *("processingTimeout", "redeliverInterval", "queueDepth", "concurrency", "maxLenApprox"),
+        ),
     )
 
     hosts: tuple[tuple[str, int | None], ...] = setting(

@@ -19,6 +19,7 @@ from mesh.resources.settings import TEXT, VERBATIM, Setting, declared_by
 __all__ = ["ComponentType", "component_type", "component_types", "example"]
 
 _ON_BACKBONE = "On the mesh's own broker; nothing else has to run."
+NOT_HERE = frozenset({"ACTOR"})  # Metadata tells it as Dapr does; no actor can use it yet.
 PLACEHOLDER = "CHANGE-ME"
 _TEXTS = ("false", "5s", "1", "4Ki")  # One of every kind.
 _FIRST = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
@@ -33,7 +34,7 @@ class ComponentType:
         block: Its building block, None for a kind that this version has not.
         title: What it is, one sentence; empty while its library is missing.
         settings: Its own, those without effect last; None = it does not say.
-        abilities: What metadata will tell of it, whatever its settings are.
+        abilities: What metadata will tell of it, whatever its settings are, but for what nothing here uses yet.
         abilities_with: What it will tell besides, each with the settings that it takes.
         versions: Those of ``spec.version`` that it knows, the usual one first.
         tested: What it is tested against; empty = it does not say.
@@ -129,13 +130,17 @@ def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> Co
         block,
         title=_title(adapter),
         settings=declared_by(adapter),
-        abilities=() if block is None else tuple(each for each in block.abilities(adapter) if each not in depending),
+        abilities=() if block is None else _abilities(block, adapter, depending),
         abilities_with=depending,
         versions=tuple(getattr(adapter, "versions", ("v1",))),
         tested=getattr(adapter, "tested", ""),
         placement="" if not hosted else "local" if getattr(adapter, "bound", False) else "nearest",
         provider="" if entry is None else entry.value,
     )
+
+
+def _abilities(block: Block, adapter: type, depending: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(each for each in block.abilities(adapter) if each not in depending and each not in NOT_HERE)
 
 
 def _title(adapter: type) -> str:

@@ -65,6 +65,9 @@ _STATE = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: s}\nsp
         ("component", f"{_STATE}state.sqlite\n  metadata: [{{name: connectionString, valu: a}}]", 1),
         ("component", f"{_STATE}state.sqlite\n  metadata: [{{name: connectionString, value: 1}}]", 0),
         ("component", f"{_STATE}state.sqlite\n  metadata: [{{name: tableName, value: 1}}]", 1),
+        ("component", f"{_STATE}state.redis\n  metadata: [{{name: redishost, value: a}}]", 0),
+        ("component", f"{_STATE}state.redis\n  metadata: [{{name: redisHost}}, {{name: processingTimeout}}]", 0),
+        ("component", f"{_STATE}state.redis\n  metadata: [{{name: redisHost}}, {{name: redisPasword}}]", 1),
         ("component", f"{_STATE}state.somebodys\n  metadata: [{{name: anything}}]", 0),
         (
             "component",
