@@ -141,7 +141,9 @@ class Setting:
                 return ""
             case bool():
                 return "true" if self.default else "false"
-            case float() if self.kind in (DURATION, SECONDS):
+            case float() if 0 < self.default < 1 and "duration" in self.kind.name:
+                return f"{self.default * 1000:g}ms"
+            case float() if "duration" in self.kind.name:
                 size, unit = next(((size, unit) for size, unit in _UNITS if self.default % size == 0), (1, "s"))
                 return f"{self.default / size:g}{unit}"
             case _:
