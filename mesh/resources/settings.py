@@ -15,7 +15,7 @@ with `ignored`, so that its user is told once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -217,15 +217,22 @@ def read_settings(component: Component, model: type[_Model]) -> _Model:
     return found
 
 
-def gather(component: Component, model: type[_Model], problems: list[Problem]) -> _Model:
-    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default."""
+def gather(component: Component, model: type[_Model], problems: list[Problem], given: Collection[str] = ()) -> _Model:
+    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default.
+
+    Args:
+        component: Whose.
+        model: As of `read_settings`.
+        problems: Gets what is missing or wrong.
+        given: Names, in lower case, of settings that have a value which is not known here.
+    """
     values: dict[str, object] = {}
     for each in dataclasses.fields(cast("Any", model)):
         declared: Setting | None = cast("Mapping[str, Setting]", each.metadata).get(_MARK)
-        if declared is None:
+        if declared is None or any(name.casefold() in given for name in declared.names):
             continue
-        given = [name for name in declared.names if component.entry(name) is not None]
-        name = next((name for name in given if component.setting(name)), next(iter(given), None))
+        there = [name for name in declared.names if component.entry(name) is not None]
+        name = next((name for name in there if component.setting(name)), next(iter(there), None))
         text = "" if name is None else (component.setting(name) or "")
         text = text if declared.kind is VERBATIM else text.strip()
         if not text:
