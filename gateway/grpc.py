@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,8 @@ from urllib.parse import quote
 from mesh.errors import ConfigError
 
 __all__ = ["answering_grpc"]
+
+logger = logging.getLogger(__name__)
 
 PREFERRED_PORT = 50001
 MAX_CONNECTIONS = 256
@@ -52,8 +55,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 class _Connection(asyncio.Protocol):
     """One client. Of too many, the one that has been silent longest makes room."""
 
-    def __init__(self, block: bytes, connections: dict[asyncio.Transport, None]) -> None:
+    def __init__(self, block: bytes, connections: dict[asyncio.Transport, None], asked: Callable[[], None]) -> None:
         self._block = block
+        self._asked = asked
         self._connections = connections
         self._transport: asyncio.Transport
         self._data = bytearray()
@@ -106,6 +110,7 @@ class _Connection(asyncio.Protocol):
         if kind in (HEADERS, CONTINUATION) and flags & END_HEADERS and stream:
             answer = _frame(HEADERS, END_HEADERS | END_STREAM, stream, self._block)
             self._transport.write(answer + _frame(RST_STREAM, 0, stream, NO_ERROR))  # What it still sends is not read.
+            self._asked()
         elif kind == DATA and payload:  # Sent before it heard of that; the others share its window.
             self._transport.write(_frame(WINDOW_UPDATE, 0, 0, len(payload).to_bytes(4, "big")))
         elif kind == SETTINGS and not flags & ACK:
@@ -120,7 +125,7 @@ class _Connection(asyncio.Protocol):
 async def answering_grpc(
     hosts: Sequence[str], port: int | None, socket_path: Path | None, http_address: str
 ) -> AsyncIterator[int]:
-    """Answer gRPC calls; give the port, 0 for a socket file.
+    """Answer gRPC calls, the first with a warning in the log; give the port, 0 for a socket file.
 
     Args:
         hosts: Addresses.
@@ -135,11 +140,19 @@ async def answering_grpc(
     fields = (("grpc-status", UNIMPLEMENTED), ("grpc-message", quote(message, safe=" /:;,.[]")))
     block = NO_TABLE + STATUS_200 + CONTENT_TYPE + _text("application/grpc")
     block += b"".join(NEW_NAME + _text(name) + _text(value) for name, value in fields)
+    told = False
+
+    def asked() -> None:
+        nonlocal told
+        if not told:
+            told = True
+            logger.warning("a gRPC request was refused: there is no gRPC API yet; the HTTP API is at %s", http_address)
+
     connections: dict[asyncio.Transport, None] = {}  # Those that have said something last stand last.
     loop = asyncio.get_running_loop()
 
     def make() -> _Connection:
-        return _Connection(block, connections)
+        return _Connection(block, connections, asked)
 
     async def listen(number: int) -> list[asyncio.Server]:
         if socket_path is not None:

@@ -131,6 +131,7 @@ class Reader:
             resiliencies=resources.resiliencies,
             configuration=self._configuration,
             endpoints=endpoints,
+            withheld=resources.withheld,
         )
 
     def _read_configuration(self) -> None:

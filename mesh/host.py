@@ -9,6 +9,9 @@ a fingerprint of the settings in it, secrets left out. A node learns it when it 
 there is a host is answered at once (a request), and all fingerprints are asked for by a broadcast to the hosts.
 Different ones that admit the caller are an error that names them. Hosts that differ in their scopes alone are of two
 groups as well: an operation never comes to one that does not admit its caller.
+
+A name that this node's own files have for other applications is nobody's: no host is asked, since another component of
+that name is not what its user speaks of.
 """
 
 from __future__ import annotations
@@ -163,6 +166,8 @@ class Hosts:
         self._known: dict[tuple[str, str, str], tuple[Found | None, float]] = {}
         self._gone: dict[tuple[str, str, str], float] = {}
         self._finding: dict[tuple[str, str, str], asyncio.Lock] = {}
+        self._withheld: frozenset[str] = frozenset()
+        self._told: dict[tuple[str, str], str] = {}
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._tasks = asyncio.TaskGroup()
@@ -193,6 +198,12 @@ class Hosts:
                 logger.warning("cannot listen to hosts of components, trying again: %s", error)
                 await asyncio.sleep(LISTEN_AGAIN)
 
+    def withhold(self, names: frozenset[str]) -> None:
+        """Ask nobody for these from here on: this node's files have them for other applications."""
+        if names and names != self._withheld:
+            logger.info("components that are for other applications by their scopes: %s", ", ".join(sorted(names)))
+        self._withheld = names
+
     async def find(self, block: str, name: str, caller: Caller) -> Found | None:
         """Find a component's hosts; None when nobody has it for this caller.
 
@@ -203,6 +214,8 @@ class Hosts:
             HostsGoneError: There is a host, and it does not answer.
             BrokerError: The backbone could not be asked.
         """
+        if name in self._withheld:
+            return None
         key = block, name, caller.app_id
         known = self._known.get(key)
         if known is not None and time.monotonic() < known[1]:
@@ -255,7 +268,19 @@ class Hosts:
         if any(_settings_of(answer.fingerprint) != settings for answer in admitting):
             hosts = " and ".join(sorted({answer.host for answer in admitting}))
             raise HostsDifferError(name, f"component {name} is configured differently by its hosts, {hosts}")
+        self._tell(block, name, {answer.host for answer in admitting} - {caller.app_id})
         return Found(first.fingerprint, tuple(first.capabilities))
+
+    def _tell(self, block: str, name: str, hosts: set[str]) -> None:
+        """Say once who has a component, and again when others have it."""
+        told = ", ".join(sorted(hosts))
+        if not hosts or self._told.get((block, name)) == told:
+            return
+        if len(self._told) >= MAX_KNOWN:
+            self._told.clear()
+        self._told[block, name] = told
+        what = "secret store" if block == "secrets" else f"{block} store"
+        logger.info("%s %s is another node's: %s", what, name, told)
 
     def _receive(self, frame: Frame) -> None:
         try:
@@ -308,7 +333,10 @@ class Hosts:
 
     def gone(self, block: str, name: str, caller: Caller) -> HostsGoneError | None:
         """Make the error for a component whose hosts went within the last minute; None when it had none."""
-        if time.monotonic() - self._gone.get((block, name, caller.app_id), -GONE_SECONDS) >= GONE_SECONDS:
+        if (
+            name in self._withheld
+            or time.monotonic() - self._gone.get((block, name, caller.app_id), -GONE_SECONDS) >= GONE_SECONDS
+        ):
             return None
         return HostsGoneError(f"no host of component {name} is on the mesh now")
 

@@ -90,7 +90,7 @@ class RedisSettings:
         required=True,
         example="localhost:6379",
     )
-    port: int | None = setting("redisPort", "The port, where redisHost has none.", whole(1, 65535))
+    port: int | None = setting("redisPort", "The port, where redisHost has none.", whole(1, 65535), example="6379")
     username: str | None = setting("redisUsername", "The ACL user to log in as; the default one where it is not set.")
     password: str | None = setting("redisPassword", "Its password.", secret=True)
     db: int = setting("redisDB", "Number of the database; a cluster has only 0.", whole(), default=0)

@@ -42,7 +42,11 @@ class TableSettings:
         "timeout", "How long an operation may take.", SECONDS, default=20.0, aliases=("timeoutInSeconds",)
     )
     clean_every: float = setting(
-        "cleanupInterval", "How often expired rows are deleted; 0 or less = never.", INTERVAL, default=3600.0
+        "cleanupInterval",
+        "How often expired rows are deleted; 0 or less = never.",
+        INTERVAL,
+        default=3600.0,
+        aliases=("cleanupIntervalInSeconds",),
     )
 
 

@@ -140,7 +140,11 @@ class PostgreSQLSettings(Connecting):
         default="dapr_metadata",
     )
     clean_every: float = setting(
-        "cleanupInterval", "How often expired rows are deleted; 0 or less = never.", INTERVAL, default=3600.0
+        "cleanupInterval",
+        "How often expired rows are deleted; 0 or less = never.",
+        INTERVAL,
+        default=3600.0,
+        aliases=("cleanupIntervalInSeconds",),
     )
     ignored: ClassVar[tuple[Setting, ...]] = CLOUD
 

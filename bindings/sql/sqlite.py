@@ -66,6 +66,7 @@ class SQLiteSettings(TableSettings):
         "How often expired rows are deleted; 0 or less = never.",
         INTERVAL,
         default=0.0,
+        aliases=("cleanupIntervalInSeconds",),
     )
 
 

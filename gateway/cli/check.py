@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ from mesh.resources.loader import (
     load_resources,
     read_documents,
 )
+from mesh.resources.settings import gather
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
@@ -327,12 +328,17 @@ def _check_component(
         problems, strange = unknown_settings(component, block, registry)
         findings.warn(strange)
         closed = _closed(component, here, secrets)
-        if closed is not None and block.check is not None:
-            block.check(closed)
+        known = _without_references(component) if closed is None else closed
+        if block.check is not None:
+            block.check(known)
         if registry.find(component.type) is not None:
-            read = getattr(registry.load(component.type), "from_component", None)
+            adapter = registry.load(component.type)
+            read, model = getattr(adapter, "from_component", None), getattr(adapter, "settings", None)
             if read is not None and closed is not None:
                 read(closed)
+            elif closed is None and isinstance(model, type):
+                left = {entry.name.casefold() for entry in component.metadata if entry not in known.metadata}
+                gather(known, model, problems, left)
     except MissingDependencyError as error:
         problem = component.type_problem(str(error))
         if here is None:
@@ -359,6 +365,12 @@ def _closed(component: Component, here: GatewayConfig | None, secrets: _Secrets)
     if component.secret_refs() and store not in secrets:
         return None
     return component.resolved(_tokens(here), os.environ, secrets.get(store or "", {}))
+
+
+def _without_references(component: Component) -> Component:
+    """Leave out the settings whose values are not known; the others are what they will be."""
+    known = tuple(each for each in component.metadata if not isinstance(each.value, SecretRef | EnvRef))
+    return replace(component, metadata=known)
 
 
 def _tokens(here: GatewayConfig | None) -> TemplateTokens:

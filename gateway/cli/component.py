@@ -14,7 +14,7 @@ from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import Format, note, show, show_records, table
 from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError
-from mesh.node.catalogue import ComponentType, component_type, component_types, example
+from mesh.node.catalogue import ComponentType, component_type, component_types, example, is_takable
 from mesh.registry import Registry
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _new(kind: ComponentType, name: str | None, output: str | None) -> int:
         show(text.rstrip())
         return 0
     try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
         with Path(output).open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
@@ -149,12 +150,11 @@ def _new(kind: ComponentType, name: str | None, output: str | None) -> int:
 def component_file(kind: ComponentType, name: str | None = None, *, optional: bool = True) -> str:
     """Write a component of a type: what it needs filled in, and what it may have as comments, if that is wanted."""
     name = name or (kind.block.called if kind.block is not None else "") or kind.name.partition(".")[0]
-    used = [each for each in kind.all_settings if each.used and (optional or _written(each))]
-    needed = any(map(_written, used))
+    used = [each for each in kind.all_settings if each.used and is_takable(each) and (optional or _written(each))]
     lines = [f"# {line}" for line in wrap(f"{kind.name}: {kind.title}".removesuffix(": "), _WIDTH)] * optional
     lines += ["apiVersion: dapr.io/v1alpha1", "kind: Component", "metadata:", f"  name: {_scalar(name)}"]
     lines += ["spec:", f"  type: {kind.name}", f"  version: {kind.versions[0]}"]
-    lines += ["  metadata:" if needed else "  # metadata:"] * bool(used)
+    lines += ["  metadata:"] * bool(used)
     for each in sorted(used, key=lambda each: not _written(each)):
         lines += [f"    # {line}" for line in wrap(_about(each), _WIDTH - 6)]
         lines += [f"    {'' if _written(each) else '# '}{line}" for line in _entry(each, name)]

@@ -16,12 +16,12 @@ from mesh.errors import MissingDependencyError
 from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.settings import TEXT, VERBATIM, Setting, declared_by
 
-__all__ = ["ComponentType", "component_type", "component_types", "example"]
+__all__ = ["ComponentType", "component_type", "component_types", "example", "is_takable"]
 
 _ON_BACKBONE = "On the mesh's own broker; nothing else has to run."
 NOT_HERE = frozenset({"ACTOR"})  # Metadata tells it as Dapr does; no actor can use it yet.
 PLACEHOLDER = "CHANGE-ME"
-_TEXTS = ("false", "5s", "1", "4Ki")  # One of every kind.
+_TEXTS = ("false", "5s", "1", "4Ki", "https://localhost:8443")  # One of every kind.
 _FIRST = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
 
 
@@ -157,6 +157,11 @@ def example(setting: Setting) -> str:
     if setting.kind in (TEXT, VERBATIM):
         return PLACEHOLDER
     return next((text for text in (*setting.kind.choices, *_TEXTS) if _is(setting, text)), PLACEHOLDER)
+
+
+def is_takable(setting: Setting) -> bool:
+    """Tell whether a file may have it: some are there only to be refused with a reason."""
+    return setting.secret or _is(setting, example(setting))
 
 
 def _is(setting: Setting, text: str) -> bool:

@@ -92,6 +92,7 @@ class NodeSettings:
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
         backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
         application: Address of an application that may outlive the node; empty when there is none.
+        withheld: Names of components that its files have for other applications, besides those of ``components``.
     """
 
     app_id: str
@@ -109,11 +110,18 @@ class NodeSettings:
     host_only: bool = False
     backbone_from: str = ""
     application: str = ""
+    withheld: frozenset[str] = frozenset()
 
     @property
     def scoped(self) -> list[Component]:
         """Give the configured components that this node opens."""
         return [each for each in self.components or () if self.host_only or in_scope(each.scopes, self.app_id)]
+
+    @property
+    def not_for_it(self) -> frozenset[str]:
+        """Give the names that its own files have for other applications alone: they are nobody's for this one."""
+        named = self.withheld.union(each.name for each in self.components or ())
+        return named.difference(each.name for each in self.scoped)
 
 
 class Runtime(Steps):
@@ -200,6 +208,7 @@ class Runtime(Steps):
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         self._parts = parts = self._make_parts(directory, hosts)
         lives = await enter(Lives())
+        hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
         await open_components(resources.components, self._blocks, parts, self._components, lives)
         here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
@@ -312,7 +321,9 @@ class Runtime(Steps):
         return memory
 
     def _resources(self, settings: NodeSettings) -> Resources:
-        components = self._default_components() if settings.components is None else settings.scoped
+        components = settings.scoped
+        if settings.components is None:
+            components = [each for each in self._default_components() if each.name not in settings.withheld]
         return Resources(
             tuple(components),
             tuple(settings.subscriptions),
@@ -327,6 +338,7 @@ class Runtime(Steps):
         Args:
             settings: With the resources. What else they say is of no account.
         """
+        self._parts.hosts.withhold(settings.not_for_it)
         told = await self._live.apply(self._resources(settings))
         applied = self._live.resources
         self.settings = replace(
@@ -336,6 +348,7 @@ class Runtime(Steps):
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
             configuration=self._parts.configuration,
+            withheld=settings.not_for_it,
         )
         return told
 

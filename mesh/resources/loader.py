@@ -73,6 +73,7 @@ class LoadedResources:
 
     Attributes:
         warnings: What was left out, and why.
+        withheld: Names of components that are this gateway's by their namespace and not by their scopes.
     """
 
     components: tuple[Component, ...] = ()
@@ -81,6 +82,7 @@ class LoadedResources:
     resiliencies: tuple[Resiliency, ...] = ()
     http_endpoints: tuple[HTTPEndpoint, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    withheld: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class _File:
 
     found: tuple[tuple[Document, Resource], ...]
     warnings: tuple[Problem, ...]
+    withheld: frozenset[str]
 
 
 def load_resources(
@@ -164,6 +167,8 @@ class ResourceFiles:
             resiliencies=_of(Resiliency, resources),
             http_endpoints=_of(HTTPEndpoint, resources),
             warnings=tuple(each for file in read.values() for each in file.warnings),
+            withheld=frozenset(name for file in read.values() for name in file.withheld)
+            - {each.name for each in resources if isinstance(each, Component)},
         )
 
     def _all(self, problems: list[Problem]) -> list[Path]:
@@ -182,13 +187,18 @@ class ResourceFiles:
     def _read(self, file: Path, problems: list[Problem]) -> _File:
         warnings: list[Problem] = []
         found: list[tuple[Document, Resource]] = []
+        withheld: set[str] = set()
         for document in _unpacked(read_documents(file, problems), warnings):
             if _is_for_others(document, self._namespace, self._app_id):
+                name = document.get("metadata", "name")
+                of_namespace = not _is_for_others(document, self._namespace, None)
+                if document.get("kind") == "Component" and not is_foreign(document) and of_namespace:
+                    withheld |= {name} if isinstance(name, str) else set()
                 continue
             resource = _resource(document, problems, warnings)
             if resource is not None:
                 found.append((document, resource))
-        return _File(tuple(found), tuple(warnings))
+        return _File(tuple(found), tuple(warnings), frozenset(withheld))
 
 
 def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[Problem]) -> Configuration:

@@ -15,7 +15,7 @@ with `ignored`, so that its user is told once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -141,7 +141,9 @@ class Setting:
                 return ""
             case bool():
                 return "true" if self.default else "false"
-            case float() if self.kind in (DURATION, SECONDS):
+            case float() if 0 < self.default < 1 and "duration" in self.kind.name:
+                return f"{self.default * 1000:g}ms"
+            case float() if "duration" in self.kind.name:
                 size, unit = next(((size, unit) for size, unit in _UNITS if self.default % size == 0), (1, "s"))
                 return f"{self.default / size:g}{unit}"
             case _:
@@ -215,15 +217,22 @@ def read_settings(component: Component, model: type[_Model]) -> _Model:
     return found
 
 
-def gather(component: Component, model: type[_Model], problems: list[Problem]) -> _Model:
-    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default."""
+def gather(component: Component, model: type[_Model], problems: list[Problem], given: Collection[str] = ()) -> _Model:
+    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default.
+
+    Args:
+        component: Whose.
+        model: As of `read_settings`.
+        problems: Gets what is missing or wrong.
+        given: Names, in lower case, of settings that have a value which is not known here.
+    """
     values: dict[str, object] = {}
     for each in dataclasses.fields(cast("Any", model)):
         declared: Setting | None = cast("Mapping[str, Setting]", each.metadata).get(_MARK)
-        if declared is None:
+        if declared is None or any(name.casefold() in given for name in declared.names):
             continue
-        given = [name for name in declared.names if component.entry(name) is not None]
-        name = next((name for name in given if component.setting(name)), next(iter(given), None))
+        there = [name for name in declared.names if component.entry(name) is not None]
+        name = next((name for name in there if component.setting(name)), next(iter(there), None))
         text = "" if name is None else (component.setting(name) or "")
         text = text if declared.kind is VERBATIM else text.strip()
         if not text:

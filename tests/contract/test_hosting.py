@@ -119,6 +119,33 @@ async def test_scopes_are_checked_by_the_host(url: str, namespace: str) -> None:
             await ask(stranger, GET, "store", Get("k"))
 
 
+async def test_what_a_nodes_own_files_withhold_is_nobodys(
+    url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Although another node has one of the name for everybody; once the files say so no more, it is found."""
+    caplog.set_level("INFO", "mesh.host")
+    secrets = component("vault", "secretstores.local.env", placement="backbone", prefix="X_")
+    own = [memory(scopes=("friend",)), replace(secrets, scopes=("friend",))]
+    async with (
+        node(url, namespace, memory(), secrets, app_id="host") as host,
+        node(url, namespace, *own, app_id="asker") as asker,
+        node(url, namespace, app_id="other", withheld=frozenset({"store"})) as other,
+    ):
+        await ask(host, SAVE, "store", ONE)
+        for runtime in (asker, other):
+            with pytest.raises(NotConfiguredError):
+                await ask(runtime, GET, "store", Get("k"))
+            with pytest.raises(NotConfiguredError):
+                await ask(runtime, SAVE, "store", ONE)
+        with pytest.raises(NotConfiguredError):
+            await ask(asker, GET_SECRET, "vault", GetSecret("A"))
+        assert "components that are for other applications by their scopes: store, vault" in caplog.messages
+        await other.reload(replace(other.settings, withheld=frozenset()))
+        for _ in range(2):
+            assert await ask(other, GET, "store", Get("k")) is None  # Its own keys.
+    assert caplog.messages.count("state store store is another node's: host") == 1
+
+
 async def test_queries_and_lists_cross_the_backbone(url: str, namespace: str) -> None:
     """As the application's own would be, and so do their errors."""
     async with (

@@ -280,6 +280,28 @@ def test_settings_are_read_by_the_adapter(capsys: pytest.CaptureFixture[str]) ->
     assert _checked(capsys, "r")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("{name: redisPort, value: x}", "(redisPort)"),
+        ("{name: dialTimeout, value: soon}", "(dialTimeout)"),
+        ("{name: keyPrefix, value: 'a||b'}", "(keyPrefix)"),
+        ("{name: redisPort, value: '6379'}", ""),
+    ],
+)
+@pytest.mark.parametrize("reference", ["secretKeyRef: {name: redis, key: k}", "envRef: THERE_ALONE"])
+def test_what_needs_no_secret_is_checked_beside_one(
+    settings: str, said: str, reference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A required setting that refers to what only the gateway's machine knows counts as given."""
+    head = _COMPONENT.format(name="a", type="state.redis").replace("version: v1}", "version: v1, metadata: [%s]}")
+    text = head % f"{{name: redisHost, {reference}}}, {settings}"
+    _write("r/a.yaml", text + "auth: {secretStore: v}\n")
+    code, out, _ = _checked(capsys, "r")
+    assert code == int(bool(said))
+    assert said in out
+
+
 def test_every_problem_of_every_file_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh").replace("version", "versoin"))
     _write("r/b.yaml", "x: [")

@@ -18,7 +18,8 @@ from mesh.blocks import BLOCKS
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.node.catalogue import component_type
 from mesh.registry import Registry
-from mesh.resources.settings import BOOLEAN, COUNT, SECONDS, Setting, choice, ignored, setting
+from mesh.resources.loader import load_resources
+from mesh.resources.settings import BOOLEAN, COUNT, DURATION, SECONDS, Kind, Setting, choice, ignored, setting
 from mesh.resources.settings import read_settings as read
 from tests.unit.test_settings_model import component
 
@@ -166,13 +167,63 @@ def test_a_new_file_of_every_type_is_fine(
     """Written to a file that was not there, and to the standard output."""
     monkeypatch.chdir(tmp_path)
     Path("secrets.json").write_text("{}", encoding="utf-8")
-    assert main(["component", "new", name.upper(), "-o", "c.yaml"]) == 0
-    assert "mesh check c.yaml" in capsys.readouterr().err
+    assert main(["component", "new", name.upper(), "-o", "new/folder/c.yaml"]) == 0
+    Path("new/folder/c.yaml").rename("c.yaml")
+    assert "mesh check new/folder/c.yaml" in capsys.readouterr().err
     assert main(["check", "--strict", "c.yaml"]) == 0, capsys.readouterr()
     assert main(["component", "new", name]) == 0
     capsys.readouterr()
     assert main(["component", "new", name, "-o", "c.yaml"]) == 1
     assert "there already" in capsys.readouterr().err
+
+
+_COMMENTED = re.compile(r"^    # (- name:|  value:|  secretKeyRef:)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", Registry().types())
+def test_every_setting_of_a_new_file_may_be_uncommented(name: str, tmp_path: Path) -> None:
+    """Each has a value that its reader takes, durations with a unit; and a file without any is read, too."""
+    kind = component_type(name, Registry(), BLOCKS)
+    if kind.needs:
+        pytest.skip(kind.needs)
+    text = component_file(kind)
+    file = tmp_path / "c.yaml"
+    file.write_text(_COMMENTED.sub(r"    \1", text), encoding="utf-8")
+    (made,) = load_resources([file]).components
+    declared = {each.name: each for each in kind.all_settings}
+    assert made.metadata or not declared
+    for entry in made.metadata:
+        given = entry.text()
+        if given is None:  # A secret's.
+            continue
+        declared[entry.name].kind.parse(given)
+        assert "duration" not in declared[entry.name].kind.name or given[-1] in "smh", entry.name
+
+
+@pytest.mark.parametrize("name", Registry().types())
+def test_versions_that_a_type_has_not_are_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = component_type(name, Registry(), BLOCKS)
+    if kind.needs:
+        pytest.skip(kind.needs)
+    file = tmp_path / "c.yaml"
+    file.write_text(component_file(kind, optional=False).replace(f"version: {kind.versions[0]}", "version: v9"))
+    assert main(["check", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "(spec.version), not 'v9'" in out
+    assert all(version in out for version in kind.versions)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.008, "8ms"), (0.25, "250ms"), (1.5, "1.5s"), (5.0, "5s"), (300.0, "5m"), (3600.0, "1h")]
+)
+def test_durations_are_shown_as_durations(seconds: float, shown: str) -> None:
+    """Whatever the kind takes besides, as milliseconds without a unit."""
+    for kind in (DURATION, SECONDS, Kind("duration, or milliseconds", DURATION.parse)):
+        made = Setting("wait", "How long.", kind, default=seconds)
+        assert made.shown_default == shown
+        assert kind.parse(shown) == seconds
 
 
 def test_types_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,8 +43,8 @@ async def read(reader: asyncio.StreamReader) -> Frame:
     return head[3], head[4], int.from_bytes(head[5:], "big"), await reader.readexactly(int.from_bytes(head[:3], "big"))
 
 
-async def test_calls_are_unimplemented() -> None:
-    """Each gets headers that end its stream, one or many, whatever is asked in however many frames."""
+async def test_calls_are_unimplemented(caplog: pytest.LogCaptureFixture) -> None:
+    """Each gets headers that end its stream, one or many, in however many frames; the log says so once."""
     async with connected() as (reader, writer):
         assert await read(reader) == (4, 0, 0, b"")
         assert await read(reader) == (4, ACK, 0, b"")
@@ -58,6 +58,8 @@ async def test_calls_are_unimplemented() -> None:
         assert await read(reader) == (3, 0, 1, bytes(4))
         assert await read(reader) == (8, 0, 0, (5).to_bytes(4, "big"))
         assert (await read(reader))[:3] == (1, 5, 3)
+    told = "a gRPC request was refused: there is no gRPC API yet; the HTTP API is at http://127.0.0.1:3500"
+    assert caplog.messages.count(told) == 1
 
 
 async def test_pings_are_answered_byte_by_byte() -> None:
