@@ -17,6 +17,7 @@ from bindings.sql.postgresql import CockroachDBStateStore, PostgreSQLStateStore,
 from bindings.sql.sqlite import SQLiteStateStore
 from bindings.sql.sqlserver import SQLServerStateStore
 from mesh.errors import ConfigError, StateError
+from mesh.resources.settings import read_settings
 from tests.support.nodes import component
 
 SECRET = "s3cr3t"
@@ -312,3 +313,24 @@ def test_settings_that_are_taken(adapter: Any, settings: dict[str, str], capable
     """Queries are for the tables with jsonb alone."""
     store = adapter.from_component(component("store", "state.x", **settings))
     assert ("QUERY_API" in store.capabilities) is capable
+
+
+@pytest.mark.parametrize(
+    "adapter", [CockroachDBStateStore, MySQLStateStore, PostgreSQLStateStore, SQLiteStateStore, SQLServerStateStore]
+)
+@pytest.mark.parametrize(
+    ("name", "value", "seconds"),
+    [
+        ("cleanupInterval", "2m", 120.0),
+        ("cleanupInterval", "90", 90.0),
+        ("cleanupIntervalInSeconds", "90", 90.0),
+        ("CleanupIntervalInSeconds", "1m", 60.0),
+        ("cleanupIntervalInSeconds", "0", 0.0),
+        ("cleanupIntervalInSeconds", "-1", 0.0),
+    ],
+)
+def test_names_with_their_unit(adapter: Any, name: str, value: str, seconds: float) -> None:
+    """Older files name the unit, in every database."""
+    more = {name: value, "timeoutInSeconds": "7"}
+    read = read_settings(component("store", "state.x", connectionString="x", **more), adapter.settings)
+    assert (read.clean_every, read.timeout) == (seconds, 7.0)
