@@ -108,7 +108,8 @@ class EtcdStateStore(RemoteStateStore):
         if problems:
             raise ConfigError(problems)
         try:
-            tls = tls_context(settings.ca, settings.certificate, settings.key) if settings.tls else None
+            known = settings.tls and not component.assumes(*given)
+            tls = tls_context(settings.ca, settings.certificate, settings.key) if known else None
         except ValueError as error:
             raise ConfigError(component.problem(str(error))) from error
         return cls(settings, tls, envelope=component.version != "v1")

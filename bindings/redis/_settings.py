@@ -212,6 +212,8 @@ def read(component: Component, model: type[RedisSettings]) -> tuple[RedisSetting
     problems = [component.problem(text, setting=name) for name, text in _wrong(settings)]
     if problems:
         raise ConfigError(problems)
+    if component.assumes("caCert", "clientCert", "clientKey"):
+        return settings, None
     try:
         return settings, settings.context()
     except ValueError as error:

@@ -162,6 +162,8 @@ class Reading(Generic[_Model]):
         if (ours is None) != (proof is None):
             self.wrong(certificate if proof is None else key, f"{certificate} and {key} go together")
             return None
+        if self.component.assumes(certificate, key, ca or ""):
+            return None
         files = files or TLSFiles()
         if ours is not None:
             files = replace(files, certificate=ours, key=proof)

@@ -19,11 +19,13 @@ from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
+from mesh.node.catalogue import example
 from mesh.node.components import check_installed, check_references, check_together, check_types, unknown_settings
 from mesh.node.runtime import check as check_node
 from mesh.registry import Registry
 from mesh.resources.component import (
     EnvRef,
+    Secret,
     SecretRef,
     TemplateTokens,
     env_refusal,
@@ -39,17 +41,20 @@ from mesh.resources.loader import (
     load_resources,
     read_documents,
 )
-from mesh.resources.settings import gather
+from mesh.resources.settings import declared_by, read_settings
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from gateway.config import GatewayConfig
-    from mesh.resources.component import Component, HTTPEndpoint
+    from mesh.blocks.block import Block
+    from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
+    from mesh.resources.settings import Setting
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
+_ANYTHING = "anything"
 _Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
@@ -327,50 +332,76 @@ def _check_component(
     try:
         problems, strange = unknown_settings(component, block, registry)
         findings.warn(strange)
-        closed = _closed(component, here, secrets)
-        known = _without_references(component) if closed is None else closed
-        if block.check is not None:
-            block.check(known)
-        if registry.find(component.type) is not None:
-            adapter = registry.load(component.type)
-            read, model = getattr(adapter, "from_component", None), getattr(adapter, "settings", None)
-            if read is not None and closed is not None:
-                read(closed)
-            elif closed is None and isinstance(model, type):
-                left = {entry.name.casefold() for entry in component.metadata if entry not in known.metadata}
-                gather(known, model, problems, left)
+        problems += _wrong_values(component, block, registry, here, secrets)
     except MissingDependencyError as error:
         problem = component.type_problem(str(error))
         if here is None:
             findings.warn([problem])
         else:
             problems.append(problem)
-    except ConfigError as error:
-        told = [each if each.file else component.type_problem(each.message) for each in error.problems]
-        problems = list(dict.fromkeys([*problems, *told]))
     # One that may be missing is left out, with a warning.
     (findings.warn if component.ignore_errors else findings.add)(problems)
 
 
-def _closed(component: Component, here: GatewayConfig | None, secrets: _Secrets) -> Component | None:
-    """Close the references of a component; None where what they refer to is not known.
+def _wrong_values(
+    component: Component, block: Block, registry: Registry, here: GatewayConfig | None, secrets: _Secrets
+) -> list[Problem]:
+    """Find what is wrong with values: what block and adapter say of them, as far as it depends on known ones.
 
-    Raises:
-        ConfigError: What they refer to is not there.
+    A text that is not known is taken as given. What is said of it then is not told. Whether settings go together can
+    be told beside a secret, which is only passed on; beside another one, such as a URL, it may depend on its text.
     """
-    variables = [entry.value.variable for entry in component.metadata if isinstance(entry.value, EnvRef)]
-    if here is None and any(env_refusal(name, {}) is None for name in variables):
-        return None
-    store = component.auth_secret_store
-    if component.secret_refs() and store not in secrets:
-        return None
-    return component.resolved(_tokens(here), os.environ, secrets.get(store or "", {}))
+    adapter = None if registry.find(component.type) is None else registry.load(component.type)
+    own, read_all = declared_by(adapter), getattr(adapter, "from_component", None)
+    declared = {name.casefold(): each for each in (*block.settings, *(own or ())) for name in each.names}
+    closed, problems = _closed(component, here, secrets, declared)
+    assumed = [entry for entry in closed.metadata if isinstance(entry.value, Secret) and entry.value.assumed]
+    meant = [declared.get(entry.name.casefold()) for entry in assumed]
+    reads: list[Callable[[Component], object]] = [] if block.check is None else [block.check]
+    if assumed and own is not None:
+        model: type = adapter.settings  # type: ignore[union-attr]  # It has declared them.
+        reads.append(lambda each: read_settings(each, model))
+    if read_all is not None and (not assumed or (own and all(each is not None and each.secret for each in meant))):
+        reads.append(read_all)
+    both = list(zip(assumed, meant, strict=True))
+    silent = {
+        component.problem("", setting=entry.name).path for entry, each in both if each is None or not each.refused
+    }
+    if any(each is None or each.name.casefold() != entry.name.casefold() for entry, each in both):
+        silent.add(component.problem("").path)  # What is said of a setting by another of its names has no place.
+    for read in reads:
+        try:
+            read(closed)
+        except ConfigError as error:
+            told = [each for each in error.problems if each.path not in silent]
+            problems += [each if each.file else component.type_problem(each.message) for each in told]
+    return list(dict.fromkeys(problems))
 
 
-def _without_references(component: Component) -> Component:
-    """Leave out the settings whose values are not known; the others are what they will be."""
-    known = tuple(each for each in component.metadata if not isinstance(each.value, SecretRef | EnvRef))
-    return replace(component, metadata=known)
+def _closed(
+    component: Component, here: GatewayConfig | None, secrets: _Secrets, declared: Mapping[str, Setting]
+) -> tuple[Component, list[Problem]]:
+    """Close the references of a component, and find those to what is not there.
+
+    What is not known is a text that the setting may have.
+    """
+    known = secrets.get(component.auth_secret_store or "")
+    problems: list[Problem] = []
+    closed: list[MetadataEntry] = []
+    for entry in component.metadata:
+        setting = declared.get(entry.name.casefold())
+        source = entry.value if isinstance(entry.value, SecretRef) else None
+        assumed = replace(entry, value=Secret(_ANYTHING if setting is None else example(setting), source, assumed=True))
+        elsewhere = here is None and isinstance(entry.value, EnvRef) and env_refusal(entry.value.variable, {}) is None
+        if elsewhere or (source is not None and known is None):
+            closed.append(assumed)
+            continue
+        try:
+            closed += resolve_entries([entry], _tokens(here), os.environ, known or {}, file=component.file)
+        except ConfigError as error:
+            problems += error.problems
+            closed.append(assumed)
+    return replace(component, metadata=tuple(closed)), problems
 
 
 def _tokens(here: GatewayConfig | None) -> TemplateTokens:

@@ -46,10 +46,12 @@ class Secret:
 
     Attributes:
         source: The secret of a store that it was read from; None = it came from elsewhere.
+        assumed: Whether it stands for a text that is not known here: nothing may be concluded from what it says.
     """
 
     _text: str
     source: SecretRef | None = field(default=None, compare=False)
+    assumed: bool = field(default=False, compare=False)
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -158,6 +160,11 @@ class Component:
         if text is None:
             raise ConfigError(self.problem("is a reference that was not resolved", setting=name))
         return text
+
+    def assumes(self, *names: str) -> bool:
+        """Tell whether one of these settings is set, and its text is not known: the component is only checked."""
+        values = [entry.value for entry in map(self.entry, names) if entry is not None]
+        return any(isinstance(value, Secret) and value.assumed for value in values)
 
     def problem(self, message: str, *, setting: str | None = None) -> Problem:
         """Make a problem located at this component, or at one of its settings."""

@@ -15,7 +15,7 @@ with `ignored`, so that its user is told once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -217,19 +217,12 @@ def read_settings(component: Component, model: type[_Model]) -> _Model:
     return found
 
 
-def gather(component: Component, model: type[_Model], problems: list[Problem], given: Collection[str] = ()) -> _Model:
-    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default.
-
-    Args:
-        component: Whose.
-        model: As of `read_settings`.
-        problems: Gets what is missing or wrong.
-        given: Names, in lower case, of settings that have a value which is not known here.
-    """
+def gather(component: Component, model: type[_Model], problems: list[Problem]) -> _Model:
+    """Read settings as `read_settings` does; what is missing or wrong is added to the problems, and is its default."""
     values: dict[str, object] = {}
     for each in dataclasses.fields(cast("Any", model)):
         declared: Setting | None = cast("Mapping[str, Setting]", each.metadata).get(_MARK)
-        if declared is None or any(name.casefold() in given for name in declared.names):
+        if declared is None:
             continue
         there = [name for name in declared.names if component.entry(name) is not None]
         name = next((name for name in there if component.setting(name)), next(iter(there), None))

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.cli.check import check_start
+from gateway.config import GatewayConfig
 from mesh.resources.loader import load_resources
 
 ROOT = Path(__file__).parents[2]
@@ -300,6 +302,149 @@ def test_what_needs_no_secret_is_checked_beside_one(
     code, out, _ = _checked(capsys, "r")
     assert code == int(bool(said))
     assert said in out
+
+
+_REFERS = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: a}}
+spec:
+  type: {type}
+  version: {version}
+  metadata:
+{entries}
+auth: {{secretStore: elsewhere}}
+"""
+
+
+def _refers(kind: str, settings: dict[str, str | None], how: str = "secretKeyRef: {name: n, key: k}") -> str:
+    """Write a component; None is a setting whose text is not known here."""
+    given = {name: how if value is None else f"value: '{value}'" for name, value in settings.items()}
+    entries = [f"  - {{name: {name}, {value}}}" for name, value in given.items()]
+    name, _, version = kind.partition("/")
+    return _REFERS.format(type=name, version=version or "v1", entries="\n".join(entries))
+
+
+@pytest.mark.parametrize("how", ["secretKeyRef: {name: n, key: k}", "envRef: ELSEWHERE"])
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (
+            "pubsub.redis",
+            {"redisHost": "h", "redisPassword": None, "redisDB": "x"},
+            "10:5: spec.metadata[2] (redisDB): not a whole number",
+        ),
+        ("pubsub.redis", {"redisHost": None, "redisDB": "x"}, "9:5: spec.metadata[1] (redisDB): not a whole number"),
+        (
+            "pubsub.redis",
+            {"redisHost": "h", "redisPassword": None, "redisType": "cluster"},
+            "(redisType): must be 'nod",
+        ),
+        ("pubsub.kafka", {"brokers": "h", "saslPassword": None, "authType": "perhaps"}, "(authType): is one of none, "),
+        ("pubsub.rabbitmq", {"host": None, "prefetchCount": "x"}, "(prefetchCount): not a whole number"),
+        ("pubsub.mesh", {"consumerID": None, "publishingScopes": "a"}, "(publishingScopes): 'a' must be app="),
+        ("state.redis", {"redisHost": None, "redisPassword": None, "dialTimeout": "soon"}, "(dialTimeout): not a dur"),
+        (
+            "state.redis",
+            {"redisHost": "h,i", "redisPassword": None},
+            "8:5: spec.metadata[0] (redisHost): is one host, u",
+        ),
+        ("state.mesh", {"primaryEncryptionKey": None, "ttlInSeconds": "1h"}, "(ttlInSeconds): is not a whole number"),
+        ("state.postgresql", {"url": None, "cleanupInterval": "often"}, "(cleanupInterval): not a duration"),
+        (
+            "state.postgresql",
+            {"connectionString": None, "tablePrefix": "a"},
+            "(tablePrefix): is not a setting of version",
+        ),
+        ("state.postgresql", {"password": None}, "1:1: the setting connectionString is missing, and there is no host"),
+        ("state.cockroachdb", {"connectionString": None}, "5:9: spec.type: state.cockroachdb has the version v2"),
+        ("state.mysql", {"pemPath": None}, "1:1: the setting connectionString is missing: where the"),
+        ("state.mysql", {"connectionString": None, "maxConns": "0"}, "(maxConns): not a whole number of at least 1"),
+        (
+            "state.mongodb",
+            {"host": "h", "server": "s", "username": "u", "password": None},
+            "(server): is instead of host",
+        ),
+        ("secretstores.aws.secretmanager", {"accessKey": None, "secretKey": None, "endpoint": "x"}, "(endpoint): "),
+        ("lock.redis", {"redisHost": "h", "redisPassword": None, "keyPrefix": "a||b"}, "keyPrefix can't contain '||'"),
+    ],
+)
+def test_what_is_wrong_beside_a_reference(
+    kind: str, settings: dict[str, str | None], said: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the reference gives is not known here; all else is read as at the start."""
+    _write("a.yaml", _refers(kind, settings, how))
+    code, out, err = _checked(capsys, "a.yaml")
+    assert (code, said in out, err) == (1, True, "1 problem\n"), out
+
+
+@pytest.mark.parametrize("how", ["secretKeyRef: {name: n, key: k}", "envRef: ELSEWHERE"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        # A certificate is read with its key.
+        ("pubsub.redis", {"redisHost": "h", "enableTLS": "true", "clientCert": "here.pem", "clientKey": None}),
+        ("pubsub.kafka", {"brokers": "h", "authType": "mtls", "clientCert": "here.pem", "clientKey": None}),
+        ("pubsub.mqtt3", {"url": "mqtts://h", "clientCert": "here.pem", "clientKey": None}),
+        ("pubsub.rabbitmq", {"host": "amqps://h", "clientCert": "here.pem", "clientKey": None}),
+        ("pubsub.jetstream", {"natsURL": "tls://h", "tls_client_cert": "here.pem", "tls_client_key": None}),
+        ("state.redis", {"redisHost": "h", "enableTLS": "true", "clientCert": "here.pem", "clientKey": None}),
+        ("state.etcd/v2", {"endpoints": "h:1", "tlsEnable": "true", "ca": "c", "cert": "c", "key": None}),
+        # What goes together depends on what is not known.
+        ("pubsub.mqtt3", {"url": None, "caCert": "here.pem"}),
+        ("pubsub.kafka", {"brokers": "h", "authType": None, "saslUsername": "u"}),
+        ("state.redis", {"redisHost": "h", "enableTLS": None, "clientCert": "here.pem", "clientKey": None}),
+        ("state.mysql", {"url": None, "pemPath": "here.pem"}),
+        ("state.postgresql", {"url": None, "sslRootCert": "here.pem"}),
+        # Values of every kind.
+        ("pubsub.jetstream", {"natsURL": "nats://h", "jwt": None, "seedKey": None}),
+        ("state.in-memory", {"primaryEncryptionKey": None, "secondaryEncryptionKey": None, "ttlInSeconds": None}),
+        ("state.azure.blobstorage", {"accountName": "a", "containerName": "c", "accountKey": None}),
+        ("state.mongodb", {"connectionString": None}),
+        ("state.in-memory", {"outboxPublishPubsub": "p", "outboxPublishTopic": None}),
+        ("state.redis", {"redisHost": None, "redisDB": None, "failover": None, "dialTimeout": None}),
+    ],
+)
+def test_nothing_is_said_of_what_is_not_known(
+    kind: str, settings: dict[str, str | None], how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor of what depends on it."""
+    _write("a.yaml", _refers(kind, settings, how))
+    assert _checked(capsys, "a.yaml") == (0, "1 resource is fine\n", "")
+
+
+def test_every_reference_of_a_component_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that may be read elsewhere hides none that never may."""
+    entries = {"redisHost": "h", "redisPassword": None}
+    forbidden = "  - {name: redisUsername, envRef: DAPR_API_TOKEN}\nauth:"
+    _write("a.yaml", _refers("pubsub.redis", entries, "envRef: ELSEWHERE").replace("auth:", forbidden))
+    code, out, _ = _checked(capsys, "a.yaml")
+    told = (
+        "a.yaml:10:5: spec.metadata[2] (redisUsername): the variable 'DAPR_API_TOKEN' belongs to the runtime and cannot"
+    )
+    assert (code, out) == (1, f"{told} be read\n")
+
+
+@pytest.mark.parametrize(
+    ("secrets", "unknown"),
+    [
+        ("{}", "refers to the secret 'n' (key 'k'), which no secret store gives"),
+        (None, None),
+    ],
+)
+def test_start_says_what_is_wrong_beside_a_secret(tmp_path: Path, secrets: str | None, unknown: str | None) -> None:
+    """Whether the secret is missing, or can be known only when its store is asked."""
+    store = "local.file" if secrets else "hashicorp.vault"
+    own = "{name: secretsFile, value: s.json}" if secrets else "{name: vaultToken, value: t}"
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: elsewhere}\n"
+    _write("r/s.yaml", f"{head}spec: {{type: secretstores.{store}, metadata: [{own}]}}\n")
+    _write("s.json", secrets or "")
+    settings = {"redisHost": "h", "redisPassword": None, "redisDB": "x"}
+    _write("r/a.yaml", _refers("pubsub.redis", settings))
+    found = check_start([GatewayConfig("app", tmp_path, resource_paths=(Path("r"),))])
+    told = [] if unknown is None else [("r/a.yaml", 9, unknown)]
+    told.append(("r/a.yaml", 10, "not a whole number of at least 0: 'x'"))
+    assert [(each.file, each.line, each.message) for each in found.problems] == told
 
 
 def test_every_problem_of_every_file_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
