@@ -343,8 +343,9 @@ def check(component: Component) -> None:
 
 
 def is_marked(component: Component) -> bool:
-    """Tell whether the mesh is to keep its own records in it, where the backbone cannot."""
-    return (component.setting("actorStateStore") or "").strip().lower() == "true"
+    """Tell whether the mesh keeps its own records in it, where the backbone cannot; an open reference is no mark."""
+    entry = component.entry("actorStateStore")
+    return entry is not None and (entry.text() or "").strip().lower() == "true"
 
 
 def second_marked(components: Sequence[Component]) -> Sequence[tuple[Component, Problem]]:

@@ -402,6 +402,7 @@ def test_what_is_wrong_beside_a_reference(
         ("state.azure.blobstorage", {"accountName": "a", "containerName": "c", "accountKey": None}),
         ("state.mongodb", {"connectionString": None}),
         ("state.in-memory", {"outboxPublishPubsub": "p", "outboxPublishTopic": None}),
+        ("state.in-memory", {"actorStateStore": None}),
         ("state.redis", {"redisHost": None, "redisDB": None, "failover": None, "dialTimeout": None}),
     ],
 )
