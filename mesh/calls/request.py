@@ -250,6 +250,9 @@ class Serving:
             if request.stopped is None or task.uncancel() > 0:
                 raise
             reason = request.stopped
+        except BrokerUnavailableError as error:
+            logger.warning("could not answer a request to %s: %s", self.members.label, error)
+            reason = repr(error)
         except Exception as error:  # One request's failure must not end the others.
             logger.exception("request failed: %s", self.members.label)
             reason = repr(error)

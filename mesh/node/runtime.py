@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -35,6 +35,7 @@ from mesh.hosting import Hosting
 from mesh.life import Lives
 from mesh.node.components import (
     Components,
+    Entry,
     check_denied,
     check_installed,
     check_named,
@@ -223,14 +224,7 @@ class Runtime(Steps):
         answer = Pipeline(answering, observer=self._observer).run
         entries = self._components.entries.values()
         if settings.host_only:
-            for entry in entries:
-                if entry.block.hosted and not entry.hosted:
-                    logger.warning(
-                        "component %s (%s) is not answered for: it is bound to this machine; "
-                        "the annotation mesh.placement: backbone lets others use it",
-                        entry.component.name,
-                        entry.component.type,
-                    )
+            _tell_unanswered(entries)
         hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
         answering_for = hosting.answering([entry.answer(answer) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
@@ -476,3 +470,14 @@ def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = 
         *check_denied(settings.scoped, settings.configuration),
         *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]
+
+
+def _tell_unanswered(entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        if entry.block.hosted and not entry.hosted:
+            logger.warning(
+                "component %s (%s) is not answered for: it is bound to this machine; "
+                "the annotation mesh.placement: backbone lets others use it",
+                entry.component.name,
+                entry.component.type,
+            )

@@ -5,8 +5,9 @@ The tables are in ``tests/support/stores.py``.
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -19,6 +20,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" in metafunc.fixturenames:
         table = metafunc.module.TABLE
         metafunc.parametrize("kind", list(table.values()), ids=list(table), scope="module")
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_pymongo(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the sockets collected here that pymongo forgets when a connection that it makes is given up."""
+    ours = any(name in request.node.nodeid for name in ("test_mongodb.py", "MongoDBStateStore"))
+    if ours:
+        request.node.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+    yield
+    if ours:
+        gc.collect()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedSer
 
 __all__ = ["CONFIGURATION", "LOCK", "STATE", "ConfigurationKind", "Served", "StoreKind", "kubeconfig_for"]
 
+PATIENCE = 30.0  # Seconds that a start may take beside all other tests.
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -56,7 +58,8 @@ class Served:
 
     def component(self, name: str, kind: str, **more: str | Secret) -> Any:
         """Make the component."""
-        return component(name, kind, version=self.version, **{**self.settings, **more})
+        made = component(name, kind, version=self.version, **{**self.settings, **more})
+        return replace(made, init_timeout=PATIENCE)
 
 
 @dataclass(frozen=True, slots=True)
