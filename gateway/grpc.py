@@ -52,6 +52,26 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
+def _header_block(message: str) -> bytes:
+    """Write the headers that are an answer without a body."""
+    fields = (("grpc-status", UNIMPLEMENTED), ("grpc-message", quote(message, safe=" /:;,.[]")))
+    named = b"".join(NEW_NAME + _text(name) + _text(value) for name, value in fields)
+    return NO_TABLE + STATUS_200 + CONTENT_TYPE + _text("application/grpc") + named
+
+
+def _telling_once(http_address: str) -> Callable[[], None]:
+    """Give what warns of calls, the first time that it is called: some clients only wait, and say nothing."""
+    told = False
+
+    def asked() -> None:
+        nonlocal told
+        if not told:
+            told = True
+            logger.warning("a gRPC request was refused: there is no gRPC API yet; the HTTP API is at %s", http_address)
+
+    return asked
+
+
 class _Connection(asyncio.Protocol):
     """One client. Of too many, the one that has been silent longest makes room."""
 
@@ -137,17 +157,8 @@ async def answering_grpc(
         ConfigError: The port is taken.
     """
     message = f"there is no gRPC API in this version; use the HTTP API at {http_address}, see docs/compatibility.md"
-    fields = (("grpc-status", UNIMPLEMENTED), ("grpc-message", quote(message, safe=" /:;,.[]")))
-    block = NO_TABLE + STATUS_200 + CONTENT_TYPE + _text("application/grpc")
-    block += b"".join(NEW_NAME + _text(name) + _text(value) for name, value in fields)
-    told = False
-
-    def asked() -> None:
-        nonlocal told
-        if not told:
-            told = True
-            logger.warning("a gRPC request was refused: there is no gRPC API yet; the HTTP API is at %s", http_address)
-
+    block = _header_block(message)
+    asked = _telling_once(http_address)
     connections: dict[asyncio.Transport, None] = {}  # Those that have said something last stand last.
     loop = asyncio.get_running_loop()
 

@@ -62,7 +62,7 @@ class ComponentService:
         component = self.components.get(name)
         if component is not None and in_scope(self._parts.scopes.get(name, ()), caller.app_id):
             return component
-        if self._may_be_hosted(name, component):
+        if self._may_be_hosted(name, component, caller):
             found = await self._parts.hosts.find(self._block.name, name, caller)
             if found is not None:
                 return found
@@ -75,7 +75,7 @@ class ComponentService:
         component = self.components.get(name)
         scopes = self._parts.scopes.get(name)
         if component is None or (scopes and operation.context.caller.app_id not in scopes):
-            if not self._may_be_hosted(name, component):
+            if not self._may_be_hosted(name, component, operation.context.caller):
                 raise self._missing(name)
             return await self._parts.hosts.ask(operation, self._missing)
         with self._parts.lives[name] as life:
@@ -99,9 +99,15 @@ class ComponentService:
             life.condition = life.condition or Condition(f"{self._block.name} {operation.target}")
             life.condition.fails(reason)
 
-    def _may_be_hosted(self, name: str, component: Opened | None) -> bool:
-        """Tell whether to look elsewhere: for one that is here, nobody else is asked; a long name is nobody's."""
-        return component is None and self._block.hosted and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+    def _may_be_hosted(self, name: str, component: Opened | None, caller: Caller) -> bool:
+        """Tell whether to look elsewhere: for one that is here, nobody else is asked; a long name is nobody's.
+
+        One that this node answers others for is looked for among its hosts, but not for whom its scopes leave out:
+        another node may have one of this name that is for everybody.
+        """
+        if component is not None or not in_scope(self._parts.scopes.get(name, ()), caller.app_id):
+            return False
+        return self._block.hosted and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
 
     def _missing(self, name: str) -> ComponentNotFoundError | NotConfiguredError:
         if self._block.name not in self._parts.configured:

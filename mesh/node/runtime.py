@@ -332,8 +332,12 @@ class Runtime(Steps):
         Args:
             settings: With the resources. What else they say is of no account.
         """
-        self._parts.hosts.withhold(settings.not_for_it)
+        # What becomes this application's is no other node's until it is open, which may fail.
+        becoming = self.settings.not_for_it.intersection(each.name for each in settings.scoped)
+        self._parts.hosts.withhold(settings.not_for_it | becoming)
         told = await self._live.apply(self._resources(settings))
+        withheld = settings.not_for_it | becoming.difference(self._components.entries)
+        self._parts.hosts.withhold(withheld)
         applied = self._live.resources
         self.settings = replace(
             self.settings,
@@ -342,7 +346,7 @@ class Runtime(Steps):
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
             configuration=self._parts.configuration,
-            withheld=settings.not_for_it,
+            withheld=withheld,
         )
         return told
 
@@ -457,6 +461,18 @@ class Runtime(Steps):
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
+
+
+def _tell_unanswered(entries: Iterable[Entry]) -> None:
+    """Say what a node that is there to host keeps for itself."""
+    for entry in entries:
+        if entry.block.hosted and not entry.hosted:
+            logger.warning(
+                "component %s (%s) is not answered for: it is bound to this machine; "
+                "the annotation mesh.placement: backbone lets others use it",
+                entry.component.name,
+                entry.component.type,
+            )
 
 
 def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> list[Problem]:

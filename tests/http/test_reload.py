@@ -83,7 +83,7 @@ def until_logged(caplog: pytest.LogCaptureFixture, *texts: str) -> Any:
     return eventually(check)
 
 
-def sqlite(name: str, file: Path, **more: str) -> str:
+def sqlite(name: str, file: Path, **more: Any) -> str:
     return component(name, "state.sqlite", connectionString=str(file), **more)
 
 
@@ -166,6 +166,33 @@ async def test_scopes(files: Files, memory: Backbone, tmp_path: Path) -> None:
         await until_named(node, a=MEMORY, b=MEMORY)
         files.write(a=component("a", MEMORY, scopes=["other"]))
         await until_named(node, b=MEMORY)
+
+
+async def test_what_is_withheld_is_no_other_nodes(
+    files: Files, nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the change on until the name stands in no file, also while it cannot be opened."""
+
+    async def until_saved(status: int) -> None:
+        async def check() -> None:
+            assert await save(node, "a", 1) == status
+
+        await eventually(check)
+
+    files.write(b=component("b", MEMORY))
+    hosted = component("a", "state.mesh")
+    async with (
+        gateway(nats, tmp_path, app_id="host", resources=hosted),
+        running(files, nats, tmp_path) as node,
+    ):
+        assert await save(node, "a", 1) == 204
+        files.write(a=component("a", MEMORY, scopes=["other"]))
+        await until_saved(400)
+        files.write(a=sqlite("a", Path("/dev/null/x.db"), scopes=["app"]))
+        await until_logged(caplog, "resources are kept as they were: ", "component a: ")
+        assert await save(node, "a", 1) == 400
+        files.remove("a")
+        await until_saved(204)
 
 
 async def test_without_any_component_the_built_in_ones_are_there(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +19,8 @@ from mesh.blocks.state import GET, SAVE, TRANSACT, Get, Save
 from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
 from mesh.errors import (
     BrokerUnavailableError,
+    ComponentNotFoundError,
+    ConfigError,
     HostsDifferError,
     HostsGoneError,
     MeshError,
@@ -28,7 +32,9 @@ from mesh.key_value import MemoryKeyValue
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Method
 from mesh.policies import Retry
+from mesh.resources.component import Component, MetadataEntry, SecretRef
 from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
+from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node
 
 FIRST = [Item(key, b"1", None, Concurrency.FIRST_WRITE) for key in "abc"]
@@ -179,6 +185,72 @@ async def test_hosts_of_other_scopes_are_not_mixed() -> None:
             for _ in range(10):
                 stored = await ask(asker, GET, "store", Get("k"), app_id=app_id)
                 assert stored.value == app_id.encode()
+
+
+def told_of_hosts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if "another node's" in each.getMessage()]
+
+
+async def test_what_a_node_withholds_at_another_node_is_no_way_around() -> None:
+    """A host that has the component in its files does not ask a less strict one; who has not named it does."""
+    mesh = MemoryMesh()
+    strict = component("store", "state.in-memory", placement="backbone", scopes=["friend"])
+    hosts = node("memory:", "ns", component("store", "state.in-memory", placement="backbone"), registry=mesh)
+    async with (
+        hosts,
+        node("memory:", "ns", strict, app_id="strict", registry=mesh, host_only=True) as host,
+        node("memory:", "ns", app_id="asker", registry=mesh) as asker,
+    ):
+        await ask(asker, SAVE, "store", Save([Item("k", b"1")]))
+        assert isinstance(await asked(ask(host, GET, "store", Get("k"))), ComponentNotFoundError)
+        assert isinstance(await asked(host.services["state"].find("store", host.caller)), ComponentNotFoundError)  # type: ignore[attr-defined]
+
+
+async def test_a_reference_to_a_secret_store_that_is_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its value is not read from another node's store of that name."""
+    monkeypatch.setenv("OTHERS_SECRET", "x")
+    mesh = MemoryMesh()
+    hosted = component("vault", "secretstores.local.env", placement="backbone")
+    refers = Component(
+        "store",
+        "state.in-memory",
+        (MetadataEntry("keyPrefix", SecretRef("OTHERS_SECRET", "OTHERS_SECRET")),),
+        auth_secret_store="vault",
+    )
+    async with node("memory:", "ns", hosted, app_id="host", registry=mesh):
+        async with node("memory:", "ns", refers, app_id="asker", registry=mesh):
+            pass
+        withheld = replace(hosted, scopes=("other",))
+        with pytest.raises(ConfigError, match="refers to the secret 'OTHERS_SECRET'"):
+            async with node("memory:", "ns", refers, withheld, app_id="asker", registry=mesh):
+                pass
+
+
+async def test_whose_a_component_is_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """When it is first found, and when another node is found to have it; of one's own nothing is told."""
+    caplog.set_level(logging.INFO)
+    mesh = MemoryMesh()
+    store = component("pgv1", "state.in-memory", placement="backbone")
+
+    async def saved() -> None:
+        try:
+            await ask(asker, SAVE, "pgv1", Save([Item("k", b"1")]))
+        except HostsGoneError as error:  # For a moment nobody looks for it again.
+            raise AssertionError from error
+
+    async def come_and_go(app_id: str) -> None:
+        async with node("memory:", "ns", store, app_id=app_id, registry=mesh) as host:
+            await eventually(saved)
+            await ask(asker, GET, "pgv1", Get("k"))
+            await ask(host, GET, "pgv1", Get("k"))
+        assert isinstance(await asked(ask(asker, GET, "pgv1", Get("k"))), HostsGoneError)
+
+    async with node("memory:", "ns", app_id="asker", registry=mesh) as asker:
+        await come_and_go("myapp")
+        await come_and_go("myapp")
+        assert told_of_hosts(caplog) == ["state store pgv1 is another node's: myapp"]
+        await come_and_go("second")
+        assert told_of_hosts(caplog)[1:] == ["state store pgv1 is another node's: second"]
 
 
 async def test_an_adapter_that_fails_in_its_own_way() -> None:
