@@ -86,7 +86,7 @@ class CassandraSettings:
         example="localhost",
     )
     port: int = setting("port", "Port of the hosts that are given without one.", whole(1, 65535), default=DEFAULT_PORT)
-    username: str | None = setting("username", "Whom to log in as.", suggested=True)
+    username: str | None = setting("username", "Whom to log in as.", suggested=True, example="shop")
     password: str | None = setting("password", "Password of that user.", VERBATIM, secret=True, suggested=True)
     tls: bool = setting(
         "enableHostVerification",

@@ -55,7 +55,9 @@ class EtcdSettings:
         required=True,
         example="localhost:2379",
     )
-    prefix: str = setting("keyPrefixPath", "What is put before every key, with a slash after it.", default="")
+    prefix: str = setting(
+        "keyPrefixPath", "What is put before every key, with a slash after it.", default="", example="shop"
+    )
     tls: bool = setting("tlsEnable", "Whether to connect over TLS.", BOOLEAN, default=False)
     ca: str | None = setting("ca", "Whom to trust over TLS, PEM; the system's where it is not set.")
     certificate: str | None = setting("cert", "Our certificate over TLS, PEM.")

@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 class EnvironmentSettings:
     """Settings of ``secretstores.local.env``."""
 
-    prefix: str = setting("prefix", "Put before every name to find its variable.", default="")
+    prefix: str = setting("prefix", "Put before every name to find its variable.", default="", example="SHOP_")
 
 
 class EnvironmentSecretStore(ComponentAdapter):

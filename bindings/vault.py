@@ -51,11 +51,13 @@ class VaultSettings:
         default="map",
     )
     ca_pem: str | None = setting("caPem", "Certificates that the server is trusted by, in PEM.")
-    ca_path: str | None = setting("caPath", "Directory of such certificates.")
-    ca_file: str | None = setting("caCert", "Path of a file of such certificates.")
+    ca_path: str | None = setting("caPath", "Directory of such certificates.", example="certificates")
+    ca_file: str | None = setting("caCert", "Path of a file of such certificates.", example="ca.pem")
     skip_verify: bool = setting("skipVerify", "Whether any certificate of the server is taken.", BOOLEAN, default=False)
     server_name: str | None = setting(
-        "tlsServerName", "The name in the server's certificate, if that is another than its host."
+        "tlsServerName",
+        "The name in the server's certificate, if that is another than its host.",
+        example="vault.example.com",
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "parse_instant",
     "parse_size",
     "parse_whole",
+    "show_duration",
 ]
 
 _UNITS_NS = {
@@ -94,6 +95,15 @@ def parse_duration(text: str | int, *, bare: Literal["s", "ms"] | None = None) -
     if position == 0 or position != len(text):
         raise ValueError(_not_a_duration(text, bare))
     return _seconds(total, text)
+
+
+def show_duration(seconds: float) -> str:
+    """Write a duration as people do, in its largest unit that needs no fraction: ``5m``, ``1.5s``, ``8ms``."""
+    nanoseconds = round(seconds * _UNITS_NS["s"])
+    if nanoseconds % _UNITS_NS["s"] and seconds > 1:
+        return f"{seconds}s"
+    unit = next((unit for unit in ("h", "m", "s", "ms", "us") if nanoseconds % _UNITS_NS[unit] == 0), "ns")
+    return f"{nanoseconds // _UNITS_NS[unit]}{unit}" if nanoseconds else "0s"
 
 
 def parse_size(text: str | int) -> int:

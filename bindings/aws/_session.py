@@ -36,7 +36,7 @@ from botocore.exceptions import (
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, MeshError, Problem
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, setting
+from mesh.resources.settings import Kind, Setting, refused, setting
 
 __all__ = ["LIBRARY_ERRORS", "AWSAdapter", "AWSSettings", "broken", "busy", "code_of", "reason_of"]
 
@@ -59,10 +59,6 @@ LIBRARY_ERRORS = (BotoCoreError, ClientError, OSError, ValueError)
 _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and so its token.
 
 
-def _anywhere(text: str) -> str:
-    raise ValueError("IAM Roles Anywhere is not supported; use accessKey and secretKey, assumeRoleArn, or a profile")
-
-
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
@@ -70,12 +66,11 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-_ANYWHERE = Kind("not supported", _anywhere)
-
-
 @dataclass(frozen=True, slots=True)
 class AWSSettings:
     """What every component of AWS has; those of one service inherit from it."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = refused("IAM Roles Anywhere", "trustAnchorArn", "trustProfileArn")
 
     region: str | None = setting(
         "region",
@@ -83,7 +78,12 @@ class AWSSettings:
         aliases=("awsRegion",),
         example="eu-central-1",
     )
-    endpoint: str | None = setting("endpoint", "URL of the service, in place of the region's own.", Kind("URL", _url))
+    endpoint: str | None = setting(
+        "endpoint",
+        "URL of the service, in place of the region's own.",
+        Kind("URL", _url),
+        example="http://localhost:4566",
+    )
     access_key: str | None = setting(
         "accessKey",
         "Id of an access key; without it the credentials are found as the AWS tools do.",
@@ -96,10 +96,10 @@ class AWSSettings:
     session_token: str | None = setting(
         "sessionToken", "Token of a temporary access key.", secret=True, aliases=("awsSessionToken",)
     )
-    role: str | None = setting("assumeRoleArn", "A role to take on with these credentials.")
+    role: str | None = setting(
+        "assumeRoleArn", "A role to take on with these credentials.", example="arn:aws:iam::123456789012:role/shop"
+    )
     role_session: str = setting("sessionName", "Name of the session of that role.", default="DaprDefaultSession")
-    trust_anchor: None = setting("trustAnchorArn", "IAM Roles Anywhere; it is refused.", _ANYWHERE)
-    trust_profile: None = setting("trustProfileArn", "IAM Roles Anywhere; it is refused.", _ANYWHERE)
 
 
 class AWSAdapter(ComponentAdapter):

@@ -60,7 +60,9 @@ class DynamoDBSettings(AWSSettings):
 
     table: str = setting("table", "The name of the table, which must be there.", required=True, example="state")
     ttl: str | None = setting(
-        "ttlAttributeName", "The attribute that the table's TTL is set to; without it values cannot expire."
+        "ttlAttributeName",
+        "The attribute that the table's TTL is set to; without it values cannot expire.",
+        example="expiration",
     )
     key: str = setting("partitionKey", "The table's partition key, a text.", default="key")
 

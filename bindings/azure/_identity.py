@@ -42,6 +42,7 @@ class AzureSettings:
         "azureClientId",
         "Id of the application; without a secret or a certificate, of the managed identity.",
         aliases=("spnClientId", "clientId"),
+        example="6d5e9a3c-2f1b-4c8e-9a70-1b2c3d4e5f60",
     )
     client_secret: str | None = setting(
         "azureClientSecret", "Secret of the application.", secret=True, aliases=("spnClientSecret", "clientSecret")
@@ -56,6 +57,7 @@ class AzureSettings:
         "azureCertificateFile",
         "Path of a file with that certificate and key, in PEM or PKCS#12.",
         aliases=("spnCertificateFile",),
+        example="client.pem",
     )
     certificate_password: str | None = setting(
         "azureCertificatePassword", "Password of the key.", secret=True, aliases=("spnCertificatePassword",)

@@ -47,12 +47,14 @@ class BlobStorageSettings(StorageSettings):
         default="",
         required=True,
         aliases=("container", "storageAccountContainer"),
+        example="state",
     )
     endpoint: str | None = setting(
         "endpoint",
         "URL of the blob service, if it is another than the account gives.",
         url_kind,
         aliases=("storageEndpoint", "storageAccountEndpoint"),
+        example="http://localhost:10000/shopstate",
     )
     leave: bool = setting(
         "disableEntityManagement", "Whether the container must be there already.", BOOLEAN, default=False
@@ -63,11 +65,17 @@ class BlobStorageSettings(StorageSettings):
         choice("none", "blob", "container"),
         default="none",
     )
-    content_type: str | None = setting("contentType", "Content type of the blobs, unless a request has its own.")
-    content_encoding: str | None = setting("contentEncoding", "Content encoding of the blobs, likewise.")
-    content_language: str | None = setting("contentLanguage", "Content language of the blobs, likewise.")
-    content_disposition: str | None = setting("contentDisposition", "Content disposition of the blobs, likewise.")
-    cache_control: str | None = setting("cacheControl", "Cache control of the blobs, likewise.")
+    content_type: str | None = setting(
+        "contentType", "Content type of the blobs, unless a request has its own.", example="application/json"
+    )
+    content_encoding: str | None = setting(
+        "contentEncoding", "Content encoding of the blobs, likewise.", example="identity"
+    )
+    content_language: str | None = setting("contentLanguage", "Content language of the blobs, likewise.", example="en")
+    content_disposition: str | None = setting(
+        "contentDisposition", "Content disposition of the blobs, likewise.", example="attachment"
+    )
+    cache_control: str | None = setting("cacheControl", "Cache control of the blobs, likewise.", example="no-cache")
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("it is of each blob, and the service computes it", "contentMD5"),
         *ignored("the resiliency policies say how often is tried", "getBlobRetryCount"),

@@ -85,12 +85,15 @@ class CosmosDBSettings(AzureSettings):
         Kind("key", _master_key),
         secret=True,
     )
-    database: str = setting("database", "Name of the database, which must be there.", default="", required=True)
+    database: str = setting(
+        "database", "Name of the database, which must be there.", default="", required=True, example="shop"
+    )
     collection: str = setting(
         "collection",
         "Name of the container, which must be there, with the partition key /partitionKey.",
         default="",
         required=True,
+        example="state",
     )
     ignored: ClassVar[tuple[Setting, ...]] = ignored("a value is kept as JSON whenever it is JSON", "contentType")
 

@@ -53,10 +53,15 @@ class KeyVaultSettings(AzureSettings):
 
     vault: str = setting("vaultName", "Name of the vault.", default="", required=True, example="shop-vault")
     endpoint: str | None = setting(
-        "endpoint", "URL of the vault, if it is another than its name gives.", Kind("URL", _https)
+        "endpoint",
+        "URL of the vault, if it is another than its name gives.",
+        Kind("URL", _https),
+        example="https://shop-vault.vault.azure.net",
     )
     ca_file: str | None = setting(
-        "caCert", "Path of a file of certificates that the vault is trusted by, in place of the system's."
+        "caCert",
+        "Path of a file of certificates that the vault is trusted by, in place of the system's.",
+        example="ca.pem",
     )
 
 

@@ -37,7 +37,12 @@ class TableStorageSettings(StorageSettings):
     """Settings of ``state.azure.tablestorage``."""
 
     table: str = setting(
-        "tableName", "Name of the table.", default="", required=True, aliases=("table", "storageAccountTable")
+        "tableName",
+        "Name of the table.",
+        default="",
+        required=True,
+        aliases=("table", "storageAccountTable"),
+        example="state",
     )
     cosmos: bool = setting(
         "cosmosDbMode",
@@ -46,7 +51,10 @@ class TableStorageSettings(StorageSettings):
         default=False,
     )
     url: str | None = setting(
-        "serviceURL", "URL of the table service, if it is another than the account gives.", url_kind
+        "serviceURL",
+        "URL of the table service, if it is another than the account gives.",
+        url_kind,
+        example="http://localhost:10002/shopstate",
     )
     leave: bool = setting("skipCreateTable", "Whether the table must be there already.", BOOLEAN, default=False)
 

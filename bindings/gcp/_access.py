@@ -40,6 +40,7 @@ class GCPSettings:
         "client_email",
         "Address of a service account; without it the credentials are found as Google's tools do.",
         aliases=("clientEmail",),
+        example="shop@shop-1234.iam.gserviceaccount.com",
     )
     private_key: str | None = setting(
         "private_key", "Key of the service account, in PEM.", secret=True, aliases=("privateKey",)

@@ -41,9 +41,17 @@ class KubernetesConfigurationSettings:
     """Which ConfigMap."""
 
     name: str = setting(
-        "configMapName", "Name of the ConfigMap, in the gateway's namespace.", Kind("name", _label), required=True
+        "configMapName",
+        "Name of the ConfigMap, in the gateway's namespace.",
+        Kind("name", _label),
+        required=True,
+        example="shop",
     )
-    path: str | None = setting("kubeconfigPath", "Path of a kubeconfig file; without it the pod's own access is used.")
+    path: str | None = setting(
+        "kubeconfigPath",
+        "Path of a kubeconfig file; without it the pod's own access is used.",
+        example="kubeconfig.yaml",
+    )
 
     ignored: ClassVar[tuple[Setting, ...]] = ignored(
         "the values are read again every ten seconds for each subscription", "resyncPeriod"

@@ -31,9 +31,13 @@ class KubernetesSecretSettings:
     """Settings of ``secretstores.kubernetes``."""
 
     namespace: str | None = setting(
-        "defaultNamespace", "The namespace of the secrets; without it the variable NAMESPACE tells."
+        "defaultNamespace", "The namespace of the secrets; without it the variable NAMESPACE tells.", example="default"
     )
-    path: str | None = setting("kubeconfigPath", "Path of a kubeconfig file; without it the pod's own access is used.")
+    path: str | None = setting(
+        "kubeconfigPath",
+        "Path of a kubeconfig file; without it the pod's own access is used.",
+        example="kubeconfig.yaml",
+    )
 
 
 class KubernetesSecretStore(ComponentAdapter):

@@ -54,9 +54,11 @@ class MongoDBSettings:
         example="localhost:27017",
         suggested=True,
     )
-    server: str | None = setting("server", "The name whose DNS SRV record names the servers, instead of `host`.")
+    server: str | None = setting(
+        "server", "The name whose DNS SRV record names the servers, instead of `host`.", example="shop.example.com"
+    )
     username: str | None = setting(
-        "username", "Whom to log in as; what Dapr's URL needs percent-encoded may be so here."
+        "username", "Whom to log in as; what Dapr's URL needs percent-encoded may be so here.", example="shop"
     )
     password: str | None = setting("password", "The password, as `username`.", VERBATIM, secret=True)
     database: str = setting("databaseName", "The name of the database.", default="daprStore")
@@ -65,9 +67,13 @@ class MongoDBSettings:
         "writeConcern",
         "How many members confirm a write, or `majority`; 1, if the URL does not say more.",
         Kind("number, or the name of a write concern", _write_concern),
+        example="majority",
     )
     read_concern: str | None = setting(
-        "readConcern", "What a read may give; `local`, if the URL does not say another.", choice(*_CONCERNS)
+        "readConcern",
+        "What a read may give; `local`, if the URL does not say another.",
+        choice(*_CONCERNS),
+        example="local",
     )
     timeout: float = setting("operationTimeout", "How long an operation may take.", DURATION, default=5.0)
     params: str = setting(

@@ -91,7 +91,9 @@ class RedisSettings:
         example="localhost:6379",
     )
     port: int | None = setting("redisPort", "The port, where redisHost has none.", whole(1, 65535), example="6379")
-    username: str | None = setting("redisUsername", "The ACL user to log in as; the default one where it is not set.")
+    username: str | None = setting(
+        "redisUsername", "The ACL user to log in as; the default one where it is not set.", example="shop"
+    )
     password: str | None = setting("redisPassword", "Its password.", secret=True)
     db: int = setting("redisDB", "Number of the database; a cluster has only 0.", whole(), default=0)
     kind: str = setting(
@@ -101,15 +103,17 @@ class RedisSettings:
     insecure: bool = setting(
         "insecureSkipTLSVerify", "Whether the server need not prove who it is.", BOOLEAN, default=False
     )
-    ca: str | None = setting("caCert", "Whom to trust over TLS, PEM or a path; the system's where it is not set.")
-    certificate: str | None = setting("clientCert", "Our certificate over TLS, PEM or a path.")
+    ca: str | None = setting(
+        "caCert", "Whom to trust over TLS, PEM or a path; the system's where it is not set.", example="ca.pem"
+    )
+    certificate: str | None = setting("clientCert", "Our certificate over TLS, PEM or a path.", example="client.pem")
     key: str | None = setting("clientKey", "Its private key, PEM or a path.", secret=True)
     entra: bool = setting("useEntraID", "Logging in by Entra ID, which is refused.", BOOLEAN, default=False)
     failover: bool = setting(
         "failover", "Whether redisHost names Sentinels, who know the primary.", BOOLEAN, default=False
     )
-    master: str | None = setting("sentinelMasterName", "What the Sentinels call the primary.")
-    sentinel_username: str | None = setting("sentinelUsername", "The ACL user at the Sentinels.")
+    master: str | None = setting("sentinelMasterName", "What the Sentinels call the primary.", example="mymaster")
+    sentinel_username: str | None = setting("sentinelUsername", "The ACL user at the Sentinels.", example="shop")
     sentinel_password: str | None = setting("sentinelPassword", "Its password.", secret=True)
     retries: int = setting(
         "redisMaxRetries",
@@ -130,7 +134,9 @@ class RedisSettings:
     )
     dial_timeout: float = setting("dialTimeout", "How long connecting may take.", DURATION, default=5.0)
     read_timeout: float = setting("readTimeout", "How long a reply may take.", DURATION, default=3.0)
-    write_timeout: float | None = setting("writeTimeout", "How long sending may take; as readTimeout.", DURATION)
+    write_timeout: float | None = setting(
+        "writeTimeout", "How long sending may take; as readTimeout.", DURATION, example="3s"
+    )
     pool: int = setting(
         "poolSize", "Most connections to a server; each carries many commands at once.", COUNT, default=4
     )

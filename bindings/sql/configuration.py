@@ -49,6 +49,7 @@ class ConfigurationSettings(Connecting):
         "notifyChannel",
         "The channel that tells changes; unset = the metadata pgNotifyChannel of each subscription.",
         default="",
+        example="configuration",
     )
     ignored: ClassVar[tuple[Setting, ...]] = CLOUD
 

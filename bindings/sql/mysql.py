@@ -54,6 +54,7 @@ class MySQLSettings(TableSettings):
         "The database, made if it is missing; unset = that of connectionString, else dapr_state_store.",
         NAME,
         default="",
+        example="shop",
     )
     timeout: float = setting(
         "timeoutInSeconds",
@@ -63,7 +64,10 @@ class MySQLSettings(TableSettings):
         aliases=("timeout",),
     )
     pem_path: str = setting(
-        "pemPath", "Path of the certificates that the server's is checked by, with tls=custom.", default=""
+        "pemPath",
+        "Path of the certificates that the server's is checked by, with tls=custom.",
+        default="",
+        example="ca.pem",
     )
     max_connections: int = setting("maxConns", "Most connections.", whole(1), default=_CONNECTIONS)
     ignored: ClassVar[tuple[Setting, ...]] = ignored("certificates are read from a file: pemPath", "pemContents")

@@ -66,13 +66,15 @@ class Connecting:
         suggested=True,
         example="host=localhost user=postgres password=example port=5432 dbname=shop",
     )
-    host: str = setting("host", "Host; goes before that of connectionString.", default="")
-    hostaddr: str = setting("hostaddr", "Address to connect to; goes before host.", default="")
-    port: str = setting("port", "Port; goes before that of connectionString.", default="")
-    database: str = setting("database", "Database; goes before that of connectionString.", default="")
-    user: str = setting("user", "User; goes before that of connectionString.", default="")
+    host: str = setting("host", "Host; goes before that of connectionString.", default="", example="localhost")
+    hostaddr: str = setting("hostaddr", "Address to connect to; goes before host.", default="", example="127.0.0.1")
+    port: str = setting("port", "Port; goes before that of connectionString.", default="", example="5432")
+    database: str = setting("database", "Database; goes before that of connectionString.", default="", example="shop")
+    user: str = setting("user", "User; goes before that of connectionString.", default="", example="postgres")
     password: str = setting("password", "Password; goes before that of connectionString.", default="", secret=True)
-    ssl_root_cert: str = setting("sslRootCert", "Path of the certificates that the server's is checked by.", default="")
+    ssl_root_cert: str = setting(
+        "sslRootCert", "Path of the certificates that the server's is checked by.", default="", example="ca.pem"
+    )
     timeout: float = setting(
         "timeout",
         "How long an operation may take; the deadline of a request is another one.",
@@ -91,6 +93,7 @@ class Connecting:
         "A connection that was unused for longer is replaced.",
         DURATION,
         aliases=("connMaxIdleTime",),
+        example="5m",
     )
     exec_mode: str = setting(
         "queryExecMode",
@@ -131,7 +134,10 @@ class PostgreSQLSettings(Connecting):
 
     table: str = setting("tableName", "Version v1: the table, perhaps with its schema.", DOTTED_NAME, default="state")
     prefix: str = setting(
-        "tablePrefix", "Version v2: what the name of the table begins with, perhaps with its schema.", default=""
+        "tablePrefix",
+        "Version v2: what the name of the table begins with, perhaps with its schema.",
+        default="",
+        example="shop_",
     )
     metadata: str = setting(
         "metadataTableName",

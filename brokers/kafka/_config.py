@@ -68,24 +68,35 @@ class KafkaSettings:
         "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`. "
         "If not set, `password` when there is a `saslUsername`.",
         default="",
+        example="password",
     )
     auth_required: bool = setting(
         "authRequired", "An older way to say `password` in `authType`.", BOOLEAN, default=False
     )
-    username: str = setting("saslUsername", "The user of SASL.", default="")
+    username: str = setting("saslUsername", "The user of SASL.", default="", example="shop")
     password: str | None = setting("saslPassword", "Its password.", VERBATIM, secret=True)
     mechanism: str = setting(
         "saslMechanism", "`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, also without `SCRAM-`.", default="PLAIN"
     )
-    ca: str = setting("caCert", "Whom to trust, a PEM text or a path; `authType: none` uses TLS then, too.", default="")
-    certificate: str = setting("clientCert", "The client's certificate, a PEM text or a path.", default="")
+    ca: str = setting(
+        "caCert",
+        "Whom to trust, a PEM text or a path; `authType: none` uses TLS then, too.",
+        default="",
+        example="ca.pem",
+    )
+    certificate: str = setting(
+        "clientCert", "The client's certificate, a PEM text or a path.", default="", example="client.pem"
+    )
     key: str = setting("clientKey", "Its private key, a PEM text or a path.", default="", secret=True)
     unverified: bool = setting("skipVerify", "Whether to accept any certificate.", BOOLEAN, default=False)
     without_tls: bool = setting("disableTls", "Whether to do without TLS.", BOOLEAN, default=False)
     client_id: str = setting("clientID", "The connection's name in the broker's reports.", default="brokermesh")
-    group: str | None = setting("consumerGroup", "The group; goes before `consumerID`.")
+    group: str | None = setting("consumerGroup", "The group; goes before `consumerID`.", example="shop")
     max_message_bytes: int | None = setting(
-        "maxMessageBytes", "The largest message, from 64 KiB on; smaller values are not applied. 1,000,000.", whole()
+        "maxMessageBytes",
+        "The largest message, from 64 KiB on; smaller values are not applied. 1,000,000.",
+        whole(),
+        example="1000000",
     )
     session: float = setting(
         "sessionTimeout", "Time until the partitions of a member that died go to others.", DURATION, default=6.0

@@ -50,8 +50,12 @@ class MQTTSettings:
         BOOLEAN,
         default=False,
     )
-    ca: str | None = setting("caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.")
-    certificate: str | None = setting("clientCert", "The client's certificate, a PEM text or a path.")
+    ca: str | None = setting(
+        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
+    )
+    certificate: str | None = setting(
+        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
+    )
     key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
     expiry: float = setting(
         "sessionExpiry", "How long a session outlives its connection; 60 s at least.", DURATION, default=7 * DAY
@@ -62,7 +66,9 @@ class MQTTSettings:
         BOOLEAN,
         default=True,
     )
-    prefix: str = setting("topicPrefix", "Put before every topic: meshes that share a server stay apart.", default="")
+    prefix: str = setting(
+        "topicPrefix", "Put before every topic: meshes that share a server stay apart.", default="", example="shop/"
+    )
     version: str = setting(
         "mqttVersion",
         "Of the protocol; else the newest of the server.",
@@ -70,7 +76,10 @@ class MQTTSettings:
         default="",
     )
     max_in_flight: int | None = setting(
-        "maxInFlight", "Most events of a subscription at work at once at one instance; else what that says.", whole()
+        "maxInFlight",
+        "Most events of a subscription at work at once at one instance; else what that says.",
+        whole(),
+        example="10",
     )
 
 

@@ -75,9 +75,11 @@ class NatsSettings:
     token: str | None = setting("token", "The server's token, if it asks for one.", secret=True)
     jwt: str = setting("jwt", "A user's JWT; `seedKey` goes with it.", default="", secret=True)
     seed: str = setting("seedKey", "The private nkey of the user; `jwt` goes with it.", default="", secret=True)
-    certificate: str | None = setting("tls_client_cert", "The client's certificate, a path or a PEM text.")
+    certificate: str | None = setting(
+        "tls_client_cert", "The client's certificate, a path or a PEM text.", example="client.pem"
+    )
     key: str | None = setting("tls_client_key", "Its private key, a path or a PEM text.", secret=True)
-    name: str | None = setting("name", "The connection's name in the server's reports.")
+    name: str | None = setting("name", "The connection's name in the server's reports.", example="shop")
     replicas: int = setting("replicas", "Copies of each stream, on a cluster: 1, 3 or 5.", whole(), default=0)
 
 

@@ -56,26 +56,37 @@ class RabbitMQSettings:
         aliases=("host",),
         suggested=True,
     )
-    hostname: str = setting("hostname", "Host, or host and port, of the server.", default="")
+    hostname: str = setting("hostname", "Host, or host and port, of the server.", default="", example="localhost")
     protocol: str = setting("protocol", "Goes with `hostname`.", choice("amqp", "amqps"), default="amqp")
-    username: str | None = setting("username", "The user; if not set, that of the URL, or `guest`.", VERBATIM)
+    username: str | None = setting(
+        "username", "The user; if not set, that of the URL, or `guest`.", VERBATIM, example="guest"
+    )
     password: str | None = setting("password", "Its password.", VERBATIM, secret=True)
-    ca: str | None = setting("caCert", "For `amqps`: whom to trust, a PEM text or a path.")
-    certificate: str | None = setting("clientCert", "For `amqps`: the client's certificate, a PEM text or a path.")
+    ca: str | None = setting("caCert", "For `amqps`: whom to trust, a PEM text or a path.", example="ca.pem")
+    certificate: str | None = setting(
+        "clientCert", "For `amqps`: the client's certificate, a PEM text or a path.", example="client.pem"
+    )
     key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
     external: bool | None = setting("saslExternal", "Whether the client's certificate says who we are.", BOOLEAN)
     heartbeat: float | None = setting(
-        "heartBeat", "Time between signs of life; a server that misses two is left for the next. 10 s.", SECONDS
+        "heartBeat",
+        "Time between signs of life; a server that misses two is left for the next. 10 s.",
+        SECONDS,
+        example="10s",
     )
     reconnect: float | None = setting(
         "reconnectWaitSeconds",
         "Most time between two attempts to reconnect; 2 s.",
         SECONDS,
         aliases=("reconnectWait",),
+        example="2s",
     )
-    name: str | None = setting("clientName", "Name of the connections in the server's reports.")
+    name: str | None = setting("clientName", "Name of the connections in the server's reports.", example="shop")
     prefetch: int | None = setting(
-        "prefetchCount", "Most events of a subscription at work at once at one instance; else what that says.", whole()
+        "prefetchCount",
+        "Most events of a subscription at work at once at one instance; else what that says.",
+        whole(),
+        example="10",
     )
     concurrency: str = setting(
         "concurrency",
@@ -84,12 +95,14 @@ class RabbitMQSettings:
         default="parallel",
         aliases=("concurrencyMode",),
     )
-    ttl: float | None = setting("ttlInSeconds", "How long an event is kept; 7 days if not set.", SECONDS)
+    ttl: float | None = setting(
+        "ttlInSeconds", "How long an event is kept; 7 days if not set.", SECONDS, example="168h"
+    )
     max_events: int | None = setting(
-        "maxLen", "Most events that wait in a queue; a publish above that is refused.", whole()
+        "maxLen", "Most events that wait in a queue; a publish above that is refused.", whole(), example="10000"
     )
     max_bytes: int | None = setting(
-        "maxLenBytes", "Most bytes that wait in a queue; a publish above that is refused.", whole()
+        "maxLenBytes", "Most bytes that wait in a queue; a publish above that is refused.", whole(), example="100000000"
     )
 
 

@@ -49,8 +49,10 @@ class RedisSettings:
         default="",
         example="localhost:6379",
     )
-    port: int = setting("redisPort", "The port, if `redisHost` has none; 6379, of Sentinels 26379.", whole(), default=0)
-    username: str | None = setting("redisUsername", "The user of the server's access list.", VERBATIM)
+    port: int = setting(
+        "redisPort", "The port, if `redisHost` has none; 6379, of Sentinels 26379.", whole(), default=0, example="6379"
+    )
+    username: str | None = setting("redisUsername", "The user of the server's access list.", VERBATIM, example="shop")
     password: str | None = setting(
         "redisPassword", "Its password; if empty, nobody is logged in.", VERBATIM, secret=True
     )
@@ -58,18 +60,25 @@ class RedisSettings:
     kind: str = setting("redisType", "`node`; Redis Cluster is refused.", default="node")
     tls: bool = setting("enableTLS", "Whether to use TLS.", BOOLEAN, default=False)
     unverified: bool = setting("insecureSkipTLSVerify", "Whether to accept any certificate.", BOOLEAN, default=False)
-    ca: str | None = setting("caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.")
-    certificate: str | None = setting("clientCert", "The client's certificate, a PEM text or a path.")
+    ca: str | None = setting(
+        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
+    )
+    certificate: str | None = setting(
+        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
+    )
     key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
     entra: bool = setting("useEntraID", "Whether to log in by Entra ID, which is refused.", BOOLEAN, default=False)
     failover: bool = setting("failover", "Whether Sentinels say where the primary is.", BOOLEAN, default=False)
-    master: str = setting("sentinelMasterName", "What the Sentinels call the primary.", default="")
-    sentinel_username: str | None = setting("sentinelUsername", "A user of the Sentinels.", VERBATIM)
+    master: str = setting("sentinelMasterName", "What the Sentinels call the primary.", default="", example="mymaster")
+    sentinel_username: str | None = setting("sentinelUsername", "A user of the Sentinels.", VERBATIM, example="shop")
     sentinel_password: str | None = setting("sentinelPassword", "Its password.", VERBATIM, secret=True)
     concurrency: int | None = setting(
-        "concurrency", "Most events of a subscription at work at once at one instance; else what that says.", whole()
+        "concurrency",
+        "Most events of a subscription at work at once at one instance; else what that says.",
+        whole(),
+        example="10",
     )
-    ttl: float | None = setting("streamTTL", "How long an event is kept; 7 days if not set.", DURATION)
+    ttl: float | None = setting("streamTTL", "How long an event is kept; 7 days if not set.", DURATION, example="168h")
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ def _new(kind: ComponentType, name: str | None, output: str | None) -> int:
 
     Raises:
         ConfigError: The library of the type is missing, or the file is there already.
+        OSError: It cannot be written.
     """
     if kind.needs:
         raise ConfigError(kind.needs)
@@ -137,9 +138,10 @@ def _new(kind: ComponentType, name: str | None, output: str | None) -> int:
     if output is None:
         show(text.rstrip())
         return 0
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        with Path(output).open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         raise ConfigError(f"{output} is there already; name another file, or remove it") from None

@@ -28,9 +28,13 @@ STATE = (
     ),
     Setting("primaryEncryptionKey", "Encrypts every value: 16, 24 or 32 bytes in hexadecimal.", secret=True),
     Setting("secondaryEncryptionKey", "An earlier key, for what it has encrypted.", secret=True),
-    Setting("outboxPublishPubsub", "The pub/sub component on which the transactional outbox publishes."),
-    Setting("outboxPublishTopic", "The topic that what a transaction writes is published to."),
-    Setting("outboxPubsub", "The pub/sub component of the internal topic; if not set, that of the events."),
+    Setting(
+        "outboxPublishPubsub", "The pub/sub component on which the transactional outbox publishes.", example="pubsub"
+    ),
+    Setting("outboxPublishTopic", "The topic that what a transaction writes is published to.", example="orders"),
+    Setting(
+        "outboxPubsub", "The pub/sub component of the internal topic; if not set, that of the events.", example="pubsub"
+    ),
     Setting(
         "outboxDiscardWhenMissingState",
         "Read for compatibility: an event whose transaction cannot happen any more is always dropped.",

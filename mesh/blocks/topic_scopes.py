@@ -21,11 +21,21 @@ __all__ = ["SETTINGS", "TopicScopes"]
 
 _APP_TOPICS = "`app=topic1,topic2;other=`: what an application may {}; one that is not named may all."
 SETTINGS = (
-    Setting("consumerID", "The group that the instances of an application form; its app id if it is not set."),
-    Setting("allowedTopics", "If it is set, no other topic may be used; separated by commas."),
-    Setting("protectedTopics", "Topics only for applications that are listed for them; separated by commas."),
-    Setting("publishingScopes", _APP_TOPICS.format("publish to")),
-    Setting("subscriptionScopes", _APP_TOPICS.format("subscribe to")),
+    Setting(
+        "consumerID",
+        "The group that the instances of an application form; its app id if it is not set.",
+        example="shop",
+    ),
+    Setting(
+        "allowedTopics", "If it is set, no other topic may be used; separated by commas.", example="orders,payments"
+    ),
+    Setting(
+        "protectedTopics",
+        "Topics only for applications that are listed for them; separated by commas.",
+        example="payments",
+    ),
+    Setting("publishingScopes", _APP_TOPICS.format("publish to"), example="shop=orders;ledger="),
+    Setting("subscriptionScopes", _APP_TOPICS.format("subscribe to"), example="shop=orders;ledger="),
 )
 """What the mesh reads of every pub/sub component."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mesh.blocks.block import Block
 from mesh.errors import MissingDependencyError
 from mesh.registry import BACKBONE_TYPES, Registry
-from mesh.resources.settings import TEXT, VERBATIM, Setting, declared_by
+from mesh.resources.settings import Setting, declared_by
 
 __all__ = ["ComponentType", "component_type", "component_types", "example", "is_takable"]
 
@@ -154,9 +154,8 @@ def example(setting: Setting) -> str:
     """Give a text that a setting may have, to be replaced by what is meant."""
     if setting.example or setting.shown_default:
         return setting.example or setting.shown_default
-    if setting.kind in (TEXT, VERBATIM):
-        return PLACEHOLDER
-    return next((text for text in (*setting.kind.choices, *_TEXTS) if _is(setting, text)), PLACEHOLDER)
+    texts = (*filter(None, setting.kind.choices), PLACEHOLDER, *_TEXTS)
+    return next((text for text in texts if _is(setting, text)), PLACEHOLDER)
 
 
 def is_takable(setting: Setting) -> bool:

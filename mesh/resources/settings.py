@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
-from mesh.values import parse_bool, parse_duration, parse_size, parse_whole
+from mesh.values import parse_bool, parse_duration, parse_size, parse_whole, show_duration
 
 __all__ = [
     "BOOLEAN",
@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 _MARK = "mesh.setting"
-_UNITS = ((3600, "h"), (60, "m"))
 _Model = TypeVar("_Model")
 
 
@@ -137,17 +136,20 @@ class Setting:
     def shown_default(self) -> str:
         """What holds where it is not set, as a file would have it; empty = there is nothing."""
         match self.default:
-            case None:
+            case None | ():
                 return ""
             case bool():
                 return "true" if self.default else "false"
-            case float() if 0 < self.default < 1 and "duration" in self.kind.name:
-                return f"{self.default * 1000:g}ms"
-            case float() if "duration" in self.kind.name:
-                size, unit = next(((size, unit) for size, unit in _UNITS if self.default % size == 0), (1, "s"))
-                return f"{self.default / size:g}{unit}"
+            case float():
+                return next(filter(self._is_default, (show_duration(self.default), f"{self.default:g}")), "")
             case _:
                 return str(self.default)
+
+    def _is_default(self, text: str) -> bool:
+        try:
+            return self.kind.parse(text) == self.default
+        except ValueError:
+            return False
 
 
 def setting(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+from tests.meta.sources import ROOT, blocks
 from tests.support.extension import install
 from tests.support.gateways import MeshHome
 
@@ -22,7 +24,6 @@ def test_an_installed_type_is_like_any_other(tmp_path: Path) -> None:
     home = MeshHome(tmp_path / "home")
     environ = {"PYTHONPATH": str(install(tmp_path))}
     (tmp_path / "app.py").write_text(_APP, encoding="utf-8")
-    (tmp_path / "resources").mkdir()
 
     def mesh(*words: str) -> str:
         done = home.mesh(*words, environ=environ, cwd=tmp_path)
@@ -30,8 +31,11 @@ def test_an_installed_type_is_like_any_other(tmp_path: Path) -> None:
         return done.stdout
 
     assert "state.folder" in mesh("component", "types")
-    assert "made if it is missing" in mesh("component", "types", "state.folder")
-    mesh("component", "new", "state.folder", "-o", "resources/statestore.yaml")
+    page = next(each for each in blocks() if each.page == ROOT / "docs" / "extending.md" and each.language == "bash")
+    (pip, *_), *commands = [shlex.split(line) for line in page.text.splitlines()]
+    assert pip == "pip"  # That is done above, without a network.
+    told, _ = [mesh(*words) for _, *words in commands]
+    assert "made if it is missing" in told
     assert mesh("check", "resources") == "1 resource is fine\n"
     words = ("--app-id", "keeper", "--resources-path", "resources", "--", "python3", "app.py")
     with home.run(*words, environ=environ, cwd=tmp_path) as run:

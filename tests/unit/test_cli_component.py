@@ -167,13 +167,13 @@ def test_a_new_file_of_every_type_is_fine(
     """Written to a file that was not there, and to the standard output."""
     monkeypatch.chdir(tmp_path)
     Path("secrets.json").write_text("{}", encoding="utf-8")
-    assert main(["component", "new", name.upper(), "-o", "new/folder/c.yaml"]) == 0
-    Path("new/folder/c.yaml").rename("c.yaml")
-    assert "mesh check new/folder/c.yaml" in capsys.readouterr().err
-    assert main(["check", "--strict", "c.yaml"]) == 0, capsys.readouterr()
+    file = "folders/that are not there/c.yaml"
+    assert main(["component", "new", name.upper(), "-o", file]) == 0
+    assert f"mesh check {file}" in capsys.readouterr().err
+    assert main(["check", "--strict", file]) == 0, capsys.readouterr()
     assert main(["component", "new", name]) == 0
     capsys.readouterr()
-    assert main(["component", "new", name, "-o", "c.yaml"]) == 1
+    assert main(["component", "new", name, "-o", file]) == 1
     assert "there already" in capsys.readouterr().err
 
 
@@ -224,6 +224,46 @@ def test_durations_are_shown_as_durations(seconds: float, shown: str) -> None:
         made = Setting("wait", "How long.", kind, default=seconds)
         assert made.shown_default == shown
         assert kind.parse(shown) == seconds
+
+
+_ENTRY = re.compile(r"^    # (- name: (\S+))\n    # (  \w+: .*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", Registry().types())
+def test_every_value_that_is_shown_is_read(name: str) -> None:
+    """All settings are uncommented at once; a default is shown as it is read. Secrets are not in the file."""
+    kind = component_type(name, Registry(), BLOCKS)
+    text = _ENTRY.sub(r"    \1\n    \3", component_file(kind))
+    entries = {each["name"]: each.get("value") for each in yaml.safe_load(text)["spec"].get("metadata") or ()}
+    used = [each for each in kind.all_settings if each.used]
+    assert list(entries) == [each.name for each in sorted(used, key=lambda each: not (each.required or each.suggested))]
+    for each in used:
+        value = entries[each.name]
+        assert (value is None) == each.secret, each.name
+        if value is not None:
+            each.kind.parse(value)
+        if each.shown_default:
+            assert each.kind.parse(each.shown_default) == each.default, each.name
+        assert each.shown_default or each.default in (None, "", (), frozenset()), each.name
+
+
+@pytest.mark.parametrize("name", Registry().types())
+def test_each_setting_can_be_uncommented_by_itself(name: str) -> None:
+    text = component_file(component_type(name, Registry(), BLOCKS))
+    found = list(_ENTRY.finditer(text))
+    for each in found:
+        alone = f"{text[: each.start()]}    {each[1]}\n    {each[3]}{text[each.end() :]}"
+        names = [entry["name"] for entry in yaml.safe_load(alone)["spec"]["metadata"]]
+        assert each[2] in names
+    assert len(found) == text.count("    # - name: ")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["component", "new", "state.mesh", "-o", str(tmp_path / "file" / "c.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert "there already" not in said
 
 
 def test_types_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.values import is_instant, parse_bool, parse_duration, parse_instant, parse_size, parse_whole
+from mesh.values import is_instant, parse_bool, parse_duration, parse_instant, parse_size, parse_whole, show_duration
 
 
 @pytest.mark.parametrize(
@@ -225,3 +225,24 @@ def test_refused_instants(text: str) -> None:
     with pytest.raises(ValueError, match=f"not a time: '{text}'"):
         parse_instant(text)
     assert not is_instant(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0s"),
+        (0.000_000_007, "7ns"),
+        (0.000_25, "250us"),
+        (0.008, "8ms"),
+        (0.512, "512ms"),
+        (1.0, "1s"),
+        (1.5, "1.5s"),
+        (90.0, "90s"),
+        (300.0, "5m"),
+        (5400.0, "90m"),
+        (3600.0, "1h"),
+    ],
+)
+def test_durations_are_shown_as_they_are_read(seconds: float, text: str) -> None:
+    assert show_duration(seconds) == text
+    assert parse_duration(text) == seconds
