@@ -486,14 +486,3 @@ def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = 
         *check_denied(settings.scoped, settings.configuration),
         *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]
-
-
-def _tell_unanswered(entries: Iterable[Entry]) -> None:
-    for entry in entries:
-        if entry.block.hosted and not entry.hosted:
-            logger.warning(
-                "component %s (%s) is not answered for: it is bound to this machine; "
-                "the annotation mesh.placement: backbone lets others use it",
-                entry.component.name,
-                entry.component.type,
-            )

@@ -281,7 +281,7 @@ async def test_reply_to_a_broken_connection_is_logged_and_harms_no_other(
             await caller.request(APP, Message({}, b"break"), time.time() + 0.5)
         pair.two.broken = False
         await caller.request(APP, Message({}, b""), soon())
-    assert "request failed" in caplog.text
+    assert "could not answer a request to app: for the test" in caplog.text
 
 
 async def test_request_over_a_broken_connection_raises_at_once(pair: Pair, caller: Exchange) -> None:
