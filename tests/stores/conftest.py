@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
@@ -25,11 +26,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def _sockets_of_pymongo(request: pytest.FixtureRequest) -> Iterator[None]:
     """Have the sockets collected here that pymongo forgets when a connection that it makes is given up."""
-    ours = any(name in request.node.nodeid for name in ("test_mongodb.py", "MongoDBStateStore"))
-    if ours:
-        request.node.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-    yield
-    if ours:
+    if not any(name in request.node.nodeid for name in ("test_mongodb.py", "MongoDBStateStore")):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
         gc.collect()
 
 
