@@ -18,6 +18,8 @@ import aiohttp
 import pytest
 
 from mesh.broker import SubscribeOptions
+from mesh.calls.asking import MARGIN
+from mesh.calls.exchange import ASK_AFTER
 from tests.faults.conftest import Figures, Site, everything_arrives, portion
 from tests.support.eventually import eventually
 from tests.support.load import Calling, Publishing
@@ -30,6 +32,8 @@ SEVERAL = portion(2_000)
 CUTS = 6
 PATIENCE = SubscribeOptions("").ack_wait
 CALL_RATE = 100.0
+# Seconds until instances vouch for each other: of an earlier call they cannot say that nobody took it.
+VOUCHED_AFTER = MARGIN * ASK_AFTER + 1.0
 CALLS = portion(1_200)
 MAY_FAIL = {("kafka", "the broker restarts, and is killed"): 40}  # What was in flight.
 IN_FLIGHT = {"seconds": 0.02}  # What a handler takes, so that there always are some at work.
@@ -223,7 +227,7 @@ async def called(site: Site, figures: Figures, *, fault: str) -> AsyncIterator[C
     ):
         calling = Calling(caller, "callee", CALL_RATE)
         async with calling.running():
-            await calls_made(calling, CALLS // 2)  # Until the instances vouch for each other.
+            await calls_made(calling, int(CALL_RATE * VOUCHED_AFTER))
             yield Called(calling, (first, second))
             await calls_made(calling, calling.made + CALLS // 2)
         failed = len(calling.failures)
