@@ -17,6 +17,7 @@ LONG_FIRST = (
     "tests/compose/test_compose",
     "tests/faults/test_every_broker",
     "tests/http/test_reload",
+    "tests/meta/",
     "tests/contract/test_faults",
     "tests/contract",
     "tests/e2e/test_every_broker",
@@ -40,6 +41,7 @@ MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|http/(?
 MODULES = (
     "tests/contract/",
     "tests/http/",
+    "tests/meta/",  # They read all sources, each process by itself.
     "tests/compose/",
     "tests/brokers_security/test_kafka",
     "tests/stores/test_azure",
