@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 # The tests start some thousand processes of ours, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick check static quick-tests unit contract faults-report provision compose-test bench clean help
+.PHONY: demo test quick check static quick-tests unit contract faults-report provision proto compose-test bench clean help
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -67,6 +67,10 @@ provision: ## install the servers that the tests start, where they are missing
 
 test: static provision ## everything, with real servers
 	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) tests
+
+proto: $(STAMP) ## compile the messages of gRPC
+	$(BIN)/python -m grpc_tools.protoc -I gateway/grpc/proto --include_imports \
+		--descriptor_set_out=gateway/grpc/messages.binpb gateway/grpc/proto/*.proto
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))

@@ -21,12 +21,12 @@ from functools import partial
 from typing import cast
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
-from gateway.grpc import answering_grpc
+from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
 from gateway.reload import FEATURE, look, watching
-from gateway.routes import build_router
+from gateway.routes import build_api, build_router, load_grpc
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
@@ -36,7 +36,6 @@ from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 from mesh.tasks import drained_within
-from mesh.urls import in_url
 
 __all__ = ["Gateway", "run"]
 
@@ -172,8 +171,9 @@ class Gateway:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
+            api = build_api(runtime, config, self, self._labels)
             server = HTTPServer(
-                build_router(runtime, config, self, self._labels),
+                build_router(api),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 token=config.tokens.api,
@@ -185,9 +185,9 @@ class Gateway:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
-            where = str(socket_path or f"http://{in_url(config.listen[0])}:{self.port}")
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            grpc = answering_grpc(config.listen, config.grpc_port, grpc_path, where)
+            load = partial(load_grpc, api)
+            grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             self.outbound_ready = True
             node = runtime.description

@@ -32,6 +32,18 @@ __all__ = [
 TYPES = "type.googleapis.com/google.rpc."
 MAX_TEXT = 4096
 MAX_TARGET = 1024
+# Of what is wrong with a request itself.
+GRPC: Mapping[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    413: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+}
 
 
 class Row(NamedTuple):
@@ -284,8 +296,20 @@ ERRORS: Mapping[str, Row] = {
 class APIError(Exception):
     """An answer that is a failure."""
 
-    def __init__(self, status: int, code: str, message: str, details: list[object] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, details: list[Mapping[str, object]] | None = None, grpc: str = ""
+    ) -> None:
+        """Make it.
+
+        Args:
+            status: HTTP status.
+            code: ``errorCode``.
+            message: For people.
+            details: In proto-JSON, each with its ``@type``.
+            grpc: gRPC status; empty = the one that goes with the HTTP status.
+        """
         self.status = status
+        self.grpc = grpc or GRPC.get(status, "INTERNAL")
         self.code = code
         self.message = message[:MAX_TEXT].encode("utf-8", "replace").decode()
         self.details = details
@@ -323,7 +347,7 @@ def told(row: Row, error: object = None, target: str = "", arguments: object = N
         target = f"{target[:40]}…"
     words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
     message = row.text.format(**words)
-    details: list[object] = []
+    details: list[Mapping[str, object]] = []
     if row.field:
         violation = {"description": message, "field": row.field.format(**words)}
         details.append({"@type": TYPES + "BadRequest", "field_violations": [violation]})
@@ -341,7 +365,7 @@ def told(row: Row, error: object = None, target: str = "", arguments: object = N
         metadata = dict(getattr(arguments, "metadata", {})) if row.asked else {}
         metadata |= {name: text.format(**words) for name, text in row.metadata}
         details.append({"@type": TYPES + "ErrorInfo", "domain": "dapr.io", "metadata": metadata, "reason": row.reason})
-    return APIError(row.status, row.code, message, details or None)
+    return APIError(row.status, row.code, message, details or None, row.grpc)
 
 
 def malformed(reason: object) -> APIError:

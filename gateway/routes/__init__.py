@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
@@ -10,10 +12,14 @@ from gateway.http.server import Find, Found, Router
 from gateway.routes import configuration, durable, invocation, lock, node, pubsub, secrets, state
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
+from gateway.routes.rpc import RPC
 from mesh.node.runtime import Runtime
 from mesh.resources.configuration import API_VERSIONS, APIOperation, APISpec
 
-__all__ = ["ROUTES", "build_router"]
+if TYPE_CHECKING:
+    from gateway.http2.server import HTTP2Connections
+
+__all__ = ["ROUTES", "RPCS", "build_api", "build_router", "load_grpc"]
 
 # The first that fits answers; what fits none is an invocation by header.
 ROUTES: tuple[Route, ...] = (
@@ -27,18 +33,27 @@ ROUTES: tuple[Route, ...] = (
     *node.ROUTES,
 )
 
+RPCS: tuple[RPC, ...] = (*state.RPCS,)
 
-def build_router(
+_RPC_VERSION = re.compile(r"(Alpha|Beta)(\d)\Z")
+
+
+def build_api(
     runtime: Runtime, config: GatewayConfig, node: Node, labels: dict[str, str], routes: Sequence[Route] = ROUTES
-) -> Router:
-    """Make the router of a node."""
+) -> API:
+    """Make what routes and RPCs are given."""
     names = frozenset(route.name for route in routes)
-    api = API(runtime.run, runtime.services, runtime.caller, runtime.tracing, config, node, labels, names)
     allowed = runtime.settings.configuration.spec.api
+    return API(runtime.run, runtime.services, runtime.caller, runtime.tracing, config, node, labels, names, allowed)
+
+
+def build_router(api: API, routes: Sequence[Route] = ROUTES) -> Router:
+    """Make the router of a node."""
+    allowed = api.allowed
     rows: dict[tuple[str, str], list[Route]] = {}
     for route in routes:
         for version in route.versions:
-            if _is_allowed(route, version, allowed):
+            if route.always or _is_allowed(route.api or route.name, version, allowed, "http"):
                 rows.setdefault((version, route.name), []).append(route)
     fallback = by_header if any(name == "invoke" for _, name in rows) else by_nothing
     return Router({key: _find(api, found) for key, found in rows.items()}, _fallback(api, fallback), comparable)
@@ -65,17 +80,30 @@ def _fallback(api: API, answer: Callable[[Asked], Awaitable[Answered]]) -> Find:
     return find
 
 
-def _is_allowed(route: Route, version: str, api: APISpec | None) -> bool:
+def load_grpc(api: API, rpcs: Sequence[RPC] = RPCS) -> HTTP2Connections:
+    """Load what answers clients of gRPC."""
+    from gateway.grpc.service import Service  # Takes 15 MB, for clients of gRPC alone.
+    from gateway.http2.server import HTTP2Connections
+
+    def is_allowed(row: RPC, name: str) -> bool:
+        found = _RPC_VERSION.search(name)
+        version = "v1.0" if found is None else f"v1.0-{found[1].lower()}{found[2]}"
+        return _is_allowed(row.api, version, api.allowed, "grpc")
+
+    return HTTP2Connections(Service(api, rpcs, is_allowed, None).handle, api.config.max_header_bytes)
+
+
+def _is_allowed(name: str, version: str, api: APISpec | None, protocol: str) -> bool:
     """Tell what ``spec.api`` allows; a path that it does not is an invocation like any unknown one, if those are."""
-    if api is None or route.always:
+    if api is None:
         return True
 
     def listed(operations: Sequence[APIOperation]) -> bool:
         return any(
-            each.name == (route.api or route.name)
+            each.name == name
             and API_VERSIONS.get(each.version, each.version or version) == version
+            and each.protocol in ("", protocol)
             for each in operations
-            if each.protocol != "grpc"
         )
 
     return not listed(api.denied) and (not api.allowed or listed(api.allowed))

@@ -76,9 +76,9 @@ def header(request: web.BaseRequest, name: str) -> str | None:
     return value
 
 
-def trace_context(request: web.BaseRequest) -> tuple[str | None, str]:
+def trace_context(fields: Mapping[str, str]) -> tuple[str | None, str]:
     """Give ``traceparent`` and ``tracestate``; what cannot be one is left out, as W3C Trace Context asks."""
-    parent, state = request.headers.get("traceparent"), request.headers.get("tracestate", "")
+    parent, state = fields.get("traceparent"), fields.get("tracestate", "")
     if parent is None or not is_traceparent(parent):
         return None, ""  # A state without its trace means nothing.
     return parent, state if is_tracestate(state) else ""

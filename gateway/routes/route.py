@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
     from gateway.http.response import Answered
     from mesh.pipeline import Handler, Service
+    from mesh.resources.configuration import APISpec
     from mesh.telemetry import Tracing
 
-__all__ = ["API", "WRITE", "Asked", "Node", "Route"]
+__all__ = ["API", "WRITE", "Asked", "Asking", "Node", "Route"]
 
 WRITE = frozenset({"POST", "PUT"})
 
@@ -55,6 +56,7 @@ class API:
         node: The gateway itself.
         labels: Shown in metadata; a route writes into it.
         names: What the API's paths begin with, behind the version.
+        allowed: What a Configuration leaves of the API; None = all.
     """
 
     run: Handler
@@ -65,32 +67,23 @@ class API:
     node: Node
     labels: dict[str, str]
     names: frozenset[str]
+    allowed: APISpec | None = None
 
 
-@dataclass(slots=True)
-class Asked:
-    """A request that found its route.
+class Asking:
+    """What routes and RPCs ask the pipeline, and how they are told of failures.
 
     Attributes:
-        api: What every route has.
-        request: The request.
-        segments: The raw path segments that the route's pattern leaves open.
-        query: The raw query.
+        api: What all of them have.
     """
 
-    api: API
-    request: web.BaseRequest
-    segments: Sequence[str]
-    query: str
+    __slots__ = ()
 
-    def text(self, index: int) -> str:
-        """Give an open path segment, decoded."""
-        return unescape(self.segments[index])
+    api: API
 
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation; ``deadline`` is what the client gave, in Unix time."""
-        traceparent, tracestate = trace_context(self.request)
-        return Context(self.api.caller, deadline, traceparent, tracestate)
+        raise NotImplementedError
 
     async def find(self, method: Method, name: str) -> Opened:
         """Find the component that an operation is for, before its arguments are read.
@@ -117,6 +110,32 @@ class Asked:
             return await self.api.run(operation)
         except MeshError as error:
             raise answer(error, method, target, arguments, self.api.caller.app_id) from error
+
+
+@dataclass(slots=True)
+class Asked(Asking):
+    """A request that found its route.
+
+    Attributes:
+        api: What every route has.
+        request: The request.
+        segments: The raw path segments that the route's pattern leaves open.
+        query: The raw query.
+    """
+
+    api: API
+    request: web.BaseRequest
+    segments: Sequence[str]
+    query: str
+
+    def text(self, index: int) -> str:
+        """Give an open path segment, decoded."""
+        return unescape(self.segments[index])
+
+    def context(self, deadline: float | None = None) -> Context:
+        """Give the context of an operation; ``deadline`` is what the client gave, in Unix time."""
+        traceparent, tracestate = trace_context(self.request.headers)
+        return Context(self.api.caller, deadline, traceparent, tracestate)
 
 
 @dataclass(frozen=True, slots=True)

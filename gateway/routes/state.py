@@ -14,6 +14,7 @@ from gateway.errors import APIError, answer, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content
 from gateway.routes.request import fields, header, metadata_of, query_of, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
+from gateway.routes.rpc import RPC, Called
 from mesh.blocks.query import Queried
 from mesh.blocks.state import (
     BULK_GET,
@@ -37,9 +38,10 @@ from mesh.event import MAX_LEVELS
 from mesh.operation import Method
 from mesh.values import parse_whole
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "RPCS"]
 
 DEFAULT_LISTED = 100
+STRONG = 2  # Of StateOptions.StateConsistency.
 CONSISTENCIES = frozenset({"", "strong", "eventual"})
 
 
@@ -231,6 +233,23 @@ def _ttl(text: str) -> float | None:
         raise BadArgumentError(f"ttlInSeconds is {error}") from None
     return None if seconds <= 0 else float(seconds)
 
+
+async def get_rpc(called: Called) -> object:
+    """Read one key."""
+    asked = called.message
+    await called.find(GET, asked.store_name)
+    wanted = Get(asked.key, asked.consistency == STRONG, dict(asked.metadata))
+    stored = cast("Stored | None", await called.run(GET, asked.store_name, wanted))
+    if stored is None:
+        return called.reply()
+    return called.reply(data=stored.value, etag=stored.etag, metadata=_told(stored))
+
+
+def _told(stored: Stored) -> dict[str, str]:
+    return {} if stored.expires_at is None else {"ttlExpireTime": _rfc3339(stored.expires_at)}
+
+
+RPCS = (RPC("GetState", get_rpc, "state"),)
 
 ROUTES = (
     Route("state/{store}", save, WRITE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-__all__ = ["hint"]
+__all__ = ["hint", "missing"]
 
 _API = re.compile(r"/+v1\.0(?:-alpha[12]|-beta1)?/+([^/]+)(.*)", re.DOTALL)
 _PAGE = "see docs/compatibility.md#other-blocks"
@@ -19,6 +19,15 @@ MISSING = {
     "jobs": "jobs",
     "subtlecrypto": "cryptography",
     "workflows": "workflows",
+}
+# As above, by how the names of gRPC's methods begin or end.
+MISSING_RPCS = {
+    r"InvokeBinding": "bindings",
+    r"(Un)?[Rr]egisterActor\w*|ListActor\w*|GetActor\w*|ExecuteActor\w*|InvokeActor|SubscribeActor\w*": "actors",
+    r"EncryptAlpha1|DecryptAlpha1|Subtle\w*": "cryptography",
+    r"\w*Workflow(Alpha1|Beta1)": "workflows",
+    r"\w*Jobs?(ByPrefix)?(Alpha1)?": "jobs",
+    r"Converse\w*": "conversation",
 }
 # What stands last in a path and has one segment.
 LAST = {"state": "a key", "secrets": "a secret's name"}
@@ -42,3 +51,11 @@ def hint(path: str, names: Collection[str]) -> str:
     if name in LAST and rest.rstrip("/").count("/") > 2:
         return f"{LAST[name]} that holds a '/' is written with %2F in its place"
     return ""
+
+
+def missing(name: str) -> str:
+    """Say why a method of the service is not there."""
+    block = next((block for pattern, block in MISSING_RPCS.items() if re.fullmatch(pattern, name)), None)
+    if block is not None:
+        return f"the building block {block!r} is not there yet, {_PAGE}"
+    return f"there is no method {name[:100]!r} in this version, {_PAGE}"

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config import GatewayConfig
 from gateway.http.server import HTTPServer
-from gateway.routes import ROUTES, build_router
+from gateway.routes import ROUTES, build_api, build_router
 from mesh.blocks import BLOCKS
 from mesh.errors import BadArgumentError, ComponentNotFoundError, ConfigError
 from mesh.node.runtime import NodeSettings, Runtime
@@ -58,7 +58,9 @@ async def asker(nats: Backbone) -> AsyncIterator[Runtime]:
 
 async def test_over_http_and_over_the_backbone(nats: Backbone, asker: Runtime, tmp_path: Path) -> None:
     """The gateway has no such component: a host elsewhere counts, for each caller apart."""
-    made = build_router(asker, GatewayConfig("asker", tmp_path), About(), {}, (*ROUTES, *routes.ROUTES))
+    all_routes = (*ROUTES, *routes.ROUTES)
+    api = build_api(asker, GatewayConfig("asker", tmp_path), About(), {}, all_routes)
+    made = build_router(api, all_routes)
     server = HTTPServer(
         made, max_body_bytes=1024, max_header_bytes=1024, token=None, allowed_origins=(), api_logging=False
     )

@@ -14,7 +14,7 @@ from gateway.config import GatewayConfig
 from gateway.errors import APIError
 from gateway.http.response import Answered, Response
 from gateway.http.server import Found, Router
-from gateway.routes import ROUTES, build_router
+from gateway.routes import ROUTES, build_api, build_router
 from gateway.routes.invocation import comparable
 from gateway.routes.request import metadata_of, query_of, unescape
 from gateway.routes.route import Asked, Route
@@ -173,7 +173,7 @@ def router(routes: Sequence[Route], api: APISpec | None = None) -> Router:
         settings=SimpleNamespace(configuration=SimpleNamespace(spec=SimpleNamespace(api=api))),
     )
     node: Any = None
-    return build_router(runtime, GatewayConfig("app", Path("home")), node, {}, routes)
+    return build_router(build_api(runtime, GatewayConfig("app", Path("home")), node, {}, routes), routes)
 
 
 async def answered(made: Router, path: str) -> str | None:

@@ -1,0 +1,182 @@
+"""Answers the calls of clients: finds the row of a method, reads its message, and tells of failures.
+
+Whatever is no method of the API is a call to another application, if its metadata name one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message_factory import GetMessageClass
+from httpunk.exceptions import HTTPunkError
+from httpunk.h2.server import ServerRequest
+
+from gateway.errors import APIError, unexpected
+from gateway.grpc.call import Call, while_there
+from gateway.grpc.messages import service, status
+from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, deadline_of, traceparent_of
+from gateway.routes.route import API
+from gateway.routes.rpc import RPC, Called
+from gateway.routes.unanswered import missing
+from mesh.errors import MeshError
+
+__all__ = ["Service"]
+
+logger = logging.getLogger(__name__)
+api_logger = logging.getLogger("gateway.api")
+
+SERVICE = "Dapr"
+TOKEN = "dapr-api-token"
+PROTOCOL_ERROR = 1
+UNSUPPORTED_MEDIA_TYPE = 415
+
+Proxy = Callable[[API, ServerRequest, Call, "float | None"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    row: RPC
+    takes: Callable[[bytes], Any]
+    gives: Callable[..., Any]
+    client_streams: bool
+    server_streams: bool
+
+
+class Service:
+    """The API for clients of gRPC."""
+
+    def __init__(
+        self, api: API, rows: Sequence[RPC], is_allowed: Callable[[RPC, str], bool], proxy: Proxy | None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            api: What rows are given.
+            rows: The table.
+            is_allowed: Tells whether a Configuration allows a row under one of its names.
+            proxy: Passes on what is no method of the API; None = nothing is.
+        """
+        self._api, self._proxy = api, proxy
+        self._token = None if api.config.tokens.api is None else api.config.tokens.api.encode()
+        described = service(SERVICE)
+        self._prefix = f"/{described.full_name}/"
+        self._denied: set[str] = set()
+        self._methods: dict[str, _Method] = {}
+        for row in rows:
+            for name in (row.name, *row.aliases):
+                of = described.methods_by_name[name]
+                takes, gives = GetMessageClass(of.input_type), GetMessageClass(of.output_type)
+                made = _Method(row, takes.FromString, gives, of.client_streaming, of.server_streaming)
+                if is_allowed(row, name):
+                    self._methods[self._prefix + name] = made
+                else:
+                    self._denied.add(self._prefix + name)
+
+    async def handle(self, request: ServerRequest) -> None:
+        """Answer a call, or pass it on."""
+        if not (request.path and request.method and request.scheme):
+            await request.reset(PROTOCOL_ERROR)
+            return
+        kind = request.headers.get("content-type", b"")
+        if request.method != "POST" or not kind.startswith(CONTENT_TYPE.encode()):
+            await request.respond(UNSUPPORTED_MEDIA_TYPE)
+            return
+        started = time.monotonic()
+        outcome: StatusError | None = None
+        try:
+            outcome = await self._answer(request)
+        except (HTTPunkError, OSError):
+            outcome = StatusError(Code.CANCELLED, "the client is gone")
+        finally:
+            if self._api.config.api_logging:
+                _log(request, Code.OK if outcome is None else outcome.code, time.monotonic() - started)
+
+    async def _answer(self, request: ServerRequest) -> StatusError | None:
+        """Answer; give what went wrong, which was told."""
+        call = Call(request, self._api.config.max_body_bytes)
+        deadline: float | None = None
+        try:
+            self._check_token(call.metadata)
+            deadline = deadline_of(call.metadata)
+            with while_there(request):
+                async with asyncio.timeout(None if deadline is None else deadline - time.time()):
+                    await self._run(request, call, deadline)
+            return None
+        except StatusError as error:
+            failure = error
+        except (APIError, MeshError) as error:
+            failure = _failure(error if isinstance(error, APIError) else unexpected(error))
+        except (HTTPunkError, OSError):
+            raise
+        except TimeoutError:
+            failure = StatusError(Code.DEADLINE_EXCEEDED, "no answer within the deadline")
+        except Exception as error:  # The outermost place where a call's failure can end.
+            logger.exception("call failed: %s", request.path)
+            failure = _failure(unexpected(error))
+        if deadline is not None and time.time() >= deadline:
+            failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message, failure.details)
+        await call.end(failure)
+        return failure
+
+    async def _run(self, request: ServerRequest, call: Call, deadline: float | None) -> None:
+        path = request.path or ""
+        method = self._methods.get(path)
+        if method is None:
+            if "dapr-app-id" not in call.metadata or self._proxy is None or path.startswith(self._prefix):
+                raise self._unknown(path)
+            await self._proxy(self._api, request, call, deadline)
+            return
+        call.takes(method.takes)
+        message = None if method.client_streams else await call.message()
+        called = Called(self._api, message, call.metadata, method.gives, call, deadline, call.trailers)
+        answer = await method.row.answer(called)
+        if method.server_streams:
+            await call.end()
+        else:
+            await call.reply(answer)
+
+    def _check_token(self, metadata: dict[str, str]) -> None:
+        """Admit clients that know the token; keep it and what is told of the trace from what comes after.
+
+        Raises:
+            StatusError: One does not.
+        """
+        if self._token is not None:
+            given = metadata.pop(TOKEN, "").encode()
+            if not hmac.compare_digest(given, self._token):
+                raise StatusError(Code.UNAUTHENTICATED, "invalid api token")
+        if "grpc-trace-bin" in metadata and (traceparent := traceparent_of(metadata)) is not None:
+            metadata["traceparent"] = traceparent
+
+    def _unknown(self, path: str) -> StatusError:
+        """Say why there is no answer to a method."""
+        name = path.removeprefix(self._prefix)
+        if path in self._denied:
+            return StatusError(Code.UNIMPLEMENTED, "requested endpoint is not available: the Configuration's spec.api")
+        if name == path:
+            text = f"unknown service of {path[:200]}; a call to another application has the metadata dapr-app-id"
+            return StatusError(Code.UNIMPLEMENTED, text)
+        return StatusError(Code.UNIMPLEMENTED, missing(name))
+
+
+def _failure(error: APIError) -> StatusError:
+    """Make the status of a failure."""
+    code = Code[error.grpc]
+    details = status(code, error.message, error.details) if error.details else b""
+    return StatusError(code, error.message, details)
+
+
+def _log(request: ServerRequest, code: int, seconds: float) -> None:
+    fields = {
+        "method": request.path,
+        "code": Code(code).name,
+        "duration": round(seconds * 1000, 3),
+        "useragent": request.headers.get("user-agent", b"").decode("utf-8", "replace"),
+    }
+    api_logger.info("gRPC API Called", extra={"fields": fields})

@@ -1,0 +1,204 @@
+"""gRPC over HTTP/2: how messages, statuses, deadlines and metadata are written.
+
+Source: gRPC over HTTP/2 (PROTOCOL-HTTP2), gRPC compression, gRPC status codes; OpenCensus' BinaryEncoding for
+``grpc-trace-bin``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from enum import IntEnum
+from urllib.parse import quote, unquote
+
+__all__ = [
+    "CONTENT_TYPE",
+    "Code",
+    "Reader",
+    "StatusError",
+    "deadline_of",
+    "framed",
+    "status_fields",
+    "status_of",
+    "traceparent_of",
+]
+
+CONTENT_TYPE = "application/grpc"
+PREFIX_BYTES = 5
+MAX_TEXT = 4096
+# Everything that may stand in a header field but a percent sign; Source: PROTOCOL-HTTP2, "Percent-Byte-Unencoded".
+_PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_WINDOWS = {"identity": 0, "deflate": 15, "gzip": 31}  # For zlib.
+_TRACE_BYTES = 29
+
+
+class Code(IntEnum):
+    """The status of a call."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class StatusError(Exception):
+    """A call ended with a status that is not OK.
+
+    Attributes:
+        code: The status.
+        message: For people.
+        details: A serialized ``google.rpc.Status``; empty when there is none.
+    """
+
+    def __init__(self, code: Code, message: str, details: bytes = b"") -> None:
+        super().__init__(message)
+        self.code, self.message, self.details = code, message, details
+
+    @property
+    def told(self) -> tuple[Code, str, bytes]:
+        """All of it."""
+        return self.code, self.message, self.details
+
+
+def framed(message: bytes) -> bytes:
+    """Write a message, uncompressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def status_fields(code: int, message: str = "", details: bytes = b"") -> list[tuple[str, str]]:
+    """Write a status as the fields of trailers."""
+    fields = [("grpc-status", str(int(code)))]
+    if message:
+        fields.append(("grpc-message", quote(message[:MAX_TEXT], safe=_PLAIN, errors="replace")))
+    if details:
+        fields.append(("grpc-status-details-bin", base64.b64encode(details).decode().rstrip("=")))
+    return fields
+
+
+def status_of(fields: Iterable[tuple[str, str]]) -> StatusError | None:
+    """Read a status from trailers; None = OK."""
+    found = dict(fields)
+    text = found.get("grpc-status")
+    if text is None:
+        return StatusError(Code.UNKNOWN, "the answer has no grpc-status")
+    try:
+        code = Code(int(text))
+    except ValueError:
+        code = Code.UNKNOWN
+    if code is Code.OK:
+        return None
+    return StatusError(code, unquote(found.get("grpc-message", "")), unbase64(found.get("grpc-status-details-bin", "")))
+
+
+def unbase64(text: str) -> bytes:
+    """Read a binary field; what is none is empty."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def deadline_of(fields: Mapping[str, str]) -> float | None:
+    """Read ``grpc-timeout`` as Unix time in seconds; None = there is none.
+
+    Raises:
+        StatusError: It is none that gRPC knows.
+    """
+    text = fields.get("grpc-timeout")
+    if text is None:
+        return None
+    found = _TIMEOUT.match(text)
+    if found is None:
+        raise StatusError(Code.INTERNAL, f"the metadata grpc-timeout is not a timeout: {text[:40]!r}")
+    return time.time() + int(found[1]) * _UNITS[found[2]]
+
+
+def traceparent_of(fields: Mapping[str, str]) -> str | None:
+    """Read the caller's span, from ``traceparent`` or else ``grpc-trace-bin``; None = there is none."""
+    text = fields.get("traceparent")
+    if text is not None:
+        return text
+    data = unbase64(fields.get("grpc-trace-bin", ""))
+    if len(data) != _TRACE_BYTES or (data[0], data[1], data[18], data[27]) != (0, 0, 1, 2):
+        return None
+    return f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
+
+
+class Reader:
+    """Reads the messages of a body that arrives in parts."""
+
+    def __init__(self, parts: AsyncIterator[bytes], limit_bytes: int, encoding: str = "identity") -> None:
+        """Read from ``parts``; messages are at most ``limit_bytes`` long, also when they are unpacked."""
+        self._parts = parts
+        self._limit_bytes = limit_bytes
+        self._encoding = encoding
+        self._data = bytearray()
+
+    async def read(self) -> bytes | None:
+        """Give the next message; None at the end.
+
+        Raises:
+            StatusError: It is too large, or broken.
+        """
+        if self._encoding not in _WINDOWS:
+            text = f"unknown grpc-encoding {self._encoding[:40]!r}; known: {', '.join(_WINDOWS)}"
+            raise StatusError(Code.UNIMPLEMENTED, text)
+        data = self._data
+        while len(data) < PREFIX_BYTES or len(data) < PREFIX_BYTES + self._size():
+            part = await anext(self._parts, None)
+            if part is None:
+                if data:
+                    raise StatusError(Code.INTERNAL, "the body ends in the middle of a message")
+                return None
+            data += part
+        packed, end = data[0], PREFIX_BYTES + self._size()
+        message = bytes(data[PREFIX_BYTES:end])
+        del data[:end]
+        return self._unpacked(message) if packed else message
+
+    def _size(self) -> int:
+        """Give the size of the message that has begun."""
+        if self._data[0] > 1:
+            raise StatusError(Code.INTERNAL, "the body is not made of gRPC messages")
+        size = int.from_bytes(self._data[1:PREFIX_BYTES], "big")
+        if size > self._limit_bytes:
+            raise self._too_large(size)
+        return size
+
+    def _too_large(self, size: int) -> StatusError:
+        text = f"a message of {size} bytes is larger than {self._limit_bytes} bytes (--max-body-size)"
+        return StatusError(Code.RESOURCE_EXHAUSTED, text)
+
+    def _unpacked(self, message: bytes) -> bytes:
+        window = _WINDOWS[self._encoding]
+        if not window:
+            raise StatusError(Code.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
+        unpacking = zlib.decompressobj(window)
+        try:
+            whole = unpacking.decompress(message, self._limit_bytes)
+        except zlib.error as error:
+            raise StatusError(Code.INTERNAL, f"a message cannot be unpacked: {error}") from None
+        if unpacking.unconsumed_tail:
+            raise self._too_large(self._limit_bytes + 1)
+        if not unpacking.eof:
+            raise StatusError(Code.INTERNAL, "a compressed message is cut off")
+        return whole

@@ -1,0 +1,133 @@
+"""Connections of clients that speak HTTP/2, for whatever answers their requests.
+
+Source: RFC 9113 sections 6.8 (GOAWAY), 10.5 (denial of service); the state machine is that of the Rust crate h2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from httpunk import H2Server
+from httpunk.asyncio import H2ServerProtocol
+from httpunk.h2.server import ServerRequest
+
+__all__ = ["HTTP2Connections"]
+
+MAX_STREAMS = 1000
+MAX_CONNECTIONS = 1024
+PREFACE_SECONDS = 10.0
+CLOSING_SECONDS = 1.0
+
+Handler = Callable[[ServerRequest], Awaitable[None]]
+
+
+class _Connection(H2ServerProtocol):
+    """One client."""
+
+    def __init__(self, connections: HTTP2Connections) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._connections = connections
+        self._open = 0
+        self._greeting: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+        self._greeting = self._loop.call_later(PREFACE_SECONDS, self.give_up)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._greeting.cancel()
+        super().data_received(data)  # type: ignore[no-untyped-call]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._greeting.cancel()
+        self._connections.discard(self)
+        super().connection_lost(exc)  # type: ignore[no-untyped-call]
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return not self._open
+
+    def give_up(self) -> None:
+        """Close it at once."""
+        assert self._transport is not None
+        self._transport.abort()
+
+    async def _make_server(self) -> H2Server:
+        return H2Server(
+            self,
+            backend=self._backend,
+            max_concurrent_streams=MAX_STREAMS,
+            max_header_list_size=self._connections.max_header_bytes,
+            auto_date_header=False,
+        )
+
+    async def handle(self, request: Any) -> None:
+        self._open += 1
+        self._connections.told(self)
+        try:
+            await self._connections.handler(request)
+        finally:
+            self._open -= 1
+
+    async def drained(self) -> None:
+        """Take no more requests, and wait until those that are open are answered."""
+        await self.graceful_shutdown()
+        await self.wait_closed()
+
+    async def stopped(self) -> None:
+        """End whatever is left of it."""
+        assert self._serve_task is not None
+        self._serve_task.cancel()
+        self.give_up()
+        await self.wait_closed()
+
+
+class HTTP2Connections:
+    """Those that are open, of a bounded number: of too many, an idle one that was silent longest makes room."""
+
+    def __init__(self, handler: Handler, max_header_bytes: int) -> None:
+        """Prepare.
+
+        Args:
+            handler: Answers one request.
+            max_header_bytes: Largest header section.
+        """
+        self.handler = handler
+        self.max_header_bytes = max_header_bytes
+        self._open: dict[_Connection, None] = {}  # Those that have asked last stand last.
+
+    def __call__(self) -> _Connection:
+        """Make the protocol of a connection."""
+        return _Connection(self)
+
+    def add(self, connection: _Connection) -> None:
+        """Note that one was opened."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            silent = next((each for each in self._open if each.idle), connection)
+            silent.give_up()
+        self._open[connection] = None
+
+    def discard(self, connection: _Connection) -> None:
+        """Note that one was closed."""
+        self._open.pop(connection, None)
+
+    def told(self, connection: _Connection) -> None:
+        """Note that one has asked something."""
+        if self._open.pop(connection, 0) is None:
+            self._open[connection] = None
+
+    async def drain(self, seconds: float) -> None:
+        """Close them: at once those that are idle, the others once they are answered or the time is over."""
+        async with asyncio.TaskGroup() as tasks:
+            draining = [tasks.create_task(each.drained(), name="http2-drain") for each in self._open]
+            if draining:
+                _, late = await asyncio.wait(draining, timeout=max(seconds, CLOSING_SECONDS if seconds > 0 else 0.01))
+                for task in late:
+                    task.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            for each in list(self._open):
+                tasks.create_task(each.stopped(), name="http2-stop")

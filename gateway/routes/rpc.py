@@ -1,0 +1,72 @@
+"""What an RPC is: a row of a table, and a function that reads a message, asks the pipeline and makes the reply.
+
+Rows stand in the module of their block, beside its HTTP routes; so nothing here may load what gRPC needs, which
+`gateway/grpc` does when the first client comes. What a method takes and gives is told by ``gateway/grpc/proto``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.routes.request import trace_context
+from gateway.routes.route import API, Asking
+from mesh.operation import Context
+
+__all__ = ["RPC", "Called", "Stream"]
+
+
+class Stream(Protocol):
+    """The messages of a call that streams."""
+
+    def messages(self) -> AsyncIterator[Any]:
+        """Iterate over what the client sends. A message that is no such one ends the call."""
+
+    async def send(self, message: Any) -> None:
+        """Send a message; waits while the client reads more slowly."""
+
+
+@dataclass(slots=True)
+class Called(Asking):
+    """A call that found its row.
+
+    Attributes:
+        api: What every route has.
+        message: What the client sent; None where it streams.
+        metadata: Of the call, by lower-case names.
+        reply: The class of what is answered.
+        stream: The messages, where either side streams.
+        deadline: The client's, in Unix time; None = it gave none.
+        trailers: What is told of the answer besides; added to by the row.
+    """
+
+    api: API
+    message: Any
+    metadata: Mapping[str, str]
+    reply: Callable[..., Any]
+    stream: Stream | None = None
+    deadline: float | None = None
+    trailers: list[tuple[str, str]] = field(default_factory=list)
+
+    def context(self, deadline: float | None = None) -> Context:
+        """Give the context of an operation."""
+        traceparent, tracestate = trace_context(self.metadata)
+        return Context(self.api.caller, self.deadline if deadline is None else deadline, traceparent, tracestate)
+
+
+@dataclass(frozen=True, slots=True)
+class RPC:
+    """A row of the table of RPCs.
+
+    Attributes:
+        name: Of the method in the service ``dapr.proto.runtime.v1.Dapr``.
+        answer: Answers a call with a message; where the answer streams it sends them, and gives None.
+        api: What ``spec.api`` of a Configuration calls it.
+        aliases: Deprecated names of it.
+    """
+
+    name: str
+    answer: Callable[[Called], Awaitable[Any]]
+    api: str
+    aliases: tuple[str, ...] = ()
