@@ -3,42 +3,133 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import SendStream, ServerRequest
+from httpunk.http import HeaderMap
 
 from gateway.grpc.wire import CONTENT_TYPE, Code, Reader, StatusError, framed, status_fields
 
-__all__ = ["ACCEPTED", "Call", "while_there"]
+__all__ = ["ACCEPTED", "Call", "Metadata"]
 
-HEADERS = [("content-type", CONTENT_TYPE)]
-ACCEPTED = [*HEADERS, ("grpc-accept-encoding", "identity,deflate,gzip")]
+ACCEPTED = [("content-type", CONTENT_TYPE), ("grpc-accept-encoding", "identity,deflate,gzip")]
 BODY_SECONDS = 60.0
 WATCH_AFTER = 0.02
+_ACCEPTED, _OK = HeaderMap(ACCEPTED), HeaderMap(status_fields(Code.OK))
+
+
+class Metadata(Mapping[str, str]):
+    """The metadata of a call by lower-case names; of repeated ones the first."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, fields: HeaderMap) -> None:
+        self.fields = fields
+
+    def __getitem__(self, name: str) -> str:
+        """Give a value."""
+        return self.fields[name].decode("utf-8", "replace")
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.fields.keys())
+
+    def __len__(self) -> int:
+        """Count the names."""
+        return len(self.fields.keys())
 
 
 class Call:
     """A call while it is answered; where it streams, also its stream (`gateway/routes/rpc.py`).
 
+    As a context manager it ends what is done within when the client gives up, or its deadline is over. To watch costs a
+    task, so calls that are short go without.
+
     Attributes:
-        metadata: By lower-case names; of repeated ones the last.
+        metadata: What came with it.
+        deadline: The client's, in Unix time; None = it gave none.
         trailers: Sent with the status.
     """
 
-    __slots__ = ("_reader", "_request", "_sending", "_takes", "metadata", "trailers")
+    __slots__ = (
+        "_beginning",
+        "_complete",
+        "_over",
+        "_reader",
+        "_request",
+        "_sending",
+        "_takes",
+        "_task",
+        "_watching",
+        "deadline",
+        "metadata",
+        "trailers",
+    )
 
     def __init__(self, request: ServerRequest, limit_bytes: int) -> None:
         """Take a request; messages are at most ``limit_bytes`` long."""
         self._request = request
         self._sending: SendStream | None = None
         self._takes: Callable[[bytes], Any] = bytes
-        self.metadata = {name: value.decode("utf-8", "replace") for name, value in request.headers.items()}
+        self._complete = True
+        self._over: StatusError | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.deadline: float | None = None
+        self.metadata = Metadata(request.headers)
         self.trailers: list[tuple[str, str]] = []
         self._reader = Reader(request.aiter_bytes(), limit_bytes, self.metadata.get("grpc-encoding", "identity"))
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._beginning = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin_to_watch)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End.
+
+        Raises:
+            StatusError: It took too long, or the client gave up.
+        """
+        self._beginning.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._over is not None and kind is asyncio.CancelledError and self._task.uncancel() == 0:
+            raise self._over from None
+
+    def _begin_to_watch(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._watch(), name="grpc-watch")
+
+    async def _watch(self) -> None:
+        started = time.time()
+        limit = self.deadline
+        if not self._complete:
+            limit = min(limit or started + BODY_SECONDS, started + BODY_SECONDS)
+        try:
+            async with asyncio.timeout(None if limit is None else limit - started):
+                await self._request.reset_received()
+        except HTTPunkError:
+            pass
+        except TimeoutError:
+            if self.deadline is None or time.time() < self.deadline:
+                if self._complete:
+                    self._begin_to_watch()
+                    return
+                self._end(Code.DEADLINE_EXCEEDED, f"the message did not arrive within {BODY_SECONDS:g} s")
+                return
+            self._end(Code.DEADLINE_EXCEEDED, "no answer within the deadline")
+            return
+        self._end(Code.CANCELLED, "the client gave up")
+
+    def _end(self, code: Code, text: str) -> None:
+        self._over = StatusError(code, text)
+        self._task.cancel()
 
     def takes(self, kind: Callable[[bytes], Any]) -> None:
         """Say what reads its messages."""
@@ -48,18 +139,11 @@ class Call:
         """Read the one message of a call that does not stream.
 
         Raises:
-            StatusError: It is not one message, or does not come.
+            StatusError: It is not one message, or none of its type.
         """
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                data = await self._reader.read()
-                if data is None:
-                    raise StatusError(Code.INTERNAL, "the call has no message")
-                if await self._reader.read() is not None:
-                    raise StatusError(Code.INTERNAL, "the call has more than one message")
-        except TimeoutError:
-            text = f"the message did not arrive within {BODY_SECONDS:g} s"
-            raise StatusError(Code.DEADLINE_EXCEEDED, text) from None
+        self._complete = False
+        data = await self._reader.only()
+        self._complete = True
         return self._read(data)
 
     async def messages(self) -> AsyncIterator[Any]:
@@ -80,13 +164,13 @@ class Call:
     async def send(self, message: Any) -> None:
         """Send a message; waits while the client reads more slowly."""
         if self._sending is None:
-            self._sending = await self._request.send_response(200, headers=ACCEPTED)
+            self._sending = await self._request.send_response(200, headers=_ACCEPTED)
         await self._sending.send_data(framed(message.SerializeToString()))
 
     async def reply(self, message: Any) -> None:
         """End the call with its one message."""
-        trailers = [*status_fields(Code.OK), *self.trailers]
-        await self._request.respond(200, headers=ACCEPTED, body=framed(message.SerializeToString()), trailers=trailers)
+        trailers = HeaderMap([*status_fields(Code.OK), *self.trailers]) if self.trailers else _OK
+        await self._request.respond(200, headers=_ACCEPTED, body=framed(message.SerializeToString()), trailers=trailers)
 
     async def end(self, error: StatusError | None = None) -> None:
         """End the call; without an error it went well."""
@@ -95,32 +179,3 @@ class Call:
             await self._request.respond(200, headers=[*ACCEPTED, *fields, *self.trailers])
         else:
             await self._sending.send_trailers([*fields, *self.trailers])
-
-
-@contextmanager
-def while_there(request: ServerRequest) -> Iterator[None]:
-    """Cancel what is done within when the client gives up. Watching costs a task, so calls that are short go without.
-
-    Raises:
-        CancelledError: It gave up; whoever drives the connection ends with that.
-    """
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    loop = asyncio.get_running_loop()
-    watching: asyncio.Task[None] | None = None
-
-    async def watch() -> None:
-        with suppress(HTTPunkError):
-            await request.reset_received()
-        task.cancel()
-
-    def begin() -> None:
-        nonlocal watching
-        watching = loop.create_task(watch(), name="grpc-watch")
-
-    beginning = loop.call_later(WATCH_AFTER, begin)
-    try:
-        yield
-    finally:
-        beginning.cancel()
-        if watching is not None:
-            watching.cancel()

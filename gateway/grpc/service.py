@@ -5,7 +5,6 @@ Whatever is no method of the API is a call to another application, if its metada
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import time
@@ -18,9 +17,9 @@ from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import ServerRequest
 
 from gateway.errors import APIError, unexpected
-from gateway.grpc.call import Call, while_there
+from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
-from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, deadline_of, traceparent_of
+from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, deadline_of
 from gateway.routes.route import API
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
@@ -36,7 +35,7 @@ TOKEN = "dapr-api-token"
 PROTOCOL_ERROR = 1
 UNSUPPORTED_MEDIA_TYPE = 415
 
-Proxy = Callable[[API, ServerRequest, Call, "float | None"], Awaitable[None]]
+Proxy = Callable[[API, ServerRequest, Call], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +99,12 @@ class Service:
     async def _answer(self, request: ServerRequest) -> StatusError | None:
         """Answer; give what went wrong, which was told."""
         call = Call(request, self._api.config.max_body_bytes)
-        deadline: float | None = None
         try:
-            self._check_token(call.metadata)
-            deadline = deadline_of(call.metadata)
-            with while_there(request):
-                async with asyncio.timeout(None if deadline is None else deadline - time.time()):
-                    await self._run(request, call, deadline)
+            if self._token is not None:
+                self._check_token(call.metadata)
+            call.deadline = deadline_of(call.metadata)
+            with call:
+                await self._run(request, call)
             return None
         except StatusError as error:
             failure = error
@@ -114,45 +112,41 @@ class Service:
             failure = _failure(error if isinstance(error, APIError) else unexpected(error))
         except (HTTPunkError, OSError):
             raise
-        except TimeoutError:
-            failure = StatusError(Code.DEADLINE_EXCEEDED, "no answer within the deadline")
         except Exception as error:  # The outermost place where a call's failure can end.
             logger.exception("call failed: %s", request.path)
             failure = _failure(unexpected(error))
-        if deadline is not None and time.time() >= deadline:
+        if call.deadline is not None and time.time() >= call.deadline:
             failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message, failure.details)
         await call.end(failure)
         return failure
 
-    async def _run(self, request: ServerRequest, call: Call, deadline: float | None) -> None:
+    async def _run(self, request: ServerRequest, call: Call) -> None:
         path = request.path or ""
         method = self._methods.get(path)
         if method is None:
             if "dapr-app-id" not in call.metadata or self._proxy is None or path.startswith(self._prefix):
                 raise self._unknown(path)
-            await self._proxy(self._api, request, call, deadline)
+            await self._proxy(self._api, request, call)
             return
         call.takes(method.takes)
         message = None if method.client_streams else await call.message()
-        called = Called(self._api, message, call.metadata, method.gives, call, deadline, call.trailers)
+        called = Called(self._api, message, call.metadata, method.gives, call, call.deadline, call.trailers)
         answer = await method.row.answer(called)
         if method.server_streams:
             await call.end()
         else:
             await call.reply(answer)
 
-    def _check_token(self, metadata: dict[str, str]) -> None:
-        """Admit clients that know the token; keep it and what is told of the trace from what comes after.
+    def _check_token(self, metadata: Metadata) -> None:
+        """Admit clients that know the token; keep it from what comes after.
 
         Raises:
             StatusError: One does not.
         """
-        if self._token is not None:
-            given = metadata.pop(TOKEN, "").encode()
-            if not hmac.compare_digest(given, self._token):
-                raise StatusError(Code.UNAUTHENTICATED, "invalid api token")
-        if "grpc-trace-bin" in metadata and (traceparent := traceparent_of(metadata)) is not None:
-            metadata["traceparent"] = traceparent
+        given = metadata.fields.get(TOKEN, b"")
+        if self._token is None or not hmac.compare_digest(given, self._token):
+            raise StatusError(Code.UNAUTHENTICATED, "invalid api token")
+        del metadata.fields[TOKEN]
 
     def _unknown(self, path: str) -> StatusError:
         """Say why there is no answer to a method."""

@@ -1,7 +1,6 @@
 """gRPC over HTTP/2: how messages, statuses, deadlines and metadata are written.
 
-Source: gRPC over HTTP/2 (PROTOCOL-HTTP2), gRPC compression, gRPC status codes; OpenCensus' BinaryEncoding for
-``grpc-trace-bin``.
+Source: gRPC over HTTP/2 (PROTOCOL-HTTP2), gRPC compression, gRPC status codes.
 """
 
 from __future__ import annotations
@@ -24,18 +23,17 @@ __all__ = [
     "framed",
     "status_fields",
     "status_of",
-    "traceparent_of",
 ]
 
 CONTENT_TYPE = "application/grpc"
 PREFIX_BYTES = 5
+CUT_OFF = "the body ends in the middle of a message"
 MAX_TEXT = 4096
 # Everything that may stand in a header field but a percent sign; Source: PROTOCOL-HTTP2, "Percent-Byte-Unencoded".
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _WINDOWS = {"identity": 0, "deflate": 15, "gzip": 31}  # For zlib.
-_TRACE_BYTES = 29
 
 
 class Code(IntEnum):
@@ -132,17 +130,6 @@ def deadline_of(fields: Mapping[str, str]) -> float | None:
     return time.time() + int(found[1]) * _UNITS[found[2]]
 
 
-def traceparent_of(fields: Mapping[str, str]) -> str | None:
-    """Read the caller's span, from ``traceparent`` or else ``grpc-trace-bin``; None = there is none."""
-    text = fields.get("traceparent")
-    if text is not None:
-        return text
-    data = unbase64(fields.get("grpc-trace-bin", ""))
-    if len(data) != _TRACE_BYTES or (data[0], data[1], data[18], data[27]) != (0, 0, 1, 2):
-        return None
-    return f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
-
-
 class Reader:
     """Reads the messages of a body that arrives in parts."""
 
@@ -153,33 +140,59 @@ class Reader:
         self._encoding = encoding
         self._data = bytearray()
 
+    async def only(self) -> bytes:
+        """Give the one message of the body, once all of that is here.
+
+        Raises:
+            StatusError: It is not one message, or too large, or broken.
+        """
+        self._check_encoding()
+        whole = b""
+        async for part in self._parts:
+            if self._data or whole:
+                self._data += whole + part
+                whole = b""
+            else:
+                whole = part  # Most are here at once.
+            begun = whole or self._data
+            if len(begun) >= PREFIX_BYTES and len(begun) > PREFIX_BYTES + self._size(begun):
+                raise StatusError(Code.INTERNAL, "the call has more than one message")
+        begun = whole or self._data
+        if len(begun) < PREFIX_BYTES or len(begun) < PREFIX_BYTES + self._size(begun):
+            raise StatusError(Code.INTERNAL, CUT_OFF if begun else "the call has no message")
+        message = bytes(begun[PREFIX_BYTES:])
+        return self._unpacked(message) if begun[0] else message
+
     async def read(self) -> bytes | None:
         """Give the next message; None at the end.
 
         Raises:
             StatusError: It is too large, or broken.
         """
-        if self._encoding not in _WINDOWS:
-            text = f"unknown grpc-encoding {self._encoding[:40]!r}; known: {', '.join(_WINDOWS)}"
-            raise StatusError(Code.UNIMPLEMENTED, text)
+        self._check_encoding()
         data = self._data
-        while len(data) < PREFIX_BYTES or len(data) < PREFIX_BYTES + self._size():
+        while len(data) < PREFIX_BYTES or len(data) < PREFIX_BYTES + self._size(data):
             part = await anext(self._parts, None)
             if part is None:
                 if data:
-                    raise StatusError(Code.INTERNAL, "the body ends in the middle of a message")
+                    raise StatusError(Code.INTERNAL, CUT_OFF)
                 return None
             data += part
-        packed, end = data[0], PREFIX_BYTES + self._size()
+        packed, end = data[0], PREFIX_BYTES + self._size(data)
         message = bytes(data[PREFIX_BYTES:end])
         del data[:end]
         return self._unpacked(message) if packed else message
 
-    def _size(self) -> int:
+    def _check_encoding(self) -> None:
+        if self._encoding not in _WINDOWS:
+            text = f"unknown grpc-encoding {self._encoding[:40]!r}; known: {', '.join(_WINDOWS)}"
+            raise StatusError(Code.UNIMPLEMENTED, text)
+
+    def _size(self, begun: bytes | bytearray) -> int:
         """Give the size of the message that has begun."""
-        if self._data[0] > 1:
+        if begun[0] > 1:
             raise StatusError(Code.INTERNAL, "the body is not made of gRPC messages")
-        size = int.from_bytes(self._data[1:PREFIX_BYTES], "big")
+        size = int.from_bytes(begun[1:PREFIX_BYTES], "big")
         if size > self._limit_bytes:
             raise self._too_large(size)
         return size

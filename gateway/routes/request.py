@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from typing import cast
@@ -26,11 +28,13 @@ __all__ = [
     "read_json",
     "text_map",
     "trace_context",
+    "traceparent_of",
     "unescape",
 ]
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 BODY_SECONDS = 60.0
+TRACE_BYTES = 29
 NO_METADATA: Mapping[str, str] = {}
 
 
@@ -82,6 +86,21 @@ def trace_context(fields: Mapping[str, str]) -> tuple[str | None, str]:
     if parent is None or not is_traceparent(parent):
         return None, ""  # A state without its trace means nothing.
     return parent, state if is_tracestate(state) else ""
+
+
+def traceparent_of(binary: str) -> str | None:
+    """Read the span that the metadata ``grpc-trace-bin`` name; None = that is none.
+
+    Source: OpenCensus, BinaryEncoding: version, and then each field behind its number.
+    """
+    try:
+        data = base64.b64decode(binary + "=" * (-len(binary) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if len(data) != TRACE_BYTES or (data[0], data[1], data[18], data[27]) != (0, 0, 1, 2):
+        return None
+    parent = f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
+    return parent if is_traceparent(parent) else None
 
 
 def query_of(raw_query: str) -> dict[str, str]:

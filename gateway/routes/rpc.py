@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.routes.request import trace_context
+from gateway.routes.request import trace_context, traceparent_of
 from gateway.routes.route import API, Asking
 from mesh.operation import Context
 
@@ -52,6 +52,8 @@ class Called(Asking):
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation."""
         traceparent, tracestate = trace_context(self.metadata)
+        if traceparent is None and (binary := self.metadata.get("grpc-trace-bin")) is not None:
+            traceparent = traceparent_of(binary)
         return Context(self.api.caller, self.deadline if deadline is None else deadline, traceparent, tracestate)
 
 
