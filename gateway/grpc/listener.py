@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mesh.errors import ConfigError
+from mesh.tasks import task_group
 
 if TYPE_CHECKING:
     from gateway.http2.server import HTTP2Connections
@@ -97,7 +98,7 @@ async def listening_for_grpc(
     Raises:
         ConfigError: The port is taken.
     """
-    async with asyncio.TaskGroup() as tasks:
+    async with task_group() as tasks:
         loading = _Loading(load, tasks)
         try:
             servers = await _listen(loading, hosts, PREFERRED_PORT if port is None else port, socket_path)
