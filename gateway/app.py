@@ -21,12 +21,13 @@ from functools import partial
 from typing import cast
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.server import HTTPServer
 from gateway.logs import configure_logging
 from gateway.reload import FEATURE, look, watching
-from gateway.routes import build_api, build_router, load_grpc
+from gateway.routes import build_api, build_router
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
@@ -186,7 +187,7 @@ class Gateway:
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            load = partial(load_grpc, api)
+            load = partial(build_grpc, api)
             grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             self.outbound_ready = True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
@@ -16,10 +14,7 @@ from gateway.routes.rpc import RPC
 from mesh.node.runtime import Runtime
 from mesh.resources.configuration import API_VERSIONS, APIOperation, APISpec
 
-if TYPE_CHECKING:
-    from gateway.http2.server import HTTP2Connections
-
-__all__ = ["ROUTES", "RPCS", "build_api", "build_router", "load_grpc"]
+__all__ = ["ROUTES", "RPCS", "build_api", "build_router", "is_allowed"]
 
 # The first that fits answers; what fits none is an invocation by header.
 ROUTES: tuple[Route, ...] = (
@@ -34,8 +29,6 @@ ROUTES: tuple[Route, ...] = (
 )
 
 RPCS: tuple[RPC, ...] = (*state.RPCS,)
-
-_RPC_VERSION = re.compile(r"(Alpha|Beta)(\d)\Z")
 
 
 def build_api(
@@ -53,7 +46,7 @@ def build_router(api: API, routes: Sequence[Route] = ROUTES) -> Router:
     rows: dict[tuple[str, str], list[Route]] = {}
     for route in routes:
         for version in route.versions:
-            if route.always or _is_allowed(route.api or route.name, version, allowed, "http"):
+            if route.always or is_allowed(route.api or route.name, version, allowed, "http"):
                 rows.setdefault((version, route.name), []).append(route)
     fallback = by_header if any(name == "invoke" for _, name in rows) else by_nothing
     return Router({key: _find(api, found) for key, found in rows.items()}, _fallback(api, fallback), comparable)
@@ -80,20 +73,7 @@ def _fallback(api: API, answer: Callable[[Asked], Awaitable[Answered]]) -> Find:
     return find
 
 
-def load_grpc(api: API, rpcs: Sequence[RPC] = RPCS) -> HTTP2Connections:
-    """Load what answers clients of gRPC."""
-    from gateway.grpc.service import Service  # Takes 15 MB, for clients of gRPC alone.
-    from gateway.http2.server import HTTP2Connections
-
-    def is_allowed(row: RPC, name: str) -> bool:
-        found = _RPC_VERSION.search(name)
-        version = "v1.0" if found is None else f"v1.0-{found[1].lower()}{found[2]}"
-        return _is_allowed(row.api, version, api.allowed, "grpc")
-
-    return HTTP2Connections(Service(api, rpcs, is_allowed, None).handle, api.config.max_header_bytes)
-
-
-def _is_allowed(name: str, version: str, api: APISpec | None, protocol: str) -> bool:
+def is_allowed(name: str, version: str, api: APISpec | None, protocol: str) -> bool:
     """Tell what ``spec.api`` allows; a path that it does not is an invocation like any unknown one, if those are."""
     if api is None:
         return True

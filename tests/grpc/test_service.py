@@ -120,9 +120,12 @@ async def test_status(node: Node, case: Case) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("method", "kind"), [("GET", "application/grpc"), ("POST", "application/json"), ("POST", "")])
 async def test_not_grpc(node: Node, method: str, kind: str) -> None:
-    async with HTTP2Client("127.0.0.1", node.gateway.grpc_port) as http2:
-        async with http2.call(method, GET, [("content-type", kind)] if kind else [], b"") as answer:
-            assert answer.status == 415
+    headers = [("content-type", kind)] if kind else []
+    async with (
+        HTTP2Client("127.0.0.1", node.gateway.grpc_port) as http2,
+        http2.call(method, GET, headers, b"") as answer,
+    ):
+        assert answer.status == 415
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -1,0 +1,31 @@
+"""Puts together what answers clients of gRPC, and loads what that takes, which is 15 MB."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gateway.routes import RPCS, is_allowed
+from gateway.routes.route import API
+from gateway.routes.rpc import RPC
+
+if TYPE_CHECKING:
+    from gateway.http2.server import HTTP2Connections
+
+__all__ = ["build_grpc"]
+
+_VERSION = re.compile(r"(Alpha|Beta)(\d)\Z")
+
+
+def build_grpc(api: API, rows: Sequence[RPC] = RPCS) -> HTTP2Connections:
+    """Make what serves connections."""
+    from gateway.grpc.service import Service
+    from gateway.http2.server import HTTP2Connections
+
+    def allowed(row: RPC, name: str) -> bool:
+        found = _VERSION.search(name)
+        version = "v1.0" if found is None else f"v1.0-{found[1].lower()}{found[2]}"
+        return is_allowed(row.api, version, api.allowed, "grpc")
+
+    return HTTP2Connections(Service(api, rows, allowed, None).handle, api.config.max_header_bytes)
