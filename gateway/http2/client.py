@@ -170,11 +170,9 @@ class HTTP2Client:
             ResponseError: The other side broke off.
         """
         driver: Driver = (await self._connected())._conn
-        fields, whole = HeaderMap(to_wire(headers)), isinstance(body, bytes)
         with _opening():
-            stream = await driver._open_stream(
-                method, target, fields, end_stream=whole and not body, is_head=method == "HEAD"
-            )
+            fields, empty = HeaderMap(to_wire(headers)), body == b""
+            stream = await driver._open_stream(method, target, fields, end_stream=empty, is_head=method == "HEAD")
         uploading: asyncio.Task[None] | None = None
         try:
             if not isinstance(body, bytes):

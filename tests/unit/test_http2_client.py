@@ -1,0 +1,235 @@
+"""The client of HTTP/2, against the server beside it: streams both ways, and calls that end before their time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from httpunk.exceptions import HTTPunkError
+from httpunk.h2.server import ServerRequest
+
+from gateway.http.client import ConnectError, ResponseError
+from gateway.http2.client import HTTP2Client
+from gateway.http2.server import HTTP2Connections
+from tests.support.eventually import PATIENCE
+from tests.support.processes import free_port
+
+Answer = Callable[[ServerRequest], Awaitable[None]]
+WINDOW = 4 * 1024 * 1024  # More than either side gives.
+
+
+class Server:
+    """Answers as told."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.port = free_port()
+        self.failed: list[Exception] = []
+
+    async def _handle(self, request: ServerRequest) -> None:
+        try:
+            await self.answer(request)
+        except HTTPunkError as error:
+            self.failed.append(error)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        connections = HTTP2Connections(self._handle, 16 * 1024)
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(connections, "127.0.0.1", self.port)
+        try:
+            yield
+        finally:
+            listening.close()
+            await connections.drain(0)
+
+
+@asynccontextmanager
+async def pair(answer: Answer) -> AsyncIterator[tuple[HTTP2Client, Server]]:
+    server = Server(answer)
+    async with asyncio.timeout(PATIENCE), HTTP2Client("127.0.0.1", server.port) as client, server.running():
+        yield client, server
+
+
+async def echo(request: ServerRequest) -> None:
+    sending = await request.send_response(
+        207, headers=[("x-path", request.path or ""), ("x-a", request.headers["x-a"])]
+    )
+    async for part in request.aiter_bytes():
+        await sending.send_data(part)
+    await sending.send_trailers([("x-end", "1")])
+
+
+async def streamed(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+@pytest.mark.parametrize("body", [b"", b"whole", b"x" * WINDOW], ids=["none", "whole", "large"])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_bodies_and_fields(body: bytes, streams: bool) -> None:
+    """What is sent comes back, with what stands behind it; fields of HTTP/1.1 stay here."""
+    headers = [("X-A", "ü"), ("Host", "elsewhere"), ("Connection", "close"), ("TE", "gzip")]
+    async with pair(echo) as (client, server):
+        sent = streamed(body[: len(body) // 2], body[len(body) // 2 :]) if streams else body
+        async with client.call("POST", "/p?q=%20", headers, sent) as response:
+            assert response.status == 207
+            fields = dict(response.headers)
+            assert (fields["x-path"], fields["x-a"]) == ("/p?q=%20", "ü")
+            assert await response.read_up_to(10) is None  # Its length is not known.
+            assert b"".join([part async for part in response.parts()]) == body
+            assert response.trailers == [("x-end", "1")]
+        assert server.failed == []
+
+
+async def test_both_sides_at_once() -> None:
+    """Each part is sent once the one before has come back."""
+    back: asyncio.Queue[None] = asyncio.Queue()
+
+    async def body() -> AsyncIterator[bytes]:
+        for number in range(5):
+            yield b"%d" % number
+            await back.get()
+
+    async with pair(echo) as (client, _), client.call("POST", "/", [("x-a", "")], body()) as response:
+        got = []
+        async for part in response.parts():
+            got.append(part)
+            back.put_nowait(None)
+    assert got == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_call_that_is_cancelled() -> None:
+    """The server hears of it, before the answer has begun and after."""
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: ServerRequest) -> None:
+        if request.path == "/begins":
+            await request.send_response(200)
+        begun.set()
+        await request.reset_received()
+        gone.set()
+
+    async with pair(wait) as (client, _):
+
+        async def call(path: str) -> None:
+            async with client.call("POST", path, [], b"x") as response:
+                async for _part in response.parts():
+                    pass
+
+        for path in ("/waits", "/begins"):
+            begun.clear()
+            gone.clear()
+            task = asyncio.ensure_future(call(path))
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await gone.wait()
+
+
+async def test_an_upload_that_fails() -> None:
+    """It ends its own call, and no other."""
+
+    async def read(request: ServerRequest) -> None:
+        await request.read()
+        await request.respond(200)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise ValueError("of the body")
+
+    async with pair(read) as (client, server):
+        with pytest.raises(ResponseError):
+            async with client.call("POST", "/", [], body()):
+                pass
+        async with client.call("POST", "/", [], b"a") as response:
+            assert response.status == 200
+        assert len(server.failed) == 1
+
+
+async def test_an_answer_before_the_upload_ends() -> None:
+    """The rest is not sent, and what sent it ends."""
+    ended = asyncio.Event()
+
+    async def refuse(request: ServerRequest) -> None:
+        await request.respond(413, headers=[("content-length", "2")], body=b"no")
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            ended.set()
+
+    async with pair(refuse) as (client, _):
+        async with client.call("POST", "/", [], body()) as response:
+            assert (response.status, await response.read_up_to(10)) == (413, b"no")
+        await ended.wait()
+
+
+async def test_who_reads_nothing_is_sent_a_window_at_most() -> None:
+    """On both sides."""
+    release = asyncio.Event()
+    sent = {"there": 0, "back": 0}
+
+    async def flood(request: ServerRequest) -> None:
+        sending = await request.send_response(200)
+        while not release.is_set():
+            await sending.send_data(b"x" * 65536)
+            sent["back"] += 65536
+        await sending.send_data(b"", end_stream=True)
+
+    async def body() -> AsyncIterator[bytes]:
+        while not release.is_set():
+            yield b"x" * 65536
+            sent["there"] += 65536
+
+    async with pair(flood) as (client, _), client.call("POST", "/", [], body()) as response:
+        before = {"there": -1}
+        while sent != before:  # Until nothing moves any more.
+            before = dict(sent)
+            await asyncio.sleep(0.1)
+        assert all(0 < size < WINDOW for size in sent.values()), sent
+        release.set()
+        async for _part in response.parts():
+            pass
+
+
+async def test_a_server_that_restarts() -> None:
+    """The next call opens another connection; while there is none, nothing was sent."""
+
+    async def say(request: ServerRequest) -> None:
+        await request.respond(204)
+
+    server = Server(say)
+    async with asyncio.timeout(PATIENCE), HTTP2Client("127.0.0.1", server.port) as client:
+        for _ in range(2):
+            async with server.running(), client.call("GET", "/", [], b"") as response:
+                assert response.status == 204
+            with pytest.raises(ConnectError):
+                async with client.call("GET", "/", [], b""):
+                    pass
+
+
+async def test_what_is_no_http2() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with listening, HTTP2Client("127.0.0.1", listening.sockets[0].getsockname()[1]) as client:
+        with pytest.raises((ConnectError, ResponseError)):
+            async with client.call("GET", "/", [], b""):
+                pass
+
+
+@pytest.mark.parametrize(("verb", "target", "headers"), [("G T", "/", []), ("GET", "/", [("x", "a\nb")])])
+async def test_what_cannot_be_sent(verb: str, target: str, headers: list[tuple[str, str]]) -> None:
+    async with pair(echo) as (client, _):
+        with pytest.raises(ResponseError):
+            async with client.call(verb, target, headers, b""):
+                pass
