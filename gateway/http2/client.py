@@ -141,8 +141,10 @@ class HTTP2Client:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     self._connection = await self._connect()
             except TimeoutError:
+                await self._close()
                 raise ConnectError(f"no connection within {CONNECT_SECONDS:g} s") from None
             except (HTTPunkError, OSError, UnicodeError) as error:
+                await self._close()
                 raise ConnectError(str(error)) from error
             return self._connection
 
