@@ -62,7 +62,7 @@ class GatewayConfig:
         app_max_concurrency: Most calls into the application at once; None for no limit.
         app_health: How its health is watched; None not at all.
         http_port: Port of the API; 0 picks a free one.
-        grpc_port: Port that tells gRPC clients to use the API; 0 picks a free one, None takes 50001 if that is free.
+        grpc_port: Port of the gRPC API; 0 picks a free one, None takes 50001 if that is free.
         listen: Addresses the API listens on.
         unix_socket_dir: Listen on ``<dir>/dapr-<app id>-http.socket`` instead of TCP.
         max_body_bytes: Largest body that is held in memory; invocations are streamed and not limited.

@@ -36,7 +36,7 @@ class Run:
         app_id: The application it serves.
         pid: The gateway process.
         http_port: Of its API; 0 when it listens on a socket file.
-        grpc_port: Where gRPC clients are answered; 0 when that is a socket file.
+        grpc_port: Port of the gRPC API; 0 when that is a socket file.
         host: Where a local client reaches the API.
         socket: The API's socket file; None when it listens on a port.
         app_port: Where the application listens; None for one that only calls out.

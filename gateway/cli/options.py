@@ -122,7 +122,7 @@ class GatewayOptions:
         None,
         "number",
         "--dapr-grpc-port -G --grpc-port",
-        "port that tells gRPC clients to use the API (a free one)",
+        "port of the gRPC API (a free one)",
         section=_PORTS,
     )
     dapr_listen_addresses: str | None = _option(
