@@ -82,7 +82,7 @@ def test_counters() -> None:
 def test_trace_context_of_a_request(parent: str | None, state: str, expected: tuple[str | None, str]) -> None:
     """It is the trace context of whatever the request asks, also of what goes over the backbone."""
     headers = {"tracestate": state} | ({} if parent is None else {"traceparent": parent})
-    assert trace_context(make_mocked_request("GET", "/", headers)) == expected
+    assert trace_context(make_mocked_request("GET", "/", headers).headers) == expected
 
 
 def test_labels_of_counters_are_bounded() -> None:
