@@ -28,7 +28,14 @@ ROUTES: tuple[Route, ...] = (
     *node.ROUTES,
 )
 
-RPCS: tuple[RPC, ...] = (*state.RPCS,)
+RPCS: tuple[RPC, ...] = (
+    *pubsub.RPCS,
+    *state.RPCS,
+    *secrets.RPCS,
+    *configuration.RPCS,
+    *lock.RPCS,
+    *node.RPCS,
+)
 
 
 def build_api(

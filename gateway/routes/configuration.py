@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from gateway.errors import ERRORS, APIError, bad_request, told
 from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.request import every, metadata_of, read_body
-from gateway.routes.route import WRITE, Asked, Route
+from gateway.routes.route import WRITE, Asked, Asking, Route
+from gateway.routes.rpc import RPC, Called
 from mesh.blocks.configuration import (
     GET,
     SET,
@@ -21,7 +22,7 @@ from mesh.blocks.configuration import (
 )
 from mesh.blocks.configuration_store import MAX_KEYS
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "RPCS"]
 
 READ = frozenset({"GET"})
 VERSIONS = ("v1.0", "v1.0-alpha1")
@@ -31,7 +32,7 @@ async def get(asked: Asked) -> Answered:
     """Read the values of keys, or all."""
     store = asked.text(0)
     await asked.find(GET, store)
-    found = cast("Mapping[str, ConfigurationItem]", await asked.run(GET, store, _wanted(asked)))
+    found = cast("Mapping[str, ConfigurationItem]", await asked.run(GET, store, _asked(asked)))
     return json_response({key: described(item) for key, item in found.items()}) if found else no_content()
 
 
@@ -42,17 +43,25 @@ async def subscribe(asked: Asked) -> Answered:
     if asked.api.config.app_port is None:
         text = "app channel is not initialized. cannot subscribe to configuration updates"
         raise APIError(500, "ERR_APP_CHANNEL_NIL", text)
-    return json_response({"id": await asked.run(SUBSCRIBE, store, _wanted(asked))})
+    return json_response({"id": await asked.run(SUBSCRIBE, store, _asked(asked))})
 
 
 async def unsubscribe(asked: Asked) -> Answered:
     """End a subscription, also while its store is away."""
     store, subscription_id = asked.text(0), asked.text(1)
-    if not await asked.run(UNSUBSCRIBE, store, subscription_id):
-        await asked.find(UNSUBSCRIBE, store)
-        error = f"subscription with id {subscription_id} does not exist"
-        raise told(ERRORS["configuration.unsubscribe"], error, store, subscription_id)
+    missing = await _unsubscribe(asked, store, subscription_id)
+    if missing is not None:
+        raise missing
     return json_response({"ok": True})
+
+
+async def _unsubscribe(asking: Asking, store: str, subscription_id: str) -> APIError | None:
+    """End a subscription; give the failure when there is none."""
+    if await asking.run(UNSUBSCRIBE, store, subscription_id):
+        return None
+    await asking.find(UNSUBSCRIBE, store)
+    error = f"subscription with id {subscription_id} does not exist"
+    return told(ERRORS["configuration.unsubscribe"], error, store, subscription_id)
 
 
 async def write(asked: Asked) -> Answered:
@@ -77,13 +86,42 @@ async def delete(asked: Asked) -> Answered:
     return no_content()
 
 
-def _wanted(asked: Asked) -> Get:
-    """Read which keys are asked for; a name that comes several times is one."""
-    keys = every(asked.query, "key")
-    if len(keys) > MAX_KEYS:
-        raise bad_request(f"more than {MAX_KEYS} keys")
-    return Get(keys, dict(metadata_of(asked.query)))
+def _asked(asked: Asked) -> Get:
+    return _wanted(every(asked.query, "key"), metadata_of(asked.query))
 
+
+def _wanted(keys: Iterable[str], metadata: Mapping[str, str]) -> Get:
+    """Tell which keys are asked for; a name that comes several times is one."""
+    each = tuple(dict.fromkeys(keys))
+    if len(each) > MAX_KEYS:
+        raise bad_request(f"more than {MAX_KEYS} keys")
+    return Get(each, dict(metadata))
+
+
+async def get_rpc(called: Called) -> object:
+    """Read the values of keys, or all."""
+    asked = called.message
+    await called.find(GET, asked.store_name)
+    found = await called.run(GET, asked.store_name, _wanted(asked.keys, asked.metadata))
+    reply: Any = called.reply()
+    for key, item in cast("Mapping[str, ConfigurationItem]", found).items():
+        message = reply.items[key]
+        message.value, message.version = item.value, item.version
+        message.metadata.update(item.metadata)
+    return reply
+
+
+async def unsubscribe_rpc(called: Called) -> object:
+    """End a subscription."""
+    asked = called.message
+    missing = await _unsubscribe(called, asked.store_name, asked.id)
+    return called.reply(ok=True) if missing is None else called.reply(message=missing.message)
+
+
+RPCS = (
+    RPC("GetConfiguration", get_rpc, "configuration", ("GetConfigurationAlpha1",)),
+    RPC("UnsubscribeConfiguration", unsubscribe_rpc, "configuration", ("UnsubscribeConfigurationAlpha1",)),
+)
 
 ROUTES = (
     Route("configuration/{store}", get, READ, VERSIONS),

@@ -8,12 +8,13 @@ from typing import cast
 from gateway.errors import APIError, malformed
 from gateway.http.response import Answered, json_response
 from gateway.routes.request import fields, read_json
-from gateway.routes.route import Asked, Route
+from gateway.routes.route import Asked, Asking, Route
+from gateway.routes.rpc import RPC, Called
 from mesh.blocks.lock import ACQUIRE, RELEASE, Acquire, Release, Released
 from mesh.operation import Method
 from mesh.values import parse_whole
 
-__all__ = ["ROUTES", "TOKEN_HEADER"]
+__all__ = ["ROUTES", "RPCS", "TOKEN_HEADER"]
 
 ALPHA = ("v1.0-alpha1",)
 POST = frozenset({"POST"})
@@ -24,11 +25,7 @@ MAX_SECONDS = 2**31 - 1
 async def lock(asked: Asked) -> Answered:
     """Take a lock, if nobody holds it."""
     store, body = asked.text(0), await _body(asked)
-    seconds = _seconds(body)
-    if seconds <= 0:
-        raise _refused(f"ExpiryInSeconds is not positive in lock store {store}")
-    resource, owner = await _named(asked, ACQUIRE, store, body)
-    token = cast("int | None", await asked.run(ACQUIRE, store, Acquire(resource, owner, float(seconds))))
+    token = await _acquire(asked, store, _seconds(body), _text(body, "resourceId"), _text(body, "lockOwner"))
     answer = json_response({"success": token is not None})
     if token:
         answer.fields.append((TOKEN_HEADER, str(token)))
@@ -38,9 +35,21 @@ async def lock(asked: Asked) -> Answered:
 async def unlock(asked: Asked) -> Answered:
     """Give a lock back."""
     store, body = asked.text(0), await _body(asked)
-    resource, owner = await _named(asked, RELEASE, store, body)
-    released = cast("Released", await asked.run(RELEASE, store, Release(resource, owner)))
-    return json_response({"status": int(released)})
+    return json_response({"status": await _release(asked, store, _text(body, "resourceId"), _text(body, "lockOwner"))})
+
+
+async def _acquire(asking: Asking, store: str, seconds: int, resource: str, owner: str) -> int | None:
+    """Take a lock; give its token, None when somebody has it."""
+    if seconds <= 0:
+        raise _refused(f"ExpiryInSeconds is not positive in lock store {store}")
+    await _check(asking, ACQUIRE, store, resource, owner)
+    return cast("int | None", await asking.run(ACQUIRE, store, Acquire(resource, owner, float(seconds))))
+
+
+async def _release(asking: Asking, store: str, resource: str, owner: str) -> int:
+    """Give a lock back; give what the API tells of it."""
+    await _check(asking, RELEASE, store, resource, owner)
+    return int(cast("Released", await asking.run(RELEASE, store, Release(resource, owner))))
 
 
 async def _body(asked: Asked) -> Mapping[str, object]:
@@ -49,21 +58,19 @@ async def _body(asked: Asked) -> Mapping[str, object]:
     return {name.replace("_", ""): value for name, value in fields({} if body is None else body, "the body").items()}
 
 
-async def _named(asked: Asked, method: Method, store: str, body: Mapping[str, object]) -> tuple[str, str]:
-    """Read resource and owner; that there is any store is told before what is wrong with them, which store after."""
+async def _check(asking: Asking, method: Method, store: str, resource: str, owner: str) -> None:
+    """Refuse what is missing; that there is any store is told before what is wrong with names, which store after."""
     missing: APIError | None = None
     try:
-        await asked.find(method, store)
+        await asking.find(method, store)
     except APIError as error:
         if error.code != "ERR_LOCK_STORE_NOT_FOUND":
             raise
         missing = error
-    resource, owner = _text(body, "resourceId"), _text(body, "lockOwner")
     if not resource or not owner:
         raise _refused(f"{'LockOwner' if resource else 'ResourceId'} is empty in lock store {store}")
     if missing is not None:
         raise missing
-    return resource, owner
 
 
 def _text(body: Mapping[str, object], name: str) -> str:
@@ -90,5 +97,22 @@ def _seconds(body: Mapping[str, object]) -> int:
 def _refused(message: str) -> APIError:
     return APIError(400, "ERR_MALFORMED_REQUEST", message)
 
+
+async def lock_rpc(called: Called) -> object:
+    """Take a lock, if nobody holds it."""
+    asked = called.message
+    token = await _acquire(called, asked.store_name, asked.expiry_in_seconds, asked.resource_id, asked.lock_owner)
+    if token:
+        called.trailers.append((TOKEN_HEADER, str(token)))
+    return called.reply(success=token is not None)
+
+
+async def unlock_rpc(called: Called) -> object:
+    """Give a lock back."""
+    asked = called.message
+    return called.reply(status=await _release(called, asked.store_name, asked.resource_id, asked.lock_owner))
+
+
+RPCS = (RPC("TryLockAlpha1", lock_rpc, "lock"), RPC("UnlockAlpha1", unlock_rpc, "unlock"))
 
 ROUTES = (Route("lock/{store}", lock, POST, ALPHA), Route("unlock/{store}", unlock, POST, ALPHA))

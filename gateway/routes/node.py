@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from gateway.errors import APIError
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from gateway.errors import APIError, bad_request
 from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.request import query_of, read_body
-from gateway.routes.route import Asked, Route
+from gateway.routes.route import API, Asked, Route
+from gateway.routes.rpc import RPC, Called
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "RPCS"]
 
 MAX_LABELS = 100
 
@@ -38,18 +42,54 @@ async def metadata(asked: Asked) -> Answered:
 
 async def set_label(asked: Asked) -> Answered:
     """Set a label."""
-    name, labels = asked.text(0), asked.api.labels
     body = await read_body(asked.request)
-    if name not in labels and len(labels) >= MAX_LABELS:
-        raise APIError(400, "ERR_BAD_REQUEST", f"invalid request: more than {MAX_LABELS} labels")
-    labels[name] = body.decode("utf-8", "replace")
+    _label(asked.api, asked.text(0), body.decode("utf-8", "replace"))
     return no_content()
+
+
+def _label(api: API, name: str, value: str) -> None:
+    if name not in api.labels and len(api.labels) >= MAX_LABELS:
+        raise bad_request(f"more than {MAX_LABELS} labels")
+    api.labels[name] = value
 
 
 async def shutdown(asked: Asked) -> Answered:
     """Drain and stop."""
-    asked.api.node.shut_down(force=asked.request.headers.get("dapr-force-shutdown", "").lower() == "true")
+    _shut_down(asked.api, asked.request.headers)
     return no_content()
+
+
+def _shut_down(api: API, told: Mapping[str, str]) -> None:
+    api.node.shut_down(force=told.get("dapr-force-shutdown", "").lower() == "true")
+
+
+async def metadata_rpc(called: Called) -> object:
+    """Describe the node, by the names that the members have in JSON."""
+    from google.protobuf.json_format import ParseDict  # It is there: a message came.
+
+    described = await called.api.node.metadata()
+    subscriptions = cast("Sequence[Mapping[str, object]]", described.get("subscriptions", ()))
+    described["subscriptions"] = [{**each, "rules": {"rules": each["rules"]}} for each in subscriptions]
+    return ParseDict(described, called.reply(), ignore_unknown_fields=True)
+
+
+async def set_label_rpc(called: Called) -> object:
+    """Set a label."""
+    _label(called.api, called.message.key, called.message.value)
+    return called.reply()
+
+
+async def shutdown_rpc(called: Called) -> object:
+    """Drain and stop."""
+    _shut_down(called.api, called.metadata)
+    return called.reply()
+
+
+RPCS = (
+    RPC("GetMetadata", metadata_rpc, "metadata"),
+    RPC("SetMetadata", set_label_rpc, "metadata"),
+    RPC("Shutdown", shutdown_rpc, "shutdown"),
+)
 
 
 READ = frozenset({"GET"})

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import orjson
 
 from gateway.errors import ERRORS, answer, told
 from gateway.http.response import Answered, Response, no_content
 from gateway.routes.request import fields, header, metadata_of, read_body
-from gateway.routes.route import WRITE, Asked, Route
+from gateway.routes.route import WRITE, Asked, Asking, Route
+from gateway.routes.rpc import RPC, Called
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, is_raw, spelled
 from mesh.errors import MeshError, PublishFailedError
 from mesh.event import MAX_LEVELS, media_type
 from mesh.operation import Operation
 from mesh.resources.fields import described
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "RPCS"]
 
 BINARY_TYPES = frozenset({"application/octet-stream"})
 JSON_TYPES = frozenset({"application/json", "application/cloudevents+json"})
@@ -31,13 +34,21 @@ class EntriesError(Exception):
 async def _target(asked: Asked) -> tuple[str, str]:
     """Give component and topic."""
     name = asked.text(0)
-    if not name and asked.api.services["pubsub"].components:  # type: ignore[attr-defined]
-        raise told(ERRORS["pubsub/NAME_EMPTY"])
-    await asked.find(PUBLISH, name)
+    await _find(asked, name)
     topic = "/".join(asked.text(index) for index in range(1, len(asked.segments)))
+    _check_topic(name, topic)
+    return name, topic
+
+
+async def _find(asking: Asking, name: str) -> None:
+    if not name and asking.api.services["pubsub"].components:  # type: ignore[attr-defined]
+        raise told(ERRORS["pubsub/NAME_EMPTY"])
+    await asking.find(PUBLISH, name)
+
+
+def _check_topic(name: str, topic: str) -> None:
     if not topic:
         raise told(ERRORS["pubsub/TOPIC_EMPTY"], target=name)
-    return name, topic
 
 
 async def publish(asked: Asked) -> Answered:
@@ -53,21 +64,27 @@ async def publish_bulk(asked: Asked) -> Answered:
     """Publish an array of events."""
     name, topic = await _target(asked)
     body = await read_body(asked.request)
-    given = metadata_of(asked.query)
-    asking = BulkPublish(topic, (), metadata=given)
-    app_id = asked.api.caller.app_id
+    read = partial(_entries, body)
+    error = await _publish_all(asked, name, BulkPublish(topic, (), metadata=metadata_of(asked.query)), read)
+    return no_content() if error is None else _failed(error)
+
+
+async def _publish_all(
+    asking: Asking, name: str, bulk: BulkPublish, read: Callable[[Mapping[str, str]], Sequence[BulkEntry]]
+) -> PublishFailedError | None:
+    """Store the entries that ``read`` gives for the metadata of the request; give what not all of them failed of."""
     try:
-        metadata = spelled(given)
-        asking.raw = is_raw(metadata)
-        asking.entries = _entries(body, metadata)
-        await asked.api.run(Operation(BULK_PUBLISH, name, asking, asked.context()))
+        metadata = spelled(bulk.metadata)
+        bulk.raw = is_raw(metadata)
+        bulk.entries = read(metadata)
+        await asking.api.run(Operation(BULK_PUBLISH, name, bulk, asking.context()))
     except EntriesError as error:
-        raise told(ERRORS["pubsub/ENTRIES_INVALID"], error, name, asking) from None
+        raise told(ERRORS["pubsub/ENTRIES_INVALID"], error, name, bulk) from None
     except PublishFailedError as error:
-        return _failed(error)
+        return error
     except MeshError as error:
-        raise answer(error, BULK_PUBLISH, name, asking, app_id) from error
-    return no_content()
+        raise answer(error, BULK_PUBLISH, name, bulk, asking.api.caller.app_id) from error
+    return None
 
 
 def _failed(error: PublishFailedError) -> Response:
@@ -104,18 +121,28 @@ def _entries(body: bytes, metadata: Mapping[str, str]) -> Sequence[BulkEntry]:
         entry_id = members.get("entryid")
         if not isinstance(entry_id, str) or not entry_id:
             raise EntriesError(f"entry {index}: entryId {_lacking(entry_id)} (for example '{index + 1}')")
-        if (first := seen.setdefault(entry_id, index)) != index:
-            raise EntriesError(f"entry {index}: entryId {entry_id!r} is that of entry {first} already")
+        _check_new(entry_id, index, seen)
         given = members.get("metadata")
         if given is not None and not (
             isinstance(given, dict) and all(isinstance(value, str) for value in given.values())
         ):
             raise EntriesError(f"entry {index}: metadata must be an object of strings")
-        own = spelled(given or {})
-        merged = {**metadata, **own} if given is not None else {}
-        key = own.get("partitionKey", metadata.get("partitionKey"))
-        entries.append(BulkEntry(entry_id, content_type, data, merged, key))
+        entries.append(_entry(entry_id, content_type, data, metadata, given))
     return entries
+
+
+def _check_new(entry_id: str, index: int, seen: dict[str, int]) -> None:
+    if (first := seen.setdefault(entry_id, index)) != index:
+        raise EntriesError(f"entry {index}: entryId {entry_id!r} is that of entry {first} already")
+
+
+def _entry(
+    entry_id: str, content_type: str, data: bytes, metadata: Mapping[str, str], given: Mapping[str, str] | None
+) -> BulkEntry:
+    """Make an entry; the metadata of the request are those of entries that have any, too."""
+    own = spelled(given or {})
+    merged = {**metadata, **own} if given is not None else {}
+    return BulkEntry(entry_id, content_type, data, merged, own.get("partitionKey", metadata.get("partitionKey")))
 
 
 def _lacking(value: object) -> str:
@@ -149,6 +176,44 @@ def _entry_bytes(index: int, content_type: str, event: object) -> bytes:
         "application/octet-stream (base64), application/xml and text/…"
     )
 
+
+async def publish_rpc(called: Called) -> object:
+    """Publish one event."""
+    asked = called.message
+    await _find(called, asked.pubsub_name)
+    _check_topic(asked.pubsub_name, asked.topic)
+    event = Publish(asked.topic, asked.data, asked.data_content_type or None, dict(asked.metadata))
+    await called.run(PUBLISH, asked.pubsub_name, event)
+    return called.reply()
+
+
+async def publish_bulk_rpc(called: Called) -> object:
+    """Publish several events; those that were not stored are told of in the reply."""
+    asked = called.message
+    await _find(called, asked.pubsub_name)
+    _check_topic(asked.pubsub_name, asked.topic)
+    bulk = BulkPublish(asked.topic, (), metadata=dict(asked.metadata))
+    error = await _publish_all(called, asked.pubsub_name, bulk, partial(_sent, asked.entries))
+    failed = {} if error is None else error.failed
+    return called.reply(failedEntries=[{"entry_id": name, "error": str(each)} for name, each in failed.items()])
+
+
+def _sent(given: Sequence[Any], metadata: Mapping[str, str]) -> Sequence[BulkEntry]:
+    """Read the entries of a message; raises ``EntriesError``."""
+    entries: list[BulkEntry] = []
+    seen: dict[str, int] = {}
+    for index, each in enumerate(given):
+        if not each.entry_id:
+            raise EntriesError(f"entry {index}: entry_id is empty (for example '{index + 1}')")
+        _check_new(each.entry_id, index, seen)
+        entries.append(_entry(each.entry_id, each.content_type, each.event, metadata, dict(each.metadata) or None))
+    return entries
+
+
+RPCS = (
+    RPC("PublishEvent", publish_rpc, "publish"),
+    RPC("BulkPublishEvent", publish_bulk_rpc, "publish", ("BulkPublishEventAlpha1",)),
+)
 
 # A component named "bulk" can only receive topics of one segment; this is Dapr's order too.
 ROUTES = (

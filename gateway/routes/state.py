@@ -6,14 +6,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import orjson
 
 from gateway.errors import APIError, answer, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content
 from gateway.routes.request import fields, header, metadata_of, query_of, read_body, read_json, text_map
-from gateway.routes.route import WRITE, Asked, Route
+from gateway.routes.route import WRITE, Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
 from mesh.blocks.query import Queried
 from mesh.blocks.state import (
@@ -41,8 +41,8 @@ from mesh.values import parse_whole
 __all__ = ["ROUTES", "RPCS"]
 
 DEFAULT_LISTED = 100
-STRONG = 2  # Of StateOptions.StateConsistency.
-CONSISTENCIES = frozenset({"", "strong", "eventual"})
+CONSISTENCIES = ("", "eventual", "strong")  # As StateOptions of gRPC numbers them, and the next.
+CONCURRENCIES = ("", "first-write", "last-write")
 
 
 async def get(asked: Asked) -> Answered:
@@ -75,12 +75,16 @@ async def delete(asked: Asked) -> Answered:
     """Delete one key."""
     store, key = asked.text(0), asked.text(1)
     await asked.find(DELETE, store)
-    options, metadata = query_of(asked.query), dict(metadata_of(asked.query))
-    given = Save([Item(key, None, header(asked.request, "If-Match") or None, metadata=metadata)])
-    concurrency, strong = _options(options, DELETE, store, given)
-    given.items[0] = replace(given.items[0], concurrency=concurrency, strong=strong)
-    await asked.run(DELETE, store, given)
+    item = Item(key, None, header(asked.request, "If-Match") or None, metadata=dict(metadata_of(asked.query)))
+    await _delete(asked, store, item, query_of(asked.query))
     return no_content()
+
+
+async def _delete(asking: Asking, store: str, item: Item, options: Mapping[str, object]) -> None:
+    given = Save([item])
+    concurrency, strong = _options(options, DELETE, store, given)
+    given.items[0] = replace(item, concurrency=concurrency, strong=strong)
+    await asking.run(DELETE, store, given)
 
 
 async def bulk_get(asked: Asked) -> Answered:
@@ -103,27 +107,40 @@ async def bulk_get(asked: Asked) -> Answered:
 async def transaction(asked: Asked) -> Answered:
     """Write several items, all or none."""
     store = asked.text(0)
-    component = await asked.find(TRANSACT, store)
-    if "TRANSACTIONAL" not in component.capabilities:
-        raise answer(FeatureNotSupportedError(store, "transactions"), TRANSACT, store)
+    await _find_transactional(asked, store)
     body = fields(await read_json(asked.request) or {}, "the body")
     operations = body.get("operations") or []
     if not isinstance(operations, list):
         raise malformed("operations must be an array")
     metadata = metadata_of(asked.query)
-    # Of the body's own, as in the reference, nothing holds for single operations, but where they all are.
-    whole = text_map(body.get("metadata"), "metadata")
-    partition = {name: value for name, value in whole.items() if name.lower() == "partitionkey"}
     items: list[Item] = []
+    whole = text_map(body.get("metadata"), "metadata")
     for operation in operations:
         members = fields(operation, "an operation")
-        kind = members.get("operation")
-        if kind not in ("upsert", "delete"):
-            raise APIError(400, "ERR_NOT_SUPPORTED_STATE_OPERATION", f"operation type {kind} not supported")
-        item = _item(members.get("request"), metadata, TRANSACT, store, delete=kind == "delete")
-        items.append(replace(item, metadata={**partition, **item.metadata}) if partition else item)
-    await asked.run(TRANSACT, store, Save(items))
+        delete = _is_delete(members.get("operation"))
+        items.append(_item(members.get("request"), metadata, TRANSACT, store, delete=delete))
+    await _transact(asked, store, items, whole)
     return no_content()
+
+
+async def _find_transactional(asking: Asking, store: str) -> None:
+    component = await asking.find(TRANSACT, store)
+    if "TRANSACTIONAL" not in component.capabilities:
+        raise answer(FeatureNotSupportedError(store, "transactions"), TRANSACT, store)
+
+
+def _is_delete(kind: object) -> bool:
+    if kind not in ("upsert", "delete"):
+        raise APIError(400, "ERR_NOT_SUPPORTED_STATE_OPERATION", f"operation type {kind} not supported")
+    return kind == "delete"
+
+
+async def _transact(asking: Asking, store: str, items: list[Item], whole: Mapping[str, str]) -> None:
+    """Write all, or none. Of the metadata of the whole nothing holds for single items, but where they all are."""
+    partition = {name: value for name, value in whole.items() if name.lower() == "partitionkey"}
+    if partition:
+        items = [replace(item, metadata={**partition, **item.metadata}) for item in items]
+    await asking.run(TRANSACT, store, Save(items))
 
 
 async def query(asked: Asked) -> Answered:
@@ -166,8 +183,8 @@ def _found(key: str, stored: Stored | str | None) -> dict[str, object]:
     elif stored is not None:
         result["data"] = _json(stored.value)
         result["etag"] = stored.etag
-        if stored.expires_at is not None:
-            result["metadata"] = {"ttlExpireTime": _rfc3339(stored.expires_at)}
+        if told := _told(stored):
+            result["metadata"] = told
     return result
 
 
@@ -203,27 +220,34 @@ def _options(
 
 
 def _item(value: object, url_metadata: Mapping[str, str], method: Method, store: str, *, delete: bool = False) -> Item:
+    """Read an item of JSON."""
     members = fields(value, "an item")
     key = members.get("key")
     if not isinstance(key, str) or not key:
         raise malformed("'key' is required and must be a string that is not empty")
-    where = f"key {key}: "
-    concurrency, strong = _options(fields(members.get("options") or {}, "options"), method, store, where=where)
+    options = fields(members.get("options") or {}, "options")
     etag = members.get("etag")
     if etag is not None and not isinstance(etag, str):
         raise malformed(f"'etag' of key {key} must be a string")
     # The URL's come first and win, also over a name in another case.
     metadata = {**url_metadata, **text_map(members.get("metadata"), f"'metadata' of key {key}"), **url_metadata}
-    text = next((value for name, value in metadata.items() if name.lower() == "ttlinseconds"), None)
-    try:
-        ttl = None if text is None else _ttl(text)
-    except BadArgumentError as error:
-        raise _refused(f"{where}{error}", method, store) from None
     try:
         written = None if delete else orjson.dumps(members.get("value"))
     except orjson.JSONEncodeError:
         raise malformed(f"'value' of key {key} is nested more than {MAX_LEVELS} levels") from None
-    return Item(key, written, etag or None, concurrency, ttl, metadata, strong=strong)
+    return _complete(Item(key, written, etag or None, metadata=metadata), options, method, store)
+
+
+def _complete(item: Item, options: Mapping[str, object], method: Method, store: str) -> Item:
+    """Read an item's options, and of its metadata when it expires."""
+    where, given = f"key {item.key}: ", Save([item])
+    concurrency, strong = _options(options, method, store, given, where)
+    text = next((value for name, value in item.metadata.items() if name.lower() == "ttlinseconds"), None)
+    try:
+        ttl = None if text is None else _ttl(text)
+    except BadArgumentError as error:
+        raise _refused(f"{where}{error}", method, store, given) from None
+    return replace(item, concurrency=concurrency, ttl=ttl, strong=strong)
 
 
 def _ttl(text: str) -> float | None:
@@ -234,22 +258,117 @@ def _ttl(text: str) -> float | None:
     return None if seconds <= 0 else float(seconds)
 
 
+# The same over gRPC, where a value is any bytes.
+
+
 async def get_rpc(called: Called) -> object:
     """Read one key."""
     asked = called.message
     await called.find(GET, asked.store_name)
-    wanted = Get(asked.key, asked.consistency == STRONG, dict(asked.metadata))
+    wanted = Get(asked.key, _named(CONSISTENCIES, asked.consistency) == "strong", dict(asked.metadata))
     stored = cast("Stored | None", await called.run(GET, asked.store_name, wanted))
     if stored is None:
         return called.reply()
     return called.reply(data=stored.value, etag=stored.etag, metadata=_told(stored))
 
 
+async def bulk_get_rpc(called: Called) -> object:
+    """Read several keys."""
+    asked = called.message
+    await called.find(BULK_GET, asked.store_name)
+    wanted = BulkGet(tuple(asked.keys), asked.parallelism, dict(asked.metadata))
+    found = cast("Sequence[Stored | str | None]", await called.run(BULK_GET, asked.store_name, wanted))
+    items: list[dict[str, object]] = []
+    for key, stored in zip(wanted.keys, found, strict=True):
+        if isinstance(stored, Stored):
+            items.append({"key": key, "data": stored.value, "etag": stored.etag, "metadata": _told(stored)})
+        else:
+            items.append({"key": key} if stored is None else {"key": key, "error": stored})
+    return called.reply(items=items)
+
+
+async def save_rpc(called: Called) -> object:
+    """Write items."""
+    asked = called.message
+    await called.find(SAVE, asked.store_name)
+    items = [_sent(item, SAVE, asked.store_name) for item in asked.states]
+    await called.run(SAVE, asked.store_name, Save(items))
+    return called.reply()
+
+
+async def delete_rpc(called: Called) -> object:
+    """Delete one key."""
+    asked = called.message
+    await called.find(DELETE, asked.store_name)
+    item = Item(asked.key, None, asked.etag.value or None, metadata=dict(asked.metadata))
+    await _delete(called, asked.store_name, item, _chosen(asked.options))
+    return called.reply()
+
+
+async def delete_bulk_rpc(called: Called) -> object:
+    """Delete several keys, each for itself."""
+    asked = called.message
+    await called.find(DELETE, asked.store_name)
+    items = [_sent(item, DELETE, asked.store_name, delete=True) for item in asked.states]
+    if items:
+        await called.run(DELETE, asked.store_name, Save(items))
+    return called.reply()
+
+
+async def transaction_rpc(called: Called) -> object:
+    """Write several items, all or none."""
+    asked = called.message
+    store: str = asked.storeName
+    await _find_transactional(called, store)
+    items = [_sent(each.request, TRANSACT, store, delete=_is_delete(each.operationType)) for each in asked.operations]
+    await _transact(called, store, items, asked.metadata)
+    return called.reply()
+
+
+async def query_rpc(called: Called) -> object:
+    """Find values by their contents."""
+    asked = called.message
+    await called.find(QUERY, asked.store_name)
+    search = Search(asked.query.encode(), dict(asked.metadata))
+    found = cast("Queried", await called.run(QUERY, asked.store_name, search))
+    results = [{"key": match.key, "data": match.value, "etag": match.etag or ""} for match in found.matches]
+    return called.reply(results=results, token=found.token)
+
+
+def _sent(given: Any, method: Method, store: str, *, delete: bool = False) -> Item:
+    """Read an item of a message."""
+    if not given.key:
+        raise APIError(400, "ERR_MALFORMED_REQUEST", "state key cannot be empty")
+    value = None if delete else given.value
+    item = Item(given.key, value, given.etag.value or None, metadata=dict(given.metadata))
+    return _complete(item, _chosen(given.options), method, store)
+
+
+def _chosen(options: Any) -> Mapping[str, object]:
+    """Give the options of a message the names that they have in JSON."""
+    return {
+        "concurrency": _named(CONCURRENCIES, options.concurrency),
+        "consistency": _named(CONSISTENCIES, options.consistency),
+    }
+
+
+def _named(names: Sequence[str], number: int) -> str:
+    return names[number] if 0 <= number < len(names) else str(number)
+
+
 def _told(stored: Stored) -> dict[str, str]:
     return {} if stored.expires_at is None else {"ttlExpireTime": _rfc3339(stored.expires_at)}
 
 
-RPCS = (RPC("GetState", get_rpc, "state"),)
+RPCS = (
+    RPC("GetState", get_rpc, "state"),
+    RPC("GetBulkState", bulk_get_rpc, "state"),
+    RPC("SaveState", save_rpc, "state"),
+    RPC("DeleteState", delete_rpc, "state"),
+    RPC("DeleteBulkState", delete_bulk_rpc, "state"),
+    RPC("ExecuteStateTransaction", transaction_rpc, "state"),
+    RPC("QueryStateAlpha1", query_rpc, "state"),
+)
 
 ROUTES = (
     Route("state/{store}", save, WRITE),
