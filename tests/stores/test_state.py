@@ -127,11 +127,11 @@ def store(runtime: Runtime, kind: StoreKind) -> Store:
 async def test_save_get_delete(store: Store) -> None:
     """Bytes are kept as they are; every write gives another etag, where there are some."""
     assert await store.get("k") is None
-    await store.save(Item("k", b'{"a": 1}'), Item("other", bytes(range(256))))
+    await store.save(Item("k", b'{"a": 1}'), Item("other", bytes(range(256))), Item("empty", b""))
     first = await store.get("k")
     assert first is not None
     assert (first.value, first.expires_at) == (b'{"a": 1}', None)
-    assert await store.value("other") == bytes(range(256))
+    assert (await store.value("other"), await store.value("empty")) == (bytes(range(256)), b"")
     await store.save(Item("k", b"2"))
     second = await store.get("k", strong=False)
     assert second is not None

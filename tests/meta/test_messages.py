@@ -1,0 +1,32 @@
+"""The compiled messages of gRPC are those of their sources."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from gateway.grpc.messages import service
+from gateway.routes import RPCS
+from tests.meta.sources import ROOT
+
+FOLDER = ROOT / "gateway" / "grpc"
+
+
+def test_compiled_messages_are_up_to_date(tmp_path: Path) -> None:
+    """``make proto`` would change nothing."""
+    made, sources = tmp_path / "made", sorted((FOLDER / "proto").glob("*.proto"))
+    options = ["-I", str(FOLDER / "proto"), "--include_imports", f"--descriptor_set_out={made}"]
+    words = [sys.executable, "-m", "grpc_tools.protoc", *options, *map(str, sources)]
+    subprocess.run(words, check=True, timeout=60)
+    stored = FileDescriptorSet.FromString((FOLDER / "messages.binpb").read_bytes())
+    assert stored == FileDescriptorSet.FromString(made.read_bytes()), "stale; run: make proto"
+
+
+def test_every_row_is_a_method() -> None:
+    """Under all of its names, each once."""
+    names = [name for row in RPCS for name in (row.name, *row.aliases)]
+    assert len(set(names)) == len(names)
+    assert set(names) <= {method.name for method in service("Dapr").methods}

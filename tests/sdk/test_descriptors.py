@@ -1,0 +1,51 @@
+"""Our messages are those of the official package, field by field."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.grpc.messages import COMMON, message, service
+from gateway.routes.unanswered import missing
+from tests.sdk.descriptors import described
+
+HERE = Path(__file__).parent
+PYTHON = HERE / ".python" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, dict[str, Any]]:
+    if not PYTHON.exists():
+        assert "CI" not in os.environ, "the official package is missing: tests/provision/sdks.sh"
+        pytest.skip("not installed: tests/provision/sdks.sh")
+    words = [str(PYTHON), "descriptors.py"]
+    found = subprocess.run(words, cwd=HERE, capture_output=True, text=True, timeout=60, check=True)
+    told: dict[str, dict[str, Any]] = json.loads(found.stdout)
+    return told
+
+
+def test_messages_and_methods_are_the_official_ones(official: dict[str, dict[str, Any]]) -> None:
+    """Names, numbers, types, labels, and their names in JSON: none is missing in a message, and none is another."""
+    ours = json.loads(json.dumps(described([service("Dapr").file, message("StateItem", COMMON).DESCRIPTOR.file])))
+    services = {"Dapr", "AppCallback", "AppCallbackAlpha", "AppCallbackHealthCheck"}
+    assert services <= {name.rpartition(".")[2] for name in ours}
+    for name, members in ours.items():
+        wanted = official[name]
+        if name.rpartition(".")[2] in services:  # They have methods of blocks that are not here.
+            wanted = {member: wanted[member] for member in members}
+        assert members == wanted, name
+
+
+def test_every_other_method_is_told_of(official: dict[str, dict[str, Any]]) -> None:
+    """A call of one that is not here says why."""
+    ours = {method.name for method in service("Dapr").methods}
+    others = official["dapr.proto.runtime.v1.Dapr"].keys() - ours
+    told = {name: missing(name) for name in others}
+    blocks = {name for name, text in told.items() if text.startswith("the building block")}
+    assert {"InvokeBinding", "ScheduleJob", "InvokeActor", "EncryptAlpha1", "StartWorkflowBeta1"} <= blocks
+    assert {"ConverseAlpha2", "SubtleSignAlpha1", "UnregisterActorReminder", "ListActorTimers"} <= blocks
