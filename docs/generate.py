@@ -24,7 +24,7 @@ from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
-from docs import reference, schema
+from docs import api, reference, schema
 from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
@@ -165,6 +165,7 @@ def _fault_times_table() -> str:
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
+    "api": api.table,
     "features": _features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,

@@ -7,6 +7,7 @@ import importlib
 import re
 
 import mesh.errors
+from gateway.errors import ERRORS, GRPC
 from mesh.errors import MeshError
 from tests.meta.sources import PACKAGES, ROOT, modules
 
@@ -78,3 +79,15 @@ def test_tree_in_the_docstring_is_the_tree() -> None:
         if each.__module__ == "mesh.errors"
     }
     assert drawn == actual
+
+
+def test_statuses_are_documented() -> None:
+    """Each row of the table stands on the page with its statuses, over HTTP and over gRPC."""
+    found = re.findall(r"^\| `(ERR_[A-Z_]+|ERROR)` \| ([\d, ]+) \| ([^|]+) \|", _PAGE, re.MULTILINE)
+    documented = [(code, told.split(", "), grpc) for code, told, grpc in found]
+    for row in ERRORS.values():
+        cells = [grpc for code, told, grpc in documented if code == row.code and str(row.status) in told]
+        assert cells, row
+        assert any(cell == "–" or f"`{row.grpc}`" in cell for cell in cells), row
+    known = {row.grpc for row in ERRORS.values()} | {*GRPC.values(), "INTERNAL"}
+    assert {name for _, _, cell in documented for name in re.findall(r"`(\w+)`", cell)} <= known
