@@ -69,7 +69,7 @@ async def metadata_rpc(called: Called) -> object:
 
     described = await called.api.node.metadata()
     subscriptions = cast("Sequence[Mapping[str, object]]", described.get("subscriptions", ()))
-    described["subscriptions"] = [{**each, "rules": {"rules": each["rules"]}} for each in subscriptions]
+    described["subscriptions"] = [{**each, "rules": {"rules": each.get("rules", [])}} for each in subscriptions]
     return ParseDict(described, called.reply(), ignore_unknown_fields=True)
 
 

@@ -57,6 +57,7 @@ __all__ = [
 
 SEPARATOR = "||"
 MAX_LISTED = 1000
+MAX_TOLD = 5
 TTL_SETTING = "ttlInSeconds"
 
 
@@ -83,6 +84,12 @@ class Save:
     """Write items: one after the other until the first failure, or, as a transaction, all or none."""
 
     items: list[Item] = field(default_factory=list)
+
+    @property
+    def listed(self) -> str:
+        """The keys, for people."""
+        told = [item.key for item in self.items[:MAX_TOLD]]
+        return ", ".join([*told, "…"] if len(self.items) > MAX_TOLD else told)
 
 
 @dataclass(frozen=True, slots=True)
