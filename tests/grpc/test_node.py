@@ -119,6 +119,9 @@ async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, closed: t
                 await called.call(name, **fields)
 
 
+QUICKLY = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50))
+
+
 @pytest.mark.parametrize(("told", "code"), [("", 0), ("true", 1), ("no", 0)])
 async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, code: int) -> None:
     """It answers first and ends then; a client that stays connected does not hold it up."""
@@ -130,7 +133,7 @@ async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: s
     metadata = (("dapr-force-shutdown", told),) if told else ()
     async with (
         asyncio.TaskGroup() as tasks,
-        grpc.aio.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{config.grpc_port}", options=QUICKLY) as channel,
     ):
         running = tasks.create_task(run(config))
         called = Client(channel)

@@ -19,7 +19,7 @@ topics = (f"topic{number}" for number in itertools.count())
 RESOURCES = component("pubsub", "pubsub.mesh", publishingScopes="app=closed2;other=x", protectedTopics="secret")
 RESOURCES += component("open", "pubsub.mesh")
 # Of each event for itself.
-APART = {"id", "time", "topic", "traceid", "traceparent"}
+APART = {"expiration", "id", "time", "topic", "traceid", "traceparent"}
 OWN = b'{"id":"1","source":"s","type":"t","specversion":"1.0","data":{"a":1},"own":true}'
 
 
@@ -74,6 +74,8 @@ def shared(event: Mapping[str, object]) -> dict[str, object]:
         (OWN, "application/cloudevents+json", {}, "events"),
         (b"x", "", {"cloudevent.type": "mine", "CloudEvent.Subject": "s", "cloudevent.source": "ö"}, "events"),
         (b"x", "text/plain", {"partitionKey": "p", "unknown": "u"}, "events"),
+        (b"x", "text/plain", {"TTLinSeconds": "100"}, "events"),
+        (OWN, "application/cloudevents+json", {"ttl": "1m40s"}, "events"),
         (b"\x00raw", "text/plain", {"rawPayload": "true"}, "raw"),
         (b"", "", {"israwpayload": "1"}, "raw"),
     ],
