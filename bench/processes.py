@@ -93,10 +93,11 @@ class Gateway(Process):
     """A gateway, as ``mesh run`` starts it."""
 
     http_port: int
+    grpc_port: int
 
 
 class Peer(Process):
-    """A process of ``bench.bare``, ``bench.clients``, ``bench.stores`` or ``bench.app``; told by lines of JSON."""
+    """A process of ``bench.bare``, ``clients``, ``stores``, ``rpc`` or ``app``; told by lines of JSON."""
 
     http_port: int
 
@@ -225,6 +226,7 @@ class Stage:
         path: str = "healthz",
         backbone: str | None = None,
         resources: Path | None = None,
+        protocol: str = "http",
     ) -> Gateway:
         """Start a gateway and wait until it is ready.
 
@@ -234,15 +236,17 @@ class Stage:
             path: What has to answer 204.
             backbone: Its URL; None for this stage's own broker.
             resources: A folder of them; None for the built-in ones.
+            protocol: What the application speaks.
         """
-        port = free_port()
-        command = [sys.executable, "-m", "gateway", "--app-id", app_id, "--dapr-http-port", str(port)]
+        port, grpc_port = free_port(), free_port()
+        command = [sys.executable, "-m", "gateway", "--app-id", app_id]
+        command += ["--dapr-http-port", str(port), "--dapr-grpc-port", str(grpc_port)]
         if app_port is not None:
-            command += ["--app-port", str(app_port)]
+            command += ["--app-port", str(app_port), "--app-protocol", protocol]
         if resources is not None:
             command += ["--resources-path", str(resources)]
         gateway = await self._start(Gateway, f"gateway-{app_id}", command, backbone)
-        gateway.http_port = port
+        gateway.http_port, gateway.grpc_port = port, grpc_port
         deadline = time.monotonic() + START_SECONDS
         while await _status(port, f"/v1.0/{path}") != 204:
             gateway.check()
@@ -254,7 +258,7 @@ class Stage:
     async def peer(self, role: str, **options: object) -> Peer:
         """Start a peer and wait until it is ready."""
         module = "bench.app" if role == "app" else "bench.clients" if "client" in options else "bench.bare"
-        module = "bench.stores" if "store" in options else module
+        module = "bench.stores" if "store" in options else "bench.rpc" if "rpc" in options else module
         given = json.dumps({"nats": self.nats_url, **options})
         peer = await self._start(Peer, role, [sys.executable, "-m", module, role, given])
         peer.http_port = int(str((await peer.told())["port"]))

@@ -48,6 +48,9 @@ HOW = """\
   round.
 - **state**: 200 bytes of JSON under 100 keys, one item per save. Bare: aiohttp handler with nats-py KV put and
   get.
+- **grpc**: the same get, publish and call over gRPC and over HTTP, through the same gateways; 32 at once, over one
+  connection of HTTP/2 or 32 of HTTP/1.1. Bare: a server that answers the bytes of the same reply, of httpunk
+  (what the gateway stands on) and of grpcio. A call that is passed on is unary, to an application that speaks gRPC.
 - **idle**: 5 s after start, without traffic. **ready**: from the start of the process to 204 of
   `healthz/outbound`, with a running broker. **`mesh --help`**: the whole process."""
 
@@ -124,6 +127,7 @@ class Results:
         return "\n".join(lines)
 
 
+RPC_WORKS = {"grpc get state": "GetState", "grpc publish": "PublishEvent", "grpc invoke": "call passed on"}
 COLUMNS = ("work", "variant", "per second", "p50 ms", "p90 ms", "p99 ms", "CPU ms per 1,000", "RSS MB")
 
 
@@ -202,6 +206,10 @@ def goals(rows: Sequence[Row], idle: Idle | None) -> list[Goal]:
         ["bare: chain of the parts"],
         ["part: aiohttp handler", "part: nats-py request", "part: aiohttp call"],
     )
+    for work, text in RPC_WORKS.items():
+        if (work, "gateway") in by_name:
+            value = ratio(by_name[work, "gateway"], [by_name[work, "gateway, over HTTP"]])
+            found.append(Goal(f"CPU per {text} over gRPC, by the same over HTTP", 1.6, value, "×"))
     added("added p50 of an invocation at 500/s", 1.5, 0)
     added("added p99 of an invocation at 500/s", 5.0, 2)
     if idle is not None:

@@ -13,10 +13,10 @@ from bench.broker import Broker
 from bench.load import BenchError, Client, Load, get, post
 from bench.measure import Plan, Row, Variant, alternate, note, peer_load
 from bench.processes import Peer, Stage
+from bench.rpc import EVENT, grpc_works
 
-__all__ = ["WORKS"]
+__all__ = ["EVENT", "WORKS"]
 
-EVENT = json.dumps({"orderId": "41", "customer": "c-1027", "note": "x" * 154}, separators=(",", ":"))
 RATE = 500.0
 KEYS = 100
 DRAIN_SECONDS = 60.0
@@ -247,7 +247,13 @@ async def state(stage: Stage, plan: Plan) -> list[Row]:
 
 
 Work = Callable[[Stage, Plan], Awaitable[list[Row]]]
-WORKS: dict[str, Work] = {"publish": publish, "deliver": deliver, "invoke": invoke, "state": state}
+WORKS: dict[str, Work] = {
+    "publish": publish,
+    "deliver": deliver,
+    "invoke": invoke,
+    "state": state,
+    "grpc": grpc_works,
+}
 
 
 async def measured(name: str, stage: Stage, plan: Plan) -> list[Row]:
