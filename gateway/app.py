@@ -258,7 +258,8 @@ def _load_http2(handler: Handler, *, config: GatewayConfig) -> Connections:
     from gateway.http2.answering import Answering  # Takes some milliseconds, for clients of HTTP/2 alone.
     from gateway.http2.server import HTTP2Connections
 
-    return HTTP2Connections(Answering(handler, config.max_body_bytes).answer, config.max_header_bytes)
+    answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
+    return HTTP2Connections(answering.answer, config.max_header_bytes)
 
 
 def _unverified() -> ssl.SSLContext:

@@ -172,6 +172,7 @@ class StreamedResponse:
             fields = [*fields, *request.further_fields]
             self._outlet = request.outlet
         if self._outlet is not None:
+            self._chunked = False
             await self._outlet.begin(self.status, fields, empty=self._empty)
             return
         if self._empty:

@@ -203,7 +203,7 @@ class HTTPServer:
         token: str | None,
         allowed_origins: Sequence[str],
         api_logging: bool,
-        load_http2: Callable[[Handler], Connections] | None,
+        load_http2: Callable[[Handler], Connections] | None = None,
     ) -> None:
         """Compose the chain around a handler.
 

@@ -19,7 +19,7 @@ from httpunk.http import HeaderMap
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.errors import bad_request, unexpected
+from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
 from gateway.http2.fields import from_wire, to_wire
@@ -35,15 +35,17 @@ LINGER_SECONDS = 1.0
 class Answering:
     """Answers requests of HTTP/2 with what answers those of HTTP/1.1."""
 
-    def __init__(self, handler: Handler, max_body_bytes: int) -> None:
+    def __init__(self, handler: Handler, max_body_bytes: int, max_header_bytes: int) -> None:
         """Prepare.
 
         Args:
             handler: The whole chain.
             max_body_bytes: Largest body that ``request.read`` takes.
+            max_header_bytes: Largest header section.
         """
         self._handler = handler
         self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
 
     async def answer(self, incoming: ServerRequest) -> None:
         """Answer a request; ends with the task's cancellation when the client gives up."""
@@ -54,8 +56,8 @@ class Answering:
             return
         exchange = _Exchange(incoming)
         try:
-            if not (target.isascii() and target.isprintable()) or " " in target:
-                await exchange.send(render(bad_request(f"no request target: {target!a}")), incoming.method)
+            if refused := self._refused(incoming, target):
+                await exchange.send(render(refused), incoming.method)
                 return
             request = self._request(incoming, target, exchange)
             with _while_there(incoming):
@@ -67,6 +69,18 @@ class Answering:
                     await answered.write_eof()
         except (HTTPunkError, ConnectionError):
             return  # The client is gone, or was told by a reset that the answer broke off.
+
+    def _refused(self, incoming: ServerRequest, target: str) -> APIError | None:
+        """Say what the parser of HTTP/1.1 would not have taken."""
+        for what, text in (("target", target), ("authority", incoming.authority or "")):
+            if not (text.isascii() and text.isprintable()) or " " in text:
+                return bad_request(f"the {what} {text[:200]!a} cannot stand in a request")
+        size = len(target) + len(incoming.authority or "")
+        for name, value in incoming.headers.items():
+            size += len(name) + len(value)
+        if size > self._max_header_bytes:
+            return header_too_large(f"the header section is larger than {self._max_header_bytes} bytes")
+        return None
 
     def _request(self, incoming: ServerRequest, target: str, exchange: _Exchange) -> Request:
         headers = CIMultiDict(from_wire(incoming.headers))
@@ -138,8 +152,9 @@ class _Exchange:
 
     @property
     def complete(self) -> bool:
-        """Whether the request has no body, or none left."""
-        return bool(self._connection.is_recv_end_stream(self._stream.id))
+        """Whether the request has no body, or none that was not read."""
+        number = self._stream.id
+        return self._connection.is_recv_end_stream(number) and not self._connection.stream_recv_unreleased(number)
 
     @property
     def peername(self) -> object:
