@@ -130,7 +130,8 @@ class _Connection(web.RequestHandler):
         if self._begun is not None:
             data = self._begun + data
             if data.startswith(PREFACE):
-                self._hand_over(data)
+                if self.transport is not None:  # Else it is being closed.
+                    self._hand_over(data)
                 return
             self._begun = data if PREFACE.startswith(data) else None
         if self._begun is None:

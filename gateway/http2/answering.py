@@ -181,7 +181,8 @@ class _Exchange:
             return
         # The end of the answer resets the rest of the request, and some clients then lose the answer.
         sending = await self._incoming.send_response(answer.status, headers=headers)
-        await sending.send_data(body)
+        if body:
+            await sending.send_data(body)
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 async for _ in self._incoming.aiter_bytes():
