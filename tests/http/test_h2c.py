@@ -287,6 +287,7 @@ async def spoken(node: Node, data: bytes, until: int | None = None) -> bytes:
         pytest.param(section(method=b"CONNECT"), b"CONNECT", id="tunnel"),
         pytest.param(section((b"a", b"x" * 17_000)), b"larger than 16384 bytes", id="large header"),
         pytest.param(section(*[(b"a", b"x" * 1000)] * 50), b"larger than 16384 bytes", id="many header fields"),
+        pytest.param(section(*[(b"a", b"")] * 6000), b"larger than 16384 bytes", id="many empty header fields"),
     ],
 )
 async def test_requests_that_http_1_could_not_carry(node: Node, block: bytes, text: bytes) -> None:
