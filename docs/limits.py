@@ -17,6 +17,7 @@ from brokers.shared import backoff
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.http import application, client, server
+from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
@@ -284,6 +285,19 @@ def _http() -> Sequence[Row]:
             _size(GATEWAY.max_header_bytes),
             "`--read-buffer-size`",
             "431 `ERR_BAD_REQUEST`",
+        ),
+        (
+            "all fields of a request's header, over HTTP/2",
+            _size(GATEWAY.max_header_bytes),
+            "`--read-buffer-size`",
+            f"431 `ERR_BAD_REQUEST`; over {http2.SECTION_FACTOR} times that the connection is closed",
+        ),
+        ("requests at once on a connection of HTTP/2", f"{http2.MAX_STREAMS}", NONE, "the client waits"),
+        (
+            "connections of HTTP/2 to a port",
+            f"{http2.MAX_CONNECTIONS}",
+            NONE,
+            "an idle one, that was silent longest, is closed",
         ),
         (
             "the header of an application's answer",

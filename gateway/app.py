@@ -24,7 +24,8 @@ from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
-from gateway.http.server import HTTPServer
+from gateway.http.loading import Connections
+from gateway.http.server import Handler, HTTPServer
 from gateway.logs import configure_logging
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
@@ -180,6 +181,7 @@ class Gateway:
                 token=config.tokens.api,
                 allowed_origins=config.allowed_origins,
                 api_logging=config.api_logging,
+                load_http2=partial(_load_http2, config=config) if config.h2c else None,
             )
             socket_path = None
             if config.unix_socket_dir is not None:
@@ -249,6 +251,15 @@ class Gateway:
         for warning in warnings:
             logger.warning("GET /dapr/subscribe: %s", warning)
         return subscriptions
+
+
+def _load_http2(handler: Handler, *, config: GatewayConfig) -> Connections:
+    """Load what serves the HTTP API over HTTP/2."""
+    from gateway.http2.answering import Answering  # Takes some milliseconds, for clients of HTTP/2 alone.
+    from gateway.http2.server import HTTP2Connections
+
+    answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
+    return HTTP2Connections(answering.answer, config.max_header_bytes)
 
 
 def _unverified() -> ssl.SSLContext:

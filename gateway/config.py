@@ -78,6 +78,7 @@ class GatewayConfig:
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Log every API call.
+        h2c: Speak HTTP/2 without TLS beside HTTP/1.1 (``DAPR_HTTP_DISABLE_H2C``).
         tokens: Secrets between application and gateway.
         init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
         labels: Shown in metadata under ``extended`` from the start.
@@ -108,6 +109,7 @@ class GatewayConfig:
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool = False
+    h2c: bool = True
     tokens: Tokens = field(default_factory=Tokens)
     init_endpoints_off: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from gateway.config import DEFAULT_BACKBONE, GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
 from mesh.urls import in_url
-from mesh.values import is_host, parse_duration, parse_size
+from mesh.values import is_host, parse_bool, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,6 +107,13 @@ class _Checker:
             self.complain(name, str(error))
             return default
 
+    def truth(self, name: str, value: str | None) -> bool:
+        try:
+            return parse_bool(value or "false", words=True)
+        except ValueError as error:
+            self.complain(name, str(error))
+            return False
+
     def duration(self, name: str, value: str | None, default: float) -> float:
         if value is None:
             return default
@@ -167,6 +174,7 @@ def gateway_config(
         log_level=level or "info",
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
+        h2c=not check.truth("DAPR_HTTP_DISABLE_H2C", environ.get("DAPR_HTTP_DISABLE_H2C")),
         tokens=Tokens.from_environment(environ),
         init_endpoints_off=_init_endpoints(options, check),
         labels=_labels(options),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Protocol
 
 import orjson
 from aiohttp import web
@@ -20,6 +21,8 @@ from gateway.errors import APIError
 
 __all__ = [
     "Answered",
+    "Fields",
+    "Outlet",
     "Request",
     "Response",
     "StreamedResponse",
@@ -51,16 +54,31 @@ def _connection(request: web.BaseRequest, *, keep_alive: bool) -> str:
     return "Connection: close"
 
 
+class Outlet(Protocol):
+    """Where an answer that comes in parts goes, if that is not a connection of HTTP/1.1."""
+
+    async def begin(self, status: int, fields: Fields, *, empty: bool) -> None:
+        """Send the head; ``empty`` ends the answer with it."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a part; waits for a client that reads slowly."""
+
+    async def end(self) -> None:
+        """Say that the body is complete."""
+
+
 class Request(web.BaseRequest):
     """A request that knows about its answer.
 
     Attributes:
         begun: Whether the head of a streamed answer is out.
         further_fields: Header fields for a streamed answer.
+        outlet: Where a streamed answer goes; None = the connection.
     """
 
-    ATTRS = web.BaseRequest.ATTRS | {"begun", "further_fields"}
+    ATTRS = web.BaseRequest.ATTRS | {"begun", "further_fields", "outlet"}
     begun = False
+    outlet: Outlet | None = None
     further_fields: Sequence[tuple[str, str]] = ()
 
 
@@ -98,18 +116,21 @@ class Response:
         if transport is None:
             raise ConnectionResetError("the client went away")
         keep_alive = self.keep_alive = request.keep_alive
-        fields, body, status = self.fields, self.body, self.status
-        if status < 200 or status in WITHOUT_BODY:
-            body = b""
-        elif request.method == "HEAD":
-            body = b""
-            if not any(name.lower() == "content-length" for name, _ in fields):
-                fields = [*fields, ("Content-Length", str(len(self.body)))]
-        else:
-            fields = [*fields, ("Content-Length", str(len(body)))]
-        transport.write(_head(status, fields, _connection(request, keep_alive=keep_alive)) + body)
+        fields, body = self.told(request.method)
+        transport.write(_head(self.status, fields, _connection(request, keep_alive=keep_alive)) + body)
         if len(body) > 65536:
             await request.writer.drain()
+
+    def told(self, method: str) -> tuple[Fields, bytes]:
+        """Give header fields and body for a verb."""
+        fields, body = self.fields, self.body
+        if self.status < 200 or self.status in WITHOUT_BODY:
+            return fields, b""
+        if method != "HEAD":
+            return [*fields, ("Content-Length", str(len(body)))], body
+        if not any(name.lower() == "content-length" for name, _ in fields):
+            fields = [*fields, ("Content-Length", str(len(body)))]
+        return fields, b""
 
     async def write_eof(self) -> None:
         """Do nothing more: it was sent whole."""
@@ -118,7 +139,7 @@ class Response:
 class StreamedResponse:
     """An answer whose body comes in parts: ``prepare``, ``write``…, ``write_eof``."""
 
-    __slots__ = ("_chunked", "_empty", "_request", "fields", "keep_alive", "prepared", "status")
+    __slots__ = ("_chunked", "_empty", "_outlet", "_request", "fields", "keep_alive", "prepared", "status")
 
     def __init__(self, status: int, fields: Fields, length: str | None) -> None:
         """Make an answer.
@@ -134,6 +155,7 @@ class StreamedResponse:
         self.prepared = False
         self._chunked = length is None
         self._empty = False
+        self._outlet: Outlet | None = None
         self._request: web.BaseRequest | None = None
 
     async def prepare(self, request: web.BaseRequest) -> None:
@@ -148,6 +170,11 @@ class StreamedResponse:
         if isinstance(request, Request):
             request.begun = True
             fields = [*fields, *request.further_fields]
+            self._outlet = request.outlet
+        if self._outlet is not None:
+            self._chunked = False
+            await self._outlet.begin(self.status, fields, empty=self._empty)
+            return
         if self._empty:
             self._chunked = False
         elif self._chunked and request.version < (1, 1):
@@ -167,13 +194,20 @@ class StreamedResponse:
         """Send a part; waits for a client that reads slowly."""
         if self._empty or not data:
             return
+        if self._outlet is not None:
+            await self._outlet.write(data)
+            return
         assert self._request is not None
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         await self._request.writer.drain()
 
     async def write_eof(self) -> None:
         """Say that the body is complete."""
-        if self._chunked:
+        if self._outlet is not None:
+            outlet, self._outlet = self._outlet, None
+            if not self._empty:
+                await outlet.end()
+        elif self._chunked:
             self._chunked = False
             self._send(b"0\r\n\r\n")
 

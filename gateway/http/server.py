@@ -15,14 +15,18 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
+from gateway.http.loading import Connections, Loading, hand_over
 from gateway.http.response import Answered, Request, Response, render, split_target
 from mesh.errors import ConfigError, MeshError
+from mesh.tasks import task_group
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 
@@ -34,6 +38,7 @@ IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 AT_ONCE = 0.01
 BACKLOG = 2048
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4.
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp has no class for it.
 IPV6_LOOPBACK = "::1"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
@@ -93,6 +98,12 @@ class _Connection(web.RequestHandler):
     """
 
     _header_timer: asyncio.TimerHandle | None = None
+    _begun: bytes | None = None  # What may become the preface of HTTP/2; None once that is decided.
+    _http2: Loading
+
+    def may_become(self, http2: Loading) -> None:
+        """Hand over to another protocol if the client begins as those of HTTP/2 do."""
+        self._begun, self._http2 = b"", http2
 
     def handle_error(  # type: ignore[override]  # our responses are what the protocol asks of one
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -116,7 +127,15 @@ class _Connection(web.RequestHandler):
         return self._handler_waiter
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self._begun is not None:
+            data = self._begun + data
+            if data.startswith(PREFACE):
+                if self.transport is not None:  # Else it is being closed.
+                    self._hand_over(data)
+                return
+            self._begun = data if PREFACE.startswith(data) else None
+        if self._begun is None:
+            super().data_received(data)
         waiter = self._waiter
         if waiter is not None and not waiter.done():  # Still no complete header.
             if self._header_timer is None:
@@ -130,6 +149,12 @@ class _Connection(web.RequestHandler):
             self._header_timer.cancel()
             self._header_timer = None
         super().connection_lost(exc)
+
+    def _hand_over(self, data: bytes) -> None:
+        transport = cast("asyncio.Transport", self.transport)
+        self.transport = None  # So that it is not closed.
+        self.connection_lost(None)
+        hand_over(transport, self._http2(), data)
 
     def _give_up(self) -> None:
         self._header_timer = None
@@ -148,8 +173,13 @@ def _complaint(exc: BaseException | None, message: str) -> str:
 class _Server(web.Server):
     """aiohttp's low-level server with the connections above."""
 
+    http2: Loading | None = None
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        connection = _Connection(self, loop=self._loop, **self._kwargs)
+        if self.http2 is not None:
+            connection.may_become(self.http2)
+        return connection
 
     async def drain(self, seconds: float) -> None:
         """Close idle connections, and the others once they are answered or the time is over."""
@@ -174,6 +204,7 @@ class HTTPServer:
         token: str | None,
         allowed_origins: Sequence[str],
         api_logging: bool,
+        load_http2: Callable[[Handler], Connections] | None = None,
     ) -> None:
         """Compose the chain around a handler.
 
@@ -184,7 +215,9 @@ class HTTPServer:
             token: What clients must send as ``dapr-api-token``; None admits everyone.
             allowed_origins: For CORS; empty switches it off.
             api_logging: Log every call.
+            load_http2: Loads what serves connections of HTTP/2 with the whole chain; None refuses them.
         """
+        self._load_http2 = load_http2
         chain = _answering_errors(handler)
         if api_logging:
             chain = _logging(chain)
@@ -237,18 +270,25 @@ class HTTPServer:
         )
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
         await runner.setup()
-        try:
-            if socket_path is not None:
-                await _listen_at(runner, socket_path)
-            else:
-                for host in hosts:
-                    port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
-            yield port
-        finally:
-            for site in list(runner.sites):
-                await site.stop()
-            await server.drain(drain())
-            await runner.cleanup()
+        async with task_group() as tasks:
+            if self._load_http2 is not None:
+                server.http2 = Loading(partial(self._load_http2, self._handler), tasks)
+            try:
+                if socket_path is not None:
+                    await _listen_at(runner, socket_path)
+                else:
+                    for host in hosts:
+                        port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
+                yield port
+            finally:
+                for site in list(runner.sites):
+                    await site.stop()
+                seconds = drain()
+                async with asyncio.TaskGroup() as draining:
+                    draining.create_task(server.drain(seconds), name="http-drain")
+                    if server.http2 is not None:
+                        draining.create_task(server.http2.drain(seconds), name="http2-drain")
+                await runner.cleanup()
 
 
 async def _listen_at(runner: web.ServerRunner, socket_path: Path) -> None:

@@ -134,7 +134,7 @@ def go_ahead(request: web.BaseRequest) -> None:
 
     Source: RFC 9110 section 10.1.1.
     """
-    if "Expect" in request.headers and request.version >= (1, 1) and request.transport is not None:
+    if "Expect" in request.headers and request.version == (1, 1) and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 

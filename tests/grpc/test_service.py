@@ -18,7 +18,7 @@ from gateway.grpc.messages import STATUS, message
 from gateway.grpc.wire import framed, status_of
 from gateway.http2 import server
 from gateway.http2.client import HTTP2Client
-from tests.grpc.harness import Failed, client, refused
+from tests.grpc.harness import Client, Failed, client, refused
 from tests.http.harness import DEFAULTS, Backbone, Node, gateway
 from tests.support.eventually import PATIENCE
 
@@ -230,3 +230,18 @@ def test_base64_without_padding() -> None:
             found = status_of([("grpc-status", "13"), ("grpc-status-details-bin", given)])
             assert found is not None
             assert found.details == data
+
+
+async def test_large_metadata_are_whole_or_refused(memory: Backbone, tmp_path: Path) -> None:
+    """The token stands behind them: if they were dropped without a word, it would be wrong."""
+    options = {"grpc.max_metadata_size": 2**20, "grpc.absolute_max_metadata_size": 2**20}
+
+    async def read(called: Client, size: int) -> object:
+        metadata = [("big", "x" * size), ("dapr-api-token", "secret")]
+        return await called.call("GetState", metadata, store_name="statestore", key="none")
+
+    async with gateway(memory, tmp_path, tokens=Tokens("secret")) as node, client(node, **options) as called:
+        assert await read(called, 30_000) == {}
+        with pytest.raises(Failed) as caught:
+            await read(called, 500_000)
+        assert caught.value.code != "UNAUTHENTICATED"

@@ -40,7 +40,6 @@ STATE = "/v1.0/state/statestore"
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "ERR_BAD_REQUEST", id="TLS"),
         pytest.param(b"hello\r\n\r\n", 400, "ERR_BAD_REQUEST", id="no HTTP"),
         pytest.param(b"\x00" * 50, 400, "ERR_BAD_REQUEST", id="zeros"),
-        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "ERR_BAD_REQUEST", id="HTTP/2"),
         pytest.param(request("GET / HTTP/9.9"), 400, "ERR_BAD_REQUEST", id="version"),
         pytest.param(request("G<T / HTTP/1.1"), 400, "ERR_BAD_REQUEST", id="verb"),
         pytest.param(request("GET / HTTP/1.1", "no colon"), 400, "ERR_BAD_REQUEST", id="header without colon"),

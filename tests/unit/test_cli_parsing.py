@@ -273,6 +273,24 @@ def test_addresses_of_ipv6_stand_with_brackets_or_without(address: str) -> None:
     assert (config.app_host, config.listen) == ("[::1]", ("::1",))
 
 
+@pytest.mark.parametrize(
+    ("value", "spoken"),
+    [
+        (None, True),
+        ("", True),
+        ("false", True),
+        ("0", True),
+        ("true", False),
+        ("YES", False),
+        ("1", False),
+        ("on", False),
+    ],
+)
+def test_http_2_can_be_switched_off(value: str | None, spoken: bool) -> None:
+    environ = _ENVIRON if value is None else {**_ENVIRON, "DAPR_HTTP_DISABLE_H2C": value}
+    assert gateway_config(GatewayOptions(app_id="a"), environ).h2c is spoken
+
+
 def test_name_of_daprd_before_its_options_is_left_out() -> None:
     config, _ = parse_gateway(["./daprd", "-app-id", "x", "-app-port", "80"], _ENVIRON)
     assert (config.app_id, config.app_port) == ("x", 80)
@@ -308,7 +326,7 @@ def test_all_wrong_values_are_reported_together() -> None:
         config=(" ",),
     )
     with pytest.raises(ConfigError) as caught:
-        gateway_config(options, _ENVIRON)
+        gateway_config(options, {**_ENVIRON, "DAPR_HTTP_DISABLE_H2C": "perhaps"})
     assert sorted(problem.path for problem in caught.value.problems) == [
         "--app-channel-address",
         "--app-health-probe-timeout",
@@ -322,6 +340,7 @@ def test_all_wrong_values_are_reported_together() -> None:
         "--log-level",
         "--max-body-size",
         "--resources-path",
+        "DAPR_HTTP_DISABLE_H2C",
     ]
 
 
