@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,7 +20,7 @@ from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
 from mesh.resources.loader import is_run_file, load_configuration_file, load_resources, parse_documents, validate
 from mesh.resources.subscription import METADATA
-from tests.meta.sources import PACKAGES, ROOT, Block, blocks
+from tests.meta.sources import PACKAGES, ROOT, Block, blocks, pages
 
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
@@ -40,19 +41,21 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def test_internal_links_resolve(page: Path) -> None:
-    """A link leads to a file that exists, and to a heading in it."""
-    broken = []
+def _broken_links(page: Path) -> Iterator[str]:
     for found in _LINK.finditer(_CODE.sub("", page.read_text(encoding="utf-8"))):
         target, _, anchor = unquote(found["target"]).partition("#")
         if "://" in target or target.startswith("mailto:"):
             continue
         file = page if not target else (page.parent / target).resolve()
         if not file.exists() or ROOT not in (file, *file.parents):
-            broken.append(found["target"])
+            yield f"{page.relative_to(ROOT)}: {found['target']}"
         elif anchor and anchor not in _anchors(file):
-            broken.append(f"{found['target']} (no such heading)")
-    assert not broken
+            yield f"{page.relative_to(ROOT)}: {found['target']} (no such heading)"
+
+
+def test_internal_links_resolve() -> None:
+    """A link leads to a file that exists, and to a heading in it."""
+    assert not [each for page in pages() for each in _broken_links(page)]
 
 
 def test_every_page_is_linked() -> None:
@@ -69,10 +72,10 @@ def test_every_page_is_linked() -> None:
     assert set((ROOT / "docs").rglob("*.md")) <= reached
 
 
-def test_generated_parts_are_up_to_date(page: Path) -> None:
+def test_generated_parts_are_up_to_date() -> None:
     """``python -m docs.generate`` would change nothing."""
-    text = page.read_text(encoding="utf-8")
-    assert rendered(text) == text, "stale; run: python -m docs.generate"
+    texts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in pages()}
+    assert not [name for name, text in texts.items() if rendered(text) != text], "stale; run: python -m docs.generate"
 
 
 def test_generated_files_are_up_to_date() -> None:
