@@ -58,7 +58,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.sql.sqlserver": (440, frozenset({"sqlalchemy"})),
     "bindings.vault": (440, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
-    "brokers.faststream": (510, frozenset({"faststream", "pydantic"})),
+    "brokers.faststream": (520, frozenset({"faststream", "pydantic"})),
     "brokers.kafka": (320, frozenset({"aiokafka"})),
     "brokers.memory": (205, frozenset()),
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
