@@ -84,6 +84,12 @@ _METADATA = "failed deserializing metadata. Error: {error}"
 _BAD_METADATA = ("ERR_PUBSUB_REQUEST_METADATA", _METADATA, "DAPR_PUBSUB_METADATA_DESERIALIZATION")
 _SAVE, _SAVING = "ERR_STATE_SAVE", "failed saving state in state store {target}: "
 _DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {arguments.listed}: "
+_CONFIGURATION_SUBSCRIBE = Row(
+    500,
+    "INTERNAL",
+    "ERR_CONFIGURATION_SUBSCRIBE",
+    "failed to subscribe {arguments.listed} from Configuration store {target}: {error}",
+)
 _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 _BAD_ARGUMENT = Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}")
@@ -252,12 +258,8 @@ ERRORS: Mapping[str, Row] = {
         "ERR_CONFIGURATION_GET",
         "failed to get {arguments.listed} from Configuration store {target}: {error}",
     ),
-    "configuration.subscribe": Row(
-        500,
-        "INTERNAL",
-        "ERR_CONFIGURATION_SUBSCRIBE",
-        "failed to subscribe {arguments.listed} from Configuration store {target}: {error}",
-    ),
+    "configuration.subscribe": _CONFIGURATION_SUBSCRIBE,
+    "configuration.subscribe_stream": _CONFIGURATION_SUBSCRIBE,
     "configuration.unsubscribe": Row(
         500,
         "INTERNAL",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
 from gateway.errors import ERRORS, APIError, bad_request, told
 from gateway.routes.rpc import RPC, Called, Stream
+from mesh.blocks.configuration_store import MAX_KEYS, ConfigurationItem, Get
 from mesh.blocks.event_stream import SUBSCRIBE_STREAM, EventStream, SubscribeStream
+from mesh.blocks.following import SUBSCRIBE_STREAM as FOLLOW
+from mesh.blocks.following import Follow
 from mesh.tasks import task_group
 
 __all__ = ["RPCS"]
@@ -112,4 +115,27 @@ def _kind(message: Any) -> str | None:
     return cast("str | None", message.WhichOneof("subscribe_topic_events_request_type"))
 
 
-RPCS = (RPC("SubscribeTopicEventsAlpha1", subscribe_topic, "subscribe"),)
+async def subscribe_configuration(called: Called) -> None:
+    """Tell the client of changes: its subscription's id first."""
+    asked, client = called.message, cast("Stream", called.stream)
+    await called.find(FOLLOW, asked.store_name)
+    keys = tuple(dict.fromkeys(asked.keys))
+    if len(keys) > MAX_KEYS:
+        raise bad_request(f"more than {MAX_KEYS} keys")
+
+    async def send(identity: str, items: Mapping[str, ConfigurationItem | None]) -> None:
+        reply = called.reply(id=identity)
+        for key, item in items.items():
+            told_of = reply.items[key]  # Of a key that was deleted nothing is told but its name.
+            if item is not None:
+                told_of.value, told_of.version = item.value, item.version
+                told_of.metadata.update(item.metadata)
+        await client.send(reply)
+
+    await called.run(FOLLOW, asked.store_name, Follow(Get(keys, dict(asked.metadata)), send))
+
+
+RPCS = (
+    RPC("SubscribeTopicEventsAlpha1", subscribe_topic, "subscribe"),
+    RPC("SubscribeConfiguration", subscribe_configuration, "configuration", ("SubscribeConfigurationAlpha1",)),
+)

@@ -1,19 +1,21 @@
-"""A client that holds a stream of events open, and answers them as it is told."""
+"""A client that holds a stream of events open, and answers them as it is told; and a gateway that drains beneath it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import orjson
 
 from tests.grpc.harness import Client
+from tests.http.harness import Backbone, Node, gateway
 from tests.support.eventually import PATIENCE
 
-__all__ = ["DROP", "RETRY", "SUCCESS", "Subscriber", "subscribed"]
+__all__ = ["DROP", "RETRY", "SUCCESS", "Subscriber", "leaving", "subscribed"]
 
 SUCCESS, RETRY, DROP = 0, 1, 2
 METHOD = "SubscribeTopicEventsAlpha1"
@@ -81,3 +83,24 @@ async def subscribed(
         yield subscriber
     finally:
         subscriber.call.cancel()
+
+
+@asynccontextmanager
+async def leaving(
+    backbone: Backbone, home: Path, **settings: Any
+) -> AsyncIterator[tuple[Node, asyncio.Event, asyncio.Task[None]]]:
+    """Run a gateway that drains when the event is set, and until the task ends."""
+    started: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        async with gateway(backbone, home, **settings) as node:
+            started.set_result(node)
+            await stop.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run())
+        try:
+            yield await started, stop, running
+        finally:
+            stop.set()

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
 
 from tests.grpc.harness import Client, client
-from tests.grpc.streaming import DROP, RETRY, Subscriber, subscribed
+from tests.grpc.streaming import DROP, RETRY, Subscriber, leaving, subscribed
 from tests.http.harness import DEFAULTS, App, Backbone, Node, component, gateway
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
@@ -357,27 +355,6 @@ async def test_beside_an_application(backbone: Backbone, tmp_path: Path) -> None
             kinds = {each["type"] for each in (await node.get("/v1.0/metadata")).json["subscriptions"]}
             assert kinds == {"PROGRAMMATIC", "STREAMING"}
             stream.call.cancel()
-
-
-@asynccontextmanager
-async def leaving(
-    backbone: Backbone, home: Path, **settings: Any
-) -> AsyncIterator[tuple[Node, asyncio.Event, asyncio.Task[None]]]:
-    """Run a gateway that drains when the event is set, and until the task ends."""
-    started: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-
-    async def run() -> None:
-        async with gateway(backbone, home, **settings) as node:
-            started.set_result(node)
-            await stop.wait()
-
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(run())
-        try:
-            yield await started, stop, running
-        finally:
-            stop.set()
 
 
 async def test_the_gateway_drains(nats: Backbone, tmp_path: Path) -> None:
