@@ -19,11 +19,12 @@ class Streams:
 
     Attributes:
         ending: Set when the node drains: then each finishes what is in flight, and ends.
+        renewed: Set when resources have changed; then there is another one.
     """
 
     def __init__(self) -> None:
         """Have none yet."""
-        self.ending = asyncio.Event()
+        self.ending, self.renewed = asyncio.Event(), asyncio.Event()
         self._open = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -47,6 +48,11 @@ class Streams:
             self._open -= 1
             if not self._open:
                 self._none.set()
+
+    def renew(self) -> None:
+        """Have those look at resources again that depend on them."""
+        self.renewed.set()
+        self.renewed = asyncio.Event()
 
     @asynccontextmanager
     async def drained(self) -> AsyncIterator[None]:

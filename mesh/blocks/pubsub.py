@@ -104,10 +104,13 @@ class PubSub:
         """Say what a subscription depends on; one that broadcasts has nothing that keeps events while it is changed."""
         name = subscription.pubsub
         component = self.components[name]
-        policy = self._parts.policies.for_component(name, "pubsub", "inbound")
+        policy = self._inbound_policy(name)
         context = self._subscribed(subscription, component, policy, self._parts.lives[name], application)
         overlaps = is_broadcast(subscription)
         return Held(f"{name}/{subscription.topic}", (subscription, component, policy), context, overlaps)
+
+    def _inbound_policy(self, pubsub: str) -> Policy:
+        return self._parts.policies.for_component(pubsub, "pubsub", "inbound")
 
     def _usable(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
         """Leave out what is for other applications, or on a component that is not there."""
@@ -207,16 +210,18 @@ class PubSub:
             stream.end()
 
     async def _stream_from(self, component: PubSubComponent, subscription: Subscription, stream: EventStream) -> None:
-        """Subscribe until the stream ends or the component is about to be closed; what is in flight is finished."""
+        """Subscribe until the stream ends, or its component or policy is another; what is in flight is finished."""
         name, streams = component.name, self._parts.streams
-        policy = self._parts.policies.for_component(name, "pubsub", "inbound")
+        policy = self._inbound_policy(name)
         limit = asyncio.timeout(None)
         try:
             with self._parts.lives[name]:
                 async with limit, self._subscribe(subscription, component, policy, stream):
                     self._streaming[stream] = subscription
                     stream.begun.set()
-                    await until_any(stream.ended, component.leaving, streams.ending)
+                    over = (stream.ended, component.leaving, streams.ending)
+                    while not any(each.is_set() for each in over) and policy == self._inbound_policy(name):
+                        await until_any(*over, streams.renewed)
                     if not streams.ending.is_set():  # When the node drains, it knows how long that may take.
                         limit.reschedule(asyncio.get_running_loop().time() + LEAVE_SECONDS)
         except TimeoutError:

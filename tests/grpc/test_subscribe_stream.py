@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from tests.grpc.harness import Client, client
 from tests.grpc.streaming import DROP, RETRY, Subscriber, leaving, subscribed
-from tests.http.harness import DEFAULTS, App, Backbone, Node, component, gateway
+from tests.http.harness import DEFAULTS, App, Backbone, Node, component, gateway, yaml
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 
@@ -423,6 +423,41 @@ async def test_the_component_is_changed(nats: Backbone, tmp_path: Path) -> None:
             assert await stream.take() == 2
             file.write_text(component("other", "pubsub.mesh"))
             assert await stream.ends() == ("INVALID_ARGUMENT", "pubsub pubsub is not found")
+
+
+ONE_MORE = yaml(
+    "Resiliency",
+    "r",
+    {
+        "policies": {
+            "timeouts": {"t": "200ms"},
+            "retries": {"r": {"policy": "constant", "duration": "10ms", "maxRetries": 1}},
+        },
+        "targets": {"components": {"pubsub": {"inbound": {"timeout": "t", "retry": "r"}}}},
+    },
+)
+
+
+async def test_a_policy(memory: Backbone, tmp_path: Path) -> None:
+    """An attempt has the time and the repetitions of the inbound policy, also of one that comes while it is open."""
+    async with gateway(memory, tmp_path, resources=DEFAULTS) as node, client(node) as called:
+        [file] = tmp_path.glob("resources-*/all.yaml")
+        async with subscribed(called, dead_letter_topic="dead") as stream, subscribed(called, "dead") as dead:
+            await publish(node, "t", 1)
+            assert await stream.take() == 1
+            file.write_text(DEFAULTS + ONE_MORE)
+
+            async def changed() -> None:
+                assert (await node.get("/v1.0/metadata")).json.get("resiliencies") == [{"name": "r"}]
+
+            await eventually(changed)
+            await publish(node, "t", 2)
+            first, again = await stream.event(), await stream.event()
+            assert first.id == again.id
+            assert await dead.take() == 2
+            await stream.answer(again)
+            await publish(node, "t", 3)
+            assert await stream.take() == 3
 
 
 async def test_the_broker_is_away(tmp_path: Path) -> None:
