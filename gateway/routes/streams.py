@@ -1,18 +1,16 @@
-"""What clients hold open: the events of a topic, and the changes of a configuration."""
+"""The events of a topic for a client that holds a stream open (``mesh/blocks/event_stream.py``)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, cast
 
-from gateway.errors import ERRORS, APIError, bad_request, told
+from gateway.errors import APIError, bad_request
+from gateway.routes.pubsub import check_topic, find_pubsub
 from gateway.routes.rpc import RPC, Called, Stream
-from mesh.blocks.configuration_store import MAX_KEYS, ConfigurationItem, Get
 from mesh.blocks.event_stream import SUBSCRIBE_STREAM, EventStream, SubscribeStream
-from mesh.blocks.following import SUBSCRIBE_STREAM as FOLLOW
-from mesh.blocks.following import Follow
 from mesh.tasks import task_group
 
 __all__ = ["RPCS"]
@@ -60,11 +58,8 @@ async def subscribe_topic(called: Called) -> None:
 async def _topic(called: Called, initial: Any) -> tuple[str, SubscribeStream]:
     """Give component and topic, and what takes the events."""
     name = initial.pubsub_name
-    if not name and called.api.services["pubsub"].components:  # type: ignore[attr-defined]
-        raise told(ERRORS["pubsub/NAME_EMPTY"])
-    await called.find(SUBSCRIBE_STREAM, name)
-    if not initial.topic:
-        raise told(ERRORS["pubsub/TOPIC_EMPTY"], target=name)
+    await find_pubsub(called, name)
+    check_topic(name, initial.topic)
     client = cast("Stream", called.stream)
 
     def render(path: str, body: bytes) -> tuple[str, Any]:
@@ -115,27 +110,4 @@ def _kind(message: Any) -> str | None:
     return cast("str | None", message.WhichOneof("subscribe_topic_events_request_type"))
 
 
-async def subscribe_configuration(called: Called) -> None:
-    """Tell the client of changes: its subscription's id first."""
-    asked, client = called.message, cast("Stream", called.stream)
-    await called.find(FOLLOW, asked.store_name)
-    keys = tuple(dict.fromkeys(asked.keys))
-    if len(keys) > MAX_KEYS:
-        raise bad_request(f"more than {MAX_KEYS} keys")
-
-    async def send(identity: str, items: Mapping[str, ConfigurationItem | None]) -> None:
-        reply = called.reply(id=identity)
-        for key, item in items.items():
-            told_of = reply.items[key]  # Of a key that was deleted nothing is told but its name.
-            if item is not None:
-                told_of.value, told_of.version = item.value, item.version
-                told_of.metadata.update(item.metadata)
-        await client.send(reply)
-
-    await called.run(FOLLOW, asked.store_name, Follow(Get(keys, dict(asked.metadata)), send))
-
-
-RPCS = (
-    RPC("SubscribeTopicEventsAlpha1", subscribe_topic, "subscribe"),
-    RPC("SubscribeConfiguration", subscribe_configuration, "configuration", ("SubscribeConfigurationAlpha1",)),
-)
+RPCS = (RPC("SubscribeTopicEventsAlpha1", subscribe_topic, "subscribe"),)

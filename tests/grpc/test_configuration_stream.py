@@ -123,10 +123,14 @@ async def test_an_id_of_a_stream_ends_it(shared: tuple[Node, Client]) -> None:
     """By the same call as an id of the application; it is none of another one's afterwards."""
     node, called = shared
     async with following(called, "a") as stream, following(called, "a") as other:
-        path = f"/v1.0/configuration/conf/{stream.id}/unsubscribe"
-        assert (await node.get(path)).json == {"ok": True}
+        asked = {"store_name": "conf", "id": stream.id}
+        assert await called.call("UnsubscribeConfiguration", **asked) == {"ok": True}
         assert await stream.ends() == ("OK", "")
-        assert (await node.get(path)).status == 500
+        assert "ok" not in await called.call("UnsubscribeConfiguration", **asked)
+    async with following(called, "a") as stream, following(called, "a") as other:
+        reply = await node.get(f"/v1.0/configuration/conf/{stream.id}/unsubscribe")
+        assert reply.json == {"ok": True}
+        assert await stream.ends() == ("OK", "")
         await put(node, "a", "ended")
         assert await other.change() == {"a": "ended"}
 

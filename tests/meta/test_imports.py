@@ -52,7 +52,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.redis.lock": (360, frozenset({"redis"})),
     "bindings.redis.state": (360, frozenset({"redis"})),
     "bindings.sql.configuration": (480, frozenset({"asyncpg", "sqlalchemy"})),
-    "bindings.sql.mysql": (495, frozenset({"asyncmy", "sqlalchemy"})),
+    "bindings.sql.mysql": (505, frozenset({"asyncmy", "sqlalchemy"})),
     "bindings.sql.postgresql": (465, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.sqlite": (435, frozenset({"sqlalchemy"})),
     "bindings.sql.sqlserver": (440, frozenset({"sqlalchemy"})),
