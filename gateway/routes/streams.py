@@ -16,7 +16,7 @@ from mesh.tasks import task_group
 __all__ = ["RPCS"]
 
 BEGIN_SECONDS = 60.0
-LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
 INITIAL = "initial_request"
 ANSWERS = {0: b"", 2: b'{"status":"DROP"}'}  # By TopicEventResponseStatus; every other one is RETRY.

@@ -236,6 +236,19 @@ async def test_clients_that_leave_blame_no_event(shared: tuple[Node, Client]) ->
         assert await dead.take() == "own"
 
 
+async def test_an_event_with_which_every_client_leaves(memory: Backbone, tmp_path: Path) -> None:
+    """After five of them it is a dead letter, as one that crashes its application."""
+    async with gateway(memory, tmp_path) as node, client(node) as called, subscribed(called, "dead") as dead:
+        await publish(node, "t", "poison")
+        for _ in range(5):
+            async with subscribed(called, dead_letter_topic="dead") as stream:
+                assert orjson.loads((await stream.event()).data) == "poison"
+        assert await dead.take() == "poison"
+        async with subscribed(called, dead_letter_topic="dead") as stream:
+            await publish(node, "t", "next")
+            assert await stream.take() == "next"
+
+
 @SHARED
 async def test_events_of_one_id(shared: tuple[Node, Client]) -> None:
     """The second waits for the answer to the first: an answer never counts for another event."""
