@@ -209,9 +209,12 @@ class Gateway:
             stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
             logger.info("%s listens on %s, backbone %s", config.app_id, socket_path or self.port, runtime.backbone)
             async with AsyncExitStack() as serving:
+                streams = drained_within(runtime.streams.drained(), self.grace, "streams")
+                await serving.enter_async_context(streams)
                 await serving.enter_async_context(self._inbound())
                 if self._reloads:
                     await serving.enter_async_context(watching(reader, looked, runtime.reload))
+                serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
 

@@ -78,11 +78,18 @@ _TOPIC = (("appID", "{app_id}"), ("topic", "{arguments.topic}"))
 _PUBLISHING = "error when publishing to topic {arguments.topic} in pubsub {target}: {error}"
 _NOT_STORED = ("ERR_PUBSUB_PUBLISH_MESSAGE", _PUBLISHING, "DAPR_PUBSUB_PUBLISH_MESSAGE", "pubsub")
 _PUBLISH_FAILED = Row(500, "INTERNAL", *_NOT_STORED, (*_TOPIC, ("error", "{error}")))
+_SUBSCRIBING = "error when subscribing to topic {arguments.topic} in pubsub {target}: {error}"
 _UNKNOWN = "; whether it was stored is unknown"
 _METADATA = "failed deserializing metadata. Error: {error}"
 _BAD_METADATA = ("ERR_PUBSUB_REQUEST_METADATA", _METADATA, "DAPR_PUBSUB_METADATA_DESERIALIZATION")
 _SAVE, _SAVING = "ERR_STATE_SAVE", "failed saving state in state store {target}: "
 _DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {arguments.listed}: "
+_CONFIGURATION_SUBSCRIBE = Row(
+    500,
+    "INTERNAL",
+    "ERR_CONFIGURATION_SUBSCRIBE",
+    "failed to subscribe {arguments.listed} from Configuration store {target}: {error}",
+)
 _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 _BAD_ARGUMENT = Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}")
@@ -135,6 +142,9 @@ ERRORS: Mapping[str, Row] = {
         "pubsub",
         _TOPIC,
     ),
+    "pubsub.subscribe_stream/DEADLINE_EXCEEDED": Row(500, "DEADLINE_EXCEEDED", "ERR_PUBSUB_SUBSCRIBE"),
+    "pubsub.subscribe_stream/FEATURE_NOT_SUPPORTED": Row(501, "UNIMPLEMENTED", "ERR_PUBSUB_SUBSCRIBE", _SUBSCRIBING),
+    "pubsub.subscribe_stream/TOPOLOGY_MISMATCH": Row(500, "FAILED_PRECONDITION", "ERR_PUBSUB_SUBSCRIBE", _SUBSCRIBING),
     "pubsub/DEADLINE_EXCEEDED": _PUBLISH_FAILED._replace(text=_PUBLISHING + _UNKNOWN),
     "pubsub.publish": _PUBLISH_FAILED,
     "pubsub.bulk_publish": _PUBLISH_FAILED,
@@ -248,12 +258,8 @@ ERRORS: Mapping[str, Row] = {
         "ERR_CONFIGURATION_GET",
         "failed to get {arguments.listed} from Configuration store {target}: {error}",
     ),
-    "configuration.subscribe": Row(
-        500,
-        "INTERNAL",
-        "ERR_CONFIGURATION_SUBSCRIBE",
-        "failed to subscribe {arguments.listed} from Configuration store {target}: {error}",
-    ),
+    "configuration.subscribe": _CONFIGURATION_SUBSCRIBE,
+    "configuration.subscribe_stream": _CONFIGURATION_SUBSCRIBE,
     "configuration.unsubscribe": Row(
         500,
         "INTERNAL",
@@ -283,6 +289,7 @@ ERRORS: Mapping[str, Row] = {
     ),
     "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
+    "*/STREAM_ENDED": Row(503, "UNAVAILABLE", "ERR_STREAM_ENDED"),
     "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
     "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
     "BAD_ARGUMENT": _BAD_ARGUMENT,

@@ -8,6 +8,7 @@ passed, and runs only while something is in flight. Short ones, as policies and 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -42,7 +43,7 @@ class Deadlines:
         """Make a call; cancel it when its time is over.
 
         Args:
-            seconds: How long it may take; one of at least 5 s may strike up to 0.25 s late.
+            seconds: How long it may take, perhaps without an end; one of at least 5 s may strike up to 0.25 s late.
             call: What to bound.
             *arguments: What it is called with.
 
@@ -51,6 +52,8 @@ class Deadlines:
         """
         if seconds < EXACT_BELOW:
             return await self._exactly(seconds, call, *arguments)
+        if seconds == math.inf:
+            return await call(*arguments)
         task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()

@@ -16,6 +16,7 @@
     │   ├── ComponentNotFoundError    nobody has a component of this name
     │   └── HostsDifferError          hosts of this component are configured differently
     ├── RecordsMissingError           the mesh has no place of its own to remember something in
+    ├── StreamEndedError              the gateway ends a stream of a client, or takes no other one
     ├── RemoteError                   another node failed in a way that this one has no class for
     ├── BrokerError
     │   ├── BrokerUnavailableError    no connection, or it broke
@@ -97,6 +98,7 @@ __all__ = [
     "StateError",
     "StateLimitError",
     "StreamBrokenError",
+    "StreamEndedError",
     "TooManyOperationsError",
     "TopologyMismatchError",
     "from_wire",
@@ -231,6 +233,13 @@ class RemoteError(MeshError):
     """Another node failed in a way that this one has no class for; the text names its code."""
 
     code = "REMOTE_ERROR"
+
+
+class StreamEndedError(MeshError):
+    """The gateway ends a client's stream, or takes no other one; the client may open it again, here or elsewhere."""
+
+    code = "STREAM_ENDED"
+    retryable = True
 
 
 class BrokerError(MeshError):

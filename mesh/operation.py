@@ -59,7 +59,7 @@ class Method:
         name: The method's name (``get``), which is that of the function that runs it.
         arguments: The type of ``Operation.arguments``.
         result: The type of what it gives.
-        seconds: How long one attempt may take where neither client nor policy says so.
+        seconds: How long one attempt may take where neither client nor policy says so; infinite for a stream.
         judge: What a policy makes of its result or error.
         grace: Seconds after the deadline in which the block itself says what it waited for, before it is cancelled.
         guarded: Whether the target's policy is around it; not where only this node is asked.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
-__all__ = ["drained_within", "task_group"]
+__all__ = ["drained_within", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
 
@@ -15,13 +15,20 @@ logger = logging.getLogger(__name__)
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     """Open a TaskGroup that raises its only exception as it is, so that callers can name it in ``except``."""
-    try:
+    with only_error():
         async with asyncio.TaskGroup() as tasks:
             yield tasks
+
+
+@contextmanager
+def only_error() -> Iterator[None]:
+    """Raise the only exception of a group, or of a group in a group, as it is."""
+    try:
+        yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        error = group.exceptions[0]
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
         raise error from error.__cause__
 
 
@@ -42,3 +49,12 @@ async def drained_within(
             if not limit.expired():
                 raise
             logger.warning("released %s that had not finished in the time to drain", what)
+
+
+async def until_any(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(each.wait(), name="until-any") for each in events]
+        _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()

@@ -13,6 +13,7 @@ from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import SendStream, ServerRequest
 from httpunk.http import HeaderMap
 
+from gateway.grpc.events import topic_event
 from gateway.grpc.wire import CONTENT_TYPE, Code, Reader, StatusError, framed, status_fields
 
 __all__ = ["ACCEPTED", "Call", "Metadata"]
@@ -162,10 +163,21 @@ class Call:
             raise StatusError(Code.INTERNAL, "the message is not of the method's type") from None
 
     async def send(self, message: Any) -> None:
-        """Send a message; waits while the client reads more slowly."""
-        if self._sending is None:
-            self._sending = await self._request.send_response(200, headers=_ACCEPTED)
-        await self._sending.send_data(framed(message.SerializeToString()))
+        """Send a message; waits while the client reads more slowly.
+
+        Raises:
+            OSError: The client is gone.
+        """
+        try:
+            if self._sending is None:
+                self._sending = await self._request.send_response(200, headers=_ACCEPTED)
+            await self._sending.send_data(framed(message.SerializeToString()))
+        except HTTPunkError as error:
+            raise ConnectionError(str(error)) from error
+
+    def event(self, envelope: bytes, path: str) -> Any:
+        """Make the message of an event that the client is handed."""
+        return topic_event(envelope, path)
 
     async def reply(self, message: Any) -> None:
         """End the call with its one message."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
-from gateway.routes import configuration, durable, invocation, lock, node, pubsub, secrets, state
+from gateway.routes import configuration, durable, invocation, lock, node, pubsub, secrets, state, streams
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from gateway.routes.rpc import RPC
@@ -35,6 +35,7 @@ RPCS: tuple[RPC, ...] = (
     *configuration.RPCS,
     *lock.RPCS,
     *node.RPCS,
+    *streams.RPCS,
 )
 
 

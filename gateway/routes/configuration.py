@@ -9,7 +9,7 @@ from gateway.errors import ERRORS, APIError, bad_request, told
 from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.request import every, metadata_of, read_body
 from gateway.routes.route import WRITE, Asked, Asking, Route
-from gateway.routes.rpc import RPC, Called
+from gateway.routes.rpc import RPC, Called, Stream
 from mesh.blocks.configuration import (
     GET,
     SET,
@@ -21,6 +21,7 @@ from mesh.blocks.configuration import (
     described,
 )
 from mesh.blocks.configuration_store import MAX_KEYS
+from mesh.blocks.following import SUBSCRIBE_STREAM, Follow
 
 __all__ = ["ROUTES", "RPCS"]
 
@@ -103,11 +104,28 @@ async def get_rpc(called: Called) -> object:
     asked = called.message
     await called.find(GET, asked.store_name)
     found = await called.run(GET, asked.store_name, _wanted(asked.keys, asked.metadata))
-    reply: Any = called.reply()
-    for key, item in cast("Mapping[str, ConfigurationItem]", found).items():
+    return _filled(called.reply(), cast("Mapping[str, ConfigurationItem]", found))
+
+
+async def subscribe_rpc(called: Called) -> None:
+    """Tell the client of changes: of its subscription's id first, with nothing."""
+    asked, client = called.message, cast("Stream", called.stream)
+    await called.find(SUBSCRIBE_STREAM, asked.store_name)
+
+    async def send(subscription_id: str, items: Mapping[str, ConfigurationItem | None]) -> None:
+        await client.send(_filled(called.reply(id=subscription_id), items))
+
+    follow = Follow(_wanted(asked.keys, asked.metadata), send)
+    await called.run(SUBSCRIBE_STREAM, asked.store_name, follow)
+
+
+def _filled(reply: Any, items: Mapping[str, ConfigurationItem | None]) -> Any:
+    """Put values into a message; of a key that was deleted there is only its name."""
+    for key, item in items.items():
         message = reply.items[key]
-        message.value, message.version = item.value, item.version
-        message.metadata.update(item.metadata)
+        if item is not None:
+            message.value, message.version = item.value, item.version
+            message.metadata.update(item.metadata)
     return reply
 
 
@@ -120,6 +138,7 @@ async def unsubscribe_rpc(called: Called) -> object:
 
 RPCS = (
     RPC("GetConfiguration", get_rpc, "configuration", ("GetConfigurationAlpha1",)),
+    RPC("SubscribeConfiguration", subscribe_rpc, "configuration", ("SubscribeConfigurationAlpha1",)),
     RPC("UnsubscribeConfiguration", unsubscribe_rpc, "configuration", ("UnsubscribeConfigurationAlpha1",)),
 )
 

@@ -21,7 +21,7 @@ from mesh.event import MAX_LEVELS, media_type
 from mesh.operation import Operation
 from mesh.resources.fields import described
 
-__all__ = ["ROUTES", "RPCS"]
+__all__ = ["ROUTES", "RPCS", "check_topic", "find_pubsub"]
 
 BINARY_TYPES = frozenset({"application/octet-stream"})
 JSON_TYPES = frozenset({"application/json", "application/cloudevents+json"})
@@ -34,19 +34,21 @@ class EntriesError(Exception):
 async def _target(asked: Asked) -> tuple[str, str]:
     """Give component and topic."""
     name = asked.text(0)
-    await _find(asked, name)
+    await find_pubsub(asked, name)
     topic = "/".join(asked.text(index) for index in range(1, len(asked.segments)))
-    _check_topic(name, topic)
+    check_topic(name, topic)
     return name, topic
 
 
-async def _find(asking: Asking, name: str) -> None:
+async def find_pubsub(asking: Asking, name: str) -> None:
+    """Find the component; raises ``APIError`` when there is none."""
     if not name and asking.api.services["pubsub"].components:  # type: ignore[attr-defined]
         raise told(ERRORS["pubsub/NAME_EMPTY"])
     await asking.find(PUBLISH, name)
 
 
-def _check_topic(name: str, topic: str) -> None:
+def check_topic(name: str, topic: str) -> None:
+    """Refuse a topic without a name, by an ``APIError``."""
     if not topic:
         raise told(ERRORS["pubsub/TOPIC_EMPTY"], target=name)
 
@@ -180,8 +182,8 @@ def _entry_bytes(index: int, content_type: str, event: object) -> bytes:
 async def publish_rpc(called: Called) -> object:
     """Publish one event."""
     asked = called.message
-    await _find(called, asked.pubsub_name)
-    _check_topic(asked.pubsub_name, asked.topic)
+    await find_pubsub(called, asked.pubsub_name)
+    check_topic(asked.pubsub_name, asked.topic)
     event = Publish(asked.topic, asked.data, asked.data_content_type or None, dict(asked.metadata))
     await called.run(PUBLISH, asked.pubsub_name, event)
     return called.reply()
@@ -190,8 +192,8 @@ async def publish_rpc(called: Called) -> object:
 async def publish_bulk_rpc(called: Called) -> object:
     """Publish several events; those that were not stored are told of in the reply."""
     asked = called.message
-    await _find(called, asked.pubsub_name)
-    _check_topic(asked.pubsub_name, asked.topic)
+    await find_pubsub(called, asked.pubsub_name)
+    check_topic(asked.pubsub_name, asked.topic)
     bulk = BulkPublish(asked.topic, (), metadata=dict(asked.metadata))
     error = await _publish_all(called, asked.pubsub_name, bulk, partial(_sent, asked.entries))
     failed = {} if error is None else error.failed

@@ -24,7 +24,14 @@ class Stream(Protocol):
         """Iterate over what the client sends. A message that is no such one ends the call."""
 
     async def send(self, message: Any) -> None:
-        """Send a message; waits while the client reads more slowly."""
+        """Send a message; waits while the client reads more slowly.
+
+        Raises:
+            OSError: The client is gone.
+        """
+
+    def event(self, envelope: bytes, path: str) -> Any:
+        """Make the message of an event that the client is handed."""
 
 
 @dataclass(slots=True)

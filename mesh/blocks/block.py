@@ -16,6 +16,7 @@ from mesh.errors import Problem
 from mesh.operation import Caller, Method
 from mesh.pipeline import Handler, InboundPipeline, Service
 from mesh.policies import Policy
+from mesh.streams import Streams
 
 if TYPE_CHECKING:
     from mesh.application import Application
@@ -173,6 +174,7 @@ class Parts:
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
         memory: What outlives this node, of an application that does; None = nothing.
+        streams: Of clients, as long as they are open.
     """
 
     caller: Caller
@@ -200,6 +202,7 @@ class Parts:
     application: Application | None = None
     topics: Topics = field(default_factory=Topics)
     memory: Memory | None = None
+    streams: Streams = field(default_factory=Streams)
 
 
 def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 from urllib.parse import quote
-from uuid import uuid4
 
 import orjson
 
@@ -29,7 +28,6 @@ from mesh.blocks.configuration_store import (
     GET,
     SET,
     WATCH,
-    WATCH_SECONDS,
     ConfigurationItem,
     ConfigurationStore,
     ConfigurationStoreComponent,
@@ -39,15 +37,17 @@ from mesh.blocks.configuration_store import (
     Watch,
     digest,
 )
+from mesh.blocks.following import SUBSCRIBE_STREAM, Follow, Followed, ToStream, follow
 from mesh.blocks.records import on_backbone
-from mesh.blocks.remembered import Absence, Subscribed
+from mesh.blocks.remembered import Subscribed
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import BadArgumentError, MeshError
+from mesh.errors import BadArgumentError, MeshError, StreamEndedError
 from mesh.operation import Arrival, Context, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import Guard, Policy, Timeout, Verdict
 from mesh.registry import CONFIGURATION_ON_BACKBONE
 from mesh.resources.component import Component
+from mesh.streams import DRAINS
 from mesh.tasks import task_group
 
 __all__ = [
@@ -68,7 +68,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS = 100
-AGAIN_SECONDS, LONGEST_WAIT = 0.5, 2.0
 TELL_SECONDS = 60.0
 MAX_REPLACED = 100
 TAKE_OVER_SECONDS = 1.0
@@ -88,38 +87,16 @@ def described(item: ConfigurationItem | None) -> dict[str, object]:
 
 
 @dataclass(eq=False, slots=True)
-class _Subscription:
-    """What an application asked to be told.
+class _Subscription(Followed):
+    """What the application asked to be told.
 
     Attributes:
-        store: The component.
-        wanted: Its keys and metadata.
-        context: Who asked.
-        known: Digests of the values that were told, by key.
         session: When it was made; the application was away between one and another. -1 = by a gateway before.
         restored: Whether it was made by a gateway before, and the application has not taken anything since.
-        id: Its identity.
-        stopped: Whether it ends.
-        telling: Whether the application is being told something.
-        task: What follows it, while the application is there.
     """
 
-    store: str
-    wanted: Get
-    context: Context
-    known: dict[str, str]
-    session: int
-    id: str = field(default_factory=lambda: str(uuid4()))
+    session: int = -1
     restored: bool = False
-    stopped: bool = False
-    telling: bool = False
-    task: asyncio.Task[None] | None = None
-
-    def stop(self) -> None:
-        """End what follows it; a change that is being told is told to its end, but not again."""
-        self.stopped = True
-        if self.task is not None and not self.telling:
-            self.task.cancel()
 
 
 @dataclass(slots=True)
@@ -140,6 +117,7 @@ class Configuration:
         self._service = ComponentService(block, parts, components)
         self._parts = parts
         self._subscriptions: dict[str, _Subscription] = {}
+        self._streams: dict[str, Followed] = {}
         self._replaced: dict[str, None] = {}  # Ids that the application may still have.
         self._session: _Session | None = None
         self._sessions = 0
@@ -151,6 +129,9 @@ class Configuration:
             return await self._subscribe(operation)
         if operation.method is UNSUBSCRIBE:
             return await self._unsubscribe(cast("str", operation.arguments))
+        if operation.method is SUBSCRIBE_STREAM:
+            await self._stream(operation)
+            return None
         return await self._service.run(operation)
 
     def described(self) -> Mapping[str, object]:
@@ -168,7 +149,7 @@ class Configuration:
         found = await self._now(operation, Watch(asked.keys, asked.metadata))
         known = {key: digest(item) for key, item in found.items() if item is not None}
         self._restore()
-        made = _Subscription(operation.target, asked, operation.context, known, self._sessions)
+        made = _Subscription(operation.target, asked, operation.context, known, session=self._sessions)
         equal = [each for each in self._subscriptions.values() if (each.store, each.wanted) == (made.store, asked)]
         for each in equal:
             # An application that was away subscribes again, and has forgotten the one before, or perhaps not.
@@ -184,11 +165,14 @@ class Configuration:
             raise BadArgumentError(f"an application has at most {MAX_SUBSCRIPTIONS} subscriptions; end some")
         self._subscriptions[made.id] = made
         self._start(made)
-        await self._remember()
+        await self.remember()
         return made.id
 
     async def _unsubscribe(self, subscription_id: str) -> bool:
         """End a subscription; tell whether there is one, or was one that another took the place of."""
+        if subscription_id in self._streams:
+            self._streams[subscription_id].stop()
+            return True
         self._restore()
         found = self._subscriptions.get(subscription_id)
         if found is not None:
@@ -197,8 +181,35 @@ class Configuration:
             del self._replaced[subscription_id]
         else:
             return False
-        await self._remember()
+        await self.remember()
         return True
+
+    async def _stream(self, operation: Operation) -> None:
+        """Tell whoever holds a stream open of changes from now on, until that or the subscription ends.
+
+        Raises:
+            StreamEndedError: The node drains.
+            MeshError: The component cannot be watched.
+        """
+        asked, store, streams = cast("Follow", operation.arguments), operation.target, self._parts.streams
+        with streams.one():
+            found = await self._ask(store, Watch(asked.wanted.keys, asked.wanted.metadata), operation.context)
+            known = {key: digest(item) for key, item in found.items() if item is not None}
+            followed = Followed(store, asked.wanted, operation.context, known)
+            self._streams[followed.id] = followed
+            try:
+                await asked.send(followed.id, {})
+                async with task_group() as tasks:
+                    following = follow(followed, self._ask, ToStream(followed, asked.send))
+                    followed.task = tasks.create_task(following, name="configuration-follow")
+                    ending = tasks.create_task(streams.ending.wait(), name="configuration-ending")
+                    await asyncio.wait([followed.task, ending], return_when=asyncio.FIRST_COMPLETED)
+                    followed.stop()
+                    ending.cancel()
+            finally:
+                del self._streams[followed.id]
+            if streams.ending.is_set():
+                raise StreamEndedError(DRAINS)
 
     def _end(self, subscription: _Subscription) -> None:
         self._subscriptions.pop(subscription.id, None)
@@ -234,7 +245,7 @@ class Configuration:
                 logger.warning("configuration %s: a subscription of before ends, there are too many", each.store)
                 continue
             context = Context(self._parts.caller)
-            restored = _Subscription(each.store, wanted, context, each.known, -1, each.id, restored=True)
+            restored = _Subscription(each.store, wanted, context, each.known, each.id, restored=True)
             self._subscriptions[each.id] = restored
             self._start(restored)
             count += 1
@@ -242,7 +253,7 @@ class Configuration:
             logger.info("configuration: subscriptions that go on after the gateway's restart: %d", count)
         return False
 
-    async def _remember(self) -> None:
+    async def remember(self) -> None:
         """Have the subscriptions outlive this node, as they are now."""
         if self._parts.memory is None or self._restore():
             return
@@ -256,7 +267,7 @@ class Configuration:
         """Wait until another gateway no longer serves the application, as one that is just ending."""
         while self._restore():  # noqa: ASYNC110 - the kernel tells nobody that a lock is free
             await asyncio.sleep(TAKE_OVER_SECONDS)
-        await self._remember()
+        await self.remember()
 
     async def _now(self, operation: Operation, asked: Watch) -> Mapping[str, ConfigurationItem | None]:
         """Ask for the values of now: as a part of what is asked, around which the component's policy is already."""
@@ -295,70 +306,18 @@ class Configuration:
 
     def _start(self, subscription: _Subscription) -> None:
         if self._session is not None:
-            following = self._follow(subscription, self._session)
+            following = follow(subscription, self._ask, _ToApplication(self, subscription, self._session))
             subscription.task = self._session.tasks.create_task(following, name="configuration-follow")
 
-    async def _follow(self, subscription: _Subscription, session: _Session) -> None:
-        """Tell every change, for as long as the application is there."""
-        loop, wanted, store = asyncio.get_running_loop(), subscription.wanted, subscription.store
-        failures, absence = 0, Absence(loop.time())
-        while not subscription.stopped:
-            asked = Watch(wanted.keys, wanted.metadata, subscription.known, WATCH_SECONDS)
-            started = loop.time()
-            try:
-                changed = await self._ask(store, asked, subscription.context)
-            except Exception as error:  # noqa: BLE001 - an adapter's own failure may pass like any other
-                if absence.lasts(error, loop.time()) and subscription.restored:
-                    await self._drop(subscription, f"nobody has had the component for long: {error}")
-                    return
-                if not failures:  # Only our own texts are known to hold no secret.
-                    reason = error if isinstance(error, MeshError) else type(error).__name__
-                    logger.warning("configuration %s: changes are not followed now, trying again: %s", store, reason)
-                failures += 1
-                await asyncio.sleep(min(AGAIN_SECONDS * failures, LONGEST_WAIT))
-                continue
-            if failures:
-                logger.info("configuration %s: changes are followed again", store)
-            failures, absence = 0, Absence(loop.time())
-            await self._tell_all(subscription, session, changed)
-            if not changed and loop.time() - started < AGAIN_SECONDS:  # By a host that leaves.
-                await asyncio.sleep(AGAIN_SECONDS)
-
-    async def _tell_all(
-        self, subscription: _Subscription, session: _Session, changed: Mapping[str, ConfigurationItem | None]
-    ) -> None:
-        """Tell the application of changes, one after the other; what it answers is logged, unless that is 200."""
-        for key, item in sorted(changed.items()):
-            subscription.telling = True
-            try:
-                attempt = await self._tell(subscription, session, key, item)
-            finally:
-                subscription.telling = False
-            if _unknown(subscription, attempt.status):
-                await self._drop(subscription, attempt.reason)
-                return
-            if attempt.outcome is Outcome.SUCCESS:
-                subscription.restored = False
-            else:
-                text = "configuration %s: the change of %.100r was not taken: %s"
-                logger.warning(text, subscription.store, key, attempt.reason)
-            if item is None:
-                subscription.known.pop(key, None)
-            else:
-                subscription.known[key] = digest(item)
-            await self._remember()
-            if subscription.stopped:
-                return
-
-    async def _drop(self, subscription: _Subscription, reason: str) -> None:
+    async def drop(self, subscription: _Subscription, reason: str) -> None:
         """End, from within what follows it, a subscription that nobody seems to have any more."""
         subscription.stopped = True
         self._subscriptions.pop(subscription.id, None)
         text = "configuration %s: a subscription of before the gateway's restart ends: %s"
         logger.warning(text, subscription.store, reason)
-        await self._remember()
+        await self.remember()
 
-    async def _tell(
+    async def tell(
         self, subscription: _Subscription, session: _Session, key: str, item: ConfigurationItem | None
     ) -> Attempt:
         """Tell the application of one key."""
@@ -389,6 +348,38 @@ class Configuration:
         # Made first: the condition's breaker is that of the second.
         guard = Guard(Policy(retry=policy.retry), inbound.conditions.of(*labels))
         return guard, inbound.towards(call, *labels, policy=policy, until_reachable=application.until_reachable)
+
+
+@dataclass(frozen=True, slots=True)
+class _ToApplication:
+    """Tells the application by its callback."""
+
+    block: Configuration
+    subscription: _Subscription
+    session: _Session
+
+    async def tell(self, key: str, item: ConfigurationItem | None) -> bool:
+        """Tell of one change; what the application answers is logged, unless that is 200."""
+        attempt = await self.block.tell(self.subscription, self.session, key, item)
+        if _unknown(self.subscription, attempt.status):
+            await self.block.drop(self.subscription, attempt.reason)
+            return False
+        if attempt.outcome is Outcome.SUCCESS:
+            self.subscription.restored = False
+        else:
+            text = "configuration %s: the change of %.100r was not taken: %s"
+            logger.warning(text, self.subscription.store, key, attempt.reason)
+        return True
+
+    async def told(self) -> None:
+        """Have that outlive the node."""
+        await self.block.remember()
+
+    async def missing(self, reason: str) -> bool:
+        """Give up what perhaps nobody has any more."""
+        if self.subscription.restored:
+            await self.block.drop(self.subscription, f"nobody has had the component for long: {reason}")
+        return not self.subscription.restored
 
 
 def _judge(subscription: _Subscription, result: object, error: MeshError | None) -> Verdict:

@@ -59,6 +59,7 @@ from mesh.errors import (
 from mesh.event import CLOUDEVENTS_JSON, SPECVERSION, is_json, media_type, members_of
 from mesh.operation import Caller, Context, Operation
 from mesh.resources.component import Component
+from mesh.tasks import until_any
 from mesh.values import parse_bool
 
 __all__ = [
@@ -260,15 +261,6 @@ class _Prepared:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-async def _either(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
-    async with asyncio.TaskGroup() as tasks:
-        waiting = [tasks.create_task(each.wait(), name="outbox-wait") for each in events]
-        _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-
-
 class Outbox:
     """The outbox of one state store; entered, it takes events from the internal topic."""
 
@@ -325,7 +317,7 @@ class Outbox:
                     if leaving.is_set():  # The node drains: there is no other one to go over to.
                         await self._stopping.wait()
                     else:
-                        await _either(self._stopping, leaving)
+                        await until_any(self._stopping, leaving)
             except* MeshError as group:
                 if self._problem != (text := str(group.exceptions[0])):
                     self._problem = text

@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings, is_broadcast
+from mesh.blocks.event_stream import SUBSCRIBE_STREAM, EventStream, SubscribeStream
 from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import SETTINGS, TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route, capabilities
 from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Settlement
-from mesh.errors import ComponentNotFoundError, MeshError, PermissionDeniedError
+from mesh.errors import BadArgumentError, ComponentNotFoundError, MeshError, PermissionDeniedError, StreamEndedError
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
+from mesh.streams import DRAINS
+from mesh.tasks import only_error, until_any
 from mesh.telemetry import Observed
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ __all__ = ["BLOCK", "PubSub"]
 logger = logging.getLogger(__name__)
 
 MAX_TOPICS = 500
+LEAVE_SECONDS = 10.0
+AGAIN_SECONDS = 1.0
 
 
 class PubSub:
@@ -52,13 +57,17 @@ class PubSub:
         self._handled = LazyRecords("mesh:deduplication", parts.records, RECORD_SECONDS)
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
+        self._streaming: dict[EventStream, Subscription] = {}
         # Longer than an application lives: it may have ended in the middle.
         self._counted: dict[str, tuple[object, Counted]] = {}
         self.find = self._service.find
         parts.topics.give(self.taking)
 
     async def run(self, operation: Operation) -> object:
-        """Publish."""
+        """Publish, or hand events to a stream for as long as that lasts."""
+        if operation.method is SUBSCRIBE_STREAM:
+            await self._stream(operation)
+            return None
         result = await self._service.run(operation)
         topic = operation.target, cast("Publish | BulkPublish", operation.arguments).topic
         if topic not in self._published and len(self._published) < MAX_TOPICS:
@@ -67,7 +76,9 @@ class PubSub:
 
     def described(self) -> Mapping[str, object]:
         """Tell of subscriptions, and of topics that were published to since the start, at most 500."""
-        return {"subscriptions": tuple(self._subscriptions), "published": tuple(sorted(self._published))}
+        streaming = [each for each in self._streaming.values() if each not in self._subscriptions]
+        subscriptions = (*self._subscriptions, *dict.fromkeys(streaming))
+        return {"subscriptions": subscriptions, "published": tuple(sorted(self._published))}
 
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Give a subscription for each topic: the application's own replace declared ones."""
@@ -93,10 +104,13 @@ class PubSub:
         """Say what a subscription depends on; one that broadcasts has nothing that keeps events while it is changed."""
         name = subscription.pubsub
         component = self.components[name]
-        policy = self._parts.policies.for_component(name, "pubsub", "inbound")
+        policy = self._inbound_policy(name)
         context = self._subscribed(subscription, component, policy, self._parts.lives[name], application)
         overlaps = is_broadcast(subscription)
         return Held(f"{name}/{subscription.topic}", (subscription, component, policy), context, overlaps)
+
+    def _inbound_policy(self, pubsub: str) -> Policy:
+        return self._parts.policies.for_component(pubsub, "pubsub", "inbound")
 
     def _usable(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
         """Leave out what is for other applications, or on a component that is not there."""
@@ -165,6 +179,56 @@ class PubSub:
         subscribed = component.broker.subscribe(where, settings.options, settlement)
         async with consumer.batching(), settlement.extending(), subscribed:
             yield
+
+    async def _stream(self, operation: Operation) -> None:
+        """Subscribe for a stream until it ends, also while its component is changed and its broker fails.
+
+        Raises:
+            StreamEndedError: The node drains.
+            MeshError: It cannot be subscribed, or its component was removed.
+        """
+        asked, name, streams = cast("SubscribeStream", operation.arguments), operation.target, self._parts.streams
+        stream, subscription = asked.stream, asked.subscription(operation.target)
+        try:
+            with streams.one():
+                while not stream.ended.is_set():
+                    component = cast("PubSubComponent", await self.find(name, operation.context.caller))
+                    try:
+                        with only_error():
+                            await self._stream_from(component, subscription, stream)
+                    except MeshError as error:
+                        if not (error.retryable and stream.begun.is_set()):
+                            raise
+                        logger.warning("a stream of %s/%s fails, trying again: %s", name, asked.topic, error)
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(AGAIN_SECONDS):
+                                await until_any(stream.ended, streams.ending)
+                    if streams.ending.is_set():
+                        raise StreamEndedError(DRAINS)
+        finally:
+            self._streaming.pop(stream, None)
+            stream.end()
+
+    async def _stream_from(self, component: PubSubComponent, subscription: Subscription, stream: EventStream) -> None:
+        """Subscribe until the stream ends, or its component or policy is another; what is in flight is finished."""
+        name, streams = component.name, self._parts.streams
+        policy = self._inbound_policy(name)
+        limit = asyncio.timeout(None)
+        try:
+            with self._parts.lives[name]:
+                async with limit, self._subscribe(subscription, component, policy, stream):
+                    self._streaming[stream] = subscription
+                    stream.begun.set()
+                    over = (stream.ended, component.leaving, streams.ending)
+                    while not any(each.is_set() for each in over) and policy == self._inbound_policy(name):
+                        await until_any(*over, streams.renewed)
+                    if not streams.ending.is_set():  # When the node drains, it knows how long that may take.
+                        limit.reschedule(asyncio.get_running_loop().time() + LEAVE_SECONDS)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        except ValueError as error:
+            raise BadArgumentError(str(error)) from None
 
     def _counts(self, label: str, retry: Retry | None, *, dead_letter: bool) -> Counted:
         """Give what counts attempts; it goes on for as long as what it depends on is the same."""

@@ -273,6 +273,7 @@ class Live:
                 again = await self._endpoint(step, done, kept) or again
         if self._subscribe(wanted, all_steps, done, kept) or done:
             self.serve.changed.set()  # What nobody's change concerns is left as it is.
+            self.parts.streams.renew()
         self.components.forget_absent(each.name for each in wanted.components)
         for entry in former:
             entry.leave()

@@ -61,6 +61,7 @@ from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
+from mesh.streams import Streams
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.urls import without_credentials
@@ -179,6 +180,11 @@ class Runtime(Steps):
     def tracing(self) -> Tracing:
         """What makes spans on this node."""
         return self._parts.tracing
+
+    @property
+    def streams(self) -> Streams:
+        """What clients hold open."""
+        return self._parts.streams
 
     @property
     def serving(self) -> bool:
@@ -446,8 +452,9 @@ class Runtime(Steps):
         told: dict[str, object] = {}
         for service in self.services.values():
             told |= service.described()
-        if not self.serving:
-            told.pop("subscriptions", None)
+        if not self.serving:  # Those of streams are there without it.
+            subscriptions = cast("Sequence[Subscription]", told.get("subscriptions", ()))
+            told["subscriptions"] = tuple(each for each in subscriptions if each.origin == "STREAMING")
         components = tuple(
             ComponentDescription(each.name, each.type, each.version, tuple(opened.capabilities))
             for each, opened in self._components.all

@@ -117,7 +117,7 @@ class Subscription:
     """What an application wants from one topic.
 
     Attributes:
-        name: The resource's name; empty for a programmatic subscription.
+        name: The resource's name; empty for one that is not declared.
         pubsub: The pub/sub component.
         topic: May hold wildcards where the broker has them.
         rules: Tried in order; the first that takes an event decides.
@@ -128,7 +128,7 @@ class Subscription:
         scopes: App ids that it is for; empty = all.
         origin: Who asked for it.
         namespace: None = not given.
-        file: None for a programmatic subscription.
+        file: None for one that is not declared.
         line: Where the document begins, from 1.
     """
 
@@ -141,7 +141,7 @@ class Subscription:
     dead_letter_topic: str | None = None
     bulk: BulkOptions = BulkOptions()
     scopes: tuple[str, ...] = ()
-    origin: Literal["DECLARATIVE", "PROGRAMMATIC"] = "DECLARATIVE"
+    origin: Literal["DECLARATIVE", "PROGRAMMATIC", "STREAMING"] = "DECLARATIVE"
     namespace: str | None = None
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
