@@ -15,7 +15,7 @@ from mesh.errors import ConfigError, MeshError
 from mesh.resources.component import Component
 from mesh.sockets import find_socket
 
-__all__ = ["PluggableAdapter"]
+__all__ = ["Plugged", "PluggableAdapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,19 @@ LATER = ("InputBinding", "OutputBinding")
 
 @dataclass(frozen=True, slots=True)
 class Plugged:
-    """What a component is told, and where."""
+    """What a component is told, and where.
+
+    Attributes:
+        path: Its socket.
+        name: Of the component.
+        properties: Its settings.
+        prefix: Put before every topic; ``{space}`` in it stands for ``Address.space``.
+    """
 
     path: Path
     name: str
     properties: Mapping[str, str] = field(repr=False)
+    prefix: str = ""
 
 
 class PluggableAdapter(ComponentAdapter):
@@ -85,9 +93,11 @@ class PluggableAdapter(ComponentAdapter):
         if later := [name for name in LATER if name in self._services]:
             logger.info("the pluggable component at %s has %s as well: there are no bindings here", path, *later[:1])
 
-    async def _initialise(self, connection: Connection) -> None:
+    async def _initialise(self, connection: Connection, **more: str) -> None:
         request = message(method(self.service, "Init").input_type.name)
-        properties = {"properties": dict(self._settings.properties)}
+        others = {name.lower() for name in more}
+        kept = {name: text for name, text in self._settings.properties.items() if name.lower() not in others}
+        properties = {"properties": {**kept, **more}}
         await connection.call(self.service, "Init", request(metadata=properties), first=True)
         told = await connection.call(self.service, "Features", message("FeaturesRequest")(), first=True)
         self._features = frozenset(told.features)

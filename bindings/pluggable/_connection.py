@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import grpc
@@ -56,14 +57,18 @@ class Failed(Exception):
     Attributes:
         code: Its status.
         sent: Whether the component may have been asked.
+        closed: Whether that is so because the connection was closed on this side.
         violations: Fields of the request that the component says were wrong, and why.
         large: Whether the request is larger than servers take unless they say otherwise.
     """
 
-    def __init__(self, text: str, code: grpc.StatusCode = _Code.UNAVAILABLE, *, sent: bool = False) -> None:
+    def __init__(
+        self, text: str, code: grpc.StatusCode = _Code.UNAVAILABLE, *, sent: bool = False, closed: bool = False
+    ) -> None:
         super().__init__(text)
         self.code = code
         self.sent = sent
+        self.closed = closed
         self.violations: dict[str, str] = {}
         self.large = False
 
@@ -176,12 +181,30 @@ class Connection:
             failed.large = request.ByteSize() > USUAL_LIMIT_BYTES
             raise failed from None
         except grpc.aio.UsageError as error:  # The channel was closed.
-            raise Failed(f"{self._path}: {error}") from None
+            raise Failed(f"{self._path}: {error}", closed=True) from None
         if answer is None:
             raise Failed(
                 f"{service}.{name} of {self._path} was answered with no such message", _Code.INTERNAL, sent=True
             )
         return answer
+
+    async def stream(self, service: str, name: str) -> Any:
+        """Begin a stream in both directions: a call of ``grpc.aio``, which has no deadline.
+
+        Raises:
+            Failed: There is no connection.
+        """
+        await self._ready()
+        described = method(service, name)
+        open_ = self._channel.stream_stream(
+            f"/{COMPONENTS}.{service}/{name}",
+            request_serializer=_written,
+            response_deserializer=message(described.output_type.name).FromString,
+        )
+        try:
+            return open_(metadata=self._metadata)
+        except grpc.aio.UsageError as error:  # The channel was closed.
+            raise Failed(f"{self._path}: {error}", closed=True) from None
 
     async def _ready(self) -> None:
         """Return when the program that listens is connected to, and has the settings."""

@@ -43,8 +43,8 @@ class PluggableStateStore(PluggableAdapter, RemoteStateStore):
     capabilities: Sequence[str] = ()
     batch = BATCH
 
-    async def _initialise(self, connection: Connection) -> None:
-        await super()._initialise(connection)
+    async def _initialise(self, connection: Connection, **more: str) -> None:
+        await super()._initialise(connection, **more)
         can, has = self._features, self._services
         transacts = "TRANSACTIONAL" in can and "TransactionalStateStore" in has
         found = {

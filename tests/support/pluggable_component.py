@@ -7,6 +7,7 @@ REFLECTION (``v1alpha``, ``v1``, ``none``) have commas between. State and secret
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
 import sys
@@ -254,7 +255,77 @@ class Secrets(Component):
         return messages.BulkGetSecretResponse(data={name: {"secrets": each} for name, each in self._read().items()})
 
 
+class PubSub(Component):
+    """Queues in memory, one for each topic and group; what is not acknowledged when a stream ends comes again."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data)
+        self.queues: dict[tuple[str, str], asyncio.Queue[Any]] = {}
+
+    def initialised(self) -> Any:
+        return messages.PubSubInitResponse()
+
+    def _put(self, topic: str, fields: dict[str, Any]) -> None:
+        for (of, _), queue in self.queues.items():
+            if of == topic:
+                queue.put_nowait(fields)
+
+    async def Publish(self, request: Any, context: Any) -> Any:
+        await self._settings(context)
+        if refused := request.topic.partition("refuse-")[2]:
+            await context.abort(grpc.StatusCode[refused], "as you wish")
+        fields = {"data": request.data, "metadata": dict(request.metadata), "content_type": request.content_type}
+        self._put(request.topic, fields)
+        return messages.PublishResponse()
+
+    async def BulkPublish(self, request: Any, context: Any) -> Any:
+        if "bulk" in (await self._settings(context)).get("without", ""):
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not many at a time")
+        failed = []
+        for entry in request.entries:
+            if entry.event == b"refuse":
+                failed.append({"entry_id": entry.entry_id, "error": "as you wish"})
+                continue
+            fields = {"data": entry.event, "metadata": dict(entry.metadata), "content_type": entry.content_type}
+            self._put(request.topic, fields)
+        return messages.BulkPublishResponse(failed_entries=failed)
+
+    async def PullMessages(self, requests: Any, context: Any) -> Any:
+        group = (await self._settings(context))["consumerID"]
+        first = await anext(requests)
+        queue = self.queues.setdefault((first.topic.name, group), asyncio.Queue())
+        given: dict[str, Any] = {}
+
+        async def settle() -> None:
+            async for request in requests:
+                fields = given.pop(request.ack_message_id, None)
+                if fields is not None and request.HasField("ack_error"):
+                    queue.put_nowait(fields)
+
+        settling = asyncio.ensure_future(settle())
+        taking: asyncio.Future[Any] | None = None
+        try:
+            while True:
+                taking = taking or asyncio.ensure_future(queue.get())
+                await asyncio.wait([taking, settling], return_when=asyncio.FIRST_COMPLETED)
+                if settling.done():
+                    return
+                fields, taking = taking.result(), None
+                number = str(next(self.numbers))
+                given[number] = fields
+                yield messages.PullMessagesResponse(**fields, id=number, topic_name=first.topic.name)
+        finally:
+            settling.cancel()
+            if taking is not None and not taking.cancel() and not taking.cancelled():
+                queue.put_nowait(taking.result())
+            for fields in given.values():
+                queue.put_nowait(fields)
+
+    numbers = itertools.count(1)
+
+
 KINDS: dict[str, Callable[[Path], Component]] = {
+    "PubSub": PubSub,
     "StateStore": State,
     "SecretStore": Secrets,
 }

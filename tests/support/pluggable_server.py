@@ -14,14 +14,16 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bindings.pluggable._adapter import Plugged
+from bindings.pluggable.pubsub import PluggableBroker
 from mesh.sockets import FOLDER
 from tests.support.processes import ROOT
 from tests.support.server import Server
 
-__all__ = ["ALL", "PluggableServer", "folder", "pluggable"]
+__all__ = ["ALL", "PluggableServer", "contract_broker", "folder", "pluggable"]
 
 STATE = ("StateStore", "TransactionalStateStore", "TransactionalStoreMultiMaxSize", "QueriableStateStore")
-ALL = (*STATE, "SecretStore")
+ALL = (*STATE, "SecretStore", "PubSub")
 
 
 class PluggableServer(Server):
@@ -103,3 +105,8 @@ async def pluggable(directory: Path, name: str = "plugged", **options: Any) -> A
     with folder() as sockets:
         async with PluggableServer(directory, sockets / f"{name}.sock", **options) as server:
             yield server
+
+
+def contract_broker(path: Path) -> PluggableBroker:
+    """Make an adapter whose topics are apart by their spaces, as those of other brokers are."""
+    return PluggableBroker(Plugged(path, "contract", {}, prefix="{space}/"))
