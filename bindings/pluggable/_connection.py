@@ -15,7 +15,7 @@ import grpc.aio
 from bindings.pluggable._messages import COMPONENTS, REFLECTION, Message, message, method, violated
 from mesh.sockets import FOLDER
 
-__all__ = ["CALL_SECONDS", "CONNECT_SECONDS", "Connection", "Failed"]
+__all__ = ["CALL_SECONDS", "CONNECT_SECONDS", "Connection", "Failed", "is_leaving"]
 
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 15.0  # As long as an operation has that says nothing else; the component is told.
@@ -182,6 +182,10 @@ class Connection:
             raise failed from None
         except grpc.aio.UsageError as error:  # The channel was closed.
             raise Failed(f"{self._path}: {error}", closed=True) from None
+        except asyncio.CancelledError:
+            if is_leaving():
+                raise
+            raise Failed(f"{self._path}: the connection was closed meanwhile", sent=True, closed=True) from None
         if answer is None:
             raise Failed(
                 f"{service}.{name} of {self._path} was answered with no such message", _Code.INTERNAL, sent=True
@@ -262,6 +266,12 @@ class Connection:
         details = trailers.get("grpc-status-details-bin", b"")
         failed.violations = violated(details if isinstance(details, bytes) else b"")
         return failed
+
+
+def is_leaving() -> bool:
+    """Tell whether this task was cancelled; a call that ends on this side says the same of itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _written(request: Message) -> bytes:

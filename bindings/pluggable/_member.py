@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import grpc.aio
 
-from bindings.pluggable._connection import CALL_SECONDS, Connection, Failed
+from bindings.pluggable._connection import CALL_SECONDS, Connection, Failed, is_leaving
 from bindings.pluggable._events import message_of
 from bindings.pluggable._messages import Message as Told
 from bindings.pluggable._messages import message
@@ -42,6 +42,10 @@ class _Stream:
                 await self.call.write(message("PullMessagesRequest")(**fields))
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
             logger.debug("a stream has ended: %s", error)
+            return False
+        except asyncio.CancelledError:
+            if is_leaving():
+                raise
             return False
         return True
 
@@ -152,6 +156,10 @@ class Member:
                     wait, told = AGAIN[0], False
             except grpc.aio.AioRpcError as error:
                 why = f"{error.details()} ({error.code().name})"
+            except asyncio.CancelledError:
+                if is_leaving():
+                    raise
+                why = "it took no acknowledgement in time, or the connection was closed"
             if self._stopped.is_set():
                 return
             if not told:

@@ -135,3 +135,22 @@ async def test_events_of_others(server: PluggableServer, broker: Broker) -> None
     first, second = (delivery.message for delivery in inbox.deliveries)
     assert first == Message(headers, b'{"a":1}', "k", "identity")
     assert second == Message({"good": "y"}, b"plain")
+
+
+async def test_a_connection_that_is_closed_under_a_call(server: PluggableServer) -> None:
+    """Who waits for an answer is told so, and is not taken for cancelled; a subscription tries on until it ends."""
+    broker = contract_broker(server.path)
+    async with asyncio.TaskGroup() as tasks, broker, broker.subscribe(ORDERS, SubscribeOptions("g"), Inbox()):
+        with server.hanging():
+            asking = tasks.create_task(_raised(broker))
+            assert not (await asyncio.wait([asking], timeout=0.3))[0]
+            await broker.__aexit__(None, None, None)
+            assert isinstance(await asking, BrokerUnavailableError)
+
+
+async def _raised(broker: Broker) -> BrokerError | None:
+    try:
+        await broker.check()
+    except BrokerError as error:
+        return error
+    return None
