@@ -36,7 +36,6 @@ from mesh.resources.component import Secret, SecretRef
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node, unique
 from tests.support.pluggable_server import PluggableServer, folder, pluggable
-from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -298,15 +297,3 @@ async def test_nothing_is_left(server: PluggableServer) -> None:
         assert connections() <= before
 
     await eventually(closed)
-
-
-async def test_messages_are_compiled(tmp_path: Path) -> None:
-    """As they stand in their sources: else ``make proto`` is due."""
-    from grpc_tools import protoc
-
-    package = ROOT / "bindings" / "pluggable"
-    sources = sorted(map(str, (package / "proto").glob("*.proto")))
-    made = tmp_path / "made"
-    arguments = [f"-I{package / 'proto'}", f"-I{Path(protoc.__file__).parent / '_proto'}", "--include_imports"]
-    assert protoc.main(["protoc", *arguments, f"--descriptor_set_out={made}", *sources]) == 0
-    assert made.read_bytes() == (package / "messages.binpb").read_bytes()
