@@ -69,8 +69,8 @@ test: static provision ## everything, with real servers
 	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) tests
 
 proto: $(STAMP) ## compile the messages of gRPC
-	$(BIN)/python -m grpc_tools.protoc -I gateway/grpc/proto --include_imports \
-		--descriptor_set_out=gateway/grpc/messages.binpb gateway/grpc/proto/*.proto
+	for package in gateway/grpc bindings/pluggable; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \
+		--descriptor_set_out=$$package/messages.binpb $$package/proto/*.proto || exit 1; done
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))

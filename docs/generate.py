@@ -48,6 +48,7 @@ _MEANING: Mapping[str, str] = {
     "wildcard": "subscriptions with wildcards",
     "key_value": "key/value store, for `state.mesh`, `configuration.mesh` and `lock.mesh`",
     "ephemeral": "broadcast subscriptions",
+    "attempts": "a delivery that another member had before tells so by its attempt",
     "release_counts": "a delivery handed back unhandled counts as an attempt",
     "retention": "a new group begins with the oldest event that is stored",
     "reassigns": "one delivery can go to another instance while its own lives",

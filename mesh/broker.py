@@ -71,6 +71,7 @@ class Features:
         key_value: Whether it is a ``KeyValueProvider``.
         ephemeral: Whether ``SubscribeOptions.ephemeral`` is honoured.
         release_counts: Whether handing back an unhandled delivery counts as an attempt.
+        attempts: Whether a delivery tells by its attempt that another member had it before.
         retention: Whether topics keep what is published, within their ``Topology``: a new group begins
             with the oldest. Otherwise a group gets what comes after a member of it first subscribed.
         reassigns: Whether a delivery can go to another member while its own lives: after ``ack_wait``,
@@ -90,6 +91,7 @@ class Features:
     key_value: bool = False
     ephemeral: bool = False
     release_counts: bool = False
+    attempts: bool = True
     retention: bool = True
     reassigns: bool = True
     frames: bool = True

@@ -1,7 +1,8 @@
 """Component types by name: found through entry points, loaded only when named.
 
 A third party's package plugs in the same way as our own adapters: an entry point in the group
-``mesh.components`` whose name is the resource's ``type``.
+``mesh.components`` whose name is the resource's ``type``. A type that no package has may be that of a socket
+(``mesh/sockets.py``): what answers for it is an entry point in the group ``mesh.sockets``, named as the type's kind.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from mesh.errors import ConfigError, MissingDependencyError
+from mesh.sockets import find_socket, sockets, sockets_told
 from mesh.spelling import did_you_mean
 from mesh.urls import without_credentials
 
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 GROUP = "mesh.components"
+SOCKETS_GROUP = "mesh.sockets"
 PUBSUB_ON_BACKBONE = "pubsub.mesh"
 STATE_ON_BACKBONE = "state.mesh"
 CONFIGURATION_ON_BACKBONE = "configuration.mesh"
@@ -55,6 +58,7 @@ EXTRAS = {
     "cryptography": "encryption",
     "faststream": "faststream",
     "google": "gcp",
+    "grpc": "pluggable",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
     "pymongo": "mongodb",
@@ -90,6 +94,13 @@ class Registry:
     def __init__(self) -> None:
         """Look at nothing yet; the first question reads the entry points."""
         self._entries: dict[str, list[EntryPoint]] | None = None
+        self._kinds: dict[str, EntryPoint] | None = None
+
+    def _of_sockets(self) -> dict[str, EntryPoint]:
+        """Give what answers for sockets, by kind."""
+        if self._kinds is None:
+            self._kinds = {entry.name: entry for entry in entry_points(group=SOCKETS_GROUP)}
+        return self._kinds
 
     def _all(self) -> dict[str, list[EntryPoint]]:
         if self._entries is None:
@@ -103,16 +114,19 @@ class Registry:
         return sorted(BACKBONE_TYPES | {name for name in self._all() if not name.startswith("backbone.")})
 
     def find(self, name: str) -> EntryPoint | None:
-        """Find the provider of a type without loading it.
+        """Find the provider of a type without loading it: a package, or else a socket.
 
         Raises:
-            ConfigError: Two packages provide it.
+            ConfigError: Two packages provide it, or two sockets.
         """
         found = self._all().get(name, [])
         if len({entry.value for entry in found}) > 1:
             owners = " and ".join(f"{entry.dist.name if entry.dist else '?'} ({entry.value})" for entry in found)
             raise ConfigError(f"component type {name!r} is provided twice: by {owners}; uninstall one")
-        return found[0] if found else None
+        if found:
+            return found[0]
+        entry = self._of_sockets().get(name.partition(".")[0])
+        return entry if entry is not None and find_socket(name) is not None else None
 
     def load(self, name: str) -> type:
         """Load the adapter class of a type.
@@ -150,7 +164,11 @@ class Registry:
 
     def meant(self, name: str) -> str | None:
         """Find the type of which one that is not there is a misspelling."""
-        return did_you_mean(name, self._of_kind(name), 0.8)
+        block, _, rest = name.partition(".")
+        if meant := did_you_mean(name, self._of_kind(name), 0.8):
+            return meant
+        plugged = did_you_mean(rest, sockets()) if block in self._of_sockets() else None
+        return f"{block}.{plugged}" if plugged else None
 
     def not_installed(self, name: str) -> str:
         """Say that a type is not there, what may have been meant, and what stands in for it."""
@@ -158,4 +176,5 @@ class Registry:
             return f"there is no component type {name!r}; did you mean {meant!r}?"
         block, same = name.partition(".")[0], ", ".join(self._of_kind(name))
         stand_in = f"; {_STAND_INS[block]}" if block in _STAND_INS else ""
-        return f"there is no component type {name!r} here; types of this kind: {same or 'none'}{stand_in}"
+        plugged = sockets_told() if block in self._of_sockets() else ""
+        return f"there is no component type {name!r} here; types of this kind: {same or 'none'}{stand_in}{plugged}"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
@@ -23,6 +24,7 @@ from mesh.errors import BadArgumentError, ComponentNotFoundError, MeshError, Per
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
+from mesh.resources.component import MetadataEntry
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.streams import DRAINS
@@ -302,6 +304,9 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     if component.type != PUBSUB_ON_BACKBONE:
         adapter = parts.registry.load(component.type)
         groups = getattr(adapter, "group_settings", groups)
+        if getattr(adapter, "told_group", False) and not component.setting(groups[0]):
+            given = MetadataEntry(groups[0], caller.app_id)
+            component = replace(component, metadata=(*component.metadata, given))
         built: Broker = adapter.from_component(component)  # type: ignore[attr-defined]  # as entry points promise
         broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
     await broker.declare(Topology(space=address.topic(caller.namespace, component.name, "x").space))

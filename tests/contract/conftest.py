@@ -17,7 +17,15 @@ from tests.support.backends import BACKENDS, Backend, MissingServerError, featur
 from tests.support.contract import Inbox, Place
 from tests.support.proxy import Proxy
 
-WATCHED = ("brokers.memory", "brokers.nats", "brokers.redis", "brokers.rabbitmq", "brokers.kafka", "brokers.mqtt")
+WATCHED = (
+    "bindings.pluggable",
+    "brokers.kafka",
+    "brokers.memory",
+    "brokers.mqtt",
+    "brokers.nats",
+    "brokers.rabbitmq",
+    "brokers.redis",
+)
 _FEATURE_NAMES = {each.name for each in fields(Features)}
 
 

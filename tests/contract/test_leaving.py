@@ -213,7 +213,8 @@ async def test_what_a_killed_process_held_goes_to_another_member(broker: Broker,
     async with broker.subscribe(topic, options, inbox):
         await inbox.holds(10)
     assert set(map(int, inbox.bodies)) == set(range(10))
-    assert all(d.attempt >= 2 for d in inbox.deliveries if d.message.body.decode() in held)
+    least = 2 if broker.features.attempts else 1
+    assert all(d.attempt >= least for d in inbox.deliveries if d.message.body.decode() in held)
 
 
 async def test_leaving_the_broker_is_idempotent_and_ends_its_use(broker: Broker, place: Place) -> None:

@@ -6,22 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from gateway.grpc.messages import service
 from gateway.routes import RPCS
 from tests.meta.sources import ROOT
 
-FOLDER = ROOT / "gateway" / "grpc"
 
-
-def test_compiled_messages_are_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("package", ["gateway/grpc", "bindings/pluggable"])
+def test_compiled_messages_are_up_to_date(tmp_path: Path, package: str) -> None:
     """``make proto`` would change nothing."""
-    made, sources = tmp_path / "made", sorted((FOLDER / "proto").glob("*.proto"))
-    options = ["-I", str(FOLDER / "proto"), "--include_imports", f"--descriptor_set_out={made}"]
+    folder = ROOT / package
+    made, sources = tmp_path / "made", sorted((folder / "proto").glob("*.proto"))
+    options = ["-I", str(folder / "proto"), "--include_imports", f"--descriptor_set_out={made}"]
     words = [sys.executable, "-m", "grpc_tools.protoc", *options, *map(str, sources)]
     subprocess.run(words, check=True, timeout=60)
-    stored = FileDescriptorSet.FromString((FOLDER / "messages.binpb").read_bytes())
+    stored = FileDescriptorSet.FromString((folder / "messages.binpb").read_bytes())
     assert stored == FileDescriptorSet.FromString(made.read_bytes()), "stale; run: make proto"
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pytest
 
+from bindings.pluggable.pubsub import PluggableBroker
 from brokers.embedded import EmbeddedBroker
 from brokers.embedded_server import join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
@@ -26,6 +27,7 @@ from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer
 from tests.support.mqtt_server import MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
@@ -256,6 +258,41 @@ class MQTTBackend(ServerBackend):
         return MQTTBroker(MQTTConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
 
+class PluggableBackend:
+    """A component of a third party; topics are apart by their spaces, as those of other brokers are."""
+
+    environ: Mapping[str, str] = {}
+    port = None
+
+    def __init__(self, server: PluggableServer) -> None:
+        self._server = server
+        self.url = f"pluggable:{server.path}"
+
+    def broker(self) -> Broker:
+        return contract_broker(self._server.path)
+
+    def broker_through(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    def unreachable(self, port: int) -> Broker:
+        raise NotImplementedError
+
+    def proxy(self) -> Proxy:
+        raise NotImplementedError
+
+    def url_through(self, proxy: Proxy) -> str:
+        raise NotImplementedError
+
+    async def restart(self, *, kill: bool) -> None:
+        await self._server.restart(kill=kill)
+
+
+@asynccontextmanager
+async def _pluggable(directory: Path) -> AsyncIterator[Backend]:
+    async with pluggable(directory / "component", services=("PubSub",)) as server:
+        yield PluggableBackend(server)
+
+
 @asynccontextmanager
 async def _memory(directory: Path) -> AsyncIterator[Backend]:
     yield MemoryBackend()
@@ -289,6 +326,7 @@ BACKENDS = {
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
+    "pluggable": _pluggable,
 }
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
@@ -298,6 +336,7 @@ _FEATURES: dict[str, Features] = {
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
+    "pluggable": PluggableBroker.features,
 }
 
 

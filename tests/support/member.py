@@ -9,16 +9,24 @@ import asyncio
 import json
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import cast
 
 from mesh.address import Address, Kind
 from mesh.broker import Broker, Delivery, SubscribeOptions
+from tests.support.pluggable_server import contract_broker
+
+
+def _broker(url: str) -> Broker:
+    scheme, _, rest = url.partition(":")
+    if scheme == "pluggable":
+        return contract_broker(Path(rest))
+    kind = "pubsub" if scheme == "mqtt" else "backbone"
+    [found] = entry_points(group="mesh.components", name=f"{kind}.{scheme}")
+    return cast("Broker", found.load().from_url(url))
 
 
 async def _main(url: str, address: str, options: str) -> None:
-    scheme = url.partition(":")[0]
-    kind = "pubsub" if scheme == "mqtt" else "backbone"
-    [found] = entry_points(group="mesh.components", name=f"{kind}.{scheme}")
     space, name = json.loads(address)
 
     async def hold(delivery: Delivery) -> None:
@@ -26,7 +34,7 @@ async def _main(url: str, address: str, options: str) -> None:
         await asyncio.Event().wait()
 
     async with (
-        cast("Broker", found.load().from_url(url)) as broker,
+        _broker(url) as broker,
         broker.subscribe(Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold),
     ):
         print("ready", flush=True)

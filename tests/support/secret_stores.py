@@ -16,6 +16,7 @@ import boto3
 from tests.support.bao_server import BaoServer
 from tests.support.hand_servers import AzureVault, GoogleSecrets, HandServer, KubernetesSecrets
 from tests.support.moto_server import CREDENTIALS, MotoServer
+from tests.support.pluggable_server import pluggable
 from tests.support.proxy import Proxy
 from tests.support.stores import Served, StoreKind, kubeconfig_for
 
@@ -201,6 +202,12 @@ async def _azure(directory: Path) -> AsyncIterator[ServedSecrets]:
             del os.environ["AZURE_AUTHORITY_HOST"]
 
 
+@asynccontextmanager
+async def _pluggable(directory: Path) -> AsyncIterator[ServedSecrets]:
+    async with pluggable(directory) as server:
+        yield ServedSecrets({"multiValued": "true"}, put=server.put)
+
+
 _AWS_KEY = CREDENTIALS["secretKey"]
 # By the name that the tests have.
 SECRETS: Mapping[str, SecretKind] = {
@@ -219,5 +226,6 @@ SECRETS: Mapping[str, SecretKind] = {
     "aws-parameters": SecretKind("secretstores.aws.parameterstore", _moto("ssm"), secret=_AWS_KEY, largest=8192),
     "gcp": SecretKind("secretstores.gcp.secretmanager", _google, secret="PRIVATE KEY"),
     "azure": SecretKind("secretstores.azure.keyvault", _azure, secret="azure-s3cret", largest=25_000),
+    "pluggable": SecretKind("secretstores.plugged", _pluggable, versions=False),
     "kubernetes": SecretKind("secretstores.kubernetes", _kubernetes, versions=False, secret="t0ken"),
 }

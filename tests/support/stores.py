@@ -30,6 +30,7 @@ from tests.support.mariadb_server import MariaDBServer
 from tests.support.mongodb_replica_set import ReplicaSet
 from tests.support.nats import NatsServer
 from tests.support.nodes import ask, component
+from tests.support.pluggable_server import pluggable
 from tests.support.postgresql_server import PostgreSQLServer
 from tests.support.redis_server import RedisCluster, RedisServer, RedisStack, RedisWatched
 from tests.support.server import Server
@@ -254,6 +255,15 @@ async def _mongodb_set(directory: Path) -> AsyncIterator[Served]:
         yield Served({"host": f"127.0.0.1:{server.port}", "params": "?replicaSet=rs0"})
 
 
+def _pluggable(**settings: str) -> Callable[[Path], AbstractAsyncContextManager[Served]]:
+    @asynccontextmanager
+    async def serve(directory: Path) -> AsyncIterator[Served]:
+        async with pluggable(directory) as server:
+            yield Served(settings, server=server)
+
+    return serve
+
+
 _MEMCACHED_KEYS = ("ünï/code,key", "a.b=c", "A.b=c", "1" * 100)
 
 # By the name that the tests have.
@@ -298,6 +308,10 @@ STATE: Mapping[str, StoreKind] = {
     "mongodb": StoreKind("state.mongodb", _mongodb),
     # Answers of ours: for transactions, which the other server has not.
     "mongodb-set": StoreKind("state.mongodb", _mongodb_set),
+    "pluggable": StoreKind("state.plugged", _pluggable(), restarts=True, checks=False),
+    "pluggable-plain": StoreKind(
+        "state.plugged", _pluggable(without="ETAG,TRANSACTIONAL,TTL,QUERY_API,bulk"), many=1000, checks=False
+    ),
     "mesh-nats": StoreKind("state.mesh", _on_backbone(_nats), restarts=True),
     "mesh-redis": StoreKind("state.mesh", _on_backbone(RedisServer), restarts=True),
 }

@@ -1,0 +1,156 @@
+"""Events through a component of a third party, from one application to another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mesh import address
+from mesh.broker import Broker, Message, SubscribeOptions
+from mesh.errors import BrokerError, BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError
+from tests.http.harness import App, Backbone, Node, component, gateway
+from tests.support.contract import Inbox, text
+from tests.support.eventually import eventually
+from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[PluggableServer]:
+    async with pluggable(tmp_path / "component", "queue", services=("PubSub",)) as server:
+        yield server
+
+
+@pytest.fixture
+async def broker(server: PluggableServer) -> AsyncIterator[Broker]:
+    async with contract_broker(server.path) as broker:
+        yield broker
+
+
+ORDERS = address.topic("test", "queue", "orders")
+
+
+async def publish(node: Node, topic: str, body: object, kind: str = "application/json", query: str = "") -> int:
+    return (await node.post(f"/v1.0/publish/events/{topic}{query}", body, kind)).status
+
+
+async def test_from_one_application_to_another(tmp_path: Path, server: PluggableServer) -> None:
+    """Each group gets each event whole, once; the component knows groups as Dapr tells them."""
+    resources = component("events", "pubsub.queue", some="setting")
+    named = component("events", "pubsub.queue", consumerID="others")
+    subscription = [{"pubsubname": "events", "topic": "orders", "route": "/orders"}]
+    raw = [*subscription, {"pubsubname": "events", "topic": "raw", "route": "/raw", "metadata": {"rawPayload": "true"}}]
+    backbone = Backbone("memory:")
+    async with (
+        App(raw) as one,
+        App(subscription) as two,
+        gateway(backbone, tmp_path, app=one, app_id="one", resources=resources) as node,
+        gateway(backbone, tmp_path, app=two, app_id="two", resources=named),
+    ):
+        assert {json.dumps(told, sort_keys=True) for _, told in server.inits()} == {
+            '{"consumerID": "one", "some": "setting"}',
+            '{"consumerID": "others"}',
+        }
+        assert await publish(node, "orders", {"number": 1}) == 204
+        assert await publish(node, "orders", "text ä", "text/plain") == 204
+        assert await publish(node, "orders", b"\x00\xff", "application/octet-stream") == 204
+        own = {"specversion": "1.0", "id": "own", "source": "/app", "type": "made", "data": {"number": 2}, "more": "x"}
+        assert await publish(node, "orders", own, "application/cloudevents+json") == 204
+
+        def arrived() -> None:
+            assert len(one.at("/orders")) >= 4
+            assert len(two.at("/orders")) >= 4
+
+        await eventually(arrived)
+        for app in (one, two):
+            events = [got.json for got in app.at("/orders")]
+            assert len(events) == 4
+            assert {(each["topic"], each["pubsubname"]) for each in events} == {("orders", "events")}
+            found = {each["id"]: each for each in events}
+            assert (found["own"]["data"], found["own"]["more"]) == ({"number": 2}, "x")
+            assert [each.get("data") for each in events].count({"number": 1}) == 1
+            assert "text ä" in [each.get("data") for each in events]
+            assert "AP8=" in [each.get("data_base64") for each in events]
+
+
+async def test_a_program_that_comes_back(
+    server: PluggableServer, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Subscriptions go on; a publish waits for it, and says so when it does not come."""
+    caplog.set_level(logging.WARNING)
+    inbox = Inbox()
+    async with broker.subscribe(ORDERS, SubscribeOptions("g"), inbox):
+        await broker.publish(ORDERS, text("before"))
+        await inbox.holds(1)
+        await server.kill()
+        with pytest.raises(BrokerUnavailableError, match="nobody listens there"):
+            await broker.check()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await broker.publish(ORDERS, text("never"))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(broker.publish(address.topic("test", "queue", "elsewhere"), text("waits")))
+            await server.start()
+
+        async def goes_on() -> None:
+            await broker.publish(ORDERS, text("after"))  # What comes before it is subscribed again is not kept.
+            assert b"after" in inbox.bodies
+
+        await eventually(goes_on)
+    told = [record.message for record in caplog.records if "broke off" in record.message]
+    assert len(told) == 1
+
+
+async def test_what_a_component_refuses(broker: Broker) -> None:
+    """Some may be tried again, one of several is told apart, and what cannot be asked for is said."""
+    for status, kind, again in (
+        ("INVALID_ARGUMENT", BrokerError, False),
+        ("RESOURCE_EXHAUSTED", PublishRejectedError, True),
+        ("UNAVAILABLE", BrokerUnavailableError, True),
+    ):
+        with pytest.raises(kind, match=status) as raised:
+            await broker.publish(address.topic("test", "queue", f"refuse-{status}"), text("x"))
+        assert raised.value.retryable is again
+    results = await broker.publish_many(ORDERS, [text("a"), text("refuse"), text("b")])
+    assert [result is None for result in results] == [True, False, True]
+    assert isinstance(results[1], PublishRejectedError)
+    for options in (SubscribeOptions("g", ordered=True), SubscribeOptions("g", ephemeral=True)):
+        with pytest.raises(FeatureNotSupportedError):
+            async with broker.subscribe(ORDERS, options, Inbox()):
+                pytest.fail("entered")
+
+
+async def test_events_of_others(server: PluggableServer, broker: Broker) -> None:
+    """Names and values that no header can have are left out; what is no event is what it is."""
+    inbox = Inbox()
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "x-own": "kept"}
+    async with broker.subscribe(ORDERS, SubscribeOptions("g"), inbox):
+        await broker.publish(ORDERS, Message(headers, b'{"a":1}', "k", "identity"))
+        await broker.publish(ORDERS, Message({"bad": "ä", "b c": "x", "good": "y"}, b"plain"))
+        await inbox.holds(2)
+    first, second = (delivery.message for delivery in inbox.deliveries)
+    assert first == Message(headers, b'{"a":1}', "k", "identity")
+    assert second == Message({"good": "y"}, b"plain")
+
+
+async def test_a_connection_that_is_closed_under_a_call(server: PluggableServer) -> None:
+    """Who waits for an answer is told so, and is not taken for cancelled; a subscription tries on until it ends."""
+    broker = contract_broker(server.path)
+    async with asyncio.TaskGroup() as tasks, broker, broker.subscribe(ORDERS, SubscribeOptions("g"), Inbox()):
+        with server.hanging():
+            asking = tasks.create_task(_raised(broker))
+            assert not (await asyncio.wait([asking], timeout=0.3))[0]
+            await broker.__aexit__(None, None, None)
+            assert isinstance(await asking, BrokerUnavailableError)
+
+
+async def _raised(broker: Broker) -> BrokerError | None:
+    try:
+        await broker.check()
+    except BrokerError as error:
+        return error
+    return None
