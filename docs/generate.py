@@ -84,7 +84,7 @@ def _flags_table() -> str:
 
 # Accepted for the sake of existing command lines, and not shown in the help.
 _UNSAID: Mapping[str, str] = {
-    "--app-ssl": "the same as `--app-protocol https`; an old name",
+    "--app-ssl": "an old name: the same as `--app-protocol https`, or `grpcs` in place of `grpc`",
     "--metrics-port": "passed on to the application as `DAPR_METRICS_PORT`; there is no metrics endpoint yet",
     "--label": "`NAME=VALUE`, shown in metadata under `extended`",
 }

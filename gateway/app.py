@@ -13,13 +13,13 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import cast
 
+from gateway.channel import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
@@ -32,20 +32,16 @@ from gateway.routes import build_api, build_router
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
-from mesh.errors import AppFailedError, AppUnreachableError, ConfigError, MeshError
+from mesh.errors import ConfigError, MeshError
 from mesh.node.health import ComponentStatus
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
-from mesh.resources.subscription import Subscription, programmatic_subscriptions
+from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
 
 __all__ = ["Gateway", "run"]
 
 logger = logging.getLogger(__name__)
-
-SUBSCRIBE_RETRY = 1.0
-# There is no such path, or nothing is got from it: the application asks for nothing.
-_NOT_THERE = (404, 405, 501)
 
 
 class Gateway:
@@ -225,15 +221,8 @@ class Gateway:
         if config.app_port is None:
             yield
             return
-        base_url = f"{config.app_protocol}://{config.app_host}:{config.app_port}"
-        tls = _unverified() if config.app_protocol == "https" else None
-        async with HTTPApplication(
-            base_url,
-            token=config.tokens.app,
-            max_concurrency=config.app_max_concurrency,
-            health=config.app_health,
-            tls=tls,
-        ) as application:
+        # In a thread: what gRPC stands on takes a tenth of a second to load.
+        async with await asyncio.to_thread(application_of, config) as application:
             self._application = application
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
@@ -242,18 +231,9 @@ class Gateway:
 
     async def _subscriptions(self) -> Sequence[Subscription]:
         """Ask the application what it wants; tries again while the answer does not come."""
-        application = self._application
-        if application is None or "subscribe" in self.config.init_endpoints_off:
+        if self._application is None or "subscribe" in self.config.init_endpoints_off:
             return ()
-        status, body = await _answered(application, self.app_id)
-        if status != 200:
-            if status not in _NOT_THERE:
-                logger.warning("the application answered %d to GET /dapr/subscribe", status)
-            return ()
-        subscriptions, warnings = programmatic_subscriptions(body)
-        for warning in warnings:
-            logger.warning("GET /dapr/subscribe: %s", warning)
-        return subscriptions
+        return await self._application.subscriptions(self.app_id)
 
 
 def _load_http2(handler: Handler, *, config: GatewayConfig) -> Connections:
@@ -263,26 +243,6 @@ def _load_http2(handler: Handler, *, config: GatewayConfig) -> Connections:
 
     answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
     return HTTP2Connections(answering.answer, config.max_header_bytes)
-
-
-def _unverified() -> ssl.SSLContext:
-    """Trust the application's certificate as it is, as Dapr does: it is beside us."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-async def _answered(application: HTTPApplication, app_id: str) -> tuple[int, bytes]:
-    told = ""
-    while True:
-        try:
-            return await application.get("/dapr/subscribe", [("dapr-app-id", app_id)])
-        except (AppFailedError, AppUnreachableError) as error:
-            if str(error) != told:
-                logger.warning("cannot read the application's subscriptions, trying again: %s", error)
-            told = str(error)
-            await asyncio.sleep(SUBSCRIBE_RETRY)
 
 
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ["CLOSE_SECONDS", "DEFAULT_BACKBONE", "GatewayConfig", "HealthCheck", "Tokens"]
+__all__ = [
+    "APP_PROTOCOLS",
+    "CLOSE_SECONDS",
+    "DEFAULT_BACKBONE",
+    "ON_GRPC",
+    "AppProtocol",
+    "GatewayConfig",
+    "HealthCheck",
+    "Tokens",
+]
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_BACKBONE = "embedded:"
+AppProtocol = Literal["http", "https", "h2c", "grpc", "grpcs"]
+APP_PROTOCOLS: tuple[AppProtocol, ...] = get_args(AppProtocol)
+ON_GRPC: frozenset[AppProtocol] = frozenset(("grpc", "grpcs"))
 CLOSE_SECONDS = 5.0
 """What closing connections may take once the time to drain is over; then the process ends without."""
 
@@ -20,7 +32,7 @@ class HealthCheck:
     """How the application's health is watched.
 
     Attributes:
-        path: Asked with GET; any 2xx is healthy.
+        path: Asked with GET; any 2xx is healthy. An application on gRPC has a method for it.
         interval: Seconds between probes.
         timeout: Seconds a probe may take; shorter than ``interval``.
         threshold: Consecutive failures until it counts as unhealthy.
@@ -58,7 +70,7 @@ class GatewayConfig:
         app_id: The application it serves; no dots.
         app_port: Where the application listens; None for one that only calls out.
         app_host: The application's address.
-        app_protocol: ``http`` or ``https`` (the certificate is not verified).
+        app_protocol: How it is spoken to; the certificate of ``https`` and ``grpcs`` is not verified.
         app_max_concurrency: Most calls into the application at once; None for no limit.
         app_health: How its health is watched; None not at all.
         http_port: Port of the API; 0 picks a free one.
@@ -90,7 +102,7 @@ class GatewayConfig:
     home: Path
     app_port: int | None = None
     app_host: str = "127.0.0.1"
-    app_protocol: Literal["http", "https"] = "http"
+    app_protocol: AppProtocol = "http"
     app_max_concurrency: int | None = None
     app_health: HealthCheck | None = None
     http_port: int = 3500

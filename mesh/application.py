@@ -1,21 +1,32 @@
-"""The application beside the gateway, as the core sees it; ``gateway/http/application.py`` speaks HTTP to it."""
+"""The application beside the gateway, as the core sees it; ``gateway`` speaks HTTP or gRPC to it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
-__all__ = ["AppResponse", "Application", "Headers"]
+__all__ = ["AppResponse", "Application", "Headers", "Kind"]
 
 Headers = Sequence[tuple[str, str]]
+Kind = Literal["event", "events", "change"]
+"""What is posted: one event, a batch of them, a change of a configuration."""
 
 
 class AppResponse(Protocol):
     """An application's answer while it is being read."""
 
-    status: int
-    headers: Headers
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+
+    @property
+    def headers(self) -> Headers:
+        """Fields of the head."""
+
+    @property
+    def trailers(self) -> Headers:
+        """What came behind the body, once that was read; HTTP/1.1 has none."""
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         """Read the whole body if it is complete and small by now; else None, and use ``parts``."""
@@ -37,11 +48,18 @@ class Application(Protocol):
             AppFailedError: It broke off.
         """
 
-    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         """Post a small body, give status and small answer.
+
+        Args:
+            path: The route.
+            headers: Sent with it.
+            body: What an application on HTTP is sent.
+            kind: What it is, for an application that is told by something else than a path.
 
         Raises:
             AppUnreachableError: Nothing reached it.
+            HandlerFailedError: It failed, and could say so.
             AppFailedError: It broke off.
         """
 

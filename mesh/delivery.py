@@ -81,7 +81,7 @@ class Attempt:
     Attributes:
         outcome: What it came to.
         reason: Why, for logs and the dead letter; empty on success.
-        status: The application's HTTP status, if there was one.
+        status: The application's HTTP or gRPC status, if there was one.
         broken: Whether the connection broke off or something of ours failed: nothing is known about this event.
     """
 

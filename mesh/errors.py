@@ -29,7 +29,7 @@
     │   └── StreamBrokenError         a streamed request or reply ended in the middle
     ├── AppUnreachableError           the application does not accept connections; nothing reached it
     ├── AppFailedError                the application broke the connection off; it may have run
-    │   └── HandlerFailedError        the application is in this process, and its handler raised
+    │   └── HandlerFailedError        the application says by an error that it failed
     ├── PublishFailedError            some events of several were not published
     ├── StateError
     │   ├── ConflictError             the etag does not match, or first-write lost
@@ -321,9 +321,17 @@ class AppFailedError(MeshError):
 
 
 class HandlerFailedError(AppFailedError):
-    """The application is in this process, and its handler raised an exception: as good as an answer of 500."""
+    """The application says by an error that it failed, as one in this process does and one on gRPC.
+
+    Attributes:
+        status: Its gRPC status, or 500.
+    """
 
     code = "HANDLER_FAILED"
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class PublishFailedError(MeshError):

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from mesh import telemetry
 from mesh.address import Address
-from mesh.application import Application, AppResponse, Headers
+from mesh.application import Application, AppResponse, Headers, Kind
 from mesh.broker import Broker, Message
 from mesh.errors import BrokerError, MeshError
 from mesh.telemetry import Observed, Observer
@@ -88,10 +88,10 @@ class _Application:
         finally:
             self._tell(outcome, started)
 
-    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         started, outcome = time.perf_counter(), telemetry.CANCELLED
         try:
-            status, answer = await self._application.post(path, headers, body)
+            status, answer = await self._application.post(path, headers, body, kind)
             outcome = f"{status // 100}xx"
         except MeshError as error:
             outcome = error.code

@@ -140,8 +140,9 @@ class Retry:
         return delay
 
     def should_retry_status(self, status: int) -> bool:
-        """Tell whether a failure with this HTTP status is worth another attempt."""
-        return self.http_statuses is None or status in self.http_statuses
+        """Tell whether a failure with this status, of HTTP or of gRPC, is worth another attempt."""
+        statuses = self.http_statuses if status >= _HTTP_STATUSES.start else self.grpc_statuses
+        return statuses is None or status in statuses
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from faststream.message import AckStatus
 from pydantic import ValidationError
 
 from brokers.faststream._message import JSON, Delivered, IncomingCall, MeshMessage, encode, last_of_each
-from mesh.application import Headers
+from mesh.application import Headers, Kind
 from mesh.errors import EventError, HandlerFailedError
 from mesh.event import from_structured
 
@@ -73,8 +73,8 @@ class FastStreamApplication:
         """Wait for ever: it ends together with its node."""
         await asyncio.Event().wait()
 
-    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
-        """Deliver one event; answer as an HTTP application does.
+    async def post(self, path: str, headers: Headers, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
+        """Deliver one event, which is the only kind there is here; answer as an HTTP application does.
 
         Raises:
             HandlerFailedError: The handler raised something else than how the event settles.
@@ -143,6 +143,10 @@ class _Response:
         self.status = status
         self.headers = headers
         self._body = body
+
+    @property
+    def trailers(self) -> Headers:
+        return ()
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         return self._body if len(self._body) <= limit_bytes else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from gateway.config import DEFAULT_BACKBONE, GatewayConfig, HealthCheck, Tokens
+from gateway.config import APP_PROTOCOLS, DEFAULT_BACKBONE, AppProtocol, GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
 from mesh.urls import in_url
@@ -30,7 +30,8 @@ _LEVELS = {
     "panic": "error",
 }
 _INIT_ENDPOINTS = frozenset({"config", "subscribe"})
-_PROTOCOLS: Mapping[str, Literal["http", "https"]] = {"http": "http", "https": "https", "h2c": "http"}
+_PROTOCOLS: Mapping[str, AppProtocol] = {name: name for name in APP_PROTOCOLS}
+_WITH_TLS: Mapping[AppProtocol, AppProtocol] = {"http": "https", "grpc": "grpcs"}
 _BAD_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f]")
 _LARGEST_PORT = 65535
 _DEFAULT = GatewayConfig(app_id="", home=Path())
@@ -46,7 +47,7 @@ def app_id_problem(app_id: str) -> str | None:
     return None
 
 
-def app_protocol(text: str) -> Literal["http", "https"]:
+def app_protocol(text: str) -> AppProtocol:
     """Read the application's protocol.
 
     Raises:
@@ -54,7 +55,7 @@ def app_protocol(text: str) -> Literal["http", "https"]:
     """
     known = _PROTOCOLS.get(text.lower())
     if known is None:
-        message = f"'{text}' is not supported; use http or https"
+        message = f"'{text}' is not supported; use {', '.join(APP_PROTOCOLS[:-1])} or {APP_PROTOCOLS[-1]}"
         raise ValueError(message)
     return known
 
@@ -184,13 +185,13 @@ def gateway_config(
     return config
 
 
-def _protocol(options: GatewayOptions, check: _Checker) -> Literal["http", "https"]:
+def _protocol(options: GatewayOptions, check: _Checker) -> AppProtocol:
     try:
         protocol = app_protocol(options.app_protocol or "http")
     except ValueError as error:
         check.complain("--app-protocol", str(error))
         return "http"
-    return "https" if options.app_ssl else protocol
+    return _WITH_TLS.get(protocol, protocol) if options.app_ssl else protocol
 
 
 def _listen(options: GatewayOptions, check: _Checker) -> tuple[str, ...]:

@@ -225,7 +225,7 @@ def _gateway_command(spec: AppSpec) -> list[str]:
     labels = {"cliPID": str(os.getpid()), "appCommand": " ".join(spec.command), **spec.labels}
     given = tuple(f"{name}={value}" for name, value in labels.items() if value)
     # 0 and less ask for a free port, which the gateway finds itself, so that nobody takes it in between.
-    # Whoever reads the gateway's lines has read what there is to say of old names and of h2c.
+    # Whoever reads the gateway's lines has read what there is to say of old names.
     options = replace(
         spec.options,
         label=given,

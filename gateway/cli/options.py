@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DEPRECATED",
     "FLAGS",
-    "H2C",
     "IGNORED",
     "NOT_OF_RUN",
     "OLD_SIZES",
@@ -82,7 +81,7 @@ class GatewayOptions:
 
     app_port: int | None = _option(None, "number", "--app-port -p", "where the application listens", section=_APP)
     app_protocol: str | None = _option(
-        None, "text", "--app-protocol -P --protocol", "http or https", section=_APP, metavar="NAME"
+        None, "text", "--app-protocol -P --protocol", "http, https, h2c, grpc or grpcs", section=_APP, metavar="NAME"
     )
     app_channel_address: str | None = _option(
         None, "text", "--app-channel-address", "the application's address (127.0.0.1)", section=_APP, metavar="HOST"
@@ -95,7 +94,7 @@ class GatewayOptions:
         False, "switch", "--enable-app-health-check", "probe it, and call it only while healthy", section=_APP
     )
     app_health_check_path: str | None = _option(
-        None, "text", "--app-health-check-path", "what is probed (/healthz)", section=_APP, metavar="PATH"
+        None, "text", "--app-health-check-path", "what is probed over HTTP (/healthz)", section=_APP, metavar="PATH"
     )
     app_health_probe_interval: int | None = _option(
         None, "number", "--app-health-probe-interval", "seconds between probes (5)", section=_APP
@@ -215,7 +214,7 @@ OLD_SIZES: Mapping[str, tuple[str, str]] = {
 """Old names of sizes that take a number: the field of `GatewayOptions`, and the unit."""
 
 DEPRECATED: Mapping[str, str] = {
-    "--app-ssl": "--app-protocol https",
+    "--app-ssl": "--app-protocol https or grpcs",
     "--components-path": "--resources-path",
     "--dapr-http-max-request-size": "--max-body-size, such as 16Mi",
     "--dapr-http-read-buffer-size": "--read-buffer-size, such as 64Ki",
@@ -251,8 +250,6 @@ NOT_OF_RUN = frozenset(
     )
 )
 """What ``dapr run`` does not know: within a command, these are the application's."""
-
-H2C = "--app-protocol h2c: HTTP/2 without TLS is not spoken; the application is called by HTTP/1.1"
 
 
 def to_arguments(options: GatewayOptions) -> list[str]:

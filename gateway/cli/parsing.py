@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-from gateway.cli.options import DEPRECATED, FLAGS, H2C, IGNORED, NOT_OF_RUN, OLD_SIZES, Flag, GatewayOptions
+from gateway.cli.options import DEPRECATED, FLAGS, IGNORED, NOT_OF_RUN, OLD_SIZES, Flag, GatewayOptions
 from gateway.cli.reference import as_typed
 from gateway.cli.terminal import note
 from mesh.values import parse_bool, parse_whole
@@ -236,8 +236,7 @@ def gateway_options(found: argparse.Namespace) -> GatewayOptions:
 def warnings_about(found: argparse.Namespace) -> list[str]:
     """Say which of the given options do not what their names say, and why."""
     given = (name.removeprefix("ignored ") for name in vars(found) if name.startswith("ignored "))
-    warnings = [f"{name} has no effect: {IGNORED[name][1]}" for name in given]
-    return warnings + ([H2C] if str(vars(found).get("app_protocol")).lower() == "h2c" else [])
+    return [f"{name} has no effect: {IGNORED[name][1]}" for name in given]
 
 
 class Split(NamedTuple):

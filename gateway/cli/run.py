@@ -15,7 +15,7 @@ from gateway.cli.configure import gateway_config
 from gateway.cli.guard import start_guard
 from gateway.cli.launch import launch
 from gateway.cli.one_app import Surroundings, gateway_grace
-from gateway.cli.options import H2C, GatewayOptions
+from gateway.cli.options import GatewayOptions
 from gateway.cli.output import Console
 from gateway.cli.parsing import (
     Parser,
@@ -89,7 +89,7 @@ _NOUNS = [
 
 _BESIDE_A_FILE = frozenset(("-f", "--run-file", "--log-as-json", "--runtime-path", "--dapr-path"))
 OLD_FIELDS = {
-    "appSSL": "appProtocol: https",
+    "appSSL": "appProtocol: https or grpcs",
     "daprHTTPMaxRequestSize": "maxBodySize, such as 16Mi",
     "daprHTTPReadBufferSize": "readBufferSize, such as 64Ki",
     "resourcesPath": "resourcesPaths",
@@ -239,22 +239,19 @@ def _template(text: str, environ: Mapping[str, str], given: Sequence[str], comma
     (document,) = read_template(path)
     problems: list[Problem] = []
     specs = [replace(spec, several=True) for spec in load_template(document, path, environ, problems)]
-    for warning in (*problems, *_about_template(document, specs)):
+    for warning in (*problems, *_about_template(document)):
         note(f"warning: {warning}")
     return specs
 
 
-def _about_template(document: Document, specs: Sequence[AppSpec]) -> list[str]:
-    """Say once which old names of fields a template has, and what is not done as it says."""
+def _about_template(document: Document) -> list[str]:
+    """Say once which old names of fields a template has."""
     apps = document.get("apps")
     parts = [document.get("common"), *(apps if isinstance(apps, list) else ())]
     names = {name.casefold() for part in parts if isinstance(part, dict) for name in part}
     # Files that are written for dapr have them, and dapr says nothing of it.
     old_fields = {} if as_dapr() else OLD_FIELDS
-    warnings = [f"{old} is an old name; use {new}" for old, new in old_fields.items() if old.casefold() in names]
-    if any((spec.options.app_protocol or "").lower() == "h2c" for spec in specs):
-        warnings.append(H2C)
-    return warnings
+    return [f"{old} is an old name; use {new}" for old, new in old_fields.items() if old.casefold() in names]
 
 
 def _random_name() -> str:

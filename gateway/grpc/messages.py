@@ -9,16 +9,19 @@ Source: dapr.proto.runtime.v1 and dapr.proto.common.v1 of Dapr 1.18; google.rpc 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
+import orjson
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-__all__ = ["COMMON", "RUNTIME", "STATUS", "Message", "message", "service", "status"]
+__all__ = ["COMMON", "RUNTIME", "STATUS", "Message", "message", "service", "status", "status_json"]
 
 RUNTIME, COMMON, STATUS = "dapr.proto.runtime.v1", "dapr.proto.common.v1", "google.rpc"
 
@@ -52,3 +55,21 @@ def status(code: int, text: str, details: Sequence[Mapping[str, object]]) -> byt
     ParseDict({"code": code, "message": text, "details": list(details)}, made, descriptor_pool=_POOL)
     written: bytes = made.SerializeToString()
     return written
+
+
+def status_json(code: int, text: str, details: bytes) -> bytes:
+    """Write a ``google.rpc.Status`` as JSON.
+
+    Args:
+        code: Its code.
+        text: Its message.
+        details: A serialized one, whose details are taken, but for those of a type that is not known here.
+    """
+    given = message("Status", STATUS)()
+    with suppress(DecodeError):
+        given.ParseFromString(details)
+    shown: list[object] = []
+    for each in given.details:
+        with suppress(TypeError, ValueError, DecodeError):  # Those of an unknown type, or of another one than they say.
+            shown.append(MessageToDict(each, descriptor_pool=_POOL))
+    return orjson.dumps({"code": code, "message": text, **({"details": shown} if shown else {})})

@@ -16,13 +16,16 @@ from urllib.parse import quote, unquote
 
 __all__ = [
     "CONTENT_TYPE",
+    "HTTP_STATUS",
     "Code",
     "Reader",
     "StatusError",
     "deadline_of",
     "framed",
+    "is_grpc",
     "status_fields",
     "status_of",
+    "trace_bin",
 ]
 
 CONTENT_TYPE = "application/grpc"
@@ -34,6 +37,7 @@ _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _WINDOWS = {"identity": 0, "deflate": 15, "gzip": 31}  # For zlib.
+_SPAN = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class Code(IntEnum):
@@ -56,6 +60,28 @@ class Code(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+HTTP_STATUS: Mapping[Code, int] = {
+    Code.OK: 200,
+    Code.CANCELLED: 408,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+"""What a status is over HTTP. Source: Dapr's table, which is not that of the other direction."""
 
 
 class StatusError(Exception):
@@ -128,6 +154,23 @@ def deadline_of(fields: Mapping[str, str]) -> float | None:
     if found is None:
         raise StatusError(Code.INTERNAL, f"the metadata grpc-timeout is not a timeout: {text[:40]!r}")
     return time.time() + int(found[1]) * _UNITS[found[2]]
+
+
+def trace_bin(traceparent: str) -> str:
+    """Write a span as ``grpc-trace-bin``; empty for one that is none."""
+    found = _SPAN.match(traceparent)
+    if found is None:
+        return ""
+    trace, span, flags = (bytes.fromhex(part) for part in found.groups())
+    return base64.b64encode(b"\0\0" + trace + b"\1" + span + b"\2" + flags).decode().rstrip("=")
+
+
+def is_grpc(fields: Iterable[tuple[str, str]]) -> bool:
+    """Tell whether a message is of gRPC, by its content type; gRPC-Web is another protocol."""
+    for name, value in fields:
+        if name.lower() == "content-type":
+            return value == CONTENT_TYPE or value.startswith((CONTENT_TYPE + "+", CONTENT_TYPE + ";"))
+    return False
 
 
 class Reader:

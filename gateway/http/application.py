@@ -1,4 +1,8 @@
-"""The HTTP client towards the application beside the gateway (and towards HTTPEndpoint services)."""
+"""The HTTP client towards the application beside the gateway (and towards HTTPEndpoint services).
+
+Whether it is there, how many calls at once and what every call carries is the same over HTTP/1.1, HTTP/2 and gRPC, for
+which there is more in `gateway/grpc/application.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,16 @@ import asyncio
 import logging
 import ssl
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
-from gateway.http.client import ClientResponse, ConnectError, HTTPClient, ResponseError
-from mesh.application import Headers
+from gateway.http.client import ConnectError, HTTPClient, NotSpokenError, ResponseError
+from mesh.application import AppResponse, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
+from mesh.resources.subscription import Subscription, programmatic_subscriptions
 
 __all__ = ["HTTPApplication", "outside_service"]
 
@@ -25,6 +30,9 @@ PROBE_LONGEST_WAIT = 0.5
 PROBE_SECONDS = 1.0
 STEADY_SECONDS = 1.0
 ANSWER_LIMIT_BYTES = 1024 * 1024
+SUBSCRIBE_RETRY = 1.0
+# There is no such path, or nothing is got from it: the application asks for nothing.
+NOT_THERE = (404, 405, 501)
 _UNLIMITED = nullcontext()
 
 
@@ -36,15 +44,30 @@ def _errors() -> Iterator[None]:
         raise AppFailedError(f"the application broke off: {str(error) or type(error).__name__}") from error
 
 
+class Client(Protocol):
+    """A client of one origin, by HTTP/1.1 or HTTP/2."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
+    def call(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> AbstractAsyncContextManager[AppResponse]: ...
+
+
 class _Response:
     """An answer while it is read."""
 
     __slots__ = ("_response", "headers", "status")
 
-    def __init__(self, response: ClientResponse) -> None:
+    def __init__(self, response: AppResponse) -> None:
         self._response = response
         self.status = response.status
         self.headers: Headers = response.headers
+
+    @property
+    def trailers(self) -> Headers:
+        """What came behind the body, once that was read."""
+        return self._response.trailers
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         """Read the whole body if its length is known and small, or if it is all here already."""
@@ -70,6 +93,7 @@ class HTTPApplication:
         health: HealthCheck | None = None,
         headers: Headers = (),
         tls: ssl.SSLContext | None = None,
+        client: Callable[[str, int, ssl.SSLContext | None], Client] = HTTPClient,
     ) -> None:
         """Prepare; entering opens the connection pool and begins to watch.
 
@@ -80,6 +104,7 @@ class HTTPApplication:
             health: Watch it; None takes an open port for healthy.
             headers: Sent with every call, replacing the caller's of the same name.
             tls: Context for ``https``; None trusts whom the machine trusts.
+            client: What makes the calls.
         """
         parts = urlsplit(base_url.rstrip("/"))
         secure = parts.scheme == "https"
@@ -89,7 +114,8 @@ class HTTPApplication:
         self._path = parts.path
         self._secure = secure
         self._tls = tls
-        self._client: HTTPClient
+        self._making = client
+        self._client: Client
         self._fixed: list[tuple[str, str]] = [*headers, *([("dapr-api-token", token)] if token is not None else [])]
         self._fixed_names = {name.lower() for name, _ in self._fixed}
         self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
@@ -103,7 +129,7 @@ class HTTPApplication:
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
         tls = self._tls or await _system_trust() if self._secure else None
-        self._client = await HTTPClient(self._host, self._port, tls).__aenter__()
+        self._client = await self._making(self._host, self._port, tls).__aenter__()
         await self._tasks.__aenter__()
         return self
 
@@ -147,7 +173,7 @@ class HTTPApplication:
         loop, wait = asyncio.get_running_loop(), PROBE_FIRST_WAIT
         failures = 0
         while True:
-            healthy = await (self._probe_port() if self._health is None else self._probe_health(self._health))
+            healthy = await (self._probe_port() if self._health is None else self._probe(self._health))
             failures = 0 if healthy else failures + 1
             threshold = 1 if self._health is None or not self.reachable else self._health.threshold
             if healthy or failures >= threshold:
@@ -174,34 +200,47 @@ class HTTPApplication:
             return False
         return True
 
-    async def _probe_health(self, health: HealthCheck) -> bool:
+    async def _probe(self, health: HealthCheck) -> bool:
         try:
-            async with asyncio.timeout(health.timeout), self._client.call("GET", health.path, (), b"") as response:
-                return 200 <= response.status < 300
+            async with asyncio.timeout(health.timeout):
+                return await self._probe_health(health)
         except (ConnectError, ResponseError, TimeoutError):
             return False
+
+    async def _probe_health(self, health: HealthCheck) -> bool:
+        """Ask for its health; past the limit of calls, and without the token."""
+        async with self._client.call("GET", health.path, (), b"") as response:
+            return 200 <= response.status < 300
 
     def _headers(self, headers: Headers) -> Headers:
         if not self._fixed:
             return headers
         return [*((name, value) for name, value in headers if name.lower() not in self._fixed_names), *self._fixed]
 
+    def _check_healthy(self) -> None:
+        if self._health is not None and not self.reachable:
+            raise AppUnreachableError("app is not in a healthy state")
+
+    def _away(self, error: ConnectError) -> AppUnreachableError:
+        """Note that it is not there; give the error that says so."""
+        self._note(reachable=False)
+        why = str(error) if isinstance(error, NotSpokenError) else "it does not accept connections"
+        return AppUnreachableError(f"the application at {self._base} is not reached: {why}")
+
     @asynccontextmanager
     async def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> AsyncIterator[_Response]:
+    ) -> AsyncIterator[AppResponse]:
         """Call with any method; see ``mesh.application.Application``."""
         if self._path and _climbs(target):
             raise BadArgumentError(f"the path leaves {self._base} by '..'")
-        if self._health is not None and not self.reachable:
-            raise AppUnreachableError("app is not in a healthy state")
+        self._check_healthy()
         async with self._permits or _UNLIMITED:
             calling = self._client.call(method, self._path + target, self._headers(headers), body)
             try:
                 response = await calling.__aenter__()
             except ConnectError as error:
-                self._note(reachable=False)
-                raise AppUnreachableError(f"the application at {self._base} does not accept connections") from error
+                raise self._away(error) from error
             except ResponseError as error:
                 raise AppFailedError(f"the application broke off: {error}") from error
             try:
@@ -211,8 +250,8 @@ class HTTPApplication:
                 raise
             await calling.__aexit__(None, None, None)
 
-    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
-        """Post a small body; an answer's body beyond 1 MiB is not read."""
+    async def post(self, path: str, headers: Headers, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
+        """Post a small body, whatever it is; an answer's body beyond 1 MiB is not read."""
         async with self.call("POST", path, headers, body) as response:
             return response.status, await _read(response) or b""
 
@@ -223,6 +262,29 @@ class HTTPApplication:
         if body is None:
             raise AppFailedError(f"the application's answer is larger than {ANSWER_LIMIT_BYTES} bytes")
         return response.status, body
+
+    async def subscriptions(self, app_id: str) -> Sequence[Subscription]:
+        """Ask what it wants of topics; tries again while the answer does not come."""
+        told = ""
+        while True:
+            try:
+                return await self._subscriptions(app_id)
+            except (AppFailedError, AppUnreachableError) as error:
+                if str(error) != told:
+                    logger.warning("cannot read the application's subscriptions, trying again: %s", error)
+                told = str(error)
+                await asyncio.sleep(SUBSCRIBE_RETRY)
+
+    async def _subscriptions(self, app_id: str) -> Sequence[Subscription]:
+        status, body = await self.get("/dapr/subscribe", [("dapr-app-id", app_id)])
+        if status != 200:
+            if status not in NOT_THERE:
+                logger.warning("the application answered %d to GET /dapr/subscribe", status)
+            return ()
+        subscriptions, warnings = programmatic_subscriptions(body)
+        for warning in warnings:
+            logger.warning("GET /dapr/subscribe: %s", warning)
+        return subscriptions
 
 
 def _climbs(target: str) -> bool:
@@ -264,7 +326,7 @@ def _make_trust() -> ssl.SSLContext:
     return _trust[0]
 
 
-async def _read(response: _Response) -> bytes | None:
+async def _read(response: AppResponse) -> bytes | None:
     whole = await response.read_up_to(ANSWER_LIMIT_BYTES)
     if whole is not None:
         return whole

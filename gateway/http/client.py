@@ -21,7 +21,7 @@ import httptools
 
 from mesh.application import Headers
 
-__all__ = ["CONNECT_SECONDS", "ClientResponse", "ConnectError", "HTTPClient", "ResponseError"]
+__all__ = ["CONNECT_SECONDS", "ClientResponse", "ConnectError", "HTTPClient", "NotSpokenError", "ResponseError"]
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
@@ -34,6 +34,10 @@ _UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f]")
 
 class ConnectError(Exception):
     """Nobody accepts the connection; nothing was sent."""
+
+
+class NotSpokenError(ConnectError):
+    """There is somebody, who speaks another protocol; nothing was sent."""
 
 
 class ResponseError(Exception):
@@ -74,6 +78,11 @@ class ClientResponse:
     def complete(self) -> bool:
         """Whether all of it has arrived."""
         return self._done
+
+    @property
+    def trailers(self) -> Headers:
+        """There are none: a parser of HTTP/1.1 leaves them out."""
+        return ()
 
     def note(self, *, part: bytes = b"", done: bool = False, error: ResponseError | None = None) -> None:
         """Take what the connection has read."""

@@ -15,16 +15,18 @@ from typing import Any, Self
 
 from httpunk import H2Connection
 from httpunk.asyncio import H2ClientProtocol
-from httpunk.exceptions import ConnectionClosedError, GoAwayError, H2Reason, HTTPunkError
+from httpunk.exceptions import ConnectionClosedError, GoAwayError, H2Reason, HTTPunkError, StreamResetError
 from httpunk.http import HeaderMap
 
-from gateway.http.client import CONNECT_SECONDS, ConnectError, ResponseError
+from gateway.http.client import CONNECT_SECONDS, ConnectError, NotSpokenError, ResponseError
 from gateway.http2.fields import from_wire, to_wire
 from mesh.application import Headers
 
-__all__ = ["HTTP2Client", "HTTP2Response"]
+__all__ = ["HTTP2Client", "HTTP2Response", "NotRunError"]
 
 CANCEL = int(H2Reason.CANCEL)
+CLOSING_SECONDS = 1.0
+NOT_RUN_ATTEMPTS = 3  # A server that ends its connections by age may end two in a row.
 
 # Untyped members of the library, which its public interface goes through. That one loses the stream of a call that is
 # cancelled before its answer has begun, and what an upload raises.
@@ -32,12 +34,22 @@ Driver = Any
 Stream = Any
 
 
+class NotRunError(ConnectError):
+    """The other side said that it has not begun with the request, so that it may be sent again."""
+
+
 @contextmanager
-def _breaking() -> Iterator[None]:
+def _breaking(stream: Stream) -> Iterator[None]:
     try:
         yield
-    except GoAwayError as error:  # Of a stream that the other side has not begun with.
-        raise ConnectError("the application is closing its connections") from error
+    except GoAwayError as error:
+        if error.last_stream_id < stream.id:  # The other side has not begun with this one.
+            raise NotRunError("the application is closing its connections") from error
+        raise ResponseError(str(error)) from error
+    except StreamResetError as error:
+        if error.error_code == H2Reason.REFUSED_STREAM:
+            raise NotRunError("the application takes no more calls at once") from error
+        raise ResponseError(str(error)) from error
     except (HTTPunkError, OSError) as error:
         raise ResponseError(str(error) or type(error).__name__) from error
 
@@ -47,7 +59,7 @@ def _opening() -> Iterator[None]:
     try:
         yield
     except (GoAwayError, ConnectionClosedError) as error:
-        raise ConnectError("the application has closed its connections") from error
+        raise NotRunError("the application has closed its connections") from error
     except ValueError as error:
         raise ResponseError(str(error)) from error
 
@@ -89,9 +101,42 @@ class HTTP2Response:
         Raises:
             ResponseError: It broke off.
         """
-        with _breaking():
+        with _breaking(self._stream):
             async for part in self._driver._aiter_body(self._stream):
                 yield part
+
+
+class _Connection:
+    """A connection, and how many calls are on it."""
+
+    __slots__ = ("_protocol", "_shared", "calls")
+
+    def __init__(self, protocol: H2ClientProtocol, shared: H2Connection) -> None:
+        self._protocol, self._shared = protocol, shared
+        self.calls = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls: it broke, or the other side is leaving and finishes what it has."""
+        return self._shared.closed
+
+    @property
+    def driver(self) -> Driver:
+        return self._shared._conn
+
+    async def close(self) -> None:
+        await _close(self._protocol)
+
+
+async def _close(protocol: H2ClientProtocol) -> None:
+    """Take leave, which the other side may not hear."""
+    try:
+        async with asyncio.timeout(CLOSING_SECONDS):
+            await protocol.aclose()
+    except (TimeoutError, HTTPunkError, OSError):
+        transport: asyncio.Transport | None = protocol._transport
+        if transport is not None:
+            transport.abort()
 
 
 class HTTP2Client:
@@ -109,8 +154,8 @@ class HTTP2Client:
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._protocol: H2ClientProtocol | None = None
-        self._connection: H2Connection | None = None
+        self._current: _Connection | None = None
+        self._leaving: set[_Connection] = set()
         self._connecting = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
 
@@ -120,40 +165,63 @@ class HTTP2Client:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close the connection."""
+        """Close the connections."""
+        self._retire(None)
+        for each in tuple(self._leaving):
+            self._leave(each)
         await self._tasks.__aexit__(None, None, None)
-        await self._close()
 
-    async def _close(self) -> None:
-        protocol, self._protocol, self._connection = self._protocol, None, None
-        if protocol is not None:
-            await protocol.aclose()
+    def _retire(self, successor: _Connection | None) -> None:
+        """Use another connection; the former one is closed once its last call has ended."""
+        former, self._current = self._current, successor
+        if former is not None:
+            self._leaving.add(former)
+            if not former.calls:
+                self._leave(former)
 
-    async def _connected(self) -> H2Connection:
-        connection = self._connection
-        if connection is not None and not connection.closed:
-            return connection
+    def _leave(self, connection: _Connection) -> None:
+        self._leaving.discard(connection)
+        self._tasks.create_task(connection.close(), name="http2-close")
+
+    async def _connected(self) -> _Connection:
+        current = self._current
+        if current is not None and not current.closed:
+            return current
         async with self._connecting:
-            if self._connection is not None and not self._connection.closed:
-                return self._connection
-            await self._close()
+            if self._current is not None and not self._current.closed:
+                return self._current
+            self._retire(None)
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    self._connection = await self._connect()
+                    made = await self._connect()
             except TimeoutError:
-                await self._close()
-                raise ConnectError(f"no connection within {CONNECT_SECONDS:g} s") from None
-            except (HTTPunkError, OSError, UnicodeError) as error:
-                await self._close()
+                raise NotSpokenError(f"no connection of HTTP/2 within {CONNECT_SECONDS:g} s") from None
+            except HTTPunkError as error:
+                raise NotSpokenError("it does not speak HTTP/2 (--app-protocol)") from error
+            except (OSError, UnicodeError) as error:
                 raise ConnectError(str(error)) from error
-            return self._connection
+            self._retire(made)
+            return made
 
-    async def _connect(self) -> H2Connection:
+    async def _connect(self) -> _Connection:
         scheme = "http" if self._tls is None else "https"
-        _, self._protocol = await asyncio.get_running_loop().create_connection(
+        _, protocol = await asyncio.get_running_loop().create_connection(
             lambda: H2ClientProtocol(authority=self._authority, scheme=scheme), self._host, self._port, ssl=self._tls
         )
-        return await self._protocol.ready()  # type: ignore[return-value]  # of this protocol it is that
+        try:
+            shared: H2Connection = await protocol.ready()  # type: ignore[assignment]  # of this protocol it is that
+            return _Connection(protocol, shared)
+        except BaseException:
+            self._tasks.create_task(_close(protocol), name="http2-close")
+            raise
+
+    async def connect(self) -> None:
+        """Be connected, before a body is read that cannot be read again.
+
+        Raises:
+            ConnectError: It is not.
+        """
+        await self._connected()
 
     @asynccontextmanager
     async def call(
@@ -171,26 +239,65 @@ class HTTP2Client:
             ConnectError: Nothing was sent, or the other side said that it ran nothing.
             ResponseError: The other side broke off.
         """
-        driver: Driver = (await self._connected())._conn
         with _opening():
-            fields, empty = HeaderMap(to_wire(headers)), body == b""
-            stream = await driver._open_stream(method, target, fields, end_stream=empty, is_head=method == "HEAD")
+            fields = HeaderMap(to_wire(headers))
+        for attempt in range(NOT_RUN_ATTEMPTS):
+            exchange = self._exchange(await self._connected(), method, target, fields, body)
+            try:
+                response = await exchange.__aenter__()
+            except NotRunError:
+                if attempt == NOT_RUN_ATTEMPTS - 1:
+                    raise
+                continue
+            try:
+                yield response
+            except BaseException as error:
+                await exchange.__aexit__(type(error), error, error.__traceback__)
+                raise
+            await exchange.__aexit__(None, None, None)
+            return
+
+    @asynccontextmanager
+    async def _exchange(
+        self,
+        connection: _Connection,
+        method: str,
+        target: str,
+        fields: HeaderMap,
+        body: bytes | AsyncIterator[bytes],
+    ) -> AsyncIterator[HTTP2Response]:
+        driver, whole = connection.driver, isinstance(body, bytes)
+        connection.calls += 1
+        stream: Stream = None
         uploading: asyncio.Task[None] | None = None
         try:
+            with _opening():
+                stream = await driver._open_stream(
+                    method, target, fields, end_stream=whole and not body, is_head=method == "HEAD"
+                )
             if not isinstance(body, bytes):
                 uploading = self._tasks.create_task(_upload(driver, stream, body), name="http2-upload")
             elif body:
                 driver._send_body_background(stream, body)
             await stream.headers_evt.wait()
             if stream.status is None:
-                with _breaking():
-                    raise driver._stopped_error(stream, stream.stop)
+                try:
+                    with _breaking(stream):
+                        raise driver._stopped_error(stream, stream.stop)
+                except NotRunError as error:
+                    if whole:
+                        raise
+                    raise ResponseError(f"{error}, and the body was read") from error
             yield HTTP2Response(driver, stream)
         finally:
             if uploading is not None and not uploading.done():
                 uploading.cancel()
                 driver._reset(stream, CANCEL)  # Also when the answer is complete: nobody reads the rest.
-            driver._aclose_body(stream)
+            if stream is not None:
+                driver._aclose_body(stream)
+            connection.calls -= 1
+            if not connection.calls and connection in self._leaving:
+                self._leave(connection)
 
 
 async def _upload(driver: Driver, stream: Stream, body: AsyncIterator[bytes]) -> None:

@@ -10,16 +10,16 @@ from typing import Self
 
 import orjson
 
-from mesh.application import Headers
+from mesh.application import Headers, Kind
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import AppFailedError
+from mesh.errors import AppFailedError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, new_id
 
 __all__ = ["Batcher", "folded"]
 
 BULK_TYPE = "com.dapr.event.sent.bulk"
 RAW_CONTENT_TYPE = "application/octet-stream"
-Post = Callable[[str, Headers, bytes], Awaitable[tuple[int, bytes]]]
+Post = Callable[[str, Headers, bytes, Kind], Awaitable[tuple[int, bytes]]]
 
 
 @dataclass(slots=True)
@@ -116,11 +116,13 @@ class Batcher:
         }
         headers = [("Content-Type", "application/json"), ("pubsubName", self._pubsub)]
         _cancel_when_all_are_released(entries)
+        results: Mapping[str, Attempt]
         try:
-            status, answer = await self._post(path, headers, orjson.dumps(body))
+            status, answer = await self._post(path, headers, orjson.dumps(body), "events")
+        except HandlerFailedError as error:
+            results, default = {}, Attempt(Outcome.RETRY, str(error), error.status)
         except AppFailedError as error:
-            results: Mapping[str, Attempt] = {}
-            default = Attempt(Outcome.RETRY, str(error), broken=True)
+            results, default = {}, Attempt(Outcome.RETRY, str(error), broken=True)
         except Exception as error:  # noqa: BLE001 - each delivery gets it, and it ends there, not the other batches
             for entry in entries:
                 if not entry.result.done():

@@ -340,7 +340,7 @@ class Configuration:
 
         async def call(arrival: Arrival) -> Attempt:
             path, body = arrival.what
-            status, _ = await application.post(path, [("Content-Type", "application/json")], body)
+            status, _ = await application.post(path, [("Content-Type", "application/json")], body, "change")
             reason = f"the application answered {status}"
             return SUCCESS if status == 200 else Attempt(Outcome.RETRY, reason, status)
 

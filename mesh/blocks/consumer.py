@@ -140,11 +140,13 @@ class Consumer:
             metadata = {"mesh-attempt": str(delivery.attempt), **_dead_letter_headers(message)}
             return await self._batcher.call(path, topic, event.body, metadata, raw=self._raw)
         try:
-            status, answer = await self._application.post(path, self._headers(delivery, event), event.body)
+            status, answer = await self._application.post(path, self._headers(delivery, event), event.body, "event")
         except HandlerFailedError as error:
-            return Attempt(Outcome.RETRY, str(error), 500)
+            return Attempt(Outcome.RETRY, str(error), error.status)
         except AppFailedError as error:
             return Attempt(Outcome.RETRY, str(error), broken=True)
+        except EventError as error:  # It cannot be told to this application.
+            return Attempt(Outcome.DROP, str(error))
         return judge(status, answer)
 
     def _read(self, message: Message, topic: str) -> Envelope:

@@ -242,7 +242,7 @@ def normal_path(path: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-def programmatic_subscriptions(body: bytes) -> tuple[list[Subscription], list[str]]:
+def programmatic_subscriptions(body: bytes, *, as_given: bool = False) -> tuple[list[Subscription], list[str]]:
     """Read the application's answer to ``GET /dapr/subscribe``.
 
     Field names are matched without regard to case. What cannot be used is left out with a
@@ -250,6 +250,7 @@ def programmatic_subscriptions(body: bytes) -> tuple[list[Subscription], list[st
 
     Args:
         body: A JSON array, ``null`` or nothing.
+        as_given: Routes are names rather than paths: of an application on gRPC, which may also leave them away.
 
     Returns:
         The subscriptions in the application's order, and one warning per item left out.
@@ -268,21 +269,22 @@ def programmatic_subscriptions(body: bytes) -> tuple[list[Subscription], list[st
     warnings: list[str] = []
     for index, item in enumerate(items):
         try:
-            subscriptions.append(_subscription(item, warnings.append))
+            subscriptions.append(_subscription(item, as_given, warnings.append))
         except (ValueError, ExpressionError) as error:
             warnings.append(f"subscription {index} of the application is left out: {error}")
     return subscriptions, warnings
 
 
-def _subscription(item: object, warn: Callable[[str], None]) -> Subscription:
+def _subscription(item: object, as_given: bool, warn: Callable[[str], None]) -> Subscription:
     fields = _folded(item, "it")
     pubsub, topic = _text(fields, "pubsubname"), _text(fields, "topic")
     if not pubsub or not topic:
         raise ValueError(f"it has no {'topic' if pubsub else 'pubsubname'}")
     routes = _folded(fields.get("routes"), "routes")
-    rules = _rules(routes.get("rules"), f"'{topic}' on '{pubsub}'", warn)
+    path = str if as_given else normal_path
+    rules = _rules(routes.get("rules"), f"'{topic}' on '{pubsub}'", as_given, warn)
     default = _text(routes, "default") or _text(fields, "route")
-    if not rules and not default:
+    if not rules and not default and not as_given:
         raise ValueError(f"'{topic}' on '{pubsub}' has no usable route")
     metadata = {key: _scalar(value) for key, value in _mapping(fields.get("metadata"), "metadata").items()}
     near, others = unknown_metadata(metadata)
@@ -293,7 +295,7 @@ def _subscription(item: object, warn: Callable[[str], None]) -> Subscription:
         pubsub=pubsub,
         topic=topic,
         rules=rules,
-        default_path=normal_path(default) if default else None,
+        default_path=path(default) if default or (as_given and not rules) else None,
         metadata=MappingProxyType(metadata),
         dead_letter_topic=_text(fields, "deadlettertopic") or None,
         bulk=_bulk(_folded(fields.get("bulksubscribe"), "bulkSubscribe")),
@@ -301,7 +303,7 @@ def _subscription(item: object, warn: Callable[[str], None]) -> Subscription:
     )
 
 
-def _rules(value: object, place: str, warn: Callable[[str], None]) -> tuple[Rule, ...]:
+def _rules(value: object, place: str, as_given: bool, warn: Callable[[str], None]) -> tuple[Rule, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -310,9 +312,10 @@ def _rules(value: object, place: str, warn: Callable[[str], None]) -> tuple[Rule
     for number, item in enumerate(value, 1):
         fields = _folded(item, "a rule")
         match, path = _text(fields, "match"), _text(fields, "path")
-        if path:
+        if path or as_given:
             compile_match(match)
-            rules.append(Rule(match, normal_path(path), f"rule {number} of the application's subscription"))
+            called = path if as_given else normal_path(path)
+            rules.append(Rule(match, called, f"rule {number} of the application's subscription"))
         else:
             warn(f"a rule of {place} has no path and is left out: '{match}'")
     return tuple(rules)

@@ -203,10 +203,25 @@ def test_old_names_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_h2c_is_said_to_be_http_1() -> None:
-    config, (warning,) = parse_gateway(shlex.split("--app-id a --app-protocol h2c"), _ENVIRON)
-    assert config.app_protocol == "http"
-    assert "h2c: HTTP/2 without TLS is not spoken" in warning
+@pytest.mark.parametrize(
+    ("words", "protocol"),
+    [
+        ("", "http"),
+        ("--app-protocol http", "http"),
+        ("--app-protocol HTTPS", "https"),
+        ("-P h2c", "h2c"),
+        ("--protocol gRPC", "grpc"),
+        ("--app-protocol grpcs", "grpcs"),
+        ("--app-ssl", "https"),
+        ("--app-protocol https --app-ssl", "https"),
+        ("--app-protocol grpc --app-ssl", "grpcs"),
+        ("--app-protocol h2c --app-ssl", "h2c"),
+    ],
+)
+def test_protocols_of_the_application(words: str, protocol: str) -> None:
+    """In any case of letters; the old switch adds TLS to what may have it."""
+    config, _ = parse_gateway(shlex.split(f"--app-id a {words}"), _ENVIRON)
+    assert config.app_protocol == protocol
 
 
 def test_options_without_effect_are_said() -> None:
@@ -312,7 +327,7 @@ def test_all_wrong_values_are_reported_together() -> None:
     options = GatewayOptions(
         app_id="a.b",
         app_port=70000,
-        app_protocol="grpc",
+        app_protocol="tcp",
         max_body_size="big",
         log_level="loud",
         disable_init_endpoints="config,x",
@@ -396,7 +411,6 @@ def test_options_beside_a_template_have_no_effect_and_are_said(
         "warning: daprHTTPMaxRequestSize is an old name; use maxBodySize, such as 16Mi",
         "warning: daprHTTPReadBufferSize is an old name; use readBufferSize, such as 64Ki",
         "warning: resourcesPath is an old name; use resourcesPaths",
-        "warning: --app-protocol h2c: HTTP/2 without TLS is not spoken; the application is called by HTTP/1.1",
     ]
 
 

@@ -15,7 +15,7 @@ import pytest
 from brokers.memory import MemoryBroker
 from mesh.address import topic
 from mesh.application import Application as AnApplication
-from mesh.application import Headers
+from mesh.application import Headers, Kind
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.invocation import INVOKE, Call
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
@@ -77,7 +77,7 @@ async def test_a_broker_that_fails() -> None:
 class Application:
     """Answers as its path says."""
 
-    async def post(self, path: str, headers: object, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, headers: object, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
         if path == "/hangs":
             await asyncio.Event().wait()
         if path == "/fails":
@@ -108,7 +108,7 @@ class Answer:
 class Agreeing(Application):
     """Says yes to everything."""
 
-    async def post(self, path: str, headers: object, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, headers: object, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
         said = [{"entryId": entry["entryId"], "status": "SUCCESS"} for entry in orjson.loads(body).get("entries", [])]
         return 200, orjson.dumps({"statuses": said})
 
@@ -158,13 +158,13 @@ async def test_an_application() -> None:
     seen = Seen()
     watched = observed_application(Application(), seen)  # type: ignore[arg-type]
     await watched.until_reachable()
-    assert (await watched.post("/204", [], b""))[0] == 204
+    assert (await watched.post("/204", [], b"", "event"))[0] == 204
     async with watched.call("GET", "/503", [], b"") as response:
         assert response.status == 503
-    for fails in (watched.post("/fails", [], b""), watched.call("GET", "/fails", [], b"").__aenter__()):
+    for fails in (watched.post("/fails", [], b"", "event"), watched.call("GET", "/fails", [], b"").__aenter__()):
         with pytest.raises(AppFailedError):
             await fails
-    hanging = asyncio.ensure_future(watched.post("/hangs", [], b""))
+    hanging = asyncio.ensure_future(watched.post("/hangs", [], b"", "event"))
     await asyncio.sleep(0)
     hanging.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -18,7 +18,7 @@ import pytest
 from bindings.in_memory import InMemoryStateStore
 from brokers.memory import MemoryBroker
 from mesh.address import Address
-from mesh.application import AppResponse, Headers
+from mesh.application import AppResponse, Headers, Kind
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.invocation import INVOKE, Call
 from mesh.broker import Handler, SubscribeOptions
@@ -60,7 +60,7 @@ class App:
     ) -> AbstractAsyncContextManager[AppResponse]:
         raise NotImplementedError
 
-    async def post(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         raise NotImplementedError
 
     async def until_reachable(self) -> None:

@@ -174,8 +174,10 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
             ["dapr.yaml:4:14: apps[0].command: expected a list, got 'node app.js'"],
         ),
         (
-            _APP + "    appProtocol: grpc\n",
-            ["dapr.yaml:4:18: apps[0].appProtocol: 'grpc' is not supported; use http or https"],
+            _APP + "    appProtocol: tcp\n",
+            [
+                "dapr.yaml:4:18: apps[0].appProtocol: 'tcp' is not supported; use http, https, h2c, grpc or grpcs",
+            ],
         ),
         (
             _APP + "    appLogDestination: files\n",

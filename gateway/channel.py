@@ -1,0 +1,41 @@
+"""The way to the application, by the protocol that it speaks."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from gateway.config import ON_GRPC, GatewayConfig
+from gateway.http.application import HTTPApplication
+
+__all__ = ["application_of"]
+
+
+def application_of(config: GatewayConfig) -> HTTPApplication:
+    """Make the application of a gateway; loads what its protocol needs."""
+    protocol = config.app_protocol
+    secure = protocol in ("https", "grpcs")
+    base_url = f"http{'s' * secure}://{config.app_host}:{config.app_port}"
+    given: dict[str, Any] = {
+        "token": config.tokens.app,
+        "max_concurrency": config.app_max_concurrency,
+        "health": config.app_health,
+        "tls": _unverified() if secure else None,
+    }
+    if protocol in ON_GRPC:
+        from gateway.grpc.application import GRPCApplication  # Takes 15 MB, for such applications alone.
+
+        return GRPCApplication(base_url, limit_bytes=config.max_body_bytes, **given)
+    if protocol == "h2c":
+        from gateway.http2.client import HTTP2Client
+
+        return HTTPApplication(base_url, client=HTTP2Client, **given)
+    return HTTPApplication(base_url, **given)
+
+
+def _unverified() -> ssl.SSLContext:
+    """Trust the application's certificate as it is, as Dapr does: it is beside us."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
