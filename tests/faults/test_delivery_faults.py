@@ -103,12 +103,17 @@ async def recorded(app: AppProcess, kind: str, ids: Iterable[str], within: float
 # The application
 
 
-async def test_an_application_that_is_away_loses_and_dead_letters_nothing(mesh_home: Path, figures: Figures) -> None:
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+async def test_an_application_that_is_away_loses_and_dead_letters_nothing(
+    mesh_home: Path, figures: Figures, protocol: str
+) -> None:
     """Killed and restarted under its living gateway, it gets every event; none is blamed for that."""
+    name, ready = ("recorder", "/ready") if protocol == "http" else ("grpc_recorder", "")
+    told = ("--app-protocol", protocol)
     async with (
-        AppProcess(mesh_home, subscriptions=WITH_DEAD_LETTERS) as app,
+        AppProcess(mesh_home, name, subscriptions=WITH_DEAD_LETTERS, ready_path=ready) as app,
         GatewayProcess("publisher", mesh_home) as publisher,
-        GatewayProcess("subscriber", mesh_home, app=app) as subscriber,
+        GatewayProcess("subscriber", mesh_home, app=app, arguments=told) as subscriber,
         asyncio.TaskGroup() as tasks,
     ):
         publishing = Publishing(publisher, "orders", 3_000)

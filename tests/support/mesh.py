@@ -165,7 +165,7 @@ class AppProcess(ManagedProcess):
             app_port: Where it listens; None picks a free one.
             records: Where it records; several may share a file.
             environ: Further environment.
-            ready_path: Asked until it answers 2xx.
+            ready_path: Asked until it answers 2xx; empty = its port has to be open.
         """
         number = app_port or free_port()
         self.records = records or directory / f"records-{next(_numbers)}.txt"
@@ -185,7 +185,17 @@ class AppProcess(ManagedProcess):
         self._recorded: dict[str, list[tuple[str, int]]] = {}
 
     async def until_ready(self) -> None:
-        await _until_answers(self, self._ready_path)
+        if self._ready_path:
+            await _until_answers(self, self._ready_path)
+        else:
+            await eventually(self._connect)
+
+    async def _connect(self) -> None:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError as error:
+            raise AssertionError(str(error)) from None
+        writer.close()
 
     def recorded(self, kind: str) -> list[str]:
         """Give the ids of one kind, in the order in which they were recorded, repeated ones included."""
