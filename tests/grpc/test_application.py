@@ -181,6 +181,28 @@ async def test_events(memory: Backbone, tmp_path: Path) -> None:
         }
 
 
+async def test_policies_know_the_status(memory: Backbone, tmp_path: Path) -> None:
+    """Of a delivery that failed: one that is not retried goes to the dead letters at once."""
+    retry = {"policy": "constant", "duration": "10ms", "maxRetries": 3, "matching": {"gRPCStatusCodes": "14"}}
+    targets = {"components": {"pubsub": {"inbound": {"retry": "r"}}}}
+    policy = yaml("Resiliency", "p", {"policies": {"retries": {"r": retry}}, "targets": targets})
+    app = GRPCApp(wanted("t", dead_letter_topic="dead"), wanted("dead", metadata=RAW))
+    answered = {"away": "UNAVAILABLE", "unknown": "NOT_FOUND"}
+
+    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        if request.topic == "t":
+            await context.abort(getattr(grpc.StatusCode, answered[request.data.decode()]), "")
+        return event_reply(0)
+
+    app.answers["OnTopicEvent"] = answer
+    async with app, gateway(memory, tmp_path, resources=DEFAULTS + policy, **on(app)) as node:
+        for data in answered:
+            await node.publish("t", data)
+        await app.until("OnTopicEvent", 4 + 1 + 2)
+        tried = [each.message.data.decode() for each in app.of("OnTopicEvent") if each.message.topic == "t"]
+        assert sorted(tried) == ["away"] * 4 + ["unknown"]
+
+
 async def test_subscriptions(memory: Backbone, tmp_path: Path) -> None:
     """Routes are names, handed over as they were given; a subscription without any has the empty one."""
     rules = [{"match": 'event.type == "special"', "path": "special"}]

@@ -117,6 +117,35 @@ async def test_a_refused_stream_was_not_run() -> None:
         assert await called(to) == (200, b"hello")
 
 
+async def test_a_body_that_was_read_is_not_read_for_another() -> None:
+    """An application that is away leaves a streamed body as it is; one that took some of it has failed."""
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(2):
+            read += 1
+            yield b"part"
+
+    async def call(to: GRPCApplication, *headers: tuple[str, str]) -> None:
+        async with to.call("POST", "/m", headers, body()):
+            pass
+
+    grpc = ("content-type", "application/grpc")
+    async with H2App() as app, application(app) as to:
+        for path in (ON_INVOKE, "/m"):
+            app.answers[path] = resets(REFUSED_STREAM)
+        for headers in ((), (grpc,)):
+            with pytest.raises(AppFailedError, match="read$"):
+                await call(to, *headers)
+    read = 0
+    async with application(app) as to:
+        for headers in ((), (grpc,)):
+            with pytest.raises(AppUnreachableError, match="does not accept connections"):
+                await call(to, *headers)
+    assert read == 0
+
+
 async def test_events_say_why_they_failed() -> None:
     async with H2App() as app, application(app) as to:
         app.answers[ON_EVENT] = says(b"", None, grpc_status="5", grpc_message="no%20such order")

@@ -76,6 +76,13 @@ def test_status_matching() -> None:
     assert Retry().should_retry_status(404)
 
 
+def test_statuses_of_grpc_are_not_those_of_http() -> None:
+    retry = Retry(http_statuses=StatusCodes(((500, 599),)), grpc_statuses=StatusCodes(((13, 14),)))
+    retried = [status for status in (0, 12, 13, 14, 404, 500) if retry.should_retry_status(status)]
+    assert retried == [13, 14, 500]
+    assert Retry(http_statuses=StatusCodes(((500, 599),))).should_retry_status(5)
+
+
 @pytest.mark.parametrize(
     "text", ["", "4", "99", "600", "500-", "-500", "599-500", "x", "500,,429", "500-600", "1" * 50]
 )
