@@ -136,7 +136,7 @@ async def test_a_body_that_was_read_is_not_read_for_another() -> None:
         for path in (ON_INVOKE, "/m"):
             app.answers[path] = resets(REFUSED_STREAM)
         for headers in ((), (grpc,)):
-            with pytest.raises(AppFailedError, match="read$"):
+            with pytest.raises(AppFailedError, match=r"read$"):
                 await call(to, *headers)
     read = 0
     async with application(app) as to:
