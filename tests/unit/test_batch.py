@@ -7,10 +7,10 @@ import asyncio
 import orjson
 import pytest
 
-from mesh.application import Headers
+from mesh.application import Headers, Kind
 from mesh.blocks.batch import Batcher, folded, judge_bulk
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import AppFailedError, AppUnreachableError
+from mesh.errors import AppFailedError, AppUnreachableError, HandlerFailedError
 from tests.support.eventually import eventually
 
 
@@ -21,7 +21,7 @@ class Posts:
         self.batches: list[list[object]] = []
         self.failure = failure
 
-    async def __call__(self, path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+    async def __call__(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         entries = orjson.loads(body)["entries"]
         self.batches.append([entry["event"] for entry in entries])
         if self.failure is not None:
@@ -80,7 +80,7 @@ async def test_a_batch_that_nobody_waits_for_is_given_up() -> None:
     """Once each of its deliveries was released, and not before; else it would hold up the end for ever."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def stalled(path: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
+    async def stalled(path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -103,6 +103,14 @@ async def test_an_application_that_breaks_off_failed_each() -> None:
     async with Batcher("p", 2, 60.0, Posts(AppFailedError("gone"))) as batcher, asyncio.TaskGroup() as tasks:
         made = calls(tasks, batcher, b"1", b"2")
     assert [call.result() for call in made] == [Attempt(Outcome.RETRY, "gone", broken=True)] * 2
+
+
+async def test_an_application_that_says_that_it_failed() -> None:
+    """By a status that policies can look at."""
+    posts = Posts(HandlerFailedError("NOT_FOUND", 5))
+    async with Batcher("p", 2, 60.0, posts) as batcher, asyncio.TaskGroup() as tasks:
+        made = calls(tasks, batcher, b"1", b"2")
+    assert [call.result() for call in made] == [Attempt(Outcome.RETRY, "NOT_FOUND", 5)] * 2
 
 
 async def test_a_released_entry_is_not_sent() -> None:
