@@ -248,8 +248,9 @@ async def test_subscriptions(memory: Backbone, tmp_path: Path) -> None:
         assert found["t"] == ("PROGRAMMATIC", [*rules, {"path": "/rest"}])
 
 
-async def test_subscriptions_are_asked_again(memory: Backbone, tmp_path: Path) -> None:
+async def test_subscriptions_are_asked_again(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While there is another answer than that nothing is wanted."""
+    monkeypatch.setattr("gateway.http.application.SUBSCRIBE_RETRY", 0.01)
     async with GRPCApp(*EVENTS) as app:
         app.answers["ListTopicSubscriptions"], later = (
             fail("UNAVAILABLE", "starting"),

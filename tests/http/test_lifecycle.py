@@ -310,7 +310,7 @@ async def test_subscriptions_are_asked_for_again(
     memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
     """An application that breaks off while it is asked is asked again."""
-    monkeypatch.setattr("gateway.app.SUBSCRIBE_RETRY", 0.01)
+    monkeypatch.setattr("gateway.http.application.SUBSCRIBE_RETRY", 0.01)
     left = broken
 
     async def subscribe(request: web.BaseRequest) -> web.StreamResponse:
@@ -348,7 +348,7 @@ async def test_too_many_subscriptions_are_told_of_once(
     memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are not taken for none, and asking again does not fill the log."""
-    monkeypatch.setattr("gateway.app.SUBSCRIBE_RETRY", 0.01)
+    monkeypatch.setattr("gateway.http.application.SUBSCRIBE_RETRY", 0.01)
     asked = 0
 
     async def subscribe(request: web.BaseRequest) -> web.StreamResponse:
