@@ -58,7 +58,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.sql.configuration": (480, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.mysql": (505, frozenset({"asyncmy", "sqlalchemy"})),
     "bindings.sql.postgresql": (465, frozenset({"asyncpg", "sqlalchemy"})),
-    "bindings.sql.sqlite": (435, frozenset({"sqlalchemy"})),
+    "bindings.sql.sqlite": (445, frozenset({"sqlalchemy"})),
     "bindings.sql.sqlserver": (440, frozenset({"sqlalchemy"})),
     "bindings.vault": (440, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
