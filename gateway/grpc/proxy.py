@@ -17,9 +17,9 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import answer as told
 from gateway.grpc.call import Call
 from gateway.grpc.service import TARGETS
-from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, status_fields
+from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, status_fields, trace_bin
 from gateway.http2.fields import from_wire, to_wire
-from gateway.routes.request import binary_trace, trace_of
+from gateway.routes.request import trace_of
 from gateway.routes.route import API
 from mesh.application import Headers
 from mesh.blocks.invocation import INVOKE, Answer, forwardable
@@ -80,7 +80,7 @@ def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple
         ("dapr-callee-app-id", target.partition(".")[0]),
     ]
     if span:
-        headers += [("traceparent", span), ("grpc-trace-bin", binary_trace(span))]
+        headers += [("traceparent", span), ("grpc-trace-bin", trace_bin(span))]
     until = time.time() + LONGEST_SECONDS if call.deadline is None else call.deadline
     return headers, Context(api.caller, until, parent, state)
 

@@ -17,7 +17,6 @@ from gateway import errors
 from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
-    "binary_trace",
     "check_escapes",
     "every",
     "fields",
@@ -103,12 +102,6 @@ def traceparent_of(binary: str) -> str | None:
         return None
     parent = f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
     return parent if is_traceparent(parent) else None
-
-
-def binary_trace(traceparent: str) -> str:
-    """Write a valid ``traceparent`` as ``grpc-trace-bin``."""
-    trace, span, flags = (bytes.fromhex(part) for part in traceparent.split("-")[1:4])
-    return base64.b64encode(b"\0\0" + trace + b"\1" + span + b"\2" + flags).decode().rstrip("=")
 
 
 def trace_of(metadata: Mapping[str, str]) -> tuple[str | None, str]:
