@@ -16,6 +16,7 @@ from brokers import memory
 from brokers.shared import backoff
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
+from gateway.grpc.proxy import LONGEST_SECONDS
 from gateway.http import application, client, server
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
@@ -78,6 +79,12 @@ def _asked() -> Sequence[Row]:
             _time(invocation.INVOKE.seconds),
             f"{POLICY} for the application; `mesh-timeout` on the call, for all attempts together",
             "500 `ERR_DIRECT_INVOKE`: `no answer within the deadline`",
+        ),
+        (
+            "a call of gRPC without a deadline, until its answer begins",
+            _time(LONGEST_SECONDS),
+            "`grpc-timeout`, which bounds the whole call",
+            "`DEADLINE_EXCEEDED`; until somebody has taken the call it is 60 s",
         ),
         ("a publish, alone or in bulk; each attempt", _time(topics.PUBLISH.seconds), OUTBOUND, failed),
         ("an operation on a state store; each attempt", _time(state.GET.seconds), OUTBOUND, failed),

@@ -71,7 +71,7 @@ class Gateway:
             return ("shutting-down",)
         if not self.outbound_ready:
             return ("components",)
-        if self._application is not None and not self._runtime.serving:
+        if self.config.app_port is not None and not self._runtime.serving:
             return ("app",)
         return ()
 
@@ -127,7 +127,7 @@ class Gateway:
 
     def _conditions(self, status: Sequence[ComponentStatus]) -> list[dict[str, object]]:
         """Tell what is not as it should be, for ``mesh status``."""
-        away = self._application is not None and not self._runtime.serving
+        away = self.config.app_port is not None and not self._runtime.serving
         told: list[dict[str, object]] = [{"target": "application", "state": "away"}] if away else []
         told += [
             {"target": f"component {each.name}", "state": f"{each.health}: {each.reason}"}

@@ -16,6 +16,7 @@ from mesh.operation import Method
 
 __all__ = [
     "ERRORS",
+    "TYPES",
     "APIError",
     "Row",
     "answer",
@@ -93,6 +94,9 @@ _CONFIGURATION_SUBSCRIBE = Row(
 _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 _BAD_ARGUMENT = Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}")
+
+_INVOKE = Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}")
+_INVOKE_UNAVAILABLE = _INVOKE._replace(grpc="UNAVAILABLE")
 
 # By ``<block>.<method>/<code>``, ``<block>/<code>``, ``*/<code>``, ``<block>.<method>``, ``<code>``: the first that is
 # there counts. A code stands for the class of the error and all its subclasses.
@@ -282,7 +286,15 @@ ERRORS: Mapping[str, Row] = {
     "lock/BAD_ARGUMENT": _BAD_ARGUMENT,
     "lock.acquire": Row(500, "INTERNAL", "ERR_TRY_LOCK", "failed to try acquiring lock: {error}"),
     "lock.release": Row(500, "INTERNAL", "ERR_UNLOCK", "failed to release lock: {error}"),
-    "invocation.invoke": Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}"),
+    "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),
+    "invocation.invoke/NOT_SPOKEN": _INVOKE._replace(grpc="UNIMPLEMENTED"),
+    "invocation.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),
+    "invocation.invoke/NO_RESPONDER": _INVOKE,
+    "invocation.invoke/APP_AWAY": _INVOKE_UNAVAILABLE,
+    "invocation.invoke/APP_UNREACHABLE": _INVOKE_UNAVAILABLE,
+    "invocation.invoke/APP_FAILED": _INVOKE_UNAVAILABLE,
+    "invocation.invoke/BROKER_ERROR": _INVOKE_UNAVAILABLE,
+    "invocation.invoke": _INVOKE,
     "durable.accept/BAD_ARGUMENT": _BAD_ARGUMENT,
     "durable.accept/DEADLINE_EXCEEDED": Row(
         500, "DEADLINE_EXCEEDED", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}" + _UNKNOWN

@@ -36,7 +36,13 @@ class AppResponse(Protocol):
 
 
 class Application(Protocol):
-    """The application's side of the gateway."""
+    """The application's side of the gateway.
+
+    Attributes:
+        takes_grpc: Whether ``call`` reaches it by HTTP/2, which calls of gRPC need.
+    """
+
+    takes_grpc: bool
 
     def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]

@@ -15,7 +15,9 @@ from typing import TypeVar
 
 from mesh.errors import DeadlineExceededError
 
-__all__ = ["SWEEP_INTERVAL", "Deadlines"]
+__all__ = ["NO_ANSWER", "SWEEP_INTERVAL", "Deadlines"]
+
+NO_ANSWER = "no answer within the deadline"
 
 SWEEP_INTERVAL = 0.25
 EXACT_BELOW = 5.0
@@ -39,19 +41,22 @@ class Deadlines:
         self._watched: set[_Watched] = set()
         self._sweeping = False
 
-    async def within(self, seconds: float, call: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
+    async def within(
+        self, seconds: float, call: Callable[..., Awaitable[_T]], *arguments: object, text: str = ""
+    ) -> _T:
         """Make a call; cancel it when its time is over.
 
         Args:
             seconds: How long it may take, perhaps without an end; one of at least 5 s may strike up to 0.25 s late.
             call: What to bound.
             *arguments: What it is called with.
+            text: Of the error; empty = one that says how long it was.
 
         Raises:
             DeadlineExceededError: It took longer; its outcome is unknown.
         """
         if seconds < EXACT_BELOW:
-            return await self._exactly(seconds, call, *arguments)
+            return await self._exactly(seconds, text, call, *arguments)
         if seconds == math.inf:
             return await call(*arguments)
         task = asyncio.current_task()
@@ -67,16 +72,16 @@ class Deadlines:
         except asyncio.CancelledError:
             # Somebody else may have cancelled as well; then it is theirs.
             if watched.struck and task.cancelling() <= before + 1:
-                raise _late(seconds) from None
+                raise _late(seconds, text) from None
             raise
         finally:
             self._watched.discard(watched)
             if watched.struck:
                 task.uncancel()
 
-    async def _exactly(self, seconds: float, call: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
+    async def _exactly(self, seconds: float, text: str, call: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
         if seconds <= 0:
-            raise _late(0.0)
+            raise _late(0.0, text)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -84,7 +89,7 @@ class Deadlines:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise _late(seconds) from None
+            raise _late(seconds, text) from None
 
     def _sweep(self) -> None:
         now = time.monotonic()
@@ -97,5 +102,5 @@ class Deadlines:
             asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
 
 
-def _late(seconds: float) -> DeadlineExceededError:
-    return DeadlineExceededError(f"no answer within {round(seconds, 3):g} s")
+def _late(seconds: float, text: str) -> DeadlineExceededError:
+    return DeadlineExceededError(text or f"no answer within {round(seconds, 3):g} s")

@@ -24,10 +24,12 @@
     │   ├── MessageTooLargeError      above the broker's limit
     │   ├── TopologyMismatchError     a stream or consumer exists and is not what we need
     │   ├── NoResponderError          nobody serves this address now
+    │   │   ├── AppAwayError          the application had instances a moment ago
     │   │   └── HostsGoneError        the component had hosts a moment ago
     │   ├── DeadlineExceededError     the caller's time is over; the outcome is unknown
     │   └── StreamBrokenError         a streamed request or reply ended in the middle
     ├── AppUnreachableError           the application does not accept connections; nothing reached it
+    ├── NotSpokenError                the application is spoken to by another protocol than a call needs
     ├── AppFailedError                the application broke the connection off; it may have run
     │   └── HandlerFailedError        the application says by an error that it failed
     ├── PublishFailedError            some events of several were not published
@@ -58,6 +60,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "AppAwayError",
     "AppFailedError",
     "AppUnreachableError",
     "BadArgumentError",
@@ -85,6 +88,7 @@ __all__ = [
     "MissingDependencyError",
     "NoResponderError",
     "NotConfiguredError",
+    "NotSpokenError",
     "OutcomeUnknownError",
     "OutboxError",
     "PermissionDeniedError",
@@ -286,6 +290,12 @@ class NoResponderError(BrokerError):
     retryable = True
 
 
+class AppAwayError(NoResponderError):
+    """No instance of an application is there, and one was within the last minute; it may be back soon."""
+
+    code = "APP_AWAY"
+
+
 class HostsGoneError(NoResponderError):
     """The hosts that this component had do not answer; nothing ran."""
 
@@ -311,6 +321,12 @@ class AppUnreachableError(MeshError):
 
     code = "APP_UNREACHABLE"
     retryable = True
+
+
+class NotSpokenError(MeshError):
+    """The application is spoken to by another protocol than a call needs; nothing reached it."""
+
+    code = "NOT_SPOKEN"
 
 
 class AppFailedError(MeshError):

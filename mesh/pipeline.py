@@ -43,7 +43,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.conditions import Conditions
-from mesh.deadlines import Deadlines
+from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.policies import Guard, Policy, Verdict
@@ -273,7 +273,9 @@ async def _within_deadline(deadlines: Deadlines, proceed: Handler, operation: Op
     else:
         seconds = given - now if limit is None else min(limit, given - now)
     operation.deadline = now + seconds
-    return await deadlines.within(seconds + operation.method.grace, proceed, operation)
+    grace = operation.method.grace
+    # A block with a grace says so itself, unless the loop was too busy: then it is said here in the same words.
+    return await deadlines.within(seconds + grace, proceed, operation, text=NO_ANSWER if grace else "")
 
 
 def _placed(services: Mapping[str, Service], operation: Operation) -> Awaitable[object]:

@@ -281,7 +281,7 @@ class Verdict(NamedTuple):
     Attributes:
         worked: Whether the target works, for the circuit breaker; a refusal is an answer of one that does.
         again: Whether another attempt may help.
-        status: The HTTP status, which a retry may be limited to; None when there is none.
+        status: The status of HTTP or gRPC, which a retry may be limited to; None when there is none.
     """
 
     worked: bool

@@ -52,7 +52,10 @@ class FastStreamApplication:
         topics: Subscribers by the path that their subscription names.
         methods: Subscribers by verb (empty for any) and path.
         started: Set once FastStream has started them.
+        takes_grpc: It does not.
     """
+
+    takes_grpc = False
 
     def __init__(self, max_body_bytes: int) -> None:
         """Begin with nothing.

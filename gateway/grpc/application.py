@@ -30,6 +30,7 @@ from gateway.grpc.wire import (
     StatusError,
     framed,
     is_grpc,
+    status_fields,
     status_of,
     trace_bin,
 )
@@ -211,14 +212,10 @@ class GRPCApplication(HTTPApplication):
 class _Whole:
     """An answer that is there already."""
 
-    __slots__ = ("_body", "headers", "status")
+    __slots__ = ("_body", "headers", "status", "trailers")
 
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
-        self.status, self.headers, self._body = status, headers, body
-
-    @property
-    def trailers(self) -> Headers:
-        return ()
+    def __init__(self, status: int, headers: Headers, body: bytes, trailers: Headers = ()) -> None:
+        self.status, self.headers, self._body, self.trailers = status, headers, body, trailers
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         return self._body if len(self._body) <= limit_bytes else None
@@ -229,7 +226,8 @@ class _Whole:
 
 def _failed(error: StatusError, status: int) -> _Whole:
     body = status_json(int(error.code), error.message, error.details)
-    return _Whole(status, [("content-type", "application/json")], body)
+    trailers = status_fields(error.code)  # For callers on gRPC: the status of HTTP leaves some of it out.
+    return _Whole(status, [("content-type", "application/json")], body, trailers)
 
 
 def _told(error: StatusError) -> str:

@@ -20,6 +20,7 @@ _VERSION = re.compile(r"(Alpha|Beta)(\d)\Z")
 
 def build_grpc(api: API, rows: Sequence[RPC] = RPCS) -> HTTP2Connections:
     """Make what serves connections."""
+    from gateway.grpc.proxy import pass_on
     from gateway.grpc.service import Service
     from gateway.http2.server import HTTP2Connections
 
@@ -28,4 +29,5 @@ def build_grpc(api: API, rows: Sequence[RPC] = RPCS) -> HTTP2Connections:
         version = "v1.0" if found is None else f"v1.0-{found[1].lower()}{found[2]}"
         return is_allowed(row.api, version, api.allowed, "grpc")
 
-    return HTTP2Connections(Service(api, rows, allowed, None).handle, api.config.max_header_bytes)
+    proxy = pass_on if is_allowed("invoke", "v1.0", api.allowed, "grpc") else None
+    return HTTP2Connections(Service(api, rows, allowed, proxy).handle, api.config.max_header_bytes)

@@ -20,6 +20,7 @@ __all__ = ["ACCEPTED", "Call", "Metadata"]
 
 ACCEPTED = [("content-type", CONTENT_TYPE), ("grpc-accept-encoding", "identity,deflate,gzip")]
 BODY_SECONDS = 60.0
+Wire = list[tuple[str, bytes]]
 WATCH_AFTER = 0.02
 _ACCEPTED, _OK = HeaderMap(ACCEPTED), HeaderMap(status_fields(Code.OK))
 
@@ -54,6 +55,7 @@ class Call:
     Attributes:
         metadata: What came with it.
         deadline: The client's, in Unix time; None = it gave none.
+        headers: Sent before the answer.
         trailers: Sent with the status.
     """
 
@@ -68,6 +70,7 @@ class Call:
         "_task",
         "_watching",
         "deadline",
+        "headers",
         "metadata",
         "trailers",
     )
@@ -82,6 +85,7 @@ class Call:
         self._watching: asyncio.Task[None] | None = None
         self.deadline: float | None = None
         self.metadata = Metadata(request.headers)
+        self.headers: list[tuple[str, str]] = []
         self.trailers: list[tuple[str, str]] = []
         self._reader = Reader(request.aiter_bytes(), limit_bytes, self.metadata.get("grpc-encoding", "identity"))
 
@@ -170,7 +174,7 @@ class Call:
         """
         try:
             if self._sending is None:
-                self._sending = await self._request.send_response(200, headers=_ACCEPTED)
+                self._sending = await self._request.send_response(200, headers=self._accepted())
             await self._sending.send_data(framed(message.SerializeToString()))
         except HTTPunkError as error:
             raise ConnectionError(str(error)) from error
@@ -179,15 +183,33 @@ class Call:
         """Make the message of an event that the client is handed."""
         return topic_event(envelope, path)
 
+    async def begin(self, headers: Wire, *, ends: bool = False) -> None:
+        """Begin an answer that is another's: ``write`` and ``finish`` follow, unless it ends so."""
+        self._sending = await self._request.send_response(200, headers=cast("Any", headers), end_stream=ends)
+
+    async def write(self, data: bytes) -> None:
+        """Send some of that body; waits while the client reads more slowly."""
+        assert self._sending is not None
+        await self._sending.send_data(data)
+
+    async def finish(self, trailers: Wire) -> None:
+        """End the body with another's status."""
+        assert self._sending is not None
+        await self._sending.send_trailers(cast("Any", trailers))
+
     async def reply(self, message: Any) -> None:
         """End the call with its one message."""
         trailers = HeaderMap([*status_fields(Code.OK), *self.trailers]) if self.trailers else _OK
-        await self._request.respond(200, headers=_ACCEPTED, body=framed(message.SerializeToString()), trailers=trailers)
+        body = framed(message.SerializeToString())
+        await self._request.respond(200, headers=self._accepted(), body=body, trailers=trailers)
+
+    def _accepted(self) -> HeaderMap:
+        return HeaderMap([*ACCEPTED, *self.headers]) if self.headers else _ACCEPTED
 
     async def end(self, error: StatusError | None = None) -> None:
         """End the call; without an error it went well."""
         fields = status_fields(*(error.told if error is not None else (Code.OK,)))
         if self._sending is None:
-            await self._request.respond(200, headers=[*ACCEPTED, *fields, *self.trailers])
+            await self._request.respond(200, headers=[*ACCEPTED, *self.headers, *fields, *self.trailers])
         else:
             await self._sending.send_trailers([*fields, *self.trailers])

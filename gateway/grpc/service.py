@@ -25,13 +25,15 @@ from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
 from mesh.errors import MeshError
 
-__all__ = ["Service"]
+__all__ = ["TARGETS", "Service"]
 
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
 SERVICE = "Dapr"
 TOKEN = "dapr-api-token"
+TARGETS = ("dapr-app-id", "dapr-callee-app-id")
+NOT_ALLOWED = "requested endpoint is not available: the Configuration's spec.api"
 PROTOCOL_ERROR = 1
 UNSUPPORTED_MEDIA_TYPE = 415
 
@@ -59,7 +61,7 @@ class Service:
             api: What rows are given.
             rows: The table.
             is_allowed: Tells whether a Configuration allows a row under one of its names.
-            proxy: Passes on what is no method of the API; None = nothing is.
+            proxy: Passes on what is no method of the API and names an application; None = that is not allowed.
         """
         self._api, self._proxy = api, proxy
         self._token = None if api.config.tokens.api is None else api.config.tokens.api.encode()
@@ -124,13 +126,17 @@ class Service:
         path = request.path or ""
         method = self._methods.get(path)
         if method is None:
-            if "dapr-app-id" not in call.metadata or self._proxy is None or path.startswith(self._prefix):
+            if path.startswith(self._prefix) or not any(call.metadata.get(name) for name in TARGETS):
                 raise self._unknown(path)
+            if self._proxy is None:
+                raise StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
             await self._proxy(self._api, request, call)
             return
         call.takes(method.takes)
         message = None if method.client_streams else await call.message()
-        called = Called(self._api, message, call.metadata, method.gives, call, call.deadline, call.trailers)
+        called = Called(
+            self._api, message, call.metadata, method.gives, call, call.deadline, call.trailers, call.headers
+        )
         answer = await method.row.answer(called)
         if method.server_streams:
             await call.end()
@@ -152,7 +158,7 @@ class Service:
         """Say why there is no answer to a method."""
         name = path.removeprefix(self._prefix)
         if path in self._denied:
-            return StatusError(Code.UNIMPLEMENTED, "requested endpoint is not available: the Configuration's spec.api")
+            return StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
         if name == path:
             text = f"unknown service of {path[:200]}; a call to another application has the metadata dapr-app-id"
             return StatusError(Code.UNIMPLEMENTED, text)

@@ -114,6 +114,8 @@ class HTTPApplication:
         self._path = parts.path
         self._secure = secure
         self._tls = tls
+        making: object = client
+        self.takes_grpc = making is not HTTPClient
         self._making = client
         self._client: Client
         self._fixed: list[tuple[str, str]] = [*headers, *([("dapr-api-token", token)] if token is not None else [])]

@@ -14,16 +14,19 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 
 from httpunk import H2Connection
+from httpunk._httpunk import H2Streams
 from httpunk.asyncio import H2ClientProtocol
 from httpunk.exceptions import ConnectionClosedError, GoAwayError, H2Reason, HTTPunkError, StreamResetError
+from httpunk.h2.client import Connection
 from httpunk.http import HeaderMap
 
 from gateway.http.client import CONNECT_SECONDS, ConnectError, NotSpokenError, ResponseError
-from gateway.http2.fields import from_wire, to_wire
+from gateway.http2.fields import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, from_wire, to_wire
 from mesh.application import Headers
 
 __all__ = ["HTTP2Client", "HTTP2Response", "NotRunError"]
 
+MAX_FRAME_BYTES = MAX_FIELDS_BYTES = 16 * 1024
 CANCEL = int(H2Reason.CANCEL)
 CLOSING_SECONDS = 1.0
 NOT_RUN_ATTEMPTS = 3  # A server that ends its connections by age may end two in a row.
@@ -64,6 +67,32 @@ def _opening() -> Iterator[None]:
         raise ResponseError(str(error)) from error
 
 
+class _Driver(Connection):
+    """The library's, in whose windows two streams that nobody reads would stop all others."""
+
+    def __new__(cls, transport: object, **_: object) -> Self:
+        state: Any = H2Streams  # Its stub does not tell how it is made.
+        made: Self = state.__new__(
+            cls,
+            "client",
+            initial_window_size=STREAM_WINDOW_BYTES,
+            connection_window=CONNECTION_WINDOW_BYTES,
+            max_frame_size=MAX_FRAME_BYTES,
+            max_header_list_size=MAX_FIELDS_BYTES,
+            max_send_buf_size=STREAM_WINDOW_BYTES,
+            data_frame_budget=None,
+            enable_push=False,
+        )
+        return made
+
+
+class _Protocol(H2ClientProtocol):
+    def _make_client(self) -> H2Connection:
+        made: H2Connection = super()._make_client()  # type: ignore[no-untyped-call]
+        made._conn = _Driver(self, authority=self._authority, scheme=self._scheme, backend=self._backend)
+        return made
+
+
 class HTTP2Response:
     """An answer while it is read.
 
@@ -72,10 +101,12 @@ class HTTP2Response:
         headers: As they came; names are lower-case.
     """
 
-    __slots__ = ("_driver", "_stream", "headers", "status")
+    __slots__ = ("_begun", "_rest", "_stream", "headers", "status")
 
     def __init__(self, driver: Driver, stream: Stream) -> None:
-        self._driver, self._stream = driver, stream
+        self._stream = stream
+        self._rest: AsyncIterator[bytes] = driver._aiter_body(stream)
+        self._begun: list[bytes] = []
         self.status: int = stream.status
         self.headers: Headers = from_wire(stream.headers)
 
@@ -85,15 +116,23 @@ class HTTP2Response:
         return from_wire(self._stream.trailers)
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
-        """Read the whole body if its length is known and small.
+        """Read the whole body if it is small, and its length is known or all of it is here already.
 
         Raises:
             ResponseError: It broke off.
         """
         length = next((value for name, value in self.headers if name == "content-length"), "")
-        if not length.isdigit() or int(length) > limit_bytes:
-            return None
-        return b"".join([part async for part in self.parts()])
+        if length.isdigit():
+            return b"".join([part async for part in self.parts()]) if int(length) <= limit_bytes else None
+        arrived, size = self._stream.body_recv._q, 0
+        with _breaking(self._stream):
+            while size <= limit_bytes and not arrived.empty():
+                part = await anext(self._rest, None)
+                if part is None:
+                    return b"".join(self._begun)
+                self._begun.append(part)
+                size += len(part)
+        return None
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives.
@@ -101,8 +140,10 @@ class HTTP2Response:
         Raises:
             ResponseError: It broke off.
         """
+        for part in self._begun:
+            yield part
         with _breaking(self._stream):
-            async for part in self._driver._aiter_body(self._stream):
+            async for part in self._rest:
                 yield part
 
 
@@ -206,7 +247,7 @@ class HTTP2Client:
     async def _connect(self) -> _Connection:
         scheme = "http" if self._tls is None else "https"
         _, protocol = await asyncio.get_running_loop().create_connection(
-            lambda: H2ClientProtocol(authority=self._authority, scheme=scheme), self._host, self._port, ssl=self._tls
+            lambda: _Protocol(authority=self._authority, scheme=scheme), self._host, self._port, ssl=self._tls
         )
         try:
             shared: H2Connection = await protocol.ready()  # type: ignore[assignment]  # of this protocol it is that

@@ -1,4 +1,4 @@
-"""Header fields between HTTP/2, where values are bytes, and the rest of the gateway, where they are text."""
+"""What both sides of HTTP/2 have in common: header fields, whose values are bytes there and text elsewhere; windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from httpunk.http import HeaderMap
 
 from mesh.application import Headers
 
-__all__ = ["from_wire", "to_wire"]
+__all__ = ["CONNECTION_WINDOW_BYTES", "STREAM_WINDOW_BYTES", "from_wire", "to_wire"]
+
+# What may be under way and unread of one stream, and of a connection: streams that nobody reads leave room for others.
+STREAM_WINDOW_BYTES = 256 * 1024
+CONNECTION_WINDOW_BYTES = 64 * STREAM_WINDOW_BYTES
 
 # They belong to HTTP/1.1, and an HTTP/2 message with one is malformed. Source: RFC 9113 section 8.2.2.
 _OF_HTTP_1 = frozenset(

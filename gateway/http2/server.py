@@ -13,6 +13,8 @@ from httpunk import H2Server
 from httpunk.asyncio import H2ServerProtocol
 from httpunk.h2.server import ServerRequest
 
+from gateway.http2.fields import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES
+
 __all__ = ["HTTP2Connections"]
 
 MAX_STREAMS = 1000
@@ -101,6 +103,8 @@ class _Connection(H2ServerProtocol):
             self,
             backend=self._backend,
             max_concurrent_streams=MAX_STREAMS,
+            initial_window_size=STREAM_WINDOW_BYTES,
+            initial_connection_window_size=CONNECTION_WINDOW_BYTES,
             max_header_list_size=self._connections.max_header_bytes * LIST_FACTOR,
             auto_date_header=False,
         )

@@ -29,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
 )
 
 RPCS: tuple[RPC, ...] = (
+    *invocation.RPCS,
     *pubsub.RPCS,
     *state.RPCS,
     *secrets.RPCS,

@@ -6,30 +6,58 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import cast
-from urllib.parse import unquote
+from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import quote, unquote
 
+import orjson
 from aiohttp import web
 
-from gateway.errors import APIError, bad_request
+from gateway.errors import TYPES, APIError, bad_request, too_large
+from gateway.errors import answer as failure
 from gateway.http.response import Answered, Response, StreamedResponse, split_target
 from gateway.routes.durable import DELIVERY_HEADER, accept
 from gateway.routes.request import check_escapes, go_ahead, header, read_body, unescape
 from gateway.routes.route import Asked, Route
+from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import hint
-from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
+from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable, readable
 from mesh.errors import MeshError
 from mesh.telemetry import unusable
 from mesh.values import parse_duration
 
-__all__ = ["ROUTES", "by_header", "by_nothing", "by_url", "comparable"]
+__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
 TIMEOUT_HEADER = "mesh-timeout"
 _BY_URL = re.compile(r"/+v1\.0/+invoke/+(?:((?i:https?:/.*?))|(?!\.{1,2}/)([^/]+)/*)/method(?=/|\Z)")
 _AUTHORITY_ENDS = re.compile(r"[/?#\\]")
+# By the numbers of HTTPExtension.Verb; that of none comes from clients of gRPC, where each call is a POST.
+_VERBS = ("POST", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+# What a status of HTTP is for clients of gRPC. Source: Dapr 1.18, status mapping.
+_CODES = {
+    400: "INTERNAL",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "CANCELLED",
+    409: "ALREADY_EXISTS",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_STATUSES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_TOLD = 256  # Of a body, in an error.
+_LEGAL = "%!$&'()*+,/:;=?@[]~"
+_METADATA = re.compile(r"[0-9a-z_.-]+:[ -~]*")
 _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id"})
 
 
@@ -217,5 +245,95 @@ async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
     await stream.write_eof()
     return stream
 
+
+async def by_message(called: Called) -> object:
+    """Call an application as over HTTP; what it says besides its answer is metadata."""
+    target, asked = called.message.id, called.message.message
+    if not target:
+        raise APIError(400, "ERR_DIRECT_INVOKE", "invalid request: the id of the application is missing")
+    verb = _VERBS[asked.http_extension.verb] if asked.http_extension.verb < len(_VERBS) else "CONNECT"
+    if verb == "CONNECT":
+        raise bad_request("the verb of http_extension is none that applications are called with")
+    path, mark, query = asked.method.partition("?")
+    query = "&".join(filter(None, (query, asked.http_extension.querystring)))
+    path = quote(path if path.startswith("/") else f"/{path}", safe=_LEGAL)
+    check_escapes(path)
+    whole_target = f"{path}?{quote(query, safe=_LEGAL)}" if mark or query else path
+    call = Call(verb, whole_target, _headers_of(called, target, asked), asked.data.value)
+    async with cast("Answer", await called.run(INVOKE, target, call, called.deadline)) as answer:
+        try:
+            body = await _whole(answer, called.api.config.max_body_bytes)
+        except MeshError as error:
+            raise failure(error, INVOKE, target, call, called.api.caller.app_id) from error
+    _tell(called, answer)
+    code = _CODES.get(answer.status, "UNKNOWN") if not 200 <= answer.status < 300 else "OK"
+    if code == "OK":
+        content_type = next((value for name, value in answer.headers if name.lower() == "content-type"), "")
+        return called.reply(data={"value": body}, content_type=readable(content_type))
+    if any(name == "grpc-status" for name, _ in answer.trailers):
+        raise _of_grpc(answer.status, body)
+    text = _PHRASES.get(answer.status, "")
+    metadata = {"http.code": str(answer.status), "http.error_message": body.decode("utf-8", "replace")[:_TOLD]}
+    reason: dict[str, object] = {"reason": text, "domain": "dapr.io", "metadata": metadata}
+    details: list[Mapping[str, object]] = [{"@type": TYPES + "ErrorInfo", **reason}]
+    raise APIError(answer.status, "ERR_DIRECT_INVOKE", text, details, code)
+
+
+def _of_grpc(status: int, body: bytes) -> APIError:
+    """Tell of a failure as an application on gRPC did, whose body is a ``google.rpc.Status``."""
+    try:
+        said = orjson.loads(body)
+        return APIError(status, "ERR_DIRECT_INVOKE", said["message"], said.get("details"), _STATUSES[said["code"]])
+    except (ValueError, TypeError, LookupError):
+        return APIError(status, "ERR_DIRECT_INVOKE", "the application's status cannot be read", grpc="UNKNOWN")
+
+
+def _headers_of(called: Called, target: str, asked: Any) -> list[tuple[str, str]]:
+    given, caller = called.metadata, called.api.caller
+    dropped = _SET_HERE | {"content-type", "grpc-trace-bin", *unusable(given)}
+    context = called.context()
+    if traceparent := called.api.tracing.span(context.traceparent):
+        dropped |= {"traceparent"}
+    headers = [
+        (name, value)
+        for name, value in forwardable(given.items())
+        if name not in dropped and not name.startswith("grpc-")
+    ]
+    headers += [
+        ("dapr-caller-app-id", caller.app_id),
+        ("dapr-caller-namespace", caller.namespace),
+        ("dapr-callee-app-id", target if target.startswith(OUTSIDE) else target.partition(".")[0]),
+    ]
+    content_type = asked.content_type or ("application/json" if asked.data.value and not asked.data.type_url else "")
+    if content_type:
+        headers.append(("content-type", content_type))
+    if traceparent:
+        headers.append(("traceparent", traceparent))
+    return headers
+
+
+async def _whole(answer: Answer, limit_bytes: int) -> bytes:
+    if answer.body is not None:
+        return answer.body
+    parts: list[bytes] = []
+    size = 0
+    async for part in answer.parts():
+        parts.append(part)
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+    return b"".join(parts)
+
+
+def _tell(called: Called, answer: Answer) -> None:
+    """Tell headers as metadata, as far as they can be that."""
+    called.headers.append(("dapr-http-status", str(answer.status)))
+    for name, value in forwardable(answer.headers):
+        lowered = name.lower()
+        if lowered != "content-type" and not lowered.startswith("grpc-") and _METADATA.fullmatch(f"{lowered}:{value}"):
+            called.headers.append((lowered, value))
+
+
+RPCS = (RPC("InvokeService", by_message, "invoke"),)
 
 ROUTES = (Route("invoke/{rest*}", by_url),)

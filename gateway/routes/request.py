@@ -28,6 +28,7 @@ __all__ = [
     "read_json",
     "text_map",
     "trace_context",
+    "trace_of",
     "traceparent_of",
     "unescape",
 ]
@@ -101,6 +102,14 @@ def traceparent_of(binary: str) -> str | None:
         return None
     parent = f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
     return parent if is_traceparent(parent) else None
+
+
+def trace_of(metadata: Mapping[str, str]) -> tuple[str | None, str]:
+    """Give ``traceparent`` and ``tracestate`` of a call of gRPC, which may have the binary form alone."""
+    parent, state = trace_context(metadata)
+    if parent is None and (binary := metadata.get("grpc-trace-bin")) is not None:
+        parent = traceparent_of(binary)
+    return parent, state
 
 
 def query_of(raw_query: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.routes.request import trace_context, traceparent_of
+from gateway.routes.request import trace_of
 from gateway.routes.route import API, Asking
 from mesh.operation import Context
 
@@ -46,6 +46,7 @@ class Called(Asking):
         stream: The messages, where either side streams.
         deadline: The client's, in Unix time; None = it gave none.
         trailers: What is told of the answer besides; added to by the row.
+        headers: The same, sent before the answer.
     """
 
     api: API
@@ -55,12 +56,11 @@ class Called(Asking):
     stream: Stream | None = None
     deadline: float | None = None
     trailers: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[tuple[str, str]] = field(default_factory=list)
 
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation."""
-        traceparent, tracestate = trace_context(self.metadata)
-        if traceparent is None and (binary := self.metadata.get("grpc-trace-bin")) is not None:
-            traceparent = traceparent_of(binary)
+        traceparent, tracestate = trace_of(self.metadata)
         return Context(self.api.caller, self.deadline if deadline is None else deadline, traceparent, tracestate)
 
 

@@ -44,7 +44,10 @@ class EventStream:
     Attributes:
         begun: Set once its subscription is there.
         ended: Set when nobody holds it open any more.
+        takes_grpc: It is not called.
     """
+
+    takes_grpc = False
 
     def __init__(self, render: Callable[[str, bytes], tuple[str, Any]]) -> None:
         """Begin.

@@ -1,7 +1,8 @@
 """Service invocation: an HTTP call to an application, wherever on the mesh it is.
 
 The call travels as a request to the application's address, so there is nothing to discover. Verb,
-target and headers stand in the header ``mesh-http`` as JSON, the body is the body. An application
+target and headers stand in the header ``mesh-http`` as JSON, the body is the body; trailers of an answer
+come with its end. A call of gRPC is one of HTTP, too, and lasts as long as both sides live. An application
 that is restarting is waited for: one that was seen within the last minute, at most until the
 caller's deadline. One that was not fails at once. The backbone's connection is waited for likewise.
 """
@@ -25,9 +26,11 @@ from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
+from mesh.calls.request import NOTHING, WATCHED_HEADER
 from mesh.conditions import Condition
-from mesh.deadlines import Deadlines
+from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.errors import (
+    AppAwayError,
     AppFailedError,
     AppUnreachableError,
     BadArgumentError,
@@ -36,6 +39,7 @@ from mesh.errors import (
     EventError,
     MeshError,
     NoResponderError,
+    NotSpokenError,
     StreamBrokenError,
     from_wire,
     to_wire,
@@ -63,9 +67,16 @@ __all__ = [
 ]
 
 HTTP_HEADER = "mesh-http"
+TRAILERS_HEADER = "mesh-trailers"
 ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
+OK = 200
+# Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss: the application does not work. Any other is an answer.
+GRPC_FAILURES = frozenset({2, 4, 13, 14, 15})
+NO_GRPC = "the application is not spoken to by gRPC; --app-protocol grpc or h2c of its gateway says that it takes it"
+NOT_OUTSIDE = "services outside of the mesh are not called by gRPC through the gateway; connect to the service itself"
 MAX_APP_ID_BYTES = 256
+MAX_JUDGED_BYTES = 256 * 1024
 ABSENT_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TOLD_WAIT = 0.5  # One instance takes over from another within less.
 AWAY = "no instance is there, and one was within the last minute"
@@ -90,15 +101,17 @@ HOP_BY_HOP = frozenset(
 )
 
 
-def forwardable(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Leave out what concerns one connection only."""
+def forwardable(headers: Iterable[tuple[str, str]], *, binary: bool = False) -> list[tuple[str, str]]:
+    """Leave out what concerns one connection only; and binary fields, which are gRPC's, unless it is that."""
     headers = list(headers)
     dropped = HOP_BY_HOP
     for name, value in headers:
         if name.lower() == "connection":
             dropped = dropped | {item.strip().lower() for item in value.split(",")}
     return [
-        (name, value) for name, value in headers if (lowered := name.lower()) not in dropped and lowered[-4:] != "-bin"
+        (name, value)
+        for name, value in headers
+        if (lowered := name.lower()) not in dropped and (binary or lowered[-4:] != "-bin")
     ]
 
 
@@ -111,12 +124,14 @@ class Call:
         target: Path and raw query, with a leading slash.
         headers: Forwardable ones.
         body: The bytes, or a stream.
+        grpc: Whether it is one of gRPC: it goes to applications only, and its answer may begin late.
     """
 
     verb: str
     target: str
     headers: Headers
     body: bytes | AsyncIterator[bytes]
+    grpc: bool = False
 
 
 class Answer:
@@ -146,6 +161,21 @@ class Answer:
         assert self._source is not None
         return self._source.parts()
 
+    @property
+    def trailers(self) -> Headers:
+        """What came behind the body, once that was read."""
+        if not isinstance(self._source, Reply):
+            return () if self._source is None else self._source.trailers
+        packed = self._source.last.get(TRAILERS_HEADER)
+        return () if packed is None else cast("Headers", unpack(packed)[0])
+
+    @property
+    def grpc_status(self) -> int | None:
+        """The status that stands in it so far: of one without a body, and of one that is here as a whole."""
+        told = self.headers if self.body is None else (*self.headers, *self.trailers)
+        text = next((value for name, value in told if name == "grpc-status"), "")
+        return int(text) if text.isascii() and text.isdigit() else None
+
     async def aclose(self) -> None:
         """Give up what has not been read."""
         await self.__aexit__()
@@ -164,10 +194,14 @@ class Answer:
 
 def _judge(operation: Operation, answer: object, error: MeshError | None) -> Verdict:
     """An application that fails, or cannot be called, does not work; a streamed body cannot be sent again."""
-    again = isinstance(cast("Call", operation.arguments).body, bytes)
+    call = cast("Call", operation.arguments)
+    again = isinstance(call.body, bytes)
     if error is not None:
         return Verdict(False, again and error.retryable)
     status = cast("Answer", answer).status
+    if call.grpc and status == OK:
+        told = cast("Answer", answer).grpc_status or 0  # A stream that has begun works.
+        return Verdict(told not in GRPC_FAILURES, again and told > 0, told)
     return Verdict(status < 500, again and status >= 400, status)
 
 
@@ -243,6 +277,8 @@ class Invocation:
             DeadlineExceededError: No answer in time, or it did not come back in time.
         """
         call, target = cast("Call", operation.arguments), operation.target
+        if call.grpc and (target.startswith(OUTSIDE) or target in self._parts.endpoints):
+            raise BadArgumentError(NOT_OUTSIDE)
         if target.startswith(OUTSIDE):
             if self._parts.open_outside is None:
                 raise BadArgumentError("services outside of the mesh are not called")
@@ -251,6 +287,8 @@ class Invocation:
             return await self._directly(operation, application)
         app_id, _, namespace = target.partition(".")
         if app_id == self._app_id and namespace in ("", self._namespace) and self._parts.application is not None:
+            if call.grpc and not self._parts.application.takes_grpc:
+                raise NotSpokenError(NO_GRPC)
             return await self._directly(operation, self._parts.application, self._deliver)
         check_app_id(target)
         reply = await self._request(app_id, namespace or self._namespace, call, operation)
@@ -268,13 +306,15 @@ class Invocation:
         whole = isinstance(call.body, bytes)
         message = Message(headers, cast("bytes", call.body) if whole else b"")
         stream = None if whole else cast("AsyncIterator[bytes]", call.body)
+        # What may last for a day is not waited for that long before it begins.
+        until = min(deadline, time.time() + INVOKE.seconds) if call.grpc else deadline
         waits = iter(ABSENT_WAITS)
         wait = 0.0
         away: Condition | None = None
         try:
             while True:
                 try:
-                    reply = await self._exchange.request(where, message, deadline, stream)
+                    reply = await self._exchange.request(where, message, deadline, stream, watched=call.grpc)
                     if namespace == self._namespace:
                         self._directory.saw(app_id)
                     if away is not None:
@@ -282,18 +322,18 @@ class Invocation:
                     return reply
                 except NoResponderError:
                     # A stream's body is untouched, since no callee has granted credit for it.
-                    if namespace != self._namespace or not await self._directory.was_seen(app_id, deadline):
+                    if namespace != self._namespace or not await self._directory.was_seen(app_id, until):
                         raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
                     wait = next(waits, wait)
                     if wait >= TOLD_WAIT and not operation.waits:
-                        raise NoResponderError(f"{app_id} is away: {AWAY}") from None
+                        raise AppAwayError(f"{app_id} is away: {AWAY}") from None
                     self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
                     away = self._note_away(app_id, wait, away)
-                    await self._wait_for_news(app_id, wait, deadline)
+                    await self._wait_for_news(app_id, wait, until)
                 except DeadlineExceededError:
-                    raise DeadlineExceededError("no answer within the deadline") from None
+                    raise DeadlineExceededError(NO_ANSWER) from None
                 except BrokerUnavailableError:
-                    if not await self._exchange.comeback.by(deadline):
+                    if not await self._exchange.comeback.by(until):
                         raise
         finally:
             if away is not None:
@@ -333,13 +373,14 @@ class Invocation:
                 response = await deliver(Arrival(self._headers(), deadline, begin))
             else:
                 response = await self._deadlines.within(deadline - time.time(), begin)
+            whole = await response.read_up_to(MAX_JUDGED_BYTES) if call.grpc else None  # What it came to stands last.
         except DeadlineExceededError:
             await stack.aclose()
-            raise DeadlineExceededError("no answer within the deadline") from None
+            raise DeadlineExceededError(NO_ANSWER) from None
         except BaseException:
             await stack.aclose()
             raise
-        return Answer(response.status, response.headers, None, response, stack)
+        return Answer(response.status, response.headers, whole, response, stack)
 
     async def _wait_for_news(self, app_id: str, wait: float, deadline: float) -> None:
         try:
@@ -379,6 +420,9 @@ class _Server:
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
             return
+        if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
+            await _refuse(request, NotSpokenError(NO_GRPC))
+            return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
         calling = self._application.call(cast("str", verb), cast("str", target), cast("Headers", headers), body)
         try:
@@ -399,12 +443,17 @@ class _Server:
         packed = {HTTP_HEADER: pack(response.status, response.headers)}
         whole = await response.read_up_to(request.whole_limit_bytes)
         if whole is not None:
-            await request.reply(packed, whole)
+            await request.reply(packed, whole, _packed_trailers(response))
             return
         await request.begin(packed)
         async for part in response.parts():
             await request.write(part)
-        await request.end()
+        await request.end(_packed_trailers(response))
+
+
+def _packed_trailers(response: AppResponse) -> Mapping[str, str]:
+    trailers = response.trailers
+    return {TRAILERS_HEADER: pack(trailers)} if trailers else NOTHING
 
 
 async def _refuse(request: Request, error: MeshError) -> None:

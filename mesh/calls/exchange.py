@@ -12,7 +12,7 @@ frame    goes                           meaning
 open     to the address                 a request whose body follows; the callee grants credit first
 head     to the caller                  a reply whose body follows; ``reply_to`` is the callee's end
 data     to the body's receiver         one part; ``mesh-seq`` counts from 0, so a lost part is noticed
-end      to the body's receiver         the body is complete
+end      to the body's receiver         the body is complete; with headers that are known only now
 credit   to the body's sender           so many more bytes may be sent
 abort    either way                     the stream is over, with the reason
 ping     either way                     still here; sent when nothing else was for a while. It says how much
@@ -24,7 +24,9 @@ What becomes of a call whose request or answer is lost with a connection stands 
 
 The deadline is an absolute time in the header ``mesh-deadline``, so hosts that share a mesh must
 agree on the time within the deadlines they use. It bounds the time until the reply begins; a
-stream then lives as long as both sides give signs of life, and the receiver takes something.
+stream then lives as long as both sides give signs of life, and the receiver takes something. So does a call
+whose caller watches (the header ``mesh-watched``), from the beginning: it may have a deadline in a distant future, and
+still ends soon after either side has died.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Self, cast
 
@@ -45,7 +47,7 @@ from mesh.calls.asking import Asking, NotTakenError
 from mesh.calls.comeback import Comeback
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.members import Members
-from mesh.calls.request import DEADLINE_HEADER, Handler, Request, Serving
+from mesh.calls.request import DEADLINE_HEADER, WATCHED_HEADER, Handler, Request, Serving
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import (
     BrokerError,
@@ -78,11 +80,11 @@ class Reply:
         streamed: Whether the body comes through ``parts``.
     """
 
-    __slots__ = ("_exchange", "_link", "body", "headers", "streamed")
+    __slots__ = ("_end", "_exchange", "_link", "body", "headers", "streamed")
 
     def __init__(self, exchange: Exchange, message: Message, link: Link | None) -> None:
         self._exchange = exchange
-        self._link = link
+        self._link = self._end = link
         self.headers = message.headers
         self.body = message.body
         self.streamed = link is not None
@@ -100,6 +102,11 @@ class Reply:
         while part := await self._link.read():
             yield part
         self._exchange.forget(self._link)
+
+    @property
+    def last(self) -> Mapping[str, str]:
+        """Headers that came with the end of the body, once that was read."""
+        return self.headers if self._end is None else self._end.end_headers
 
     async def aclose(self) -> None:
         """Give up what has not been read; the callee stops sending."""
@@ -242,18 +249,26 @@ class Exchange:
         while True:
             await asyncio.sleep(self.ping_interval)
             now = self.monotonic()
-            links = [link for link in self.links.values() if link.streaming and link.peer]
+            for serving in self._serving:
+                serving.show()
+            links = [link for link in self.links.values() if link.streaming and (link.peer or link.watched)]
             nodes = {_node_of(link.peer) for link in links}
             self._heard = {node: heard_at for node, heard_at in self._heard.items() if node in nodes}
             for link in links:
                 # A stream that waits behind others of the same node is not broken.
                 if now - max(link.heard_at, self._heard.get(_node_of(link.peer), 0.0)) > self.silence_limit:
                     link.fail(StreamBrokenError(f"no sign of life for {self.silence_limit:g} s"))
-                elif now - link.sent_at >= self.ping_interval:
+                elif link.peer and now - link.sent_at >= self.ping_interval:
                     link.ping()
 
     async def request(
-        self, address: Address, message: Message, deadline: float, body: AsyncIterator[bytes] | None = None
+        self,
+        address: Address,
+        message: Message,
+        deadline: float,
+        body: AsyncIterator[bytes] | None = None,
+        *,
+        watched: bool = False,
     ) -> Reply:
         """Call whoever serves an address.
 
@@ -263,6 +278,7 @@ class Exchange:
             deadline: Unix time in seconds by which the reply must have begun.
             body: A streamed body. It is only read once a callee has granted credit, so after
                 ``NoResponderError`` the call can be repeated.
+            watched: Whether the two sides watch each other from the beginning, as they do in a stream.
 
         Raises:
             NoResponderError: Nobody serves it now; it did not run.
@@ -270,10 +286,7 @@ class Exchange:
             DeadlineExceededError: The outcome is unknown.
             StreamBrokenError: It ended in the middle.
         """
-        headers = {**message.headers, DEADLINE_HEADER: str(int(deadline * 1000))}
-        if body is not None:
-            headers[FRAME_HEADER] = "open"
-        message = Message(headers, message.body)
+        message = _asking_for(message, deadline, body is not None, watched)
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         while True:
@@ -283,6 +296,7 @@ class Exchange:
             link = self.link("", granted_bytes=WINDOW_BYTES)
             first = link.first = loop.create_future()
             link.served, link.sender = address, task
+            link.streaming = link.watched = watched
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
@@ -348,13 +362,22 @@ class Exchange:
                 self._serving.remove(serving)
 
 
+def _asking_for(message: Message, deadline: float, streamed: bool, watched: bool) -> Message:
+    headers = {**message.headers, DEADLINE_HEADER: str(int(deadline * 1000))}
+    if streamed:
+        headers[FRAME_HEADER] = "open"
+    if watched:
+        headers[WATCHED_HEADER] = "1"
+    return Message(headers, message.body)
+
+
 async def _upload(link: Link, body: AsyncIterator[bytes]) -> None:
     """Send a request's body while its caller waits for the reply, or reads it already."""
     try:
         await link.ready()  # Before the body is touched: without a callee, the call can be made again.
         async for part in body:
             await link.write(part)
-        await link.end()
+        await link.end({})
     except MeshError as error:
         link.fail(error)
     except Exception as error:  # noqa: BLE001 - the body is the caller's code: whatever it raises ends its call only

@@ -40,6 +40,8 @@ class Link:
         served: Whom the call goes to, at the caller's end.
         waiting: What was asked about it meanwhile, at the caller's end.
         on_broken: Called when it ends with an error while nobody waits for it.
+        watched: Whether its silence ends it also before the other end is known.
+        end_headers: What came with the frame that ended what it receives.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Link:
         "_sending",
         "_sequence",
         "born",
+        "end_headers",
         "first",
         "heard_at",
         "on_broken",
@@ -70,6 +73,7 @@ class Link:
         "token",
         "upload",
         "waiting",
+        "watched",
     )
 
     def __init__(
@@ -89,7 +93,8 @@ class Link:
         self.peer = peer
         self.first: asyncio.Future[Frame] | None = None
         self.upload: asyncio.Task[None] | None = None
-        self.streaming = False
+        self.streaming = self.watched = False
+        self.end_headers: Mapping[str, str] = {}
         self.born = self.heard_at = self.sent_at = exchange.monotonic()
         self.sender: asyncio.Task[Any] | None = None
         self.served: Address
@@ -142,6 +147,7 @@ class Link:
                 self.fail(StreamBrokenError("a part of the stream was lost"))
                 return
             self._received_end = True
+            self.end_headers = message.headers
             wake(self._parts_waiter)
         elif kind == "ping":
             self._compare(message)
@@ -238,12 +244,12 @@ class Link:
             await self._send_part("data", {SEQUENCE_HEADER: str(sequence)}, bytes(part))
             view = view[len(part) :]
 
-    async def end(self) -> None:
-        """Say that the body is complete."""
+    async def end(self, headers: Mapping[str, str]) -> None:
+        """Say that the body is complete, and what is known only now."""
         if self._error is not None:
             raise self._error
         self._ended = True
-        await self._send_part("end", {SEQUENCE_HEADER: str(self._sequence)})
+        await self._send_part("end", {**headers, SEQUENCE_HEADER: str(self._sequence)})
 
     def abort(self, reason: str) -> None:
         """Tell the other side that nothing more comes, if that can be done soon; else it finds out by silence."""

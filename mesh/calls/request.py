@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol, cast
 
 from mesh.broker import Frame, Message
@@ -16,11 +17,13 @@ from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
 
-__all__ = ["DEADLINE_HEADER", "Handler", "Request", "Serving"]
+__all__ = ["DEADLINE_HEADER", "NOTHING", "WATCHED_HEADER", "Handler", "Request", "Serving"]
 
 logger = logging.getLogger(__name__)
 
 DEADLINE_HEADER = "mesh-deadline"
+WATCHED_HEADER = "mesh-watched"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Handler = Callable[["Request"], Awaitable[None]]
 
@@ -131,14 +134,14 @@ class Request:
         """Largest body that ``reply`` takes."""
         return self._exchange.part_bytes
 
-    async def reply(self, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Answer in one frame, or in parts if the body is too large for one."""
+    async def reply(self, headers: Mapping[str, str], body: bytes = b"", last: Mapping[str, str] = NOTHING) -> None:
+        """Answer in one frame, or in parts if the body is too large for one; ``last`` goes with the body's end."""
         if len(body) > self._exchange.part_bytes:
             await self.begin(headers)
             await self.write(body)
-            await self.end()
+            await self.end(last)
             return
-        message = Message(headers, body)
+        message = Message({**headers, **last} if last else headers, body)
         self.answered = True
         self._exchange.taken.keep(self, message)
         while True:
@@ -175,9 +178,14 @@ class Request:
         """
         await self._open().write(data)
 
-    async def end(self) -> None:
-        """Say that the body is complete."""
-        await self._open().end()
+    async def end(self, headers: Mapping[str, str] = NOTHING) -> None:
+        """Say that the body is complete; with headers that are known only now."""
+        await self._open().end(headers)
+
+    def show(self) -> None:
+        """Give the first sign of life to a caller that watches; the others follow as for every stream."""
+        if self._link is None and not self.answered and WATCHED_HEADER in self.headers:
+            self._open().ping()
 
     def close(self, reason: str | None = None) -> None:
         """Let go of the stream; with a reason, or body left unread, tell the caller that it is over."""
@@ -260,6 +268,11 @@ class Serving:
             self._running.discard(request)
             request.close(reason)
             request.headers, request.body = {}, b""  # It is remembered for a while.
+
+    def show(self) -> None:
+        """Let those know who watch that their requests are in hand."""
+        for request in self._running:
+            request.show()
 
     def stop_overdue(self) -> None:
         """End what has not begun to answer by its deadline: its caller has stopped waiting."""

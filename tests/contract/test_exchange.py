@@ -76,6 +76,28 @@ async def test_request_and_reply_carry_what_was_given(caller: Exchange, callee: 
             assert [part async for part in reply.parts()] == ([body] if body else [])
 
 
+@pytest.mark.parametrize("size", [0, 10, 3_000_000])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_is_known_only_at_the_end(
+    caller: Exchange, callee: Exchange, place: Place, size: int, streams: bool
+) -> None:
+    """Headers come behind the body, whole or in parts; who does not ask for them notices nothing."""
+
+    async def answer(request: Request) -> None:
+        if not streams:
+            await request.reply({"first": "1"}, bytes(size), {"last": "2"})
+            return
+        await request.begin({"first": "1"})
+        await request.write(bytes(size))
+        await request.end({"last": "2"})
+
+    async with callee.serve(place.app(), "g", answer):
+        reply = await caller.request(place.app(), Message({}, b"x"), soon())
+        assert reply.headers["first"] == "1"
+        assert await size_of(reply.parts()) == size
+        assert reply.last["last"] == "2"
+
+
 async def test_no_responder_is_known_at_once(caller: Exchange, place: Place) -> None:
     began = time.monotonic()
     with pytest.raises(NoResponderError):

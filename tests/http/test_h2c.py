@@ -417,8 +417,8 @@ async def test_open_requests_finish_when_a_server_stops() -> None:
             asked = tasks.create_task(ask(client, "GET", "/held"))
             await begun.wait()
             leave.set()
-            assert idle._connection is not None
-            await eventually(lambda: _is(idle._connection.closed))  # type: ignore[union-attr]
+            assert idle._current is not None
+            await eventually(lambda: _is(idle._current.closed))  # type: ignore[union-attr]
             assert not serving.done()
             go.set()
             assert (await asked).body == b"done"

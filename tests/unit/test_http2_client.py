@@ -78,7 +78,7 @@ async def test_bodies_and_fields(body: bytes, streams: bool) -> None:
             assert response.status == 207
             fields = dict(response.headers)
             assert (fields["x-path"], fields["x-a"]) == ("/p?q=%20", "ü")
-            assert await response.read_up_to(10) is None  # Its length is not known.
+            assert await response.read_up_to(10) in (None, body)  # Its length is not known; all may be here already.
             assert b"".join([part async for part in response.parts()]) == body
             assert response.trailers == [("x-end", "1")]
         assert server.failed == []

@@ -100,6 +100,7 @@ class Answer:
 
     status = 200
     headers: Headers = ()
+    trailers: Headers = ()
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         return b""

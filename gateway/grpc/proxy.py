@@ -1,0 +1,135 @@
+"""Calls of an application's own gRPC services, passed on to the application that their metadata name.
+
+They go as they are, messages are not looked into: a call is an invocation like any other, with trailers. What is whole
+when it begins is sent whole, and policies may repeat it; anything else is a stream in both directions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+from httpunk.exceptions import HTTPunkError
+from httpunk.h2.server import ServerRequest
+
+from gateway.errors import answer as told
+from gateway.grpc.call import Call
+from gateway.grpc.service import TARGETS
+from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, status_fields, trace_bin
+from gateway.http2.fields import from_wire, to_wire
+from gateway.routes.request import trace_of
+from gateway.routes.route import API
+from mesh.application import Headers
+from mesh.blocks.invocation import INVOKE, Answer, forwardable
+from mesh.blocks.invocation import Call as Invoked
+from mesh.errors import MeshError
+from mesh.operation import Context, Operation
+
+__all__ = ["pass_on"]
+
+WHOLE_BODY_BYTES = 128 * 1024
+WHOLE_SECONDS = 0.01
+# A method may stream for as long as it likes, and send nothing at first. Whether both sides live is watched besides.
+LONGEST_SECONDS = 24 * 3600.0
+_SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id", "grpc-trace-bin"})
+_TRACE = frozenset({"traceparent", "tracestate"})
+# What the answer of somebody who speaks no gRPC means. Source: gRPC, HTTP to gRPC status code mapping.
+_BY_HTTP_STATUS = {
+    400: Code.INTERNAL,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.UNIMPLEMENTED,
+    429: Code.UNAVAILABLE,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
+
+
+async def pass_on(api: API, request: ServerRequest, call: Call) -> None:
+    """Pass a call on, and its answer back.
+
+    Raises:
+        APIError: It failed.
+        StatusError: What answers speaks no gRPC.
+    """
+    target = next(call.metadata[name] for name in TARGETS if call.metadata.get(name))
+    headers, context = _headers(api, request, call, target)
+    invoked = Invoked("POST", request.path or "", headers, await _body(request), grpc=True)
+    try:
+        async with cast("Answer", await api.run(Operation(INVOKE, target, invoked, context))) as answer:
+            await _respond(call, answer)
+    except MeshError as error:
+        raise told(error, INVOKE, target, invoked, api.caller.app_id) from error
+
+
+def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple[Headers, Context]:
+    parent, state = trace_of(call.metadata)
+    dropped = _SET_HERE if parent else _SET_HERE | _TRACE
+    given = forwardable(from_wire(request.headers), binary=True)
+    span = api.tracing.span(parent)
+    if span:
+        dropped |= {"traceparent"}
+    headers = [(name, value) for name, value in given if name not in dropped]
+    headers += [
+        ("te", "trailers"),
+        ("dapr-caller-app-id", api.caller.app_id),
+        ("dapr-caller-namespace", api.caller.namespace),
+        ("dapr-callee-app-id", target.partition(".")[0]),
+    ]
+    if span:
+        headers += [("traceparent", span), ("grpc-trace-bin", trace_bin(span))]
+    until = time.time() + LONGEST_SECONDS if call.deadline is None else call.deadline
+    return headers, Context(api.caller, until, parent, state)
+
+
+async def _body(request: ServerRequest) -> bytes | AsyncIterator[bytes]:
+    """Take what is complete at once, or nearly so, as a whole; anything else as a stream.
+
+    Some clients end their stream later than the message; one that sends several messages hardly notices.
+    """
+    begun: list[bytes] = []
+    size = 0
+    parts = request.aiter_bytes()
+    try:
+        async with asyncio.timeout(WHOLE_SECONDS):
+            async for part in parts:
+                begun.append(part)
+                size += len(part)
+                if size > WHOLE_BODY_BYTES:
+                    break
+            else:
+                return b"".join(begun)
+    except TimeoutError:
+        parts = request.aiter_bytes()  # What was waited for comes to this one.
+    return _streamed(begun, parts)
+
+
+async def _streamed(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while begun:
+        yield begun.pop(0)
+    try:
+        async for part in rest:
+            yield part
+    except HTTPunkError:
+        raise ConnectionError("the client is gone") from None  # Not as what ends a client's own upload.
+
+
+async def _respond(call: Call, answer: Answer) -> None:
+    kind = next((value for name, value in answer.headers if name.lower() == "content-type"), "none")
+    if answer.status != 200 or not kind.startswith(CONTENT_TYPE):
+        text = f"the application does not speak gRPC: it answered {answer.status} with the content type {kind[:80]}"
+        raise StatusError(_BY_HTTP_STATUS.get(answer.status, Code.UNKNOWN), text)
+    headers = to_wire(forwardable(answer.headers, binary=True))
+    if answer.body == b"" and not answer.trailers and answer.grpc_status is not None:
+        await call.begin(headers, ends=True)
+        return
+    await call.begin(headers)
+    if answer.body is None:
+        async for part in answer.parts():
+            await call.write(part)
+    elif answer.body:
+        await call.write(answer.body)
+    await call.finish(to_wire(answer.trailers or status_fields(Code.UNKNOWN, "the answer has no grpc-status")))
