@@ -16,6 +16,7 @@ import uvloop
 from httpunk.asyncio import H2ServerProtocol
 from httpunk.h2.server import ServerRequest
 
+from bench.app import ECHO_BODY
 from bench.bare import idle
 from bench.load import ANSWER_SECONDS, CONNECTIONS, BenchError, Client, Load, get, post
 from bench.measure import Plan, Row, Variant, alternate
@@ -82,23 +83,24 @@ async def calls(
 
 
 async def grpc_works(stage: Stage, plan: Plan) -> list[Row]:
-    """Get state and publish, over gRPC and over HTTP."""
+    """Get state, publish, and call another application: over gRPC and over HTTP."""
+    return [*await _get_and_publish(stage, plan), *await _invoke(stage, plan)]
+
+
+async def _get_and_publish(stage: Stage, plan: Plan) -> list[Row]:
     async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         gateway = await stage.gateway("both")
         bare, official = await stage.peer("bare", rpc=True), await stage.peer("official", rpc=True)
         stack.push_async_callback(stage.stop, gateway, bare, official)
-        gets = [message("GetStateRequest")(store_name="statestore", key=f"k{number}") for number in range(KEYS)]
-        publish = message("PublishEventRequest")(
-            pubsub_name="pubsub", topic="t", data=EVENT.encode(), data_content_type="application/json"
-        )
         saves = [post("/v1.0/state/statestore", f'[{{"key":"k{n}","value":{EVENT}}}]'.encode()) for n in range(KEYS)]
         async with Client(gateway.http_port, saves, [204]).connected(1) as client:
             await client.saturate(0.3)
-        enter = stack.enter_async_context
-        written = [each.SerializeToString() for each in gets]
-        over_grpc = await enter(calls(gateway.grpc_port, "GetState", written))
-        over_bare = await enter(calls(bare.http_port, "GetState", written))
-        over_official = await enter(calls(official.http_port, "GetState", written))
+        kind = message("GetStateRequest")
+        gets = [kind(store_name="statestore", key=f"k{number}").SerializeToString() for number in range(KEYS)]
+        over_grpc = await enter(calls(gateway.grpc_port, "GetState", gets))
+        over_bare = await enter(calls(bare.http_port, "GetState", gets))
+        over_official = await enter(calls(official.http_port, "GetState", gets))
         requests = [get(f"/v1.0/state/statestore/k{number}") for number in range(KEYS)]
         over_http = await enter(Client(gateway.http_port, requests, [200], EVENT.encode()).connected())
         got = await alternate(
@@ -110,7 +112,10 @@ async def grpc_works(stage: Stage, plan: Plan) -> list[Row]:
                 Variant("bare: grpcio", over_official.saturate, [official]),
             ],
             plan.rounds,
-            plan.seconds,
+            plan.seconds * 0.75,
+        )
+        publish = message("PublishEventRequest")(
+            pubsub_name="pubsub", topic="t", data=EVENT.encode(), data_content_type="application/json"
         )
         publishing = await enter(calls(gateway.grpc_port, "PublishEvent", [publish.SerializeToString()]))
         posting = Client(gateway.http_port, [post("/v1.0/publish/pubsub/t", EVENT.encode())], [204])
@@ -122,14 +127,43 @@ async def grpc_works(stage: Stage, plan: Plan) -> list[Row]:
                 Variant("gateway, over HTTP", posting.saturate, [gateway]),
             ],
             plan.rounds,
-            plan.seconds,
+            plan.seconds * 0.75,
         )
         return [*got.values(), *published.values()]
+
+
+async def _invoke(stage: Stage, plan: Plan) -> list[Row]:
+    """Pass calls on to an application on gRPC, beside calls of one on HTTP; what answers is not counted."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        bare, app = await stage.peer("bare", rpc=True), await stage.peer("app")
+        callee = await stage.gateway("grpc-callee", bare.http_port, protocol="grpc")
+        http_callee = await stage.gateway("http-callee", app.http_port)
+        caller = await stage.gateway("caller")
+        stack.push_async_callback(stage.stop, caller, callee, http_callee, bare, app)
+        passing = await enter(
+            calls(caller.grpc_port, "/shop.Orders/Get", [EVENT.encode()], [("dapr-app-id", "grpc-callee")])
+        )
+        request = post("/v1.0/invoke/http-callee/method/echo", EVENT.encode())
+        posting = await enter(Client(caller.http_port, [request], [200], ECHO_BODY).connected())
+        rows = await alternate(
+            "grpc invoke",
+            [
+                Variant("gateway", passing.saturate, [caller, callee]),
+                Variant("gateway, over HTTP", posting.saturate, [caller, http_callee]),
+            ],
+            plan.rounds,
+            plan.seconds * 0.75,
+        )
+        return [*rows.values()]
 
 
 class _Bare(H2ServerProtocol):
     async def handle(self, request: ServerRequest) -> None:
         await request.read()
+        if "AppCallback" in (request.path or ""):
+            await request.respond(200, headers=[HEADERS[0], ("grpc-status", "12")])
+            return
         await request.respond(200, headers=[HEADERS[0]], body=ANSWER, trailers=[("grpc-status", "0")])
 
 
