@@ -279,5 +279,5 @@ async def test_rust(mesh_home: Path) -> None:
             'orders,{"orderId":7},application/json,',
         ],
         "refused": ["INVALIDARGUMENT"],
-        "invoked": {"echoed": echoed, "type": "application/json", "failed": ["NOTFOUND", "INTERNAL"]},
+        "invoked": {"echoed": echoed, "type": "application/json", "failed": ["FAILEDPRECONDITION", "INTERNAL"]},
     }

@@ -76,7 +76,7 @@ impl AppCallback for Application {
     async fn on_invoke(&self, request: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
         let request = request.into_inner();
         if request.method != "echo" {
-            return Err(Status::not_found("there is no such method"));
+            return Err(Status::failed_precondition("it failed"));
         }
         let extension = request.http_extension.unwrap_or_default();
         let told = json!({
