@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.loading import Connections, Loading, hand_over
+from gateway.http.parser import RequestParser
 from gateway.http.response import Answered, Request, Response, render, split_target
 from mesh.errors import ConfigError, MeshError
 from mesh.tasks import task_group
@@ -100,6 +101,20 @@ class _Connection(web.RequestHandler):
     _header_timer: asyncio.TimerHandle | None = None
     _begun: bytes | None = None  # What may become the preface of HTTP/2; None once that is decided.
     _http2: Loading
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
+        super().__init__(manager, loop=loop, **settings)
+        self._parser = RequestParser(
+            self,
+            loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,  # A compressed body passes through as it is, and no bomb unpacks here.
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
 
     def may_become(self, http2: Loading) -> None:
         """Hand over to another protocol if the client begins as those of HTTP/2 do."""
@@ -264,7 +279,6 @@ class HTTPServer:
             handler_cancellation=True,
             keepalive_timeout=IDLE_SECONDS,
             access_log=None,
-            auto_decompress=False,  # A compressed body passes through as it is, and no bomb unpacks here.
             max_line_size=self._max_header_bytes,
             max_field_size=self._max_header_bytes,
         )

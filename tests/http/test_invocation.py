@@ -125,6 +125,16 @@ async def test_untidy_targets(pair: Pair, node: Node, target: str) -> None:
     assert pair.app.got[-1].target == target.removeprefix(INVOKE)
 
 
+async def test_a_field_that_is_said_twice(pair: Pair, node: Node) -> None:
+    """Of those that should stand once the first arrives; the Java SDK sends two types."""
+    pair.app.got.clear()
+    fields = "Host: x\r\nConnection: close\r\nContent-Type: a/b\r\nContent-Length: 2\r\ncontent-type: c/d\r\n"
+    answer = await node.raw(f"POST {INVOKE}/q HTTP/1.1\r\n{fields}\r\n{{}}".encode())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    got = pair.app.got[-1]
+    assert [value for name, value in got.fields if name.lower() == "content-type"] == ["a/b"]
+
+
 async def test_trap_6_the_header_does_not_reach_claimed_paths(pair: Pair) -> None:
     """A path that a route claims is that route's, header or not."""
     pair.app.got.clear()
