@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
 
+from bindings.pluggable import _messages as components
 from gateway.grpc.messages import COMMON, message, service
 from gateway.routes.unanswered import missing
 from tests.sdk.descriptors import described
+from tests.sdk.test_programs import built
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
@@ -49,3 +53,21 @@ def test_every_other_method_is_told_of(official: dict[str, dict[str, Any]]) -> N
     blocks = {name for name, text in told.items() if text.startswith("the building block")}
     assert {"InvokeBinding", "ScheduleJob", "InvokeActor", "EncryptAlpha1", "StartWorkflowBeta1"} <= blocks
     assert {"ConverseAlpha2", "SubtleSignAlpha1", "UnregisterActorReminder", "ListActorTimers"} <= blocks
+
+
+def test_messages_of_pluggable_components_are_the_official_ones() -> None:
+    """They come with Dapr's module for Go; those of bindings are of a block that is not here."""
+    words = [str(built("go") / "program"), "components"]
+    found = subprocess.run(words, capture_output=True, timeout=60, check=True)
+    pool, names = DescriptorPool(), []
+    for file in FileDescriptorSet.FromString(found.stdout).file:
+        pool.Add(file)
+        if file.package == components.COMPONENTS:
+            names.append(file.name)
+    official = described(pool.FindFileByName(name) for name in names)
+    ours = described([components.message("GetRequest").DESCRIPTOR.file])
+    for name, members in ours.items():
+        wanted = official[name]
+        if name.endswith(".PubSub"):  # It has a method that nobody calls.
+            wanted = {member: wanted[member] for member in members}
+        assert members == wanted, name

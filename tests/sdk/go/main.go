@@ -296,6 +296,10 @@ func proxy(ctx context.Context, app string) any {
 }
 
 func main() {
+	if len(os.Args) > 1 {
+		describeComponents()
+		return
+	}
 	overGRPC, overHTTP := &application{change: make(chan struct{}, 1)}, &application{change: make(chan struct{}, 1)}
 	listener := must(net.Listen("tcp", "127.0.0.1:"+os.Getenv("APP_PORT")))
 	server := grpc.NewServer()
