@@ -37,6 +37,11 @@ class Metadata(Mapping[str, str]):
         """Give a value."""
         return self.fields[name].decode("utf-8", "replace")
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Give a value, or else the default; what calls lack is common."""
+        value = self.fields.get(name)
+        return default if value is None else value.decode("utf-8", "replace")
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
         return iter(self.fields.keys())
