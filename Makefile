@@ -34,14 +34,14 @@ demo: $(STAMP) ## run hello-world on the embedded broker
 	@command -v node >/dev/null || { echo "error: the demo's second application needs Node.js 18 or later (apt-get install nodejs)"; exit 1; }
 	$(BIN)/mesh run -f examples/hello-world
 
-quick: $(STAMP) ## for every change: check, the unit tests, the contract and HTTP on memory and NATS
+quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC and HTTP on memory and NATS
 	@$(MAKE) --no-print-directory -j 2 static quick-tests
 
 # No servers here that work beside the tests.
 quick-tests: WORKERS = 6
 quick-tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats \
-		tests/meta tests/unit tests/contract tests/http
+		tests/meta tests/unit tests/contract tests/grpc tests/http
 
 check: static ## lint, types, import rules, docs
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/meta

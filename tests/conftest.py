@@ -26,6 +26,7 @@ LONG_FIRST = (
     "tests/stores",
     "tests/e2e",
     "tests/brokers_security",
+    "tests/grpc",
     "tests/http",
 )
 
@@ -37,9 +38,10 @@ SHARING = (
     "tests/e2e/test_faststream",
 )
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
-MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|http/(?!.*\[nats\b))")
+MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))")
 MODULES = (
     "tests/contract/",
+    "tests/grpc/",
     "tests/http/",
     "tests/meta/",  # They read all sources, each process by itself.
     "tests/compose/",
