@@ -4,7 +4,7 @@ const { CommunicationProtocolEnum, DaprClient, DaprServer, HttpMethod } = requir
 const GRPC = process.env.PROTOCOL === "grpc";
 const SPEAKING = { communicationProtocol: GRPC ? CommunicationProtocolEnum.GRPC : CommunicationProtocolEnum.HTTP };
 const HOST = "127.0.0.1";
-const { APP_PORT, APP_GATEWAY_PORT, CLIENT_GATEWAY_PORT } = process.env;
+const { APP_PORT, APP_GATEWAY_PORT, CLIENT_GATEWAY_PORT, CLIENT_HTTP_PORT, TOKEN } = process.env;
 const EVENTS = 6;
 
 // What the SDK gives as bytes over gRPC is a value over HTTP.
@@ -49,7 +49,7 @@ async function main() {
   await server.invoker.listen("hello", async ({ body, query }) => ({ body, query }), { method: HttpMethod.POST });
   await server.start();
 
-  const client = new DaprClient({ ...SPEAKING, daprHost: HOST, daprPort: CLIENT_GATEWAY_PORT });
+  const client = new DaprClient({ ...SPEAKING, daprHost: HOST, daprPort: CLIENT_GATEWAY_PORT, daprApiToken: TOKEN });
   await client.start();
   seen.healthy = await client.health.isHealthy();
 
@@ -106,8 +106,8 @@ async function main() {
 
 // The SDK has configuration over gRPC only.
 async function configuration(client) {
-  const put = (value) =>
-    fetch(`http://${HOST}:${process.env.CLIENT_HTTP_PORT}/v1.0/mesh/configuration/settings/colour`, { method: "PUT", body: value });
+  const url = `http://${HOST}:${CLIENT_HTTP_PORT}/v1.0/mesh/configuration/settings/colour`;
+  const put = (body) => fetch(url, { method: "PUT", headers: { "dapr-api-token": TOKEN }, body });
   await put("red");
   const seen = { got: (await client.configuration.get("settings", ["colour"])).items.colour.value, told: [] };
   const [first, second] = [arrivals(1), arrivals(1)];
