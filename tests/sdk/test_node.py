@@ -22,7 +22,7 @@ __all__ = ["mesh_home"]
 NOTHING = {"http": None, "grpc": ""}
 
 
-@pytest.mark.parametrize("protocol", ["http"])
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_node(mesh_home: Path, protocol: str) -> None:
     """An application and a client: pub/sub, state, secrets, locks, invocation, health, metadata, configuration."""
     needs(NODE)
