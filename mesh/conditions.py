@@ -173,6 +173,8 @@ class Condition:
         """Note that the attempts of an operation are used up."""
         self._reason, self._failed_at = reason[:MAX_TEXT], self._clock()
         self._counts.given_up += 1
+        if self.state is State.WELL:
+            self._since = self._failed_at
         if self.state is not State.GIVEN_UP:
             self._become(State.GIVEN_UP, f"given up after {attempts} attempts: {reason}")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.runs import Run
 
-__all__ = ["GatewayUnreachableError", "Response", "opened", "path_segment", "request"]
+__all__ = ["GatewayUnreachableError", "Response", "grpc_endpoint", "opened", "path_segment", "request"]
 
 _CHUNK_BYTES = 64 * 1024
 # An address to listen on everywhere is none to connect to.
@@ -83,6 +83,13 @@ class Response:
             if not chunk:
                 return
             yield chunk
+
+
+def grpc_endpoint(run: Run) -> str:
+    """Give where a local client of gRPC connects to, as SDKs read it in ``DAPR_GRPC_ENDPOINT``."""
+    if run.socket is not None:
+        return f"unix://{run.socket.removesuffix('http.socket')}grpc.socket"
+    return f"http://{in_url(_ANY.get(run.host, run.host))}:{run.grpc_port}"
 
 
 @contextlib.contextmanager

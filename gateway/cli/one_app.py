@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.client import GatewayUnreachableError, request
+from gateway.cli.client import GatewayUnreachableError, grpc_endpoint, request
 from gateway.cli.options import to_arguments
 from gateway.cli.output import Console, Stream
 from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
@@ -248,6 +248,7 @@ def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dic
         "APP_CHANNEL_ADDRESS": config.app_host,
         "DAPR_HTTP_PORT": str(run.http_port),
         "DAPR_GRPC_PORT": str(run.grpc_port),
+        "DAPR_GRPC_ENDPOINT": grpc_endpoint(run),
     }
     if config.app_port is not None:
         facts["APP_PORT"] = str(config.app_port)

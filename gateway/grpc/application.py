@@ -270,7 +270,10 @@ async def _answer(response: AppResponse, gives: Any, limit_bytes: int) -> Messag
     fields = dict(response.headers)
     if response.status != 200 or not is_grpc(response.headers):
         kind = fields.get("content-type", "of no type")[:100]
-        raise AppFailedError(f"the application speaks no gRPC: it answered {response.status}, {kind} (--app-protocol)")
+        text = f"the application speaks no gRPC: it answered {response.status}, {kind} (--app-protocol)"
+        if response.status == 404:  # Servers of HTTP that speak gRPC besides answer so what they have not.
+            raise StatusError(Code.UNIMPLEMENTED, text)
+        raise AppFailedError(text)
     found: bytes | None = None
     if "grpc-status" in fields:
         failure = status_of(response.headers)

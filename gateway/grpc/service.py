@@ -156,13 +156,9 @@ class Service:
 
     def _unknown(self, path: str) -> StatusError:
         """Say why there is no answer to a method."""
-        name = path.removeprefix(self._prefix)
         if path in self._denied:
             return StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
-        if name == path:
-            text = f"unknown service of {path[:200]}; a call to another application has the metadata dapr-app-id"
-            return StatusError(Code.UNIMPLEMENTED, text)
-        return StatusError(Code.UNIMPLEMENTED, missing(name))
+        return StatusError(Code.UNIMPLEMENTED, missing(path.removeprefix(self._prefix)))
 
 
 def _failure(error: APIError) -> StatusError:

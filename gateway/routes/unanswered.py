@@ -20,12 +20,12 @@ MISSING = {
     "subtlecrypto": "cryptography",
     "workflows": "workflows",
 }
-# As above, by how the names of gRPC's methods begin or end.
+# As above, by the names of gRPC's methods, or by the paths of those of other services.
 MISSING_RPCS = {
     r"InvokeBinding": "bindings",
     r"(Un)?[Rr]egisterActor\w*|ListActor\w*|GetActor\w*|ExecuteActor\w*|InvokeActor|SubscribeActor\w*": "actors",
     r"EncryptAlpha1|DecryptAlpha1|Subtle\w*": "cryptography",
-    r"\w*Workflow(Alpha1|Beta1)": "workflows",
+    r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
     r"\w*Jobs?(ByPrefix)?(Alpha1)?": "jobs",
     r"Converse\w*": "conversation",
 }
@@ -54,8 +54,10 @@ def hint(path: str, names: Collection[str]) -> str:
 
 
 def missing(name: str) -> str:
-    """Say why a method of the service is not there."""
+    """Say why a method is not there: of the service, by its name, or of another one, by its path."""
     block = next((block for pattern, block in MISSING_RPCS.items() if re.fullmatch(pattern, name)), None)
     if block is not None:
         return f"the building block {block!r} is not there yet, {_PAGE}"
+    if name.startswith("/"):
+        return f"unknown service of {name[:200]}; a call to another application has the metadata dapr-app-id"
     return f"there is no method {name[:100]!r} in this version, {_PAGE}"

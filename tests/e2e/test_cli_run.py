@@ -88,14 +88,15 @@ def _get(run: Run, path: str) -> tuple[int, bytes]:
 def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome, tmp_path: Path) -> None:
     script = (
         "import json, os; print(json.dumps({k: os.environ.get(k) for k in "
-        "('APP_ID', 'APP_PORT', 'APP_PROTOCOL', 'APP_CHANNEL_ADDRESS', 'DAPR_HTTP_PORT', 'DAPR_GRPC_PORT', 'MINE')}));"
+        "('APP_ID', 'APP_PORT', 'APP_PROTOCOL', 'APP_CHANNEL_ADDRESS', 'DAPR_HTTP_PORT', 'DAPR_GRPC_PORT', "
+        "'DAPR_GRPC_ENDPOINT', 'MINE')}));"
         "raise SystemExit(7)"
     )
     number, grpc_number = free_port(), free_port()
     with home.run(
         *("--app-id", "orders", "--app-port", "3999", "--port", str(number), "--dapr-grpc-port", str(grpc_number)),
         *("--", sys.executable, "-c", script),
-        environ={"MINE": "kept", "DAPR_GRPC_PORT": "1"},
+        environ={"MINE": "kept", "DAPR_GRPC_PORT": "1", "DAPR_GRPC_ENDPOINT": "http://elsewhere:1"},
     ) as run:
         assert run.wait() == 7
     line = next(line for line in run.lines if line.startswith("== APP - orders == {"))
@@ -106,6 +107,7 @@ def test_application_gets_its_environment_and_gives_the_exit_code(home: MeshHome
         "APP_CHANNEL_ADDRESS": "127.0.0.1",
         "DAPR_HTTP_PORT": str(number),
         "DAPR_GRPC_PORT": str(grpc_number),
+        "DAPR_GRPC_ENDPOINT": f"http://127.0.0.1:{grpc_number}",
         "MINE": "kept",
     }
     assert "error: orders ended with exit code 7" in run.lines

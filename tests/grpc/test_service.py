@@ -96,6 +96,7 @@ CASES = (
         path="/dapr.proto.runtime.v1.Dapr/ScheduleJobAlpha1",
     ),
     Case("unknown service", framed(b""), 12, "has the metadata dapr-app-id", path="/x.Y/Z"),
+    Case("service of a block", framed(b""), 12, "'workflows' is not there yet", path="/TaskHubSidecarService/Hello"),
     Case("no path of a method", framed(b""), 12, "unknown service of /", path="/"),
 )
 

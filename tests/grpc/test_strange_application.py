@@ -20,6 +20,10 @@ from tests.support.h2app import H2App
 
 ON_INVOKE = "/dapr.proto.runtime.v1.AppCallback/OnInvoke"
 ON_EVENT = "/dapr.proto.runtime.v1.AppCallback/OnTopicEvent"
+ON_EVENTS = "/dapr.proto.runtime.v1.AppCallback/OnBulkTopicEvent"
+ON_EVENTS_OF_BEFORE = "/dapr.proto.runtime.v1.AppCallbackAlpha/OnBulkTopicEventAlpha1"
+LIST = "/dapr.proto.runtime.v1.AppCallback/ListTopicSubscriptions"
+NOT_FOUND = b'{"code":12,"message":"the application speaks no gRPC: it answered 404, text/plain (--app-protocol)"}'
 EVENT = orjson.dumps({"id": "1", "source": "s", "type": "t", "specversion": "1.0", "data": 1})
 LIMIT = 1000
 OK = [("grpc-status", "0")]
@@ -75,7 +79,7 @@ def resets(code: int) -> Callable[[ServerRequest], Awaitable[None]]:
         (says(framed(DATA), [("grpc-status", "99")]), (500, b'{"code":2,"message":""}')),
         (says(framed(DATA), [("grpc-status", "x")]), (500, b'{"code":2,"message":""}')),
         (says(framed(DATA), None), (500, b'{"code":2,"message":"the answer has no grpc-status"}')),
-        (says(b"no", None, 404, "text/html"), "speaks no gRPC: it answered 404, text/html"),
+        (says(b"no", None, 503, "text/html"), "speaks no gRPC: it answered 503, text/html"),
         (says(b"yes", None, 200, "application/grpc-web"), "speaks no gRPC: it answered 200, application/grpc-web"),
         (says(b""), "has no message"),
         (says(framed(DATA) * 2), "has more than one message"),
@@ -156,6 +160,22 @@ async def test_events_say_why_they_failed() -> None:
         with pytest.raises(AppFailedError, match="speaks no gRPC"):
             await to.post("/", [], EVENT, "event")
         assert await to.post("/configuration/c/k", [], b"{}", "change") == (501, b"")
+
+
+async def test_what_is_not_found_is_not_implemented() -> None:
+    """Servers of HTTP that speak gRPC besides answer 404 where others say UNIMPLEMENTED; gRPC says that it means it."""
+    reply = message("TopicEventBulkResponse")()
+    reply.statuses.add(entry_id="a")
+    entry = {"entryId": "a", "event": orjson.loads(EVENT), "contentType": "application/json", "metadata": {}}
+    batch = {"id": "b", "entries": [entry], "metadata": {}, "topic": "t", "pubsubname": "p", "type": "x"}
+    not_found = says(b"", None, 404, "text/plain")
+    async with H2App() as app, application(app) as to:
+        app.answers |= dict.fromkeys((ON_INVOKE, ON_EVENTS, LIST), not_found)
+        app.answers[ON_EVENTS_OF_BEFORE] = says(framed(reply.SerializeToString()))
+        assert await called(to) == (501, NOT_FOUND)
+        assert await to.subscriptions("app") == ()
+        status, answer = await to.post("/", [], orjson.dumps(batch), "events")
+        assert (status, orjson.loads(answer)) == (200, {"statuses": [{"entryId": "a", "status": "SUCCESS"}]})
 
 
 async def test_calls_of_grpc_pass_as_they_are() -> None:

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from gateway.cli.client import grpc_endpoint
 from gateway.runs import Run, find_run, list_runs, registered, set_app_pid
 from tests.support.eventually import eventually_sync
 from tests.support.processes import ROOT
@@ -108,3 +111,17 @@ def test_application_is_noted_while_the_gateway_runs(tmp_path: Path) -> None:
 def test_only_this_user_reads_an_entry(tmp_path: Path) -> None:
     with registered(tmp_path, Run("a", 1)):
         assert {file.stat().st_mode & 0o777 for file in (tmp_path / "run").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("run", "endpoint"),
+    [
+        (Run("a", 1, grpc_port=50001), "http://127.0.0.1:50001"),
+        (Run("a", 1, grpc_port=50001, host="0.0.0.0"), "http://127.0.0.1:50001"),
+        (Run("a", 1, grpc_port=50001, host="::"), "http://[::1]:50001"),
+        (Run("a", 1, grpc_port=50001, host="10.0.0.7"), "http://10.0.0.7:50001"),
+        (Run("a", 0, socket="/tmp/d/dapr-a-http.socket"), "unix:///tmp/d/dapr-a-grpc.socket"),
+    ],
+)
+def test_where_clients_of_grpc_connect(run: Run, endpoint: str) -> None:
+    assert grpc_endpoint(run) == endpoint

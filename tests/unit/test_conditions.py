@@ -87,6 +87,18 @@ async def test_what_was_given_up_works_again_with_the_first_success(said: Callab
     assert condition.described() is None
 
 
+async def test_the_one_attempt_that_was_given_up_began_then(said: Callable[[], list[str]]) -> None:
+    now = [5000.0]
+    condition = Condition("event pubsub/orders", lambda: now[0])
+    condition.gives_up(1, "RETRY")
+    now[0] += 3
+    condition.works(repeated=False)
+    assert said() == [
+        "INFO event pubsub/orders: given up after 1 attempts: RETRY",
+        "INFO event pubsub/orders: works again after 3 s: 0 attempts failed and were made again, 1 operations given up",
+    ]
+
+
 async def test_a_client_that_leaves_ends_the_retries(said: Callable[[], list[str]]) -> None:
     """Then nobody tries any more, and that is said."""
     condition = Condition("invocation away")
