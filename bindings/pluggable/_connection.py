@@ -34,6 +34,8 @@ OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
+# Held for good: the library would end its thread with the last channel, and wait for that in the event loop.
+grpc.aio.init_grpc_aio()
 _Code = grpc.StatusCode
 AWAY = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.CANCELLED})
 FINAL = frozenset(

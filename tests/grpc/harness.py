@@ -19,6 +19,8 @@ from tests.support.eventually import PATIENCE
 
 __all__ = ["Both", "Call", "Client", "Failed", "calls", "check_both", "check_call", "client", "pairs", "refused"]
 
+grpc.aio.init_grpc_aio()  # Held for good: the library would wait in the event loop for the end of its thread.
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
