@@ -253,8 +253,8 @@ class HTTPApplication:
             await calling.__aexit__(None, None, None)
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
-        """Post a small body, whatever it is; an answer's body beyond 1 MiB is not read."""
-        async with self.call("POST", path, headers, body) as response:
+        """Post a small body to a route, which may lack its slash; an answer beyond 1 MiB is not read."""
+        async with self.call("POST", path if path[:1] == "/" else f"/{path}", headers, body) as response:
             return response.status, await _read(response) or b""
 
     async def get(self, path: str, headers: Headers) -> tuple[int, bytes]:

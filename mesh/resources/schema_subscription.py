@@ -15,7 +15,7 @@ from mesh.errors import Problem
 from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, plain_text
 from mesh.resources.schema import IN_ANY, Meta
-from mesh.resources.subscription import BulkOptions, Rule, Subscription, asked, normal_path, unknown_metadata
+from mesh.resources.subscription import BulkOptions, Rule, Subscription, asked, checked_route, unknown_metadata
 
 __all__ = ["V2", "check_metadata", "subscription"]
 
@@ -36,7 +36,7 @@ _OTHER_SHAPE: dict[str, dict[tuple[str, ...], str]] = {
 }
 
 
-Route = Annotated[str, Parsed(lambda text: normal_path(plain_text(text)))]
+Route = Annotated[str, Parsed(lambda text: checked_route(plain_text(text)))]
 
 
 @dataclass(frozen=True, slots=True)

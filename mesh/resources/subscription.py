@@ -33,7 +33,7 @@ __all__ = [
     "asked",
     "clashes",
     "combined",
-    "normal_path",
+    "checked_route",
     "programmatic_subscriptions",
     "unknown_metadata",
 ]
@@ -171,7 +171,7 @@ def combined(subscriptions: Iterable[Subscription]) -> tuple[list[Subscription],
             unset = getattr(_NOTHING, name)
             if mine == unset:
                 merged[name] = other
-            elif other not in (unset, mine):
+            elif other not in (unset, mine) and _slashed(other) != _slashed(mine):
                 message = (
                     f"a second subscription to the topic '{each.topic}' of '{each.pubsub}', beside {first.told}: the "
                     f"rules of both would apply, but they differ in {shown}, of which there can be one only"
@@ -222,6 +222,11 @@ def unknown_metadata(names: Iterable[str]) -> tuple[list[tuple[str, str]], list[
     return near, others
 
 
+def _slashed(value: object) -> object:
+    """Write routes that are one path of HTTP in one way."""
+    return "/" + value.removeprefix("/") if isinstance(value, str) else value
+
+
 _NOTHING = Subscription("", "", "")
 _SINGLE = {
     "default_path": "the route",
@@ -231,15 +236,15 @@ _SINGLE = {
 }
 
 
-def normal_path(path: str) -> str:
-    """Give a route its leading slash: SDKs and samples leave it away.
+def checked_route(path: str) -> str:
+    """Give a route as it was written. SDKs and samples leave the slash away that a path of HTTP begins with.
 
     Raises:
         ValueError: It cannot be called.
     """
     if _UNCALLABLE.search(path):
         raise ValueError(f"the route {path!r} holds a blank or a control character; write it as %20 and the like")
-    return path if path.startswith("/") else f"/{path}"
+    return path
 
 
 def programmatic_subscriptions(body: bytes, *, as_given: bool = False) -> tuple[list[Subscription], list[str]]:
@@ -281,7 +286,7 @@ def _subscription(item: object, as_given: bool, warn: Callable[[str], None]) -> 
     if not pubsub or not topic:
         raise ValueError(f"it has no {'topic' if pubsub else 'pubsubname'}")
     routes = _folded(fields.get("routes"), "routes")
-    path = str if as_given else normal_path
+    path = str if as_given else checked_route
     rules = _rules(routes.get("rules"), f"'{topic}' on '{pubsub}'", as_given, warn)
     default = _text(routes, "default") or _text(fields, "route")
     if not rules and not default and not as_given:
@@ -314,7 +319,7 @@ def _rules(value: object, place: str, as_given: bool, warn: Callable[[str], None
         match, path = _text(fields, "match"), _text(fields, "path")
         if path or as_given:
             compile_match(match)
-            called = path if as_given else normal_path(path)
+            called = path if as_given else checked_route(path)
             rules.append(Rule(match, called, f"rule {number} of the application's subscription"))
         else:
             warn(f"a rule of {place} has no path and is left out: '{match}'")

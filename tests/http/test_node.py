@@ -174,7 +174,7 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
             {
                 "pubsubname": "pubsub",
                 "topic": "u",
-                "rules": [{"path": "/u"}],
+                "rules": [{"path": "u"}],
                 "deadLetterTopic": "d",
                 "type": "PROGRAMMATIC",
             },

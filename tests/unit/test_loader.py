@@ -754,7 +754,7 @@ def test_a_number_where_text_belongs_is_its_text(written: str, text: str, tmp_pa
     found += [component.metadata[0].name, component.metadata[0].value]
     found += [subscription.pubsub, subscription.topic, subscription.dead_letter_topic, subscription.metadata["a"]]
     assert found == [text] * 11
-    assert subscription.default_path == f"/{text}"
+    assert subscription.default_path == text
 
 
 def test_a_setting_may_be_any_value(tmp_path: Path) -> None:

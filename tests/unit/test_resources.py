@@ -211,7 +211,7 @@ def test_all_open_references_are_reported() -> None:
 
 
 def test_both_shapes_of_a_subscription(tmp_path: Path) -> None:
-    """Routes get their leading slash, batching its defaults."""
+    """Routes are as they were written, batching gets its defaults."""
     old, new = load(
         """
 apiVersion: dapr.io/v1alpha1
@@ -246,7 +246,7 @@ spec:
         namespace="ns",
         pubsub="ps",
         topic="orders",
-        default_path="/orders",
+        default_path="orders",
         metadata={"rawPayload": "true"},
         dead_letter_topic="poison",
         bulk=BulkOptions(enabled=True, max_messages=10, max_wait=0.04),
@@ -256,7 +256,7 @@ spec:
         name="s2",
         pubsub="ps",
         topic="orders",
-        rules=(Rule('event.type == "a"', "/a"), Rule("", "/b")),
+        rules=(Rule('event.type == "a"', "a"), Rule("", "/b")),
         default_path="/rest",
         bulk=BulkOptions(enabled=True, max_messages=100, max_wait=1.0),
     )
@@ -458,13 +458,13 @@ def test_the_application_s_subscriptions() -> None:
     assert programmatic_subscriptions(body) == (
         [
             Subscription(
-                "", "ps", "a", default_path="/orders", metadata={"rawPayload": "true", "n": "1"}, origin="PROGRAMMATIC"
+                "", "ps", "a", default_path="orders", metadata={"rawPayload": "true", "n": "1"}, origin="PROGRAMMATIC"
             ),
             Subscription(
                 name="",
                 pubsub="ps",
                 topic="b",
-                rules=(Rule("event.type == 'x'", "/x"),),
+                rules=(Rule("event.type == 'x'", "x"),),
                 default_path="/rest",
                 dead_letter_topic="dead",
                 bulk=BulkOptions(enabled=True, max_messages=5, max_wait=0.02),
@@ -580,7 +580,7 @@ def test_a_rule_without_a_path_is_left_out() -> None:
     """The other routes of the subscription stay."""
     item = {"pubsubname": "p", "topic": "t", "routes": {"rules": [{"match": "true"}], "default": "d"}}
     subscriptions, warnings = programmatic_subscriptions(orjson.dumps([item]))
-    assert subscriptions[0].default_path == "/d"
+    assert subscriptions[0].default_path == "d"
     assert warnings == ["a rule of 't' on 'p' has no path and is left out: 'true'"]
 
 
