@@ -184,9 +184,13 @@ class Call:
         except HTTPunkError as error:
             raise ConnectionError(str(error)) from error
 
-    def event(self, envelope: bytes, path: str) -> Any:
-        """Make the message of an event that the client is handed."""
-        return topic_event(envelope, path)
+    def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
+        """Make the message of an event, and from that what the client is handed.
+
+        Raises:
+            EventError: The client could not read it.
+        """
+        return topic_event(envelope, path, into)
 
     async def begin(self, headers: Wire, *, ends: bool = False) -> None:
         """Begin an answer that is another's: ``write`` and ``finish`` follow, unless it ends so."""

@@ -10,18 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import orjson
-from google.protobuf.message import DecodeError, EncodeError
 
-from gateway.grpc.events import cloud_event, topic_event
+from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import Code, StatusError
 from mesh.application import Headers, Kind
-from mesh.errors import EventError
 
 __all__ = ["ALPHA", "CALLBACK", "CALLBACKS"]
 
 CALLBACK, ALPHA = f"{RUNTIME}.AppCallback", f"{RUNTIME}.AppCallbackAlpha"
-UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError, EncodeError)
 _Reply, _Bulk, _BulkReply = (
     message(name) for name in ("TopicEventResponse", "TopicEventBulkRequest", "TopicEventBulkResponse")
 )
@@ -44,10 +41,7 @@ class Asked(Protocol):
 
 async def _event(application: Asked, path: str, headers: Headers, body: bytes) -> bytes:
     """Hand one event over; one that nobody takes is done with, as in Dapr."""
-    try:
-        request = _readable(topic_event(body, path))
-    except UNREADABLE as error:
-        raise EventError(f"the event does not go into a message of gRPC: {error}") from None
+    request = topic_event(body, path, _alone).SerializeToString()
     try:
         reply, _ = await application.ask(CALLBACK, "OnTopicEvent", request, _Reply, _without_type(headers))
     except StatusError as error:
@@ -66,7 +60,7 @@ async def _events(application: Asked, path: str, headers: Headers, body: bytes) 
     for each in batch["entries"]:
         try:
             entry = _entry(each)
-            _readable(_Bulk(entries=[entry]))
+            readable(_Bulk(entries=[entry]))
         except UNREADABLE:
             statuses.append({"entryId": each["entryId"], "status": "DROP"})
         else:
@@ -113,11 +107,8 @@ async def _ask_by(application: Asked, service: str, request: bytes, headers: Hea
     return await application.ask(service, name, request, _BulkReply, headers)
 
 
-def _readable(made: Message) -> bytes:
-    """Write a message that others can read: how deep it may be nested counts when it is read."""
-    data: bytes = made.SerializeToString()
-    made.FromString(data)
-    return data
+def _alone(event: Message) -> Message:
+    return event
 
 
 def _entry(given: Mapping[str, Any]) -> Message:

@@ -6,15 +6,18 @@ Source: Dapr's runtime, delivery to gRPC applications.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
+from google.protobuf.message import DecodeError, EncodeError
 
 from gateway.grpc.messages import Message, message
+from mesh.errors import EventError
 from mesh.event import is_structured, media_type
 
-__all__ = ["cloud_event", "topic_event"]
+__all__ = ["UNREADABLE", "cloud_event", "readable", "topic_event"]
 
+UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError, EncodeError)
 _TopicEvent, _CloudEvent = message("TopicEventRequest"), message("TopicEventCERequest")
 _FIELDS = {
     "id": "id",
@@ -26,8 +29,28 @@ _FIELDS = {
 _OTHERS = frozenset({"data", "data_base64", "topic", "pubsubname"})
 
 
-def topic_event(envelope: bytes, path: str) -> Message:
-    """Make the message of one event from its envelope, which is JSON."""
+def topic_event(envelope: bytes, path: str, into: Callable[[Message], Message]) -> Message:
+    """Make the message of one event from its envelope, which is JSON, and from that what is sent.
+
+    Raises:
+        EventError: The receiver could not read it.
+    """
+    try:
+        made = into(_topic_event(envelope, path))
+        readable(made)
+    except UNREADABLE as error:
+        raise EventError(f"the event does not go into a message of gRPC: {error}") from None
+    return made
+
+
+def readable(made: Message) -> bytes:
+    """Write a message that others can read: how deep it may be nested counts when it is read."""
+    data: bytes = made.SerializeToString()
+    made.FromString(data)
+    return data
+
+
+def _topic_event(envelope: bytes, path: str) -> Message:
     members = orjson.loads(envelope)
     made = _TopicEvent(**_attributes(members), data=_data(members), path=path)
     made.topic, made.pubsub_name = str(members.get("topic", "")), str(members.get("pubsubname", ""))

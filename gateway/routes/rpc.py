@@ -30,8 +30,12 @@ class Stream(Protocol):
             OSError: The client is gone.
         """
 
-    def event(self, envelope: bytes, path: str) -> Any:
-        """Make the message of an event that the client is handed."""
+    def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
+        """Make the message of an event, and from that what the client is handed.
+
+        Raises:
+            EventError: The client could not read it.
+        """
 
 
 @dataclass(slots=True)

@@ -63,8 +63,8 @@ async def _topic(called: Called, initial: Any) -> tuple[str, SubscribeStream]:
     client = cast("Stream", called.stream)
 
     def render(path: str, body: bytes) -> tuple[str, Any]:
-        event = client.event(body, path)
-        return event.id, called.reply(event_message=event)
+        handed = client.event(body, path, lambda event: called.reply(event_message=event))
+        return handed.event_message.id, handed
 
     metadata, dead_letter_topic = dict(initial.metadata), initial.dead_letter_topic or None
     return name, SubscribeStream(initial.topic, EventStream(render), metadata, dead_letter_topic)

@@ -28,7 +28,6 @@ __all__ = ["SUBSCRIBE_STREAM", "EventStream", "SubscribeStream"]
 logger = logging.getLogger(__name__)
 
 PATH = "/"
-DROP = b'{"status":"DROP"}'
 
 
 @dataclass(eq=False, slots=True)
@@ -53,7 +52,7 @@ class EventStream:
         """Begin.
 
         Args:
-            render: Makes of a path and an event what is written, and gives its id besides.
+            render: Makes of a path and an event what is written, and gives its id besides; raises ``EventError``.
         """
         self.begun, self.ended = asyncio.Event(), asyncio.Event()
         self._render = render
@@ -112,12 +111,9 @@ class EventStream:
         Raises:
             AppUnreachableError: The stream ended before it was handed over.
             AppFailedError: It ended before the answer.
+            EventError: It cannot be written.
         """
-        try:
-            identity, event = self._render(path, body)
-        except (ValueError, TypeError, AttributeError) as error:
-            logger.warning("an event cannot be handed to a stream: %s", error)
-            return 200, DROP
+        identity, event = self._render(path, body)
         while (before := self._pending.get(identity)) is not None:
             await asyncio.wait([before.answer])
         if self.ended.is_set():

@@ -165,6 +165,24 @@ async def test_dead_letters(shared: tuple[Node, Client]) -> None:
 
 
 @SHARED
+async def test_an_event_that_no_client_can_read(shared: tuple[Node, Client]) -> None:
+    """What is nested more deeply than messages may be is a dead letter at once, and holds up nothing."""
+    node, called = shared
+    deep: object = 1
+    for _ in range(33):
+        deep = {"a": deep}
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": 1, "ext": deep}
+    async with (
+        subscribed(called, "deep-dead", {"rawPayload": "true"}) as dead,
+        subscribed(called, "deep", dead_letter_topic="deep-dead") as stream,
+    ):
+        await node.publish("deep", orjson.dumps(event), "application/cloudevents+json")
+        assert orjson.loads((await dead.event()).data)["ext"] == deep
+        await publish(node, "deep", "next")
+        assert await stream.take() == "next"
+
+
+@SHARED
 async def test_no_more_than_it_may_hold(shared: tuple[Node, Client]) -> None:
     """A client that does not answer has so many, and the next with each answer."""
     node, called = shared

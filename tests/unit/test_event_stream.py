@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 import orjson
 import pytest
 
-from mesh.blocks.event_stream import DROP, EventStream
+from mesh.blocks.event_stream import EventStream
 from mesh.errors import AppFailedError, AppUnreachableError
 
 
@@ -49,14 +49,9 @@ async def test_an_attempt_that_is_over_before_it_was_written() -> None:
         answered = tasks.create_task(handed(stream, "next"))
         await asyncio.sleep(0)
         assert orjson.loads(await anext(stream.outgoing())) == {"id": "next"}
-        stream.processed("late", DROP)
+        stream.processed("late", b"late")
         stream.processed("next", b"")
     assert answered.result() == (200, b"")
-
-
-async def test_what_is_no_event_is_dropped() -> None:
-    """It would never be one."""
-    assert await EventStream(rendered).post("/", (), b"no JSON") == (200, DROP)
 
 
 async def _error_of(call: Awaitable[object]) -> Exception | None:
