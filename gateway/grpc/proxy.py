@@ -17,7 +17,7 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import answer as told
 from gateway.grpc.call import Call
 from gateway.grpc.service import TARGETS
-from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, status_fields, trace_bin
+from gateway.grpc.wire import Code, StatusError, is_type, status_fields, trace_bin
 from gateway.http2.fields import from_wire, to_wire
 from gateway.routes.request import trace_of
 from gateway.routes.route import API
@@ -119,7 +119,7 @@ async def _streamed(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIter
 
 async def _respond(call: Call, answer: Answer) -> None:
     kind = next((value for name, value in answer.headers if name.lower() == "content-type"), "none")
-    if answer.status != 200 or not kind.startswith(CONTENT_TYPE):
+    if answer.status != 200 or not is_type(kind):
         text = f"the application does not speak gRPC: it answered {answer.status} with the content type {kind[:80]}"
         raise StatusError(_BY_HTTP_STATUS.get(answer.status, Code.UNKNOWN), text)
     headers = to_wire(forwardable(answer.headers, binary=True))

@@ -19,7 +19,7 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import APIError, unexpected
 from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
-from gateway.grpc.wire import CONTENT_TYPE, Code, StatusError, deadline_of
+from gateway.grpc.wire import Code, StatusError, deadline_of, is_type
 from gateway.routes.route import API
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
@@ -84,8 +84,8 @@ class Service:
         if not (request.path and request.method and request.scheme):
             await request.reset(PROTOCOL_ERROR)
             return
-        kind = request.headers.get("content-type", b"")
-        if request.method != "POST" or not kind.startswith(CONTENT_TYPE.encode()):
+        kind = request.headers.get("content-type", b"").decode("utf-8", "replace")
+        if request.method != "POST" or not is_type(kind):
             await request.respond(UNSUPPORTED_MEDIA_TYPE)
             return
         started = time.monotonic()
@@ -118,7 +118,7 @@ class Service:
             logger.exception("call failed: %s", request.path)
             failure = _failure(unexpected(error))
         if call.deadline is not None and time.time() >= call.deadline:
-            failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message, failure.details)
+            failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message)  # Details have a status of their own.
         await call.end(failure)
         return failure
 

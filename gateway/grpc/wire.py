@@ -23,6 +23,7 @@ __all__ = [
     "deadline_of",
     "framed",
     "is_grpc",
+    "is_type",
     "status_fields",
     "status_of",
     "trace_bin",
@@ -166,11 +167,13 @@ def trace_bin(traceparent: str) -> str:
 
 
 def is_grpc(fields: Iterable[tuple[str, str]]) -> bool:
-    """Tell whether a message is of gRPC, by its content type; gRPC-Web is another protocol."""
-    for name, value in fields:
-        if name.lower() == "content-type":
-            return value == CONTENT_TYPE or value.startswith((CONTENT_TYPE + "+", CONTENT_TYPE + ";"))
-    return False
+    """Tell whether a message is of gRPC, by its content type."""
+    return any(name.lower() == "content-type" and is_type(value) for name, value in fields)
+
+
+def is_type(kind: str) -> bool:
+    """Tell whether a content type is of gRPC; gRPC-Web is another protocol."""
+    return kind == CONTENT_TYPE or kind.startswith((CONTENT_TYPE + "+", CONTENT_TYPE + ";"))
 
 
 class Reader:
@@ -250,11 +253,11 @@ class Reader:
             raise StatusError(Code.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
         unpacking = zlib.decompressobj(window)
         try:
-            whole = unpacking.decompress(message, self._limit_bytes)
+            whole = unpacking.decompress(message, self._limit_bytes + 1)
         except zlib.error as error:
             raise StatusError(Code.INTERNAL, f"a message cannot be unpacked: {error}") from None
-        if unpacking.unconsumed_tail:
-            raise self._too_large(self._limit_bytes + 1)
+        if len(whole) > self._limit_bytes:
+            raise self._too_large(len(whole))
         if not unpacking.eof:
             raise StatusError(Code.INTERNAL, "a compressed message is cut off")
         return whole

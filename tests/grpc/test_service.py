@@ -27,6 +27,7 @@ SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 GOAWAY = 7
 GET = "/dapr.proto.runtime.v1.Dapr/GetState"
 REQUEST = message("GetStateRequest")(store_name="statestore", key="k").SerializeToString()
+NOWHERE = message("GetStateRequest")(store_name="none", key="k").SerializeToString()
 LIMIT = 64 * 1024
 
 
@@ -40,6 +41,13 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
 def gzipped(data: bytes) -> bytes:
     packing = zlib.compressobj(wbits=31)
     return packing.compress(data) + packing.flush()
+
+
+def largest() -> bytes:
+    """Make a request that is as large as it may be."""
+    request = message("GetStateRequest")(store_name="statestore", key="k", metadata={"m": "x" * LIMIT})
+    request.metadata["m"] = "x" * (2 * LIMIT - request.ByteSize())
+    return bytes(request.SerializeToString())
 
 
 def packed(data: bytes) -> bytes:
@@ -63,6 +71,7 @@ CASES = (
     Case("well", framed(REQUEST), 0),
     Case("gzip", packed(gzipped(REQUEST)), 0, headers=(GZIP,)),
     Case("deflate", packed(zlib.compress(REQUEST)), 0, headers=(DEFLATE,)),
+    Case("as large as it may be, compressed", packed(gzipped(largest())), 0, headers=(GZIP,)),
     Case("gzip, not used for this message", framed(REQUEST), 0, headers=(GZIP,)),
     Case("a trace in binary", framed(REQUEST), 0, headers=(("grpc-trace-bin", "AAAAAAAA"),)),
     Case("no message", b"", 13, "the call has no message"),
@@ -87,6 +96,7 @@ CASES = (
     ),
     Case("no timeout", framed(REQUEST), 13, "grpc-timeout is not a timeout: '5'", (("grpc-timeout", "5"),)),
     Case("over at once", framed(REQUEST), 4, headers=(("grpc-timeout", "0n"),)),
+    Case("over, and refused", framed(NOWHERE), 4, headers=(("grpc-timeout", "0n"),)),
     Case("unknown method", framed(b""), 12, "there is no method 'Nope'", path="/dapr.proto.runtime.v1.Dapr/Nope"),
     Case(
         "a later block",
@@ -116,10 +126,15 @@ async def test_status(node: Node, case: Case) -> None:
             failure = status_of(list(fields.items()))
             assert (int(fields["grpc-status"]), fields["content-type"]) == (case.status, "application/grpc")
             assert case.text in (failure.message if failure is not None else "")
+            if failure is not None and failure.details:
+                assert message("Status", STATUS).FromString(failure.details).code == case.status
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(("method", "kind"), [("GET", "application/grpc"), ("POST", "application/json"), ("POST", "")])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("GET", "application/grpc"), ("POST", "application/json"), ("POST", "application/grpc-web+proto"), ("POST", "")],
+)
 async def test_not_grpc(node: Node, method: str, kind: str) -> None:
     headers = [("content-type", kind)] if kind else []
     async with (
