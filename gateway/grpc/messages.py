@@ -17,7 +17,7 @@ import orjson
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
@@ -50,9 +50,20 @@ def service(name: str) -> ServiceDescriptor:
 
 
 def status(code: int, text: str, details: Sequence[Mapping[str, object]]) -> bytes:
-    """Write a ``google.rpc.Status``; each of the details is in proto-JSON, with its ``@type``."""
-    made = message("Status", STATUS)()
-    ParseDict({"code": code, "message": text, "details": list(details)}, made, descriptor_pool=_POOL)
+    """Write a ``google.rpc.Status``.
+
+    Args:
+        code: Its code.
+        text: Its message.
+        details: Each in proto-JSON, with its ``@type``; those that are none known here are left out, as they may be of
+            an application.
+    """
+    made = message("Status", STATUS)(code=code, message=text)
+    for each in details:
+        try:
+            ParseDict(dict(each), made.details.add(), descriptor_pool=_POOL)
+        except ParseError:
+            del made.details[-1]
     written: bytes = made.SerializeToString()
     return written
 

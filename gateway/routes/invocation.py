@@ -283,9 +283,14 @@ def _of_grpc(status: int, body: bytes) -> APIError:
     """Tell of a failure as an application on gRPC did, whose body is a ``google.rpc.Status``."""
     try:
         said = orjson.loads(body)
-        return APIError(status, "ERR_DIRECT_INVOKE", said["message"], said.get("details"), _STATUSES[said["code"]])
+        code, text = said["code"], said["message"]
+        known = (each for each in said.get("details", ()) if isinstance(each, dict))
+        details: list[Mapping[str, object]] = [each for each in known if isinstance(each.get("@type"), str)]
+        if 0 < code < len(_STATUSES) and isinstance(text, str):
+            return APIError(status, "ERR_DIRECT_INVOKE", text, details or None, _STATUSES[code])
     except (ValueError, TypeError, LookupError):
-        return APIError(status, "ERR_DIRECT_INVOKE", "the application's status cannot be read", grpc="UNKNOWN")
+        pass
+    return APIError(status, "ERR_DIRECT_INVOKE", "the application's status cannot be read", grpc="UNKNOWN")
 
 
 def _headers_of(called: Called, target: str, asked: Any) -> list[tuple[str, str]]:

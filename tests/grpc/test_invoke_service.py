@@ -10,10 +10,12 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from httpunk.h2.server import ServerRequest
 
 from gateway.grpc.messages import COMMON, STATUS, message
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.http.harness import App, Backbone, gateway
+from tests.support.h2app import H2App
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -167,3 +169,29 @@ async def test_an_application_on_grpc(nats_url: str, tmp_path: Path) -> None:
                     assert failed == ("FAILED_PRECONDITION", "not now")
     finally:
         await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b'{"code": 5, "message": "gone", "details": [{"@type": "x"}, {"@type": 1}]}', ("NOT_FOUND", "gone")),
+        (b'{"code": -1, "message": "gone"}', ("UNKNOWN", "the application's status cannot be read")),
+        (b'{"code": 0, "message": "gone"}', ("UNKNOWN", "the application's status cannot be read")),
+        (b"no JSON", ("UNKNOWN", "the application's status cannot be read")),
+    ],
+)
+async def test_a_status_of_an_application_that_is_none(
+    memory: Backbone, tmp_path: Path, said: bytes, told: tuple[str, str]
+) -> None:
+    """What can be read of it is told, and the call has a status in any case."""
+
+    async def answer(request: ServerRequest) -> None:
+        await request.respond(500, body=said, trailers=[("grpc-status", "5")])
+
+    async with (
+        H2App() as app,
+        gateway(memory, tmp_path, app=app.port, app_protocol="h2c", grpc_port=0) as node,  # type: ignore[arg-type]
+        client(node) as called,
+    ):
+        app.answers["/fails"] = answer
+        assert await refused(called, "InvokeService", id="app", message={"method": "fails"}) == told
