@@ -209,8 +209,9 @@ class Call:
     async def reply(self, message: Any) -> None:
         """End the call with its one message."""
         trailers = HeaderMap([*status_fields(Code.OK), *self.trailers]) if self.trailers else _OK
-        body = framed(message.SerializeToString())
-        await self._request.respond(200, headers=self._accepted(), body=body, trailers=trailers)
+        sending = self._sending = await self._request.send_response(200, headers=self._accepted())
+        await sending.send_data(framed(message.SerializeToString()))  # It may be over before the client has read that.
+        await sending.send_trailers(trailers)
 
     def _accepted(self) -> HeaderMap:
         return HeaderMap([*ACCEPTED, *self.headers]) if self.headers else _ACCEPTED

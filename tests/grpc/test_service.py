@@ -20,7 +20,7 @@ from gateway.http2 import server
 from gateway.http2.client import HTTP2Client
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.http.harness import DEFAULTS, Backbone, Node, gateway
-from tests.support.eventually import PATIENCE
+from tests.support.eventually import PATIENCE, eventually
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -236,6 +236,23 @@ async def test_too_many_connections(memory: Backbone, tmp_path: Path, monkeypatc
             assert await called.call("GetState", store_name="statestore", key="k") == {}
             await readers[0].read()
             assert [reader.at_eof() for reader in readers] == [True, False, False]
+
+
+async def test_an_answer_that_is_not_read(memory: Backbone, tmp_path: Path) -> None:
+    """The deadline ends it in the middle of its message, and the client is told."""
+    headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "300m")]
+    async with (
+        gateway(memory, tmp_path) as node,
+        client(node) as called,
+        HTTP2Client("127.0.0.1", node.gateway.grpc_port) as http2,
+    ):
+        await called.call("SaveState", store_name="statestore", states=[{"key": "k", "value": bytes(1_000_000)}])
+
+        def check() -> None:
+            assert ("grpc-status", "4") in (*answer.headers, *answer.trailers)
+
+        async with http2.call("POST", GET, headers, framed(REQUEST)) as answer:
+            await eventually(check)
 
 
 def test_base64_without_padding() -> None:
