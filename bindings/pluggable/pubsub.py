@@ -59,7 +59,6 @@ class PluggableBroker(PluggableAdapter):
         self.inbox = secrets.token_hex(8)
         self._group: str | None = None
         self._instances: dict[str, Connection] = {}
-        self._connecting = asyncio.Lock()
         self._bulk = True
 
     @classmethod
@@ -176,7 +175,7 @@ class PluggableBroker(PluggableAdapter):
                 member: Member | None = None
                 async with task_group() as tasks:
                     try:
-                        connection = await self._instance(options.group)
+                        connection = self._instance(options.group)
                         member = Member(connection, self._topic(address), address, options.max_in_flight, handler)
                         await member.start(keepers, tasks)
                     except Failed as failed:
@@ -189,19 +188,20 @@ class PluggableBroker(PluggableAdapter):
                 if member is not None:
                     await member.finish()
 
-    async def _instance(self, group: str) -> Connection:
-        """Give the component's instance for a group: each is told its name as a component of its own is."""
+    def _instance(self, group: str) -> Connection:
+        """Give the component's instance for a group: each is told its name as a component of its own is.
+
+        Its first call connects.
+        """
         if group == self._group:
             return self._connection
-        async with self._connecting:
-            found = self._instances.get(group)
-            if found is None:
-                initialise = partial(self._initialise, consumerID=group)
-                found = Connection(self._settings.path, f"{self._settings.name}/{group}", self.service, initialise)
-                self._stack.push_async_callback(found.close)
-                await found.connect()
-                self._instances[group] = found
-            return found
+        found = self._instances.get(group)
+        if found is None:
+            initialise = partial(self._initialise, consumerID=group)
+            found = Connection(self._settings.path, f"{self._settings.name}/{group}", self.service, initialise)
+            self._instances[group] = found
+            self._stack.push_async_callback(found.close)
+        return found
 
     # Frames
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from mesh import address
@@ -103,6 +105,27 @@ async def test_a_program_that_comes_back(
         await eventually(goes_on)
     told = [record.message for record in caplog.records if "broke off" in record.message]
     assert len(told) == 1
+
+
+async def test_a_program_that_is_away_for_long(server: PluggableServer, broker: Broker) -> None:
+    """However often a subscription to it is tried, a group has one connection, which is used when it is back."""
+
+    def connections() -> int:
+        gc.collect()
+        return sum(isinstance(each, grpc.aio.Channel) for each in gc.get_objects())
+
+    await server.kill()
+    before = connections()
+    for _ in range(3):
+        with pytest.raises(BrokerUnavailableError):
+            async with broker.subscribe(ORDERS, SubscribeOptions("g"), Inbox()):
+                pytest.fail("entered")
+    assert connections() == before + 1
+    await server.start()
+    inbox = Inbox()
+    async with broker.subscribe(ORDERS, SubscribeOptions("g"), inbox):
+        await broker.publish(ORDERS, text("after"))
+        await inbox.holds(1)
 
 
 async def test_what_a_component_refuses(broker: Broker) -> None:
