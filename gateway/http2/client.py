@@ -198,6 +198,8 @@ class HTTP2Client:
         self._current: _Connection | None = None
         self._leaving: set[_Connection] = set()
         self._connecting = asyncio.Lock()
+        self._failures = 0
+        self._failure: tuple[type[ConnectError], str]
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -228,21 +230,33 @@ class HTTP2Client:
         current = self._current
         if current is not None and not current.closed:
             return current
+        failures = self._failures
         async with self._connecting:
             if self._current is not None and not self._current.closed:
                 return self._current
+            if failures != self._failures:  # Who waited for an attempt shares it; else the last would wait for all.
+                kind, text = self._failure
+                raise kind(text)
             self._retire(None)
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    made = await self._connect()
-            except TimeoutError:
-                raise NotSpokenError(f"no connection of HTTP/2 within {CONNECT_SECONDS:g} s") from None
-            except HTTPunkError as error:
-                raise NotSpokenError("it does not speak HTTP/2 (--app-protocol)") from error
-            except (OSError, UnicodeError) as error:
-                raise ConnectError(str(error)) from error
+                made = await self._attempt()
+            except ConnectError as error:
+                self._failures += 1
+                self._failure = type(error), str(error)
+                raise
             self._retire(made)
             return made
+
+    async def _attempt(self) -> _Connection:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await self._connect()
+        except TimeoutError:
+            raise NotSpokenError(f"no connection of HTTP/2 within {CONNECT_SECONDS:g} s") from None
+        except HTTPunkError as error:
+            raise NotSpokenError("it does not speak HTTP/2 (--app-protocol)") from error
+        except (OSError, UnicodeError) as error:
+            raise ConnectError(str(error)) from error
 
     async def _connect(self) -> _Connection:
         scheme = "http" if self._tls is None else "https"

@@ -10,7 +10,8 @@ import pytest
 from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import ServerRequest
 
-from gateway.http.client import ConnectError, ResponseError
+from gateway.http.client import ConnectError, NotSpokenError, ResponseError
+from gateway.http2 import client as client_module
 from gateway.http2.client import HTTP2Client
 from gateway.http2.server import HTTP2Connections
 from tests.support.eventually import PATIENCE
@@ -189,7 +190,7 @@ async def test_who_reads_nothing_is_sent_a_window_at_most() -> None:
 
     async with pair(flood) as (client, _), client.call("POST", "/", [], body()) as response:
         before = {"there": -1}
-        while sent != before:  # Until nothing moves any more.
+        while sent != before or 0 in sent.values():  # Until nothing moves any more.
             before = dict(sent)
             await asyncio.sleep(0.1)
         assert all(0 < size < WINDOW for size in sent.values()), sent
@@ -230,6 +231,32 @@ async def test_what_is_no_http2() -> None:
             async with client.call("GET", "/", [], b""):
                 pass
         await closed.wait()
+
+
+async def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that wait for one attempt to connect are told of its failure: none waits for another attempt."""
+    monkeypatch.setattr(client_module, "CONNECT_SECONDS", 0.1)
+    attempts = 0
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with listening, HTTP2Client("127.0.0.1", listening.sockets[0].getsockname()[1]) as client:
+
+        async def call() -> None:
+            with pytest.raises(NotSpokenError, match=r"no connection of HTTP/2 within 0.1 s"):
+                async with client.call("GET", "/", [], b""):
+                    pass
+
+        for each in (1, 2):
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(20):
+                    tasks.create_task(call())
+            assert attempts == each
 
 
 @pytest.mark.parametrize(("verb", "target", "headers"), [("G T", "/", []), ("GET", "/", [("x", "a\nb")])])
