@@ -53,8 +53,8 @@ class _Frames:
                 self._section = length
             elif kind == CONTINUATION:
                 self._section += length
-                if self._section > self._limit:
-                    return False
+            if self._section > self._limit:  # One frame may be that alone.
+                return False
             at += HEAD_BYTES + length
         self._head = data[at:]
         self._left = max(0, at - size)

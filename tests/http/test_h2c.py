@@ -361,9 +361,10 @@ async def test_sections_are_measured_however_they_are_cut() -> None:
     fine = PREFACE + frame(SETTINGS) + frame(HEADERS, 0, 1, b"x" * 30) + frame(CONTINUATION, 4, 1, b"x" * 20)
     fine += frame(DATA, 1, 1, frame(CONTINUATION) * 9) + frame(HEADERS, 4, 3, b"x" * 40)
     large = fine + frame(HEADERS, 0, 5, b"x" * 30) + frame(CONTINUATION, 4, 5, b"x" * 30)
+    at_once = fine + frame(HEADERS, 4, 5, b"x" * 51)
     assert len(PREFACE) == PREFACE_BYTES
     for size in range(1, 80):
-        for data, expected in ((fine, True), (large, False)):
+        for data, expected in ((fine, True), (large, False), (at_once, False)):
             frames = _Frames(50)
             pieces = [data[at : at + size] for at in range(0, len(data), size)]
             assert all(frames.take(piece) for piece in pieces) is expected, size
