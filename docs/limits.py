@@ -307,10 +307,10 @@ def _http() -> Sequence[Row]:
             "an idle one, that was silent longest, is closed",
         ),
         (
-            "the header of an application's answer",
+            "the header of an application's answer, and over HTTP/2 what comes behind its body",
             _size(client.MAX_HEAD_BYTES),
             NONE,
-            "500 `ERR_DIRECT_INVOKE`; of a delivery, an attempt that failed",
+            "500 `ERR_DIRECT_INVOKE`, over gRPC `UNAVAILABLE`; of a delivery, an attempt that failed",
         ),
         (
             "an application's answer to an event",

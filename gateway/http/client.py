@@ -21,7 +21,15 @@ import httptools
 
 from mesh.application import Headers
 
-__all__ = ["CONNECT_SECONDS", "ClientResponse", "ConnectError", "HTTPClient", "NotSpokenError", "ResponseError"]
+__all__ = [
+    "CONNECT_SECONDS",
+    "MAX_HEAD_BYTES",
+    "ClientResponse",
+    "ConnectError",
+    "HTTPClient",
+    "NotSpokenError",
+    "ResponseError",
+]
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.

@@ -22,7 +22,7 @@ from yarl import URL
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
-from gateway.http2.fields import from_wire, to_wire
+from gateway.http2.fields import from_wire, size_of, to_wire
 
 __all__ = ["Answering"]
 
@@ -30,7 +30,6 @@ VERSION = HttpVersion(2, 0)
 NO_URL = URL()  # Routes read the target as it was written.
 WATCH_AFTER = 0.02
 LINGER_SECONDS = 1.0
-FIELD_BYTES = 32  # What a field counts beside its text. RFC 9113 section 6.5.2.
 
 
 class Answering:
@@ -76,9 +75,7 @@ class Answering:
         for what, text in (("target", target), ("authority", incoming.authority or "")):
             if not (text.isascii() and text.isprintable()) or " " in text:
                 return bad_request(f"the {what} {text[:200]!a} cannot stand in a request")
-        size = len(target) + len(incoming.authority or "")
-        for name, value in incoming.headers.items():
-            size += len(name) + len(value) + FIELD_BYTES
+        size = len(target) + len(incoming.authority or "") + size_of(incoming.headers)
         if size > self._max_header_bytes:
             return header_too_large(f"the header section is larger than {self._max_header_bytes} bytes")
         return None

@@ -20,13 +20,22 @@ from httpunk.exceptions import ConnectionClosedError, GoAwayError, H2Reason, HTT
 from httpunk.h2.client import Connection
 from httpunk.http import HeaderMap
 
-from gateway.http.client import CONNECT_SECONDS, ConnectError, NotSpokenError, ResponseError
-from gateway.http2.fields import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, from_wire, to_wire
+from gateway.http.client import CONNECT_SECONDS, MAX_HEAD_BYTES, ConnectError, NotSpokenError, ResponseError
+from gateway.http2.fields import (
+    CONNECTION_WINDOW_BYTES,
+    LIST_FACTOR,
+    SECTION_FACTOR,
+    STREAM_WINDOW_BYTES,
+    Frames,
+    from_wire,
+    size_of,
+    to_wire,
+)
 from mesh.application import Headers
 
 __all__ = ["HTTP2Client", "HTTP2Response", "NotRunError"]
 
-MAX_FRAME_BYTES = MAX_FIELDS_BYTES = 16 * 1024
+MAX_FRAME_BYTES = 16 * 1024
 CANCEL = int(H2Reason.CANCEL)
 CLOSING_SECONDS = 1.0
 NOT_RUN_ATTEMPTS = 3  # A server that ends its connections by age may end two in a row.
@@ -78,7 +87,7 @@ class _Driver(Connection):
             initial_window_size=STREAM_WINDOW_BYTES,
             connection_window=CONNECTION_WINDOW_BYTES,
             max_frame_size=MAX_FRAME_BYTES,
-            max_header_list_size=MAX_FIELDS_BYTES,
+            max_header_list_size=MAX_HEAD_BYTES * LIST_FACTOR,
             max_send_buf_size=STREAM_WINDOW_BYTES,
             data_frame_budget=None,
             enable_push=False,
@@ -86,7 +95,22 @@ class _Driver(Connection):
         return made
 
 
+def _check_size(fields: HeaderMap | None) -> None:
+    if size_of(fields) > MAX_HEAD_BYTES:
+        raise ResponseError(f"its header fields are larger than {MAX_HEAD_BYTES} bytes")
+
+
 class _Protocol(H2ClientProtocol):
+    def __init__(self, authority: str, scheme: str) -> None:
+        super().__init__(authority=authority, scheme=scheme)
+        self._frames = Frames(MAX_HEAD_BYTES * SECTION_FACTOR)
+
+    def data_received(self, data: bytes) -> None:
+        if self._frames.take(data):
+            super().data_received(data)  # type: ignore[no-untyped-call]
+        elif self._transport is not None:
+            self._transport.abort()
+
     def _make_client(self) -> H2Connection:
         made: H2Connection = super()._make_client()  # type: ignore[no-untyped-call]
         made._conn = _Driver(self, authority=self._authority, scheme=self._scheme, backend=self._backend)
@@ -108,6 +132,7 @@ class HTTP2Response:
         self._rest: AsyncIterator[bytes] = driver._aiter_body(stream)
         self._begun: list[bytes] = []
         self.status: int = stream.status
+        _check_size(stream.headers)
         self.headers: Headers = from_wire(stream.headers)
 
     @property
@@ -129,6 +154,7 @@ class HTTP2Response:
             while size <= limit_bytes and not arrived.empty():
                 part = await anext(self._rest, None)
                 if part is None:
+                    _check_size(self._stream.trailers)
                     return b"".join(self._begun)
                 self._begun.append(part)
                 size += len(part)
@@ -145,6 +171,7 @@ class HTTP2Response:
         with _breaking(self._stream):
             async for part in self._rest:
                 yield part
+        _check_size(self._stream.trailers)
 
 
 class _Connection:
@@ -261,7 +288,7 @@ class HTTP2Client:
     async def _connect(self) -> _Connection:
         scheme = "http" if self._tls is None else "https"
         _, protocol = await asyncio.get_running_loop().create_connection(
-            lambda: _Protocol(authority=self._authority, scheme=scheme), self._host, self._port, ssl=self._tls
+            lambda: _Protocol(self._authority, scheme), self._host, self._port, ssl=self._tls
         )
         try:
             shared: H2Connection = await protocol.ready()  # type: ignore[assignment]  # of this protocol it is that

@@ -13,7 +13,7 @@ from httpunk import H2Server
 from httpunk.asyncio import H2ServerProtocol
 from httpunk.h2.server import ServerRequest
 
-from gateway.http2.fields import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES
+from gateway.http2.fields import CONNECTION_WINDOW_BYTES, LIST_FACTOR, SECTION_FACTOR, STREAM_WINDOW_BYTES, Frames
 
 __all__ = ["HTTP2Connections"]
 
@@ -21,44 +21,9 @@ MAX_STREAMS = 1000
 MAX_CONNECTIONS = 1024
 PREFACE_SECONDS = 10.0
 CLOSING_SECONDS = 1.0
-PREFACE_BYTES, HEAD_BYTES = 24, 9
-HEADERS, CONTINUATION = 1, 9
-# The library drops fields above its limit and says nothing. So what a client writes out never reaches that: a section
-# of so many times the largest one ends the connection, and even unpacked (RFC 7541 appendix B: 8 bits of 5 at least)
-# it is below the library's. What lies between is seen by whoever reads the fields.
-SECTION_FACTOR, LIST_FACTOR = 4, 8
+PREFACE_BYTES = 24
 
 Handler = Callable[[ServerRequest], Awaitable[None]]
-
-
-class _Frames:
-    """Follows what a client sends just enough to know how long its header sections are."""
-
-    __slots__ = ("_head", "_left", "_limit", "_section")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._left = PREFACE_BYTES  # Of what is not the head of a frame.
-        self._head = b""
-        self._section = 0
-
-    def take(self, data: bytes) -> bool:
-        """Tell whether no section is larger than the limit."""
-        at, size = self._left, len(data)
-        if self._head:
-            data, size = self._head + data, size + len(self._head)
-        while at + HEAD_BYTES <= size:
-            length, kind = data[at] << 16 | data[at + 1] << 8 | data[at + 2], data[at + 3]
-            if kind == HEADERS:
-                self._section = length
-            elif kind == CONTINUATION:
-                self._section += length
-            if self._section > self._limit:  # One frame may be that alone.
-                return False
-            at += HEAD_BYTES + length
-        self._head = data[at:]
-        self._left = max(0, at - size)
-        return True
 
 
 class _Connection(H2ServerProtocol):
@@ -69,7 +34,7 @@ class _Connection(H2ServerProtocol):
         self._connections = connections
         self._open = 0
         self._greeting: asyncio.TimerHandle
-        self._frames = _Frames(connections.max_header_bytes * SECTION_FACTOR)
+        self._frames = Frames(connections.max_header_bytes * SECTION_FACTOR, PREFACE_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[no-untyped-call]

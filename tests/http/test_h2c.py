@@ -18,7 +18,8 @@ from gateway.http.response import Response
 from gateway.http.server import Handler, HTTPServer
 from gateway.http2.answering import Answering
 from gateway.http2.client import HTTP2Client
-from gateway.http2.server import PREFACE_BYTES, HTTP2Connections, _Frames
+from gateway.http2.fields import Frames
+from gateway.http2.server import PREFACE_BYTES, HTTP2Connections
 from tests.http.harness import App, Backbone, Got, Node, Reply, gateway
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mesh import GatewayProcess
@@ -365,7 +366,7 @@ async def test_sections_are_measured_however_they_are_cut() -> None:
     assert len(PREFACE) == PREFACE_BYTES
     for size in range(1, 80):
         for data, expected in ((fine, True), (large, False), (at_once, False)):
-            frames = _Frames(50)
+            frames = Frames(50, PREFACE_BYTES)
             pieces = [data[at : at + size] for at in range(0, len(data), size)]
             assert all(frames.take(piece) for piece in pieces) is expected, size
 

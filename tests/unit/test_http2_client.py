@@ -233,6 +233,26 @@ async def test_what_is_no_http2() -> None:
         await closed.wait()
 
 
+@pytest.mark.parametrize("behind", [False, True])
+async def test_large_fields(behind: bool) -> None:
+    """They are all there up to 256 KiB, before a body and behind it; more fail the call, and the next one works."""
+
+    async def answer(request: ServerRequest) -> None:
+        large = [("x-large", b"x" * int(request.headers["x-size"])), ("x-last", b"1")]
+        await request.respond(200, headers=[] if behind else large, body=b"body", trailers=large if behind else None)
+
+    async def fields(client: HTTP2Client, size: int) -> dict[str, str]:
+        async with client.call("GET", "/", [("x-size", str(size))], b"") as response:
+            assert b"".join([part async for part in response.parts()]) == b"body"
+            return dict([*response.headers, *response.trailers])
+
+    async with pair(answer) as (client, _):
+        for size, error in ((300_000, "larger than 262144 bytes"), (3_000_000, "connection")):
+            with pytest.raises(ResponseError, match=error):
+                await fields(client, size)
+            assert (await fields(client, 200_000))["x-last"] == "1"
+
+
 async def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that wait for one attempt to connect are told of its failure: none waits for another attempt."""
     monkeypatch.setattr(client_module, "CONNECT_SECONDS", 0.1)
