@@ -132,4 +132,7 @@ async def _respond(call: Call, answer: Answer) -> None:
             await call.write(part)
     elif answer.body:
         await call.write(answer.body)
-    await call.finish(to_wire(answer.trailers or status_fields(Code.UNKNOWN, "the answer has no grpc-status")))
+    trailers = list(answer.trailers)
+    if not any(name == "grpc-status" for name, _ in trailers):
+        trailers += status_fields(Code.UNKNOWN, "the answer has no grpc-status")
+    await call.finish(to_wire(trailers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,15 @@ import pytest
 import pytest_asyncio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import enable_server_reflection
+from httpunk.h2.server import ServerRequest
 
 from gateway.config import Tokens
+from gateway.grpc.wire import framed
 from mesh.calls.exchange import PING_INTERVAL
 from tests.grpc.harness import Failed
 from tests.http.harness import DEFAULTS, App, Backbone, Node, gateway, yaml
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.h2app import H2App
 
 LARGE = 3 * 1024 * 1024  # Above what one message of the broker holds, and within what one of gRPC may.
 TO_CALLEE = ("dapr-app-id", "callee")
@@ -423,6 +426,26 @@ async def test_policies(nats_url: str, tmp_path: Path) -> None:
             assert (await failed(call("broken", "FailTwice"))).code == "UNAVAILABLE"
         opened = await failed(call("broken", "Unary"))
         assert (opened.code, opened.text) == ("INTERNAL", "failed to invoke, id: broken, err: circuit breaker is open")
+
+
+@pytest.mark.parametrize("trailers", [None, [("x-last", "end")]], ids=["no trailers", "others"])
+async def test_an_answer_without_a_status(
+    memory: Backbone, tmp_path: Path, trailers: Sequence[tuple[str, str]] | None
+) -> None:
+    """It gets one, beside what the application says."""
+
+    async def answer(request: ServerRequest) -> None:
+        kind = [("content-type", "application/grpc")]
+        await request.respond(200, headers=kind, body=framed(b"x"), trailers=trailers)
+
+    settings = {**ON_GRPC, "app_protocol": "h2c"}
+    async with H2App() as app, gateway(memory, tmp_path, app=app.port, **settings) as node:
+        app.answers["/test.Echo/Unary"] = answer
+        async with channel_to(node) as channel:
+            call = channel.unary_unary("/test.Echo/Unary")(b"x", metadata=[("dapr-app-id", "app")])
+            error = await failed(call)
+            assert (error.code, error.text) == ("UNKNOWN", "the answer has no grpc-status")
+            assert list(await call.trailing_metadata()) == (trailers or [])
 
 
 async def test_an_application_on_http(nats_url: str, tmp_path: Path) -> None:
