@@ -72,6 +72,8 @@ def _opening() -> Iterator[None]:
         yield
     except (GoAwayError, ConnectionClosedError) as error:
         raise NotRunError("the application has closed its connections") from error
+    except (HTTPunkError, OSError) as error:  # It broke while the call waited for its turn.
+        raise NotRunError(f"the connection to the application broke: {error}") from error
     except ValueError as error:
         raise ResponseError(str(error)) from error
 

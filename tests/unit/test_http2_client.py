@@ -13,7 +13,7 @@ from httpunk.h2.server import ServerRequest
 from gateway.http.client import ConnectError, NotSpokenError, ResponseError
 from gateway.http2 import client as client_module
 from gateway.http2.client import HTTP2Client
-from gateway.http2.server import HTTP2Connections
+from gateway.http2.server import PREFACE_BYTES, HTTP2Connections
 from tests.support.eventually import PATIENCE
 from tests.support.processes import free_port
 
@@ -277,6 +277,42 @@ async def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> No
                 for _ in range(20):
                     tasks.create_task(call())
             assert attempts == each
+
+
+async def test_a_connection_that_breaks_before_a_call_has_its_turn() -> None:
+    """Of what waited nothing was sent; what was sent may have run."""
+
+    closed = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes((0, 0, 6, 4, 0, 0, 0, 0, 0)) + bytes((0, 3, 0, 0, 0, 1)))  # SETTINGS: one stream at a time.
+        await reader.readexactly(PREFACE_BYTES)
+        head = b""
+        while head[3:4] != b"\1":  # HEADERS.
+            head = await reader.readexactly(9)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+        writer.write(bytes((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)))  # DATA of no stream.
+        await reader.read()
+        writer.close()
+        closed.set()
+
+    async def error_of(client: HTTP2Client, target: str) -> Exception | None:
+        try:
+            async with client.call("GET", target, [], b""):
+                return None
+        except (ConnectError, ResponseError) as error:
+            return error
+
+    listening = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening, asyncio.timeout(PATIENCE):
+        async with HTTP2Client("127.0.0.1", port) as client, asyncio.TaskGroup() as tasks:
+            await client.connect()
+            first = tasks.create_task(error_of(client, "/first"))
+            second = tasks.create_task(error_of(client, "/second"))
+            listening.close()
+        await closed.wait()
+    assert (type(first.result()), type(second.result())) == (ResponseError, ConnectError)
 
 
 @pytest.mark.parametrize(("verb", "target", "headers"), [("G T", "/", []), ("GET", "/", [("x", "a\nb")])])
