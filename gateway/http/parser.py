@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from aiohttp.http_exceptions import BadHttpMessage
@@ -44,7 +45,9 @@ class RequestParser(HttpRequestParser):
         if messages:
             self._body = messages[-1][1]
             # Of more than one request it is too much: where the next one begins is not certain then.
-            self._came = len(data) - data.find(HEAD_END) - len(HEAD_END)
+            whole = self._head + data
+            at = whole.find(HEAD_END)
+            self._came = len(whole) - at - len(HEAD_END) if at >= 0 else sys.maxsize
             self._head = b""
         elif self._between():
             self._head += data

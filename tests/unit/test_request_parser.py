@@ -49,6 +49,8 @@ async def test_in_two_pieces() -> None:
         assert await read(POST[:cut], POST[cut:], GET) == [ONE, TWO], cut
     for cut in range(1, len(GET)):
         assert await read(POST, GET[:cut], GET[cut:], POST) == [ONE, TWO, ONE], cut
+    for cut in range(1, len(PLAIN)):
+        assert (await read(PLAIN[:cut], PLAIN[cut:], GET[:2], GET[2:]))[1:] == [TWO], cut
 
 
 async def test_byte_by_byte() -> None:
