@@ -294,7 +294,7 @@ def _http() -> Sequence[Row]:
             "431 `ERR_BAD_REQUEST`",
         ),
         (
-            "all fields of a request's header, over HTTP/2",
+            "all fields of a request's header, of the HTTP API over HTTP/2",
             _size(GATEWAY.max_header_bytes),
             "`--read-buffer-size`",
             f"431 `ERR_BAD_REQUEST`; over {http2.SECTION_FACTOR} times that the connection is closed",
