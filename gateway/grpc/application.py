@@ -24,8 +24,6 @@ from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS
 from gateway.grpc.messages import COMMON, RUNTIME, Message, message, status_json
 from gateway.grpc.wire import (
     CONTENT_TYPE,
-    HTTP_STATUS,
-    Code,
     Reader,
     StatusError,
     framed,
@@ -37,6 +35,7 @@ from gateway.grpc.wire import (
 from gateway.http.application import HTTPApplication
 from gateway.http.client import ConnectError
 from gateway.http2.client import HTTP2Client
+from gateway.status import HTTP_STATUS, Code
 from mesh.application import AppResponse, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, HandlerFailedError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions

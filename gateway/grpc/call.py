@@ -14,7 +14,8 @@ from httpunk.h2.server import SendStream, ServerRequest
 from httpunk.http import HeaderMap
 
 from gateway.grpc.events import topic_event
-from gateway.grpc.wire import CONTENT_TYPE, Code, Reader, StatusError, framed, status_fields
+from gateway.grpc.wire import CONTENT_TYPE, Reader, StatusError, framed, status_fields
+from gateway.status import Code
 
 __all__ = ["ACCEPTED", "Call", "Metadata"]
 

@@ -13,7 +13,8 @@ import orjson
 
 from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
-from gateway.grpc.wire import Code, StatusError
+from gateway.grpc.wire import StatusError
+from gateway.status import Code
 from mesh.application import Headers, Kind
 
 __all__ = ["ALPHA", "CALLBACK", "CALLBACKS"]

@@ -17,10 +17,11 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import answer as told
 from gateway.grpc.call import Call
 from gateway.grpc.service import TARGETS
-from gateway.grpc.wire import Code, StatusError, is_type, status_fields, trace_bin
+from gateway.grpc.wire import StatusError, is_type, status_fields, trace_bin
 from gateway.http2.fields import from_wire, to_wire
 from gateway.routes.request import trace_of
 from gateway.routes.route import API
+from gateway.status import OF_STRANGERS, Code
 from mesh.application import Headers
 from mesh.blocks.invocation import INVOKE, Answer, forwardable
 from mesh.blocks.invocation import Call as Invoked
@@ -35,17 +36,6 @@ WHOLE_SECONDS = 0.01
 LONGEST_SECONDS = 24 * 3600.0
 _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id", "grpc-trace-bin"})
 _TRACE = frozenset({"traceparent", "tracestate"})
-# What the answer of somebody who speaks no gRPC means. Source: gRPC, HTTP to gRPC status code mapping.
-_BY_HTTP_STATUS = {
-    400: Code.INTERNAL,
-    401: Code.UNAUTHENTICATED,
-    403: Code.PERMISSION_DENIED,
-    404: Code.UNIMPLEMENTED,
-    429: Code.UNAVAILABLE,
-    502: Code.UNAVAILABLE,
-    503: Code.UNAVAILABLE,
-    504: Code.UNAVAILABLE,
-}
 
 
 async def pass_on(api: API, request: ServerRequest, call: Call) -> None:
@@ -121,7 +111,7 @@ async def _respond(call: Call, answer: Answer) -> None:
     kind = next((value for name, value in answer.headers if name.lower() == "content-type"), "none")
     if answer.status != 200 or not is_type(kind):
         text = f"the application does not speak gRPC: it answered {answer.status} with the content type {kind[:80]}"
-        raise StatusError(_BY_HTTP_STATUS.get(answer.status, Code.UNKNOWN), text)
+        raise StatusError(OF_STRANGERS.get(answer.status, Code.UNKNOWN), text)
     headers = to_wire(forwardable(answer.headers, binary=True))
     if answer.body == b"" and not answer.trailers and answer.grpc_status is not None:
         await call.begin(headers, ends=True)

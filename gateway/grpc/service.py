@@ -19,10 +19,11 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import APIError, unexpected
 from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
-from gateway.grpc.wire import Code, StatusError, deadline_of, is_type
+from gateway.grpc.wire import StatusError, deadline_of, is_type
 from gateway.routes.route import API
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
+from gateway.status import Code
 from mesh.errors import MeshError
 
 __all__ = ["TARGETS", "Service"]

@@ -22,6 +22,7 @@ from gateway.routes.request import check_escapes, go_ahead, header, read_body, u
 from gateway.routes.route import Asked, Route
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import hint
+from gateway.status import BY_HTTP_STATUS, Code
 from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable, readable
 from mesh.errors import MeshError
 from mesh.telemetry import unusable
@@ -36,24 +37,6 @@ _BY_URL = re.compile(r"/+v1\.0/+invoke/+(?:((?i:https?:/.*?))|(?!\.{1,2}/)([^/]+
 _AUTHORITY_ENDS = re.compile(r"[/?#\\]")
 # By the numbers of HTTPExtension.Verb; that of none comes from clients of gRPC, where each call is a POST.
 _VERBS = ("POST", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-# What a status of HTTP is for clients of gRPC. Source: Dapr 1.18, status mapping.
-_CODES = {
-    400: "INTERNAL",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "CANCELLED",
-    409: "ALREADY_EXISTS",
-    429: "RESOURCE_EXHAUSTED",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-_STATUSES = (
-    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
-    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
-    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
-)
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _TOLD = 256  # Of a body, in an error.
 _LEGAL = "%!$&'()*+,/:;=?@[]~"
@@ -266,7 +249,7 @@ async def by_message(called: Called) -> object:
         except MeshError as error:
             raise failure(error, INVOKE, target, call, called.api.caller.app_id) from error
     _tell(called, answer)
-    code = _CODES.get(answer.status, "UNKNOWN") if not 200 <= answer.status < 300 else "OK"
+    code = BY_HTTP_STATUS.get(answer.status, Code.UNKNOWN).name if not 200 <= answer.status < 300 else "OK"
     if code == "OK":
         content_type = next((value for name, value in answer.headers if name.lower() == "content-type"), "")
         return called.reply(data={"value": body}, content_type=readable(content_type))
@@ -286,8 +269,8 @@ def _of_grpc(status: int, body: bytes) -> APIError:
         code, text = said["code"], said["message"]
         known = (each for each in said.get("details", ()) if isinstance(each, dict))
         details: list[Mapping[str, object]] = [each for each in known if isinstance(each.get("@type"), str)]
-        if 0 < code < len(_STATUSES) and isinstance(text, str):
-            return APIError(status, "ERR_DIRECT_INVOKE", text, details or None, _STATUSES[code])
+        if code != Code.OK and isinstance(text, str):
+            return APIError(status, "ERR_DIRECT_INVOKE", text, details or None, Code(code).name)
     except (ValueError, TypeError, LookupError):
         pass
     return APIError(status, "ERR_DIRECT_INVOKE", "the application's status cannot be read", grpc="UNKNOWN")
