@@ -28,6 +28,7 @@ __all__ = [
     "too_large",
     "too_slow",
     "unexpected",
+    "unsendable",
 ]
 
 TYPES = "type.googleapis.com/google.rpc."
@@ -410,6 +411,11 @@ def header_too_large(reason: str) -> APIError:
 def too_slow(seconds: float) -> APIError:
     """The body did not arrive in time."""
     return APIError(408, "ERR_BODY_READ", f"the body did not arrive within {seconds:g} s")
+
+
+def unsendable(reason: object) -> APIError:
+    """What is to be answered cannot be written."""
+    return APIError(500, "ERR_INTERNAL", f"the answer cannot be sent: {reason}")
 
 
 def unexpected(error: Exception) -> APIError:

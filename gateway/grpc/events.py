@@ -6,6 +6,7 @@ Source: Dapr's runtime, delivery to gRPC applications.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 
 import orjson
@@ -83,7 +84,15 @@ def _data(members: Mapping[str, object]) -> bytes:
     data, kind = members["data"], members.get("datacontenttype")
     if isinstance(data, str) and isinstance(kind, str) and not _is_json(kind):
         return data.encode("utf-8", "surrogatepass")
-    return orjson.dumps(data)
+    return _dumped(data)
+
+
+def _dumped(data: object) -> bytes:
+    """Write JSON; what is nested deeper than orjson writes was read, and is no less an event."""
+    try:
+        return orjson.dumps(data)
+    except orjson.JSONEncodeError:
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def _is_json(kind: str) -> bool:

@@ -106,6 +106,8 @@ class Service:
             if self._token is not None:
                 self._check_token(call.metadata)
             call.deadline = deadline_of(call.metadata)
+            if call.deadline is not None and call.deadline <= time.time():
+                raise StatusError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call began")
             with call:
                 await self._run(request, call)
             return None

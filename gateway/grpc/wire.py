@@ -31,7 +31,9 @@ __all__ = [
 CONTENT_TYPE = "application/grpc"
 PREFIX_BYTES = 5
 CUT_OFF = "the body ends in the middle of a message"
-MAX_TEXT = 4096
+# Clients take 8 KiB of metadata in all.
+MAX_TEXT = 2048
+MAX_DETAILS = 4096
 # Everything that may stand in a header field but a percent sign; Source: PROTOCOL-HTTP2, "Percent-Byte-Unencoded".
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
@@ -68,10 +70,18 @@ def status_fields(code: int, message: str = "", details: bytes = b"") -> list[tu
     """Write a status as the fields of trailers."""
     fields = [("grpc-status", str(int(code)))]
     if message:
-        fields.append(("grpc-message", quote(message[:MAX_TEXT], safe=_PLAIN, errors="replace")))
-    if details:
+        fields.append(("grpc-message", _text(message)))
+    if details and len(details) <= MAX_DETAILS:
         fields.append(("grpc-status-details-bin", base64.b64encode(details).decode().rstrip("=")))
     return fields
+
+
+def _text(message: str) -> str:
+    """Write a text in percent encoding, and no more of it than clients take with all their metadata."""
+    written = quote(message[:MAX_TEXT], safe=_PLAIN, errors="replace")
+    if len(written) <= MAX_TEXT:
+        return written
+    return quote(unquote(written[: written.rfind("%", 0, MAX_TEXT)], errors="ignore"), safe=_PLAIN)
 
 
 def status_of(fields: Iterable[tuple[str, str]]) -> StatusError | None:

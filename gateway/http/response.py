@@ -17,7 +17,7 @@ from typing import Protocol
 import orjson
 from aiohttp import web
 
-from gateway.errors import APIError
+from gateway.errors import APIError, unsendable
 
 __all__ = [
     "Answered",
@@ -44,7 +44,7 @@ def _head(status: int, fields: Fields, connection: str) -> bytes:
         lines.append(connection)
     text = "\r\n".join(lines) + "\r\n\r\n"
     if text.count("\n") != len(lines) + 1 or text.count("\r") != len(lines) + 1:
-        raise ValueError("a header field holds a line break")
+        raise unsendable("a header field holds a line break")
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -117,7 +117,15 @@ class Response:
             raise ConnectionResetError("the client went away")
         keep_alive = self.keep_alive = request.keep_alive
         fields, body = self.told(request.method)
-        transport.write(_head(self.status, fields, _connection(request, keep_alive=keep_alive)) + body)
+        connection = _connection(request, keep_alive=keep_alive)
+        try:
+            head = _head(self.status, fields, connection)
+        except APIError as error:
+            failure = render(error)
+            self.status = failure.status
+            fields, body = failure.told(request.method)
+            head = _head(failure.status, fields, connection)
+        transport.write(head + body)
         if len(body) > 65536:
             await request.writer.drain()
 
@@ -168,12 +176,12 @@ class StreamedResponse:
         self._empty = request.method == "HEAD" or self.status < 200 or self.status in WITHOUT_BODY
         fields = self.fields
         if isinstance(request, Request):
-            request.begun = True
             fields = [*fields, *request.further_fields]
             self._outlet = request.outlet
         if self._outlet is not None:
             self._chunked = False
             await self._outlet.begin(self.status, fields, empty=self._empty)
+            self._begun(request)
             return
         if self._empty:
             self._chunked = False
@@ -183,6 +191,13 @@ class StreamedResponse:
             fields = [*fields, ("Transfer-Encoding", "chunked")]
         self.keep_alive = keep_alive
         self._send(_head(self.status, fields, _connection(request, keep_alive=keep_alive)))
+        self._begun(request)
+
+    @staticmethod
+    def _begun(request: web.BaseRequest) -> None:
+        """Note that a part of it is out: what fails before can be told."""
+        if isinstance(request, Request):
+            request.begun = True
 
     def _send(self, data: bytes) -> None:
         transport = None if self._request is None else self._request.transport

@@ -325,6 +325,15 @@ async def test_raw_and_binary_events(memory: Backbone, tmp_path: Path) -> None:
         assert (got["raw"].data, got["raw"].data_content_type) == (b"\xff\x01", "application/octet-stream")
 
 
+async def test_data_of_any_depth(memory: Backbone, tmp_path: Path) -> None:
+    """What the publisher was told is stored arrives."""
+    deep = b"[" * 900 + b"]" * 900
+    async with GRPCApp(wanted("t")) as app, gateway(memory, tmp_path, **on(app)) as node:
+        await node.publish("t", deep, "application/json")
+        (event,) = await app.until("OnTopicEvent")
+        assert event.message.data == deep
+
+
 async def test_an_event_that_is_no_message(memory: Backbone, tmp_path: Path) -> None:
     """Nesting has a limit there: it is dropped with its reason, and holds up nothing, alone or in a batch."""
     bulk = {"enabled": True, "max_messages_count": 2, "max_await_duration_ms": 200}

@@ -159,6 +159,16 @@ async def test_details(node: Node) -> None:
     assert (info.reason, info.domain, dict(info.metadata)) == ("DAPR_STATE_NOT_FOUND", "dapr.io", {"appID": "app"})
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("key", ["é" * 5000, "%" * 5000, "a" * 5000])
+async def test_long_texts(node: Node, key: str) -> None:
+    """A text is cut where clients would refuse it with all of the call's metadata."""
+    async with client(node) as called:
+        code, text = await refused(called, "GetState", store_name="statestore", key=f"{key}||")
+    assert (code, text[:40]) == ("INVALID_ARGUMENT", f"input key/keyPrefix '{key}"[:40])
+    assert "\ufffd" not in text
+
+
 async def test_token(memory: Backbone, tmp_path: Path) -> None:
     async with gateway(memory, tmp_path, tokens=Tokens(api="s3cret")) as node, client(node) as called:
         for metadata in ((), (("dapr-api-token", "wrong"),), (("dapr-api-token", ""),)):

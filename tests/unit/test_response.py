@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
+from gateway.errors import APIError
 from gateway.http.response import Response, StreamedResponse, json_response, no_content
 
 
@@ -106,10 +107,14 @@ async def test_header_bytes_survive() -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nInjected: 1", "a\nb", "a\rb"])
 async def test_line_breaks_are_refused(value: str) -> None:
-    """No header is smuggled into an answer."""
-    for response in (Response(200, fields=[("X", value)]), StreamedResponse(200, [("X", value)], None)):
-        with pytest.raises(ValueError, match="line break"):
-            await sent(response, Client())
+    """No header is smuggled into an answer: that says what is wrong, if nothing of another one is out."""
+    refused = await sent(Response(200, fields=[("X", value)]), Client())
+    assert refused.startswith(b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n")
+    assert b'"ERR_INTERNAL","message":"the answer cannot be sent: a header field holds a line break"' in refused
+    client = Client()
+    with pytest.raises(APIError, match="line break"):
+        await sent(StreamedResponse(200, [("X", value)], None), client)
+    assert client.sent == b""
 
 
 async def test_a_client_that_went_away() -> None:
