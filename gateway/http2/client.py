@@ -31,6 +31,7 @@ from gateway.http2.fields import (
     size_of,
     to_wire,
 )
+from gateway.http2.patience import HeldBack
 from mesh.application import Headers
 
 __all__ = ["HTTP2Client", "HTTP2Response", "NotRunError"]
@@ -102,7 +103,7 @@ def _check_size(fields: HeaderMap | None) -> None:
         raise ResponseError(f"its header fields are larger than {MAX_HEAD_BYTES} bytes")
 
 
-class _Protocol(H2ClientProtocol):
+class _Protocol(HeldBack, H2ClientProtocol):
     def __init__(self, authority: str, scheme: str) -> None:
         super().__init__(authority=authority, scheme=scheme)
         self._frames = Frames(MAX_HEAD_BYTES * SECTION_FACTOR)

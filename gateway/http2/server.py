@@ -14,6 +14,7 @@ from httpunk.asyncio import H2ServerProtocol
 from httpunk.h2.server import ServerRequest
 
 from gateway.http2.fields import CONNECTION_WINDOW_BYTES, LIST_FACTOR, SECTION_FACTOR, STREAM_WINDOW_BYTES, Frames
+from gateway.http2.patience import HeldBack
 
 __all__ = ["HTTP2Connections"]
 
@@ -26,11 +27,11 @@ PREFACE_BYTES = 24
 Handler = Callable[[ServerRequest], Awaitable[None]]
 
 
-class _Connection(H2ServerProtocol):
+class _Connection(HeldBack, H2ServerProtocol):
     """One client."""
 
     def __init__(self, connections: HTTP2Connections) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._connections = connections
         self._open = 0
         self._greeting: asyncio.TimerHandle
@@ -51,7 +52,7 @@ class _Connection(H2ServerProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._greeting.cancel()
         self._connections.discard(self)
-        super().connection_lost(exc)  # type: ignore[no-untyped-call]
+        super().connection_lost(exc)
 
     @property
     def idle(self) -> bool:

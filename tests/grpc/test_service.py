@@ -224,6 +224,22 @@ async def test_invalid_frames(node: Node, data: bytes) -> None:
         assert await called.call("GetState", store_name="statestore", key="k") == {}
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_asks_and_reads_nothing(node: Node) -> None:
+    """Its questions are not read any more: answers to them would fill the memory."""
+    ping = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + bytes(8)
+    _, writer = await asyncio.open_connection("127.0.0.1", node.gateway.grpc_port)
+    writer.write(PREFACE + SETTINGS)
+    with pytest.raises(TimeoutError):
+        for _ in range(256):  # MiB, and the kernel keeps some for each side.
+            writer.write(ping * 61_680)
+            async with asyncio.timeout(2):
+                await writer.drain()
+    async with client(node) as called:
+        assert await called.call("GetState", store_name="statestore", key="k") == {}
+    writer.transport.abort()
+
+
 async def test_silent_clients(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that says nothing is let go."""
     monkeypatch.setattr(server, "PREFACE_SECONDS", 0.1)
