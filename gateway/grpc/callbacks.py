@@ -15,8 +15,9 @@ from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import Code, StatusError
 from mesh.application import Headers, Kind
+from mesh.errors import AppFailedError
 
-__all__ = ["ALPHA", "CALLBACK", "CALLBACKS"]
+__all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "NotServedError"]
 
 CALLBACK, ALPHA = f"{RUNTIME}.AppCallback", f"{RUNTIME}.AppCallbackAlpha"
 _Reply, _Bulk, _BulkReply = (
@@ -25,6 +26,13 @@ _Reply, _Bulk, _BulkReply = (
 _Entry = message("TopicEventBulkRequestEntry")
 _SAID = ("SUCCESS", "RETRY", "DROP")
 _SETTLED = tuple(orjson.dumps({"status": said}) for said in _SAID)
+
+
+class NotServedError(AppFailedError):
+    """A 404 of HTTP: servers of HTTP that speak gRPC besides say so what they have not, and so does any other server.
+
+    So it chooses among methods, but settles nothing: a server that is just starting would lose each event.
+    """
 
 
 class Asked(Protocol):
@@ -86,8 +94,11 @@ async def _events(application: Asked, path: str, headers: Headers, body: bytes) 
 async def _ask_for_batch(application: Asked, path: str, request: bytes, headers: Headers) -> Message | None:
     """Ask by the name that the application has for it, which is remembered; None = it has none."""
     first, second = application.bulk
+    not_served: NotServedError | None = None
     try:
         return (await _ask_by(application, first, request, headers))[0]
+    except NotServedError as error:
+        not_served = error
     except StatusError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
@@ -96,6 +107,8 @@ async def _ask_for_batch(application: Asked, path: str, request: bytes, headers:
     except StatusError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
+        if not_served is not None:
+            raise not_served from None
         _warn_unimplemented(application, "OnBulkTopicEvent", path, error)
         return None
     application.bulk = (second, first)
