@@ -14,7 +14,7 @@ import orjson
 from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import Code, StatusError
-from mesh.application import Headers, Kind
+from mesh.application import DROP_REASON, Headers, Kind
 from mesh.errors import AppFailedError
 
 __all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "NotServedError"]
@@ -69,8 +69,9 @@ async def _events(application: Asked, path: str, headers: Headers, body: bytes) 
         try:
             entry = _entry(each)
             readable(_Bulk(entries=[entry]))
-        except UNREADABLE:
-            statuses.append({"entryId": each["entryId"], "status": "DROP"})
+        except UNREADABLE as error:
+            said = {"status": "DROP", DROP_REASON: f"the event does not go into a message of gRPC: {error}"}
+            statuses.append({"entryId": each["entryId"], **said})
         else:
             entries.append(entry)
     if entries:
