@@ -42,9 +42,11 @@ class Application(Protocol):
 
     Attributes:
         takes_grpc: Whether ``call`` reaches it by HTTP/2, which calls of gRPC need.
+        kinds: What can be posted to it.
     """
 
     takes_grpc: bool
+    kinds: frozenset[Kind]
 
     def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]

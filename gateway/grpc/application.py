@@ -70,6 +70,8 @@ _VERBS = dict(message("HTTPExtension", COMMON).Verb.items())
 class GRPCApplication(HTTPApplication):
     """A gRPC server at one address."""
 
+    kinds = frozenset(CALLBACKS)
+
     def __init__(
         self,
         base_url: str,

@@ -12,7 +12,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from typing import Protocol, Self
+from typing import Protocol, Self, get_args
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
@@ -83,6 +83,8 @@ class _Response:
 
 class HTTPApplication:
     """An HTTP service at one address."""
+
+    kinds: frozenset[Kind] = frozenset(get_args(Kind))
 
     def __init__(
         self,
