@@ -16,7 +16,7 @@ from typing import Protocol, Self, get_args
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
-from gateway.http.client import ConnectError, HTTPClient, NotSpokenError, ResponseError
+from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
 from mesh.application import AppResponse, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -226,9 +226,10 @@ class HTTPApplication:
             raise AppUnreachableError("app is not in a healthy state")
 
     def _away(self, error: ConnectError) -> AppUnreachableError:
-        """Note that it is not there; give the error that says so."""
-        self._note(reachable=False)
-        why = str(error) if isinstance(error, NotSpokenError) else "it does not accept connections"
+        """Note that it is not there, unless it only has too much to do; give the error that says so."""
+        if not isinstance(error, BusyError):
+            self._note(reachable=False)
+        why = str(error) if isinstance(error, (NotSpokenError, BusyError)) else "it does not accept connections"
         return AppUnreachableError(f"the application at {self._base} is not reached: {why}")
 
     @asynccontextmanager
