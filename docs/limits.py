@@ -18,6 +18,7 @@ from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.grpc.proxy import LONGEST_SECONDS
 from gateway.http import application, client, server
+from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
@@ -218,6 +219,12 @@ def _towards() -> Sequence[Row]:
             _time(client.IDLE_SECONDS),
             NONE,
             "it is closed by the gateway",
+        ),
+        (
+            "connections to an application on HTTP/2, while all have as many calls as it takes on one",
+            f"{http2_client.MAX_CONNECTIONS}; one more than needed is closed after {_time(http2_client.IDLE_SECONDS)}",
+            NONE,
+            f"a call waits {_time(http2_client.ROOM_SECONDS)} for another to end; then it is as if nobody listened",
         ),
         (
             "a health probe, when `--enable-app-health-check` is given",

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import cast
 
-from gateway.channel import application_of
+from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc

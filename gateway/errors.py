@@ -263,6 +263,7 @@ ERRORS: Mapping[str, Row] = {
         "ERR_CONFIGURATION_GET",
         "failed to get {arguments.listed} from Configuration store {target}: {error}",
     ),
+    "configuration.subscribe/NOT_SPOKEN": Row(500, "INTERNAL", "ERR_APP_CHANNEL_NIL", "{error}"),
     "configuration.subscribe": _CONFIGURATION_SUBSCRIBE,
     "configuration.subscribe_stream": _CONFIGURATION_SUBSCRIBE,
     "configuration.unsubscribe": Row(

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
-__all__ = ["AppResponse", "Application", "Headers", "Kind"]
+__all__ = ["DROP_REASON", "AppResponse", "Application", "Headers", "Kind"]
 
 Headers = Sequence[tuple[str, str]]
 Kind = Literal["event", "events", "change"]
 """What is posted: one event, a batch of them, a change of a configuration."""
+DROP_REASON = "mesh-reason"
+"""Member of an entry in the answer to a batch: why that is dropped, where it was not the application who said so."""
 
 
 class AppResponse(Protocol):
@@ -40,9 +42,11 @@ class Application(Protocol):
 
     Attributes:
         takes_grpc: Whether ``call`` reaches it by HTTP/2, which calls of gRPC need.
+        kinds: What can be posted to it.
     """
 
     takes_grpc: bool
+    kinds: frozenset[Kind]
 
     def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]

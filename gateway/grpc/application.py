@@ -20,7 +20,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from gateway.config import HealthCheck
-from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS
+from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS, NotServedError
 from gateway.grpc.messages import COMMON, RUNTIME, Message, message, status_json
 from gateway.grpc.wire import (
     CONTENT_TYPE,
@@ -68,6 +68,8 @@ _VERBS = dict(message("HTTPExtension", COMMON).Verb.items())
 
 class GRPCApplication(HTTPApplication):
     """A gRPC server at one address."""
+
+    kinds = frozenset(CALLBACKS)
 
     def __init__(
         self,
@@ -170,6 +172,7 @@ class GRPCApplication(HTTPApplication):
         Raises:
             StatusError: The application answered another status than OK.
             AppUnreachableError: Nothing reached it.
+            NotServedError: Its server has no such path, or is not the application.
             AppFailedError: It broke off, or what it says is no gRPC.
         """
         async with super().call("POST", f"/{service}/{name}", _metadata(headers), framed(request)) as response:
@@ -185,11 +188,11 @@ class GRPCApplication(HTTPApplication):
         async with self._client.call("POST", HEALTH, SENT, framed(b"")) as response:
             try:
                 await _answer(response, _Healthy, ANSWER_SLACK_BYTES)
-            except StatusError as error:
-                if error.code is Code.UNIMPLEMENTED:
+            except (StatusError, AppFailedError) as error:
+                if isinstance(error, NotServedError) or (
+                    isinstance(error, StatusError) and error.code is Code.UNIMPLEMENTED
+                ):
                     self.warn_once("the application is unhealthy: it does not implement AppCallbackHealthCheck")
-                return False
-            except AppFailedError:
                 return False
         return True
 
@@ -197,6 +200,9 @@ class GRPCApplication(HTTPApplication):
         try:
             headers = [("dapr-app-id", app_id)]
             answer, _ = await self.ask(CALLBACK, "ListTopicSubscriptions", b"", _Subscriptions, headers)
+        except NotServedError as error:
+            self.warn_once(f"{error}; it asks for no topics")
+            return ()
         except StatusError as error:
             if error.code is Code.UNIMPLEMENTED:
                 return ()
@@ -264,15 +270,14 @@ async def _answer(response: AppResponse, gives: Any, limit_bytes: int) -> Messag
 
     Raises:
         StatusError: It has another status than OK.
+        NotServedError: It is a 404 of HTTP.
         AppFailedError: It is no answer of gRPC.
     """
     fields = dict(response.headers)
     if response.status != 200 or not is_grpc(response.headers):
         kind = fields.get("content-type", "of no type")[:100]
         text = f"the application speaks no gRPC: it answered {response.status}, {kind} (--app-protocol)"
-        if response.status == 404:  # Servers of HTTP that speak gRPC besides answer so what they have not.
-            raise StatusError(Code.UNIMPLEMENTED, text)
-        raise AppFailedError(text)
+        raise (NotServedError if response.status == 404 else AppFailedError)(text)
     found: bytes | None = None
     if "grpc-status" in fields:
         failure = status_of(response.headers)

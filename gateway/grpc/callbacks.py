@@ -15,9 +15,10 @@ from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import StatusError
 from gateway.status import Code
-from mesh.application import Headers, Kind
+from mesh.application import DROP_REASON, Headers, Kind
+from mesh.errors import AppFailedError
 
-__all__ = ["ALPHA", "CALLBACK", "CALLBACKS"]
+__all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "NotServedError"]
 
 CALLBACK, ALPHA = f"{RUNTIME}.AppCallback", f"{RUNTIME}.AppCallbackAlpha"
 _Reply, _Bulk, _BulkReply = (
@@ -26,6 +27,13 @@ _Reply, _Bulk, _BulkReply = (
 _Entry = message("TopicEventBulkRequestEntry")
 _SAID = ("SUCCESS", "RETRY", "DROP")
 _SETTLED = tuple(orjson.dumps({"status": said}) for said in _SAID)
+
+
+class NotServedError(AppFailedError):
+    """A 404 of HTTP: servers of HTTP that speak gRPC besides say so what they have not, and so does any other server.
+
+    So it chooses among methods, but settles nothing: a server that is just starting would lose each event.
+    """
 
 
 class Asked(Protocol):
@@ -62,8 +70,9 @@ async def _events(application: Asked, path: str, headers: Headers, body: bytes) 
         try:
             entry = _entry(each)
             readable(_Bulk(entries=[entry]))
-        except UNREADABLE:
-            statuses.append({"entryId": each["entryId"], "status": "DROP"})
+        except UNREADABLE as error:
+            said = {"status": "DROP", DROP_REASON: f"the event does not go into a message of gRPC: {error}"}
+            statuses.append({"entryId": each["entryId"], **said})
         else:
             entries.append(entry)
     if entries:
@@ -87,8 +96,11 @@ async def _events(application: Asked, path: str, headers: Headers, body: bytes) 
 async def _ask_for_batch(application: Asked, path: str, request: bytes, headers: Headers) -> Message | None:
     """Ask by the name that the application has for it, which is remembered; None = it has none."""
     first, second = application.bulk
+    not_served: NotServedError | None = None
     try:
         return (await _ask_by(application, first, request, headers))[0]
+    except NotServedError as error:
+        not_served = error
     except StatusError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
@@ -97,6 +109,8 @@ async def _ask_for_batch(application: Asked, path: str, request: bytes, headers:
     except StatusError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
+        if not_served is not None:
+            raise not_served from None
         _warn_unimplemented(application, "OnBulkTopicEvent", path, error)
         return None
     application.bulk = (second, first)

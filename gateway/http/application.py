@@ -12,11 +12,11 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from typing import Protocol, Self
+from typing import Protocol, Self, get_args
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
-from gateway.http.client import ConnectError, HTTPClient, NotSpokenError, ResponseError
+from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
 from mesh.application import AppResponse, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -83,6 +83,8 @@ class _Response:
 
 class HTTPApplication:
     """An HTTP service at one address."""
+
+    kinds: frozenset[Kind] = frozenset(get_args(Kind))
 
     def __init__(
         self,
@@ -224,9 +226,10 @@ class HTTPApplication:
             raise AppUnreachableError("app is not in a healthy state")
 
     def _away(self, error: ConnectError) -> AppUnreachableError:
-        """Note that it is not there; give the error that says so."""
-        self._note(reachable=False)
-        why = str(error) if isinstance(error, NotSpokenError) else "it does not accept connections"
+        """Note that it is not there, unless it only has too much to do; give the error that says so."""
+        if not isinstance(error, BusyError):
+            self._note(reachable=False)
+        why = str(error) if isinstance(error, (NotSpokenError, BusyError)) else "it does not accept connections"
         return AppUnreachableError(f"the application at {self._base} is not reached: {why}")
 
     @asynccontextmanager

@@ -25,6 +25,7 @@ __all__ = [
     "CONNECT_SECONDS",
     "MAX_HEAD_BYTES",
     "ClientResponse",
+    "BusyError",
     "ConnectError",
     "HTTPClient",
     "NotSpokenError",
@@ -46,6 +47,10 @@ class ConnectError(Exception):
 
 class NotSpokenError(ConnectError):
     """There is somebody, who speaks another protocol; nothing was sent."""
+
+
+class BusyError(ConnectError):
+    """There is somebody, who takes no more calls at once; it has not begun with this one."""
 
 
 class ResponseError(Exception):

@@ -1,4 +1,7 @@
-"""An HTTP/2 client for one origin: one connection that all calls share, made anew when it has broken.
+"""An HTTP/2 client for one origin: a connection that all calls share, made anew when it has broken.
+
+The other side says how many calls a connection takes at once. While all are full there is a further one, up to a limit,
+so that streams that stay open hold up nothing else; one that is not needed any more is closed after a while.
 
 It has the interface of the HTTP/1.1 client beside it (`gateway/http/client.py`), and trailers.
 
@@ -9,37 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
 
 from httpunk import H2Connection
-from httpunk._httpunk import H2Streams
-from httpunk.asyncio import H2ClientProtocol
 from httpunk.exceptions import ConnectionClosedError, GoAwayError, H2Reason, HTTPunkError, StreamResetError
-from httpunk.h2.client import Connection
 from httpunk.http import HeaderMap
 
-from gateway.http.client import CONNECT_SECONDS, MAX_HEAD_BYTES, ConnectError, NotSpokenError, ResponseError
-from gateway.http2.fields import (
-    CONNECTION_WINDOW_BYTES,
-    LIST_FACTOR,
-    SECTION_FACTOR,
-    STREAM_WINDOW_BYTES,
-    Frames,
-    from_wire,
-    size_of,
-    to_wire,
-)
-from gateway.http2.patience import HeldBack
+from gateway.http.client import CONNECT_SECONDS, MAX_HEAD_BYTES, BusyError, ConnectError, NotSpokenError, ResponseError
+from gateway.http2.connection import Connection, Protocol, close
+from gateway.http2.fields import from_wire, size_of, to_wire
 from mesh.application import Headers
 
 __all__ = ["HTTP2Client", "HTTP2Response", "NotRunError"]
 
-MAX_FRAME_BYTES = 16 * 1024
 CANCEL = int(H2Reason.CANCEL)
-CLOSING_SECONDS = 1.0
 NOT_RUN_ATTEMPTS = 3  # A server that ends its connections by age may end two in a row.
+REFUSED_SECONDS = 0.1  # Before a call that was refused is sent again.
+MAX_CONNECTIONS = 8
+IDLE_SECONDS = 30.0
+ROOM_SECONDS = 5.0  # How long a call waits while all connections are full.
 
 # Untyped members of the library, which its public interface goes through. That one loses the stream of a call that is
 # cancelled before its answer has begun, and what an upload raises.
@@ -49,6 +43,10 @@ Stream = Any
 
 class NotRunError(ConnectError):
     """The other side said that it has not begun with the request, so that it may be sent again."""
+
+
+class RefusedError(NotRunError, BusyError):
+    """It did so by refusing this one, while it goes on with others."""
 
 
 @contextmanager
@@ -61,7 +59,7 @@ def _breaking(stream: Stream) -> Iterator[None]:
         raise ResponseError(str(error)) from error
     except StreamResetError as error:
         if error.error_code == H2Reason.REFUSED_STREAM:
-            raise NotRunError("the application takes no more calls at once") from error
+            raise RefusedError("it takes no more calls at once") from error
         raise ResponseError(str(error)) from error
     except (HTTPunkError, OSError) as error:
         raise ResponseError(str(error) or type(error).__name__) from error
@@ -79,45 +77,9 @@ def _opening() -> Iterator[None]:
         raise ResponseError(str(error)) from error
 
 
-class _Driver(Connection):
-    """The library's, in whose windows two streams that nobody reads would stop all others."""
-
-    def __new__(cls, transport: object, **_: object) -> Self:
-        state: Any = H2Streams  # Its stub does not tell how it is made.
-        made: Self = state.__new__(
-            cls,
-            "client",
-            initial_window_size=STREAM_WINDOW_BYTES,
-            connection_window=CONNECTION_WINDOW_BYTES,
-            max_frame_size=MAX_FRAME_BYTES,
-            max_header_list_size=MAX_HEAD_BYTES * LIST_FACTOR,
-            max_send_buf_size=STREAM_WINDOW_BYTES,
-            data_frame_budget=None,
-            enable_push=False,
-        )
-        return made
-
-
 def _check_size(fields: HeaderMap | None) -> None:
     if size_of(fields) > MAX_HEAD_BYTES:
         raise ResponseError(f"its header fields are larger than {MAX_HEAD_BYTES} bytes")
-
-
-class _Protocol(HeldBack, H2ClientProtocol):
-    def __init__(self, authority: str, scheme: str) -> None:
-        super().__init__(authority=authority, scheme=scheme)
-        self._frames = Frames(MAX_HEAD_BYTES * SECTION_FACTOR)
-
-    def data_received(self, data: bytes) -> None:
-        if self._frames.take(data):
-            super().data_received(data)  # type: ignore[no-untyped-call]
-        elif self._transport is not None:
-            self._transport.abort()
-
-    def _make_client(self) -> H2Connection:
-        made: H2Connection = super()._make_client()  # type: ignore[no-untyped-call]
-        made._conn = _Driver(self, authority=self._authority, scheme=self._scheme, backend=self._backend)
-        return made
 
 
 class HTTP2Response:
@@ -177,41 +139,8 @@ class HTTP2Response:
         _check_size(self._stream.trailers)
 
 
-class _Connection:
-    """A connection, and how many calls are on it."""
-
-    __slots__ = ("_protocol", "_shared", "calls")
-
-    def __init__(self, protocol: H2ClientProtocol, shared: H2Connection) -> None:
-        self._protocol, self._shared = protocol, shared
-        self.calls = 0
-
-    @property
-    def closed(self) -> bool:
-        """Whether it takes no more calls: it broke, or the other side is leaving and finishes what it has."""
-        return self._shared.closed
-
-    @property
-    def driver(self) -> Driver:
-        return self._shared._conn
-
-    async def close(self) -> None:
-        await _close(self._protocol)
-
-
-async def _close(protocol: H2ClientProtocol) -> None:
-    """Take leave, which the other side may not hear."""
-    try:
-        async with asyncio.timeout(CLOSING_SECONDS):
-            await protocol.aclose()
-    except (TimeoutError, HTTPunkError, OSError):
-        transport: asyncio.Transport | None = protocol._transport
-        if transport is not None:
-            transport.abort()
-
-
 class HTTP2Client:
-    """The connection to one origin, opened by the first call."""
+    """The connections to one origin; the first call opens one."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Prepare.
@@ -225,8 +154,10 @@ class HTTP2Client:
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._current: _Connection | None = None
-        self._leaving: set[_Connection] = set()
+        self._open: list[Connection] = []
+        self._leaving: set[Connection] = set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._adding: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._failures = 0
         self._failure: tuple[type[ConnectError], str]
@@ -239,45 +170,134 @@ class HTTP2Client:
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Close the connections."""
-        self._retire(None)
+        if self._adding is not None:
+            self._adding.cancel()
+        for each in tuple(self._open):
+            self._retire(each)
         for each in tuple(self._leaving):
             self._leave(each)
         await self._tasks.__aexit__(None, None, None)
 
-    def _retire(self, successor: _Connection | None) -> None:
-        """Use another connection; the former one is closed once its last call has ended."""
-        former, self._current = self._current, successor
-        if former is not None:
-            self._leaving.add(former)
-            if not former.calls:
-                self._leave(former)
+    def _retire(self, connection: Connection) -> None:
+        """Use it no more; it is closed once its last call has ended."""
+        self._open.remove(connection)
+        self._leaving.add(connection)
+        if connection.closing is not None:
+            connection.closing.cancel()
+        if not connection.calls:
+            self._leave(connection)
 
-    def _leave(self, connection: _Connection) -> None:
+    def _leave(self, connection: Connection) -> None:
         self._leaving.discard(connection)
         self._tasks.create_task(connection.close(), name="http2-close")
 
-    async def _connected(self) -> _Connection:
-        current = self._current
-        if current is not None and not current.closed:
-            return current
+    def _retire_closed(self) -> None:
+        for each in [each for each in self._open if each.closed]:
+            self._retire(each)
+
+    def _unused(self, connection: Connection) -> None:
+        """Close one that is not the first: if it is to leave at once, else when it has had no call for a while."""
+        if connection in self._leaving:
+            self._leave(connection)
+            return
+        self._retire_closed()
+        if connection in self._open[1:]:
+            loop = asyncio.get_running_loop()
+            connection.unused = loop.time()
+            if connection.closing is None:
+                connection.closing = loop.call_later(IDLE_SECONDS, self._rested, connection)
+
+    def _rested(self, connection: Connection) -> None:
+        connection.closing = None
+        if connection.calls or connection not in self._open[1:]:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() >= connection.unused + IDLE_SECONDS:
+            self._retire(connection)
+        else:
+            connection.closing = loop.call_at(connection.unused + IDLE_SECONDS, self._rested, connection)
+
+    def _free(self) -> Connection | None:
+        """Give one that takes a call: the first, so that those behind it come to rest."""
+        for each in self._open:
+            if each.free:
+                return each
+        return None
+
+    async def _connected(self) -> Connection:
+        return self._free() or await self._room()
+
+    async def _room(self) -> Connection:
+        """Wait until a connection takes a call, or there is a further one."""
+        deadline = asyncio.get_running_loop().time() + ROOM_SECONDS
+        waited = False
+        try:
+            while True:
+                self._retire_closed()
+                if (found := self._free()) is not None:
+                    return found
+                if not self._open:
+                    await self._first()
+                    continue
+                if len(self._open) < MAX_CONNECTIONS and self._adding is None:
+                    self._adding = self._tasks.create_task(self._add(), name="http2-connect")
+                async with asyncio.timeout_at(deadline):
+                    await self._turn(again=waited)
+                waited = True
+        except TimeoutError:
+            text = f"it takes no more calls at once: {len(self._open)} connections are full, for {ROOM_SECONDS:g} s"
+            raise BusyError(text) from None
+        finally:
+            if waited:  # There may be room for more than one, or the one is left to another.
+                self._freed()
+
+    async def _turn(self, *, again: bool) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        (self._waiting.appendleft if again else self._waiting.append)(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._freed()
+            else:
+                with suppress(ValueError):  # Who gave a turn meanwhile has passed over this one.
+                    self._waiting.remove(turn)
+            raise
+
+    def _freed(self) -> None:
+        """Let the call that has waited longest look for room."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _add(self) -> None:
+        """Have a further connection; while there is none those of now go on."""
+        try:
+            self._open.append(await self._attempt())
+        except ConnectError:
+            return
+        finally:
+            self._adding = None
+        self._freed()
+
+    async def _first(self) -> None:
         failures = self._failures
         async with self._connecting:
-            if self._current is not None and not self._current.closed:
-                return self._current
+            if self._open:
+                return
             if failures != self._failures:  # Who waited for an attempt shares it; else the last would wait for all.
                 kind, text = self._failure
                 raise kind(text)
-            self._retire(None)
             try:
-                made = await self._attempt()
+                self._open.append(await self._attempt())
             except ConnectError as error:
                 self._failures += 1
                 self._failure = type(error), str(error)
                 raise
-            self._retire(made)
-            return made
 
-    async def _attempt(self) -> _Connection:
+    async def _attempt(self) -> Connection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await self._connect()
@@ -288,16 +308,16 @@ class HTTP2Client:
         except (OSError, UnicodeError) as error:
             raise ConnectError(str(error)) from error
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         scheme = "http" if self._tls is None else "https"
         _, protocol = await asyncio.get_running_loop().create_connection(
-            lambda: _Protocol(self._authority, scheme), self._host, self._port, ssl=self._tls
+            lambda: Protocol(self._authority, scheme, self._freed), self._host, self._port, ssl=self._tls
         )
         try:
             shared: H2Connection = await protocol.ready()  # type: ignore[assignment]  # of this protocol it is that
-            return _Connection(protocol, shared)
+            return Connection(protocol, shared)
         except BaseException:
-            self._tasks.create_task(_close(protocol), name="http2-close")
+            self._tasks.create_task(close(protocol), name="http2-close")
             raise
 
     async def connect(self) -> None:
@@ -322,6 +342,7 @@ class HTTP2Client:
 
         Raises:
             ConnectError: Nothing was sent, or the other side said that it ran nothing.
+            BusyError: All connections are full, or it refused the call.
             ResponseError: The other side broke off.
         """
         with _opening():
@@ -330,9 +351,11 @@ class HTTP2Client:
             exchange = self._exchange(await self._connected(), method, target, fields, body)
             try:
                 response = await exchange.__aenter__()
-            except NotRunError:
+            except NotRunError as error:
                 if attempt == NOT_RUN_ATTEMPTS - 1:
                     raise
+                if isinstance(error, RefusedError):
+                    await asyncio.sleep(REFUSED_SECONDS)
                 continue
             try:
                 yield response
@@ -345,7 +368,7 @@ class HTTP2Client:
     @asynccontextmanager
     async def _exchange(
         self,
-        connection: _Connection,
+        connection: Connection,
         method: str,
         target: str,
         fields: HeaderMap,
@@ -381,8 +404,8 @@ class HTTP2Client:
             if stream is not None:
                 driver._aclose_body(stream)
             connection.calls -= 1
-            if not connection.calls and connection in self._leaving:
-                self._leave(connection)
+            if not connection.calls and (not self._open or connection is not self._open[0]):
+                self._unused(connection)
 
 
 async def _upload(driver: Driver, stream: Stream, body: AsyncIterator[bytes]) -> None:

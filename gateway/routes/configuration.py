@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from gateway.config import ON_GRPC
 from gateway.errors import ERRORS, APIError, bad_request, told
 from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.request import every, metadata_of, read_body
@@ -44,9 +43,6 @@ async def subscribe(asked: Asked) -> Answered:
     await asked.find(SUBSCRIBE, store)
     if asked.api.config.app_port is None:
         text = "app channel is not initialized. cannot subscribe to configuration updates"
-        raise APIError(500, "ERR_APP_CHANNEL_NIL", text)
-    if asked.api.config.app_protocol in ON_GRPC:
-        text = "an application on gRPC has no callback for a configuration: it follows one by SubscribeConfiguration"
         raise APIError(500, "ERR_APP_CHANNEL_NIL", text)
     return json_response({"id": await asked.run(SUBSCRIBE, store, _asked(asked))})
 

@@ -10,7 +10,7 @@ from typing import Self
 
 import orjson
 
-from mesh.application import Headers, Kind
+from mesh.application import DROP_REASON, Headers, Kind
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, new_id
@@ -164,12 +164,13 @@ def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attem
         return {}, missing
     items = [folded(item) for item in statuses] if isinstance(statuses, list) else []
     said = {str(item["entryid"]): item.get("status") for item in items if "entryid" in item}
+    why = {str(item["entryid"]): str(item[DROP_REASON]) for item in items if {"entryid", DROP_REASON} <= item.keys()}
     results: dict[str, Attempt] = {}
     for entry_id, value in said.items():
         if value == "SUCCESS":
             results[entry_id] = SUCCESS
         elif value == "DROP":
-            results[entry_id] = Attempt(Outcome.DROP, "the application answered DROP")
+            results[entry_id] = Attempt(Outcome.DROP, why.get(entry_id, "the application answered DROP"))
         else:
             results[entry_id] = Attempt(Outcome.RETRY, f"the application answered {value!r}")
     return results, missing

@@ -41,7 +41,7 @@ from mesh.blocks.following import SUBSCRIBE_STREAM, Follow, Followed, ToStream, 
 from mesh.blocks.records import on_backbone
 from mesh.blocks.remembered import Subscribed
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import BadArgumentError, MeshError, StreamEndedError
+from mesh.errors import BadArgumentError, MeshError, NotSpokenError, StreamEndedError
 from mesh.operation import Arrival, Context, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import Guard, Policy, Timeout, Verdict
@@ -76,6 +76,9 @@ NOT_THERE = (404, 405, 501)
 
 SUBSCRIBE = Method("configuration", "subscribe", Get, str)
 UNSUBSCRIBE = Method("configuration", "unsubscribe", str, bool, guarded=False)
+NO_CALLBACK = (
+    "this application has no callback for a configuration: it follows one by SubscribeConfiguration, over gRPC"
+)
 
 
 def described(item: ConfigurationItem | None) -> dict[str, object]:
@@ -142,9 +145,13 @@ class Configuration:
         """Begin with the values of now, which are not told; give the subscription's id.
 
         Raises:
+            NotSpokenError: The application cannot be told.
             BadArgumentError: There are too many values, or subscriptions.
             MeshError: The component cannot be watched.
         """
+        application = self._parts.application
+        if application is not None and "change" not in application.kinds:
+            raise NotSpokenError(NO_CALLBACK)
         asked = cast("Get", operation.arguments)
         found = await self._now(operation, Watch(asked.keys, asked.metadata))
         known = {key: digest(item) for key, item in found.items() if item is not None}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from mesh.application import AppResponse, Headers
+from mesh.application import AppResponse, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.operation import Method
 from mesh.resources.subscription import Subscription, unknown_metadata
@@ -44,9 +44,11 @@ class EventStream:
         begun: Set once its subscription is there.
         ended: Set when nobody holds it open any more.
         takes_grpc: It is not called.
+        kinds: Single events.
     """
 
     takes_grpc = False
+    kinds = frozenset[Kind](("event",))
 
     def __init__(self, render: Callable[[str, bytes], tuple[str, Any]]) -> None:
         """Begin.

@@ -356,8 +356,10 @@ async def test_an_event_that_is_no_message(memory: Backbone, tmp_path: Path) -> 
         for topic in ("t", "many"):
             await node.publish(topic, orjson.dumps(event), "application/cloudevents+json")
         await node.publish("many", "good")
-        await app.until("OnTopicEvent", 2)
+        dead = await app.until("OnTopicEvent", 2)
         (batch,) = await app.until("OnBulkTopicEvent")
+        said = "the%20event%20does%20not%20go%20into%20a%20message%20of%20gRPC:"
+        assert all(str(each.metadata["mesh-dead-letter-reason"]).startswith(said) for each in dead), dead
         assert [each.cloud_event.data for each in batch.message.entries] == [b"good"]
         assert {each.message.topic for each in app.of("OnTopicEvent")} == {"dead"}
 

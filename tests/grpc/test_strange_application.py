@@ -23,7 +23,6 @@ ON_EVENT = "/dapr.proto.runtime.v1.AppCallback/OnTopicEvent"
 ON_EVENTS = "/dapr.proto.runtime.v1.AppCallback/OnBulkTopicEvent"
 ON_EVENTS_OF_BEFORE = "/dapr.proto.runtime.v1.AppCallbackAlpha/OnBulkTopicEventAlpha1"
 LIST = "/dapr.proto.runtime.v1.AppCallback/ListTopicSubscriptions"
-NOT_FOUND = b'{"code":12,"message":"the application speaks no gRPC: it answered 404, text/plain (--app-protocol)"}'
 EVENT = orjson.dumps({"id": "1", "source": "s", "type": "t", "specversion": "1.0", "data": 1})
 LIMIT = 1000
 OK = [("grpc-status", "0")]
@@ -79,6 +78,7 @@ def resets(code: int) -> Callable[[ServerRequest], Awaitable[None]]:
         (says(framed(DATA), [("grpc-status", "99")]), (500, b'{"code":2,"message":""}')),
         (says(framed(DATA), [("grpc-status", "x")]), (500, b'{"code":2,"message":""}')),
         (says(framed(DATA), None), (500, b'{"code":2,"message":"the answer has no grpc-status"}')),
+        (says(b"", None, 404, "text/plain"), "speaks no gRPC: it answered 404, text/plain"),
         (says(b"no", None, 503, "text/html"), "speaks no gRPC: it answered 503, text/html"),
         (says(b"yes", None, 200, "application/grpc-web"), "speaks no gRPC: it answered 200, application/grpc-web"),
         (says(b""), "has no message"),
@@ -162,20 +162,47 @@ async def test_events_say_why_they_failed() -> None:
         assert await to.post("/configuration/c/k", [], b"{}", "change") == (501, b"")
 
 
-async def test_what_is_not_found_is_not_implemented() -> None:
-    """Servers of HTTP that speak gRPC besides answer 404 where others say UNIMPLEMENTED; gRPC says that it means it."""
-    reply = message("TopicEventBulkResponse")()
-    reply.statuses.add(entry_id="a")
-    entry = {"entryId": "a", "event": orjson.loads(EVENT), "contentType": "application/json", "metadata": {}}
-    batch = {"id": "b", "entries": [entry], "metadata": {}, "topic": "t", "pubsubname": "p", "type": "x"}
-    not_found = says(b"", None, 404, "text/plain")
+def entry(identity: str, event: object) -> dict[str, object]:
+    return {"entryId": identity, "event": event, "contentType": "application/json", "metadata": {}}
+
+
+def batch(*entries: dict[str, object]) -> bytes:
+    rest = {"id": "b", "metadata": {}, "topic": "t", "pubsubname": "p", "type": "x"}
+    return orjson.dumps({**rest, "entries": entries})
+
+
+NOT_FOUND, UNIMPLEMENTED = says(b"", None, 404, "text/plain"), says(b"", None, grpc_status="12")
+TAKEN_BATCH = message("TopicEventBulkResponse")()
+TAKEN_BATCH.statuses.add(entry_id="a")
+TAKEN = says(framed(TAKEN_BATCH.SerializeToString()))
+
+
+async def test_what_is_not_found_chooses_a_method() -> None:
+    """Servers of HTTP that speak gRPC besides answer 404 where others say UNIMPLEMENTED."""
     async with H2App() as app, application(app) as to:
-        app.answers |= dict.fromkeys((ON_INVOKE, ON_EVENTS, LIST), not_found)
-        app.answers[ON_EVENTS_OF_BEFORE] = says(framed(reply.SerializeToString()))
-        assert await called(to) == (501, NOT_FOUND)
+        app.answers |= {ON_EVENTS: NOT_FOUND, LIST: NOT_FOUND, ON_EVENTS_OF_BEFORE: TAKEN}
         assert await to.subscriptions("app") == ()
-        status, answer = await to.post("/", [], orjson.dumps(batch), "events")
-        assert (status, orjson.loads(answer)) == (200, {"statuses": [{"entryId": "a", "status": "SUCCESS"}]})
+        for _ in range(2):
+            status, answer = await to.post("/", [], batch(entry("a", orjson.loads(EVENT))), "events")
+            assert (status, orjson.loads(answer)) == (200, {"statuses": [{"entryId": "a", "status": "SUCCESS"}]})
+        assert len(app.at(ON_EVENTS)) == 1
+
+
+async def test_what_is_not_found_settles_no_event() -> None:
+    """It may come of what stands before the application, or is there in its place; gRPC says that it means it."""
+    async with H2App() as app, application(app) as to:
+        app.answers[ON_EVENT] = NOT_FOUND
+        with pytest.raises(AppFailedError, match="speaks no gRPC: it answered 404"):
+            await to.post("/", [], EVENT, "event")
+        app.answers[ON_EVENT] = UNIMPLEMENTED
+        assert await to.post("/", [], EVENT, "event") == (200, b'{"status":"SUCCESS"}')
+        events = batch(entry("a", orjson.loads(EVENT)))
+        for first, second in ((NOT_FOUND, NOT_FOUND), (NOT_FOUND, UNIMPLEMENTED), (UNIMPLEMENTED, NOT_FOUND)):
+            app.answers |= {ON_EVENTS: first, ON_EVENTS_OF_BEFORE: second}
+            with pytest.raises(AppFailedError, match="speaks no gRPC: it answered 404"):
+                await to.post("/", [], events, "events")
+        app.answers[ON_EVENTS] = TAKEN
+        assert (await to.post("/", [], events, "events"))[0] == 200
 
 
 async def test_calls_of_grpc_pass_as_they_are() -> None:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import ServerRequest
 
-from gateway.http.client import ConnectError, NotSpokenError, ResponseError
+from gateway.http.client import BusyError, ConnectError, NotSpokenError, ResponseError
 from gateway.http2 import client as client_module
+from gateway.http2 import server as server_module
 from gateway.http2.client import HTTP2Client
 from gateway.http2.server import PREFACE_BYTES, HTTP2Connections
-from tests.support.eventually import PATIENCE
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.processes import free_port
 
 Answer = Callable[[ServerRequest], Awaitable[None]]
 WINDOW = 4 * 1024 * 1024  # More than either side gives.
+
+
+class _Counted(HTTP2Connections):
+    count = 0
+
+    def add(self, connection: Any) -> None:
+        self.count += 1
+        super().add(connection)
+
+    def discard(self, connection: Any) -> None:
+        self.count -= 1
+        super().discard(connection)
 
 
 class Server:
@@ -28,6 +42,7 @@ class Server:
         self.answer = answer
         self.port = free_port()
         self.failed: list[Exception] = []
+        self.connections: _Counted
 
     async def _handle(self, request: ServerRequest) -> None:
         try:
@@ -37,7 +52,7 @@ class Server:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        connections = HTTP2Connections(self._handle, 16 * 1024)
+        self.connections = connections = _Counted(self._handle, 16 * 1024)
         loop = asyncio.get_running_loop()
         listening = await loop.create_server(connections, "127.0.0.1", self.port)
         try:
@@ -321,3 +336,105 @@ async def test_what_cannot_be_sent(verb: str, target: str, headers: list[tuple[s
         with pytest.raises(ResponseError):
             async with client.call(verb, target, headers, b""):
                 pass
+
+
+class Held:
+    """Calls that stay open until they are told to end."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.go = asyncio.Semaphore(0)
+
+    async def answer(self, request: ServerRequest) -> None:
+        if request.path == "/quick":
+            await request.respond(204)
+            return
+        self.begun += 1
+        await self.go.acquire()
+        await request.respond(200)
+
+    async def until_begun(self, count: int) -> None:
+        def check() -> None:
+            assert self.begun == count
+
+        await eventually(check)
+
+
+async def call(client: HTTP2Client, target: str) -> int:
+    async with client.call("GET", target, [], b"") as response:
+        return response.status
+
+
+async def test_a_full_connection_holds_up_no_other_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are further connections while all are full, and no more than needed afterwards."""
+    monkeypatch.setattr(server_module, "MAX_STREAMS", 2)
+    monkeypatch.setattr(client_module, "IDLE_SECONDS", 0.1)
+    held = Held()
+    async with pair(held.answer) as (client, server), asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(call(client, "/held")) for _ in range(7)]
+        await held.until_begun(7)
+        assert await call(client, "/quick") == 204
+        assert server.connections.count == 4
+        held.go.release()
+        for _ in calls[1:]:
+            held.go.release()
+        assert {await each for each in calls} == {200}
+
+        def one_is_left() -> None:
+            assert server.connections.count == 1
+
+        await eventually(one_is_left)
+        assert await call(client, "/quick") == 204
+        assert server.connections.count == 1
+
+
+async def test_all_connections_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call waits for room in its turn, and not for ever; what it waited for is said."""
+    monkeypatch.setattr(server_module, "MAX_STREAMS", 1)
+    monkeypatch.setattr(client_module, "MAX_CONNECTIONS", 3)
+    held = Held()
+    async with pair(held.answer) as (client, server), asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(call(client, "/held")) for _ in range(3)]
+        await held.until_begun(3)
+        with monkeypatch.context() as short:
+            short.setattr(client_module, "ROOM_SECONDS", 0.05)
+            with pytest.raises(BusyError, match=r"no more calls at once: 3 connections are full, for 0.05 s"):
+                await call(client, "/quick")
+        calls += [tasks.create_task(call(client, "/held")) for _ in range(9)]
+        given_up = tasks.create_task(call(client, "/held"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        for count in range(4, 13):
+            held.go.release()
+            await held.until_begun(count)
+        for _ in range(3):
+            held.go.release()
+        assert [await each for each in calls] == [200] * 12
+        assert (held.begun, server.connections.count) == (12, 3)
+
+
+async def test_calls_that_wait_while_the_server_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told, or reach the one that comes; none waits for a connection that is no more."""
+    monkeypatch.setattr(server_module, "MAX_STREAMS", 1)
+    monkeypatch.setattr(client_module, "MAX_CONNECTIONS", 1)
+    held = Held()
+    server = Server(held.answer)
+    async with asyncio.timeout(PATIENCE), HTTP2Client("127.0.0.1", server.port) as client:
+        async with server.running(), asyncio.TaskGroup() as tasks:
+            broken = tasks.create_task(outcome(client, "/held"))
+            await held.until_begun(1)
+            waiting = [tasks.create_task(outcome(client, "/quick")) for _ in range(5)]
+            await asyncio.sleep(0)
+            tasks.create_task(server.connections.drain(0))
+        assert isinstance(await broken, ResponseError)
+        outcomes = [await each for each in waiting]
+        assert all(each == 204 or isinstance(each, ConnectError) for each in outcomes), outcomes
+        async with server.running():
+            assert await call(client, "/quick") == 204
+
+
+async def outcome(client: HTTP2Client, target: str) -> int | Exception:
+    try:
+        return await call(client, target)
+    except (ConnectError, ResponseError) as error:
+        return error
