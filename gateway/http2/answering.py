@@ -23,12 +23,12 @@ from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
 from gateway.http2.fields import from_wire, size_of, to_wire
+from gateway.http2.watch import Watch
 
 __all__ = ["Answering"]
 
 VERSION = HttpVersion(2, 0)
 NO_URL = URL()  # Routes read the target as it was written.
-WATCH_AFTER = 0.02
 LINGER_SECONDS = 1.0
 
 
@@ -60,7 +60,7 @@ class Answering:
                 await exchange.send(render(refused), incoming.method)
                 return
             request = self._request(incoming, target, exchange)
-            with _while_there(incoming):
+            with Watch(incoming):
                 answered = await self._handler(request)
                 if isinstance(answered, Response):
                     await exchange.send(answered, incoming.method)
@@ -200,28 +200,3 @@ class _Exchange:
     async def end(self) -> None:
         with _breaking():
             await self._sending.send_data(b"", end_stream=True)
-
-
-@contextmanager
-def _while_there(incoming: ServerRequest) -> Iterator[None]:
-    """Cancel what is done within when the client gives up. To watch costs a task: what is short goes without."""
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    loop = asyncio.get_running_loop()
-    watching: asyncio.Task[None] | None = None
-
-    async def watch() -> None:
-        with suppress(HTTPunkError):
-            await incoming.reset_received()
-        task.cancel()
-
-    def begin() -> None:
-        nonlocal watching
-        watching = loop.create_task(watch(), name="http2-watch")
-
-    beginning = loop.call_later(WATCH_AFTER, begin)
-    try:
-        yield
-    finally:
-        beginning.cancel()
-        if watching is not None:
-            watching.cancel()

@@ -278,3 +278,19 @@ async def test_large_metadata_are_whole_or_refused(memory: Backbone, tmp_path: P
         with pytest.raises(Failed) as caught:
             await read(called, 500_000)
         assert caught.value.code != "UNAUTHENTICATED"
+
+
+async def test_a_message_that_stays_away(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not go on is told so, also where it gave no deadline or a later one."""
+    monkeypatch.setattr("gateway.grpc.call.BODY_SECONDS", 0.1)
+
+    async def begun() -> AsyncIterator[bytes]:
+        yield framed(REQUEST)[:-1]
+        await asyncio.sleep(PATIENCE)
+
+    async with gateway(memory, tmp_path) as node, HTTP2Client("127.0.0.1", node.gateway.grpc_port) as http2:
+        for further in ((), (("grpc-timeout", "1H"),)):
+            headers = [("content-type", "application/grpc"), *further]
+            async with asyncio.timeout(PATIENCE), http2.call("POST", GET, headers, begun()) as answer:
+                fields = dict([*answer.headers, *answer.trailers])
+            assert (fields["grpc-status"], fields["grpc-message"]) == ("4", "the message did not arrive within 0.1 s")
