@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 __all__ = [
     "CONTENT_TYPE",
     "HTTP_STATUS",
+    "PREFIX_BYTES",
     "Code",
     "Reader",
     "StatusError",
