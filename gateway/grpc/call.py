@@ -13,6 +13,7 @@ from httpunk.http import HeaderMap
 
 from gateway.grpc.events import topic_event
 from gateway.grpc.wire import CONTENT_TYPE, Code, Reader, StatusError, framed, status_fields
+from gateway.http2.fields import from_wire
 from gateway.http2.watch import Watch
 
 __all__ = ["ACCEPTED", "Call", "Metadata"]
@@ -39,6 +40,10 @@ class Metadata(Mapping[str, str]):
         """Give a value, or else the default; what calls lack is common."""
         value = self.fields.get(name)
         return default if value is None else value.decode("utf-8", "replace")
+
+    def all(self) -> list[tuple[str, str]]:
+        """Give all of them, also what is repeated."""
+        return from_wire(self.fields)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""

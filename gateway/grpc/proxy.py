@@ -19,7 +19,7 @@ from gateway.errors import answer as told
 from gateway.grpc.call import Call
 from gateway.grpc.service import TARGETS
 from gateway.grpc.wire import PREFIX_BYTES, Code, StatusError, is_type, status_fields, trace_bin
-from gateway.http2.fields import from_wire, to_wire
+from gateway.http2.fields import to_wire
 from gateway.routes.request import trace_of
 from gateway.routes.route import API
 from mesh.application import Headers
@@ -72,7 +72,7 @@ async def pass_on(api: API, request: ServerRequest, call: Call) -> None:
 def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple[Headers, Context]:
     parent, state = trace_of(call.metadata)
     dropped = _SET_HERE if parent else _SET_HERE | _TRACE
-    given = forwardable(from_wire(request.headers), binary=True)
+    given = forwardable(call.metadata.all(), binary=True)
     span = api.tracing.span(parent)
     if span:
         dropped |= {"traceparent"}

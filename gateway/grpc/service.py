@@ -135,7 +135,15 @@ class Service:
         call.takes(method.takes)
         message = None if method.client_streams else await call.message()
         called = Called(
-            self._api, message, call.metadata, method.gives, call, call.deadline, call.trailers, call.headers
+            self._api,
+            message,
+            call.metadata,
+            call.metadata.all,
+            method.gives,
+            call,
+            call.deadline,
+            call.trailers,
+            call.headers,
         )
         answer = await method.row.answer(called)
         if method.server_streams:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from gateway.routes.request import trace_of
 from gateway.routes.route import API, Asking
+from mesh.application import Headers
 from mesh.operation import Context
 
 __all__ = ["RPC", "Called", "Stream"]
@@ -45,7 +46,8 @@ class Called(Asking):
     Attributes:
         api: What every route has.
         message: What the client sent; None where it streams.
-        metadata: Of the call, by lower-case names.
+        metadata: Of the call, by lower-case names; of repeated ones the first.
+        fields: Gives all of them.
         reply: The class of what is answered.
         stream: The messages, where either side streams.
         deadline: The client's, in Unix time; None = it gave none.
@@ -56,6 +58,7 @@ class Called(Asking):
     api: API
     message: Any
     metadata: Mapping[str, str]
+    fields: Callable[[], Headers]
     reply: Callable[..., Any]
     stream: Stream | None = None
     deadline: float | None = None
