@@ -22,7 +22,7 @@ from yarl import URL
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
-from gateway.http2.fields import from_wire, size_of, to_wire
+from gateway.http2.fields import from_wire, size_of, to_wire, writable
 from gateway.http2.watch import Watch
 
 __all__ = ["Answering"]
@@ -73,7 +73,7 @@ class Answering:
     def _refused(self, incoming: ServerRequest, target: str) -> APIError | None:
         """Say what the parser of HTTP/1.1 would not have taken."""
         for what, text in (("target", target), ("authority", incoming.authority or "")):
-            if not (text.isascii() and text.isprintable()) or " " in text:
+            if not writable(text):
                 return bad_request(f"the {what} {text[:200]!a} cannot stand in a request")
         size = len(target) + len(incoming.authority or "") + size_of(incoming.headers)
         if size > self._max_header_bytes:

@@ -21,10 +21,9 @@ from gateway.http2.client import HTTP2Client
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.http.harness import DEFAULTS, Backbone, Node, gateway
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.h2frames import GOAWAY, HEADERS, OPENING, PREFACE, asking, section, spoken
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-GOAWAY = 7
 GET = "/dapr.proto.runtime.v1.Dapr/GetState"
 REQUEST = message("GetStateRequest")(store_name="statestore", key="k").SerializeToString()
 NOWHERE = message("GetStateRequest")(store_name="none", key="k").SerializeToString()
@@ -174,6 +173,32 @@ async def test_log(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFi
         await refused(called, "GetState", store_name="none", key="k")
     told = [record.fields for record in caplog.records if record.message == "gRPC API Called"]  # type: ignore[attr-defined]
     assert [(each["method"], each["code"]) for each in told] == [(GET, "OK"), (GET, "INVALID_ARGUMENT")]
+
+
+STRANGE = [
+    pytest.param(b"/test.Echo/Un ary", id="blank"),
+    pytest.param(b"/test.Echo/Unary\r\nforged: line", id="line break"),
+    pytest.param("/test.Echo/Ünary".encode(), id="no ASCII"),
+    pytest.param(b"/test.Echo/Unary#x", id="fragment"),
+]
+
+
+@pytest.mark.parametrize("path", STRANGE)
+async def test_paths_that_cannot_be_passed_on(
+    memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    caplog.set_level("INFO", "gateway.api")
+    further = ((b"content-type", b"application/grpc"), (b"dapr-app-id", b"other"))
+    data = OPENING + asking(section(*further, method=b"POST", path=path))
+    async with gateway(memory, tmp_path, api_logging=True) as node:
+        await spoken(node.gateway.grpc_port, data, until=HEADERS)
+        await eventually(lambda: _logged(caplog))
+
+
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    told = [record.fields for record in caplog.records if record.message == "gRPC API Called"]  # type: ignore[attr-defined]
+    assert [each["code"] for each in told] == ["INVALID_ARGUMENT"]
+    assert "\n" not in told[0]["method"]
 
 
 async def answered(node: Node, data: bytes) -> bytes:

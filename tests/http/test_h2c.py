@@ -22,13 +22,25 @@ from gateway.http2.fields import Frames
 from gateway.http2.server import PREFACE_BYTES, HTTP2Connections
 from tests.http.harness import App, Backbone, Got, Node, Reply, gateway
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.h2frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    OPENING,
+    PREFACE,
+    RESET,
+    SETTINGS,
+    asking,
+    frame,
+    section,
+    spoken,
+)
 from tests.support.mesh import GatewayProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, GOAWAY, CONTINUATION = 0, 1, 3, 4, 7, 9
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
 STATE = "/v1.0/state/statestore"
 CALL = "/v1.0/invoke/app/method"
 OF_HTTP_1 = ("connection", "transfer-encoding")
@@ -226,57 +238,6 @@ async def test_many_requests_at_once(client: HTTP2Client) -> None:
     assert {task.result().status for task in asked} == {204}
 
 
-def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def _text(text: bytes) -> bytes:
-    """Write a string as HPACK has it, without Huffman's code. RFC 7541 section 5."""
-    if len(text) < 127:
-        return bytes([len(text)]) + text
-    more, written = len(text) - 127, b"\x7f"
-    while more >= 128:
-        written, more = written + bytes([more % 128 + 128]), more // 128
-    return written + bytes([more]) + text
-
-
-def section(*further: tuple[bytes, bytes], **pseudo: bytes) -> bytes:
-    given = {"method": b"GET", "scheme": b"http", "path": b"/v1.0/healthz", "authority": b"x", **pseudo}
-    fields = [(b":" + name.encode(), value) for name, value in given.items()]
-    return b"".join(b"\0" + _text(name) + _text(value) for name, value in [*fields, *further])
-
-
-def asking(block: bytes, stream: int = 1) -> bytes:
-    """Write a request without body, in as many frames as it takes."""
-    pieces = [block[at : at + 16000] for at in range(0, len(block), 16000)]
-    frames = [
-        frame(CONTINUATION if at else HEADERS, END_HEADERS if at == len(pieces) - 1 else 0, stream, piece)
-        for at, piece in enumerate(pieces)
-    ]
-    return frames[0][:4] + bytes([frames[0][4] | END_STREAM]) + frames[0][5:] + b"".join(frames[1:])
-
-
-OPENING = PREFACE + frame(SETTINGS) + frame(SETTINGS, ACK)
-
-
-async def spoken(node: Node, data: bytes, until: int | None = None) -> bytes:
-    """Send bytes; give what comes until there is a frame of a kind, or the end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
-    got = b""
-    try:
-        writer.write(data)
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                head = await reader.readexactly(9)
-                got += head + await reader.readexactly(int.from_bytes(head[:3], "big"))
-                if head[3] == until:
-                    return got
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return got
-    finally:
-        writer.close()
-
-
 @pytest.mark.parametrize(
     ("block", "text"),
     [
@@ -292,7 +253,7 @@ async def spoken(node: Node, data: bytes, until: int | None = None) -> bytes:
     ],
 )
 async def test_requests_that_http_1_could_not_carry(node: Node, block: bytes, text: bytes) -> None:
-    answer = await spoken(node, OPENING + asking(block), until=DATA)
+    answer = await spoken(node.gateway.port, OPENING + asking(block), until=DATA)
     assert b'"errorCode":' in answer
     assert text in answer
 
@@ -311,14 +272,14 @@ async def test_requests_that_http_1_could_not_carry(node: Node, block: bytes, te
 )
 async def test_nonsense_ends_the_connection_alone(node: Node, client: HTTP2Client, data: bytes) -> None:
     assert (await ask(client, "GET", "/v1.0/healthz")).status == 204
-    answer = await spoken(node, data)
+    answer = await spoken(node.gateway.port, data)
     assert b"\x89" not in answer, "nothing of it was answered with 204"
     assert (await ask(client, "GET", "/v1.0/healthz")).status == 204
 
 
 async def test_incomplete_requests_are_reset(node: Node) -> None:
     for block in (section(path=b""), section((b"connection", b"close"))):
-        assert frame(RESET, 0, 1, b"\0\0\0\1") in await spoken(node, OPENING + asking(block), until=RESET)
+        assert frame(RESET, 0, 1, b"\0\0\0\1") in await spoken(node.gateway.port, OPENING + asking(block), until=RESET)
 
 
 async def test_the_preface_may_come_in_pieces(node: Node) -> None:
