@@ -6,6 +6,7 @@ Source: RFC 9113 sections 6.8 (GOAWAY), 10.5 (denial of service); the state mach
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from httpunk.h2.server import ServerRequest
 from gateway.http2.fields import CONNECTION_WINDOW_BYTES, LIST_FACTOR, SECTION_FACTOR, STREAM_WINDOW_BYTES, Frames
 
 __all__ = ["HTTP2Connections"]
+
+logger = logging.getLogger(__name__)
 
 MAX_STREAMS = 1000
 MAX_CONNECTIONS = 1024
@@ -83,9 +86,13 @@ class _Connection(H2ServerProtocol):
             self._open -= 1
 
     async def drained(self) -> None:
-        """Take no more requests, and wait until those that are open are answered."""
-        await self.graceful_shutdown()
-        await self.wait_closed()
+        """Take no more requests, and wait until open ones are answered. A failure is left to ``stopped``."""
+        try:
+            await self.graceful_shutdown()
+        except Exception:  # One of many: the others are drained.
+            logger.exception("a connection of HTTP/2 could not be drained, and is cut off")
+        else:
+            await self.wait_closed()
 
     async def stopped(self) -> None:
         """End whatever is left of it."""
