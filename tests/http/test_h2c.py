@@ -11,9 +11,10 @@ import psutil
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from httpunk.h2.server import ServerConnection
 
 from gateway.config import Tokens
-from gateway.http.client import ResponseError
+from gateway.http.client import HTTPClient, ResponseError
 from gateway.http.response import Response
 from gateway.http.server import Handler, HTTPServer
 from gateway.http2.answering import Answering
@@ -386,6 +387,77 @@ async def test_open_requests_finish_when_a_server_stops() -> None:
             go.set()
             assert (await asked).body == b"done"
             await serving
+
+
+async def test_what_cannot_be_loaded_is_told_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Each client tries anew, and a client of HTTP/1.1 does not notice."""
+    failures = [ModuleNotFoundError("No module named 'httpunk'", name="httpunk"), RuntimeError("of another kind")]
+
+    def load(chain: Handler) -> HTTP2Connections:
+        if failures:
+            raise failures.pop(0)
+        return HTTP2Connections(Answering(chain, 1024, 1024).answer, 1024)
+
+    async def answer(request: web.BaseRequest) -> Response:
+        return Response(200, b"done")
+
+    settings: dict[str, Any] = {"max_body_bytes": 1024, "max_header_bytes": 1024, "token": None}
+    server = HTTPServer(answer, **settings, allowed_origins=(), api_logging=False, load_http2=load)
+    async with server.listening(("127.0.0.1",), 0, None, lambda: 0.0) as port:
+        for said in ("pip install httpunk", "RuntimeError: of another kind"):
+            assert await spoken(port, OPENING + asking(section())) == b""
+            assert said in caplog.text
+        async with HTTPClient("127.0.0.1", port) as http1, http1.call("GET", "/", [], b"") as reply:
+            assert reply.status == 200
+        async with HTTP2Client("127.0.0.1", port) as client:
+            assert (await ask(client, "GET", "/")).status == 200
+
+
+async def test_a_connection_that_cannot_be_drained_is_cut_off_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others finish what they have begun."""
+    begun: list[str] = []
+    go = asyncio.Event()
+    graceful = ServerConnection.graceful_shutdown
+    failing = iter((True,))
+
+    async def breaking(self: ServerConnection) -> None:
+        if next(failing, False):
+            raise RuntimeError("as a defect would")
+        await graceful(self)
+
+    async def answer(request: web.BaseRequest) -> Response:
+        begun.append(request.raw_path)
+        await (go if request.raw_path == "/held" else asyncio.Event()).wait()
+        return Response(200, b"done")
+
+    monkeypatch.setattr(ServerConnection, "graceful_shutdown", breaking)
+    connections = HTTP2Connections(Answering(answer, 1024, 1024).answer, 1024)
+    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        asyncio.timeout(PATIENCE),
+        HTTP2Client("127.0.0.1", port) as broken,
+        HTTP2Client("127.0.0.1", port) as well,
+        asyncio.TaskGroup() as tasks,
+    ):
+        lost = tasks.create_task(_broken_off(broken, "/stuck"))
+        await eventually(lambda: _is(begun == ["/stuck"]))
+        asked = tasks.create_task(ask(well, "GET", "/held"))
+        await eventually(lambda: _is(begun == ["/stuck", "/held"]))
+        server.close()
+        draining = tasks.create_task(connections.drain(PATIENCE))
+        await eventually(lambda: _is("cut off" in caplog.text))
+        go.set()
+        assert (await asked).body == b"done"
+        await draining
+        await lost
+
+
+async def _broken_off(client: HTTP2Client, path: str) -> None:
+    with pytest.raises(ResponseError):
+        await ask(client, "GET", path)
 
 
 def _is(true: bool) -> None:
