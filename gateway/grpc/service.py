@@ -80,7 +80,7 @@ class Service:
                 else:
                     self._denied.add(self._prefix + name)
 
-    async def handle(self, request: ServerRequest) -> None:
+    async def handle(self, request: ServerRequest, _peer: object = None) -> None:
         """Answer a call, or pass it on."""
         if not (request.path and request.method and request.scheme):
             await request.reset(PROTOCOL_ERROR)

@@ -47,14 +47,14 @@ class Answering:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
 
-    async def answer(self, incoming: ServerRequest) -> None:
-        """Answer a request; ends with the task's cancellation when the client gives up."""
+    async def answer(self, incoming: ServerRequest, peer: object) -> None:
+        """Answer a peer's request; ends with the task's cancellation when the client gives up."""
         tunnel = incoming.method == "CONNECT"
         target = incoming.path or ("*" if tunnel else "")
         if not (incoming.method and target and (incoming.scheme or tunnel)):
             await incoming.reset(int(H2Reason.PROTOCOL_ERROR))
             return
-        exchange = _Exchange(incoming)
+        exchange = _Exchange(incoming, peer)
         try:
             if refused := self._refused(incoming, target):
                 await exchange.send(render(refused), incoming.method)
@@ -141,8 +141,9 @@ class _Exchange:
 
     ssl_context = sockname = None
 
-    def __init__(self, incoming: ServerRequest) -> None:
+    def __init__(self, incoming: ServerRequest, peer: object) -> None:
         self._incoming = incoming
+        self.peername = peer
         self._sending: SendStream
         # Untyped members of the library; its public interface has no such thing.
         self._connection: Any = cast("Any", incoming)._conn
@@ -153,10 +154,6 @@ class _Exchange:
         """Whether the request has no body, or none that was not read."""
         number = self._stream.id
         return self._connection.is_recv_end_stream(number) and not self._connection.stream_recv_unreleased(number)
-
-    @property
-    def peername(self) -> object:
-        return self._connection._transport._transport.get_extra_info("peername")
 
     @property
     def transport(self) -> _Exchange:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from httpunk import H2Server
 from httpunk.asyncio import H2ServerProtocol
@@ -25,8 +25,11 @@ MAX_CONNECTIONS = 1024
 PREFACE_SECONDS = 10.0
 CLOSING_SECONDS = 1.0
 PREFACE_BYTES = 24
+# What is held of an answer that its client does not read, however large a window it offers; there may be many of them.
+UNREAD_BYTES = 128 * 1024
 
-Handler = Callable[[ServerRequest], Awaitable[None]]
+Handler = Callable[[ServerRequest, object], Awaitable[None]]
+"""Answers a request of a peer, who is named as the socket does it."""
 
 
 class _Connection(H2ServerProtocol):
@@ -36,12 +39,16 @@ class _Connection(H2ServerProtocol):
         super().__init__()  # type: ignore[no-untyped-call]
         self._connections = connections
         self._open = 0
+        self._wire: asyncio.Transport
+        self._peer: object = None
         self._greeting: asyncio.TimerHandle
         self._frames = Frames(connections.max_header_bytes * SECTION_FACTOR, PREFACE_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[no-untyped-call]
-        self._greeting = self._loop.call_later(PREFACE_SECONDS, self.give_up)
+        self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance.
+        self._peer = transport.get_extra_info("peername")
+        self._greeting = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self.give_up)
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -63,8 +70,7 @@ class _Connection(H2ServerProtocol):
 
     def give_up(self) -> None:
         """Close it at once."""
-        assert self._transport is not None
-        self._transport.abort()
+        self._wire.abort()
 
     async def _make_server(self) -> H2Server:
         return H2Server(
@@ -74,6 +80,7 @@ class _Connection(H2ServerProtocol):
             initial_window_size=STREAM_WINDOW_BYTES,
             initial_connection_window_size=CONNECTION_WINDOW_BYTES,
             max_header_list_size=self._connections.max_header_bytes * LIST_FACTOR,
+            max_send_buf_size=UNREAD_BYTES,
             auto_date_header=False,
         )
 
@@ -81,7 +88,7 @@ class _Connection(H2ServerProtocol):
         self._open += 1
         self._connections.told(self)
         try:
-            await self._connections.handler(request)
+            await self._connections.handler(request, self._peer)
         finally:
             self._open -= 1
 

@@ -17,6 +17,7 @@ __all__ = [
     "PREFACE",
     "RESET",
     "SETTINGS",
+    "WINDOW_UPDATE",
     "asking",
     "frame",
     "section",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, GOAWAY, CONTINUATION = 0, 1, 3, 4, 7, 9
+DATA, HEADERS, RESET, SETTINGS, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 7, 8, 9
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 
 

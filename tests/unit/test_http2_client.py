@@ -29,7 +29,7 @@ class Server:
         self.port = free_port()
         self.failed: list[Exception] = []
 
-    async def _handle(self, request: ServerRequest) -> None:
+    async def _handle(self, request: ServerRequest, _peer: object) -> None:
         try:
             await self.answer(request)
         except HTTPunkError as error:
