@@ -145,6 +145,10 @@ class Call(Watch):
         except HTTPunkError as error:
             raise ConnectionError(str(error)) from error
 
+    async def break_off(self) -> None:
+        """End the stream visibly in the middle."""
+        await self._request.reset()
+
     def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
         """Make the message of an event, and from that what the client is handed.
 

@@ -31,6 +31,9 @@ class Stream(Protocol):
             OSError: The client is gone.
         """
 
+    async def break_off(self) -> None:
+        """End it visibly in the middle."""
+
     def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
         """Make the message of an event, and from that what the client is handed.
 
