@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, cast
 
 from google.protobuf.message import DecodeError
@@ -15,6 +13,8 @@ from httpunk.http import HeaderMap
 
 from gateway.grpc.events import topic_event
 from gateway.grpc.wire import CONTENT_TYPE, Reader, StatusError, framed, status_fields
+from gateway.http2.fields import from_wire
+from gateway.http2.watch import Watch
 from gateway.status import Code
 
 __all__ = ["ACCEPTED", "Call", "Metadata"]
@@ -22,7 +22,6 @@ __all__ = ["ACCEPTED", "Call", "Metadata"]
 ACCEPTED = [("content-type", CONTENT_TYPE), ("grpc-accept-encoding", "identity,deflate,gzip")]
 BODY_SECONDS = 60.0
 Wire = list[tuple[str, bytes]]
-WATCH_AFTER = 0.02
 _ACCEPTED, _OK = HeaderMap(ACCEPTED), HeaderMap(status_fields(Code.OK))
 
 
@@ -43,6 +42,10 @@ class Metadata(Mapping[str, str]):
         value = self.fields.get(name)
         return default if value is None else value.decode("utf-8", "replace")
 
+    def all(self) -> list[tuple[str, str]]:
+        """Give all of them, also what is repeated."""
+        return from_wire(self.fields)
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
         return iter(self.fields.keys())
@@ -52,11 +55,10 @@ class Metadata(Mapping[str, str]):
         return len(self.fields.keys())
 
 
-class Call:
+class Call(Watch):
     """A call while it is answered; where it streams, also its stream (`gateway/routes/rpc.py`).
 
-    As a context manager it ends what is done within when the client gives up, or its deadline is over. To watch costs a
-    task, so calls that are short go without.
+    As a context manager it ends what is done within when the client gives up, or its deadline is over.
 
     Attributes:
         metadata: What came with it.
@@ -66,15 +68,10 @@ class Call:
     """
 
     __slots__ = (
-        "_beginning",
-        "_complete",
-        "_over",
+        "_message_until",
         "_reader",
-        "_request",
         "_sending",
         "_takes",
-        "_task",
-        "_watching",
         "deadline",
         "headers",
         "metadata",
@@ -83,64 +80,28 @@ class Call:
 
     def __init__(self, request: ServerRequest, limit_bytes: int) -> None:
         """Take a request; messages are at most ``limit_bytes`` long."""
-        self._request = request
+        super().__init__(request)
         self._sending: SendStream | None = None
         self._takes: Callable[[bytes], Any] = bytes
-        self._complete = True
-        self._over: StatusError | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._message_until: float | None = None
         self.deadline: float | None = None
         self.metadata = Metadata(request.headers)
         self.headers: list[tuple[str, str]] = []
         self.trailers: list[tuple[str, str]] = []
         self._reader = Reader(request.aiter_bytes(), limit_bytes, self.metadata.get("grpc-encoding", "identity"))
 
-    def __enter__(self) -> None:
-        """Begin."""
-        self._task = cast("asyncio.Task[object]", asyncio.current_task())
-        self._beginning = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin_to_watch)
+    def limit(self) -> float | None:
+        """Give the client's deadline, or the time at which its one message must be there."""
+        deadline, message = self.deadline, self._message_until
+        return deadline if message is None or (deadline is not None and deadline < message) else message
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End.
-
-        Raises:
-            StatusError: It took too long, or the client gave up.
-        """
-        self._beginning.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._over is not None and kind is asyncio.CancelledError and self._task.uncancel() == 0:
-            raise self._over from None
-
-    def _begin_to_watch(self) -> None:
-        self._watching = asyncio.get_running_loop().create_task(self._watch(), name="grpc-watch")
-
-    async def _watch(self) -> None:
-        started = time.time()
-        limit = self.deadline
-        if not self._complete:
-            limit = min(limit or started + BODY_SECONDS, started + BODY_SECONDS)
-        try:
-            async with asyncio.timeout(None if limit is None else limit - started):
-                await self._request.reset_received()
-        except HTTPunkError:
-            pass
-        except TimeoutError:
-            if self.deadline is None or time.time() < self.deadline:
-                if self._complete:
-                    self._begin_to_watch()
-                    return
-                self._end(Code.DEADLINE_EXCEEDED, f"the message did not arrive within {BODY_SECONDS:g} s")
-                return
-            self._end(Code.DEADLINE_EXCEEDED, "no answer within the deadline")
-            return
-        self._end(Code.CANCELLED, "the client gave up")
-
-    def _end(self, code: Code, text: str) -> None:
-        self._over = StatusError(code, text)
-        self._task.cancel()
+    def ended(self, *, late: bool) -> StatusError:
+        """Say why the call ends."""
+        if not late:
+            return StatusError(Code.CANCELLED, "the client gave up")
+        if self.deadline is None or time.time() < self.deadline:
+            return StatusError(Code.DEADLINE_EXCEEDED, f"the message did not arrive within {BODY_SECONDS:g} s")
+        return StatusError(Code.DEADLINE_EXCEEDED, "no answer within the deadline")
 
     def takes(self, kind: Callable[[bytes], Any]) -> None:
         """Say what reads its messages."""
@@ -152,9 +113,9 @@ class Call:
         Raises:
             StatusError: It is not one message, or none of its type.
         """
-        self._complete = False
+        self._message_until = time.time() + BODY_SECONDS
         data = await self._reader.only()
-        self._complete = True
+        self._message_until = None
         return self._read(data)
 
     async def messages(self) -> AsyncIterator[Any]:
@@ -184,6 +145,10 @@ class Call:
             await self._sending.send_data(framed(message.SerializeToString()))
         except HTTPunkError as error:
             raise ConnectionError(str(error)) from error
+
+    async def break_off(self) -> None:
+        """End the stream visibly in the middle."""
+        await self._request.reset()
 
     def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
         """Make the message of an event, and from that what the client is handed.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import cast
 
 from httpunk.exceptions import HTTPunkError
@@ -17,8 +18,8 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import answer as told
 from gateway.grpc.call import Call
 from gateway.grpc.service import TARGETS
-from gateway.grpc.wire import StatusError, is_type, status_fields, trace_bin
-from gateway.http2.fields import from_wire, to_wire
+from gateway.grpc.wire import PREFIX_BYTES, StatusError, is_type, status_fields, trace_bin
+from gateway.http2.fields import to_wire
 from gateway.routes.request import trace_of
 from gateway.routes.route import API
 from gateway.status import OF_STRANGERS, Code
@@ -31,7 +32,10 @@ from mesh.operation import Context, Operation
 __all__ = ["pass_on"]
 
 WHOLE_BODY_BYTES = 128 * 1024
-WHOLE_SECONDS = 0.01
+SILENT_SECONDS = 0.1  # Without a byte of the body.
+FIRST_SECONDS = 60.0  # For the first message, once it has begun.
+MOMENT_SECONDS = 0.02  # For the end behind it.
+AGAIN_SECONDS = 0.02  # In a process that is busy the time may be over before what has come is read.
 # A method may stream for as long as it likes, and send nothing at first. Whether both sides live is watched besides.
 LONGEST_SECONDS = 24 * 3600.0
 _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id", "grpc-trace-bin"})
@@ -58,7 +62,7 @@ async def pass_on(api: API, request: ServerRequest, call: Call) -> None:
 def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple[Headers, Context]:
     parent, state = trace_of(call.metadata)
     dropped = _SET_HERE if parent else _SET_HERE | _TRACE
-    given = forwardable(from_wire(request.headers), binary=True)
+    given = forwardable(call.metadata.all(), binary=True)
     span = api.tracing.span(parent)
     if span:
         dropped |= {"traceparent"}
@@ -76,30 +80,41 @@ def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple
 
 
 async def _body(request: ServerRequest) -> bytes | AsyncIterator[bytes]:
-    """Take what is complete at once, or nearly so, as a whole; anything else as a stream.
+    """Take a short body as a whole, so that policies may repeat the call; anything else as a stream.
 
-    Some clients end their stream later than the message; one that sends several messages hardly notices.
+    Whether another message follows is told by nothing but what comes. So once the first one is here, its end may take a
+    moment: some clients send it later. One that says nothing at first may be waiting for the other side to begin.
     """
-    begun: list[bytes] = []
-    size = 0
-    parts = request.aiter_bytes()
-    try:
-        async with asyncio.timeout(WHOLE_SECONDS):
-            async for part in parts:
-                begun.append(part)
-                size += len(part)
-                if size > WHOLE_BODY_BYTES:
-                    break
-            else:
-                return b"".join(begun)
-    except TimeoutError:
-        parts = request.aiter_bytes()  # What was waited for comes to this one.
-    return _streamed(begun, parts)
+    begun = bytearray()
+    for seconds in (SILENT_SECONDS, AGAIN_SECONDS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds) as limit:
+                if await _is_whole(request, begun, limit):
+                    return bytes(begun)
+                break
+    return _streamed(begun, request.aiter_bytes())  # What was waited for comes to this one.
 
 
-async def _streamed(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while begun:
-        yield begun.pop(0)
+async def _is_whole(request: ServerRequest, begun: bytearray, limit: asyncio.Timeout) -> bool:
+    """Read to the end, which is True; what is too long for that, or is announced so, is not read on."""
+    loop = asyncio.get_running_loop()
+    async for part in request.aiter_bytes():
+        before = len(begun)
+        begun += part
+        first = PREFIX_BYTES + int.from_bytes(begun[1:PREFIX_BYTES], "big") if len(begun) >= PREFIX_BYTES else 0
+        if max(len(begun), first) > WHOLE_BODY_BYTES:
+            return False
+        if before < first <= len(begun):
+            limit.reschedule(loop.time() + MOMENT_SECONDS)
+        elif begun and not before:
+            limit.reschedule(loop.time() + FIRST_SECONDS)
+    return True
+
+
+async def _streamed(begun: bytearray, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if begun:
+        yield bytes(begun)
+        begun.clear()
     try:
         async for part in rest:
             yield part

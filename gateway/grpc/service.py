@@ -16,10 +16,11 @@ from google.protobuf.message_factory import GetMessageClass
 from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import ServerRequest
 
-from gateway.errors import APIError, unexpected
+from gateway.errors import APIError, bad_request, unexpected
 from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
 from gateway.grpc.wire import StatusError, deadline_of, is_type
+from gateway.http2.fields import writable
 from gateway.routes.route import API
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
@@ -80,7 +81,7 @@ class Service:
                 else:
                     self._denied.add(self._prefix + name)
 
-    async def handle(self, request: ServerRequest) -> None:
+    async def handle(self, request: ServerRequest, _peer: object = None) -> None:
         """Answer a call, or pass it on."""
         if not (request.path and request.method and request.scheme):
             await request.reset(PROTOCOL_ERROR)
@@ -129,6 +130,8 @@ class Service:
         path = request.path or ""
         method = self._methods.get(path)
         if method is None:
+            if not writable(path) or "#" in path:
+                raise bad_request(f"the path {path[:200]!a} cannot stand in a request")
             if path.startswith(self._prefix) or not any(call.metadata.get(name) for name in TARGETS):
                 raise self._unknown(path)
             if self._proxy is None:
@@ -138,7 +141,15 @@ class Service:
         call.takes(method.takes)
         message = None if method.client_streams else await call.message()
         called = Called(
-            self._api, message, call.metadata, method.gives, call, call.deadline, call.trailers, call.headers
+            self._api,
+            message,
+            call.metadata,
+            call.metadata.all,
+            method.gives,
+            call,
+            call.deadline,
+            call.trailers,
+            call.headers,
         )
         answer = await method.row.answer(called)
         if method.server_streams:
@@ -172,8 +183,9 @@ def _failure(error: APIError) -> StatusError:
 
 
 def _log(request: ServerRequest, code: int, seconds: float) -> None:
+    path = request.path or ""
     fields = {
-        "method": request.path,
+        "method": path if writable(path) else ascii(path),
         "code": Code(code).name,
         "duration": round(seconds * 1000, 3),
         "useragent": request.headers.get("user-agent", b"").decode("utf-8", "replace"),

@@ -17,6 +17,7 @@ from gateway.status import Code
 
 __all__ = [
     "CONTENT_TYPE",
+    "PREFIX_BYTES",
     "Reader",
     "StatusError",
     "deadline_of",

@@ -6,10 +6,15 @@ Source: docs/adr/0031-http2.md.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from mesh.registry import needs
+
 __all__ = ["Connections", "Loading", "hand_over"]
+
+logger = logging.getLogger(__name__)
 
 
 class Connections(Protocol):
@@ -42,15 +47,25 @@ class Loading:
         return _Waiting(self) if self._loaded is None else self._loaded()
 
     def take(self, waiting: _Waiting) -> None:
-        """Serve a connection as soon as that can be done."""
+        """Serve a connection as soon as that can be done; close it if that cannot be."""
         self._waiting.append(waiting)
         if self._loading is None:
             self._loading = self._tasks.create_task(self._run(), name="http2-load")
 
     async def _run(self) -> None:
-        self._loaded = await asyncio.to_thread(self._load)
-        for each in self._waiting:
-            each.go_on(self._loaded())
+        try:
+            self._loaded = await asyncio.to_thread(self._load)
+        except Exception as error:  # Of an installation that is not whole: everything else works on.
+            lacks = (
+                needs("HTTP/2", error.name or str(error)) if isinstance(error, ImportError) else "it cannot be loaded"
+            )
+            logger.exception("a client is refused, what serves HTTP/2 is not there: %s", lacks)
+            for each in self._waiting:
+                each.refuse()
+            self._loading = None  # The next client has another try.
+        else:
+            for each in self._waiting:
+                each.go_on(self._loaded())
         self._waiting.clear()
 
     async def drain(self, seconds: float) -> None:
@@ -74,6 +89,9 @@ class _Waiting(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data  # uvloop delivers what was there before the pause.
+
+    def refuse(self) -> None:
+        self._transport.abort()
 
     def go_on(self, protocol: asyncio.Protocol) -> None:
         if not self._transport.is_closing():

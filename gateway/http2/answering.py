@@ -22,13 +22,13 @@ from yarl import URL
 from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
-from gateway.http2.fields import from_wire, size_of, to_wire
+from gateway.http2.fields import from_wire, size_of, to_wire, writable
+from gateway.http2.watch import Watch
 
 __all__ = ["Answering"]
 
 VERSION = HttpVersion(2, 0)
 NO_URL = URL()  # Routes read the target as it was written.
-WATCH_AFTER = 0.02
 LINGER_SECONDS = 1.0
 
 
@@ -47,20 +47,20 @@ class Answering:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
 
-    async def answer(self, incoming: ServerRequest) -> None:
-        """Answer a request; ends with the task's cancellation when the client gives up."""
+    async def answer(self, incoming: ServerRequest, peer: object) -> None:
+        """Answer a peer's request; ends with the task's cancellation when the client gives up."""
         tunnel = incoming.method == "CONNECT"
         target = incoming.path or ("*" if tunnel else "")
         if not (incoming.method and target and (incoming.scheme or tunnel)):
             await incoming.reset(int(H2Reason.PROTOCOL_ERROR))
             return
-        exchange = _Exchange(incoming)
+        exchange = _Exchange(incoming, peer)
         try:
             if refused := self._refused(incoming, target):
                 await exchange.send(render(refused), incoming.method)
                 return
             request = self._request(incoming, target, exchange)
-            with _while_there(incoming):
+            with Watch(incoming):
                 answered = await self._handler(request)
                 if isinstance(answered, Response):
                     await exchange.send(answered, incoming.method)
@@ -73,7 +73,7 @@ class Answering:
     def _refused(self, incoming: ServerRequest, target: str) -> APIError | None:
         """Say what the parser of HTTP/1.1 would not have taken."""
         for what, text in (("target", target), ("authority", incoming.authority or "")):
-            if not (text.isascii() and text.isprintable()) or " " in text:
+            if not writable(text):
                 return bad_request(f"the {what} {text[:200]!a} cannot stand in a request")
         size = len(target) + len(incoming.authority or "") + size_of(incoming.headers)
         if size > self._max_header_bytes:
@@ -141,8 +141,9 @@ class _Exchange:
 
     ssl_context = sockname = None
 
-    def __init__(self, incoming: ServerRequest) -> None:
+    def __init__(self, incoming: ServerRequest, peer: object) -> None:
         self._incoming = incoming
+        self.peername = peer
         self._sending: SendStream
         # Untyped members of the library; its public interface has no such thing.
         self._connection: Any = cast("Any", incoming)._conn
@@ -153,10 +154,6 @@ class _Exchange:
         """Whether the request has no body, or none that was not read."""
         number = self._stream.id
         return self._connection.is_recv_end_stream(number) and not self._connection.stream_recv_unreleased(number)
-
-    @property
-    def peername(self) -> object:
-        return self._connection._transport._transport.get_extra_info("peername")
 
     @property
     def transport(self) -> _Exchange:
@@ -200,28 +197,3 @@ class _Exchange:
     async def end(self) -> None:
         with _breaking():
             await self._sending.send_data(b"", end_stream=True)
-
-
-@contextmanager
-def _while_there(incoming: ServerRequest) -> Iterator[None]:
-    """Cancel what is done within when the client gives up. To watch costs a task: what is short goes without."""
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    loop = asyncio.get_running_loop()
-    watching: asyncio.Task[None] | None = None
-
-    async def watch() -> None:
-        with suppress(HTTPunkError):
-            await incoming.reset_received()
-        task.cancel()
-
-    def begin() -> None:
-        nonlocal watching
-        watching = loop.create_task(watch(), name="http2-watch")
-
-    beginning = loop.call_later(WATCH_AFTER, begin)
-    try:
-        yield
-    finally:
-        beginning.cancel()
-        if watching is not None:
-            watching.cancel()

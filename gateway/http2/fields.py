@@ -20,6 +20,7 @@ __all__ = [
     "from_wire",
     "size_of",
     "to_wire",
+    "writable",
 ]
 
 # What may be under way and unread of one stream, and of a connection: streams that nobody reads leave room for others.
@@ -58,6 +59,11 @@ def to_wire(fields: Headers | Iterable[tuple[str, str]]) -> list[tuple[str, byte
         for name, value in fields
         if (lowered := name.lower()) not in _OF_HTTP_1 and (lowered != "te" or value == "trailers")
     ]
+
+
+def writable(text: str) -> bool:
+    """Tell whether a target, or an authority, could stand in a request of HTTP/1.1, whose parser takes no other."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 class Frames:

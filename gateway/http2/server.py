@@ -6,8 +6,9 @@ Source: RFC 9113 sections 6.8 (GOAWAY), 10.5 (denial of service); the state mach
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from httpunk import H2Server
 from httpunk.asyncio import H2ServerProtocol
@@ -18,13 +19,18 @@ from gateway.http2.patience import HeldBack
 
 __all__ = ["HTTP2Connections"]
 
+logger = logging.getLogger(__name__)
+
 MAX_STREAMS = 1000
 MAX_CONNECTIONS = 1024
 PREFACE_SECONDS = 10.0
 CLOSING_SECONDS = 1.0
 PREFACE_BYTES = 24
+# What is held of an answer that its client does not read, however large a window it offers; there may be many of them.
+UNREAD_BYTES = 128 * 1024
 
-Handler = Callable[[ServerRequest], Awaitable[None]]
+Handler = Callable[[ServerRequest, object], Awaitable[None]]
+"""Answers a request of a peer, who is named as the socket does it."""
 
 
 class _Connection(HeldBack, H2ServerProtocol):
@@ -34,12 +40,16 @@ class _Connection(HeldBack, H2ServerProtocol):
         super().__init__()
         self._connections = connections
         self._open = 0
+        self._wire: asyncio.Transport
+        self._peer: object = None
         self._greeting: asyncio.TimerHandle
         self._frames = Frames(connections.max_header_bytes * SECTION_FACTOR, PREFACE_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[no-untyped-call]
-        self._greeting = self._loop.call_later(PREFACE_SECONDS, self.give_up)
+        self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance.
+        self._peer = transport.get_extra_info("peername")
+        self._greeting = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self.give_up)
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -61,8 +71,7 @@ class _Connection(HeldBack, H2ServerProtocol):
 
     def give_up(self) -> None:
         """Close it at once."""
-        assert self._transport is not None
-        self._transport.abort()
+        self._wire.abort()
 
     async def _make_server(self) -> H2Server:
         return H2Server(
@@ -72,6 +81,7 @@ class _Connection(HeldBack, H2ServerProtocol):
             initial_window_size=STREAM_WINDOW_BYTES,
             initial_connection_window_size=CONNECTION_WINDOW_BYTES,
             max_header_list_size=self._connections.max_header_bytes * LIST_FACTOR,
+            max_send_buf_size=UNREAD_BYTES,
             auto_date_header=False,
         )
 
@@ -79,14 +89,18 @@ class _Connection(HeldBack, H2ServerProtocol):
         self._open += 1
         self._connections.told(self)
         try:
-            await self._connections.handler(request)
+            await self._connections.handler(request, self._peer)
         finally:
             self._open -= 1
 
     async def drained(self) -> None:
-        """Take no more requests, and wait until those that are open are answered."""
-        await self.graceful_shutdown()
-        await self.wait_closed()
+        """Take no more requests, and wait until open ones are answered. A failure is left to ``stopped``."""
+        try:
+            await self.graceful_shutdown()
+        except Exception:  # One of many: the others are drained.
+            logger.exception("a connection of HTTP/2 could not be drained, and is cut off")
+        else:
+            await self.wait_closed()
 
     async def stopped(self) -> None:
         """End whatever is left of it."""

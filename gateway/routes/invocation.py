@@ -284,7 +284,7 @@ def _headers_of(called: Called, target: str, asked: Any) -> list[tuple[str, str]
         dropped |= {"traceparent"}
     headers = [
         (name, value)
-        for name, value in forwardable(given.items())
+        for name, value in forwardable(called.fields())
         if name not in dropped and not name.startswith("grpc-")
     ]
     headers += [

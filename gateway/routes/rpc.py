@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from gateway.routes.request import trace_of
 from gateway.routes.route import API, Asking
+from mesh.application import Headers
 from mesh.operation import Context
 
 __all__ = ["RPC", "Called", "Stream"]
@@ -30,6 +31,9 @@ class Stream(Protocol):
             OSError: The client is gone.
         """
 
+    async def break_off(self) -> None:
+        """End it visibly in the middle."""
+
     def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
         """Make the message of an event, and from that what the client is handed.
 
@@ -45,7 +49,8 @@ class Called(Asking):
     Attributes:
         api: What every route has.
         message: What the client sent; None where it streams.
-        metadata: Of the call, by lower-case names.
+        metadata: Of the call, by lower-case names; of repeated ones the first.
+        fields: Gives all of them.
         reply: The class of what is answered.
         stream: The messages, where either side streams.
         deadline: The client's, in Unix time; None = it gave none.
@@ -56,6 +61,7 @@ class Called(Asking):
     api: API
     message: Any
     metadata: Mapping[str, str]
+    fields: Callable[[], Headers]
     reply: Callable[..., Any]
     stream: Stream | None = None
     deadline: float | None = None

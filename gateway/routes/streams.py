@@ -39,7 +39,7 @@ async def subscribe_topic(called: Called) -> None:
         handing = _Handing(called, asked.stream)
         reading = tasks.create_task(handing.read(messages), name="stream-read")
         writing = tasks.create_task(handing.write(), name="stream-write")
-        running = tasks.create_task(called.run(SUBSCRIBE_STREAM, name, asked), name="stream-run")
+        running = tasks.create_task(handing.run(name, asked), name="stream-run")
         try:
             await asyncio.wait([running])
         except asyncio.CancelledError:  # The client is gone: what it had is given back before this ends.
@@ -48,9 +48,13 @@ async def subscribe_topic(called: Called) -> None:
             raise
         asked.stream.end()
         reading.cancel()
-        # A message is not cut off in the middle, as far as the client reads.
-        await asyncio.wait([writing], timeout=CLOSE_SECONDS)
-        writing.cancel()
+        begun = asked.stream.begun.is_set()
+        if begun:  # A message is not cut off in the middle, as far as the client reads.
+            await asyncio.wait([writing], timeout=CLOSE_SECONDS)
+        cut = writing.cancel() and begun
+    if cut:  # A status behind half a message could not be read.
+        await cast("Stream", called.stream).break_off()
+        raise ConnectionError("the client did not read to the end")
     if handing.problem is not None:
         raise handing.problem
 
@@ -74,12 +78,19 @@ class _Handing:
     """Both directions of a client's stream.
 
     Attributes:
-        problem: What was wrong with what the client sent.
+        problem: What was wrong with what the client sent, or else why the stream ends.
     """
 
     def __init__(self, called: Called, stream: EventStream) -> None:
         self._called, self._stream = called, stream
         self.problem: Exception | None = None
+
+    async def run(self, name: str, asked: SubscribeStream) -> None:
+        """Subscribe until it ends."""
+        try:
+            await self._called.run(SUBSCRIBE_STREAM, name, asked)
+        except Exception as error:  # noqa: BLE001 - raised once what was begun is written
+            self.problem = error
 
     async def write(self) -> None:
         """Send events, behind what says that it is subscribed."""

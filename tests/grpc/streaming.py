@@ -15,7 +15,7 @@ from tests.grpc.harness import Client
 from tests.http.harness import Backbone, Node, gateway
 from tests.support.eventually import PATIENCE
 
-__all__ = ["DROP", "RETRY", "SUCCESS", "Subscriber", "leaving", "subscribed"]
+__all__ = ["DROP", "METHOD", "RETRY", "SUCCESS", "Subscriber", "leaving", "subscribed"]
 
 SUCCESS, RETRY, DROP = 0, 1, 2
 METHOD = "SubscribeTopicEventsAlpha1"

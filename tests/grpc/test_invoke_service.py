@@ -66,12 +66,14 @@ async def test_headers_both_ways(called: Called) -> None:
         id="callee",
         message={"method": "told", "data": {"value": b"{}"}},
     )
-    call = called.caller.open("InvokeService", request, [("x-own", "é".encode().hex()), ("x-raw-bin", b"\0")])
+    metadata = [("x-own", "é".encode().hex()), ("x-raw-bin", b"\0"), ("x-twice", "1"), ("x-twice", "2")]
+    call = called.caller.open("InvokeService", request, metadata)
     answer = await call
     assert (answer.data.value, answer.content_type) == (b"made", "text/x; charset=a")
     told = dict(await call.initial_metadata())
     assert (told["x-a"], told["set-cookie"], told["dapr-http-status"]) == ("1", "a=b", "201")
     got = called.app.got[-1].headers
+    assert called.app.got[-1].all("x-twice") == ["1", "2"]
     assert (got["x-own"], got["content-type"]) == ("c3a9", "application/json")
     assert (got["dapr-caller-app-id"], got["dapr-callee-app-id"]) == ("caller", "callee")
     assert got["traceparent"]

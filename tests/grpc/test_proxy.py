@@ -18,6 +18,7 @@ from httpunk.h2.server import ServerRequest
 
 from gateway.config import Tokens
 from gateway.grpc.wire import framed
+from gateway.http2.client import HTTP2Client
 from mesh.calls.exchange import PING_INTERVAL
 from tests.grpc.harness import Failed
 from tests.http.harness import DEFAULTS, App, Backbone, Node, gateway, yaml
@@ -402,6 +403,36 @@ async def test_targets_that_are_refused(ways: dict[str, Way], target: str, code:
     assert text in error.text
 
 
+async def slowly(node: Node, target: str, method: str) -> bytes:
+    """Call as a slow client does: its message comes in pieces."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, 105, 35):
+            yield framed(b"x" * 100)[at : at + 35]
+            await asyncio.sleep(0.15 if at < 70 else 0)
+
+    headers = [("content-type", "application/grpc"), ("dapr-app-id", target)]
+    async with (
+        HTTP2Client("127.0.0.1", node.gateway.grpc_port) as http2,
+        http2.call("POST", f"/test.Echo/{method}", headers, pieces()) as answer,
+    ):
+        return b"".join([part async for part in answer.parts()])
+
+
+async def test_a_stream_is_not_held_for_the_message_after_its_first(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.grpc.proxy.SILENT_SECONDS", 3600.0)
+    monkeypatch.setattr("gateway.grpc.proxy.FIRST_SECONDS", 3600.0)
+    call = way.call("stream_stream", "Talk", None, timeout=PATIENCE)
+    await call.write(b"x" * 200_000)  # Announced as longer than what is held.
+    assert await call.read() == b"hello"
+    call.cancel()
+    call = way.call("stream_stream", "Talk", None, timeout=PATIENCE)
+    await call.write(b"one")
+    assert (await call.read(), await call.read()) == (b"hello", b"ONE")
+    await call.done_writing()
+    assert await call.read() == b"bye"
+
+
 async def test_policies(nats_url: str, tmp_path: Path) -> None:
     """Whole calls are repeated for the statuses that a policy names; those that say of a failure open the breaker."""
     backbone, service = Backbone(nats_url), Service()
@@ -420,6 +451,8 @@ async def test_policies(nats_url: str, tmp_path: Path) -> None:
         assert len(service.got) == 3
         assert (await failed(call("repeated", "Fail"))).code == "NOT_FOUND"
         assert len(service.got) == 4
+        assert await slowly(caller, "repeated", "FailTwice") == framed(b"x" * 100)
+        assert len(service.got) == 7
         for _ in range(3):
             assert (await failed(call("broken", "Fail"))).code == "NOT_FOUND"
         for _ in range(2):

@@ -21,10 +21,9 @@ from gateway.http2.client import HTTP2Client
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.http.harness import DEFAULTS, Backbone, Node, gateway
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.h2frames import GOAWAY, HEADERS, OPENING, PREFACE, asking, section, spoken
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-GOAWAY = 7
 GET = "/dapr.proto.runtime.v1.Dapr/GetState"
 REQUEST = message("GetStateRequest")(store_name="statestore", key="k").SerializeToString()
 NOWHERE = message("GetStateRequest")(store_name="none", key="k").SerializeToString()
@@ -186,6 +185,32 @@ async def test_log(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFi
     assert [(each["method"], each["code"]) for each in told] == [(GET, "OK"), (GET, "INVALID_ARGUMENT")]
 
 
+STRANGE = [
+    pytest.param(b"/test.Echo/Un ary", id="blank"),
+    pytest.param(b"/test.Echo/Unary\r\nforged: line", id="line break"),
+    pytest.param("/test.Echo/Ünary".encode(), id="no ASCII"),
+    pytest.param(b"/test.Echo/Unary#x", id="fragment"),
+]
+
+
+@pytest.mark.parametrize("path", STRANGE)
+async def test_paths_that_cannot_be_passed_on(
+    memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    caplog.set_level("INFO", "gateway.api")
+    further = ((b"content-type", b"application/grpc"), (b"dapr-app-id", b"other"))
+    data = OPENING + asking(section(*further, method=b"POST", path=path))
+    async with gateway(memory, tmp_path, api_logging=True) as node:
+        await spoken(node.gateway.grpc_port, data, until=HEADERS)
+        await eventually(lambda: _logged(caplog))
+
+
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    told = [record.fields for record in caplog.records if record.message == "gRPC API Called"]  # type: ignore[attr-defined]
+    assert [each["code"] for each in told] == ["INVALID_ARGUMENT"]
+    assert "\n" not in told[0]["method"]
+
+
 async def answered(node: Node, data: bytes) -> bytes:
     """Send bytes on a connection of their own; give all that comes until it is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.grpc_port)
@@ -304,3 +329,19 @@ async def test_large_metadata_are_whole_or_refused(memory: Backbone, tmp_path: P
         with pytest.raises(Failed) as caught:
             await read(called, 500_000)
         assert caught.value.code != "UNAUTHENTICATED"
+
+
+async def test_a_message_that_stays_away(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not go on is told so, also where it gave no deadline or a later one."""
+    monkeypatch.setattr("gateway.grpc.call.BODY_SECONDS", 0.1)
+
+    async def begun() -> AsyncIterator[bytes]:
+        yield framed(REQUEST)[:-1]
+        await asyncio.sleep(PATIENCE)
+
+    async with gateway(memory, tmp_path) as node, HTTP2Client("127.0.0.1", node.gateway.grpc_port) as http2:
+        for further in ((), (("grpc-timeout", "1H"),)):
+            headers = [("content-type", "application/grpc"), *further]
+            async with asyncio.timeout(PATIENCE), http2.call("POST", GET, headers, begun()) as answer:
+                fields = dict([*answer.headers, *answer.trailers])
+            assert (fields["grpc-status"], fields["grpc-message"]) == ("4", "the message did not arrive within 0.1 s")

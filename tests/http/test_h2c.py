@@ -11,9 +11,10 @@ import psutil
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from httpunk.h2.server import ServerConnection, ServerRequest
 
 from gateway.config import Tokens
-from gateway.http.client import ResponseError
+from gateway.http.client import HTTPClient, ResponseError
 from gateway.http.response import Response
 from gateway.http.server import Handler, HTTPServer
 from gateway.http2.answering import Answering
@@ -22,13 +23,26 @@ from gateway.http2.fields import Frames
 from gateway.http2.server import PREFACE_BYTES, HTTP2Connections
 from tests.http.harness import App, Backbone, Got, Node, Reply, gateway
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.h2frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    OPENING,
+    PREFACE,
+    RESET,
+    SETTINGS,
+    WINDOW_UPDATE,
+    asking,
+    frame,
+    section,
+    spoken,
+)
 from tests.support.mesh import GatewayProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, GOAWAY, CONTINUATION = 0, 1, 3, 4, 7, 9
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
 STATE = "/v1.0/state/statestore"
 CALL = "/v1.0/invoke/app/method"
 OF_HTTP_1 = ("connection", "transfer-encoding")
@@ -65,7 +79,8 @@ async def ask(
 
 
 def told(reply: Reply) -> list[tuple[str, str]]:
-    return sorted((name.lower(), value) for name, value in reply.fields if name.lower() not in OF_HTTP_1)
+    fields = ((name.lower(), value) for name, value in reply.fields if name.lower() not in OF_HTTP_1)
+    return sorted((name, "" if name == "date" else value) for name, value in fields)
 
 
 async def streamed(request: web.BaseRequest) -> web.StreamResponse:
@@ -226,57 +241,6 @@ async def test_many_requests_at_once(client: HTTP2Client) -> None:
     assert {task.result().status for task in asked} == {204}
 
 
-def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def _text(text: bytes) -> bytes:
-    """Write a string as HPACK has it, without Huffman's code. RFC 7541 section 5."""
-    if len(text) < 127:
-        return bytes([len(text)]) + text
-    more, written = len(text) - 127, b"\x7f"
-    while more >= 128:
-        written, more = written + bytes([more % 128 + 128]), more // 128
-    return written + bytes([more]) + text
-
-
-def section(*further: tuple[bytes, bytes], **pseudo: bytes) -> bytes:
-    given = {"method": b"GET", "scheme": b"http", "path": b"/v1.0/healthz", "authority": b"x", **pseudo}
-    fields = [(b":" + name.encode(), value) for name, value in given.items()]
-    return b"".join(b"\0" + _text(name) + _text(value) for name, value in [*fields, *further])
-
-
-def asking(block: bytes, stream: int = 1) -> bytes:
-    """Write a request without body, in as many frames as it takes."""
-    pieces = [block[at : at + 16000] for at in range(0, len(block), 16000)]
-    frames = [
-        frame(CONTINUATION if at else HEADERS, END_HEADERS if at == len(pieces) - 1 else 0, stream, piece)
-        for at, piece in enumerate(pieces)
-    ]
-    return frames[0][:4] + bytes([frames[0][4] | END_STREAM]) + frames[0][5:] + b"".join(frames[1:])
-
-
-OPENING = PREFACE + frame(SETTINGS) + frame(SETTINGS, ACK)
-
-
-async def spoken(node: Node, data: bytes, until: int | None = None) -> bytes:
-    """Send bytes; give what comes until there is a frame of a kind, or the end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
-    got = b""
-    try:
-        writer.write(data)
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                head = await reader.readexactly(9)
-                got += head + await reader.readexactly(int.from_bytes(head[:3], "big"))
-                if head[3] == until:
-                    return got
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return got
-    finally:
-        writer.close()
-
-
 @pytest.mark.parametrize(
     ("block", "text"),
     [
@@ -292,7 +256,7 @@ async def spoken(node: Node, data: bytes, until: int | None = None) -> bytes:
     ],
 )
 async def test_requests_that_http_1_could_not_carry(node: Node, block: bytes, text: bytes) -> None:
-    answer = await spoken(node, OPENING + asking(block), until=DATA)
+    answer = await spoken(node.gateway.port, OPENING + asking(block), until=DATA)
     assert b'"errorCode":' in answer
     assert text in answer
 
@@ -311,14 +275,14 @@ async def test_requests_that_http_1_could_not_carry(node: Node, block: bytes, te
 )
 async def test_nonsense_ends_the_connection_alone(node: Node, client: HTTP2Client, data: bytes) -> None:
     assert (await ask(client, "GET", "/v1.0/healthz")).status == 204
-    answer = await spoken(node, data)
+    answer = await spoken(node.gateway.port, data)
     assert b"\x89" not in answer, "nothing of it was answered with 204"
     assert (await ask(client, "GET", "/v1.0/healthz")).status == 204
 
 
 async def test_incomplete_requests_are_reset(node: Node) -> None:
     for block in (section(path=b""), section((b"connection", b"close"))):
-        assert frame(RESET, 0, 1, b"\0\0\0\1") in await spoken(node, OPENING + asking(block), until=RESET)
+        assert frame(RESET, 0, 1, b"\0\0\0\1") in await spoken(node.gateway.port, OPENING + asking(block), until=RESET)
 
 
 async def test_the_preface_may_come_in_pieces(node: Node) -> None:
@@ -425,6 +389,105 @@ async def test_open_requests_finish_when_a_server_stops() -> None:
             go.set()
             assert (await asked).body == b"done"
             await serving
+
+
+async def test_answers_that_are_not_read_are_held_in_small_part() -> None:
+    """However much a client says that it would take."""
+    sent = 0
+    streams, part = 200, bytes(16 * 1024)
+
+    async def answer(request: ServerRequest, _peer: object) -> None:
+        nonlocal sent
+        sending = await request.send_response(200)
+        for _ in range(64):
+            await sending.send_data(part)
+            sent += len(part)
+
+    connections = HTTP2Connections(answer, 1024)
+    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1], limit=1024)
+    huge = (2**31 - 1).to_bytes(4, "big")
+    opening = PREFACE + frame(SETTINGS, payload=b"\0\4" + huge) + frame(WINDOW_UPDATE, payload=b"\x7f\xff\0\0")
+    writer.write(opening + b"".join(asking(section(), 2 * number + 1) for number in range(streams)))
+    before = -1
+    while sent != before:
+        before = sent
+        await asyncio.sleep(0.3)
+    assert 0 < sent < streams * 200 * 1024 + 16 * 1024 * 1024, sent  # What sockets hold besides is the system's.
+    writer.close()
+    server.close()
+    await connections.drain(0)
+
+
+async def test_what_cannot_be_loaded_is_told_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Each client tries anew, and a client of HTTP/1.1 does not notice."""
+    failures = [ModuleNotFoundError("No module named 'httpunk'", name="httpunk"), RuntimeError("of another kind")]
+
+    def load(chain: Handler) -> HTTP2Connections:
+        if failures:
+            raise failures.pop(0)
+        return HTTP2Connections(Answering(chain, 1024, 1024).answer, 1024)
+
+    async def answer(request: web.BaseRequest) -> Response:
+        return Response(200, b"done")
+
+    settings: dict[str, Any] = {"max_body_bytes": 1024, "max_header_bytes": 1024, "token": None}
+    server = HTTPServer(answer, **settings, allowed_origins=(), api_logging=False, load_http2=load)
+    async with server.listening(("127.0.0.1",), 0, None, lambda: 0.0) as port:
+        for said in ("pip install httpunk", "RuntimeError: of another kind"):
+            assert await spoken(port, OPENING + asking(section())) == b""
+            assert said in caplog.text
+        async with HTTPClient("127.0.0.1", port) as http1, http1.call("GET", "/", [], b"") as reply:
+            assert reply.status == 200
+        async with HTTP2Client("127.0.0.1", port) as client:
+            assert (await ask(client, "GET", "/")).status == 200
+
+
+async def test_a_connection_that_cannot_be_drained_is_cut_off_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others finish what they have begun."""
+    begun: list[str] = []
+    go = asyncio.Event()
+    graceful = ServerConnection.graceful_shutdown
+    failing = iter((True,))
+
+    async def breaking(self: ServerConnection) -> None:
+        if next(failing, False):
+            raise RuntimeError("as a defect would")
+        await graceful(self)
+
+    async def answer(request: web.BaseRequest) -> Response:
+        begun.append(request.raw_path)
+        await (go if request.raw_path == "/held" else asyncio.Event()).wait()
+        return Response(200, b"done")
+
+    monkeypatch.setattr(ServerConnection, "graceful_shutdown", breaking)
+    connections = HTTP2Connections(Answering(answer, 1024, 1024).answer, 1024)
+    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        asyncio.timeout(PATIENCE),
+        HTTP2Client("127.0.0.1", port) as broken,
+        HTTP2Client("127.0.0.1", port) as well,
+        asyncio.TaskGroup() as tasks,
+    ):
+        lost = tasks.create_task(_broken_off(broken, "/stuck"))
+        await eventually(lambda: _is(begun == ["/stuck"]))
+        asked = tasks.create_task(ask(well, "GET", "/held"))
+        await eventually(lambda: _is(begun == ["/stuck", "/held"]))
+        server.close()
+        draining = tasks.create_task(connections.drain(PATIENCE))
+        await eventually(lambda: _is("cut off" in caplog.text))
+        go.set()
+        assert (await asked).body == b"done"
+        await draining
+        await lost
+
+
+async def _broken_off(client: HTTP2Client, path: str) -> None:
+    with pytest.raises(ResponseError):
+        await ask(client, "GET", path)
 
 
 def _is(true: bool) -> None:

@@ -50,7 +50,7 @@ class H2App:
 
         self.answers[path] = answer
 
-    async def _handle(self, request: ServerRequest) -> None:
+    async def _handle(self, request: ServerRequest, _peer: object) -> None:
         target = request.path or ""
         fields = [(name, value.decode()) for name, value in request.headers.items()]
         got = Got(request.method or "", target, fields, b"")

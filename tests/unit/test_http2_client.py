@@ -44,7 +44,7 @@ class Server:
         self.failed: list[Exception] = []
         self.connections: _Counted
 
-    async def _handle(self, request: ServerRequest) -> None:
+    async def _handle(self, request: ServerRequest, _peer: object) -> None:
         try:
             await self.answer(request)
         except HTTPunkError as error:
