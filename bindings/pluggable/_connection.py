@@ -100,10 +100,18 @@ class Connection:
 
     A program that came back knows nothing of the component's settings: it is told by the age of its socket, which no
     other program can listen at, and initialised before anything else is asked.
+
+    Attributes:
+        shown: Gives a text of the program as it may be shown: what the program says may hold secrets of its settings.
     """
 
     def __init__(
-        self, path: Path, name: str, service: str, initialise: Callable[[Connection], Awaitable[None]]
+        self,
+        path: Path,
+        name: str,
+        service: str,
+        initialise: Callable[[Connection], Awaitable[None]],
+        shown: Callable[[str], str] = str,
     ) -> None:
         """Prepare.
 
@@ -112,12 +120,14 @@ class Connection:
             name: Of the component: a program may answer for several.
             service: The one that has ``Ping``.
             initialise: Tells a new program the settings; it calls with ``first=True``.
+            shown: Gives a text of the program as it may be shown.
         """
+        self.shown = shown
         self._path = path
         self._service = service
         self._initialise = initialise
-        shown = name if name.isascii() and name.isprintable() else quote(name)
-        self._metadata = (("x-component-instance", shown),)
+        instance = name if name.isascii() and name.isprintable() else quote(name)
+        self._metadata = (("x-component-instance", instance),)
         self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)
         self._connecting = asyncio.Lock()
         self._program: tuple[int, ...] | None = None
@@ -262,11 +272,13 @@ class Connection:
         raise Failed(f"cannot reach the pluggable component at {path}: {why}")
 
     def _failed(self, error: grpc.aio.AioRpcError, what: str) -> Failed:
-        text = f"{what} of the pluggable component at {self._path}: {error.details() or 'failed'} ({error.code().name})"
+        why = self.shown(error.details() or "failed")
+        text = f"{what} of the pluggable component at {self._path}: {why} ({error.code().name})"
         failed = Failed(text, error.code(), sent=True)
         trailers = dict(error.trailing_metadata() or ())
         details = trailers.get("grpc-status-details-bin", b"")
-        failed.violations = violated(details if isinstance(details, bytes) else b"")
+        found = violated(details if isinstance(details, bytes) else b"")
+        failed.violations = {name: self.shown(text) for name, text in found.items()}
         return failed
 
 

@@ -48,7 +48,7 @@ class _Stream:
             async with asyncio.timeout(CALL_SECONDS), self._writing:
                 await self.call.write(message("PullMessagesRequest")(**fields))
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
-            logger.debug("a stream has ended: %s", error)
+            logger.debug("a stream has ended: %s", type(error).__name__)
             return False
         except asyncio.CancelledError:
             if is_leaving():
@@ -137,7 +137,7 @@ class Member:
                 await self._stream.call.done_writing()
                 await asyncio.wait([self._pulling])
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
-            logger.debug("the stream of %s has not ended: %s", self._topic, error)
+            logger.debug("the stream of %s has not ended: %s", self._topic, type(error).__name__)
         finally:
             self._stream.call.cancel()
             self._pulling.cancel()
@@ -164,7 +164,7 @@ class Member:
                     await self._take(stream, found)
                     wait, told = AGAIN[0], False
             except grpc.aio.AioRpcError as error:
-                why = f"{error.details()} ({error.code().name})"
+                why = f"{self._connection.shown(error.details() or 'failed')} ({error.code().name})"
             except asyncio.CancelledError:
                 if is_leaving():
                     raise
