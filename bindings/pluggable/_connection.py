@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -130,6 +131,8 @@ class Connection:
         self._metadata = (("x-component-instance", instance),)
         self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)
         self._connecting = asyncio.Lock()
+        self._failures = 0
+        self._failure = Failed("")
         self._program: tuple[int, ...] | None = None
 
     async def close(self) -> None:
@@ -224,10 +227,20 @@ class Connection:
 
     async def _ready(self) -> None:
         """Return when the program that listens is connected to, and has the settings."""
-        if not self._is_ready():
-            async with self._connecting:
-                if not self._is_ready():  # Whoever waited finds it done.
-                    await self.connect()
+        if self._is_ready():
+            return
+        failures = self._failures
+        async with self._connecting:
+            if self._is_ready():  # Whoever waited finds it done.
+                return
+            if failures != self._failures:  # Or shares the failure; else the last would wait for all attempts.
+                raise copy(self._failure)
+            try:
+                await self.connect()
+            except Failed as failed:
+                self._failures += 1
+                self._failure = copy(failed)  # Without its traceback, which holds on to the call.
+                raise
 
     def _is_ready(self) -> bool:
         return self._program is not None and self._channel.get_state() is grpc.ChannelConnectivity.READY

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
+from pathlib import Path
+
+import grpc
 import pytest
 
+from bindings.pluggable._connection import Connection, Failed
 from bindings.pluggable._hidden import hiding
+from bindings.pluggable._messages import message
 from mesh.resources.component import MetadataEntry, Secret
+from tests.support.eventually import eventually
 
 
 @pytest.mark.parametrize(
@@ -38,3 +46,37 @@ def test_longer_secrets_are_found_first() -> None:
     """One may be a part of another."""
     entries = [MetadataEntry("password", "word"), MetadataEntry("token", "password1")]
     assert hiding(entries)("password1, word") == "***, ***"
+
+
+async def test_calls_that_wait_for_one_attempt_share_its_failure() -> None:
+    """The last of many does not wait for as many attempts; a later call makes another one."""
+    attempts = 0
+    go = asyncio.Event()
+
+    async def initialise(connection: Connection) -> None:
+        nonlocal attempts
+        attempts += 1
+        await go.wait()
+        raise Failed(f"refused {attempts}", grpc.StatusCode.INVALID_ARGUMENT, sent=True)
+
+    async def call() -> Failed:
+        with pytest.raises(Failed) as raised:
+            await connection.call("StateStore", "Ping", message("PingRequest")())
+        return raised.value
+
+    with tempfile.TemporaryDirectory(prefix="socket") as folder:
+        path = Path(folder, "it.sock")
+        connection = Connection(path, "it", "StateStore", initialise)
+        async with await asyncio.start_unix_server(lambda _, writer: writer.close(), path):
+            async with asyncio.TaskGroup() as tasks:
+                calls = [tasks.create_task(call()) for _ in range(5)]
+                await eventually(lambda: _is(attempts == 1))
+                go.set()
+            assert {str(each.result()) for each in calls} == {"refused 1"}
+            assert {(each.result().code.name, each.result().sent) for each in calls} == {("INVALID_ARGUMENT", False)}
+            assert str(await call()) == "refused 2"
+        await connection.close()
+
+
+def _is(true: bool) -> None:
+    assert true
