@@ -1,7 +1,8 @@
 """Pluggable components: programs of third parties that listen on sockets in one folder.
 
 A socket's file name without its last ending is what a component's ``type`` has behind its kind: ``state.folder`` is
-answered by ``folder.sock``. The folder is read whenever a type is looked for: programs come and go.
+answered by ``folder.sock``. The folder is read whenever a type is looked for: programs come and go. That is so in the
+event loop too, as with entry points and modules: to find a type reads one listing and looks at one file.
 
 Source: Dapr 1.18, the registration of pluggable components.
 """
@@ -26,13 +27,19 @@ def folder() -> Path:
     return Path(os.environ.get(FOLDER) or DEFAULT)
 
 
-def sockets() -> Mapping[str, Sequence[Path]]:
-    """Give the sockets by the name that types have for them, which is in lower case; more than one is a mistake."""
+def sockets(name: str | None = None) -> Mapping[str, Sequence[Path]]:
+    """Give the sockets by the name that types have for them, which is in lower case; more than one is a mistake.
+
+    Args:
+        name: Only this one's are looked for; of other files nothing but the name is read then.
+    """
     found: dict[str, list[Path]] = {}
+    where = folder()
     try:
-        for path in sorted(folder().iterdir()):
-            if path.is_socket():
-                found.setdefault(path.stem.lower(), []).append(path)
+        for file in sorted(os.listdir(where)):
+            of = os.path.splitext(file)[0].lower()
+            if (name is None or of == name) and (path := where / file).is_socket():
+                found.setdefault(of, []).append(path)
     except OSError:  # It is not there, is no folder, or may not be read.
         return {}
     return found
@@ -44,7 +51,8 @@ def find_socket(kind: str) -> Path | None:
     Raises:
         ConfigError: Several have its name.
     """
-    found = sockets().get(kind.partition(".")[2].lower(), ())
+    name = kind.partition(".")[2].lower()
+    found = sockets(name).get(name, ())
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise ConfigError(f"component type {kind!r} is provided twice: by the sockets {names} in {folder()}; end one")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["in_url", "without_credentials"]
+__all__ = ["HIDDEN", "in_url", "without_credentials"]
 
-HIDDEN = "***"
+HIDDEN = "***"  # Stands in the place of a secret.
 
 
 def in_url(host: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
 from bindings.pluggable._connection import Connection, Failed
+from bindings.pluggable._hidden import hiding
 from bindings.pluggable._messages import Message, message, method
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, MeshError
@@ -33,12 +34,14 @@ class Plugged:
         name: Of the component.
         properties: Its settings.
         prefix: Put before every topic; ``{space}`` in it stands for ``Address.space``.
+        shown: Gives a text of the component without the secrets of its settings.
     """
 
     path: Path
     name: str
     properties: Mapping[str, str] = field(repr=False)
     prefix: str = ""
+    shown: Callable[[str], str] = str
 
 
 class PluggableAdapter(ComponentAdapter):
@@ -69,14 +72,14 @@ class PluggableAdapter(ComponentAdapter):
         if path is None:
             raise ConfigError(component.type_problem(f"the socket of {component.type} is gone"))
         properties = {entry.name: entry.text() or "" for entry in component.metadata if entry.name.lower() not in KEPT}
-        made = cls(Plugged(path, component.name, properties))
+        made = cls(Plugged(path, component.name, properties, shown=hiding(component.metadata)))
         made._component = component
         return made
 
     async def _enter(self) -> None:
         """Connect, see that it is what its type says, and tell it its settings."""
         plugged = self._settings
-        self._connection = Connection(plugged.path, plugged.name, self.service, self._initialise)
+        self._connection = Connection(plugged.path, plugged.name, self.service, self._initialise, plugged.shown)
         self._stack.push_async_callback(self._connection.close)
         try:
             self._services = await self._connection.services()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -100,10 +101,18 @@ class Connection:
 
     A program that came back knows nothing of the component's settings: it is told by the age of its socket, which no
     other program can listen at, and initialised before anything else is asked.
+
+    Attributes:
+        shown: Gives a text of the program as it may be shown: what the program says may hold secrets of its settings.
     """
 
     def __init__(
-        self, path: Path, name: str, service: str, initialise: Callable[[Connection], Awaitable[None]]
+        self,
+        path: Path,
+        name: str,
+        service: str,
+        initialise: Callable[[Connection], Awaitable[None]],
+        shown: Callable[[str], str] = str,
     ) -> None:
         """Prepare.
 
@@ -112,14 +121,18 @@ class Connection:
             name: Of the component: a program may answer for several.
             service: The one that has ``Ping``.
             initialise: Tells a new program the settings; it calls with ``first=True``.
+            shown: Gives a text of the program as it may be shown.
         """
+        self.shown = shown
         self._path = path
         self._service = service
         self._initialise = initialise
-        shown = name if name.isascii() and name.isprintable() else quote(name)
-        self._metadata = (("x-component-instance", shown),)
+        instance = name if name.isascii() and name.isprintable() else quote(name)
+        self._metadata = (("x-component-instance", instance),)
         self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)
         self._connecting = asyncio.Lock()
+        self._failures = 0
+        self._failure = Failed("")
         self._program: tuple[int, ...] | None = None
 
     async def close(self) -> None:
@@ -214,10 +227,20 @@ class Connection:
 
     async def _ready(self) -> None:
         """Return when the program that listens is connected to, and has the settings."""
-        if not self._is_ready():
-            async with self._connecting:
-                if not self._is_ready():  # Whoever waited finds it done.
-                    await self.connect()
+        if self._is_ready():
+            return
+        failures = self._failures
+        async with self._connecting:
+            if self._is_ready():  # Whoever waited finds it done.
+                return
+            if failures != self._failures:  # Or shares the failure; else the last would wait for all attempts.
+                raise copy(self._failure)
+            try:
+                await self.connect()
+            except Failed as failed:
+                self._failures += 1
+                self._failure = copy(failed)  # Without its traceback, which holds on to the call.
+                raise
 
     def _is_ready(self) -> bool:
         return self._program is not None and self._channel.get_state() is grpc.ChannelConnectivity.READY
@@ -262,11 +285,13 @@ class Connection:
         raise Failed(f"cannot reach the pluggable component at {path}: {why}")
 
     def _failed(self, error: grpc.aio.AioRpcError, what: str) -> Failed:
-        text = f"{what} of the pluggable component at {self._path}: {error.details() or 'failed'} ({error.code().name})"
+        why = self.shown(error.details() or "failed")
+        text = f"{what} of the pluggable component at {self._path}: {why} ({error.code().name})"
         failed = Failed(text, error.code(), sent=True)
         trailers = dict(error.trailing_metadata() or ())
         details = trailers.get("grpc-status-details-bin", b"")
-        failed.violations = violated(details if isinstance(details, bytes) else b"")
+        found = violated(details if isinstance(details, bytes) else b"")
+        failed.violations = {name: self.shown(text) for name, text in found.items()}
         return failed
 
 

@@ -29,11 +29,18 @@ LEAVE_WAIT = 2.0
 
 
 class _Stream:
-    """A stream, on which one at a time writes."""
+    """A stream, on which one at a time writes.
+
+    Attributes:
+        left: Set when nothing that came on it is to be tried again: it has ended, or its member stops. What was not
+            acknowledged on it is the component's, which gives it on another stream.
+    """
 
     def __init__(self, call: Any) -> None:
         self.call = call
+        self.left = asyncio.Event()
         self._writing = asyncio.Lock()
+        call.add_done_callback(lambda _: self.left.set())  # Also while nobody reads, as all slots are taken.
 
     async def write(self, **fields: object) -> bool:
         """Write a request; gives whether it could be: what was not acknowledged comes again on another stream."""
@@ -41,7 +48,7 @@ class _Stream:
             async with asyncio.timeout(CALL_SECONDS), self._writing:
                 await self.call.write(message("PullMessagesRequest")(**fields))
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
-            logger.debug("a stream has ended: %s", error)
+            logger.debug("a stream has ended: %s", type(error).__name__)
             return False
         except asyncio.CancelledError:
             if is_leaving():
@@ -118,6 +125,8 @@ class Member:
     def stop(self) -> None:
         """Begin nothing more."""
         self._stopped.set()
+        if self._stream is not None:
+            self._stream.left.set()
 
     async def finish(self) -> None:
         """End the stream in good order: acknowledgements on the way count."""
@@ -128,7 +137,7 @@ class Member:
                 await self._stream.call.done_writing()
                 await asyncio.wait([self._pulling])
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
-            logger.debug("the stream of %s has not ended: %s", self._topic, error)
+            logger.debug("the stream of %s has not ended: %s", self._topic, type(error).__name__)
         finally:
             self._stream.call.cancel()
             self._pulling.cancel()
@@ -155,7 +164,7 @@ class Member:
                     await self._take(stream, found)
                     wait, told = AGAIN[0], False
             except grpc.aio.AioRpcError as error:
-                why = f"{error.details()} ({error.code().name})"
+                why = f"{self._connection.shown(error.details() or 'failed')} ({error.code().name})"
             except asyncio.CancelledError:
                 if is_leaving():
                     raise
@@ -170,7 +179,7 @@ class Member:
 
     async def _again(self, wait: float) -> None:
         while not self._stopped.is_set():
-            if await self._stops_within(wait):
+            if await _within(self._stopped, wait):
                 return
             try:
                 self._stream = await self._open()
@@ -180,17 +189,9 @@ class Member:
             else:
                 return
 
-    async def _stops_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            return False
-        return True
-
     async def _take(self, stream: _Stream, told: Told) -> None:
         await self._slots.acquire()
-        if self._stopped.is_set():  # It stays with the component.
+        if stream.left.is_set():  # It stays with the component.
             self._slots.release()
             return
         cast("asyncio.TaskGroup", self._tasks).create_task(self._handle(stream, told), name="pluggable-delivery")
@@ -198,7 +199,7 @@ class Member:
     async def _handle(self, stream: _Stream, told: Told) -> None:
         try:
             read, attempt = message_of(told), 0
-            while not self._stopped.is_set():
+            while not stream.left.is_set():
                 attempt += 1
                 settler = _Settler(stream, told)
                 delivery = Delivery(read, self._address, attempt, settler)
@@ -208,7 +209,17 @@ class Member:
                     logger.exception("handler failed on %s", delivery.address)
                 if delivery.settled is None:
                     await delivery.nack()
-                if settler.again is None or await self._stops_within(settler.again):
+                if settler.again is None or await _within(stream.left, settler.again):
                     return
         finally:
             self._slots.release()
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; tells whether it came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -151,7 +151,7 @@ class PluggableBroker(PluggableAdapter):
                 known = {str(place): place for place in places}
                 for each in answer.failed_entries:
                     if each.entry_id in known:
-                        text = each.error or "the component did not take it"
+                        text = self._settings.shown(each.error) or "the component did not take it"
                         results[known[each.entry_id]] = PublishRejectedError(text)
                 return
         for place, fields in zip(places, batch, strict=True):
@@ -198,7 +198,8 @@ class PluggableBroker(PluggableAdapter):
         found = self._instances.get(group)
         if found is None:
             initialise = partial(self._initialise, consumerID=group)
-            found = Connection(self._settings.path, f"{self._settings.name}/{group}", self.service, initialise)
+            told = self._settings
+            found = Connection(told.path, f"{told.name}/{group}", self.service, initialise, told.shown)
             self._instances[group] = found
             self._stack.push_async_callback(found.close)
         return found

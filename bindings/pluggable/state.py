@@ -92,7 +92,10 @@ class PluggableStateStore(PluggableAdapter, RemoteStateStore):
                 else:
                     results += [self._error(failed)] * len(batch)
                 continue
-            found = {each.key: StateError(each.error) if each.error else self._stored(each) for each in answer.items}
+            found = {
+                each.key: StateError(self._settings.shown(each.error)) if each.error else self._stored(each)
+                for each in answer.items
+            }
             results += [found.get(key) for key in batch]
         return results
 
@@ -151,7 +154,7 @@ class PluggableStateStore(PluggableAdapter, RemoteStateStore):
                 raise BadArgumentError(str(failed)) from None
             raise self._error(failed) from None
         if failures := [each.error for each in answer.items if each.error]:
-            raise StateError(failures[0])
+            raise StateError(self._settings.shown(failures[0]))
         return Queried([Match(each.key, each.data, each.etag.value) for each in answer.items], answer.token)
 
     def _error(self, failed: Failed) -> MeshError:

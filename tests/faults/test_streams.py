@@ -10,7 +10,7 @@ import pytest
 from tests.faults.conftest import Figures, everything_arrives, portion
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import free_port
 
 EVENTS = portion(3_000)
 
@@ -19,7 +19,7 @@ EVENTS = portion(3_000)
 async def test_one_side_of_a_stream_is_killed_twice(mesh_home: Path, figures: Figures, killed: str) -> None:
     """What the client has not answered comes again, and it has answered nothing that it had not recorded."""
     port = free_port()
-    environ = {"DAPR_GRPC_PORT": str(port), "APP_TOPIC": "orders", "PYTHONPATH": str(ROOT)}
+    environ = {"DAPR_GRPC_PORT": str(port), "APP_TOPIC": "orders"}
     async with (
         GatewayProcess("publisher", mesh_home) as publisher,
         GatewayProcess("subscriber", mesh_home, arguments=["--dapr-grpc-port", str(port)]) as subscriber,

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from gateway.grpc.messages import COMMON, message, service
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.recorder import Recorder
 
 __all__ = ["Asked", "GRPCApp", "fail", "invoked"]
 
@@ -27,6 +27,10 @@ class Asked:
     name: str
     message: Any
     metadata: dict[str, str | bytes]
+
+    @property
+    def path(self) -> str:
+        return self.name
 
 
 def fail(code: str, text: str = "", **trailing: bytes) -> Answer:
@@ -51,11 +55,11 @@ def invoked(data: bytes = b"", content_type: str = "", **metadata: str) -> Answe
     return answer
 
 
-class GRPCApp(grpc.GenericRpcHandler):
+class GRPCApp(Recorder[Asked], grpc.GenericRpcHandler):
     """Records what it is asked, and answers as told; what it has no answer for is UNIMPLEMENTED."""
 
     def __init__(self, *subscriptions: dict[str, Any], credentials: grpc.ServerCredentials | None = None) -> None:
-        self.got: list[Asked] = []
+        super().__init__()
         self.port = 0
         self.answers: dict[str, Answer] = {}
         self._credentials = credentials
@@ -74,16 +78,7 @@ class GRPCApp(grpc.GenericRpcHandler):
         self.answers[name] = answer
 
     def of(self, name: str) -> list[Asked]:
-        return [each for each in self.got if each.name == name]
-
-    async def until(self, name: str, count: int = 1, within: float = PATIENCE) -> list[Asked]:
-        """Wait for so many calls of a method."""
-
-        def check() -> list[Asked]:
-            assert len(self.of(name)) >= count, f"{len(self.of(name))} of {count} {name}: {self.got[-5:]}"
-            return self.of(name)
-
-        return await eventually(check, within)
+        return self.at(name)
 
     async def start(self) -> None:
         self._server = grpc.aio.server(handlers=[self], options=[("grpc.so_reuseport", 0)])

@@ -20,7 +20,8 @@ from yarl import URL
 
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
+from tests.support.recorder import Recorder
 
 __all__ = ["ANY", "App", "Backbone", "Case", "Got", "Node", "Reply", "cases", "check", "gateway", "matches", "yaml"]
 
@@ -90,12 +91,12 @@ def _decoded(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
-class App:
+class App(Recorder[Got]):
     """An application: records what it gets, and answers as told."""
 
     def __init__(self, subscriptions: object = None) -> None:
+        super().__init__()
         self.subscriptions = subscriptions
-        self.got: list[Got] = []
         self.answers: dict[str, Answer] = {}
         self.streams: dict[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]] = {}
         self.init: list[Got] = []
@@ -107,18 +108,6 @@ class App:
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.answers[path] = lambda got, request: web.Response(status=status, body=data, headers=named)
-
-    def at(self, path: str) -> list[Got]:
-        return [got for got in self.got if got.path == path]
-
-    async def until(self, path: str, count: int = 1, within: float = PATIENCE) -> list[Got]:
-        """Wait for so many requests to a path."""
-
-        def check() -> list[Got]:
-            assert len(self.at(path)) >= count, f"{len(self.at(path))} of {count} at {path}: {self.got[-5:]}"
-            return self.at(path)
-
-        return await eventually(check, within)
 
     async def __aenter__(self) -> Self:
         await self.start()

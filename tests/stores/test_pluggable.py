@@ -82,6 +82,18 @@ async def test_what_a_component_refuses(server: PluggableServer) -> None:
             pass
 
 
+async def test_its_words_are_told_without_its_secrets(server: PluggableServer) -> None:
+    """At start and later, with the status."""
+    secret = Secret("p4ss", SecretRef("logins", "one"))
+    with pytest.raises(ConfigError, match=r"Init of .*: refused: \*\*\* \(INVALID_ARGUMENT\)") as raised:
+        async with opened(component("store", "state.plugged", refuse=secret)):
+            pass
+    assert "p4ss" not in str(raised.value)
+    async with opened(component("vault", "secretstores.plugged", login=secret)) as runtime:
+        with pytest.raises(SecretError, match=r"there is no secret \*\*\*1 \(NOT_FOUND\)"):
+            await ask(runtime, SECRET, "vault", GetSecret("p4ss1"))
+
+
 async def test_another_program_gets_the_settings(server: PluggableServer) -> None:
     """It would know nothing of them: it is told before anything else is asked, by however many at once."""
     async with opened() as runtime:

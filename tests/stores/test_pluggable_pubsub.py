@@ -12,9 +12,11 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from bindings.pluggable.pubsub import PluggableBroker
 from mesh import address
-from mesh.broker import Broker, Message, SubscribeOptions
+from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError
+from mesh.resources.component import Component, MetadataEntry, Secret
 from tests.http.harness import App, Backbone, Node, component, gateway
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -126,6 +128,43 @@ async def test_a_program_that_is_away_for_long(server: PluggableServer, broker: 
     async with broker.subscribe(ORDERS, SubscribeOptions("g"), inbox):
         await broker.publish(ORDERS, text("after"))
         await inbox.holds(1)
+
+
+@pytest.mark.parametrize("count", [pytest.param(1, id="reading"), pytest.param(2, id="waiting for a slot")])
+async def test_a_stream_that_breaks(broker: Broker, count: int) -> None:
+    """What was to be tried again on it is the component's: it comes on another one, and not twice at once."""
+    broken = False
+
+    async def settle(delivery: Delivery) -> None:
+        await (delivery.ack() if broken else delivery.nack(3600))
+
+    inbox = Inbox(settle)
+    bodies = [b"%d" % number for number in range(count)]
+    async with broker.subscribe(ORDERS, SubscribeOptions("g", max_in_flight=1), inbox):
+        for body in bodies:
+            await broker.publish(ORDERS, text(body.decode()))
+        await inbox.holds(1)
+        broken = True
+        await broker.publish(address.topic("test", "queue", "break-orders"), text("now"))
+        await inbox.holds(1 + count)
+    first, *again = inbox.bodies
+    assert sorted(again) == bodies
+    assert first == b"0"
+
+
+async def test_why_a_stream_broke_is_told_without_secrets(
+    server: PluggableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    why = MetadataEntry("why", Secret("amqp://me:p4ss@host"))
+    made = PluggableBroker.from_component(Component("events", "pubsub.queue", (why,)))
+    async with made as broker, broker.subscribe(ORDERS, SubscribeOptions("g"), Inbox()):
+
+        async def told() -> None:
+            await broker.publish(address.topic("test", "queue", "break-orders"), text("now"))
+            assert [each for each in caplog.messages if "broke off, and is made again: *** (INTERNAL)" in each]
+
+        await eventually(told)
+    assert "p4ss" not in caplog.text
 
 
 async def test_what_a_component_refuses(broker: Broker) -> None:

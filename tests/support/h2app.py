@@ -12,34 +12,22 @@ from httpunk.h2.server import ServerRequest
 
 from gateway.http2.server import HTTP2Connections
 from tests.http.harness import Got
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.recorder import Recorder
 
 __all__ = ["H2App"]
 
 Answer = Callable[[ServerRequest], Awaitable[None]]
 
 
-class H2App:
+class H2App(Recorder[Got]):
     """Records what it gets, and answers as told by path; else with nothing."""
 
     def __init__(self) -> None:
-        self.got: list[Got] = []
+        super().__init__()
         self.answers: dict[str, Answer] = {}
         self.port = 0
         self._connections: HTTP2Connections
         self._listening: asyncio.Server
-
-    def at(self, path: str) -> list[Got]:
-        return [got for got in self.got if got.path == path]
-
-    async def until(self, path: str, count: int = 1, within: float = PATIENCE) -> list[Got]:
-        """Wait for so many requests to a path."""
-
-        def check() -> list[Got]:
-            assert len(self.at(path)) >= count, f"{len(self.at(path))} of {count} at {path}: {self.got[-5:]}"
-            return self.at(path)
-
-        return await eventually(check, within)
 
     def answer(self, path: str, status: int = 200, body: bytes = b"", **headers: str) -> None:
         """Answer a path always in one way."""

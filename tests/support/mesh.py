@@ -172,6 +172,7 @@ class AppProcess(ManagedProcess):
         script = ROOT / "tests" / "support" / "apps" / name
         command = ["node", str(script)] if name.endswith(".js") else [sys.executable, str(script.with_suffix(".py"))]
         environment = {
+            "PYTHONPATH": str(ROOT),
             "APP_PORT": str(number),
             "APP_RECORDS": str(self.records),
             "APP_SUBSCRIPTIONS": json.dumps(list(subscriptions)),

@@ -256,11 +256,15 @@ class Secrets(Component):
 
 
 class PubSub(Component):
-    """Queues in memory, one for each topic and group; what is not acknowledged when a stream ends comes again."""
+    """Queues in memory, one for each topic and group; what is not acknowledged when a stream ends comes again.
+
+    An event to the topic ``break-<topic>`` breaks all streams of that topic.
+    """
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
         self.queues: dict[tuple[str, str], asyncio.Queue[Any]] = {}
+        self.breaks: dict[str, asyncio.Event] = {}
 
     def initialised(self) -> Any:
         return messages.PubSubInitResponse()
@@ -274,6 +278,9 @@ class PubSub(Component):
         await self._settings(context)
         if refused := request.topic.partition("refuse-")[2]:
             await context.abort(grpc.StatusCode[refused], "as you wish")
+        before, breaks, of = request.topic.partition("break-")
+        if breaks and (broken := self.breaks.pop(before + of, None)) is not None:
+            broken.set()
         fields = {"data": request.data, "metadata": dict(request.metadata), "content_type": request.content_type}
         self._put(request.topic, fields)
         return messages.PublishResponse()
@@ -303,11 +310,15 @@ class PubSub(Component):
                     queue.put_nowait(fields)
 
         settling = asyncio.ensure_future(settle())
+        breaking = asyncio.ensure_future(self.breaks.setdefault(first.topic.name, asyncio.Event()).wait())
         taking: asyncio.Future[Any] | None = None
         try:
             while True:
                 taking = taking or asyncio.ensure_future(queue.get())
-                await asyncio.wait([taking, settling], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([taking, settling, breaking], return_when=asyncio.FIRST_COMPLETED)
+                if breaking.done():
+                    why = self.instances[self._name(context)].get("why", "as you wish")
+                    await context.abort(grpc.StatusCode.INTERNAL, why)
                 if settling.done():
                     return
                 fields, taking = taking.result(), None
@@ -316,6 +327,7 @@ class PubSub(Component):
                 yield messages.PullMessagesResponse(**fields, id=number, topic_name=first.topic.name)
         finally:
             settling.cancel()
+            breaking.cancel()
             if taking is not None and not taking.cancel() and not taking.cancelled():
                 queue.put_nowait(taking.result())
             for fields in given.values():

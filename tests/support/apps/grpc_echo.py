@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
-import uvloop
+
+from tests.support.grpc_serving import serve
 
 
 async def unary(message: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -40,18 +40,5 @@ METHODS = {
 }
 
 
-class Handler(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        return METHODS.get(details.method)
-
-
-async def main() -> None:
-    server = grpc.aio.server(handlers=[Handler()], options=[("grpc.so_reuseport", 0)])
-    assert server.add_insecure_port(f"127.0.0.1:{os.environ['APP_PORT']}")
-    await server.start()
-    await server.wait_for_termination()
-
-
 if __name__ == "__main__":
-    uvloop.install()
-    asyncio.run(main())
+    serve(METHODS)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
-import uvloop
 from google.protobuf.json_format import ParseDict
 
 from gateway.grpc.messages import message
+from tests.support.grpc_serving import serve
 
 RECORDS = os.open(os.environ["APP_RECORDS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 SUBSCRIPTIONS = json.loads(os.environ.get("APP_SUBSCRIPTIONS", "[]"))
@@ -36,21 +36,9 @@ async def event(request: bytes, context: grpc.aio.ServicerContext) -> Any:
 METHODS = {"ListTopicSubscriptions": subscriptions, "OnTopicEvent": event}
 
 
-class Handler(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        method = METHODS.get(details.method.removeprefix(SERVICE))
-        return method and grpc.unary_unary_rpc_method_handler(
-            method, response_serializer=lambda reply: reply.SerializeToString()
-        )
-
-
-async def main() -> None:
-    server = grpc.aio.server(handlers=[Handler()], options=[("grpc.so_reuseport", 0)])
-    assert server.add_insecure_port(f"127.0.0.1:{os.environ['APP_PORT']}")
-    await server.start()
-    await server.wait_for_termination()
+def answering(method: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Any]]) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(method, response_serializer=lambda reply: reply.SerializeToString())
 
 
 if __name__ == "__main__":
-    uvloop.install()
-    asyncio.run(main())
+    serve({SERVICE + name: answering(method) for name, method in METHODS.items()})
