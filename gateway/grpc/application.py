@@ -20,7 +20,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from gateway.config import HealthCheck
-from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS, NotServedError
+from gateway.grpc._not_served import NotServedError
+from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS
 from gateway.grpc.messages import COMMON, RUNTIME, Message, message, status_json
 from gateway.grpc.wire import (
     CONTENT_TYPE,

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 import orjson
 
+from gateway.grpc._not_served import NotServedError
 from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import StatusError
 from gateway.status import Code
 from mesh.application import DROP_REASON, Headers, Kind
-from mesh.errors import AppFailedError
 
-__all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "NotServedError"]
+__all__ = ["ALPHA", "CALLBACK", "CALLBACKS"]
 
 CALLBACK, ALPHA = f"{RUNTIME}.AppCallback", f"{RUNTIME}.AppCallbackAlpha"
 _Reply, _Bulk, _BulkReply = (
@@ -27,13 +27,6 @@ _Reply, _Bulk, _BulkReply = (
 _Entry = message("TopicEventBulkRequestEntry")
 _SAID = ("SUCCESS", "RETRY", "DROP")
 _SETTLED = tuple(orjson.dumps({"status": said}) for said in _SAID)
-
-
-class NotServedError(AppFailedError):
-    """A 404 of HTTP: servers of HTTP that speak gRPC besides say so what they have not, and so does any other server.
-
-    So it chooses among methods, but settles nothing: a server that is just starting would lose each event.
-    """
 
 
 class Asked(Protocol):

@@ -26,7 +26,7 @@ LIST = "/dapr.proto.runtime.v1.AppCallback/ListTopicSubscriptions"
 EVENT = orjson.dumps({"id": "1", "source": "s", "type": "t", "specversion": "1.0", "data": 1})
 LIMIT = 1000
 OK = [("grpc-status", "0")]
-REFUSED_STREAM, INTERNAL_ERROR = 7, 2
+REFUSED_STREAM, INTERNAL_ERROR, CANCEL = 7, 2, 8
 REPLY = message("InvokeResponse", COMMON)(content_type="text/plain")
 REPLY.data.value = b"hello"
 DATA = REPLY.SerializeToString()
@@ -89,6 +89,7 @@ def resets(code: int) -> Callable[[ServerRequest], Awaitable[None]]:
         (says(framed(b"x" * 100_000)), "cannot be read: a message of 100000 bytes is larger than"),
         (says(framed(DATA), grpc_encoding="snappy"), "cannot be read: unknown grpc-encoding 'snappy'"),
         (resets(INTERNAL_ERROR), "broke off: RST_STREAM"),
+        (resets(CANCEL), "broke off: RST_STREAM"),
     ],
 )
 async def test_answers(answer: Callable[[ServerRequest], Awaitable[None]], expected: tuple[int, bytes] | str) -> None:
@@ -104,11 +105,14 @@ async def test_answers(answer: Callable[[ServerRequest], Awaitable[None]], expec
 
 
 async def test_a_refused_stream_was_not_run() -> None:
-    """It is sent again; one that is refused each time reached nobody."""
+    """It is sent again; one that is refused each time reached nobody, which does not say that nobody is there."""
     async with H2App() as app, application(app) as to:
+        to.watch()
+        await to.until_reachable()
         app.answers[ON_INVOKE] = resets(REFUSED_STREAM)
-        with pytest.raises(AppUnreachableError):
+        with pytest.raises(AppUnreachableError, match="is not reached: it takes no more calls at once"):
             await called(to)
+        assert to.reachable
         assert len(app.got) > 1
         refused = 0
 
