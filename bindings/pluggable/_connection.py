@@ -183,12 +183,7 @@ class Connection:
         """
         if not first:
             await self._ready()
-        described = method(service, name)
-        open_ = self._channel.unary_unary(
-            f"/{COMPONENTS}.{service}/{name}",
-            request_serializer=_written,
-            response_deserializer=message(described.output_type.name).FromString,
-        )
+        open_ = _opening(self._channel.unary_unary, service, name)
         try:
             answer = await open_(request, timeout=CALL_SECONDS, metadata=self._metadata, wait_for_ready=first)
         except grpc.aio.AioRpcError as error:
@@ -214,14 +209,8 @@ class Connection:
             Failed: There is no connection.
         """
         await self._ready()
-        described = method(service, name)
-        open_ = self._channel.stream_stream(
-            f"/{COMPONENTS}.{service}/{name}",
-            request_serializer=_written,
-            response_deserializer=message(described.output_type.name).FromString,
-        )
         try:
-            return open_(metadata=self._metadata)
+            return _opening(self._channel.stream_stream, service, name)(metadata=self._metadata)
         except grpc.aio.UsageError as error:  # The channel was closed.
             raise Failed(f"{self._path}: {error}", closed=True) from None
 
@@ -299,6 +288,13 @@ def is_leaving() -> bool:
     """Tell whether this task was cancelled; a call that ends on this side says the same of itself."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _opening(kind: Callable[..., Any], service: str, name: str) -> Any:
+    """Give what begins a call of a component's method."""
+    answer = message(method(service, name).output_type.name)
+    path = f"/{COMPONENTS}.{service}/{name}"
+    return kind(path, request_serializer=_written, response_deserializer=answer.FromString)
 
 
 def _written(request: Message) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from bindings.pluggable._member import Member
 from bindings.pluggable._messages import Message as Told
 from bindings.pluggable._messages import message
 from mesh.address import Address
-from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Features, Handler, Message, SubscribeOptions, Topology
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -24,6 +24,7 @@ from mesh.errors import (
     MessageTooLargeError,
     PublishRejectedError,
 )
+from mesh.frameless import Frameless
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -33,10 +34,9 @@ MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # As base64 in an event it is still below w
 BATCH, BATCH_BYTES = 100, 1024 * 1024
 RETRY_SECONDS = 0.2
 HEADER_BYTES = 4
-FRAMES = "frames between nodes; use another broker as the backbone"
 
 
-class PluggableBroker(PluggableAdapter):
+class PluggableBroker(Frameless, PluggableAdapter):
     """A component that says nothing of order, delays or what it keeps: none of it is promised."""
 
     service = "PubSub"
@@ -203,24 +203,3 @@ class PluggableBroker(PluggableAdapter):
             self._instances[group] = found
             self._stack.push_async_callback(found.close)
         return found
-
-    # Frames
-
-    def on_frame(self, sink: Sink) -> None:
-        """Do nothing: none will come."""
-
-    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
-
-    def serve(self, address: Address, group: str, sink: Sink) -> AbstractAsyncContextManager[None]:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
-
-    async def broadcast(self, address: Address, message: Message) -> None:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
-
-    def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)

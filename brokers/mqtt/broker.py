@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from brokers.mqtt._config import MQTTConfig, MQTTSettings
 from brokers.mqtt._member import Member
@@ -16,18 +16,18 @@ from brokers.shared.errors import map_errors
 from brokers.shared.limits import check_size
 from brokers.shared.settings import node_name
 from mesh.address import Address
-from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Features, Handler, Message, SubscribeOptions, Topology
 from mesh.errors import BrokerError, FeatureNotSupportedError, PublishRejectedError
+from mesh.frameless import Frameless
 from mesh.tasks import task_group
 
 __all__ = ["MQTTBroker", "MQTTConfig"]
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 NO_SUCH_MESSAGE = map_errors({ValueError: lambda error: PublishRejectedError(f"MQTT has no such message: {error}")})
-FRAMES = "frames between nodes; use another broker as the backbone"
 
 
-class MQTTBroker(Adapter):
+class MQTTBroker(Frameless, Adapter):
     """A connection to an MQTT server, and one more for each subscription."""
 
     title = "Events on topics of an MQTT server, 3.1.1 or 5."
@@ -131,24 +131,3 @@ class MQTTBroker(Adapter):
                         member.stop()
             finally:
                 await member.finish()
-
-    # Frames
-
-    def on_frame(self, sink: Sink) -> None:
-        """Do nothing: none will come."""
-
-    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
-
-    def serve(self, address: Address, group: str, sink: Sink) -> AbstractAsyncContextManager[None]:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
-
-    async def broadcast(self, address: Address, message: Message) -> None:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
-
-    def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
-        """Refuse."""
-        raise FeatureNotSupportedError(self.features.name, FRAMES)
