@@ -40,7 +40,14 @@ from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
-from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
+from mesh.resources.subscription import (
+    DEFAULT_MAX_IN_FLIGHT,
+    GROUP_EXPIRES,
+    MAX_GROUP_EXPIRES,
+    MAX_IN_FLIGHT,
+    MIN_GROUP_EXPIRES,
+    BulkOptions,
+)
 
 __all__ = ["HEADINGS", "TABLES", "table"]
 
@@ -390,6 +397,18 @@ def _counts() -> Sequence[Row]:
             f"{DEFAULT_MAX_IN_FLIGHT}",
             f"`maxInFlight` of the subscription, at most {MAX_IN_FLIGHT:,}",
             "the others wait at the broker",
+        ),
+        (
+            "a group that only streams used, without anybody, on NATS and Redis",
+            _time(GROUP_EXPIRES),
+            f"`groupExpires` of the stream, {_time(MIN_GROUP_EXPIRES)} to {_time(MAX_GROUP_EXPIRES)}",
+            "it ends; who comes back begins with the oldest event that is stored",
+        ),
+        (
+            "groups of a component on NATS, one for each topic; 17 for each that is ordered",
+            "the server's, 1,000 since 2.15",
+            "`nats stream edit`, see [NATS](brokers/nats.md#limits)",
+            "a stream ends with `UNAVAILABLE`, other subscriptions are a line in the log; those that are there go on",
         ),
         (
             "calls into the application at once",

@@ -208,6 +208,7 @@ class NatsBroker(Adapter):
             handler=handler,
             permits=permits,
             ephemeral=options.ephemeral,
+            expires=options.expires,
         )
 
     async def _trim(self) -> None:
