@@ -13,6 +13,7 @@ from bindings.redis._settings import RedisSettings
 from bindings.redis.configuration import MAX_KEYS
 from bindings.sql import sqlite
 from brokers import memory
+from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
@@ -406,7 +407,7 @@ def _counts() -> Sequence[Row]:
         ),
         (
             "groups of a component on NATS, one for each topic; 17 for each that is ordered",
-            "the server's, 1,000 since 2.15",
+            f"{nats_broker.MAX_CONSUMERS:,}, or what the stream or the account has",
             "`nats stream edit`, see [NATS](brokers/nats.md#limits)",
             "a stream ends with `UNAVAILABLE`, other subscriptions are a line in the log; those that are there go on",
         ),

@@ -11,7 +11,7 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from brokers.nats._client import JSON, Connection, check_api
+from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
 from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, Message
@@ -31,7 +31,6 @@ EPHEMERAL_SECONDS = 60.0  # Outlives a lost connection, but not a process that d
 THRESHOLD = "inactive_threshold"
 EXCESS_WAIT = 1.0
 CONSUMER_EXISTS = 10148
-TOO_MANY_CONSUMERS = 10026
 
 
 class Consumer:
@@ -93,7 +92,7 @@ class Consumer:
         }
         expires: JSON = {} if self._expires is None else {THRESHOLD: int(self._expires * 1e9)}
         answer = await self._declare({**wanted, **expires}, "create")
-        code = cast("JSON", answer.get("error", {})).get("err_code")
+        code = error_code(answer)
         if code == CONSUMER_EXISTS:
             existing = check_api(
                 await self._connection.api(f"CONSUMER.INFO.{self._stream}.{self._name}"), f"consumer {self._name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
 from mesh.errors import BrokerError
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
+from tests.support.nats import NatsServer, find_nats_server
 
 WEEK, DAY, SOON = 7 * 24 * 3600.0, 24 * 3600.0, 3.0
 
@@ -135,3 +137,30 @@ async def test_as_many_groups_as_there_may_be(place: Place, broker: Broker) -> N
         async with broker.subscribe(place.topic(), options, inbox):
             pass
     assert await groups(place, broker) == {"lasting": None, "brief": None}
+
+
+ACCOUNT = """accounts { A { jetstream { max_consumers: 50 }, users: [{ user: a, password: b }] } }
+no_auth_user: a
+"""
+
+
+@pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed")
+@pytest.mark.parametrize(
+    ("config", "most"), [("", 10_000), (ACCOUNT, -1)], ids=["by itself", "with an account's limit"]
+)
+async def test_how_many_groups_a_stream_on_nats_has_room_for(tmp_path: Path, config: str, most: int) -> None:
+    """A stream that is there keeps what somebody else has said."""
+    topology, stream = Topology("mesh.t.topic.p"), "mesh_t_topic_p"
+    async with NatsServer(tmp_path, config=config) as server, NatsBroker.from_url(server.url) as broker:
+
+        async def room() -> int:
+            found: Any = await broker._connection.api(f"STREAM.INFO.{stream}")
+            return found["config"]["max_consumers"]  # type: ignore[no-any-return]
+
+        await broker.declare(topology)
+        assert await room() == most
+        await broker.declare(topology)
+        found: Any = await broker._connection.api(f"STREAM.INFO.{stream}")
+        await broker._connection.api(f"STREAM.UPDATE.{stream}", {**found["config"], "max_consumers": 30})
+        await broker.declare(topology)
+        assert await room() == 30
