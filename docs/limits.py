@@ -13,6 +13,7 @@ from bindings.redis._settings import RedisSettings
 from bindings.redis.configuration import MAX_KEYS
 from bindings.sql import sqlite
 from brokers import memory
+from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
@@ -40,7 +41,14 @@ from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
-from mesh.resources.subscription import DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT, BulkOptions
+from mesh.resources.subscription import (
+    DEFAULT_MAX_IN_FLIGHT,
+    GROUP_EXPIRES,
+    MAX_GROUP_EXPIRES,
+    MAX_IN_FLIGHT,
+    MIN_GROUP_EXPIRES,
+    BulkOptions,
+)
 
 __all__ = ["HEADINGS", "TABLES", "table"]
 
@@ -390,6 +398,18 @@ def _counts() -> Sequence[Row]:
             f"{DEFAULT_MAX_IN_FLIGHT}",
             f"`maxInFlight` of the subscription, at most {MAX_IN_FLIGHT:,}",
             "the others wait at the broker",
+        ),
+        (
+            "a group that only streams used, without anybody, on NATS and Redis",
+            _time(GROUP_EXPIRES),
+            f"`groupExpires` of the stream, {_time(MIN_GROUP_EXPIRES)} to {_time(MAX_GROUP_EXPIRES)}",
+            "it ends; who comes back begins with the oldest event that is stored",
+        ),
+        (
+            "groups of a component on NATS, one for each topic; 17 for each that is ordered",
+            f"{nats_broker.MAX_CONSUMERS:,}, or what the stream or the account has",
+            "`nats stream edit`, see [NATS](brokers/nats.md#limits)",
+            "a stream ends with `UNAVAILABLE`, other subscriptions are a line in the log; those that are there go on",
         ),
         (
             "calls into the application at once",

@@ -207,6 +207,9 @@ class SubscribeOptions:
         ack_wait: Seconds without a sign of life until a delivery is handed out again.
         ephemeral: The group lasts as long as this member: it begins with what is published from now
             on, and is gone soon after the member, with what it has not handled.
+        expires: Seconds without a member after which a group may end, with its place in the topic; None for never. It
+            is for the group's first member to say. One that says None takes it from the group for good, and nobody
+            gives it back. A broker that cannot end a group so keeps it.
     """
 
     group: str
@@ -214,6 +217,7 @@ class SubscribeOptions:
     ordered: bool = False
     ack_wait: float = 15.0
     ephemeral: bool = False
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

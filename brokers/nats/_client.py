@@ -21,7 +21,7 @@ from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavai
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 
-__all__ = ["Answer", "Connection"]
+__all__ = ["TOO_MANY_CONSUMERS", "Answer", "Connection", "check_api", "error_code"]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -30,6 +30,7 @@ STARTING_WAIT = 0.1
 LEAVE_WAIT = 1.0
 CLOSE_WAIT = 5.0
 NO_LEADER = 10008
+TOO_MANY_CONSUMERS = 10026
 IN_PROCESS = 10158
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 # What the server says to wrong credentials; its protocol has no codes, these texts are the client's way, too.
@@ -312,7 +313,7 @@ class Connection:
             answer = await self.call(f"$JS.API.{subject}", body)
             if answer.status != "503":
                 found = cast("JSON", orjson.loads(answer.body))
-                if cast("JSON", found.get("error") or {}).get("err_code") != NO_LEADER:
+                if error_code(found) != NO_LEADER:
                     return found
             await asyncio.sleep(STARTING_WAIT)  # JetStream is still starting behind the server, or elects its leader.
 
@@ -368,6 +369,11 @@ class StoreRefusedError(PublishRejectedError):
     def __init__(self, description: str, err_code: int) -> None:
         self.err_code = err_code
         super().__init__(f"NATS refused to store it: {description}")
+
+
+def error_code(answer: JSON) -> object:
+    """Give the code of a JetStream API answer's error; None where it is none."""
+    return cast("JSON", answer.get("error") or {}).get("err_code")
 
 
 def check_api(answer: JSON, what: str) -> JSON:

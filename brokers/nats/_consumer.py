@@ -11,7 +11,7 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from brokers.nats._client import JSON, Connection, check_api
+from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
 from brokers.shared.handling import run_handler
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, Message
@@ -27,7 +27,8 @@ PULL_HEARTBEAT = 5.0
 PULL_BYTES = 16 * 1024 * 1024
 MISSED_HEARTBEATS = 2.5
 RECREATE_WAIT = 0.5
-EPHEMERAL_SECONDS = 60.0
+EPHEMERAL_SECONDS = 60.0  # Outlives a lost connection, but not a process that died.
+THRESHOLD = "inactive_threshold"
 EXCESS_WAIT = 1.0
 CONSUMER_EXISTS = 10148
 
@@ -49,6 +50,7 @@ class Consumer:
         handler: Handler,
         permits: asyncio.Semaphore | None = None,
         ephemeral: bool = False,
+        expires: float | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -61,6 +63,7 @@ class Consumer:
         self._handler = handler
         self._permits = permits
         self._ephemeral = ephemeral
+        self._expires = EPHEMERAL_SECONDS if ephemeral else expires
         self._queued: set[asyncio.Task[None]] = set()
         self._not_begun: dict[str, bool] = {}
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
@@ -87,23 +90,37 @@ class Consumer:
             "max_deliver": -1,
             "replay_policy": "instant",
         }
-        if self._ephemeral:
-            # Outlives a lost connection, but not a process that died.
-            wanted["inactive_threshold"] = int(EPHEMERAL_SECONDS * 1e9)
-        target = f"{self._stream}.{self._name}"
-        answer = await self._connection.api(
-            f"CONSUMER.CREATE.{target}", {"stream_name": self._stream, "config": wanted, "action": "create"}
-        )
-        if "error" in answer and cast("JSON", answer["error"]).get("err_code") == CONSUMER_EXISTS:
-            existing = check_api(await self._connection.api(f"CONSUMER.INFO.{target}"), f"consumer {self._name}")
+        expires: JSON = {} if self._expires is None else {THRESHOLD: int(self._expires * 1e9)}
+        answer = await self._declare({**wanted, **expires}, "create")
+        code = error_code(answer)
+        if code == CONSUMER_EXISTS:
+            existing = check_api(
+                await self._connection.api(f"CONSUMER.INFO.{self._stream}.{self._name}"), f"consumer {self._name}"
+            )
             config = cast("JSON", existing["config"])
+            if all(config.get(key) == value for key, value in wanted.items()):
+                # Whoever lets a group expire changes none: it would undo what another just took away.
+                if self._expires is None and config.pop(THRESHOLD, None):
+                    lasting = await self._declare(config, "update")
+                    check_api(lasting, f"cannot keep consumer {self._name} of stream {self._stream} from expiring")
+                return
             sides = ", ".join(
                 f"{key} is {config.get(key)!r} and should be {value!r}"
                 for key, value in wanted.items()
                 if config.get(key) != value
             )
             raise TopologyMismatchError(f"consumer {self._name} of stream {self._stream} differs: {sides}")
+        if code == TOO_MANY_CONSUMERS:
+            raise BrokerError(
+                f"cannot create consumer {self._name}: stream {self._stream} has as many as it may, which go on; "
+                "delete those that nobody uses, have groups that only streams use end sooner (groupExpires), or allow "
+                f"more: nats stream edit {self._stream} --max-consumers=…"
+            )
         check_api(answer, f"cannot create consumer {self._name} of stream {self._stream}")
+
+    async def _declare(self, config: JSON, action: str) -> JSON:
+        request: JSON = {"stream_name": self._stream, "config": config, "action": action}
+        return await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", request)
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to fetch; deliveries are handled in ``tasks``."""

@@ -21,7 +21,26 @@ def floors(consumers: list[tuple[str, int]]) -> dict[str, int]:
     Args:
         consumers: Filter subject and acknowledged stream sequence of each.
     """
-    return {subject: min(floor for other, floor in consumers if overlaps(subject, other)) for subject, _ in consumers}
+    lowest: dict[str, int] = {}
+    for subject, floor in consumers:
+        lowest[subject] = min(floor, lowest.get(subject, floor))
+    # There may be thousands, and the event loop waits: a topic is compared with its other lanes and with patterns only.
+    lanes: dict[str | None, list[str]] = {None: []}
+    for subject in lowest:
+        lanes.setdefault(_topic(subject), []).append(subject)
+    found = {}
+    for subject in lowest:
+        topic = _topic(subject)
+        others = lowest if topic is None else (*lanes[topic], *lanes[None])
+        found[subject] = min(lowest[other] for other in others if overlaps(subject, other))
+    return found
+
+
+def _topic(subject: str) -> str | None:
+    """Leave the lane out, the fifth token; None for a pattern, whatever its lane."""
+    tokens = subject.split(".")
+    rest = tokens[:4] + tokens[5:]
+    return None if ">" in tokens or "*" in rest else ".".join(rest)
 
 
 async def trim(connection: Connection, stream: str) -> None:

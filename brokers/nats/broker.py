@@ -14,7 +14,7 @@ from typing import cast
 
 from nats.aio.msg import Msg
 
-from brokers.nats._client import JSON, Connection, check_api
+from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
 from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer
 from brokers.nats._kv import NatsKeyValue
@@ -35,6 +35,9 @@ NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
 OVERDUE = 2.0
+# The server's own limit is 1,000 since 2.15. A whole mesh shares the stream of a component, and an ordered group has 17
+# consumers for each topic.
+MAX_CONSUMERS = 10_000
 MIN_VERSION = (2, 12)
 NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
 HEADER_OVERHEAD_BYTES = 256
@@ -119,12 +122,15 @@ class NatsBroker(Adapter):
             "num_replicas": self._config.replicas or topology.replicas,
             "duplicate_window": min(DEDUP_WINDOW_NS, max_age_ns or DEDUP_WINDOW_NS),
         }
-        await self._ensure_stream(wanted)
+        await self._ensure_stream(wanted, {"max_consumers": MAX_CONSUMERS})
         self._spaces.add(topology.space)
 
-    async def _ensure_stream(self, wanted: JSON) -> None:
+    async def _ensure_stream(self, wanted: JSON, wished: JSON | None = None) -> None:
+        """Create a stream; one that is there may differ in what is wished."""
         name = cast("str", wanted["name"])
-        answer = await self._connection.api(f"STREAM.CREATE.{name}", wanted)
+        answer = await self._connection.api(f"STREAM.CREATE.{name}", {**wanted, **(wished or {})})
+        if error_code(answer) == TOO_MANY_CONSUMERS:  # More than this account may have.
+            answer = await self._connection.api(f"STREAM.CREATE.{name}", wanted)
         if "error" not in answer:
             return
         existing = await self._connection.api(f"STREAM.INFO.{name}")
@@ -208,6 +214,7 @@ class NatsBroker(Adapter):
             handler=handler,
             permits=permits,
             ephemeral=options.ephemeral,
+            expires=options.expires,
         )
 
     async def _trim(self) -> None:

@@ -19,8 +19,8 @@ from brokers.redis._entries import address_of, group_id, parse_message, stream_o
 from brokers.redis._group_scripts import LOOK, RELEASE
 from brokers.redis._reader import Reader
 from brokers.redis._settlements import Entry, Settlements
-from brokers.redis._spaces import EPHEMERAL_MS, Spaces
-from brokers.redis._topic_scripts import DROP
+from brokers.redis._spaces import Spaces, lives_on
+from brokers.redis._topic_scripts import ALIVE, DROP
 from brokers.redis._wire import Argument, Command
 from brokers.shared.handling import run_handler
 from mesh.address import Address
@@ -208,10 +208,13 @@ class Consumer:
         await self._read(room, cursors)
 
     async def _hold(self) -> None:
-        """Wait for room; keep what waits here for it from being taken for silent."""
-        await self._until_changed(self._look_every if self._backlog else math.inf)
+        """Wait for room; keep what waits here for it from being taken for silent, and the group from ending."""
+        lives = lives_on(self._options)
+        await self._until_changed(self._look_every if self._backlog or lives != "" else math.inf)
         for entry in self._backlog:
             self._settlements.extend(entry)
+        if lives != "":
+            await self._commands.run(ALIVE, [self._address.space], self._group, lives)
 
     async def _until_changed(self, longest: float) -> None:
         try:
@@ -228,8 +231,7 @@ class Consumer:
             silence = int(self._options.ack_wait * 1000)
         self._look_at = math.inf
         ordered = int(self._options.ordered)
-        lives_on: Argument = EPHEMERAL_MS if self._options.ephemeral else ""
-        arguments = (self._group, self._name, room, silence, ordered, lives_on, *self._topics)
+        arguments = (self._group, self._name, room, silence, ordered, lives_on(self._options), *self._topics)
         try:
             reply = await self._commands.run(LOOK, [self._address.space], *arguments, repeat=False)
         except BaseException:

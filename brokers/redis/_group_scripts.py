@@ -44,9 +44,9 @@ end
 )
 
 # KEYS: space. ARGV: group id, consumer, room, ms of silence after which entries are taken back (or ''), ordered, ms
-# that an ephemeral group lives on (or ''), topics. Gives entries (topic, id, attempt, fields), ms until the next is due
-# (or -1), where each topic was read up to (in an ordered group without entries; none when too many wait already), and
-# 1 to look again at once.
+# that the group lives on without members (or ''), topics. Gives entries (topic, id, attempt, fields), ms until the
+# next is due (or -1), where each topic was read up to (in an ordered group without entries; none when too many wait
+# already), and 1 to look again at once.
 LOOK = script(
     _GROUP,
     """
@@ -144,7 +144,7 @@ local function read()
 end
 
 if silence ~= '' then
-  if ARGV[6] ~= '' then redis.call('SET', base .. ':e:' .. gid, '', 'PX', ARGV[6]) end
+  if ARGV[6] ~= '' then live_on(gid, ARGV[6]) end
   for _, name in ipairs(names) do reclaim(name) end
 end
 take()

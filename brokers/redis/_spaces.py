@@ -9,11 +9,12 @@ from typing import cast
 
 from brokers.redis._connection import Connection
 from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, TRIM
+from brokers.redis._wire import Argument
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
 from mesh.errors import BrokerError, TopologyMismatchError
 
-__all__ = ["EPHEMERAL_MS", "UNDECLARED", "Spaces"]
+__all__ = ["UNDECLARED", "Spaces", "lives_on"]
 
 logger = logging.getLogger("brokers.redis")
 
@@ -21,6 +22,13 @@ UNDECLARED, OTHER_KIND = -1, -2
 EPHEMERAL_MS = 60_000
 TRIM_INTERVAL = 5.0
 TOPICS_A_CALL = 50
+
+
+def lives_on(options: SubscribeOptions) -> Argument:
+    """Give the ms that a group outlives its members, or nothing."""
+    if options.ephemeral:
+        return EPHEMERAL_MS
+    return "" if options.expires is None else int(options.expires * 1000)
 
 
 class Spaces:
@@ -80,8 +88,8 @@ class Spaces:
             BrokerError: The space was never declared.
             TopologyMismatchError: The group is of another kind.
         """
-        kind = int(options.ordered) + 2 * int(options.ephemeral)
-        arguments = (group, address.name, kind, EPHEMERAL_MS)
+        kind = int(options.ordered) + 2 * int(options.ephemeral) + 4 * int(options.expires is not None)
+        arguments = (group, address.name, kind, lives_on(options))
         reply = await self.commands.run(JOIN, [address.space], *arguments)
         if reply == UNDECLARED and await self.declare_again(address.space):
             reply = await self.commands.run(JOIN, [address.space], *arguments)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 
-__all__ = ["DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
+__all__ = ["ALIVE", "DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
 
 # A space: its limits (KEYS[1]), the topics in it, and the groups by "<group> <pattern>".
 SPACE = """
 local base = KEYS[1]
-local topics, groups = base .. ':topics', base .. ':groups'  -- A group's value is a number: 1 ordered + 2 ephemeral.
+local topics, groups = base .. ':topics', base .. ':groups'  -- A group's value: 1 ordered + 2 ephemeral + 4 expires.
 local function stream(name) return base .. ':s:' .. name end
 local function channel(gid) return base .. ':c:' .. gid end
 local function now()
@@ -55,6 +55,13 @@ local function drop(gid)
   end
   redis.call('HDEL', groups, gid)
   for _, kind in ipairs({':p:', ':w:', ':b:', ':e:'}) do redis.call('DEL', base .. kind .. gid) end
+end
+-- A member's sign of life; how long the group lives on after the last one was said by the first.
+local function live_on(gid, ms)
+  local key = base .. ':e:' .. gid
+  local said = redis.call('GET', key)
+  if said and said ~= '' then ms = said end
+  redis.call('SET', key, ms, 'PX', ms)
 end
 -- A topic's first message or subscriber: every group that wants it begins with it, even one that is away.
 local function register(name)
@@ -109,20 +116,18 @@ return found
 """
 )
 
-# KEYS: space. ARGV: group id, pattern, kind, ms that an ephemeral one outlives its member's last sign of life.
-# Gives the topics, -1 undeclared, -2 it is of another kind.
+# KEYS: space. ARGV: group id, pattern, kind, ms that one outlives its members' last sign of life, if it is ephemeral or
+# expires. Who does not want it to expire takes that from it. Gives the topics, -1 undeclared, -2 it is of another kind.
 JOIN = script(
     SPACE,
     """
-local gid, pattern, kind = ARGV[1], ARGV[2], ARGV[3]
+local gid, pattern, kind, lives_on = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 if redis.call('EXISTS', base) == 0 then return -1 end
-local known, first = redis.call('HGET', groups, gid), '0'
-if known and known ~= kind then return -2 end
-if not known then redis.call('HSET', groups, gid, kind) end
-if tonumber(kind) >= 2 then
-  first = '$'
-  redis.call('SET', base .. ':e:' .. gid, '', 'PX', ARGV[4])
-end
+local known, first = tonumber(redis.call('HGET', groups, gid) or kind), '0'
+if known % 4 ~= kind % 4 then return -2 end
+redis.call('HSET', groups, gid, math.min(known, kind))
+if kind % 4 >= 2 then first = '$' end
+if lives_on ~= '' then live_on(gid, lives_on) end
 if not string.find(pattern, '[*>]') then
   if redis.call('EXISTS', stream(pattern)) == 0 then register(pattern) end
   create(gid, pattern, first)
@@ -141,7 +146,10 @@ return found
     flags=EVEN_OUT_OF_MEMORY,
 )
 
-# KEYS: space. ARGV: a group id, or '' for all ephemeral groups whose member is gone. They end, with what they hold.
+# KEYS: space. ARGV: group id, ms that it lives on. For a member that has no room to look for more.
+ALIVE = script(SPACE, "live_on(ARGV[1], ARGV[2])", flags=EVEN_OUT_OF_MEMORY)
+
+# KEYS: space. ARGV: a group id, or '' for all whose members are gone for too long. They end, with what they hold.
 DROP = script(
     SPACE,
     """

@@ -64,6 +64,7 @@ class SubscriptionSettings:
             ephemeral=broadcast,
             max_in_flight=limit,
             ordered=said.ordered,
+            expires=said.group_expires if subscription.origin == "STREAMING" and not broadcast else None,
         )
         return cls(options, said.raw, said.deduplicate)
 

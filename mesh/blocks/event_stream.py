@@ -175,7 +175,7 @@ class SubscribeStream:
         Raises:
             BadArgumentError: A name in the metadata looks like a known one.
         """
-        near, others = unknown_metadata(self.metadata)
+        near, others = unknown_metadata(self.metadata, stream=True)
         if near:
             raise BadArgumentError("; ".join(message for _, message in near))
         for _, message in others:

@@ -40,6 +40,10 @@ __all__ = [
 
 DEFAULT_MAX_IN_FLIGHT = 64
 MAX_IN_FLIGHT = 10_000
+# As long as events are kept. Whoever is away for longer loses some anyway; and what the group has handled is not kept
+# any more, so that beginning anew it gets nothing twice.
+GROUP_EXPIRES = 7 * 24 * 3600.0
+MIN_GROUP_EXPIRES, MAX_GROUP_EXPIRES = 60.0, 365 * 24 * 3600.0
 _UNCALLABLE = re.compile(r"[\x00-\x20\x7f]")  # What cannot stand in a request line.
 
 
@@ -51,6 +55,7 @@ class Asked:
         deduplicate: Seconds for which an event is known; zero = it is not looked at.
         delivery: To one instance of a group, or to all (``broadcast``).
         group: None = that of the component.
+        group_expires: Seconds for which nobody used a group that only streams have, after which it ends.
         max_in_flight: Deliveries at once.
         ordered: Whether events of one key follow each other.
         raw: Whether events have no envelope.
@@ -59,6 +64,7 @@ class Asked:
     deduplicate: float = 0.0
     delivery: str = "group"
     group: str | None = None
+    group_expires: float = GROUP_EXPIRES
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     ordered: bool = False
     raw: bool = False
@@ -70,11 +76,19 @@ def _delivery(text: str) -> str:
     return text
 
 
+def _group_expires(text: str) -> float:
+    seconds = parse_duration(text)
+    if not MIN_GROUP_EXPIRES <= seconds <= MAX_GROUP_EXPIRES:
+        raise ValueError(f"groupExpires is from 1m to 8760h, not '{text}'")
+    return seconds
+
+
 # The last of two names for one field counts.
 METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "deduplicate": ("deduplicate", parse_duration),
     "delivery": ("delivery", _delivery),
     "group": ("group", str),
+    "groupExpires": ("group_expires", _group_expires),
     "isRawPayload": ("raw", parse_bool),
     "maxInFlight": ("max_in_flight", lambda text: parse_whole(text, least=1, most=MAX_IN_FLIGHT)),
     "ordered": ("ordered", parse_bool),
@@ -207,13 +221,22 @@ def asked(metadata: Mapping[str, str]) -> tuple[Asked, list[tuple[str, str]]]:
     return Asked(**values), wrong  # type: ignore[arg-type]  # each read by the function of its field
 
 
-def unknown_metadata(names: Iterable[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Find names that nothing reads, each with what to say: those that look like a known one, then the others."""
+def unknown_metadata(
+    names: Iterable[str], *, stream: bool = False
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Find names that nothing reads, each with what to say: those that look like a known one, then the others.
+
+    Args:
+        names: As they were given.
+        stream: Whether the subscription is one by a stream.
+    """
     known = {name.casefold() for name in METADATA}
     near: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
     for name in names:
-        if name.casefold() not in known:
+        if name.casefold() == "groupexpires" and not stream:
+            others.append((name, f"the metadata '{name}' has no effect here: only groups of streams expire"))
+        elif name.casefold() not in known:
             guess = did_you_mean(name, METADATA)
             if guess:
                 near.append((name, f"unknown metadata '{name}'; did you mean '{guess}'?"))

@@ -82,6 +82,14 @@ async def test_a_raw_event(shared: tuple[Node, Client]) -> None:
             "INVALID_ARGUMENT",
             "failed deserializing metadata. Error: unknown metadata 'maxInflightt'; did you mean 'maxInFlight'?",
         ),
+        *[
+            (
+                {"pubsub_name": "pubsub", "topic": "t", "metadata": {"groupExpires": wrong}},
+                "INVALID_ARGUMENT",
+                "failed deserializing metadata. Error: groupExpires: ",
+            )
+            for wrong in ("", "x", "0", "-1h", "59s", "8761h")
+        ],
         ({"pubsub_name": "pubsub", "topic": "t" * 2000}, "INVALID_ARGUMENT", "topic is longer than "),
     ],
 )

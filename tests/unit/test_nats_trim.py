@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,21 +20,39 @@ from tests.support.nats import NatsServer, find_nats_server
     ("consumers", "expected"),
     [
         ([], {}),
-        ([("s.*.a", 7)], {"s.*.a": 7}),
-        ([("s.*.a", 7), ("s.*.a", 3)], {"s.*.a": 3}),
-        ([("s.*.a", 7), ("s.*.b", 3)], {"s.*.a": 7, "s.*.b": 3}),
-        ([("s.*.a", 7), ("s.*.>", 3)], {"s.*.a": 3, "s.*.>": 3}),
-        ([("s.*.a.b", 7), ("s.*.a.*", 5), ("s.*.c.*", 0)], {"s.*.a.b": 5, "s.*.a.*": 5, "s.*.c.*": 0}),
-        ([("s.*.a", 9), ("s._.a", 4), ("s.0.a", 6)], {"s.*.a": 4, "s._.a": 4, "s.0.a": 6}),
-        ([("s.*.a", 9), ("s.*.a", 0)], {"s.*.a": 0}),
+        ([("m.n.t.s.*.a", 7)], {"m.n.t.s.*.a": 7}),
+        ([("m.n.t.s.*.a", 7), ("m.n.t.s.*.a", 3)], {"m.n.t.s.*.a": 3}),
+        ([("m.n.t.s.*.a", 7), ("m.n.t.s.*.b", 3)], {"m.n.t.s.*.a": 7, "m.n.t.s.*.b": 3}),
+        ([("m.n.t.s.*.a", 7), ("m.n.t.s.*.>", 3)], {"m.n.t.s.*.a": 3, "m.n.t.s.*.>": 3}),
+        (
+            [("m.n.t.s.*.a.b", 7), ("m.n.t.s.*.a.*", 5), ("m.n.t.s.*.c.*", 0)],
+            {"m.n.t.s.*.a.b": 5, "m.n.t.s.*.a.*": 5, "m.n.t.s.*.c.*": 0},
+        ),
+        (
+            [("m.n.t.s.*.a", 9), ("m.n.t.s._.a", 4), ("m.n.t.s.0.a", 6)],
+            {"m.n.t.s.*.a": 4, "m.n.t.s._.a": 4, "m.n.t.s.0.a": 6},
+        ),
+        ([("m.n.t.s.*.a", 9), ("m.n.t.s.*.a", 0)], {"m.n.t.s.*.a": 0}),
     ],
 )
 def test_floors(consumers: list[tuple[str, int]], expected: dict[str, int]) -> None:
     assert floors(consumers) == expected
 
 
-filters = st.sampled_from(["s.a", "s.b", "s.*", "s.>", "s.a.>", "s.a.b", "s.*.b"])
-subjects = st.sampled_from(["s.a", "s.b", "s.a.b", "s.b.b", "s.a.b.c"])
+def test_floors_of_thousands() -> None:
+    """The event loop waits for it; comparing each with each would take minutes."""
+    consumers = [(f"mesh.n.topic.p.*.rooms.{number}.said", number) for number in range(10_000)]
+    began = time.process_time()
+    found = floors([*consumers, ("mesh.n.topic.p.*.rooms.*.said", 5_000)])
+    assert found["mesh.n.topic.p.*.rooms.7000.said"] == 5_000
+    assert floors(consumers) == dict(consumers)
+    assert time.process_time() - began < 20
+
+
+filters = st.sampled_from(
+    [f"m.n.t.s.{each}" for each in ("1.a", "*.a", "2.b", "*.b", "1.*", "*.*", ">", "1.>", "*.a.>", "1.a.b", "*.*.b")]
+)
+subjects = st.sampled_from([f"m.n.t.s.{each}" for each in ("1.a", "2.a", "1.b", "1.a.b", "2.a.b", "1.b.b", "1.a.b.c")])
 
 
 @given(st.lists(st.tuples(filters, st.integers(0, 9)), max_size=5), subjects, st.integers(1, 9))

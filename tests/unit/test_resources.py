@@ -349,13 +349,14 @@ spec:
   pubsubname: p
   topic: t
   route: /r
-  metadata: {queueType: quorum, ISRAWPAYLOAD: true, maxinflight: 5}
+  metadata: {queueType: quorum, ISRAWPAYLOAD: true, maxinflight: 5, groupexpires: 2h}
 """,
         tmp_path,
     )
-    (warning,) = loaded.warnings
+    warning, other = loaded.warnings
     assert (warning.path, warning.line) == ("spec.metadata.queueType", 9)
     assert warning.message.startswith("the metadata 'queueType' has no effect here (known: ")
+    assert other.message == "the metadata 'groupexpires' has no effect here: only groups of streams expire"
 
 
 def test_http_endpoint(tmp_path: Path) -> None:
@@ -473,7 +474,7 @@ def test_the_application_s_subscriptions() -> None:
         ],
         [
             "subscription of the application to 'a' on 'ps': the metadata 'n' has no effect here (known: deduplicate, "
-            "delivery, group, isRawPayload, maxInFlight, ordered, rawPayload)"
+            "delivery, group, groupExpires, isRawPayload, maxInFlight, ordered, rawPayload)"
         ],
     )
 
