@@ -205,9 +205,11 @@ class GRPCApplication(HTTPApplication):
             self.warn_once(f"{error}; it asks for no topics")
             return ()
         except StatusError as error:
-            if error.code is Code.UNIMPLEMENTED:
-                return ()
-            raise HandlerFailedError(_told(error), int(error.code)) from None
+            if error.code is Code.UNAVAILABLE:
+                raise HandlerFailedError(_told(error), int(error.code)) from None
+            if error.code is not Code.UNIMPLEMENTED:
+                logger.warning("%s to ListTopicSubscriptions: it asks for no topics", _told(error))
+            return ()
         items = MessageToDict(answer).get("subscriptions", [])
         subscriptions, warnings = programmatic_subscriptions(orjson.dumps(items), as_given=True)
         for warning in warnings:

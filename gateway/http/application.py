@@ -30,6 +30,7 @@ PROBE_LONGEST_WAIT = 0.5
 PROBE_SECONDS = 1.0
 STEADY_SECONDS = 1.0
 ANSWER_LIMIT_BYTES = 1024 * 1024
+SUBSCRIBE_SECONDS = 30.0
 SUBSCRIBE_RETRY = 1.0
 # There is no such path, or nothing is got from it: the application asks for nothing.
 NOT_THERE = (404, 405, 501)
@@ -273,12 +274,16 @@ class HTTPApplication:
         told = ""
         while True:
             try:
-                return await self._subscriptions(app_id)
+                async with asyncio.timeout(SUBSCRIBE_SECONDS):
+                    return await self._subscriptions(app_id)
             except (AppFailedError, AppUnreachableError) as error:
-                if str(error) != told:
-                    logger.warning("cannot read the application's subscriptions, trying again: %s", error)
-                told = str(error)
-                await asyncio.sleep(SUBSCRIBE_RETRY)
+                problem = str(error)
+            except TimeoutError:
+                problem = f"no answer within {SUBSCRIBE_SECONDS:g} s"
+            if problem != told:
+                logger.warning("cannot read the application's subscriptions, trying again: %s", problem)
+            told = problem
+            await asyncio.sleep(SUBSCRIBE_RETRY)
 
     async def _subscriptions(self, app_id: str) -> Sequence[Subscription]:
         status, body = await self.get("/dapr/subscribe", [("dapr-app-id", app_id)])

@@ -264,6 +264,19 @@ async def test_subscriptions_are_asked_again(memory: Backbone, tmp_path: Path, m
             await app.until("OnTopicEvent")
 
 
+async def test_who_refuses_to_say_what_it_wants_is_served(
+    memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that answers 401 over HTTP: it is called, and gets what is declared."""
+    declared = yaml("Subscription", "s", {"pubsubname": "pubsub", "topic": "plain", "route": "plain"})
+    async with GRPCApp() as app:
+        app.answers["ListTopicSubscriptions"] = fail("UNAUTHENTICATED", "no token")
+        async with gateway(memory, tmp_path, resources=DEFAULTS + declared, **on(app)) as node:
+            await node.publish("plain")
+            await app.until("OnTopicEvent")
+    assert "UNAUTHENTICATED: no token to ListTopicSubscriptions: it asks for no topics" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["OnBulkTopicEvent", "OnBulkTopicEventAlpha1", "none"])
 async def test_batches(memory: Backbone, tmp_path: Path, name: str) -> None:
     """By the new method or the old one; an entry has an event, or the bytes of a raw one."""
