@@ -18,7 +18,7 @@ from httpunk.h2.server import ServerRequest
 from gateway.http2.fields import CONNECTION_WINDOW_BYTES, LIST_FACTOR, SECTION_FACTOR, STREAM_WINDOW_BYTES, Frames
 from gateway.http2.patience import HeldBack
 
-__all__ = ["HTTP2Connections"]
+__all__ = ["HTTP2Connections", "Handler"]
 
 logger = logging.getLogger(__name__)
 
