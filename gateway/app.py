@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -177,7 +177,9 @@ class Gateway:
                 token=config.tokens.api,
                 allowed_origins=config.allowed_origins,
                 api_logging=config.api_logging,
-                load_http2=partial(_load_http2, config=config) if config.h2c else None,
+                load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
+                if config.h2c
+                else None,
             )
             socket_path = None
             if config.unix_socket_dir is not None:
@@ -185,7 +187,7 @@ class Gateway:
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            load = partial(build_grpc, api)
+            load = partial(build_grpc, api, 0 if socket_path else self.port)
             grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             self.outbound_ready = True
@@ -236,13 +238,14 @@ class Gateway:
         return await self._application.subscriptions(self.app_id)
 
 
-def _load_http2(handler: Handler, *, config: GatewayConfig) -> Connections:
+def _load_http2(handler: Handler, *, config: GatewayConfig, grpc_port: Callable[[], int]) -> Connections:
     """Load what serves the HTTP API over HTTP/2."""
+    from gateway.grpc.ports import without_grpc
     from gateway.http2.answering import Answering  # Takes some milliseconds, for clients of HTTP/2 alone.
     from gateway.http2.server import HTTP2Connections
 
     answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
-    return HTTP2Connections(answering.answer, config.max_header_bytes)
+    return HTTP2Connections(without_grpc(answering.answer, grpc_port), config.max_header_bytes)
 
 
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:

@@ -18,8 +18,9 @@ __all__ = ["build_grpc"]
 _VERSION = re.compile(r"(Alpha|Beta)(\d)\Z")
 
 
-def build_grpc(api: API, rows: Sequence[RPC] = RPCS) -> HTTP2Connections:
-    """Make what serves connections."""
+def build_grpc(api: API, http_port: int, rows: Sequence[RPC] = RPCS) -> HTTP2Connections:
+    """Make what serves connections; clients of HTTP are told its port, 0 for a socket file."""
+    from gateway.grpc.ports import HTTP_1_ANSWER, not_grpc
     from gateway.grpc.proxy import pass_on
     from gateway.grpc.service import Service
     from gateway.http2.server import HTTP2Connections
@@ -30,4 +31,7 @@ def build_grpc(api: API, rows: Sequence[RPC] = RPCS) -> HTTP2Connections:
         return is_allowed(row.api, version, api.allowed, "grpc")
 
     proxy = pass_on if is_allowed("invoke", "v1.0", api.allowed, "grpc") else None
-    return HTTP2Connections(Service(api, rows, allowed, proxy).handle, api.config.max_header_bytes)
+    elsewhere = not_grpc(http_port)
+    handle = Service(api, rows, allowed, proxy, elsewhere.encode()).handle
+    http_1 = HTTP_1_ANSWER.format(size=len(elsewhere), text=elsewhere)
+    return HTTP2Connections(handle, api.config.max_header_bytes, http_1.encode())

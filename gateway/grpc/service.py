@@ -55,7 +55,12 @@ class Service:
     """The API for clients of gRPC."""
 
     def __init__(
-        self, api: API, rows: Sequence[RPC], is_allowed: Callable[[RPC, str], bool], proxy: Proxy | None
+        self,
+        api: API,
+        rows: Sequence[RPC],
+        is_allowed: Callable[[RPC, str], bool],
+        proxy: Proxy | None,
+        not_grpc: bytes = b"",
     ) -> None:
         """Prepare.
 
@@ -64,7 +69,9 @@ class Service:
             rows: The table.
             is_allowed: Tells whether a Configuration allows a row under one of its names.
             proxy: Passes on what is no method of the API and names an application; None = that is not allowed.
+            not_grpc: Told to who speaks HTTP/2, but not gRPC.
         """
+        self._not_grpc = not_grpc
         self._api, self._proxy = api, proxy
         self._token = None if api.config.tokens.api is None else api.config.tokens.api.encode()
         described = service(SERVICE)
@@ -88,7 +95,9 @@ class Service:
             return
         kind = request.headers.get("content-type", b"").decode("utf-8", "replace")
         if request.method != "POST" or not is_type(kind):
-            await request.respond(UNSUPPORTED_MEDIA_TYPE)
+            await request.respond(
+                UNSUPPORTED_MEDIA_TYPE, headers=[("content-type", "text/plain")], body=self._not_grpc or None
+            )
             return
         started = time.monotonic()
         outcome: StatusError | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from httpunk.h2.server import ServerRequest
 from gateway.http2.fields import CONNECTION_WINDOW_BYTES, LIST_FACTOR, SECTION_FACTOR, STREAM_WINDOW_BYTES, Frames
 from gateway.http2.patience import HeldBack
 
-__all__ = ["HTTP2Connections"]
+__all__ = ["HTTP2Connections", "Handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ CLOSING_SECONDS = 1.0
 PREFACE_BYTES = 24
 # What is held of an answer that its client does not read, however large a window it offers; there may be many of them.
 UNREAD_BYTES = 128 * 1024
+
+_HTTP_1 = re.compile(rb"(?!PRI )[A-Z]{3,}[A-Z-]* /")
 
 Handler = Callable[[ServerRequest, object], Awaitable[None]]
 """Answers a request of a peer, who is named as the socket does it."""
@@ -40,13 +43,13 @@ class _Connection(HeldBack, H2ServerProtocol):
         super().__init__()
         self._connections = connections
         self._open = 0
+        self._greeted = False
         self._wire: asyncio.Transport
         self._peer: object = None
         self._greeting: asyncio.TimerHandle
         self._frames = Frames(connections.max_header_bytes * SECTION_FACTOR, PREFACE_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[no-untyped-call]
         self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance.
         self._peer = transport.get_extra_info("peername")
         self._greeting = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self.give_up)
@@ -54,6 +57,13 @@ class _Connection(HeldBack, H2ServerProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._greeting.cancel()
+        if not self._greeted:
+            self._greeted = True
+            if self._connections.http_1 is not None and _HTTP_1.match(data):
+                self._wire.write(self._connections.http_1)
+                self._wire.close()
+                return
+            super().connection_made(self._wire)  # type: ignore[no-untyped-call]  # It is spoken to from here on.
         if not self._frames.take(data):
             self.give_up()
             return
@@ -62,7 +72,11 @@ class _Connection(HeldBack, H2ServerProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._greeting.cancel()
         self._connections.discard(self)
-        super().connection_lost(exc)
+        if self._serve_task is not None:
+            super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:
+        return super().eof_received() if self._serve_task is not None else None  # type: ignore[no-untyped-call]
 
     @property
     def idle(self) -> bool:
@@ -104,8 +118,8 @@ class _Connection(HeldBack, H2ServerProtocol):
 
     async def stopped(self) -> None:
         """End whatever is left of it."""
-        assert self._serve_task is not None
-        self._serve_task.cancel()
+        if self._serve_task is not None:
+            self._serve_task.cancel()
         self.give_up()
         await self.wait_closed()
 
@@ -113,13 +127,15 @@ class _Connection(HeldBack, H2ServerProtocol):
 class HTTP2Connections:
     """Those that are open, of a bounded number: of too many, an idle one that was silent longest makes room."""
 
-    def __init__(self, handler: Handler, max_header_bytes: int) -> None:
+    def __init__(self, handler: Handler, max_header_bytes: int, http_1: bytes | None = None) -> None:
         """Prepare.
 
         Args:
             handler: Answers one request.
             max_header_bytes: Largest header section.
+            http_1: What a client gets that begins with a request of HTTP/1.1; None = as others that are wrong.
         """
+        self.http_1 = http_1
         self.handler = handler
         self.max_header_bytes = max_header_bytes
         self._open: dict[_Connection, None] = {}  # Those that have asked last stand last.

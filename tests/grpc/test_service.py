@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc.aio
 import pytest
 import pytest_asyncio
 
@@ -141,6 +142,23 @@ async def test_not_grpc(node: Node, method: str, kind: str) -> None:
         http2.call(method, GET, headers, b"") as answer,
     ):
         assert answer.status == 415
+        told = b"".join([part async for part in answer.parts()]).decode()
+        assert told == f"this port speaks gRPC; the HTTP API is on port {node.gateway.port}\n"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_http_1(node: Node) -> None:
+    for request in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /v1.0/publish/a/b HTTP/1.1\r\n"):
+        told = (await answered(node, request)).decode()
+        assert told.startswith("HTTP/1.1 400 Bad Request\r\n")
+        assert told.endswith(f"\r\n\r\nthis port speaks gRPC; the HTTP API is on port {node.gateway.port}\n")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_grpc_on_the_port_of_http(node: Node) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{node.gateway.port}") as channel:
+        told = await refused(Client(channel), "GetState", store_name="statestore", key="k")
+    assert told == ("UNIMPLEMENTED", f"this port speaks HTTP; the gRPC API is on port {node.gateway.grpc_port}")
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -234,7 +252,6 @@ def kinds(frames: bytes) -> list[int]:
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="HTTP/1.1"),
         pytest.param(bytes(64), id="zeros"),
         pytest.param(PREFACE + b"GET / HTTP/1.1\r\n\r\n", id="a frame that is too large"),
         pytest.param(PREFACE + SETTINGS + bytes([0, 0, 1, 1, 4, 0, 0, 0, 1, 0x80]), id="a header of index 0"),
@@ -269,7 +286,7 @@ async def test_silent_clients(memory: Backbone, tmp_path: Path, monkeypatch: pyt
     """One that says nothing is let go."""
     monkeypatch.setattr(server, "PREFACE_SECONDS", 0.1)
     async with gateway(memory, tmp_path) as node:
-        assert kinds(await answered(node, b""))[0] == SETTINGS[3]
+        assert await answered(node, b"") == b""
 
 
 async def test_too_many_connections(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
