@@ -127,7 +127,8 @@ async def open_binding(component: Component, parts: Parts) -> BindingComponent:
         adapter.remember_in(component.name, Prefixed(records, f"{component.name}||"))
     await parts.stack.enter_async_context(adapter)
     own = parts.caller.app_id
-    placement = component.placement or ("local" if getattr(adapter, "bound", False) else "nearest")
+    usual = "local" if getattr(adapter, "bound", False) else parts.configuration.spec.placement
+    placement = component.placement or usual or "nearest"
     if opened.input is not None and placement != "local":
         mine = None if placement == "backbone" else own
         others = read_for_others(parts, opened.input, opened.source, component.scopes, mine, opened.ending)
