@@ -5,7 +5,7 @@ Source: reference/dapr-surface.md 0.5, 1.11, 2.7.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import orjson
@@ -13,6 +13,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from bindings.cron import CronBinding, CronSettings, parse_schedule
+from mesh.blocks.binding_contract import BindingEvent, Reading
+from mesh.blocks.records import LazyRecords
+from mesh.blocks.store import StateStore
+from mesh.errors import RecordsMissingError
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, component, error, gateway
 from tests.support.eventually import eventually
 
@@ -170,12 +175,12 @@ async def test_files(node: Node) -> None:
 EVERY = {"schedule": "@every 1s"}
 
 
-async def test_an_application_that_wants_it_gets_ticks(module_backbone: Backbone, tmp_path: Path) -> None:
+async def test_an_application_that_wants_it_gets_ticks(memory: Backbone, tmp_path: Path) -> None:
     """Asked by OPTIONS at its route; posted with the headers of the surface."""
     async with App() as app:
         resources = component("tick", "bindings.cron", route="/clock", **EVERY)
-        async with gateway(module_backbone, tmp_path, app=app, app_id="ticked", resources=resources):
-            await eventually(lambda: app.until("/clock", 3))
+        async with gateway(memory, tmp_path, app=app, app_id="ticked", resources=resources):
+            await app.until("/clock", 3)
     first, *ticks = app.at("/clock")
     assert first.method == "OPTIONS"
     assert {tick.method for tick in ticks} == {"POST"}
@@ -188,26 +193,27 @@ async def test_an_application_that_wants_it_gets_ticks(module_backbone: Backbone
     assert len(set(times)) == len(times)
 
 
-@pytest.mark.parametrize(("status", "wanted"), [(200, True), (405, True), (404, False), (500, False)])
-async def test_the_probe(module_backbone: Backbone, tmp_path: Path, status: int, wanted: bool) -> None:
-    """What is answered to it decides; a binding beside it shows when a tick has passed."""
+async def test_the_probe(memory: Backbone, tmp_path: Path) -> None:
+    """What is answered to it decides; one that is not asked about shows when ticks have passed."""
+    asked = {200: True, 204: True, 405: True, 404: False, 500: False}
     async with App() as app:
 
-        def answer(got: Got, request: web.BaseRequest) -> web.Response:
-            return web.Response(status=status if got.method == "OPTIONS" else 200)
+        def answering(status: int) -> Callable[[Got, web.BaseRequest], web.Response]:
+            return lambda got, _: web.Response(status=status if got.method == "OPTIONS" else 200)
 
-        app.answers["/asked"] = answer
-        resources = component("asked", "bindings.cron", **EVERY) + component(
-            "sure", "bindings.cron", direction="input", **EVERY
-        )
-        async with gateway(module_backbone, tmp_path, app=app, app_id=f"probed{status}", resources=resources):
-            await app.until("/sure", 3)
-            if wanted:
-                await app.until("/asked", 2)
+        for status in asked:
+            app.answers[f"/b{status}"] = answering(status)
+        resources = "".join(component(f"b{status}", "bindings.cron", **EVERY) for status in asked)
+        resources += component("sure", "bindings.cron", direction="input", **EVERY)
+        async with gateway(memory, tmp_path, app=app, resources=resources):
+            await app.until("/sure", 2)
+            for status, wanted in asked.items():
+                await app.until(f"/b{status}", 2 if wanted else 1)
     assert "OPTIONS" not in {got.method for got in app.at("/sure")}
-    methods = [got.method for got in app.at("/asked")]
-    assert methods[0] == "OPTIONS"
-    assert ("POST" in methods) is wanted
+    for status, wanted in asked.items():
+        methods = [got.method for got in app.at(f"/b{status}")]
+        assert methods[0] == "OPTIONS"
+        assert ("POST" in methods) is wanted
 
 
 async def test_a_host_triggers_applications_of_its_scopes(nats: Backbone, tmp_path: Path) -> None:
@@ -240,6 +246,28 @@ async def test_instances_and_hosts_share_the_ticks(nats: Backbone, tmp_path: Pat
     assert len(set(times)) == len(times)
 
 
+async def test_without_a_store_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Then every instance fires, as is logged at start; the schedule works."""
+    records: list[BindingEvent] = []
+
+    async def handle(event: BindingEvent) -> bytes:
+        records.append(event)
+        return b""
+
+    async def missing(name: str) -> StateStore:
+        raise RecordsMissingError("there is no place")
+
+    binding = CronBinding(CronSettings(parse_schedule("@every 1s")))
+    binding.remember_in("tick", LazyRecords("bindings", missing))
+    async with binding, binding.reading(Reading("tick", "app", handle)):
+        await eventually(lambda: _there(records))
+    assert "every host and instance fires each tick: there is no place" in caplog.text
+
+
+def _there(records: list[BindingEvent]) -> None:
+    assert records
+
+
 async def test_delete_ends_a_schedule_for_all(nats: Backbone, tmp_path: Path) -> None:
     """The operation of the binding, asked of one of two gateways."""
     resources = component("ended", "bindings.cron", **EVERY) + component("going", "bindings.cron", **EVERY)
@@ -255,7 +283,7 @@ async def test_delete_ends_a_schedule_for_all(nats: Backbone, tmp_path: Path) ->
         assert len(app.at("/ended")) <= count + 1  # One may have been on its way.
 
 
-async def test_a_policy_tries_again(module_backbone: Backbone, tmp_path: Path) -> None:
+async def test_a_policy_tries_again(memory: Backbone, tmp_path: Path) -> None:
     """A tick that the application does not take is handed over again by the inbound policy alone."""
     policy = {
         "policies": {"retries": {"often": {"policy": "constant", "duration": "10ms", "maxRetries": 2}}},
@@ -271,7 +299,7 @@ async def test_a_policy_tries_again(module_backbone: Backbone, tmp_path: Path) -
     async with App() as app:
         for path in ("/retried", "/plain"):
             app.answer(path, 500)
-        async with gateway(module_backbone, tmp_path, app=app, app_id="retrier", resources=resources + "\n"):
+        async with gateway(memory, tmp_path, app=app, app_id="retrier", resources=resources + "\n"):
             await app.until("/retried", 4)
             await app.until("/plain", 2)
     times = [got.headers["readtimeutc"] for got in app.at("/retried")]
