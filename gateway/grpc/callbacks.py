@@ -16,7 +16,7 @@ from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import StatusError
 from gateway.status import Code
 from mesh.application import DROP_REASON, Headers, Kind
-from mesh.errors import AppFailedError
+from mesh.errors import AppFailedError, EventError
 
 __all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "NotServedError"]
 
