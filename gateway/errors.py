@@ -96,6 +96,10 @@ _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 _BAD_ARGUMENT = Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}")
 
+_BINDING = "ERR_INVOKE_OUTPUT_BINDING"
+_NO_BINDING = Row(
+    500, "INTERNAL", _BINDING, "error invoking output binding {target}: couldn't find output binding {target}"
+)
 _INVOKE = Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}")
 _INVOKE_UNAVAILABLE = _INVOKE._replace(grpc="UNAVAILABLE")
 
@@ -288,6 +292,9 @@ ERRORS: Mapping[str, Row] = {
     "lock/BAD_ARGUMENT": _BAD_ARGUMENT,
     "lock.acquire": Row(500, "INTERNAL", "ERR_TRY_LOCK", "failed to try acquiring lock: {error}"),
     "lock.release": Row(500, "INTERNAL", "ERR_UNLOCK", "failed to release lock: {error}"),
+    "bindings/COMPONENT_NOT_CONFIGURED": _NO_BINDING,
+    "bindings/COMPONENT_NOT_FOUND": _NO_BINDING,
+    "bindings.invoke": Row(500, "INTERNAL", _BINDING, "error invoking output binding {target}: {error}"),
     "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),
     "invocation.invoke/NOT_SPOKEN": _INVOKE._replace(grpc="UNIMPLEMENTED"),
     "invocation.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),

@@ -13,6 +13,9 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.keepers.<node>                one node
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
+    mesh.<namespace>.bindings.<app id>             events of input bindings for an application
+    mesh.<namespace>.readers                       broadcast to those who read input bindings for others
+    mesh.<namespace>.triggered                     broadcast to those whose application events may be for
     <what is served>.members                       broadcast to those who serve it
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
@@ -39,6 +42,7 @@ __all__ = [
     "app",
     "asker",
     "back",
+    "bindings",
     "component",
     "decode_token",
     "encode_token",
@@ -48,9 +52,11 @@ __all__ = [
     "members",
     "nodes",
     "overlaps",
+    "readers",
     "seen",
     "store",
     "topic",
+    "triggered",
 ]
 
 MAX_TOPIC_BYTES = 512
@@ -198,6 +204,21 @@ def seen(namespace: str, app_id: str) -> Address:
 def back(namespace: str, app_id: str) -> Address:
     """Address those who wait for an application."""
     return _of_nodes(namespace, "back", app_id)
+
+
+def bindings(namespace: str, app_id: str) -> Address:
+    """Address the events of input bindings for an application."""
+    return _of_nodes(namespace, "bindings", app_id)
+
+
+def readers(namespace: str) -> Address:
+    """Address every node that reads input bindings for others."""
+    return _of_nodes(namespace, "readers")
+
+
+def triggered(namespace: str) -> Address:
+    """Address every node whose application may be triggered."""
+    return _of_nodes(namespace, "triggered")
 
 
 def _of_nodes(namespace: str, what: str, name: str = "") -> Address:

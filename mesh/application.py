@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 __all__ = ["DROP_REASON", "AppResponse", "Application", "Headers", "Kind"]
 
 Headers = Sequence[tuple[str, str]]
-Kind = Literal["event", "events", "change"]
-"""What is posted: one event, a batch of them, a change of a configuration."""
+Kind = Literal["event", "events", "change", "binding"]
+"""What is posted: one event, a batch of them, a change of a configuration, an event of an input binding."""
 DROP_REASON = "mesh-reason"
 """Member of an entry in the answer to a batch: why that is dropped, where it was not the application who said so."""
 
@@ -71,6 +71,18 @@ class Application(Protocol):
             AppUnreachableError: Nothing reached it.
             HandlerFailedError: It failed, and could say so.
             AppFailedError: It broke off.
+        """
+
+    async def wants(self, name: str, path: str) -> bool:
+        """Tell whether it wants the events of an input binding.
+
+        Args:
+            name: The component's.
+            path: The route.
+
+        Raises:
+            AppUnreachableError: Nothing reached it.
+            AppFailedError: It did not say.
         """
 
     async def until_reachable(self) -> None:

@@ -70,6 +70,10 @@ class FastStreamApplication:
         self.methods: dict[tuple[str, str], Subscriber] = {}
         self.started = asyncio.Event()
 
+    async def wants(self, name: str, path: str) -> bool:
+        """Want nothing of bindings: FastStream has no word for them."""
+        return False
+
     async def until_reachable(self) -> None:
         """Wait until FastStream has started."""
         await self.started.wait()

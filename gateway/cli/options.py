@@ -195,7 +195,7 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--metrics-listen-address",), "text"), "there is no metrics endpoint yet"),
         (Flag(("--dapr-public-port",), "text"), "there is one API port"),
         (Flag(("--dapr-public-listen-address",), "text"), "there is one API port"),
-        (Flag(("--app-binding-options-timeout",), "text"), "there are no input bindings yet"),
+        (Flag(("--app-binding-options-timeout",), "text"), "an application has 3 s to say what it wants"),
         (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
         (Flag(("--hot-reload-reconcile-interval",), "text"), "resource files are looked at every second"),
         (Flag(("--runtime-path", "--dapr-path"), "text"), "there is no runtime that would have to be found"),

@@ -64,6 +64,7 @@ _NOT_SHOWN = frozenset(("content-type", "content-length"))
 
 _InvokeRequest, _InvokeResponse = message("InvokeRequest", COMMON), message("InvokeResponse", COMMON)
 _Subscriptions, _Healthy = message("ListTopicSubscriptionsResponse"), message("HealthCheckResponse")
+_InputBindings = message("ListInputBindingsResponse")
 _VERBS = dict(message("HTTPExtension", COMMON).Verb.items())
 
 
@@ -164,6 +165,16 @@ class GRPCApplication(HTTPApplication):
             return 200, await callback(self, path, headers, body)
         except StatusError as error:
             raise HandlerFailedError(_told(error), int(error.code)) from None
+
+    async def wants(self, name: str, path: str) -> bool:
+        """Ask for the names of all that it wants."""
+        try:
+            answer, _ = await self.ask(CALLBACK, "ListInputBindings", b"", _InputBindings)
+        except StatusError as error:
+            if error.code is Code.UNIMPLEMENTED:
+                return False
+            raise HandlerFailedError(_told(error), int(error.code)) from None
+        return name in answer.bindings
 
     async def ask(
         self, service: str, name: str, request: bytes, gives: Any, headers: Headers = ()

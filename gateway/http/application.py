@@ -261,6 +261,11 @@ class HTTPApplication:
         async with self.call("POST", path if path[:1] == "/" else f"/{path}", headers, body) as response:
             return response.status, await _read(response) or b""
 
+    async def wants(self, name: str, path: str) -> bool:
+        """Ask by ``OPTIONS``; who has no such verb has the route."""
+        async with self.call("OPTIONS", path if path[:1] == "/" else f"/{path}", (), b"") as response:
+            return 200 <= response.status < 300 or response.status == 405
+
     async def get(self, path: str, headers: Headers) -> tuple[int, bytes]:
         """Get a small answer; its body is what was asked for, so that one beyond 1 MiB is a failure."""
         async with self.call("GET", path, headers, b"") as response:

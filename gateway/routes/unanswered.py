@@ -13,7 +13,6 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 # The building blocks that are not there yet, by what their paths begin with.
 MISSING = {
     "actors": "actors",
-    "bindings": "bindings",
     "conversation": "conversation",
     "crypto": "cryptography",
     "jobs": "jobs",
@@ -22,7 +21,6 @@ MISSING = {
 }
 # As above, by the names of gRPC's methods, or by the paths of those of other services.
 MISSING_RPCS = {
-    r"InvokeBinding": "bindings",
     r"(Un)?[Rr]egisterActor\w*|ListActor\w*|GetActor\w*|ExecuteActor\w*|InvokeActor|SubscribeActor\w*": "actors",
     r"EncryptAlpha1|DecryptAlpha1|Subtle\w*": "cryptography",
     r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",

@@ -130,6 +130,10 @@ class EventStream:
             if self._pending.get(identity) is entry:
                 del self._pending[identity]
 
+    async def wants(self, name: str, path: str) -> bool:
+        """Want nothing of bindings."""
+        return False
+
     async def until_reachable(self) -> None:
         """Do not wait: a stream that has ended is not back.
 

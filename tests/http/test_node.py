@@ -54,7 +54,7 @@ def no_api(name: str) -> dict[str, object]:
     [
         ("POST", "/v1.0-alpha1/jobs/j", "jobs"),
         ("POST", "/v1.0/jobs/j", "jobs"),
-        ("POST", "/v1.0/bindings/b", "bindings"),
+        ("POST", "/v1.0/actors/b/c/method/m", "actors"),
         ("PUT", "/v1.0/actors/t/1/method/m", "actors"),
         ("POST", "/v1.0-alpha2/conversation/c/converse", "conversation"),
         ("PUT", "/v1.0-alpha1/crypto/c/encrypt", "cryptography"),

@@ -1,0 +1,160 @@
+"""Files in a folder of this machine. No path leads out of it, through symbolic links neither.
+
+Source: Dapr 1.18, the local storage binding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from uuid import uuid4
+
+import orjson
+
+from mesh.adapter import ComponentAdapter
+from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
+from mesh.resources.settings import setting
+
+__all__ = ["LocalStorageBinding"]
+
+MAX_READ_BYTES = 256 * 1024 * 1024
+MAX_LISTED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStorageSettings:
+    """What is read of a component."""
+
+    root: str = setting("rootPath", "The folder; made if it is not there.", required=True, example="/var/lib/files")
+
+
+class LocalStorageBinding(ComponentAdapter):
+    """Files in a folder."""
+
+    title = "Writes, reads, lists, renames and deletes files in a folder of this machine."
+    tested = "the file system"
+    settings: ClassVar[type[LocalStorageSettings]] = LocalStorageSettings
+    bound = True
+
+    def __init__(self, settings: LocalStorageSettings) -> None:
+        """Prepare."""
+        super().__init__(settings)
+        self._root = Path(settings.root)
+        self._known: dict[str, Callable[[Invoke], Invoked | None]] = {
+            "create": self._create,
+            "get": self._get,
+            "list": self._list,
+            "delete": self._delete,
+            "rename": self._rename,
+            "move": self._rename,
+        }
+        self.operations = tuple(self._known)
+
+    async def _enter(self) -> None:
+        try:
+            self._root = await asyncio.to_thread(self._make)
+        except OSError as error:
+            raise self._problem(f"cannot use the folder {self._root}: {error.strerror or error}", "rootPath") from error
+
+    def _make(self) -> Path:
+        self._root.mkdir(parents=True, exist_ok=True)
+        return self._root.resolve(strict=True)
+
+    async def invoke(self, asked: Invoke) -> Invoked | None:
+        """Do what is asked, in a thread."""
+        try:
+            return await asyncio.to_thread(self._known[asked.operation], asked)
+        except OSError as error:
+            name = asked.metadata.get("fileName", "")
+            if isinstance(error, FileNotFoundError):
+                raise BindingError(f"file not found: {name}") from None
+            raise BindingError(f"{asked.operation} {name}: {error.strerror or error}") from error
+
+    def _path(self, name: str, what: str = "fileName") -> Path:
+        """Find a file's place; raises ``BindingError`` where that is outside of the folder."""
+        if not name:
+            raise BindingError(f"the metadata {what} are missing: the path of the file")
+        if "\0" in name:
+            raise BindingError(f"{what} holds a zero byte")
+        try:
+            path = (self._root / name.lstrip("/")).resolve()
+        except RuntimeError:  # Links that go round.
+            path = self._root.parent
+        if path == self._root or not path.is_relative_to(self._root):
+            raise BindingError(f"{what} {name!r} is not within the folder")
+        return path
+
+    def _create(self, asked: Invoke) -> Invoked:
+        name = asked.metadata.get("fileName") or str(uuid4())
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever reads it meanwhile has the former one, and after a crash there is one of them, whole.
+        beside = path.parent / f".{secrets.token_hex(8)}.part"
+        try:
+            with beside.open("xb") as file:
+                file.write(_decoded(asked.data))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return Invoked(orjson.dumps({"fileName": name}))
+
+    def _get(self, asked: Invoke) -> Invoked:
+        path = self._path(asked.metadata.get("fileName", ""))
+        with path.open("rb") as file:
+            data = file.read(MAX_READ_BYTES + 1)
+        if len(data) > MAX_READ_BYTES:
+            raise BindingError(f"{asked.metadata['fileName']} is larger than {MAX_READ_BYTES} bytes")
+        return Invoked(data)
+
+    def _delete(self, asked: Invoke) -> None:
+        self._path(asked.metadata.get("fileName", "")).unlink()
+
+    def _rename(self, asked: Invoke) -> Invoked:
+        source = self._path(asked.metadata.get("fileName", ""))
+        name = asked.metadata.get("destinationFile", "")
+        target = self._path(name, "destinationFile")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        return Invoked(orjson.dumps({"fileName": name}))
+
+    def _list(self, asked: Invoke) -> Invoked:
+        name = asked.metadata.get("fileName", "").strip("/")
+        path = self._path(name) if name not in ("", ".") else self._root
+        if path.is_file():
+            return Invoked(orjson.dumps([str(path)]))
+        if not path.is_dir():
+            raise FileNotFoundError
+        found: list[str] = []
+        for each in _files(path):
+            if len(found) >= MAX_LISTED:
+                raise BindingError(f"there are more than {MAX_LISTED} files")
+            found.append(each)
+        return Invoked(orjson.dumps(sorted(found)))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Iterate over the files in a folder and those in it; links are not followed."""
+    for at, _, names in os.walk(folder):
+        yield from (str(Path(at) / name) for name in names if not name.endswith(".part"))
+
+
+def _decoded(data: bytes) -> bytes:
+    """Give what is written: a JSON string without its quotes, and what it encodes by base64, if it does."""
+    text: object = data
+    with suppress(orjson.JSONDecodeError):
+        text = orjson.loads(data)
+    raw = text.encode() if isinstance(text, str) else data
+    try:
+        return base64.b64decode(raw, validate=True)
+    except (binascii.Error, ValueError):
+        return raw

@@ -1,0 +1,187 @@
+"""Bindings: calls to what is outside of the mesh, and events from there.
+
+What adapters implement stands in ``mesh/blocks/binding_contract.py``; how events reach applications in
+``mesh/blocks/binding_events.py``.
+
+Source: Dapr 1.18, the bindings API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+from mesh.blocks.binding_contract import BindingError, InputBinding, Invoke, Invoked, OutputBinding, Remembering
+from mesh.blocks.binding_events import Here, Source, announced, read, read_for_others
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.components import ComponentService
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed
+from mesh.errors import ComponentNotFoundError, ConfigError
+from mesh.operation import Method, Operation
+from mesh.resources.settings import Setting
+from mesh.scopes import in_scope
+from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.resources.component import Component
+
+__all__ = ["BLOCK", "INVOKE", "BindingComponent", "Bindings", "open_binding"]
+
+RECORDS = "bindings"
+DIRECTIONS = ("input", "output")
+INVOKE = Method("bindings", "invoke", Invoke, Invoked | None, seconds=60.0)
+
+SETTINGS = (
+    Setting(
+        "direction",
+        "What it is used as: `input`, `output`, or `input, output`; with `input` the application is not asked.",
+        example="input",
+    ),
+    Setting("route", "The path that events are posted to; if not set, the component's name.", example="/orders"),
+)
+
+
+class BindingComponent:
+    """A configured binding; its function is the block's method.
+
+    Attributes:
+        name: The component's.
+        input: What reads its source; None = it is used as an output alone, or is one.
+        store: The adapter.
+        source: What applications are told of it.
+        ending: Set when it is about to be closed.
+    """
+
+    def __init__(self, component: Component, adapter: object, directions: Sequence[str]) -> None:
+        """Use an open adapter.
+
+        Raises:
+            ConfigError: It has none of the directions.
+        """
+        self.name = component.name
+        self.store = adapter
+        used = directions or DIRECTIONS
+        self.input = adapter if isinstance(adapter, InputBinding) and "input" in used else None
+        self._output = adapter if isinstance(adapter, OutputBinding) and "output" in used else None
+        if self.input is None and self._output is None:
+            known = " and ".join(_directions_of(type(adapter)))
+            raise ConfigError(component.problem(f"{component.type} is {known} only", setting="direction"))
+        self.source = Source(self.name, _route(component), "input" in directions)
+        self.ending = asyncio.Event()
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """What metadata tells."""
+        return ("INPUT_BINDING",) * (self.input is not None) + ("OUTPUT_BINDING",) * (self._output is not None)
+
+    def leave(self) -> None:
+        """Read no more for others: it is about to be closed."""
+        self.ending.set()
+
+    async def invoke(self, operation: Operation) -> Invoked | None:
+        """Make a call."""
+        output, asked, context = self._output, cast("Invoke", operation.arguments), operation.context
+        if output is None:
+            raise ComponentNotFoundError(self.name, f"couldn't find output binding {self.name}")
+        if asked.operation not in output.operations:
+            known = " ".join(output.operations)
+            raise BindingError(
+                f"binding {self.name} does not support operation {asked.operation}. supported operations:{known}"
+            )
+        if context.traceparent:
+            trace = {"traceparent": context.traceparent}
+            trace |= {"tracestate": context.tracestate} if context.tracestate else {}
+            asked = Invoke(asked.operation, asked.data, {**asked.metadata, **trace})
+        return await output.invoke(asked)
+
+
+def _directions_of(adapter: type) -> Sequence[str]:
+    """Give the directions of an adapter's class."""
+    return ("input",) * hasattr(adapter, "reading") + ("output",) * hasattr(adapter, "invoke")
+
+
+def _abilities(adapter: type) -> Sequence[str]:
+    return [f"{each.upper()}_BINDING" for each in _directions_of(adapter)]
+
+
+def _route(component: Component) -> str:
+    return (component.setting("route") or "").strip() or component.name
+
+
+def _check(component: Component) -> Sequence[str]:
+    """Read ``direction``; raises ``ConfigError``."""
+    given = [each.strip().lower() for each in (component.setting("direction") or "").split(",") if each.strip()]
+    if set(given) - {*DIRECTIONS}:
+        raise ConfigError(component.problem("is `input`, `output` or `input, output`", setting="direction"))
+    return given
+
+
+async def open_binding(component: Component, parts: Parts) -> BindingComponent:
+    """Open a binding; raises ``ConfigError``."""
+    adapter = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
+    opened = BindingComponent(component, adapter, _check(component))
+    if isinstance(adapter, Remembering):
+        records = LazyRecords(RECORDS, parts.records, RECORD_SECONDS)
+        adapter.remember_in(component.name, Prefixed(records, f"{component.name}||"))
+    await parts.stack.enter_async_context(adapter)
+    own = parts.caller.app_id
+    usual = "local" if getattr(adapter, "bound", False) else parts.configuration.spec.placement
+    placement = component.placement or usual or "nearest"
+    if opened.input is not None and placement != "local":
+        mine = None if placement == "backbone" else own
+        others = read_for_others(parts, opened.input, opened.source, component.scopes, mine, opened.ending)
+        await parts.stack.enter_async_context(others)
+    return opened
+
+
+class Bindings(ComponentService):
+    """Makes calls, and has the sources read that this node's application wants."""
+
+    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
+        """Use open components."""
+        super().__init__(block, parts, components)
+        self._here: tuple[Inbound, Here] | None = None
+
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Read for the application while it is there, here and elsewhere."""
+        if self._here is None or self._here[0] is not inbound:
+            self._here = inbound, Here(self._parts, inbound.application)
+        here = self._here[1]
+        sources = {
+            name: component
+            for name, component in cast("Mapping[str, BindingComponent]", self.components).items()
+            if component.input is not None and in_scope(self._parts.scopes.get(name, ()), here.app_id)
+        }
+        held = [Held(f"input binding {each.name}", each, self._reading(each, here)) for each in sources.values()]
+        own = frozenset(sources)
+        return [*held, Held("input bindings", (inbound, own), announced(self._parts, here, dict.fromkeys(own)))]
+
+    @asynccontextmanager
+    async def _reading(self, component: BindingComponent, here: Here) -> AsyncIterator[None]:
+        assert component.input is not None
+        ending = asyncio.Event()
+        with self._parts.lives[component.name]:
+            async with task_group() as tasks:
+                reading = read(component.input, component.source, here, ending)
+                tasks.create_task(reading, name="bindings-read")
+                try:
+                    yield
+                finally:
+                    ending.set()
+
+
+BLOCK = Block(
+    "bindings",
+    (INVOKE,),
+    Bindings,
+    kind="bindings",
+    open=open_binding,
+    settings=SETTINGS,
+    check=_check,
+    hosted=True,
+    policy=lambda policies, target: policies.for_component(target, "binding", "outbound"),
+    called="binding",
+    abilities=_abilities,
+)
