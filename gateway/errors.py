@@ -96,6 +96,8 @@ _CONFLICT = "possible etag mismatch. error from state store: {error}"
 _STATE_UNSUPPORTED = "ERR_STATE_STORE_NOT_SUPPORTED"
 _BAD_ARGUMENT = Row(400, "INVALID_ARGUMENT", "ERR_BAD_REQUEST", "invalid request: {error}")
 
+_CRYPTO = Row(500, "INTERNAL", "ERR_CRYPTO", "failed to perform operation: {error}")
+_CRYPTO_KEY = Row(500, "INTERNAL", "ERR_CRYPTO_KEY", "failed to retrieve key {arguments.name}: {error}")
 _INVOKE = Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}")
 _INVOKE_UNAVAILABLE = _INVOKE._replace(grpc="UNAVAILABLE")
 
@@ -288,6 +290,17 @@ ERRORS: Mapping[str, Row] = {
     "lock/BAD_ARGUMENT": _BAD_ARGUMENT,
     "lock.acquire": Row(500, "INTERNAL", "ERR_TRY_LOCK", "failed to try acquiring lock: {error}"),
     "lock.release": Row(500, "INTERNAL", "ERR_UNLOCK", "failed to release lock: {error}"),
+    "crypto/COMPONENT_NOT_CONFIGURED": Row(
+        500, "INTERNAL", "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED", "crypto providers not configured"
+    ),
+    "crypto/COMPONENT_NOT_FOUND": Row(
+        400, "INVALID_ARGUMENT", "ERR_CRYPTO_PROVIDER_NOT_FOUND", "crypto provider {target} not found"
+    ),
+    "crypto/CRYPTO_ERROR": _CRYPTO,
+    "crypto/DEPENDENCY_MISSING": _CRYPTO,
+    "crypto/CRYPTO_AWAY": _CRYPTO._replace(grpc="UNAVAILABLE"),
+    "crypto.get_key/CRYPTO_ERROR": _CRYPTO_KEY,
+    "crypto.get_key/CRYPTO_AWAY": _CRYPTO_KEY._replace(grpc="UNAVAILABLE"),
     "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),
     "invocation.invoke/NOT_SPOKEN": _INVOKE._replace(grpc="UNIMPLEMENTED"),
     "invocation.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
-from gateway.routes import configuration, durable, invocation, lock, node, pubsub, secrets, state, streams
+from gateway.routes import configuration, crypto, durable, invocation, lock, node, pubsub, secrets, state, streams
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from gateway.routes.rpc import RPC
@@ -24,6 +24,7 @@ ROUTES: tuple[Route, ...] = (
     *secrets.ROUTES,
     *configuration.ROUTES,
     *lock.ROUTES,
+    *crypto.ROUTES,
     *durable.ROUTES,
     *node.ROUTES,
 )
@@ -35,6 +36,7 @@ RPCS: tuple[RPC, ...] = (
     *secrets.RPCS,
     *configuration.RPCS,
     *lock.RPCS,
+    *crypto.RPCS,
     *node.RPCS,
     *streams.RPCS,
 )

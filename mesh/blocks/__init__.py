@@ -1,6 +1,6 @@
 """The building blocks, each written against the broker contract alone; this table is all that names them."""
 
-from mesh.blocks import configuration, durable, invocation, lock, pubsub, secrets, state
+from mesh.blocks import configuration, crypto, durable, invocation, lock, pubsub, secrets, state
 from mesh.blocks.block import Block
 
 __all__ = ["BLOCKS"]
@@ -12,6 +12,7 @@ BLOCKS: tuple[Block, ...] = (
     state.BLOCK,
     configuration.BLOCK,
     lock.BLOCK,
+    crypto.BLOCK,
     invocation.BLOCK,
     durable.BLOCK,
 )
