@@ -127,7 +127,7 @@ async def sealed(parts: AsyncIterable[bytes], how: Sealing, wrap: Wrap) -> Async
         wrap: Wraps the key.
 
     Raises:
-        CryptoError: It cannot be encrypted so; nothing was given but, of a document of 256 TiB, all its segments.
+        CryptoError: It cannot be encrypted so; nothing was given, but of one of more than 256 TiB.
     """
     given = how.algorithm.upper()
     algorithm = ALIASES.get(given, given)
@@ -156,8 +156,9 @@ async def sealed(parts: AsyncIterable[bytes], how: Sealing, wrap: Wrap) -> Async
     header = b"%b%b\n" % (lines, key.code(lines))
     if len(header) > SEGMENT_BYTES:
         raise CryptoError("header is too long")
-    yield header
     async for number, segment, last in _segments(parts, SEGMENT_BYTES):
+        if number == 0:  # Not before: a plaintext that does not come at all has no document.
+            yield header
         yield key.seal(number, segment, last)
 
 

@@ -300,6 +300,19 @@ async def test_large_documents_in_bounded_memory(node: Node) -> None:
     assert most - before < 40 * 2**20
 
 
+async def test_a_client_that_asks_before_it_sends(node: Node) -> None:
+    """It is told to go on, before the answer begins; or refused, when that is known already."""
+    plain = os.urandom(SEGMENT_BYTES * 3)
+    url = f"{node.url}{ALPHA}/crypto/vault/encrypt"
+    async with node.session.put(url, headers=WRAP, data=plain, expect100=True) as response:
+        assert response.status == 200
+        made = await response.read()
+    assert (await node.request(*decrypt(made))).body == plain
+    request = f"PUT {ALPHA}/crypto/vault/encrypt HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n"
+    answer = await node.raw(f"{request}Connection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 async def test_a_document_that_is_changed_later_breaks_off(node: Node) -> None:
     """What was given out before is authentic; the rest is not given, and the answer does not end well."""
     plain = os.urandom(SEGMENT_BYTES * 3)
