@@ -213,41 +213,41 @@ class CryptoComponent:
     """A configured provider; its functions are the block's methods."""
 
     def __init__(self, provider: CryptoProvider) -> None:
-        """Use an open provider."""
-        self.provider = provider
+        """Use an open provider, by the name that those of other blocks have."""
+        self.store = provider
 
     @property
     def capabilities(self) -> Sequence[str]:
         """What metadata tells."""
-        return self.provider.capabilities
+        return self.store.capabilities
 
     async def get_key(self, operation: Operation) -> PublicKey:
         """Read the public part of a key."""
-        return await self.provider.get_key(cast("GetKey", operation.arguments))
+        return await self.store.get_key(cast("GetKey", operation.arguments))
 
     async def encrypt(self, operation: Operation) -> Encrypted:
         """Encrypt a message."""
-        return await self.provider.encrypt(cast("Encrypt", operation.arguments))
+        return await self.store.encrypt(cast("Encrypt", operation.arguments))
 
     async def decrypt(self, operation: Operation) -> Decrypted:
         """Decrypt a message."""
-        return await self.provider.decrypt(cast("Decrypt", operation.arguments))
+        return await self.store.decrypt(cast("Decrypt", operation.arguments))
 
     async def wrap_key(self, operation: Operation) -> Wrapped:
         """Encrypt a key."""
-        return await self.provider.wrap_key(cast("WrapKey", operation.arguments))
+        return await self.store.wrap_key(cast("WrapKey", operation.arguments))
 
     async def unwrap_key(self, operation: Operation) -> Unwrapped:
         """Decrypt a key."""
-        return await self.provider.unwrap_key(cast("UnwrapKey", operation.arguments))
+        return await self.store.unwrap_key(cast("UnwrapKey", operation.arguments))
 
     async def sign(self, operation: Operation) -> Signed:
         """Sign a digest."""
-        return await self.provider.sign(cast("Sign", operation.arguments))
+        return await self.store.sign(cast("Sign", operation.arguments))
 
     async def verify(self, operation: Operation) -> Verified:
         """Tell whether a signature is right."""
-        return await self.provider.verify(cast("Verify", operation.arguments))
+        return await self.store.verify(cast("Verify", operation.arguments))
 
 
 async def open_provider(component: Component, parts: Parts) -> CryptoComponent:
