@@ -27,6 +27,7 @@ from mesh import address, conditions, delivery, host, key_value, pipeline, polic
 from mesh.blocks import (
     configuration,
     configuration_store,
+    crypto,
     durable,
     invocation,
     lock,
@@ -98,6 +99,12 @@ def _asked() -> Sequence[Row]:
         ("a publish, alone or in bulk; each attempt", _time(topics.PUBLISH.seconds), OUTBOUND, failed),
         ("an operation on a state store; each attempt", _time(state.GET.seconds), OUTBOUND, failed),
         ("reading a secret; each attempt", _time(secrets.GET.seconds), OUTBOUND, failed),
+        (
+            "wrapping a document's key, or a single operation with one; each attempt",
+            _time(crypto.WRAP_KEY.seconds),
+            OUTBOUND,
+            failed,
+        ),
         (
             "taking a lock, or giving it back; reading, writing or subscribing to a configuration; each attempt",
             _time(lock.ACQUIRE.seconds),

@@ -100,6 +100,8 @@ _BINDING = "ERR_INVOKE_OUTPUT_BINDING"
 _NO_BINDING = Row(
     500, "INTERNAL", _BINDING, "error invoking output binding {target}: couldn't find output binding {target}"
 )
+_CRYPTO = Row(500, "INTERNAL", "ERR_CRYPTO", "failed to perform operation: {error}")
+_CRYPTO_KEY = Row(500, "INTERNAL", "ERR_CRYPTO_KEY", "failed to retrieve key {arguments.name}: {error}")
 _INVOKE = Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}")
 _INVOKE_UNAVAILABLE = _INVOKE._replace(grpc="UNAVAILABLE")
 
@@ -295,6 +297,17 @@ ERRORS: Mapping[str, Row] = {
     "bindings/COMPONENT_NOT_CONFIGURED": _NO_BINDING,
     "bindings/COMPONENT_NOT_FOUND": _NO_BINDING,
     "bindings.invoke": Row(500, "INTERNAL", _BINDING, "error invoking output binding {target}: {error}"),
+    "crypto/COMPONENT_NOT_CONFIGURED": Row(
+        500, "INTERNAL", "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED", "crypto providers not configured"
+    ),
+    "crypto/COMPONENT_NOT_FOUND": Row(
+        400, "INVALID_ARGUMENT", "ERR_CRYPTO_PROVIDER_NOT_FOUND", "crypto provider {target} not found"
+    ),
+    "crypto/CRYPTO_ERROR": _CRYPTO,
+    "crypto/DEPENDENCY_MISSING": _CRYPTO,
+    "crypto/CRYPTO_AWAY": _CRYPTO._replace(grpc="UNAVAILABLE"),
+    "crypto.get_key/CRYPTO_ERROR": _CRYPTO_KEY,
+    "crypto.get_key/CRYPTO_AWAY": _CRYPTO_KEY._replace(grpc="UNAVAILABLE"),
     "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),
     "invocation.invoke/NOT_SPOKEN": _INVOKE._replace(grpc="UNIMPLEMENTED"),
     "invocation.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),

@@ -45,12 +45,14 @@
     ├── SecretError                   a secret store could not do what it was asked
     │   └── SecretStoreAwayError      it cannot be reached, is too busy, or fails for now
     ├── ConfigurationError            a configuration store could not do what it was asked
-    └── LockError                     a lock store could not do what it was asked
+    ├── LockError                     a lock store could not do what it was asked
+    └── CryptoError                   the key, the algorithm or the data of a cryptographic operation do not fit
+        └── CryptoAwayError           what keeps the keys cannot be reached for now
 
 ``code`` is stable and never reused; ``retryable`` says whether the same call may succeed
 later. HTTP statuses live in ``gateway/errors.py`` alone. An error crosses the backbone by its code
-(`to_wire`), with its text and those of its attributes that are plain values, and is raised there as
-the same class (`from_wire`).
+(``mesh/error_wire.py``), with its text and those of its attributes that are plain values, and is
+raised there as the same class.
 """
 
 from __future__ import annotations
@@ -72,6 +74,8 @@ __all__ = [
     "ConfigError",
     "ConfigurationError",
     "ConflictError",
+    "CryptoAwayError",
+    "CryptoError",
     "DeadlineExceededError",
     "EncryptionError",
     "EventError",
@@ -105,8 +109,6 @@ __all__ = [
     "StreamEndedError",
     "TooManyOperationsError",
     "TopologyMismatchError",
-    "from_wire",
-    "to_wire",
 ]
 
 
@@ -463,37 +465,14 @@ class LockError(MeshError):
     code = "LOCK_ERROR"
 
 
-MAX_TEXT = 4096
-_PLAIN = (str, int, float, bool, type(None))
+class CryptoError(MeshError):
+    """A cryptographic operation was not done: the key, the algorithm or the data do not fit."""
+
+    code = "CRYPTO_ERROR"
 
 
-def to_wire(error: MeshError) -> dict[str, object]:
-    """Describe an error for another node: its code, its text, and its attributes that are plain values."""
-    plain = {name: value for name, value in vars(error).items() if isinstance(value, _PLAIN)}
-    return {"code": error.code, "message": str(error)[:MAX_TEXT], "attributes": plain}
+class CryptoAwayError(CryptoError):
+    """What keeps the keys cannot be reached for now: the same call may succeed later."""
 
-
-def from_wire(described: Mapping[str, object]) -> MeshError:
-    """Make the error that another node described, of the same class where this node has it."""
-    code, message = str(described.get("code", "")), str(described.get("message", ""))
-    kind = _by_code().get(code)
-    if kind is None:
-        return RemoteError(f"{message} ({code})")
-    error = kind.__new__(kind)
-    error.args = (message,)
-    attributes = described.get("attributes")
-    vars(error).update(attributes if isinstance(attributes, dict) else {})
-    if isinstance(error, ConfigError):
-        error.problems = (Problem(message),)
-    return error
-
-
-def _by_code() -> dict[str, type[MeshError]]:
-    """Find every class by its code; walked anew, since a component's package may bring errors of its own."""
-    found: dict[str, type[MeshError]] = {}
-    waiting: list[type[MeshError]] = [MeshError]
-    while waiting:
-        kind = waiting.pop()
-        found.setdefault(kind.code, kind)
-        waiting += kind.__subclasses__()
-    return found
+    code = "CRYPTO_AWAY"
+    retryable = True

@@ -7,7 +7,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
-from gateway.routes import bindings, configuration, durable, invocation, lock, node, pubsub, secrets, state, streams
+from gateway.routes import (
+    bindings,
+    configuration,
+    crypto,
+    durable,
+    invocation,
+    lock,
+    node,
+    pubsub,
+    secrets,
+    state,
+    streams,
+)
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from gateway.routes.rpc import RPC
@@ -25,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
     *configuration.ROUTES,
     *lock.ROUTES,
     *bindings.ROUTES,
+    *crypto.ROUTES,
     *durable.ROUTES,
     *node.ROUTES,
 )
@@ -37,6 +50,7 @@ RPCS: tuple[RPC, ...] = (
     *configuration.RPCS,
     *lock.RPCS,
     *bindings.RPCS,
+    *crypto.RPCS,
     *node.RPCS,
     *streams.RPCS,
 )

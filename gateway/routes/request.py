@@ -17,6 +17,7 @@ from gateway import errors
 from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
+    "BODY_SECONDS",
     "check_escapes",
     "every",
     "fields",

@@ -14,15 +14,12 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 MISSING = {
     "actors": "actors",
     "conversation": "conversation",
-    "crypto": "cryptography",
     "jobs": "jobs",
-    "subtlecrypto": "cryptography",
     "workflows": "workflows",
 }
 # As above, by the names of gRPC's methods, or by the paths of those of other services.
 MISSING_RPCS = {
     r"(Un)?[Rr]egisterActor\w*|ListActor\w*|GetActor\w*|ExecuteActor\w*|InvokeActor|SubscribeActor\w*": "actors",
-    r"EncryptAlpha1|DecryptAlpha1|Subtle\w*": "cryptography",
     r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
     r"\w*Jobs?(ByPrefix)?(Alpha1)?": "jobs",
     r"Converse\w*": "conversation",

@@ -32,7 +32,8 @@ from mesh.blocks.binding_contract import BindingError, BindingEvent, InputBindin
 from mesh.broker import Frame, Message
 from mesh.calls.exchange import Request
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import MeshError, NoResponderError, from_wire, to_wire
+from mesh.error_wire import from_wire, to_wire
+from mesh.errors import MeshError, NoResponderError
 from mesh.host import ERROR_HEADER, decoded, joined
 from mesh.operation import Arrival
 from mesh.pipeline import InboundHandler

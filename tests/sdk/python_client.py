@@ -12,6 +12,7 @@ from inspect import isawaitable
 import grpc
 from dapr.clients import BulkPublishEntry
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
+from dapr.clients.grpc._crypto import DecryptOptions, EncryptOptions
 from dapr.clients.grpc._request import TransactionalStateOperation, TransactionOperationType
 from dapr.clients.grpc._response import TopicEventResponse
 from dapr.clients.grpc._state import Concurrency, Consistency, StateItem, StateOptions
@@ -217,6 +218,24 @@ async def locks(client):
     return {"held": [held.success, other.success, within, after.success], "unlocked": statuses}
 
 
+async def crypto(client):
+    async def encrypted(data, **options):
+        return await of((await of(client.encrypt(data, EncryptOptions("vault", **options)))).read())
+
+    async def decrypted(data):
+        return await of((await of(client.decrypt(data, DecryptOptions("vault")))).read())
+
+    how, large = {"key_name": "key", "key_wrap_algorithm": "AES"}, os.urandom(300_000)
+    other = {"key_name": "key", "key_wrap_algorithm": "A256CBC-NOPAD", "data_encryption_cipher": "chacha20-poly1305"}
+    documents = [await encrypted(b"hello", **how), await encrypted(large, **how), await encrypted("text", **other)]
+    return {
+        "back": [await decrypted(each) for each in documents] == [b"hello", large, b"text"],
+        "hidden": not any(b"hello" in each or large in each for each in documents),
+        "changed": await refused(lambda: decrypted(documents[0][:-1] + b"\0\0")),
+        "no_key": await refused(lambda: encrypted(b"hello", key_name="none", key_wrap_algorithm="AES")),
+    }
+
+
 async def metadata(client):
     await of(client.set_metadata("team", "shop"))
     got = await of(client.get_metadata())
@@ -271,7 +290,10 @@ async def main():
     client = DaprClient()
     if WAY == "blocking":
         client.wait(5)
-    parts = {each.__name__: each for each in (state, publish, streams, secrets, configuration, locks, metadata, invoke)}
+    parts = {
+        each.__name__: each
+        for each in (state, publish, streams, secrets, configuration, locks, crypto, metadata, invoke)
+    }
     wanted = sys.argv[2:] or [*parts, "proxied", "shutdown"]
     seen = {name: await part(client) for name, part in parts.items() if name in wanted}
     if "proxied" in wanted:

@@ -27,7 +27,13 @@ async def test_clients(mesh_home: Path) -> None:
     """Each client has a gateway of its own, and so has the application, which is one on gRPC."""
     needs(PYTHON)
     app_port = free_port()
-    arguments, environ = ("--resources-path", str(resources(mesh_home))), {"SHOP_SECRET": "s3cret"}
+    keys = mesh_home / "keys"
+    keys.mkdir()
+    (keys / "key").write_bytes(bytes(range(32)))
+    vault = {"type": "crypto.dapr.localstorage", "version": "v1", "metadata": [{"name": "path", "value": str(keys)}]}
+    vault_file = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "vault"}, "spec": vault}
+    arguments = ("--resources-path", str(resources(mesh_home, [vault_file])))
+    environ = {"SHOP_SECRET": "s3cret"}
     ports = {way: free_port() for way in WAYS}
     gateways = {
         way: GatewayProcess(way, mesh_home, arguments=(*arguments, "--dapr-grpc-port", str(port)), environ=environ)
@@ -112,6 +118,9 @@ def check_seen(way: str, seen: dict[str, Any]) -> None:
         assert (seen["configuration"]["ended"], seen["configuration"]["ended_unknown"]) == (True, False)
     assert seen["locks"]["held"] == [True, False, True, True]
     assert seen["locks"]["unlocked"] == ["lock_belongs_to_others", "success", "lock_does_not_exist"]
+    assert (seen["crypto"]["back"], seen["crypto"]["hidden"]) == (True, True)
+    assert seen["crypto"]["changed"][0] == seen["crypto"]["no_key"][0] == "INTERNAL"
+    assert "failed to decrypt segment" in seen["crypto"]["changed"][1]
     assert (seen["metadata"]["id"], seen["metadata"]["team"]) == (way, "shop")
     type_, capabilities = seen["metadata"]["components"]["statestore"]
     assert type_ == "state.mesh"

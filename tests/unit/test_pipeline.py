@@ -18,6 +18,7 @@ from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Pu
 from mesh.broker import Message
 from mesh.conditions import Conditions
 from mesh.deadlines import SWEEP_INTERVAL, Deadlines
+from mesh.error_wire import from_wire, to_wire
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -29,8 +30,6 @@ from mesh.errors import (
     PublishFailedError,
     RemoteError,
     StateError,
-    from_wire,
-    to_wire,
 )
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import MAX_GUARDS, Pipeline
