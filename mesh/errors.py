@@ -39,6 +39,7 @@
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
     │   ├── StateLimitError           a key, a value or a transaction is larger than the store takes
     │   │   └── TooManyOperationsError a transaction has more operations than the store takes
+    │   ├── AnswerTooLargeError       what was asked for is more than one answer carries
     │   ├── EncryptionError           a stored value cannot be decrypted with the keys that are configured
     │   ├── OutboxError               an event of a transaction could not be stored, so that nothing was written
     │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
@@ -48,9 +49,8 @@
     └── LockError                     a lock store could not do what it was asked
 
 ``code`` is stable and never reused; ``retryable`` says whether the same call may succeed
-later. HTTP statuses live in ``gateway/errors.py`` alone. An error crosses the backbone by its code
-(`to_wire`), with its text and those of its attributes that are plain values, and is raised there as
-the same class (`from_wire`).
+later. HTTP statuses live in ``gateway/errors.py`` alone. How an error crosses the backbone stands in
+``mesh/error_wire.py``.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "AnswerTooLargeError",
     "AppAwayError",
     "AppFailedError",
     "AppUnreachableError",
@@ -105,8 +106,6 @@ __all__ = [
     "StreamEndedError",
     "TooManyOperationsError",
     "TopologyMismatchError",
-    "from_wire",
-    "to_wire",
 ]
 
 
@@ -420,6 +419,18 @@ class TooManyOperationsError(StateLimitError):
         )
 
 
+class AnswerTooLargeError(StateError):
+    """What was asked for is more than one answer carries; the same, asked for in parts, has room."""
+
+    code = "STATE_ANSWER_TOO_LARGE"
+    retryable = False
+
+    def __init__(self, most_bytes: int, instead: str) -> None:
+        self.most_bytes = most_bytes
+        self.instead = instead
+        super().__init__(f"the answer would be larger than {most_bytes // 2**20} MiB; {instead}")
+
+
 class EncryptionError(StateError):
     """A stored value cannot be decrypted with the keys that are configured."""
 
@@ -461,39 +472,3 @@ class LockError(MeshError):
     """A lock store could not do what it was asked; whether a lock is held now may be unknown."""
 
     code = "LOCK_ERROR"
-
-
-MAX_TEXT = 4096
-_PLAIN = (str, int, float, bool, type(None))
-
-
-def to_wire(error: MeshError) -> dict[str, object]:
-    """Describe an error for another node: its code, its text, and its attributes that are plain values."""
-    plain = {name: value for name, value in vars(error).items() if isinstance(value, _PLAIN)}
-    return {"code": error.code, "message": str(error)[:MAX_TEXT], "attributes": plain}
-
-
-def from_wire(described: Mapping[str, object]) -> MeshError:
-    """Make the error that another node described, of the same class where this node has it."""
-    code, message = str(described.get("code", "")), str(described.get("message", ""))
-    kind = _by_code().get(code)
-    if kind is None:
-        return RemoteError(f"{message} ({code})")
-    error = kind.__new__(kind)
-    error.args = (message,)
-    attributes = described.get("attributes")
-    vars(error).update(attributes if isinstance(attributes, dict) else {})
-    if isinstance(error, ConfigError):
-        error.problems = (Problem(message),)
-    return error
-
-
-def _by_code() -> dict[str, type[MeshError]]:
-    """Find every class by its code; walked anew, since a component's package may bring errors of its own."""
-    found: dict[str, type[MeshError]] = {}
-    waiting: list[type[MeshError]] = [MeshError]
-    while waiting:
-        kind = waiting.pop()
-        found.setdefault(kind.code, kind)
-        waiting += kind.__subclasses__()
-    return found

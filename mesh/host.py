@@ -32,6 +32,7 @@ import msgspec
 from mesh import address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.exchange import Exchange, Reply
+from mesh.error_wire import from_wire
 from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
@@ -42,7 +43,6 @@ from mesh.errors import (
     MessageTooLargeError,
     NoResponderError,
     StreamBrokenError,
-    from_wire,
 )
 from mesh.event import required_headers
 from mesh.operation import Caller, Method, Operation

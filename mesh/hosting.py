@@ -15,13 +15,13 @@ import msgspec
 from mesh import address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.exchange import Exchange, Request
+from mesh.error_wire import to_wire
 from mesh.errors import (
     ComponentError,
     DeadlineExceededError,
     MeshError,
     PermissionDeniedError,
     RemoteError,
-    to_wire,
 )
 from mesh.host import CALLER_HEADER, ERROR_HEADER, EVENT_TYPE, HOSTS_GROUP, Answer, Question, decoded, joined
 from mesh.operation import Caller, Context, Method, Operation

@@ -29,6 +29,7 @@ from mesh.calls.exchange import Reply, Request
 from mesh.calls.request import NOTHING, WATCHED_HEADER
 from mesh.conditions import Condition
 from mesh.deadlines import NO_ANSWER, Deadlines
+from mesh.error_wire import from_wire, to_wire
 from mesh.errors import (
     AppAwayError,
     AppFailedError,
@@ -41,8 +42,6 @@ from mesh.errors import (
     NoResponderError,
     NotSpokenError,
     StreamBrokenError,
-    from_wire,
-    to_wire,
 )
 from mesh.event import required_headers
 from mesh.operation import Arrival, Method, Operation

@@ -1,0 +1,47 @@
+"""How an error crosses the backbone.
+
+By its code, with its text and those of its attributes that are plain values; it is raised there as the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh.errors import ConfigError, MeshError, Problem, RemoteError
+
+__all__ = ["from_wire", "to_wire"]
+
+MAX_TEXT = 4096
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def to_wire(error: MeshError) -> dict[str, object]:
+    """Describe an error for another node: its code, its text, and its attributes that are plain values."""
+    plain = {name: value for name, value in vars(error).items() if isinstance(value, _PLAIN)}
+    return {"code": error.code, "message": str(error)[:MAX_TEXT], "attributes": plain}
+
+
+def from_wire(described: Mapping[str, object]) -> MeshError:
+    """Make the error that another node described, of the same class where this node has it."""
+    code, message = str(described.get("code", "")), str(described.get("message", ""))
+    kind = _by_code().get(code)
+    if kind is None:
+        return RemoteError(f"{message} ({code})")
+    error = kind.__new__(kind)
+    error.args = (message,)
+    attributes = described.get("attributes")
+    vars(error).update(attributes if isinstance(attributes, dict) else {})
+    if isinstance(error, ConfigError):
+        error.problems = (Problem(message),)
+    return error
+
+
+def _by_code() -> dict[str, type[MeshError]]:
+    """Find every class by its code; walked anew, since a component's package may bring errors of its own."""
+    found: dict[str, type[MeshError]] = {}
+    waiting: list[type[MeshError]] = [MeshError]
+    while waiting:
+        kind = waiting.pop()
+        found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return found
