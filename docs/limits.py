@@ -361,6 +361,12 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "500 that names both sizes",
         ),
+        (
+            "the answer of a bulk read or a query of state",
+            _size(state.MAX_ANSWER_BYTES),
+            "fewer keys at once, a smaller `page.limit`",
+            "413 `ERR_STATE_BULK_GET` or `ERR_STATE_QUERY`, over gRPC `RESOURCE_EXHAUSTED`",
+        ),
         ("a topic's name", _size(address.MAX_TOPIC_BYTES), NONE, "400; a subscription is left out, with a warning"),
         (
             "names of namespaces, components and groups",

@@ -184,6 +184,7 @@ class Gateway:
             socket_path = None
             if config.unix_socket_dir is not None:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
+                _warn_of_ports(config)
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
@@ -205,7 +206,8 @@ class Gateway:
                 labels=config.labels,
             )
             stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
-            logger.info("%s listens on %s, backbone %s", config.app_id, socket_path or self.port, runtime.backbone)
+            where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
+            logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
@@ -236,6 +238,15 @@ class Gateway:
         if self._application is None or "subscribe" in self.config.init_endpoints_off:
             return ()
         return await self._application.subscriptions(self.app_id)
+
+
+def _warn_of_ports(config: GatewayConfig) -> None:
+    """Say which ports that were given have no effect beside a socket file."""
+    usual = GatewayConfig(config.app_id, config.home).http_port  # Which one that was given cannot be told from.
+    ports = {"--dapr-http-port": config.http_port, "--dapr-grpc-port": config.grpc_port}
+    given = [f"{name} {port}" for name, port in ports.items() if port and (name, port) != ("--dapr-http-port", usual)]
+    if given:
+        logger.warning("%s without effect: with --unix-domain-socket the API has no port", " and ".join(given))
 
 
 def _load_http2(handler: Handler, *, config: GatewayConfig, grpc_port: Callable[[], int]) -> Connections:

@@ -84,6 +84,15 @@ _SUBSCRIBING = "error when subscribing to topic {arguments.topic} in pubsub {tar
 _UNKNOWN = "; whether it was stored is unknown"
 _METADATA = "failed deserializing metadata. Error: {error}"
 _BAD_METADATA = ("ERR_PUBSUB_REQUEST_METADATA", _METADATA, "DAPR_PUBSUB_METADATA_DESERIALIZATION")
+_BULK_GET = Row(500, "INTERNAL", "ERR_STATE_BULK_GET", "fail to get from state store {target}: {error}")
+_QUERY = Row(
+    500,
+    "INTERNAL",
+    "ERR_STATE_QUERY",
+    "state store {target} query failed: {error}",
+    "DAPR_STATE_QUERY_FAILED",
+    "state",
+)
 _SAVE, _SAVING = "ERR_STATE_SAVE", "failed saving state in state store {target}: "
 _DELETE, _DELETING = "ERR_STATE_DELETE", "failed deleting state with key {arguments.listed}: "
 _CONFIGURATION_SUBSCRIBE = Row(
@@ -188,7 +197,8 @@ ERRORS: Mapping[str, Row] = {
     "state.get": Row(
         500, "INTERNAL", "ERR_STATE_GET", "fail to get {arguments.key} from state store {target}: {error}"
     ),
-    "state.bulk_get": Row(500, "INTERNAL", "ERR_STATE_BULK_GET", "fail to get from state store {target}: {error}"),
+    "state.bulk_get/STATE_ANSWER_TOO_LARGE": _BULK_GET._replace(status=413, grpc="RESOURCE_EXHAUSTED"),
+    "state.bulk_get": _BULK_GET,
     "state.save/STATE_CONFLICT": Row(409, "ABORTED", _SAVE, _SAVING + _CONFLICT),
     "state.save/STATE_ETAG_INVALID": Row(400, "INVALID_ARGUMENT", _SAVE, _SAVING + "{error}"),
     "state.save": Row(500, "INTERNAL", _SAVE, _SAVING + "{error}"),
@@ -227,14 +237,8 @@ ERRORS: Mapping[str, Row] = {
     "state.query/BAD_ARGUMENT": Row(
         400, "INVALID_ARGUMENT", "ERR_MALFORMED_REQUEST", "failed deserializing HTTP body: {error}"
     ),
-    "state.query": Row(
-        500,
-        "INTERNAL",
-        "ERR_STATE_QUERY",
-        "state store {target} query failed: {error}",
-        "DAPR_STATE_QUERY_FAILED",
-        "state",
-    ),
+    "state.query/STATE_ANSWER_TOO_LARGE": _QUERY._replace(status=413, grpc="RESOURCE_EXHAUSTED"),
+    "state.query": _QUERY,
     "state.keys/FEATURE_NOT_SUPPORTED": Row(
         500, "UNIMPLEMENTED", _STATE_UNSUPPORTED, "state store {target} does not support listing keys"
     ),

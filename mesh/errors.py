@@ -39,6 +39,7 @@
     │   ├── IllegalKeyError           the key holds what separates it from its prefix
     │   ├── StateLimitError           a key, a value or a transaction is larger than the store takes
     │   │   └── TooManyOperationsError a transaction has more operations than the store takes
+    │   ├── AnswerTooLargeError       what was asked for is more than one answer carries
     │   ├── EncryptionError           a stored value cannot be decrypted with the keys that are configured
     │   ├── OutboxError               an event of a transaction could not be stored, so that nothing was written
     │   └── OutcomeUnknownError       the connection was lost before the answer: it may have been done
@@ -62,6 +63,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "AnswerTooLargeError",
     "AppAwayError",
     "AppFailedError",
     "AppUnreachableError",
@@ -420,6 +422,18 @@ class TooManyOperationsError(StateLimitError):
         super().__init__(
             f"the transaction contains {count} operations, which is more than what the state store supports: {most}"
         )
+
+
+class AnswerTooLargeError(StateError):
+    """What was asked for is more than one answer carries; the same, asked for in parts, has room."""
+
+    code = "STATE_ANSWER_TOO_LARGE"
+    retryable = False
+
+    def __init__(self, most_bytes: int, instead: str) -> None:
+        self.most_bytes = most_bytes
+        self.instead = instead
+        super().__init__(f"the answer would be larger than {most_bytes // 2**20} MiB; {instead}")
 
 
 class EncryptionError(StateError):

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.http.loading import Connections, Loading
+from gateway.socket_file import BACKLOG, listen_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
@@ -22,7 +23,6 @@ __all__ = ["listening_for_grpc"]
 logger = logging.getLogger(__name__)
 
 PREFERRED_PORT = 50001
-BACKLOG = 2048
 
 
 @asynccontextmanager
@@ -45,32 +45,39 @@ async def listening_for_grpc(
         drain: Gives the seconds that open calls may take at the end.
 
     Raises:
-        ConfigError: The port is taken.
+        ConfigError: The port or the socket file is taken.
     """
     async with task_group() as tasks:
         loading = Loading(load, tasks)
+        if socket_path is not None:
+            port, ends = 0, [await listen_at(socket_path, loading)]
+        else:
+            port, ends = await _listen_at_any(loading, hosts, port)
         try:
-            servers = await _listen(loading, hosts, PREFERRED_PORT if port is None else port, socket_path)
-        except OSError as error:
-            if port is not None or error.errno != errno.EADDRINUSE:
-                why = f"{socket_path or port or PREFERRED_PORT}: {os.strerror(error.errno or 0)}"
-                raise ConfigError(f"cannot listen on {why}; --dapr-grpc-port sets another port") from error
-            servers = await _listen(loading, hosts, 0, None)
-        try:
-            yield 0 if socket_path is not None else int(servers[0].sockets[0].getsockname()[1])
+            yield port
         finally:
-            for server in servers:
-                server.close()
+            for end in ends:
+                end()
             await loading.drain(drain())
 
 
+async def _listen_at_any(
+    make: Callable[[], asyncio.Protocol], hosts: Sequence[str], port: int | None
+) -> tuple[int, list[Callable[[], None]]]:
+    """Listen at a port; give it, and what ends that."""
+    try:
+        return await _listen(make, hosts, PREFERRED_PORT if port is None else port)
+    except OSError as error:
+        if port is not None or error.errno != errno.EADDRINUSE:
+            why = f"{port or PREFERRED_PORT}: {os.strerror(error.errno or 0)}"
+            raise ConfigError(f"cannot listen on {why}; --dapr-grpc-port sets another port") from error
+        return await _listen(make, hosts, 0)
+
+
 async def _listen(
-    make: Callable[[], asyncio.Protocol], hosts: Sequence[str], port: int, socket_path: Path | None
-) -> list[asyncio.Server]:
+    make: Callable[[], asyncio.Protocol], hosts: Sequence[str], port: int
+) -> tuple[int, list[Callable[[], None]]]:
     loop = asyncio.get_running_loop()
-    if socket_path is not None:
-        socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
-        return [await loop.create_unix_server(make, str(socket_path), backlog=BACKLOG)]
     servers: list[asyncio.Server] = []
     for host in hosts:
         try:
@@ -82,4 +89,4 @@ async def _listen(
             for server in servers:
                 server.close()
             raise
-    return servers
+    return port, [server.close for server in servers]

@@ -26,6 +26,7 @@ from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.loading import Connections, Loading, hand_over
 from gateway.http.parser import RequestParser
 from gateway.http.response import Answered, Request, Response, render, split_target
+from gateway.socket_file import BACKLOG, listen_at
 from mesh.errors import ConfigError, MeshError
 from mesh.tasks import task_group
 
@@ -38,7 +39,6 @@ HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 AT_ONCE = 0.01
-BACKLOG = 2048
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4.
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp has no class for it.
 IPV6_LOOPBACK = "::1"
@@ -287,14 +287,17 @@ class HTTPServer:
         async with task_group() as tasks:
             if self._load_http2 is not None:
                 server.http2 = Loading(partial(self._load_http2, self._handler), tasks)
+            end = None
             try:
                 if socket_path is not None:
-                    await _listen_at(runner, socket_path)
+                    end = await listen_at(socket_path, server)
                 else:
                     for host in hosts:
                         port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
                 yield port
             finally:
+                if end is not None:
+                    end()
                 for site in list(runner.sites):
                     await site.stop()
                 seconds = drain()
@@ -303,15 +306,6 @@ class HTTPServer:
                     if server.http2 is not None:
                         draining.create_task(server.http2.drain(seconds), name="http2-drain")
                 await runner.cleanup()
-
-
-async def _listen_at(runner: web.ServerRunner, socket_path: Path) -> None:
-    try:
-        socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything runs
-        await web.UnixSite(runner, str(socket_path), backlog=BACKLOG).start()
-    except OSError as error:
-        why = error.strerror or error  # uvloop's for a path that is too long has no number.
-        raise ConfigError(f"cannot listen at {socket_path}: {why}; --unix-domain-socket names a folder") from error
 
 
 async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from mesh.blocks.query import Queried, parse_query
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
+    AnswerTooLargeError,
     BadArgumentError,
     ConfigError,
     FeatureNotSupportedError,
@@ -40,6 +42,7 @@ __all__ = [
     "DELETE",
     "GET",
     "KEYS",
+    "MAX_ANSWER_BYTES",
     "MAX_LISTED",
     "QUERY",
     "SAVE",
@@ -58,6 +61,9 @@ __all__ = [
 SEPARATOR = "||"
 MAX_LISTED = 1000
 MAX_TOLD = 5
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+ENTRY_BYTES = 256  # What an entry of an answer takes beside its key and its value.
+FIRST_PART = 16  # Keys that are read together before it is known how large their values are.
 TTL_SETTING = "ttlInSeconds"
 
 
@@ -138,6 +144,32 @@ DELETE = Method("state", "delete", Save, judge=_judge)
 TRANSACT = Method("state", "transact", Save, judge=_judge)
 
 
+class _Room:
+    """What is left of an answer's size."""
+
+    def __init__(self, instead: str) -> None:
+        """Begin with all of it; ``instead`` says what to ask for where that is not enough."""
+        self._instead = instead
+        self._left = MAX_ANSWER_BYTES
+        self._largest = 1
+
+    @property
+    def fitting(self) -> int:
+        """How many more fit that are as large as the largest until now."""
+        return max(1, self._left // self._largest)
+
+    def take(self, size: int, times: int = 1) -> None:
+        """Take what a part of the answer needs.
+
+        Raises:
+            AnswerTooLargeError: That is more than is left.
+        """
+        self._largest = max(self._largest, size)
+        self._left -= size * times
+        if self._left < 0:
+            raise AnswerTooLargeError(MAX_ANSWER_BYTES, self._instead)
+
+
 class StateStoreComponent:
     """A configured state store; its functions are the block's methods."""
 
@@ -182,12 +214,30 @@ class StateStoreComponent:
         return await self.store.get(key, strong=asked.strong, metadata=asked.metadata)
 
     async def bulk_get(self, operation: Operation) -> tuple[Stored | str | None, ...]:
-        """Read several keys; gives the text of the error where one could not be read."""
+        """Read several keys; gives the text of the error where one could not be read.
+
+        Each is read once, and they are read in parts, so that no more is held than an answer may have, and one part.
+
+        Raises:
+            AnswerTooLargeError: They are larger together.
+        """
         asked = cast("BulkGet", operation.arguments)
-        keys = [self._key(operation, key) for key in asked.keys]
+        times = Counter(asked.keys)  # The answer repeats what was repeated.
+        names = {key: self._key(operation, key) for key in times}
         limit = min(asked.parallelism, MAX_PARALLEL) if asked.parallelism > 0 else MAX_PARALLEL
-        found = await self.store.get_many(keys, parallelism=limit, metadata=asked.metadata)
-        return tuple(str(each) if isinstance(each, MeshError) else each for each in found)
+        room = _Room("ask for fewer keys at once")
+        for key, count in times.items():
+            room.take(len(key) + ENTRY_BYTES, count)
+        results: dict[str, Stored | str | None] = {}
+        waiting, size = list(times), FIRST_PART
+        while waiting:
+            part, waiting = waiting[:size], waiting[size:]
+            found = await self.store.get_many([names[key] for key in part], parallelism=limit, metadata=asked.metadata)
+            for key, each in zip(part, found, strict=True):
+                results[key] = stored = str(each) if isinstance(each, MeshError) else each
+                room.take(len(stored.value if isinstance(stored, Stored) else stored or ""), times[key])
+            size = min(room.fitting, MAX_PARALLEL)
+        return tuple(results[key] for key in asked.keys)
 
     async def save(self, operation: Operation) -> None:
         """Write each item for itself.
@@ -235,6 +285,7 @@ class StateStoreComponent:
         Raises:
             FeatureNotSupportedError: The store cannot.
             BadArgumentError: It is no query.
+            AnswerTooLargeError: What was found is more than an answer carries.
         """
         asked = cast("Search", operation.arguments)
         if "QUERY_API" not in self.capabilities:
@@ -245,6 +296,9 @@ class StateStoreComponent:
             found = await self.store.query(query, prefix)
             own = [match for match in found.matches if self._is_own(prefix, match.key)]
             if own or not found.token:
+                room = _Room("set a smaller page.limit")
+                for match in own:
+                    room.take(len(match.key) + len(match.value) + ENTRY_BYTES)
                 return Queried([replace(match, key=match.key[len(prefix) :]) for match in own], found.token)
             query = replace(query, token=found.token)
 

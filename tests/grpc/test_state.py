@@ -224,6 +224,20 @@ async def test_what_grpc_saved_is_there_over_http(node: Node, called: Client, va
         assert reply.json[0]["data"] == b64(value)
 
 
+async def test_a_bulk_read_that_is_too_large(node: Node, called: Client) -> None:
+    """Is refused at both doors, however few keys it names; each is read once, and repeated in the answer."""
+    key = fresh()
+    await called.call("SaveState", store_name="local", states=[state(key, b"1" * 1_500_000)])
+    text = "fail to get from state store local: the answer would be larger than 64 MiB; ask for fewer keys at once"
+    with pytest.raises(Failed) as failed:
+        await called.call("GetBulkState", store_name="local", keys=[key] * 200)
+    assert (failed.value.code, failed.value.text) == ("RESOURCE_EXHAUSTED", text)
+    reply = await node.post("/v1.0/state/local/bulk", {"keys": [key] * 200})
+    assert (reply.status, reply.json) == (413, {"errorCode": "ERR_STATE_BULK_GET", "message": text})
+    found = await called.message("GetBulkState", store_name="local", keys=[key, "none", key])
+    assert [(item.key, len(item.data)) for item in found.items] == [(key, 1_500_000), ("none", 0), (key, 1_500_000)]
+
+
 async def test_an_encrypted_text_is_quoted_over_http(node: Node, called: Client) -> None:
     """A store that Dapr wrote to holds texts without quotes; other bytes are given as they are."""
     for value, body in ((b"hello", b'"hello"'), (b"12", b"12"), (b"", b'""'), (b"\xff", b"\xff")):

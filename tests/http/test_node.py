@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -395,6 +396,62 @@ async def test_unix_socket(tmp_path: Path) -> None:
             session.get("http://x/v1.0/healthz") as response,
         ):
             assert response.status == 204
+
+
+async def test_unix_socket_that_is_taken(tmp_path: Path) -> None:
+    """A second gateway of the same app id is told, and the first one goes on; both files are gone at the end."""
+    taken = config(tmp_path, unix_socket_dir=tmp_path)
+    http, grpc = (tmp_path / f"dapr-app-{each}.socket" for each in ("http", "grpc"))
+    async with Gateway(taken).running():
+        with pytest.raises(ConfigError, match=rf"cannot listen at {http}: somebody listens there"):
+            async with Gateway(taken).running():
+                pass
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(http))) as session,
+            session.get("http://x/v1.0/healthz") as response,
+        ):
+            assert response.status == 204
+        _, writer = await asyncio.open_unix_connection(grpc)
+        writer.close()
+        http.unlink()  # Then it is the other one that is taken.
+        with pytest.raises(ConfigError, match=rf"cannot listen at {grpc}: somebody listens there"):
+            async with Gateway(taken).running():
+                pass
+        assert (http.exists(), grpc.exists()) == (False, True)
+    assert (http.exists(), grpc.exists()) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, []),
+        ({"http_port": 3500, "grpc_port": None}, []),
+        ({"grpc_port": 50005}, ["--dapr-grpc-port 50005 without effect"]),
+        ({"http_port": 3501}, ["--dapr-http-port 3501 without effect"]),
+        ({"http_port": 3501, "grpc_port": 50005}, ["--dapr-http-port 3501 and --dapr-grpc-port 50005 without effect"]),
+    ],
+)
+async def test_ports_beside_a_unix_socket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: dict[str, int | None], told: list[str]
+) -> None:
+    """That they have no effect is said once."""
+    ports = {"http_port": 0, "grpc_port": 0, **given}
+    settings = replace(config(tmp_path, unix_socket_dir=tmp_path), **ports)  # type: ignore[arg-type]
+    async with Gateway(settings).running():
+        said = [record.getMessage() for record in caplog.records if "port" in record.getMessage()]
+    assert [each.partition(":")[0] for each in said if "without effect" in each] == told
+
+
+@pytest.mark.parametrize("sockets", [False, True])
+async def test_where_it_listens_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, sockets: bool) -> None:
+    """Both ports, which may be free ones, or both files."""
+    caplog.set_level(logging.INFO, "gateway")
+    started = Gateway(config(tmp_path, unix_socket_dir=tmp_path if sockets else None))
+    async with started.running():
+        ports = [started.port, started.grpc_port]
+    http, grpc = [tmp_path / f"dapr-app-{each}.socket" for each in ("http", "grpc")] if sockets else ports
+    line = next(each.getMessage() for each in caplog.records if "listens on" in each.getMessage())
+    assert line.startswith(f"app listens on {http}, for gRPC on {grpc}, backbone ")
 
 
 @pytest.mark.parametrize("folder", ["missing", "file", "x" * 120], ids=["missing", "a file", "too long"])

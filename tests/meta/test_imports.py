@@ -43,7 +43,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.gcp.secretmanager": (620, frozenset()),
     "bindings.cassandra": (385, frozenset({"cassandra"})),
     "bindings.crypto.jwks": (560, frozenset()),
-    "bindings.crypto.local": (340, frozenset()),
+    "bindings.crypto.local": (350, frozenset()),
     "bindings.etcd": (410, frozenset()),
     "bindings.cron": (330, frozenset()),
     "bindings.http_binding": (520, frozenset()),

@@ -15,9 +15,10 @@ import pytest
 
 from gateway.errors import row_of
 from mesh.blocks import BLOCKS
-from mesh.blocks.state import GET, SAVE, TRANSACT, Get, Save
+from mesh.blocks.state import BULK_GET, GET, SAVE, TRANSACT, BulkGet, Get, Save
 from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
 from mesh.errors import (
+    AnswerTooLargeError,
     BrokerUnavailableError,
     ComponentNotFoundError,
     ConfigError,
@@ -154,6 +155,22 @@ async def test_hosts_that_are_gone_are_one_error() -> None:
             await ask(asker, SAVE, "store", Save([Item("k", b"1")]))
         for asking in (ask(asker, GET, "store", Get("k")), asker.services["state"].find("store", asker.caller)):  # type: ignore[attr-defined]
             assert isinstance(await asked(asking), HostsGoneError)
+
+
+async def test_a_bulk_read_is_bounded_by_the_host() -> None:
+    """Before anything of it crosses the backbone; a repeated key is answered as often."""
+    mesh = MemoryMesh()
+    store = component("store", "state.in-memory", placement="backbone")
+    async with (
+        node("memory:", "ns", app_id="asker", registry=mesh) as asker,
+        node("memory:", "ns", store, app_id="host", registry=mesh),
+    ):
+        await ask(asker, SAVE, "store", Save([Item("k", bytes(3 * 2**20))]))
+        found = await ask(asker, BULK_GET, "store", BulkGet(("k", "none", "k")))
+        assert [each and len(each.value) for each in found] == [3 * 2**20, None, 3 * 2**20]  # type: ignore[attr-defined]
+        error = await asked(ask(asker, BULK_GET, "store", BulkGet(("k",) * 200)))
+        assert isinstance(error, AnswerTooLargeError)
+        assert "ask for fewer keys at once" in str(error)
 
 
 @pytest.mark.parametrize("method", [None, *(method for block in BLOCKS if block.hosted for method in block.methods)])

@@ -9,10 +9,26 @@ from typing import cast
 
 import pytest
 
-from mesh.blocks.state import BULK_GET, GET, SAVE, TRANSACT, BulkGet, Get, Save, StateStoreComponent, key_prefix
-from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, KeyValueStateStore, Stored
+from mesh.blocks.query import Match, Queried, Query
+from mesh.blocks.state import (
+    BULK_GET,
+    FIRST_PART,
+    GET,
+    MAX_ANSWER_BYTES,
+    QUERY,
+    SAVE,
+    TRANSACT,
+    BulkGet,
+    Get,
+    Save,
+    Search,
+    StateStoreComponent,
+    key_prefix,
+)
+from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, KeyValueStateStore, StateStore, Stored
 from mesh.broker import Write
 from mesh.errors import (
+    AnswerTooLargeError,
     ConfigError,
     ConflictError,
     DeadlineExceededError,
@@ -217,7 +233,7 @@ class Flaky(KeyValueStateStore):
         raise AssertionError
 
 
-async def through_pipeline(store: Flaky, policy: Policy, method: Method, arguments: object) -> object:
+async def through_pipeline(store: StateStore, policy: Policy, method: Method, arguments: object) -> object:
     component = StateStoreComponent(store, lambda app_id: "")
 
     class Service:
@@ -318,3 +334,90 @@ async def test_equal_keys_are_saved_in_order(written: str, results: str, order: 
     for key in "abc":
         came = [value for name, value in counted.order if name == key]
         assert came == [each[1:].encode() for each in order.split() if each[0] == key]
+
+
+LARGE = bytes(4 * 2**20)
+
+
+class Read(StateStore):
+    """Has a large value for each key but those that begin with s, t (small) or n (nothing); notes what is read."""
+
+    capabilities = ("QUERY_API",)
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
+        name = key.rpartition("||")[2]
+        self.read.append(name)
+        if name.startswith("f"):
+            raise StateError("x" * 1000)
+        return None if name.startswith("n") else Stored(b"1" if name[0] in "st" else LARGE, "1")
+
+    async def query(self, query: Query, prefix: str) -> Queried:
+        return Queried([Match(f"{prefix}{each}", LARGE) for each in range(query.limit)])
+
+
+def keys_of(letter: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{letter}{each}" for each in range(count))
+
+
+@pytest.mark.parametrize(
+    ("keys", "read"),
+    [
+        ((), 0),
+        (("s",), 1),
+        (("s", "n", "s", "l", "s", "f"), 4),
+        (("l",) * 15, 1),
+        (("s",) * 10_000, 1),
+        (("n",) * 10_000, 1),
+        (keys_of("l", 15), 15),
+        ((*keys_of("s", 1000), *keys_of("n", 1000), *keys_of("l", 10)), 2010),
+    ],
+    ids=["none", "one", "all kinds", "repeated", "small, repeated", "missing, repeated", "large", "many"],
+)
+async def test_a_bulk_read_reads_each_key_once(keys: tuple[str, ...], read: int) -> None:
+    """And answers it as often as it was asked for, in that order."""
+    store = Read()
+    found = await State(StateStoreComponent(store, lambda app_id: f"{app_id}||")).run(BULK_GET, BulkGet(keys))
+    sizes = {"s": 1, "n": None, "l": len(LARGE), "f": 1000}
+    told = [
+        len(each.value if isinstance(each, Stored) else each) if each else None
+        for each in cast("tuple[Stored | str | None, ...]", found)
+    ]
+    assert told == [sizes[key[0]] for key in keys]
+    assert len(store.read) == len(set(store.read)) == read
+
+
+@pytest.mark.parametrize(
+    ("keys", "most"),
+    [
+        (("l",) * 16, 1),
+        (("s", "l") * 200, 2),
+        (keys_of("l", 10_000), FIRST_PART),
+        ((*keys_of("s", 100), *keys_of("l", 10_000)), 100 + MAX_PARALLEL),
+        (("s",) * 300_000, 0),
+        (keys_of("n", 300_000), 0),
+        (("f",) * 60_000, 1),
+        (("k" * 2**20,) * 64, 0),
+    ],
+    ids=["repeated", "by turns", "large", "behind small ones", "entries", "missing", "failed", "long keys"],
+)
+async def test_a_bulk_read_is_bounded(keys: tuple[str, ...], most: int) -> None:
+    """It ends once it is over the limit, and reads little beyond; it is not tried again."""
+    store, again = Read(), Policy(retry=Retry(interval=0.0))
+    with pytest.raises(AnswerTooLargeError, match="larger than 64 MiB; ask for fewer keys at once"):
+        await through_pipeline(store, again, BULK_GET, BulkGet(keys))
+    assert len(store.read) <= most
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16])
+async def test_what_a_query_gives_is_bounded(count: int) -> None:
+    """The text says what makes it smaller."""
+    state = State(StateStoreComponent(Read(), lambda app_id: f"{app_id}||"))
+    wanted = Search(b'{"page": {"limit": %d}}' % count)
+    if count * len(LARGE) < MAX_ANSWER_BYTES:
+        assert len(cast("Queried", await state.run(QUERY, wanted)).matches) == count
+        return
+    with pytest.raises(AnswerTooLargeError, match=r"larger than 64 MiB; set a smaller page\.limit"):
+        await state.run(QUERY, wanted)
