@@ -244,20 +244,7 @@ class HTTPServer:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
 
-    @asynccontextmanager
-    async def listening(
-        self, hosts: Sequence[str], port: int, socket_path: Path | None, drain: Callable[[], float]
-    ) -> AsyncIterator[int]:
-        """Accept connections; give the port.
-
-        Leaving accepts no more and lets open requests finish.
-
-        Args:
-            hosts: Addresses; of port 0 the first address picks and the others follow.
-            port: TCP port.
-            socket_path: A socket file instead.
-            drain: Gives the seconds open requests may take at the end.
-        """
+    def _server(self) -> _Server:
         limit = self._max_body_bytes
 
         def make_request(
@@ -273,7 +260,7 @@ class HTTPServer:
                 client_max_size=limit,
             )
 
-        server = _Server(
+        return _Server(
             self._handler,  # type: ignore[arg-type]  # our responses are what the protocol asks of one
             request_factory=make_request,
             handler_cancellation=True,
@@ -282,6 +269,22 @@ class HTTPServer:
             max_line_size=self._max_header_bytes,
             max_field_size=self._max_header_bytes,
         )
+
+    @asynccontextmanager
+    async def listening(
+        self, hosts: Sequence[str], port: int, socket_path: Path | None, drain: Callable[[], float]
+    ) -> AsyncIterator[int]:
+        """Accept connections; give the port.
+
+        Leaving accepts no more and lets open requests finish.
+
+        Args:
+            hosts: Addresses; of port 0 the first address picks and the others follow.
+            port: TCP port.
+            socket_path: A socket file instead.
+            drain: Gives the seconds open requests may take at the end.
+        """
+        server = self._server()
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
         await runner.setup()
         async with task_group() as tasks:

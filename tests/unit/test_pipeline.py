@@ -191,6 +191,7 @@ async def test_who_cancels_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 EVERY = [kind for kind in vars(mesh.errors).values() if isinstance(kind, type) and issubclass(kind, MeshError)]
 MADE = {
+    "AnswerTooLargeError": (2**20, "ask for less"),
     "MessageTooLargeError": (3, 2),
     "FeatureNotSupportedError": ("store", "ttl"),
     "ComponentError": ("store", "no"),
