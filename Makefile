@@ -40,7 +40,7 @@ quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC a
 # No servers here that work beside the tests.
 quick-tests: WORKERS = 6
 quick-tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats \
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
 		tests/meta tests/unit tests/contract tests/grpc tests/http
 
 check: static ## lint, types, import rules, docs

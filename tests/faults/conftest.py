@@ -55,10 +55,6 @@ class Figures:
         self.note(**values)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than 15 s, most of it waiting")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_name" not in metafunc.fixturenames:
         return
