@@ -38,7 +38,7 @@ quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC a
 	@$(MAKE) --no-print-directory -j 2 static quick-tests
 
 # No servers here that work beside the tests.
-quick-tests: WORKERS = 6
+quick-tests: WORKERS = 7
 quick-tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
 		tests/meta tests/unit tests/contract tests/grpc tests/http

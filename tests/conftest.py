@@ -62,7 +62,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than 15 s, most of it waiting")
-    config.addinivalue_line("markers", "costly: takes much of the processor, so that `make quick` leaves it out")
+    config.addinivalue_line(
+        "markers", "costly: takes much time or much of the processor, so that `make quick` leaves it out"
+    )
     config.option.loadscopereorder = False  # By how many tests, and not by how long they take.
     if config.getoption("--uvloop"):
         import uvloop

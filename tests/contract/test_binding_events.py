@@ -183,6 +183,7 @@ async def test_from_a_host(nodes: Any) -> None:
     assert (second.asked, third.asked) == ([("source", "/events")], [])
 
 
+@pytest.mark.costly
 async def test_what_is_not_taken_comes_again(nodes: Any) -> None:
     """After an answer that says no, and while the application is away; it is asked anew when it is back."""
     app = App(status=500)

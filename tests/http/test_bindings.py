@@ -268,6 +268,7 @@ def _there(records: list[BindingEvent]) -> None:
     assert records
 
 
+@pytest.mark.costly
 async def test_delete_ends_a_schedule_for_all(nats: Backbone, tmp_path: Path) -> None:
     """The operation of the binding, asked of one of two gateways."""
     resources = component("ended", "bindings.cron", **EVERY) + component("going", "bindings.cron", **EVERY)

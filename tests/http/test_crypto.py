@@ -300,6 +300,7 @@ async def test_large_documents_in_bounded_memory(node: Node) -> None:
     assert most - before < 40 * 2**20
 
 
+@pytest.mark.costly
 async def test_a_client_that_asks_before_it_sends(node: Node) -> None:
     """It is told to go on, before the answer begins; or refused, when that is known already."""
     plain = os.urandom(SEGMENT_BYTES * 3)

@@ -515,6 +515,7 @@ async def test_curl(node: Node, option: str, version: str) -> None:
     assert out.decode() == f"{version} 204"
 
 
+@pytest.mark.costly
 async def test_clients_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
     """Neither memory nor open files: in a gateway of its own process."""
     reset = frame(RESET, 0, 3, b"\0\0\0\x08")

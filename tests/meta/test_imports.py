@@ -89,6 +89,7 @@ def test_every_adapter_has_a_budget() -> None:
     assert BUDGET.keys() == _adapters()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("adapter", sorted(BUDGET))
 def test_adapter_imports_little(adapter: str) -> None:
     """An adapter loads its own client, and neither models nor a YAML parser: they are for files."""

@@ -6,6 +6,8 @@ import ast
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.meta.sources import ROOT, Module, in_fresh_process, modules
 
 MAX_LINES = 500
@@ -71,6 +73,7 @@ def test_no_module_is_named_after_nothing() -> None:
     assert not {name for name in modules() if name.rpartition(".")[2].strip("_") in vague}
 
 
+@pytest.mark.costly
 def test_every_module_imports_without_a_warning() -> None:
     """Importing raises no warning, and ``__all__`` names what is there, once."""
     names = [name for name in modules() if not name.endswith("__main__")]

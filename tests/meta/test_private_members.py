@@ -13,6 +13,8 @@ from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from tests.meta.sources import PACKAGES, ROOT, Module, modules
 
 
@@ -98,6 +100,7 @@ def _declared() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.costly
 def test_libraries_whose_private_members_are_used_have_an_upper_bound() -> None:
     unbounded = {
         f"{module.name} uses {sorted(used)}: {line}"

@@ -229,6 +229,7 @@ def test_durations_are_shown_as_durations(seconds: float, shown: str) -> None:
 _ENTRY = re.compile(r"^    # (- name: (\S+))\n    # (  \w+: .*)$", re.MULTILINE)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", Registry().types())
 def test_every_value_that_is_shown_is_read(name: str) -> None:
     """All settings are uncommented at once; a default is shown as it is read. Secrets are not in the file."""
@@ -247,6 +248,7 @@ def test_every_value_that_is_shown_is_read(name: str) -> None:
         assert each.shown_default or each.default in (None, "", (), frozenset()), each.name
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", Registry().types())
 def test_each_setting_can_be_uncommented_by_itself(name: str) -> None:
     text = component_file(component_type(name, Registry(), BLOCKS))

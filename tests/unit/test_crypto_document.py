@@ -140,6 +140,7 @@ async def test_names_of_keys(keys: Keys) -> None:
         await keys.open(nameless, "k128")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("vector", VECTORS)
 async def test_every_changed_byte_is_noticed(keys: Keys, vector: bytes) -> None:
     for position in range(len(vector)):
