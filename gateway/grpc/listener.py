@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -81,8 +82,11 @@ async def _listen(
     servers: list[asyncio.Server] = []
     for host in hosts:
         try:
-            servers.append(await loop.create_server(make, host, port, backlog=BACKLOG))
-            port = port or int(servers[0].sockets[0].getsockname()[1])
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, *_, where in dict.fromkeys(found):
+                listening = _bound(family, (where[0], port, *where[2:]))
+                servers.append(await loop.create_server(make, sock=listening, backlog=BACKLOG))
+                port = port or int(listening.getsockname()[1])
         except OSError as error:
             if error.errno != errno.EADDRINUSE and servers:
                 continue  # A machine without IPv6.
@@ -90,3 +94,18 @@ async def _listen(
                 server.close()
             raise
     return port, [server.close for server in servers]
+
+
+def _bound(family: int, where: tuple[object, ...]) -> socket.socket:
+    """Open a socket that listens. The event loop's own way leaks one if somebody else listened a moment before."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(where)
+        made.listen(BACKLOG)
+    except BaseException:
+        made.close()
+        raise
+    return made
