@@ -19,7 +19,7 @@ from httpunk.http import HeaderMap
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.errors import APIError, bad_request, header_too_large, unexpected
+from gateway.errors import APIError, bad_request, header_too_large, unsendable
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
 from gateway.http2.fields import from_wire, size_of, to_wire, writable
@@ -169,7 +169,7 @@ class _Exchange:
         try:
             headers = HeaderMap(to_wire(fields))
         except ValueError as error:  # Of an application, with fields that HTTP/2 does not have.
-            await self.send(render(unexpected(error)), method)
+            await self.send(render(unsendable(error)), method)
             return
         if self.complete:
             await self._incoming.respond(answer.status, headers=headers, body=body or None)
