@@ -99,6 +99,7 @@ class Calling:
         answered: How often each process answered 200.
         failures: What went wrong, in words.
         slowest: Seconds that the slowest call took.
+        peak: The most calls that were under way at once, so far.
     """
 
     def __init__(self, gateway: GatewayProcess, app_id: str, rate: float, *, timeout: str = "60s") -> None:
@@ -110,6 +111,8 @@ class Calling:
         self.answered: dict[int, int] = {}
         self.failures: list[str] = []
         self.slowest = 0.0
+        self.peak = 0
+        self._pending = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -139,6 +142,8 @@ class Calling:
 
     async def _call(self, session: aiohttp.ClientSession, number: int) -> None:
         started = time.monotonic()
+        self._pending += 1
+        self.peak = max(self.peak, self._pending)
         try:
             async with session.post(f"{self._url}?id={number}", data=b"hello", headers=self._headers) as response:
                 if response.status == 200:
@@ -148,4 +153,6 @@ class Calling:
                     self.failures.append(f"{response.status} {await response.text()}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.failures.append(repr(error))
+        finally:
+            self._pending -= 1
         self.slowest = max(self.slowest, time.monotonic() - started)
