@@ -8,7 +8,7 @@ what either promises. The block reads ``direction`` and ``route`` itself; an ada
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
@@ -26,6 +26,8 @@ __all__ = [
     "OutputBinding",
     "Reading",
     "Remembering",
+    "Streamed",
+    "StreamingBinding",
 ]
 
 
@@ -80,6 +82,21 @@ class Invoked:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What a streamed call gave.
+
+    Attributes:
+        parts: The bytes, closed by who reads them; None = nothing.
+        length: How many bytes they are; None = not known.
+        metadata: As `Invoked`.
+    """
+
+    parts: AsyncGenerator[bytes, None] | None = None
+    length: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
 @runtime_checkable
 class OutputBinding(Protocol):
     """Makes calls out of the mesh."""
@@ -96,6 +113,27 @@ class OutputBinding(Protocol):
         Raises:
             BindingError: It was not done. Its metadata are told to the caller as those of an answer; it is
                 ``retryable`` where the same call may succeed later.
+        """
+
+
+@runtime_checkable
+class StreamingBinding(Protocol):
+    """An output binding that passes on what is too large to be held in memory."""
+
+    @property
+    def streamed(self) -> Sequence[str]:
+        """Those of its operations that take or give bytes in parts."""
+
+    async def stream(self, asked: Invoke, parts: AsyncIterator[bytes]) -> Streamed:
+        """Do what is asked, as ``invoke``, in bounded memory.
+
+        Args:
+            asked: Without data.
+            parts: The data, as they are and as they come; has none where there are none. What is read of them is read
+                before this returns. Where they raise, nothing of them has been written when this is left.
+
+        Raises:
+            BindingError: As ``invoke``; after the first part that it gave, by its parts.
         """
 
 

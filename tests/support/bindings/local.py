@@ -1,98 +1,19 @@
-"""The tables of binding adapters that ``tests/bindings`` runs on: a row for each type and what it stands on."""
+"""Rows of what stands on this machine alone: files, HTTP, the clock."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import orjson
 from aiohttp import web
 
-from mesh.blocks.binding_contract import Invoke, Invoked
+from tests.support.bindings.rows import InputKind, OutputKind, ServedInput, ServedOutput, call, gives, nothing
 from tests.support.certificates import Authority
 
-__all__ = ["INPUTS", "OUTPUTS", "InputKind", "OutputKind", "ServedInput", "ServedOutput"]
-
-Check = Callable[[Invoked | None], object]
-
-
-@dataclass(frozen=True)
-class ServedOutput:
-    """An output binding as it can be used now.
-
-    Attributes:
-        settings: Of the component.
-        calls: Made one after the other, each with a check of what it gives.
-        refused: A call that fails.
-    """
-
-    settings: Mapping[str, str]
-    calls: tuple[tuple[Invoke, Check], ...]
-    refused: Invoke
-
-
-@dataclass(frozen=True)
-class OutputKind:
-    """A row.
-
-    Attributes:
-        type: Of the component.
-        serve: Starts what it stands on.
-    """
-
-    type: str
-    serve: Callable[[Path], AbstractAsyncContextManager[ServedOutput]]
-
-
-async def _nothing(data: bytes) -> None:
-    """Wait: the source has events by itself."""
-
-
-@dataclass(frozen=True)
-class ServedInput:
-    """An input binding as it can be used now.
-
-    Attributes:
-        settings: Of the component.
-        emit: Makes the source have an event with these bytes.
-        data: Whether the event has those bytes.
-        again: Whether what was not taken is delivered again.
-    """
-
-    settings: Mapping[str, str]
-    emit: Callable[[bytes], Awaitable[None]] = _nothing
-    data: bool = True
-    again: bool = True
-
-
-@dataclass(frozen=True)
-class InputKind:
-    """A row; as an `OutputKind`."""
-
-    type: str
-    serve: Callable[[Path], AbstractAsyncContextManager[ServedInput]]
-
-
-def call(operation: str, data: bytes = b"null", **metadata: str) -> Invoke:
-    """Make a call."""
-    return Invoke(operation, data, metadata)
-
-
-def gives(data: bytes | None, **metadata: str) -> Check:
-    """Check for these bytes, and for metadata among others."""
-
-    def check(found: Invoked | None) -> object:
-        return found is not None and found.data == data and metadata.items() <= found.metadata.items()
-
-    return check
-
-
-def nothing(found: Invoked | None) -> object:
-    """Check that there is nothing to answer."""
-    return found is None
+__all__ = ["INPUTS", "OUTPUTS"]
 
 
 @asynccontextmanager

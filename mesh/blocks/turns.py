@@ -1,0 +1,99 @@
+"""Turns: what only one node of the mesh does at a time, by a record that its holder renews."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from mesh.blocks.store import Concurrency, Item, StateStore
+from mesh.errors import ConflictError, MeshError
+from mesh.tasks import task_group
+
+__all__ = ["in_turn"]
+
+logger = logging.getLogger(__name__)
+
+HOLD_SECONDS = 15.0  # As the store counts them: no two clocks are compared.
+RENEW_SECONDS = 3.0
+SURE_SECONDS = 10.0
+
+
+class _LostTurnError(MeshError):
+    code = "TURN_LOST"
+
+
+async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do some work while nobody else does it: wait for the turn, and again whenever it was lost.
+
+    A turn is lost where its record could not be renewed for 10 seconds; then the work is cancelled, five seconds before
+    somebody else gets the turn. Only a process that stood still for longer may go on beside them for a moment. Whoever
+    is killed keeps the turn for 15 seconds at most; whoever leaves gives it back.
+
+    Args:
+        records: Of all who take turns, with expiry and compare-and-set.
+        key: What the turn is for.
+        work: Done from its beginning each time; when it returns or raises, that is the end.
+
+    Raises:
+        MeshError: What the work raised, or the records before the turn was there.
+    """
+    holder = secrets.token_hex(8).encode()
+    while True:
+        since = await _taken(records, key, holder)
+        try:
+            async with task_group() as tasks:
+                renewing = tasks.create_task(_renew(records, key, holder, since), name="turn-renew")
+                await work()
+                renewing.cancel()
+            return
+        except _LostTurnError:
+            logger.info("the turn for %s was lost, and is waited for", key)
+        finally:
+            with suppress(MeshError):
+                await _give_back(records, key, holder)
+
+
+async def _taken(records: StateStore, key: str, holder: bytes) -> float:
+    """Wait for the turn; give the time (monotonic) since which it is there for sure."""
+    while True:
+        since = time.monotonic()
+        found = await records.get(key, strong=True)
+        if found is None or found.value == holder:
+            etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
+            with suppress(ConflictError):
+                await records.write([Item(key, holder, etag, first, HOLD_SECONDS)])
+                return since
+        await asyncio.sleep(RENEW_SECONDS)
+
+
+async def _renew(records: StateStore, key: str, holder: bytes, since: float) -> None:
+    """Keep the turn; raises ``_LostTurnError``."""
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        now = time.monotonic()
+        if now >= since + SURE_SECONDS:
+            raise _LostTurnError(key)
+        try:
+            async with asyncio.timeout(since + SURE_SECONDS - now):
+                found = await records.get(key, strong=True)
+                if found is None or found.value != holder:
+                    raise _LostTurnError(key)
+                await records.write([Item(key, holder, found.etag, ttl=HOLD_SECONDS)])
+        except (ConflictError, TimeoutError):
+            raise _LostTurnError(key) from None
+        except _LostTurnError:
+            raise
+        except MeshError as error:
+            logger.debug("the turn for %s: %s", key, error)
+        else:
+            since = now
+
+
+async def _give_back(records: StateStore, key: str, holder: bytes) -> None:
+    found = await records.get(key, strong=True)
+    if found is not None and found.value == holder:
+        await records.write([Item(key, None, found.etag)])

@@ -1,0 +1,124 @@
+"""Turns: one at a time, the next when the holder leaves or is silent."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mesh.blocks import turns
+from mesh.blocks.store import Item, KeyValueStateStore
+from mesh.blocks.turns import in_turn
+from mesh.errors import MeshError, StateError
+from mesh.key_value import MemoryKeyValue
+from tests.support.eventually import eventually
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(turns, "SURE_SECONDS", 0.5)
+
+
+class Work:
+    """Notes how many do it at once."""
+
+    def __init__(self) -> None:
+        self.doing = self.begun = 0
+
+    async def __call__(self) -> None:
+        self.doing += 1
+        self.begun += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.doing -= 1
+
+
+class Records(KeyValueStateStore):
+    """Can fail."""
+
+    broken = False
+
+    async def write(self, items: list[Item]) -> None:  # type: ignore[override]
+        if self.broken:
+            raise StateError("away")
+        await super().write(items)
+
+
+async def test_one_at_a_time() -> None:
+    """Who leaves lets the next one in."""
+    records, all_work = Records(MemoryKeyValue()), [Work() for _ in range(3)]
+    async with asyncio.TaskGroup() as tasks:
+        taking = [tasks.create_task(in_turn(records, "a", work)) for work in all_work]
+        for begun in (1, 2, 3):
+            await eventually(lambda begun=begun: _is(sum(work.begun for work in all_work), begun))
+            (now,) = (index for index, work in enumerate(all_work) if work.doing)
+            taking[now].cancel()
+            await asyncio.wait([taking[now]])
+    assert [work.begun for work in all_work] == [1, 1, 1]
+    assert await records.get("a", strong=True) is None
+
+
+def _is(got: int, wanted: int) -> None:
+    assert got == wanted
+
+
+async def test_keys_are_apart() -> None:
+    """Different turns do not wait for each other."""
+    records, work = Records(MemoryKeyValue()), Work()
+    async with asyncio.TaskGroup() as tasks:
+        both = [tasks.create_task(in_turn(records, key, work)) for key in "ab"]
+        await eventually(lambda: _is(work.doing, 2))
+        for task in both:
+            task.cancel()
+
+
+async def test_it_ends_with_the_work() -> None:
+    """Its error is told, and the turn is given back."""
+    records = Records(MemoryKeyValue())
+
+    async def fail() -> None:
+        raise StateError("broken")
+
+    with pytest.raises(StateError, match="broken"):
+        await in_turn(records, "a", fail)
+    assert await records.get("a", strong=True) is None
+
+
+async def test_a_lost_turn_ends_the_work() -> None:
+    """And it is begun anew when the turn is back."""
+    records, work = Records(MemoryKeyValue()), Work()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(in_turn(records, "a", work))
+        await eventually(lambda: _is(work.doing, 1))
+        await records.write([Item("a", b"somebody")])
+        await eventually(lambda: _is(work.doing, 0))
+        await records.write([Item("a", None)])
+        await eventually(lambda: _is(work.begun, 2))
+        task.cancel()
+
+
+async def test_records_that_are_away() -> None:
+    """End the work in time, and are told."""
+    records, work = Records(MemoryKeyValue()), Work()
+    async with asyncio.TaskGroup() as tasks:
+        task = asyncio.ensure_future(in_turn(records, "a", work))
+        await eventually(lambda: _is(work.doing, 1))
+        records.broken = True
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), StateError)
+        assert work.doing == 0
+        records.broken = False
+        again = tasks.create_task(in_turn(records, "a", work))
+        await records.write([Item("a", None)])
+        await eventually(lambda: _is(work.begun, 2))
+        again.cancel()
+
+
+async def test_records_that_fail_at_first() -> None:
+    """Are told: nobody has the turn."""
+    records = Records(MemoryKeyValue())
+    records.broken = True
+    with pytest.raises(MeshError, match="away"):
+        await in_turn(records, "a", Work())
