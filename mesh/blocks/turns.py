@@ -22,8 +22,8 @@ RENEW_SECONDS = 3.0
 SURE_SECONDS = 10.0
 
 
-class _LostTurnError(MeshError):
-    code = "TURN_LOST"
+class _LostTurnError(Exception):
+    """Somebody else may have it, now or soon."""
 
 
 async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -85,8 +85,6 @@ async def _renew(records: StateStore, key: str, holder: bytes, since: float) -> 
                 await records.write([Item(key, holder, found.etag, ttl=HOLD_SECONDS)])
         except (ConflictError, TimeoutError):
             raise _LostTurnError(key) from None
-        except _LostTurnError:
-            raise
         except MeshError as error:
             logger.debug("the turn for %s: %s", key, error)
         else:
