@@ -346,17 +346,29 @@ async def read_for_others(
         ending: Set when it is to be left soon.
     """
     reading: dict[str, asyncio.Task[None]] = {}
+    back: set[str] = set()
     space = parts.caller.namespace
     async with task_group() as tasks:
+
+        def begin(app_id: str) -> None:
+            work = read(binding, source, _Elsewhere(parts, app_id), ending)
+            reading[app_id] = task = tasks.create_task(work, name="bindings-read")
+            task.add_done_callback(lambda _: ended(app_id))
+
+        def ended(app_id: str) -> None:
+            del reading[app_id]
+            if app_id in back and not ending.is_set():
+                back.discard(app_id)
+                begin(app_id)
 
         def heard(frame: Frame) -> None:
             app_id = _read(frame).get("app")
             if not isinstance(app_id, str) or app_id == own or not in_scope(scopes, app_id) or ending.is_set():
                 return
-            if app_id not in reading and len(reading) < MAX_READINGS:
-                work = read(binding, source, _Elsewhere(parts, app_id), ending)
-                reading[app_id] = task = tasks.create_task(work, name="bindings-read")
-                task.add_done_callback(lambda _: reading.pop(app_id, None))
+            if app_id in reading:
+                back.add(app_id)  # It may have been given up a moment ago, and be back.
+            elif len(reading) < MAX_READINGS:
+                begin(app_id)
 
         async def look() -> None:
             question = Message({}, orjson.dumps({"apps": scopes}))
