@@ -8,25 +8,35 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import fcntl
+import io
+import itertools
 import os
+import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar, TypeVar, cast
 from uuid import uuid4
 
 import orjson
 
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
+from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
 from mesh.resources.settings import setting
 
 __all__ = ["LocalStorageBinding"]
 
 MAX_READ_BYTES = 256 * 1024 * 1024
+WRITE_BYTES = 1024 * 1024
+SYNC_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 100_000
+SWEEP_SECONDS = 60.0
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,8 @@ class LocalStorageBinding(ComponentAdapter):
     tested = "the file system"
     settings: ClassVar[type[LocalStorageSettings]] = LocalStorageSettings
     bound = True
+    operations = ("create", "get", "list", "delete", "rename", "move")
+    streamed = ("create", "get")
 
     def __init__(self, settings: LocalStorageSettings) -> None:
         """Prepare."""
@@ -56,7 +68,6 @@ class LocalStorageBinding(ComponentAdapter):
             "rename": self._rename,
             "move": self._rename,
         }
-        self.operations = tuple(self._known)
 
     async def _enter(self) -> None:
         try:
@@ -66,17 +77,40 @@ class LocalStorageBinding(ComponentAdapter):
 
     def _make(self) -> Path:
         self._root.mkdir(parents=True, exist_ok=True)
-        return self._root.resolve(strict=True)
+        root = self._root.resolve(strict=True)
+        _sweep(root)
+        return root
 
     async def invoke(self, asked: Invoke) -> Invoked | None:
         """Do what is asked, in a thread."""
-        try:
+        with _told(asked):
             return await asyncio.to_thread(self._known[asked.operation], asked)
-        except OSError as error:
-            name = asked.metadata.get("fileName", "")
-            if isinstance(error, FileNotFoundError):
-                raise BindingError(f"file not found: {name}") from None
-            raise BindingError(f"{asked.operation} {name}: {error.strerror or error}") from error
+
+    async def stream(self, asked: Invoke, parts: AsyncIterator[bytes]) -> Streamed:
+        """Write a file as it comes, or read one as it is wanted."""
+        if asked.operation == "create":
+            name, path = self._named(asked)
+            await self._write(asked, path, parts)
+            return Streamed(_read(io.BytesIO(said := orjson.dumps({"fileName": name})), asked), len(said))
+        path = self._path(asked.metadata.get("fileName", ""))
+        with _told(asked):
+            file, size = await _to_the_end(_opened, path)
+        return Streamed(_read(file, asked), size)
+
+    async def _write(self, asked: Invoke, path: Path, parts: AsyncIterator[bytes]) -> None:
+        with _told(asked):
+            beside = await _to_the_end(_Beside, path)
+            try:
+                held = bytearray()
+                async for part in parts:
+                    held += part
+                    if len(held) >= WRITE_BYTES:
+                        await _to_the_end(beside.write, held)
+                        held = bytearray()
+                await _to_the_end(beside.write, held)
+                await _to_the_end(beside.keep)
+            finally:
+                await _to_the_end(beside.close)
 
     def _path(self, name: str, what: str = "fileName") -> Path:
         """Find a file's place; raises ``BindingError`` where that is outside of the folder."""
@@ -92,20 +126,18 @@ class LocalStorageBinding(ComponentAdapter):
             raise BindingError(f"{what} {name!r} is not within the folder")
         return path
 
-    def _create(self, asked: Invoke) -> Invoked:
+    def _named(self, asked: Invoke) -> tuple[str, Path]:
         name = asked.metadata.get("fileName") or str(uuid4())
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever reads it meanwhile has the former one, and after a crash there is one of them, whole.
-        beside = path.parent / f".{secrets.token_hex(8)}.part"
+        return name, self._path(name)
+
+    def _create(self, asked: Invoke) -> Invoked:
+        name, path = self._named(asked)
+        beside = _Beside(path)
         try:
-            with beside.open("xb") as file:
-                file.write(_decoded(asked.data))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            beside.write(_decoded(asked.data))
+            beside.keep()
         finally:
-            beside.unlink(missing_ok=True)
+            beside.close()
         return Invoked(orjson.dumps({"fileName": name}))
 
     def _get(self, asked: Invoke) -> Invoked:
@@ -113,7 +145,8 @@ class LocalStorageBinding(ComponentAdapter):
         with path.open("rb") as file:
             data = file.read(MAX_READ_BYTES + 1)
         if len(data) > MAX_READ_BYTES:
-            raise BindingError(f"{asked.metadata['fileName']} is larger than {MAX_READ_BYTES} bytes")
+            text = f"{asked.metadata['fileName']} is larger than {MAX_READ_BYTES} bytes"
+            raise BindingError(f"{text}, of which Accept: application/octet-stream gives any number")
         return Invoked(data)
 
     def _delete(self, asked: Invoke) -> None:
@@ -142,10 +175,99 @@ class LocalStorageBinding(ComponentAdapter):
         return Invoked(orjson.dumps(sorted(found)))
 
 
+class _Beside:
+    """A file that is written beside the one of its name, and takes its place once it is whole.
+
+    Whoever reads that meanwhile has the former one, and after a crash there is one of them, whole. It is locked as
+    long as it is written: what is left of a process that was killed is not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._beside = path, path.parent / f".{secrets.token_hex(8)}.part"
+        self._unsaved = 0
+        self._file = self._beside.open("xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._unsaved += len(data)
+        if self._unsaved >= SYNC_BYTES:  # Else the last step takes as long as all of it.
+            os.fsync(self._file.fileno())
+            self._unsaved = 0
+
+    def keep(self) -> None:
+        os.fsync(self._file.fileno())
+        self._beside.replace(self._path)
+
+    def close(self) -> None:
+        self._file.close()
+        self._beside.unlink(missing_ok=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what processes that were killed have left behind."""
+    for path in itertools.islice(_walk(root), MAX_LISTED):
+        if _PART.fullmatch(path.name) is None:
+            continue
+        with suppress(OSError), path.open("rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > SWEEP_SECONDS:  # One that is new is locked soon.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def _opened(path: Path) -> tuple[BinaryIO, int]:
+    file = path.open("rb", buffering=0)
+    try:
+        return cast("BinaryIO", file), os.fstat(file.fileno()).st_size
+    except BaseException:
+        file.close()
+        raise
+
+
+async def _read(file: BinaryIO, asked: Invoke) -> AsyncGenerator[bytes, None]:
+    with file, _told(asked):
+        while part := await _to_the_end(file.read, WRITE_BYTES):
+            yield part
+
+
+async def _to_the_end(call: Callable[..., _T], *arguments: object) -> _T:
+    """Run it in a thread, which is waited for also where this is cancelled: what follows may undo what it did."""
+    running = asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        running.exception()  # It is of no more interest.
+        raise asyncio.CancelledError
+    return running.result()
+
+
+@contextmanager
+def _told(asked: Invoke) -> Iterator[None]:
+    """Tell of what the system says."""
+    try:
+        yield
+    except OSError as error:
+        name = asked.metadata.get("fileName", "")
+        if isinstance(error, FileNotFoundError):
+            raise BindingError(f"file not found: {name}") from None
+        raise BindingError(f"{asked.operation} {name}: {error.strerror or error}") from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for at, _, names in os.walk(folder):
+        yield from (Path(at) / name for name in names)
+
+
 def _files(folder: Path) -> Iterator[str]:
     """Iterate over the files in a folder and those in it; links are not followed."""
-    for at, _, names in os.walk(folder):
-        yield from (str(Path(at) / name) for name in names if not name.endswith(".part"))
+    yield from (str(path) for path in _walk(folder) if _PART.fullmatch(path.name) is None)
 
 
 def _decoded(data: bytes) -> bytes:

@@ -109,6 +109,7 @@ _BINDING = "ERR_INVOKE_OUTPUT_BINDING"
 _NO_BINDING = Row(
     500, "INTERNAL", _BINDING, "error invoking output binding {target}: couldn't find output binding {target}"
 )
+_BINDING_FAILED = Row(500, "INTERNAL", _BINDING, "error invoking output binding {target}: {error}")
 _CRYPTO = Row(500, "INTERNAL", "ERR_CRYPTO", "failed to perform operation: {error}")
 _CRYPTO_KEY = Row(500, "INTERNAL", "ERR_CRYPTO_KEY", "failed to retrieve key {arguments.name}: {error}")
 _INVOKE = Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}")
@@ -300,7 +301,8 @@ ERRORS: Mapping[str, Row] = {
     "lock.release": Row(500, "INTERNAL", "ERR_UNLOCK", "failed to release lock: {error}"),
     "bindings/COMPONENT_NOT_CONFIGURED": _NO_BINDING,
     "bindings/COMPONENT_NOT_FOUND": _NO_BINDING,
-    "bindings.invoke": Row(500, "INTERNAL", _BINDING, "error invoking output binding {target}: {error}"),
+    "bindings.invoke": _BINDING_FAILED,
+    "bindings.stream": _BINDING_FAILED,
     "crypto/COMPONENT_NOT_CONFIGURED": Row(
         500, "INTERNAL", "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED", "crypto providers not configured"
     ),

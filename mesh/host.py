@@ -24,6 +24,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -45,6 +46,7 @@ from mesh.errors import (
     StreamBrokenError,
 )
 from mesh.event import required_headers
+from mesh.flow import IDLE_SECONDS, Flow, joined_to, parted, prefixed
 from mesh.operation import Caller, Method, Operation
 from mesh.resources.component import Component, EnvRef, SecretRef
 
@@ -52,6 +54,7 @@ __all__ = [
     "CALLER_HEADER",
     "ERROR_HEADER",
     "EVENT_TYPE",
+    "FOLLOWED_HEADER",
     "HOSTS_GROUP",
     "Answer",
     "Found",
@@ -67,6 +70,7 @@ logger = logging.getLogger(__name__)
 EVENT_TYPE = "mesh.component."
 CALLER_HEADER = "mesh-caller"
 ERROR_HEADER = "mesh-error"
+FOLLOWED_HEADER = "mesh-followed"  # Bytes in parts come behind the value.
 HOSTS_GROUP = "hosts"
 FIND_SECONDS = 2.0
 OTHERS_SECONDS = 0.1
@@ -328,7 +332,7 @@ class Hosts:
                 self._gone[key] = time.monotonic()
             else:
                 operation.sent = True
-                return await _read(reply, method)
+                return await (_flow(reply, method) if method.streamed else _read(reply, method))
         raise self.gone(*key[:2], caller) or missing(operation.target)
 
     def gone(self, block: str, name: str, caller: Caller) -> HostsGoneError | None:
@@ -342,7 +346,7 @@ class Hosts:
 
     async def _ask(self, where: address.Address, operation: Operation) -> Reply:
         method, context = operation.method, operation.context
-        body = msgspec.msgpack.encode(operation.arguments)
+        body, until = msgspec.msgpack.encode(operation.arguments), operation.deadline
         identity = f"{self._node_id}-{next(self._numbers)}"
         headers = required_headers(identity, context.caller.app_id, f"{EVENT_TYPE}{method}")
         headers[CALLER_HEADER] = address.encode_token(context.caller.app_id)
@@ -350,26 +354,46 @@ class Hosts:
             headers["ce-traceparent"] = context.traceparent
             if context.tracestate:
                 headers["ce-tracestate"] = context.tracestate.strip()
-        whole = len(body) <= self._exchange.part_bytes
+        if method.streamed:
+            body = prefixed(body)
+            until = min(until, time.time() + IDLE_SECONDS)  # What may last is not waited for that long.
+        followed = operation.body is not None
+        if followed:
+            headers[FOLLOWED_HEADER] = "1"
+        whole = len(body) <= self._exchange.part_bytes and not followed
         message = Message(headers, body if whole else b"")
         while True:
             try:
-                stream = None if whole else _once(body)
-                return await self._exchange.request(where, message, operation.deadline, stream)
+                stream = None if whole else joined_to(body, operation.body)
+                ask = self._exchange.request
+                return await ask(where, message, operation.deadline, stream, watched=method.streamed)
             except BrokerUnavailableError:  # It was not sent.
-                if not await self._exchange.comeback.by(operation.deadline):
+                if not await self._exchange.comeback.by(until):
                     raise
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+async def _flow(reply: Reply, method: Method) -> Flow:
+    stack = AsyncExitStack()
+    stack.push_async_callback(reply.aclose)
+    try:
+        _raise_from(reply)
+        value, rest = await parted(reply.parts())
+        result = decoded(value, method.result)
+    except BaseException:
+        await stack.aclose()
+        raise
+    return Flow(result, rest if FOLLOWED_HEADER in reply.headers else None, stack)
+
+
+def _raise_from(reply: Reply) -> None:
+    problem = reply.headers.get(ERROR_HEADER)
+    if problem is not None:
+        raise from_wire(json.loads(problem))
 
 
 async def _read(reply: Reply, method: Method) -> object:
     try:
-        problem = reply.headers.get(ERROR_HEADER)
-        if problem is not None:
-            raise from_wire(json.loads(problem))
+        _raise_from(reply)
         body = reply.body if not reply.streamed else await joined(reply.parts())
     finally:
         await reply.aclose()

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,8 +22,20 @@ from mesh.errors import (
     MeshError,
     PermissionDeniedError,
     RemoteError,
+    StreamBrokenError,
 )
-from mesh.host import CALLER_HEADER, ERROR_HEADER, EVENT_TYPE, HOSTS_GROUP, Answer, Question, decoded, joined
+from mesh.flow import Body, Flow, parted, prefixed
+from mesh.host import (
+    CALLER_HEADER,
+    ERROR_HEADER,
+    EVENT_TYPE,
+    FOLLOWED_HEADER,
+    HOSTS_GROUP,
+    Answer,
+    Question,
+    decoded,
+    joined,
+)
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import Handler
 from mesh.resources.component import Component
@@ -64,13 +76,21 @@ class Hosted:
     async def answer(self, namespace: str, request: Request) -> None:
         """Do what a caller elsewhere asks, and send what came of it."""
         try:
-            body = msgspec.msgpack.encode(await self.run(await self._operation(namespace, request)))
+            result = await self.run(await self._operation(namespace, request))
+            if isinstance(result, Flow):
+                await _pass_on(request, result)
+                return
+            body = msgspec.msgpack.encode(result)
         except MeshError as error:
+            if request.answered:
+                raise StreamBrokenError(str(error)) from error
             if isinstance(error, DeadlineExceededError) and request.deadline <= time.time():
                 return  # Nobody waits any more.
             await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
             return
         except Exception as error:  # An adapter's own failure: its caller is told, as its own application would be.
+            if request.answered:
+                raise
             logger.exception("an operation of component %s failed", self.component.name)
             failed = RemoteError(f"internal error: {type(error).__name__}")
             await request.reply({ERROR_HEADER: json.dumps(to_wire(failed))})
@@ -86,10 +106,28 @@ class Hosted:
         app_id = address.decode_token(headers.get(CALLER_HEADER, "="))
         if not in_scope(self.component.scopes, app_id):
             raise PermissionDeniedError(f"component {self.component.name} is not in the scope of app id {app_id}")
-        body = request.body if not request.streamed else await joined(request.parts())
+        followed: Body | None = None
+        if method.streamed:
+            body, rest = await parted(request.parts())
+            followed = Body(rest) if FOLLOWED_HEADER in headers else None
+        else:
+            body = request.body if not request.streamed else await joined(request.parts())
         trace = headers.get("ce-traceparent"), headers.get("ce-tracestate", "")
         context = Context(Caller(namespace, app_id), request.deadline, *trace)
-        return Operation(method, self.component.name, decoded(body, method.arguments), context)
+        return Operation(method, self.component.name, decoded(body, method.arguments), context, body=followed)
+
+
+async def _pass_on(request: Request, flow: Flow) -> None:
+    async with aclosing(flow):
+        value = prefixed(msgspec.msgpack.encode(flow.result))
+        if flow.source is None:
+            await request.reply({}, value)
+            return
+        await request.begin({FOLLOWED_HEADER: "1"})
+        await request.write(value)
+        async for part in flow.source:
+            await request.write(part)
+        await request.end()
 
 
 @dataclass(slots=True)

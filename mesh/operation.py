@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mesh.errors import MeshError
+from mesh.flow import Body
 from mesh.policies import Verdict, by_error
 
 __all__ = ["DEFAULT_SECONDS", "Arrival", "Caller", "Context", "Method", "Operation"]
@@ -63,6 +64,7 @@ class Method:
         judge: What a policy makes of its result or error.
         grace: Seconds after the deadline in which the block itself says what it waited for, before it is cancelled.
         guarded: Whether the target's policy is around it; not where only this node is asked.
+        streamed: Whether bytes in parts may follow its arguments, and its result, which then is a ``Flow``.
     """
 
     block: str
@@ -73,6 +75,7 @@ class Method:
     judge: Callable[[Operation, object, MeshError | None], Verdict] | None = None
     grace: float = 0.0
     guarded: bool = True
+    streamed: bool = False
 
     def __str__(self) -> str:
         return f"{self.block}.{self.name}"
@@ -93,6 +96,7 @@ class Operation:
             Set by the pipeline.
         kept: What the block makes once for all attempts, as the events of a publish: another attempt is no other event.
         sent: Whether a host was asked, which may have done some of it.
+        body: What follows the arguments of a streamed method; None = nothing.
     """
 
     method: Method
@@ -104,11 +108,14 @@ class Operation:
     waits: bool = True
     kept: object = None
     sent: bool = False
+    body: Body | None = None
 
     def judged(self, result: object, error: MeshError | None) -> Verdict:
         """Say what an attempt came to."""
         judge = self.method.judge
-        return by_error(result, error) if judge is None else judge(self, result, error)
+        verdict = by_error(result, error) if judge is None else judge(self, result, error)
+        gone = self.body is not None and self.body.begun
+        return verdict._replace(again=False) if gone else verdict
 
 
 class Arrival(NamedTuple):

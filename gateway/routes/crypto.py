@@ -5,7 +5,6 @@ A document is encrypted here, with a key of its own; what has the key around tha
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import dataclasses
@@ -14,9 +13,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from gateway.errors import answer, bad_request, malformed, too_slow
+from gateway.errors import answer, bad_request, malformed
 from gateway.http.response import Answered, Response, StreamedResponse, json_response
-from gateway.routes.request import BODY_SECONDS, fields, go_ahead, header, read_json
+from gateway.routes.request import body_parts, fields, header, in_time, read_json
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called, Stream
 from mesh.blocks.crypto import (
@@ -40,7 +39,6 @@ __all__ = ["ROUTES", "RPCS"]
 
 ALPHA = ("v1.0-alpha1",)
 PUT, POST = frozenset({"PUT"}), frozenset({"POST"})
-READ_BYTES = 64 * 1024
 TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 OCTETS = ("Content-Type", "application/octet-stream")
 FORMATS = ("PEM", "JSON")
@@ -57,7 +55,7 @@ async def encrypt(asked: Asked) -> Answered:
         (header(asked.request, "dapr-omit-decryption-key-name") or "").strip().lower() in TRUE,
     )
     await asked.find(WRAP_KEY, name)
-    return await _respond(asked, WRAP_KEY, name, sealed(_body(asked), how, _wrapping(asked, name)))
+    return await _respond(asked, WRAP_KEY, name, sealed(body_parts(asked.request), how, _wrapping(asked, name)))
 
 
 async def decrypt(asked: Asked) -> Answered:
@@ -65,7 +63,9 @@ async def decrypt(asked: Asked) -> Answered:
     name = asked.text(0)
     await asked.find(UNWRAP_KEY, name)
     key_name = header(asked.request, "dapr-key-name") or ""
-    return await _respond(asked, UNWRAP_KEY, name, opened(_body(asked), key_name, _unwrapping(asked, name)))
+    return await _respond(
+        asked, UNWRAP_KEY, name, opened(body_parts(asked.request), key_name, _unwrapping(asked, name))
+    )
 
 
 def _required(asked: Asked, name: str) -> str:
@@ -73,24 +73,6 @@ def _required(asked: Asked, name: str) -> str:
     if not value:
         raise bad_request(f"missing header '{name}'")
     return value
-
-
-async def _body(asked: Asked) -> AsyncIterator[bytes]:
-    request = asked.request
-    if not request.content.is_eof():
-        go_ahead(request)
-    parts = aiter(request.content.iter_chunked(READ_BYTES))
-    while part := await _in_time(anext(parts, b"")):
-        yield part
-
-
-async def _in_time(next_part: Awaitable[Any]) -> Any:
-    """Wait for what the client sends next; who sends nothing for a minute is not waited for."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await next_part
-    except TimeoutError:
-        raise too_slow(BODY_SECONDS) from None
 
 
 async def _respond(asked: Asked, method: Method, name: str, parts: AsyncIterator[bytes]) -> Answered:
@@ -163,7 +145,7 @@ async def decrypt_rpc(called: Called) -> None:
 async def _begun(called: Called) -> tuple[Any, AsyncIterator[bytes]]:
     """Give the options, which come first, and what is to be encrypted or decrypted."""
     messages = cast("Stream", called.stream).messages()
-    first = await _in_time(anext(messages, None))
+    first = await in_time(anext(messages, None))
     if first is None or not first.HasField("options"):
         raise bad_request("the first message of the stream must have the options")
     if not first.options.component_name:
@@ -181,7 +163,7 @@ async def _payloads(first: Any, messages: AsyncIterator[Any]) -> AsyncIterator[b
                 raise bad_request(f"invalid sequence number {message.payload.seq}: {number} was expected")
             number += 1
             yield message.payload.data
-        message = await _in_time(anext(messages, None))
+        message = await in_time(anext(messages, None))
 
 
 async def _send(called: Called, parts: AsyncIterator[bytes]) -> None:

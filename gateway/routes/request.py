@@ -6,8 +6,8 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl, unquote
 
 import orjson
@@ -18,11 +18,13 @@ from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
     "BODY_SECONDS",
+    "body_parts",
     "check_escapes",
     "every",
     "fields",
     "go_ahead",
     "header",
+    "in_time",
     "metadata_of",
     "query_of",
     "read_body",
@@ -36,6 +38,8 @@ __all__ = [
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 BODY_SECONDS = 60.0
+READ_BYTES = 64 * 1024
+_T = TypeVar("_T")
 TRACE_BYTES = 29
 NO_METADATA: Mapping[str, str] = {}
 
@@ -164,6 +168,28 @@ async def read_body(request: web.BaseRequest) -> bytes:
         raise errors.too_slow(BODY_SECONDS) from None
     except web.HTTPRequestEntityTooLarge:
         raise errors.too_large(request._client_max_size) from None
+
+
+async def body_parts(request: web.BaseRequest) -> AsyncGenerator[bytes, None]:
+    """Iterate over the body as it comes.
+
+    Raises:
+        APIError: Nothing came for a minute.
+    """
+    if not request.content.is_eof():
+        go_ahead(request)
+    parts = aiter(request.content.iter_chunked(READ_BYTES))
+    while part := await in_time(anext(parts, b"")):
+        yield part
+
+
+async def in_time(next_part: Awaitable[_T]) -> _T:
+    """Wait for what the client sends next; who sends nothing for a minute is not waited for."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await next_part
+    except TimeoutError:
+        raise errors.too_slow(BODY_SECONDS) from None
 
 
 async def read_json(request: web.BaseRequest) -> object:

@@ -10,6 +10,7 @@ from gateway.errors import answer
 from gateway.routes.request import trace_context, unescape
 from mesh.blocks.block import Opened
 from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
+from mesh.flow import Body
 from mesh.operation import Caller, Context, Method, Operation
 
 if TYPE_CHECKING:
@@ -99,13 +100,15 @@ class Asking:
         except MeshError as error:
             raise answer(error) from error
 
-    async def run(self, method: Method, target: str, arguments: object, deadline: float | None = None) -> object:
+    async def run(
+        self, method: Method, target: str, arguments: object, deadline: float | None = None, body: Body | None = None
+    ) -> object:
         """Have an operation done.
 
         Raises:
             APIError: It failed.
         """
-        operation = Operation(method, target, arguments, self.context(deadline))
+        operation = Operation(method, target, arguments, self.context(deadline), body=body)
         try:
             return await self.api.run(operation)
         except MeshError as error:

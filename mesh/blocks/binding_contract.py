@@ -26,6 +26,7 @@ __all__ = [
     "OutputBinding",
     "Reading",
     "Remembering",
+    "StreamHead",
     "Streamed",
     "StreamingBinding",
 ]
@@ -97,6 +98,14 @@ class Streamed:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """What comes before the bytes of a streamed call; as `Streamed`."""
+
+    length: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
 @runtime_checkable
 class OutputBinding(Protocol):
     """Makes calls out of the mesh."""
@@ -127,10 +136,13 @@ class StreamingBinding(Protocol):
     async def stream(self, asked: Invoke, parts: AsyncIterator[bytes]) -> Streamed:
         """Do what is asked, as ``invoke``, in bounded memory.
 
+        Cancelled when nothing moves for a minute: neither a part is asked for, nor this returns, nor a part is given.
+
         Args:
             asked: Without data.
             parts: The data, as they are and as they come; has none where there are none. What is read of them is read
-                before this returns. Where they raise, nothing of them has been written when this is left.
+                before this returns. Where they raise, or this is cancelled, nothing of them has been written when this
+                is left, and what was there before still is.
 
         Raises:
             BindingError: As ``invoke``; after the first part that it gave, by its parts.

@@ -9,16 +9,26 @@ Source: Dapr 1.18, the bindings API.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from mesh.blocks.binding_contract import BindingError, InputBinding, Invoke, Invoked, OutputBinding, Remembering
+from mesh.blocks.binding_contract import (
+    BindingError,
+    InputBinding,
+    Invoke,
+    Invoked,
+    OutputBinding,
+    Remembering,
+    StreamHead,
+    StreamingBinding,
+)
 from mesh.blocks.binding_events import Here, Source, announced, read, read_for_others
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed
 from mesh.errors import ComponentNotFoundError, ConfigError
+from mesh.flow import STREAM_SECONDS, Body, Flow
 from mesh.operation import Method, Operation
 from mesh.resources.settings import Setting
 from mesh.scopes import in_scope
@@ -27,11 +37,12 @@ from mesh.tasks import task_group
 if TYPE_CHECKING:
     from mesh.resources.component import Component
 
-__all__ = ["BLOCK", "INVOKE", "BindingComponent", "Bindings", "open_binding"]
+__all__ = ["BLOCK", "INVOKE", "STREAM", "BindingComponent", "Bindings", "open_binding"]
 
 RECORDS = "bindings"
 DIRECTIONS = ("input", "output")
 INVOKE = Method("bindings", "invoke", Invoke, Invoked | None, seconds=60.0)
+STREAM = Method("bindings", "stream", Invoke, StreamHead, seconds=STREAM_SECONDS, streamed=True)
 
 SETTINGS = (
     Setting(
@@ -44,7 +55,7 @@ SETTINGS = (
 
 
 class BindingComponent:
-    """A configured binding; its function is the block's method.
+    """A configured binding; its functions are the block's methods.
 
     Attributes:
         name: The component's.
@@ -82,6 +93,31 @@ class BindingComponent:
 
     async def invoke(self, operation: Operation) -> Invoked | None:
         """Make a call."""
+        output, asked = self._asked(operation)
+        return await output.invoke(asked)
+
+    async def stream(self, operation: Operation) -> Flow:
+        """Make a call whose data, or answer, are passed on in parts; what is small may be of any operation."""
+        output, asked = self._asked(operation)
+        body, whole = operation.body, asked.data not in (b"", b"null")
+        if isinstance(output, StreamingBinding) and asked.operation in output.streamed and not whole:
+            given = await output.stream(Invoke(asked.operation, b"", asked.metadata), _parts_of(body))
+            return Flow(StreamHead(given.length, given.metadata), given.parts)
+        async for _ in _parts_of(body):
+            raise BindingError(f"{asked.operation} of binding {self.name} takes no stream: send its data as JSON")
+        found = await output.invoke(asked if whole else Invoke(asked.operation, b"null", asked.metadata))
+        if found is None:
+            return Flow(StreamHead(), None)
+        data = found.data or b""
+        return Flow(StreamHead(len(data), found.metadata), _parts_of(data))
+
+    def _asked(self, operation: Operation) -> tuple[OutputBinding, Invoke]:
+        """Give whom to call, and what with.
+
+        Raises:
+            ComponentNotFoundError: It is no output binding, or not used as one.
+            BindingError: It has no such operation.
+        """
         output, asked, context = self._output, cast("Invoke", operation.arguments), operation.context
         if output is None:
             raise ComponentNotFoundError(self.name, f"couldn't find output binding {self.name}")
@@ -94,7 +130,16 @@ class BindingComponent:
             trace = {"traceparent": context.traceparent}
             trace |= {"tracestate": context.tracestate} if context.tracestate else {}
             asked = Invoke(asked.operation, asked.data, {**asked.metadata, **trace})
-        return await output.invoke(asked)
+        return output, asked
+
+
+async def _parts_of(data: Body | bytes | None) -> AsyncGenerator[bytes, None]:
+    if isinstance(data, Body):
+        async with aclosing(data.parts()) as parts:
+            async for part in parts:
+                yield part
+    elif data is not None:
+        yield data
 
 
 def _directions_of(adapter: type) -> Sequence[str]:
@@ -174,7 +219,7 @@ class Bindings(ComponentService):
 
 BLOCK = Block(
     "bindings",
-    (INVOKE,),
+    (INVOKE, STREAM),
     Bindings,
     kind="bindings",
     open=open_binding,

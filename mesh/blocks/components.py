@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from mesh.address import MAX_NAME_BYTES
 from mesh.conditions import Condition
 from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
+from mesh.flow import held_open
 from mesh.scopes import in_scope
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ class ComponentService:
             return await self._parts.hosts.ask(operation, self._missing)
         with self._parts.lives[name] as life:
             try:
-                result = await cast("Awaitable[object]", getattr(component, operation.method.name)(operation))
+                run = cast("Callable[[Operation], Awaitable[object]]", getattr(component, operation.method.name))
+                if operation.method.streamed:
+                    result: object = await held_open(run, operation, operation.body, life)
+                else:
+                    result = await run(operation)
             except MeshError as error:
                 if error.retryable:
                     self._note(life, operation, str(error))
