@@ -34,37 +34,38 @@ class Body:
         error: What broke it off.
     """
 
-    __slots__ = ("_limit", "_source", "begun", "error")
+    __slots__ = ("_limit", "_seconds", "_source", "begun", "error")
 
     def __init__(self, source: AsyncIterator[bytes]) -> None:
         """Read nothing yet."""
         self._source = source
         self._limit: asyncio.Timeout | None = None
+        self._seconds = IDLE_SECONDS
         self.begun = False
         self.error: Exception | None = None
 
-    def bound(self, limit: asyncio.Timeout) -> None:
+    def bound(self, limit: asyncio.Timeout, seconds: float) -> None:
         """Have a limit begin anew with each part, and wait while one is waited for."""
-        self._limit = limit
+        self._limit, self._seconds = limit, seconds
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
         """Iterate over it; raises what broke it off."""
         self.begun = True
         while True:
-            self._move(None)
+            self._wait(None)
             try:
                 part = await anext(self._source, None)
             except Exception as error:
                 self.error = error
                 raise
             finally:
-                self._move(IDLE_SECONDS)
+                self._wait(self._seconds)
             if part is None:
                 return
             if part:
                 yield part
 
-    def _move(self, seconds: float | None) -> None:
+    def _wait(self, seconds: float | None) -> None:
         if self._limit is None or self._limit.expired():
             return
         try:
@@ -103,20 +104,24 @@ class Flow:
 
 
 async def held_open(
-    run: Callable[[Any], Awaitable[object]], operation: Any, body: Body | None, life: AbstractContextManager[object]
+    run: Callable[[Any], Awaitable[object]],
+    operation: Any,
+    body: Body | None,
+    life: AbstractContextManager[object],
+    seconds: float = IDLE_SECONDS,
 ) -> Flow:
     """Have a component do a streamed operation, until its first part is there; it is used until the flow is closed.
 
     Raises:
-        DeadlineExceededError: Nothing moved for a minute.
+        DeadlineExceededError: Nothing moved for so many seconds.
         MeshError: What the component raised.
     """
     stack = AsyncExitStack()
     stack.enter_context(life)
     try:
-        async with _moving() as limit:
+        async with _moving(seconds) as limit:
             if body is not None:
-                body.bound(limit)
+                body.bound(limit, seconds)
             flow = await run(operation)
             assert isinstance(flow, Flow)
             stack.push_async_callback(flow.aclose)
@@ -125,27 +130,27 @@ async def held_open(
     except BaseException:
         await stack.aclose()
         raise
-    return Flow(flow.result, None if flow.source is None else _going_on(first, flow.source), stack)
+    return Flow(flow.result, None if flow.source is None else _going_on(first, flow.source, seconds), stack)
 
 
 @asynccontextmanager
-async def _moving() -> AsyncGenerator[asyncio.Timeout, None]:
-    limit = asyncio.timeout(IDLE_SECONDS)
+async def _moving(seconds: float) -> AsyncGenerator[asyncio.Timeout, None]:
+    limit = asyncio.timeout(seconds)
     try:
         async with limit:
             yield limit
     except TimeoutError:
         if not limit.expired():
             raise
-        raise DeadlineExceededError(f"nothing moved for {IDLE_SECONDS:g} s") from None
+        raise DeadlineExceededError(f"nothing moved for {seconds:g} s") from None
 
 
-async def _going_on(first: bytes, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _going_on(first: bytes, source: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
     part: bytes | None = first
     while part is not None:
         if part:
             yield part
-        async with _moving():
+        async with _moving(seconds):
             part = await anext(source, None)
 
 

@@ -1,0 +1,137 @@
+"""One side of a binding's stream is killed: the other is told, and a file is the former or the new one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from tests.http.harness import Backbone, Node, component, gateway
+from tests.support.eventually import eventually
+from tests.support.gateways import MESH, MeshHome
+from tests.support.mesh import GatewayProcess
+from tests.support.nats import NatsServer, find_nats_server
+from tests.support.processes import free_port
+
+pytestmark = [
+    pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed"),
+    pytest.mark.slow,
+]
+
+PART = os.urandom(64 * 1024)
+OCTETS = "application/octet-stream"
+CREATE = "/v1.0/bindings/files?operation=create&metadata.fileName=kept"
+BARE = component("pubsub", "pubsub.mesh")
+
+
+async def _answers(port: int) -> None:
+    try:
+        async with aiohttp.request("GET", f"http://127.0.0.1:{port}/v1.0/healthz") as response:
+            assert response.status == 204
+    except aiohttp.ClientError as error:
+        raise AssertionError(str(error)) from error
+
+
+@asynccontextmanager
+async def host(directory: Path, backbone: Backbone, root: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run ``mesh host`` with files; it is dead when left."""
+    directory.mkdir()
+    resources = directory / "files.yaml"
+    files = component("files", "bindings.localstorage", rootPath=str(root))
+    resources.write_text(files.replace('"name":"files"', '"name":"files","annotations":{"mesh.placement":"backbone"}'))
+    environ = MeshHome(directory / "home").environ({"MESH_BACKBONE": backbone.url, "NAMESPACE": backbone.namespace})
+    port = free_port()
+    words = ("host", "--resources-path", str(resources), "--app-id", "host", "--dapr-http-port", str(port))
+    process = await asyncio.create_subprocess_exec(
+        *MESH, *words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        await eventually(lambda: _answers(port), within=90.0)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def endless() -> AsyncIterator[bytes]:
+    for _ in range(128):
+        yield PART
+    await asyncio.Event().wait()
+
+
+def writing(root: Path) -> None:
+    assert any(each.stat().st_size for each in root.glob(".*.part"))
+
+
+async def read(node: Node, name: str) -> tuple[int, bytes]:
+    asked = {"operation": "get", "metadata": {"fileName": name}}
+    reply = await node.request("POST", "/v1.0/bindings/files", {"Accept": OCTETS}, asked)
+    return reply.status, reply.body
+
+
+async def test_the_host_is_killed(tmp_path: Path) -> None:
+    """While it writes, and while it is read from; then there is another one, which has the former file."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "kept").write_bytes(b"former")
+    (root / "large").write_bytes(PART * 1024)
+    async with NatsServer(tmp_path / "nats") as server:
+        backbone = Backbone(server.url)
+        async with gateway(backbone, tmp_path, resources=BARE) as node:
+            async with host(tmp_path / "one", backbone, root) as one:
+                async with asyncio.TaskGroup() as tasks:
+                    sending = tasks.create_task(node.request("POST", CREATE, {"Content-Type": OCTETS}, endless()))
+                    await eventually(lambda: writing(root))
+                    one.kill()
+                    reply = await sending
+                assert (reply.status, reply.json["errorCode"]) == (500, "ERR_INVOKE_OUTPUT_BINDING"), reply
+            async with host(tmp_path / "two", backbone, root) as two:
+                assert await read(node, "kept") == (200, b"former")
+                asked = orjson.dumps({"operation": "get", "metadata": {"fileName": "large"}})
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    async with node.open("POST", "/v1.0/bindings/files", {"Accept": OCTETS}, asked) as response:
+                        assert await response.content.readany()
+                        two.kill()
+                        async for _ in response.content.iter_any():
+                            pass
+    assert {each.name for each in root.iterdir() if not each.name.startswith(".")} == {"kept", "large"}
+
+
+async def test_the_gateway_of_a_caller_is_killed(tmp_path: Path) -> None:
+    """The host notices, and removes what it has written."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "kept").write_bytes(b"former")
+    async with NatsServer(tmp_path / "nats") as server:
+        backbone = Backbone(server.url)
+        environ = {"NAMESPACE": backbone.namespace}
+        (tmp_path / "asking").mkdir()
+        async with (
+            host(tmp_path / "one", backbone, root),
+            GatewayProcess("asking", tmp_path / "asking", backbone=server.url, environ=environ) as asking,
+            aiohttp.ClientSession() as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+
+            async def send() -> None:
+                with pytest.raises(aiohttp.ClientError):
+                    async with session.post(asking.url + CREATE, data=endless(), headers={"Content-Type": OCTETS}):
+                        pass
+
+            tasks.create_task(send())
+            await eventually(lambda: writing(root), within=90.0)
+            await asking.kill()
+
+            def check() -> None:
+                assert [each.name for each in root.iterdir()] == ["kept"]
+
+            await eventually(check, within=60.0)
+    assert (root / "kept").read_bytes() == b"former"
