@@ -73,6 +73,7 @@ class GatewayConfig:
         app_protocol: How it is spoken to; the certificate of ``https`` and ``grpcs`` is not verified.
         app_max_concurrency: Most calls into the application at once; None for no limit.
         app_health: How its health is watched; None not at all.
+        app_binding_seconds: How long it may take to say whether it wants the events of a binding.
         http_port: Port of the API; 0 picks a free one.
         grpc_port: Port of the gRPC API; 0 picks a free one, None takes 50001 if that is free.
         listen: Addresses the API listens on.
@@ -105,6 +106,7 @@ class GatewayConfig:
     app_protocol: AppProtocol = "http"
     app_max_concurrency: int | None = None
     app_health: HealthCheck | None = None
+    app_binding_seconds: float = 3.0
     http_port: int = 3500
     grpc_port: int | None = None
     listen: tuple[str, ...] = ("127.0.0.1", "::1")

@@ -96,6 +96,7 @@ class Reader:
             namespace_given=bool(self._namespace),
             home=config.home,
             backbone_timeout=config.backbone_timeout,
+            binding_seconds=config.app_binding_seconds,
             host_only=config.host_only,
             backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
             application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",

@@ -171,6 +171,7 @@ def gateway_config(
         namespace=environ.get("NAMESPACE") or "default",
         backbone=environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
+        app_binding_seconds=_binding_seconds(options, check),
         drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
         log_level=level or "info",
         log_json=options.log_as_json,
@@ -216,6 +217,14 @@ def _health(options: GatewayOptions, check: _Checker) -> HealthCheck | None:
     threshold = check.positive("--app-health-threshold", options.app_health_threshold, _HEALTH.threshold)
     path = options.app_health_check_path or _HEALTH.path
     return HealthCheck(path if path.startswith("/") else f"/{path}", interval, timeout, int(threshold))
+
+
+def _binding_seconds(options: GatewayOptions, check: _Checker) -> float:
+    name = "--app-binding-options-timeout"
+    seconds = check.duration(name, options.app_binding_options_timeout, _DEFAULT.app_binding_seconds)
+    if seconds <= 0:
+        check.complain(name, "must be above 0")
+    return seconds
 
 
 def _init_endpoints(options: GatewayOptions, check: _Checker) -> frozenset[str]:

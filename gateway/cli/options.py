@@ -105,6 +105,14 @@ class GatewayOptions:
     app_health_threshold: int | None = _option(
         None, "number", "--app-health-threshold", "failures until it is unhealthy (3)", section=_APP
     )
+    app_binding_options_timeout: str | None = _option(
+        None,
+        "text",
+        "--app-binding-options-timeout",
+        "how long it may take to say which bindings it wants (3s)",
+        section=_APP,
+        metavar="DURATION",
+    )
     disable_init_endpoints: str | None = _option(
         None,
         "text",
@@ -195,7 +203,6 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--metrics-listen-address",), "text"), "there is no metrics endpoint yet"),
         (Flag(("--dapr-public-port",), "text"), "there is one API port"),
         (Flag(("--dapr-public-listen-address",), "text"), "there is one API port"),
-        (Flag(("--app-binding-options-timeout",), "text"), "an application has 3 s to say what it wants"),
         (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
         (Flag(("--hot-reload-reconcile-interval",), "text"), "resource files are looked at every second"),
         (Flag(("--runtime-path", "--dapr-path"), "text"), "there is no runtime that would have to be found"),

@@ -49,8 +49,8 @@ __all__ = ["Here", "Source", "Towards", "announced", "read", "read_for_others"]
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 3.0
 ASK_SECONDS = 5.0
+LATEST_SECONDS = 600.0
 EVENT_SECONDS = 3600.0
 AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
 LOOK_SECONDS = 30.0
@@ -117,13 +117,12 @@ class Here:
         if source.declared:
             return True
         if source not in self._wanted:
+            seconds = self._parts.binding_seconds
             try:
-                async with asyncio.timeout(PROBE_SECONDS):
+                async with asyncio.timeout(seconds):
                     wanted = await self._application.wants(source.name, _path(source))
             except TimeoutError:
-                raise BindingError(
-                    f"the application does not say within {PROBE_SECONDS:g} s whether it wants it"
-                ) from None
+                raise BindingError(f"the application does not say within {seconds:g} s whether it wants it") from None
             self._wanted[source] = wanted
         return self._wanted[source]
 
@@ -193,9 +192,14 @@ class _Elsewhere:
         self.app_id = app_id
         self._exchange = parts.exchange
         self._where = address.bindings(parts.caller.namespace, app_id)
+        self._has_said = False
 
     async def wants(self, source: Source) -> bool:
-        return await self._ask(_Asked(source), ASK_SECONDS, watched=False) == b"yes"
+        # Until it has said so once, its gateway may have to ask it, and knows how long that may take.
+        seconds = ASK_SECONDS if self._has_said else LATEST_SECONDS
+        said = await self._ask(_Asked(source), seconds, watched=not self._has_said)
+        self._has_said = True
+        return said == b"yes"
 
     async def handle(self, source: Source, event: BindingEvent) -> bytes:
         return await self._ask(_Asked(source, event.data, dict(event.metadata)), EVENT_SECONDS, watched=True)

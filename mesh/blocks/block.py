@@ -175,6 +175,7 @@ class Parts:
         inbound: What everything for the application passes.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
+        binding_seconds: How long the application may take to say whether it wants the events of a binding.
     """
 
     caller: Caller
@@ -203,6 +204,7 @@ class Parts:
     topics: Topics = field(default_factory=Topics)
     memory: Memory | None = None
     streams: Streams = field(default_factory=Streams)
+    binding_seconds: float = 3.0
 
 
 def no_policy(policies: ResiliencyPolicies, target: str) -> Policy:

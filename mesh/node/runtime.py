@@ -91,6 +91,7 @@ class NodeSettings:
         home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
         observer: Is told of everything besides the node's own counters, and of broker and application too.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
+        binding_seconds: How long the application may take to say whether it wants the events of a binding.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
         backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
         application: Address of an application that may outlive the node; empty when there is none.
@@ -109,6 +110,7 @@ class NodeSettings:
     home: Path | None = None
     observer: Observer | None = None
     backbone_timeout: float = 5.0
+    binding_seconds: float = 3.0
     host_only: bool = False
     backbone_from: str = ""
     application: str = ""
@@ -308,6 +310,7 @@ class Runtime(Steps):
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
             memory=self._memory(),
+            binding_seconds=settings.binding_seconds,
         )
 
     def _memory(self) -> Memory | None:

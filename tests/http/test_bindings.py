@@ -5,6 +5,7 @@ Source: reference/dapr-surface.md 0.5, 1.11, 2.7.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -214,6 +215,23 @@ async def test_the_probe(memory: Backbone, tmp_path: Path) -> None:
         methods = [got.method for got in app.at(f"/b{status}")]
         assert methods[0] == "OPTIONS"
         assert ("POST" in methods) is wanted
+
+
+async def test_the_limit_of_the_probe(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An application that does not answer within it is asked again."""
+    async with App() as app:
+
+        async def slow(got: Got, _: web.BaseRequest) -> web.Response:
+            if len(app.at("/late")) == 1:
+                await asyncio.Event().wait()
+            return web.Response()
+
+        app.answers["/late"] = slow
+        resources = component("late", "bindings.cron", **EVERY)
+        async with gateway(memory, tmp_path, app=app, resources=resources, app_binding_seconds=0.2):
+            await app.until("/late", 3)
+    assert [got.method for got in app.at("/late")][:3] == ["OPTIONS", "OPTIONS", "POST"]
+    assert "the application does not say within 0.2 s whether it wants it" in caplog.text
 
 
 async def test_a_host_triggers_applications_of_its_scopes(nats: Backbone, tmp_path: Path) -> None:

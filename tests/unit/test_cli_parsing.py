@@ -237,6 +237,7 @@ def test_gateway_flags_become_its_configuration() -> None:
         "--app-id orders --app-port 3000 --app-protocol https --app-channel-address 10.0.0.1 --app-max-concurrency 5"
         " --enable-app-health-check --app-health-check-path live --app-health-probe-interval 3"
         " --app-health-probe-timeout 250 --app-health-threshold 2 --dapr-http-port 3501 --dapr-grpc-port 3502"
+        " --app-binding-options-timeout 1500ms"
         " --dapr-listen-addresses '[::1],127.0.0.1' --max-body-size 16Mi --read-buffer-size 8Ki"
         " --allowed-origins https://a.example,https://b.example --resources-path r --resources-path s --config c"
         " --log-level warn --log-as-json --enable-api-logging --dapr-graceful-shutdown-seconds 9"
@@ -260,6 +261,7 @@ def test_gateway_flags_become_its_configuration() -> None:
         app_protocol="https",
         app_max_concurrency=5,
         app_health=HealthCheck("/live", 3, 0.25, 2),
+        app_binding_seconds=1.5,
         http_port=3501,
         grpc_port=3502,
         listen=("::1", "127.0.0.1"),
@@ -335,6 +337,7 @@ def test_all_wrong_values_are_reported_together() -> None:
         app_health_probe_interval=1,
         app_health_probe_timeout=2000,
         app_health_threshold=0,
+        app_binding_options_timeout="0s",
         app_channel_address="a..b",
         dapr_listen_addresses="127.0.0.1,.x",
         resources_path=("r", ""),
@@ -343,6 +346,7 @@ def test_all_wrong_values_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         gateway_config(options, {**_ENVIRON, "DAPR_HTTP_DISABLE_H2C": "perhaps"})
     assert sorted(problem.path for problem in caught.value.problems) == [
+        "--app-binding-options-timeout",
         "--app-channel-address",
         "--app-health-probe-timeout",
         "--app-health-threshold",
