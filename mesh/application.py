@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["DROP_REASON", "AppResponse", "Application", "Headers", "Kind"]
+__all__ = ["DROP_REASON", "AppResponse", "Application", "BindingAnswer", "Headers", "Kind"]
 
 Headers = Sequence[tuple[str, str]]
-Kind = Literal["event", "events", "change", "binding"]
-"""What is posted: one event, a batch of them, a change of a configuration, an event of an input binding."""
+Kind = Literal["event", "events", "change"]
+"""What is posted: one event, a batch of them, a change of a configuration."""
 DROP_REASON = "mesh-reason"
 """Member of an entry in the answer to a batch: why that is dropped, where it was not the application who said so."""
 
@@ -35,6 +36,27 @@ class AppResponse(Protocol):
 
     def parts(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindingAnswer:
+    """What an application answers to an event of an input binding.
+
+    Attributes:
+        data: What the source is told, and what is called gets; None = it was too large to be read.
+        to: Output bindings to call.
+        parallel: Whether they are called at once, not one after the other.
+        store: Where state is saved.
+        states: What is saved: items as in JSON, but for ``value``, which are the bytes.
+        message: Whether all of that was said in a message; else a document in ``data`` may say it.
+    """
+
+    data: bytes | None = b""
+    to: Sequence[str] = ()
+    parallel: bool = False
+    store: str = ""
+    states: Sequence[Mapping[str, object]] = ()
+    message: bool = False
 
 
 class Application(Protocol):
@@ -71,6 +93,19 @@ class Application(Protocol):
             AppUnreachableError: Nothing reached it.
             HandlerFailedError: It failed, and could say so.
             AppFailedError: It broke off.
+        """
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        """Hand over an event of an input binding, give status and answer.
+
+        Args:
+            name: The component's.
+            path: The route.
+            headers: Sent with it.
+            body: The event.
+
+        Raises:
+            AppUnreachableError, HandlerFailedError, AppFailedError: As ``post``.
         """
 
     async def wants(self, name: str, path: str) -> bool:

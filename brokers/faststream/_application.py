@@ -14,7 +14,7 @@ from faststream.message import AckStatus
 from pydantic import ValidationError
 
 from brokers.faststream._message import JSON, Delivered, IncomingCall, MeshMessage, encode, last_of_each
-from mesh.application import Headers, Kind
+from mesh.application import BindingAnswer, Headers, Kind
 from mesh.errors import EventError, HandlerFailedError
 from mesh.event import from_structured
 
@@ -69,6 +69,10 @@ class FastStreamApplication:
         self.topics: dict[str, Subscriber] = {}
         self.methods: dict[tuple[str, str], Subscriber] = {}
         self.started = asyncio.Event()
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        """Take no events of bindings."""
+        return 404, BindingAnswer()
 
     async def wants(self, name: str, path: str) -> bool:
         """Want nothing of bindings: FastStream has no word for them."""

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.config import HealthCheck
 from gateway.grpc._not_served import NotServedError
-from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS
+from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS, binding_event
 from gateway.grpc.messages import COMMON, RUNTIME, Message, message, status_json
 from gateway.grpc.wire import (
     CONTENT_TYPE,
@@ -37,7 +37,7 @@ from gateway.http.application import HTTPApplication
 from gateway.http.client import ConnectError
 from gateway.http2.client import HTTP2Client
 from gateway.status import HTTP_STATUS, Code
-from mesh.application import AppResponse, Headers, Kind
+from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, HandlerFailedError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 
@@ -163,6 +163,13 @@ class GRPCApplication(HTTPApplication):
             return HTTP_STATUS[Code.UNIMPLEMENTED], b""
         try:
             return 200, await callback(self, path, headers, body)
+        except StatusError as error:
+            raise HandlerFailedError(_told(error), int(error.code)) from None
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        """Tell by ``OnBindingEvent``."""
+        try:
+            return 200, await binding_event(self, name, headers, body)
         except StatusError as error:
             raise HandlerFailedError(_told(error), int(error.code)) from None
 

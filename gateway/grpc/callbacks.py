@@ -16,10 +16,11 @@ from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
 from gateway.grpc.messages import RUNTIME, Message, message
 from gateway.grpc.wire import StatusError
 from gateway.status import Code
-from mesh.application import DROP_REASON, Headers, Kind
+from mesh.application import DROP_REASON, BindingAnswer, Headers, Kind
+from mesh.blocks.items import named_options
 from mesh.errors import EventError
 
-__all__ = ["ALPHA", "CALLBACK", "CALLBACKS"]
+__all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "binding_event"]
 
 CALLBACK, ALPHA = f"{RUNTIME}.AppCallback", f"{RUNTIME}.AppCallbackAlpha"
 _Reply, _Bulk, _BulkReply = (
@@ -27,6 +28,7 @@ _Reply, _Bulk, _BulkReply = (
 )
 _BindingEvent, _BindingReply = message("BindingEventRequest"), message("BindingEventResponse")
 _Entry = message("TopicEventBulkRequestEntry")
+PARALLEL = 1  # Of BindingEventConcurrency.
 _SAID = ("SUCCESS", "RETRY", "DROP")
 _SETTLED = tuple(orjson.dumps({"status": said}) for said in _SAID)
 
@@ -145,21 +147,30 @@ def _warn_unimplemented(application: Asked, name: str, path: str, error: StatusE
     application.warn_once(f"{text} ({error.message[:200]})" if error.message else text)
 
 
-async def _binding(application: Asked, path: str, headers: Headers, body: bytes) -> bytes:
-    """Hand over an event of an input binding; what the application wants done with its answer is left undone."""
+async def binding_event(application: Asked, name: str, headers: Headers, body: bytes) -> BindingAnswer:
+    """Hand over an event of an input binding."""
     metadata = {name: value for name, value in headers if name not in ("Content-Type", "mesh-binding")}
-    name = next((value for name, value in headers if name == "mesh-binding"), path.removeprefix("/"))
     try:
         request = _BindingEvent(name=name, data=body, metadata=metadata).SerializeToString()
     except UNREADABLE as error:
         raise EventError(f"the event does not go into a message of gRPC: {error}") from None
     reply, _ = await application.ask(CALLBACK, "OnBindingEvent", request, _BindingReply, _without_type(headers))
-    return bytes(reply.data)
+    states = [
+        {
+            "key": each.key,
+            "value": bytes(each.value),
+            "etag": each.etag.value,
+            "metadata": dict(each.metadata),
+            "options": named_options(each.options.concurrency, each.options.consistency),
+        }
+        for each in reply.states
+    ]
+    parallel = reply.concurrency == PARALLEL
+    return BindingAnswer(bytes(reply.data), tuple(reply.to), parallel, reply.store_name, states, message=True)
 
 
 CALLBACKS: Mapping[Kind, Callable[[Asked, str, Headers, bytes], Awaitable[bytes]]] = {
     "event": _event,
     "events": _events,
-    "binding": _binding,
 }
 """By kind. An application on gRPC is not told of what is not here."""

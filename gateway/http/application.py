@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
 from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
-from mesh.application import AppResponse, Headers, Kind
+from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 
@@ -260,6 +260,11 @@ class HTTPApplication:
         """Post a small body to a route, which may lack its slash; an answer beyond 1 MiB is not read."""
         async with self.call("POST", path if path[:1] == "/" else f"/{path}", headers, body) as response:
             return response.status, await _read(response) or b""
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        """Post an event of a binding, with its name among the headers."""
+        async with self.call("POST", path if path[:1] == "/" else f"/{path}", headers, body) as response:
+            return response.status, BindingAnswer(await _read(response))
 
     async def wants(self, name: str, path: str) -> bool:
         """Ask by ``OPTIONS``; who has no such verb has the route."""

@@ -15,6 +15,7 @@ from gateway.http.response import Answered, Response, json_response, no_content
 from gateway.routes.request import fields, header, metadata_of, query_of, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
+from mesh.blocks.items import CONSISTENCIES, completed, named, named_options, options_of
 from mesh.blocks.query import Queried
 from mesh.blocks.state import (
     BULK_GET,
@@ -33,7 +34,7 @@ from mesh.blocks.state import (
     Search,
 )
 from mesh.blocks.store import Concurrency, Item, Stored
-from mesh.errors import BadArgumentError, FeatureNotSupportedError, StateError
+from mesh.errors import FeatureNotSupportedError, StateError
 from mesh.event import MAX_LEVELS
 from mesh.operation import Method
 from mesh.values import parse_whole
@@ -41,8 +42,6 @@ from mesh.values import parse_whole
 __all__ = ["ROUTES", "RPCS"]
 
 DEFAULT_LISTED = 100
-CONSISTENCIES = ("", "eventual", "strong")  # As StateOptions of gRPC numbers them, and the next.
-CONCURRENCIES = ("", "first-write", "last-write")
 
 
 async def get(asked: Asked) -> Answered:
@@ -200,23 +199,14 @@ def _json(value: bytes) -> object:
     return orjson.Fragment(value)
 
 
-def _refused(reason: str, method: Method, store: str, arguments: object = None) -> APIError:
-    """Refuse an option of an item as the store would."""
-    return answer(StateError(reason), method, store, arguments)
-
-
 def _options(
-    options: Mapping[str, object], method: Method, store: str, arguments: object = None, where: str = ""
+    options: Mapping[str, object], method: Method, store: str, arguments: object = None
 ) -> tuple[Concurrency | None, bool]:
     """Read concurrency, and whether consistency is strong."""
-    consistency = options.get("consistency") or ""
-    if not isinstance(consistency, str) or consistency not in CONSISTENCIES:
-        raise _refused(f"{where}unrecognized consistency {consistency!r}", method, store, arguments)
-    concurrency = options.get("concurrency") or ""
     try:
-        return Concurrency(str(concurrency)) if concurrency else None, consistency == "strong"
-    except ValueError:
-        raise _refused(f"{where}unrecognized concurrency {concurrency!r}", method, store, arguments) from None
+        return options_of(options)
+    except StateError as error:
+        raise answer(error, method, store, arguments) from None
 
 
 def _item(value: object, url_metadata: Mapping[str, str], method: Method, store: str, *, delete: bool = False) -> Item:
@@ -240,22 +230,10 @@ def _item(value: object, url_metadata: Mapping[str, str], method: Method, store:
 
 def _complete(item: Item, options: Mapping[str, object], method: Method, store: str) -> Item:
     """Read an item's options, and of its metadata when it expires."""
-    where, given = f"key {item.key}: ", Save([item])
-    concurrency, strong = _options(options, method, store, given, where)
-    text = next((value for name, value in item.metadata.items() if name.lower() == "ttlinseconds"), None)
     try:
-        ttl = None if text is None else _ttl(text)
-    except BadArgumentError as error:
-        raise _refused(f"{where}{error}", method, store, given) from None
-    return replace(item, concurrency=concurrency, ttl=ttl, strong=strong)
-
-
-def _ttl(text: str) -> float | None:
-    try:
-        seconds = parse_whole(text, least=-1, most=2**31 - 1)
-    except ValueError as error:
-        raise BadArgumentError(f"ttlInSeconds is {error}") from None
-    return None if seconds <= 0 else float(seconds)
+        return completed(item, options)
+    except StateError as error:
+        raise answer(error, method, store, Save([item])) from None
 
 
 # The same over gRPC, where a value is any bytes.
@@ -265,7 +243,7 @@ async def get_rpc(called: Called) -> object:
     """Read one key."""
     asked = called.message
     await called.find(GET, asked.store_name)
-    wanted = Get(asked.key, _named(CONSISTENCIES, asked.consistency) == "strong", dict(asked.metadata))
+    wanted = Get(asked.key, named(CONSISTENCIES, asked.consistency) == "strong", dict(asked.metadata))
     stored = cast("Stored | None", await called.run(GET, asked.store_name, wanted))
     if stored is None:
         return called.reply()
@@ -301,7 +279,7 @@ async def delete_rpc(called: Called) -> object:
     asked = called.message
     await called.find(DELETE, asked.store_name)
     item = Item(asked.key, None, asked.etag.value or None, metadata=dict(asked.metadata))
-    await _delete(called, asked.store_name, item, _chosen(asked.options))
+    await _delete(called, asked.store_name, item, named_options(asked.options.concurrency, asked.options.consistency))
     return called.reply()
 
 
@@ -341,19 +319,7 @@ def _sent(given: Any, method: Method, store: str, *, delete: bool = False) -> It
         raise APIError(400, "ERR_MALFORMED_REQUEST", "state key cannot be empty")
     value = None if delete else given.value
     item = Item(given.key, value, given.etag.value or None, metadata=dict(given.metadata))
-    return _complete(item, _chosen(given.options), method, store)
-
-
-def _chosen(options: Any) -> Mapping[str, object]:
-    """Give the options of a message the names that they have in JSON."""
-    return {
-        "concurrency": _named(CONCURRENCIES, options.concurrency),
-        "consistency": _named(CONSISTENCIES, options.consistency),
-    }
-
-
-def _named(names: Sequence[str], number: int) -> str:
-    return names[number] if 0 <= number < len(names) else str(number)
+    return _complete(item, named_options(given.options.concurrency, given.options.consistency), method, store)
 
 
 def _told(stored: Stored) -> dict[str, str]:

@@ -15,17 +15,21 @@ from typing import Protocol, cast, runtime_checkable
 
 from mesh.blocks.store import StateStore
 from mesh.errors import MeshError
+from mesh.flow import STREAM_SECONDS
+from mesh.operation import Method
 
 __all__ = [
     "BindingError",
     "BindingEvent",
     "Handle",
+    "INVOKE",
     "InputBinding",
     "Invoke",
     "Invoked",
     "OutputBinding",
     "Reading",
     "Remembering",
+    "STREAM",
     "StreamHead",
     "Streamed",
     "StreamingBinding",
@@ -104,6 +108,10 @@ class StreamHead:
 
     length: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+INVOKE = Method("bindings", "invoke", Invoke, Invoked | None, seconds=60.0)
+STREAM = Method("bindings", "stream", Invoke, StreamHead, seconds=STREAM_SECONDS, streamed=True)
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +28,7 @@ import msgspec
 import orjson
 
 from mesh import address
+from mesh.blocks.binding_answers import carry_out, document
 from mesh.blocks.binding_contract import BindingError, BindingEvent, InputBinding, Reading
 from mesh.broker import Frame, Message
 from mesh.calls.exchange import Request
@@ -35,7 +36,7 @@ from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.error_wire import from_wire, to_wire
 from mesh.errors import MeshError, NoResponderError
 from mesh.host import ERROR_HEADER, decoded, joined
-from mesh.operation import Arrival
+from mesh.operation import Arrival, Context
 from mesh.pipeline import InboundHandler
 from mesh.policies import Guard, Policy, Verdict
 from mesh.scopes import in_scope
@@ -71,11 +72,13 @@ class Source(msgspec.Struct, frozen=True):
         name: The component's.
         route: Where its events are posted.
         declared: Whether the component says that it is an input: then the application is not asked.
+        answers: Whether what it answers is done.
     """
 
     name: str
     route: str
     declared: bool
+    answers: bool = False
 
 
 class _Asked(msgspec.Struct):
@@ -149,15 +152,21 @@ class Here:
             raise BindingError(attempt.reason)
         return answer[-1]
 
+    def _context(self, headers: Sequence[tuple[str, str]]) -> Context:
+        return Context(self._parts.caller, traceparent=dict(headers).get("traceparent"))
+
     def _way(self, name: str, policy: Policy) -> tuple[Guard, InboundHandler]:
         inbound, application = self._parts.inbound, self._application
 
         async def call(arrival: Arrival) -> Attempt:
             source, headers, data, answer = arrival.what
             fields = [("Content-Type", "application/json"), *headers, ("mesh-binding", source.name)]
-            status, body = await application.post(_path(source), fields, data, "binding")
-            answer.append(body)
+            status, said = await application.trigger(source.name, _path(source), fields, data)
             if 200 <= status < 300:
+                if source.answers and not said.message:
+                    said = document(said.data)
+                await carry_out(said, self._parts.run, self._context(headers), states=source.answers)
+                answer.append(said.data or b"")
                 return SUCCESS
             return Attempt(Outcome.RETRY, f"the application answered {status}", status)
 

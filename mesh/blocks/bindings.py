@@ -14,6 +14,8 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from mesh.blocks.binding_contract import (
+    INVOKE,
+    STREAM,
     BindingError,
     InputBinding,
     Invoke,
@@ -28,9 +30,9 @@ from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed
 from mesh.errors import ComponentNotFoundError, ConfigError
-from mesh.flow import STREAM_SECONDS, Body, Flow
-from mesh.operation import Method, Operation
-from mesh.resources.settings import Setting
+from mesh.flow import Body, Flow
+from mesh.operation import Operation
+from mesh.resources.settings import Setting, choice
 from mesh.scopes import in_scope
 from mesh.tasks import task_group
 
@@ -41,14 +43,18 @@ __all__ = ["BLOCK", "INVOKE", "STREAM", "BindingComponent", "Bindings", "open_bi
 
 RECORDS = "bindings"
 DIRECTIONS = ("input", "output")
-INVOKE = Method("bindings", "invoke", Invoke, Invoked | None, seconds=60.0)
-STREAM = Method("bindings", "stream", Invoke, StreamHead, seconds=STREAM_SECONDS, streamed=True)
 
 SETTINGS = (
     Setting(
         "direction",
         "What it is used as: `input`, `output`, or `input, output`; with `input` the application is not asked.",
         example="input",
+    ),
+    Setting(
+        "mesh.answer",
+        "`do`: what the application answers to an event is a document of what to save and whom to call.",
+        choice("do"),
+        example="do",
     ),
     Setting("route", "The path that events are posted to; if not set, the component's name.", example="/orders"),
 )
@@ -79,7 +85,7 @@ class BindingComponent:
         if self.input is None and self._output is None:
             known = " and ".join(_directions_of(type(adapter)))
             raise ConfigError(component.problem(f"{component.type} is {known} only", setting="direction"))
-        self.source = Source(self.name, _route(component), "input" in directions)
+        self.source = Source(self.name, _route(component), "input" in directions, _answers(component))
         self.ending = asyncio.Event()
 
     @property
@@ -155,11 +161,20 @@ def _route(component: Component) -> str:
     return (component.setting("route") or "").strip() or component.name
 
 
+def _answers(component: Component) -> bool:
+    """Read whether answers are done; raises ``ConfigError``."""
+    given = (component.setting("mesh.answer") or "").strip().lower()
+    if given not in ("", "do"):
+        raise ConfigError(component.problem("is `do`, or not there", setting="mesh.answer"))
+    return given == "do"
+
+
 def _check(component: Component) -> Sequence[str]:
     """Read ``direction``; raises ``ConfigError``."""
     given = [each.strip().lower() for each in (component.setting("direction") or "").split(",") if each.strip()]
     if set(given) - {*DIRECTIONS}:
         raise ConfigError(component.problem("is `input`, `output` or `input, output`", setting="direction"))
+    _answers(component)
     return given
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from mesh.application import AppResponse, Headers, Kind
+from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.operation import Method
 from mesh.resources.subscription import Subscription, unknown_metadata
@@ -129,6 +129,10 @@ class EventStream:
             self._waiting.pop(entry, None)
             if self._pending.get(identity) is entry:
                 del self._pending[identity]
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        """Take no events of bindings."""
+        return 404, BindingAnswer()
 
     async def wants(self, name: str, path: str) -> bool:
         """Want nothing of bindings."""

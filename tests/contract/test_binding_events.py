@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from mesh.adapter import ComponentAdapter
-from mesh.application import Headers
+from mesh.application import BindingAnswer, Headers
 from mesh.blocks.binding_contract import BindingEvent, Reading
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.node.runtime import Runtime
@@ -106,12 +106,11 @@ class App:
         self.asked.append((name, path))
         return self.wanted
 
-    async def post(self, path: str, headers: Headers, body: bytes, kind: str) -> tuple[int, bytes]:
-        assert kind == "binding"
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
         if not self.there.is_set():
             raise AppUnreachableError("it is away")
         self.got.append((path, dict(headers), body))
-        return self.status, b""
+        return self.status, BindingAnswer()
 
     async def until_reachable(self) -> None:
         await self.there.wait()

@@ -12,7 +12,8 @@ import pytest
 from gateway.grpc.messages import message
 from tests.grpc.app import GRPCApp, fail
 from tests.grpc.harness import client, refused
-from tests.http.harness import Backbone, component, gateway
+from tests.http.harness import Backbone, component, gateway, yaml
+from tests.support.eventually import eventually
 
 
 async def test_calls(memory: Backbone, tmp_path: Path) -> None:
@@ -61,3 +62,49 @@ async def test_an_application_without_bindings(memory: Backbone, tmp_path: Path)
     assert {each.message.name for each in got} == {"yes"}
     times = [each.message.metadata["readTimeUTC"] for each in got]
     assert len(set(times)) == len(times)
+
+
+@pytest.mark.parametrize("concurrency", [0, 1])
+@pytest.mark.parametrize("states", [False, True])
+async def test_what_an_answer_asks_for(memory: Backbone, tmp_path: Path, concurrency: int, states: bool) -> None:
+    """Bindings are called with its bytes in any case; state is saved where the component says so."""
+    files = tmp_path / "files"
+    resources = component("tick", "bindings.cron", schedule="@every 1s", **({"mesh.answer": "do"} if states else {}))
+    resources += component("one", "bindings.localstorage", rootPath=str(files / "one"))
+    resources += component("two", "bindings.localstorage", rootPath=str(files / "two"))
+    resources += component("kept", "state.in-memory")
+    answer = message("BindingEventResponse")(
+        data=b"\x00\xff", to=["one", "two"], concurrency=concurrency, store_name="kept"
+    )
+    answer.states.add(key="k", value=b"\x01", options={"concurrency": 1, "consistency": 2})
+    async with GRPCApp() as app:
+        app.always("ListInputBindings", message("ListInputBindingsResponse")(bindings=["tick"]))
+        app.always("OnBindingEvent", answer)
+        async with (
+            gateway(memory, tmp_path, app=app.port, app_protocol="grpc", resources=resources, grpc_port=0) as node,
+            client(node) as called,
+        ):
+
+            def check() -> None:
+                for name in ("one", "two"):
+                    assert [each.read_bytes() for each in (files / name).glob("[!.]*")][:1] == [b"\x00\xff"]
+
+            await eventually(check)
+            kept = await called.message("GetState", store_name="kept", key="k")
+            assert kept.data == (b"\x01" if states else b"")
+
+
+async def test_what_it_asks_for_and_cannot_be_done(memory: Backbone, tmp_path: Path) -> None:
+    """Then the event was not taken."""
+    policy = {
+        "policies": {"retries": {"often": {"policy": "constant", "duration": "10ms", "maxRetries": 1}}},
+        "targets": {"components": {"tick": {"inbound": {"retry": "often"}}}},
+    }
+    resources = component("tick", "bindings.cron", schedule="@every 1s") + yaml("Resiliency", "r", policy)
+    async with GRPCApp() as app:
+        app.always("ListInputBindings", message("ListInputBindingsResponse")(bindings=["tick"]))
+        app.always("OnBindingEvent", message("BindingEventResponse")(to=["nope"]))
+        async with gateway(memory, tmp_path, app=app.port, app_protocol="grpc", resources=resources):
+            got = await app.until("OnBindingEvent", 2)
+    times = [each.message.metadata["readTimeUTC"] for each in got]
+    assert times[0] == times[1]
