@@ -167,6 +167,7 @@ def _fault_times_table() -> str:
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "api": api.table,
+    "bindings": reference.bindings,
     "features": _features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,

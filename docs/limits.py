@@ -23,7 +23,7 @@ from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
-from mesh import address, conditions, delivery, host, key_value, pipeline, policies, telemetry
+from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, telemetry
 from mesh.blocks import (
     configuration,
     configuration_store,
@@ -38,6 +38,8 @@ from mesh.blocks import (
     store,
     topics,
 )
+from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING
+from mesh.blocks.binding_contract import STREAM as STREAM_BINDING
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory, health, inbound, reload
@@ -95,6 +97,18 @@ def _asked() -> Sequence[Row]:
             _time(LONGEST_SECONDS),
             "`grpc-timeout`, which bounds the whole call",
             "`DEADLINE_EXCEEDED`; until somebody has taken the call it is 60 s",
+        ),
+        (
+            "a call of a binding; each attempt",
+            _time(INVOKE_BINDING.seconds),
+            OUTBOUND,
+            "500 `ERR_INVOKE_OUTPUT_BINDING`; the outcome is unknown",
+        ),
+        (
+            "a call of a binding whose data or answer are streams, until its answer begins; each attempt",
+            f"{STREAM_BINDING.seconds:g} s",
+            OUTBOUND,
+            f"500 `ERR_INVOKE_OUTPUT_BINDING`; long before, if nothing moves for {_time(flow.IDLE_SECONDS)}",
         ),
         ("a publish, alone or in bulk; each attempt", _time(topics.PUBLISH.seconds), OUTBOUND, failed),
         ("an operation on a state store; each attempt", _time(state.GET.seconds), OUTBOUND, failed),
@@ -287,6 +301,12 @@ def _streams() -> Sequence[Row]:
             _time(exchange.STALL_LIMIT),
             NONE,
             "the body breaks off",
+        ),
+        (
+            "a stream to or from a binding in which nothing moves, by what is outside or by the client",
+            _time(flow.IDLE_SECONDS),
+            NONE,
+            "500 `ERR_INVOKE_OUTPUT_BINDING`, or 408 `ERR_BODY_READ` if it was the client; an answer breaks off",
         ),
         ("of a stream under way, in each direction", _size(link.WINDOW_BYTES), NONE, "the sender waits"),
     )

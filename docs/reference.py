@@ -11,7 +11,7 @@ from mesh.node.catalogue import ComponentType, component_types
 from mesh.registry import Registry
 from mesh.resources.settings import Setting
 
-__all__ = ["files", "own_types"]
+__all__ = ["bindings", "files", "own_types"]
 
 DOCS = Path(__file__).parent
 FOLDER = DOCS / "components"
@@ -59,6 +59,35 @@ def _index(groups: Iterable[Sequence[ComponentType]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def bindings() -> str:
+    """Give the table of the types of bindings."""
+    lines = ["| type | in | out | operations | in parts | tested with |", "| --- | --- | --- | --- | --- | --- |"]
+    for each in own_types():
+        if not each.name.startswith("bindings."):
+            continue
+        sides = ["yes" if f"{side}_BINDING" in each.abilities else "–" for side in ("INPUT", "OUTPUT")]
+        told = _words(each.operations) or ("as its page says" if sides[1] == "yes" else "–")
+        cells = [
+            f"[`{each.name}`](components/{_paged(each)}.md)",
+            *sides,
+            told,
+            _words(each.streamed) or "–",
+            each.tested,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _paged(kind: ComponentType) -> str:
+    """Give the first of the types that one adapter has: their page has its name."""
+    alike = (each.name for each in own_types() if kind.provider and each.provider == kind.provider)
+    return next(alike, kind.name)
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def _page(alike: Sequence[ComponentType]) -> str:
     first = alike[0]
     title = ", ".join(each.name for each in alike)
@@ -69,6 +98,8 @@ def _page(alike: Sequence[ComponentType]) -> str:
     abilities = [*(f"`{each}`" for each in first.abilities)]
     abilities += [f"`{name}` with {what}" for name, what in first.abilities_with.items()]
     lines += [f"| abilities | {', '.join(abilities)} |"] * bool(abilities)
+    lines += [f"| operations | {_words(first.operations)} |"] * bool(first.operations)
+    lines += [f"| passed on in parts | {_words(first.streamed)} |"] * bool(first.streamed)
     lines += [f"| versions | {', '.join(f'`{each}`' for each in first.versions)} |"] * (first.versions != ("v1",))
     lines += [f"| operations run | {_WHERE[first.placement]} |"]
     lines += [f"| tested with | {first.tested or 'its adapter does not say'} |"]

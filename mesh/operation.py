@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mesh.errors import MeshError
-from mesh.flow import Body
 from mesh.policies import Verdict, by_error
+
+if TYPE_CHECKING:
+    from mesh.flow import Body
 
 __all__ = ["DEFAULT_SECONDS", "Arrival", "Caller", "Context", "Method", "Operation"]
 

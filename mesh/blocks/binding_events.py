@@ -19,7 +19,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -360,7 +360,6 @@ async def read_for_others(
     """
     reading: dict[str, asyncio.Task[None]] = {}
     back: set[str] = set()
-    space = parts.caller.namespace
     async with task_group() as tasks:
 
         def begin(app_id: str) -> None:
@@ -383,20 +382,7 @@ async def read_for_others(
             elif len(reading) < MAX_READINGS:
                 begin(app_id)
 
-        async def look() -> None:
-            question = Message({}, orjson.dumps({"apps": scopes}))
-            while not ending.is_set():
-                try:
-                    async with parts.broker.listen(address.readers(space), heard):
-                        while True:
-                            await parts.broker.broadcast(address.triggered(space), question)
-                            if await _first_of(ending, LOOK_SECONDS):
-                                return
-                except MeshError as error:
-                    logger.debug("binding %s: cannot look for applications: %s", source.name, error)
-                    await _first_of(ending, AGAIN_SECONDS)
-
-        looking = tasks.create_task(look(), name="bindings-look")
+        looking = tasks.create_task(_look(parts, source.name, scopes, heard, ending), name="bindings-look")
         try:
             yield
         finally:
@@ -407,3 +393,20 @@ async def read_for_others(
                 _, late = await asyncio.wait(waiting, timeout=LEAVE_SECONDS)
                 for task in late:
                     task.cancel()
+
+
+async def _look(
+    parts: Parts, name: str, scopes: tuple[str, ...], heard: Callable[[Frame], None], ending: asyncio.Event
+) -> None:
+    """Ask which applications are there, now and then."""
+    space, question = parts.caller.namespace, Message({}, orjson.dumps({"apps": scopes}))
+    while not ending.is_set():
+        try:
+            async with parts.broker.listen(address.readers(space), heard):
+                while True:
+                    await parts.broker.broadcast(address.triggered(space), question)
+                    if await _first_of(ending, LOOK_SECONDS):
+                        return
+        except MeshError as error:
+            logger.debug("binding %s: cannot look for applications: %s", name, error)
+            await _first_of(ending, AGAIN_SECONDS)

@@ -36,6 +36,8 @@ class ComponentType:
         settings: Its own, those without effect last; None = it does not say.
         abilities: What metadata will tell of it, whatever its settings are, but for what nothing here uses yet.
         abilities_with: What it will tell besides, each with the settings that it takes.
+        operations: What can be asked of it by name, as of an output binding; empty = nothing, or it depends.
+        streamed: Those of them whose data and answers are passed on in parts.
         versions: Those of ``spec.version`` that it knows, the usual one first.
         tested: What it is tested against; empty = it does not say.
         placement: Where operations run if nothing else is said; empty for a block that is never hosted.
@@ -49,6 +51,8 @@ class ComponentType:
     settings: tuple[Setting, ...] | None = ()
     abilities: tuple[str, ...] = ()
     abilities_with: Mapping[str, str] = field(default_factory=dict)
+    operations: tuple[str, ...] = ()
+    streamed: tuple[str, ...] = ()
     versions: tuple[str, ...] = ("v1",)
     tested: str = ""
     placement: str = ""
@@ -77,6 +81,8 @@ class ComponentType:
             "versions": list(self.versions),
             "abilities": list(self.abilities),
             "abilitiesWith": dict(self.abilities_with),
+            "operations": list(self.operations),
+            "streamed": list(self.streamed),
             "placement": self.placement,
             "tested": self.tested,
             "needs": self.needs,
@@ -132,6 +138,8 @@ def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> Co
         settings=declared_by(adapter),
         abilities=() if block is None else _abilities(block, adapter, depending),
         abilities_with=depending,
+        operations=_names(adapter, "operations"),
+        streamed=_names(adapter, "streamed"),
         versions=tuple(getattr(adapter, "versions", ("v1",))),
         tested=getattr(adapter, "tested", ""),
         placement="" if not hosted else "local" if getattr(adapter, "bound", False) else "nearest",
@@ -141,6 +149,12 @@ def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> Co
 
 def _abilities(block: Block, adapter: type, depending: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(each for each in block.abilities(adapter) if each not in depending and each not in NOT_HERE)
+
+
+def _names(adapter: type, name: str) -> tuple[str, ...]:
+    """Give what an adapter says as a whole, and not as a property of each component."""
+    found = getattr(adapter, name, ())
+    return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
 def _title(adapter: type) -> str:
