@@ -312,6 +312,8 @@ class Hosts:
         try:
             return await self._found_and_asked(operation, missing)
         except StreamBrokenError as error:
+            if operation.body is not None and operation.body.error is not None:
+                raise operation.body.error from None  # It is the caller's own, as it would be here.
             text = f"a host of component {operation.target} left with it, and may have done it: {error}"
             raise StreamBrokenError(text) from None
 

@@ -28,12 +28,14 @@ JSON, OCTETS = "application/json", "application/octet-stream"
 async def invoke(asked: Asked) -> Answered:
     """Make a call of a binding, whose data and answer may be streams."""
     name = asked.text(0)
-    streams = _media_type(header(asked.request, "content-type") or "") == OCTETS
+    # Without the operation there, the body has it: as JSON, whatever its type says.
+    operation = query_of(asked.query).get("operation")
+    streams = operation is not None and _media_type(header(asked.request, "content-type") or "") == OCTETS
     wanted = OCTETS in map(_media_type, (header(asked.request, "accept") or "").split(","))
     body: Body | None = None
     if streams:
         metadata = dict(metadata_of(asked.query))
-        arguments = Invoke(query_of(asked.query).get("operation", ""), b"", metadata)
+        arguments = Invoke(operation or "", b"", metadata)
         if asked.request.body_exists:
             body = Body(body_parts(asked.request))
     else:

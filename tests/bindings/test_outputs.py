@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from mesh.blocks.binding_contract import BindingError
-from mesh.blocks.bindings import INVOKE
+from mesh.blocks.binding_contract import INVOKE, STREAM, BindingError, Invoke
+from mesh.flow import Body, Flow
+from mesh.node.runtime import Runtime
+from mesh.operation import Context, Operation
 from mesh.resources.component import Component
 from tests.support.bindings import OUTPUTS, OutputKind, ServedOutput, call
 from tests.support.nodes import MemoryMesh, ask, component, node, unique
@@ -52,3 +58,34 @@ async def test_told(kind: OutputKind, tmp_path: Path) -> None:
     """Metadata tell that it is one."""
     async with kind.serve(tmp_path) as served, node("memory:", unique("outputs"), bound(kind, served)) as here:
         assert "OUTPUT_BINDING" in here.description.components[0].capabilities
+
+
+async def _streamed(asker: Runtime, operation: str, metadata: Mapping[str, str], body: Body | None) -> bytes:
+    asked = Operation(STREAM, "out", Invoke(operation, b"", dict(metadata)), Context(asker.caller), body=body)
+    async with aclosing(cast("Flow", await asker.run(asked))) as flow:
+        return b"" if flow.source is None else b"".join([part async for part in flow.source])
+
+
+async def test_streams(kind: OutputKind, tmp_path: Path) -> None:
+    """What is written in parts is read in parts, as it was; what breaks off is not there, and changes nothing."""
+    part = os.urandom(1_000_000)
+
+    async def parts(count: int, then: Exception | None = None) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield part
+        if then is not None:
+            raise then
+
+    async with kind.serve(tmp_path) as served, node("memory:", unique("outputs"), bound(kind, served)) as here:
+        if not served.streams:
+            pytest.skip("it has none")
+        with pytest.raises(ValueError, match="it broke"):
+            await _streamed(here, "create", served.streams, Body(parts(9, ValueError("it broke"))))
+        with pytest.raises(BindingError):
+            await _streamed(here, "get", served.streams, None)
+        for count in (17, 1, 0):
+            await _streamed(here, "create", served.streams, Body(parts(count)))
+            assert await _streamed(here, "get", served.streams, None) == part * count
+        with pytest.raises(ValueError, match="it broke"):
+            await _streamed(here, "create", served.streams, Body(parts(9, ValueError("it broke"))))
+        assert await _streamed(here, "get", served.streams, None) == b""

@@ -77,7 +77,7 @@ async def test_there_and_back(url: str, registry: Registry, tmp_path: Path) -> N
             async for part in flow.source:
                 digest.update(part)
         assert digest.digest() == hashlib.sha256(PART * COUNT).digest()
-        with pytest.raises(MeshError):
+        with pytest.raises(ValueError, match="it broke"):
             await stream(asker, "create", parts(ValueError("it broke")), fileName="big")
         flow = await stream(asker, "get", None, fileName="big")
         await flow.aclose()  # Nobody reads it.

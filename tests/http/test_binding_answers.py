@@ -61,6 +61,20 @@ async def test_a_document_is_done(memory: Backbone, tmp_path: Path, service: App
     assert [(each.method, each.json) for each in got] == [("POST", {"a": 1})] * 2
 
 
+async def test_an_event_from_a_host(nats: Backbone, tmp_path: Path, service: App) -> None:
+    """The component says it there; it is done by the application's own gateway, with what that has."""
+    source = component("tick", "bindings.cron", scopes=["away", "host"], **TICK, **DO)
+    one = component("one", "bindings.http", url=f"http://127.0.0.1:{service.port}/one")
+    async with App() as app:
+        app.answer("/tick", 200, {"to": ["one"], "data": "text"})
+        async with (
+            gateway(nats, tmp_path, app_id="host", resources=source),
+            gateway(nats, tmp_path, app=app, app_id="away", resources=one),
+        ):
+            await service.until("/one", 1)
+    assert service.at("/one")[0].body == b"text"
+
+
 async def test_it_is_not_done_unless_it_is_to_be(memory: Backbone, tmp_path: Path, service: App) -> None:
     """As in Dapr."""
     async with App() as app:

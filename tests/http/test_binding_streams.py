@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import hashlib
 import os
@@ -15,6 +16,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from bindings.localstorage import LocalStorageBinding, LocalStorageSettings
+from mesh.blocks.binding_contract import Invoke
 from tests.http.harness import ANY, App, Backbone, Case, Node, cases, component, error, gateway, yaml
 from tests.support.eventually import eventually
 
@@ -131,7 +134,15 @@ OF_OCTETS = {TYPE: "application/octet-stream", LENGTH: "5"}
     Case("no such file", told("get", fileName="nowhere"), 500, failed("file not found: nowhere")),
     Case("no file at all", asked("get"), 500, failed("the metadata fileName are missing: the path of the file")),
     Case("outside", asked("create", body=b"x", fileName="../x"), 500, error(FAILED)),
-    Case("no operation", ("POST", FILES, OCTETS, b"x"), 500, error(FAILED)),
+    Case("no operation", ("POST", FILES, OCTETS, b"x"), 400, error("ERR_MALFORMED_REQUEST")),
+    Case("an empty operation", asked("", body=b"x"), 500, error(FAILED)),
+    Case(
+        "JSON by another name",
+        ("POST", FILES, OCTETS, b'{"operation":"get","metadata":{"fileName":"there"}}'),
+        200,
+        b"there",
+        {TYPE: "application/json"},
+    ),
     Case("unknown operation", asked("dance", body=b"x"), 500, error(FAILED)),
     Case(
         "unknown binding",
@@ -302,6 +313,24 @@ async def test_a_gibibyte(root: Path, tmp_path: Path) -> None:
         node.session._timeout = aiohttp.ClientTimeout(total=None)
         await moves(node, 1024)
     (root / "big").unlink()
+
+
+async def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """At the next start; neither what is being written, nor what has a name of its own."""
+    (tmp_path / "below").mkdir()
+    left = tmp_path / "below" / f".{'a' * 16}.part"
+    written, new, named = (tmp_path / name for name in (f".{'b' * 16}.part", f".{'c' * 16}.part", "own.part"))
+    for path in (left, written, new, named):
+        path.write_bytes(b"half")
+        os.utime(path, (1, 1))
+    os.utime(new)
+    with written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        async with LocalStorageBinding(LocalStorageSettings(str(tmp_path))) as binding:
+            listed = await binding.invoke(Invoke("list"))
+    assert [path.exists() for path in (left, written, new, named)] == [False, True, True, True]
+    assert listed is not None
+    assert orjson.loads(listed.data or b"") == [str(named)]
 
 
 async def test_a_policy_tries_what_it_can(root: Path, tmp_path: Path) -> None:

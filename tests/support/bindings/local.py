@@ -31,7 +31,7 @@ async def _files(directory: Path) -> AsyncIterator[ServedOutput]:
         (call("move", fileName="a/b", destinationFile="c"), gives(b'{"fileName":"c"}')),
         (call("delete", fileName="c"), nothing),
     )
-    yield ServedOutput({"rootPath": str(root)}, calls, call("get", fileName="link"))
+    yield ServedOutput({"rootPath": str(root)}, calls, call("get", fileName="link"), {"fileName": "large"})
 
 
 @asynccontextmanager

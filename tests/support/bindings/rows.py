@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh.blocks.binding_contract import Invoke, Invoked
@@ -22,11 +22,14 @@ class ServedOutput:
         settings: Of the component.
         calls: Made one after the other, each with a check of what it gives.
         refused: A call that fails.
+        streams: Metadata that name what ``create`` and ``get`` pass on in parts, and which is not there; empty = they
+            do not.
     """
 
     settings: Mapping[str, str]
     calls: tuple[tuple[Invoke, Check], ...]
     refused: Invoke
+    streams: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
