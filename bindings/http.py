@@ -30,17 +30,19 @@ class Answer:
     Attributes:
         status: Of HTTP.
         body: The JSON value; None = it is none.
+        raw: The bytes.
     """
 
     status: int
     body: Any
+    raw: bytes = b""
 
     def reason(self) -> str:
         """Tell a refusal in few words."""
         told = self.body if isinstance(self.body, dict) else {}
-        error = told.get("error")
-        texts = told.get("errors") or ([error.get("message")] if isinstance(error, dict) else [error])
-        text = "; ".join(each for each in texts if isinstance(each, str)) if isinstance(texts, list) else ""
+        given = told.get("errors") or told.get("error") or told.get("message") or told.get("Message")
+        texts = [each.get("message") if isinstance(each, dict) else each for each in _several(given)]
+        text = "; ".join(each for each in texts if isinstance(each, str))
         return f"{self.status}: {text}"[:MAX_REASON] if text else str(self.status)
 
 
@@ -56,6 +58,7 @@ class HTTPService(Steps):
         *,
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
+        seconds: float | None = REQUEST_SECONDS,
     ) -> None:
         """Prepare; entering opens the pool of connections.
 
@@ -66,6 +69,7 @@ class HTTPService(Steps):
             away: Makes the errors after which the same request may succeed.
             tls: What connections are secured with; None = as is usual.
             server_name: The name in the server's certificate, if that is another than its host.
+            seconds: How long a request may take; None = as long as who asks waits.
         """
         super().__init__()
         self._name = name
@@ -74,11 +78,12 @@ class HTTPService(Steps):
         self._away = away
         self._tls = tls
         self._server_name = server_name
+        self._seconds = seconds
         self._session: aiohttp.ClientSession
 
     async def _enter(self) -> None:
         connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._tls or True)
-        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=self._seconds, connect=CONNECT_SECONDS)
         session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
         self._session = await self._stack.enter_async_context(session)
 
@@ -96,12 +101,16 @@ class HTTPService(Steps):
         Raises:
             MeshError: As `get`; what was asked may have been done.
         """
-        return await self._ask("POST", path, {}, orjson.dumps(body))
+        return await self.send(path, orjson.dumps(body), {"Content-Type": "application/json"})
 
-    async def _ask(self, method: str, path: str, query: Mapping[str, str], data: bytes | None) -> Answer:
-        headers = dict(await self._headers())
-        if data is not None:
-            headers["Content-Type"] = "application/json"
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str], query: Mapping[str, str] = {}) -> Answer:
+        """Ask for something with bytes of any media type; raises as `post`."""
+        return await self._ask("POST", path, query, body, headers)
+
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, str], data: bytes | None, more: Mapping[str, str] = {}
+    ) -> Answer:
+        headers = {**await self._headers(), **more}
         try:
             async with self._session.request(
                 method,
@@ -112,24 +121,37 @@ class HTTPService(Steps):
                 server_hostname=self._server_name,
                 allow_redirects=False,  # Who asks is told to no other server.
             ) as response:
-                body = await _body(response)
+                raw = await _read(response)
         except TimeoutError:
             raise self._away(f"{self._name} at {self._url} does not answer") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._away(f"{self._name} at {self._url} cannot be reached: {error}") from None
-        answer = Answer(response.status, body)
+            raise self._away(f"{self._name} at {self._url} cannot be reached: {_why(error)}") from None
+        answer = Answer(response.status, _json(raw), raw)
         if not 200 <= answer.status < 500 or answer.status == 429:
             raise self._away(f"{self._name} answered {answer.reason()}")
         return answer
 
 
-async def _body(response: aiohttp.ClientResponse) -> object:
+async def _read(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             raise ValueError(f"it answers more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _json(raw: bytes) -> object:
     try:
-        return orjson.loads(bytes(body))
+        return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
+
+
+def _several(given: object) -> list[object]:
+    return given if isinstance(given, list) else [given]
+
+
+def _why(error: Exception) -> str:
+    """Tell what went wrong without the whole address, which may hold a secret."""
+    return error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)

@@ -46,6 +46,8 @@ EXTRAS = {
     "aiobotocore": "aws",
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "aiosmtplib": "smtp",
+    "apprise": "apprise",
     "asyncmy": "mysql",
     "asyncpg": "postgresql",
     "azure": "azure",

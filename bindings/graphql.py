@@ -1,0 +1,155 @@
+"""Queries and mutations of one GraphQL service.
+
+Sources: Dapr 1.18, the GraphQL binding; "GraphQL over HTTP".
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import ClassVar, Self
+from urllib.parse import urlsplit
+
+import orjson
+
+from bindings._service import JSON, Service, safe
+from mesh.adapter import ComponentAdapter
+from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
+from mesh.errors import ConfigError
+from mesh.resources.component import Component
+from mesh.resources.settings import setting
+from mesh.values import show_duration
+
+__all__ = ["GraphQLBinding"]
+
+OPERATIONS = ("query", "mutation")
+_ACCEPT = {"Accept": "application/graphql-response+json, application/json;q=0.9"}
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OF_CONNECTION = frozenset(("host", "content-length", "content-type", "transfer-encoding", "connection", "accept"))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQLSettings:
+    """What is read of a component."""
+
+    endpoint: str = setting("endpoint", "URL of the service.", required=True, example="https://api.example.com/graphql")
+    anyhow: str = setting(
+        "header:", "A header field of each request, its name after the colon.", default="", secret=True
+    )
+    usual: str = setting("variable:", "A variable of each query, its name after the colon.", default="")
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class GraphQLBinding(ComponentAdapter):
+    """A GraphQL service."""
+
+    title = "Queries and changes by a GraphQL service."
+    tested = "a server of graphql-core over HTTP"
+    settings: ClassVar[type[GraphQLSettings]] = GraphQLSettings
+    operations = OPERATIONS
+
+    def __init__(self, settings: GraphQLSettings) -> None:
+        """Prepare."""
+        super().__init__(settings)
+        self._service: Service
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings, those of one kind of name, too."""
+        made = super().from_component(component)
+        given = [(each.name.partition(":"), component.setting(each.name) or "") for each in component.metadata]
+        families = {
+            kind: {name: value for (before, _, name), value in given if before.casefold() == kind}
+            for kind in ("header", "variable")
+        }
+        settings: GraphQLSettings = made._settings
+        for name, value in families["header"].items():
+            try:
+                _check(name, value)
+            except ValueError as error:
+                raise ConfigError(component.problem(str(error), setting=f"header:{name}")) from None
+        made._settings = GraphQLSettings(settings.endpoint, headers=families["header"], variables=families["variable"])
+        return made
+
+    async def _enter(self) -> None:
+        settings: GraphQLSettings = self._settings
+        parts = urlsplit(settings.endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise self._problem("is the URL of a service: http://… or https://…", "endpoint")
+        self._secrets = tuple(settings.headers.values())
+        whole = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self._path = settings.endpoint.partition(parts.netloc)[2]
+        service = Service("the GraphQL service", whole, _ACCEPT, secrets=self._secrets)
+        self._service = await self._stack.enter_async_context(service)
+
+    async def invoke(self, asked: Invoke) -> Invoked:
+        """Send the document that the metadata ``query``, or ``mutation``, hold."""
+        settings: GraphQLSettings = self._settings
+        document = asked.metadata.get(asked.operation, "")
+        if not document:
+            raise BindingError(f"the metadata {asked.operation} are missing: the document")
+        body = {"query": document, "variables": {**settings.variables, **_variables(asked)}}
+        headers = {**settings.headers, **_headers(asked.metadata)}
+        began, watch = datetime.now(UTC), time.monotonic()
+        answer = await self._service.send(self._path, orjson.dumps(body), {**headers, **JSON})
+        value = answer.body if isinstance(answer.body, dict) else {}
+        told = {"statusCode": str(answer.status)}
+        if value.get("errors"):
+            reason = safe("; ".join(_messages(value["errors"])), self._secrets)
+            raise BindingError(f"the GraphQL service answered with errors: {reason}", told)
+        if not 200 <= answer.status < 300:
+            reason = safe(answer.reason(), self._secrets)
+            raise BindingError(f"the GraphQL service answered {reason}", told, retryable=answer.status == 408)
+        if "data" not in value:
+            raise BindingError("the GraphQL service answered with neither data nor errors", told)
+        return Invoked(
+            orjson.dumps(value["data"]),
+            {
+                "operation": asked.operation,
+                "start-time": began.isoformat(),
+                "end-time": datetime.now(UTC).isoformat(),
+                "duration": show_duration(round(time.monotonic() - watch, 6)),
+            },
+        )
+
+
+def _variables(asked: Invoke) -> dict[str, object]:
+    """Give the variables of a call: texts by metadata, and those of any type by its data."""
+    found: dict[str, object] = {}
+    if asked.data not in (b"", b"null"):
+        try:
+            value = orjson.loads(asked.data)
+        except orjson.JSONDecodeError:
+            value = None
+        if not isinstance(value, dict):
+            raise BindingError("the data are a JSON object of variables, or nothing")
+        found |= value
+    return found | {name[9:]: value for name, value in asked.metadata.items() if name.startswith("variable:")}
+
+
+def _headers(metadata: Mapping[str, str]) -> dict[str, str]:
+    found = {name[7:]: value for name, value in metadata.items() if name.startswith("header:")}
+    for name, value in found.items():
+        try:
+            _check(name, value)
+        except ValueError as error:
+            raise BindingError(f"the metadata header:{name!r} {error}") from None
+    trace = {name: metadata[name] for name in ("traceparent", "tracestate", "baggage") if name in metadata}
+    return trace | found
+
+
+def _check(name: str, value: str) -> None:
+    """Refuse what would be more than one header field, or lead the request elsewhere."""
+    if not _NAME.fullmatch(name) or name.casefold() in _OF_CONNECTION:
+        raise ValueError("names no header field that can be set")
+    if any(each in value for each in "\r\n\0"):
+        raise ValueError("has a line break in its value")
+
+
+def _messages(errors: object) -> list[str]:
+    several = errors if isinstance(errors, list) else [errors]
+    return [str(each.get("message", "")) if isinstance(each, dict) else str(each) for each in several]
