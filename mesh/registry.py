@@ -61,6 +61,7 @@ EXTRAS = {
     "faststream": "faststream",
     "google": "gcp",
     "grpc": "pluggable",
+    "idna": "smtp",
     "mqtt5": "mqtt",
     "nkeys": "nkeys",
     "pymongo": "mongodb",

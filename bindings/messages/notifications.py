@@ -24,10 +24,10 @@ FORMATS = ("text", "markdown", "html")
 _STATUS = re.compile(r"\berror=([0-9]{3})\b")
 _TAGGED = re.compile(r"([\w-]+(?:,[\w-]+)*)=([a-z][a-z0-9+.-]*://.*)", re.IGNORECASE)
 
-# Its texts hold URLs, which hold secrets: what it logs goes nowhere. What failed is told by our errors.
-_library = logging.getLogger("apprise")
-_library.propagate = False
-_library.addHandler(logging.NullHandler())
+# What these log holds URLs, and so secrets: it goes nowhere. What failed is told by our errors.
+for _name in ("apprise", "urllib3.connectionpool"):
+    logging.getLogger(_name).propagate = False
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP as LINES
@@ -16,6 +17,7 @@ from email.utils import formatdate, getaddresses, make_msgid
 from typing import ClassVar
 
 import aiosmtplib
+import idna
 
 from bindings._data import text_of
 from bindings._service import safe
@@ -107,7 +109,6 @@ class SMTPBinding(ComponentAdapter):
     async def _send(self, message: EmailMessage, recipients: list[str]) -> None:
         """Give the server the mail for all of its recipients, or for none."""
         settings: SMTPSettings = self._settings
-        sender = message["From"].addresses[0].addr_spec
         connection = aiosmtplib.SMTP(
             hostname=settings.host,
             port=settings.port,
@@ -121,20 +122,16 @@ class SMTPBinding(ComponentAdapter):
                 if server.get_transport_info("sslcontext") is None and settings.host not in _LOOPBACK:
                     raise BindingError("the mail server offers no TLS, and a password is not sent without")
                 await server.login(settings.user, settings.password)
-            wide = not all(each.isascii() for each in (sender, *recipients))
-            if wide and not server.supports_extension("smtputf8"):
-                raise BindingError("the mail server takes addresses in ASCII alone")
-            coding, options = ("utf-8", ["SMTPUTF8", "BODY=8BITMIME"]) if wide else ("ascii", [])
-            await server.mail(sender, options=options, encoding=coding)
+            await server.mail(message["From"].addresses[0].addr_spec)
             refused: list[aiosmtplib.SMTPRecipientRefused] = []
             for each in recipients:
                 try:
-                    await server.rcpt(each, encoding=coding)
+                    await server.rcpt(each)
                 except aiosmtplib.SMTPRecipientRefused as error:
                     refused.append(error)
             if refused:
                 raise self._refused(refused)
-            await server.data(message.as_bytes(policy=_POLICY.clone(utf8=True) if wide else _POLICY))
+            await server.data(message.as_bytes())
 
     def _refused(self, refused: list[aiosmtplib.SMTPRecipientRefused]) -> BindingError:
         settings: SMTPSettings = self._settings
@@ -167,7 +164,7 @@ def _compose(asked: Invoke, settings: SMTPSettings) -> tuple[EmailMessage, list[
     if copies:
         message["Cc"] = copies
     message["Date"] = formatdate()
-    message["Message-ID"] = make_msgid(domain=sender[0].domain if sender[0].domain.isascii() else "localhost")
+    message["Message-ID"] = make_msgid(domain=sender[0].domain)
     message["X-Priority"] = str(_priority(given.get("priority", ""), settings.priority))
     try:
         message.set_content(text_of(asked.data).decode(), subtype="html")
@@ -187,9 +184,10 @@ def _line(given: Mapping[str, str], name: str, usual: str) -> str:
 def _addresses(name: str, text: str) -> Iterator[Address]:
     for each in filter(None, (each.strip() for each in text.split(";"))):
         for shown, address in getaddresses([each]):
+            name_of, _, domain = address.rpartition("@")
             try:
-                made = Address(shown, addr_spec=address)
-            except (ValueError, IndexError):  # Of what is no address at all.
+                made = Address(shown, addr_spec=f"{name_of}@{idna.encode(domain, uts46=True).decode()}")
+            except (ValueError, IndexError, MessageError):  # Of what is no address at all.
                 made = Address()
             if not made.username or not made.domain:
                 raise BindingError(f"{name}: {each!r} is no address")

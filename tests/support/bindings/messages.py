@@ -63,7 +63,7 @@ async def serves(answer: Callable[[Sent], web.Response]) -> AsyncIterator[HTTP]:
         service.sent.append(Sent(request.method, request.path_qs, request.headers, await request.read()))
         return service.answer(service.sent[-1])
 
-    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0)
+    runner = web.ServerRunner(web.Server(handle, access_log=None), shutdown_timeout=0)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -113,7 +113,7 @@ async def mail_server(tls: ssl.SSLContext | None = None, *, login: bool = False)
     mail, loop = Mail(), asyncio.get_running_loop()
 
     def connected() -> SMTP:
-        options = {"authenticator": _login, "auth_required": True} if login else {}
+        options = {"authenticator": _login, "auth_required": tls is not None} if login else {}
         return SMTP(
             mail,
             loop=loop,
@@ -153,8 +153,8 @@ def _mails(mail: Mail) -> ServedOutput:
         ),
         (
             call("create", "<b>größer</b>".encode(), emailTo="A <a@x.test>; b@x.test", emailCC="c@x.test",
-                 emailBCC="d@x.test;a@x.test", subject="Größe", priority="1"),
-            _mailed(mail, ["a@x.test", "b@x.test", "c@x.test", "d@x.test"], To="A <a@x.test>, b@x.test",
+                 emailBCC="d@größe.test;a@x.test", subject="Größe", priority="1"),
+            _mailed(mail, ["a@x.test", "b@x.test", "c@x.test", "d@xn--gre-6ka8i.test"], To="A <a@x.test>, b@x.test",
                     Cc="c@x.test", Bcc=None, Subject="Größe", **{"X-Priority": "1"}),
         ),
     )  # fmt: skip

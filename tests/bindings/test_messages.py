@@ -1,0 +1,269 @@
+"""Bindings that tell people something, and those to services over HTTP: what goes wrong, and what is sent in detail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import pytest
+from aiohttp import web
+
+from mesh.blocks.binding_contract import BindingError, Invoke, OutputBinding
+from mesh.errors import ConfigError
+from mesh.registry import Registry
+from tests.support.bindings import call
+from tests.support.bindings.messages import PASSWORD, TOKEN, USER, mail_server, serves
+from tests.support.nodes import component
+
+
+@pytest.fixture(autouse=True)
+def _blocking() -> None:
+    """What is installed is read once, before anything runs; the suite's detector would refuse it."""
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Give what reaches the root's handlers, as a gateway's log does."""
+    root, texts = logging.getLogger(), list[str]()
+    handler, level = logging.Handler(), root.level
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield texts
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+def adapter(kind: str, settings: Mapping[str, str]) -> OutputBinding:
+    made: OutputBinding = Registry().load(kind).from_component(component("out", kind, **settings))
+    return made
+
+
+MAIL = {"emailFrom": "shop@x.test", "emailTo": "a@x.test", "subject": "News"}
+SERVICES: Mapping[str, tuple[Mapping[str, str], str, Invoke]] = {
+    "bindings.graphql": ({"header:Authorization": TOKEN}, "endpoint", call("query", query="{ a }")),
+    "bindings.influx": (
+        {"token": TOKEN, "org": "o", "bucket": "b"},
+        "url",
+        call("create", b'{"measurement":"m","values":"v=1"}'),
+    ),
+    "bindings.postmark": ({**MAIL, "serverToken": TOKEN, "accountToken": TOKEN}, "endpoint", call("create", b'"x"')),
+    "bindings.twilio.sendgrid": ({**MAIL, "apiKey": TOKEN}, "endpoint", call("create", b'"x"')),
+    "bindings.dingtalk.webhook": ({"secret": TOKEN}, "url", call("create", b"{}")),
+    "bindings.apprise": ({}, "urls", call("create", b'"x"')),
+}
+
+
+def settings_of(kind: str, url: str) -> Mapping[str, str]:
+    given, name, _ = SERVICES[kind]
+    match kind:
+        case "bindings.dingtalk.webhook":
+            url += f"/robot?access_token={TOKEN}"
+        case "bindings.apprise":
+            url = f"json://{USER}:{TOKEN}@{url.removeprefix('http://')}/"
+    return {**given, name: url}
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+@pytest.mark.parametrize(
+    ("status", "retryable"), [(302, False), (400, False), (401, False), (429, True), (500, True), (503, True)]
+)
+async def test_refusals(kind: str, status: int, retryable: bool, logged: list[str]) -> None:
+    """They tell the status, and whether to try again; neither they nor logs tell a secret, though the service does."""
+    told = {"message": f"no, {TOKEN}\r\n"}
+    async with (
+        serves(lambda sent: web.json_response(told, status=status)) as service,
+        adapter(kind, settings_of(kind, service.url)) as binding,  # type: ignore[attr-defined]
+    ):
+        with pytest.raises(BindingError, match=str(status)) as caught:
+            await binding.invoke(SERVICES[kind][2])
+    assert caught.value.retryable is retryable
+    assert TOKEN not in f"{caught.value} {caught.value.told} {logged}"
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+async def test_away(kind: str, logged: list[str]) -> None:
+    """It starts without its service; a call fails then, and may be tried again."""
+    async with serves(lambda sent: web.Response()) as service:
+        url = service.url
+    async with adapter(kind, settings_of(kind, url)) as binding:  # type: ignore[attr-defined]
+        with pytest.raises(BindingError, match=r"reached") as caught:
+            await binding.invoke(SERVICES[kind][2])
+    assert caught.value.retryable
+    assert TOKEN not in f"{caught.value} {logged}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "message"),
+    [
+        ("bindings.graphql", call("query", mutation="{ a }"), "metadata query"),
+        ("bindings.graphql", call("query", b"[1]", query="{ a }"), "JSON object"),
+        ("bindings.graphql", call("query", query="{ a }", **{"header:a": "b\r\nc: d"}), "line break"),
+        ("bindings.graphql", call("query", query="{ a }", **{"header:Host": "other"}), "no header field"),
+        ("bindings.influx", call("query"), "metadata raw"),
+        ("bindings.influx", call("create", b'"text"'), "measurement"),
+        ("bindings.influx", call("create", b"[]"), "measurement"),
+        ("bindings.postmark", call("create"), "text of the mail"),
+        ("bindings.twilio.sendgrid", call("create"), "text of the mail"),
+        ("bindings.twilio.sendgrid", call("create", dynamicTemplateId="d", dynamicTemplateData="[]"), "TemplateData"),
+        ("bindings.apprise", call("create"), "text of the notification"),
+        ("bindings.apprise", call("create", b'"x"', type="news"), "type is info"),
+        ("bindings.apprise", call("create", b'"x"', format="pdf"), "format is text"),
+        ("bindings.apprise", call("create", b'"x"', tags="nobody"), "no URL has the tags nobody"),
+    ],
+)
+async def test_wrong_calls(kind: str, asked: Invoke, message: str) -> None:
+    """They name what is wrong, and nothing is sent."""
+    async with serves(lambda sent: web.Response()) as service:
+        async with adapter(kind, settings_of(kind, service.url)) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match=message) as caught:
+                await binding.invoke(asked)
+        assert not service.sent
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("bindings.graphql", {"endpoint": "ftp://x"}, "URL"),
+        ("bindings.graphql", {"endpoint": "http://x", "header:a b": "c"}, "no header field"),
+        ("bindings.influx", {"url": "x", "token": "t", "org": "o", "bucket": "b"}, "URL"),
+        ("bindings.twilio.sendgrid", {"apiKey": TOKEN, "endpoint": "http://example.com"}, "https"),
+        ("bindings.postmark", {"serverToken": TOKEN, "endpoint": "http://example.com"}, "https"),
+        ("bindings.dingtalk.webhook", {"url": f"http://example.com?access_token={TOKEN}"}, "https"),
+        ("bindings.apprise", {"urls": f"json://localhost nothing://{TOKEN}"}, "place 2"),
+        ("bindings.smtp", {"host": "x", "port": "25", "user": "u"}, "go together"),
+        ("bindings.smtp", {"host": "x", "port": "25", "priority": "6"}, "priority"),
+    ],
+)
+async def test_wrong_settings(kind: str, settings: Mapping[str, str], message: str) -> None:
+    """What cannot work, or would show a secret on the way, is refused at start."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        async with adapter(kind, settings):  # type: ignore[attr-defined]
+            pass
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b'{"measurement":"a b,c","values":{"v":1}}', r"a\ b\,c v=1"),
+        (b'{"measurement":"a\\\\ b","values":{"v":1}}', r"a\ b v=1"),
+        (b'{"measurement":"m","tags":{"z":"1","a b":"c=d, e","no":""},"values":{"v":1}}', r"m,a\ b=c\=d\,\ e,z=1 v=1"),
+        (b'{"measurement":"m","tags":{"t":true,"n":5},"values":{"v":1}}', "m,n=5,t=true v=1"),
+        (b'{"measurement":"m","tags":"","values":"v=1i,w=2"}', "m v=1i,w=2"),
+        (b'{"measurement":"m","values":{"a":true,"b":1.5,"c":null,"d e":2}}', r"m a=true,b=1.5,d\ e=2"),
+        (b'{"measurement":"m","values":{"s":"say \\"hi\\" \\\\ a, b"}}', r'm s="say \"hi\" \\ a, b"'),
+        (b'{"measurement":"m","values":{"s":"gr\xc3\xb6\xc3\x9fer"},"timestamp":9}', 'm s="größer" 9'),
+        (b'[{"measurement":"m","values":"v=1"},{"measurement":"n","values":"v=2"}]', "m v=1\nn v=2"),
+    ],
+)
+async def test_points(data: bytes, line: str) -> None:
+    """Each is one line, whatever its names and texts hold."""
+    async with (
+        serves(lambda sent: web.Response(status=204)) as service,
+        adapter("bindings.influx", settings_of("bindings.influx", service.url)) as binding,  # type: ignore[attr-defined]
+    ):
+        await binding.invoke(call("create", data))
+        assert service.sent[-1].body.decode() == line
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"values":"v=1"}',
+        b'{"measurement":"m"}',
+        b'{"measurement":"m","values":{}}',
+        b'{"measurement":"m\\nn","values":"v=1"}',
+        b'{"measurement":"m","tags":{"a":"b\\nn v=2"},"values":"v=1"}',
+        b'{"measurement":"m","tags":{"a":"b\\\\"},"values":"v=1"}',
+        b'{"measurement":"m","tags":"a=b\\nn","values":"v=1"}',
+        b'{"measurement":"m","values":{"a":[1]}}',
+        b'{"measurement":"m","values":"v=1","timestamp":"now"}',
+    ],
+)
+async def test_no_points(data: bytes) -> None:
+    """What is no point, or would become another one, is refused."""
+    async with serves(lambda sent: web.Response(status=204)) as service:
+        async with adapter("bindings.influx", settings_of("bindings.influx", service.url)) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError):
+                await binding.invoke(call("create", data))
+        assert not service.sent
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"subject": "a\r\nBcc: x@x.test"}, "subject holds a line break"),
+        ({"emailTo": "a@x.test\nb@x.test"}, "emailTo holds a line break"),
+        ({"emailFrom": "a@x.test\r\nX: y"}, "emailFrom holds a line break"),
+        ({"emailTo": "nonsense"}, "emailTo: 'nonsense' is no address"),
+        ({"emailCC": "a@x.test;<>"}, "emailCC: '<>' is no address"),
+        ({"emailBCC": "a b@x.test"}, "is no address"),
+        ({"emailFrom": "a@x.test;b@x.test"}, "emailFrom is one address"),
+        ({"priority": "0"}, "priority"),
+        ({"priority": "high"}, "priority"),
+        ({"emailTo": "größe@x.test"}, "no address"),
+    ],
+)
+async def test_wrong_mail(metadata: Mapping[str, str], message: str) -> None:
+    """No header field comes by another one, and what is wrong is named."""
+    async with mail_server() as mail:
+        settings = {"host": "127.0.0.1", "port": str(mail.port), **MAIL}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match=message) as caught:
+                await binding.invoke(call("create", b'"x"', **metadata))
+        assert not mail.envelopes
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("to", "retryable"),
+    [("nobody@x.test;a@x.test", False), ("later@x.test;a@x.test", True), ("later@x.test;nobody@x.test", False)],
+)
+async def test_refused_recipients(to: str, retryable: bool) -> None:
+    """Each is named with the server's answer, and nobody is sent the mail."""
+    async with mail_server() as mail:
+        settings = {"host": "127.0.0.1", "port": str(mail.port), **MAIL}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError) as caught:
+                await binding.invoke(call("create", b'"x"', emailTo=to))
+            assert not mail.envelopes
+            await binding.invoke(call("create", b'"x"'))  # The next one is not disturbed.
+            assert [each.rcpt_tos for each in mail.envelopes] == [["a@x.test"]]
+    refused = [each for each in to.split(";") if not each.startswith("a@")]
+    assert all(each in str(caught.value) for each in refused)
+    assert "a@x.test" not in str(caught.value)
+    assert caught.value.retryable is retryable
+
+
+async def test_mail_server_says_no() -> None:
+    """A server that is full may be asked again; its answer is told, without the password."""
+    async with mail_server(login=True) as mail:
+        settings = {"host": "127.0.0.1", "port": str(mail.port), **MAIL, "user": USER, "password": PASSWORD}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match=r"452.*no room, \*\*\*") as caught:
+                await binding.invoke(call("create", b'"too much"'))
+            assert caught.value.retryable
+        async with adapter("bindings.smtp", {**settings, "password": "wrong"}) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match="535") as caught:
+                await binding.invoke(call("create", b'"x"'))
+            assert not caught.value.retryable
+    async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+        with pytest.raises(BindingError, match="reached") as caught:
+            await binding.invoke(call("create", b'"x"'))
+        assert caught.value.retryable
+
+
+async def test_partly_notified() -> None:
+    """Where some services have it, who asks is told not to send it to all of them again."""
+    async with serves(lambda sent: web.Response(status=503 if sent.path == "/b" else 200)) as service:
+        host = service.url.removeprefix("http://")
+        settings = {"urls": f"json://{host}/a json://{host}/b"}
+        async with adapter("bindings.apprise", settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match=r"1 of 2 services have not taken it: JSON \(503\)") as caught:
+                await binding.invoke(call("notify", b'"x"'))
+    assert not caught.value.retryable
