@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -29,6 +30,7 @@ __all__ = ["SMTPBinding"]
 
 MAX_CONNECTIONS = 16
 SECONDS = 30.0
+QUIT_SECONDS = 2.0
 MAX_RECIPIENTS = 1000
 TLS_PORT = 465  # Where TLS begins at once; elsewhere by STARTTLS.
 PRIORITY = whole(1, 5)
@@ -117,21 +119,26 @@ class SMTPBinding(ComponentAdapter):
             timeout=SECONDS,
             local_hostname="localhost",
         )
-        async with connection as server:
+        try:
+            await connection.connect()
             if settings.user:
-                if server.get_transport_info("sslcontext") is None and settings.host not in _LOOPBACK:
+                if connection.get_transport_info("sslcontext") is None and settings.host not in _LOOPBACK:
                     raise BindingError("the mail server offers no TLS, and a password is not sent without")
-                await server.login(settings.user, settings.password)
-            await server.mail(message["From"].addresses[0].addr_spec)
+                await connection.login(settings.user, settings.password)
+            await connection.mail(message["From"].addresses[0].addr_spec)
             refused: list[aiosmtplib.SMTPRecipientRefused] = []
             for each in recipients:
                 try:
-                    await server.rcpt(each)
+                    await connection.rcpt(each)
                 except aiosmtplib.SMTPRecipientRefused as error:
                     refused.append(error)
             if refused:
                 raise self._refused(refused)
-            await server.data(message.as_bytes())
+            await connection.data(message.as_bytes())
+            with suppress(aiosmtplib.SMTPException, OSError):  # It has the mail.
+                await connection.quit(timeout=QUIT_SECONDS)
+        finally:
+            connection.close()
 
     def _refused(self, refused: list[aiosmtplib.SMTPRecipientRefused]) -> BindingError:
         settings: SMTPSettings = self._settings
@@ -186,12 +193,16 @@ def _addresses(name: str, text: str) -> Iterator[Address]:
         for shown, address in getaddresses([each]):
             name_of, _, domain = address.rpartition("@")
             try:
-                made = Address(shown, addr_spec=f"{name_of}@{idna.encode(domain, uts46=True).decode()}")
+                made = Address(shown, addr_spec=f"{name_of}@{_ascii(domain)}")
             except (ValueError, IndexError, MessageError):  # Of what is no address at all.
                 made = Address()
             if not made.username or not made.domain:
                 raise BindingError(f"{name}: {each!r} is no address")
             yield made
+
+
+def _ascii(domain: str) -> str:
+    return domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
 
 
 def _priority(text: str, usual: int) -> int:

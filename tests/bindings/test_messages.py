@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,7 +13,7 @@ from aiohttp import web
 from mesh.blocks.binding_contract import BindingError, Invoke, OutputBinding
 from mesh.errors import ConfigError
 from mesh.registry import Registry
-from tests.support.bindings import call
+from tests.support.bindings import OUTPUTS, call
 from tests.support.bindings.messages import PASSWORD, TOKEN, USER, mail_server, serves
 from tests.support.nodes import component
 
@@ -267,3 +269,44 @@ async def test_partly_notified() -> None:
             with pytest.raises(BindingError, match=r"1 of 2 services have not taken it: JSON \(503\)") as caught:
                 await binding.invoke(call("notify", b'"x"'))
     assert not caught.value.retryable
+
+
+async def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    """It is sent neither without TLS to another machine, nor to a server whose certificate nobody has signed."""
+    mail = {**MAIL, "user": USER, "password": PASSWORD}
+    async with mail_server(login=True, host="127.0.0.2") as server:
+        settings = {**mail, "host": "127.0.0.2", "port": str(server.port)}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match="no TLS"):
+                await binding.invoke(call("create", b'"x"'))
+        assert not server.envelopes
+    async with OUTPUTS["smtp, STARTTLS"].serve(tmp_path) as served:
+        settings = {**served.settings, "skipTLSVerify": "false"}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match="certificate"):
+                await binding.invoke(served.calls[0][0])
+
+
+@pytest.mark.parametrize("kind", ["bindings.apprise", "bindings.smtp"])
+async def test_silence(kind: str) -> None:
+    """A service that never answers does not hold a call longer than it may take."""
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        settings = {
+            "bindings.apprise": {"urls": f"json://127.0.0.1:{port}", "timeout": "500ms"},
+            "bindings.smtp": {**MAIL, "host": "127.0.0.1", "port": str(port)},
+        }[kind]
+        async with adapter(kind, settings) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError if kind == "bindings.apprise" else TimeoutError):
+                async with asyncio.timeout(None if kind == "bindings.apprise" else 0.5):
+                    await binding.invoke(call("create", b'"x"'))
+    finally:
+        ended.set()
+        server.close()

@@ -108,7 +108,9 @@ def _login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, d
 
 
 @asynccontextmanager
-async def mail_server(tls: ssl.SSLContext | None = None, *, login: bool = False) -> AsyncIterator[Mail]:
+async def mail_server(
+    tls: ssl.SSLContext | None = None, *, login: bool = False, host: str = "127.0.0.1"
+) -> AsyncIterator[Mail]:
     """Serve mail; with TLS by STARTTLS, which must come first."""
     mail, loop = Mail(), asyncio.get_running_loop()
 
@@ -124,7 +126,7 @@ async def mail_server(tls: ssl.SSLContext | None = None, *, login: bool = False)
             **options,
         )
 
-    server = await loop.create_server(connected, "127.0.0.1", 0)
+    server = await loop.create_server(connected, host, 0)
     try:
         mail.port = server.sockets[0].getsockname()[1]
         yield mail
