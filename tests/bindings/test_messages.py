@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from aiohttp import web
 
+from bindings._twilio_send import TwilioMessages
 from mesh.blocks.binding_contract import BindingError, Invoke, OutputBinding
 from mesh.errors import ConfigError
 from mesh.registry import Registry
@@ -310,3 +313,30 @@ async def test_silence(kind: str) -> None:
     finally:
         ended.set()
         server.close()
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(201, None), (400, False), (401, False), (429, True), (500, True)])
+async def test_twilio(status: int, retryable: bool | None) -> None:
+    """A message is a form that the account sends; what Twilio says against it is told without the token."""
+    told = {"code": 21211, "message": f"Invalid 'To', {TOKEN}", "status": status}
+    async with (
+        serves(lambda sent: web.json_response(told, status=status)) as service,
+        TwilioMessages("AC1", TOKEN, "+100", url=service.url) as messages,
+    ):
+        asked = call("create", '"größer & mehr"'.encode(), toNumber="+49 1")
+        if retryable is None:
+            await messages.invoke(asked)
+        else:
+            with pytest.raises(BindingError, match=rf"Twilio answered {status}: Invalid 'To', \*\*\*") as caught:
+                await messages.invoke(asked)
+            assert caught.value.retryable is retryable
+        (sent,) = service.sent
+        assert (sent.method, sent.path) == ("POST", "/2010-04-01/Accounts/AC1/Messages.json")
+        assert sent.headers["Authorization"] == "Basic " + b64encode(f"AC1:{TOKEN}".encode()).decode()
+        assert parse_qs(sent.body.decode()) == {"To": ["+49 1"], "From": ["+100"], "Body": ["größer & mehr"]}
+        for wrong in (call("create", b'"x"'), call("create", toNumber="+1"), call("create", b"\xff", toNumber="+1")):
+            with pytest.raises(BindingError):
+                await messages.invoke(wrong)
+        with pytest.raises(BindingError, match="1600"):
+            await messages.invoke(call("create", b"x" * 1601, toNumber="+1"))
+        assert len(service.sent) == 1
