@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 import logging
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs

@@ -134,6 +134,15 @@ def test_names_that_no_model_has(kind: str, given: str, meant: str) -> None:
     assert not others
 
 
+@pytest.mark.parametrize("given", ["header:X-Key", "HEADER:authorization", "variable:n"])
+def test_names_that_have_a_beginning_in_common(given: str) -> None:
+    """Any number of them is known, whatever they end with; another one is not."""
+    block = next(each for each in BLOCKS if each.kind == "bindings")
+    for name, known in ((given, True), (given.replace(":", "-"), False)):
+        found = unknown_settings(Component("c", "bindings.graphql", (MetadataEntry(name, "x"),)), block, Registry())
+        assert (not any(found)) is known
+
+
 @pytest.mark.parametrize(
     ("kind", "version", "known"),
     [
