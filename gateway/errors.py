@@ -312,6 +312,8 @@ ERRORS: Mapping[str, Row] = {
     "crypto/CRYPTO_ERROR": _CRYPTO,
     "crypto/DEPENDENCY_MISSING": _CRYPTO,
     "crypto/CRYPTO_AWAY": _CRYPTO._replace(grpc="UNAVAILABLE"),
+    "crypto.get_key/CIRCUIT_OPEN": _CRYPTO_KEY,
+    "crypto/CIRCUIT_OPEN": _CRYPTO,
     "crypto.get_key/CRYPTO_ERROR": _CRYPTO_KEY,
     "crypto.get_key/CRYPTO_AWAY": _CRYPTO_KEY._replace(grpc="UNAVAILABLE"),
     "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),

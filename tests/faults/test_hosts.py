@@ -14,10 +14,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from mesh.blocks.crypto import UNWRAP_KEY, WRAP_KEY, UnwrapKey, WrapKey
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
 from mesh.errors import DeadlineExceededError, MeshError, NoResponderError, NotConfiguredError
 from mesh.node.runtime import Runtime
+from tests.support.crypto_keys import write_keys
 from tests.support.eventually import eventually
 from tests.support.gateways import MESH, MeshHome
 from tests.support.nats import NatsServer, find_nats_server
@@ -45,11 +47,24 @@ async def _answers(port: int) -> None:
         raise AssertionError(str(error)) from error
 
 
+KEYS = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: vault, annotations: {{mesh.placement: backbone}}}}
+spec:
+  type: crypto.dapr.localstorage
+  version: v1
+  metadata: [{{name: path, value: "{file}"}}]
+"""
+
+
 @asynccontextmanager
-async def host(tmp_path: Path, url: str, app_id: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def host(
+    tmp_path: Path, url: str, app_id: str, template: str = STORE, file: str = "state.db"
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run ``mesh host``; it is dead when left."""
     resources = tmp_path / "store.yaml"
-    resources.write_text(STORE.format(file=tmp_path / "state.db"))
+    resources.write_text(template.format(file=tmp_path / file))
     environ = MeshHome(tmp_path / "home").environ({"MESH_BACKBONE": url, "NAMESPACE": "hosts"})
     port = free_port()
     words = ("host", "--resources-path", str(resources), "--app-id", app_id, "--dapr-http-port", str(port))
@@ -126,3 +141,37 @@ async def test_hosts_restart_one_after_the_other(tmp_path: Path) -> None:
                     await more()
                     stopping.set()
                     await asking
+
+
+async def test_a_host_of_keys_is_killed(tmp_path: Path) -> None:
+    """What it was asked fails with an error that may be repeated; then the other one answers, by the same keys."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    write_keys(keys)
+    wrap = WrapKey(bytes(range(32)), "A256KW", "symkey.json")
+
+    async def answered(asker: Runtime) -> None:
+        try:
+            await ask(asker, WRAP_KEY, "vault", wrap, deadline=time.time() + 2)
+        except (NotConfiguredError, NoResponderError, DeadlineExceededError) as error:
+            raise AssertionError(str(error)) from error
+
+    async with (
+        NatsServer(tmp_path / "nats") as server,
+        node(server.url, "hosts", app_id="asker") as asker,
+        host(tmp_path, server.url, "one", KEYS, "keys") as one,
+    ):
+        await eventually(lambda: answered(asker), within=90.0)
+        wrapped = await ask(asker, WRAP_KEY, "vault", wrap)
+        os.kill(one.pid, signal.SIGSTOP)
+        asking = asyncio.ensure_future(ask(asker, WRAP_KEY, "vault", wrap, deadline=time.time() + 3))
+        await asyncio.wait([asking], timeout=0.5)
+        assert not asking.done()
+        async with host(tmp_path, server.url, "two", KEYS, "keys"):
+            one.kill()
+            with pytest.raises(MeshError) as raised:
+                await asking
+            assert raised.value.retryable
+            await eventually(lambda: answered(asker), within=90.0)
+            again = await ask(asker, UNWRAP_KEY, "vault", UnwrapKey(wrapped.wrapped_key, "A256KW", "symkey.json"))
+            assert again.plaintext_key == wrap.plaintext_key

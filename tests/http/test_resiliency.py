@@ -14,8 +14,11 @@ import pytest
 from aiohttp import web
 
 from mesh.errors import BrokerUnavailableError
-from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, error, gateway, matches, yaml
+from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, component, error, gateway, matches, yaml
+from tests.support.crypto_keys import JWK
 from tests.support.eventually import eventually
+from tests.support.hand_servers import KubernetesSecrets
+from tests.support.stores import kubeconfig_for
 
 PLURALS = {"timeout": "timeouts", "retry": "retries", "circuitBreaker": "circuitBreakers"}
 QUICK = {"policy": "constant", "duration": "10ms", "maxRetries": 3}
@@ -419,3 +422,58 @@ async def test_outbound_policies_of_state(
             assert (reply.status, reply.json["errorCode"]) == (500, code)
         assert "circuit breaker is open" in reply.json["message"]
         assert failing.calls <= 5
+
+
+class BusyCluster(KubernetesSecrets):
+    """It is too busy for so many requests.
+
+    Attributes:
+        busy: How many more it refuses.
+        asked: How many it got.
+    """
+
+    busy = 0
+    asked = 0
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked += request.path != "/version"
+        if self.busy and request.path != "/version":
+            self.busy -= 1
+            return web.Response(status=503)
+        return await super()._answer(request)
+
+
+def _document(key: str) -> tuple[Any, ...]:
+    told = {"dapr-key-name": key, "dapr-key-wrap-algorithm": "A256KW"}
+    return "PUT", "/v1.0-alpha1/crypto/vault/encrypt", told, b"document"
+
+
+def _message(key: str) -> tuple[Any, ...]:
+    told = {"plaintext": "AAAA", "algorithm": "A256GCM", "keyName": key, "nonce": "AAAAAAAAAAAAAAAA"}
+    return "POST", "/v1.0-alpha1/subtlecrypto/vault/encrypt", None, told
+
+
+@pytest.mark.parametrize("made", [_document, _message])
+async def test_outbound_policies_of_cryptography(
+    memory: Backbone, tmp_path: Path, made: Callable[[str], tuple[Any, ...]]
+) -> None:
+    """Keys that cannot be read now are asked for again; one that is not there is not."""
+    async with BusyCluster() as cluster:
+        cluster.put("keys", {"jwk": JWK})
+        file = kubeconfig_for(f"http://127.0.0.1:{cluster.port}", tmp_path)
+        settings = {"kubeconfigPath": str(file), "defaultNamespace": "shop"}
+        vault = component("vault", "crypto.dapr.kubernetes.secrets", **settings)
+        breaker = {"timeout": "60s", "trip": "consecutiveFailures >= 6"}
+        policies = outbound("vault", retry=QUICK, circuitBreaker=breaker)
+        async with gateway(memory, tmp_path, resources=policies + vault) as node:
+            cluster.busy = 3
+            assert (await node.request(*made("keys/jwk"))).status == 200
+            assert cluster.asked == 4
+            assert (await node.request(*made("keys/none"))).json["errorCode"] == "ERR_CRYPTO"
+            assert cluster.asked == 5
+            cluster.busy = 99
+            for asked in (9, 11, 11):
+                reply = await node.request(*made("keys/jwk"))
+                assert (reply.status, reply.json["errorCode"]) == (500, "ERR_CRYPTO"), reply.json
+                assert cluster.asked == asked
+            assert "circuit breaker is open" in reply.json["message"]
