@@ -10,7 +10,7 @@ import orjson
 from bindings.http import Answer, HTTPService
 from mesh.blocks.binding_contract import BindingError
 
-__all__ = ["JSON", "MAX_SAID", "Service", "protected", "safe"]
+__all__ = ["JSON", "MAX_SAID", "Service", "protected", "safe", "said"]
 
 JSON: Mapping[str, str] = {"Content-Type": "application/json"}
 MAX_SAID = 300
@@ -59,10 +59,16 @@ class Service(HTTPService):
         """
         answer = await self.send(path, body, headers, query)
         if not 200 <= answer.status < 300:
-            told = {"statusCode": str(answer.status)}
-            reason = safe(f"{self._name} answered {answer.reason()}", self._secrets)
-            raise BindingError(reason, told, retryable=answer.status == 408)
+            raise self._refusal(answer)
         return answer
+
+    def _refusal(self, answer: Answer) -> BindingError:
+        return self.refused(answer.status, f"answered {answer.reason()}")
+
+    def refused(self, status: int, reason: str) -> BindingError:
+        """Make the error of an answer, which tells its status."""
+        again = status in (408, 429) or status >= 500
+        return BindingError(safe(f"{self._name} {reason}", self._secrets), {"statusCode": str(status)}, retryable=again)
 
     async def post(self, path: str, body: object) -> Answer:
         """Send a JSON value, as `ask`."""
@@ -75,6 +81,13 @@ def safe(text: str, secrets: Iterable[str]) -> str:
         if len(secret) >= _LEAST_SECRET:
             text = text.replace(secret, "***")
     return "".join(each if each.isprintable() else " " for each in text)[:MAX_SAID]
+
+
+def said(metadata: Mapping[str, str], name: str) -> str:
+    """Give what a call says by a name, which it may write in any case; empty = nothing."""
+    if name in metadata:
+        return metadata[name]
+    return next((value for each, value in metadata.items() if each.casefold() == name.casefold()), "")
 
 
 def protected(url: str) -> bool:

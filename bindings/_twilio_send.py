@@ -9,7 +9,7 @@ import base64
 from urllib.parse import quote, urlencode
 
 from bindings._data import text_of
-from bindings._service import Service
+from bindings._service import Service, said
 from mesh.blocks.binding_contract import BindingError, Invoke
 
 __all__ = ["OPERATIONS", "TWILIO", "TwilioMessages"]
@@ -47,7 +47,7 @@ class TwilioMessages(Service):
         Raises:
             BindingError: It was not sent.
         """
-        to = self._to or asked.metadata.get("toNumber", "")
+        to = self._to or said(asked.metadata, "toNumber")
         if not to:
             raise BindingError("the metadata toNumber are missing: the number that the message goes to")
         try:

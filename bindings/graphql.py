@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from bindings._service import JSON, Service, safe
+from bindings._service import JSON, Service
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
 from mesh.errors import ConfigError
@@ -80,10 +80,9 @@ class GraphQLBinding(ComponentAdapter):
         parts = urlsplit(settings.endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise self._problem("is the URL of a service: http://… or https://…", "endpoint")
-        self._secrets = tuple(settings.headers.values())
         whole = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._path = settings.endpoint.partition(parts.netloc)[2]
-        service = Service("the GraphQL service", whole, _ACCEPT, secrets=self._secrets)
+        service = Service("the GraphQL service", whole, _ACCEPT, secrets=settings.headers.values())
         self._service = await self._stack.enter_async_context(service)
 
     async def invoke(self, asked: Invoke) -> Invoked:
@@ -97,15 +96,13 @@ class GraphQLBinding(ComponentAdapter):
         began, watch = datetime.now(UTC), time.monotonic()
         answer = await self._service.send(self._path, orjson.dumps(body), {**headers, **JSON})
         value = answer.body if isinstance(answer.body, dict) else {}
-        told = {"statusCode": str(answer.status)}
         if value.get("errors"):
-            reason = safe("; ".join(_messages(value["errors"])), self._secrets)
-            raise BindingError(f"the GraphQL service answered with errors: {reason}", told)
+            reason = "; ".join(_messages(value["errors"]))
+            raise self._service.refused(answer.status, f"answered with errors: {reason}")
         if not 200 <= answer.status < 300:
-            reason = safe(answer.reason(), self._secrets)
-            raise BindingError(f"the GraphQL service answered {reason}", told, retryable=answer.status == 408)
+            raise self._service.refused(answer.status, f"answered {answer.reason()}")
         if "data" not in value:
-            raise BindingError("the GraphQL service answered with neither data nor errors", told)
+            raise self._service.refused(answer.status, "answered with neither data nor errors")
         return Invoked(
             orjson.dumps(value["data"]),
             {

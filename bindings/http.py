@@ -128,8 +128,11 @@ class HTTPService(Steps):
             raise self._away(f"{self._name} at {self._url} cannot be reached: {_why(error)}") from None
         answer = Answer(response.status, _json(raw), raw)
         if not 200 <= answer.status < 500 or answer.status == 429:
-            raise self._away(f"{self._name} answered {answer.reason()}")
+            raise self._refusal(answer)
         return answer
+
+    def _refusal(self, answer: Answer) -> MeshError:
+        return self._away(f"{self._name} answered {answer.reason()}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

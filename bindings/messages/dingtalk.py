@@ -65,9 +65,9 @@ class DingTalkBinding(ComponentAdapter):
         answer = await self._service.ask(self._path, asked.data, query=self._query | signed)
         code = answer.body.get("errcode") if isinstance(answer.body, dict) else None
         if code != 0:  # It refuses with status 200.
-            said = answer.body.get("errmsg", "") if isinstance(answer.body, dict) else "no JSON object"
-            reason = safe(f"DingTalk answered {code}: {said}", self._secrets)
-            raise BindingError(reason, retryable=code in _LATER)
+            reason = answer.body.get("errmsg", "") if isinstance(answer.body, dict) else "no JSON object"
+            told = safe(f"DingTalk answered {code}: {reason}", self._secrets)
+            raise BindingError(told, {"statusCode": str(answer.status)}, retryable=code in _LATER)
 
 
 def _signed(key: str, milliseconds: int) -> dict[str, str]:

@@ -59,7 +59,7 @@ class AppriseBinding(ComponentAdapter):
     def __init__(self, settings: AppriseSettings) -> None:
         """Prepare."""
         super().__init__(settings)
-        self._services: apprise.Apprise
+        self._idle: list[apprise.Apprise] = []  # A thread takes one, for what Apprise knows is not made for several.
         self._threads: ThreadPoolExecutor
         self._free = asyncio.Semaphore(MAX_THREADS)
 
@@ -68,7 +68,7 @@ class AppriseBinding(ComponentAdapter):
         # What a cancelled call left behind ends by the limit that the library was given.
         self._stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
         loop = asyncio.get_running_loop()
-        self._services = await loop.run_in_executor(self._threads, self._load)  # It reads its plugins, hundreds.
+        self._idle.append(await loop.run_in_executor(self._threads, self._load))  # It reads hundreds of plugins.
 
     def _load(self) -> apprise.Apprise:
         settings: AppriseSettings = self._settings
@@ -95,9 +95,14 @@ class AppriseBinding(ComponentAdapter):
             raise BindingError("the data are missing: the text of the notification")
 
         def notify() -> apprise.AppriseResult:
-            return self._services.notify(
-                body=body, title=title, notify_type=kind, body_format=form, tag=tags or "all", timeout=settings.seconds
-            )
+            try:
+                services = self._idle.pop()
+            except IndexError:
+                services = self._load()
+            try:
+                return services.notify(body, title, kind, body_format=form, tag=tags or "all", timeout=settings.seconds)
+            finally:
+                self._idle.append(services)
 
         await self._free.acquire()
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bindings._data import text_of
-from bindings._service import Service, protected
+from bindings._service import Service, protected, said
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting
@@ -61,7 +61,7 @@ class PostmarkBinding(ComponentAdapter):
         """Send a mail: the data are its text, in HTML."""
         settings: PostmarkSettings = self._settings
         names = {"From": "emailFrom", "To": "emailTo", "Cc": "emailCc", "Bcc": "emailBcc", "Subject": "subject"}
-        mail = {key: asked.metadata.get(name) or str(getattr(settings, name)) for key, name in names.items()}
+        mail = {key: said(asked.metadata, name) or str(getattr(settings, name)) for key, name in names.items()}
         for key in ("From", "To", "Subject"):
             if not mail[key]:
                 raise BindingError(f"{names[key]} is missing: neither the component nor the metadata have it")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import orjson
 
 from bindings._data import text_of
-from bindings._service import Service, protected
+from bindings._service import Service, protected, said
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting
@@ -71,25 +71,25 @@ def _mail(asked: Invoke, settings: SendGridSettings) -> dict[str, Any]:
     """Write the mail as SendGrid reads it; raises ``BindingError``."""
     given = asked.metadata
 
-    def said(name: str) -> str:
-        return given.get(name) or str(getattr(settings, name))
+    def either(name: str) -> str:
+        return said(given, name) or str(getattr(settings, name))
 
-    template, subject = said("dynamicTemplateId"), said("subject")
+    template, subject = either("dynamicTemplateId"), either("subject")
     for name, there in (
-        ("emailFrom", said("emailFrom")),
-        ("emailTo", said("emailTo")),
+        ("emailFrom", either("emailFrom")),
+        ("emailTo", either("emailTo")),
         ("subject", subject or template),
     ):
         if not there:
             raise BindingError(f"{name} is missing: neither the component nor the metadata have it")
     person: dict[str, Any] = {"to": [_address(given, settings, "emailTo")]}
     person |= {"subject": subject} if subject else {}
-    person |= {key: [{"email": said(name)}] for key, name in (("cc", "emailCc"), ("bcc", "emailBcc")) if said(name)}
+    person |= {key: [{"email": either(name)}] for key, name in (("cc", "emailCc"), ("bcc", "emailBcc")) if either(name)}
     mail: dict[str, Any] = {"personalizations": [person], "from": _address(given, settings, "emailFrom")}
     if template:
         mail["template_id"] = template
-        if said("dynamicTemplateData"):
-            person["dynamic_template_data"] = _filling(said("dynamicTemplateData"))
+        if either("dynamicTemplateData"):
+            person["dynamic_template_data"] = _filling(either("dynamicTemplateData"))
     try:
         body = text_of(asked.data).decode()
     except UnicodeDecodeError:
@@ -103,8 +103,8 @@ def _mail(asked: Invoke, settings: SendGridSettings) -> dict[str, Any]:
 
 def _address(given: Mapping[str, str], settings: SendGridSettings, name: str) -> dict[str, str]:
     """Give an address with the name that goes with it: a call that names another one has its name, too."""
-    address = given.get(name)
-    shown = given.get(f"{name}Name", "") if address else str(getattr(settings, f"{name}Name"))
+    address = said(given, name)
+    shown = said(given, f"{name}Name") if address else str(getattr(settings, f"{name}Name"))
     return {"email": address or str(getattr(settings, name)), **({"name": shown} if shown else {})}
 
 

@@ -21,7 +21,7 @@ import aiosmtplib
 import idna
 
 from bindings._data import text_of
-from bindings._service import safe
+from bindings._service import safe, said
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import BOOLEAN, VERBATIM, setting, whole
@@ -103,7 +103,8 @@ class SMTPBinding(ComponentAdapter):
         except (TimeoutError, OSError) as error:  # aiosmtplib's errors of connections are both.
             told = "does not answer in time" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
             raise BindingError(
-                safe(f"the mail server {settings.host}:{settings.port} {told}", (settings.password,)), retryable=True
+                safe(f"the mail server {settings.host}:{settings.port} {told}", (settings.password,)),
+                retryable=not isinstance(error.__cause__ or error, ssl.SSLCertVerificationError),
             ) from None
         except (aiosmtplib.SMTPException, ValueError) as error:
             raise BindingError(safe(f"the mail cannot be sent: {error}", (settings.password,))) from None
@@ -172,7 +173,7 @@ def _compose(asked: Invoke, settings: SMTPSettings) -> tuple[EmailMessage, list[
         message["Cc"] = copies
     message["Date"] = formatdate()
     message["Message-ID"] = make_msgid(domain=sender[0].domain)
-    message["X-Priority"] = str(_priority(given.get("priority", ""), settings.priority))
+    message["X-Priority"] = str(_priority(said(given, "priority"), settings.priority))
     try:
         message.set_content(text_of(asked.data).decode(), subtype="html")
     except UnicodeDecodeError:
@@ -182,7 +183,7 @@ def _compose(asked: Invoke, settings: SMTPSettings) -> tuple[EmailMessage, list[
 
 def _line(given: Mapping[str, str], name: str, usual: str) -> str:
     """Give what a call says, else what the component does; no header field begins within it."""
-    value = (given.get(name) or usual).strip()
+    value = (said(given, name) or usual).strip()
     if not value.isprintable():
         raise BindingError(f"{name} holds a line break, or another control character")
     return value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import email
+import email.policy
 import logging
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -85,6 +88,7 @@ async def test_refusals(kind: str, status: int, retryable: bool, logged: list[st
         with pytest.raises(BindingError, match=str(status)) as caught:
             await binding.invoke(SERVICES[kind][2])
     assert caught.value.retryable is retryable
+    assert kind == "bindings.apprise" or caught.value.metadata == {"statusCode": str(status)}
     assert TOKEN not in f"{caught.value} {caught.value.told} {logged}"
     assert str(caught.value).isprintable()
 
@@ -199,6 +203,21 @@ async def test_no_points(data: bytes) -> None:
         assert not service.sent
 
 
+@pytest.mark.parametrize("text", ["a\n.\nb", ".", "x" * 5000, "größer\n" * 200, "", "<b>\u2028</b>"])
+async def test_texts_of_mail(text: str) -> None:
+    """They arrive as they are, whatever their lines hold; names in metadata are in any case."""
+    async with mail_server() as mail:
+        settings = {"host": "127.0.0.1", "port": str(mail.port), **MAIL}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            await binding.invoke(call("create", orjson.dumps(text), emailCc="Größe <c@x.test>"))
+        (envelope,) = mail.envelopes
+    message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+    assert message.get_content().replace("\r\n", "\n").rstrip("\n") == text.rstrip("\n")
+    assert message.get_content_type() == "text/html"
+    assert str(message["cc"]) == "Größe <c@x.test>"
+    assert max(map(len, envelope.content.split(b"\r\n"))) <= 998
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
@@ -286,8 +305,9 @@ async def test_a_password_is_not_shown(tmp_path: Path) -> None:
     async with OUTPUTS["smtp, STARTTLS"].serve(tmp_path) as served:
         settings = {**served.settings, "skipTLSVerify": "false"}
         async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
-            with pytest.raises(BindingError, match="certificate"):
+            with pytest.raises(BindingError, match="certificate") as caught:
                 await binding.invoke(served.calls[0][0])
+            assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("kind", ["bindings.apprise", "bindings.smtp"])
@@ -340,3 +360,14 @@ async def test_twilio(status: int, retryable: bool | None) -> None:
         with pytest.raises(BindingError, match="1600"):
             await messages.invoke(call("create", b"x" * 1601, toNumber="+1"))
         assert len(service.sent) == 1
+
+
+async def test_many_notifications() -> None:
+    """More at once than there are threads: each arrives, once."""
+    async with serves(lambda sent: web.Response()) as service:
+        settings = settings_of("bindings.apprise", service.url)
+        async with adapter("bindings.apprise", settings) as binding, asyncio.TaskGroup() as tasks:  # type: ignore[attr-defined]
+            for number in range(30):
+                tasks.create_task(binding.invoke(call("notify", orjson.dumps(f"text {number}"))))
+        told = sorted(orjson.loads(each.body)["message"] for each in service.sent)
+    assert told == sorted(f"text {number}" for number in range(30))
