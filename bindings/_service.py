@@ -14,6 +14,7 @@ __all__ = ["JSON", "MAX_SAID", "Service", "protected", "safe", "said"]
 
 JSON: Mapping[str, str] = {"Content-Type": "application/json"}
 MAX_SAID = 300
+MAX_CONNECTIONS = 100
 _LEAST_SECRET = 4  # What is shorter would be found in any text.
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -43,7 +44,7 @@ class Service(HTTPService):
         async def given() -> Mapping[str, str]:
             return headers
 
-        super().__init__(name, url, given, self._failed, seconds=seconds)
+        super().__init__(name, url, given, self._failed, seconds=seconds, connections=MAX_CONNECTIONS)
         self._secrets = tuple(secrets)
 
     def _failed(self, reason: str) -> BindingError:
@@ -91,10 +92,14 @@ def said(metadata: Mapping[str, str], name: str) -> str:
 
 
 def protected(url: str) -> bool:
-    """Tell whether a secret may be sent to a URL: over TLS, or within this machine."""
+    """Tell whether a secret may be sent to a URL: over TLS, or within this machine; it has no credentials itself."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError:
         return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK))
+    return (
+        bool(host)
+        and "@" not in parts.netloc
+        and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK))
+    )

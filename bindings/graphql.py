@@ -5,13 +5,14 @@ Sources: Dapr 1.18, the GraphQL binding; "GraphQL over HTTP".
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -82,7 +83,13 @@ class GraphQLBinding(ComponentAdapter):
             raise self._problem("is the URL of a service: http://… or https://…", "endpoint")
         whole = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._path = settings.endpoint.partition(parts.netloc)[2]
-        service = Service("the GraphQL service", whole, _ACCEPT, secrets=settings.headers.values())
+        secrets, headers = [*settings.headers.values()], dict(_ACCEPT)
+        if parts.username is not None:
+            user, password = unquote(parts.username), unquote(parts.password or "")
+            login = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {login}"
+            secrets += [password, login]
+        service = Service("the GraphQL service", whole, headers, secrets=secrets)
         self._service = await self._stack.enter_async_context(service)
 
     async def invoke(self, asked: Invoke) -> Invoked:

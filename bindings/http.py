@@ -59,6 +59,7 @@ class HTTPService(Steps):
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
         seconds: float | None = REQUEST_SECONDS,
+        connections: int = MAX_CONNECTIONS,
     ) -> None:
         """Prepare; entering opens the pool of connections.
 
@@ -70,6 +71,7 @@ class HTTPService(Steps):
             tls: What connections are secured with; None = as is usual.
             server_name: The name in the server's certificate, if that is another than its host.
             seconds: How long a request may take; None = as long as who asks waits.
+            connections: How many there are at most.
         """
         super().__init__()
         self._name = name
@@ -79,11 +81,12 @@ class HTTPService(Steps):
         self._tls = tls
         self._server_name = server_name
         self._seconds = seconds
+        self._most = connections
         self._session: aiohttp.ClientSession
 
     async def _enter(self) -> None:
-        connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._tls or True)
-        timeout = aiohttp.ClientTimeout(total=self._seconds, connect=CONNECT_SECONDS)
+        connector = aiohttp.TCPConnector(limit=self._most, ssl=self._tls or True)
+        timeout = aiohttp.ClientTimeout(total=self._seconds, sock_connect=CONNECT_SECONDS)
         session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
         self._session = await self._stack.enter_async_context(session)
 

@@ -53,8 +53,8 @@ class InfluxBinding(ComponentAdapter):
     async def _enter(self) -> None:
         settings: InfluxSettings = self._settings
         parts = urlsplit(settings.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise self._problem("is the URL of a server: http://… or https://…", "url")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
+            raise self._problem("is the URL of a server, without credentials: http://… or https://…", "url")
         headers = {"Authorization": f"Token {settings.token}"}
         service = Service("InfluxDB", settings.url, headers, secrets=(settings.token,))
         self._service = await self._stack.enter_async_context(service)

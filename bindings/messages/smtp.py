@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ QUIT_SECONDS = 2.0
 MAX_RECIPIENTS = 1000
 TLS_PORT = 465  # Where TLS begins at once; elsewhere by STARTTLS.
 PRIORITY = whole(1, 5)
+_BREAKS = ("Cc", "Zl", "Zp")  # Categories of characters; what joins emojis or keeps words together is none.
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _POLICY = LINES.clone(cte_type="7bit")  # No server lacks it.
 
@@ -184,7 +186,7 @@ def _compose(asked: Invoke, settings: SMTPSettings) -> tuple[EmailMessage, list[
 def _line(given: Mapping[str, str], name: str, usual: str) -> str:
     """Give what a call says, else what the component does; no header field begins within it."""
     value = (said(given, name) or usual).strip()
-    if not value.isprintable():
+    if any(unicodedata.category(each) in _BREAKS for each in value):
         raise BindingError(f"{name} holds a line break, or another control character")
     return value
 

@@ -140,7 +140,9 @@ async def test_wrong_calls(kind: str, asked: Invoke, message: str) -> None:
         ("bindings.graphql", {"endpoint": "ftp://x"}, "URL"),
         ("bindings.graphql", {"endpoint": "http://x", "header:a b": "c"}, "no header field"),
         ("bindings.influx", {"url": "x", "token": "t", "org": "o", "bucket": "b"}, "URL"),
+        ("bindings.influx", {"url": f"http://u:{TOKEN}@x", "token": "t", "org": "o", "bucket": "b"}, "URL"),
         ("bindings.twilio.sendgrid", {"apiKey": TOKEN, "endpoint": "http://example.com"}, "https"),
+        ("bindings.twilio.sendgrid", {"apiKey": "k", "endpoint": f"https://u:{TOKEN}@example.com"}, "https"),
         ("bindings.postmark", {"serverToken": TOKEN, "endpoint": "http://example.com"}, "https"),
         ("bindings.dingtalk.webhook", {"url": f"http://example.com?access_token={TOKEN}"}, "https"),
         ("bindings.apprise", {"urls": f"json://localhost nothing://{TOKEN}"}, "place 2"),
@@ -201,6 +203,42 @@ async def test_no_points(data: bytes) -> None:
             with pytest.raises(BindingError):
                 await binding.invoke(call("create", data))
         assert not service.sent
+
+
+async def test_subjects_of_mail() -> None:
+    """What joins emojis, and blanks that keep words together, are no line breaks."""
+    subject = "Prix\u00a0: 5\u202f€ \U0001f469\u200d\U0001f4bb"
+    async with mail_server() as mail:
+        settings = {"host": "127.0.0.1", "port": str(mail.port), **MAIL}
+        async with adapter("bindings.smtp", settings) as binding:  # type: ignore[attr-defined]
+            await binding.invoke(call("create", b'"x"', subject=subject))
+            for refused in ("a\u2028b", "a\x85b", "a\x0bb", "a\0b"):
+                with pytest.raises(BindingError, match="subject"):
+                    await binding.invoke(call("create", b'"x"', subject=refused))
+        (envelope,) = mail.envelopes
+    assert str(email.message_from_bytes(envelope.content, policy=email.policy.default)["subject"]) == subject
+
+
+async def test_credentials_in_a_url() -> None:
+    """Those of a GraphQL service are sent, and not told."""
+    async with serves(lambda sent: web.json_response({"message": "pa ss"}, status=403)) as service:
+        url = service.url.replace("http://", "http://me:pa%20ss@")
+        async with adapter("bindings.graphql", {"endpoint": f"{url}/graphql"}) as binding:  # type: ignore[attr-defined]
+            with pytest.raises(BindingError, match=r"answered 403: \*\*\*"):
+                await binding.invoke(call("query", query="{ a }"))
+        (sent,) = service.sent
+    assert sent.path == "/graphql"
+    assert sent.headers["Authorization"] == "Basic " + b64encode(b"me:pa ss").decode()
+
+
+async def test_many_calls_of_a_service() -> None:
+    """None waits for another one's connection longer than it may."""
+    async with serves(lambda sent: web.Response(status=204)) as service:
+        settings = settings_of("bindings.influx", service.url)
+        async with adapter("bindings.influx", settings) as binding, asyncio.TaskGroup() as tasks:  # type: ignore[attr-defined]
+            for _ in range(300):
+                tasks.create_task(binding.invoke(SERVICES["bindings.influx"][2]))
+        assert len(service.sent) == 300
 
 
 @pytest.mark.parametrize("text", ["a\n.\nb", ".", "x" * 5000, "größer\n" * 200, "", "<b>\u2028</b>"])
