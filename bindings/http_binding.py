@@ -14,9 +14,9 @@ from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
-import orjson
 from yarl import URL
 
+from bindings._data import text_of
 from bindings.remote import tls_context
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
@@ -113,7 +113,7 @@ class HTTPBinding(ComponentAdapter):
             async with self._session.request(
                 verb,
                 self._target(asked.metadata.get("path", "")),
-                data=_body(asked.data) if verb in _WITH_BODY else None,
+                data=text_of(asked.data) if verb in _WITH_BODY else None,
                 headers=self._headers(asked.metadata),
                 allow_redirects=False,
             ) as response:
@@ -149,19 +149,6 @@ class HTTPBinding(ComponentAdapter):
         if settings.token:
             headers[settings.token_header] = settings.token
         return headers
-
-
-def _body(data: bytes) -> bytes:
-    """Give what is sent: of a JSON string its text, of ``null`` nothing, else what was given."""
-    if data == b"null":
-        return b""
-    if data[:1] != b'"':
-        return data
-    try:
-        text = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return data
-    return text.encode() if isinstance(text, str) else data
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -58,12 +58,14 @@ class ServedInput:
         emit: Makes the source have an event with these bytes.
         data: Whether the event has those bytes.
         again: Whether what was not taken is delivered again.
+        text: Whether an event can hold text alone.
     """
 
     settings: Mapping[str, str]
     emit: Callable[[bytes], Awaitable[None]] = _nothing
     data: bool = True
     again: bool = True
+    text: bool = False
 
 
 @dataclass(frozen=True)
