@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 10  # As many as a request gives.
 POLL_SECONDS = 20
+BUSY_SECONDS = 1
 HIDDEN_SECONDS = 30
 RENEW_SECONDS = 10.0
 _TOLD = {"SentTimestamp": "sentTimestamp", "MessageGroupId": "messageGroupId"}
@@ -90,8 +91,9 @@ class SQSBinding(AWSBinding):
                 receiving.cancel()
 
     async def _receive(self, reading: Reading, url: str, tasks: asyncio.TaskGroup) -> None:
+        fifo = self._queue.endswith(".fifo")
         # Of a fifo queue one: the service keeps a group's others back only until it has given them.
-        most = 1 if self._queue.endswith(".fifo") else AT_ONCE
+        most = 1 if fifo else AT_ONCE
         taking: set[asyncio.Task[None]] = set()
 
         async def ask() -> Mapping[str, Any]:
@@ -99,7 +101,8 @@ class SQSBinding(AWSBinding):
                 "receive_message",
                 QueueUrl=url,
                 MaxNumberOfMessages=min(most, AT_ONCE - len(taking)),
-                WaitTimeSeconds=POLL_SECONDS,
+                # Not every server sees a group become free within a request.
+                WaitTimeSeconds=BUSY_SECONDS if fifo and taking else POLL_SECONDS,
                 VisibilityTimeout=HIDDEN_SECONDS,
                 MessageSystemAttributeNames=[*_TOLD, _COUNT],
                 MessageAttributeNames=["All"],
