@@ -60,7 +60,8 @@ _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and 
 
 
 def _url(text: str) -> str:
-    text = text if "://" in text else f"https://{text}"  # A host alone, as `sqs.eu-west-1.amazonaws.com`.
+    if ":" not in text:  # A host alone, as `sqs.eu-west-1.amazonaws.com`.
+        text = f"https://{text}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ValueError("is an http:// or https:// URL, without credentials")

@@ -82,6 +82,7 @@ class SQSBinding(AWSBinding):
     @asynccontextmanager
     async def reading(self, reading: Reading) -> AsyncIterator[None]:
         """Take messages while it is entered."""
+        await self.check()  # It may have been deleted and made again.
         url = await self._url()
         async with task_group() as tasks:
             receiving = tasks.create_task(self._receive(reading, url, tasks), name="sqs-receive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -80,9 +81,9 @@ def _queue(name: str) -> Callable[[Path], AbstractAsyncContextManager[ServedInpu
 
             async def emit(data: bytes) -> None:
                 once = {"MessageDeduplicationId": data.hex()} if more else {}
-                await asked.send_message(QueueUrl=url, MessageBody=data.decode(), **more, **once)
+                await asked.send_message(QueueUrl=url, MessageBody=b64encode(data).decode(), **more, **once)
 
-            yield ServedInput({**connection, "queueName": name}, emit, text=True)
+            yield ServedInput({**connection, "queueName": name}, emit, read=b64decode)  # A message is a text.
 
     return serve
 
