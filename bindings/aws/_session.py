@@ -60,7 +60,7 @@ _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and 
 
 
 def _url(text: str) -> str:
-    if ":" not in text:  # A host alone, as `sqs.eu-west-1.amazonaws.com`.
+    if "." in text and ":" not in text:  # A host alone, as `sqs.eu-west-1.amazonaws.com`.
         text = f"https://{text}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:

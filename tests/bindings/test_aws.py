@@ -15,6 +15,7 @@ import pytest
 from bindings.aws import sqs
 from mesh.blocks.binding_contract import BindingError, BindingEvent, OutputBinding, Reading
 from mesh.registry import Registry
+from mesh.resources.settings import settings_of, without_effect
 from tests.support.bindings import call
 from tests.support.bindings.aws import client, moto
 from tests.support.eventually import eventually
@@ -120,6 +121,28 @@ def _sent(url: str) -> dict[str, Any]:
     with urlopen(f"{url}/moto-api/data.json", timeout=5.0) as response:
         (message,) = json.load(response)["ses"]["Message"]
     return dict(message)
+
+
+# As Dapr documents them.
+_ACCESS = {"region": "us-west-2", "accessKey": "key", "secretKey": "secret", "sessionToken": "token"}
+DOCUMENTED = [
+    ("sqs", {"queueName": "items", "endpoint": "sqs.us-west-2.amazonaws.com"}, 0),
+    ("sns", {"topicArn": "mytopic"}, 0),
+    ("kinesis", {"streamName": "stream", "consumerName": "myconsumer", "mode": "shared"}, 0),
+    ("kinesis", {"streamName": "stream", "mode": "extended", "endpoint": "http://localhost:4566"}, 1),
+    ("dynamodb", {"table": "items"}, 0),
+    ("ses", {"emailFrom": "a@b", "emailTo": "a@b", "emailCc": "a@b", "emailBcc": "a@b", "subject": "x"}, 0),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "warnings"), DOCUMENTED)
+def test_documented_settings(kind: str, settings: dict[str, str], warnings: int) -> None:
+    """They load, and none is unknown; what has no effect is told."""
+    resource = component("out", f"bindings.aws.{kind}", **settings, **_ACCESS)
+    adapter = Registry().load(resource.type).from_component(resource)  # type: ignore[attr-defined]
+    declared = settings_of(adapter.settings)
+    assert {*settings, *_ACCESS} <= {name for each in declared for name in each.names}
+    assert len(without_effect(resource, declared)) == warnings
 
 
 MAIL = {"emailFrom": "a@example.com", "emailTo": "b@example.com", "subject": "x"}
