@@ -44,6 +44,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.azure.tablestorage": (805, frozenset()),
     "bindings.azure.cosmosdb": (870, frozenset()),
     "bindings.azure.keyvault": (720, frozenset()),
+    "bindings.azure.keyvault_crypto": (740, frozenset()),
     "bindings.gcp.firestore": (620, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),
     "bindings.cassandra": (390, frozenset({"cassandra"})),
