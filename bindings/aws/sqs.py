@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 10  # As many as a request gives.
 POLL_SECONDS = 20
-BUSY_SECONDS = 1
+FIFO_POLL_SECONDS = 5
+LOOK_SECONDS = 1.0
 HIDDEN_SECONDS = 30
 RENEW_SECONDS = 10.0
 _TOLD = {"SentTimestamp": "sentTimestamp", "MessageGroupId": "messageGroupId"}
@@ -83,70 +85,95 @@ class SQSBinding(AWSBinding):
     async def reading(self, reading: Reading) -> AsyncIterator[None]:
         """Take messages while it is entered."""
         await self.check()  # It may have been deleted and made again.
-        url = await self._url()
+        reader = _Reader(self, reading, await self._url(), fifo=self._queue.endswith(".fifo"))
         async with task_group() as tasks:
-            receiving = tasks.create_task(self._receive(reading, url, tasks), name="sqs-receive")
+            receiving = tasks.create_task(reader.receive(tasks), name="sqs-receive")
             try:
                 yield
             finally:
                 receiving.cancel()
+                reader.leaving = True
 
-    async def _receive(self, reading: Reading, url: str, tasks: asyncio.TaskGroup) -> None:
-        fifo = self._queue.endswith(".fifo")
-        # Of a fifo queue one: the service keeps a group's others back only until it has given them.
-        most = 1 if fifo else AT_ONCE
-        taking: set[asyncio.Task[None]] = set()
 
-        async def ask() -> Mapping[str, Any]:
-            return await self.call(
-                "receive_message",
-                QueueUrl=url,
-                MaxNumberOfMessages=min(most, AT_ONCE - len(taking)),
-                # Not every server sees a group become free within a request.
-                WaitTimeSeconds=BUSY_SECONDS if fifo and taking else POLL_SECONDS,
-                VisibilityTimeout=HIDDEN_SECONDS,
-                MessageSystemAttributeNames=[*_TOLD, _COUNT],
-                MessageAttributeNames=["All"],
-            )
+class _Reader:
+    """Takes messages for one application.
 
+    Attributes:
+        leaving: Whether none is to be handed over any more.
+    """
+
+    def __init__(self, queue: SQSBinding, reading: Reading, url: str, *, fifo: bool) -> None:
+        self._queue, self._reading, self._url, self._fifo = queue, reading, url, fifo
+        self._taking: set[asyncio.Task[None]] = set()
+        self.leaving = False
+
+    async def receive(self, tasks: asyncio.TaskGroup) -> None:
+        """Take messages as they come; those of one group are handed over in their order."""
         while True:
-            if len(taking) >= AT_ONCE:
-                await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
-            answer = await patiently(ask)
+            if len(self._taking) >= AT_ONCE:
+                await asyncio.wait(self._taking, return_when=asyncio.FIRST_COMPLETED)
+            elif self._fifo and self._taking:  # Their groups are free when they are done.
+                await asyncio.wait(self._taking, return_when=asyncio.FIRST_COMPLETED, timeout=LOOK_SECONDS)
+            answer = await patiently(self._ask)
+            groups: dict[str, deque[Mapping[str, Any]]] = {}
             for message in answer.get("Messages", ()):
-                task = tasks.create_task(self._take(reading, url, message), name="sqs-take")
-                taking.add(task)
-                task.add_done_callback(taking.discard)
+                group = message["Attributes"]["MessageGroupId"] if self._fifo else message["ReceiptHandle"]
+                groups.setdefault(group, deque()).append(message)
+            for messages in groups.values():
+                task = tasks.create_task(self._take(messages), name="sqs-take")
+                self._taking.add(task)
+                task.add_done_callback(self._taking.discard)
 
-    async def _take(self, reading: Reading, url: str, message: Mapping[str, Any]) -> None:
-        """Hand a message over, and delete it."""
-        held = {"QueueUrl": url, "ReceiptHandle": message["ReceiptHandle"]}
-        try:
-            async with task_group() as tasks:
-                renewing = tasks.create_task(self._renew(held), name="sqs-renew")
-                try:
-                    await reading.handle(_event(message))
-                finally:
-                    renewing.cancel()
-        except MeshError as error:
-            count = int(message.get("Attributes", {}).get(_COUNT, "1"))
-            delay = min(HIDDEN_SECONDS, 2 ** min(count - 1, 10))
-            logger.info("%s: a message comes again in %d s: %s", self._shown, delay, error)
-            with suppress(MeshError):  # Then it comes when it is no longer hidden.
-                await self.call("change_message_visibility", VisibilityTimeout=delay, **held)
-            return
-        try:
-            await self.call("delete_message", **held)
-        except MeshError as error:
-            logger.warning("a message that was taken may come again: %s", error)
+    async def _ask(self) -> Mapping[str, Any]:
+        # Not every server sees within a request that a group has become free.
+        fifo_wait = 0 if self._taking else FIFO_POLL_SECONDS
+        return await self._queue.call(
+            "receive_message",
+            QueueUrl=self._url,
+            MaxNumberOfMessages=max(1, AT_ONCE - len(self._taking)),
+            WaitTimeSeconds=fifo_wait if self._fifo else POLL_SECONDS,
+            VisibilityTimeout=HIDDEN_SECONDS,
+            MessageSystemAttributeNames=[*_TOLD, _COUNT],
+            MessageAttributeNames=["All"],
+        )
 
-    async def _renew(self, held: Mapping[str, str]) -> None:
+    async def _take(self, left: deque[Mapping[str, Any]]) -> None:
+        """Hand messages over, one after the other; those behind one that is not taken come again as well."""
+        delay = 0
+        async with task_group() as tasks:
+            renewing = tasks.create_task(self._renew(left), name="sqs-renew")
+            try:
+                while left and not self.leaving:
+                    await self._reading.handle(_event(left[0]))
+                    await self._delete(left.popleft())
+            except MeshError as error:
+                count = int(left[0]["Attributes"].get(_COUNT, "1"))
+                delay = min(HIDDEN_SECONDS, 2 ** min(count - 1, 10))
+                logger.info("a message of %s comes again in %d s: %s", self._reading.component, delay, error)
+            finally:
+                renewing.cancel()
+        for message in left:
+            await self._hide(message, delay)
+            delay = 0  # While the first one is hidden, those of its group are held back.
+
+    async def _renew(self, left: deque[Mapping[str, Any]]) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            try:
-                await self.call("change_message_visibility", VisibilityTimeout=HIDDEN_SECONDS, **held)
-            except MeshError as error:
-                logger.debug("%s", error)
+            for message in tuple(left):
+                await self._hide(message, HIDDEN_SECONDS)
+
+    async def _hide(self, message: Mapping[str, Any], seconds: int) -> None:
+        held = {"QueueUrl": self._url, "ReceiptHandle": message["ReceiptHandle"]}
+        try:
+            await self._queue.call("change_message_visibility", VisibilityTimeout=seconds, **held)
+        except MeshError as error:  # Then it comes when it is no longer hidden.
+            logger.debug("%s", error)
+
+    async def _delete(self, message: Mapping[str, Any]) -> None:
+        try:
+            await self._queue.call("delete_message", QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+        except MeshError as error:
+            logger.warning("a message that was taken may come again: %s", error)
 
 
 def _event(message: Mapping[str, Any]) -> BindingEvent:

@@ -209,6 +209,33 @@ async def test_handled_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert got == [b"one"]
 
 
+async def test_groups(tmp_path: Path) -> None:
+    """In a fifo queue a message that is not taken holds back those of its group, and no others."""
+    got: list[bytes] = []
+
+    async def handle(event: BindingEvent) -> bytes:
+        got.append(event.data)
+        if got.count(b"a1") == 1 and event.data == b"a1":
+            raise BindingError("not taken")
+        return b""
+
+    def all_there() -> None:
+        assert len(got) >= 5
+
+    async with moto(tmp_path, "sqs") as (connection, queues):
+        url = (await queues.get_queue_url(QueueName="orders.fifo"))["QueueUrl"]
+        for body in ("a1", "a2", "b1", "a3"):
+            once = {"MessageGroupId": body[0], "MessageDeduplicationId": body}
+            await queues.send_message(QueueUrl=url, MessageBody=body, **once)
+        async with (
+            opened("bindings.aws.sqs", queueName="orders.fifo", **connection) as source,
+            source.reading(Reading("in", "app", handle)),
+        ):
+            await eventually(all_there)
+    assert [each for each in got if each.startswith(b"a")] == [b"a1", b"a1", b"a2", b"a3"]
+    assert got.index(b"b1") < got.index(b"a2")
+
+
 async def test_missing_queue(tmp_path: Path) -> None:
     """It is told when it is read or sent to; once it is there, both go."""
 
