@@ -1,8 +1,8 @@
 """``bindings.aws.sqs``: messages of an Amazon SQS queue, in and out.
 
-A message that is handled is hidden from others for half a minute, which is renewed until the application has taken
-it; then it is deleted. One that was not taken comes again, later each time. What a reader that was killed held comes
-when that half a minute is over.
+A message that is handled is hidden from others for 20 seconds, which are renewed until the application has taken it;
+then it is deleted. One that was not taken comes again, later each time. What a reader that was killed held comes when
+those seconds are over.
 
 Source: Dapr 1.18, the AWS SQS binding; the Amazon SQS API Reference.
 """
@@ -32,8 +32,8 @@ AT_ONCE = 10  # As many as a request gives.
 POLL_SECONDS = 20
 FIFO_POLL_SECONDS = 5
 LOOK_SECONDS = 1.0
-HIDDEN_SECONDS = 30
-RENEW_SECONDS = 10.0
+HIDDEN_SECONDS = 20
+RENEW_SECONDS = 5.0
 _TOLD = {"SentTimestamp": "sentTimestamp", "MessageGroupId": "messageGroupId"}
 _COUNT = "ApproximateReceiveCount"
 
