@@ -90,6 +90,7 @@ class KinesisBinding(AWSBinding):
     """A stream."""
 
     title = "Sends records to an Amazon Kinesis data stream, and reads them, each shard in order."
+    tested = "moto's server, and one written by hand for shards that end; never ran against the real service"
     settings = KinesisSettings
     service = "kinesis"
 
