@@ -60,6 +60,8 @@ _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and 
 
 
 def _url(text: str) -> str:
+    if "." in text and ":" not in text:  # A host alone, as `sqs.eu-west-1.amazonaws.com`.
+        text = f"https://{text}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ValueError("is an http:// or https:// URL, without credentials")
@@ -111,12 +113,16 @@ class AWSAdapter(ComponentAdapter):
         failed: The class of errors.
         away: The class of those errors after which the same call may succeed.
         attempts: How often the library sends a request that fails.
+        connections: The most that it has.
+        answer_seconds: How long an answer may take.
     """
 
     service: ClassVar[str]
     failed: ClassVar[type[MeshError]]
     away: ClassVar[type[MeshError]]
     attempts: ClassVar[int] = ATTEMPTS
+    connections: ClassVar[int] = MAX_CONNECTIONS
+    answer_seconds: ClassVar[float] = READ_SECONDS
     _client: Any
 
     @classmethod
@@ -191,10 +197,10 @@ class AWSAdapter(ComponentAdapter):
         named = f"{self._shown}, {what}"
         match error:
             case ClientError():
-                again = broken(error) or busy(error)
-                return (self.away if again else self.failed)(f"{named}: {reason_of(error)}")
+                made = self._away if broken(error) or busy(error) else self.failed
+                return made(f"{named}: {reason_of(error)}")
             case HTTPClientError() | UnreachableError() | OSError():
-                return self.away(f"{named}: the service cannot be reached: {_short(error)}")
+                return self._away(f"{named}: the service cannot be reached: {_short(error)}")
             case NoRegionError():
                 return self._problem("no region is known: set it, or the variable AWS_REGION", "region")
             case ParamValidationError():  # It quotes what was given.
@@ -202,13 +208,16 @@ class AWSAdapter(ComponentAdapter):
             case _:
                 return self.failed(f"{named}: {_short(error)}")
 
+    def _away(self, reason: str) -> MeshError:
+        return self.away(reason)
+
     @property
     def _shown(self) -> str:
         return f"AWS {self.service}"
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
-        settings, config = self._settings, _config(self.attempts)
+        settings, config = self._settings, _config(self.attempts, self.connections, self.answer_seconds)
         session = await asyncio.to_thread(_session, settings)
         if settings.role:
             session = await asyncio.to_thread(_role_session, session, settings)
@@ -256,11 +265,11 @@ def _session(settings: AWSSettings) -> AioSession:
     return session
 
 
-def _config(attempts: int) -> AioConfig:
+def _config(attempts: int, connections: int = MAX_CONNECTIONS, answer_seconds: float = READ_SECONDS) -> AioConfig:
     return AioConfig(
-        max_pool_connections=MAX_CONNECTIONS,
+        max_pool_connections=connections,
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        read_timeout=answer_seconds,
         retries={"total_max_attempts": attempts, "mode": "standard"},
         warm_up_loader_caches=True,  # In a thread: the descriptions of services are large files.
     )

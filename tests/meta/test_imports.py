@@ -35,12 +35,18 @@ CLIENTS = {
 # An adapter loads its own client: FastStream's needs pydantic.
 BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.aws.dynamodb": (670, frozenset({"aiobotocore"})),
+    "bindings.aws.dynamodb_binding": (670, frozenset({"aiobotocore"})),
+    "bindings.aws.kinesis": (670, frozenset({"aiobotocore"})),
     "bindings.aws.parameterstore": (670, frozenset({"aiobotocore"})),
     "bindings.aws.secretmanager": (670, frozenset({"aiobotocore"})),
+    "bindings.aws.ses": (670, frozenset({"aiobotocore"})),
+    "bindings.aws.sns": (670, frozenset({"aiobotocore"})),
+    "bindings.aws.sqs": (670, frozenset({"aiobotocore"})),
     "bindings.azure.blobstorage": (855, frozenset()),
     "bindings.azure.tablestorage": (805, frozenset()),
     "bindings.azure.cosmosdb": (870, frozenset()),
     "bindings.azure.keyvault": (720, frozenset()),
+    "bindings.azure.keyvault_crypto": (740, frozenset()),
     "bindings.gcp.firestore": (620, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),
     "bindings.cassandra": (390, frozenset({"cassandra"})),

@@ -205,6 +205,10 @@ class AzureVault(HandServer):
             return response
         if self.refuses:
             return self._error(self.refuses, "Forbidden", "The user, group or application does not have secrets get")
+        return await self._found(request, own)
+
+    async def _found(self, request: web.BaseRequest, own: str) -> web.StreamResponse:
+        """Answer who may ask."""
         if request.path.rstrip("/") == "/secrets":
             size = min(self.page, int(request.query.get("maxresults", "25")))
             names, further = self.listed(request.query.get("$skiptoken"), size)

@@ -1,0 +1,89 @@
+"""What the bindings of AWS have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import orjson
+
+from bindings.aws._session import AWSAdapter
+from mesh.blocks.binding_contract import BindingError
+from mesh.errors import MeshError
+
+__all__ = ["AWSBinding", "object_of", "ordered", "patiently", "sendable"]
+
+logger = logging.getLogger(__name__)
+
+TESTED = "moto's server; never ran against the real service"
+AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
+# What XML 1.0 cannot hold, neither can a message.
+_NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_T = TypeVar("_T")
+
+
+class AWSBinding(AWSAdapter):
+    """A binding to one service: its one operation is ``create``."""
+
+    tested = TESTED
+    failed = away = BindingError
+    operations = ("create",)
+
+    def _away(self, reason: str) -> MeshError:
+        return BindingError(reason, retryable=True)
+
+
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask until there is an answer; raises ``MeshError`` where asking again does not help."""
+    told, wait = "", AGAIN_SECONDS
+    while True:
+        try:
+            return await ask()
+        except MeshError as error:
+            if not error.retryable:
+                raise
+            if str(error) != told:
+                logger.warning("asking again: %s", error)
+            told = str(error)
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, LONGEST_WAIT)
+
+
+def sendable(data: bytes, what: str) -> str:
+    """Give data as a text that a message can hold; raises ``BindingError``."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise BindingError(f"{what} must be text in UTF-8") from None
+    if found := _NO_TEXT.search(text):
+        raise BindingError(f"{what} must be text, and U+{ord(found[0]):04X} is none that a message can hold")
+    return text
+
+
+def object_of(data: bytes, service: str) -> dict[str, Any]:
+    """Read data that must be a JSON object; raises ``BindingError``."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise BindingError(f"the data for {service} must be a JSON object: {error}") from None
+    if not isinstance(found, dict):
+        raise BindingError(f"the data for {service} must be a JSON object")
+    return found
+
+
+def ordered(name: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Give what a queue or a topic whose name ends with ``.fifo`` is told besides.
+
+    Without a group all of it is in one order. An id of its own makes of a request that the library repeats one message.
+    """
+    if not name.endswith(".fifo"):
+        return {}
+    group = metadata.get("messageGroupId") or metadata.get("partitionKey") or "default"
+    return {
+        "MessageGroupId": group,
+        "MessageDeduplicationId": metadata.get("messageDeduplicationId") or str(uuid4()),
+    }
