@@ -58,12 +58,14 @@ class ServedInput:
         emit: Makes the source have an event with these bytes.
         data: Whether the event has those bytes.
         again: Whether what was not taken is delivered again.
+        within: Seconds until what a killed reader had in hand has come again, at most, on a busy machine.
     """
 
     settings: Mapping[str, str]
     emit: Callable[[bytes], Awaitable[None]] = _nothing
     data: bool = True
     again: bool = True
+    within: float = 60.0
 
 
 @dataclass(frozen=True)
