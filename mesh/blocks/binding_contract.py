@@ -195,7 +195,10 @@ class Reading:
 
 @runtime_checkable
 class InputBinding(Protocol):
-    """Reads a source of events."""
+    """Reads a source of events.
+
+    One that can do so only with settings that it was not given has ``reads = False``, and is no input then.
+    """
 
     def reading(self, reading: Reading) -> AbstractAsyncContextManager[None]:
         """Give what reads the source while it is entered, for one application.

@@ -80,7 +80,9 @@ class BindingComponent:
         self.name = component.name
         self.store = adapter
         used = directions or DIRECTIONS
-        self.input = adapter if isinstance(adapter, InputBinding) and "input" in used else None
+        self.input = None
+        if isinstance(adapter, InputBinding) and getattr(adapter, "reads", True) and "input" in used:
+            self.input = adapter
         self._output = adapter if isinstance(adapter, OutputBinding) and "output" in used else None
         if self.input is None and self._output is None:
             known = " and ".join(_directions_of(type(adapter)))

@@ -18,7 +18,7 @@ from tests.support.mesh import GatewayProcess
 from tests.support.nats import NatsServer
 
 WORK_SECONDS = 0.02  # So that something is in hand whenever a process is killed.
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = 0.05
 ENOUGH = 15
 ANYWHERE = '"annotations":{"mesh.placement":"backbone"}'
 MOST = 1000  # Events; bounds what a source that is slow has to give afterwards.
@@ -85,5 +85,5 @@ def _longer(app: App, count: int) -> None:
 
 
 def _all_there(app: App, served: ServedInput, accepted: set[bytes]) -> None:
-    missing = accepted - {got.body for got in app.got} if served.data else ()
+    missing = accepted - {served.read(got.body) for got in app.got} if served.data else ()
     assert not missing, f"{len(missing)} events are missing: {sorted(missing)[:5]}"

@@ -48,6 +48,8 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.cron": (330, frozenset()),
     "bindings.http_binding": (520, frozenset()),
     "bindings.localstorage": (330, frozenset()),
+    "bindings.twilio_sms": (540, frozenset()),
+    "bindings.webhook": (540, frozenset()),
     "bindings.in_memory": (310, frozenset()),
     "bindings.kubernetes.configuration": (415, frozenset()),
     "bindings.kubernetes.crypto": (575, frozenset()),

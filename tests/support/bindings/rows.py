@@ -57,6 +57,7 @@ class ServedInput:
         settings: Of the component.
         emit: Makes the source have an event with these bytes.
         data: Whether the event has those bytes.
+        read: Finds those bytes in the data of an event.
         again: Whether what was not taken is delivered again.
         within: Seconds until what a killed reader had in hand has come again, at most, on a busy machine.
     """
@@ -64,6 +65,7 @@ class ServedInput:
     settings: Mapping[str, str]
     emit: Callable[[bytes], Awaitable[None]] = _nothing
     data: bool = True
+    read: Callable[[bytes], bytes] = bytes
     again: bool = True
     within: float = 60.0
 
