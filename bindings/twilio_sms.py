@@ -49,11 +49,11 @@ class TwilioSMSBinding(ComponentAdapter):
         """Prepare."""
         super().__init__(settings)
         self._listener: Listener
-        self.reads = settings.port is not None
+        self.directions = () if settings.port is None else ("input",)
 
     async def _enter(self) -> None:
         settings: TwilioSMSSettings = self._settings
-        if not self.reads:
+        if settings.port is None:
             return
         if not settings.url.startswith(("https://", "http://")):
             raise self._problem("messages come in by publicUrl, which is a part of what is signed", "publicUrl")

@@ -1,8 +1,10 @@
 """What adapters of bindings implement: calls out of the mesh, events into it, or both.
 
 An adapter is a ``ComponentAdapter`` (``mesh/adapter.py``), found by an entry point ``bindings.<name>``. One that has
-``operations`` and ``invoke`` is an output binding, one that has ``reading`` an input binding. ``tests/bindings`` holds
-what either promises. The block reads ``direction`` and ``route`` itself; an adapter leaves them out of its settings.
+``operations`` and ``invoke`` is an output binding, one that has ``reading`` an input binding. One whose class is both,
+and which is one of them by its settings or by what it found when it was entered, has ``directions`` that say so.
+``tests/bindings`` holds what either promises. The block reads ``direction`` and ``route`` itself; an adapter leaves
+them out of its settings.
 """
 
 from __future__ import annotations
@@ -195,10 +197,7 @@ class Reading:
 
 @runtime_checkable
 class InputBinding(Protocol):
-    """Reads a source of events.
-
-    One that can do so only with settings that it was not given has ``reads = False``, and is no input then.
-    """
+    """Reads a source of events."""
 
     def reading(self, reading: Reading) -> AbstractAsyncContextManager[None]:
         """Give what reads the source while it is entered, for one application.

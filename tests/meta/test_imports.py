@@ -57,6 +57,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.local": (210, frozenset()),
     "bindings.memcached": (315, frozenset()),
     "bindings.mongodb.state": (500, frozenset({"pymongo"})),
+    "bindings.pluggable.bindings": (400, frozenset({"grpc"})),
     "bindings.pluggable.pubsub": (400, frozenset({"grpc"})),
     "bindings.pluggable.secrets": (400, frozenset({"grpc"})),
     "bindings.pluggable.state": (400, frozenset({"grpc"})),
