@@ -65,6 +65,7 @@ EXTRAS = {
     "pyodbc": "sqlserver",
     "redis": "redis",
     "sqlalchemy": "sqlite",
+    "watchfiles": "files",
 }
 
 

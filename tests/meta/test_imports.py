@@ -46,6 +46,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.crypto.local": (350, frozenset()),
     "bindings.etcd": (415, frozenset()),
     "bindings.cron": (330, frozenset()),
+    "bindings.files": (420, frozenset()),
     "bindings.http_binding": (520, frozenset()),
     "bindings.localstorage": (330, frozenset()),
     "bindings.twilio_sms": (540, frozenset()),
