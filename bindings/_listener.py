@@ -116,14 +116,21 @@ Render = Callable[[Sequence[bytes]], Answer]
 
 
 class _Taker:
-    """One application; its events are handled in the task group of who reads for it."""
+    """One application; its events are handled in the task group of who reads for it.
+
+    Attributes:
+        left: Set when it takes nothing further: the task group may be at its end.
+    """
 
     def __init__(self, handle: Handle, tasks: asyncio.TaskGroup) -> None:
         self._handle, self._tasks = handle, tasks
         self._handling: set[asyncio.Task[bytes | None]] = set()
+        self.left = False
 
     async def take(self, event: BindingEvent) -> bytes | None:
         """Hand it over; None = it was not taken."""
+        if self.left:
+            return None
         task = self._tasks.create_task(self._handled(event), name="listener-event")
         self._handling.add(task)
         await asyncio.wait([task])
@@ -185,6 +192,7 @@ class Listener:
             await self._leave(taker, at_once=False)
 
     async def _leave(self, taker: _Taker, *, at_once: bool) -> None:
+        taker.left = True
         self._takers.remove(taker)
         if self._takers or self._open is None:
             return

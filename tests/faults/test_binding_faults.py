@@ -47,6 +47,7 @@ async def working(got: Got, request: web.BaseRequest) -> web.Response:
     return web.Response()
 
 
+@pytest.mark.slow  # What a killed gateway had in hand is given up after a silence.
 @pytest.mark.parametrize("kind", INPUTS.values(), ids=INPUTS)
 async def test_killed_while_events_come(
     kind: InputKind, tmp_path: Path, mesh_home: Path, nats_server: NatsServer, figures: Figures
