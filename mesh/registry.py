@@ -68,6 +68,7 @@ EXTRAS = {
     "pyodbc": "sqlserver",
     "redis": "redis",
     "sqlalchemy": "sqlite",
+    "watchfiles": "files",
 }
 
 

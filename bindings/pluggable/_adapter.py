@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 from bindings.pluggable._connection import Connection, Failed
 from bindings.pluggable._hidden import hiding
@@ -18,11 +17,8 @@ from mesh.sockets import find_socket
 
 __all__ = ["Plugged", "PluggableAdapter"]
 
-logger = logging.getLogger(__name__)
-
 # The block does this itself; no program of others needs the keys.
 KEPT = frozenset({"primaryencryptionkey", "secondaryencryptionkey"})
-LATER = ("InputBinding", "OutputBinding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class PluggableAdapter(ComponentAdapter):
 
     title = "A program of a third party that answers Dapr's gRPC services for pluggable components on a socket."
     tested = "a component made with the official gRPC library for Python"
-    service: ClassVar[str]
+    service: str
     _settings: Plugged
     _connection: Connection
 
@@ -84,6 +80,7 @@ class PluggableAdapter(ComponentAdapter):
         try:
             self._services = await self._connection.services()
             self._see(plugged.path)
+            self._connection.service = self.service
             await self._connection.connect()
         except Failed as failed:
             # What it refuses here, it would refuse again.
@@ -93,17 +90,18 @@ class PluggableAdapter(ComponentAdapter):
         if self.service not in self._services:
             there = ", ".join(sorted(name for name in self._services if not name.startswith("grpc."))) or "none"
             raise self._problem(f"the pluggable component at {path} has no service {self.service}; it has: {there}")
-        if later := [name for name in LATER if name in self._services]:
-            logger.info("the pluggable component at %s has %s as well: there are no bindings here", path, *later[:1])
 
     async def _initialise(self, connection: Connection, **more: str) -> None:
-        request = message(method(self.service, "Init").input_type.name)
-        others = {name.lower() for name in more}
-        kept = {name: text for name, text in self._settings.properties.items() if name.lower() not in others}
-        properties = {"properties": {**kept, **more}}
-        await connection.call(self.service, "Init", request(metadata=properties), first=True)
+        await self._init(connection, self.service, **more)
         told = await connection.call(self.service, "Features", message("FeaturesRequest")(), first=True)
         self._features = frozenset(told.features)
+
+    async def _init(self, connection: Connection, service: str, **more: str) -> None:
+        """Tell a service the settings."""
+        request = message(method(service, "Init").input_type.name)
+        others = {name.lower() for name in more}
+        kept = {name: text for name, text in self._settings.properties.items() if name.lower() not in others}
+        await connection.call(service, "Init", request(metadata={"properties": {**kept, **more}}), first=True)
 
     async def check(self) -> None:
         """Ask for a sign of life."""

@@ -103,6 +103,7 @@ class Connection:
     other program can listen at, and initialised before anything else is asked.
 
     Attributes:
+        service: The one that has ``Ping``.
         shown: Gives a text of the program as it may be shown: what the program says may hold secrets of its settings.
     """
 
@@ -125,7 +126,7 @@ class Connection:
         """
         self.shown = shown
         self._path = path
-        self._service = service
+        self.service = service
         self._initialise = initialise
         instance = name if name.isascii() and name.isprintable() else quote(name)
         self._metadata = (("x-component-instance", instance),)
@@ -169,7 +170,9 @@ class Connection:
             f"{self._path} has no server reflection, by which a component says what it is", _Code.UNIMPLEMENTED
         )
 
-    async def call(self, service: str, name: str, request: Message, *, first: bool = False) -> Message:
+    async def call(
+        self, service: str, name: str, request: Message, *, first: bool = False, seconds: float = CALL_SECONDS
+    ) -> Message:
         """Call a method; gives its answer.
 
         Args:
@@ -177,6 +180,7 @@ class Connection:
             name: Of the method.
             request: A message.
             first: Whether it is asked before the component is ready: it waits for the connection.
+            seconds: The time that the component has.
 
         Raises:
             Failed: There is none.
@@ -185,7 +189,7 @@ class Connection:
             await self._ready()
         open_ = _opening(self._channel.unary_unary, service, name)
         try:
-            answer = await open_(request, timeout=CALL_SECONDS, metadata=self._metadata, wait_for_ready=first)
+            answer = await open_(request, timeout=seconds, metadata=self._metadata, wait_for_ready=first)
         except grpc.aio.AioRpcError as error:
             failed = self._failed(error, f"{service}.{name}")
             failed.large = request.ByteSize() > USUAL_LIMIT_BYTES
@@ -243,7 +247,7 @@ class Connection:
         program = await self._seen()
         try:
             if program == self._program:
-                await self.call(self._service, "Ping", message("PingRequest")(), first=True)
+                await self.call(self.service, "Ping", message("PingRequest")(), first=True)
             else:
                 self._program = None
                 await self._initialise(self)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, cast
+from typing import cast
 
 import grpc.aio
 
-from bindings.pluggable._connection import CALL_SECONDS, Connection, Failed, is_leaving
+from bindings.pluggable._connection import Connection, Failed, is_leaving
 from bindings.pluggable._events import message_of
 from bindings.pluggable._messages import Message as Told
 from bindings.pluggable._messages import message
+from bindings.pluggable._stream import Stream
 from mesh.address import Address
 from mesh.broker import Delivery, Handler
 
@@ -28,35 +29,6 @@ AGAIN = (0.1, 2.0)
 LEAVE_WAIT = 2.0
 
 
-class _Stream:
-    """A stream, on which one at a time writes.
-
-    Attributes:
-        left: Set when nothing that came on it is to be tried again: it has ended, or its member stops. What was not
-            acknowledged on it is the component's, which gives it on another stream.
-    """
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.left = asyncio.Event()
-        self._writing = asyncio.Lock()
-        call.add_done_callback(lambda _: self.left.set())  # Also while nobody reads, as all slots are taken.
-
-    async def write(self, **fields: object) -> bool:
-        """Write a request; gives whether it could be: what was not acknowledged comes again on another stream."""
-        try:
-            async with asyncio.timeout(CALL_SECONDS), self._writing:
-                await self.call.write(message("PullMessagesRequest")(**fields))
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
-            logger.debug("a stream has ended: %s", type(error).__name__)
-            return False
-        except asyncio.CancelledError:
-            if is_leaving():
-                raise
-            return False
-        return True
-
-
 class _Settler:
     """Settles one delivery.
 
@@ -64,7 +36,7 @@ class _Settler:
         again: Seconds until another attempt; None = there is to be none.
     """
 
-    def __init__(self, stream: _Stream, told: Told) -> None:
+    def __init__(self, stream: Stream, told: Told) -> None:
         self._stream = stream
         self._told = told
         self.again: float | None = None
@@ -104,7 +76,7 @@ class Member:
         self._handler = handler
         self._slots = asyncio.Semaphore(limit)
         self._stopped = asyncio.Event()
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._pulling: asyncio.Task[None] | None = None
 
@@ -130,20 +102,11 @@ class Member:
 
     async def finish(self) -> None:
         """End the stream in good order: acknowledgements on the way count."""
-        if self._stream is None or self._pulling is None:
-            return
-        try:
-            async with asyncio.timeout(LEAVE_WAIT):
-                await self._stream.call.done_writing()
-                await asyncio.wait([self._pulling])
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError) as error:
-            logger.debug("the stream of %s has not ended: %s", self._topic, type(error).__name__)
-        finally:
-            self._stream.call.cancel()
-            self._pulling.cancel()
+        if self._stream is not None and self._pulling is not None:
+            await self._stream.finish(self._pulling, LEAVE_WAIT)
 
-    async def _open(self) -> _Stream:
-        stream = _Stream(await self._connection.stream("PubSub", "PullMessages"))
+    async def _open(self) -> Stream:
+        stream = Stream(await self._connection.stream("PubSub", "PullMessages"), "PullMessagesRequest")
         try:
             if not await stream.write(topic={"name": self._topic}):
                 raise Failed(f"the stream of {self._topic} ended at once")
@@ -159,7 +122,7 @@ class Member:
         while True:
             why = "the component has ended it"
             try:
-                stream = cast("_Stream", self._stream)
+                stream = cast("Stream", self._stream)
                 while (found := await stream.call.read()) is not grpc.aio.EOF and found is not None:
                     await self._take(stream, found)
                     wait, told = AGAIN[0], False
@@ -189,14 +152,14 @@ class Member:
             else:
                 return
 
-    async def _take(self, stream: _Stream, told: Told) -> None:
+    async def _take(self, stream: Stream, told: Told) -> None:
         await self._slots.acquire()
         if stream.left.is_set():  # It stays with the component.
             self._slots.release()
             return
         cast("asyncio.TaskGroup", self._tasks).create_task(self._handle(stream, told), name="pluggable-delivery")
 
-    async def _handle(self, stream: _Stream, told: Told) -> None:
+    async def _handle(self, stream: Stream, told: Told) -> None:
         try:
             read, attempt = message_of(told), 0
             while not stream.left.is_set():

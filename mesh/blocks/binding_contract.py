@@ -1,8 +1,10 @@
 """What adapters of bindings implement: calls out of the mesh, events into it, or both.
 
 An adapter is a ``ComponentAdapter`` (``mesh/adapter.py``), found by an entry point ``bindings.<name>``. One that has
-``operations`` and ``invoke`` is an output binding, one that has ``reading`` an input binding. ``tests/bindings`` holds
-what either promises. The block reads ``direction`` and ``route`` itself; an adapter leaves them out of its settings.
+``operations`` and ``invoke`` is an output binding, one that has ``reading`` an input binding. One whose class is both,
+and which is one of them by its settings or by what it found when it was entered, has ``directions`` that say so.
+``tests/bindings`` holds what either promises. The block reads ``direction`` and ``route`` itself; an adapter leaves
+them out of its settings.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class BindingComponent:
         """
         self.name = component.name
         self.store = adapter
-        used = directions or DIRECTIONS
+        used = {*(directions or DIRECTIONS)} & {*getattr(adapter, "directions", DIRECTIONS)}
         self.input = adapter if isinstance(adapter, InputBinding) and "input" in used else None
         self._output = adapter if isinstance(adapter, OutputBinding) and "output" in used else None
         if self.input is None and self._output is None:
@@ -181,11 +181,12 @@ def _check(component: Component) -> Sequence[str]:
 async def open_binding(component: Component, parts: Parts) -> BindingComponent:
     """Open a binding; raises ``ConfigError``."""
     adapter = parts.registry.load(component.type).from_component(component)  # type: ignore[attr-defined]
-    opened = BindingComponent(component, adapter, _check(component))
+    directions = _check(component)
     if isinstance(adapter, Remembering):
         records = LazyRecords(RECORDS, parts.records, RECORD_SECONDS)
         adapter.remember_in(component.name, Prefixed(records, f"{component.name}||"))
     await parts.stack.enter_async_context(adapter)
+    opened = BindingComponent(component, adapter, directions)
     own = parts.caller.app_id
     usual = "local" if getattr(adapter, "bound", False) else parts.configuration.spec.placement
     placement = component.placement or usual or "nearest"

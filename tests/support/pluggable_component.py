@@ -336,10 +336,81 @@ class PubSub(Component):
     numbers = itertools.count(1)
 
 
+class Events:
+    """Those of a source, in memory; what is not acknowledged, or told as an error, comes again."""
+
+    waiting: asyncio.Queue[bytes] = asyncio.Queue()
+
+
+class Output(Component):
+    """Answers with what it was given, and has the source have events."""
+
+    def initialised(self) -> Any:
+        return messages.OutputBindingInitResponse()
+
+    async def ListOperations(self, request: Any, context: Any) -> Any:
+        await self._settings(context)
+        return messages.ListOperationsResponse(operations=["create", "emit", "nothing"])
+
+    async def Invoke(self, request: Any, context: Any) -> Any:
+        if request.operation == "emit":
+            Events.waiting.put_nowait(request.data)
+            return messages.InvokeResponse()
+        settings = await self._settings(context)
+        if (status := request.metadata.get("status")) is not None:
+            await context.abort(grpc.StatusCode[status], f"as you wish: {settings.get('login')}")
+        if request.operation == "nothing":
+            return messages.InvokeResponse()
+        return messages.InvokeResponse(data=request.data, metadata={**request.metadata, "did": request.operation})
+
+
+class Input(Component):
+    """Gives the events of the source on streams."""
+
+    def initialised(self) -> Any:
+        return messages.InputBindingInitResponse()
+
+    async def Read(self, requests: Any, context: Any) -> Any:
+        await self._settings(context)
+        given: dict[str, bytes] = {}
+
+        async def settle() -> None:
+            async for request in requests:
+                data = given.pop(request.message_id, None)
+                with (self.data / "answers").open("a") as file:
+                    answered = [request.response_data.decode(), request.response_error.message]
+                    file.write(json.dumps(answered) + "\n")
+                if data is not None and request.HasField("response_error"):
+                    Events.waiting.put_nowait(data)
+
+        settling = asyncio.ensure_future(settle())
+        taking: asyncio.Future[bytes] | None = None
+        try:
+            while True:
+                taking = asyncio.ensure_future(Events.waiting.get())
+                await asyncio.wait([taking, settling], return_when=asyncio.FIRST_COMPLETED)
+                if settling.done():
+                    return
+                data, taking = taking.result(), None
+                if data == b"break":
+                    await context.abort(grpc.StatusCode.INTERNAL, "as you wish")
+                number = str(next(PubSub.numbers))
+                given[number] = data
+                yield messages.ReadResponse(data=data, metadata={"number": number}, message_id=number)
+        finally:
+            settling.cancel()
+            if taking is not None and not taking.cancel() and not taking.cancelled():
+                Events.waiting.put_nowait(taking.result())
+            for data in given.values():
+                Events.waiting.put_nowait(data)
+
+
 KINDS: dict[str, Callable[[Path], Component]] = {
     "PubSub": PubSub,
     "StateStore": State,
     "SecretStore": Secrets,
+    "InputBinding": Input,
+    "OutputBinding": Output,
 }
 # Further services of what answers for a kind.
 PARTS = {

@@ -23,7 +23,7 @@ from tests.support.server import Server
 __all__ = ["ALL", "PluggableServer", "contract_broker", "folder", "pluggable"]
 
 STATE = ("StateStore", "TransactionalStateStore", "TransactionalStoreMultiMaxSize", "QueriableStateStore")
-ALL = (*STATE, "SecretStore", "PubSub")
+ALL = (*STATE, "SecretStore", "PubSub", "InputBinding", "OutputBinding")
 
 
 class PluggableServer(Server):

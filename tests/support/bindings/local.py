@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -92,6 +93,22 @@ async def _ticks(directory: Path) -> AsyncIterator[ServedInput]:
     yield ServedInput({"schedule": "@every 1s"}, data=False, again=False)
 
 
+@asynccontextmanager
+async def _folder(directory: Path) -> AsyncIterator[ServedInput]:
+    root = directory / "root"
+    root.mkdir()
+    numbers = itertools.count()
+
+    async def emit(event: bytes) -> None:
+        file = root / f"{next(numbers)}.bin"
+        beside = root / f".{file.name}"
+        beside.write_bytes(event)
+        beside.rename(file)
+
+    settings = {"path": str(root), "content": "true", "settle": "50ms", "events": "added"}
+    yield ServedInput(settings, emit)
+
+
 OUTPUTS: Mapping[str, OutputKind] = {
     "localstorage": OutputKind("bindings.localstorage", _files),
     "http": OutputKind("bindings.http", _http),
@@ -101,4 +118,5 @@ OUTPUTS: Mapping[str, OutputKind] = {
 
 INPUTS: Mapping[str, InputKind] = {
     "cron": InputKind("bindings.cron", _ticks),
+    "files": InputKind("bindings.files", _folder),
 }
