@@ -30,7 +30,7 @@ LEVEL = 4
 KEEP_ALIVE = 30
 PING_SECONDS = 10.0
 SILENT_SECONDS = 25.0
-MAX_PACKET = 64 * 1024 * 1024
+MAX_UNIT = 64 * 1024 * 1024
 LARGEST_ID = 65535
 
 
@@ -136,7 +136,7 @@ class Wire(asyncio.Protocol):
             self._paused, self._heard = False, self._loop.time()
             self._transport.resume_reading()
 
-    # Packets
+    # Units
 
     def send(self, data: bytes) -> None:
         """Write, unless it is over."""
@@ -156,14 +156,14 @@ class Wire(asyncio.Protocol):
             del self._answers[answer, number]
 
     def number(self, answer: int) -> int:
-        """Give a number that no packet has which waits for such an answer."""
+        """Give a number that no unit has which waits for such an answer."""
         while True:
             self._numbers = self._numbers % LARGEST_ID + 1
             if (answer, self._numbers) not in self._answers:
                 return self._numbers
 
     def data_received(self, data: bytes) -> None:
-        """Cut packets from the stream."""
+        """Cut units from the stream."""
         self._heard = self._loop.time()
         self._buffer += data
         try:
@@ -189,12 +189,12 @@ class Wire(asyncio.Protocol):
 
     def acknowledge(self, number: int) -> None:
         """Say that a message is done with."""
-        self.send(packet(PUBACK, number.to_bytes(2)))
+        self.send(unit(PUBACK, number.to_bytes(2)))
 
     async def subscribe(self, topic: str) -> None:
         """Subscribe with QoS 1; raises BindingError."""
         number = self.number(SUBACK)
-        body = await self.ask(packet(SUBSCRIBE, number.to_bytes(2) + text(topic) + b"\x01"), SUBACK, number)
+        body = await self.ask(unit(SUBSCRIBE, number.to_bytes(2) + text(topic) + b"\x01"), SUBACK, number)
         if body[2] == NOT_SUBSCRIBED:
             raise BindingError(f"the server does not let us subscribe to {topic}")
 
@@ -202,10 +202,10 @@ class Wire(asyncio.Protocol):
         """Publish; with QoS 1 the server has the message then."""
         first = PUBLISH | (QOS1 if confirmed else 0) | retain
         if not confirmed:
-            self.send(packet(first, text(topic) + data))
+            self.send(unit(first, text(topic) + data))
             return
         number = self.number(PUBACK)
-        await self.ask(packet(first, text(topic) + number.to_bytes(2) + data), PUBACK, number)
+        await self.ask(unit(first, text(topic) + number.to_bytes(2) + data), PUBACK, number)
 
 
 async def connect(server: Server, client_id: str, on_message: Callable[[Message], None], *, clean: bool) -> Wire:
@@ -224,7 +224,7 @@ async def connect(server: Server, client_id: str, on_message: Callable[[Message]
         login = [None if each is None else text(each) for each in (server.username, server.password)]
         flags = (login[0] is not None) << 7 | (login[1] is not None) << 6 | clean << 1
         head = text("MQTT") + bytes([LEVEL, flags]) + KEEP_ALIVE.to_bytes(2) + text(client_id)
-        answer = await wire.ask(packet(CONNECT, head + b"".join(each for each in login if each is not None)), CONNACK)
+        answer = await wire.ask(unit(CONNECT, head + b"".join(each for each in login if each is not None)), CONNACK)
         if code := answer[1]:
             reason = REFUSED.get(code, f"code {code}")
             raise BindingError(f"the server does not let us in: {reason}", retryable=code == 3)
@@ -234,10 +234,10 @@ async def connect(server: Server, client_id: str, on_message: Callable[[Message]
     return wire
 
 
-def packet(first: int, body: bytes) -> bytes:
-    """Write a packet; raises BindingError where it is too large."""
+def unit(first: int, body: bytes) -> bytes:
+    """Write a unit, one message of the protocol; raises BindingError where it is too large."""
     size, digits = len(body), bytearray()
-    if size > MAX_PACKET:
+    if size > MAX_UNIT:
         raise BindingError(f"a message of {size} bytes is too large for MQTT")
     while True:
         size, digit = divmod(size, 128)
@@ -255,7 +255,7 @@ def text(value: str) -> bytes:
 
 
 def _cut(buffer: bytearray) -> tuple[int, bytes] | None:
-    """Take the first packet; None = not all of it is there. Raises ValueError where it is none."""
+    """Take the first unit; None = not all of it is there. Raises ValueError where it is none."""
     size = 0
     for index in range(1, 6):
         if index == 5:
@@ -265,8 +265,8 @@ def _cut(buffer: bytearray) -> tuple[int, bytes] | None:
         size |= (buffer[index] & 0x7F) << 7 * (index - 1)
         if not buffer[index] & 0x80:
             break
-    if size > MAX_PACKET:
-        raise ValueError(f"a packet of {size} bytes")
+    if size > MAX_UNIT:
+        raise ValueError(f"a unit of {size} bytes")
     begin = index + 1
     if len(buffer) < begin + size:
         return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from mesh.blocks.binding_contract import BindingEvent, Reading
 from mesh.errors import MeshError
 from mesh.tasks import task_group
 
-__all__ = ["Work", "growing", "handed", "reading_by", "stopped_within"]
+__all__ = ["Work", "first_error", "growing", "handed", "reading_by", "stopped_within"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,18 @@ async def reading_by(work: Work, within: float | None = None) -> AsyncIterator[N
 
 async def _run(work: Work, connected: asyncio.Event, stopping: asyncio.Event) -> None:
     await work(connected, stopping)
+
+
+@contextmanager
+def first_error() -> Iterator[None]:
+    """Raise the first of several errors: tasks that stand on one connection fail together."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__
 
 
 def growing(first: float, longest: float, count: int | None = None) -> Iterator[float]:

@@ -23,7 +23,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from bindings.queues._access import tls_of
-from bindings.queues._reading import reading_by
+from bindings.queues._reading import first_error, reading_by
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.errors import MeshError
@@ -237,7 +237,7 @@ class JetStreamBinding(ComponentAdapter):
     async def _read(self, reading: Reading, connected: asyncio.Event, stopping: asyncio.Event) -> None:
         settings: JetStreamBindingSettings = self._settings
         durable = settings.durable or _NO_NAME.sub("_", f"{reading.component}-{reading.app_id}")
-        with self._errors(f"{settings.subject} is not read"):
+        with self._errors(f"{settings.subject} is not read"), first_error():
             context = await self._connected()
             stream = settings.stream or await context.find_stream_name_by_subject(settings.subject)
             await self._consumer(context, stream, durable)

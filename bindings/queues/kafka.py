@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnknownTopicOrPartitionError
 
 from bindings.queues._access import hosts_of, tls_of
-from bindings.queues._reading import growing, handed, reading_by
+from bindings.queues._reading import first_error, growing, handed, reading_by
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.errors import MeshError
@@ -55,6 +55,10 @@ LEAST_LIMIT = 64 * 1024
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}
 MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
 AUTH_TYPES = ("none", "password", "mtls", "certificate")
+
+_library = logging.getLogger("aiokafka.cluster")
+# It says many times a second that there is no such topic; the reading's error says it once.
+_library.addFilter(lambda record: _library.isEnabledFor(logging.DEBUG))
 
 
 def _topics(text: str) -> tuple[str, ...]:
@@ -237,6 +241,8 @@ class KafkaBinding(ComponentAdapter):
             yield
         except TimeoutError:
             raise BindingError(f"Kafka at {self._shown} does not answer in time: {what}", retryable=True) from None
+        except UnknownTopicOrPartitionError as error:
+            raise BindingError(f"Kafka at {self._shown}: {what}: there is no such topic", retryable=True) from error
         except (KafkaError, OSError) as error:
             again = getattr(error, "retriable", True)
             raise BindingError(f"Kafka at {self._shown}: {what}: {error!r}", retryable=again) from error
@@ -329,7 +335,7 @@ class KafkaBinding(ComponentAdapter):
             max_poll_interval_ms=NO_LIMIT_MS,
         )
         try:
-            with self._errors("it is not read"):
+            with self._errors(f"{', '.join(settings.topics)}: not read"), first_error():
                 async with task_group() as tasks:
                     member = _Member(consumer, reading, settings, tasks)
                     consumer.subscribe(settings.topics, listener=member)
@@ -389,7 +395,7 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library h
                     await self._consumer.commit({partition: await self._consumer.position(partition)})
         for topic in self._settings.topics:
             if not self._consumer.partitions_for_topic(topic):
-                raise BindingError(f"Kafka has no topic {topic}", retryable=True)
+                raise UnknownTopicOrPartitionError(topic)
 
     async def poll(self) -> None:
         """Fetch, and have each partition's records handed over; a partition that is at work is paused."""
