@@ -11,9 +11,9 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nats.errors
 from nats.aio.client import Client, RawCredentials
@@ -48,22 +48,43 @@ CREDENTIALS = """-----BEGIN NATS USER JWT-----
 {seed}
 ------END USER NKEY SEED------
 """
+DEFAULT_PORT = 4222
+SHAPE = "is nats://[user:password@]host[:port][,…], or tls://…"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _FAILURES = (nats.errors.Error, OSError)
 
 
-def _servers(text: str) -> tuple[str, ...]:
-    """Read URLs; their text may hold a password, so no error shows it."""
-    found = tuple(each.strip() for each in text.split(","))
-    for each in found:
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers of one cluster.
+
+    Attributes:
+        urls: Without credentials.
+        user: Who we are; without a password it is a token.
+        password: Its proof.
+    """
+
+    urls: tuple[str, ...]
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+def _servers(text: str) -> Servers:
+    """Read URLs; their text may hold a password, so no error shows it. The client itself decodes no credentials."""
+    urls, user, password = [], None, None
+    for each in text.split(","):
         try:
-            parts = urlsplit(each)
-            good = parts.scheme in ("nats", "tls") and parts.hostname and (parts.port or 1) > 0
+            parts = urlsplit(each.strip())
+            port = parts.port or DEFAULT_PORT
         except ValueError:
-            good = False
-        if not good:
-            raise ValueError("is nats://[user:password@]host[:port][,…], or tls://…")
-    return found
+            raise ValueError(SHAPE) from None
+        if parts.scheme not in ("nats", "tls") or not parts.hostname or parts.path.strip("/"):
+            raise ValueError(SHAPE)
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        urls.append(f"{parts.scheme}://{host}:{port}")
+        if parts.username:
+            user, password = unquote(parts.username), None if parts.password is None else unquote(parts.password)
+    return Servers(tuple(urls), user, password)
 
 
 def _deliveries(text: str) -> int:
@@ -74,7 +95,7 @@ def _deliveries(text: str) -> int:
 class JetStreamBindingSettings:
     """What is read of a component."""
 
-    servers: tuple[str, ...] = setting(
+    servers: Servers = setting(  # noqa: RUF009 - a frozen value
         "natsURL",
         "The servers: `nats://user:password@host:port`, several with commas between; `tls://…` with TLS.",
         Kind("URL of NATS", _servers),
@@ -152,10 +173,13 @@ class JetStreamBinding(ComponentAdapter):
                 raise needs("NATS with a JWT", "nkeys") from error
             credentials = CREDENTIALS.format(jwt=settings.jwt, seed=settings.seed)
             self._options["user_credentials"] = RawCredentials(credentials)
-        if settings.token:
-            self._options["token"] = settings.token
+        servers = settings.servers
+        if servers.password is not None:
+            self._options |= {"user": servers.user, "password": servers.password}
+        elif token := settings.token or servers.user:
+            self._options["token"] = token
         given = settings.ca, settings.certificate, settings.key
-        if any(given) or any(each.startswith("tls://") for each in settings.servers):
+        if any(given) or any(each.startswith("tls://") for each in settings.servers.urls):
             try:
                 self._options["tls"] = await asyncio.to_thread(tls_of, *given)
             except ValueError as error:
@@ -197,7 +221,7 @@ class JetStreamBinding(ComponentAdapter):
                 try:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await client.connect(
-                            list(settings.servers),
+                            list(settings.servers.urls),
                             max_reconnect_attempts=-1,
                             reconnect_time_wait=RECONNECT_SECONDS,
                             ping_interval=PING_SECONDS,

@@ -129,11 +129,13 @@ async def test_nobody_is_there(kind: str) -> None:
 async def kept_open(adapter: Any, reading: Reading) -> AsyncIterator[list[str]]:
     """Read as the mesh does: again whenever it failed."""
     failures: list[str] = []
+    entered = asyncio.Event()
 
     async def read() -> None:
         while True:
             try:
                 async with adapter.reading(reading):
+                    entered.set()
                     await asyncio.Event().wait()
             except MeshError as error:
                 failures.append(str(error))
@@ -141,10 +143,12 @@ async def kept_open(adapter: Any, reading: Reading) -> AsyncIterator[list[str]]:
 
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(read())
+        await entered.wait()
         yield failures
         task.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", QUEUES)
 async def test_server_is_killed_while_it_is_read(kind: str, tmp_path: Path) -> None:
     """What it stored comes after that, and what is written then."""
