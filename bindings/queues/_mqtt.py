@@ -80,6 +80,8 @@ class Wire(asyncio.Protocol):
         self._buffer = bytearray()
         self._heard = self._loop.time()
         self._paused = False
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._beat: asyncio.TimerHandle | None = None
         self._answers: dict[tuple[int, int], asyncio.Future[bytes]] = {}
         self._numbers = 0
@@ -100,6 +102,7 @@ class Wire(asyncio.Protocol):
         if self.closed.done():
             return
         self.closed.set_result(reason)
+        self._writable.set()
         if self._beat is not None:
             self._beat.cancel()
         for answer in self._answers.values():
@@ -136,6 +139,14 @@ class Wire(asyncio.Protocol):
             self._paused, self._heard = False, self._loop.time()
             self._transport.resume_reading()
 
+    def pause_writing(self) -> None:
+        """Have publishes wait: the server reads slowly."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        self._writable.set()
+
     # Units
 
     def send(self, data: bytes) -> None:
@@ -145,8 +156,7 @@ class Wire(asyncio.Protocol):
 
     async def ask(self, data: bytes, answer: int, number: int = 0) -> bytes:
         """Write, and wait for the answer; raises BindingError when the connection is lost."""
-        if self.closed.done():
-            raise BindingError(f"the connection was lost: {self.closed.result()}", retryable=True)
+        self._check()
         waiting: asyncio.Future[bytes] = self._loop.create_future()
         self._answers[answer, number] = waiting
         try:
@@ -154,6 +164,10 @@ class Wire(asyncio.Protocol):
             return await waiting
         finally:
             del self._answers[answer, number]
+
+    def _check(self) -> None:
+        if self.closed.done():
+            raise BindingError(f"the connection was lost: {self.closed.result()}", retryable=True)
 
     def number(self, answer: int) -> int:
         """Give a number that no unit has which waits for such an answer."""
@@ -200,8 +214,10 @@ class Wire(asyncio.Protocol):
 
     async def publish(self, topic: str, data: bytes, *, retain: bool, confirmed: bool) -> None:
         """Publish; with QoS 1 the server has the message then."""
+        await self._writable.wait()
         first = PUBLISH | (QOS1 if confirmed else 0) | retain
         if not confirmed:
+            self._check()
             self.send(unit(first, text(topic) + data))
             return
         number = self.number(PUBACK)

@@ -264,10 +264,10 @@ class JetStreamBinding(ComponentAdapter):
         with self._errors(f"{settings.subject} is not read"), first_error():
             context = await self._connected()
             stream = settings.stream or await context.find_stream_name_by_subject(settings.subject)
-            await self._consumer(context, stream, durable)
+            ack_wait = await self._consumer(context, stream, durable)
             async with task_group() as tasks:
                 count = 1 if settings.concurrency == "single" else 10
-                workers = [_Worker(context, stream, durable, reading, settings.ack_wait) for _ in range(count)]
+                workers = [_Worker(context, stream, durable, reading, ack_wait) for _ in range(count)]
                 running = [tasks.create_task(worker.run(stopping), name="jetstream-work") for worker in workers]
                 connected.set()
                 await stopping.wait()
@@ -275,11 +275,11 @@ class JetStreamBinding(ComponentAdapter):
                     if not worker.handling:
                         task.cancel()
 
-    async def _consumer(self, context: JetStreamContext, stream: str, durable: str) -> None:
-        """Make the consumer, unless it is there: then it is used as it is."""
+    async def _consumer(self, context: JetStreamContext, stream: str, durable: str) -> float:
+        """Make the consumer, unless it is there: then it is used as it is; give its time to acknowledge."""
         settings: JetStreamBindingSettings = self._settings
         try:
-            await context.consumer_info(stream, durable)
+            info = await context.consumer_info(stream, durable)
         except NotFoundError:
             wanted = ConsumerConfig(
                 durable_name=durable,
@@ -290,7 +290,8 @@ class JetStreamBinding(ComponentAdapter):
                 max_deliver=settings.deliveries,
                 max_ack_pending=settings.at_once,
             )
-            await context.add_consumer(stream, wanted)
+            info = await context.add_consumer(stream, wanted)
+        return info.config.ack_wait or settings.ack_wait
 
 
 class _Worker:

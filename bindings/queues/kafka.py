@@ -330,7 +330,7 @@ class KafkaBinding(ComponentAdapter):
             enable_auto_commit=False,
             auto_offset_reset="latest" if settings.initial == "newest" else "earliest",
             session_timeout_ms=int(settings.session * 1000),
-            heartbeat_interval_ms=int(settings.heartbeat * 1000),
+            heartbeat_interval_ms=int(min(settings.heartbeat, settings.session / 3) * 1000),
             rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000),
             max_poll_interval_ms=NO_LIMIT_MS,
         )
@@ -407,7 +407,10 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library h
             if round_of is not self.round or round_of.is_set():
                 continue  # They are read again from what is committed, here or by another member.
             for partition, records in found.items():
-                self._consumer.pause(partition)
+                try:
+                    self._consumer.pause(partition)
+                except IllegalStateError:  # Another member has it now.
+                    continue
                 work = self._work(partition, records, round_of)
                 self._working[partition] = self._tasks.create_task(work, name="kafka-work")
 

@@ -23,6 +23,7 @@ from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.mqtt_server import MQTTServer, find_mosquitto
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats_keys import Operator
 from tests.support.processes import free_port
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 from tests.support.security import component, missing
@@ -205,3 +206,18 @@ async def test_jetstream_token(tmp_path: Path) -> None:
         settings = {"natsURL": server.url, "subject": "s", "token": PASSWORD}
         await works("bindings.jetstream", settings)
         await refused("bindings.jetstream", {**settings, "token": "secret"}, "secret")
+
+
+async def test_jetstream_jwt(tmp_path: Path) -> None:
+    if find_nats_server() is None:
+        missing("nats-server is not installed")
+    operator = Operator()
+    jwt, seed = operator.user()
+    async with NatsServer(tmp_path / "server", config=operator.config) as server:
+        settings = {"natsURL": server.url, "subject": "s", "jwt": jwt, "seedKey": seed}
+        async with made("bindings.jetstream", settings) as adapter:
+            context = await adapter._connected()
+            await context.add_stream(name="S", subjects=["s"])
+        await works("bindings.jetstream", settings)
+        other_jwt, other_seed = Operator().user()
+        await refused("bindings.jetstream", {**settings, "jwt": other_jwt, "seedKey": other_seed}, other_seed)

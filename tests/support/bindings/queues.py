@@ -105,7 +105,7 @@ async def _kafka_in(directory: Path) -> AsyncIterator[ServedInput]:
             await producer.send_and_wait(topic, data)
 
         try:
-            yield ServedInput({**settings, "initialOffset": "oldest"}, emit)
+            yield ServedInput({**settings, "initialOffset": "oldest", "sessionTimeout": "6s"}, emit)
         finally:
             await producer.stop()
 
