@@ -40,6 +40,7 @@ SHARING = (
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
 MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))")
 MODULES = (
+    "tests/bindings/test_queues",
     "tests/contract/",
     "tests/grpc/",
     "tests/http/",
@@ -103,6 +104,8 @@ def group_of(nodeid: str) -> str:
     if backend and path.startswith(SHARING):
         alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.
         return f"{path if alone else path.split('/')[1]} on {backend[1]}"
+    if path.startswith("tests/bindings/") and test.endswith("]") and not path.startswith(MODULES):
+        return f"tests/bindings on {test[test.index('[') + 1 : -1]}"
     if path.startswith("tests/stores/") and test.endswith("]") and not path.startswith(MODULES):
         return f"{path} on {test[test.index('[') + 1 : -1].partition('-')[0]}"
     return path if path.startswith(MODULES) and not path.startswith(ALONE) else nodeid
