@@ -1,6 +1,6 @@
-"""Short messages of Twilio: those that arrive there trigger applications.
+"""Short messages of Twilio: sends them, and those that arrive there trigger applications.
 
-Source: Twilio's pages on webhooks; names of settings as in Dapr 1.18.
+Sources: Twilio's pages on webhooks; Dapr 1.18, the Twilio SMS binding.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bindings._listener import AT_ONCE, MOST_BYTES, PORT, Listener, place_of
+from bindings._service import protected
+from bindings._twilio_send import OPERATIONS, TWILIO, TwilioMessages
 from bindings._twilio_webhook import sms_listener
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.binding_contract import Reading
-from mesh.resources.settings import COUNT, SIZE, VERBATIM, setting
+from mesh.blocks.binding_contract import Invoke, Reading
+from mesh.resources.settings import COUNT, DURATION, SIZE, VERBATIM, setting
 
 __all__ = ["TwilioSMSBinding"]
 
@@ -23,6 +25,11 @@ class TwilioSMSSettings:
     """What is read of a component."""
 
     token: str = setting("authToken", "The account's token.", VERBATIM, required=True, secret=True)
+    account: str = setting("accountSid", "The account's SID; not set = no messages are sent.", default="")
+    sender: str = setting("fromNumber", "The number that messages come from.", default="", example="+15551234567")
+    to: str = setting("toNumber", "The number that they go to; empty = each call says it.", default="")
+    timeout: float = setting("timeout", "How long Twilio may take to answer.", DURATION, default=300.0)
+    endpoint: str = setting("endpoint", "Where Twilio is; other regions are elsewhere.", default=TWILIO)
     port: int | None = setting(
         "port", "Where Twilio's webhook comes in; not set = no messages come in.", PORT, example="8085"
     )
@@ -41,18 +48,31 @@ class TwilioSMSSettings:
 class TwilioSMSBinding(ComponentAdapter):
     """An account at Twilio."""
 
-    title = "Takes the short messages that arrive at Twilio."
-    tested = "requests signed as Twilio's pages show; it never ran against the real service"
+    title = "Sends short messages by Twilio, and takes those that arrive there."
+    tested = "a server with the request that sends, and requests signed as Twilio's pages show; not the real service"
     settings: ClassVar[type[TwilioSMSSettings]] = TwilioSMSSettings
+    operations = OPERATIONS
 
     def __init__(self, settings: TwilioSMSSettings) -> None:
         """Prepare."""
         super().__init__(settings)
         self._listener: Listener
-        self.directions = () if settings.port is None else ("input",)
+        self._messages: TwilioMessages
+        self.directions = ("input",) * (settings.port is not None) + ("output",) * bool(settings.account)
 
     async def _enter(self) -> None:
         settings: TwilioSMSSettings = self._settings
+        if bool(settings.account) != bool(settings.sender):
+            raise self._problem("accountSid and fromNumber go together", "accountSid")
+        if not protected(settings.endpoint):
+            raise self._problem("is a URL with https", "endpoint")
+        if settings.account:
+            messages = TwilioMessages(
+                *(settings.account, settings.token, settings.sender, settings.to),
+                seconds=settings.timeout,
+                url=settings.endpoint,
+            )
+            self._messages = await self._stack.enter_async_context(messages)
         if settings.port is None:
             return
         if not settings.url.startswith(("https://", "http://")):
@@ -62,3 +82,7 @@ class TwilioSMSBinding(ComponentAdapter):
     def reading(self, reading: Reading) -> AbstractAsyncContextManager[None]:
         """Take what arrives while it is entered."""
         return self._listener.joined(reading.handle)
+
+    async def invoke(self, asked: Invoke) -> None:
+        """Send a message: the data are its text."""
+        await self._messages.invoke(asked)

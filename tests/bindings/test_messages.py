@@ -147,6 +147,8 @@ async def test_wrong_calls(kind: str, asked: Invoke, message: str) -> None:
         ("bindings.dingtalk.webhook", {"url": f"http://example.com?access_token={TOKEN}"}, "https"),
         ("bindings.apprise", {"urls": f"json://localhost nothing://{TOKEN}"}, "place 2"),
         ("bindings.smtp", {"host": "x", "port": "25", "user": "u"}, "go together"),
+        ("bindings.twilio.sms", {"authToken": TOKEN, "accountSid": "AC1"}, "go together"),
+        ("bindings.twilio.sms", {"authToken": TOKEN, "endpoint": "http://example.com"}, "https"),
         ("bindings.smtp", {"host": "x", "port": "25", "priority": "6"}, "priority"),
     ],
 )

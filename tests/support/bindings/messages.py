@@ -388,6 +388,21 @@ async def _by_apprise(directory: Path) -> AsyncIterator[ServedOutput]:
         yield ServedOutput({**settings, "title": "News"}, calls, call("create", b'"wrong"'))
 
 
+def _twilio(sent: Sent) -> web.Response:
+    assert (sent.method, sent.path) == ("POST", "/2010-04-01/Accounts/AC1/Messages.json")
+    if b"nobody" in sent.body:
+        return web.json_response({"code": 21211, "message": "Invalid 'To' Phone Number"}, status=400)
+    return web.json_response({"sid": "SM1", "status": "queued"}, status=201)
+
+
+@asynccontextmanager
+async def _by_twilio(directory: Path) -> AsyncIterator[ServedOutput]:
+    async with serves(_twilio) as service:
+        calls = ((call("create", b'"hi"', toNumber="+49"), _got(service, b"To=%2B49&From=%2B100&Body=hi")),)
+        settings = {"accountSid": "AC1", "authToken": TOKEN, "fromNumber": "+100", "endpoint": service.url}
+        yield ServedOutput(settings, calls, call("create", b'"hi"', toNumber="nobody"))
+
+
 OUTPUTS: Mapping[str, OutputKind] = {
     "apprise": OutputKind("bindings.apprise", _by_apprise),
     "dingtalk": OutputKind("bindings.dingtalk.webhook", _by_dingtalk),
@@ -395,6 +410,7 @@ OUTPUTS: Mapping[str, OutputKind] = {
     "influx": OutputKind("bindings.influx", _points),
     "postmark": OutputKind("bindings.postmark", _by_postmark),
     "sendgrid": OutputKind("bindings.twilio.sendgrid", _by_sendgrid),
+    "twilio.sms": OutputKind("bindings.twilio.sms", _by_twilio),
     "smtp": OutputKind("bindings.smtp", _smtp),
     "smtp, STARTTLS": OutputKind("bindings.smtp", _starttls),
 }
