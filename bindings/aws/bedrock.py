@@ -62,10 +62,11 @@ class BedrockModel(AWSAdapter):
 
     async def converse(self, asked: Converse) -> Conversed:
         """Ask the model."""
-        answer = await self.call("converse", **self._request(asked))
+        request = self._request(asked)
         try:
+            answer = await self.call("converse", **request)
             return _read(answer, asked.parameters.get("model", self._settings.model))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):  # Of the library, too.
             raise ConversationError(f"{self._shown} answered what is no answer of a model") from None
 
     def _request(self, asked: Converse) -> dict[str, Any]:
