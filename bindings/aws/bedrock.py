@@ -79,7 +79,8 @@ class BedrockModel(AWSAdapter):
         }
         if told:
             request["system"] = told
-        limits: dict[str, Any] = {} if self._settings.most is None else {"maxTokens": self._settings.most}
+        most = self._settings.most if asked.max_tokens is None else asked.max_tokens
+        limits: dict[str, Any] = {} if most is None else {"maxTokens": most}
         if asked.temperature is not None:
             limits["temperature"] = asked.temperature
         if limits:

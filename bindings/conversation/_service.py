@@ -114,6 +114,11 @@ class ModelService(ComponentAdapter):
                 raise BadArgumentError(f"the parameter {name!r} is not one that can be given")
         return asked.parameters
 
+    def _most(self, asked: Converse) -> int | None:
+        """Give the most tokens of an answer; what a request says of it counts."""
+        most: int | None = self._settings.most if asked.max_tokens is None else asked.max_tokens
+        return most
+
     @property
     def _base(self) -> str:
         return self._settings.endpoint or self.url

@@ -51,7 +51,7 @@ class AnthropicModel(ModelService):
         messages = _messages([each for each in asked.said if each.role not in ("developer", "system")])
         body: dict[str, Any] = {
             "model": self._model,
-            "max_tokens": self._settings.most or MOST_TOKENS,
+            "max_tokens": self._most(asked) or MOST_TOKENS,
             "messages": messages,
         }
         if told:

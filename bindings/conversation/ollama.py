@@ -38,7 +38,8 @@ class OllamaModel(ModelService):
         if asked.tool_choice not in ("", "auto", "none"):
             raise BadArgumentError("Ollama cannot be made to call a tool: toolChoice is auto or none")
         body: dict[str, Any] = {"model": self._model, "messages": [_said(each) for each in asked.said], "stream": False}
-        options: dict[str, Any] = {} if self._settings.most is None else {"num_predict": self._settings.most}
+        most = self._most(asked)
+        options: dict[str, Any] = {} if most is None else {"num_predict": most}
         if asked.temperature is not None:
             options["temperature"] = asked.temperature
         if options:

@@ -51,8 +51,8 @@ class CompatibleModel(ModelService):
         }
         if asked.temperature is not None:
             body["temperature"] = asked.temperature
-        if self._settings.most is not None:
-            body[self.most_named] = self._settings.most
+        if (most := self._most(asked)) is not None:
+            body[self.most_named] = most
         if asked.tools:
             body["tools"] = [
                 {

@@ -106,6 +106,8 @@ async def _second(asking: Asking, name: str, message: Any, reply: Callable[..., 
         more: dict[str, Any] = {"tools": tools, "tool_choice": _tool_choice(message.tool_choice, tools)}
         if message.HasField("prompt_cache_retention"):
             more["prompt_cache_seconds"] = _seconds(message.prompt_cache_retention)
+        if message.HasField("max_tokens"):
+            more["max_tokens"] = _tokens(message.max_tokens)
     except BadArgumentError as error:
         raise answer(error, CONVERSE, name) from None
     if not said:
@@ -180,6 +182,12 @@ def _seconds(duration: Any) -> float:
     if seconds < 0:
         raise BadArgumentError("promptCacheRetention cannot be negative")
     return seconds
+
+
+def _tokens(number: int) -> int:
+    if number < 1:
+        raise BadArgumentError("maxTokens must be positive")
+    return number
 
 
 def _plain(structure: Any) -> Any:

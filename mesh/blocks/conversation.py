@@ -133,6 +133,7 @@ class Converse:
         metadata: For the component.
         prompt_cache_seconds: How long the service may keep what it makes of the beginning of a conversation; None = as
             it likes.
+        max_tokens: The most tokens that the answer may have; None = as the component says.
         scrub: Whether what a person could be known by is to be taken out of the answer.
     """
 
@@ -144,6 +145,7 @@ class Converse:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     prompt_cache_seconds: float | None = None
+    max_tokens: int | None = None
     scrub: bool = False
 
 

@@ -88,6 +88,15 @@ async def test_everything_that_can_be_asked(kind: ModelKind, app: App) -> None:
     assert await body(kind, app, ASKED) == kind.asked
 
 
+async def test_how_many_tokens(kind: ModelKind, app: App) -> None:
+    """What a request says counts; else the component, if it says anything."""
+    for asked, setting, told in ((11, "9", 11), (None, "9", 9), (None, "", 4096 if kind is ANTHROPIC else None)):
+        got = await body(kind, app, replace(HELLO, max_tokens=asked), maxTokens=setting)
+        found = {**got, **got.get("inferenceConfig", {}), **got.get("options", {})}
+        names = ("max_tokens", "max_completion_tokens", "num_predict", "maxTokens")
+        assert [found[name] for name in names if name in found] == ([] if told is None else [told])
+
+
 async def test_tools_there_and_back(kind: ModelKind, app: App) -> None:
     """A model wants one to be called, and is told what came of it."""
     app.answer(kind.path, body=kind.calls)

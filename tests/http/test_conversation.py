@@ -138,7 +138,7 @@ async def test_the_first_version(node: Node, case: Case) -> None:
          told("a", 1, called("f", "p", id="0"))),
     Case("every member", second({
         **said(user("a b")), "name": "nope", "contextId": "c1", "metadata": {"api_key": "k"}, "scrubPii": True,
-        "temperature": 0.7, "responseFormat": {"type": "object"}, "promptCacheRetention": "86400s",
+        "temperature": 0.7, "responseFormat": {"type": "object"}, "promptCacheRetention": "86400s", "maxTokens": "5",
         "toolChoice": "auto",
         "parameters": {"s": {"@type": TYPE + "StringValue", "value": "x"},
                        "o": {"@type": TYPE + "Struct", "value": {"a": [1, None]}}},
@@ -160,6 +160,7 @@ async def test_the_first_version(node: Node, case: Case) -> None:
     Case("a choice without tools", second(said(user("a"), toolChoice="required")), 400, CHOICE),
     Case("a temperature that is none", second(said(user("a"), temperature="NaN")), 400,
          invalid("the temperature must be a finite number")),
+    Case("no tokens at all", second(said(user("a"), maxTokens="0")), 400, invalid("maxTokens must be positive")),
     Case("a negative time", second(said(user("a"), promptCacheRetention="-1s")), 400,
          invalid("promptCacheRetention cannot be negative")),
     Case("two kinds of message", second(said({**user("a"), **user("b", who="ofSystem")})), 400, MALFORMED),
