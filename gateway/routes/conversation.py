@@ -108,12 +108,12 @@ async def _second(asking: Asking, name: str, message: Any, reply: Callable[..., 
             more["prompt_cache_seconds"] = _seconds(message.prompt_cache_retention)
         if message.HasField("max_tokens"):
             more["max_tokens"] = _tokens(message.max_tokens)
+        if message.HasField("response_format"):
+            more["response_format"] = _plain(message.response_format)
     except BadArgumentError as error:
         raise answer(error, CONVERSE, name) from None
     if not said:
         raise _no_inputs(name)
-    if message.HasField("response_format"):
-        more["response_format"] = _plain(message.response_format)
     done = await _ask(asking, name, message, said, scrub=message.scrub_pii, **more)
     output: dict[str, Any] = {
         "choices": [_shown(index, each) for index, each in enumerate(done.choices)],
@@ -194,7 +194,10 @@ def _plain(structure: Any) -> Any:
     """Give a structure as plain values; numbers in it are whole where they can be."""
     from google.protobuf.json_format import MessageToDict
 
-    return _whole(MessageToDict(structure))
+    try:
+        return _whole(MessageToDict(structure))
+    except ValueError:
+        raise BadArgumentError("a number in an object is none that JSON has") from None
 
 
 def _whole(value: Any) -> Any:
@@ -222,7 +225,7 @@ def _parameters(given: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         try:
             made.ParseFromString(each.value)
             yield name, made.value if kind in WRAPPERS else _plain(made)
-        except (DecodeError, ValueError):  # The latter: a number in it is none that JSON has.
+        except (DecodeError, BadArgumentError):
             raise BadArgumentError(f"the parameter {name!r} cannot be read") from None
 
 

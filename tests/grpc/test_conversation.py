@@ -85,6 +85,11 @@ async def test_parameters(called: Client) -> None:
     [output] = done.outputs
     assert {name: each.value for name, each in output.parameters.items()} == {"n": packed.value, "x": b"\xff"}
     refused = (BAD, "failed conversing with component echo: invalid params: the parameter 'b' cannot be read")
+    nan = {"fields": {"a": {"number_value": float("nan")}}}
+    given = {"name": "echo", "inputs": said(by("user", "a")), "response_format": nan}
+    reason = "a number in an object is none that JSON has"
+    none = (BAD, f"failed conversing with component echo: invalid params: {reason}")
+    await check_call(called, Call("", "ConverseAlpha2", given, none))
     await check_call(called, Call("", "ConverseAlpha1", {**first, "parameters": parameters(b=broken)}, refused))
 
 

@@ -6,15 +6,18 @@ Source: reference/dapr-surface.md 1.15, 0.3; Dapr's documentation of the convers
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
 from tests.http.harness import ANY, App, Backbone, Case, Node, cases, check, component, error, gateway, matches, yaml
+from tests.meta.sources import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -175,6 +178,63 @@ async def test_the_first_version(node: Node, case: Case) -> None:
 )  # fmt: skip
 async def test_the_second_version(node: Node, case: Case) -> None:
     await check(node, case)
+
+
+async def test_the_examples_of_the_page(node: Node) -> None:
+    """What docs/conversation.md sends is answered, and as it says."""
+    page = (ROOT / "docs" / "conversation.md").read_text(encoding="utf-8")
+    sent = re.findall(r"curl -X POST \S+/conversation/model/converse[ \\\n]+-d '(.*?)'\n", page, re.DOTALL)
+    answers = [(await node.request(*second(each))) for each in sent]
+    assert [each.status for each in answers] == [200, 200]
+    assert answers[0].json == orjson.loads(page.partition(sent[0])[2].partition("```json\n")[2].partition("```")[0])
+    told = answers[1].json["outputs"][0]["choices"][0]["message"]["content"]
+    assert told.endswith("Tool Response for tool ID 'call_1' with name 'weather': yes")
+
+
+def deep(levels: int) -> object:
+    return {"a": deep(levels - 1)} if levels else {}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"responseFormat": deep(200)},
+        {"unknown": deep(200)},
+        {"tools": [{"function": {"name": "f", "parameters": deep(200)}}]},
+        {"parameters": {"p": {"@type": TYPE + "Int64Value", "value": None}}},
+        {"parameters": {"p": {"@type": TYPE + "Int64Value"}}},
+        {"parameters": {"p": {"@type": TYPE + "Struct", "value": 1}}},
+        {"parameters": {"p": {"@type": TYPE + "Any", "value": {"@type": TYPE + "StringValue", "value": "x"}}}},
+        {"parameters": {"p": {"@type": TYPE + "Duration", "value": "1s"}}},
+        {"parameters": {"p": {"@type": 1}}},
+        {"parameters": {"p": {}}},
+        {"parameters": {"p": None}},
+        {"parameters": [1]},
+        {"promptCacheRetention": "99999999999999999999s"},
+        {"promptCacheRetention": 1},
+        {"maxTokens": "9223372036854775808"},
+        {"maxTokens": 1.5},
+        {"temperature": "1e999"},
+        {"temperature": True},
+        {"scrubPii": "yes"},
+        {"inputs": [None]},
+        {"inputs": [{"messages": [None]}]},
+        {"inputs": [{"messages": {"ofUser": {}}}]},
+        {"metadata": {"a": 1}},
+        {"metadata": [["a", "b"]]},
+        {"tools": {"function": {}}},
+        {"toolChoice": ["auto"]},
+        {"responseFormat": "json"},
+        {"contextId": {"a": 1}},
+        {"": 1},
+    ],
+)
+async def test_strange_bodies(node: Node, members: dict[str, object]) -> None:
+    """They are answered, or refused as what they are."""
+    for make in (first, second):
+        reply = await node.request(*make({**said(user("a")), **members}))
+        assert reply.status in (200, 400), reply
+        assert reply.status == 200 or reply.json["errorCode"].startswith(("ERR_MALFORMED", "ERR_CONVERSATION_"))
 
 
 async def test_it_is_told_of(node: Node) -> None:
