@@ -50,7 +50,6 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.gcp.firestore": (620, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),
     "bindings.cassandra": (390, frozenset({"cassandra"})),
-    "bindings.cassandra": (385, frozenset({"cassandra"})),
     "bindings.aws.bedrock": (670, frozenset({"aiobotocore"})),
     "bindings.conversation.anthropic": (470, frozenset()),
     "bindings.conversation.echo": (330, frozenset()),
