@@ -27,6 +27,7 @@ from mesh import address, conditions, delivery, flow, host, key_value, pipeline,
 from mesh.blocks import (
     configuration,
     configuration_store,
+    conversation,
     crypto,
     durable,
     invocation,
@@ -119,6 +120,7 @@ def _asked() -> Sequence[Row]:
             OUTBOUND,
             failed,
         ),
+        ("asking a language model; each attempt", _time(conversation.CONVERSE.seconds), OUTBOUND, failed),
         (
             "taking a lock, or giving it back; reading, writing or subscribing to a configuration; each attempt",
             _time(lock.ACQUIRE.seconds),

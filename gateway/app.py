@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
@@ -169,7 +169,7 @@ class Gateway:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
-            api = build_api(runtime, config, self, self._labels)
+            api = build_api(runtime, config, self, self._labels, _message)
             server = HTTPServer(
                 build_router(api),
                 max_body_bytes=config.max_body_bytes,
@@ -257,6 +257,13 @@ def _load_http2(handler: Handler, *, config: GatewayConfig, grpc_port: Callable[
 
     answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
     return HTTP2Connections(without_grpc(answering.answer, grpc_port), config.max_header_bytes)
+
+
+def _message(name: str) -> Any:
+    """Give the class of one of gRPC's messages."""
+    from gateway.grpc.messages import message  # Takes some milliseconds, for clients that need it alone.
+
+    return message(name)
 
 
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:

@@ -112,6 +112,8 @@ _NO_BINDING = Row(
 _BINDING_FAILED = Row(500, "INTERNAL", _BINDING, "error invoking output binding {target}: {error}")
 _CRYPTO = Row(500, "INTERNAL", "ERR_CRYPTO", "failed to perform operation: {error}")
 _CRYPTO_KEY = Row(500, "INTERNAL", "ERR_CRYPTO_KEY", "failed to retrieve key {arguments.name}: {error}")
+_CONVERSE = Row(500, "INTERNAL", "ERR_CONVERSATION_INVOKE", "failed conversing with component {target}: {error}")
+_NO_MODEL = Row(400, "INVALID_ARGUMENT", "ERR_CONVERSATION_NOT_FOUND", "failed finding conversation component {target}")
 _INVOKE = Row(500, "INTERNAL", "ERR_DIRECT_INVOKE", "failed to invoke, id: {target}, err: {error}")
 _INVOKE_UNAVAILABLE = _INVOKE._replace(grpc="UNAVAILABLE")
 
@@ -316,6 +318,24 @@ ERRORS: Mapping[str, Row] = {
     "crypto/CIRCUIT_OPEN": _CRYPTO,
     "crypto.get_key/CRYPTO_ERROR": _CRYPTO_KEY,
     "crypto.get_key/CRYPTO_AWAY": _CRYPTO_KEY._replace(grpc="UNAVAILABLE"),
+    "conversation/COMPONENT_NOT_CONFIGURED": _NO_MODEL,
+    "conversation/COMPONENT_NOT_FOUND": _NO_MODEL,
+    "conversation/PERMISSION_DENIED": Row(403, "PERMISSION_DENIED", "ERR_PERMISSION_DENIED"),
+    "conversation/INPUTS_MISSING": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_CONVERSATION_MISSING_INPUTS",
+        "failed conversing with component {target}: missing inputs in request",
+    ),
+    "conversation/BAD_ARGUMENT": Row(
+        400,
+        "INVALID_ARGUMENT",
+        "ERR_CONVERSATION_INVALID_PARMS",
+        "failed conversing with component {target}: invalid params: {error}",
+    ),
+    "conversation.converse/CONVERSATION_AWAY": _CONVERSE._replace(grpc="UNAVAILABLE"),
+    "conversation.converse/DEADLINE_EXCEEDED": _CONVERSE._replace(grpc="DEADLINE_EXCEEDED"),
+    "conversation.converse": _CONVERSE,
     "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),
     "invocation.invoke/NOT_SPOKEN": _INVOKE._replace(grpc="UNIMPLEMENTED"),
     "invocation.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from gateway.config import GatewayConfig
 from gateway.http.response import Answered
@@ -10,6 +11,7 @@ from gateway.http.server import Find, Found, Router
 from gateway.routes import (
     bindings,
     configuration,
+    conversation,
     crypto,
     durable,
     invocation,
@@ -38,6 +40,7 @@ ROUTES: tuple[Route, ...] = (
     *lock.ROUTES,
     *bindings.ROUTES,
     *crypto.ROUTES,
+    *conversation.ROUTES,
     *durable.ROUTES,
     *node.ROUTES,
 )
@@ -51,18 +54,26 @@ RPCS: tuple[RPC, ...] = (
     *lock.RPCS,
     *bindings.RPCS,
     *crypto.RPCS,
+    *conversation.RPCS,
     *node.RPCS,
     *streams.RPCS,
 )
 
 
 def build_api(
-    runtime: Runtime, config: GatewayConfig, node: Node, labels: dict[str, str], routes: Sequence[Route] = ROUTES
+    runtime: Runtime,
+    config: GatewayConfig,
+    node: Node,
+    labels: dict[str, str],
+    message: Callable[[str], Any],
+    routes: Sequence[Route] = ROUTES,
 ) -> API:
     """Make what routes and RPCs are given."""
     names = frozenset(route.name for route in routes)
     allowed = runtime.settings.configuration.spec.api
-    return API(runtime.run, runtime.services, runtime.caller, runtime.tracing, config, node, labels, names, allowed)
+    return API(
+        runtime.run, runtime.services, runtime.caller, runtime.tracing, config, node, labels, names, message, allowed
+    )
 
 
 def build_router(api: API, routes: Sequence[Route] = ROUTES) -> Router:

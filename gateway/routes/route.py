@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import answer
 from gateway.routes.request import trace_context, unescape
@@ -57,6 +57,7 @@ class API:
         node: The gateway itself.
         labels: Shown in metadata; a route writes into it.
         names: What the API's paths begin with, behind the version.
+        message: Gives the class of one of gRPC's messages, for bodies that are one in JSON; loads what that takes.
         allowed: What a Configuration leaves of the API; None = all.
     """
 
@@ -68,6 +69,7 @@ class API:
     node: Node
     labels: dict[str, str]
     names: frozenset[str]
+    message: Callable[[str], Any]
     allowed: APISpec | None = None
 
 

@@ -13,7 +13,6 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 # The building blocks that are not there yet, by what their paths begin with.
 MISSING = {
     "actors": "actors",
-    "conversation": "conversation",
     "jobs": "jobs",
     "workflows": "workflows",
 }
@@ -22,7 +21,6 @@ MISSING_RPCS = {
     r"(Un)?[Rr]egisterActor\w*|ListActor\w*|GetActor\w*|ExecuteActor\w*|InvokeActor|SubscribeActor\w*": "actors",
     r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
     r"\w*Jobs?(ByPrefix)?(Alpha1)?": "jobs",
-    r"Converse\w*": "conversation",
 }
 # What stands last in a path and has one segment.
 LAST = {"state": "a key", "secrets": "a secret's name"}

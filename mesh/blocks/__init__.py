@@ -1,6 +1,6 @@
 """The building blocks, each written against the broker contract alone; this table is all that names them."""
 
-from mesh.blocks import bindings, configuration, crypto, durable, invocation, lock, pubsub, secrets, state
+from mesh.blocks import bindings, configuration, conversation, crypto, durable, invocation, lock, pubsub, secrets, state
 from mesh.blocks.block import Block
 
 __all__ = ["BLOCKS"]
@@ -14,6 +14,7 @@ BLOCKS: tuple[Block, ...] = (
     lock.BLOCK,
     bindings.BLOCK,
     crypto.BLOCK,
+    conversation.BLOCK,
     invocation.BLOCK,
     durable.BLOCK,
 )

@@ -12,6 +12,7 @@ from inspect import isawaitable
 import grpc
 from dapr.clients import BulkPublishEntry
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
+from dapr.clients.grpc import conversation as talk
 from dapr.clients.grpc._crypto import DecryptOptions, EncryptOptions
 from dapr.clients.grpc._request import TransactionalStateOperation, TransactionOperationType
 from dapr.clients.grpc._response import TopicEventResponse
@@ -236,6 +237,41 @@ async def crypto(client):
     }
 
 
+async def conversation(client):
+    first = await of(
+        client.converse_alpha1(
+            "model",
+            [talk.ConversationInput("call +2222222222", "user", scrub_pii=True)],
+            context_id="c1",
+            parameters={"max_tokens": 100, "stop": "x", "top_p": 0.5, "safe": True},
+            metadata={"model": "m", "key": "k", "cacheTTL": "10m"},
+            temperature=0.7,
+        )
+    )
+
+    async def second(*messages, **more):
+        answer = await of(client.converse_alpha2("model", [talk.ConversationInputAlpha2(list(messages))], **more))
+        return answer.outputs[0].choices[0].message, answer
+
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = talk.ConversationTools(function=talk.ConversationToolsFunction("weather", "tells it", schema))
+    asked = talk.create_user_message("Is it raining?")
+    message, answer = await second(
+        talk.create_system_message("Be brief."), asked, tools=[tool], tool_choice="auto", temperature=0.0
+    )
+    call = message.tool_calls[0]
+    told = talk.create_tool_message(call.id, call.function.name, "yes")
+    message, _ = await second(asked, *answer.to_assistant_messages(), told, scrub_pii=True, parameters={"n": 1})
+    return {
+        "first": [first.context_id, first.outputs[0].result, len(first.outputs[0].parameters)],
+        "call": [call.id, call.function.name, call.function.arguments],
+        "usage": answer.outputs[0].usage.total_tokens,
+        "finish": answer.outputs[0].choices[0].finish_reason,
+        "back": message.content.splitlines()[-1],
+        "no_model": await refused(lambda: client.converse_alpha2("none", [talk.ConversationInputAlpha2([asked])])),
+    }
+
+
 async def metadata(client):
     await of(client.set_metadata("team", "shop"))
     got = await of(client.get_metadata())
@@ -292,7 +328,7 @@ async def main():
         client.wait(5)
     parts = {
         each.__name__: each
-        for each in (state, publish, streams, secrets, configuration, locks, crypto, metadata, invoke)
+        for each in (state, publish, streams, secrets, configuration, locks, crypto, conversation, metadata, invoke)
     }
     wanted = sys.argv[2:] or [*parts, "proxied", "shutdown"]
     seen = {name: await part(client) for name, part in parts.items() if name in wanted}

@@ -32,7 +32,8 @@ async def test_clients(mesh_home: Path) -> None:
     (keys / "key").write_bytes(bytes(range(32)))
     vault = {"type": "crypto.dapr.localstorage", "version": "v1", "metadata": [{"name": "path", "value": str(keys)}]}
     vault_file = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "vault"}, "spec": vault}
-    arguments = ("--resources-path", str(resources(mesh_home, [vault_file])))
+    model = {**vault_file, "metadata": {"name": "model"}, "spec": {"type": "conversation.echo", "version": "v1"}}
+    arguments = ("--resources-path", str(resources(mesh_home, [vault_file, model])))
     environ = {"SHOP_SECRET": "s3cret"}
     ports = {way: free_port() for way in WAYS}
     gateways = {
@@ -121,6 +122,12 @@ def check_seen(way: str, seen: dict[str, Any]) -> None:
     assert (seen["crypto"]["back"], seen["crypto"]["hidden"]) == (True, True)
     assert seen["crypto"]["changed"][0] == seen["crypto"]["no_key"][0] == "INTERNAL"
     assert "failed to decrypt segment" in seen["crypto"]["changed"][1]
+    conversation = seen["conversation"]
+    assert conversation["first"] == ["c1", "call <PHONE_NUMBER>", 4]
+    assert conversation["call"] == ["0", "weather", "city"]
+    assert (conversation["usage"], conversation["finish"]) == (10, "tool_calls")
+    assert conversation["back"] == "Tool Response for tool ID '0' with name 'weather': yes"
+    assert conversation["no_model"][0] == "INVALID_ARGUMENT"
     assert (seen["metadata"]["id"], seen["metadata"]["team"]) == (way, "shop")
     type_, capabilities = seen["metadata"]["components"]["statestore"]
     assert type_ == "state.mesh"

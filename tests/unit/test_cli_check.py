@@ -151,7 +151,7 @@ def test_two_stores_of_records(
             "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
             "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
-        ("type: conversation.echo", "this version has no components of the kind 'conversation'"),
+        ("type: middleware.http.bearer", "this version has no components of the kind 'middleware'"),
     ],
 )
 def test_check_says_what_the_start_would_say(spec: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def test_load(registry: Registry) -> None:
             "types of this kind: state.in-memory, state.mesh, state.same, state.twice; state.mesh takes the",
         ),
         ("pubsub.nobody", "types of this kind: pubsub.kafka, pubsub.mesh, pubsub.odd; pubsub.mesh takes the place of"),
-        ("conversation.echo", "types of this kind: none"),
+        ("middleware.http.bearer", "types of this kind: none"),
     ],
 )
 def test_not_installed(registry: Registry, name: str, hint: str) -> None:

@@ -1,0 +1,1 @@
+"""Language models, of any service that has one."""
