@@ -118,7 +118,6 @@ class Wire(asyncio.Protocol):
     def leave(self) -> None:
         """Say goodbye; the server keeps the session."""
         self.send(DISCONNECT)
-        self._end("left")
         self._transport.close()
 
     def _ping(self) -> None:

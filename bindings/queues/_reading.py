@@ -15,8 +15,10 @@ __all__ = ["Work", "first_error", "growing", "handed", "reading_by", "stopped_wi
 
 logger = logging.getLogger(__name__)
 
+LOOK_SECONDS = 1.0
+
 Work = Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
-"""Reads a source: sets the first event once it is connected, and returns when the second one is set."""
+"""Reads a source: has the first event set while it is connected, and returns when the second one is set."""
 
 
 @asynccontextmanager
@@ -39,8 +41,9 @@ async def reading_by(work: Work, within: float | None = None) -> AsyncIterator[N
             yield
         finally:
             stopping.set()
-            if not connected.is_set():
-                working.cancel()
+        while connected.is_set() and not working.done():  # What lost its connection, or its turn, waits in vain.
+            await asyncio.wait([working], timeout=LOOK_SECONDS)
+        working.cancel()
 
 
 async def _run(work: Work, connected: asyncio.Event, stopping: asyncio.Event) -> None:

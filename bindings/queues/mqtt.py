@@ -34,7 +34,7 @@ __all__ = ["MQTTBinding"]
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS, LEAVE_SECONDS = 10.0, 2.0
 READ_SECONDS, ENTER_SECONDS = 4.0, 5.0  # Whoever has its turn at once is connected, or failed, when it is entered.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 5.0
 AT_ONCE = 100
@@ -238,6 +238,10 @@ class MQTTBinding(ComponentAdapter):
                     pumping.cancel()
                     watching.cancel()
                 wire.leave()
+                await asyncio.wait([wire.closed], timeout=LEAVE_SECONDS)
+            except BaseException:
+                connected.clear()
+                raise
             finally:
                 for each in wires:
                     each.abort("given up")

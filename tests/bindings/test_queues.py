@@ -439,6 +439,8 @@ async def test_mqtt_turns() -> None:
         await stack.enter_async_context(two.reading(second.reading()))
         await one.invoke(call("create", b"one", topic=f"{topic}/x"))
         await first.has(b"one")
+        async with asyncio.timeout(30.0), two.reading(App().reading()):
+            pass  # One that waits for its turn can leave.
         await leaving.aclose()
         await one.invoke(call("create", b"two", topic=f"{topic}/y"))
         await second.has(b"two")
