@@ -33,6 +33,8 @@ _PATH = re.compile(r"/[^\s?#\x00-\x1f]*\Z")
 MAX_CONNECTIONS = 1000
 HEAD_SECONDS, BODY_SECONDS, KEPT_SECONDS, LAST_SECONDS = 15.0, 30.0, 15.0, 1.0
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 16 * 1024
+# What the library says of requests that are none: anybody can send them, as many as they like.
+_UNSAID = logging.Logger("bindings.listener", logging.CRITICAL)
 # Who holds one of these is somebody; others are of this gateway, or of the connection.
 _WITHHELD = frozenset(
     ("authorization", "connection", "content-length", "content-type", "cookie", "expect", "host", "keep-alive", "te")
@@ -223,7 +225,12 @@ class _Socket:
         self._idle.set()
         self._silent: set[web.RequestHandler] = set()
         self._server = web.Server(
-            self._handle, access_log=None, auto_decompress=False, keepalive_timeout=KEPT_SECONDS, lingering_time=1.0
+            self._handle,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEPT_SECONDS,
+            lingering_time=1.0,
+            logger=_UNSAID,
         )
         self._listening: asyncio.Server
 
@@ -266,6 +273,9 @@ class _Socket:
         self._idle.clear()
         try:
             answer = await self._answered(request)
+        except Exception:  # One request's failure is its own.
+            logger.exception("a request to %s failed", self._place.path)
+            answer = Answer(500)
         finally:
             self._busy -= 1
             if not self._busy:

@@ -114,6 +114,8 @@ class WebhookBinding(ComponentAdapter):
             signed = Signed(posted.headers, posted.body, time.time(), url)
             if not any(self._verify(signed, secret) for secret in self._secrets):
                 return Answer(401, b"not signed by who may post\n")
+        elif "Origin" in posted.headers:  # A web page of anybody's, in a browser on this machine.
+            return Answer(403, b"not from a browser\n")
         if settings.signature == "slack" and (challenge := _challenge(posted.body)) is not None:
             return Answer(200, challenge.encode())
         if settings.signature == "github" and posted.headers.get("X-GitHub-Event") == "ping":

@@ -77,6 +77,7 @@ async def test_what_is_answered() -> None:
         assert (await post(f"{url}/hook", _parts(b"01234", b"567890")))[0] == 413
         assert (await post(f"{url}/other"))[0] == 404
         assert (await post(f"{url}/hook", method="GET"))[0] == 405
+        assert (await post(f"{url}/hook", Origin="https://evil.example.com"))[0] == 403
         app.takes = False
         assert (await post(f"{url}/hook"))[0] == 503
     assert [event.data for event in app.got] == [b"0123456789", b"{}"]
@@ -315,3 +316,31 @@ async def test_twilio_without_a_port_is_no_input() -> None:
     async with adapter("bindings.twilio.sms", authToken="t") as opened:
         with pytest.raises(ConfigError):
             BindingComponent(made, opened, ("input",))
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", b" 400 "),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b" 400 "),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", b" 400 "),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b" 400 "),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", b" 400 "),
+        (b"POST /%ff%00 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", b" 404 "),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf", b""),
+    ],
+)
+async def test_what_is_no_request(sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused, without a word in the log, and others are answered."""
+    app = Taken()
+    async with listening(app.handle) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(sent)
+        if not status:
+            writer.write_eof()
+        answer = await reader.readline()
+        writer.close()
+        assert status in answer
+        assert (await post(url))[0] == 200
+    assert [event.data for event in app.got] == [b"{}"]
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
