@@ -48,6 +48,7 @@ EXTRAS = {
     "aiormq": "rabbitmq",
     "aiosmtplib": "smtp",
     "apprise": "apprise",
+    "asyncssh": "sftp",
     "asyncmy": "mysql",
     "asyncpg": "postgresql",
     "azure": "azure",

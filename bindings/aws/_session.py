@@ -221,8 +221,12 @@ class AWSAdapter(ComponentAdapter):
         session = await asyncio.to_thread(_session, settings)
         if settings.role:
             session = await asyncio.to_thread(_role_session, session, settings)
-        async with session.create_client(self.service, endpoint_url=settings.endpoint, config=config) as client:
+        async with session.create_client(self.service, **self._options(config)) as client:
             yield client
+
+    def _options(self, config: AioConfig) -> dict[str, Any]:
+        """Give what the client is made with."""
+        return {"endpoint_url": self._settings.endpoint, "config": config}
 
 
 def busy(error: ClientError) -> bool:

@@ -1,4 +1,4 @@
-"""How the state stores of Azure connect, and what goes wrong there as errors of a state store."""
+"""How the adapters to Azure connect, and what goes wrong there as errors of a state store."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from azure.core.pipeline.transport import AioHttpTransport
 
 from bindings.azure._identity import AzureSettings, check_identity, make_credential
 from bindings.remote import RemoteStateStore, uncertain
+from mesh.adapter import ComponentAdapter
 from mesh.blocks.store import Item
 from mesh.errors import StateError, StateLimitError
 from mesh.resources.component import Component
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "RETRIES", "AzureStateStore", "Transport", "failures"]
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "RETRIES", "AzureAdapter", "AzureStateStore", "Transport", "failures"]
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 10
@@ -35,8 +36,8 @@ MAX_REASON = 300
 _REFUSED = (400, 413)
 
 
-class AzureStateStore(RemoteStateStore):
-    """A store that is asked as an identity of Microsoft Entra ID, unless its settings have a key."""
+class AzureAdapter(ComponentAdapter):
+    """An adapter that asks as an identity of Microsoft Entra ID, unless its settings have a key."""
 
     def __init__(self, settings: AzureSettings) -> None:
         """Prepare; entering connects."""
@@ -58,6 +59,10 @@ class AzureStateStore(RemoteStateStore):
         except (OSError, ValueError) as error:
             raise self._problem(f"there are no credentials for Azure: {error}") from None
         return await self._stack.enter_async_context(credential)
+
+
+class AzureStateStore(AzureAdapter, RemoteStateStore):
+    """A state store of Azure."""
 
 
 class Transport(AioHttpTransport):  # type: ignore[misc]  # Its module has lazy names, which mypy cannot see.

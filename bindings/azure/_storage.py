@@ -1,4 +1,4 @@
-"""What the state stores in a storage account of Azure have in common."""
+"""What the adapters to a storage account of Azure have in common."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from typing import Any
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError
 
-from bindings.azure._client import CONNECT_SECONDS, READ_SECONDS, RETRIES, AzureStateStore, Transport, failures
+from bindings.azure._client import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    RETRIES,
+    AzureAdapter,
+    AzureStateStore,
+    Transport,
+    failures,
+)
 from bindings.azure._identity import AzureSettings
 from bindings.remote import conditional, conflict
 from mesh.blocks.store import Item
 from mesh.resources.settings import Kind, setting
 
-__all__ = ["StorageSettings", "StorageStateStore", "absent", "split_key", "url_kind"]
+__all__ = ["StorageAdapter", "StorageSettings", "StorageStateStore", "absent", "split_key", "url_kind"]
 
 SEPARATOR = "||"
 TESTED = "Azurite 3.35, Microsoft's emulator; not run against the real service"
@@ -68,12 +76,10 @@ class StorageSettings(AzureSettings):
     )
 
 
-class StorageStateStore(AzureStateStore):
-    """A store whose etags are the service's own."""
+class StorageAdapter(AzureAdapter):
+    """What asks a service of a storage account."""
 
     tested = TESTED
-    capabilities: Sequence[str] = ("ETAG",)
-    shown: str
 
     def _address(self, service: str, given: str | None) -> str:
         """Give the URL of one of the account's services."""
@@ -85,6 +91,13 @@ class StorageStateStore(AzureStateStore):
         transport = await self._stack.enter_async_context(Transport())
         seconds = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         return {"transport": transport, "retry_total": RETRIES, **seconds}
+
+
+class StorageStateStore(StorageAdapter, AzureStateStore):
+    """A store whose etags are the service's own."""
+
+    capabilities: Sequence[str] = ("ETAG",)
+    shown: str
 
     async def write(self, items: Sequence[Item]) -> None:
         """Write one item."""

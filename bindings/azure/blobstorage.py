@@ -17,18 +17,18 @@ from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from bindings.azure._client import failures
-from bindings.azure._storage import StorageSettings, StorageStateStore, absent, split_key, url_kind
+from bindings.azure._storage import StorageAdapter, StorageSettings, StorageStateStore, absent, split_key, url_kind
 from bindings.remote import must_be_absent
 from mesh.blocks.store import Item, Stored
 from mesh.errors import StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, Setting, choice, ignored, setting
 
-__all__ = ["BlobStorageSettings", "BlobStorageStateStore"]
+__all__ = ["BLOB_HEADERS", "BlobAdapter", "BlobStorageSettings", "BlobStorageStateStore"]
 
 MAX_NAME_CHARACTERS = 1024
 MAX_VALUE_BYTES = 64 * 1024 * 1024  # In one request.
-_HEADERS = {
+BLOB_HEADERS = {
     "contenttype": "content_type",
     "contentencoding": "content_encoding",
     "contentlanguage": "content_language",
@@ -83,12 +83,41 @@ class BlobStorageSettings(StorageSettings):
     )
 
 
-class BlobStorageStateStore(StorageStateStore):
+class BlobAdapter(StorageAdapter):
+    """What asks for blobs of one container, which is made if it is not there."""
+
+    shown: str
+    _container: ContainerClient
+
+    async def _open_container(self, **further: Any) -> None:
+        """Connect.
+
+        Args:
+            further: Options of the client, besides the usual ones.
+        """
+        settings: BlobStorageSettings = self._settings
+        self.shown = f"the Azure container {settings.container!r}"
+        credential: Any = await self._identity() if settings.key is None else None
+        if settings.key is not None:
+            credential = {"account_name": settings.account, "account_key": settings.key}
+        with failures(self.shown):
+            options = {**await self._options(), **further}
+            service = BlobServiceClient(self._address("blob", settings.endpoint), credential=credential, **options)
+            await self._stack.enter_async_context(service)
+            self._container = service.get_container_client(settings.container)
+            if not settings.leave:
+                try:
+                    await self._container.create_container(public_access=_public(settings.public))
+                except HttpResponseError as error:
+                    if error.status_code != 409:
+                        raise
+
+
+class BlobStorageStateStore(BlobAdapter, StorageStateStore):
     """State in blobs of an Azure Storage container."""
 
     versions = ("v2", "v1")
     settings = BlobStorageSettings
-    _container: ContainerClient
     _whole = True
 
     @classmethod
@@ -99,22 +128,7 @@ class BlobStorageStateStore(StorageStateStore):
         return made
 
     async def _enter(self) -> None:
-        settings: BlobStorageSettings = self._settings
-        self.shown = f"the Azure container {settings.container!r}"
-        credential: Any = await self._identity() if settings.key is None else None
-        if settings.key is not None:
-            credential = {"account_name": settings.account, "account_key": settings.key}
-        with failures(self.shown):
-            options = {**await self._options(), "max_single_put_size": MAX_VALUE_BYTES}
-            service = BlobServiceClient(self._address("blob", settings.endpoint), credential=credential, **options)
-            await self._stack.enter_async_context(service)
-            self._container = service.get_container_client(settings.container)
-            if not settings.leave:
-                try:
-                    await self._container.create_container(public_access=_public(settings.public))
-                except HttpResponseError as error:
-                    if error.status_code != 409:
-                        raise
+        await self._open_container(max_single_put_size=MAX_VALUE_BYTES)
         await self.check()
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
@@ -136,8 +150,10 @@ class BlobStorageStateStore(StorageStateStore):
         assert item.value is not None
         if len(item.value) > MAX_VALUE_BYTES:
             raise StateLimitError(f"the value of {item.key!r} is too large: more than {MAX_VALUE_BYTES} bytes")
-        given = {_HEADERS[name.lower()]: text for name, text in item.metadata.items() if name.lower() in _HEADERS}
-        headers: Any = {name: given.get(name) or getattr(self._settings, name) for name in _HEADERS.values()}
+        given = {
+            BLOB_HEADERS[name.lower()]: text for name, text in item.metadata.items() if name.lower() in BLOB_HEADERS
+        }
+        headers: Any = {name: given.get(name) or getattr(self._settings, name) for name in BLOB_HEADERS.values()}
         await self._container.get_blob_client(self._name(item.key)).upload_blob(
             item.value,
             overwrite=not must_be_absent(item),

@@ -122,6 +122,11 @@ class Access:
         except Exception:  # noqa: BLE001  # Whatever it is, its text may quote the key.
             raise ValueError("private_key is no key in PEM") from None
 
+    @property
+    def credentials(self) -> Any:
+        """What was found; some sign as well."""
+        return self._credentials
+
     async def headers(self) -> Mapping[str, str]:
         """Give who asks."""
         async with self._one:

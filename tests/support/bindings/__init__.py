@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.support.bindings import aws, local, messages, pluggable, queues, web
+from tests.support.bindings import aws, local, messages, objects, pluggable, queues, web
 from tests.support.bindings.rows import InputKind, OutputKind, ServedInput, ServedOutput, call
 
 __all__ = ["INPUTS", "OUTPUTS", "InputKind", "OutputKind", "ServedInput", "ServedOutput", "call"]
@@ -13,6 +13,7 @@ FAMILIES = (
     aws,
     local,
     messages,
+    objects,
     pluggable,
     queues,
     web,
