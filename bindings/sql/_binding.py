@@ -144,6 +144,9 @@ def _no_number(text: str) -> object:
     raise ValueError(f"{text} is no JSON")
 
 
+_DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_number, parse_constant=_no_number)
+
+
 def _params(asked: Invoke) -> Sequence[Any] | None:
     """Read the metadata ``params``; None = there are none.
 
@@ -156,7 +159,7 @@ def _params(asked: Invoke) -> Sequence[Any] | None:
     try:
         if len(text) > MAX_PARAMS_BYTES:
             raise ValueError(f"they have more than {MAX_PARAMS_BYTES} characters")
-        found = json.loads(text, parse_int=_whole, parse_float=_number, parse_constant=_no_number)
+        found = _DECODER.decode(text)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise BindingError(f"invalid metadata property params: it is no JSON array: {error}") from None
     if not isinstance(found, list | None):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -72,7 +71,7 @@ class PostgreSQLBinding(SQLBinding):
         """
         super().__init__(settings, settings.timeout)
         self._place = place
-        self._types: OrderedDict[str, Sequence[Any]] = OrderedDict()
+        self._types: dict[str, Sequence[Any]] = {}
 
     @classmethod
     def from_component(cls, component: Component) -> Self:
@@ -87,21 +86,19 @@ class PostgreSQLBinding(SQLBinding):
 
     async def _execute(self, connection: Any, sql: str, params: Sequence[Any] | None) -> int:
         _check(sql)
-        types = await self._types_of(connection, sql, params)
         try:
-            told = await connection.execute(sql, *await _given(connection, params, types))
+            told = await self._with(connection, sql, params, connection.execute)
         except AttributeError:  # Of asyncpg, where the text has no statement.
             return 0
-        self._keep(sql, types)
         count = told.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
     async def _query(self, connection: Any, sql: str, params: Sequence[Any] | None, answer: Answer) -> None:
         _check(sql)
-        types = await self._types_of(connection, sql, params)
-        given = await _given(connection, params, types)
-        rows = await connection._execute(sql, given, MAX_ROWS + 1, None)  # Only this way rows are bounded.
-        self._keep(sql, types)
+        # Only this way rows are bounded.
+        rows = await self._with(
+            connection, sql, params, lambda sql, *given: connection._execute(sql, given, MAX_ROWS + 1, None)
+        )
         for start in range(0, len(rows), CHUNK):
             answer.add([list(row) for row in rows[start : start + CHUNK]])
 
@@ -122,28 +119,35 @@ class PostgreSQLBinding(SQLBinding):
             case _:
                 return as_json(value)
 
-    async def _types_of(self, connection: Any, sql: str, params: Sequence[Any] | None) -> Sequence[Any]:
-        """Give the types of a statement's parameters."""
+    async def _with(
+        self,
+        connection: Any,
+        sql: str,
+        params: Sequence[Any] | None,
+        do: Callable[..., Coroutine[Any, Any, Any]],
+    ) -> Any:
+        """Do a statement with parameters of the types that it has."""
         if params is None:
-            return ()
-        types = self._types.pop(sql, None)
+            return await do(sql)
+        types = self._types.get(sql)
         if types is None:
             types = (await connection.prepare(sql, name="")).get_parameters()
         if len(types) != len(params):
             raise BindingError(f"the statement has {len(types)} parameters, and params has {len(params)}")
-        return types
+        try:
+            done = await do(sql, *await _given(connection, params, types))
+        except BaseException:
+            self._types.pop(sql, None)  # They may be others by now.
+            raise
+        if len(self._types) >= KNOWN_STATEMENTS and sql not in self._types:
+            self._types.clear()
+        self._types[sql] = types
+        return done
 
-    def _keep(self, sql: str, types: Sequence[Any]) -> None:
-        """Know them the next time; after a failure they are asked for anew, as they may be others."""
-        if types:
-            self._types[sql] = types
-            if len(self._types) > KNOWN_STATEMENTS:
-                self._types.popitem(last=False)
 
-
-async def _given(connection: Any, params: Sequence[Any] | None, types: Sequence[Any]) -> Sequence[Any]:
+async def _given(connection: Any, params: Sequence[Any], types: Sequence[Any]) -> Sequence[Any]:
     """Give parameters of the types that the statement has; what is not of one already, PostgreSQL reads."""
-    given = [_as(value, kind) for value, kind in zip(params or (), types, strict=True)]
+    given = [_as(value, kind) for value, kind in zip(params, types, strict=True)]
     casts = [each for each in given if isinstance(each, _Cast)]
     if not casts:
         return given
