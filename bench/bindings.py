@@ -97,13 +97,15 @@ _ASKED = [{"sql": _SQL, "params": json.dumps([each["key"]])} for each in _KEYED]
 
 PARTS: Mapping[str, Part] = {
     "redis create": _part(
-        "bindings.redis", "redis", served_redis, "redis create", "create", _KEYED, None, json.loads(EVENT)
+        "bindings.redis", "redis", served_redis, "redis binding create", "create", _KEYED, None, json.loads(EVENT)
     ),
-    "redis get": _part("bindings.redis", "redis", _redis, "redis get", "get", _KEYED, json.loads(EVENT)),
+    "redis get": _part("bindings.redis", "redis", _redis, "redis binding get", "get", _KEYED, json.loads(EVENT)),
     "postgresql query": _part(
-        "bindings.postgresql", "postgresql", _postgresql, "postgresql query", "query", _ASKED, [[EVENT, 41]]
+        "bindings.postgresql", "postgresql", _postgresql, "postgresql binding query", "query", _ASKED, [[EVENT, 41]]
     ),
-    "http get": _part("bindings.http", "http", _http, "http get", "get", [{"path": "/echo"}], json.loads(ECHO_BODY)),
+    "http get": _part(
+        "bindings.http", "http", _http, "http binding get", "get", [{"path": "/echo"}], json.loads(ECHO_BODY)
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ from bench.report import Goal, figures, machine, verdicts
 
 __all__ = ["ComponentResults", "described"]
 
+BUSY = "- **the machine did other work meanwhile**: these figures are of a busy one; measure again on a quiet one"
 PACKAGES = ("aiohttp", "uvloop", "orjson", "nats-py", "redis", "hiredis", "asyncpg", "sqlalchemy")
 HOW = f"""\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
@@ -83,6 +85,7 @@ class ComponentResults:
                 "",
                 *(f"- {name}: {value}" for name, value in self.machine.items()),
                 f"- load average before and after: {loads}",
+                *([BUSY] if max(max(each.load) for each in self.measured) > (os.cpu_count() or 1) else []),
                 "",
                 *("## Goals", "", *verdicts(self.goals), ""),
                 *("## Figures", "", *figures(self.rows), ""),
