@@ -1,6 +1,6 @@
 """``python -m bench``: measure, print, write ``bench/RESULTS.md``.
 
-With ``--backbone`` or ``--components``, write ``bench/RESULTS-….md``.
+With ``--backbone``, ``--components`` or ``--only bindings``, write ``bench/RESULTS-….md``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nats.errors
 import uvloop
 
-from bench import components, components_report
+from bench import bindings, components, components_report
 from bench.backbone_report import BackboneResults, described
 from bench.backbones import PLAN, QUICK_PLAN, measure
-from bench.components import PARTS
+from bench.components import PARTS, Part
 from bench.components_report import ComponentResults
 from bench.idle import idle
 from bench.load import BenchError
@@ -41,7 +41,9 @@ NAMES = (*WORKS, "idle")
 
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    parser.add_argument("--only", default=",".join(NAMES), metavar="WORK,…", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--only", default=",".join(NAMES), metavar="WORK,…", help=f"some of {', '.join(NAMES)}; or bindings alone"
+    )
     parser.add_argument(
         "--backbone", choices=(*CLIENTS, "all"), help="measure adapters and gateways over a backbone, or over each"
     )
@@ -63,7 +65,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     found.only = [name.strip() for name in found.only.split(",")]
     if found.components is not None:
         found.components = [name.strip() for name in found.components.split(",")]
-    for what, named, known in (("work", found.only, NAMES), ("part", found.components or (), tuple(PARTS))):
+    found.bindings = found.only == ["bindings"]
+    known_works = ("bindings",) if found.bindings else NAMES
+    for what, named, known in (("work", found.only, known_works), ("part", found.components or (), tuple(PARTS))):
         if unknown := set(named) - set(known):
             parser.error(f"unknown {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if found.components is not None and found.backbone is not None:
@@ -102,17 +106,17 @@ async def _measure_backbones(names: Sequence[str], plan: Plan) -> BackboneResult
     return BackboneResults(measured, described(names))
 
 
-async def _measure_components(names: Sequence[str], plan: Plan) -> ComponentResults:
+async def _measure_components(parts: Mapping[str, Part], plan: Plan) -> list[components.Measured]:
     measured = []
-    for name in names:
+    for name, part in parts.items():
         try:
             async with asyncio.timeout(COMPONENT_SECONDS) as limit, Stage() as stage:
-                measured.append(await components.measure(name, stage, plan))
+                measured.append(await components.measure(name, part, stage, plan))
         except TimeoutError:
             if not limit.expired():
                 raise
             raise BenchError(f"{name}: not done within {COMPONENT_SECONDS:g} s") from None
-    return ComponentResults(measured, components_report.described(names))
+    return measured
 
 
 async def _main(options: argparse.Namespace) -> Results | BackboneResults | ComponentResults:
@@ -123,10 +127,12 @@ async def _main(options: argparse.Namespace) -> Results | BackboneResults | Comp
     if options.backbone is not None:
         names = list(CLIENTS) if options.backbone == "all" else [options.backbone]
         return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
+    plan = components.QUICK_PLAN if options.quick else components.PLAN
     if options.components is not None:
-        return await _measure_components(
-            options.components, components.QUICK_PLAN if options.quick else components.PLAN
-        )
+        named = {name: PARTS[name] for name in options.components}
+        return ComponentResults(await _measure_components(named, plan), components_report.described(list(named)))
+    if options.bindings:
+        return bindings.results(await _measure_components(bindings.PARTS, plan))
     plan, seconds = (QUICK, QUICK_SECONDS) if options.quick else (Plan(), FULL_SECONDS)
     return await _measure(options.only, plan, seconds)
 
@@ -150,6 +156,8 @@ def main(words: list[str]) -> int:
         pages = {options.results: results.markdown()}
     elif isinstance(results, BackboneResults) and not options.quick:
         pages = {RESULTS.with_stem(f"{RESULTS.stem}-{name}"): page for name, page in results.pages().items()}
+    elif options.bindings:
+        pages = {} if options.quick else {RESULTS.with_stem(f"{RESULTS.stem}-bindings"): results.markdown()}
     elif isinstance(results, ComponentResults):
         if set(options.components) == set(PARTS) and not options.quick:
             pages = {RESULTS.with_stem(f"{RESULTS.stem}-components"): results.markdown()}

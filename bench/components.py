@@ -27,8 +27,15 @@ __all__ = [
     "PARTS",
     "PLAN",
     "QUICK_PLAN",
+    "Call",
     "Measured",
+    "Part",
+    "Served",
+    "Work",
+    "around",
     "measure",
+    "postgresql",
+    "redis",
 ]
 
 NEAREST, BACKBONE = "gateway, nearest", "gateways, through the backbone"
@@ -93,18 +100,20 @@ class Part:
     Attributes:
         type: Of the component.
         store: Its driver, in ``bench.stores``.
-        serve: Starts what it needs, given an empty folder.
+        serve: Starts what it needs, given the stage and an empty folder.
         works: In this order.
         keys: How many there are.
         seeds: Requests that make them.
+        asked: What the bare driver is asked for in turn, where that is a call of a binding: its operation and metadata.
     """
 
     type: str
     store: str
-    serve: Callable[[Path], AbstractAsyncContextManager[Served]]
+    serve: Callable[[Stage, Path], AbstractAsyncContextManager[Served]]
     works: Sequence[Work]
     keys: int = KEYS
     seeds: Sequence[Call] = ()
+    asked: Sequence[tuple[str, Mapping[str, str]]] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ class Measured:
 
 
 @asynccontextmanager
-async def _redis(directory: Path) -> AsyncIterator[Served]:
+async def redis(stage: Stage, directory: Path) -> AsyncIterator[Served]:
+    """Serve Redis."""
     from tests.support.redis_server import RedisServer
 
     async with RedisServer(directory) as server:
@@ -131,17 +141,18 @@ async def _redis(directory: Path) -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
-async def _redis_configuration(directory: Path) -> AsyncIterator[Served]:
+async def _redis_configuration(stage: Stage, directory: Path) -> AsyncIterator[Served]:
     from redis.asyncio import Redis
 
-    async with _redis(directory) as served:
+    async with redis(stage, directory) as served:
         async with Redis.from_url(f"redis://{served.settings['redisHost']}") as client:
             await client.set("order-0", "on||1")
         yield served
 
 
 @asynccontextmanager
-async def _postgresql(directory: Path) -> AsyncIterator[Served]:
+async def postgresql(stage: Stage, directory: Path) -> AsyncIterator[Served]:
+    """Serve PostgreSQL."""
     from tests.support.postgresql_server import PASSWORD, PostgreSQLServer
 
     async with PostgreSQLServer(directory) as server:
@@ -149,12 +160,12 @@ async def _postgresql(directory: Path) -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
-async def _sqlite(directory: Path) -> AsyncIterator[Served]:
+async def _sqlite(stage: Stage, directory: Path) -> AsyncIterator[Served]:
     yield Served({"connectionString": str(directory / "state.db")}, {"file": str(directory / "bare.db")})
 
 
 @asynccontextmanager
-async def _secrets(directory: Path) -> AsyncIterator[Served]:
+async def _secrets(stage: Stage, directory: Path) -> AsyncIterator[Served]:
     file = directory / "secrets.json"
     file.write_text(json.dumps({"order-0": "s3cret"}))
     yield Served({"secretsFile": str(file)}, {"file": str(file)})
@@ -173,7 +184,8 @@ def _operations(key: str) -> bytes:
     return ('{"operations":[' + ",".join(found) + "]}").encode()
 
 
-def _around(calls: Sequence[Call]) -> Callable[[str], Iterator[Call]]:
+def around(calls: Sequence[Call]) -> Callable[[str], Iterator[Call]]:
+    """Make requests in turn, for ever."""
     return lambda prefix: itertools.cycle(calls)
 
 
@@ -190,32 +202,32 @@ _SEEDS = [Call(_STATE, _items(range(first, first + SEEDED))) for first in range(
 
 def _state(name: str) -> Sequence[Work]:
     return (
-        Work(f"{name} save", "save", _around([Call(_STATE, _items([number])) for number in range(KEYS)])),
-        Work(f"{name} get", "get", _around([Call(f"{_STATE}/{key}") for key in _KEYS]), json.loads(EVENT)),
+        Work(f"{name} save", "save", around([Call(_STATE, _items([number])) for number in range(KEYS)])),
+        Work(f"{name} get", "get", around([Call(f"{_STATE}/{key}") for key in _KEYS]), json.loads(EVENT)),
         Work(
             f"{name} transaction",
             "transaction",
-            _around([Call(f"{_STATE}/transaction", _operations(key)) for key in _KEYS]),
+            around([Call(f"{_STATE}/transaction", _operations(key)) for key in _KEYS]),
         ),
     )
 
 
-_SECRET = Work("secret", "", _around([Call("/v1.0/secrets/store/order-0")]), {"order-0": "s3cret"})
+_SECRET = Work("secret", "", around([Call("/v1.0/secrets/store/order-0")]), {"order-0": "s3cret"})
 _CONFIGURATION = Work(
     "configuration",
     "configuration",
-    _around([Call("/v1.0/configuration/store?key=order-0")]),
+    around([Call("/v1.0/configuration/store?key=order-0")]),
     {"order-0": {"value": "on", "version": "1"}},
 )
 
 # By the name that ``--components`` takes.
 PARTS: Mapping[str, Part] = {
-    "redis": Part("state.redis", "redis", _redis, _state("redis"), seeds=_SEEDS),
-    "postgresql": Part("state.postgresql", "postgresql", _postgresql, _state("postgresql"), seeds=_SEEDS),
+    "redis": Part("state.redis", "redis", redis, _state("redis"), seeds=_SEEDS),
+    "postgresql": Part("state.postgresql", "postgresql", postgresql, _state("postgresql"), seeds=_SEEDS),
     "sqlite": Part("state.sqlite", "sqlite", _sqlite, _state("sqlite"), seeds=_SEEDS),
     "secrets": Part("secretstores.local.file", "file", _secrets, [_SECRET], 1),
     "configuration": Part("configuration.redis", "redis", _redis_configuration, [_CONFIGURATION], 1),
-    "lock": Part("lock.redis", "redis", _redis, [Work("lock", "lock", _locks, {"success": True})], 1),
+    "lock": Part("lock.redis", "redis", redis, [Work("lock", "lock", _locks, {"success": True})], 1),
 }
 
 
@@ -237,16 +249,15 @@ def _written(directory: Path, part: Part, settings: Mapping[str, str]) -> Path:
     return folder
 
 
-async def measure(name: str, stage: Stage, plan: Plan) -> Measured:
+async def measure(name: str, part: Part, stage: Stage, plan: Plan) -> Measured:
     """Measure one component; the server that it needs runs for that time."""
     before = os.getloadavg()[0]
-    part = PARTS[name]
     note(f"{name} …")
     directory = stage.directory / "store-of-components"
     directory.mkdir()
     async with AsyncExitStack() as stack:
         try:
-            served = await stack.enter_async_context(part.serve(directory))
+            served = await stack.enter_async_context(part.serve(stage, directory))
         except FileNotFoundError as error:
             raise BenchError(str(error)) from None
         resources = _written(stage.directory, part, served.settings)
@@ -256,7 +267,9 @@ async def measure(name: str, stage: Stage, plan: Plan) -> Measured:
         bare = await stage.peer("bare", **options)
         bodies = {next(each.calls("")).path.split("/")[2]: json.dumps(each.body) for each in part.works}
         handler = await stage.peer("answer", **options, bodies=bodies)
-        driver = await stage.peer("driver", **options, value=EVENT, keys=part.keys, lease=LEASE_SECONDS)
+        driver = await stage.peer(
+            "driver", **options, value=EVENT, keys=part.keys, lease=LEASE_SECONDS, asked=part.asked
+        )
         stack.push_async_callback(stage.stop, far, near, bare, handler, driver)
         servers: dict[str, tuple[Gateway | Peer, Sequence[Process]]] = {
             NEAREST: (near, [near]), BACKBONE: (far, [far, near]), BARE: (bare, [bare]), HANDLER: (handler, [handler])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from bench.components import BACKBONE, BARE, DRIVER, HANDLER, NEAREST, PACE, PARTS, Measured
+from bench.components import BACKBONE, BARE, DRIVER, HANDLER, NEAREST, PACE, PARTS, Measured, Part, Work
 from bench.measure import Row
 from bench.report import Goal, figures, machine, verdicts
 
 __all__ = ["ComponentResults", "described"]
 
+BUSY = "- **the machine did other work meanwhile**: these figures are of a busy one; measure again on a quiet one"
 PACKAGES = ("aiohttp", "uvloop", "orjson", "nats-py", "redis", "hiredis", "asyncpg", "sqlalchemy")
 HOW = f"""\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
@@ -47,6 +49,10 @@ class ComponentResults:
 
     measured: Sequence[Measured]
     machine: dict[str, str]
+    title: str = "components"
+    command: str = "--components"
+    how: str = HOW
+    parts: Mapping[str, Part] = field(default_factory=lambda: PARTS)
     idle: None = None
 
     @property
@@ -56,7 +62,7 @@ class ComponentResults:
     @property
     def goals(self) -> list[Goal]:
         """What the goals came to."""
-        return [goal for each in self.measured for goal in _goals(each)]
+        return [goal for each in self.measured for goal in _goals(each, self.parts[each.name].works)]
 
     def as_json(self) -> dict[str, object]:
         """Give everything."""
@@ -72,25 +78,26 @@ class ComponentResults:
         loads = "; ".join(f"{each.name} {each.load[0]:.1f}, {each.load[1]:.1f}" for each in self.measured)
         return "\n".join(
             [
-                "# Measurements of components",
+                f"# Measurements of {self.title}",
                 "",
-                "Written by `python -m bench --components`; do not edit.",
+                f"Written by `python -m bench {self.command}`; do not edit.",
                 "[RESULTS.md](RESULTS.md) has the gateway on NATS, part by part.",
                 "",
                 *(f"- {name}: {value}" for name, value in self.machine.items()),
                 f"- load average before and after: {loads}",
+                *([BUSY] if max(max(each.load) for each in self.measured) > (os.cpu_count() or 1) else []),
                 "",
                 *("## Goals", "", *verdicts(self.goals), ""),
                 *("## Figures", "", *figures(self.rows), ""),
-                *("## How each figure is taken", "", HOW, ""),
+                *("## How each figure is taken", "", self.how, ""),
             ]
         )
 
 
-def _goals(measured: Measured) -> list[Goal]:
+def _goals(measured: Measured, works: Sequence[Work]) -> list[Goal]:
     rows = {(row.work, row.variant): row for row in measured.rows}
     found = []
-    for work in (each.name for each in PARTS[measured.name].works):
+    for work in (each.name for each in works):
         near, handler = (rows[work, variant].samples for variant in (NEAREST, HANDLER))
         driver = [each.cpu_sum for each in rows[work, DRIVER].samples] if (work, DRIVER) in rows else [0.0] * len(near)
         cost = statistics.median(
@@ -117,6 +124,7 @@ def _version(program: str, word: int) -> list[str]:
 
 def described(names: Sequence[str]) -> dict[str, str]:
     """Describe where and with what it ran."""
-    servers = _version("redis-server", 2) if {"redis", "configuration", "lock"} & set(names) else []
-    servers += _version("psql", 2) if "postgresql" in names else []
+    kinds = {name.partition(" ")[0] for name in names}
+    servers = _version("redis-server", 2) if {"redis", "configuration", "lock"} & kinds else []
+    servers += _version("psql", 2) if "postgresql" in kinds else []
     return machine(*servers, packages=PACKAGES)

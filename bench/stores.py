@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+import aiohttp
 import orjson
 import uvloop
 from aiohttp import web
@@ -54,6 +55,9 @@ class Store(Protocol):
     async def secret(self, key: str) -> str:
         """Give a secret."""
 
+    async def call(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> bytes | None:
+        """Do what a binding does."""
+
 
 class _None:
     """Has nothing of what the others have."""
@@ -71,6 +75,9 @@ class _None:
         raise NotImplementedError
 
     async def secret(self, key: str) -> str:
+        raise NotImplementedError
+
+    async def call(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> bytes | None:
         raise NotImplementedError
 
 
@@ -117,6 +124,13 @@ return 0
     async def lock(self, name: str, owner: str, seconds: int) -> bool:
         return bool(await self._redis.set(name, owner, px=seconds * 1000, nx=True))
 
+    async def call(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> bytes | None:
+        if operation == "create":
+            await self._redis.set(metadata["key"], data)
+            return None
+        found: bytes = await self._redis.get(metadata["key"])
+        return found
+
 
 class AsyncPG(_None):
     """asyncpg with its own pool: a row for each key, whose xmin is the etag."""
@@ -157,6 +171,10 @@ class AsyncPG(_None):
                 await connection.execute(self._SET, key, value.decode())
             for key in deletes:
                 await connection.execute(self._DELETE, key)
+
+    async def call(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> bytes | None:
+        rows = await self._pool.fetch(metadata["sql"], *orjson.loads(metadata["params"]))
+        return orjson.dumps([list(row) for row in rows])
 
 
 class SQLite3(_None):
@@ -220,7 +238,27 @@ class File(_None):
         return self._secrets[key]
 
 
-STORES: Mapping[str, type[RedisPy] | type[AsyncPG] | type[SQLite3] | type[File]] = {
+class HTTPClient(_None):
+    """aiohttp's client."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    @classmethod
+    async def open(cls, options: Options, stack: AsyncExitStack) -> HTTPClient:
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return cls(await stack.enter_async_context(session), options["url"])
+
+    async def call(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> bytes | None:
+        async with self._session.request(operation.upper(), self._url + metadata["path"]) as response:
+            response.raise_for_status()
+            return await response.read()
+
+
+STORES: Mapping[str, type[RedisPy] | type[AsyncPG] | type[SQLite3] | type[File] | type[HTTPClient]] = {
+    "http": HTTPClient,
     "redis": RedisPy,
     "postgresql": AsyncPG,
     "sqlite": SQLite3,
@@ -263,6 +301,10 @@ async def answered(store: Store, request: web.BaseRequest) -> web.Response:
             [key] = parse_qs(urlsplit(path).query)["key"]
             value, version = await store.configuration(key)
             return _json(orjson.dumps({key: {"value": value.decode(), "version": version}}))
+        case "bindings", _:
+            asked = orjson.loads(await request.read())
+            found = await store.call(asked["operation"], orjson.dumps(asked.get("data")), asked["metadata"])
+            return web.Response(status=204) if found is None else _json(found)
         case _:
             asked = orjson.loads(await request.read())
             taken = await store.lock(asked["resourceId"], asked["lockOwner"], asked["expiryInSeconds"])
@@ -304,8 +346,14 @@ async def driver(options: Options) -> None:
             if not await store.lock(f"driver-{next(fresh)}", "bench", options["lease"]):
                 raise RuntimeError("a lock that nobody holds was refused")
 
+        asked = itertools.cycle(options.get("asked") or [("", {})])
+
+        async def binding() -> None:
+            operation, metadata = next(asked)
+            await store.call(operation, value, metadata)
+
         calls: Mapping[str, Callable[[], Awaitable[None]]] = {
-            call.__name__: call for call in (get, save, transaction, configuration, lock)
+            call.__name__: call for call in (get, save, transaction, configuration, lock, binding)
         }
 
         async def run(question: Options) -> Options:
@@ -321,7 +369,7 @@ async def answer(options: Options) -> None:
         if request.method == "POST":
             await request.read()
         block = request.raw_path.split("/", 3)[2]
-        if block == "state" and request.method == "POST":
+        if (block == "state" and request.method == "POST") or bodies.get(block) == b"null":
             return web.Response(status=204)
         return _json(bodies[block], "1" if block == "state" else None)
 

@@ -11,6 +11,7 @@ from bindings.redis._client import Client, Command
 from bindings.redis._settings import RedisSettings, read
 from bindings.redis._wire import Dial, LostError, RefusedError, Reply
 from mesh.adapter import ComponentAdapter
+from mesh.blocks.binding_contract import BindingError
 from mesh.errors import ConfigurationError, LockError, StateError
 from mesh.resources.component import Component
 
@@ -27,7 +28,7 @@ class RedisAdapter(ComponentAdapter):
 
     tested = "Redis 7.0"
     settings = RedisSettings
-    failure: ClassVar[type[StateError | LockError | ConfigurationError]]
+    failure: ClassVar[type[StateError | LockError | ConfigurationError | BindingError]]
 
     def __init__(self, settings: RedisSettings, tls: ssl.SSLContext | None = None, start_within: float = 5.0) -> None:
         """Prepare; entering connects.
@@ -62,7 +63,7 @@ class RedisAdapter(ComponentAdapter):
         except (LostError, RefusedError) as error:
             raise self.failed(error) from error
 
-    def failed(self, error: LostError | RefusedError) -> StateError | LockError | ConfigurationError:
+    def failed(self, error: LostError | RefusedError) -> StateError | LockError | ConfigurationError | BindingError:
         """Make the block's error of the client's."""
         if isinstance(error, RefusedError):
             return self.failure(f"{self._client.shown} refused: {error}")

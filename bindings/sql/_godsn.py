@@ -47,6 +47,7 @@ class DataSource:
         tls: ``false``, ``true``, ``skip-verify``, ``preferred`` or ``custom``.
         connect_timeout: Seconds; None = not given.
         variables: Of the session, by name, as SQL.
+        several: Whether a text may hold several statements.
     """
 
     user: str
@@ -58,6 +59,7 @@ class DataSource:
     tls: str
     connect_timeout: float | None
     variables: Mapping[str, str]
+    several: bool = False
 
     @property
     def place(self) -> str:
@@ -65,8 +67,12 @@ class DataSource:
         return self.socket or f"{self.host}:{self.port}"
 
 
-def parse(text: str) -> DataSource:
+def parse(text: str, *, statements: bool = False) -> DataSource:
     """Read a connection string.
+
+    Args:
+        text: As people write it.
+        statements: Whether ``multiStatements`` may be asked for.
 
     Raises:
         ValueError: It is none; the text does not quote it, since it may hold a password.
@@ -85,13 +91,15 @@ def parse(text: str) -> DataSource:
     login, _, place = head.rpartition("@")
     user, _, password = login.partition(":")
     socket, host, port = _place(place)
-    tls, timeout, variables = "false", None, {}
+    tls, timeout, variables, several = "false", None, {}, False
     for name, value in parse_qsl(query, keep_blank_values=True):
         folded = name.lower()
         if folded == "tls":
             tls = _tls(value)
         elif folded == "timeout":
             timeout = parse_duration(value)
+        elif statements and folded == "multistatements":
+            several = parse_bool(value)
         elif folded in ("readtimeout", "writetimeout"):
             parse_duration(value)  # The setting timeoutInSeconds and the deadline of a request bound both.
         elif folded in _REFUSED:
@@ -101,7 +109,7 @@ def parse(text: str) -> DataSource:
             if not _NAME.fullmatch(name):
                 raise ValueError("has an option whose name is none")
             variables[name] = value
-    return DataSource(user, password, host, port, socket, database, tls, timeout, variables)
+    return DataSource(user, password, host, port, socket, database, tls, timeout, variables, several)
 
 
 def _tls(value: str) -> str:

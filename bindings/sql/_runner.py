@@ -22,6 +22,7 @@ from mesh.errors import MeshError
 __all__ = ["ENGINE", "Bounds", "Runner", "Work", "pooled", "threaded"]
 
 CLOSE_SECONDS = 2.0
+STOP_SECONDS = 5.0
 # Of every engine: what keeps connections is here, and statements commit by themselves.
 ENGINE: Mapping[str, Any] = {
     "isolation_level": "AUTOCOMMIT",
@@ -101,12 +102,15 @@ class _Free:
         self._open.discard(session)
         session.abort()
 
-    async def use(self, session: Session, work: Work[_T]) -> _T:
-        """Do work on one that was taken."""
+    async def use(self, session: Session, work: Work[_T], stop: Callable[[Session], None] | None = None) -> _T:
+        """Do work on one that was taken; one whose work is cancelled is stopped."""
         try:
             result = await work(session)
         except MeshError:  # Raised by the work itself, after it has undone what it did.
             self.give(session)
+            raise
+        except asyncio.CancelledError:
+            (stop or self.drop)(session)
             raise
         except BaseException:  # It says nothing about the connection's state.
             self.drop(session)
@@ -141,20 +145,53 @@ class _Free:
 
 
 @asynccontextmanager
-async def pooled(engine: AsyncEngine, driver: Driver, bounds: Bounds) -> AsyncIterator[Runner]:
-    """Run work on a driver of asyncio; the engine has no pool of its own."""
+async def pooled(
+    engine: AsyncEngine, driver: Driver, bounds: Bounds, stopping: asyncio.TaskGroup | None = None
+) -> AsyncIterator[Runner]:
+    """Run work on a driver of asyncio; the engine has no pool of its own.
+
+    Args:
+        engine: Opens connections.
+        driver: Of these.
+        bounds: Of the pool.
+        stopping: Where connections whose work was cancelled are stopped, by a driver that can.
+    """
     free, compiled = _Free(bounds), compiler(engine.dialect)
     slots = asyncio.Semaphore(bounds.connections)
 
+    async def use(work: Work[_T], stop: Callable[[Session], None] | None) -> _T:
+        session, over = free.take()
+        for each in over:
+            await free.leave(each)
+        if session is None:
+            core = await greenlet_spawn(engine.sync_engine.connect)
+            session = free.opened(Session(core, driver, compiled))
+        return await free.use(session, work, stop)
+
     async def run(work: Work[_T]) -> _T:
-        async with slots:
-            session, over = free.take()
-            for each in over:
-                await free.leave(each)
-            if session is None:
-                core = await greenlet_spawn(engine.sync_engine.connect)
-                session = free.opened(Session(core, driver, compiled))
-            return await free.use(session, work)
+        await slots.acquire()
+        kept = False
+
+        def stop(session: Session) -> None:
+            nonlocal kept
+            kept = True  # Until it is stopped, so there are never more connections than allowed.
+            assert stopping is not None
+            stopping.create_task(end(session), name="sql-stop")
+
+        try:
+            return await use(work, None if driver.stop is None or stopping is None else stop)
+        finally:
+            if not kept:
+                slots.release()
+
+    async def end(session: Session) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await session.stop()
+        finally:
+            free.drop(session)
+            slots.release()
 
     try:
         yield run
@@ -226,21 +263,37 @@ def _settle(future: asyncio.Future[Any], result: object, error: BaseException | 
 
 @asynccontextmanager
 async def threaded(engine: Engine, driver: Driver, threads: int, name: str) -> AsyncIterator[Runner]:
-    """Run work on a driver that blocks, a connection for each thread; a cancelled caller does not interrupt it."""
+    """Run work on a driver that blocks, a connection for each thread; a cancelled caller interrupts it if it can be."""
     free, compiled = _Free(Bounds(threads)), compiler(engine.dialect)
+    running: dict[Work[Any], Session] = {}
+    changing = threading.Lock()
 
     def through(work: Work[_T]) -> _T:
         session, _ = free.take()
         session = session or free.opened(Session(engine.connect(), driver, compiled))
+        with changing:
+            running[work] = session
         try:
             free.use(session, work).send(None)  # It never waits.
         except StopIteration as done:
             result: _T = done.value
             return result
+        finally:
+            with changing:
+                del running[work]
         raise RuntimeError("work for a driver that blocks waited for something else")
+
+    async def run(work: Work[_T]) -> _T:
+        try:
+            return await pool.run(work)
+        except asyncio.CancelledError:
+            with changing:  # So it is this work that ends, and none that came after.
+                if work in running:
+                    running[work].interrupt()
+            raise
 
     pool = _Threads(threads, name, through)
     try:
-        yield pool.run
+        yield run
     finally:
         await pool.close(free.forget)

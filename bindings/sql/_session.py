@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Dialect, exc, text
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from bindings.sql._dialect import Fault
+from mesh.errors import MeshError
 
 __all__ = ["Compile", "Driver", "RefusedError", "Session", "blocking", "compiler", "driver_error"]
 
@@ -60,6 +61,9 @@ class Driver:
         gone: Tells of a connection that it is lost, without asking the server.
         abort: Closes a connection at once: a stalled server is not asked to say good-bye.
         blocks: Whether it has no coroutines, and these never wait.
+        stop: Has the server end what it does for a connection whose work was cancelled; None = the connection is closed
+            at once, and the server may go on.
+        interrupt: The same for one that blocks; called in another thread, it does not wait.
     """
 
     rows: _Rows
@@ -70,6 +74,8 @@ class Driver:
     gone: Callable[[Any], bool]
     abort: Callable[[Any], None]
     blocks: bool = False
+    stop: Callable[[Any], Coroutine[Any, Any, None]] | None = None
+    interrupt: Callable[[Any], None] | None = None
 
 
 class Session:
@@ -119,6 +125,17 @@ class Session:
         except self._driver.errors as error:
             raise self._refused(error) from None
 
+    async def raw(self, work: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
+        """Do work on the driver's own connection.
+
+        Raises:
+            RefusedError: The driver failed.
+        """
+        try:
+            return await work(self._connection)
+        except self._driver.errors as error:
+            raise self._refused(error) from None
+
     async def core(self, work: Callable[[Connection], _T]) -> _T:
         """Do work by SQLAlchemy's Core, which costs more: for what is seldom, or has no text that stays.
 
@@ -134,6 +151,18 @@ class Session:
         """Have it take leave of the server."""
         with suppress(*self._driver.errors):
             await self._driver.close(self._connection)
+
+    async def stop(self) -> None:
+        """Have the server end what it does for this connection, which nobody uses again."""
+        self.broken = True
+        assert self._driver.stop is not None
+        with suppress(*self._driver.errors, MeshError):
+            await self._driver.stop(self._connection)
+
+    def interrupt(self) -> None:
+        """End the statement that another thread does."""
+        if self._driver.interrupt is not None:
+            self._driver.interrupt(self._connection)
 
     def abort(self) -> None:
         """Close it at once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from mesh.errors import ConfigError, StateError
 from mesh.resources.component import Component
 from mesh.resources.settings import SECONDS, Setting, ignored, read_settings, setting, whole
 
-__all__ = ["MySQLStateStore"]
+__all__ = ["DRIVER", "MySQLStateStore", "engine_of", "open_connection"]
 
 MAX_KEY = 255
 _CONNECTIONS = 10
@@ -109,32 +109,45 @@ class MySQLStateStore(SQLStateStore):
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
         settings = cast("MySQLSettings", self._settings)
-        return pooled(_engine(settings, self._source), _DRIVER, Bounds(settings.max_connections))
+        connect = partial(open_connection, self._source, settings.timeout, settings.pem_path)
+        return pooled(engine_of(connect, self._source), DRIVER, Bounds(settings.max_connections))
 
 
-def _engine(settings: MySQLSettings, source: DataSource) -> AsyncEngine:
+async def open_connection(source: DataSource, seconds: float, pem_path: str, **more: Any) -> Any:
+    """Open a connection.
+
+    Args:
+        source: Where the server is.
+        seconds: That it may take, unless the source says so.
+        pem_path: Of the certificates that the server's is checked by; empty = those of the machine.
+        more: Of the driver.
+
+    Raises:
+        StateError: It cannot be opened; the text says why, and holds no password.
+    """
     options: dict[str, Any] = {
         "user": source.user or None,
         "password": source.password,
         "host": source.host,
         "port": source.port,
         "unix_socket": source.socket or None,
-        "connect_timeout": source.connect_timeout or settings.timeout,
+        "connect_timeout": source.connect_timeout or seconds,
         "charset": "utf8mb4",
         "autocommit": True,
+        **more,
     }
-    context = _tls(source, settings.pem_path)
+    try:
+        return await asyncmy.connect(**options, ssl=_tls(source, pem_path))
+    except (OSError, errors.Error) as error:
+        if source.tls == "preferred":
+            with suppress(OSError, errors.Error):
+                return await asyncmy.connect(**options)
+        reason = str(error.args[-1] if error.args else error).partition("\n")[0]
+        raise StateError(f"cannot connect to the database at {source.place}: {reason}") from None
 
-    async def connect(**more: Any) -> Any:
-        try:
-            return await asyncmy.connect(**more, **options, ssl=context)
-        except (OSError, errors.Error) as error:
-            if source.tls == "preferred":
-                with suppress(OSError, errors.Error):
-                    return await asyncmy.connect(**more, **options)
-            reason = str(error.args[-1] if error.args else error).partition("\n")[0]
-            raise StateError(f"cannot connect to the database at {source.place}: {reason}") from None
 
+def engine_of(connect: Callable[..., Coroutine[Any, Any, Any]], source: DataSource) -> AsyncEngine:
+    """Make what opens connections, with the variables that every session has."""
     engine = create_async_engine(
         "mysql+asyncmy://",
         async_creator=connect,
@@ -207,7 +220,7 @@ def _fault(error: BaseException) -> Fault:
 
 
 # Besides its own, asyncmy raises what it finds on a connection that is closed below it.
-_DRIVER = Driver(
+DRIVER = Driver(
     _rows,
     _count,
     (errors.Error, OSError, EOFError, RuntimeError, AttributeError),

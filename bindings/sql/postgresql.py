@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import asyncpg
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from bindings.sql._dialect import DOTTED_NAME, INTERVAL, Dialect, identifier
@@ -26,6 +28,7 @@ from mesh.values import parse_bool
 
 __all__ = [
     "CLOUD",
+    "DRIVER",
     "CockroachDBStateStore",
     "Connecting",
     "PostgreSQLStateStore",
@@ -245,7 +248,7 @@ async def _count(connection: asyncpg.Connection[Any], sql: str, values: Sequence
     return int(told) if told.isdigit() else 0
 
 
-_DRIVER = Driver(
+DRIVER = Driver(
     _rows,
     _count,
     (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
@@ -256,8 +259,22 @@ _DRIVER = Driver(
 )
 
 
-def pool(settings: Connecting, place: ConnectionString) -> AbstractAsyncContextManager[Runner]:
-    """Make a pool of connections; none is opened yet."""
+def pool(
+    settings: Connecting,
+    place: ConnectionString,
+    driver: Driver = DRIVER,
+    stopping: asyncio.TaskGroup | None = None,
+    prepare: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+) -> AbstractAsyncContextManager[Runner]:
+    """Make a pool of connections; none is opened yet.
+
+    Args:
+        settings: Of the component.
+        place: Where the database is.
+        driver: How it is used.
+        stopping: As `pooled` has it.
+        prepare: Given each new connection.
+    """
     most = settings.max_connections if settings.max_connections > 0 else place.max_connections
     mode = settings.exec_mode or place.exec_mode or "cache_statement"
     without_cache = {} if mode == "cache_statement" else {"statement_cache_size": 0}
@@ -270,9 +287,11 @@ def pool(settings: Connecting, place: ConnectionString) -> AbstractAsyncContextM
         async_creator=connect,
         **ENGINE,
     )
+    if prepare is not None:
+        event.listen(engine.sync_engine, "connect", lambda connection, _: connection.run_async(prepare))
     idle = settings.idle if settings.idle is not None else place.max_idle
     bounds = Bounds(most or max(_LEAST_CONNECTIONS, os.cpu_count() or 1), idle, place.max_lifetime or None)
-    return pooled(engine, _DRIVER, bounds)
+    return pooled(engine, driver, bounds, stopping)
 
 
 async def open_connection(place: ConnectionString, **more: Any) -> asyncpg.Connection[Any]:

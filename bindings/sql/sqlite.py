@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from sqlalchemy import Connection, create_engine
 
 from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, one
 from bindings.sql._runner import ENGINE, Runner, threaded
-from bindings.sql._session import blocking
+from bindings.sql._session import Driver, blocking
 from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag, utc_text
 from mesh.blocks.store import Stored
@@ -30,7 +30,7 @@ from mesh.errors import ConfigError, StateError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, SECONDS, read_settings, setting
 
-__all__ = ["BUSY_SECONDS", "SQLiteStateStore"]
+__all__ = ["BUSY_SECONDS", "DRIVER", "File", "Opening", "SQLiteStateStore", "parse"]
 
 BUSY_SECONDS = 2.0
 _PRAGMA = re.compile(r"([a-z_]+)[(=]\s*([A-Za-z0-9_-]+)\s*\)?")
@@ -92,7 +92,7 @@ def parse(text: str) -> File:
     path, _, query = text.partition("?") if text.startswith("file:") or text.startswith(":memory:") else (text, "", "")
     options = {name: values[-1] for name, values in parse_qs(query).items() if name != "_pragma"}
     if options.get("mode") == "ro" or options.get("immutable") in ("1", "true"):
-        raise ValueError("asks for a file that is only read; a state store is written")
+        raise ValueError("asks for a file that is only read; this one is written")
     if "vfs" in options:
         raise ValueError("vfs is not supported")
     pragmas = {}
@@ -150,11 +150,42 @@ class SQLiteStateStore(SQLStateStore):
             raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
-        path = self._file.path
+        settings = cast("SQLiteSettings", self._settings)
+        opening = Opening(self._dialect.title, self._file, settings.busy, settings.without_wal)
+        return opening.served(self._stack, DRIVER, "state-sqlite")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a database is opened.
+
+    Attributes:
+        title: For people.
+        file: Where it is.
+        busy: Seconds to wait for another process that writes.
+        without_wal: Whether to keep no write-ahead log.
+        prepare: Given each new connection.
+    """
+
+    title: str
+    file: File
+    busy: float
+    without_wal: bool
+    prepare: Callable[[sqlite3.Connection], None] = lambda connection: None
+
+    def served(self, stack: AsyncExitStack, driver: Driver, name: str) -> AbstractAsyncContextManager[Runner]:
+        """Run work on it.
+
+        Args:
+            stack: Keeps what is in memory.
+            driver: How it is used.
+            name: Of the thread.
+        """
+        path = self.file.path
         if path is None:
             uri = f"file:mesh-{uuid4()}?mode=memory&cache=shared"
             keeper = sqlite3.connect(uri, uri=True, check_same_thread=False)  # The data live as long as a connection.
-            self._stack.callback(keeper.close)
+            stack.callback(keeper.close)
         else:
             uri = f"file:{quote(os.fsencode(path))}"
         # One connection in one thread: SQLite writes one after the other, and a queue costs less than locks.
@@ -163,24 +194,23 @@ class SQLiteStateStore(SQLStateStore):
             creator=partial(self._open, uri),
             **ENGINE,
         )
-        return threaded(engine, _DRIVER, 1, "state-sqlite")
+        return threaded(engine, driver, 1, name)
 
     def _open(self, uri: str) -> sqlite3.Connection:
-        settings, path = cast("SQLiteSettings", self._settings), self._file.path
+        path = self.file.path
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            database = sqlite3.connect(
-                uri, uri=True, timeout=settings.busy, isolation_level=None, check_same_thread=False
-            )
+            database = sqlite3.connect(uri, uri=True, timeout=self.busy, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
-            raise StateError(f"cannot use {self._dialect.title}: {error}") from None
+            raise StateError(f"cannot use {self.title}: {error}") from None
         try:
             if path is not None:
-                database.execute(f"PRAGMA journal_mode={'DELETE' if settings.without_wal else 'WAL'}")
+                database.execute(f"PRAGMA journal_mode={'DELETE' if self.without_wal else 'WAL'}")
             database.execute("PRAGMA synchronous=FULL")
-            for name, value in self._file.pragmas.items():
+            for name, value in self.file.pragmas.items():
                 database.execute(f"PRAGMA {name}={value}")
+            self.prepare(database)
         except BaseException:
             database.close()
             raise
@@ -196,7 +226,7 @@ def _fault(error: BaseException) -> Fault:
     return Fault.LIMIT if code & 0xFF in _LIMITS else Fault.OTHER
 
 
-_DRIVER = blocking((sqlite3.Error,), _fault)
+DRIVER = blocking((sqlite3.Error,), _fault)
 
 
 def _dialect(title: str, table: str, metadata: str) -> Dialect:

@@ -26,7 +26,7 @@ from mesh.resources.component import Component
 from mesh.resources.settings import Kind, Setting, ignored, read_settings, setting, whole
 from mesh.values import parse_bool
 
-__all__ = ["SQLServerStateStore"]
+__all__ = ["LOGIN_BY_CLOUD", "NO_CLOUD", "SQLServerStateStore", "fault", "load_driver"]
 
 _CONNECTIONS = 8
 _MAX_KEY = 450  # Characters of NVARCHAR that an index takes.
@@ -50,6 +50,14 @@ def _refused(text: str) -> bool:
     if parse_bool(text, words=True):
         raise ValueError("is not supported: log in with a password")
     return False
+
+
+NO_CLOUD = Kind("boolean, false", _refused)
+LOGIN_BY_CLOUD = ignored(
+    "it is a part of logging in by Azure AD, which is not supported",
+    *("azureTenantId", "azureClientId", "azureClientSecret", "azureCertificate", "azureCertificateFile"),
+    *("azureCertificatePassword", "azureEnvironment"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +84,13 @@ class SQLServerSettings(TableSettings):
         "keyLength", "The most characters of a key, when the table is made.", whole(1, _MAX_KEY), default=200
     )
     max_connections: int = setting("maxConns", "Most connections.", whole(1), default=_CONNECTIONS)
-    use_azure_ad: bool = setting(
-        "useAzureAD", "Only false: log in by Azure AD.", Kind("boolean, false", _refused), default=False
-    )
+    use_azure_ad: bool = setting("useAzureAD", "Only false: log in by Azure AD.", NO_CLOUD, default=False)
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored(
             "make computed columns and their indexes with the table; nothing here reads them", "indexedProperties"
         ),
         *ignored("reads are cut into statements as the server takes them", "bulkGetChunkSize"),
-        *ignored(
-            "it is a part of logging in by Azure AD, which is not supported",
-            *("azureTenantId", "azureClientId", "azureClientSecret", "azureCertificate", "azureCertificateFile"),
-            *("azureCertificatePassword", "azureEnvironment"),
-        ),
+        *LOGIN_BY_CLOUD,
     )
 
 
@@ -127,21 +129,14 @@ class SQLServerStateStore(SQLStateStore):
             raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
-        try:
-            import pyodbc  # It fails where the machine has no ODBC, and only who uses it needs that
-        except ModuleNotFoundError:
-            raise needs("state.sqlserver", "pyodbc") from None
-        except ImportError as error:
-            raise StateError(
-                f"state.sqlserver needs ODBC on this machine, with Microsoft's driver 18: {error}"
-            ) from None
+        pyodbc = load_driver("state.sqlserver")
         settings = cast("SQLServerSettings", self._settings)
         engine = create_engine(
             "mssql+pyodbc://",
             creator=partial(self._open, pyodbc),
             **ENGINE,
         )
-        driver = blocking((pyodbc.Error,), _fault)
+        driver = blocking((pyodbc.Error,), fault)
         return threaded(engine, driver, settings.max_connections, "state-sqlserver")
 
     def _open(self, pyodbc: Any) -> Any:
@@ -160,7 +155,26 @@ class SQLServerStateStore(SQLStateStore):
         return connection
 
 
-def _fault(error: BaseException) -> Fault:
+def load_driver(kind: str) -> Any:
+    """Import pyodbc, which fails where the machine has no ODBC; only who uses it needs that.
+
+    Args:
+        kind: The type of the component, for people.
+
+    Raises:
+        StateError: The machine has no ODBC.
+    """
+    try:
+        import pyodbc
+    except ModuleNotFoundError:
+        raise needs(kind, "pyodbc") from None
+    except ImportError as error:
+        raise StateError(f"{kind} needs ODBC on this machine, with Microsoft's driver 18: {error}") from None
+    return pyodbc
+
+
+def fault(error: BaseException) -> Fault:
+    """Say what an error means."""
     state, told = (str(error.args[0]), str(error.args[-1])) if error.args else ("", "")
     if state.startswith(_LOST):
         return Fault.LOST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from typing import cast
 
 import orjson
@@ -102,14 +103,15 @@ async def _stream(asked: Asked, name: str, arguments: Invoke, body: Body | None,
 
 def _told(metadata: Mapping[str, str]) -> Fields:
     """Write metadata as header fields; a line break is none that a field can hold."""
-    return [
-        (f"metadata.{name}", value)
-        for name, value in metadata.items()
-        if name.isascii()
-        and name.isprintable()
-        and not set(name) & set(' :"(),/;<=>?@[\\]{}')
-        and not header_refusal(value)
-    ]
+    fields = ((_field(name), value) for name, value in metadata.items())
+    return [(field, value) for field, value in fields if field and not header_refusal(value)]
+
+
+@lru_cache(1024)  # They are few, and come with each answer.
+def _field(name: str) -> str:
+    """Name the header field of metadata; empty where no field can have that name."""
+    fits = name.isascii() and name.isprintable() and not set(name) & set(' :"(),/;<=>?@[\\]{}')
+    return f"metadata.{name}" if fits else ""
 
 
 def _add_baggage(metadata: dict[str, str], baggage: str | None) -> None:

@@ -16,6 +16,7 @@ from bindings.sql.mysql import MySQLStateStore
 from bindings.sql.postgresql import CockroachDBStateStore, PostgreSQLStateStore, YugabyteDBStateStore
 from bindings.sql.sqlite import SQLiteStateStore
 from bindings.sql.sqlserver import SQLServerStateStore
+from bindings.sql.sqlserver_binding import calling
 from mesh.errors import ConfigError, StateError
 from mesh.resources.settings import read_settings
 from tests.support.nodes import component
@@ -334,3 +335,13 @@ def test_names_with_their_unit(adapter: Any, name: str, value: str, seconds: flo
     more = {name: value, "timeoutInSeconds": "7"}
     read = read_settings(component("store", "state.x", connectionString="x", **more), adapter.settings)
     assert (read.clean_every, read.timeout) == (seconds, 7.0)
+
+
+def test_calls_of_sqlserver() -> None:
+    """Parameters have the names that the reference gives them, and the types of JSON."""
+    assert calling("SELECT 1", None) == ("SELECT 1",)
+    text, sql, declared, *values = calling("EXEC p @a = @p1", ["x", None, True, 2**40, {"a": 1}])
+    assert text == "EXEC sp_executesql ?, ?, ?, ?, ?, ?, ?"
+    assert sql == "EXEC p @a = @p1"
+    assert declared == "@p1 nvarchar(max), @p2 nvarchar(max), @p3 bit, @p4 bigint, @p5 nvarchar(max)"
+    assert values == ["x", None, True, 2**40, '{"a":1}']
