@@ -301,8 +301,8 @@ async def moves(node: Node, mebibytes: int) -> None:
 
 
 async def test_memory_is_bounded(node: Node) -> None:
-    """Of 128 MiB nobody holds more than some parts."""
-    await moves(node, 128)
+    """Of 96 MiB nobody holds more than some parts."""
+    await moves(node, 96)
 
 
 @pytest.mark.costly
