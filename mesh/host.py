@@ -2,7 +2,8 @@
 
 An operation travels as a request to the component's address: its arguments are the body (MessagePack, decoded
 strictly into the method's type), its caller stands in the headers. The host runs it through a pipeline of its own,
-with the same functions as for its own application, and checks the component's scopes by the caller's app id.
+with the same functions as for its own application, and checks the component's scopes by the caller's app id. Of a
+method that is ``streamed``, bytes in parts follow the arguments, and the result (``mesh/flow.py``).
 
 Hosts whose settings are equal compete for operations. Hosts whose settings differ are never mixed: the address has
 a fingerprint of the settings in it, secrets left out. A node learns it when it first needs the component: whether

@@ -77,6 +77,15 @@ async def read(node: Node, name: str) -> tuple[int, bytes]:
     return reply.status, reply.body
 
 
+async def until_former(node: Node) -> None:
+    """Wait until the host is found."""
+
+    async def check() -> None:
+        assert await read(node, "kept") == (200, b"former")
+
+    await eventually(check, within=60.0)
+
+
 async def test_the_host_is_killed(tmp_path: Path) -> None:
     """While it writes, and while it is read from; then there is another one, which has the former file."""
     root = tmp_path / "root"
@@ -87,6 +96,7 @@ async def test_the_host_is_killed(tmp_path: Path) -> None:
         backbone = Backbone(server.url)
         async with gateway(backbone, tmp_path, resources=BARE) as node:
             async with host(tmp_path / "one", backbone, root) as one:
+                await until_former(node)
                 async with asyncio.TaskGroup() as tasks:
                     sending = tasks.create_task(node.request("POST", CREATE, {"Content-Type": OCTETS}, endless()))
                     await eventually(lambda: writing(root))
@@ -94,7 +104,7 @@ async def test_the_host_is_killed(tmp_path: Path) -> None:
                     reply = await sending
                 assert (reply.status, reply.json["errorCode"]) == (500, "ERR_INVOKE_OUTPUT_BINDING"), reply
             async with host(tmp_path / "two", backbone, root) as two:
-                assert await read(node, "kept") == (200, b"former")
+                await until_former(node)
                 asked = orjson.dumps({"operation": "get", "metadata": {"fileName": "large"}})
                 with pytest.raises(aiohttp.ClientPayloadError):
                     async with node.open("POST", "/v1.0/bindings/files", {"Accept": OCTETS}, asked) as response:
@@ -126,6 +136,12 @@ async def test_the_gateway_of_a_caller_is_killed(tmp_path: Path) -> None:
                     async with session.post(asking.url + CREATE, data=endless(), headers={"Content-Type": OCTETS}):
                         pass
 
+            async def there() -> None:
+                asked = {"operation": "get", "metadata": {"fileName": "kept"}}
+                async with session.post(f"{asking.url}/v1.0/bindings/files", json=asked) as response:
+                    assert await response.read() == b"former"
+
+            await eventually(there, within=60.0)
             tasks.create_task(send())
             await eventually(lambda: writing(root), within=90.0)
             await asking.kill()

@@ -64,8 +64,7 @@ async def test_an_application_without_bindings(memory: Backbone, tmp_path: Path)
     assert len(set(times)) == len(times)
 
 
-@pytest.mark.parametrize("concurrency", [0, 1])
-@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize(("concurrency", "states"), [(0, False), (1, True)])
 async def test_what_an_answer_asks_for(memory: Backbone, tmp_path: Path, concurrency: int, states: bool) -> None:
     """Bindings are called with its bytes in any case; state is saved where the component says so."""
     files = tmp_path / "files"
