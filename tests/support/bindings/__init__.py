@@ -9,6 +9,15 @@ from tests.support.bindings.rows import InputKind, OutputKind, ServedInput, Serv
 
 __all__ = ["INPUTS", "OUTPUTS", "InputKind", "OutputKind", "ServedInput", "ServedOutput", "call"]
 
-FAMILIES = (aws, databases, local, messages, objects, pluggable, queues, web,)
+FAMILIES = (
+    aws,
+    databases,
+    local,
+    messages,
+    objects,
+    pluggable,
+    queues,
+    web,
+)
 OUTPUTS: Mapping[str, OutputKind] = {name: row for family in FAMILIES for name, row in family.OUTPUTS.items()}
 INPUTS: Mapping[str, InputKind] = {name: row for family in FAMILIES for name, row in family.INPUTS.items()}
