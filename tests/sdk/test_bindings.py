@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.faults.conftest import mesh_home
 from tests.sdk.harness import HERE, NODE, PYTHON, needs, resources, run
+from tests.support.eventually import eventually
+from tests.support.gateways import MeshHome
 from tests.support.mesh import GatewayProcess
+from tests.support.postgresql_server import PASSWORD, PostgreSQLServer
 from tests.support.processes import free_port
+from tests.support.security import missing
 
 __all__ = ["mesh_home"]
 
@@ -69,3 +75,34 @@ async def test_node(mesh_home: Path, protocol: str) -> None:
     assert "nowhere" in seen["refused"]
     if protocol == "grpc":
         assert (seen["hidden"], seen["back"]) == (True, "a secret")
+
+
+@pytest.mark.parametrize("way", ["sdk", "http"])
+async def test_quickstart(mesh_home: Path, tmp_path: Path, way: str) -> None:
+    """A clock triggers an application that writes to PostgreSQL; it is started as for Dapr, with ``mesh run``."""
+    needs(PYTHON)
+    try:
+        server = PostgreSQLServer(tmp_path / "postgresql")
+    except FileNotFoundError as error:
+        missing(str(error))
+    async with server:
+        made = (
+            bound("cron", "bindings.cron", schedule="@every 1s", direction="input"),
+            bound("sqldb", "bindings.postgresql", url=server.connection_string, direction="output"),
+        )
+        connection = await asyncpg.connect(server.url, password=PASSWORD)
+        try:
+            await connection.execute("create table orders (id int primary key, customer varchar, price float)")
+
+            async def there() -> None:
+                rows = await connection.fetch("select id, customer, price from orders order by id")
+                assert [tuple(row) for row in rows] == [(1, "Ann", 10.5), (2, "Bob", 20.25)]
+
+            environ = {"PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}", "WAY": way}
+            words = ("--app-id", "batch", "--app-port", str(free_port()), "--resources-path")
+            command = (*words, str(resources(mesh_home, made)), "--", "python3", "batch.py")
+            with MeshHome(mesh_home).run(*command, environ=environ, cwd=HERE / "quickstart") as running:
+                await eventually(there, 60.0)
+                assert running.stop() == 0
+        finally:
+            await connection.close()
