@@ -400,12 +400,14 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library h
     async def poll(self) -> None:
         """Fetch, and have each partition's records handed over; a partition that is at work is paused."""
         while True:
-            round_of = self.round
             if self._new:
                 await self.hold()
             found = await self._consumer.getmany(timeout_ms=500, max_records=AT_ONCE)
-            if round_of is not self.round or round_of.is_set():
-                continue  # They are read again from what is committed, here or by another member.
+            if self._new:  # Partitions were given out meanwhile, and what was found may be of these: it is read again.
+                for partition, records in found.items():
+                    self._consumer.seek(partition, records[0].offset)
+                continue
+            round_of = self.round
             for partition, records in found.items():
                 try:
                     self._consumer.pause(partition)
