@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from mesh.blocks.binding_contract import BindingError
+from mesh.tasks import task_group
 
 __all__ = ["Message", "Server", "Wire", "connect"]
 
@@ -30,6 +31,7 @@ LEVEL = 4
 KEEP_ALIVE = 30
 PING_SECONDS = 10.0
 SILENT_SECONDS = 25.0
+ANSWER_SECONDS = 4.0
 MAX_UNIT = 64 * 1024 * 1024
 LARGEST_ID = 65535
 
@@ -205,9 +207,21 @@ class Wire(asyncio.Protocol):
         self.send(unit(PUBACK, number.to_bytes(2)))
 
     async def subscribe(self, topic: str) -> None:
-        """Subscribe with QoS 1; raises BindingError."""
+        """Subscribe with QoS 1, while messages may come already.
+
+        Raises:
+            BindingError: It is not let, or the connection is lost.
+            TimeoutError: Nothing is heard for some seconds, although it is read.
+        """
         number = self.number(SUBACK)
-        body = await self.ask(unit(SUBSCRIBE, number.to_bytes(2) + text(topic) + b"\x01"), SUBACK, number)
+        asked = unit(SUBSCRIBE, number.to_bytes(2) + text(topic) + b"\x01")
+        async with task_group() as tasks:
+            asking = tasks.create_task(self.ask(asked, SUBACK, number), name="mqtt-subscribe")
+            while not asking.done():
+                await asyncio.wait([asking], timeout=ANSWER_SECONDS)
+                if not (asking.done() or self._paused) and self._loop.time() - self._heard >= ANSWER_SECONDS:
+                    raise TimeoutError
+        body = asking.result()
         if body[2] == NOT_SUBSCRIBED:
             raise BindingError(f"the server does not let us subscribe to {topic}")
 

@@ -228,11 +228,11 @@ class MQTTBinding(ComponentAdapter):
                 async with asyncio.timeout(READ_SECONDS):
                     wire = await connect(self._server, client_id, take, clean=settings.clean)
                     wires.append(wire)
-                    await wire.subscribe(settings.topic)
                 async with task_group() as tasks:
-                    watching = tasks.create_task(_fail_when_closed(wire), name="mqtt-watch")
                     pump = self._pump(reading, wire, waiting, stopping, tasks)
                     pumping = tasks.create_task(pump, name="mqtt-pump")
+                    await wire.subscribe(settings.topic)  # What the session has kept may come before the answer.
+                    watching = tasks.create_task(_fail_when_closed(wire), name="mqtt-watch")
                     connected.set()
                     await stopping.wait()
                     pumping.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -299,6 +299,40 @@ async def test_kafka_partitions_go_to_others(kafka: tuple[str, str, AIOKafkaProd
         await eventually(there, 30.0)
 
 
+async def test_kafka_loses_nothing_while_partitions_move(kafka: tuple[str, str, AIOKafkaProducer]) -> None:
+    """What is fetched while another reader comes or goes is handed over, by one of them."""
+    address, _, producer = kafka
+    topic, app, sent = unique("queue"), App(), set[bytes]()
+    await make_topic(address, topic, 4)
+    settings = {"brokers": address, "topics": topic, "initialOffset": "oldest", "heartbeatInterval": "0.2s"}
+    ending = asyncio.Event()
+
+    async def write(partition: int) -> None:
+        while not ending.is_set():
+            data = b"%d" % len(sent)
+            sent.add(data)
+            await producer.send_and_wait(topic, data, partition=partition)
+
+    def all_there() -> None:
+        assert sent <= {event.data for event in app.events}
+
+    async with made("kafka", **settings) as adapter, adapter.reading(app.reading()):
+        async with asyncio.TaskGroup() as tasks:
+            for partition in range(4):
+                tasks.create_task(write(partition))
+            for _ in range(3):
+                other = App()
+                async with adapter.reading(other.reading()):
+                    await eventually(lambda other=other: _some(other), 30.0)  # type: ignore[misc]
+                app.events += other.events
+            ending.set()
+        await eventually(all_there, 30.0)
+
+
+def _some(app: App) -> None:
+    assert app.events
+
+
 async def test_kafka_records(kafka: tuple[str, str, AIOKafkaProducer]) -> None:
     """Are the bytes that were given, with metadata as headers."""
     address, topic, _ = kafka
@@ -462,6 +496,20 @@ async def test_mqtt_unacknowledged() -> None:
             await app.has(b"one", b"two", b"one")
 
 
+async def test_mqtt_session_with_much(tmp_path: Path) -> None:
+    """A server may send what a session has kept before it answers, also more than is taken at once."""
+    app, number = App(), 1000
+    settings = ["max_queued_messages 0", f"max_inflight_messages {number}"]
+    async with MQTTServer(tmp_path, settings) as server, made("mqtt3", url=server.url, topic="t") as adapter:
+        async with adapter.reading(app.reading()):
+            pass
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(number):
+                tasks.create_task(adapter.invoke(call("create", bytes(1000))))
+        async with adapter.reading(app.reading()):
+            await eventually(lambda: _is(len(app.events), number), 30.0)
+
+
 async def test_mqtt_publishes() -> None:
     server: MQTTServer = await shared("mqtt", MQTTServer)
     topic = unique("queue")
@@ -491,7 +539,7 @@ async def test_mqtt_shared_subscription() -> None:
         await eventually(all_there)
 
 
-def _is(found: Sequence[object], wanted: Sequence[object]) -> None:
+def _is(found: object, wanted: object) -> None:
     assert found == wanted
 
 
