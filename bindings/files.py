@@ -141,7 +141,7 @@ class FilesBinding(ComponentAdapter):
             if self._records is None:
                 running = tasks.create_task(reader.work(), name="files-read")
             else:
-                turn = in_turn(self._records, f"{place}turn", reader.work)
+                turn = in_turn(self._records, f"{place}turn", reader.work, reader.ending)
                 running = tasks.create_task(turn, name="files-read")
             try:
                 yield

@@ -214,7 +214,7 @@ class _Reader:
 
     async def _read(self, shard: _Shard) -> None:
         """Read a shard to its end, when nobody else does; then others may have come of it."""
-        await in_turn(self._records, f"{self._key(shard.name)}||turn", shard.read)
+        await in_turn(self._records, f"{self._key(shard.name)}||turn", shard.read, self.leaving)
         del self._shards[shard.name]
         self._again.set()
 

@@ -205,7 +205,7 @@ class MQTTBinding(ComponentAdapter):
 
         if self._records is not None:
             try:
-                await in_turn(self._records, client_id, work)
+                await in_turn(self._records, client_id, work, stopping)
                 return
             except RecordsMissingError as error:
                 if connected.is_set():

@@ -26,7 +26,7 @@ class _LostTurnError(Exception):
     """Somebody else may have it, now or soon."""
 
 
-async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[None]]) -> None:
+async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[None]], ending: asyncio.Event) -> None:
     """Do some work while nobody else does it: wait for the turn, and again whenever it was lost.
 
     A turn is lost where its record could not be renewed for 10 seconds; then the work is cancelled, five seconds before
@@ -37,13 +37,13 @@ async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[No
         records: Of all who take turns, with expiry and compare-and-set.
         key: What the turn is for.
         work: Done from its beginning each time; when it returns or raises, that is the end.
+        ending: Set when the turn is not waited for any more; the work looks for itself.
 
     Raises:
         MeshError: What the work raised, or the records before the turn was there.
     """
     holder = secrets.token_hex(8).encode()
-    while True:
-        since = await _taken(records, key, holder)
+    while (since := await _taken(records, key, holder, ending)) is not None:
         try:
             async with task_group() as tasks:
                 renewing = tasks.create_task(_renew(records, key, holder, since), name="turn-renew")
@@ -57,9 +57,9 @@ async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[No
                 await _give_back(records, key, holder)
 
 
-async def _taken(records: StateStore, key: str, holder: bytes) -> float:
-    """Wait for the turn; give the time (monotonic) since which it is there for sure."""
-    while True:
+async def _taken(records: StateStore, key: str, holder: bytes, ending: asyncio.Event) -> float | None:
+    """Wait for the turn; give the time (monotonic) since which it is there for sure, None = it came to an end."""
+    while not ending.is_set():
         since = time.monotonic()
         found = await records.get(key, strong=True)
         if found is None or found.value == holder:
@@ -67,7 +67,10 @@ async def _taken(records: StateStore, key: str, holder: bytes) -> float:
             with suppress(ConflictError):
                 await records.write([Item(key, holder, etag, first, HOLD_SECONDS)])
                 return since
-        await asyncio.sleep(RENEW_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RENEW_SECONDS):
+                await ending.wait()
+    return None
 
 
 async def _renew(records: StateStore, key: str, holder: bytes, since: float) -> None:

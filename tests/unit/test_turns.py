@@ -50,7 +50,7 @@ async def test_one_at_a_time() -> None:
     """Who leaves lets the next one in."""
     records, all_work = Records(MemoryKeyValue()), [Work() for _ in range(3)]
     async with asyncio.TaskGroup() as tasks:
-        taking = [tasks.create_task(in_turn(records, "a", work)) for work in all_work]
+        taking = [tasks.create_task(in_turn(records, "a", work, asyncio.Event())) for work in all_work]
         for begun in (1, 2, 3):
             await eventually(lambda begun=begun: _is(sum(work.begun for work in all_work), begun))
             (now,) = (index for index, work in enumerate(all_work) if work.doing)
@@ -68,7 +68,7 @@ async def test_keys_are_apart() -> None:
     """Different turns do not wait for each other."""
     records, work = Records(MemoryKeyValue()), Work()
     async with asyncio.TaskGroup() as tasks:
-        both = [tasks.create_task(in_turn(records, key, work)) for key in "ab"]
+        both = [tasks.create_task(in_turn(records, key, work, asyncio.Event())) for key in "ab"]
         await eventually(lambda: _is(work.doing, 2))
         for task in both:
             task.cancel()
@@ -82,7 +82,7 @@ async def test_it_ends_with_the_work() -> None:
         raise StateError("broken")
 
     with pytest.raises(StateError, match="broken"):
-        await in_turn(records, "a", fail)
+        await in_turn(records, "a", fail, asyncio.Event())
     assert await records.get("a", strong=True) is None
 
 
@@ -90,7 +90,7 @@ async def test_a_lost_turn_ends_the_work() -> None:
     """And it is begun anew when the turn is back."""
     records, work = Records(MemoryKeyValue()), Work()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(in_turn(records, "a", work))
+        task = tasks.create_task(in_turn(records, "a", work, asyncio.Event()))
         await eventually(lambda: _is(work.doing, 1))
         await records.write([Item("a", b"somebody")])
         await eventually(lambda: _is(work.doing, 0))
@@ -99,18 +99,30 @@ async def test_a_lost_turn_ends_the_work() -> None:
         task.cancel()
 
 
+async def test_who_ends_waits_no_more() -> None:
+    """Neither one who has not had the turn yet, nor one who has lost it."""
+    records, ending, work = Records(MemoryKeyValue()), asyncio.Event(), Work()
+    async with asyncio.timeout(30.0), asyncio.TaskGroup() as tasks:
+        tasks.create_task(in_turn(records, "a", work, ending))
+        await eventually(lambda: _is(work.doing, 1))
+        tasks.create_task(in_turn(records, "a", work, ending))
+        ending.set()
+        await records.write([Item("a", b"somebody")])
+    assert work.begun == 1
+
+
 async def test_records_that_are_away() -> None:
     """End the work in time, and are told."""
     records, work = Records(MemoryKeyValue()), Work()
     async with asyncio.TaskGroup() as tasks:
-        task = asyncio.ensure_future(in_turn(records, "a", work))
+        task = asyncio.ensure_future(in_turn(records, "a", work, asyncio.Event()))
         await eventually(lambda: _is(work.doing, 1))
         records.broken = True
         await asyncio.wait([task])
         assert isinstance(task.exception(), StateError)
         assert work.doing == 0
         records.broken = False
-        again = tasks.create_task(in_turn(records, "a", work))
+        again = tasks.create_task(in_turn(records, "a", work, asyncio.Event()))
         await records.write([Item("a", None)])
         await eventually(lambda: _is(work.begun, 2))
         again.cancel()
@@ -121,4 +133,4 @@ async def test_records_that_fail_at_first() -> None:
     records = Records(MemoryKeyValue())
     records.broken = True
     with pytest.raises(MeshError, match="away"):
-        await in_turn(records, "a", Work())
+        await in_turn(records, "a", Work(), asyncio.Event())
