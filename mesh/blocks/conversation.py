@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, Protocol, cast
 
 import msgspec
@@ -293,18 +294,20 @@ async def _scrubbing(run: Handler, operation: Operation) -> object:
     """
     asked = cast("Converse", operation.arguments)
     if any(each.scrub for each in asked.said):
-        operation.arguments = replace(asked, said=tuple([await _scrubbed(each) for each in asked.said]))
+        operation.arguments = replace(asked, said=await _scrubbed(asked.said))
     answer = cast("Conversed", await run(operation))
     if not asked.scrub:
         return answer
-    choices = [replace(each, content=await scrub(each.content)) for each in answer.choices]
-    return replace(answer, choices=tuple(choices))
+    contents = await scrub([each.content for each in answer.choices])
+    choices = zip(answer.choices, contents, strict=True)
+    return replace(answer, choices=tuple(replace(each, content=content) for each, content in choices))
 
 
-async def _scrubbed(said: Said) -> Said:
-    if not said.scrub:
-        return said
-    return replace(said, texts=tuple([await scrub(text) for text in said.texts]), scrub=False)
+async def _scrubbed(said: Sequence[Said]) -> tuple[Said, ...]:
+    found = iter(await scrub([text for each in said if each.scrub for text in each.texts]))
+    return tuple(
+        replace(each, texts=tuple(islice(found, len(each.texts))), scrub=False) if each.scrub else each for each in said
+    )
 
 
 def _start(block: Block, parts: Parts, components: Mapping[str, Opened]) -> ComponentService:

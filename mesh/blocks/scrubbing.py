@@ -88,9 +88,14 @@ _KINDS: tuple[tuple[str, re.Pattern[str], *tuple[Check, ...]], ...] = (
 _ADDRESS = re.compile(r"[^\s@<>()\[\],;:\"\\]++(?:@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,63})?+")
 
 
-async def scrub(text: str) -> str:
-    """Give a text without what a person could be known by; others go on while a long one is looked at."""
-    return await asyncio.to_thread(_scrub, text) if len(text) > AT_ONCE else _scrub(text)
+async def scrub(texts: Sequence[str]) -> Sequence[str]:
+    """Give texts without what a person could be known by; others go on while much is looked at."""
+    long = sum(map(len, texts)) > AT_ONCE
+    return await asyncio.to_thread(_all, texts) if long else _all(texts)
+
+
+def _all(texts: Sequence[str]) -> Sequence[str]:
+    return [_scrub(text) for text in texts]
 
 
 def _scrub(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from mesh.blocks.scrubbing import AT_ONCE, scrub
@@ -42,15 +44,24 @@ MD5, SHA1, SHA256 = "deadbeef" * 4, "deadbeef" * 5, "deadbeef" * 8
 )
 async def test_what_is_found(text: str, scrubbed: str) -> None:
     """It is found once, and what stands in its place is left as it is."""
-    assert await scrub(text) == scrubbed
-    assert await scrub(scrubbed) == scrubbed
+    assert await scrub([text]) == [scrubbed]
+    assert await scrub([scrubbed]) == [scrubbed]
 
 
 async def test_long_texts() -> None:
     """They are looked at in pieces, between which nothing is lost."""
     line = "a@b.cd, 10.8.9.1 or +4422222222\n"
     number = AT_ONCE // len(line) * 5
-    assert await scrub(line * number) == "<EMAIL_ADDRESS>, <IP> or <PHONE_NUMBER>\n" * number
+    assert await scrub([line * number]) == ["<EMAIL_ADDRESS>, <IP> or <PHONE_NUMBER>\n" * number]
+
+
+async def test_many_texts() -> None:
+    """Others go on while many are looked at, however short each is."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(scrub(["a@b.cd"] * AT_ONCE))
+        await asyncio.sleep(0)
+        assert not task.done()
+    assert task.result() == ["<EMAIL_ADDRESS>"] * AT_ONCE
 
 
 @pytest.mark.costly
@@ -60,4 +71,4 @@ async def test_long_texts() -> None:
 )
 async def test_texts_that_are_made_to_take_long(part: str) -> None:
     """The time grows with the length alone: otherwise this would not end within the limit of a test."""
-    await scrub("x@" + part * (2**20 // len(part)))
+    await scrub(["x@" + part * (2**20 // len(part))])
