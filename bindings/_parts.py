@@ -5,18 +5,37 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import fcntl
+import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
 from mesh.blocks.binding_contract import BindingError, Streamed
 
-__all__ = ["MAX_HELD_BYTES", "PIECE_BYTES", "Budget", "Files", "begun", "decoded", "encoded", "once", "pieces"]
+__all__ = [
+    "FILE_BYTES",
+    "MAX_HELD_BYTES",
+    "PIECE_BYTES",
+    "Beside",
+    "Budget",
+    "Files",
+    "begun",
+    "decoded",
+    "encoded",
+    "once",
+    "pieces",
+    "to_the_end",
+    "written",
+]
 
 PIECE_BYTES = 8 * 1024 * 1024
 FILE_BYTES = 1024 * 1024
+SYNC_BYTES = 64 * 1024 * 1024
 MAX_HELD_BYTES = 256 * 1024 * 1024
+_T = TypeVar("_T")
 
 
 class Budget:
@@ -116,6 +135,73 @@ async def _encoded(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
             yield base64.b64encode(rest)
 
 
+class Beside:
+    """A file that is written beside the one of its name, and takes its place once it is whole.
+
+    Whoever reads that meanwhile has the former one, and after a crash there is one of them, whole. It is locked as
+    long as it is written: what is left of a process that was killed is not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin, with the folders that it stands in; raises ``OSError``, as all of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._beside = path, path.parent / f".{secrets.token_hex(8)}.part"
+        self._unsaved = 0
+        self._file = self._beside.open("xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Add to it."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._unsaved += len(data)
+        if self._unsaved >= SYNC_BYTES:  # Else the last step takes as long as all of it.
+            os.fsync(self._file.fileno())
+            self._unsaved = 0
+
+    def keep(self) -> None:
+        """Have it take the other one's place."""
+        os.fsync(self._file.fileno())
+        self._beside.replace(self._path)
+
+    def close(self) -> None:
+        """Remove it, unless it was kept."""
+        self._file.close()
+        self._beside.unlink(missing_ok=True)
+
+
+async def written(path: Path, parts: AsyncIterator[bytes]) -> None:
+    """Write a file as its bytes come, whole or not at all; raises ``OSError``."""
+    beside = await to_the_end(Beside, path)
+    try:
+        held = bytearray()
+        async for part in parts:
+            held += part
+            if len(held) >= FILE_BYTES:
+                await to_the_end(beside.write, held)
+                held = bytearray()
+        await to_the_end(beside.write, held)
+        await to_the_end(beside.keep)
+    finally:
+        await to_the_end(beside.close)
+
+
+async def to_the_end(call: Callable[..., _T], *arguments: object) -> _T:
+    """Run it in a thread, which is waited for also where this is cancelled: what follows may undo what it did."""
+    running = asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        running.exception()  # It is of no more interest.
+        raise asyncio.CancelledError
+    return running.result()
+
+
 class Files:
     """Files of the host that calls may name: those in one folder. Calls come from other machines, too."""
 
@@ -141,7 +227,7 @@ class Files:
             path = await asyncio.to_thread(self._path, name)
             file = await asyncio.to_thread(path.open, "rb")
             try:
-                while part := await asyncio.to_thread(file.read, FILE_BYTES):
+                while part := await to_the_end(file.read, FILE_BYTES):
                     yield part
             finally:
                 file.close()
@@ -152,18 +238,6 @@ class Files:
         """Write a file, whole or not at all; raises ``BindingError``."""
         async with aclosing(parts or once(b"")) as given:
             try:
-                path = await asyncio.to_thread(self._path, name)
-                await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-                beside = path.parent / f".{secrets.token_hex(8)}.part"
-                try:
-                    file = await asyncio.to_thread(beside.open, "xb")
-                    try:
-                        async for part in given:
-                            await asyncio.to_thread(file.write, part)
-                    finally:
-                        file.close()
-                    await asyncio.to_thread(beside.replace, path)
-                finally:
-                    await asyncio.to_thread(beside.unlink, missing_ok=True)
+                await written(await asyncio.to_thread(self._path, name), given)
             except OSError as error:
                 raise BindingError(f"the file {name!r} cannot be written: {error.strerror}") from None

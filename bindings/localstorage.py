@@ -13,17 +13,17 @@ import io
 import itertools
 import os
 import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, TypeVar, cast
+from typing import BinaryIO, ClassVar, cast
 from uuid import uuid4
 
 import orjson
 
+from bindings._parts import FILE_BYTES, Beside, to_the_end, written
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
 from mesh.resources.settings import setting
@@ -31,12 +31,9 @@ from mesh.resources.settings import setting
 __all__ = ["LocalStorageBinding"]
 
 MAX_READ_BYTES = 256 * 1024 * 1024
-WRITE_BYTES = 1024 * 1024
-SYNC_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 100_000
 SWEEP_SECONDS = 60.0
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +87,13 @@ class LocalStorageBinding(ComponentAdapter):
         """Write a file as it comes, or read one as it is wanted."""
         if asked.operation == "create":
             name, path = self._named(asked)
-            await self._write(asked, path, parts)
+            with _told(asked):
+                await written(path, parts)
             return Streamed(_read(io.BytesIO(said := orjson.dumps({"fileName": name})), asked), len(said))
         path = self._path(asked.metadata.get("fileName", ""))
         with _told(asked):
-            file, size = await _to_the_end(_opened, path)
+            file, size = await to_the_end(_opened, path)
         return Streamed(_read(file, asked), size)
-
-    async def _write(self, asked: Invoke, path: Path, parts: AsyncIterator[bytes]) -> None:
-        with _told(asked):
-            beside = await _to_the_end(_Beside, path)
-            try:
-                held = bytearray()
-                async for part in parts:
-                    held += part
-                    if len(held) >= WRITE_BYTES:
-                        await _to_the_end(beside.write, held)
-                        held = bytearray()
-                await _to_the_end(beside.write, held)
-                await _to_the_end(beside.keep)
-            finally:
-                await _to_the_end(beside.close)
 
     def _path(self, name: str, what: str = "fileName") -> Path:
         """Find a file's place; raises ``BindingError`` where that is outside of the folder."""
@@ -132,7 +115,7 @@ class LocalStorageBinding(ComponentAdapter):
 
     def _create(self, asked: Invoke) -> Invoked:
         name, path = self._named(asked)
-        beside = _Beside(path)
+        beside = Beside(path)
         try:
             beside.write(_decoded(asked.data))
             beside.keep()
@@ -175,38 +158,6 @@ class LocalStorageBinding(ComponentAdapter):
         return Invoked(orjson.dumps(sorted(found)))
 
 
-class _Beside:
-    """A file that is written beside the one of its name, and takes its place once it is whole.
-
-    Whoever reads that meanwhile has the former one, and after a crash there is one of them, whole. It is locked as
-    long as it is written: what is left of a process that was killed is not.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._beside = path, path.parent / f".{secrets.token_hex(8)}.part"
-        self._unsaved = 0
-        self._file = self._beside.open("xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def write(self, data: bytes | bytearray) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-        self._unsaved += len(data)
-        if self._unsaved >= SYNC_BYTES:  # Else the last step takes as long as all of it.
-            os.fsync(self._file.fileno())
-            self._unsaved = 0
-
-    def keep(self) -> None:
-        os.fsync(self._file.fileno())
-        self._beside.replace(self._path)
-
-    def close(self) -> None:
-        self._file.close()
-        self._beside.unlink(missing_ok=True)
-
-
 def _sweep(root: Path) -> None:
     """Remove what processes that were killed have left behind."""
     for path in itertools.islice(_walk(root), MAX_LISTED):
@@ -229,23 +180,8 @@ def _opened(path: Path) -> tuple[BinaryIO, int]:
 
 async def _read(file: BinaryIO, asked: Invoke) -> AsyncGenerator[bytes, None]:
     with file, _told(asked):
-        while part := await _to_the_end(file.read, WRITE_BYTES):
+        while part := await to_the_end(file.read, FILE_BYTES):
             yield part
-
-
-async def _to_the_end(call: Callable[..., _T], *arguments: object) -> _T:
-    """Run it in a thread, which is waited for also where this is cancelled: what follows may undo what it did."""
-    running = asyncio.get_running_loop().run_in_executor(None, call, *arguments)
-    cancelled = False
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        running.exception()  # It is of no more interest.
-        raise asyncio.CancelledError
-    return running.result()
 
 
 @contextmanager
