@@ -73,6 +73,7 @@ class HTTPBinding(ComponentAdapter):
         """Prepare."""
         super().__init__(settings)
         self._url = settings.url
+        self._shown = ""
         self._session: aiohttp.ClientSession
 
     async def _enter(self) -> None:
@@ -84,6 +85,7 @@ class HTTPBinding(ComponentAdapter):
             raise self._problem("MTLSClientCert and MTLSClientKey go together", "MTLSClientCert")
         if bool(settings.token) != bool(settings.token_header):
             raise self._problem("securityToken and securityTokenHeader go together", "securityTokenHeader")
+        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # The rest may be secret.
         tls = await asyncio.to_thread(self._context)
         connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=tls)
         session = aiohttp.ClientSession(
@@ -119,9 +121,13 @@ class HTTPBinding(ComponentAdapter):
             ) as response:
                 body = await _read(response, settings.most)
         except TimeoutError:
-            raise BindingError(f"{self._url} does not answer in time", retryable=True) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise BindingError(f"{self._url} cannot be called: {error}", retryable=True) from None
+            raise BindingError(f"{self._shown} does not answer in time", retryable=True) from None
+        except aiohttp.InvalidURL:  # It quotes all of it.
+            raise BindingError(f"{self._shown} cannot be called: with the path it is no URL") from None
+        except ValueError as error:
+            raise BindingError(f"{self._shown} cannot be called: {error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise BindingError(f"{self._shown} cannot be called: {error}", retryable=True) from None
         told = {name: ", ".join(response.headers.getall(name)) for name in dict.fromkeys(response.headers)}
         told |= {"statusCode": str(response.status), "status": f"{response.status} {response.reason or ''}".strip()}
         if strict and not 200 <= response.status < 300:
