@@ -94,6 +94,9 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+_NOT_TAKEN = Answer(503, b"not taken\n", headers={"Retry-After": "1"})
+
+
 def _path(text: str) -> str | None:
     """Read the path of a URL; None where it is none."""
     path = text if text.startswith("/") else f"/{text}"
@@ -211,7 +214,7 @@ class Listener:
         answers = [each.result() for each in taking]
         taken = [each for each in answers if each is not None]
         if not taken or len(taken) < len(answers):
-            return Answer(503, b"not taken\n", headers={"Retry-After": "1"})
+            return _NOT_TAKEN
         return self._render(taken)
 
 
@@ -224,6 +227,8 @@ class _Socket:
         self._idle = asyncio.Event()
         self._idle.set()
         self._silent: set[web.RequestHandler] = set()
+        self._reading: set[asyncio.Timeout] = set()
+        self._stopping = False
         self._server = web.Server(
             self._handle,
             access_log=None,
@@ -259,7 +264,11 @@ class _Socket:
 
     async def stop(self, *, at_once: bool) -> None:
         """Take no more, and answer what is being handled unless that is to be given up."""
+        self._stopping = True
         self._listening.close()
+        for limit in self._reading:  # What is not there yet is not waited for.
+            if not limit.expired():
+                limit.reschedule(0.0)
         try:
             if not at_once:
                 await self._idle.wait()
@@ -299,16 +308,25 @@ class _Socket:
             return Answer(413, b"too large\n")
         body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with self._in_time():
                 async for part in request.content.iter_any():
                     body += part
                     if len(body) > place.most:
                         return Answer(413, b"too large\n")
         except TimeoutError:
-            return Answer(408, b"too slow\n")
+            return _NOT_TAKEN if self._stopping else Answer(408, b"too slow\n")
         except (OSError, aiohttp.ClientError, web.RequestPayloadError):
             return Answer(400, b"broken off\n")
         return await self._answer(Posted(request.headers, request.rel_url.raw_query_string, bytes(body)))
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(0.0 if self._stopping else BODY_SECONDS) as limit:
+            self._reading.add(limit)
+            try:
+                yield
+            finally:
+                self._reading.discard(limit)
 
 
 def metadata_of(posted: Posted, *withheld: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bindings._listener import BODY_SECONDS
 from bindings._signatures import SIGNATURES, Generic, Signed
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, InputBinding, Reading
@@ -131,6 +132,19 @@ async def test_too_many_at_once() -> None:
         release.set()
         assert (await first)[0] == 200
         assert (await post(url))[0] == 200
+
+
+async def test_leaving_waits_for_no_body() -> None:
+    """Whoever is slow to send it is not waited for."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(listening(Taken().handle))
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nsome")
+        await writer.drain()
+        assert await post(url) == (200, b"")
+        async with asyncio.timeout(BODY_SECONDS * 2 / 3):
+            await stack.aclose()
+        writer.close()
 
 
 async def test_what_an_application_gets() -> None:
