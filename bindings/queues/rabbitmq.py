@@ -261,13 +261,14 @@ class RabbitMQBinding(ComponentAdapter):
             try:
                 async with task_group() as tasks:
                     await kept(channel.basic_qos(prefetch_count=settings.prefetch or AT_ONCE))
-                    await kept(channel.basic_consume(settings.queue, reader.take))
+                    consumer = await kept(channel.basic_consume(settings.queue, reader.take))
                     watching = tasks.create_task(reader.fail_when_closed(), name="rabbitmq-watch")
                     pumping = tasks.create_task(reader.hand_over(tasks), name="rabbitmq-pump")
                     connected.set()
                     await stopping.wait()
                     pumping.cancel()
                     watching.cancel()
+                    await reader.leave(cast("str", consumer.consumer_tag))
             finally:
                 with suppress(TimeoutError, *_FAILURES):
                     async with asyncio.timeout(CLOSE_SECONDS):
@@ -292,6 +293,15 @@ class _Reader:
         while True:
             message = await self._waiting.get()
             tasks.create_task(self._hand(message), name="rabbitmq-hand")
+
+    async def leave(self, consumer: str) -> None:
+        """Be sent nothing further, and give back what is not at work: that may take long, and others can take it."""
+        with suppress(TimeoutError, *_FAILURES):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await kept(self._channel.basic_cancel(consumer))
+                while not self._waiting.empty():
+                    tag = cast("int", self._waiting.get_nowait().delivery_tag)
+                    await kept(self._channel.basic_nack(tag, requeue=True, wait=False))
 
     async def _hand(self, message: DeliveredMessage) -> None:
         tag = cast("int", message.delivery_tag)

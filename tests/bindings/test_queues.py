@@ -414,6 +414,33 @@ async def test_rabbitmq_exclusive_and_deleted(rabbit: tuple[str, Any]) -> None:
                 await asyncio.Event().wait()
 
 
+async def test_rabbitmq_leaves_the_rest_to_others(rabbit: tuple[str, Any]) -> None:
+    """Who leaves keeps what is at work, however long that takes, and nothing else."""
+    url, _ = rabbit
+    slow, other, going_on = App(), App(), (asyncio.Event(), asyncio.Event())
+
+    async def handle(event: BindingEvent) -> bytes:
+        await slow(event)
+        await going_on[len(slow.events) - 1].wait()
+        return b""
+
+    async with made("rabbitmq", host=url, queueName=unique("queue"), prefetchCount="2") as adapter:
+        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as leaving:
+            await leaving.enter_async_context(adapter.reading(Reading("in", "app", handle)))
+            numbers = [b"%d" % each for each in range(6)]
+            for each in numbers:
+                await adapter.invoke(call("create", each))
+            await eventually(lambda: _is(len(slow.events), 2))
+            task = tasks.create_task(leaving.pop_all().aclose())
+            await asyncio.sleep(0)
+            going_on[1].set()
+            async with adapter.reading(other.reading()):
+                await eventually(lambda: _is(len(other.events), 4))
+                assert not task.done()
+                going_on[0].set()
+        assert sorted(event.data for event in (*slow.events, *other.events)) == numbers
+
+
 async def test_rabbitmq_prefetch(rabbit: tuple[str, Any]) -> None:
     """So many are at work at once, and what is at work when it is left is acknowledged."""
     url, channel = rabbit
@@ -559,11 +586,11 @@ async def test_jetstream_messages() -> None:
     async with _context() as (url, context):
         subject, app = unique("queue"), App(BindingError("no"))
         await context.add_stream(name=subject, subjects=[f"{subject}.>"])
-        settings = {"natsURL": url, "subject": f"{subject}.*", "ackWait": "1s", "concurrency": "single"}
+        settings = {"natsURL": url, "subject": f"{subject}.*", "ackWait": "2s", "concurrency": "single"}
         done: list[BindingEvent] = []
 
         async def slow(event: BindingEvent) -> bytes:
-            await asyncio.sleep(2.5)  # What is slow is the application.
+            await asyncio.sleep(3.0)  # What is slow is the application.
             done.append(event)
             return b""
 
