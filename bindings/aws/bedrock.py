@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import orjson
 
 from bindings.aws._session import AWSAdapter, AWSSettings
+from bindings.conversation._service import sides
 from mesh.blocks.conversation import (
     Choice,
     ConversationAwayError,
@@ -71,11 +72,10 @@ class BedrockModel(AWSAdapter):
 
     def _request(self, asked: Converse) -> dict[str, Any]:
         told = [{"text": each.text} for each in asked.said if each.role in ("developer", "system")]
-        said = [each for each in asked.said if each.role not in ("developer", "system")]
         parameters = dict(asked.parameters)
         request: dict[str, Any] = {
             "modelId": str(parameters.pop("model", self._settings.model)),
-            "messages": _messages(said),
+            "messages": sides("Bedrock", asked.said, _blocks),
         }
         if told:
             request["system"] = told
@@ -108,21 +108,6 @@ def _choice(choice: str) -> Mapping[str, Any]:
     if choice == "auto":
         return {"auto": {}}
     return {"any": {}} if choice == "required" else {"tool": {"name": choice}}
-
-
-def _messages(said: Sequence[Said]) -> list[dict[str, Any]]:
-    """Write messages, of the two sides in turn: those of one side that follow each other are one."""
-    messages: list[dict[str, Any]] = []
-    for each in said:
-        role = "assistant" if each.role == "assistant" else "user"
-        blocks = _blocks(each)
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += blocks
-        elif blocks:
-            messages.append({"role": role, "content": blocks})
-    if not messages:
-        raise BadArgumentError("Bedrock needs a message that is no system's and no developer's, and is not empty")
-    return messages
 
 
 def _blocks(said: Said) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.conversation import ConversationAwayError, ConversationError, Converse, Conversed, Usage
+from mesh.blocks.conversation import ConversationAwayError, ConversationError, Converse, Conversed, Said, Usage
 from mesh.errors import BadArgumentError
 from mesh.resources.settings import COUNT, Kind, setting
 
@@ -28,6 +28,7 @@ __all__ = [
     "ModelSettings",
     "arguments_of",
     "number",
+    "sides",
     "text_of",
     "usage_of",
 ]
@@ -187,6 +188,32 @@ def _reason(answer: Any) -> str:
     error = told.get("error", told) if isinstance(told, dict) else None
     text = error.get("message") if isinstance(error, dict) else error
     return f": {text}" if isinstance(text, str) and text else ""
+
+
+def sides(service: str, said: Iterable[Said], blocks: Callable[[Said], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Write messages of two sides in turn: those of one that follow each other are one, as answers of tools must be.
+
+    Args:
+        service: For people.
+        said: The messages; those of systems and developers, which stand elsewhere, are left out.
+        blocks: Writes the contents of one.
+
+    Raises:
+        BadArgumentError: There is none.
+    """
+    messages: list[dict[str, Any]] = []
+    for each in said:
+        if each.role in ("developer", "system"):
+            continue
+        role = "assistant" if each.role == "assistant" else "user"
+        written = blocks(each)
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += written
+        elif written:
+            messages.append({"role": role, "content": written})
+    if not messages:
+        raise BadArgumentError(f"{service} needs a message that is no system's and no developer's, and is not empty")
+    return messages
 
 
 def arguments_of(name: str, text: str) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from bindings.conversation._service import KeyedSettings, ModelService, arguments_of, number, text_of, usage_of
+from bindings.conversation._service import KeyedSettings, ModelService, arguments_of, number, sides, text_of, usage_of
 from mesh.blocks.conversation import Choice, Converse, Conversed, Said, ToolCall
-from mesh.errors import BadArgumentError
 
 __all__ = ["AnthropicModel"]
 
@@ -48,7 +47,7 @@ class AnthropicModel(ModelService):
 
     def _body(self, asked: Converse) -> Mapping[str, Any]:
         told = [each.text for each in asked.said if each.role in ("developer", "system")]
-        messages = _messages([each for each in asked.said if each.role not in ("developer", "system")])
+        messages = sides("Anthropic", asked.said, _blocks)
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": self._most(asked) or MOST_TOKENS,
@@ -92,21 +91,6 @@ class AnthropicModel(ModelService):
         details = {"prompt_details": {"cached_tokens": cached}} if cached else {}
         usage = usage_of(given, told.get("output_tokens"), **details)
         return Conversed((choice,), text_of(answer.get("model")), usage)
-
-
-def _messages(said: list[Said]) -> list[dict[str, Any]]:
-    """Write messages; those of one side that follow each other are one, as answers of tools must be."""
-    messages: list[dict[str, Any]] = []
-    for each in said:
-        role = "assistant" if each.role == "assistant" else "user"
-        blocks = _blocks(each)
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += blocks
-        elif blocks:
-            messages.append({"role": role, "content": blocks})
-    if not messages:
-        raise BadArgumentError("Anthropic needs a message that is no system's and no developer's, and is not empty")
-    return messages
 
 
 def _blocks(said: Said) -> list[dict[str, Any]]:
