@@ -6,6 +6,7 @@ Source: Dapr 1.18, the HTTP binding.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from bindings._data import text_of
 from bindings.remote import tls_context
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
+from mesh.resources.component import header_refusal
 from mesh.resources.settings import BOOLEAN, DURATION, SIZE, VERBATIM, choice, setting
+from mesh.urls import without_credentials
 from mesh.values import parse_bool
 
 __all__ = ["HTTPBinding"]
@@ -29,6 +32,7 @@ OPERATIONS = ("create", "get", "head", "post", "put", "patch", "delete", "option
 MAX_CONNECTIONS = 100
 SIZE_OF_ANSWER = 100 * 1024 * 1024
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_CONNECTION = frozenset(("Host", "Content-Length", "Transfer-Encoding", "Connection"))
 
 
@@ -73,6 +77,7 @@ class HTTPBinding(ComponentAdapter):
         """Prepare."""
         super().__init__(settings)
         self._url = settings.url
+        self._shown = without_credentials(settings.url)
         self._session: aiohttp.ClientSession
 
     async def _enter(self) -> None:
@@ -119,9 +124,12 @@ class HTTPBinding(ComponentAdapter):
             ) as response:
                 body = await _read(response, settings.most)
         except TimeoutError:
-            raise BindingError(f"{self._url} does not answer in time", retryable=True) from None
+            raise BindingError(f"{self._shown} does not answer in time", retryable=True) from None
+        except aiohttp.InvalidURL:  # It would be told whole, with what is secret in it.
+            raise BindingError(f"{self._shown} and the path are no URL") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise BindingError(f"{self._url} cannot be called: {error}", retryable=True) from None
+            why = error.message if isinstance(error, aiohttp.ClientResponseError) else error
+            raise BindingError(f"{self._shown} cannot be called: {why}", retryable=True) from None
         told = {name: ", ".join(response.headers.getall(name)) for name in dict.fromkeys(response.headers)}
         told |= {"statusCode": str(response.status), "status": f"{response.status} {response.reason or ''}".strip()}
         if strict and not 200 <= response.status < 300:
@@ -140,12 +148,15 @@ class HTTPBinding(ComponentAdapter):
         """Give what begins with an upper-case letter, and the trace."""
         settings: HTTPSettings = self._settings
         headers = {"Accept": "application/json; charset=utf-8", "Content-Type": "application/json; charset=utf-8"}
-        headers |= {
-            name: value
-            for name, value in metadata.items()
-            if (name[:1].isupper() or name in ("traceparent", "tracestate", "baggage"))
-            and name.title() not in _OF_CONNECTION
-        }
+        for name, value in metadata.items():
+            if not name[:1].isupper() and name not in ("traceparent", "tracestate", "baggage"):
+                continue
+            if not _FIELD.fullmatch(name):  # Such as "Host: elsewhere".
+                raise BindingError(f"the metadata {name!r} are the name of no header field")
+            if refusal := header_refusal(value):
+                raise BindingError(f"the metadata {name}: {refusal}")
+            if name.title() not in _OF_CONNECTION:
+                headers[name] = value
         if settings.token:
             headers[settings.token_header] = settings.token
         return headers

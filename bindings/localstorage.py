@@ -272,6 +272,8 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _decoded(data: bytes) -> bytes:
     """Give what is written: a JSON string without its quotes, and what it encodes by base64, if it does."""
+    if data == b"null":  # There is none; as base64 it would be three bytes.
+        return b""
     text: object = data
     with suppress(orjson.JSONDecodeError):
         text = orjson.loads(data)

@@ -53,6 +53,7 @@ async def node(
         component("web", "bindings.http", url=url)
         + component("mild", "bindings.http", url=url, errorIfNot2XX="false")
         + component("small", "bindings.http", url=url, maxResponseBodySize="1")
+        + component("away", "bindings.http", url="http://me:s3cret@127.0.0.1:1/base?token=s3cret")
         + component("tick", "bindings.cron", schedule="@yearly", direction="input")
         + component("hidden", "bindings.http", url=url, scopes=["someone"])
         + component("files", "bindings.localstorage", rootPath=str(home / "files"))
@@ -89,6 +90,9 @@ def echoed(method: str, body: str = "") -> dict[str, object]:
     Case("head", invoke("web", "head", path="/echo"), 200, b"", {"metadata.status": "200 OK"}),
     Case("a field", invoke("web", path="/echo", **{"X-Mine": "m"}), 200, ANY, {"metadata.X-Mine": "m"}),
     Case("no field", invoke("web", path="/echo", **{"x-mine": "m"}), 200, ANY, {"metadata.X-Mine": ""}),
+    Case("a name of no field", invoke("web", path="/echo", **{"Host: elsewhere": "m"}), 500, error(FAILED)),
+    Case("a name beyond ASCII", invoke("web", path="/echo", **{"Übermut": "m"}), 500, error(FAILED)),
+    Case("two fields in one", invoke("web", path="/echo", **{"X-Mine": "m\r\nX-Other: n"}), 500, error(FAILED)),
     Case("an empty answer", invoke("web", path="/empty"), 200, b""),
     Case("PUT", ("PUT", "/v1.0/bindings/web", None, {"operation": "get", "metadata": {"path": "/empty"}}), 200, b""),
     Case(
@@ -147,6 +151,15 @@ async def test_the_trace_goes_along(node: Node) -> None:
     assert reply.json["traceparent"] == PARENT
 
 
+async def test_the_url_is_told_without_its_secrets(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """A login and a token in it are nobody's who calls, and stand in no log."""
+    reply = await node.request(*invoke("away", path="/x"))
+    assert reply.status == 500
+    assert b"http://***@127.0.0.1:1/base cannot be called" in reply.body
+    assert b"s3cret" not in reply.body
+    assert "s3cret" not in caplog.text
+
+
 async def files(node: Node, operation: str, data: object = None, **metadata: str) -> tuple[int, bytes]:
     reply = await node.request(*invoke("files", operation, data, **metadata))
     return reply.status, reply.body
@@ -160,6 +173,8 @@ async def test_files(node: Node) -> None:
     assert await files(node, "get", fileName="/a/c.json") == (200, b'{"x":1}')
     await files(node, "create", "AAEC/w==", fileName="raw")
     assert await files(node, "get", fileName="raw") == (200, b"\x00\x01\x02\xff")
+    await files(node, "create", fileName="nothing")
+    assert await files(node, "get", fileName="nothing") == (200, b"")
     status, body = await files(node, "list", fileName="a")
     assert (status, [Path(each).name for each in orjson.loads(body)]) == (200, ["b.txt", "c.json"])
     assert (await files(node, "rename", fileName="raw", destinationFile="d/raw"))[0] == 200
