@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
+from bindings._folder import opened
 from mesh.blocks.binding_contract import BindingError, Streamed
 
 __all__ = ["MAX_HELD_BYTES", "PIECE_BYTES", "Budget", "Files", "begun", "decoded", "encoded", "once", "pieces"]
@@ -139,7 +140,7 @@ class Files:
         """Read a file; raises ``BindingError``."""
         try:
             path = await asyncio.to_thread(self._path, name)
-            file = await asyncio.to_thread(path.open, "rb")
+            file = await asyncio.to_thread(opened, path)
             try:
                 while part := await asyncio.to_thread(file.read, FILE_BYTES):
                     yield part

@@ -19,11 +19,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, TypeVar, cast
+from typing import BinaryIO, ClassVar, TypeVar
 from uuid import uuid4
 
 import orjson
 
+from bindings._folder import opened
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
 from mesh.resources.settings import setting
@@ -142,7 +143,7 @@ class LocalStorageBinding(ComponentAdapter):
 
     def _get(self, asked: Invoke) -> Invoked:
         path = self._path(asked.metadata.get("fileName", ""))
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(MAX_READ_BYTES + 1)
         if len(data) > MAX_READ_BYTES:
             text = f"{asked.metadata['fileName']} is larger than {MAX_READ_BYTES} bytes"
@@ -212,16 +213,16 @@ def _sweep(root: Path) -> None:
     for path in itertools.islice(_walk(root), MAX_LISTED):
         if _PART.fullmatch(path.name) is None:
             continue
-        with suppress(OSError), path.open("rb") as file:
+        with suppress(OSError), opened(path) as file:
             if time.time() - os.fstat(file.fileno()).st_mtime > SWEEP_SECONDS:  # One that is new is locked soon.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
 
 def _opened(path: Path) -> tuple[BinaryIO, int]:
-    file = path.open("rb", buffering=0)
+    file = opened(path, buffering=0)
     try:
-        return cast("BinaryIO", file), os.fstat(file.fileno()).st_size
+        return file, os.fstat(file.fileno()).st_size
     except BaseException:
         file.close()
         raise

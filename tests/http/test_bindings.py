@@ -6,6 +6,7 @@ Source: reference/dapr-surface.md 0.5, 1.11, 2.7.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -184,6 +185,17 @@ async def test_files(node: Node) -> None:
     assert orjson.loads(body)["message"] == "error invoking output binding files: file not found: d/raw"
     _, body = await files(node, "create", "unnamed")
     assert await files(node, "get", fileName=orjson.loads(body)["fileName"]) == (200, b"unnamed")
+
+
+async def test_a_pipe_is_no_file(node: Node) -> None:
+    """Whoever opens one waits for who writes, which would take a thread for good."""
+    await files(node, "create", "hello", fileName="pipes/file")
+    _, body = await files(node, "list", fileName="pipes")
+    os.mkfifo(Path(orjson.loads(body)[0]).with_name("pipe"))
+    status, body = await files(node, "get", fileName="pipes/pipe")
+    assert (status, body.decode().count("get pipes/pipe: is no regular file")) == (500, 1)
+    status, body = await files(node, "get", fileName="pipes")
+    assert (status, body.decode().count("get pipes: Is a directory")) == (500, 1)
 
 
 # Events
