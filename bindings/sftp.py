@@ -247,27 +247,28 @@ class SFTPBinding(ObjectBinding, ComponentAdapter):
         with self._failures(name):
             sftp = await self._connected()
             file = await sftp.open(path, "rb")
-            parts = await begun(self._parts(file, name))
             try:
-                found = await file.stat()
+                size = (await file.stat()).size
+                parts = await begun(self._parts(file, name, size))
             except BaseException:
-                await parts.aclose()
+                await _closed(file)
                 raise
-        return Streamed(parts, found.size)
+        return Streamed(parts, size)
 
-    async def _parts(self, file: Any, name: str) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, file: Any, name: str, size: int | None) -> AsyncGenerator[bytes, None]:
+        """Read no further than the size: what lies behind is asked for at once, and its errors are told to nobody."""
         try:
             yield b""
-            while True:
+            left = size
+            while left is None or left > 0:
                 with self._failures(name):
-                    part = await file.read(FILE_BYTES)
+                    part = await file.read(FILE_BYTES if left is None else min(FILE_BYTES, left))
                 if not part:
                     return
+                left = None if left is None else left - len(part)
                 yield part
         finally:
-            with suppress(asyncssh.Error, OSError):
-                async with asyncio.timeout(CLEANUP_SECONDS):
-                    await file.close()
+            await _closed(file)
 
     async def _remove(self, name: str, metadata: Mapping[str, str]) -> None:
         path = self._path(name)
@@ -295,3 +296,9 @@ class SFTPBinding(ObjectBinding, ComponentAdapter):
                     if len(found) + len(waiting) > MAX_LISTED:
                         raise BindingError(f"there are more than {MAX_LISTED} files")
         return Invoked(orjson.dumps(sorted(found)))
+
+
+async def _closed(file: Any) -> None:
+    with suppress(asyncssh.Error, OSError):
+        async with asyncio.timeout(CLEANUP_SECONDS):
+            await file.close()
