@@ -62,7 +62,12 @@ class HTTPSettings:
         default="RenegotiateNever",
     )
     token: str = setting("securityToken", "Sent with every call.", default="", secret=True)
-    token_header: str = setting("securityTokenHeader", "The header field that the token is sent in.", default="")
+    token_header: str = setting(
+        "securityTokenHeader",
+        "The header field that the token is sent in, and what stands before it: `X-Token`, or `Authorization: Bearer`.",
+        default="",
+        example="Authorization: Bearer",
+    )
 
 
 class HTTPBinding(ComponentAdapter):
@@ -78,6 +83,7 @@ class HTTPBinding(ComponentAdapter):
         super().__init__(settings)
         self._url = settings.url
         self._shown = without_credentials(settings.url)
+        self._token: dict[str, str] = {}
         self._session: aiohttp.ClientSession
 
     async def _enter(self) -> None:
@@ -89,6 +95,7 @@ class HTTPBinding(ComponentAdapter):
             raise self._problem("MTLSClientCert and MTLSClientKey go together", "MTLSClientCert")
         if bool(settings.token) != bool(settings.token_header):
             raise self._problem("securityToken and securityTokenHeader go together", "securityTokenHeader")
+        self._token = self._token_field()
         tls = await asyncio.to_thread(self._context)
         connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=tls)
         session = aiohttp.ClientSession(
@@ -97,6 +104,16 @@ class HTTPBinding(ComponentAdapter):
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._session = await self._stack.enter_async_context(session)
+
+    def _token_field(self) -> dict[str, str]:
+        settings: HTTPSettings = self._settings
+        if not settings.token:
+            return {}
+        name, _, before = (each.strip() for each in settings.token_header.partition(":"))
+        value = f"{before} {settings.token}".strip()
+        if not _FIELD.fullmatch(name) or name.title() in _OF_CONNECTION or header_refusal(value):
+            raise self._problem("names no header field that can hold the token", "securityTokenHeader")
+        return {name: value}
 
     def _context(self) -> ssl.SSLContext:
         settings: HTTPSettings = self._settings
@@ -146,7 +163,6 @@ class HTTPBinding(ComponentAdapter):
 
     def _headers(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Give what begins with an upper-case letter, and the trace."""
-        settings: HTTPSettings = self._settings
         headers = {"Accept": "application/json; charset=utf-8", "Content-Type": "application/json; charset=utf-8"}
         for name, value in metadata.items():
             if not name[:1].isupper() and name not in ("traceparent", "tracestate", "baggage"):
@@ -157,9 +173,7 @@ class HTTPBinding(ComponentAdapter):
                 raise BindingError(f"the metadata {name}: {refusal}")
             if name.title() not in _OF_CONNECTION:
                 headers[name] = value
-        if settings.token:
-            headers[settings.token_header] = settings.token
-        return headers
+        return headers | self._token
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -38,7 +38,8 @@ async def service() -> AsyncIterator[App]:
 
         def echo(got: Got, request: web.BaseRequest) -> web.Response:
             said = {"method": got.method, "body": got.body.decode(), "traceparent": got.headers.get("traceparent")}
-            return web.json_response(said, headers={"X-Mine": got.headers.get("x-mine", "")})
+            given = {name: got.headers.get(name.lower(), "") for name in ("X-Mine", "Authorization")}
+            return web.json_response(said, headers=given)
 
         app.answers["/base/echo"] = echo
         yield app
@@ -54,6 +55,7 @@ async def node(
         component("web", "bindings.http", url=url)
         + component("mild", "bindings.http", url=url, errorIfNot2XX="false")
         + component("small", "bindings.http", url=url, maxResponseBodySize="1")
+        + component("known", "bindings.http", url=url, securityToken="t", securityTokenHeader="Authorization: Bearer")
         + component("away", "bindings.http", url="http://me:s3cret@127.0.0.1:1/base?token=s3cret")
         + component("tick", "bindings.cron", schedule="@yearly", direction="input")
         + component("hidden", "bindings.http", url=url, scopes=["someone"])
@@ -94,6 +96,14 @@ def echoed(method: str, body: str = "") -> dict[str, object]:
     Case("a name of no field", invoke("web", path="/echo", **{"Host: elsewhere": "m"}), 500, error(FAILED)),
     Case("a name beyond ASCII", invoke("web", path="/echo", **{"Übermut": "m"}), 500, error(FAILED)),
     Case("two fields in one", invoke("web", path="/echo", **{"X-Mine": "m\r\nX-Other: n"}), 500, error(FAILED)),
+    Case("a token", invoke("known", path="/echo"), 200, ANY, {"metadata.Authorization": "Bearer t"}),
+    Case(
+        "no other token",
+        invoke("known", path="/echo", Authorization="Bearer u"),
+        200,
+        ANY,
+        {"metadata.Authorization": "Bearer t"},
+    ),
     Case("an empty answer", invoke("web", path="/empty"), 200, b""),
     Case("PUT", ("PUT", "/v1.0/bindings/web", None, {"operation": "get", "metadata": {"path": "/empty"}}), 200, b""),
     Case(
