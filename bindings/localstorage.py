@@ -268,7 +268,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> Iterator[str]:
     """Iterate over the files in a folder and those in it; links are not followed."""
-    yield from (str(path) for path in _walk(folder) if _PART.fullmatch(path.name) is None)
+    for path in _walk(folder):
+        with suppress(UnicodeEncodeError):  # A name that is no text is nothing that a call could name.
+            str(path).encode()
+            if _PART.fullmatch(path.name) is None:
+                yield str(path)
 
 
 def _decoded(data: bytes) -> bytes:

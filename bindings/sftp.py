@@ -13,12 +13,13 @@ import base64
 import binascii
 import logging
 import posixpath
+import re
 import secrets
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 import orjson
@@ -38,6 +39,7 @@ CLEANUP_SECONDS = 10.0
 MAX_LISTED = 100_000
 logging.getLogger("asyncssh").setLevel(logging.WARNING)  # Below, it writes who logs in, and each file.
 _LOST = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost)
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _NOT_FOUND = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 _REFUSED = (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed)
 
@@ -284,10 +286,14 @@ class SFTPBinding(ObjectBinding, ComponentAdapter):
             sftp = await self._connected()
             waiting = [path]
             while waiting:
-                async for each in sftp.scandir(folder := waiting.pop()):
-                    base = str(each.filename)
+                folder = waiting.pop()
+                async for each in sftp.scandir(folder.encode()):  # As bytes, or a name that is no text ends it.
+                    try:
+                        base = cast("bytes", each.filename).decode()
+                    except UnicodeDecodeError:
+                        continue
                     kind = stat.S_IFMT(each.attrs.permissions or 0)
-                    if base in (".", "..") or base.endswith(".part"):
+                    if base in (".", "..") or _PART.fullmatch(base):
                         continue
                     if kind == stat.S_IFDIR:
                         waiting.append(posixpath.join(folder, base))

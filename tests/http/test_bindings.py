@@ -208,6 +208,15 @@ async def test_a_pipe_is_no_file(node: Node) -> None:
     assert (status, body.decode().count("get pipes: Is a directory")) == (500, 1)
 
 
+async def test_a_name_that_is_no_text_is_not_listed(node: Node) -> None:
+    """The others are."""
+    await files(node, "create", "hello", fileName="names/text")
+    _, body = await files(node, "list", fileName="names")
+    found = Path(orjson.loads(body)[0])
+    found.with_name(os.fsdecode(b"none\xff")).write_text("x")
+    assert await files(node, "list", fileName="names") == (200, orjson.dumps([str(found)]))
+
+
 # Events
 
 EVERY = {"schedule": "@every 1s"}
