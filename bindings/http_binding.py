@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
 
 from bindings._data import text_of
+from bindings._service import is_service
 from bindings.remote import tls_context
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
@@ -88,8 +89,7 @@ class HTTPBinding(ComponentAdapter):
 
     async def _enter(self) -> None:
         settings: HTTPSettings = self._settings
-        parts = urlsplit(settings.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_service(settings.url):
             raise self._problem("is the URL of a service: http://… or https://…", "url")
         if bool(settings.certificate) != bool(settings.key):
             raise self._problem("MTLSClientCert and MTLSClientKey go together", "MTLSClientCert")
@@ -117,9 +117,16 @@ class HTTPBinding(ComponentAdapter):
 
     def _context(self) -> ssl.SSLContext:
         settings: HTTPSettings = self._settings
+        named = {"MTLSRootCA": settings.ca, "MTLSClientCert": settings.certificate, "MTLSClientKey": settings.key}
+        given: dict[str, str | None] = {}
+        for name, text in named.items():
+            try:
+                given[name] = _pem(text) if text else None
+            except (OSError, ValueError) as error:  # Its text may be the key itself, which is not told.
+                why = error.strerror if isinstance(error, OSError) else "it is no text"
+                raise self._problem(f"is neither PEM nor the path of a file that can be read: {why}", name) from None
         try:
-            given = [_pem(each) if each else None for each in (settings.ca, settings.certificate, settings.key)]
-            return tls_context(*given)
+            return tls_context(*given.values())
         except (OSError, ValueError) as error:  # An ssl.SSLError is an OSError.
             raise self._problem(f"the certificates cannot be used: {error}", "MTLSRootCA") from None
 

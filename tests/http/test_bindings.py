@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -19,8 +20,10 @@ from bindings.cron import CronBinding, CronSettings, parse_schedule
 from mesh.blocks.binding_contract import BindingEvent, Reading
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import StateStore
-from mesh.errors import RecordsMissingError
+from mesh.errors import ConfigError, RecordsMissingError
+from mesh.registry import Registry
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, component, error, gateway
+from tests.support import nodes
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -169,6 +172,41 @@ async def test_the_url_is_told_without_its_secrets(node: Node, caplog: pytest.Lo
     assert b"http://***@127.0.0.1:1/base cannot be called" in reply.body
     assert b"s3cret" not in reply.body
     assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "setting"),
+    [
+        *(
+            (kind, {setting: url, **more}, setting)
+            for kind, setting, more in (
+                ("bindings.http", "url", {}),
+                ("bindings.graphql", "endpoint", {}),
+                ("bindings.influx", "url", {"org": "o", "bucket": "b", "token": "t"}),
+            )
+            for url in ("ftp://a", "http://", "http://[::1/", "http://a:99999", "a")
+        ),
+        ("bindings.http", {"url": "http://a", "MTLSRootCA": "s3cret"}, "MTLSRootCA"),
+        ("bindings.http", {"url": "http://a", "MTLSClientCert": "/", "MTLSClientKey": "s3cret"}, "MTLSClientCert"),
+        (
+            "bindings.http",
+            {"url": "http://a", "MTLSClientCert": "-----BEGIN", "MTLSClientKey": "s3cret"},
+            "MTLSClientKey",
+        ),
+        (
+            "bindings.http",
+            {"url": "http://a", "securityToken": "s3cret", "securityTokenHeader": "X Y"},
+            "securityTokenHeader",
+        ),
+    ],
+)
+async def test_settings_that_are_wrong(kind: str, settings: dict[str, str], setting: str) -> None:
+    """Each is named, and what it holds is not told."""
+    adapter: Any = Registry().load(kind).from_component(nodes.component("x", kind, **settings))  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=f"^{setting}: ") as caught:
+        async with adapter:
+            pass
+    assert "s3cret" not in str(caught.value)
 
 
 async def files(node: Node, operation: str, data: object = None, **metadata: str) -> tuple[int, bytes]:
