@@ -6,7 +6,9 @@ Source: reference/dapr-surface.md 0.5, 1.11, 2.7.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,25 @@ async def test_a_name_that_is_no_text_is_not_listed(node: Node) -> None:
     found = Path(orjson.loads(body)[0])
     found.with_name(os.fsdecode(b"none\xff")).write_text("x")
     assert await files(node, "list", fileName="names") == (200, orjson.dumps([str(found)]))
+
+
+async def test_what_a_killed_gateway_left_is_removed(tmp_path: Path) -> None:
+    """At the next start, also one some seconds later; not what another process writes."""
+    left, held, mine = (tmp_path / name for name in (f".{'a' * 16}.part", f".{'b' * 16}.part", "mine.part"))
+    for path in (left, held, mine):
+        path.write_text("x")
+        os.utime(path, (time.time() - 10,) * 2)
+    adapter: Any = (
+        Registry()
+        .load("bindings.localstorage")
+        .from_component(  # type: ignore[attr-defined]
+            nodes.component("x", "bindings.localstorage", rootPath=str(tmp_path))
+        )
+    )
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        async with adapter:
+            assert sorted(tmp_path.iterdir()) == [held, mine]
 
 
 # Events
