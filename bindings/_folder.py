@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["Found", "Folder", "TooManyError"]
+__all__ = ["Found", "Folder", "TooManyError", "opened"]
+
+
+def opened(path: Path, flags: int = 0, *, buffering: int = -1) -> BinaryIO:
+    """Open a file to read it; raises ``OSError``, also where it is a pipe or a device, which would block for good."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(number, os.strerror(number) if stat.S_ISDIR(mode) else "is no regular file")
+        return os.fdopen(handle, "rb", buffering)
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 class TooManyError(Exception):
@@ -66,7 +83,7 @@ class Folder:
             path = os.path.relpath(entry.path, self.root)
             try:
                 path.encode()
-                stat = entry.stat(follow_symlinks=False)
+                seen = entry.stat(follow_symlinks=False)
             except (UnicodeEncodeError, FileNotFoundError):  # Its name is no text, or it has just gone.
                 continue
             if self.patterns and not any(
@@ -75,7 +92,7 @@ class Folder:
                 continue
             if len(found) >= self.most:
                 raise TooManyError
-            found[path] = Found(stat.st_size, stat.st_mtime_ns)
+            found[path] = Found(seen.st_size, seen.st_mtime_ns)
         return found
 
     def _entries(self, folder: Path | str, *, top: bool = True) -> Iterator[os.DirEntry[str]]:
@@ -96,15 +113,14 @@ class Folder:
     def look(self, path: str) -> Found | None:
         """Look at one file again."""
         try:
-            stat = os.stat(self.root / path, follow_symlinks=False)
+            seen = os.stat(self.root / path, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Found(stat.st_size, stat.st_mtime_ns)
+        return Found(seen.st_size, seen.st_mtime_ns)
 
     def read(self, path: str, size: int) -> bytes:
         """Read so much of a file; raises ``OSError``."""
-        handle = os.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(handle, "rb") as file:
+        with opened(self.root / path, os.O_NOFOLLOW) as file:
             return file.read(size)
 
     def dispose(self, path: str, found: Found) -> None:

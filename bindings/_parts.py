@@ -13,6 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
 
+from bindings._folder import opened
 from mesh.blocks.binding_contract import BindingError, Streamed
 
 __all__ = [
@@ -225,7 +226,7 @@ class Files:
         """Read a file; raises ``BindingError``."""
         try:
             path = await asyncio.to_thread(self._path, name)
-            file = await asyncio.to_thread(path.open, "rb")
+            file = await asyncio.to_thread(opened, path)
             try:
                 while part := await to_the_end(file.read, FILE_BYTES):
                     yield part

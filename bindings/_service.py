@@ -10,7 +10,7 @@ import orjson
 from bindings.http import Answer, HTTPService
 from mesh.blocks.binding_contract import BindingError
 
-__all__ = ["JSON", "MAX_SAID", "Service", "protected", "safe", "said"]
+__all__ = ["JSON", "MAX_SAID", "Service", "is_service", "protected", "safe", "said"]
 
 JSON: Mapping[str, str] = {"Content-Type": "application/json"}
 MAX_SAID = 300
@@ -89,6 +89,15 @@ def said(metadata: Mapping[str, str], name: str) -> str:
     if name in metadata:
         return metadata[name]
     return next((value for each, value in metadata.items() if each.casefold() == name.casefold()), "")
+
+
+def is_service(url: str) -> bool:
+    """Tell whether a URL is one of a service over HTTP."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # As of a port beyond 65535.
+        return False
 
 
 def protected(url: str) -> bool:

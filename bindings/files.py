@@ -28,7 +28,7 @@ from mesh.blocks.store import Item, StateStore
 from mesh.blocks.turns import in_turn
 from mesh.errors import MeshError, RecordsMissingError
 from mesh.resources.settings import BOOLEAN, COUNT, DURATION, SIZE, Kind, choice, setting
-from mesh.tasks import task_group
+from mesh.tasks import only_error, task_group
 
 __all__ = ["FilesBinding"]
 
@@ -251,12 +251,20 @@ class _Reader:
 
     async def _watch(self) -> None:
         """Hear of changes; where the system does not tell of them, they are seen somewhat later."""
-        recursive = self._folder.recursive
-        try:
-            async for _ in awatch(self._folder.root, watch_filter=None, debounce=100, step=20, recursive=recursive):
-                self._look.set()
-        except (OSError, RuntimeError) as error:  # Such as too many watches on this machine.
-            logger.warning("changes of %s are seen up to %g s late: %s", self._folder.root, LATEST, error)
+        root, recursive = self._folder.root, self._folder.recursive
+        while True:
+            try:
+                with only_error():
+                    async for _ in awatch(root, watch_filter=None, debounce=100, step=20, recursive=recursive):
+                        self._look.set()
+                return
+            except OSError as error:  # Such as too many watches on this machine.
+                logger.warning("changes of %s are seen up to %g s late: %s", root, LATEST, error)
+                return
+            except RuntimeError as error:  # Such as a name that is no text: what comes after it is watched again.
+                logger.warning("changes of %s are seen up to %g s late for a while: %s", root, LATEST, error)
+            self._look.set()
+            await asyncio.sleep(LATEST)
 
     def _compare(self, found: Mapping[str, Found], telling: asyncio.TaskGroup) -> None:
         now = time.monotonic()

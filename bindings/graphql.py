@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from bindings._service import JSON, Service
+from bindings._service import JSON, Service, is_service
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
 from mesh.errors import ConfigError
@@ -78,9 +78,9 @@ class GraphQLBinding(ComponentAdapter):
 
     async def _enter(self) -> None:
         settings: GraphQLSettings = self._settings
-        parts = urlsplit(settings.endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_service(settings.endpoint):
             raise self._problem("is the URL of a service: http://… or https://…", "endpoint")
+        parts = urlsplit(settings.endpoint)
         whole = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._path = settings.endpoint.partition(parts.netloc)[2]
         secrets, headers = [*settings.headers.values()], dict(_ACCEPT)

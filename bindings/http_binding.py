@@ -6,21 +6,25 @@ Source: Dapr 1.18, the HTTP binding.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
 
 from bindings._data import text_of
+from bindings._service import is_service
 from bindings.remote import tls_context
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
+from mesh.resources.component import header_refusal
 from mesh.resources.settings import BOOLEAN, DURATION, SIZE, VERBATIM, choice, setting
+from mesh.urls import without_credentials
 from mesh.values import parse_bool
 
 __all__ = ["HTTPBinding"]
@@ -29,6 +33,7 @@ OPERATIONS = ("create", "get", "head", "post", "put", "patch", "delete", "option
 MAX_CONNECTIONS = 100
 SIZE_OF_ANSWER = 100 * 1024 * 1024
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_CONNECTION = frozenset(("Host", "Content-Length", "Transfer-Encoding", "Connection"))
 
 
@@ -58,7 +63,12 @@ class HTTPSettings:
         default="RenegotiateNever",
     )
     token: str = setting("securityToken", "Sent with every call.", default="", secret=True)
-    token_header: str = setting("securityTokenHeader", "The header field that the token is sent in.", default="")
+    token_header: str = setting(
+        "securityTokenHeader",
+        "The header field that the token is sent in, and what stands before it: `X-Token`, or `Authorization: Bearer`.",
+        default="",
+        example="Authorization: Bearer",
+    )
 
 
 class HTTPBinding(ComponentAdapter):
@@ -73,19 +83,19 @@ class HTTPBinding(ComponentAdapter):
         """Prepare."""
         super().__init__(settings)
         self._url = settings.url
-        self._shown = ""
+        self._shown = without_credentials(settings.url)
+        self._token: dict[str, str] = {}
         self._session: aiohttp.ClientSession
 
     async def _enter(self) -> None:
         settings: HTTPSettings = self._settings
-        parts = urlsplit(settings.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_service(settings.url):
             raise self._problem("is the URL of a service: http://… or https://…", "url")
         if bool(settings.certificate) != bool(settings.key):
             raise self._problem("MTLSClientCert and MTLSClientKey go together", "MTLSClientCert")
         if bool(settings.token) != bool(settings.token_header):
             raise self._problem("securityToken and securityTokenHeader go together", "securityTokenHeader")
-        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # The rest may be secret.
+        self._token = self._token_field()
         tls = await asyncio.to_thread(self._context)
         connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=tls)
         session = aiohttp.ClientSession(
@@ -95,11 +105,28 @@ class HTTPBinding(ComponentAdapter):
         )
         self._session = await self._stack.enter_async_context(session)
 
+    def _token_field(self) -> dict[str, str]:
+        settings: HTTPSettings = self._settings
+        if not settings.token:
+            return {}
+        name, _, before = (each.strip() for each in settings.token_header.partition(":"))
+        value = f"{before} {settings.token}".strip()
+        if not _FIELD.fullmatch(name) or name.title() in _OF_CONNECTION or header_refusal(value):
+            raise self._problem("names no header field that can hold the token", "securityTokenHeader")
+        return {name: value}
+
     def _context(self) -> ssl.SSLContext:
         settings: HTTPSettings = self._settings
+        named = {"MTLSRootCA": settings.ca, "MTLSClientCert": settings.certificate, "MTLSClientKey": settings.key}
+        given: dict[str, str | None] = {}
+        for name, text in named.items():
+            try:
+                given[name] = _pem(text) if text else None
+            except (OSError, ValueError) as error:  # Its text may be the key itself, which is not told.
+                why = error.strerror if isinstance(error, OSError) else "it is no text"
+                raise self._problem(f"is neither PEM nor the path of a file that can be read: {why}", name) from None
         try:
-            given = [_pem(each) if each else None for each in (settings.ca, settings.certificate, settings.key)]
-            return tls_context(*given)
+            return tls_context(*given.values())
         except (OSError, ValueError) as error:  # An ssl.SSLError is an OSError.
             raise self._problem(f"the certificates cannot be used: {error}", "MTLSRootCA") from None
 
@@ -122,12 +149,13 @@ class HTTPBinding(ComponentAdapter):
                 body = await _read(response, settings.most)
         except TimeoutError:
             raise BindingError(f"{self._shown} does not answer in time", retryable=True) from None
-        except aiohttp.InvalidURL:  # It quotes all of it.
-            raise BindingError(f"{self._shown} cannot be called: with the path it is no URL") from None
+        except aiohttp.InvalidURL:  # It would be told whole, with what is secret in it.
+            raise BindingError(f"{self._shown} and the path are no URL") from None
         except ValueError as error:
             raise BindingError(f"{self._shown} cannot be called: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise BindingError(f"{self._shown} cannot be called: {error}", retryable=True) from None
+            why = error.message if isinstance(error, aiohttp.ClientResponseError) else error
+            raise BindingError(f"{self._shown} cannot be called: {why}", retryable=True) from None
         told = {name: ", ".join(response.headers.getall(name)) for name in dict.fromkeys(response.headers)}
         told |= {"statusCode": str(response.status), "status": f"{response.status} {response.reason or ''}".strip()}
         if strict and not 200 <= response.status < 300:
@@ -144,17 +172,17 @@ class HTTPBinding(ComponentAdapter):
 
     def _headers(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Give what begins with an upper-case letter, and the trace."""
-        settings: HTTPSettings = self._settings
         headers = {"Accept": "application/json; charset=utf-8", "Content-Type": "application/json; charset=utf-8"}
-        headers |= {
-            name: value
-            for name, value in metadata.items()
-            if (name[:1].isupper() or name in ("traceparent", "tracestate", "baggage"))
-            and name.title() not in _OF_CONNECTION
-        }
-        if settings.token:
-            headers[settings.token_header] = settings.token
-        return headers
+        for name, value in metadata.items():
+            if not name[:1].isupper() and name not in ("traceparent", "tracestate", "baggage"):
+                continue
+            if not _FIELD.fullmatch(name):  # Such as "Host: elsewhere".
+                raise BindingError(f"the metadata {name!r} are the name of no header field")
+            if refusal := header_refusal(value):
+                raise BindingError(f"the metadata {name}: {refusal}")
+            if name.title() not in _OF_CONNECTION:
+                headers[name] = value
+        return headers | self._token
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from bindings._service import JSON, Service
+from bindings._service import JSON, Service, is_service
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
 from mesh.resources.settings import setting
@@ -52,8 +52,7 @@ class InfluxBinding(ComponentAdapter):
 
     async def _enter(self) -> None:
         settings: InfluxSettings = self._settings
-        parts = urlsplit(settings.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
+        if not is_service(settings.url) or "?" in settings.url or "@" in urlsplit(settings.url).netloc:
             raise self._problem("is the URL of a server, without credentials: http://… or https://…", "url")
         headers = {"Authorization": f"Token {settings.token}"}
         service = Service("InfluxDB", settings.url, headers, secrets=(settings.token,))

@@ -18,11 +18,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import BinaryIO, ClassVar
 from uuid import uuid4
 
 import orjson
 
+from bindings._folder import opened
 from bindings._parts import FILE_BYTES, Beside, to_the_end, written
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
@@ -32,7 +33,7 @@ __all__ = ["LocalStorageBinding"]
 
 MAX_READ_BYTES = 256 * 1024 * 1024
 MAX_LISTED = 100_000
-SWEEP_SECONDS = 60.0
+SWEEP_SECONDS = 2.0  # A gateway that is started again at once takes longer.
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
@@ -125,7 +126,7 @@ class LocalStorageBinding(ComponentAdapter):
 
     def _get(self, asked: Invoke) -> Invoked:
         path = self._path(asked.metadata.get("fileName", ""))
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(MAX_READ_BYTES + 1)
         if len(data) > MAX_READ_BYTES:
             text = f"{asked.metadata['fileName']} is larger than {MAX_READ_BYTES} bytes"
@@ -163,16 +164,16 @@ def _sweep(root: Path) -> None:
     for path in itertools.islice(_walk(root), MAX_LISTED):
         if _PART.fullmatch(path.name) is None:
             continue
-        with suppress(OSError), path.open("rb") as file:
+        with suppress(OSError), opened(path) as file:
             if time.time() - os.fstat(file.fileno()).st_mtime > SWEEP_SECONDS:  # One that is new is locked soon.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
 
 def _opened(path: Path) -> tuple[BinaryIO, int]:
-    file = path.open("rb", buffering=0)
+    file = opened(path, buffering=0)
     try:
-        return cast("BinaryIO", file), os.fstat(file.fileno()).st_size
+        return file, os.fstat(file.fileno()).st_size
     except BaseException:
         file.close()
         raise
@@ -203,11 +204,17 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> Iterator[str]:
     """Iterate over the files in a folder and those in it; links are not followed."""
-    yield from (str(path) for path in _walk(folder) if _PART.fullmatch(path.name) is None)
+    for path in _walk(folder):
+        with suppress(UnicodeEncodeError):  # A name that is no text is nothing that a call could name.
+            str(path).encode()
+            if _PART.fullmatch(path.name) is None:
+                yield str(path)
 
 
 def _decoded(data: bytes) -> bytes:
     """Give what is written: a JSON string without its quotes, and what it encodes by base64, if it does."""
+    if data == b"null":  # There is none; as base64 it would be three bytes.
+        return b""
     text: object = data
     with suppress(orjson.JSONDecodeError):
         text = orjson.loads(data)

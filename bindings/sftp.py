@@ -13,12 +13,13 @@ import base64
 import binascii
 import logging
 import posixpath
+import re
 import secrets
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 import orjson
@@ -38,6 +39,7 @@ CLEANUP_SECONDS = 10.0
 MAX_LISTED = 100_000
 logging.getLogger("asyncssh").setLevel(logging.WARNING)  # Below, it writes who logs in, and each file.
 _LOST = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost)
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _NOT_FOUND = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 _REFUSED = (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed)
 
@@ -247,27 +249,28 @@ class SFTPBinding(ObjectBinding, ComponentAdapter):
         with self._failures(name):
             sftp = await self._connected()
             file = await sftp.open(path, "rb")
-            parts = await begun(self._parts(file, name))
             try:
-                found = await file.stat()
+                size = (await file.stat()).size
+                parts = await begun(self._parts(file, name, size))
             except BaseException:
-                await parts.aclose()
+                await _closed(file)
                 raise
-        return Streamed(parts, found.size)
+        return Streamed(parts, size)
 
-    async def _parts(self, file: Any, name: str) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, file: Any, name: str, size: int | None) -> AsyncGenerator[bytes, None]:
+        """Read no further than the size: what lies behind is asked for at once, and its errors are told to nobody."""
         try:
             yield b""
-            while True:
+            left = size
+            while left is None or left > 0:
                 with self._failures(name):
-                    part = await file.read(FILE_BYTES)
+                    part = await file.read(FILE_BYTES if left is None else min(FILE_BYTES, left))
                 if not part:
                     return
+                left = None if left is None else left - len(part)
                 yield part
         finally:
-            with suppress(asyncssh.Error, OSError):
-                async with asyncio.timeout(CLEANUP_SECONDS):
-                    await file.close()
+            await _closed(file)
 
     async def _remove(self, name: str, metadata: Mapping[str, str]) -> None:
         path = self._path(name)
@@ -283,10 +286,14 @@ class SFTPBinding(ObjectBinding, ComponentAdapter):
             sftp = await self._connected()
             waiting = [path]
             while waiting:
-                async for each in sftp.scandir(folder := waiting.pop()):
-                    base = str(each.filename)
+                folder = waiting.pop()
+                async for each in sftp.scandir(folder.encode()):  # As bytes, or a name that is no text ends it.
+                    try:
+                        base = cast("bytes", each.filename).decode()
+                    except UnicodeDecodeError:
+                        continue
                     kind = stat.S_IFMT(each.attrs.permissions or 0)
-                    if base in (".", "..") or base.endswith(".part"):
+                    if base in (".", "..") or _PART.fullmatch(base):
                         continue
                     if kind == stat.S_IFDIR:
                         waiting.append(posixpath.join(folder, base))
@@ -295,3 +302,9 @@ class SFTPBinding(ObjectBinding, ComponentAdapter):
                     if len(found) + len(waiting) > MAX_LISTED:
                         raise BindingError(f"there are more than {MAX_LISTED} files")
         return Invoked(orjson.dumps(sorted(found)))
+
+
+async def _closed(file: Any) -> None:
+    with suppress(asyncssh.Error, OSError):
+        async with asyncio.timeout(CLEANUP_SECONDS):
+            await file.close()

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from bindings._folder import opened
 from bindings.crypto._keys import Key, parse_key
 from bindings.crypto._provider import LocalProvider
 from mesh.errors import CryptoError
@@ -53,7 +54,7 @@ class LocalStorageCrypto(LocalProvider):
 
     def _read(self, name: str, inside: PurePosixPath) -> Key:
         try:
-            with (Path(self._settings.path) / inside).open("rb") as file:
+            with opened(Path(self._settings.path) / inside) as file:
                 data = file.read(MAX_KEY_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no name of a file"

@@ -31,14 +31,15 @@ from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
 from mesh.errors import StateError
 from mesh.tasks import task_group
 
-__all__ = ["CHUNK", "MAX_ROWS", "Answer", "ExcessError", "SQLBinding", "as_json", "json_text"]
+__all__ = ["CHUNK", "MAX_BYTES", "MAX_ROWS", "Answer", "ExcessError", "SQLBinding", "as_json", "json_text"]
 
 OPERATIONS = ("exec", "query", "close")
 MAX_ROWS = 100_000
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PARAMS_BYTES = 16 * 1024 * 1024
 MOST_DIGITS = 1000
-CHUNK = 500
+CHUNK, CHUNK_BYTES = 500, 1024 * 1024
+_LONG = frozenset((str, bytes))  # What can be.
 _LONGEST_INT64 = 20  # Characters.
 LONGEST_SQL_TOLD = 4096  # Clients take header fields of 8 KiB.
 _ENDLESS = {datetime.max: "infinity", datetime.min: "-infinity", date.max: "infinity", date.min: "-infinity"}
@@ -61,6 +62,24 @@ class Answer:
         self._encode = encode
         self._parts: list[bytes] = []
         self._rows = self._bytes = 0
+        self._names: Sequence[str] = ()
+        self._held: list[Sequence[Any]] = []
+        self._held_bytes = 0
+
+    def take(self, names: Sequence[str], row: Sequence[Any]) -> None:
+        """Add a row as an object; few are held until `end`, and none that are large. Raises as `add`."""
+        self._names = names
+        self._held.append(row)
+        for each in row:
+            if type(each) in _LONG:
+                self._held_bytes += len(each)
+        if len(self._held) >= CHUNK or self._held_bytes >= CHUNK_BYTES:
+            self.end()
+
+    def end(self) -> None:
+        """Add what is held; raises as `add`."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        self.add([dict(zip(self._names, row, strict=True)) for row in held])
 
     def add(self, rows: Sequence[Any]) -> None:
         """Add rows: sequences, or mappings.

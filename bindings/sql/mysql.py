@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -27,6 +28,7 @@ from mesh.resources.settings import SECONDS, Setting, ignored, read_settings, se
 
 __all__ = ["DRIVER", "MySQLStateStore", "engine_of", "open_connection"]
 
+logging.getLogger("asyncmy").setLevel(logging.ERROR)  # Below, it writes the server's warnings, with what callers sent.
 MAX_KEY = 255
 _CONNECTIONS = 10
 _AGAIN = frozenset({1205, 1213, 3101})

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from asyncmy.cursors import SSCursor
 
-from bindings.sql._binding import CHUNK, Answer, SQLBinding, as_json, json_text
+from bindings.sql._binding import Answer, SQLBinding, as_json, json_text
 from bindings.sql._godsn import DataSource, parse
 from bindings.sql._runner import Bounds, Runner, pooled
 from bindings.sql.mysql import DRIVER, engine_of, open_connection
@@ -123,7 +123,7 @@ class MySQLBinding(SQLBinding):
             await _begin(cursor, connection, sql, params)
             while True:
                 if cursor.description is not None:
-                    while await cursor.fetchmany(CHUNK):
+                    while await cursor.fetchone() is not None:
                         pass
                 changed: int = 0 if cursor.description is not None else cursor.rowcount
                 if not await cursor.nextset():
@@ -135,8 +135,9 @@ class MySQLBinding(SQLBinding):
             if cursor.description is None:
                 return
             names = [column[0] for column in cursor.description]
-            while rows := await cursor.fetchmany(CHUNK):
-                answer.add([dict(zip(names, row, strict=True)) for row in rows])
+            while (row := await cursor.fetchone()) is not None:
+                answer.take(names, row)
+            answer.end()
 
     async def _undo(self, connection: Any) -> bool:
         opened = bool(connection.server_status & _IN_TRANSACTION)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Self
 
-from bindings.sql._binding import CHUNK, Answer, SQLBinding, json_text
+from bindings.sql._binding import MAX_BYTES, Answer, SQLBinding, json_text
 from bindings.sql._runner import Runner
 from bindings.sql.sqlite import BUSY_SECONDS, DRIVER, File, Opening, parse
 from mesh.errors import ConfigError
@@ -90,8 +90,9 @@ class SQLiteBinding(SQLBinding):
     ) -> None:
         with closing(connection.execute(sql, _given(params or ()))) as cursor:
             names = [column[0] for column in cursor.description or ()]
-            while rows := cursor.fetchmany(CHUNK):
-                answer.add([dict(zip(names, row, strict=True)) for row in rows])
+            for row in cursor:
+                answer.take(names, row)
+            answer.end()
 
     async def _undo(self, connection: sqlite3.Connection) -> bool:
         opened = connection.in_transaction
@@ -101,12 +102,16 @@ class SQLiteBinding(SQLBinding):
 
 
 def _confine(connection: sqlite3.Connection) -> None:
-    """Keep statements from other files: to attach one, or to write one as a copy, is refused."""
+    """Keep statements from other files: to attach one, or to write one as a copy, is refused; bound its values.
+
+    What a statement makes is in the memory of this process.
+    """
 
     def allows(action: int, name: str | None, *_: object) -> int:
         return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH and name != "" else sqlite3.SQLITE_OK
 
     connection.set_authorizer(allows)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
 
 
 def _given(params: Sequence[Any]) -> Sequence[Any]:

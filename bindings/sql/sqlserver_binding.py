@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 from sqlalchemy import create_engine
 
 from bindings.sql._ado import SQLServer, parse
-from bindings.sql._binding import CHUNK, Answer, SQLBinding, as_json, json_text
+from bindings.sql._binding import Answer, SQLBinding, as_json, json_text
 from bindings.sql._runner import ENGINE, Runner, threaded
 from bindings.sql._session import blocking
 from bindings.sql.sqlserver import LOGIN_BY_CLOUD, NO_CLOUD, fault, load_driver
@@ -118,8 +118,9 @@ class SQLServerBinding(SQLBinding):
                 if not cursor.nextset():
                     return
             names = [column[0] for column in cursor.description]
-            while rows := cursor.fetchmany(CHUNK):
-                answer.add([dict(zip(names, row, strict=True)) for row in rows])
+            for row in cursor:
+                answer.take(names, row)
+            answer.end()
 
     async def _undo(self, connection: Any) -> bool:
         [[count]] = connection.execute("SELECT @@TRANCOUNT").fetchall()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -265,6 +266,35 @@ async def test_an_answer_that_is_too_large(database: Database) -> None:
     with pytest.raises(BindingError, match=f"more than {MAX_BYTES} bytes"):
         await database.query(f"SELECT {large} FROM ({many.format(8)}) AS n")
     assert await database.cell("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("database", ["mysql", "sqlite"], indirect=True)
+async def test_what_is_held_of_large_rows(database: Database) -> None:
+    """What is refused by its bytes was not read first: a few of so many rows were in memory."""
+    large = "zeroblob(10000000)" if database.name == "sqlite" else "repeat('x', 10000000)"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BindingError, match=f"more than {MAX_BYTES} bytes"):
+            await database.query(f"SELECT {large} FROM ({MANY[database.name].format(60)}) AS n")
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_value_that_sqlite_would_make_here(database: Database) -> None:
+    """It is no larger than an answer: it would be in the memory of this process."""
+    for sql in (f"SELECT zeroblob({MAX_BYTES + 1})", f"SELECT length(zeroblob({MAX_BYTES + 1}))"):
+        with pytest.raises(BindingError, match="too big"):
+            await database.query(sql)
+    assert await database.cell("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+async def test_warnings_of_mysql_are_not_logged(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """They hold what callers sent."""
+    await database.run("DROP TABLE IF EXISTS s3cret")
+    assert "s3cret" not in caplog.text
 
 
 SLOW = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -178,6 +179,32 @@ async def test_a_file_that_is_being_written(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
         await app.until(("added", "a"))
     assert app.got[0].data == b"part " * 10
+
+
+async def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """It is left out, and those that are being handled meanwhile are not handled again."""
+    app, began, go = Taken(), asyncio.Event(), asyncio.Event()
+    calls = 0
+
+    async def handle(event: BindingEvent) -> bytes:
+        nonlocal calls
+        calls += 1
+        began.set()
+        await go.wait()
+        return await app.handle(event)
+
+    def both() -> None:
+        assert calls == 2
+
+    async with opened(tmp_path, store()) as adapter, adapter.reading(Reading("in", "app", handle)):
+        (tmp_path / "one").write_text("1")
+        await began.wait()
+        (tmp_path / os.fsdecode(b"bad\xff")).write_text("2")
+        (tmp_path / "three").write_text("3")
+        await eventually(both)
+        go.set()
+        await app.until(("added", "one"), ("added", "three"))
+    assert calls == 2
 
 
 async def test_two_hosts_of_one_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -275,6 +276,15 @@ async def test_a_server_that_was_away(tmp_path: Path) -> None:
         assert caught.value.retryable
         await server.start()
         await eventually(there)
+
+
+async def test_sftp_lists_what_calls_can_name(tmp_path: Path) -> None:
+    """A file on its way is left out, and one whose name is no text; neither keeps the others from being listed."""
+    async with SFTPServer(tmp_path / "sftp") as server, loaded("bindings.sftp", server.settings) as adapter:
+        folder = server.folder / "uploads"
+        for name in (b"a", b"b.part", b".0123456789abcdef.part", b"none\xff"):
+            (folder / os.fsdecode(name)).write_text("x")
+        assert (await adapter.invoke(call("list"))).data == b'["a","b.part"]'
 
 
 @pytest.mark.costly

@@ -6,8 +6,12 @@ Source: reference/dapr-surface.md 0.5, 1.11, 2.7.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -18,8 +22,10 @@ from bindings.cron import CronBinding, CronSettings, parse_schedule
 from mesh.blocks.binding_contract import BindingEvent, Reading
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import StateStore
-from mesh.errors import RecordsMissingError
+from mesh.errors import ConfigError, RecordsMissingError
+from mesh.registry import Registry
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, component, error, gateway
+from tests.support import nodes
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -37,7 +43,8 @@ async def service() -> AsyncIterator[App]:
 
         def echo(got: Got, request: web.BaseRequest) -> web.Response:
             said = {"method": got.method, "body": got.body.decode(), "traceparent": got.headers.get("traceparent")}
-            return web.json_response(said, headers={"X-Mine": got.headers.get("x-mine", "")})
+            given = {name: got.headers.get(name.lower(), "") for name in ("X-Mine", "Authorization")}
+            return web.json_response(said, headers=given)
 
         app.answers["/base/echo"] = echo
         yield app
@@ -53,6 +60,8 @@ async def node(
         component("web", "bindings.http", url=url)
         + component("mild", "bindings.http", url=url, errorIfNot2XX="false")
         + component("small", "bindings.http", url=url, maxResponseBodySize="1")
+        + component("known", "bindings.http", url=url, securityToken="t", securityTokenHeader="Authorization: Bearer")
+        + component("away", "bindings.http", url="http://me:s3cret@127.0.0.1:1/base?token=s3cret")
         + component("tick", "bindings.cron", schedule="@yearly", direction="input")
         + component("hidden", "bindings.http", url=url, scopes=["someone"])
         + component("files", "bindings.localstorage", rootPath=str(home / "files"))
@@ -89,6 +98,17 @@ def echoed(method: str, body: str = "") -> dict[str, object]:
     Case("head", invoke("web", "head", path="/echo"), 200, b"", {"metadata.status": "200 OK"}),
     Case("a field", invoke("web", path="/echo", **{"X-Mine": "m"}), 200, ANY, {"metadata.X-Mine": "m"}),
     Case("no field", invoke("web", path="/echo", **{"x-mine": "m"}), 200, ANY, {"metadata.X-Mine": ""}),
+    Case("a name of no field", invoke("web", path="/echo", **{"Host: elsewhere": "m"}), 500, error(FAILED)),
+    Case("a name beyond ASCII", invoke("web", path="/echo", **{"Übermut": "m"}), 500, error(FAILED)),
+    Case("two fields in one", invoke("web", path="/echo", **{"X-Mine": "m\r\nX-Other: n"}), 500, error(FAILED)),
+    Case("a token", invoke("known", path="/echo"), 200, ANY, {"metadata.Authorization": "Bearer t"}),
+    Case(
+        "no other token",
+        invoke("known", path="/echo", Authorization="Bearer u"),
+        200,
+        ANY,
+        {"metadata.Authorization": "Bearer t"},
+    ),
     Case("an empty answer", invoke("web", path="/empty"), 200, b""),
     Case("PUT", ("PUT", "/v1.0/bindings/web", None, {"operation": "get", "metadata": {"path": "/empty"}}), 200, b""),
     Case(
@@ -147,6 +167,50 @@ async def test_the_trace_goes_along(node: Node) -> None:
     assert reply.json["traceparent"] == PARENT
 
 
+async def test_the_url_is_told_without_its_secrets(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """A login and a token in it are nobody's who calls, and stand in no log."""
+    reply = await node.request(*invoke("away", path="/x"))
+    assert reply.status == 500
+    assert b"http://***@127.0.0.1:1/base cannot be called" in reply.body
+    assert b"s3cret" not in reply.body
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "setting"),
+    [
+        *(
+            (kind, {setting: url, **more}, setting)
+            for kind, setting, more in (
+                ("bindings.http", "url", {}),
+                ("bindings.graphql", "endpoint", {}),
+                ("bindings.influx", "url", {"org": "o", "bucket": "b", "token": "t"}),
+            )
+            for url in ("ftp://a", "http://", "http://[::1/", "http://a:99999", "a")
+        ),
+        ("bindings.http", {"url": "http://a", "MTLSRootCA": "s3cret"}, "MTLSRootCA"),
+        ("bindings.http", {"url": "http://a", "MTLSClientCert": "/", "MTLSClientKey": "s3cret"}, "MTLSClientCert"),
+        (
+            "bindings.http",
+            {"url": "http://a", "MTLSClientCert": "-----BEGIN", "MTLSClientKey": "s3cret"},
+            "MTLSClientKey",
+        ),
+        (
+            "bindings.http",
+            {"url": "http://a", "securityToken": "s3cret", "securityTokenHeader": "X Y"},
+            "securityTokenHeader",
+        ),
+    ],
+)
+async def test_settings_that_are_wrong(kind: str, settings: dict[str, str], setting: str) -> None:
+    """Each is named, and what it holds is not told."""
+    adapter: Any = Registry().load(kind).from_component(nodes.component("x", kind, **settings))  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=f"^{setting}: ") as caught:
+        async with adapter:
+            pass
+    assert "s3cret" not in str(caught.value)
+
+
 async def files(node: Node, operation: str, data: object = None, **metadata: str) -> tuple[int, bytes]:
     reply = await node.request(*invoke("files", operation, data, **metadata))
     return reply.status, reply.body
@@ -160,6 +224,8 @@ async def test_files(node: Node) -> None:
     assert await files(node, "get", fileName="/a/c.json") == (200, b'{"x":1}')
     await files(node, "create", "AAEC/w==", fileName="raw")
     assert await files(node, "get", fileName="raw") == (200, b"\x00\x01\x02\xff")
+    await files(node, "create", fileName="nothing")
+    assert await files(node, "get", fileName="nothing") == (200, b"")
     status, body = await files(node, "list", fileName="a")
     assert (status, [Path(each).name for each in orjson.loads(body)]) == (200, ["b.txt", "c.json"])
     assert (await files(node, "rename", fileName="raw", destinationFile="d/raw"))[0] == 200
@@ -169,6 +235,45 @@ async def test_files(node: Node) -> None:
     assert orjson.loads(body)["message"] == "error invoking output binding files: file not found: d/raw"
     _, body = await files(node, "create", "unnamed")
     assert await files(node, "get", fileName=orjson.loads(body)["fileName"]) == (200, b"unnamed")
+
+
+async def test_a_pipe_is_no_file(node: Node) -> None:
+    """Whoever opens one waits for who writes, which would take a thread for good."""
+    await files(node, "create", "hello", fileName="pipes/file")
+    _, body = await files(node, "list", fileName="pipes")
+    os.mkfifo(Path(orjson.loads(body)[0]).with_name("pipe"))
+    status, body = await files(node, "get", fileName="pipes/pipe")
+    assert (status, body.decode().count("get pipes/pipe: is no regular file")) == (500, 1)
+    status, body = await files(node, "get", fileName="pipes")
+    assert (status, body.decode().count("get pipes: Is a directory")) == (500, 1)
+
+
+async def test_a_name_that_is_no_text_is_not_listed(node: Node) -> None:
+    """The others are."""
+    await files(node, "create", "hello", fileName="names/text")
+    _, body = await files(node, "list", fileName="names")
+    found = Path(orjson.loads(body)[0])
+    found.with_name(os.fsdecode(b"none\xff")).write_text("x")
+    assert await files(node, "list", fileName="names") == (200, orjson.dumps([str(found)]))
+
+
+async def test_what_a_killed_gateway_left_is_removed(tmp_path: Path) -> None:
+    """At the next start, also one some seconds later; not what another process writes."""
+    left, held, mine = (tmp_path / name for name in (f".{'a' * 16}.part", f".{'b' * 16}.part", "mine.part"))
+    for path in (left, held, mine):
+        path.write_text("x")
+        os.utime(path, (time.time() - 10,) * 2)
+    adapter: Any = (
+        Registry()
+        .load("bindings.localstorage")
+        .from_component(  # type: ignore[attr-defined]
+            nodes.component("x", "bindings.localstorage", rootPath=str(tmp_path))
+        )
+    )
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        async with adapter:
+            assert sorted(tmp_path.iterdir()) == [held, mine]
 
 
 # Events
