@@ -57,6 +57,8 @@ AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
 LOOK_SECONDS = 30.0
 LEAVE_SECONDS = 10.0
 MAX_READINGS = 1000
+MAX_FIELD_BYTES, MAX_FIELDS_BYTES = 8000, 12_000  # Servers read as little as 8 KiB of a line, and 16 KiB of all.
+_OURS = ("dapr-", "mesh-")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 # The gateway's own, or the connection's.
@@ -186,12 +188,20 @@ def _path(source: Source) -> str:
 
 
 def _fields(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Write metadata as header fields; what no request can hold is left out."""
-    return [
-        (name, value)
-        for name, value in metadata.items()
-        if name.lower() not in _NOT_PASSED and _NAME.match(name) and _VALUE.match(value)
-    ]
+    """Write metadata as header fields; what no request can hold, and what only a gateway says, is left out.
+
+    Whoever can write to the source chooses them. Were they more than an application's server reads, it would refuse
+    each attempt, and hold back what is behind the event.
+    """
+    kept, left = [], MAX_FIELDS_BYTES
+    for name, value in metadata.items():
+        size = len(name) + len(value.encode())
+        if name.lower() in _NOT_PASSED or name.lower().startswith(_OURS) or size > min(MAX_FIELD_BYTES, left):
+            continue
+        if _NAME.match(name) and _VALUE.match(value):
+            kept.append((name, value))
+            left -= size
+    return kept
 
 
 class _Elsewhere:
