@@ -56,6 +56,7 @@ EVENT_SECONDS = 3600.0
 AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
 LOOK_SECONDS = 30.0
 LEAVE_SECONDS = 10.0
+QUIET_SECONDS = 30.0  # Between two lines of the log on what an application does not take.
 MAX_READINGS = 1000
 MAX_FIELD_BYTES, MAX_FIELDS_BYTES = 8000, 12_000  # Servers read as little as 8 KiB of a line, and 16 KiB of all.
 _OURS = ("dapr-", "mesh-")
@@ -265,10 +266,17 @@ async def _first_of(event: asyncio.Event, seconds: float) -> bool:
 
 async def read(binding: InputBinding, source: Source, towards: Towards, ending: asyncio.Event) -> None:
     """Read a source for an application, until that ends or wants no more; what fails is tried again."""
-    told, wait = "", AGAIN_SECONDS
+    told, wait, quiet_until = "", AGAIN_SECONDS, 0.0
 
     async def handle(event: BindingEvent) -> bytes:
-        return await towards.handle(source, event)
+        nonlocal quiet_until
+        try:
+            return await towards.handle(source, event)
+        except MeshError as error:
+            if time.monotonic() >= quiet_until:
+                quiet_until = time.monotonic() + QUIET_SECONDS
+                logger.warning("binding %s: %s has not taken an event: %s", source.name, towards.app_id, error)
+            raise
 
     while not ending.is_set():
         try:

@@ -190,13 +190,15 @@ async def test_from_a_host(nodes: Any) -> None:
 
 
 @pytest.mark.costly
-async def test_what_is_not_taken_comes_again(nodes: Any) -> None:
+async def test_what_is_not_taken_comes_again(nodes: Any, caplog: pytest.LogCaptureFixture) -> None:
     """After an answer that says no, and while the application is away; it is asked anew when it is back."""
     app = App(status=500)
     await nodes("app", app)
     await nodes("host", None, source())
     Queue.waiting.append(BindingEvent(b"one"))
     await until(app, 3)
+    said = "has not taken an event: the application answered 500"
+    assert sum(said in each.getMessage() for each in caplog.records) == 1  # Once for a while.
     app.go()
     app.status = 201
 
