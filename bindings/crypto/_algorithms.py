@@ -243,6 +243,8 @@ def verify(key: Key, algorithm: str, digest: bytes, signature: bytes) -> bool:
                 raise CryptoError(f"key type mismatch: {algorithm} needs another key")
     except InvalidSignature:
         return False
+    except ValueError:
+        raise CryptoError(f"the key is too short for {algorithm}") from None
     return True
 
 

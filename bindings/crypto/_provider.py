@@ -64,8 +64,12 @@ class LocalProvider(ComponentAdapter):
 
     async def wrap_key(self, asked: WrapKey) -> Wrapped:
         """Encrypt a key."""
-        rest = asked.algorithm, serialized(asked.plaintext_key), asked.nonce, asked.associated_data
-        return Wrapped(*await self._use("wrapKey", asked.key_name, asked.algorithm, lambda key: encrypt(key, *rest)))
+
+        def wrap(key: Key) -> tuple[bytes, bytes]:  # In a thread, as the primes of a key may have to be found.
+            plaintext = serialized(asked.plaintext_key)
+            return encrypt(key, asked.algorithm, plaintext, asked.nonce, asked.associated_data)
+
+        return Wrapped(*await self._use("wrapKey", asked.key_name, asked.algorithm, wrap))
 
     async def unwrap_key(self, asked: UnwrapKey) -> Unwrapped:
         """Decrypt a key."""

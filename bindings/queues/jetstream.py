@@ -145,6 +145,25 @@ class JetStreamBindingSettings:
     key: str = setting("tls_client_key", "Its private key, a path or a PEM text.", VERBATIM, default="", secret=True)
 
 
+class _Client(Client):
+    """nats-py, where its own way would cost us what we read, or a secret."""
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Have no headers in a message that cannot be read: the client's own ends its reader by it, silently."""
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, ValueError):
+            return None
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Have TLS where it is asked for; the client's own goes by the server, or by who speaks in its place."""
+        if initial_connection and self.options.get("tls") is not None:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise nats.errors.SecureConnWantedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
 class JetStreamBinding(ComponentAdapter):
     """A stream of NATS."""
 
@@ -211,7 +230,7 @@ class JetStreamBinding(ComponentAdapter):
         settings: JetStreamBindingSettings = self._settings
         async with self._connecting:
             if self._client is None or self._client.is_closed:
-                client = Client()
+                client = _Client()
 
                 async def failed(error: Exception) -> None:
                     if self._client is not client:

@@ -19,6 +19,9 @@ from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnknownTopicOrPartitionError
 
 from bindings.queues._access import hosts_of, tls_of
@@ -54,6 +57,8 @@ NO_LIMIT_MS = 24 * 3600 * 1000  # Between two polls: how long an application tak
 LEAST_LIMIT = 64 * 1024
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}
 MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
+STRATEGIES = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
+STRATEGIES |= {"sticky": StickyPartitionAssignor}
 AUTH_TYPES = ("none", "password", "mtls", "certificate")
 
 _library = logging.getLogger("aiokafka.cluster")
@@ -80,7 +85,6 @@ class KafkaBindingSettings:
         *ignored("it is agreed with the broker", "version"),
         *ignored("a call is tried until its deadline", "producerRetryMax"),
         *ignored("a record waits for all replicas", "producerRequiredAcks", anyway=("all", "-1")),
-        *ignored("partitions are given out by ranges", "consumerGroupRebalanceStrategy", anyway=("range",)),
         *ignored(
             "what is fetched is bounded by bytes, and the times are fixed",
             *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "dialTimeout", "readTimeout"),
@@ -164,6 +168,12 @@ class KafkaBindingSettings:
     )
     compression: str = setting(
         "compression", "Of what is written.", choice("none", "gzip", "snappy", "lz4", "zstd"), default="none"
+    )
+    strategy: str = setting(
+        "consumerGroupRebalanceStrategy",
+        "How partitions are given out; all members of a group must say the same.",
+        choice("range", "roundrobin", "sticky"),
+        default="range",
     )
     session: float = setting(
         "sessionTimeout", "Time until the partitions of a reader that died go to others.", DURATION, default=10.0
@@ -333,6 +343,7 @@ class KafkaBinding(ComponentAdapter):
             heartbeat_interval_ms=int(min(settings.heartbeat, settings.session / 3) * 1000),
             rebalance_timeout_ms=int(REBALANCE_SECONDS * 1000),
             max_poll_interval_ms=NO_LIMIT_MS,
+            partition_assignment_strategy=(STRATEGIES[settings.strategy],),
         )
         try:
             with self._errors(f"{', '.join(settings.topics)}: not read"), first_error():

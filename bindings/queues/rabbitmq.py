@@ -56,6 +56,15 @@ def _url(text: str) -> URL:
     return found
 
 
+def _name(text: str) -> str:
+    if not 0 < len(text.encode()) < 256:
+        raise ValueError("has 255 bytes at most")
+    return text
+
+
+_QUEUE = Kind("name of a queue", _name)
+
+
 @dataclass(frozen=True, slots=True)
 class RabbitMQBindingSettings:
     """What is read of a component."""
@@ -72,9 +81,11 @@ class RabbitMQBindingSettings:
         secret=True,
         aliases=("connectionString",),
     )
-    queue: str = setting("queueName", "The queue; declared as these settings say.", required=True, example="orders")
+    queue: str = setting(
+        "queueName", "The queue; declared as these settings say.", _QUEUE, required=True, example="orders"
+    )
     routing_key: str = setting(
-        "routingKey", "The queue that `create` writes to, if it is another one.", default="", example="audit"
+        "routingKey", "The queue that `create` writes to, if it is another one.", _QUEUE, default="", example="audit"
     )
     durable: bool = setting("durable", "Whether the queue outlives the server.", BOOLEAN, default=False)
     auto_delete: bool = setting(

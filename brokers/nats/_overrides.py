@@ -41,6 +41,13 @@ class NatsClient(Client):
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
 
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Have no headers in a message that cannot be read: the client's own ends its reader by it, silently."""
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, ValueError):
+            return None
+
     async def _process_connect_init(self) -> None:
         """Log in, or fail: the client's own takes a server that hangs up for one that agrees."""
         try:

@@ -56,7 +56,10 @@ EVENT_SECONDS = 3600.0
 AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
 LOOK_SECONDS = 30.0
 LEAVE_SECONDS = 10.0
+QUIET_SECONDS = 30.0  # Between two lines of the log on what an application does not take.
 MAX_READINGS = 1000
+MAX_FIELD_BYTES, MAX_FIELDS_BYTES = 8000, 12_000  # Servers read as little as 8 KiB of a line, and 16 KiB of all.
+_OURS = ("dapr-", "mesh-")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 # The gateway's own, or the connection's.
@@ -186,12 +189,20 @@ def _path(source: Source) -> str:
 
 
 def _fields(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Write metadata as header fields; what no request can hold is left out."""
-    return [
-        (name, value)
-        for name, value in metadata.items()
-        if name.lower() not in _NOT_PASSED and _NAME.match(name) and _VALUE.match(value)
-    ]
+    """Write metadata as header fields; what no request can hold, and what only a gateway says, is left out.
+
+    Whoever can write to the source chooses them. Were they more than an application's server reads, it would refuse
+    each attempt, and hold back what is behind the event.
+    """
+    kept, left = [], MAX_FIELDS_BYTES
+    for name, value in metadata.items():
+        size = len(name) + len(value.encode())
+        if name.lower() in _NOT_PASSED or name.lower().startswith(_OURS) or size > min(MAX_FIELD_BYTES, left):
+            continue
+        if _NAME.match(name) and _VALUE.match(value):
+            kept.append((name, value))
+            left -= size
+    return kept
 
 
 class _Elsewhere:
@@ -255,10 +266,17 @@ async def _first_of(event: asyncio.Event, seconds: float) -> bool:
 
 async def read(binding: InputBinding, source: Source, towards: Towards, ending: asyncio.Event) -> None:
     """Read a source for an application, until that ends or wants no more; what fails is tried again."""
-    told, wait = "", AGAIN_SECONDS
+    told, wait, quiet_until = "", AGAIN_SECONDS, 0.0
 
     async def handle(event: BindingEvent) -> bytes:
-        return await towards.handle(source, event)
+        nonlocal quiet_until
+        try:
+            return await towards.handle(source, event)
+        except MeshError as error:
+            if time.monotonic() >= quiet_until:
+                quiet_until = time.monotonic() + QUIET_SECONDS
+                logger.warning("binding %s: %s has not taken an event: %s", source.name, towards.app_id, error)
+            raise
 
     while not ending.is_set():
         try:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiormq
 import nats
@@ -91,6 +92,13 @@ def made(kind: str, records: object = None, **settings: str) -> Any:
         ("mqtt3", {"url": "tcp://localhost", "topic": "t", "backOffMaxRetries": "-2"}, "backOffMaxRetries", "whole"),
         ("jetstream", {"natsURL": "http://u:secret@localhost", "subject": "s"}, "natsURL", "is no URL of NATS"),
         ("jetstream", {"natsURL": "nats://localhost", "subject": "s", "jwt": "secret"}, "jwt", "go together"),
+        ("rabbitmq", {"host": "amqp://localhost", "queueName": "ü" * 128}, "queueName", "255 bytes"),
+        (
+            "rabbitmq",
+            {"host": "amqp://localhost", "queueName": "q", "routingKey": "k" * 256},
+            "routingKey",
+            "255 bytes",
+        ),
     ],
 )
 async def test_wrong_settings(kind: str, settings: dict[str, str], setting: str, text: str) -> None:
@@ -608,6 +616,35 @@ async def test_jetstream_messages() -> None:
             async with adapter.reading(app.reading()):
                 await app.has(b"one", b"one")
         assert {"colour": "red", "subject": f"{subject}.a", "sequence": "1"}.items() <= app.events[0].metadata.items()
+
+
+async def test_jetstream_message_that_cannot_be_read() -> None:
+    """It comes without headers, and those behind it come as well."""
+    async with _context() as (url, context):
+        subject, app = unique("queue"), App()
+        await context.add_stream(name=subject, subjects=[f"{subject}.>"])
+        settings = {"natsURL": url, "subject": f"{subject}.>", "concurrency": "single"}
+        async with made("jetstream", **settings) as adapter, adapter.reading(app.reading()):
+            reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+            writer.write(b'CONNECT {"headers":true,"verbose":false}\r\n')
+            for block in (b"\r\n", b"NATS/1.0 \xff\xff\xff\r\n\r\n"):
+                size = len(block)
+                writer.write(f"HPUB {subject}.a {size} {size + 3}\r\n".encode() + block + b"odd\r\n")
+            writer.write(b"PING\r\n")
+            await reader.readuntil(b"PONG\r\n")
+            writer.close()
+            await adapter.invoke(call("create", b"last", subject=f"{subject}.a"))
+            await app.has(b"odd", b"odd", b"last")
+
+
+async def test_jetstream_wants_tls() -> None:
+    """A server without it is told no password."""
+    async with (
+        _context() as (url, _),
+        made("jetstream", natsURL=url.replace("nats://", "tls://u:secret@"), subject="s") as adapter,
+    ):
+        with pytest.raises(BindingError, match=r"NATS: .*secure"):
+            await adapter.invoke(call("create", b"x"))
 
 
 async def test_jetstream_failures() -> None:

@@ -221,6 +221,10 @@ def test_keys_of_every_form(folder: Path) -> None:
     assert json.loads(public_jwk(RSA)).keys() == {"kty", "n", "e"}
 
 
+PRIME = base64.urlsafe_b64encode((2**2203 - 1).to_bytes(276, "big")).decode()
+EXPONENT = base64.urlsafe_b64encode(pow(65537, -1, 2**2203 - 2).to_bytes(276, "big")).decode()
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
@@ -239,6 +243,17 @@ def test_keys_of_every_form(folder: Path) -> None:
         (b'{"kty":"OKP","crv":"Ed25519","x":"AA"}', "json"),
         (b'{"kty":"none"}', "json"),
         (b"{}", "json"),
+        *(
+            pytest.param(json.dumps({"kty": "RSA", "n": n, "e": e, "d": d}).encode(), "json", id=f"takes long: {name}")
+            for name, n, e, d in (
+                ("an exponent beyond the modulus", PRIME, "AQAB", "_" * 400_000),
+                ("a modulus without its primes", "_" * 2000, "AQAB", "_" * 1999),
+                ("an immense modulus", "_" * 400_000, "AQAB", "_" * 300_000),
+                ("an immense public exponent", PRIME, "_" * 200, "_" * 200),
+                ("a prime as modulus", PRIME, "AQAB", EXPONENT),
+                ("exponents that do not fit", PRIME, "AQAB", "Aw"),
+            )
+        ),
         (b"no pem", "pem"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", ""),
         (b"-----BEGIN ", ""),
@@ -249,6 +264,13 @@ def test_what_is_no_key(data: bytes, kind: str) -> None:
     with pytest.raises(CryptoError) as raised:
         parse_key(data, kind)
     assert "AQAB" not in str(raised.value)
+
+
+def test_a_key_that_is_too_short() -> None:
+    """It verifies nothing."""
+    key = key_from_jwk({"kty": "RSA", "n": "_" * 85 + "8", "e": "AQAB"})  # 512 bits
+    with pytest.raises(CryptoError, match="too short"):
+        verify(key, "PS512", bytes(64), bytes(64))
 
 
 def test_what_is_wrapped_of_a_key() -> None:

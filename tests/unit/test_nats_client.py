@@ -29,6 +29,7 @@ OVERRIDDEN = [
     "_flush_pending",
     "_parse_header_lines",
     "_process_connect_init",
+    "_process_headers",
     "_process_info",
     "_process_pong",
     "_send_ping",
@@ -72,6 +73,14 @@ def test_header_parser_gives_back_what_was_sent(headers: dict[str, str]) -> None
 )
 def test_header_parser_on_odd_blocks(raw: bytes) -> None:
     assert NatsClient._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+@pytest.mark.parametrize("raw", [b"\r\n", b"xx\r\n\r\n", b"NATS/1.0", b"NATS/1.0 \xff\xff\xff\r\n\r\n"])
+async def test_a_block_that_is_none_ends_no_reader(raw: bytes) -> None:
+    """The client's own raises for it, which ends what reads the connection."""
+    with pytest.raises((IndexError, UnicodeDecodeError)):
+        await Client()._process_headers(raw)
+    assert await NatsClient()._process_headers(raw) is None
 
 
 class Recorder(NatsClient):
