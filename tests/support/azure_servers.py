@@ -13,7 +13,7 @@ from azure.cosmos.aio import CosmosClient
 
 from tests.support.server import Server
 
-__all__ = ["ACCOUNT_KEY", "COSMOS_KEY", "AzuriteServer", "CosmosDBServer", "azurite_settings"]
+__all__ = ["ACCOUNT", "ACCOUNT_KEY", "COSMOS_KEY", "AzuriteServer", "CosmosDBServer", "azurite_settings"]
 
 FOLDER = Path(__file__).parent / "azure"
 # The account that Azurite has, as its documentation says.
@@ -88,14 +88,16 @@ def azurite_settings(service: str, port: int) -> dict[str, str]:
     url, account = f"http://127.0.0.1:{port}/{ACCOUNT}", {"accountName": ACCOUNT, "accountKey": ACCOUNT_KEY}
     if service == "table":
         return {**account, "tableName": "state", "serviceURL": url}
+    if service == "queue":
+        return {**account, "endpoint": url}
     return {**account, "containerName": "state", "endpoint": url}
 
 
 class AzuriteServer(_NodeServer):
-    """Azurite, Microsoft's emulator of blobs and tables.
+    """Azurite, Microsoft's emulator of blobs, queues and tables.
 
     Attributes:
-        service: Which of the two it is.
+        service: Which of the three it is.
         settings: Of a component that uses it.
     """
 
