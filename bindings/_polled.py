@@ -19,7 +19,7 @@ __all__ = ["AT_ONCE", "Polled", "polling"]
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 10
-LEAVE_SECONDS = 1.0  # For a request that may bring messages; one that waits for some is given up.
+LEAVE_SECONDS = 2.0  # For a request that may bring messages; one that waits for some is given up.
 AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
 SETTLE_SECONDS, SETTLE_AGAIN = 0.5, 3
 _M = TypeVar("_M")
@@ -33,10 +33,12 @@ class Polled(Protocol[_M]):
     Attributes:
         idle_seconds: How long nothing is asked for after there was nothing.
         hold_seconds: How often a message that is handled is held back anew.
+        at_once: How many messages are handled at once.
     """
 
     idle_seconds: float
     hold_seconds: float
+    at_once: int
 
     async def fetch(self, most: int) -> Sequence[_M]:
         """Ask for messages, which are then held back; may wait for some."""
@@ -76,7 +78,7 @@ class _Reader(Generic[_M]):
         connected.set()
         async with task_group() as tasks:
             while not stopping.is_set():
-                if len(self._taking) >= AT_ONCE:
+                if len(self._taking) >= self._source.at_once:
                     await asyncio.wait(self._taking, return_when=asyncio.FIRST_COMPLETED)
                     continue
                 found = await self._fetched(tasks)
@@ -107,7 +109,7 @@ class _Reader(Generic[_M]):
 
     async def _asked(self, tasks: asyncio.TaskGroup) -> Sequence[_M]:
         """Ask once; a request that waits when this is left is cancelled."""
-        most = AT_ONCE - len(self._taking)
+        most = self._source.at_once - len(self._taking)
 
         async def ask() -> Sequence[_M] | MeshError:
             try:

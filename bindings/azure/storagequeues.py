@@ -23,7 +23,7 @@ from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient
 
 from bindings._data import sendable, text_of
-from bindings._polled import polling
+from bindings._polled import AT_ONCE, polling
 from bindings._service import said
 from bindings.azure._client import failures
 from bindings.azure._storage import StorageAdapter, StorageSettings, url_kind
@@ -170,6 +170,8 @@ class StorageQueueBinding(StorageAdapter):
 
 class _Source:
     """What `polling` asks."""
+
+    at_once = AT_ONCE
 
     def __init__(self, queue: QueueClient, settings: StorageQueueSettings, failing: Any) -> None:
         self._queue, self._failures = queue, failing

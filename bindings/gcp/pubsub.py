@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from bindings._polled import polling
+from bindings._polled import AT_ONCE, polling
 from bindings._service import said
 from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from bindings.http import HTTPService
@@ -132,6 +132,7 @@ class _Source:
 
     idle_seconds = IDLE_SECONDS
     hold_seconds = RENEW_SECONDS
+    at_once = AT_ONCE
 
     def __init__(self, service: PubSubBinding, subscription: str) -> None:
         self._ask = partial(service.ask, "subscriptions", subscription)

@@ -1,4 +1,4 @@
-"""What the bindings to queues of Azure and Google put where; what they refuse; messages handled for long."""
+"""What bindings to queues of Azure and Google put where; what they refuse; messages handled for long."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from azure.servicebus import ServiceBusMessage
 
 from bindings.azure import storagequeues
 from bindings.gcp import pubsub as pubsub_binding
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, Reading
 from mesh.errors import ConfigError
 from mesh.registry import Registry
-from tests.support.azure_servers import ACCOUNT_KEY
+from tests.support.azure_servers import ACCOUNT_KEY, SERVICE_BUS_KEY, ServiceBusServer
 from tests.support.bindings import call
-from tests.support.bindings.clouds import azure_queue, pubsub
+from tests.support.bindings.clouds import azure_queue, pubsub, service_bus
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
 
 AZURE, PUBSUB = "bindings.azure.storagequeues", "bindings.gcp.pubsub"
+SERVICE_BUS = "bindings.azure.servicebus.queues"
 
 
 def made(kind: str, **settings: str) -> Any:
@@ -351,3 +355,122 @@ async def test_pubsub_directions(settings: dict[str, str], directions: tuple[str
         async with one:
             with pytest.raises(BindingError, match="topic"):
                 await one.invoke(call("create", b"x"))
+
+
+async def test_service_bus_data() -> None:
+    """A message has the bytes as they are, and of the metadata its fields and properties, as its event."""
+    sent = {
+        "id": "one",
+        "CorrelationId": "two",
+        "Label": "new",
+        "ReplyTo": "answers",
+        "To": "there",
+        "ContentType": "text/plain",
+        "ttlInSeconds": "60",
+        "colour": "red",
+    }
+    async with service_bus() as (_, settings):
+        taker = Taker()
+        async with reading(SERVICE_BUS, taker, **settings) as both:
+            for count, data in enumerate((b'"text"', b"\x00\xff", b""), 1):
+                await both.invoke(call("create", data, **sent))
+                assert (await taker.has(count))[-1] == data
+    told = taker.events[0].metadata
+    expected = {("MessageId" if name == "id" else name): each for name, each in sent.items() if name != "ttlInSeconds"}
+    assert expected.items() <= told.items()
+    assert {"LockToken", "SequenceNumber", "EnqueuedTimeUtc", "LockedUntilUtc", "DeliveryCount"} <= told.keys()
+    assert told["EnqueuedTimeUtc"].endswith(" GMT")
+
+
+async def test_service_bus_later() -> None:
+    """A message may be sent for later, and may be gone before it is read."""
+    async with service_bus() as (_, settings):
+        taker = Taker()
+        async with made(SERVICE_BUS, **settings) as out:
+            await out.invoke(call("create", b"gone", ttlInSeconds="1"))
+            soon = datetime.now(UTC) + timedelta(seconds=2)
+            await out.invoke(call("create", b"later", ScheduledEnqueueTimeUtc=format_datetime(soon, usegmt=True)))
+            await out.invoke(call("create", b"later", ScheduledEnqueueTimeUtc=soon.isoformat().replace("+00:00", "Z")))
+            await asyncio.sleep(1.5)  # Until the first one's time is over.
+        async with reading(SERVICE_BUS, taker, **settings):
+            assert await taker.has(2) == [b"later", b"later"]
+
+
+async def test_service_bus_taken() -> None:
+    """One message is handled at a time unless told; one that was not taken comes again, and the queue counts that."""
+    async with service_bus() as (sender, settings):
+        taker = Taker(refuses=2)
+        await sender.send_messages(ServiceBusMessage(b"one"))
+        async with reading(SERVICE_BUS, taker, **settings):
+            assert await taker.has(3) == [b"one"] * 3
+    assert [event.metadata["DeliveryCount"] for event in taker.events] == ["0", "1", "2"]
+
+
+async def test_service_bus_handled_long() -> None:
+    """A message stays locked while it is handled, and is gone when it was taken."""
+    begun, go, got = asyncio.Event(), asyncio.Event(), list[bytes]()
+
+    async def handle(event: BindingEvent) -> bytes:
+        got.append(event.data)
+        begun.set()
+        await go.wait()
+        return b""
+
+    async with service_bus() as (sender, settings):
+        await sender.send_messages(ServiceBusMessage(b"one"))
+        several = {**settings, "maxConcurrentHandlers": "0", "lockRenewalInSec": "1"}
+        async with reading(SERVICE_BUS, handle, **several):
+            await begun.wait()
+            await asyncio.sleep(4)  # Twice as long as it is locked.
+            assert got == [b"one"]
+            go.set()
+        taker = Taker()
+        async with reading(SERVICE_BUS, taker, **settings):
+            await sender.send_messages(ServiceBusMessage(b"two"))
+            assert await taker.has(1) == [b"two"]
+
+
+async def test_service_bus_lost() -> None:
+    """A connection that broke is made again, and what is away may be tried again."""
+    async with service_bus() as (_, settings), made(SERVICE_BUS, **settings) as out:
+        for metadata, named in (
+            ({"ttlInSeconds": "0"}, "ttlInSeconds"),
+            ({"ScheduledEnqueueTimeUtc": "soon"}, "ScheduledEnqueueTimeUtc"),
+            ({"SessionId": "a", "PartitionKey": "b"}, "SessionId"),
+            ({"SessionId": "a" * 200}, "128"),
+        ):
+            with pytest.raises(BindingError, match=named) as raised:
+                await out.invoke(call("create", b"x", **metadata))
+            assert not raised.value.retryable
+    for queue, key, named in (("none", SERVICE_BUS_KEY, "none"), ("queue", "d3Jvbmc=", "queue")):
+        connection = ServiceBusServer.at(int(settings["connectionString"].partition(";")[0].rpartition(":")[2]), key)
+        given = {"connectionString": connection, "queueName": queue, "publishMaxRetries": "0"}
+        async with made(SERVICE_BUS, **given) as out:
+            with pytest.raises(BindingError, match=named) as raised:
+                await out.invoke(call("create", b"x"))
+            assert key not in str(raised.value)
+            with pytest.raises(BindingError, match=named):
+                async with out.reading(Reading("in", "app", Taker())):
+                    await asyncio.sleep(60)
+    away = {"connectionString": ServiceBusServer.at(free_port()), "queueName": "queue", "publishMaxRetries": "0"}
+    async with made(SERVICE_BUS, **away) as out:
+        with pytest.raises(BindingError, match="queue") as raised:
+            await out.invoke(call("create", b"x"))
+        assert raised.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"connectionString": "Endpoint=sb://x"}, "connectionString"),
+        ({"queueName": ""}, "queueName"),
+        ({"ttlInSeconds": "0"}, "ttlInSeconds"),
+        ({"maxConcurrentHandlers": "-1"}, "maxConcurrentHandlers"),
+        ({"lockRenewalInSec": "0"}, "lockRenewalInSec"),
+    ],
+)
+def test_service_bus_settings(settings: dict[str, str], named: str) -> None:
+    """What no queue has is told at the start; a connection string is not."""
+    with pytest.raises(ConfigError, match=named) as raised:
+        made(SERVICE_BUS, **{"queueName": "orders", **settings})
+    assert "Endpoint" not in str(raised.value)

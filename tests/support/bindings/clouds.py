@@ -10,15 +10,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from azure.storage.queue.aio import QueueClient
 
-from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer
+from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer, ServiceBusServer
 from tests.support.bindings.queues import shared
 from tests.support.bindings.rows import InputKind, OutputKind, ServedInput, ServedOutput, call, nothing
 from tests.support.nodes import unique
 from tests.support.pubsub_server import PubSubServer
 
-__all__ = ["INPUTS", "OUTPUTS", "PubSub", "azure_queue", "pubsub"]
+__all__ = ["INPUTS", "OUTPUTS", "PubSub", "azure_queue", "pubsub", "service_bus"]
 
 
 @asynccontextmanager
@@ -51,6 +53,38 @@ async def _azure_queue_in(directory: Path) -> AsyncIterator[ServedInput]:
 
         quick = {"decodeBase64": "true", "pollingInterval": "200ms", "visibilityTimeout": "2s"}
         yield ServedInput({**settings, **quick}, emit)
+
+
+@asynccontextmanager
+async def service_bus() -> AsyncIterator[tuple[ServiceBusSender, dict[str, str]]]:
+    """Give what sends to a queue, and settings of a component that uses it."""
+    server = await shared("servicebus", ServiceBusServer)
+    name = unique("queue").lower()
+    async with (
+        ServiceBusClient.from_connection_string(server.connection) as client,
+        client.get_queue_sender(name) as sender,
+    ):
+        yield sender, {"connectionString": server.connection, "queueName": name}
+
+
+@asynccontextmanager
+async def _service_bus_out(directory: Path) -> AsyncIterator[ServedOutput]:
+    async with service_bus() as (_, settings):
+        calls = (
+            (call("create", b'"one"'), nothing),
+            (call("create", b"\x00\xff", ttlInSeconds="60", Label="new", colour="red"), nothing),
+        )
+        yield ServedOutput(settings, calls, call("create", ttlInSeconds="soon"))
+
+
+@asynccontextmanager
+async def _service_bus_in(directory: Path) -> AsyncIterator[ServedInput]:
+    async with service_bus() as (sender, settings):
+
+        async def emit(data: bytes) -> None:
+            await sender.send_messages(ServiceBusMessage(data))
+
+        yield ServedInput({**settings, "lockRenewalInSec": "1", "maxConcurrentHandlers": "5"}, emit)
 
 
 class PubSub:
@@ -114,10 +148,12 @@ async def _pubsub_in(directory: Path) -> AsyncIterator[ServedInput]:
 
 OUTPUTS: Mapping[str, OutputKind] = {
     "azure queue": OutputKind("bindings.azure.storagequeues", _azure_queue_out),
+    "service bus": OutputKind("bindings.azure.servicebusqueues", _service_bus_out),
     "pubsub": OutputKind("bindings.gcp.pubsub", _pubsub_out),
 }
 
 INPUTS: Mapping[str, InputKind] = {
     "azure queue": InputKind("bindings.azure.storagequeues", _azure_queue_in),
+    "service bus": InputKind("bindings.azure.servicebusqueues", _service_bus_in),
     "pubsub": InputKind("bindings.gcp.pubsub", _pubsub_in),
 }
