@@ -406,7 +406,8 @@ async def test_service_bus_taken() -> None:
     assert [event.metadata["DeliveryCount"] for event in taker.events] == ["0", "1", "2"]
 
 
-async def test_service_bus_handled_long() -> None:
+@pytest.mark.parametrize("handlers", ["0", "1"])
+async def test_service_bus_handled_long(handlers: str) -> None:
     """A message stays locked while it is handled, and is gone when it was taken."""
     begun, go, got = asyncio.Event(), asyncio.Event(), list[bytes]()
 
@@ -418,7 +419,7 @@ async def test_service_bus_handled_long() -> None:
 
     async with service_bus() as (sender, settings):
         await sender.send_messages(ServiceBusMessage(b"one"))
-        several = {**settings, "maxConcurrentHandlers": "0", "lockRenewalInSec": "1"}
+        several = {**settings, "maxConcurrentHandlers": handlers, "lockRenewalInSec": "1"}
         async with reading(SERVICE_BUS, handle, **several):
             await begun.wait()
             await asyncio.sleep(4)  # Twice as long as it is locked.

@@ -27,9 +27,12 @@ function late(message) {
 
 function dispatch(of) {
   for (const link of of.links) {
-    while (of.waiting.length && link.sendable()) {
+    // Its credit falls only when what was sent goes out; what is sent without credit would hold up the whole session.
+    while (of.waiting.length && link.given < link.delivery_count + link.credit) {
       const message = of.waiting.shift();
-      if (!late(message)) lock(of, link, message);
+      if (late(message)) continue;
+      link.given += 1;
+      lock(of, link, message);
     }
   }
 }
@@ -141,6 +144,7 @@ container.on("sender_open", (context) => {
     connection.replies.set(name, sender);
     connection.replies.set(sender.target.address, sender);
   } else if (allowed(context, sender, name)) {
+    sender.given = sender.delivery_count;
     queue(name).links.add(sender);
   }
 });
