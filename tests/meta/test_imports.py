@@ -54,7 +54,6 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.azure.keyvault_crypto": (740, frozenset()),
     "bindings.gcp.bucket": (640, frozenset()),
     "bindings.gcp.firestore": (630, frozenset()),
-    "bindings.azure.storagequeues": (860, frozenset()),
     "bindings.gcp.pubsub": (640, frozenset()),
     "bindings.gcp.secretmanager": (620, frozenset()),
     "bindings.cassandra": (390, frozenset({"cassandra"})),
