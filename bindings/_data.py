@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 
-__all__ = ["text_of"]
+from mesh.blocks.binding_contract import BindingError
+
+__all__ = ["sendable", "text_of"]
+
+# What XML 1.0 cannot hold, neither can a message.
+_NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def text_of(data: bytes) -> bytes:
@@ -18,3 +25,14 @@ def text_of(data: bytes) -> bytes:
     except orjson.JSONDecodeError:
         return data
     return text.encode() if isinstance(text, str) else data
+
+
+def sendable(data: bytes, what: str) -> str:
+    """Give data as a text that a message can hold; raises ``BindingError``."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise BindingError(f"{what} must be text in UTF-8") from None
+    if found := _NO_TEXT.search(text):
+        raise BindingError(f"{what} must be text, and U+{ord(found[0]):04X} is none that a message can hold")
+    return text

@@ -54,7 +54,9 @@ EXTRAS = {
     "azure": "azure",
     "azure.cosmos": "azure-cosmos",
     "azure.data": "azure-tables",
+    "azure.servicebus": "azure-servicebus",
     "azure.storage": "azure-blobs",
+    "azure.storage.queue": "azure-queues",
     "botocore": "aws",
     "cassandra": "cassandra",
     "bson": "mongodb",
@@ -75,9 +77,9 @@ EXTRAS = {
 
 def needs(what: str, missing: str) -> MissingDependencyError:
     """Make the error for something that needs a module which is not installed; it says what to run."""
-    top, *further = missing.split(".")
-    within = ".".join([top, *further[:1]])  # Packages of one vendor may share a name.
-    module = within if within in EXTRAS else top
+    parts = missing.split(".")
+    within = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]  # Packages of one vendor may share a name.
+    module = next((each for each in within if each in EXTRAS), parts[0])
     package = f"'{_installed_from()}[{EXTRAS[module]}]'" if module in EXTRAS else module
     return MissingDependencyError(f"{what} needs the package {module}; install it with: pip install {package}")
 

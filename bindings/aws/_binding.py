@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -15,14 +14,12 @@ from bindings.aws._session import AWSAdapter
 from mesh.blocks.binding_contract import BindingError
 from mesh.errors import MeshError
 
-__all__ = ["AWSBinding", "object_of", "ordered", "patiently", "sendable"]
+__all__ = ["AWSBinding", "object_of", "ordered", "patiently"]
 
 logger = logging.getLogger(__name__)
 
 TESTED = "moto's server; never ran against the real service"
 AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
-# What XML 1.0 cannot hold, neither can a message.
-_NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _T = TypeVar("_T")
 
 
@@ -51,17 +48,6 @@ async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
             told = str(error)
         await asyncio.sleep(wait)
         wait = min(wait * 2, LONGEST_WAIT)
-
-
-def sendable(data: bytes, what: str) -> str:
-    """Give data as a text that a message can hold; raises ``BindingError``."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise BindingError(f"{what} must be text in UTF-8") from None
-    if found := _NO_TEXT.search(text):
-        raise BindingError(f"{what} must be text, and U+{ord(found[0]):04X} is none that a message can hold")
-    return text
 
 
 def object_of(data: bytes, service: str) -> dict[str, Any]:

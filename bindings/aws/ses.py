@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bindings._data import text_of
-from bindings.aws._binding import AWSBinding, sendable
+from bindings._data import sendable, text_of
+from bindings.aws._binding import AWSBinding
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from bindings.aws._binding import AWSBinding, object_of, ordered, sendable
+from bindings._data import sendable
+from bindings.aws._binding import AWSBinding, object_of, ordered
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting

@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bindings.aws._binding import AWSBinding, ordered, patiently, sendable
+from bindings._data import sendable
+from bindings.aws._binding import AWSBinding, ordered, patiently
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.errors import MeshError

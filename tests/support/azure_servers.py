@@ -13,12 +13,21 @@ from azure.cosmos.aio import CosmosClient
 
 from tests.support.server import Server
 
-__all__ = ["ACCOUNT_KEY", "COSMOS_KEY", "AzuriteServer", "CosmosDBServer", "azurite_settings"]
+__all__ = [
+    "ACCOUNT",
+    "ACCOUNT_KEY",
+    "COSMOS_KEY",
+    "AzuriteServer",
+    "CosmosDBServer",
+    "ServiceBusServer",
+    "azurite_settings",
+]
 
 FOLDER = Path(__file__).parent / "azure"
 # The account that Azurite has, as its documentation says.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+SERVICE_BUS_KEY = "c2VydmljZSBidXMgaW4gdGVzdHM="
 COSMOS_KEY = "dGVzdHMgaGF2ZSB0aGVpciBvd24ga2V5"
 
 
@@ -88,14 +97,16 @@ def azurite_settings(service: str, port: int) -> dict[str, str]:
     url, account = f"http://127.0.0.1:{port}/{ACCOUNT}", {"accountName": ACCOUNT, "accountKey": ACCOUNT_KEY}
     if service == "table":
         return {**account, "tableName": "state", "serviceURL": url}
+    if service == "queue":
+        return {**account, "endpoint": url}
     return {**account, "containerName": "state", "endpoint": url}
 
 
 class AzuriteServer(_NodeServer):
-    """Azurite, Microsoft's emulator of blobs and tables.
+    """Azurite, Microsoft's emulator of blobs, queues and tables.
 
     Attributes:
-        service: Which of the two it is.
+        service: Which of the three it is.
         settings: Of a component that uses it.
     """
 
@@ -127,3 +138,32 @@ class AzuriteServer(_NodeServer):
             f"--{self.service}Port",
             str(self.port),
         )
+
+
+class ServiceBusServer(_NodeServer):
+    """``azure/servicebus.js``; what it had is gone when it ends.
+
+    Attributes:
+        connection: How it is connected to.
+    """
+
+    title = "rhea"
+    package = "rhea"
+    lock_seconds = 2.0
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; entering starts it."""
+        super().__init__(directory)
+        self.connection = self.at(self.port)
+
+    @staticmethod
+    def at(port: int, key: str = SERVICE_BUS_KEY) -> str:
+        """Give the connection string for a port."""
+        return (
+            f"Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName=Root;SharedAccessKey={key};UseDevelopmentEmulator=true"
+        )
+
+    def command(self) -> Sequence[str]:
+        """Give its command line."""
+        script = str(FOLDER / "servicebus.js")
+        return (self.node, script, str(self.port), SERVICE_BUS_KEY, str(int(self.lock_seconds * 1000)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.support.bindings import aws, databases, local, messages, objects, pluggable, queues, web
+from tests.support.bindings import aws, clouds, databases, local, messages, objects, pluggable, queues, web
 from tests.support.bindings.rows import InputKind, OutputKind, ServedInput, ServedOutput, call
 
 __all__ = ["INPUTS", "OUTPUTS", "InputKind", "OutputKind", "ServedInput", "ServedOutput", "call"]
 
 FAMILIES = (
     aws,
+    clouds,
     databases,
     local,
     messages,

@@ -1,0 +1,188 @@
+// Queues of Azure Service Bus over AMQP 1.0 without TLS, by Microsoft's "AMQP 1.0 in Azure Service Bus: protocol guide":
+// tokens by $cbs, messages that are locked by whom they were sent to, settled by their outcome, renewed by $management.
+// Every name that does not begin with "none" is a queue.
+// Usage: node servicebus.js PORT KEY LOCK_MILLISECONDS
+
+const crypto = require("crypto");
+const rhea = require("rhea");
+
+const [port, key, lockTime] = [Number(process.argv[2]), process.argv[3], Number(process.argv[4])];
+const MOST_DELIVERIES = 10;
+const queues = new Map();
+const { types } = rhea;
+
+function queue(name) {
+  if (!queues.has(name)) queues.set(name, { name, waiting: [], locked: new Map(), links: new Set(), number: 0 });
+  return queues.get(name);
+}
+
+// An address may be a whole URL.
+function path(address) {
+  return address.replace(/^amqps?:\/\/[^/]+\//, "");
+}
+
+function late(message) {
+  return message.ttl && Date.now() > message.enqueued + message.ttl;
+}
+
+function dispatch(of) {
+  for (const link of of.links) {
+    // Its credit falls only when what was sent goes out; what is sent without credit would hold up the whole session.
+    while (of.waiting.length && link.given < link.delivery_count + link.credit) {
+      const message = of.waiting.shift();
+      if (late(message)) continue;
+      link.given += 1;
+      lock(of, link, message);
+    }
+  }
+}
+
+function lock(of, link, message) {
+  const tag = crypto.randomBytes(16);
+  const until = Date.now() + lockTime;
+  const held = { message, timer: setTimeout(() => unlock(of, tag, true), lockTime) };
+  of.locked.set(tag.toString("hex"), held);
+  const annotations = {
+    "x-opt-sequence-number": types.wrap_long(message.number),
+    "x-opt-enqueued-time": types.wrap_timestamp(message.enqueued),
+    "x-opt-locked-until": types.wrap_timestamp(until),
+  };
+  link.send({ ...message.sent, message_annotations: annotations, delivery_count: message.deliveries }, tag);
+}
+
+function taken(of, tag) {
+  const held = of.locked.get(tag.toString("hex"));
+  if (held) {
+    clearTimeout(held.timer);
+    of.locked.delete(tag.toString("hex"));
+  }
+  return held && held.message;
+}
+
+function unlock(of, tag, failed) {
+  const message = taken(of, tag);
+  if (!message) return;
+  message.deliveries += failed ? 1 : 0;
+  if (message.deliveries >= MOST_DELIVERIES) return;
+  of.waiting.unshift(message);
+  dispatch(of);
+}
+
+function put(of, sent) {
+  of.number += 1;
+  const message = { sent, number: of.number, enqueued: Date.now(), ttl: sent.ttl, deliveries: 0 };
+  const at = (sent.message_annotations || {})["x-opt-scheduled-enqueue-time"];
+  const enter = () => {
+    of.waiting.push(message);
+    dispatch(of);
+  };
+  if (at > Date.now()) setTimeout(enter, at - Date.now());
+  else enter();
+}
+
+// A lock token is a GUID: as a tag its first three parts are the other way round.
+function asTag(uuid) {
+  const bytes = Buffer.from(uuid);
+  return Buffer.concat([bytes.subarray(0, 4).reverse(), bytes.subarray(4, 6).reverse(), bytes.subarray(6, 8).reverse(), bytes.subarray(8)]);
+}
+
+function mayAsk(token) {
+  const parts = new URLSearchParams(token.replace(/^SharedAccessSignature /, ""));
+  const signed = `${encodeURIComponent(parts.get("sr"))}\n${parts.get("se")}`;
+  const options = [signed, signed.replace(/%[0-9A-F]{2}/g, (each) => each.toLowerCase())];
+  const good = options.map((each) => crypto.createHmac("sha256", key).update(each).digest("base64"));
+  return good.includes(parts.get("sig")) && Number(parts.get("se")) > Date.now() / 1000;
+}
+
+function answer(context, fields) {
+  const { message, connection } = context;
+  const link = connection.replies.get(message.reply_to) || connection.replies.get(context.receiver.target.address);
+  if (link) link.send({ correlation_id: message.message_id, to: message.reply_to, ...fields });
+}
+
+function putToken(context) {
+  const good = mayAsk(String(context.message.body));
+  context.connection.known = context.connection.known || good;
+  const code = types.wrap_int(good ? 202 : 401);
+  answer(context, { application_properties: { "status-code": code, "status-description": good ? "Accepted" : "InvalidSignature: The token has an invalid signature." }, body: "" });
+}
+
+function manage(context, of) {
+  const asked = context.message;
+  if (asked.application_properties.operation !== "com.microsoft:renew-lock") throw new Error("not there");
+  const held = asked.body["lock-tokens"].map((token) => [asTag(token), of.locked.get(asTag(token).toString("hex"))]);
+  const lost = held.some(([, each]) => !each);
+  const until = new Date(Date.now() + lockTime);
+  for (const [tag, each] of lost ? [] : held) {
+    clearTimeout(each.timer);
+    each.timer = setTimeout(() => unlock(of, tag, true), lockTime);
+  }
+  const told = { statusCode: types.wrap_int(lost ? 410 : 200), statusDescription: lost ? "lost" : "OK" };
+  if (lost) told.errorCondition = types.wrap_symbol("com.microsoft:message-lock-lost");
+  answer(context, { application_properties: told, body: lost ? "" : { expirations: types.wrap_array(held.map(() => until), 0x83) } });
+}
+
+function allowed(context, link, name) {
+  if (!context.connection.known) link.close({ condition: "amqp:unauthorized-access", description: "there is no token" });
+  else if (name.startsWith("none")) link.close({ condition: "amqp:not-found", description: `The messaging entity '${name}' could not be found.` });
+  else return true;
+  return false;
+}
+
+const container = rhea.create_container({ id: "servicebus", max_frame_size: 65536 });
+container.sasl_server_mechanisms.enable_anonymous();
+container.on("connection_open", ({ connection }) => {
+  connection.replies = connection.replies || new Map();
+});
+container.on("sender_open", (context) => {
+  const { sender, connection } = context;
+  const name = path(sender.source.address);
+  connection.replies = connection.replies || new Map();
+  sender.set_source(sender.source);
+  sender.set_target(sender.target);
+  if (name === "$cbs" || name.endsWith("/$management")) {
+    connection.replies.set(name, sender);
+    connection.replies.set(sender.target.address, sender);
+  } else if (allowed(context, sender, name)) {
+    sender.given = sender.delivery_count;
+    queue(name).links.add(sender);
+  }
+});
+container.on("receiver_open", (context) => {
+  const { receiver } = context;
+  const name = path(receiver.target.address);
+  receiver.set_source(receiver.source);
+  receiver.set_target(receiver.target);
+  if (name !== "$cbs" && !name.endsWith("/$management")) allowed(context, receiver, name);
+});
+container.on("message", (context) => {
+  const name = path(context.receiver.target.address);
+  if (name === "$cbs") putToken(context);
+  else if (name.endsWith("/$management")) manage(context, queue(name.slice(0, -"/$management".length)));
+  else put(queue(name), context.message);
+});
+container.on("sendable", ({ sender }) => {
+  const of = queues.get(path(sender.source.address));
+  if (of) dispatch(of);
+});
+for (const [outcome, what] of [
+  ["accepted", (of, tag) => taken(of, tag)],
+  ["rejected", (of, tag) => taken(of, tag)],
+  ["released", (of, tag) => unlock(of, tag, false)],
+  ["modified", (of, tag) => unlock(of, tag, true)],
+]) {
+  container.on(outcome, ({ sender, delivery }) => {
+    if (delivery.remote_state.constructor.composite_type !== outcome) return; // What is modified is told of as released, too.
+    const of = queues.get(path(sender.source.address));
+    const state = rhea.message[outcome](outcome === "modified" ? { delivery_failed: true } : {});
+    delivery.update(true, state.described()); // Whoever settles waits for what came of it.
+    if (of) what(of, delivery.tag);
+  });
+}
+for (const end of ["sender_close", "disconnected", "connection_close", "session_close"]) {
+  container.on(end, () => {
+    for (const of of queues.values()) for (const link of of.links) if (!link.is_open()) of.links.delete(link);
+  });
+}
+for (const failed of ["error", "connection_error", "session_error", "sender_error", "receiver_error"]) container.on(failed, (context) => console.error(failed, context.error || context));
+container.listen({ port, host: "127.0.0.1" });
