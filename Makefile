@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BROKER ?= all
 # Most tests wait for processes of their own, or for time to pass.
-WORKERS ?= 4
+WORKERS ?= 5
 PYTEST_ARGS ?=
 # Of the core, in whole runs only: its limit stands in pyproject.toml.
 COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
