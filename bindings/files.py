@@ -68,7 +68,8 @@ class FilesSettings:
         "events",
         "What is told: `added`, `changed`, `deleted`; of all three if not set.",
         Kind("list of events", _events),
-        default=EVENTS,
+        default=(),
+        example="added,changed",
     )
     recursive: bool = setting("recursive", "Whether folders in it count.", BOOLEAN, default=True)
     content: bool = setting(
@@ -288,7 +289,7 @@ class _Reader:
 
     async def _tell(self, event: str, path: str, file: Found | None) -> None:
         try:
-            if event in self._settings.events:
+            if event in (self._settings.events or EVENTS):
                 made = await self._event(event, path, file)
                 if made is None:
                     return  # It is another one meanwhile.

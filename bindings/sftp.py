@@ -64,22 +64,24 @@ def _host_key(given: str) -> str:
 class SFTPSettings:
     """What is read of a component."""
 
-    root: str = setting(
-        "rootPath", "The folder that files are named in.", default="", required=True, example="/uploads"
-    )
+    root: str = setting("rootPath", "The folder that files are named in.", required=True, example="/uploads")
     address: tuple[str, int] = setting(
         "address",
         "Host and port of the server.",
         Kind("host and port", _address),
-        default=("", 0),
         required=True,
         example="sftp.example.com:22",
     )
-    username: str = setting("username", "Name to log in with.", default="", required=True, example="shop")
+    username: str = setting("username", "Name to log in with.", required=True, example="shop")
     password: str | None = setting("password", "Password to log in with.", VERBATIM, secret=True)
     private_key: str | None = setting("privateKey", "Private key to log in with, as OpenSSH or PEM.", secret=True)
     passphrase: str | None = setting("privateKeyPassphrase", "Passphrase of that key.", VERBATIM, secret=True)
-    host_key: str | None = setting("hostPublicKey", "The server's public key.", Kind("public key", _host_key))
+    host_key: str | None = setting(
+        "hostPublicKey",
+        "The server's public key.",
+        Kind("public key", _host_key),
+        example="ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGq7R7+3gRvnhfFc39v/YM6xsJcgdFycWZe5e2GttscS",
+    )
     known_hosts: str | None = setting(
         "knownHostsFile", "Path of a file with keys of servers, as OpenSSH has it.", example="/etc/ssh/ssh_known_hosts"
     )

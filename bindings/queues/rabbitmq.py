@@ -28,7 +28,7 @@ from bindings.queues._reading import reading_by, stopped_within
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.errors import MeshError
-from mesh.resources.settings import BOOLEAN, SECONDS, VERBATIM, Kind, Setting, ignored, setting, whole
+from mesh.resources.settings import BOOLEAN, COUNT, VERBATIM, Kind, Setting, ignored, setting, whole
 from mesh.tasks import task_group
 from mesh.values import parse_duration, parse_whole
 
@@ -106,7 +106,7 @@ class RabbitMQBindingSettings:
     priorities: int | None = setting(
         "maxPriority", "The highest priority that the queue knows, up to 255.", whole(0, 255), example="10"
     )
-    ttl: float | None = setting("ttlInSeconds", "How long a message is kept in the queue.", SECONDS, example="60")
+    ttl: int | None = setting("ttlInSeconds", "How long a message is kept in the queue.", COUNT, example="60")
     content_type: str = setting("contentType", "Of what is written.", default="text/plain")
     ca: str = setting("caCert", "For `amqps`: whom to trust, a PEM text or a path.", default="", example="ca.pem")
     certificate: str = setting(
@@ -194,7 +194,7 @@ class RabbitMQBinding(ComponentAdapter):
         settings: RabbitMQBindingSettings = self._settings
         arguments: dict[str, Any] = {}
         if settings.ttl is not None:
-            arguments["x-message-ttl"] = int(settings.ttl * 1000)
+            arguments["x-message-ttl"] = settings.ttl * 1000
         if settings.priorities is not None:
             arguments["x-max-priority"] = settings.priorities
         async with self._connecting:

@@ -108,12 +108,15 @@ async def test_away(kind: str, logged: list[str]) -> None:
 async def test_the_url_of_an_http_service_may_be_secret(logged: list[str]) -> None:
     """What is told of it is where it is; and only what may succeed later is to be tried again."""
     async with serves(lambda sent: web.Response(text="long")) as service:
-        url = f"http://{USER}:{TOKEN}@{service.url.removeprefix('http://')}/a?key={TOKEN}"
+        host = service.url.removeprefix("http://")
+        url = f"http://{USER}:{TOKEN}@{host}/a?key={TOKEN}"
         async with adapter("bindings.http", {"url": url, "maxResponseBodySize": "1"}) as binding:  # type: ignore[attr-defined]
-            with pytest.raises(BindingError, match=f"{service.url}/a cannot be called: it answers more") as large:
+            with pytest.raises(
+                BindingError, match=rf"http://\*\*\*@{host}/a cannot be called: it answers more"
+            ) as large:
                 await binding.invoke(call("get"))
     async with adapter("bindings.http", {"url": url}) as binding:  # type: ignore[attr-defined]
-        with pytest.raises(BindingError, match=f"{service.url}/a cannot be called") as away:
+        with pytest.raises(BindingError, match=rf"http://\*\*\*@{host}/a cannot be called") as away:
             await binding.invoke(call("get"))
     assert (large.value.retryable, away.value.retryable) == (False, True)
     assert TOKEN not in f"{large.value} {away.value} {logged}"

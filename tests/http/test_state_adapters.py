@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from gateway.config import GatewayConfig
+from gateway.grpc.messages import message
 from gateway.http.server import HTTPServer
 from gateway.routes import build_api, build_router
 from mesh.blocks.query import Match, Queried, Query
@@ -88,7 +89,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     registry = MemoryMesh(recording=lambda: site.store, lasting=lambda: site.lasting)
     components = component("store", "state.recording"), component("lasting", "state.lasting")
     async with node("memory:", unique("adapters"), *components, registry=registry) as runtime:
-        router = build_router(build_api(runtime, GatewayConfig("app", tmp_path), About(), {}))
+        router = build_router(build_api(runtime, GatewayConfig("app", tmp_path), About(), {}, message))
         server = HTTPServer(
             router, max_body_bytes=1024 * 1024, max_header_bytes=8192, token=None, allowed_origins=(), api_logging=False
         )

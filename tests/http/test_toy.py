@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from gateway.config import GatewayConfig
+from gateway.grpc.messages import message
 from gateway.http.server import HTTPServer
 from gateway.routes import ROUTES, build_api, build_router
 from mesh.blocks import BLOCKS
@@ -59,7 +60,7 @@ async def asker(nats: Backbone) -> AsyncIterator[Runtime]:
 async def test_over_http_and_over_the_backbone(nats: Backbone, asker: Runtime, tmp_path: Path) -> None:
     """The gateway has no such component: a host elsewhere counts, for each caller apart."""
     all_routes = (*ROUTES, *routes.ROUTES)
-    api = build_api(asker, GatewayConfig("asker", tmp_path), About(), {}, all_routes)
+    api = build_api(asker, GatewayConfig("asker", tmp_path), About(), {}, message, all_routes)
     made = build_router(api, all_routes)
     server = HTTPServer(
         made, max_body_bytes=1024, max_header_bytes=1024, token=None, allowed_origins=(), api_logging=False

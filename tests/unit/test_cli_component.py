@@ -256,7 +256,7 @@ def test_each_setting_can_be_uncommented_by_itself(name: str) -> None:
     for each in found:
         alone = f"{text[: each.start()]}    {each[1]}\n    {each[3]}{text[each.end() :]}"
         names = [entry["name"] for entry in yaml.safe_load(alone)["spec"]["metadata"]]
-        assert each[2] in names
+        assert yaml.safe_load(each[2]) in names
     assert len(found) == text.count("    # - name: ")
 
 

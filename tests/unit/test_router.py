@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.config import GatewayConfig
 from gateway.errors import APIError
+from gateway.grpc.messages import message
 from gateway.http.response import Answered, Response
 from gateway.http.server import Found, Router
 from gateway.routes import ROUTES, build_api, build_router
@@ -173,7 +174,7 @@ def router(routes: Sequence[Route], api: APISpec | None = None) -> Router:
         settings=SimpleNamespace(configuration=SimpleNamespace(spec=SimpleNamespace(api=api))),
     )
     node: Any = None
-    return build_router(build_api(runtime, GatewayConfig("app", Path("home")), node, {}, routes), routes)
+    return build_router(build_api(runtime, GatewayConfig("app", Path("home")), node, {}, message, routes), routes)
 
 
 async def answered(made: Router, path: str) -> str | None:
