@@ -7,7 +7,7 @@ import itertools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -87,7 +87,12 @@ def libraries(module: Module, names: set[str]) -> set[str]:
     """Give the distributions that a module imports from, and that have members of such names."""
     packages = {name.partition(".")[0] for name in _imported(module)} - {*PACKAGES} - sys.stdlib_module_names
     having = {package for package in packages if names & _private_names(package)}
-    return {name.lower() for package in having for name in packages_distributions()[package]}
+    return {name.lower() for package in having for name in _distributions()[package]}
+
+
+@cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()
 
 
 @cache

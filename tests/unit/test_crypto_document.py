@@ -141,6 +141,7 @@ async def test_names_of_keys(keys: Keys) -> None:
 
 
 @pytest.mark.costly
+@pytest.mark.no_cover  # To note the same lines thousands of times takes longer than to run them.
 @pytest.mark.parametrize("vector", VECTORS)
 async def test_every_changed_byte_is_noticed(keys: Keys, vector: bytes) -> None:
     for position in range(len(vector)):
