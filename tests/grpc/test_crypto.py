@@ -130,8 +130,14 @@ async def test_wrong_streams(
     ],
 )
 async def test_what_cannot_be_encrypted(called: Client, options: dict[str, str], code: str, told: str) -> None:
-    with pytest.raises(Failed, match=told) as raised:
-        await document(called, "EncryptAlpha1", {**HOW, **options}, HELLO)
+    for _ in range(5):
+        with pytest.raises(Failed) as raised:
+            await document(called, "EncryptAlpha1", {**HOW, **options}, HELLO)
+        if "Internal error from Core" not in str(
+            raised.value
+        ):  # grpcio's own, where it still sends when it is answered.
+            break
+    assert told in str(raised.value)
     assert raised.value.code == code
 
 
