@@ -149,12 +149,14 @@ class Connection:
         await self._seen()
         request = message("ServerReflectionRequest", REFLECTION)(list_services="*")
         for version in REFLECTIONS:
-            open_ = self._channel.stream_stream(
+            # Nothing is sent after the one request. With ``stream_stream`` grpcio may send its end after a component
+            # that has no such service has answered, and says INTERNAL then.
+            open_ = self._channel.unary_stream(
                 f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
                 request_serializer=_written,
                 response_deserializer=message("ServerReflectionResponse", REFLECTION).FromString,
             )
-            call = open_([request], timeout=CONNECT_SECONDS, metadata=self._metadata, wait_for_ready=True)
+            call = open_(request, timeout=CONNECT_SECONDS, metadata=self._metadata, wait_for_ready=True)
             try:
                 answer = await call.read()
             except grpc.aio.AioRpcError as error:

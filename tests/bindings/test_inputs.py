@@ -110,7 +110,7 @@ async def test_leaving_waits_for_what_is_handled(kind: InputKind, tmp_path: Path
 
 async def test_cancelled_it_gives_up(kind: InputKind, tmp_path: Path) -> None:
     """What is being handled, too."""
-    begun, given_up = asyncio.Event(), asyncio.Event()
+    entered, begun, given_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def handle(event: BindingEvent) -> bytes:
         begun.set()
@@ -122,10 +122,12 @@ async def test_cancelled_it_gives_up(kind: InputKind, tmp_path: Path) -> None:
 
     async def read(adapter: InputBinding) -> None:
         async with adapter.reading(reading(handle)):
+            entered.set()
             await asyncio.Event().wait()
 
     async with kind.serve(tmp_path) as served, opened(kind, served) as adapter, asyncio.TaskGroup() as tasks:
         task = tasks.create_task(read(adapter))
+        await entered.wait()  # A new reader of some sources begins with what comes after it.
         await served.emit(b"one")
         await begun.wait()
         task.cancel()

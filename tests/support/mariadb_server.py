@@ -80,7 +80,7 @@ class MariaDBServer(Server):
 
     def answers(self) -> bool:
         assert self.process is not None
-        if int((self.data / "server.pid").read_text()) != self.process.pid:
+        if (self.data / "server.pid").read_text().strip() != str(self.process.pid):  # Empty until it is written.
             return False
         with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
             return len(connection.recv(5)) == 5  # The beginning of its greeting.
