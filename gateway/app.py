@@ -26,6 +26,7 @@ from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import Connections
 from gateway.http.server import Handler, HTTPServer
+from gateway.http.stages import staged, stages
 from gateway.logs import configure_logging
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
@@ -171,12 +172,9 @@ class Gateway:
             runtime.allow_outside(outside_service)
             api = build_api(runtime, config, self, self._labels, _message)
             server = HTTPServer(
-                build_router(api),
+                staged(build_router(api), stages(config)),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
-                token=config.tokens.api,
-                allowed_origins=config.allowed_origins,
-                api_logging=config.api_logging,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
                 if config.h2c
                 else None,

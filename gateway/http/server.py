@@ -1,6 +1,6 @@
-"""The HTTP server: listening, time limits for slow clients, and the one chain every request passes.
+"""The HTTP server: listening, time limits for slow clients, and the router.
 
-Built once at start: CORS → API token → API log → router → errors. The router is a dictionary and
+What a request passes before the router stands in `gateway/http/stages.py`. The router is a dictionary and
 not aiohttp's: whatever it does not know is an invocation (Dapr has no plain 404), and it reads raw
 paths, since a key may hold an escaped slash.
 """
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,13 +25,12 @@ from gateway.http.loading import Connections, Loading, hand_over
 from gateway.http.parser import RequestParser
 from gateway.http.response import Answered, Request, Response, render, split_target
 from gateway.socket_file import BACKLOG, listen_at
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 
 logger = logging.getLogger(__name__)
-api_logger = logging.getLogger("gateway.api")
 
 HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
@@ -42,7 +39,6 @@ AT_ONCE = 0.01
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4.
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp has no class for it.
 IPV6_LOOPBACK = "::1"
-CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
 Found = Callable[[web.BaseRequest, str], Awaitable[Answered]]
@@ -216,31 +212,18 @@ class HTTPServer:
         *,
         max_body_bytes: int,
         max_header_bytes: int,
-        token: str | None,
-        allowed_origins: Sequence[str],
-        api_logging: bool,
         load_http2: Callable[[Handler], Connections] | None = None,
     ) -> None:
-        """Compose the chain around a handler.
+        """Prepare.
 
         Args:
-            handler: The router.
+            handler: The router, and the stages around it; it raises for broken connections alone.
             max_body_bytes: Largest body that ``request.read`` takes.
             max_header_bytes: Largest header section.
-            token: What clients must send as ``dapr-api-token``; None admits everyone.
-            allowed_origins: For CORS; empty switches it off.
-            api_logging: Log every call.
-            load_http2: Loads what serves connections of HTTP/2 with the whole chain; None refuses them.
+            load_http2: Loads what serves connections of HTTP/2 with the same handler; None refuses them.
         """
         self._load_http2 = load_http2
-        chain = _answering_errors(handler)
-        if api_logging:
-            chain = _logging(chain)
-        if token is not None:
-            chain = _checking_token(chain, token)
-        if allowed_origins:
-            chain = _cors(chain, allowed_origins)
-        self._handler = chain
+        self._handler = handler
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
 
@@ -325,84 +308,3 @@ async def _listen(runner: web.ServerRunner, host: str, port: int, *, optional: b
         logger.debug("not listening on %s: %s", host, error)
         return port
     return port or int(runner.addresses[0][1])
-
-
-def _answering_errors(handler: Handler) -> Handler:
-    async def answer(request: web.BaseRequest) -> Answered:
-        try:
-            return await handler(request)
-        except APIError as error:
-            failure = error
-        except MeshError as error:
-            failure = unexpected(error)
-        except (ConnectionError, web.RequestPayloadError) as error:
-            failure = bad_request(f"the body broke off: {error}")
-        except Exception as error:  # The outermost place where a request's failure can end.
-            logger.exception("request failed: %s %s", request.method, request.raw_path.partition("?")[0])
-            failure = unexpected(error)
-        if isinstance(request, Request) and request.begun:
-            # A part of an answer is out, so the only honest thing left is to break off visibly.
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the answer broke off")
-        return render(failure)
-
-    return answer
-
-
-def _checking_token(handler: Handler, token: str) -> Handler:
-    expected = token.encode()
-
-    async def check(request: web.BaseRequest) -> Answered:
-        given = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, expected):
-            path = request.raw_path.partition("?")[0]
-            if not (request.method == "GET" and path in ("/v1.0/healthz", "/v1.0/healthz/outbound")):
-                return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])
-        return await handler(request)
-
-    return check
-
-
-def _logging(handler: Handler) -> Handler:
-    async def log(request: web.BaseRequest) -> Answered:
-        started = time.monotonic()
-        response = await handler(request)
-        api_logger.info(
-            "HTTP API Called",
-            extra={
-                "fields": {
-                    "method": f"{request.method} {request.raw_path.partition('?')[0]}",
-                    "code": response.status,
-                    "duration": round((time.monotonic() - started) * 1000, 3),
-                    "size": len(response.body) if isinstance(response, Response) else -1,
-                    "useragent": request.headers.get("User-Agent", ""),
-                }
-            },
-        )
-        return response
-
-    return log
-
-
-def _cors(handler: Handler, origins: Sequence[str]) -> Handler:
-    everyone = "*" in origins
-
-    async def cors(request: web.BaseRequest) -> Answered:
-        origin = request.headers.get("Origin")
-        if origin is None or not (everyone or origin in origins):
-            return await handler(request)
-        told = [("Access-Control-Allow-Origin", "*" if everyone else origin), ("Vary", "Origin")]
-        asked = request.headers.get("Access-Control-Request-Method")
-        if request.method == "OPTIONS" and asked is not None:
-            wanted = request.headers.get("Access-Control-Request-Headers")
-            allowed = [("Access-Control-Allow-Headers", wanted)] if wanted else []
-            return Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS), *allowed, *told])
-        if isinstance(request, Request):
-            request.further_fields = told
-        response = await handler(request)
-        if not response.prepared:
-            response.fields += told
-        return response
-
-    return cors

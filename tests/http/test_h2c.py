@@ -367,9 +367,6 @@ async def test_open_requests_finish_when_a_server_stops() -> None:
             answer,
             max_body_bytes=1024,
             max_header_bytes=1024,
-            token=None,
-            allowed_origins=(),
-            api_logging=False,
             load_http2=load,
         )
         async with server.listening(("127.0.0.1",), 0, None, lambda: PATIENCE) as number:
@@ -430,8 +427,8 @@ async def test_what_cannot_be_loaded_is_told_and_ends_nothing(caplog: pytest.Log
     async def answer(request: web.BaseRequest) -> Response:
         return Response(200, b"done")
 
-    settings: dict[str, Any] = {"max_body_bytes": 1024, "max_header_bytes": 1024, "token": None}
-    server = HTTPServer(answer, **settings, allowed_origins=(), api_logging=False, load_http2=load)
+    settings: dict[str, Any] = {"max_body_bytes": 1024, "max_header_bytes": 1024}
+    server = HTTPServer(answer, **settings, load_http2=load)
     async with server.listening(("127.0.0.1",), 0, None, lambda: 0.0) as port:
         for said in ("pip install httpunk", "RuntimeError: of another kind"):
             assert await spoken(port, OPENING + asking(section())) == b""

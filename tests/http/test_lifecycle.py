@@ -73,9 +73,7 @@ async def test_a_client_without_an_open_request_is_not_kept_waiting_by_the_drain
             await go.wait()
         return Response(204)
 
-    server = HTTPServer(
-        answer, max_body_bytes=1024, max_header_bytes=1024, token=None, allowed_origins=(), api_logging=False
-    )
+    server = HTTPServer(answer, max_body_bytes=1024, max_header_bytes=1024)
     listening = server.listening(("127.0.0.1",), 0, None, lambda: 60.0)
     port = await listening.__aenter__()
     async with asyncio.TaskGroup() as tasks:

@@ -13,6 +13,7 @@ import pytest
 from gateway.config import GatewayConfig
 from gateway.grpc.messages import message
 from gateway.http.server import HTTPServer
+from gateway.http.stages import staged, stages
 from gateway.routes import build_api, build_router
 from mesh.blocks.query import Match, Queried, Query
 from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
@@ -89,10 +90,9 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     registry = MemoryMesh(recording=lambda: site.store, lasting=lambda: site.lasting)
     components = component("store", "state.recording"), component("lasting", "state.lasting")
     async with node("memory:", unique("adapters"), *components, registry=registry) as runtime:
-        router = build_router(build_api(runtime, GatewayConfig("app", tmp_path), About(), {}, message))
-        server = HTTPServer(
-            router, max_body_bytes=1024 * 1024, max_header_bytes=8192, token=None, allowed_origins=(), api_logging=False
-        )
+        config = GatewayConfig("app", tmp_path)
+        router = staged(build_router(build_api(runtime, config, About(), {}, message)), stages(config))
+        server = HTTPServer(router, max_body_bytes=1024 * 1024, max_header_bytes=8192)
         async with (
             server.listening(("127.0.0.1",), 0, None, lambda: 0.0) as port,
             aiohttp.ClientSession(f"http://127.0.0.1:{port}") as site.client,

@@ -15,6 +15,7 @@ import pytest
 from gateway.config import GatewayConfig
 from gateway.grpc.messages import message
 from gateway.http.server import HTTPServer
+from gateway.http.stages import staged, stages
 from gateway.routes import ROUTES, build_api, build_router
 from mesh.blocks import BLOCKS
 from mesh.errors import BadArgumentError, ComponentNotFoundError, ConfigError
@@ -61,10 +62,8 @@ async def test_over_http_and_over_the_backbone(nats: Backbone, asker: Runtime, t
     """The gateway has no such component: a host elsewhere counts, for each caller apart."""
     all_routes = (*ROUTES, *routes.ROUTES)
     api = build_api(asker, GatewayConfig("asker", tmp_path), About(), {}, message, all_routes)
-    made = build_router(api, all_routes)
-    server = HTTPServer(
-        made, max_body_bytes=1024, max_header_bytes=1024, token=None, allowed_origins=(), api_logging=False
-    )
+    made = staged(build_router(api, all_routes), stages(api.config))
+    server = HTTPServer(made, max_body_bytes=1024, max_header_bytes=1024)
     async with (
         runtime(nats, "host", TOY) as host,
         server.listening(("127.0.0.1",), 0, None, lambda: 0.0) as port,

@@ -1,0 +1,141 @@
+"""The stages that every HTTP request passes on its way to the router, outermost first: the one list of them.
+
+==========  ==========================================  ==============================
+stage       what it does                                there is one
+==========  ==========================================  ==============================
+CORS        answers and marks calls of web pages        when origins are allowed
+API token   refuses who does not know it                when there is a token
+API log     a line for each call                        when it is asked for
+errors      makes an answer of whatever was raised      always
+==========  ==========================================  ==============================
+
+It is put together once at start: what is not configured costs nothing.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from gateway.config import GatewayConfig
+from gateway.errors import APIError, bad_request, unexpected
+from gateway.http.response import Answered, Request, Response, render
+from mesh.errors import MeshError
+
+__all__ = ["Handler", "Stage", "staged", "stages"]
+
+logger = logging.getLogger(__name__)
+api_logger = logging.getLogger("gateway.api")
+
+CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
+
+Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
+Stage = Callable[[Handler], Handler]
+
+
+def stages(config: GatewayConfig) -> list[Stage]:
+    """Give those that a gateway is configured to have, outermost first."""
+    return [
+        *([_cors(config.allowed_origins)] if config.allowed_origins else []),
+        *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
+        *([_logging] if config.api_logging else []),
+        _answering_errors,
+    ]
+
+
+def staged(handler: Handler, around: Sequence[Stage]) -> Handler:
+    """Put stages, outermost first, around a handler."""
+    for stage in reversed(around):
+        handler = stage(handler)
+    return handler
+
+
+def _answering_errors(handler: Handler) -> Handler:
+    async def answer(request: web.BaseRequest) -> Answered:
+        try:
+            return await handler(request)
+        except APIError as error:
+            failure = error
+        except MeshError as error:
+            failure = unexpected(error)
+        except (ConnectionError, web.RequestPayloadError) as error:
+            failure = bad_request(f"the body broke off: {error}")
+        except Exception as error:  # The outermost place where a request's failure can end.
+            logger.exception("request failed: %s %s", request.method, request.raw_path.partition("?")[0])
+            failure = unexpected(error)
+        if isinstance(request, Request) and request.begun:
+            # A part of an answer is out, so the only honest thing left is to break off visibly.
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the answer broke off")
+        return render(failure)
+
+    return answer
+
+
+def _checking_token(token: str) -> Stage:
+    expected = token.encode()
+
+    def stage(handler: Handler) -> Handler:
+        async def check(request: web.BaseRequest) -> Answered:
+            given = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, expected):
+                path = request.raw_path.partition("?")[0]
+                if not (request.method == "GET" and path in ("/v1.0/healthz", "/v1.0/healthz/outbound")):
+                    return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])
+            return await handler(request)
+
+        return check
+
+    return stage
+
+
+def _logging(handler: Handler) -> Handler:
+    async def log(request: web.BaseRequest) -> Answered:
+        started = time.monotonic()
+        response = await handler(request)
+        api_logger.info(
+            "HTTP API Called",
+            extra={
+                "fields": {
+                    "method": f"{request.method} {request.raw_path.partition('?')[0]}",
+                    "code": response.status,
+                    "duration": round((time.monotonic() - started) * 1000, 3),
+                    "size": len(response.body) if isinstance(response, Response) else -1,
+                    "useragent": request.headers.get("User-Agent", ""),
+                }
+            },
+        )
+        return response
+
+    return log
+
+
+def _cors(origins: Sequence[str]) -> Stage:
+    everyone = "*" in origins
+
+    def stage(handler: Handler) -> Handler:
+        async def cors(request: web.BaseRequest) -> Answered:
+            origin = request.headers.get("Origin")
+            if origin is None or not (everyone or origin in origins):
+                return await handler(request)
+            told = [("Access-Control-Allow-Origin", "*" if everyone else origin), ("Vary", "Origin")]
+            asked = request.headers.get("Access-Control-Request-Method")
+            if request.method == "OPTIONS" and asked is not None:
+                wanted = request.headers.get("Access-Control-Request-Headers")
+                allowed = [("Access-Control-Allow-Headers", wanted)] if wanted else []
+                return Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS), *allowed, *told])
+            if isinstance(request, Request):
+                request.further_fields = told
+            response = await handler(request)
+            if not response.prepared:
+                response.fields += told
+            return response
+
+        return cors
+
+    return stage
