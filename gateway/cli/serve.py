@@ -6,6 +6,7 @@ Nothing of the command line is imported here but the options, for this process l
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 from pathlib import Path
@@ -77,8 +78,11 @@ def serve(config: GatewayConfig) -> int:
 
 
 def _run(config: GatewayConfig) -> int:
+    gc.disable()  # What is imported stays: to look through it again and again takes a tenth of the start.
     # By name, since importing the server is what takes long, and wrong flags are to be refused at once.
     run = cast("Callable[[GatewayConfig], Awaitable[int]]", importlib.import_module("gateway.app").run)
+    gc.freeze()
+    gc.enable()
 
     async def running() -> int:
         return await run(config)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar, overload
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["PATIENCE", "eventually", "eventually_sync"]
+__all__ = ["PATIENCE", "eventually", "eventually_sync", "pause"]
 
 T = TypeVar("T")
 
 # Long enough for a busy machine, and less than a default `ack_wait`: what comes in time was not merely redelivered.
 PATIENCE = 12.0
-_EVERY = 0.01
+_LEAST, _MOST = 0.01, 0.1
 
 
 @overload
@@ -30,24 +30,29 @@ async def eventually(check: Callable[[], T | Awaitable[T]], within: float = PATI
         check: A function or a coroutine function; it says what is not yet so by an AssertionError.
         within: Seconds; when they are over, the last AssertionError is raised.
     """
-    deadline = time.monotonic() + within
+    begin = time.monotonic()
     while True:
         try:
             result = check()
             return await result if inspect.isawaitable(result) else result
         except AssertionError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > begin + within:
                 raise
-        await asyncio.sleep(_EVERY)
+        await asyncio.sleep(pause(begin))
 
 
 def eventually_sync(check: Callable[[], T], within: float = PATIENCE) -> T:
     """Do the same as `eventually`, where there is no event loop."""
-    deadline = time.monotonic() + within
+    begin = time.monotonic()
     while True:
         try:
             return check()
         except AssertionError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > begin + within:
                 raise
-        time.sleep(_EVERY)
+        time.sleep(pause(begin))
+
+
+def pause(begin: float) -> float:
+    """Tell how long to wait before the next look: what takes long is asked for rarely, since each look costs."""
+    return min(_LEAST + (time.monotonic() - begin) / 20, _MOST)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.eventually import eventually_sync
 from tests.support.mesh import running_below
-from tests.support.processes import nothing_forgotten
+from tests.support.processes import NO_AUTHORITIES, nothing_forgotten
 
 __all__ = ["MeshHome", "MeshRun"]
 
@@ -84,7 +84,7 @@ class MeshHome:
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("DAPR_", "MESH_", "APP_"))}
-        return {**kept, "MESH_HOME": str(self.path), **(more or {})}
+        return {**kept, **NO_AUTHORITIES, "MESH_HOME": str(self.path), **(more or {})}
 
     def mesh(
         self,

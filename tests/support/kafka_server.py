@@ -45,6 +45,7 @@ JAVA = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 )
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
+_formatted: dict[str, bytes] = {}
 
 
 def find_kafka() -> Path | None:
@@ -113,15 +114,27 @@ class KafkaServer(Server):
         )
         java = ("java", *JAVA, "-cp", f"{self._libs}/*")
         if not (self.directory / "data" / "meta.properties").exists():
-            users = [
-                f"--add-scram={mechanism}=[name={name},password={password}]"
-                for name, password in self._scram.items()
-                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
-            ]
-            tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
-            if self.run((*java, *tool, *users)).wait(self.ready_within) != 0:
-                raise RuntimeError(f"Kafka's storage was not formatted: {self.output()}")
+            self._format(java, properties)
         return (*java, "kafka.Kafka", str(properties))
+
+    def _format(self, java: Sequence[str], properties: Path) -> None:
+        """Have a new directory for data; one without users is a copy of the first, since the tool takes a second."""
+        data = self.directory / "data"
+        if _formatted and not self._scram:
+            data.mkdir()
+            for name, content in _formatted.items():
+                (data / name).write_bytes(content)
+            return
+        users = [
+            f"--add-scram={mechanism}=[name={name},password={password}]"
+            for name, password in self._scram.items()
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+        ]
+        tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
+        if self.run((*java, *tool, *users)).wait(self.ready_within) != 0:
+            raise RuntimeError(f"Kafka's storage was not formatted: {self.output()}")
+        if not self._scram:
+            _formatted.update({path.name: path.read_bytes() for path in data.iterdir()})
 
     def answers(self) -> bool:
         request = struct.pack(">hhih", 18, 0, 7, -1)  # ApiVersions, version 0, from a client without a name.

@@ -18,7 +18,7 @@ import psutil
 
 from brokers.embedded_server import read_status
 from tests.support.eventually import eventually
-from tests.support.processes import ROOT, free_port, nothing_forgotten
+from tests.support.processes import NO_AUTHORITIES, ROOT, free_port, nothing_forgotten
 
 __all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
 
@@ -95,7 +95,7 @@ class ManagedProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 cwd=ROOT,
-                env={**os.environ, **self._environ},
+                env={**os.environ, **NO_AUTHORITIES, **self._environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from tests.support.eventually import pause
 from tests.support.processes import free_port
 
 __all__ = ["Server"]
 
 STOPS_WITHIN = 30.0
-ASKED_EVERY = 0.01
 
 
 class Server:
@@ -87,12 +87,12 @@ class Server:
 
     def _start(self) -> None:
         self.process = self.run(self.command())
-        deadline = time.monotonic() + self.ready_within
-        while time.monotonic() < deadline and self.process.poll() is None:
+        begin = time.monotonic()
+        while time.monotonic() < begin + self.ready_within and self.process.poll() is None:
             with suppress(OSError):
                 if self.answers():
                     return
-            time.sleep(ASKED_EVERY)
+            time.sleep(pause(begin))
         raise RuntimeError(f"{self.title} did not start: {self.output()}")
 
     def run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
