@@ -151,6 +151,11 @@ def test_two_stores_of_records(
             "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
             "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
+        ("type: state.mesh, initTimeout: 0s", "spec.initTimeout: must be longer than 0"),
+        (
+            "type: state.mongodb, metadata: [{name: host, value: 'h:1,h:70000'}]",
+            "(host): names a port that there cannot be",
+        ),
         ("type: middleware.http.bearer", "this version has no components of the kind 'middleware'"),
     ],
 )
