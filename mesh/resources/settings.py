@@ -39,8 +39,10 @@ __all__ = [
     "check_port",
     "choice",
     "declared_by",
+    "example",
     "gather",
     "ignored",
+    "is_takable",
     "lasting",
     "read_settings",
     "refused",
@@ -51,6 +53,8 @@ __all__ = [
 ]
 
 _MARK = "mesh.setting"
+PLACEHOLDER = "CHANGE-ME"
+_TEXTS = ("false", "5s", "1", "4Ki", "https://localhost:8443")  # One of every kind.
 # The port of a URL; what looks like one before an @ is a part of a password.
 _PORT = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[^/?#\s]*@)?(?:\[[^]\s]*]|[^/?#\s@:[]+):([0-9]+)(?=[/?#,]|\Z)(?!.*@)", re.IGNORECASE
@@ -198,6 +202,27 @@ def setting(
     """Declare a field of an adapter's settings; the arguments are the attributes of `Setting`."""
     made = Setting(name, told, kind, default, required, secret, aliases, example=example, suggested=suggested)
     return field(default=default, repr=not secret, metadata={_MARK: made})
+
+
+def example(setting: Setting) -> str:
+    """Give a text that a setting may have, to be replaced by what is meant."""
+    if setting.example or setting.shown_default:
+        return setting.example or setting.shown_default
+    texts = (*filter(None, setting.kind.choices), PLACEHOLDER, *_TEXTS)
+    return next((text for text in texts if _is(setting, text)), PLACEHOLDER)
+
+
+def is_takable(setting: Setting) -> bool:
+    """Tell whether a file may have it: some are there only to be refused with a reason."""
+    return setting.secret or _is(setting, example(setting))
+
+
+def _is(setting: Setting, text: str) -> bool:
+    try:
+        setting.kind.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def ignored(why: str, *names: str, anyway: tuple[str, ...] = ()) -> tuple[Setting, ...]:

@@ -11,7 +11,6 @@ import pytest
 
 from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError
-from mesh.node.catalogue import example
 from mesh.node.components import unknown_settings
 from mesh.registry import GROUP, Registry
 from mesh.resources.component import Component, MetadataEntry, Secret
@@ -27,6 +26,7 @@ from mesh.resources.settings import (
     Setting,
     choice,
     declared_by,
+    example,
     ignored,
     lasting,
     read_settings,
