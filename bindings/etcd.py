@@ -38,7 +38,8 @@ def _endpoints(text: str) -> tuple[str, ...]:
     found = []
     for each in text.split(","):
         host = each.strip().rstrip("/").rpartition("://")[2]
-        if not re.fullmatch(r"[^\s/@]+:[0-9]{1,5}", host):
+        found_port = re.fullmatch(r"[^\s/@]+:([0-9]{1,5})", host)
+        if found_port is None or not 0 < int(found_port[1]) < 65536:
             raise ValueError("is host:port, or several with commas between, without credentials")
         found.append(host)
     return tuple(found)

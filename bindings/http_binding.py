@@ -23,7 +23,7 @@ from bindings.remote import tls_context
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
 from mesh.resources.component import header_refusal
-from mesh.resources.settings import BOOLEAN, DURATION, SIZE, VERBATIM, choice, setting
+from mesh.resources.settings import BOOLEAN, LIMIT, SIZE, VERBATIM, choice, setting
 from mesh.urls import without_credentials
 from mesh.values import parse_bool
 
@@ -43,7 +43,7 @@ class HTTPSettings:
 
     url: str = setting("url", "What every `path` is added to.", required=True, example="https://api.example.com/v1")
     timeout: float | None = setting(
-        "responseTimeout", "How long an answer may take; the operation's limit, if not set.", DURATION, example="10s"
+        "responseTimeout", "How long an answer may take; the operation's limit, if not set.", LIMIT, example="10s"
     )
     most: int = setting("maxResponseBodySize", "The largest answer; `0` is no limit.", SIZE, default=SIZE_OF_ANSWER)
     strict: bool = setting(

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from bindings.remote import RemoteStateStore, conflict, must_be_absent, parse_hosts, uncertain
 from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
-from mesh.resources.settings import COUNT, Kind, setting
-from mesh.values import parse_duration
+from mesh.resources.settings import COUNT, Kind, lasting, setting
 
 __all__ = ["MemcachedStateStore"]
 
@@ -50,7 +49,7 @@ class MemcachedSettings:
     timeout: float = setting(
         "timeout",
         "How long connecting, and a reply, may take.",
-        Kind("duration, or milliseconds", lambda text: parse_duration(text, bare="ms")),
+        lasting(bare="ms"),
         default=1.0,
     )
 

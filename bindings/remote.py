@@ -152,7 +152,7 @@ def parse_hosts(text: str) -> tuple[tuple[str, int | None], ...]:
     found = []
     for each in text.split(","):
         matched = re.fullmatch(r"(?:\[([^\]\s]+)\]|([^\s:/@]+))(?::([0-9]{1,5}))?", each.strip())
-        if matched is None:
+        if matched is None or (matched[3] and not 0 < int(matched[3]) < 65536):
             raise ValueError("is host:port, or several with commas between, without credentials")
         found.append((matched[1] or matched[2], int(matched[3]) if matched[3] else None))
     return tuple(found)

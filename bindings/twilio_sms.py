@@ -15,7 +15,7 @@ from bindings._twilio_send import OPERATIONS, TWILIO, TwilioMessages
 from bindings._twilio_webhook import sms_listener
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import Invoke, Reading
-from mesh.resources.settings import COUNT, DURATION, SIZE, VERBATIM, setting
+from mesh.resources.settings import COUNT, LIMIT, SIZE, VERBATIM, setting
 
 __all__ = ["TwilioSMSBinding"]
 
@@ -28,7 +28,7 @@ class TwilioSMSSettings:
     account: str = setting("accountSid", "The account's SID; not set = no messages are sent.", default="")
     sender: str = setting("fromNumber", "The number that messages come from.", default="", example="+15551234567")
     to: str = setting("toNumber", "The number that they go to; empty = each call says it.", default="")
-    timeout: float = setting("timeout", "How long Twilio may take to answer.", DURATION, default=300.0)
+    timeout: float = setting("timeout", "How long Twilio may take to answer.", LIMIT, default=300.0)
     endpoint: str = setting("endpoint", "Where Twilio is; other regions are elsewhere.", default=TWILIO)
     port: int | None = setting(
         "port", "Where Twilio's webhook comes in; not set = no messages come in.", PORT, example="8085"

@@ -196,9 +196,9 @@ def _towards() -> Sequence[Row]:
     slow = delivery.SLOW_DELAYS
     return (
         (
-            "an attempt to deliver an event, or to run a durable call",
+            "an attempt to deliver an event, of a binding too, or to run a durable call",
             _time(pipeline.MAX_ATTEMPT_SECONDS),
-            f"{POLICY}: `inbound` of the pub/sub component, or for the application",
+            f"{POLICY}: `inbound` of the component, or for the application",
             "it is an attempt that failed: the next follows",
         ),
         (

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import orjson
 
 from bindings.aws._session import AWSAdapter, AWSSettings
-from bindings.conversation._service import sides
+from bindings.conversation._service import number, sides, usage_of
 from mesh.blocks.conversation import (
     Choice,
     ConversationAwayError,
@@ -21,7 +21,6 @@ from mesh.blocks.conversation import (
     Conversed,
     Said,
     ToolCall,
-    Usage,
 )
 from mesh.errors import BadArgumentError
 from mesh.resources.settings import COUNT, setting
@@ -134,7 +133,7 @@ def _read(answer: Mapping[str, Any], model: str) -> Conversed:
     reason = str(answer.get("stopReason", ""))
     choice = Choice("".join(each.get("text", "") for each in blocks), REASONS.get(reason, reason) or "stop", calls)
     told = answer.get("usage") or {}
-    given, made = int(told.get("inputTokens", 0)), int(told.get("outputTokens", 0))
-    cached = int(told.get("cacheReadInputTokens") or 0)
-    details = {"cached_tokens": cached} if cached else {}
-    return Conversed((choice,), model, Usage(given, made, int(told.get("totalTokens", given + made)), details))
+    cached = number(told.get("cacheReadInputTokens"))
+    details = {"prompt_details": {"cached_tokens": cached}} if cached else {}
+    usage = usage_of(told.get("inputTokens"), told.get("outputTokens"), told.get("totalTokens"), **details)
+    return Conversed((choice,), model, usage)

@@ -33,7 +33,7 @@ from bindings._parts import FILE_BYTES, Budget, begun, encoded, pieces
 from bindings.aws._session import AWSAdapter, AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
 from mesh.errors import MeshError
-from mesh.resources.settings import BOOLEAN, Kind, setting
+from mesh.resources.settings import BOOLEAN, Kind, check_port, setting
 
 __all__ = ["S3Binding"]
 
@@ -50,6 +50,7 @@ def _endpoint(given: str) -> str:
     scheme, _, rest = given.rpartition("://")
     if "@" in rest or not rest or scheme not in ("", "http", "https"):
         raise ValueError("is a host, or an http:// or https:// URL, without credentials")
+    check_port(f"{scheme or 'http'}://{rest}")
     return given.rstrip("/")
 
 

@@ -41,7 +41,7 @@ from mesh.blocks.crypto import (
     Wrapped,
 )
 from mesh.errors import CryptoAwayError, CryptoError
-from mesh.resources.settings import DURATION, setting
+from mesh.resources.settings import LIMIT, setting
 
 __all__ = ["KeyVaultCrypto"]
 
@@ -58,7 +58,7 @@ _LOCAL = re.compile(r"RSA-OAEP|RSA-OAEP-256|RSA1_5|(?:RS|PS)(?:256|384|512)")
 class KeyVaultCryptoSettings(KeyVaultSettings):
     """Settings of ``crypto.azure.keyvault``."""
 
-    timeout: float = setting("requestTimeout", "How long the vault may take to answer.", DURATION, default=30.0)
+    timeout: float = setting("requestTimeout", "How long the vault may take to answer.", LIMIT, default=30.0)
 
 
 @dataclass(frozen=True, slots=True)

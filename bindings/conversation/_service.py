@@ -6,6 +6,7 @@ operation's to say; only the connection has a limit here.
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,11 +28,14 @@ __all__ = [
     "ModelService",
     "ModelSettings",
     "arguments_of",
+    "counts",
     "number",
     "sides",
     "text_of",
     "usage_of",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 100
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -232,6 +236,14 @@ def text_of(value: object) -> str:
     if value is not None and not isinstance(value, str):
         raise TypeError("no text")
     return value or ""
+
+
+def counts(service: str, told: object) -> Mapping[str, Any]:
+    """Take what an answer took; of another type it is left out, as the answer is there and was paid for."""
+    if told is None or isinstance(told, dict):
+        return told or {}
+    logger.debug("%s tells what its answer took as %s: it is left out", service, type(told).__name__)
+    return {}
 
 
 def number(value: object) -> int:

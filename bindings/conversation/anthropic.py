@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 
 import orjson
 
-from bindings.conversation._service import KeyedSettings, ModelService, arguments_of, number, sides, text_of, usage_of
+from bindings.conversation._service import (
+    KeyedSettings,
+    ModelService,
+    arguments_of,
+    counts,
+    number,
+    sides,
+    text_of,
+    usage_of,
+)
 from mesh.blocks.conversation import Choice, Converse, Conversed, Said, ToolCall
 
 __all__ = ["AnthropicModel"]
@@ -85,7 +94,7 @@ class AnthropicModel(ModelService):
         )
         reason = text_of(answer.get("stop_reason"))
         choice = Choice("".join(texts), REASONS.get(reason, reason) or "stop", calls)
-        told = answer.get("usage") or {}
+        told = counts(self.service, answer.get("usage"))
         cached = number(told.get("cache_read_input_tokens"))
         given = number(told.get("input_tokens")) + cached + number(told.get("cache_creation_input_tokens"))
         details = {"prompt_details": {"cached_tokens": cached}} if cached else {}

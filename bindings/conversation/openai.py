@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 
-from bindings.conversation._service import KeyedSettings, ModelService, number, text_of, usage_of
+from bindings.conversation._service import KeyedSettings, ModelService, counts, number, text_of, usage_of
 from mesh.blocks.conversation import Choice, Converse, Conversed, Said, ToolCall, Usage
 from mesh.resources.settings import choice, setting
 
@@ -102,8 +102,19 @@ class CompatibleModel(ModelService):
         choices = tuple(_choice(each) for each in answer["choices"])
         if not choices:
             raise ValueError("no choice")
-        told = answer.get("usage")
-        return Conversed(choices, text_of(answer.get("model")), _usage(told) if told else None)
+        told = counts(self.service, answer.get("usage"))
+        return Conversed(choices, text_of(answer.get("model")), self._usage(told) if told else None)
+
+    def _usage(self, told: Mapping[str, Any]) -> Usage:
+        details = {
+            name: {each: number(found.get(each)) for each in known}
+            for name, known, given in (
+                ("prompt_details", PROMPT_DETAILS, told.get("prompt_tokens_details")),
+                ("completion_details", COMPLETION_DETAILS, told.get("completion_tokens_details")),
+            )
+            if (found := counts(self.service, given))
+        }
+        return usage_of(told.get("prompt_tokens"), told.get("completion_tokens"), told.get("total_tokens"), **details)
 
 
 def _choice(given: Any) -> Choice:
@@ -117,18 +128,6 @@ def _choice(given: Any) -> Choice:
         content = "".join(text_of(each.get("text")) for each in content if each.get("type") == "text")
     content = text_of(content) or text_of(message.get("refusal"))
     return Choice(content, text_of(given.get("finish_reason")) or ("tool_calls" if calls else "stop"), calls)
-
-
-def _usage(told: Any) -> Usage:
-    details = {
-        name: {each: number(found.get(each)) for each in known}
-        for name, known, found in (
-            ("prompt_details", PROMPT_DETAILS, told.get("prompt_tokens_details")),
-            ("completion_details", COMPLETION_DETAILS, told.get("completion_tokens_details")),
-        )
-        if found
-    }
-    return usage_of(told.get("prompt_tokens"), told.get("completion_tokens"), told.get("total_tokens"), **details)
 
 
 @dataclass(frozen=True, slots=True)

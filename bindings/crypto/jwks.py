@@ -21,7 +21,7 @@ from bindings.crypto._keys import Key, key_from_jwk
 from bindings.crypto._provider import LocalProvider
 from bindings.http import HTTPService
 from mesh.errors import ConfigError, CryptoAwayError, CryptoError
-from mesh.resources.settings import DURATION, setting
+from mesh.resources.settings import DURATION, LIMIT, setting
 
 __all__ = ["JWKSCrypto"]
 
@@ -41,7 +41,7 @@ class JWKSSettings:
         secret=True,
         example="keys.json",
     )
-    timeout: float = setting("requestTimeout", "How long reading from a URL may take.", DURATION, default=30.0)
+    timeout: float = setting("requestTimeout", "How long reading from a URL may take.", LIMIT, default=30.0)
     refresh: float = setting(
         "minRefreshInterval", "After which time a set from a URL or a file is read anew.", DURATION, default=600.0
     )

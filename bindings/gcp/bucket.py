@@ -39,7 +39,7 @@ from bindings._objects import (
 from bindings._parts import FILE_BYTES, Budget, encoded, pieces
 from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
-from mesh.resources.settings import DURATION, Kind, setting
+from mesh.resources.settings import LIMIT, Kind, setting
 
 __all__ = ["BucketBinding"]
 
@@ -72,9 +72,7 @@ class BucketSettings(GCPSettings):
     endpoint: str = setting(
         "endpoint", "URL of the service; nobody logs in at one on http://.", Kind("URL", _url), default=URL
     )
-    ttl: float | None = setting(
-        "signTTL", "How long a signed URL is valid, unless a call says.", DURATION, example="15m"
-    )
+    ttl: float | None = setting("signTTL", "How long a signed URL is valid, unless a call says.", LIMIT, example="15m")
     decode: bool = base64_setting("decodeBase64")
     encode: bool = base64_setting("encodeBase64")
     file_root: str | None = file_root_setting()

@@ -23,7 +23,7 @@ from bindings.http import Answer, HTTPService
 from bindings.remote import PARALLEL, RemoteStateStore, conditional, conflict, merged, must_be_absent, uncertain
 from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
-from mesh.resources.settings import BOOLEAN, Kind, setting
+from mesh.resources.settings import BOOLEAN, Kind, check_port, setting
 
 __all__ = ["FirestoreStateStore"]
 
@@ -42,7 +42,9 @@ def _url(text: str) -> str:
     found = re.fullmatch(r"(https?://)?([^\s/@?#]+?)/?", text)
     if found is None:
         raise ValueError("is host:port, or an http:// or https:// URL without credentials and without a path")
-    return f"{found[1] or 'http://'}{found[2]}"
+    url = f"{found[1] or 'http://'}{found[2]}"
+    check_port(url)
+    return url
 
 
 def _kind(text: str) -> str:

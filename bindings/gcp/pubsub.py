@@ -25,7 +25,7 @@ from bindings._service import said
 from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from bindings.http import HTTPService
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
-from mesh.resources.settings import Kind, setting
+from mesh.resources.settings import Kind, check_port, setting
 
 __all__ = ["PubSubBinding"]
 
@@ -43,6 +43,7 @@ def _url(text: str) -> str:
         text = f"http://{text}"  # As an emulator is named.
     if "@" in text or "?" in text:
         raise ValueError("is an http:// or https:// URL, or host:port, without credentials")
+    check_port(text)
     return text.rstrip("/")
 
 

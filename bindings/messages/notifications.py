@@ -14,7 +14,7 @@ import apprise
 from bindings._data import text_of
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke
-from mesh.resources.settings import DURATION, choice, setting
+from mesh.resources.settings import LIMIT, choice, setting
 
 __all__ = ["AppriseBinding"]
 
@@ -45,7 +45,7 @@ class AppriseSettings:
     title: str = setting("title", "Title of what says none.", default="")
     kind: str = setting("type", "What kind of news it is.", choice(*KINDS), default="info")
     form: str = setting("format", "How the text is written.", choice(*FORMATS), default="text")
-    seconds: float = setting("timeout", "How long all of it may take.", DURATION, default=30.0)
+    seconds: float = setting("timeout", "How long all of it may take.", LIMIT, default=30.0)
 
 
 class AppriseBinding(ComponentAdapter):

@@ -19,7 +19,7 @@ from pymongo.write_concern import WriteConcern
 
 from mesh.errors import Problem
 from mesh.resources.component import Component
-from mesh.resources.settings import DURATION, VERBATIM, Kind, choice, setting
+from mesh.resources.settings import LIMIT, VERBATIM, Kind, choice, setting
 
 __all__ = ["Document", "MongoDBSettings", "collection_of", "make_client", "plain", "wrong"]
 
@@ -75,7 +75,7 @@ class MongoDBSettings:
         choice(*_CONCERNS),
         example="local",
     )
-    timeout: float = setting("operationTimeout", "How long an operation may take.", DURATION, default=5.0)
+    timeout: float = setting("operationTimeout", "How long an operation may take.", LIMIT, default=5.0)
     params: str = setting(
         "params", "Further options of the URL, from its question mark on.", default="", example="?replicaSet=rs0"
     )
@@ -86,6 +86,11 @@ class MongoDBSettings:
         return f"MongoDB at {self.server or self.host}" if not self.url else "MongoDB of the connectionString"
 
 
+def _is_port(host: str) -> bool:
+    port = re.fullmatch(r"(?:[^:]+|\[.+\]):([0-9]+)", host.strip())
+    return port is None or (len(port[1]) < 6 and 0 < int(port[1]) < 65536)
+
+
 def wrong(settings: MongoDBSettings, component: Component) -> Iterator[Problem]:
     """Find what does not go together."""
     if not settings.url:
@@ -93,6 +98,8 @@ def wrong(settings: MongoDBSettings, component: Component) -> Iterator[Problem]:
             yield component.problem("one of the settings host, server and connectionString must be there")
         if settings.host is not None and settings.server is not None:
             yield component.problem("is instead of host; only one of them may be there", setting="server")
+        if not all(map(_is_port, (settings.host or "").split(","))):
+            yield component.problem("names a port that there cannot be: one is from 1 to 65535", setting="host")
         if "@" in f"{settings.host}{settings.server}":
             yield component.problem(
                 "must be without credentials, which are username and password",
@@ -101,8 +108,6 @@ def wrong(settings: MongoDBSettings, component: Component) -> Iterator[Problem]:
         if bool(settings.username) != bool(settings.password):
             there, other = ("username", "password") if settings.username else ("password", "username")
             yield component.problem(f"goes with {other}", setting=there)
-    if settings.timeout <= 0:
-        yield component.problem("must be longer than 0", setting="operationTimeout")
 
 
 def make_client(settings: MongoDBSettings, within: float, tell: Callable[[str], object]) -> AsyncMongoClient[Document]:

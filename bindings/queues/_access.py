@@ -40,7 +40,7 @@ def hosts_of(text: str, default_port: int) -> tuple[str, ...]:
     found = []
     for each in text.split(","):
         parts = urlsplit(f"//{each.strip()}")
-        if parts.netloc != each.strip() or parts.username is not None or not parts.hostname:
+        if parts.netloc != each.strip() or parts.username is not None or not parts.hostname or parts.port == 0:
             raise ValueError("is host:port[,host:port]…")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         found.append(f"{host}:{parts.port or default_port}")

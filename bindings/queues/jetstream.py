@@ -36,7 +36,7 @@ __all__ = ["JetStreamBinding"]
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS, CLOSE_SECONDS, CALL_SECONDS = 10.0, 5.0, 10.0
-FETCH_SECONDS = 5.0
+FETCH_SECONDS = 2.0  # Whoever leaves waits as long.
 PING_SECONDS = 10
 RECONNECT_SECONDS = 1
 LONGEST_DELAY = 30.0
@@ -286,13 +286,10 @@ class JetStreamBinding(ComponentAdapter):
             ack_wait = await self._consumer(context, stream, durable)
             async with task_group() as tasks:
                 count = 1 if settings.concurrency == "single" else 10
-                workers = [_Worker(context, stream, durable, reading, ack_wait) for _ in range(count)]
-                running = [tasks.create_task(worker.run(stopping), name="jetstream-work") for worker in workers]
+                for _ in range(count):
+                    worker = _Worker(context, stream, durable, reading, ack_wait)
+                    tasks.create_task(worker.run(stopping), name="jetstream-work")
                 connected.set()
-                await stopping.wait()
-                for worker, task in zip(workers, running, strict=True):
-                    if not worker.handling:
-                        task.cancel()
 
     async def _consumer(self, context: JetStreamContext, stream: str, durable: str) -> float:
         """Make the consumer, unless it is there: then it is used as it is; give its time to acknowledge."""
@@ -314,19 +311,14 @@ class JetStreamBinding(ComponentAdapter):
 
 
 class _Worker:
-    """Takes one message after the other.
-
-    Attributes:
-        handling: Whether one is at work.
-    """
+    """Takes one message after the other."""
 
     def __init__(self, context: JetStreamContext, stream: str, durable: str, reading: Reading, ack_wait: float) -> None:
         self._context, self._stream, self._durable = context, stream, durable
         self._reading, self._ack_wait = reading, ack_wait
-        self.handling = False
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until it is told to stop."""
+        """Work until it is told to stop; what it asked for by then is waited for: it may be on its way."""
         source = await self._context.pull_subscribe_bind(self._durable, self._stream)
         try:
             while not stopping.is_set():
@@ -334,9 +326,7 @@ class _Worker:
                     [message] = await source.fetch(1, timeout=FETCH_SECONDS)
                 except nats.errors.TimeoutError:
                     continue
-                self.handling = True
                 await self._hand(message)
-                self.handling = False
         finally:
             with suppress(*_FAILURES):
                 await source.unsubscribe()

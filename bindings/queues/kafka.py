@@ -37,6 +37,7 @@ from mesh.resources.settings import (
     Setting,
     choice,
     ignored,
+    lasting,
     refused,
     setting,
     whole,
@@ -53,6 +54,7 @@ REVOKE_SECONDS = 5.0
 REBALANCE_SECONDS = 30.0
 LONGEST_WAIT = 5.0
 AT_ONCE = 100
+SESSION = lasting(24 * 3600.0)
 NO_LIMIT_MS = 24 * 3600 * 1000  # Between two polls: how long an application takes is its own affair.
 LEAST_LIMIT = 64 * 1024
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}
@@ -176,9 +178,12 @@ class KafkaBindingSettings:
         default="range",
     )
     session: float = setting(
-        "sessionTimeout", "Time until the partitions of a reader that died go to others.", DURATION, default=10.0
+        "sessionTimeout",
+        "Time until the partitions of a reader that died go to others.",
+        SESSION,
+        default=10.0,
     )
-    heartbeat: float = setting("heartbeatInterval", "Time between signs of life of a reader.", DURATION, default=3.0)
+    heartbeat: float = setting("heartbeatInterval", "Time between signs of life of a reader.", SESSION, default=3.0)
     escape: bool = setting("escapeHeaders", "Whether values of headers are URL-encoded.", BOOLEAN, default=False)
     excluded: re.Pattern[str] | None = setting(  # noqa: RUF009 - a frozen value
         "excludeHeaderMetaRegex",

@@ -50,7 +50,7 @@ def _hosts(text: str) -> tuple[tuple[str, int | None], ...]:
 def _host(each: str, whole_text: str) -> tuple[str, int | None]:
     try:
         parts = urlsplit(f"//{each}")
-        if parts.hostname and parts.netloc == each and " " not in each and not each.endswith(":"):
+        if parts.hostname and parts.port != 0 and parts.netloc == each and " " not in each and not each.endswith(":"):
             return parts.hostname, parts.port
     except ValueError:  # Of the port, or of an IPv6 address.
         pass

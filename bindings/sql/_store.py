@@ -18,7 +18,7 @@ from bindings.sql._values import LONGEST_TTL
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 from mesh.errors import ConflictError, InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
-from mesh.resources.settings import SECONDS, setting
+from mesh.resources.settings import LIMIT_SECONDS, setting
 from mesh.tasks import task_group
 
 __all__ = ["SQLStateStore", "TableSettings"]
@@ -39,7 +39,7 @@ class TableSettings:
         "metadataTableName", "The table that remembers the last clean-up.", NAME, default="dapr_metadata"
     )
     timeout: float = setting(
-        "timeout", "How long an operation may take.", SECONDS, default=20.0, aliases=("timeoutInSeconds",)
+        "timeout", "How long an operation may take.", LIMIT_SECONDS, default=20.0, aliases=("timeoutInSeconds",)
     )
     clean_every: float = setting(
         "cleanupInterval",

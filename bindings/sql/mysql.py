@@ -24,7 +24,7 @@ from bindings.sql._values import decoded, encoded, new_etag
 from mesh.blocks.store import Stored
 from mesh.errors import ConfigError, StateError
 from mesh.resources.component import Component
-from mesh.resources.settings import SECONDS, Setting, ignored, read_settings, setting, whole
+from mesh.resources.settings import LIMIT_SECONDS, Setting, ignored, read_settings, setting, whole
 
 __all__ = ["DRIVER", "MySQLStateStore", "engine_of", "open_connection"]
 
@@ -61,7 +61,7 @@ class MySQLSettings(TableSettings):
     timeout: float = setting(
         "timeoutInSeconds",
         "How long an operation may take.",
-        SECONDS,
+        LIMIT_SECONDS,
         default=20.0,
         aliases=("timeout",),
     )

@@ -24,7 +24,7 @@ from bindings.sql.mysql import DRIVER, engine_of, open_connection
 from mesh.blocks.binding_contract import BindingError
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
-from mesh.resources.settings import COUNT, DURATION, SECONDS, Setting, ignored, read_settings, setting
+from mesh.resources.settings import COUNT, DURATION, LIMIT_SECONDS, Setting, ignored, read_settings, setting
 
 __all__ = ["MySQLBinding"]
 
@@ -61,7 +61,7 @@ class MySQLBindingSettings:
     idle: float | None = setting(
         "connMaxIdleTime", "A connection that was unused for longer is replaced.", DURATION, example="5m"
     )
-    timeout: float = setting("timeout", "How long getting a connection may take.", SECONDS, default=20.0)
+    timeout: float = setting("timeout", "How long getting a connection may take.", LIMIT_SECONDS, default=20.0)
     ignored: ClassVar[tuple[Setting, ...]] = ignored("connections are kept as long as they may be", "maxIdleConns")
 
 

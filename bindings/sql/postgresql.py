@@ -23,7 +23,17 @@ from bindings.sql._store import SQLStateStore
 from mesh.blocks.query import Queried, Query
 from mesh.errors import ConfigError, FeatureNotSupportedError, StateError
 from mesh.resources.component import Component
-from mesh.resources.settings import DURATION, SECONDS, Kind, Setting, choice, ignored, read_settings, setting, whole
+from mesh.resources.settings import (
+    DURATION,
+    LIMIT_SECONDS,
+    Kind,
+    Setting,
+    choice,
+    ignored,
+    read_settings,
+    setting,
+    whole,
+)
 from mesh.values import parse_bool
 
 __all__ = [
@@ -81,7 +91,7 @@ class Connecting:
     timeout: float = setting(
         "timeout",
         "How long an operation may take; the deadline of a request is another one.",
-        SECONDS,
+        LIMIT_SECONDS,
         default=20.0,
         aliases=("timeoutInSeconds",),
     )

@@ -23,7 +23,7 @@ from bindings.sql._session import blocking
 from bindings.sql.sqlserver import LOGIN_BY_CLOUD, NO_CLOUD, fault, load_driver
 from mesh.errors import ConfigError, StateError
 from mesh.resources.component import Component
-from mesh.resources.settings import COUNT, SECONDS, Setting, ignored, read_settings, setting
+from mesh.resources.settings import COUNT, LIMIT_SECONDS, Setting, ignored, read_settings, setting
 
 __all__ = ["SQLServerBinding", "calling"]
 
@@ -43,7 +43,7 @@ class SQLServerBindingSettings:
         example="Server=localhost;User Id=sa;Password=example;Database=shop",
     )
     max_connections: int = setting("maxOpenConns", "Most connections.", COUNT, default=_CONNECTIONS)
-    timeout: float = setting("timeout", "How long getting a connection may take.", SECONDS, default=20.0)
+    timeout: float = setting("timeout", "How long getting a connection may take.", LIMIT_SECONDS, default=20.0)
     use_azure_ad: bool = setting("useAzureAD", "Only false: log in by Azure AD.", NO_CLOUD, default=False)
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("a connection is kept until it is lost", "maxIdleConns", "connMaxLifetime", "connMaxIdleTime"),

@@ -49,8 +49,11 @@ class RedisSettings:
         default="",
         example="localhost:6379",
     )
-    port: int = setting(
-        "redisPort", "The port, if `redisHost` has none; 6379, of Sentinels 26379.", whole(), default=0, example="6379"
+    port: int | None = setting(
+        "redisPort",
+        "The port, if `redisHost` has none; 6379, of Sentinels 26379.",
+        whole(1, 65535),
+        example="6379",
     )
     username: str | None = setting("redisUsername", "The user of the server's access list.", VERBATIM, example="shop")
     password: str | None = setting(

@@ -103,7 +103,7 @@ def hosts_of(text: str, default_port: int) -> tuple[tuple[str, int], ...]:
     found = []
     for each in text.split(","):
         parts = urlsplit(f"//{each.strip()}")
-        if parts.netloc != each.strip() or parts.username is not None or not parts.hostname:
+        if parts.netloc != each.strip() or parts.username is not None or not parts.hostname or parts.port == 0:
             raise ValueError(each)
         found.append((parts.hostname, parts.port or default_port))
     return tuple(found)

@@ -7,9 +7,8 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser
@@ -19,16 +18,13 @@ from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
-from mesh.node.catalogue import example
 from mesh.node.components import check_installed, check_references, check_together, check_types, unknown_settings
 from mesh.node.runtime import check as check_node
+from mesh.node.settings import NONE_KNOWN, Secrets, wrong_values
 from mesh.registry import Registry
 from mesh.resources.component import (
-    EnvRef,
-    Secret,
     SecretRef,
     TemplateTokens,
-    env_refusal,
     resolve_entries,
     without_secret,
 )
@@ -41,21 +37,15 @@ from mesh.resources.loader import (
     load_resources,
     read_documents,
 )
-from mesh.resources.settings import declared_by, read_settings
 from mesh.resources.subscription import clashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from gateway.config import GatewayConfig
-    from mesh.blocks.block import Block
-    from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
-    from mesh.resources.settings import Setting
+    from mesh.resources.component import Component, HTTPEndpoint
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
-
-_ANYTHING = "anything"
-_Secrets = Mapping[str, Mapping[SecretRef, str]]  # By the name of the store.
 
 
 def parser() -> Parser:
@@ -183,7 +173,7 @@ def _known_secrets(
     findings: Findings,
     *,
     sure: bool,
-) -> _Secrets:
+) -> Secrets:
     """Read what is referred to, from stores of this machine; whether another one answers is not known before.
 
     Args:
@@ -314,7 +304,7 @@ def _check_component(
     registry: Registry,
     findings: Findings,
     here: GatewayConfig | None,
-    secrets: _Secrets = MappingProxyType({}),
+    secrets: Secrets = NONE_KNOWN,
 ) -> None:
     """Let the adapter read the settings, as at the start of a gateway; it connects to nothing before it is entered.
 
@@ -332,7 +322,7 @@ def _check_component(
     try:
         problems, strange = unknown_settings(component, block, registry)
         findings.warn(strange)
-        problems += _wrong_values(component, block, registry, here, secrets)
+        problems += wrong_values(component, block, registry, _tokens(here), secrets, elsewhere=here is None)
     except MissingDependencyError as error:
         problem = component.type_problem(str(error))
         if here is None:
@@ -341,67 +331,6 @@ def _check_component(
             problems.append(problem)
     # One that may be missing is left out, with a warning.
     (findings.warn if component.ignore_errors else findings.add)(problems)
-
-
-def _wrong_values(
-    component: Component, block: Block, registry: Registry, here: GatewayConfig | None, secrets: _Secrets
-) -> list[Problem]:
-    """Find what is wrong with values: what block and adapter say of them, as far as it depends on known ones.
-
-    A text that is not known is taken as given. What is said of it then is not told. Whether settings go together can
-    be told beside a secret, which is only passed on; beside another one, such as a URL, it may depend on its text.
-    """
-    adapter = None if registry.find(component.type) is None else registry.load(component.type)
-    own, read_all = declared_by(adapter), getattr(adapter, "from_component", None)
-    declared = {name.casefold(): each for each in (*block.settings, *(own or ())) for name in each.names}
-    closed, problems = _closed(component, here, secrets, declared)
-    assumed = [entry for entry in closed.metadata if isinstance(entry.value, Secret) and entry.value.assumed]
-    meant = [declared.get(entry.name.casefold()) for entry in assumed]
-    reads: list[Callable[[Component], object]] = [] if block.check is None else [block.check]
-    if assumed and own is not None:
-        model: type = adapter.settings  # type: ignore[union-attr]  # It has declared them.
-        reads.append(lambda each: read_settings(each, model))
-    if read_all is not None and (not assumed or (own and all(each is not None and each.secret for each in meant))):
-        reads.append(read_all)
-    both = list(zip(assumed, meant, strict=True))
-    silent = {
-        component.problem("", setting=entry.name).path for entry, each in both if each is None or not each.refused
-    }
-    if any(each is None or each.name.casefold() != entry.name.casefold() for entry, each in both):
-        silent.add(component.problem("").path)  # What is said of a setting by another of its names has no place.
-    for read in reads:
-        try:
-            read(closed)
-        except ConfigError as error:
-            told = [each for each in error.problems if each.path not in silent]
-            problems += [each if each.file else component.type_problem(each.message) for each in told]
-    return list(dict.fromkeys(problems))
-
-
-def _closed(
-    component: Component, here: GatewayConfig | None, secrets: _Secrets, declared: Mapping[str, Setting]
-) -> tuple[Component, list[Problem]]:
-    """Close the references of a component, and find those to what is not there.
-
-    What is not known is a text that the setting may have.
-    """
-    known = secrets.get(component.auth_secret_store or "")
-    problems: list[Problem] = []
-    closed: list[MetadataEntry] = []
-    for entry in component.metadata:
-        setting = declared.get(entry.name.casefold())
-        source = entry.value if isinstance(entry.value, SecretRef) else None
-        assumed = replace(entry, value=Secret(_ANYTHING if setting is None else example(setting), source, assumed=True))
-        elsewhere = here is None and isinstance(entry.value, EnvRef) and env_refusal(entry.value.variable, {}) is None
-        if elsewhere or (source is not None and known is None):
-            closed.append(assumed)
-            continue
-        try:
-            closed += resolve_entries([entry], _tokens(here), os.environ, known or {}, file=component.file)
-        except ConfigError as error:
-            problems += error.problems
-            closed.append(assumed)
-    return replace(component, metadata=tuple(closed)), problems
 
 
 def _tokens(here: GatewayConfig | None) -> TemplateTokens:

@@ -14,8 +14,9 @@ from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import Format, note, show, show_records, table
 from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError
-from mesh.node.catalogue import ComponentType, component_type, component_types, example, is_takable
+from mesh.node.catalogue import ComponentType, component_type, component_types
 from mesh.registry import Registry
+from mesh.resources.settings import example, is_takable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -72,11 +72,19 @@ async def _read(asked: Asked, name: str) -> Message:
         return cast("Message", message)
     if not isinstance(body, dict):
         raise malformed("the body must be an object")
+    if isinstance(given := body.get("parameters"), dict):
+        body = {**body, "parameters": {each: value for each, value in given.items() if not _of_another_type(value)}}
     try:
         ParseDict(body, message, ignore_unknown_fields=True, descriptor_pool=message.DESCRIPTOR.file.pool)
     except (ParseError, TypeError, ValueError, AttributeError, KeyError) as error:  # All of them: it checks little.
         raise malformed(error) from None
     return cast("Message", message)
+
+
+def _of_another_type(parameter: object) -> bool:
+    """Tell whether a parameter is left out; the library refuses the types that it does not know."""
+    kind = parameter.get("@type") if isinstance(parameter, dict) else None
+    return isinstance(kind, str) and kind.rpartition("/")[2] not in WRAPPERS | STRUCTURES
 
 
 def _json(reply: Any) -> Response:

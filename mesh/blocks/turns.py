@@ -64,8 +64,15 @@ async def _taken(records: StateStore, key: str, holder: bytes, ending: asyncio.E
         found = await records.get(key, strong=True)
         if found is None or found.value == holder:
             etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
-            with suppress(ConflictError):
+            try:
                 await records.write([Item(key, holder, etag, first, HOLD_SECONDS)])
+            except ConflictError:
+                pass
+            except (MeshError, asyncio.CancelledError):  # It may be written all the same.
+                with suppress(MeshError):
+                    await _give_back(records, key, holder)
+                raise
+            else:
                 return since
         with suppress(TimeoutError):
             async with asyncio.timeout(RENEW_SECONDS):

@@ -16,12 +16,10 @@ from mesh.errors import MissingDependencyError
 from mesh.registry import BACKBONE_TYPES, Registry
 from mesh.resources.settings import Setting, declared_by
 
-__all__ = ["ComponentType", "component_type", "component_types", "example", "is_takable"]
+__all__ = ["ComponentType", "component_type", "component_types"]
 
 _ON_BACKBONE = "On the mesh's own broker; nothing else has to run."
 NOT_HERE = frozenset({"ACTOR"})  # Metadata tells it as Dapr does; no actor can use it yet.
-PLACEHOLDER = "CHANGE-ME"
-_TEXTS = ("false", "5s", "1", "4Ki", "https://localhost:8443")  # One of every kind.
 _FIRST = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
 
 
@@ -162,24 +160,3 @@ def _title(adapter: type) -> str:
     text = getattr(adapter, "title", "") or inspect.cleandoc(adapter.__doc__ or "")
     found = _FIRST.match(text)
     return " ".join((found[0] if found else text).replace("``", "`").split())
-
-
-def example(setting: Setting) -> str:
-    """Give a text that a setting may have, to be replaced by what is meant."""
-    if setting.example or setting.shown_default:
-        return setting.example or setting.shown_default
-    texts = (*filter(None, setting.kind.choices), PLACEHOLDER, *_TEXTS)
-    return next((text for text in texts if _is(setting, text)), PLACEHOLDER)
-
-
-def is_takable(setting: Setting) -> bool:
-    """Tell whether a file may have it: some are there only to be refused with a reason."""
-    return setting.secret or _is(setting, example(setting))
-
-
-def _is(setting: Setting, text: str) -> bool:
-    try:
-        setting.kind.parse(text)
-    except ValueError:
-        return False
-    return True

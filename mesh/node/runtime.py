@@ -50,6 +50,7 @@ from mesh.node.directory import Directory
 from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
+from mesh.node.settings import check_settings
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.pipeline import InboundPipeline, Pipeline
@@ -205,8 +206,8 @@ class Runtime(Steps):
             BrokerUnavailableError: The backbone does not answer.
         """
         settings, enter = self.settings, self._stack.enter_async_context
-        problems = check(settings, self._registry, self._blocks)
-        if problems:
+        registry, blocks = self._registry, self._blocks
+        if problems := check(settings, registry, blocks) + check_settings(settings, registry, blocks):
             raise ConfigError(problems)
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()

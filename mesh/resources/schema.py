@@ -150,6 +150,9 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
     if model is None:
         return None
     metadata = _entries(document, model.spec.metadata, ("spec", "metadata"), problems)
+    if model.spec.init_timeout == 0:
+        problems.append(document.problem("must be longer than 0: nothing starts in no time", ("spec", "initTimeout")))
+        return None
     placement = (model.metadata.annotations or {}).get(PLACEMENT)
     if placement is not None and placement not in PLACEMENTS:
         wrong = f"expected one of {', '.join(PLACEMENTS)}, got '{placement}'"

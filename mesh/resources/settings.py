@@ -15,9 +15,10 @@ with `ignored`, so that its user is told once.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
@@ -27,16 +28,22 @@ __all__ = [
     "BOOLEAN",
     "COUNT",
     "DURATION",
+    "LIMIT",
+    "LIMIT_SECONDS",
     "SECONDS",
     "SIZE",
     "TEXT",
     "VERBATIM",
     "Kind",
     "Setting",
+    "check_port",
     "choice",
     "declared_by",
+    "example",
     "gather",
     "ignored",
+    "is_takable",
+    "lasting",
     "read_settings",
     "refused",
     "setting",
@@ -46,6 +53,12 @@ __all__ = [
 ]
 
 _MARK = "mesh.setting"
+PLACEHOLDER = "CHANGE-ME"
+_TEXTS = ("false", "5s", "1", "4Ki", "https://localhost:8443")  # One of every kind.
+# The port of a URL; what looks like one before an @ is a part of a password.
+_PORT = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:[^/?#\s]*@)?(?:\[[^]\s]*]|[^/?#\s@:[]+):([0-9]+)(?=[/?#,]|\Z)(?!.*@)", re.IGNORECASE
+)
 _Model = TypeVar("_Model")
 
 
@@ -81,12 +94,34 @@ def choice(*words: str) -> Kind:
     return Kind("one of a few words", parse, words)
 
 
+def lasting(most: float | None = None, *, bare: Literal["s", "ms"] | None = None) -> Kind:
+    """Make the kind of times in which something must be done: nothing can be in no time.
+
+    Args:
+        most: The longest, in seconds; None = any.
+        bare: The unit of a number without one; None = there must be one.
+    """
+
+    def parse(text: str) -> float:
+        seconds = parse_duration(text, bare=bare)
+        if seconds <= 0:
+            raise ValueError("must be longer than 0")
+        if most is not None and seconds > most:
+            raise ValueError(f"is at most {show_duration(most)}")
+        return seconds
+
+    names = {None: "duration", "s": "seconds, or a duration", "ms": "duration, or milliseconds"}
+    return Kind(names[bare], parse)
+
+
 TEXT = Kind("text", str)
 VERBATIM = Kind("text", str)  # Blanks around it are a part of it, as of a password.
 BOOLEAN = Kind("boolean", lambda text: parse_bool(text, words=True))
 COUNT = whole(1)
 DURATION = Kind("duration", parse_duration)
 SECONDS = Kind("seconds, or a duration", lambda text: parse_duration(text, bare="s"))
+LIMIT = lasting()
+LIMIT_SECONDS = lasting(bare="s")
 SIZE = Kind("size in bytes", parse_size)
 
 
@@ -169,6 +204,27 @@ def setting(
     return field(default=default, repr=not secret, metadata={_MARK: made})
 
 
+def example(setting: Setting) -> str:
+    """Give a text that a setting may have, to be replaced by what is meant."""
+    if setting.example or setting.shown_default:
+        return setting.example or setting.shown_default
+    texts = (*filter(None, setting.kind.choices), PLACEHOLDER, *_TEXTS)
+    return next((text for text in texts if _is(setting, text)), PLACEHOLDER)
+
+
+def is_takable(setting: Setting) -> bool:
+    """Tell whether a file may have it: some are there only to be refused with a reason."""
+    return setting.secret or _is(setting, example(setting))
+
+
+def _is(setting: Setting, text: str) -> bool:
+    try:
+        setting.kind.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
 def ignored(why: str, *names: str, anyway: tuple[str, ...] = ()) -> tuple[Setting, ...]:
     """Declare settings that have no effect; an adapter's model lists them as ``ignored: ClassVar``."""
     return tuple(Setting(name, "", ignored=why, anyway=anyway) for name in names)
@@ -200,6 +256,17 @@ def without_effect(component: Component, settings: Iterable[Setting]) -> list[Pr
         for entry, each in found
         if each is not None and (entry.text() or "").strip().lower() not in ("", *each.anyway)
     ]
+
+
+def check_port(text: str) -> None:
+    """Refuse a URL whose port there cannot be: who connects would say it late, and each in its own words.
+
+    Raises:
+        ValueError: It is no port; nothing of the text is quoted, for it may hold a password.
+    """
+    found = _PORT.match(text)
+    if found is not None and not (len(found[1]) < 6 and 0 < int(found[1]) < 65536):
+        raise ValueError("names a port that there cannot be: one is from 1 to 65535")
 
 
 def read_settings(component: Component, model: type[_Model]) -> _Model:
@@ -239,6 +306,11 @@ def gather(component: Component, model: type[_Model], problems: list[Problem]) -
         except ValueError as error:
             message = f"is no {declared.kind.name}" if declared.secret else str(error)
             problems.append(component.problem(message, setting=name))
+            continue
+        try:
+            check_port(text)
+        except ValueError as error:
+            problems.append(component.problem(str(error), setting=name))
     problems += [
         component.problem(f"{each.refused} is not supported", setting=each.name)
         for each in settings_of(cast("type", model))

@@ -618,6 +618,34 @@ async def test_jetstream_messages() -> None:
         assert {"colour": "red", "subject": f"{subject}.a", "sequence": "1"}.items() <= app.events[0].metadata.items()
 
 
+async def test_jetstream_leaves_nothing_behind() -> None:
+    """What the server sent to a reader that leaves is handed over, and not held until its time is over."""
+    async with _context() as (url, stream):
+        subject = unique("s")
+        await stream.add_stream(name=subject, subjects=[subject])
+        app, sent = App(), 0
+        settings = {"natsURL": url, "subject": subject, "ackWait": "10m", "durableName": "d"}
+        async with made("jetstream", **settings) as adapter:
+
+            async def asked_for() -> None:
+                assert (await stream.consumer_info(subject, "d")).num_waiting == 10
+
+            for _ in range(5):
+                async with asyncio.TaskGroup() as tasks:
+                    async with adapter.reading(app.reading()):
+                        await eventually(asked_for)
+                        writing = [stream.publish(subject, b"%d" % number) for number in range(sent, sent + 10)]
+                        running = [tasks.create_task(each) for each in writing]
+                        await running[0]
+                    sent += 10
+            async with adapter.reading(app.reading()):
+
+                def all_there() -> None:
+                    assert {int(event.data) for event in app.events} == set(range(sent))
+
+                await eventually(all_there, 30.0)
+
+
 async def test_jetstream_message_that_cannot_be_read() -> None:
     """It comes without headers, and those behind it come as well."""
     async with _context() as (url, context):

@@ -276,6 +276,32 @@ async def test_several_choices_and_details(app: App) -> None:
     assert done.usage == Usage(5, 0, 5, {"audio_tokens": 0, "cached_tokens": 4}, completion)
 
 
+@pytest.mark.parametrize("wrong", [[1], "many", 7.5, True, {"n": {}}], ids=repr)
+async def test_what_an_answer_took_that_cannot_be_read(
+    kind: ModelKind, app: App, wrong: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not spoil an answer, which was paid for."""
+    caplog.set_level(logging.DEBUG)
+    told: Mapping[str, object] = {"usage": wrong}
+    if kind is OLLAMA:
+        told = {"prompt_eval_count": wrong, "eval_count": wrong}
+    elif kind is BEDROCK:
+        pytest.skip("AWS's own library reads the answer, by AWS's own description of it")
+    app.answer(kind.path, body={**kind.text("yes"), **told})
+    done = await ask(kind, app)
+    assert done.choices == (Choice("yes", "stop"),)
+    assert done.usage in (None, Usage(0, 0, 0))
+    if kind is not OLLAMA and not isinstance(wrong, dict):
+        assert f"tells what its answer took as {type(wrong).__name__}" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [[1], "many", 7], ids=repr)
+async def test_details_that_cannot_be_read(app: App, wrong: object) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": wrong}
+    app.answer(OPENAI.path, body={**OPENAI.text("yes"), "usage": usage})
+    assert (await ask(OPENAI, app)).usage == Usage(5, 2, 7)
+
+
 async def test_azure(app: App) -> None:
     path = "/openai/deployments/m%2F1/chat/completions"
     app.answer(path, body=OPENAI.text("yes"))

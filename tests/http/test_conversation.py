@@ -169,8 +169,11 @@ async def test_the_first_version(node: Node, case: Case) -> None:
     Case("two kinds of message", second(said({**user("a"), **user("b", who="ofSystem")})), 400, MALFORMED),
     Case("a time that is none", second(said(user("a"), promptCacheRetention="1h")), 400, MALFORMED),
     Case("a parameter without a type", second(said(user("a"), parameters={"p": 1})), 400, MALFORMED),
-    Case("a parameter of an unknown type", second(said(user("a"), parameters={"p": {"@type": "x/y.Z"}})), 400,
-         MALFORMED),
+    Case("parameters of other types", second(said(user("a"), parameters={
+        "p": {"@type": "x/y.Z", "value": 1}, "q": {"@type": "Z"}, "r": {"@type": TYPE + "Duration", "value": "x"},
+    })), 200, told("a", 1)),
+    Case("a parameter that is not of its type", second(said(user("a"), parameters={
+        "p": {"@type": TYPE + "Int64Value", "value": "x"}})), 400, MALFORMED),
     Case("a format that is no object", second(said(user("a"), responseFormat=[1])), 400, MALFORMED),
     Case("inputs that are no list", second({"inputs": "a"}), 400, MALFORMED),
     Case("a body that is a text", second('"a"'), 400, MALFORMED),

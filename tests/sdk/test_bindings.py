@@ -21,10 +21,11 @@ from tests.support.security import missing
 __all__ = ["mesh_home"]
 
 
-def bound(name: str, kind: str, **settings: str) -> dict[str, object]:
+def bound(name: str, kind: str, namespace: str | None = None, **settings: str) -> dict[str, object]:
     metadata = [{"name": key, "value": value} for key, value in settings.items()]
+    named = {"name": name, **({"namespace": namespace} if namespace else {})}
     spec = {"type": kind, "version": "v1", "metadata": metadata}
-    return {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": name}, "spec": spec}
+    return {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": named, "spec": spec}
 
 
 async def used(home: Path, protocol: str, *command: str) -> tuple[dict[str, Any], Path]:
@@ -86,16 +87,18 @@ async def test_quickstart(mesh_home: Path, tmp_path: Path, way: str) -> None:
     except FileNotFoundError as error:
         missing(str(error))
     async with server:
+        # As the quickstart's files say it: a namespace, no direction, an older name of the type and of the setting.
+        pairs = server.connection_string.replace(" sslmode=disable", " pool_min_conns=1 pool_max_conns=10")
         made = (
-            bound("cron", "bindings.cron", schedule="@every 1s", direction="input"),
-            bound("sqldb", "bindings.postgresql", url=server.connection_string, direction="output"),
+            bound("cron", "bindings.cron", "quickstarts", schedule="@every 1s"),
+            bound("sqldb", "bindings.postgres", "quickstarts", url=pairs),
         )
         connection = await asyncpg.connect(server.url, password=PASSWORD)
         try:
-            await connection.execute("create table orders (id int primary key, customer varchar, price float)")
+            await connection.execute("create table orders (orderid int primary key, customer varchar, price float)")
 
             async def there() -> None:
-                rows = await connection.fetch("select id, customer, price from orders order by id")
+                rows = await connection.fetch("select orderid, customer, price from orders order by orderid")
                 assert [tuple(row) for row in rows] == [(1, "Ann", 10.5), (2, "Bob", 20.25)]
 
             environ = {"PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}", "WAY": way}

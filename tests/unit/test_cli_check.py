@@ -151,6 +151,11 @@ def test_two_stores_of_records(
             "type: state.mesh, metadata: [{name: outboxPublishTopic, value: t}]",
             "(outboxPublishTopic): needs outboxPublishPubsub beside it",
         ),
+        ("type: state.mesh, initTimeout: 0s", "spec.initTimeout: must be longer than 0"),
+        (
+            "type: state.mongodb, metadata: [{name: host, value: 'h:1,h:70000'}]",
+            "(host): names a port that there cannot be",
+        ),
         ("type: middleware.http.bearer", "this version has no components of the kind 'middleware'"),
     ],
 )
@@ -637,3 +642,28 @@ def test_component_files_of_tutorials_load(capsys: pytest.CaptureFixture[str]) -
     )
     code, out, _ = _checked(capsys, "components")
     assert (code, out) == (0, "3 resources are fine\n")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "type: bindings.cron, version: v1, metadata: [{name: schedule, value: '@every 10s'}]",
+        "type: bindings.postgres, version: v1, metadata: [{name: url, value: 'user=u password=p host=localhost "
+        "port=5432 dbname=orders pool_min_conns=1 pool_max_conns=10'}]",
+        "type: bindings.http, version: v1, metadata: [{name: url, value: 'https://example.com/api/{resource}'}]",
+        "type: bindings.kafka, version: v1, metadata: [{name: brokers, value: 'localhost:9092'}, "
+        "{name: topics, value: a}, {name: consumerGroup, value: g}, {name: publishTopic, value: a}, "
+        "{name: authRequired, value: 'false'}]",
+        "type: crypto.dapr.localstorage, version: v1, metadata: [{name: path, value: ../../../fixtures/keys}]",
+        "type: conversation.openai, metadata: [{name: key, value: <YOUR_API_KEY>}, {name: model, value: m}, "
+        "{name: cacheTTL, value: 10m}]",
+        "type: conversation.openai, version: v1, metadata: [{name: key, value: 'k'}, {name: model, "
+        "value: 'gpt-oss:20b'}, {name: endpoint, value: 'http://localhost:11434/v1'}]",
+        "type: conversation.echo, version: v1",
+    ],
+)
+def test_component_files_of_quickstarts_load(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of bindings, cryptography and conversation; nothing is said of them."""
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a, namespace: quickstarts}\n"
+    _write("a.yaml", f"{head}spec: {{{spec}}}\n")
+    assert _checked(capsys, "a.yaml") == (0, "1 resource is fine\n", "")

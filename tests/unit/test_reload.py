@@ -257,18 +257,19 @@ async def test_what_cannot_be_opened_leaves_nothing_open() -> None:
 
 
 class Slow:
-    """A store whose reads end when the test says so; it notes who is open."""
+    """A store whose reads end when the test says so; it notes who is open, and those that were opened."""
 
     settings = ("which",)
     capabilities: Sequence[str] = ()
-    made: list[Slow]
 
-    def __init__(self) -> None:
+    def __init__(self, made: list[Slow] | None = None) -> None:
+        self._made = [] if made is None else made
         self.open = self.closed = False
         self.asked = 0
         self.go_on = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._made.append(self)
         self.open = True
         return self
 
@@ -290,11 +291,7 @@ async def test_operations_in_flight_end_on_what_they_began_with() -> None:
     """None is lost, none waits for the others, and what is replaced is closed once they are done."""
     made: list[Slow] = []
 
-    def make() -> Slow:
-        made.append(Slow())
-        return made[-1]
-
-    mesh = MemoryMesh(slow=make)
+    mesh = MemoryMesh(slow=lambda: Slow(made))
     async with node("memory:", unique("reload"), component("s", "state.slow"), registry=mesh) as runtime:
         async with asyncio.TaskGroup() as tasks:
             old = [tasks.create_task(ask(runtime, GET, "s", Get("k"))) for _ in range(10)]
@@ -469,11 +466,7 @@ async def test_a_host_answers_with_what_it_has_now(mesh: MemoryMesh) -> None:
 async def test_operations_of_others_in_flight_end_at_the_host() -> None:
     made: list[Slow] = []
 
-    def make() -> Slow:
-        made.append(Slow())
-        return made[-1]
-
-    mesh, namespace = MemoryMesh(slow=make), unique("reload")
+    mesh, namespace = MemoryMesh(slow=lambda: Slow(made)), unique("reload")
 
     def slow(**settings: str) -> Component:
         return component("s", "state.slow", placement="backbone", **settings)

@@ -341,9 +341,48 @@ async def test_the_secret_store_that_was_waited_for_is_named() -> None:
             pass
 
 
+class Unopened(InMemoryStateStore):
+    async def __aenter__(self) -> InMemoryStateStore:
+        pytest.fail("it is opened although others are wrong")
+
+
+async def test_all_that_is_wrong_is_told_before_anything_is_opened() -> None:
+    """A server that is away would hold back what is wrong elsewhere, and it would be told bit by bit."""
+    entries = {
+        "first": ("state.unopened", {}),
+        "wrong": ("state.memcached", {"hosts": "h:70000", "timeout": "0s"}),
+        "both": ("state.sqlite", {"connectionString": SecretRef("a", "b"), "cleanupInterval": "soon"}),
+        "misspelt": ("bindings.kafka", {"brokers": "h:1", "publishTopik": "t"}),
+        "spared": ("state.sqlite", {"tableName": "1"}),
+    }
+    components = [
+        Component(
+            name,
+            kind,
+            tuple(MetadataEntry(*each, line=index) for index, each in enumerate(settings.items(), 2)),
+            ignore_errors=name == "spared",
+            auth_secret_store="vault",
+            file=f"{name}.yaml",
+            line=1,
+        )
+        for name, (kind, settings) in entries.items()
+    ]
+    vault = Component("vault", "secretstores.local.env")
+    with pytest.raises(ConfigError) as raised:
+        async with node("memory:", unique("wrong"), *components, vault, registry=MemoryMesh(unopened=Unopened)):
+            pass
+    assert [(each.file, each.line) for each in raised.value.problems] == [
+        ("wrong.yaml", 2),
+        ("wrong.yaml", 3),
+        ("both.yaml", 3),
+        ("misspelt.yaml", 3),
+    ]
+
+
 def spared(kind: str, **settings: str | SecretRef) -> Component:
     entries = tuple(MetadataEntry(name, value) for name, value in settings.items())
-    return Component("c", kind, entries, ignore_errors=True, init_timeout=0.1, file="c.yaml", line=1)
+    seconds = 0.1 if kind == "state.endless" else 30.0
+    return Component("c", kind, entries, ignore_errors=True, init_timeout=seconds, file="c.yaml", line=1)
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
 
 import pytest
 
 from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError
 from mesh.node.components import unknown_settings
-from mesh.registry import Registry
+from mesh.registry import GROUP, Registry
 from mesh.resources.component import Component, MetadataEntry, Secret
 from mesh.resources.settings import (
     BOOLEAN,
     COUNT,
     DURATION,
+    LIMIT,
+    LIMIT_SECONDS,
     SECONDS,
     SIZE,
     VERBATIM,
     Setting,
     choice,
+    declared_by,
+    example,
     ignored,
+    lasting,
     read_settings,
     refused,
     setting,
@@ -182,3 +189,86 @@ def test_what_is_refused_and_what_has_no_effect() -> None:
     assert read_settings(component(schema="", password="", old=" a "), Model) == Model(" a ")
     for text, told in (("false", 1), ("True", 0), ("", 0)):
         assert len(without_effect(component(Sure=text), settings_of(Model))) == told
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of time, and a place."""
+
+    wait: float = setting("wait", "How long.", LIMIT, default=5.0)
+    ttl: float = setting("ttl", "How long, in seconds.", LIMIT_SECONDS, default=5.0)
+    session: float = setting("session", "How long at most.", lasting(60.0), default=5.0)
+    url: str = setting("url", "Where.", default="", secret=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("wait", "0", "must be longer than 0"),
+        ("wait", "0s", "must be longer than 0"),
+        ("ttl", "0", "must be longer than 0"),
+        ("session", "61s", "is at most 1m"),
+        *(
+            ("url", given, "names a port that there cannot be: one is from 1 to 65535")
+            for given in (
+                "http://h:0",
+                "http://h:99999/x",
+                "amqp://u:secret@h:65536/v",
+                "mongodb://h:0,h:1/",
+                "REDIS://[::1]:70000?x",
+                f"nats://h:{5000 * '9'}",
+            )
+        ),
+    ],
+)
+def test_times_and_ports_that_there_cannot_be(name: str, given: str, said: str) -> None:
+    """They are refused where settings are read, not when something is connected to, and no secret is shown."""
+    with pytest.raises(ConfigError) as raised:
+        read_settings(component(**{name: given}), Limits)
+    assert [each.message for each in raised.value.problems] == [said]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("wait", "1ns"),
+        ("ttl", "1"),
+        ("session", "60s"),
+        *(
+            ("url", given)
+            for given in (
+                "http://h",
+                "http://h:1",
+                "http://h:65535/x:99999",
+                "amqp://u:99999@h",
+                "amqp://u:99999/x@h",
+                "h:99999",
+                "http://h:99999x",
+            )
+        ),
+    ],
+)
+def test_what_only_looks_like_it(name: str, given: str) -> None:
+    read_settings(component(**{name: given}), Limits)
+
+
+def with_ports() -> list[tuple[str, str, str]]:
+    """Find settings whose example names a port: type, name, and the example with one that there cannot be."""
+    registry, found = Registry(), []
+    for kind in sorted(each.name for each in entry_points(group=GROUP) if not each.name.startswith("backbone.")):
+        for each in declared_by(registry.load(kind)) or ():
+            wrong = re.sub(r"(?<=[a-z0-9]:)[0-9]{2,5}(?=[/,?)]|$)", "99999", each.example or each.shown_default)
+            if each.used and "99999" in wrong:
+                found.append((kind, each.name, wrong))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name", "wrong"), with_ports())
+def test_ports_that_there_cannot_be(kind: str, name: str, wrong: str) -> None:
+    """No type leaves them to whoever connects."""
+    adapter: Any = Registry().load(kind)
+    given = {each.name: example(each) for each in declared_by(adapter) or () if each.required and each.name != name}
+    made = Component("c", kind, tuple(MetadataEntry(*each) for each in {**given, name: wrong}.items()))
+    with pytest.raises(ConfigError) as raised:
+        adapter.from_component(made)
+    assert any(name in str(each) for each in raised.value.problems)

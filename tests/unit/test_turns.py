@@ -64,6 +64,39 @@ def _is(got: int, wanted: int) -> None:
     assert got == wanted
 
 
+class Slow(KeyValueStateStore):
+    """Its first write is done long before it is answered, or fails although it is done."""
+
+    fails, begun = False, 0
+
+    async def write(self, items: list[Item]) -> None:  # type: ignore[override]
+        await super().write(items)
+        self.begun += 1
+        if self.begun == 1 and self.fails:
+            raise StateError("no answer")
+        if self.begun == 1:
+            await asyncio.Event().wait()
+
+
+async def test_who_leaves_while_it_takes_its_turn_gives_it_back() -> None:
+    """Else nobody had it until its record ends."""
+    records = Slow(MemoryKeyValue())
+    async with asyncio.TaskGroup() as tasks:
+        taking = tasks.create_task(in_turn(records, "a", Work(), asyncio.Event()))
+        await eventually(lambda: _is(records.begun, 1))
+        taking.cancel()
+        await asyncio.wait([taking])
+    assert await records.get("a", strong=True) is None
+
+
+async def test_a_turn_that_may_have_been_taken_is_given_back() -> None:
+    records = Slow(MemoryKeyValue())
+    records.fails = True
+    with pytest.raises(StateError, match="no answer"):
+        await in_turn(records, "a", Work(), asyncio.Event())
+    assert await records.get("a", strong=True) is None
+
+
 async def test_keys_are_apart() -> None:
     """Different turns do not wait for each other."""
     records, work = Records(MemoryKeyValue()), Work()

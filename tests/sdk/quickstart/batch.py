@@ -25,14 +25,16 @@ def process_batch():
 
 
 def write(order):
-    sql = f"insert into orders (id, customer, price) values ({order['id']}, '{order['customer']}', {order['price']})"
+    sql = (
+        f"insert into orders (orderid, customer, price) values ({order['id']}, '{order['customer']}', {order['price']})"
+    )
     if os.environ["WAY"] == "sdk":
         with DaprClient() as client:
             client.invoke_binding(DATABASE, "exec", data="", binding_metadata={"sql": sql})
         return
     url = f"http://localhost:{os.environ['DAPR_HTTP_PORT']}/v1.0/bindings/{DATABASE}"
     body = json.dumps({"operation": "exec", "metadata": {"sql": sql}}).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})) as answer:
+    with urllib.request.urlopen(url, body) as answer:  # Of another type than JSON, as clients of HTTP are used to.
         assert 200 <= answer.status < 300
 
 
