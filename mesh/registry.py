@@ -54,6 +54,7 @@ EXTRAS = {
     "azure": "azure",
     "azure.cosmos": "azure-cosmos",
     "azure.data": "azure-tables",
+    "azure.eventhub": "azure-eventhubs",
     "azure.servicebus": "azure-servicebus",
     "azure.storage": "azure-blobs",
     "azure.storage.queue": "azure-queues",

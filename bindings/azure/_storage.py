@@ -26,7 +26,16 @@ from bindings.remote import conditional, conflict
 from mesh.blocks.store import Item
 from mesh.resources.settings import Kind, setting
 
-__all__ = ["StorageAdapter", "StorageSettings", "StorageStateStore", "absent", "split_key", "url_kind"]
+__all__ = [
+    "StorageAdapter",
+    "StorageSettings",
+    "StorageStateStore",
+    "absent",
+    "account_kind",
+    "key_kind",
+    "split_key",
+    "url_kind",
+]
 
 SEPARATOR = "||"
 TESTED = "Azurite 3.35, Microsoft's emulator; not run against the real service"
@@ -52,7 +61,16 @@ def _key(text: str) -> str:
     return text
 
 
+def _account(text: str) -> str:
+    names = {part.partition("=")[0].strip().casefold() for part in text.split(";")}
+    if not names & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
+        raise ValueError("is no connection string of a storage account")
+    return text
+
+
 url_kind = Kind("URL", _url)
+key_kind = Kind("key", _key)
+account_kind = Kind("connection string", _account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +88,7 @@ class StorageSettings(AzureSettings):
     key: str | None = setting(
         "accountKey",
         "Key of the account; without it, it is asked as an identity of Microsoft Entra ID.",
-        Kind("key", _key),
+        key_kind,
         secret=True,
         aliases=("accessKey", "storageAccessKey", "storageAccountKey"),
     )

@@ -31,6 +31,7 @@ from azure.servicebus.exceptions import (
 
 from bindings._polled import polling
 from bindings._service import safe, said
+from bindings.azure._amqp import connection_kind, plain
 from bindings.azure._client import AzureAdapter
 from bindings.azure._identity import AzureSettings
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
@@ -70,13 +71,6 @@ _TOLD = {
 _TRACE = ("traceparent", "tracestate", "baggage")
 
 
-def _connection(text: str) -> str:
-    names = {part.partition("=")[0].strip().casefold() for part in text.split(";")}
-    if not {"endpoint", "sharedaccesskeyname", "sharedaccesskey"} <= names and "sharedaccesssignature" not in names:
-        raise ValueError("is no connection string")
-    return text
-
-
 @dataclass(frozen=True, slots=True)
 class ServiceBusQueueSettings(AzureSettings):
     """Settings of ``bindings.azure.servicebusqueues``."""
@@ -84,7 +78,7 @@ class ServiceBusQueueSettings(AzureSettings):
     connection: str | None = setting(
         "connectionString",
         "How it is connected to, and as whom; without it, as an identity of Microsoft Entra ID.",
-        Kind("connection string", _connection),
+        connection_kind,
         secret=True,
         suggested=True,
     )
@@ -311,18 +305,14 @@ def _body(message: ServiceBusReceivedMessage) -> bytes:
 def _told(message: ServiceBusReceivedMessage) -> Mapping[str, str]:
     told: dict[str, str] = {}
     for name, value in (message.application_properties or {}).items():
-        shown, text = _plain(name), _plain(value)
+        shown, text = plain(name), plain(value)
         if isinstance(shown, str) and isinstance(text, str) and shown not in _TRACE:
             told[shown] = text
     for ours, theirs in {**_TEXTS, **_TOLD, _SCHEDULED: "scheduled_enqueue_time_utc"}.items():
         value = getattr(message, theirs)
         if value is not None:
-            told[ours] = _instant(value) if isinstance(value, datetime) else str(_plain(value))
+            told[ours] = _instant(value) if isinstance(value, datetime) else str(plain(value))
     return told
-
-
-def _plain(value: object) -> object:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _instant(moment: datetime) -> str:

@@ -47,6 +47,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.azure.blob_binding": (870, frozenset()),
     "bindings.azure.blobstorage": (855, frozenset()),
     "bindings.azure.tablestorage": (815, frozenset()),
+    "bindings.azure.eventhubs": (1000, frozenset()),
     "bindings.azure.servicebusqueues": (880, frozenset()),
     "bindings.azure.storagequeues": (860, frozenset()),
     "bindings.azure.cosmosdb": (880, frozenset()),

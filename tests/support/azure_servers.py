@@ -19,6 +19,7 @@ __all__ = [
     "COSMOS_KEY",
     "AzuriteServer",
     "CosmosDBServer",
+    "EventHubsServer",
     "ServiceBusServer",
     "azurite_settings",
 ]
@@ -167,3 +168,11 @@ class ServiceBusServer(_NodeServer):
         """Give its command line."""
         script = str(FOLDER / "servicebus.js")
         return (self.node, script, str(self.port), SERVICE_BUS_KEY, str(int(self.lock_seconds * 1000)))
+
+
+class EventHubsServer(ServiceBusServer):
+    """``azure/eventhubs.js``; what it had is gone when it ends."""
+
+    def command(self) -> Sequence[str]:
+        """Give its command line."""
+        return (self.node, str(FOLDER / "eventhubs.js"), str(self.port), SERVICE_BUS_KEY)

@@ -4,21 +4,15 @@
 // Usage: node servicebus.js PORT KEY LOCK_MILLISECONDS
 
 const crypto = require("crypto");
-const rhea = require("rhea");
+const { answer, path, rhea, serve, types, whenLost } = require("./amqp.js");
 
 const [port, key, lockTime] = [Number(process.argv[2]), process.argv[3], Number(process.argv[4])];
 const MOST_DELIVERIES = 10;
 const queues = new Map();
-const { types } = rhea;
 
 function queue(name) {
   if (!queues.has(name)) queues.set(name, { name, waiting: [], locked: new Map(), links: new Set(), number: 0 });
   return queues.get(name);
-}
-
-// An address may be a whole URL.
-function path(address) {
-  return address.replace(/^amqps?:\/\/[^/]+\//, "");
 }
 
 function late(message) {
@@ -86,27 +80,6 @@ function asTag(uuid) {
   return Buffer.concat([bytes.subarray(0, 4).reverse(), bytes.subarray(4, 6).reverse(), bytes.subarray(6, 8).reverse(), bytes.subarray(8)]);
 }
 
-function mayAsk(token) {
-  const parts = new URLSearchParams(token.replace(/^SharedAccessSignature /, ""));
-  const signed = `${encodeURIComponent(parts.get("sr"))}\n${parts.get("se")}`;
-  const options = [signed, signed.replace(/%[0-9A-F]{2}/g, (each) => each.toLowerCase())];
-  const good = options.map((each) => crypto.createHmac("sha256", key).update(each).digest("base64"));
-  return good.includes(parts.get("sig")) && Number(parts.get("se")) > Date.now() / 1000;
-}
-
-function answer(context, fields) {
-  const { message, connection } = context;
-  const link = connection.replies.get(message.reply_to) || connection.replies.get(context.receiver.target.address);
-  if (link) link.send({ correlation_id: message.message_id, to: message.reply_to, ...fields });
-}
-
-function putToken(context) {
-  const good = mayAsk(String(context.message.body));
-  context.connection.known = context.connection.known || good;
-  const code = types.wrap_int(good ? 202 : 401);
-  answer(context, { application_properties: { "status-code": code, "status-description": good ? "Accepted" : "InvalidSignature: The token has an invalid signature." }, body: "" });
-}
-
 function manage(context, of) {
   const asked = context.message;
   if (asked.application_properties.operation !== "com.microsoft:renew-lock") throw new Error("not there");
@@ -122,44 +95,13 @@ function manage(context, of) {
   answer(context, { application_properties: told, body: lost ? "" : { expirations: types.wrap_array(held.map(() => until), 0x83) } });
 }
 
-function allowed(context, link, name) {
-  if (!context.connection.known) link.close({ condition: "amqp:unauthorized-access", description: "there is no token" });
-  else if (name.startsWith("none")) link.close({ condition: "amqp:not-found", description: `The messaging entity '${name}' could not be found.` });
-  else return true;
-  return false;
-}
-
-const container = rhea.create_container({ id: "servicebus", max_frame_size: 65536 });
-container.sasl_server_mechanisms.enable_anonymous();
-container.on("connection_open", ({ connection }) => {
-  connection.replies = connection.replies || new Map();
-});
-container.on("sender_open", (context) => {
-  const { sender, connection } = context;
-  const name = path(sender.source.address);
-  connection.replies = connection.replies || new Map();
-  sender.set_source(sender.source);
-  sender.set_target(sender.target);
-  if (name === "$cbs" || name.endsWith("/$management")) {
-    connection.replies.set(name, sender);
-    connection.replies.set(sender.target.address, sender);
-  } else if (allowed(context, sender, name)) {
+const container = serve("servicebus", port, key, {
+  manage: (context, name) => manage(context, queue(name)),
+  put: (context, name) => put(queue(name), context.message),
+  opened: (sender, name) => {
     sender.given = sender.delivery_count;
     queue(name).links.add(sender);
-  }
-});
-container.on("receiver_open", (context) => {
-  const { receiver } = context;
-  const name = path(receiver.target.address);
-  receiver.set_source(receiver.source);
-  receiver.set_target(receiver.target);
-  if (name !== "$cbs" && !name.endsWith("/$management")) allowed(context, receiver, name);
-});
-container.on("message", (context) => {
-  const name = path(context.receiver.target.address);
-  if (name === "$cbs") putToken(context);
-  else if (name.endsWith("/$management")) manage(context, queue(name.slice(0, -"/$management".length)));
-  else put(queue(name), context.message);
+  },
 });
 container.on("sendable", ({ sender }) => {
   const of = queues.get(path(sender.source.address));
@@ -179,10 +121,6 @@ for (const [outcome, what] of [
     if (of) what(of, delivery.tag);
   });
 }
-for (const end of ["sender_close", "disconnected", "connection_close", "session_close"]) {
-  container.on(end, () => {
-    for (const of of queues.values()) for (const link of of.links) if (!link.is_open()) of.links.delete(link);
-  });
-}
-for (const failed of ["error", "connection_error", "session_error", "sender_error", "receiver_error"]) container.on(failed, (context) => console.error(failed, context.error || context));
-container.listen({ port, host: "127.0.0.1" });
+whenLost(container, () => {
+  for (const of of queues.values()) for (const link of of.links) if (!link.is_open()) of.links.delete(link);
+});

@@ -10,17 +10,19 @@ from typing import Any
 
 import aiohttp
 import pytest
+from azure.eventhub import EventData
+from azure.eventhub.aio import EventHubProducerClient
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from azure.storage.queue.aio import QueueClient
 
-from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer, ServiceBusServer
+from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer, EventHubsServer, ServiceBusServer
 from tests.support.bindings.queues import shared
 from tests.support.bindings.rows import InputKind, OutputKind, ServedInput, ServedOutput, call, nothing
 from tests.support.nodes import unique
 from tests.support.pubsub_server import PubSubServer
 
-__all__ = ["INPUTS", "OUTPUTS", "PubSub", "azure_queue", "pubsub", "service_bus"]
+__all__ = ["INPUTS", "OUTPUTS", "PubSub", "azure_queue", "event_hub", "pubsub", "service_bus"]
 
 
 @asynccontextmanager
@@ -87,6 +89,35 @@ async def _service_bus_in(directory: Path) -> AsyncIterator[ServedInput]:
         yield ServedInput({**settings, "lockRenewalInSec": "1", "maxConcurrentHandlers": "5"}, emit)
 
 
+@asynccontextmanager
+async def event_hub(kind: str = "hub") -> AsyncIterator[tuple[EventHubProducerClient, dict[str, str]]]:
+    """Give what sends to a hub of two partitions, and settings of a component that uses it."""
+    server = await shared("eventhubs", EventHubsServer)
+    name = unique(kind).lower()
+    async with EventHubProducerClient.from_connection_string(server.connection, eventhub_name=name) as sender:
+        yield sender, {"connectionString": server.connection, "eventHub": name}
+
+
+@asynccontextmanager
+async def _event_hub_out(directory: Path) -> AsyncIterator[ServedOutput]:
+    async with event_hub() as (_, settings):
+        calls = (
+            (call("create", b'"one"'), nothing),
+            (call("create", b"\x00\xff", partitionKey="a", contentType="image/png"), nothing),
+        )
+        yield ServedOutput(settings, calls, call("create", partitionKey="x" * 129))
+
+
+@asynccontextmanager
+async def _event_hub_in(directory: Path) -> AsyncIterator[ServedInput]:
+    async with event_hub() as (sender, settings):
+
+        async def emit(data: bytes) -> None:
+            await sender.send_event(EventData(data), partition_key=data.hex()[:128])
+
+        yield ServedInput(settings, emit)
+
+
 class PubSub:
     """A client of the emulator."""
 
@@ -149,11 +180,13 @@ async def _pubsub_in(directory: Path) -> AsyncIterator[ServedInput]:
 OUTPUTS: Mapping[str, OutputKind] = {
     "azure queue": OutputKind("bindings.azure.storagequeues", _azure_queue_out),
     "service bus": OutputKind("bindings.azure.servicebusqueues", _service_bus_out),
+    "event hub": OutputKind("bindings.azure.eventhubs", _event_hub_out),
     "pubsub": OutputKind("bindings.gcp.pubsub", _pubsub_out),
 }
 
 INPUTS: Mapping[str, InputKind] = {
     "azure queue": InputKind("bindings.azure.storagequeues", _azure_queue_in),
     "service bus": InputKind("bindings.azure.servicebusqueues", _service_bus_in),
+    "event hub": InputKind("bindings.azure.eventhubs", _event_hub_in),
     "pubsub": InputKind("bindings.gcp.pubsub", _pubsub_in),
 }

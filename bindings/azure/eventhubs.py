@@ -1,0 +1,390 @@
+"""``bindings.azure.eventhubs``: events of an event hub of Azure, in and out.
+
+The partitions of a hub are read each by one node of the mesh at a time, in order: an event after the application has
+taken the one before. How far that is, is noted in the mesh's own store, for each consumer group and partition. A group
+that is new goes on where checkpoints of another reader in blobs say, and else begins with what comes after it was there
+for the first time.
+
+Readers have no owner level. It would not keep out what a turn lets pass, a process that stood still: of two readers of
+one level the later one wins. Whoever reads beside under the same group would be thrown out, which is what applications
+that read for themselves, and people who look, do. What one that stood still has read is refused as it is noted.
+
+Source: Dapr 1.18, the Azure Event Hubs binding; the documentation of Azure Event Hubs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from azure.core.exceptions import ClientAuthenticationError
+from azure.eventhub import EventData
+from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
+from azure.eventhub.exceptions import AuthenticationError, EventDataError
+
+from bindings._service import safe
+from bindings.azure._amqp import connection_kind, secrets_of
+from bindings.azure._checkpoints import CheckpointPlace
+from bindings.azure._client import AzureAdapter
+from bindings.azure._hub_reader import HubReader
+from bindings.azure._identity import AzureSettings
+from bindings.azure._storage import account_kind, key_kind
+from mesh.blocks.binding_contract import BindingError, Invoke, Reading
+from mesh.blocks.store import StateStore
+from mesh.errors import ConfigError
+from mesh.resources.component import Component
+from mesh.resources.settings import BOOLEAN, Setting, ignored, setting
+from mesh.tasks import task_group
+
+__all__ = ["EventHubsBinding"]
+
+SEND_SECONDS = 60.0
+ASK_SECONDS = 15.0
+LOGIN_SECONDS = 10
+CLOSE_SECONDS = 5.0
+TICK_SECONDS = 5.0  # Longer than it takes to find that a partition cannot be opened.
+MAX_SENDERS = 8
+MAX_KEY = 128
+LARGE = 200_000  # Every hub takes what is smaller.
+PREFETCH, BATCH = 50, 25  # Of each partition that is read they are in memory, and twice the latter.
+DEFAULT_GROUP = "$Default"
+_REFUSED = (
+    *("not-found", "unauthorized-access", "not-allowed", "argument-error", "argument-out-of-range"),
+    "link:message-size-exceeded",
+)
+_SUFFIXES = {
+    "AZUREPUBLICCLOUD": ("servicebus.windows.net", "core.windows.net"),
+    "AZURECHINACLOUD": ("servicebus.chinacloudapi.cn", "core.chinacloudapi.cn"),
+    "AZUREUSGOVERNMENTCLOUD": ("servicebus.usgovcloudapi.net", "core.usgovcloudapi.net"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EventHubsSettings(AzureSettings):
+    """Settings of ``bindings.azure.eventhubs``."""
+
+    connection: str | None = setting(
+        "connectionString",
+        "How it is connected to, and as whom; without it, as an identity of Microsoft Entra ID.",
+        connection_kind,
+        secret=True,
+        suggested=True,
+    )
+    namespace: str | None = setting(
+        "eventHubNamespace",
+        "The namespace or its host name, where there is no connection string.",
+        example="shop.servicebus.windows.net",
+    )
+    hub: str | None = setting(
+        "eventHub",
+        "Name of the hub, which must be there, where the connection string has no `EntityPath`.",
+        example="clicks",
+        suggested=True,
+    )
+    group: str = setting(
+        "consumerGroup",
+        "The consumer group, which must be there; if not set, `$Default`, and each application reads for itself.",
+        default="",
+        aliases=("consumerID",),
+        example="shop",
+    )
+    partition: str | None = setting(
+        "partitionID", "The only partition that is read, and sent to by a call without `partitionKey`.", example="0"
+    )
+    properties: bool = setting(
+        "getAllMessageProperties",
+        "Whether the metadata of an event have the properties of its application.",
+        BOOLEAN,
+        default=False,
+    )
+    storage_account: str | None = setting(
+        "storageAccountName", "Storage account with checkpoints of a reader that was there before.", example="shop"
+    )
+    storage_key: str | None = setting(
+        "storageAccountKey",
+        "Key of that account; without it, as the identity of Microsoft Entra ID.",
+        key_kind,
+        secret=True,
+    )
+    storage_connection: str | None = setting(
+        "storageConnectionString", "In place of both, a connection string.", account_kind, secret=True
+    )
+    container: str | None = setting("storageContainerName", "Container of those checkpoints.", example="checkpoints")
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored("hubs and consumer groups are not made", "enableEntityManagement", anyway=("false",)),
+        *ignored(
+            "hubs and consumer groups are not made",
+            *("resourceGroupName", "subscriptionID", "partitionCount", "messageRetentionInDays"),
+        ),
+        *ignored("each partition is read in order", "enableInOrderMessageDelivery", anyway=("true",)),
+    )
+
+
+class EventHubsBinding(AzureAdapter):
+    """A hub."""
+
+    title = "Sends events to an event hub of Azure, and reads them, each partition in order."
+    tested = "a server written by hand from Microsoft's documentation; never ran against the real service"
+    settings = EventHubsSettings
+    operations = ("create",)
+
+    def __init__(self, settings: Any) -> None:
+        """Prepare; entering connects."""
+        super().__init__(settings)
+        self._idle: list[EventHubProducerClient] = []
+        self._senders = asyncio.Semaphore(MAX_SENDERS)
+        self._records: StateStore
+        self._credential: Any = None
+        self._before: CheckpointPlace | None = None
+        self.host = self.hub = ""
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        made = super().from_component(component)
+        half = _half(made._settings)
+        if half is not None:
+            name, reason = half
+            raise ConfigError(component.problem(f"{name} {reason}", setting=name))
+        return made
+
+    def remember_in(self, name: str, records: StateStore) -> None:
+        """Note there how far partitions were read."""
+        self._records = records
+
+    async def _enter(self) -> None:
+        """Find out where the hub is; a connection is made when it is needed."""
+        settings: EventHubsSettings = self._settings
+        said = ""
+        if settings.connection is not None:
+            parts = (part.partition("=") for part in settings.connection.split(";"))
+            named = {name.strip().casefold(): value.strip() for name, _, value in parts}
+            self.host, said = urlsplit(named.get("endpoint", "")).hostname or "", named.get("entitypath", "")
+            if not self.host:
+                raise self._problem("is no connection string", "connectionString")
+        elif settings.namespace:
+            suffix = _SUFFIXES[settings.cloud][0]
+            self.host = settings.namespace if "." in settings.namespace else f"{settings.namespace}.{suffix}"
+            self._credential = await self._identity()
+        else:
+            raise self._problem("connectionString or eventHubNamespace is needed", "connectionString")
+        self.hub = settings.hub or said
+        if not self.hub:
+            raise self._problem("the name of the hub is needed", "eventHub")
+        if said and self.hub != said:
+            raise self._problem("the connection string is for another hub", "eventHub")
+        self._before = await self._checkpoints()
+        self._stack.push_async_callback(self._close_senders)
+
+    async def _close_senders(self) -> None:
+        while self._idle:
+            await _closed(self._idle.pop())
+
+    @property
+    def shown(self) -> str:
+        """What is asked, for people."""
+        return f"the event hub {self.hub!r}"
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turn the library's errors into ours."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # those of the library's inner layers have no public names
+            raise self.failed(error) from None
+
+    def failed(self, error: BaseException) -> BindingError:
+        """Make our error of the library's."""
+        if isinstance(error, BindingError):
+            return error
+        said = str(error).partition("\n")[0] or (
+            "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        )
+        refused = isinstance(error, AuthenticationError | ClientAuthenticationError | EventDataError | ValueError)
+        again = not refused and getattr(error, "error", None) not in _REFUSED
+        return BindingError(f"{self.shown}: {safe(said, secrets_of(self._settings.connection))}", retryable=again)
+
+    def _client(self, kind: Any, **more: Any) -> Any:
+        settings: EventHubsSettings = self._settings
+        # The library tries again what was refused, too, and its readers where they began, behind what they gave before.
+        options = {
+            "retry_total": 0,
+            "retry_backoff_factor": 0,
+            "auth_timeout": LOGIN_SECONDS,
+            "eventhub_name": self.hub,
+            **more,
+        }
+        with self.failures():
+            if settings.connection is not None:
+                return kind.from_connection_string(settings.connection, **options)
+            return kind(fully_qualified_namespace=self.host, credential=self._credential, **options)
+
+    async def invoke(self, asked: Invoke) -> None:
+        """Send the data as they are."""
+        key = asked.metadata.get("partitionKey")
+        if key and len(key) > MAX_KEY:
+            raise BindingError(f"partitionKey has at most {MAX_KEY} characters")
+        event = EventData(asked.data)
+        if content := asked.metadata.get("contentType"):
+            event.content_type = content
+        where = {"partition_key": key} if key else {"partition_id": self._settings.partition or None}
+        async with self._senders:
+            with self.failures():
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._send(event, where, len(asked.data) > LARGE)
+
+    async def _send(self, event: EventData, where: Mapping[str, str | None], large: bool) -> None:
+        """Send by a sender that is idle; the service may have left it meanwhile, and then by a new one."""
+        if self._idle:
+            try:
+                await self._send_by(self._idle.pop(), event, where, large)
+            except Exception as error:
+                if not self.failed(error).retryable:
+                    raise
+            else:
+                return
+        await self._send_by(self._client(EventHubProducerClient), event, where, large)
+
+    async def _send_by(
+        self, sender: EventHubProducerClient, event: EventData, where: Mapping[str, Any], large: bool
+    ) -> None:
+        """Send; a sender serves one call at a time, and one that failed or was cancelled is not used again."""
+        try:
+            if large:
+                await _check_size(sender, event)
+            await sender.send_event(event, timeout=SEND_SECONDS, **where)
+        except BaseException:
+            await _closed(sender)
+            raise
+        self._idle.append(sender)
+
+    @asynccontextmanager
+    async def reading(self, reading: Reading) -> AsyncIterator[None]:
+        """Read the partitions while it is entered."""
+        settings: EventHubsSettings = self._settings
+        now = time.time()
+        client = self._client(EventHubConsumerClient, consumer_group=settings.group or DEFAULT_GROUP)
+        source = _Source(self, client, settings)
+        try:
+            described = await source.described()
+            # A hub that was deleted and made again has other events.
+            made = described["created_at"].timestamp()
+            place = f"{self.host}||{self.hub}||{made:.0f}||{settings.group or f'of {reading.app_id}'}"
+            reader = HubReader(source, reading, self._records, place)
+            await reader.begin(described["partition_ids"], self._before, now)
+            async with task_group() as tasks:
+                looking = tasks.create_task(reader.look(tasks), name="eventhubs-look")
+                try:
+                    yield
+                finally:
+                    looking.cancel()
+                    reader.leave()
+        finally:
+            await _closed(client)
+
+    async def _checkpoints(self) -> CheckpointPlace | None:
+        settings: EventHubsSettings = self._settings
+        if not settings.container:
+            return None
+        if settings.storage_connection:
+            return CheckpointPlace(settings.storage_connection, None, settings.container)
+        credential: Any = {"account_name": settings.storage_account, "account_key": settings.storage_key}
+        if not settings.storage_key:
+            credential = self._credential or await self._identity()
+        url = f"https://{settings.storage_account}.blob.{_SUFFIXES[settings.cloud][1]}"
+        return CheckpointPlace(url, credential, settings.container)
+
+
+def _half(settings: EventHubsSettings) -> tuple[str, str] | None:
+    """Find what is said of checkpoints by halves: the setting, and what is wrong with it."""
+    account, key, connection = settings.storage_account, settings.storage_key, settings.storage_connection
+    if settings.container and not (account or connection):
+        return "storageContainerName", "needs storageAccountName or storageConnectionString as well"
+    if (account or connection) and not settings.container:
+        name = "storageAccountName" if account else "storageConnectionString"
+        return name, "needs storageContainerName as well"
+    if key and not account:
+        return "storageAccountKey", "needs storageAccountName as well"
+    identity = settings.connection is None or settings.client or settings.tenant
+    if account and not (key or connection or identity):
+        return "storageAccountName", "needs storageAccountKey, storageConnectionString or azureClientId as well"
+    return None
+
+
+class _Source:
+    """What `HubReader` asks."""
+
+    def __init__(self, binding: EventHubsBinding, client: EventHubConsumerClient, settings: EventHubsSettings) -> None:
+        self._binding, self._client, self._settings = binding, client, settings
+        self.host, self.hub, self.group = binding.host, binding.hub, settings.group or DEFAULT_GROUP
+        self.shown, self.properties, self.failed = binding.shown, settings.properties, binding.failed
+
+    async def described(self) -> Mapping[str, Any]:
+        with self._binding.failures():
+            async with asyncio.timeout(ASK_SECONDS):
+                return await self._client.get_eventhub_properties()
+
+    async def partitions(self) -> Sequence[str]:
+        listed: Sequence[str] = (await self.described())["partition_ids"]
+        only = self._settings.partition
+        if only and only not in listed:
+            raise BindingError(f"{self.shown} has no partition {only!r}")
+        return [only] if only else listed
+
+    @asynccontextmanager
+    async def arriving(self, partition: str, after: str | int | datetime) -> AsyncIterator[asyncio.Queue[Any]]:
+        queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
+
+        async def put(_: object, what: Any) -> None:
+            await queue.put(what)
+
+        async def receive() -> None:
+            try:
+                await self._client.receive_batch(
+                    put,
+                    on_error=put,
+                    partition_id=partition,
+                    starting_position=after,
+                    max_wait_time=TICK_SECONDS,
+                    max_batch_size=BATCH,
+                    prefetch=PREFETCH,
+                )
+            except Exception as error:  # noqa: BLE001  # whatever it is, it ends this reading, and nothing else
+                await queue.put(error)
+
+        async with task_group() as tasks:
+            receiving = tasks.create_task(receive(), name="eventhubs-receive")
+            try:
+                yield queue
+            finally:
+                receiving.cancel()
+                await asyncio.wait([receiving], timeout=CLOSE_SECONDS)
+                receiving.cancel()  # Out of waiting for connections that do not close.
+                while not queue.empty():
+                    queue.get_nowait()  # A task of the library's may wait for room.
+
+
+async def _check_size(sender: EventHubProducerClient, event: EventData) -> None:
+    batch = await sender.create_batch()
+    try:
+        batch.add(event)
+    except ValueError:
+        raise BindingError(f"the event is larger than the {batch.max_size_in_bytes} bytes that the hub takes") from None
+
+
+async def _closed(used: EventHubProducerClient | EventHubConsumerClient) -> None:
+    with suppress(Exception):  # Nobody waits for what it does.
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await used.close()
+
+
+for _name in ("azure.eventhub", "uamqp"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # Below, it writes each lost connection and frame.
