@@ -3,11 +3,16 @@
 # All stages use one base, since the later ones run what the first have installed.
 ARG BASE=python:3.12-slim
 
-FROM ${BASE} AS thin-build
+# What it stands on, without a source of its own: what changes of those is installed in a moment.
+FROM ${BASE} AS thin-base
 WORKDIR /src
-COPY . .
+COPY pyproject.toml README.md LICENSE ./
 RUN ["python", "-m", "venv", "--without-pip", "/opt/mesh"]
 RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", "."]
+
+FROM thin-base AS thin-build
+COPY . .
+RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", "--no-deps", "--force-reinstall", "."]
 
 FROM ${BASE} AS shell
 LABEL org.opencontainers.image.title="brokermesh gateway" \
@@ -28,8 +33,12 @@ ENTRYPOINT ["mesh", "gateway"]
 FROM shell AS thin
 COPY --from=thin-build /opt/mesh /opt/mesh
 
-FROM thin-build AS build
+FROM thin-base AS base
 RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", ".[encryption,kafka,mqtt,mysql,nkeys,postgresql,rabbitmq,redis]"]
+
+FROM base AS build
+COPY . .
+RUN ["pip", "--python", "/opt/mesh/bin/python", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore", "--no-deps", "--force-reinstall", "."]
 
 FROM shell
 COPY --from=build /opt/mesh /opt/mesh

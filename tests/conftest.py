@@ -41,17 +41,22 @@ SHARING = (
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
 MEASURED = re.compile(r"tests/(unit/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))")
 MODULES = (
+    "tests/bindings/test_databases",
     "tests/bindings/test_queues",
     "tests/contract/",
     "tests/grpc/",
     "tests/http/",
     "tests/meta/",  # They read all sources, each process by itself.
     "tests/compose/",
+    "tests/brokers_security/test_bindings",
     "tests/brokers_security/test_kafka",
     "tests/stores/test_azure",
+    "tests/stores/test_cassandra",
+    "tests/stores/test_pluggable",
     "tests/stores/test_redis_layout",
     "tests/stores/test_redis_documents",
     "tests/stores/test_redis_search",
+    "tests/stores/test_secret_vendors",
 )
 
 ALONE = "tests/http/test_reload"  # They wait for files to be looked at; whatever runs beside them is for nothing.

@@ -290,7 +290,7 @@ async def test_sftp_lists_what_calls_can_name(tmp_path: Path) -> None:
 @pytest.mark.costly
 async def test_bounded_memory(tmp_path: Path) -> None:
     """A large object goes to S3 and back in a part of its size; moto, in a process of its own, keeps all of it."""
-    process, count = psutil.Process(), 384 * MEBIBYTE // len(PART)
+    process, count = psutil.Process(), 224 * MEBIBYTE // len(PART)
     before = peak = process.memory_info().rss
 
     def note() -> None:

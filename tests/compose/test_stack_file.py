@@ -169,8 +169,8 @@ def test_image_is_of_the_gateway_alone() -> None:
     assert re.fullmatch(r"ARG BASE=python:\d+\.\d+-slim", next(line for line in lines if line.startswith("ARG")))
     stages = [line for line in lines if line.startswith("FROM")]
     assert stages == [
-        *("FROM ${BASE} AS thin-build", "FROM ${BASE} AS shell", "FROM shell AS thin", "FROM thin-build AS build"),
-        "FROM shell",
+        *("FROM ${BASE} AS thin-base", "FROM thin-base AS thin-build", "FROM ${BASE} AS shell", "FROM shell AS thin"),
+        *("FROM thin-base AS base", "FROM base AS build", "FROM shell"),
     ]
     assert all(line.startswith("RUN [") for line in lines if line.startswith("RUN"))
     assert 'ENTRYPOINT ["mesh", "gateway"]' in lines

@@ -418,7 +418,7 @@ async def test_bulk_get(store: Store) -> None:
 
 
 async def test_many_keys(store: Store, kind: StoreKind) -> None:
-    """Ten thousand at once, written and read."""
+    """Ten thousand at once, or fewer where the server is slow, written and read."""
     keys = [f"k{number}" for number in range(kind.many)]
     until = time.time() + 120  # How fast it is, is no part of the promise.
     items = [Item(key, b'"%s"' % key.encode()) for key in keys]

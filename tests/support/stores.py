@@ -279,7 +279,7 @@ STATE: Mapping[str, StoreKind] = {
     "redis-stack": StoreKind("state.redis", _redis(RedisStack, queryIndexes=_INDEXES), restarts=True),
     "redis-cluster": StoreKind("state.redis", _redis_cluster, restarts=True, app_id="{{{}}}"),
     "redis-sentinel": StoreKind("state.redis", _redis_sentinel),
-    "cassandra": StoreKind("state.cassandra", _cassandra, restarts=True),
+    "cassandra": StoreKind("state.cassandra", _cassandra, restarts=True, many=2000),
     # An item has at most 400 KiB; moto is slow.
     "dynamodb": StoreKind("state.aws.dynamodb", _dynamodb, largest=384 * 1024, many=1000),
     "cosmosdb": StoreKind(
@@ -307,7 +307,7 @@ STATE: Mapping[str, StoreKind] = {
     # The server keeps nothing, and has no transactions.
     "mongodb": StoreKind("state.mongodb", _mongodb),
     # Answers of ours: for transactions, which the other server has not.
-    "mongodb-set": StoreKind("state.mongodb", _mongodb_set),
+    "mongodb-set": StoreKind("state.mongodb", _mongodb_set, many=2000),
     "pluggable": StoreKind("state.plugged", _pluggable(), restarts=True, checks=False),
     "pluggable-plain": StoreKind(
         "state.plugged", _pluggable(without="ETAG,TRANSACTIONAL,TTL,QUERY_API,bulk"), many=1000, checks=False
