@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
@@ -44,6 +45,7 @@ __all__ = [
     "ignored",
     "is_takable",
     "lasting",
+    "located",
     "read_settings",
     "refused",
     "setting",
@@ -256,6 +258,15 @@ def without_effect(component: Component, settings: Iterable[Setting]) -> list[Pr
         for entry, each in found
         if each is not None and (entry.text() or "").strip().lower() not in ("", *each.anyway)
     ]
+
+
+@contextmanager
+def located(component: Component, setting: str) -> Iterator[None]:
+    """Say at which setting it is that a ``ValueError`` tells: raises ``ConfigError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(component.problem(str(error), setting=setting)) from None
 
 
 def check_port(text: str) -> None:
