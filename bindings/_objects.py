@@ -6,10 +6,12 @@ many objects at once.
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -41,6 +43,7 @@ __all__ = [
 MAX_ITEMS = 10_000
 MAX_AT_ONCE = 32
 AT_ONCE = 10
+PART = 1024 * 1024
 TRACE = ("traceparent", "tracestate", "baggage")
 
 Put = Mapping[str, Any]
@@ -289,20 +292,36 @@ async def each_at_once(
         work: Does it, and gives its result.
         named: Gives what begins the result of one that failed.
     """
-    results: list[Put] = [{}] * len(items)
+    results: list[Sequence[bytes]] = [()] * len(items)
     waiting = iter(enumerate(items))
 
     async def run() -> None:
         for index, item in waiting:
             try:
-                results[index] = await work(item)
+                result = await work(item)
             except BindingError as error:
-                results[index] = {**named(item), "error": str(error)}
+                result = {**named(item), "error": str(error)}
+            results[index] = await _written(result)
 
     async with task_group() as tasks:
         for _ in range(min(at_once, len(items))):
             tasks.create_task(run(), name="binding-bulk")
-    return Invoked(orjson.dumps(results))
+    ends = (b",",) * (len(results) - 1) + (b"",)
+    written = chain.from_iterable((*result, end) for result, end in zip(results, ends, strict=False))
+    return Invoked(b"".join((b"[", *written, b"]")))
+
+
+async def _written(result: Put) -> Sequence[bytes]:
+    """Write a result as JSON: long data in parts, so that others have their turns; all at once may take seconds."""
+    data = result.get("data", "")
+    if len(data) <= PART:
+        return [orjson.dumps(result)]
+    rest = {name: value for name, value in result.items() if name != "data"}
+    parts = [orjson.dumps({**rest, "data": ""})[:-2]]
+    for begin in range(0, len(data), PART):
+        parts.append(orjson.dumps(data[begin : begin + PART])[1:-1])
+        await asyncio.sleep(0)
+    return [*parts, b'"}']
 
 
 def options(asked: Invoke) -> Mapping[str, Any]:

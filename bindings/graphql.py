@@ -19,9 +19,8 @@ import orjson
 from bindings._service import JSON, Service, is_service
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked
-from mesh.errors import ConfigError
 from mesh.resources.component import Component
-from mesh.resources.settings import setting
+from mesh.resources.settings import located, setting
 from mesh.values import show_duration
 
 __all__ = ["GraphQLBinding"]
@@ -69,10 +68,8 @@ class GraphQLBinding(ComponentAdapter):
         }
         settings: GraphQLSettings = made._settings
         for name, value in families["header"].items():
-            try:
+            with located(component, f"header:{name}"):
                 _check(name, value)
-            except ValueError as error:
-                raise ConfigError(component.problem(str(error), setting=f"header:{name}")) from None
         made._settings = GraphQLSettings(settings.endpoint, headers=families["header"], variables=families["variable"])
         return made
 

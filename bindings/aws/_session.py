@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
-from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials, AioDeferredRefreshableCredentials
@@ -36,7 +35,7 @@ from botocore.exceptions import (
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, MeshError, Problem
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, Setting, refused, setting
+from mesh.resources.settings import URL, Kind, Setting, refused, setting
 
 __all__ = ["LIBRARY_ERRORS", "AWSAdapter", "AWSSettings", "broken", "busy", "code_of", "reason_of"]
 
@@ -62,10 +61,7 @@ _TELLING = ("Signature", "AuthorizationHeader")  # These quote the request, and 
 def _url(text: str) -> str:
     if "." in text and ":" not in text:  # A host alone, as `sqs.eu-west-1.amazonaws.com`.
         text = f"https://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("is an http:// or https:// URL, without credentials")
-    return text.rstrip("/")
+    return str(URL.parse(text))
 
 
 @dataclass(frozen=True, slots=True)

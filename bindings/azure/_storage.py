@@ -34,7 +34,6 @@ __all__ = [
     "account_kind",
     "key_kind",
     "split_key",
-    "url_kind",
 ]
 
 SEPARATOR = "||"
@@ -45,12 +44,6 @@ _DOMAINS = {
     "AZUREUSGOVERNMENTCLOUD": "core.usgovcloudapi.net",
 }
 _ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]*"')
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("https://", "http://")) or "@" in text or "?" in text:
-        raise ValueError("is an http:// or https:// URL, without credentials")
-    return text.rstrip("/")
 
 
 def _key(text: str) -> str:
@@ -68,7 +61,6 @@ def _account(text: str) -> str:
     return text
 
 
-url_kind = Kind("URL", _url)
 key_kind = Kind("key", _key)
 account_kind = Kind("connection string", _account)
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import orjson
-from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobBlock, BlobProperties, BlobSasPermissions, ContentSettings, generate_blob_sas
 
 from bindings._objects import (
@@ -35,10 +34,9 @@ from bindings._objects import (
     time_to_live,
 )
 from bindings._parts import Budget, begun, pieces
-from bindings.azure._client import failures
+from bindings.azure._binding import binding_failures
 from bindings.azure.blobstorage import BLOB_HEADERS, BlobAdapter, BlobStorageSettings
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
-from mesh.errors import StateError
 from mesh.resources.settings import Setting, ignored
 
 __all__ = ["BlobBinding"]
@@ -49,7 +47,6 @@ MAX_FOUND = 10_000
 READ_BYTES = 4 * 1024 * 1024
 ANSWER_SECONDS = 60  # A block takes a while on a slow line.
 MAX_TTL = 365 * 86_400
-_BUSY = (408, 429)
 _SNAPSHOTS = ("", "include", "only")
 _INCLUDED = ("snapshots", "metadata", "uncommittedBlobs", "copy", "deleted")
 _OF_CALL = frozenset({"blobname", "contentmd5", "signttl", "decodebase64", "operation", *BLOB_HEADERS})
@@ -82,23 +79,8 @@ class BlobBinding(BulkBinding, BlobAdapter):
 
     async def _enter(self) -> None:
         sizes = {"max_single_get_size": READ_BYTES, "max_chunk_get_size": READ_BYTES}
-        with self._failures():
+        with binding_failures(getattr(self, "shown", "Azure")):
             await self._open_container(read_timeout=ANSWER_SECONDS, **sizes)
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn errors into those of bindings; what Azure refuses it refuses again."""
-        try:
-            with failures(getattr(self, "shown", "Azure")):
-                try:
-                    yield
-                except HttpResponseError as error:
-                    status = error.status_code or 0
-                    if not 400 <= status < 500 or status in _BUSY:
-                        raise
-                    raise BindingError(f"{self.shown}: {_code(error)}") from None
-        except StateError as error:
-            raise BindingError(str(error), retryable=True) from None
 
     async def _put(self, name: str, parts: AsyncIterator[bytes], metadata: Mapping[str, str]) -> Put:
         seconds = self._seconds(metadata) if metadata.get("signTTL") else None
@@ -107,7 +89,7 @@ class BlobBinding(BulkBinding, BlobAdapter):
         async with aclosing(pieces(parts)) as cut:
             piece, last = await anext(cut)
             if last:
-                with self._failures():
+                with binding_failures(self.shown):
                     await blob.upload_blob(piece, overwrite=True, **given)
             else:
                 await self._by_blocks(blob, given, piece, cut)
@@ -134,16 +116,16 @@ class BlobBinding(BulkBinding, BlobAdapter):
             if len(ids) == MAX_BLOCKS:
                 raise BindingError(f"it is larger than {MAX_BLOCKS * len(piece)} bytes")
             ids.append(await self._block(blob, f"{upload}-{len(ids):05}", each))
-        with self._failures():
+        with binding_failures(self.shown):
             await blob.commit_block_list([BlobBlock(block_id=each) for each in ids], **given)
 
     async def _block(self, blob: Any, name: str, piece: bytes) -> str:
-        with self._failures():
+        with binding_failures(self.shown):
             await blob.stage_block(name, piece, length=len(piece))
         return name
 
     async def _open(self, name: str, metadata: Mapping[str, str]) -> Streamed:
-        with self._failures():
+        with binding_failures(self.shown):
             found = await self._container.get_blob_client(name).download_blob()
         told = dict(found.properties.metadata or {}) if flag(metadata, "includeMetadata") else {}
         return Streamed(await begun(self._parts(found)), found.size, told)
@@ -152,7 +134,7 @@ class BlobBinding(BulkBinding, BlobAdapter):
         yield b""
         chunks = found.chunks()
         while True:
-            with self._failures():
+            with binding_failures(self.shown):
                 try:
                     part = await anext(chunks)
                 except StopAsyncIteration:
@@ -166,12 +148,12 @@ class BlobBinding(BulkBinding, BlobAdapter):
         snapshots = metadata.get("deleteSnapshots", "")
         if snapshots not in _SNAPSHOTS:
             raise BindingError("deleteSnapshots is include or only")
-        with self._failures():
+        with binding_failures(self.shown):
             await self._container.get_blob_client(name).delete_blob(delete_snapshots=snapshots or None)
 
     async def _found(self, prefix: str) -> Sequence[str]:
         names: list[str] = []
-        with self._failures():
+        with binding_failures(self.shown):
             async for each in self._container.list_blob_names(name_starts_with=prefix):
                 names.append(each)
                 if len(names) > MAX_FOUND:
@@ -210,17 +192,12 @@ class BlobBinding(BulkBinding, BlobAdapter):
             results_per_page=min(integer(data, "maxResults") or MAX_LISTED, MAX_LISTED),
         ).by_page(continuation_token=text(data, "marker") or None)
         found: list[Any] = []
-        with self._failures():
+        with binding_failures(self.shown):
             async for page in pages:
                 found = [_listed(each) async for each in page]
                 break
         told = {"marker": str(getattr(pages, "continuation_token", None) or ""), "number": str(len(found))}
         return Invoked(orjson.dumps(found), told)
-
-
-def _code(error: HttpResponseError) -> str:
-    code = getattr(error, "error_code", None)
-    return str(getattr(code, "value", code) or error.reason or error.status_code)
 
 
 def _of_user(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -17,12 +17,12 @@ from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from bindings.azure._client import failures
-from bindings.azure._storage import StorageAdapter, StorageSettings, StorageStateStore, absent, split_key, url_kind
+from bindings.azure._storage import StorageAdapter, StorageSettings, StorageStateStore, absent, split_key
 from bindings.remote import must_be_absent
 from mesh.blocks.store import Item, Stored
 from mesh.errors import StateLimitError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, Setting, choice, ignored, setting
+from mesh.resources.settings import BOOLEAN, URL, Setting, choice, ignored, setting
 
 __all__ = ["BLOB_HEADERS", "BlobAdapter", "BlobStorageSettings", "BlobStorageStateStore"]
 
@@ -52,7 +52,7 @@ class BlobStorageSettings(StorageSettings):
     endpoint: str | None = setting(
         "endpoint",
         "URL of the blob service, if it is another than the account gives.",
-        url_kind,
+        URL,
         aliases=("storageEndpoint", "storageAccountEndpoint"),
         example="http://localhost:10000/shopstate",
     )

@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -25,11 +25,10 @@ from azure.storage.queue.aio import QueueClient
 from bindings._data import sendable, text_of
 from bindings._polled import AT_ONCE, polling
 from bindings._service import said
-from bindings.azure._client import failures
-from bindings.azure._storage import StorageAdapter, StorageSettings, url_kind
+from bindings.azure._binding import binding_failures, code_of
+from bindings.azure._storage import StorageAdapter, StorageSettings
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
-from mesh.errors import StateError, StateLimitError
-from mesh.resources.settings import BOOLEAN, Kind, setting
+from mesh.resources.settings import BOOLEAN, URL, Kind, setting
 from mesh.values import parse_duration, parse_whole, show_duration
 
 __all__ = ["StorageQueueBinding", "address_of"]
@@ -38,7 +37,6 @@ LONGEST = 7 * 86_400
 MAX_TTL = 2**31 - 1
 TTL_SECONDS = 600.0
 HELD_PART = 3  # So often a message is hidden anew within the time that it is hidden for.
-_BUSY = (408, 429)
 _THERE = "QueueAlreadyExists"  # With other metadata.
 
 
@@ -68,7 +66,7 @@ class StorageQueueSettings(StorageSettings):
         "endpoint",
         "URL of the queue service, if it is another than the account gives; without the account in its host or its "
         "path that is put behind it.",
-        url_kind,
+        URL,
         aliases=("queueEndpoint", "queueEndpointUrl", "storageEndpoint", "storageAccountEndpoint"),
         example="http://localhost:10001",
     )
@@ -122,29 +120,12 @@ class StorageQueueBinding(StorageAdapter):
 
     async def check(self) -> None:
         """See that the queue is there."""
-        with self._failures():
+        with binding_failures(self.shown):
             try:
                 await self._queue.create_queue()
             except HttpResponseError as error:
-                if _code(error) != _THERE:
+                if code_of(error) != _THERE:
                     raise
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn errors into those of bindings; what Azure refuses it refuses again."""
-        try:
-            with failures(self.shown):
-                try:
-                    yield
-                except HttpResponseError as error:
-                    status = error.status_code or 0
-                    if not 400 <= status < 500 or status in _BUSY:
-                        raise
-                    raise BindingError(f"{self.shown} answered {status}: {_code(error)}") from None
-        except StateLimitError as error:
-            raise BindingError(str(error)) from None
-        except StateError as error:
-            raise BindingError(str(error), retryable=True) from None
 
     async def invoke(self, asked: Invoke) -> None:
         """Send a message."""
@@ -157,14 +138,14 @@ class StorageQueueBinding(StorageAdapter):
             message = base64.b64encode(data).decode()
         else:
             message = sendable(data, "without encodeBase64 the data for a queue")
-        with self._failures():
+        with binding_failures(self.shown):
             await self._queue.send_message(message, time_to_live=ttl, visibility_timeout=delay)
 
     @asynccontextmanager
     async def reading(self, reading: Reading) -> AsyncIterator[None]:
         """Take messages while it is entered."""
         await self.check()  # It may have been deleted.
-        async with polling(_Source(self._queue, self._settings, self._failures), reading):
+        async with polling(_Source(self._queue, self._settings, self.shown), reading):
             yield
 
 
@@ -173,15 +154,15 @@ class _Source:
 
     at_once = AT_ONCE
 
-    def __init__(self, queue: QueueClient, settings: StorageQueueSettings, failing: Any) -> None:
-        self._queue, self._failures = queue, failing
+    def __init__(self, queue: QueueClient, settings: StorageQueueSettings, shown: str) -> None:
+        self._queue, self._shown = queue, shown
         self._decode = settings.decode
         self._hidden = math.ceil(settings.hidden)
         self.idle_seconds = settings.idle
         self.hold_seconds = settings.hidden / HELD_PART
 
     async def fetch(self, most: int) -> Sequence[QueueMessage]:
-        with self._failures():
+        with binding_failures(self._shown):
             asked = self._queue.receive_messages(
                 messages_per_page=most, max_messages=most, visibility_timeout=self._hidden
             )
@@ -210,7 +191,7 @@ class _Source:
         await self._hide(message, self._hidden)
 
     async def done(self, message: QueueMessage) -> None:
-        with self._failures():
+        with binding_failures(self._shown):
             await self._queue.delete_message(message.id, message.pop_receipt)
 
     async def again(self, message: QueueMessage, *, refused: bool) -> None:
@@ -218,7 +199,7 @@ class _Source:
             await self._hide(message, 0)
 
     async def _hide(self, message: QueueMessage, seconds: int) -> None:
-        with self._failures():
+        with binding_failures(self._shown):
             changed = await self._queue.update_message(message.id, message.pop_receipt, visibility_timeout=seconds)
         message.pop_receipt = changed.pop_receipt
 
@@ -248,8 +229,3 @@ def _delay(metadata: Mapping[str, str], settings: StorageQueueSettings) -> int:
 
 def _instant(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
-
-
-def _code(error: HttpResponseError) -> str:
-    code = getattr(error, "error_code", None)
-    return str(getattr(code, "value", code) or error.reason)

@@ -19,11 +19,11 @@ from azure.data.tables import UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
 
 from bindings.azure._client import failures
-from bindings.azure._storage import StorageSettings, StorageStateStore, absent, split_key, url_kind
+from bindings.azure._storage import StorageSettings, StorageStateStore, absent, split_key
 from bindings.remote import must_be_absent
 from mesh.blocks.store import Item, Stored
 from mesh.errors import StateLimitError
-from mesh.resources.settings import BOOLEAN, setting
+from mesh.resources.settings import BOOLEAN, URL, setting
 
 __all__ = ["TableStorageSettings", "TableStorageStateStore"]
 
@@ -53,7 +53,7 @@ class TableStorageSettings(StorageSettings):
     url: str | None = setting(
         "serviceURL",
         "URL of the table service, if it is another than the account gives.",
-        url_kind,
+        URL,
         example="http://localhost:10002/shopstate",
     )
     leave: bool = setting("skipCreateTable", "Whether the table must be there already.", BOOLEAN, default=False)

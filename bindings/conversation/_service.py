@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -20,10 +19,9 @@ import orjson
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.conversation import ConversationAwayError, ConversationError, Converse, Conversed, Said, Usage
 from mesh.errors import BadArgumentError
-from mesh.resources.settings import COUNT, Kind, setting
+from mesh.resources.settings import COUNT, URL, setting
 
 __all__ = [
-    "URL",
     "KeyedSettings",
     "ModelService",
     "ModelSettings",
@@ -43,16 +41,6 @@ MAX_REASON = 300
 CONNECT_SECONDS = 10.0
 BUSY = (408, 409, 425, 429, 529)
 DENIED = (401, 403)
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("is an http:// or https:// URL, without credentials")
-    return text.rstrip("/")
-
-
-URL = Kind("URL", _url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,11 @@ from bindings._objects import (
 from bindings._parts import FILE_BYTES, Budget, encoded, pieces
 from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
-from mesh.resources.settings import LIMIT, Kind, setting
+from mesh.resources.settings import LIMIT, URL, setting
 
 __all__ = ["BucketBinding"]
 
-URL = "https://storage.googleapis.com"
+SERVICE = "https://storage.googleapis.com"
 MAX_CONNECTIONS = 32
 MAX_LISTED = 1000
 MAX_FOUND = 10_000
@@ -58,20 +58,12 @@ _ZERO = "0001-01-01T00:00:00Z"
 Answered = tuple[aiohttp.ClientResponse, Any]
 
 
-def _url(given: str) -> str:
-    if not given.startswith(("https://", "http://")) or "@" in given or "?" in given:
-        raise ValueError("is an http:// or https:// URL, without credentials")
-    return given.rstrip("/")
-
-
 @dataclass(frozen=True, slots=True)
 class BucketSettings(GCPSettings):
     """What is read of a component."""
 
     bucket: str = setting("bucket", "Name of the bucket.", default="", required=True, example="uploads")
-    endpoint: str = setting(
-        "endpoint", "URL of the service; nobody logs in at one on http://.", Kind("URL", _url), default=URL
-    )
+    endpoint: str = setting("endpoint", "URL of the service; nobody logs in at one on http://.", URL, default=SERVICE)
     ttl: float | None = setting("signTTL", "How long a signed URL is valid, unless a call says.", LIMIT, example="15m")
     decode: bool = base64_setting("decodeBase64")
     encode: bool = base64_setting("encodeBase64")

@@ -22,9 +22,9 @@ from bindings.sql._session import Driver
 from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag
 from mesh.blocks.store import Stored
-from mesh.errors import ConfigError, StateError
+from mesh.errors import StateError
 from mesh.resources.component import Component
-from mesh.resources.settings import LIMIT_SECONDS, Setting, ignored, read_settings, setting, whole
+from mesh.resources.settings import LIMIT_SECONDS, Setting, ignored, located, read_settings, setting, whole
 
 __all__ = ["DRIVER", "MySQLStateStore", "engine_of", "open_connection"]
 
@@ -101,12 +101,10 @@ class MySQLStateStore(SQLStateStore):
             ConfigError: They are wrong, located.
         """
         settings = read_settings(component, cls.settings)
-        try:
+        with located(component, "connectionString"):
             source = parse(settings.connection_string)
             if source.tls == "custom" and not settings.pem_path:
                 raise ValueError("has tls=custom, which needs the setting pemPath")
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
         return cls(settings, source)
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:

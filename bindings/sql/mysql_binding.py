@@ -22,9 +22,8 @@ from bindings.sql._godsn import DataSource, parse
 from bindings.sql._runner import Bounds, Runner, pooled
 from bindings.sql.mysql import DRIVER, engine_of, open_connection
 from mesh.blocks.binding_contract import BindingError
-from mesh.errors import ConfigError
 from mesh.resources.component import Component
-from mesh.resources.settings import COUNT, DURATION, LIMIT_SECONDS, Setting, ignored, read_settings, setting
+from mesh.resources.settings import COUNT, DURATION, LIMIT_SECONDS, Setting, ignored, located, read_settings, setting
 
 __all__ = ["MySQLBinding"]
 
@@ -87,12 +86,10 @@ class MySQLBinding(SQLBinding):
     def from_component(cls, component: Component) -> Self:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         settings = read_settings(component, cls.settings)
-        try:
+        with located(component, "url"):
             source = parse(settings.connection_string, statements=True)
             if source.tls == "custom" and not settings.pem_path:
                 raise ValueError("has tls=custom, which needs the setting pemPath")
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="url")) from None
         return cls(settings, source)
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:

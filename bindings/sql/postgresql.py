@@ -30,6 +30,7 @@ from mesh.resources.settings import (
     Setting,
     choice,
     ignored,
+    located,
     read_settings,
     setting,
     whole,
@@ -135,10 +136,8 @@ class Connecting:
         given = {name: value for name, value in said.items() if value}
         if not self.connection_string and not given.keys() & {"host", "hostaddr"}:
             raise ConfigError(component.problem("the setting connectionString is missing, and there is no host"))
-        try:
+        with located(component, "connectionString"):
             return parse(self.connection_string, given)
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +208,8 @@ class PostgreSQLStateStore(SQLStateStore):
         metadata = identifier(settings.metadata, dotted=True)
         if version == "v1":
             return cls(settings, postgresql_v1(identifier(settings.table, dotted=True), metadata), place, version)
-        try:
+        with located(component, "tablePrefix"):
             table = identifier(f"{settings.prefix}state", dotted=True)
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="tablePrefix")) from None
         return cls(settings, postgresql_v2(table, metadata, settings.prefix, cls.product), place, version)
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:

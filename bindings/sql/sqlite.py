@@ -26,9 +26,9 @@ from bindings.sql._session import Driver, blocking
 from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag, utc_text
 from mesh.blocks.store import Stored
-from mesh.errors import ConfigError, StateError
+from mesh.errors import StateError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, SECONDS, read_settings, setting
+from mesh.resources.settings import BOOLEAN, SECONDS, located, read_settings, setting
 
 __all__ = ["BUSY_SECONDS", "DRIVER", "File", "Opening", "SQLiteStateStore", "parse"]
 
@@ -144,10 +144,8 @@ class SQLiteStateStore(SQLStateStore):
             ConfigError: They are wrong, located.
         """
         settings = read_settings(component, cls.settings)
-        try:
+        with located(component, "connectionString"):
             return cls(settings, parse(settings.connection_string))
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
         settings = cast("SQLiteSettings", self._settings)

@@ -12,9 +12,8 @@ from typing import Any, ClassVar, Self
 from bindings.sql._binding import MAX_BYTES, Answer, SQLBinding, json_text
 from bindings.sql._runner import Runner
 from bindings.sql.sqlite import BUSY_SECONDS, DRIVER, File, Opening, parse
-from mesh.errors import ConfigError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, SECONDS, read_settings, setting
+from mesh.resources.settings import BOOLEAN, SECONDS, located, read_settings, setting
 
 __all__ = ["SQLiteBinding"]
 
@@ -62,10 +61,8 @@ class SQLiteBinding(SQLBinding):
     def from_component(cls, component: Component) -> Self:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         settings = read_settings(component, cls.settings)
-        try:
+        with located(component, "connectionString"):
             return cls(settings, parse(settings.connection_string))
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
         settings: SQLiteBindingSettings = self._settings

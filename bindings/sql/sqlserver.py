@@ -23,7 +23,7 @@ from mesh.blocks.store import Stored
 from mesh.errors import ConfigError, StateError
 from mesh.registry import needs
 from mesh.resources.component import Component
-from mesh.resources.settings import Kind, Setting, ignored, read_settings, setting, whole
+from mesh.resources.settings import Kind, Setting, ignored, located, read_settings, setting, whole
 from mesh.values import parse_bool
 
 __all__ = ["LOGIN_BY_CLOUD", "NO_CLOUD", "SQLServerStateStore", "fault", "load_driver"]
@@ -123,10 +123,8 @@ class SQLServerStateStore(SQLStateStore):
         settings = read_settings(component, cls.settings)
         if problem := component.version_problem(cls.versions):
             raise ConfigError(problem)
-        try:
+        with located(component, "connectionString"):
             return cls(settings, parse(settings.connection_string), component.version)
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
         pyodbc = load_driver("state.sqlserver")

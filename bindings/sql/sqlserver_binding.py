@@ -21,9 +21,9 @@ from bindings.sql._binding import Answer, SQLBinding, as_json, json_text
 from bindings.sql._runner import ENGINE, Runner, threaded
 from bindings.sql._session import blocking
 from bindings.sql.sqlserver import LOGIN_BY_CLOUD, NO_CLOUD, fault, load_driver
-from mesh.errors import ConfigError, StateError
+from mesh.errors import StateError
 from mesh.resources.component import Component
-from mesh.resources.settings import COUNT, LIMIT_SECONDS, Setting, ignored, read_settings, setting
+from mesh.resources.settings import COUNT, LIMIT_SECONDS, Setting, ignored, located, read_settings, setting
 
 __all__ = ["SQLServerBinding", "calling"]
 
@@ -75,10 +75,8 @@ class SQLServerBinding(SQLBinding):
     def from_component(cls, component: Component) -> Self:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         settings = read_settings(component, cls.settings)
-        try:
+        with located(component, "connectionString"):
             return cls(settings, parse(settings.connection_string))
-        except ValueError as error:
-            raise ConfigError(component.problem(str(error), setting="connectionString")) from None
 
     def _connect(self) -> AbstractAsyncContextManager[Runner]:
         pyodbc = load_driver("bindings.sqlserver")

@@ -21,11 +21,11 @@ import msgspec
 from mesh.blocks.block import Block, Opened, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.scrubbing import scrub
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import MeshError
 from mesh.operation import Method, Operation
 from mesh.pipeline import Handler
 from mesh.resources.component import Component
-from mesh.resources.settings import DURATION, Setting
+from mesh.resources.settings import DURATION, Setting, located
 
 __all__ = [
     "BLOCK",
@@ -327,10 +327,8 @@ def cache_seconds(component: Component) -> float:
     """Read how long answers are kept; raises ``ConfigError``."""
     for name in _CACHE.names:
         if text := (component.setting(name) or "").strip():
-            try:
+            with located(component, name):
                 return cast("float", DURATION.parse(text))
-            except ValueError as error:
-                raise ConfigError(component.problem(str(error), setting=name)) from None
     return 0.0
 
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
@@ -33,6 +35,7 @@ __all__ = [
     "SECONDS",
     "SIZE",
     "TEXT",
+    "URL",
     "VERBATIM",
     "Kind",
     "Setting",
@@ -44,6 +47,7 @@ __all__ = [
     "ignored",
     "is_takable",
     "lasting",
+    "located",
     "read_settings",
     "refused",
     "setting",
@@ -114,12 +118,20 @@ def lasting(most: float | None = None, *, bare: Literal["s", "ms"] | None = None
     return Kind(names[bare], parse)
 
 
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise ValueError("is an http:// or https:// URL, without credentials")
+    return text.rstrip("/")
+
+
 TEXT = Kind("text", str)
 VERBATIM = Kind("text", str)  # Blanks around it are a part of it, as of a password.
 BOOLEAN = Kind("boolean", lambda text: parse_bool(text, words=True))
 COUNT = whole(1)
 DURATION = Kind("duration", parse_duration)
 SECONDS = Kind("seconds, or a duration", lambda text: parse_duration(text, bare="s"))
+URL = Kind("URL", _url)
 LIMIT = lasting()
 LIMIT_SECONDS = lasting(bare="s")
 SIZE = Kind("size in bytes", parse_size)
@@ -256,6 +268,15 @@ def without_effect(component: Component, settings: Iterable[Setting]) -> list[Pr
         for entry, each in found
         if each is not None and (entry.text() or "").strip().lower() not in ("", *each.anyway)
     ]
+
+
+@contextmanager
+def located(component: Component, setting: str) -> Iterator[None]:
+    """Say at which setting it is that a ``ValueError`` tells: raises ``ConfigError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(component.problem(str(error), setting=setting)) from None
 
 
 def check_port(text: str) -> None:

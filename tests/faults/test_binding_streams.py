@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
@@ -15,10 +14,9 @@ import pytest
 
 from tests.http.harness import Backbone, Node, component, gateway
 from tests.support.eventually import eventually
-from tests.support.gateways import MESH, MeshHome
+from tests.support.host_process import host_process
 from tests.support.mesh import GatewayProcess
 from tests.support.nats import NatsServer, find_nats_server
-from tests.support.processes import free_port
 
 pytestmark = [
     pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed"),
@@ -31,34 +29,11 @@ CREATE = "/v1.0/bindings/files?operation=create&metadata.fileName=kept"
 BARE = component("pubsub", "pubsub.mesh")
 
 
-async def _answers(port: int) -> None:
-    try:
-        async with aiohttp.request("GET", f"http://127.0.0.1:{port}/v1.0/healthz") as response:
-            assert response.status == 204
-    except aiohttp.ClientError as error:
-        raise AssertionError(str(error)) from error
-
-
-@asynccontextmanager
-async def host(directory: Path, backbone: Backbone, root: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ``mesh host`` with files; it is dead when left."""
-    directory.mkdir()
-    resources = directory / "files.yaml"
+def host(directory: Path, backbone: Backbone, root: Path) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """Run one with files."""
     files = component("files", "bindings.localstorage", rootPath=str(root))
-    resources.write_text(files.replace('"name":"files"', '"name":"files","annotations":{"mesh.placement":"backbone"}'))
-    environ = MeshHome(directory / "home").environ({"MESH_BACKBONE": backbone.url, "NAMESPACE": backbone.namespace})
-    port = free_port()
-    words = ("host", "--resources-path", str(resources), "--app-id", "host", "--dapr-http-port", str(port))
-    process = await asyncio.create_subprocess_exec(
-        *MESH, *words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        await eventually(lambda: _answers(port), within=90.0)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    placed = files.replace('"name":"files"', '"name":"files","annotations":{"mesh.placement":"backbone"}')
+    return host_process(directory, backbone.url, backbone.namespace, placed)
 
 
 async def endless() -> AsyncIterator[bytes]:

@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.http.harness import App, Backbone, component, gateway
 from tests.support.eventually import eventually
-from tests.support.gateways import MESH, MeshHome
+from tests.support.host_process import host_process
 from tests.support.nats import NatsServer, find_nats_server
-from tests.support.processes import free_port
 
 pytestmark = pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed")
 
 
-async def _answers(port: int) -> None:
-    try:
-        async with aiohttp.request("GET", f"http://127.0.0.1:{port}/v1.0/healthz") as response:
-            assert response.status == 204
-    except aiohttp.ClientError as error:
-        raise AssertionError(str(error)) from error
-
-
-@asynccontextmanager
-async def host(directory: Path, backbone: Backbone, app_id: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ``mesh host`` with the schedule; it is dead when left."""
-    directory.mkdir()
-    resources = directory / "tick.yaml"
-    resources.write_text(component("tick", "bindings.cron", schedule="@every 1s"))
-    environ = MeshHome(directory / "home").environ({"MESH_BACKBONE": backbone.url, "NAMESPACE": backbone.namespace})
-    port = free_port()
-    words = ("host", "--resources-path", str(resources), "--app-id", app_id, "--dapr-http-port", str(port))
-    process = await asyncio.create_subprocess_exec(
-        *MESH, *words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        await eventually(lambda: _answers(port), within=90.0)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+def host(directory: Path, backbone: Backbone, app_id: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """Run one with the schedule."""
+    resources = component("tick", "bindings.cron", schedule="@every 1s")
+    return host_process(directory, backbone.url, backbone.namespace, resources, app_id)
 
 
 def ticks(app: App) -> list[int]:

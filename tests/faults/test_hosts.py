@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from mesh.blocks.crypto import UNWRAP_KEY, WRAP_KEY, UnwrapKey, WrapKey
@@ -21,10 +18,9 @@ from mesh.errors import DeadlineExceededError, MeshError, NoResponderError, NotC
 from mesh.node.runtime import Runtime
 from tests.support.crypto_keys import write_keys
 from tests.support.eventually import eventually
-from tests.support.gateways import MESH, MeshHome
+from tests.support.host_process import host_process
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.nodes import ask, node
-from tests.support.processes import free_port
 
 pytestmark = pytest.mark.skipif(find_nats_server() is None, reason="nats-server is not installed")
 
@@ -39,14 +35,6 @@ spec:
 """
 
 
-async def _answers(port: int) -> None:
-    try:
-        async with aiohttp.request("GET", f"http://127.0.0.1:{port}/v1.0/healthz") as response:
-            assert response.status == 204
-    except aiohttp.ClientError as error:
-        raise AssertionError(str(error)) from error
-
-
 KEYS = """
 apiVersion: dapr.io/v1alpha1
 kind: Component
@@ -58,24 +46,11 @@ spec:
 """
 
 
-@asynccontextmanager
-async def host(
+def host(
     tmp_path: Path, url: str, app_id: str, template: str = STORE, file: str = "state.db"
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ``mesh host``; it is dead when left."""
-    resources = tmp_path / "store.yaml"
-    resources.write_text(template.format(file=tmp_path / file))
-    environ = MeshHome(tmp_path / "home").environ({"MESH_BACKBONE": url, "NAMESPACE": "hosts"})
-    port = free_port()
-    words = ("host", "--resources-path", str(resources), "--app-id", app_id, "--dapr-http-port", str(port))
-    process = await asyncio.create_subprocess_exec(*MESH, *words, env=environ, stdout=subprocess.DEVNULL)
-    try:
-        await eventually(lambda: _answers(port), within=90.0)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """Run one with a component."""
+    return host_process(tmp_path, url, "hosts", template.format(file=tmp_path / file), app_id)
 
 
 async def until_answered(asker: Runtime) -> None:
