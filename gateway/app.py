@@ -14,9 +14,10 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from gateway.application import application_of
@@ -28,6 +29,8 @@ from gateway.http.loading import Connections
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
 from gateway.logs import configure_logging
+from gateway.metrics.endpoint import Metrics
+from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
 from gateway.runs import Run, registered
@@ -62,6 +65,8 @@ class Gateway:
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._application: HTTPApplication | None = None
+        self._metrics: Metrics | None = None
+        self.metrics_port = 0
 
     # What the routes ask
 
@@ -166,13 +171,18 @@ class Gateway:
         settings = reader.load()
         reader.log_warnings()
         self._reloads = settings.configuration.features().get(FEATURE, True)
+        measured = of_configuration(settings.configuration)
+        if config.metrics and measured.enabled:
+            self._metrics = Metrics(config, measured, settings.namespace if settings.namespace_given else "")
+            settings = replace(settings, observer=self._metrics.recorder)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
+            metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
             server = HTTPServer(
-                staged(build_router(api), stages(config)),
+                staged(build_router(api), stages(config, metrics=metrics)),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
@@ -186,24 +196,14 @@ class Gateway:
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            load = partial(build_grpc, api, 0 if socket_path else self.port)
+            load = partial(build_grpc, api, 0 if socket_path else self.port, metrics=metrics)
             grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
+            if metrics is not None:
+                self.metrics_port = await stack.enter_async_context(metrics.listening(runtime))
             self.outbound_ready = True
-            node = runtime.description
-            entry = Run(
-                app_id=node.app_id,
-                http_port=0 if socket_path else self.port,
-                grpc_port=self.grpc_port,
-                host=config.listen[0],
-                socket=str(socket_path) if socket_path else None,
-                app_port=config.app_port,
-                namespace=node.namespace,
-                max_body_bytes=config.max_body_bytes,
-                max_header_bytes=config.max_header_bytes,
-                labels=config.labels,
-            )
-            stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
+            if config.registered:
+                stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
             async with AsyncExitStack() as serving:
@@ -216,6 +216,23 @@ class Gateway:
                 yield
             logger.info("%s has drained", config.app_id)
 
+    def _entry(self, socket_path: Path | None) -> Run:
+        """Give what others on this machine are told."""
+        config, node = self.config, self._runtime.description
+        return Run(
+            app_id=node.app_id,
+            http_port=0 if socket_path else self.port,
+            grpc_port=self.grpc_port,
+            metrics_port=self.metrics_port,
+            host=config.listen[0],
+            socket=str(socket_path) if socket_path else None,
+            app_port=config.app_port,
+            namespace=node.namespace,
+            max_body_bytes=config.max_body_bytes,
+            max_header_bytes=config.max_header_bytes,
+            labels=config.labels,
+        )
+
     @asynccontextmanager
     async def _inbound(self) -> AsyncIterator[None]:
         """Serve the application, if there is one; draining is bounded in time."""
@@ -226,6 +243,7 @@ class Gateway:
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         async with await asyncio.to_thread(application_of, config) as application:
             self._application = application
+            application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
             async with drained_within(inbound, self.grace, "deliveries and calls"):

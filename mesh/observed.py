@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from mesh import telemetry
 from mesh.address import Address
-from mesh.application import Application, AppResponse, Headers, Kind
+from mesh.application import Application, AppResponse, BindingAnswer, Headers, Kind
 from mesh.broker import Broker, Message
 from mesh.errors import BrokerError, MeshError
 from mesh.telemetry import Observed, Observer
@@ -72,35 +72,48 @@ class _Application:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._application, name)
 
-    def _tell(self, outcome: str, started: float) -> None:
-        self._observer(Observed(telemetry.APPLICATION_CALLED, (outcome,), 1, time.perf_counter() - started))
+    def _tell(self, verb: str, target: str, outcome: str, started: float) -> None:
+        labels = verb, target.partition("?")[0], outcome
+        self._observer(Observed(telemetry.APPLICATION_CALLED, labels, 1, time.perf_counter() - started))
 
     @asynccontextmanager
     async def call(self, method: str, target: str, headers: Headers, body: Any) -> AsyncIterator[AppResponse]:
         started, outcome = time.perf_counter(), telemetry.CANCELLED
         try:
             async with self._application.call(method, target, headers, body) as response:
-                outcome = f"{response.status // 100}xx"
+                outcome = str(response.status)
                 yield response
         except MeshError as error:
             outcome = error.code
             raise
         finally:
-            self._tell(outcome, started)
+            self._tell(method, target, outcome, started)
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         started, outcome = time.perf_counter(), telemetry.CANCELLED
         try:
             status, answer = await self._application.post(path, headers, body, kind)
-            outcome = f"{status // 100}xx"
+            outcome = str(status)
         except MeshError as error:
             outcome = error.code
             raise
         finally:
-            self._tell(outcome, started)
+            self._tell("POST", path, outcome, started)
+        return status, answer
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        try:
+            status, answer = await self._application.trigger(name, path, headers, body)
+            outcome = str(status)
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._tell("POST", path, outcome, started)
         return status, answer
 
 
 def observed_application(application: Application, observer: Observer) -> Application:
-    """Give an application that tells of each call: the class of its status or an error's code, how long it took."""
+    """Give an application that tells of each call: its status or an error's code, how long it took."""
     return cast("Application", _Application(application, observer))

@@ -167,6 +167,7 @@ class PubSub:
             until_reachable=application.until_reachable,
         )
         condition = self._parts.inbound.conditions.of("event", label)
+        condition.resource = policy.resource
         condition.advice = 'the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
         settlement = Settlement(
             deliver,
