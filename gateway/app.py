@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -37,11 +37,13 @@ from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
 from mesh.errors import ConfigError, MeshError
+from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.health import ComponentStatus
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
+from mesh.telemetry import EVENTS_DEAD_LETTERED, EVENTS_DELIVERED
 
 __all__ = ["Gateway", "run"]
 
@@ -64,6 +66,7 @@ class Gateway:
         self._reloads = True
         self._labels = dict(config.labels)
         self._runtime: Runtime
+        self._backlogs: Backlogs
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
         self.metrics_port = 0
@@ -109,7 +112,11 @@ class Gateway:
 
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
-        status = await self._runtime.health()
+        async with asyncio.TaskGroup() as asking:  # Either may wait for a server that is silent.
+            health = asking.create_task(self._runtime.health(), name="metadata-health")
+            looking = asking.create_task(self._backlogs.look(), name="metadata-backlogs")
+        status, backlogs = health.result(), looking.result()
+        counted = self._runtime.counters.snapshot()
         config, node = self.config, self._runtime.description
         described: dict[str, object] = {
             "id": node.app_id,
@@ -125,6 +132,7 @@ class Gateway:
             "workflows": {"connectedWorkers": 0},
             "componentStatus": [_without_nothing(asdict(each)) for each in status],
             "conditions": self._conditions(status),
+            "backlogs": [_told_backlog(each, counted) for each in backlogs],
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
@@ -177,6 +185,7 @@ class Gateway:
             settings = replace(settings, observer=self._metrics.recorder)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
+            self._backlogs = Backlogs(runtime.services)
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             metrics = self._metrics
@@ -200,7 +209,7 @@ class Gateway:
             grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                self.metrics_port = await stack.enter_async_context(metrics.listening(runtime))
+                self.metrics_port = await stack.enter_async_context(metrics.listening(runtime, self._backlogs))
             self.outbound_ready = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
@@ -285,6 +294,15 @@ def _message(name: str) -> Any:
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:
     """Leave out what there is none of, as Dapr does."""
     return {name: value for name, value in component.items() if value}
+
+
+def _told_backlog(each: SubscriptionBacklog, counted: Mapping[tuple[str, ...], int]) -> dict[str, object]:
+    """Tell what a subscription has before it, and what became of what came to this gateway since it started."""
+    of = each.component, each.topic
+    attempts = {outcome: counted.get((EVENTS_DELIVERED, *of, outcome), 0) for outcome in ("success", "retry", "drop")}
+    told: dict[str, object] = {"pubsubname": each.component, "topic": each.topic, "waiting": each.backlog.waiting}
+    told |= {"taken": each.backlog.taken, "oldestSeconds": each.oldest_seconds, "attempts": attempts}
+    return told | {"deadLetters": counted.get((EVENTS_DEAD_LETTERED, *of), 0)}
 
 
 def _described(subscription: Subscription) -> dict[str, object]:

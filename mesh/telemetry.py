@@ -18,6 +18,8 @@ __all__ = [
     "CANCELLED",
     "COMPONENTS_OPENED",
     "Counters",
+    "EVENTS_DEAD_LETTERED",
+    "EVENTS_DELIVERED",
     "FAILED",
     "NOT_TRACED",
     "OK",

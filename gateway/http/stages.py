@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
 CLIENT_GONE = "499"
-_RECEIVED: tuple[str, tuple[str, ...], tuple[str, ...]] = (HTTP_RECEIVED, (), ())
-_SENT: tuple[str, tuple[str, ...], tuple[str, ...]] = (HTTP_SENT, (), ())
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
@@ -72,6 +70,7 @@ def _answering_errors(note: Callable[[APIError], None] | None) -> Stage:
 
 def _measuring(recorder: Recorder) -> Stage:
     record, clock = recorder.record, time.perf_counter
+    received, sent = recorder.series(HTTP_RECEIVED).measure, recorder.series(HTTP_SENT).measure
 
     def stage(handler: Handler) -> Handler:
         async def measure(request: web.BaseRequest) -> Answered:
@@ -83,8 +82,8 @@ def _measuring(recorder: Recorder) -> Stage:
             finally:
                 labels = request.method, split_target(request)[0], status
                 record((HTTP_SERVED, labels, ()), (clock() - started) * 1000)
-                record(_RECEIVED, request.content_length or 0)
-                record(_SENT, size)
+                received(request.content_length or 0)
+                sent(size)
             return response
 
         return measure

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -16,10 +16,20 @@ from gateway.errors import APIError
 from gateway.metrics.exposition import CONTENT_TYPE, Measured, exposed
 from gateway.metrics.recording import Recorder, Series
 from gateway.metrics.settings import Settings
-from gateway.metrics.sources import BREAKERS, COMPONENTS, ERRORS_TOLD, GATEWAY, RESILIENCIES
+from gateway.metrics.sources import (
+    BREAKERS,
+    COMPONENTS,
+    ERRORS_TOLD,
+    GATEWAY,
+    OLDEST,
+    RESILIENCIES,
+    TAKEN,
+    WAITING,
+)
 from gateway.metrics.table import METRICS
 from mesh import __version__
 from mesh.errors import ConfigError
+from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
 from mesh.telemetry import APPLICATION_CALLED
 
@@ -83,10 +93,11 @@ class Metrics:
         )
         self.recorder.record((ERRORS_TOLD, (error.code, category), ()), 0.0)
 
-    async def text(self, runtime: Runtime) -> bytes:
+    async def text(self, runtime: Runtime, backlogs: Backlogs) -> bytes:
         """Give everything as Prometheus reads it."""
         async with self._asking:
-            measured = {**self.recorder.snapshot(), **_now(runtime)}
+            waiting = await backlogs.look()
+            measured = {**self.recorder.snapshot(), **_now(runtime), **_before(waiting)}
             app_id, settings = self._config.app_id, self._settings
             # In a thread: some thousands of series take a while.
             return await asyncio.to_thread(
@@ -94,7 +105,7 @@ class Metrics:
             )
 
     @asynccontextmanager
-    async def listening(self, runtime: Runtime) -> AsyncIterator[int]:
+    async def listening(self, runtime: Runtime, backlogs: Backlogs) -> AsyncIterator[int]:
         """Answer whoever asks, by any path; give the port.
 
         Raises:
@@ -104,7 +115,7 @@ class Metrics:
         async def answer(request: web.BaseRequest) -> web.Response:
             if request.method not in ("GET", "HEAD"):
                 return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-            return web.Response(body=await self.text(runtime), headers={"Content-Type": CONTENT_TYPE})
+            return web.Response(body=await self.text(runtime, backlogs), headers={"Content-Type": CONTENT_TYPE})
 
         server = web.Server(answer, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
@@ -133,6 +144,17 @@ class Metrics:
                 logger.info("metrics are on port %d: %d is taken", found, PREFERRED_PORT)
             return found
         raise AssertionError
+
+
+def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:
+    """Give what subscriptions have before them, as far as their brokers say it."""
+    found: dict[str, list[tuple[tuple[str, ...], Series]]] = {WAITING: [], TAKEN: [], OLDEST: []}
+    for each in waiting:
+        labels, backlog = (each.component, each.topic), each.backlog
+        for source, value in ((WAITING, backlog.waiting), (TAKEN, backlog.taken), (OLDEST, each.oldest_seconds)):
+            if value is not None:
+                found[source].append((labels, Series(times=value)))
+    return found
 
 
 def _now(runtime: Runtime) -> Measured:

@@ -49,6 +49,12 @@ class Series:
         self.bounds = bounds
         self.buckets = [0] * (len(bounds) + 1)
 
+    def measure(self, value: float) -> None:
+        """Add a measurement."""
+        self.times += 1
+        self.total += value
+        self.buckets[bisect_left(self.bounds, value)] += 1
+
     def add(self, other: Series) -> None:
         """Add what was measured under other labels, with the same bounds."""
         self.times += other.times
@@ -79,10 +85,7 @@ class Recorder:
     def __call__(self, observed: Observed) -> None:
         """Count what happened, and how long it took."""
         name, labels, times, seconds, details = observed
-        self.record((name, labels, details), seconds * 1000, times)
-
-    def record(self, key: _Key, value: float, times: int = 1) -> None:
-        """Count something by name, labels and details, with a measurement in milliseconds or bytes."""
+        key, value = (name, labels, details), seconds * 1000
         try:
             series = self._found[key]
         except KeyError:
@@ -90,6 +93,18 @@ class Recorder:
         series.times += times
         series.total += value
         series.buckets[bisect_left(series.bounds, value)] += 1
+
+    def record(self, key: _Key, value: float) -> None:
+        """Count something by name, labels and details, with a measurement in milliseconds or bytes."""
+        try:
+            series = self._found[key]
+        except KeyError:
+            series = self._find(key)
+        series.measure(value)
+
+    def series(self, name: str) -> Series:
+        """Give the one of a name that has no labels, to measure without a look."""
+        return self._find((name, (), ()))
 
     def _find(self, key: _Key) -> Series:
         name, labels, details = key

@@ -16,11 +16,14 @@ __all__ = [
     "HTTP_RECEIVED",
     "HTTP_SENT",
     "HTTP_SERVED",
+    "OLDEST",
     "OPEN",
     "PROBED",
     "RESILIENCIES",
     "SIZES",
     "SOURCES",
+    "TAKEN",
+    "WAITING",
 ]
 
 # Observed by the gateway itself.
@@ -36,6 +39,9 @@ BREAKERS = "breakers"
 RESILIENCIES = "resiliencies"
 COMPONENTS = "components"
 GATEWAY = "gateway"
+WAITING = "waiting"
+TAKEN = "taken"
+OLDEST = "oldest"
 
 SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.OPERATIONS: ("block", "method", "target", "outcome", "detail"),
@@ -65,6 +71,9 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     RESILIENCIES: ("resource",),
     COMPONENTS: (),
     GATEWAY: ("version",),
+    WAITING: ("component", "topic"),
+    TAKEN: ("component", "topic"),
+    OLDEST: ("component", "topic"),
 }
 OPEN = frozenset(("app", "broker", "caller", "component", "detail", "of", "path", "rpc", "target", "topic", "verb"))
 """Labels whose values come from outside, so that nothing else bounds them."""

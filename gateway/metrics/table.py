@@ -301,6 +301,12 @@ def _ours() -> Iterator[Metric]:
     waited: Mapping[str, str | Label] = {"callee": "app"}
     text = "Number of waits for an application that was away."
     yield _one("mesh_invocations_waited_total", "counter", text, telemetry.INVOCATIONS_WAITED, waited)
+    for name, source, text in (
+        ("waiting", sources.WAITING, "Events of a subscription that were not handed to an instance yet."),
+        ("taken", sources.TAKEN, "Events of a subscription that instances have been handed and that are not settled."),
+        ("oldest_seconds", sources.OLDEST, "Age of a subscription's oldest event that is not settled."),
+    ):
+        yield _one(f"mesh_subscription_{name}", "gauge", text, source, topic)
     yield _one("mesh_gateway_info", "gauge", "1; tells the version.", sources.GATEWAY, same("version"))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +257,33 @@ async def test_only_reading(memory: Backbone, tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{node.gateway.metrics_port}/metrics"
         async with node.session.post(url) as answer:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+async def test_what_a_subscription_has_before_it(backbone: Backbone, tmp_path: Path) -> None:
+    """As metrics and in metadata: nothing, what waits or is taken, and how old that is."""
+    go_on = asyncio.Event()
+
+    async def hang(got: Got, request: web.BaseRequest) -> web.Response:
+        await go_on.wait()
+        return web.Response()
+
+    subscriptions = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
+    async with App(subscriptions) as app, gateway(backbone, tmp_path, app=app, **ON) as node:
+        app.answers["/t"] = hang
+        for _ in range(3):
+            assert (await node.post("/v1.0/publish/pubsub/t", b"1")).status == 204
+        labels = labelled(component="pubsub", topic="t")
+
+        async def is_told(count: int, *, done: int) -> None:
+            found = await scraped(node)
+            waiting, taken = (found[f"mesh_subscription_{name}"][labels] for name in ("waiting", "taken"))
+            assert waiting + taken == count
+            assert (found["mesh_subscription_oldest_seconds"][labels] > 0) is (count > 0)
+            [told] = (await node.get("/v1.0/metadata")).json["backlogs"]
+            assert (told["pubsubname"], told["topic"], told["deadLetters"]) == ("pubsub", "t", 0)
+            assert told["waiting"] + told["taken"] == count
+            assert told["attempts"] == {"success": done, "retry": 0, "drop": 0}
+
+        await eventually(partial(is_told, 3, done=0), within=30)
+        go_on.set()
+        await eventually(partial(is_told, 0, done=3), within=30)
