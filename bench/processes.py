@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
@@ -227,6 +227,7 @@ class Stage:
         backbone: str | None = None,
         resources: Path | None = None,
         protocol: str = "http",
+        further: Sequence[str] = (),
     ) -> Gateway:
         """Start a gateway and wait until it is ready.
 
@@ -237,6 +238,7 @@ class Stage:
             backbone: Its URL; None for this stage's own broker.
             resources: A folder of them; None for the built-in ones.
             protocol: What the application speaks.
+            further: More of the command line.
         """
         port, grpc_port = free_port(), free_port()
         command = [sys.executable, "-m", "gateway", "--app-id", app_id]
@@ -245,6 +247,7 @@ class Stage:
             command += ["--app-port", str(app_port), "--app-protocol", protocol]
         if resources is not None:
             command += ["--resources-path", str(resources)]
+        command += further
         gateway = await self._start(Gateway, f"gateway-{app_id}", command, backbone)
         gateway.http_port, gateway.grpc_port = port, grpc_port
         deadline = time.monotonic() + START_SECONDS

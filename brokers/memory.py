@@ -27,6 +27,7 @@ from brokers.shared.handling import run_handler
 from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address, matches
 from mesh.broker import (
+    Backlog,
     Delivery,
     Features,
     Frame,
@@ -297,6 +298,19 @@ class MemoryBroker:
                 group.put_back(sequence, entry)
             if options.ephemeral:
                 self._end_group(space, address.name, options.group)
+
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Count what a group has before it."""
+        await self.check()
+        space = self._hub.spaces.get(address.space)
+        group = None if space is None else space.groups.get((address.name, options.group))
+        if space is None or group is None:
+            raise BrokerError(f"there is no group {options.group!r} of {address}")
+        # One that was handed over has been attempted, and is not ready.
+        taken = group.attempts.keys() - group.ready.keys()
+        left = [space.log[sequence].stored_at for sequence in (*group.ready, *taken) if sequence in space.log]
+        oldest = time.time() - (time.monotonic() - min(left)) if left else None
+        return Backlog(len(group.ready), len(taken), oldest)
 
     def _end_group(self, space: _Space, name: str, group_name: str) -> None:
         """Forget a group; what it has not handled is no longer kept for it."""

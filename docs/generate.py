@@ -28,6 +28,7 @@ from docs import api, reference, schema
 from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
+from gateway.metrics.table import ABSENT, METRICS
 from mesh.blocks import BLOCKS as _BLOCKS
 from mesh.broker import Features
 from mesh.node.catalogue import component_type
@@ -85,9 +86,25 @@ def _flags_table() -> str:
 # Accepted for the sake of existing command lines, and not shown in the help.
 _UNSAID: Mapping[str, str] = {
     "--app-ssl": "an old name: the same as `--app-protocol https`, or `grpcs` in place of `grpc`",
-    "--metrics-port": "passed on to the application as `DAPR_METRICS_PORT`; there is no metrics endpoint yet",
+    "--enable-metrics": "`=false` switches metrics off, see [metrics](metrics.md)",
+    "--metrics-listen-address": "the address of the port of the metrics (127.0.0.1)",
     "--label": "`NAME=VALUE`, shown in metadata under `extended`",
 }
+
+
+def _metrics_table() -> str:
+    lines = ["| metric | kind | labels | what it tells |", "| --- | --- | --- | --- |"]
+    for each in {row.name: row for row in METRICS}.values():
+        labels = ", ".join(f"`{name}`" for name in each.labels)
+        lines.append(f"| `{each.name}` | {each.kind} | {labels} | {each.text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _absent_metrics_table() -> str:
+    lines = ["| Dapr's | why it is not there |", "| --- | --- |"]
+    for names, reason in ABSENT.items():
+        lines.append(f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {reason} |")
+    return "\n".join(lines) + "\n"
 
 
 def _ignored_table() -> str:
@@ -172,6 +189,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "flags": _flags_table,
     "ignored-flags": _ignored_table,
     "instead": _instead_table,
+    "metrics": _metrics_table,
+    "absent-metrics": _absent_metrics_table,
     "old-names": _old_names_table,
     "faults": _faults_table,
     "calls": _calls_table,

@@ -13,10 +13,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from gateway.application import application_of
@@ -28,17 +29,21 @@ from gateway.http.loading import Connections
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
 from gateway.logs import configure_logging
+from gateway.metrics.endpoint import Metrics
+from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
 from mesh.errors import ConfigError, MeshError
+from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.health import ComponentStatus
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
+from mesh.telemetry import EVENTS_DEAD_LETTERED, EVENTS_DELIVERED
 
 __all__ = ["Gateway", "run"]
 
@@ -61,7 +66,10 @@ class Gateway:
         self._reloads = True
         self._labels = dict(config.labels)
         self._runtime: Runtime
+        self._backlogs: Backlogs
         self._application: HTTPApplication | None = None
+        self._metrics: Metrics | None = None
+        self.metrics_port = 0
 
     # What the routes ask
 
@@ -104,7 +112,11 @@ class Gateway:
 
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
-        status = await self._runtime.health()
+        async with asyncio.TaskGroup() as asking:  # Either may wait for a server that is silent.
+            health = asking.create_task(self._runtime.health(), name="metadata-health")
+            looking = asking.create_task(self._backlogs.look(), name="metadata-backlogs")
+        status, backlogs = health.result(), looking.result()
+        counted = self._runtime.counters.snapshot()
         config, node = self.config, self._runtime.description
         described: dict[str, object] = {
             "id": node.app_id,
@@ -120,6 +132,7 @@ class Gateway:
             "workflows": {"connectedWorkers": 0},
             "componentStatus": [_without_nothing(asdict(each)) for each in status],
             "conditions": self._conditions(status),
+            "backlogs": [_told_backlog(each, counted) for each in backlogs],
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
@@ -166,13 +179,19 @@ class Gateway:
         settings = reader.load()
         reader.log_warnings()
         self._reloads = settings.configuration.features().get(FEATURE, True)
+        measured = of_configuration(settings.configuration)
+        if config.metrics and measured.enabled:
+            self._metrics = Metrics(config, measured, settings.namespace if settings.namespace_given else "")
+            settings = replace(settings, observer=self._metrics.recorder)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
+            self._backlogs = Backlogs(runtime.services)
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
+            metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
             server = HTTPServer(
-                staged(build_router(api), stages(config)),
+                staged(build_router(api), stages(config, metrics=metrics)),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
@@ -186,24 +205,14 @@ class Gateway:
             listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            load = partial(build_grpc, api, 0 if socket_path else self.port)
+            load = partial(build_grpc, api, 0 if socket_path else self.port, metrics=metrics)
             grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
+            if metrics is not None:
+                self.metrics_port = await stack.enter_async_context(metrics.listening(runtime, self._backlogs))
             self.outbound_ready = True
-            node = runtime.description
-            entry = Run(
-                app_id=node.app_id,
-                http_port=0 if socket_path else self.port,
-                grpc_port=self.grpc_port,
-                host=config.listen[0],
-                socket=str(socket_path) if socket_path else None,
-                app_port=config.app_port,
-                namespace=node.namespace,
-                max_body_bytes=config.max_body_bytes,
-                max_header_bytes=config.max_header_bytes,
-                labels=config.labels,
-            )
-            stack.enter_context(registered(config.home, entry) if config.registered else nullcontext())
+            if config.registered:
+                stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
             async with AsyncExitStack() as serving:
@@ -216,6 +225,23 @@ class Gateway:
                 yield
             logger.info("%s has drained", config.app_id)
 
+    def _entry(self, socket_path: Path | None) -> Run:
+        """Give what others on this machine are told."""
+        config, node = self.config, self._runtime.description
+        return Run(
+            app_id=node.app_id,
+            http_port=0 if socket_path else self.port,
+            grpc_port=self.grpc_port,
+            metrics_port=self.metrics_port,
+            host=config.listen[0],
+            socket=str(socket_path) if socket_path else None,
+            app_port=config.app_port,
+            namespace=node.namespace,
+            max_body_bytes=config.max_body_bytes,
+            max_header_bytes=config.max_header_bytes,
+            labels=config.labels,
+        )
+
     @asynccontextmanager
     async def _inbound(self) -> AsyncIterator[None]:
         """Serve the application, if there is one; draining is bounded in time."""
@@ -226,6 +252,7 @@ class Gateway:
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         async with await asyncio.to_thread(application_of, config) as application:
             self._application = application
+            application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
             async with drained_within(inbound, self.grace, "deliveries and calls"):
@@ -267,6 +294,15 @@ def _message(name: str) -> Any:
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:
     """Leave out what there is none of, as Dapr does."""
     return {name: value for name, value in component.items() if value}
+
+
+def _told_backlog(each: SubscriptionBacklog, counted: Mapping[tuple[str, ...], int]) -> dict[str, object]:
+    """Tell what a subscription has before it, and what became of what came to this gateway since it started."""
+    of = each.component, each.topic
+    attempts = {outcome: counted.get((EVENTS_DELIVERED, *of, outcome), 0) for outcome in ("success", "retry", "drop")}
+    told: dict[str, object] = {"pubsubname": each.component, "topic": each.topic, "waiting": each.backlog.waiting}
+    told |= {"taken": each.backlog.taken, "oldestSeconds": each.oldest_seconds, "attempts": attempts}
+    return told | {"deadLetters": counted.get((EVENTS_DEAD_LETTERED, *of), 0)}
 
 
 def _described(subscription: Subscription) -> dict[str, object]:

@@ -77,6 +77,9 @@ class GatewayConfig:
         http_port: Port of the API; 0 picks a free one.
         grpc_port: Port of the gRPC API; 0 picks a free one, None takes 50001 if that is free.
         listen: Addresses the API listens on.
+        metrics: Whether there are any; the Configuration has a say too.
+        metrics_port: Where Prometheus asks for them; 0 picks a free one, None takes 9090 or the next that is free.
+        metrics_listen: The address of that port.
         unix_socket_dir: Listen on ``<dir>/dapr-<app id>-http.socket`` instead of TCP.
         max_body_bytes: Largest body that is held in memory; invocations are streamed and not limited.
         max_header_bytes: Largest header section.
@@ -110,6 +113,9 @@ class GatewayConfig:
     http_port: int = 3500
     grpc_port: int | None = None
     listen: tuple[str, ...] = ("127.0.0.1", "::1")
+    metrics: bool = True
+    metrics_port: int | None = None
+    metrics_listen: str = "127.0.0.1"
     unix_socket_dir: Path | None = None
     max_body_bytes: int = 4 * MEBIBYTE
     max_header_bytes: int = 16 * 1024

@@ -37,6 +37,7 @@ class Run:
         pid: The gateway process.
         http_port: Of its API; 0 when it listens on a socket file.
         grpc_port: Port of the gRPC API; 0 when that is a socket file.
+        metrics_port: Port of the metrics; 0 when there are none.
         host: Where a local client reaches the API.
         socket: The API's socket file; None when it listens on a port.
         app_port: Where the application listens; None for one that only calls out.
@@ -53,6 +54,7 @@ class Run:
     http_port: int
     pid: int = field(default_factory=os.getpid)
     grpc_port: int = 0
+    metrics_port: int = 0
     host: str = "127.0.0.1"
     socket: str | None = None
     app_port: int | None = None

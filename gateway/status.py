@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-__all__ = ["BY_HTTP_STATUS", "HTTP_STATUS", "OF_STRANGERS", "Code"]
+__all__ = ["BY_HTTP_STATUS", "CODE_NAMES", "HTTP_STATUS", "OF_STRANGERS", "Code"]
 
 
 class Code(IntEnum):
@@ -32,6 +32,13 @@ class Code(IntEnum):
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
+
+CODE_NAMES: Mapping[int, str] = {
+    **{code: code.name.title().replace("_", "") for code in Code},
+    Code.OK: "OK",
+    Code.CANCELLED: "Canceled",
+}
+"""Names as programs in Go write them, and so the reference's metrics."""
 
 HTTP_STATUS: Mapping[Code, int] = {
     Code.OK: 200,

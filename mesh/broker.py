@@ -17,6 +17,8 @@ from mesh.address import Address
 from mesh.errors import BrokerError
 
 __all__ = [
+    "Backlog",
+    "Measurable",
     "Broker",
     "Delivery",
     "Entry",
@@ -331,6 +333,34 @@ class Broker(Protocol):
 
     def listen(self, address: Address, sink: Sink) -> AbstractAsyncContextManager[None]:
         """Receive what is broadcast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a group has before it.
+
+    Attributes:
+        waiting: Messages that no member has been handed; where ``taken`` is None, perhaps with those.
+        taken: Messages that members have been handed, or have given back, and that are not settled; None = the broker
+            does not say.
+        oldest: Unix time in seconds at which the oldest that is not settled was stored; None = there is none, or the
+            broker does not say.
+    """
+
+    waiting: int
+    taken: int | None = None
+    oldest: float | None = None
+
+
+class Measurable(Protocol):
+    """A broker that knows how much a group has before it."""
+
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Ask for a group that is subscribed with these options, which are not ``ephemeral``; cheap.
+
+        Raises:
+            BrokerError: It cannot be known now.
+        """
 
 
 @runtime_checkable

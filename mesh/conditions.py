@@ -30,6 +30,7 @@ from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from mesh.recent import Recent
+from mesh.telemetry import POLICIES_ACTIVATED, POLICIES_APPLIED, Observed, Observer
 
 __all__ = ["BreakerStatus", "Condition", "Conditions", "State"]
 
@@ -74,7 +75,9 @@ class Condition:
     """How one target is.
 
     Attributes:
+        names: What is called, and of what.
         label: Names the target in the log.
+        resource: The Resiliency whose policies apply; empty = none of a name.
         state: How it is.
         breaker: Its circuit breaker; None when there is none.
         refused: What the breaker has refused since it opened.
@@ -94,13 +97,30 @@ class Condition:
         "advice",
         "breaker",
         "label",
+        "names",
+        "observer",
         "refused",
+        "resource",
         "state",
     )
 
-    def __init__(self, label: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin well."""
-        self.label = label[:MAX_TEXT]
+    def __init__(
+        self,
+        *names: str,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
+        """Begin well.
+
+        Args:
+            *names: What is called, and of what.
+            clock: Monotonic seconds.
+            observer: Is told of policies that apply and act; None = nobody.
+        """
+        self.names = names
+        self.label = " ".join(names)[:MAX_TEXT]
+        self.resource = ""
+        self.observer = observer
         self.state = State.WELL
         self._guarded = self._waiting = 0
         self.breaker: Breaker | None = None
@@ -155,6 +175,8 @@ class Condition:
             delay: Seconds until then.
             reason: Why it failed.
         """
+        if attempt == 1:
+            self.activates("retry")
         advice = f"; {self.advice}" if self.advice else ""
         self._fails(reason, f"attempt {attempt} failed: {reason}; the next in {delay:.3g} s{advice}")
 
@@ -235,6 +257,18 @@ class Condition:
         if self.state is State.WELL:
             self._hold_back()
 
+    # Policies
+
+    def applies(self, policy: str, status: str = "") -> None:
+        """Note that an operation is made under a policy: ``timeout``, ``retry`` or ``circuitbreaker``."""
+        if self.observer is not None:
+            self.observer(Observed(POLICIES_APPLIED, (*self.names, self.resource, policy, status)))
+
+    def activates(self, policy: str, status: str = "") -> None:
+        """Note that a policy begins to act."""
+        if self.observer is not None:
+            self.observer(Observed(POLICIES_ACTIVATED, (*self.names, self.resource, policy, status)))
+
     # The circuit breaker
 
     def refuses(self) -> None:
@@ -259,6 +293,7 @@ class Condition:
         else:
             text = "closed"
         logger.info("%s: circuit breaker %s is %s", self.label, name, text)
+        self.activates("circuitbreaker", status)
 
     # What holds now
 
@@ -282,8 +317,13 @@ class Conditions:
     They are the callers' words: of those that nobody holds, as a guard does, the last ``MAX_TARGETS`` are kept.
     """
 
-    def __init__(self) -> None:
-        """Know of nothing yet."""
+    def __init__(self, observer: Observer | None = None) -> None:
+        """Know of nothing yet.
+
+        Args:
+            observer: Is told of policies that apply and act; None = nobody.
+        """
+        self._observer = observer
         self._kept: Recent[str, Condition] = Recent(MAX_TARGETS, lambda condition: condition.in_use)
         self._known: WeakValueDictionary[str, Condition] = WeakValueDictionary()
 
@@ -293,9 +333,13 @@ class Conditions:
         try:
             return self._kept[label]
         except KeyError:
-            condition = self._known.get(label) or Condition(label)
+            condition = self._known.get(label) or Condition(*names, observer=self._observer)
             self._known[label] = condition
             return self._kept.keep(label, condition)
+
+    def breakers(self) -> list[Condition]:
+        """Give those that have a circuit breaker."""
+        return [each for each in list(self._known.values()) if each.breaker is not None]
 
     def described(self) -> list[dict[str, object]]:
         """Tell of the targets that are not well."""

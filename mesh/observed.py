@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from mesh import telemetry
 from mesh.address import Address
-from mesh.application import Application, AppResponse, Headers, Kind
-from mesh.broker import Broker, Message
+from mesh.address import Kind as AddressKind
+from mesh.application import Application, AppResponse, BindingAnswer, Headers, Kind
+from mesh.broker import Broker, Features, Message
 from mesh.errors import BrokerError, MeshError
 from mesh.telemetry import Observed, Observer
 
@@ -25,12 +26,18 @@ class _Broker:
         self._broker = broker
         self._observer = observer
         self._name = f"{broker.features.name}/{component}" if component else broker.features.name
+        # An enumeration's own way to a value takes longer than all the rest here.
+        self._kinds = {id(kind): kind.value for kind in AddressKind}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
+    @property
+    def features(self) -> Features:
+        return self._broker.features
+
     def _tell(self, address: Address, outcome: str, times: int, started: float) -> None:
-        labels = self._name, address.kind.value, outcome
+        labels = self._name, self._kinds[id(address.kind)], outcome
         self._observer(Observed(telemetry.BROKER_PUBLISHED, labels, times, time.perf_counter() - started))
 
     async def publish(self, address: Address, message: Message) -> None:
@@ -72,35 +79,48 @@ class _Application:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._application, name)
 
-    def _tell(self, outcome: str, started: float) -> None:
-        self._observer(Observed(telemetry.APPLICATION_CALLED, (outcome,), 1, time.perf_counter() - started))
+    def _tell(self, verb: str, target: str, outcome: str, started: float) -> None:
+        labels = verb, target.partition("?")[0], outcome
+        self._observer(Observed(telemetry.APPLICATION_CALLED, labels, 1, time.perf_counter() - started))
 
     @asynccontextmanager
     async def call(self, method: str, target: str, headers: Headers, body: Any) -> AsyncIterator[AppResponse]:
         started, outcome = time.perf_counter(), telemetry.CANCELLED
         try:
             async with self._application.call(method, target, headers, body) as response:
-                outcome = f"{response.status // 100}xx"
+                outcome = str(response.status)
                 yield response
         except MeshError as error:
             outcome = error.code
             raise
         finally:
-            self._tell(outcome, started)
+            self._tell(method, target, outcome, started)
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         started, outcome = time.perf_counter(), telemetry.CANCELLED
         try:
             status, answer = await self._application.post(path, headers, body, kind)
-            outcome = f"{status // 100}xx"
+            outcome = str(status)
         except MeshError as error:
             outcome = error.code
             raise
         finally:
-            self._tell(outcome, started)
+            self._tell("POST", path, outcome, started)
+        return status, answer
+
+    async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
+        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        try:
+            status, answer = await self._application.trigger(name, path, headers, body)
+            outcome = str(status)
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._tell("POST", path, outcome, started)
         return status, answer
 
 
 def observed_application(application: Application, observer: Observer) -> Application:
-    """Give an application that tells of each call: the class of its status or an error's code, how long it took."""
+    """Give an application that tells of each call: its status or an error's code, how long it took."""
     return cast("Application", _Application(application, observer))

@@ -67,6 +67,8 @@ class Method:
         grace: Seconds after the deadline in which the block itself says what it waited for, before it is cancelled.
         guarded: Whether the target's policy is around it; not where only this node is asked.
         streamed: Whether bytes in parts may follow its arguments, and its result, which then is a ``Flow``.
+        told: Gives what an observer is told besides target and outcome, of the arguments and the result (None for a
+            failure); None = nothing.
     """
 
     block: str
@@ -78,6 +80,7 @@ class Method:
     grace: float = 0.0
     guarded: bool = True
     streamed: bool = False
+    told: Callable[[Any, Any], tuple[str, ...]] | None = None
 
     def __str__(self) -> str:
         return f"{self.block}.{self.name}"

@@ -62,6 +62,7 @@ MAX_ATTEMPT_SECONDS = 3600.0
 Handler = Callable[["Operation"], Awaitable[object]]
 InboundHandler = Callable[["Arrival"], Awaitable[Any]]
 PolicyOf = Callable[[str, str], Policy]
+Details = Callable[[Any, Any], tuple[str, ...]]
 
 
 class Service(Protocol):
@@ -115,7 +116,7 @@ class Pipeline:
         if policy_of is not None:
             run = partial(_by_policy, policy_of, self._conditions, self._guards, run)
         if self._observer is not None:
-            run = partial(_observed, self._observer, OPERATIONS, _labels, run)
+            run = partial(_observed, self._observer, OPERATIONS, _labels, _details, run)
         self.run = run
 
 
@@ -144,6 +145,7 @@ class InboundPipeline:
         *labels: str,
         policy: Policy = Policy(),  # noqa: B008 - a frozen value
         until_reachable: Callable[[], Awaitable[None]] | None = None,
+        told: Details | None = None,
     ) -> InboundHandler:
         """Put the stages around a way to the application; once for each subscription.
 
@@ -155,6 +157,7 @@ class InboundPipeline:
             *labels: What comes this way, and where from; for the observer.
             policy: The inbound policy, without its retries.
             until_reachable: Waits for the application; None = the error is the sender's.
+            told: Gives what the observer is told besides, of the arrival and what came of it (None for a failure).
 
         Returns:
             What hands one arrival over, and gives what came of it or raises.
@@ -167,7 +170,7 @@ class InboundPipeline:
         if guard is not None:
             run = partial(_guarded, guard, run)
         if self._observer is not None:
-            run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, run)
+            run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, told or _nothing, run)
         return run
 
     def _guard(self, policy: Policy, labels: tuple[str, ...]) -> Guard | None:
@@ -183,15 +186,26 @@ def _labels(operation: Operation) -> tuple[str, ...]:
     return operation.method.block, operation.method.name, operation.target
 
 
+def _details(operation: Operation, result: object) -> tuple[str, ...]:
+    told = operation.method.told
+    return () if told is None else told(operation.arguments, result)
+
+
+def _nothing(_: object, __: object) -> tuple[str, ...]:
+    return ()
+
+
 async def _observed(
     observer: Observer,
     name: str,
     labels: Callable[[Any], tuple[str, ...]],
+    details: Details,
     proceed: Callable[[Any], Awaitable[Any]],
     passing: Any,
 ) -> object:
     started = time.perf_counter()
     outcome = FAILED
+    result = None
     try:
         result = await proceed(passing)
         outcome = result.outcome if isinstance(result, Attempt) else OK
@@ -202,7 +216,8 @@ async def _observed(
         outcome = CANCELLED
         raise
     finally:
-        observer(Observed(name, (*labels(passing), outcome), 1, time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        observer(Observed(name, (*labels(passing), outcome), 1, seconds, details(passing, result)))
     return result
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NewType, TypeVar
 
 from mesh.conditions import BreakerStatus, Condition
-from mesh.errors import CircuitOpenError, ExpressionError, MeshError
+from mesh.errors import CircuitOpenError, DeadlineExceededError, ExpressionError, MeshError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -268,11 +268,12 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What applies to calls to one target; None = nothing of the kind."""
+    """What applies to calls to one target; None = nothing of the kind. ``resource`` names the Resiliency it is from."""
 
     timeout: Timeout | None = None
     retry: Retry | None = None
     breaker: CircuitBreaker | None = None
+    resource: str = field(default="", compare=False)
 
 
 class Verdict(NamedTuple):
@@ -322,6 +323,7 @@ class Guard:
         elif policy.breaker is not None:
             self._breaker = Breaker(policy.breaker, time.monotonic, condition)
         condition.breaker = self._breaker
+        condition.resource = policy.resource
 
     @property
     def in_use(self) -> bool:
@@ -349,6 +351,8 @@ class Guard:
         """
         started = time.monotonic()
         attempt = 0
+        if self._condition.observer is not None:
+            self._tell_policies(self._condition)
         self._condition.enter()
         try:
             while True:
@@ -375,6 +379,14 @@ class Guard:
             if attempt > 1:
                 self._condition.gives_up(attempt - 1, str(error))
             raise
+
+    def _tell_policies(self, condition: Condition) -> None:
+        if self.timeout is not None:
+            condition.applies("timeout")
+        if self._retry is not None:
+            condition.applies("retry")
+        if self._breaker is not None:
+            condition.applies("circuitbreaker", self._breaker.status)
 
     def _note(self, verdict: Verdict, error: MeshError | None, attempt: int, delay: float | None) -> None:
         if not verdict.again:
@@ -405,6 +417,8 @@ class Guard:
             result = await call()
         except MeshError as error:
             failure = error
+            if self.timeout is not None and isinstance(error, DeadlineExceededError):
+                self._condition.activates("timeout")
         except BaseException:
             if breaker is not None and permit is not None:
                 breaker.release(permit)

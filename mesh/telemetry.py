@@ -12,9 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 __all__ = [
+    "APPLICATION_CALLED",
     "ARRIVALS",
+    "BATCHES",
     "CANCELLED",
+    "COMPONENTS_OPENED",
     "Counters",
+    "EVENTS_DEAD_LETTERED",
+    "EVENTS_DELIVERED",
     "FAILED",
     "NOT_TRACED",
     "OK",
@@ -22,6 +27,8 @@ __all__ = [
     "OTHER",
     "Observed",
     "Observer",
+    "POLICIES_ACTIVATED",
+    "POLICIES_APPLIED",
     "Tracing",
     "both",
     "child_span",
@@ -31,11 +38,15 @@ __all__ = [
     "unusable",
 ]
 
-# What is observed, by name; labels follow in the order given.
-OPERATIONS = "operations"  # block, method, target, outcome
-ARRIVALS = "arrivals"  # event, durable or call; of what; outcome; only for an observer of its own
+# What is observed, by name; labels follow in the order given, and behind a semicolon the details.
+OPERATIONS = "operations"  # block, method, target, outcome; what the method tells of it
+ARRIVALS = "arrivals"  # what; of what; outcome; of a call its caller and the status; only for an observer of its own
+BATCHES = "batches"  # component, topic; handed to the application, ``times`` is the number of events
 BROKER_PUBLISHED = "broker_published"  # broker (nats/orders: of a component), kind of address, outcome; likewise
-APPLICATION_CALLED = "application_called"  # outcome: the class of the status (2xx), or as of an operation; likewise
+APPLICATION_CALLED = "application_called"  # verb, path, status, or outcome as of an operation; likewise
+COMPONENTS_OPENED = "components_opened"  # name, type, outcome; likewise
+POLICIES_APPLIED = "policies_applied"  # what is called, of what, Resiliency, policy, state of a breaker; likewise
+POLICIES_ACTIVATED = "policies_activated"  # the same, when one begins to act; likewise
 EVENTS_PUBLISHED = "events_published"  # component, topic
 EVENTS_DELIVERED = "events_delivered"  # component, topic, outcome: success, retry, drop
 EVENTS_DEAD_LETTERED = "events_dead_lettered"  # component, topic
@@ -136,12 +147,14 @@ class Observed(NamedTuple):
         labels: As the name's comment says.
         times: How often.
         seconds: How long it took; 0 where that is not measured.
+        details: What more there is to tell; counters leave it out.
     """
 
     name: str
     labels: tuple[str, ...]
     times: int = 1
     seconds: float = 0.0
+    details: tuple[str, ...] = ()
 
 
 Observer = Callable[[Observed], None]
@@ -175,7 +188,7 @@ class Counters:
 
     def __call__(self, observed: Observed) -> None:
         """Count what happened."""
-        name, labels, times, _ = observed
+        name, labels, times, _, _ = observed
         counts, key = self._counts, (name, *labels)
         if key in counts:
             counts[key] += times

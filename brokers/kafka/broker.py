@@ -15,10 +15,11 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from brokers.kafka._background import background
-from brokers.kafka._cluster import Cluster, error_of
+from brokers.kafka._cluster import EARLIEST, LATEST, Cluster, error_of
 from brokers.kafka._config import KafkaConfig, KafkaSettings
 from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
+from brokers.kafka._group import Lost, Membership, NewRound
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._producer import Headers, Producer
 from brokers.kafka._records import ID
@@ -26,7 +27,7 @@ from brokers.kafka._space import Space
 from brokers.shared.adapter import Adapter
 from brokers.shared.limits import measure
 from mesh.address import Address
-from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Backlog, Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -260,6 +261,23 @@ class KafkaBroker(Adapter):
                         await consumer.stop()
             finally:
                 await consumer.finish()
+
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Compare what the group has settled with the ends of its partitions."""
+        topic = topic_name(address.text)
+        await self._cluster.refresh(topic)
+        partitions = range(self._cluster.partitions(topic))
+        group = Membership(self._cluster, group_name(address, options.group, ordered=options.ordered), topic)
+        try:
+            settled = await group.committed(partitions)
+        except (Lost, NewRound) as error:
+            raise self._cluster.unavailable(f"the group {options.group!r} is being shared out anew") from error
+        finally:
+            await group.close()
+        ends = await self._cluster.offsets(topic, dict.fromkeys(partitions, LATEST))
+        unknown = dict.fromkeys(ends.keys() - settled.keys(), EARLIEST)
+        begins = await self._cluster.offsets(topic, unknown) | {number: each for number, (each, _) in settled.items()}
+        return Backlog(sum(max(0, end - begins[number]) for number, end in ends.items()))
 
     async def _check_order(self, address: Address, options: SubscribeOptions) -> None:
         """Refuse a group that exists with the other order: it would get everything stored a second time."""

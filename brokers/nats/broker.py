@@ -8,6 +8,7 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2s
 from typing import cast
@@ -22,7 +23,7 @@ from brokers.nats._trim import trim
 from brokers.shared.adapter import Adapter
 from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address, Kind, decode_token, encode_token
-from mesh.broker import Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Backlog, Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 from mesh.tasks import task_group
 
@@ -192,6 +193,25 @@ class NatsBroker(Adapter):
                 f"{options.ordered}; delete its consumers of stream {_stream(address.space)} to change that"
             )
 
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Ask for the group's consumers, and for the time of the first message that is not settled."""
+        lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
+        found = [await self._backlog(address, f"{address.space}.{lane}.{address.name}", options) for lane in lanes]
+        oldest = min((each.oldest for each in found if each.oldest is not None), default=None)
+        return Backlog(sum(each.waiting for each in found), sum(each.taken or 0 for each in found), oldest)
+
+    async def _backlog(self, address: Address, subject: str, options: SubscribeOptions) -> Backlog:
+        stream = _stream(address.space)
+        answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{_consumer_name(options.group, subject)}")
+        check_api(answer, f"cannot look at group {options.group!r} of {address}")
+        waiting, taken = cast("int", answer["num_pending"]), cast("int", answer["num_ack_pending"])
+        if not waiting + taken:
+            return Backlog(0, 0)
+        first = cast("dict[str, int]", answer["ack_floor"])["stream_seq"] + 1
+        stored = await self._connection.api(f"STREAM.MSG.GET.{stream}", {"seq": first, "next_by_subj": subject})
+        told = cast("JSON", stored.get("message", {})).get("time")
+        return Backlog(waiting, taken, None if told is None else _unix_time(cast("str", told)))
+
     def _consumer(
         self,
         address: Address,
@@ -322,6 +342,12 @@ def _address_of(subject: str) -> Address:
     tokens = subject.split(".")
     label = ".".join(decode_token(token) for token in tokens[5:])
     return Address(Kind.TOPIC, ".".join(tokens[:4]), ".".join(tokens[5:]), label)
+
+
+def _unix_time(text: str) -> float:
+    """Read a time of the server's, which has up to nine digits behind the point."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
 
 
 def _frame(message: Msg, token: str) -> Frame:

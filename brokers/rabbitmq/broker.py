@@ -14,13 +14,14 @@ from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode
 from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
+from brokers.rabbitmq._refusals import ERRORS
 from brokers.rabbitmq._session import Session
-from brokers.rabbitmq._topology import Space
+from brokers.rabbitmq._topology import Space, count, group_queues
 from brokers.shared.adapter import Adapter
 from brokers.shared.limits import check_size, publish_each
 from brokers.shared.outage import Outage
 from mesh.address import Address
-from mesh.broker import Features, Handler, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Backlog, Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError
 from mesh.tasks import task_group
 
@@ -127,6 +128,13 @@ class RabbitMQBroker(Adapter):
             subscription.close()
             if options.ephemeral:
                 await subscription.remove()
+
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Ask for the length of the group's queues, on a channel of its own: what waits for its delay is not there."""
+        queues = group_queues(await self._declared(address.space), address, options)
+        connection = self._session.current()
+        with ERRORS:
+            return Backlog(sum([(await count(connection, each.name))[0] for each in queues]))
 
     # Frames
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 
-__all__ = ["ALIVE", "DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
+__all__ = ["ALIVE", "BACKLOG", "DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
 
 # A space: its limits (KEYS[1]), the topics in it, and the groups by "<group> <pattern>".
 SPACE = """
@@ -158,6 +158,36 @@ local all = redis.call('HGETALL', groups)
 for i = 1, #all, 2 do
   if tonumber(all[i + 1]) >= 2 and redis.call('EXISTS', base .. ':e:' .. all[i]) == 0 then drop(all[i]) end
 end
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
+# KEYS: space. ARGV: group with its pattern, pattern. Gives how many entries it has not read, how many it has read and
+# not settled, and when the first of them was stored, in Unix milliseconds; -1 = there is none.
+BACKLOG = script(
+    SPACE,
+    """
+local gid, pattern, waiting, taken, oldest = ARGV[1], ARGV[2], 0, 0, -1
+local function look(id)
+  local ms = tonumber(string.match(id, '^(%d+)'))
+  if oldest < 0 or ms < oldest then oldest = ms end
+end
+for _, name in ipairs(redis.call('SMEMBERS', topics)) do
+  local infos = matches(pattern, name) and redis.pcall('XINFO', 'GROUPS', stream(name)) or {}
+  for _, info in ipairs(infos) do
+    if info[2] == gid then
+      local next_one = redis.call('XRANGE', stream(name), '(' .. info[8], '+', 'COUNT', 1)[1]
+      if info[12] then  -- Redis does not know it where others were deleted among them.
+        waiting = waiting + info[12]
+      elseif next_one then
+        waiting = waiting + #redis.call('XRANGE', stream(name), '(' .. info[8], '+', 'COUNT', 1000)
+      end
+      taken = taken + info[6]
+      if info[6] > 0 then look(redis.call('XPENDING', stream(name), gid)[2]) elseif next_one then look(next_one[1]) end
+    end
+  end
+end
+return {waiting, taken, oldest}
 """,
     flags=EVEN_OUT_OF_MEMORY,
 )

@@ -21,14 +21,14 @@ from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEA
 from brokers.redis._kv import DELETE, PUT, RedisKeyValue
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
-from brokers.redis._topic_scripts import DECLARE, DROP, JOIN, PUBLISH, TRIM
+from brokers.redis._topic_scripts import BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM
 from brokers.redis._wire import Argument, Command, Reply, ReplyError, ask
 from brokers.shared.adapter import Adapter
 from brokers.shared.limits import AT_ONCE, check_size
 from brokers.shared.outage import Outage
 from brokers.shared.settings import node_name
 from mesh.address import Address
-from mesh.broker import Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
+from mesh.broker import Backlog, Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.tasks import task_group
 
@@ -43,7 +43,7 @@ DEDUP_WINDOW_MS = 120_000
 FULL = -2
 SCRIPTS = (
     *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
-    *(DECLARE, DROP, JOIN, PUBLISH, TRIM),
+    *(BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM),
     *(FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE),
     *(DELETE, PUT),
 )
@@ -223,6 +223,13 @@ class RedisBroker(Adapter):
                     await consumer.stop()
         finally:
             await consumer.finish()
+
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Ask for the group's row of each stream that it reads."""
+        group = group_id(address, options.group)
+        found = await self._commands.run(BACKLOG, [address.space], group, address.name)
+        waiting, taken, oldest = cast("list[int]", found)
+        return Backlog(waiting, taken, oldest / 1000 if oldest >= 0 else None)
 
     # Frames
 

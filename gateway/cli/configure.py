@@ -82,6 +82,11 @@ class _Checker:
             self.complain(name, f"{value} is no port; use 1 to {_LARGEST_PORT}")
         return value
 
+    def free_port(self, name: str, value: int | None, *, free: bool) -> int | None:
+        """Give a port; 0 = a free one; None = the usual one, unless that is to be free."""
+        port = self.port(name, value)
+        return 0 if port is None and (free or value is not None) else port
+
     def hosts(self, name: str, *values: str) -> tuple[str, ...]:
         for value in values:
             if not is_host(value):
@@ -147,9 +152,7 @@ def gateway_config(
     http_port = check.port("--dapr-http-port", options.dapr_http_port)
     if http_port is None:
         http_port = default_http_port if options.dapr_http_port is None else 0
-    grpc_port = check.port("--dapr-grpc-port", options.dapr_grpc_port)
-    if grpc_port is None and (default_http_port == 0 or options.dapr_grpc_port is not None):
-        grpc_port = 0
+    free = default_http_port == 0
     drain = options.dapr_graceful_shutdown_seconds
     config = GatewayConfig(
         app_id=options.app_id or "",
@@ -160,8 +163,11 @@ def gateway_config(
         app_max_concurrency=_limit(options.app_max_concurrency),
         app_health=_health(options, check),
         http_port=http_port,
-        grpc_port=grpc_port,
+        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=free),
         listen=_listen(options, check),
+        metrics=options.enable_metrics,
+        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=free),
+        metrics_listen=_metrics_listen(options, check),
         unix_socket_dir=Path(options.unix_domain_socket).absolute() if options.unix_domain_socket else None,
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
@@ -199,6 +205,11 @@ def _listen(options: GatewayOptions, check: _Checker) -> tuple[str, ...]:
     """Read the addresses; daprd takes one of IPv6 in brackets."""
     given = (host.removeprefix("[").removesuffix("]") for host in split_list(options.dapr_listen_addresses))
     return check.hosts("--dapr-listen-addresses", *given) or _DEFAULT.listen
+
+
+def _metrics_listen(options: GatewayOptions, check: _Checker) -> str:
+    given = options.metrics_listen_address or _DEFAULT.metrics_listen
+    return check.hosts("--metrics-listen-address", given.removeprefix("[").removesuffix("]"))[0]
 
 
 def _limit(value: int | None) -> int | None:

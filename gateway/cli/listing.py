@@ -21,6 +21,7 @@ __all__ = ["age", "parser", "record", "run"]
 _HEADING = {
     "appId": "APP ID",
     "httpPort": "HTTP PORT",
+    "metricsPort": "METRICS PORT",
     "appPort": "APP PORT",
     "command": "COMMAND",
     "age": "AGE",
@@ -87,7 +88,8 @@ def record(each: Run) -> dict[str, str | int | bool]:
         "httpPort": each.http_port,
         "grpcPort": each.grpc_port,
         "appPort": each.app_port or 0,
-        "metricsEnabled": False,
+        "metricsEnabled": each.metrics_port > 0,
+        "metricsPort": each.metrics_port,
         "command": labels.get("appCommand", ""),
         "age": age(time.time() - each.created),
         "created": time.strftime("%Y-%m-%d %H:%M.%S", time.localtime(each.created)),

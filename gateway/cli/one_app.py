@@ -231,6 +231,7 @@ def _gateway_command(spec: AppSpec) -> list[str]:
         label=given,
         dapr_http_port=max(spec.options.dapr_http_port or 0, 0),
         dapr_grpc_port=max(spec.options.dapr_grpc_port or 0, 0),
+        metrics_port=max(spec.options.metrics_port or 0, 0),
         app_protocol=spec.config.app_protocol,
         app_ssl=False,
     )
@@ -252,8 +253,8 @@ def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dic
     }
     if config.app_port is not None:
         facts["APP_PORT"] = str(config.app_port)
-    if spec.options.metrics_port is not None and spec.options.metrics_port > 0:
-        facts["DAPR_METRICS_PORT"] = str(spec.options.metrics_port)
+    if run.metrics_port:
+        facts["DAPR_METRICS_PORT"] = str(run.metrics_port)
     # `python` of a tutorial is ours where the machine has only a `python3`.
     path = os.pathsep.join((environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
     # Or Python would keep its lines back, since it does not write to a terminal.

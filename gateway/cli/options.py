@@ -40,6 +40,7 @@ class Flag:
         section: Where the help shows it.
         metavar: What stands for its value in the help.
         to_field: The field of `GatewayOptions`; empty = it is accepted and has no effect.
+        on: Whether it is a switch that is on unless ``=false`` follows.
     """
 
     names: tuple[str, ...]
@@ -48,10 +49,11 @@ class Flag:
     section: str = ""
     metavar: str = ""
     to_field: str = ""
+    on: bool = False
 
 
 def _option(default: T, kind: Kind, names: str, help: str = "", *, section: str = "", metavar: str = "") -> T:
-    flag = Flag(tuple(names.split()), kind, help, section, metavar)
+    flag = Flag(tuple(names.split()), kind, help, section, metavar, on=default is True)
     # A dataclass field stands for the value that it will hold.
     return field(default=default, metadata={"flag": flag})
 
@@ -138,7 +140,13 @@ class GatewayOptions:
     unix_domain_socket: str | None = _option(
         None, "text", "--unix-domain-socket -u", "use a socket in this folder, no port", section=_PORTS, metavar="DIR"
     )
-    metrics_port: int | None = _option(None, "number", "--metrics-port -M", section=_PORTS)
+    metrics_port: int | None = _option(
+        None, "number", "--metrics-port -M", "port of the metrics (a free one)", section=_PORTS
+    )
+    enable_metrics: bool = _option(True, "switch", "--enable-metrics", section=_PORTS)
+    metrics_listen_address: str | None = _option(
+        None, "text", "--metrics-listen-address", section=_PORTS, metavar="HOST"
+    )
 
     max_body_size: str | None = _option(
         None, "text", "--max-body-size", "largest body held in memory (4Mi)", section=_LIMITS, metavar="SIZE"
@@ -173,7 +181,7 @@ class GatewayOptions:
 def _flags() -> Iterator[Flag]:
     for each in fields(GatewayOptions):
         flag: Flag = each.metadata["flag"]
-        yield Flag(flag.names, flag.kind, flag.help, flag.section, flag.metavar or "N", each.name)
+        yield Flag(flag.names, flag.kind, flag.help, flag.section, flag.metavar or "N", each.name, flag.on)
 
 
 FLAGS: tuple[Flag, ...] = tuple(_flags())
@@ -199,8 +207,6 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--enable-mtls",), "switch"), _NO_DIRECT),
         (Flag(("--enable-profiling",), "switch"), "there is no profiling endpoint"),
         (Flag(("--profile-port",), "text"), "there is no profiling endpoint"),
-        (Flag(("--enable-metrics",), "switch"), "there is no metrics endpoint yet"),
-        (Flag(("--metrics-listen-address",), "text"), "there is no metrics endpoint yet"),
         (Flag(("--dapr-public-port",), "text"), "there is one API port"),
         (Flag(("--dapr-public-listen-address",), "text"), "there is one API port"),
         (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
@@ -266,7 +272,7 @@ def to_arguments(options: GatewayOptions) -> list[str]:
         value = getattr(options, flag.to_field)
         name = flag.names[0]
         if flag.kind == "switch":
-            words += [name] if value else []
+            words += [] if value == flag.on else [name if value else f"{name}=false"]
         elif flag.kind == "list":
             words += [f"{name}={item}" for item in value]
         elif value is not None:

@@ -29,6 +29,7 @@ _UNMISTAKABLE = ("--app-", "--dapr-", "--resources-path", "--components-path", "
 _NO_KUBERNETES = "Kubernetes is not supported; run the gateway as a container beside the application"
 _NEAR = 0.85
 _BOOLEANS = ("true", "false")
+_ON = frozenset(name for flag in FLAGS if flag.on for name in flag.names)
 
 
 class UsageError(Exception):
@@ -137,7 +138,7 @@ class Parser(argparse.ArgumentParser):
             for name, value in options:
                 used.append(name)
                 if names.kinds[name] == "switch":
-                    plain += [name] if self._switched(name, value) else []
+                    plain += [name] if self._switched(name, value) else [f"--no-{name[2:]}"] * (name in _ON)
                     continue
                 given = next(rest, None) if value is None else value
                 if given is None or (value is None and (given == "--" or names.named(given))):
@@ -201,6 +202,9 @@ def _add(target: argparse._ActionsContainer, flag: Flag) -> None:
             continue
         if flag.kind == "switch":
             target.add_argument(*names, dest=destination, action="store_true", default=argparse.SUPPRESS, help=text)
+            if flag.on:
+                off, hidden_text = f"--no-{long[2:]}", argparse.SUPPRESS
+                target.add_argument(off, dest=destination, action="store_false", default=hidden_text, help=hidden_text)
             continue
         target.add_argument(
             *names,

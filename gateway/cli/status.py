@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 _KIBI = 1024
-_ANSWER_WITHIN = 2.0
+_ANSWER_WITHIN = 4.0
 
 
 def parser() -> Parser:
@@ -98,7 +98,8 @@ def _told(run: Run) -> dict[str, object]:
     try:
         status, body = request(run, "GET", "/v1.0/metadata", timeout=_ANSWER_WITHIN)
         if status == HTTPStatus.OK:
-            return {"conditions": json.loads(body).get("conditions", [])}
+            told = json.loads(body)
+            return {"conditions": told.get("conditions", []), "backlogs": told.get("backlogs", [])}
         return {"conditions": None, "reason": f"GET metadata was answered with {status}"}
     except (GatewayUnreachableError, TimeoutError, ValueError) as error:
         return {"conditions": None, "reason": str(error) or type(error).__name__}
@@ -120,7 +121,23 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
         elif "state" in each:
             parts.append(each["state"])
         lines.append(f"{each['target']}: {'; '.join(parts)}")
-    return lines or ["well"]
+    return [*(lines or ["well"]), *map(_backlog, filter(_is_told, app.get("backlogs", ())))]
+
+
+def _is_told(backlog: Mapping[str, Any]) -> bool:
+    return bool(backlog["waiting"] or backlog["taken"] or backlog["deadLetters"])
+
+
+def _backlog(told: Mapping[str, Any]) -> str:
+    """Write what a subscription has before it."""
+    parts = [f"{told['waiting']} waiting"]
+    if told["taken"] is not None:
+        parts.append(f"{told['taken']} taken")
+    if told["oldestSeconds"]:
+        parts.append(f"the oldest for {told['oldestSeconds']:.3g} s")
+    attempts, dead = told["attempts"], told["deadLetters"]
+    since = f"here {attempts['success']} done, {attempts['retry']} attempts failed, {dead} dead letters"
+    return f"subscription {told['pubsubname']}/{told['topic']}: {', '.join(parts)}; {since}"
 
 
 def _bytes_below(directory: Path) -> int:

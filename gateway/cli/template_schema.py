@@ -136,7 +136,6 @@ _WITHOUT_EFFECT = {
     "daprInternalGRPCPort": Effect("it has no effect: gateways talk over the broker, never to each other"),
     "enableProfiling": Effect("it has no effect: there is no profiling endpoint"),
     "profilePort": Effect("it has no effect: there is no profiling endpoint"),
-    "metricsPort": Effect("it has no effect yet: there is no metrics endpoint"),
     "runtimePath": Effect("it has no effect: there is nothing to install"),
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,7 +37,8 @@ from gateway.grpc.wire import (
 from gateway.http.application import HTTPApplication
 from gateway.http.client import ConnectError
 from gateway.http2.client import HTTP2Client
-from gateway.status import HTTP_STATUS, Code
+from gateway.metrics.sources import GRPC_CALLED
+from gateway.status import CODE_NAMES, HTTP_STATUS, Code
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, HandlerFailedError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -72,6 +74,7 @@ class GRPCApplication(HTTPApplication):
     """A gRPC server at one address."""
 
     kinds = frozenset(CALLBACKS)
+    speaks = "grpc"
 
     def __init__(
         self,
@@ -194,8 +197,19 @@ class GRPCApplication(HTTPApplication):
             NotServedError: Its server has no such path, or is not the application.
             AppFailedError: It broke off, or what it says is no gRPC.
         """
-        async with super().call("POST", f"/{service}/{name}", _metadata(headers), framed(request)) as response:
-            return await _answer(response, gives, self._limit_bytes + ANSWER_SLACK_BYTES), response.headers
+        path, started, code = f"/{service}/{name}", time.perf_counter(), Code.UNAVAILABLE
+        try:
+            async with super().call("POST", path, _metadata(headers), framed(request)) as response:
+                answer = await _answer(response, gives, self._limit_bytes + ANSWER_SLACK_BYTES)
+            code = Code.OK
+        except StatusError as error:
+            code = error.code
+            raise
+        finally:
+            if self.recorder is not None:
+                seconds = time.perf_counter() - started
+                self.recorder.record((GRPC_CALLED, (path, CODE_NAMES[code]), ()), seconds * 1000)
+        return answer, response.headers
 
     def warn_once(self, text: str) -> None:
         """Log what holds until the application is another one."""
@@ -203,7 +217,7 @@ class GRPCApplication(HTTPApplication):
             self._told.add(text)
             logger.warning("%s", text)
 
-    async def _probe_health(self, health: HealthCheck) -> bool:
+    async def _probe_health(self, health: HealthCheck) -> tuple[str, bool]:
         async with self._client.call("POST", HEALTH, SENT, framed(b"")) as response:
             try:
                 await _answer(response, _Healthy, ANSWER_SLACK_BYTES)
@@ -212,8 +226,8 @@ class GRPCApplication(HTTPApplication):
                     isinstance(error, StatusError) and error.code is Code.UNIMPLEMENTED
                 ):
                     self.warn_once("the application is unhealthy: it does not implement AppCallbackHealthCheck")
-                return False
-        return True
+                return CODE_NAMES[error.code if isinstance(error, StatusError) else Code.UNKNOWN], False
+        return CODE_NAMES[Code.OK], True
 
     async def _subscriptions(self, app_id: str) -> Sequence[Subscription]:
         try:

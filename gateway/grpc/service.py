@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message_factory import GetMessageClass
 from httpunk.exceptions import HTTPunkError
@@ -21,11 +21,15 @@ from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
 from gateway.grpc.wire import StatusError, deadline_of, is_type
 from gateway.http2.fields import writable
+from gateway.metrics.sources import GRPC_SERVED
 from gateway.routes.route import API
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
-from gateway.status import Code
+from gateway.status import CODE_NAMES, Code
 from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from gateway.metrics.endpoint import Metrics
 
 __all__ = ["TARGETS", "Service"]
 
@@ -61,6 +65,8 @@ class Service:
         is_allowed: Callable[[RPC, str], bool],
         proxy: Proxy | None,
         not_grpc: bytes = b"",
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
         """Prepare.
 
@@ -70,7 +76,10 @@ class Service:
             is_allowed: Tells whether a Configuration allows a row under one of its names.
             proxy: Passes on what is no method of the API and names an application; None = that is not allowed.
             not_grpc: Told to who speaks HTTP/2, but not gRPC.
+            metrics: Is told of each call; None = nothing is.
         """
+        self._record = None if metrics is None else metrics.recorder.record
+        self._note_error = None if metrics is None else metrics.note_error
         self._not_grpc = not_grpc
         self._api, self._proxy = api, proxy
         self._token = None if api.config.tokens.api is None else api.config.tokens.api.encode()
@@ -106,8 +115,11 @@ class Service:
         except (HTTPunkError, OSError):
             outcome = StatusError(Code.CANCELLED, "the client is gone")
         finally:
+            code, seconds = Code.OK if outcome is None else outcome.code, time.monotonic() - started
+            if self._record is not None:
+                self._record((GRPC_SERVED, (request.path or "", CODE_NAMES[code]), ()), seconds * 1000)
             if self._api.config.api_logging:
-                _log(request, Code.OK if outcome is None else outcome.code, time.monotonic() - started)
+                _log(request, code, seconds)
 
     async def _answer(self, request: ServerRequest) -> StatusError | None:
         """Answer; give what went wrong, which was told."""
@@ -124,12 +136,12 @@ class Service:
         except StatusError as error:
             failure = error
         except (APIError, MeshError) as error:
-            failure = _failure(error if isinstance(error, APIError) else unexpected(error))
+            failure = self._failure(error if isinstance(error, APIError) else unexpected(error))
         except (HTTPunkError, OSError):
             raise
         except Exception as error:  # The outermost place where a call's failure can end.
             logger.exception("call failed: %s", request.path)
-            failure = _failure(unexpected(error))
+            failure = self._failure(unexpected(error))
         if call.deadline is not None and time.time() >= call.deadline:
             failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message)  # Details have a status of their own.
         await call.end(failure)
@@ -177,18 +189,19 @@ class Service:
             raise StatusError(Code.UNAUTHENTICATED, "invalid api token")
         del metadata.fields[TOKEN]
 
+    def _failure(self, error: APIError) -> StatusError:
+        """Make the status of a failure."""
+        if self._note_error is not None:
+            self._note_error(error)
+        code = Code[error.grpc]
+        details = status(code, error.message, error.details) if error.details else b""
+        return StatusError(code, error.message, details)
+
     def _unknown(self, path: str) -> StatusError:
         """Say why there is no answer to a method."""
         if path in self._denied:
             return StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
         return StatusError(Code.UNIMPLEMENTED, missing(path.removeprefix(self._prefix)))
-
-
-def _failure(error: APIError) -> StatusError:
-    """Make the status of a failure."""
-    code = Code[error.grpc]
-    details = status(code, error.message, error.details) if error.details else b""
-    return StatusError(code, error.message, details)
 
 
 def _log(request: ServerRequest, code: int, seconds: float) -> None:

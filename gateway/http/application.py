@@ -10,6 +10,7 @@ import asyncio
 import logging
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Protocol, Self, get_args
@@ -17,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
 from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
+from gateway.metrics.recording import Recorder
+from gateway.metrics.sources import PROBED
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -86,6 +89,7 @@ class HTTPApplication:
     """An HTTP service at one address."""
 
     kinds: frozenset[Kind] = frozenset(get_args(Kind))
+    speaks = "http"
 
     def __init__(
         self,
@@ -125,6 +129,8 @@ class HTTPApplication:
         self._fixed_names = {name.lower() for name, _ in self._fixed}
         self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
         self._health = health
+        self.recorder: Recorder | None = None
+        """Is told of probes, and by an application on gRPC of calls; None = nobody is."""
         self._tasks = asyncio.TaskGroup()
         self._watching: asyncio.Task[None] | None = None
         self._reachable = asyncio.Event()
@@ -206,16 +212,20 @@ class HTTPApplication:
         return True
 
     async def _probe(self, health: HealthCheck) -> bool:
+        started, status = time.perf_counter(), ""
         try:
             async with asyncio.timeout(health.timeout):
-                return await self._probe_health(health)
+                status, healthy = await self._probe_health(health)
         except (ConnectError, ResponseError, TimeoutError):
-            return False
+            healthy = False
+        if self.recorder is not None:
+            self.recorder.record((PROBED, (self.speaks, status), ()), (time.perf_counter() - started) * 1000)
+        return healthy
 
-    async def _probe_health(self, health: HealthCheck) -> bool:
-        """Ask for its health; past the limit of calls, and without the token."""
+    async def _probe_health(self, health: HealthCheck) -> tuple[str, bool]:
+        """Ask for its health, give the status and whether that is good; past the limit of calls, without the token."""
         async with self._client.call("GET", health.path, (), b"") as response:
-            return 200 <= response.status < 300
+            return str(response.status), 200 <= response.status < 300
 
     def _headers(self, headers: Headers) -> Headers:
         if not self._fixed:

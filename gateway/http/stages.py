@@ -3,6 +3,7 @@
 ==========  ==========================================  ==============================
 stage       what it does                                there is one
 ==========  ==========================================  ==============================
+metrics     measures each request                       when there are metrics
 CORS        answers and marks calls of web pages        when origins are allowed
 API token   refuses who does not know it                when there is a token
 API log     a line for each call                        when it is asked for
@@ -18,32 +19,41 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from gateway.config import GatewayConfig
 from gateway.errors import APIError, bad_request, unexpected
-from gateway.http.response import Answered, Request, Response, render
+from gateway.http.response import Answered, Request, Response, render, split_target
+from gateway.metrics.recording import Recorder
+from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
 from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from gateway.metrics.endpoint import Metrics
 
 __all__ = ["Handler", "Stage", "staged", "stages"]
 
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
+CLIENT_GONE = "499"
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
 Stage = Callable[[Handler], Handler]
 
 
-def stages(config: GatewayConfig) -> list[Stage]:
+def stages(config: GatewayConfig, *, metrics: Metrics | None = None) -> list[Stage]:
     """Give those that a gateway is configured to have, outermost first."""
     return [
+        *([_measuring(metrics.recorder)] if metrics is not None else []),
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
         *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
         *([_logging] if config.api_logging else []),
-        _answering_errors,
+        _answering_errors(None if metrics is None else metrics.note_error),
     ]
 
 
@@ -54,7 +64,34 @@ def staged(handler: Handler, around: Sequence[Stage]) -> Handler:
     return handler
 
 
-def _answering_errors(handler: Handler) -> Handler:
+def _answering_errors(note: Callable[[APIError], None] | None) -> Stage:
+    return partial(_answering, note)
+
+
+def _measuring(recorder: Recorder) -> Stage:
+    record, clock = recorder.record, time.perf_counter
+    received, sent = recorder.series(HTTP_RECEIVED).measure, recorder.series(HTTP_SENT).measure
+
+    def stage(handler: Handler) -> Handler:
+        async def measure(request: web.BaseRequest) -> Answered:
+            started, status, size = clock(), CLIENT_GONE, 0
+            try:
+                response = await handler(request)
+                status = str(response.status)
+                size = len(response.body) if isinstance(response, Response) else 0
+            finally:
+                labels = request.method, split_target(request)[0], status
+                record((HTTP_SERVED, labels, ()), (clock() - started) * 1000)
+                received(request.content_length or 0)
+                sent(size)
+            return response
+
+        return measure
+
+    return stage
+
+
+def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Handler:
     async def answer(request: web.BaseRequest) -> Answered:
         try:
             return await handler(request)
@@ -67,6 +104,8 @@ def _answering_errors(handler: Handler) -> Handler:
         except Exception as error:  # The outermost place where a request's failure can end.
             logger.exception("request failed: %s %s", request.method, request.raw_path.partition("?")[0])
             failure = unexpected(error)
+        if note is not None:
+            note(failure)
         if isinstance(request, Request) and request.begun:
             # A part of an answer is out, so the only honest thing left is to break off visibly.
             if request.transport is not None:

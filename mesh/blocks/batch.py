@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -14,6 +15,7 @@ from mesh.application import DROP_REASON, Headers, Kind
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, new_id
+from mesh.telemetry import BATCHES, Observed, Observer, nobody
 
 __all__ = ["Batcher", "folded"]
 
@@ -34,7 +36,9 @@ class _Entry:
 class Batcher:
     """Collects deliveries until there are enough, or the first has waited long enough."""
 
-    def __init__(self, pubsub: str, max_messages: int, max_wait: float, post: Post) -> None:
+    def __init__(
+        self, pubsub: str, max_messages: int, max_wait: float, post: Post, observer: Observer = nobody
+    ) -> None:
         """Prepare.
 
         Args:
@@ -42,7 +46,9 @@ class Batcher:
             max_messages: Entries at which a batch is sent.
             max_wait: Seconds after its first entry at which it is sent anyway.
             post: Calls the application.
+            observer: Is told of each batch.
         """
+        self._observer = observer
         self._pubsub = pubsub
         self._max_messages = max_messages
         self._max_wait = max_wait
@@ -117,6 +123,7 @@ class Batcher:
         headers = [("Content-Type", "application/json"), ("pubsubName", self._pubsub)]
         _cancel_when_all_are_released(entries)
         results: Mapping[str, Attempt]
+        started = time.perf_counter()
         try:
             status, answer = await self._post(path, headers, orjson.dumps(body), "events")
         except HandlerFailedError as error:
@@ -130,6 +137,8 @@ class Batcher:
             return
         else:
             results, default = judge_bulk(status, answer)
+        seconds = time.perf_counter() - started
+        self._observer(Observed(BATCHES, (self._pubsub, topic), len(entries), seconds))
         for entry in entries:
             if not entry.result.done():
                 entry.result.set_result(results.get(entry.entry_id, default))

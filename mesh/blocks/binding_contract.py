@@ -112,8 +112,12 @@ class StreamHead:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-INVOKE = Method("bindings", "invoke", Invoke, Invoked | None, seconds=60.0)
-STREAM = Method("bindings", "stream", Invoke, StreamHead, seconds=STREAM_SECONDS, streamed=True)
+def _operation(asked: Invoke, _: object) -> tuple[str, ...]:
+    return (asked.operation,)
+
+
+INVOKE = Method("bindings", "invoke", Invoke, Invoked | None, seconds=60.0, told=_operation)
+STREAM = Method("bindings", "stream", Invoke, StreamHead, seconds=STREAM_SECONDS, streamed=True, told=_operation)
 
 
 @runtime_checkable

@@ -104,7 +104,8 @@ class Consumer:
         if not bulk.enabled:
             yield
             return
-        self._batcher = Batcher(self._component.name, bulk.max_messages, bulk.max_wait, self._application.post)
+        component, post = self._component, self._application.post
+        self._batcher = Batcher(component.name, bulk.max_messages, bulk.max_wait, post, component.observer)
         async with self._batcher:
             yield
 

@@ -204,7 +204,15 @@ def _judge(operation: Operation, answer: object, error: MeshError | None) -> Ver
     return Verdict(status < 500, again and status >= 400, status)
 
 
-INVOKE = Method("invocation", "invoke", Call, Answer, seconds=60.0, judge=_judge, grace=0.5)
+def _status(_: object, answer: Answer | AppResponse | None) -> tuple[str, ...]:
+    return ("" if answer is None else str(answer.status),)
+
+
+def _caller_and_status(arrival: Arrival, answer: AppResponse | None) -> tuple[str, ...]:
+    return arrival.headers.get("ce-source", ""), *_status(arrival, answer)
+
+
+INVOKE = Method("invocation", "invoke", Call, Answer, seconds=60.0, judge=_judge, grace=0.5, told=_status)
 
 
 def pack(*values: object) -> str:
@@ -257,7 +265,7 @@ class Invocation:
         self._namespace = parts.caller.namespace
         self._numbers = itertools.count(1)
         self._deadlines = Deadlines()
-        self._deliver = parts.inbound.towards(_begin, "call", self._app_id)
+        self._deliver = parts.inbound.towards(_begin, "call", self._app_id, told=_caller_and_status)
 
     def described(self) -> Mapping[str, object]:
         """Tell of the services outside of the mesh that have a name."""

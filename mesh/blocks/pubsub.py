@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
@@ -18,7 +19,7 @@ from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import SETTINGS, TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route, capabilities
-from mesh.broker import Broker, Delivery, SubscribeOptions, Topology
+from mesh.broker import Backlog, Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Settlement
 from mesh.errors import BadArgumentError, ComponentNotFoundError, MeshError, PermissionDeniedError, StreamEndedError
 from mesh.expressions import compile_match
@@ -81,6 +82,22 @@ class PubSub:
         streaming = [each for each in self._streaming.values() if each not in self._subscriptions]
         subscriptions = (*self._subscriptions, *dict.fromkeys(streaming))
         return {"subscriptions": subscriptions, "published": tuple(sorted(self._published))}
+
+    def backlogs(self) -> list[tuple[str, str, Callable[[], Awaitable[Backlog]]]]:
+        """Give what tells how much a subscription has before it, by component and topic, where its broker can."""
+        found: list[tuple[str, str, Callable[[], Awaitable[Backlog]]]] = []
+        for each in dict.fromkeys((*self._subscriptions, *self._streaming.values())):
+            component = self.components.get(each.pubsub)
+            backlog = getattr(component and component.broker, "backlog", None)  # Of a ``Measurable`` one.
+            if component is None or backlog is None or is_broadcast(each):
+                continue
+            try:
+                options = SubscriptionSettings.read(each, component.group).options
+            except ValueError:  # It was told, and is not subscribed.
+                continue
+            where = component.address(each.topic, pattern=component.broker.features.wildcard)
+            found.append((each.pubsub, each.topic, partial(backlog, where, options)))
+        return found
 
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Give a subscription for each topic: the application's own replace declared ones."""
@@ -167,6 +184,7 @@ class PubSub:
             until_reachable=application.until_reachable,
         )
         condition = self._parts.inbound.conditions.of("event", label)
+        condition.resource = policy.resource
         condition.advice = 'the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
         settlement = Settlement(
             deliver,

@@ -96,8 +96,12 @@ class BulkPublish:
     failed: dict[str, MeshError] = field(default_factory=dict)
 
 
-PUBLISH = Method("pubsub", "publish", Publish, seconds=PUBLISH_SECONDS)
-BULK_PUBLISH = Method("pubsub", "bulk_publish", BulkPublish, seconds=PUBLISH_SECONDS)
+def _topic(asked: Publish | BulkPublish, _: object) -> tuple[str, ...]:
+    return (asked.topic,)
+
+
+PUBLISH = Method("pubsub", "publish", Publish, seconds=PUBLISH_SECONDS, told=_topic)
+BULK_PUBLISH = Method("pubsub", "bulk_publish", BulkPublish, seconds=PUBLISH_SECONDS, told=_topic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from mesh.resources.component import (
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.settings import declared_by, without_effect
+from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Observed
 
 __all__ = [
     "Components",
@@ -317,6 +318,20 @@ async def open_component(
     Raises:
         ConfigError: It cannot be opened.
     """
+    outcome = CANCELLED
+    try:
+        entry = await _open(component, blocks, parts, opened, lives)
+        outcome = OK
+    except ConfigError:
+        outcome = FAILED
+        raise
+    finally:
+        if parts.own_observer is not None:
+            parts.own_observer(Observed(COMPONENTS_OPENED, (component.name, component.type, outcome)))
+    return entry
+
+
+async def _open(component: Component, blocks: Sequence[Block], parts: Parts, opened: Components, lives: Lives) -> Entry:
     block = next(each for each in blocks if each.kind == component.block)
     assert block.open is not None
     opening = block.open

@@ -62,7 +62,12 @@ logger = logging.getLogger(__name__)
 
 LAST_USE_SECONDS = 60.0
 ENDPOINT_SECONDS = 5.0
-RESTART_SECTIONS = {"api": "spec.api", "placement": "spec.placement"}
+RESTART_SECTIONS = {
+    "api": "spec.api",
+    "metric": "spec.metric",
+    "metrics": "spec.metrics",
+    "placement": "spec.placement",
+}
 
 Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
 OpenEndpoint = Callable[[HTTPEndpoint], Awaitable[AbstractAsyncContextManager[Application]]]

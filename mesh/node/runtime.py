@@ -161,7 +161,7 @@ class Runtime(Steps):
         self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = Counters()
-        self.conditions = Conditions()
+        self.conditions = Conditions(settings.observer)
         self._observer: Observer = self.counters
         if settings.observer is not None:
             self._observer = both(self.counters, settings.observer)

@@ -156,7 +156,7 @@ class HTTPMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MetricLabel:
-    """Rewrites one label: the first pattern that matches gives the new value."""
+    """Rewrites one label: by what takes its place (``$1``: a group), what is matched; one after the other."""
 
     name: str
     regex: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -70,6 +70,7 @@ class ResiliencyPolicies:
         self._breakers: dict[str, CircuitBreaker] = {}
         self._apps: dict[str, Target] = {}
         self._components: dict[str, ComponentTarget] = {}
+        self._resources: dict[str, str] = {}
         for resiliency in resiliencies:
             if not in_scope(resiliency.scopes, app_id):
                 continue
@@ -78,6 +79,8 @@ class ResiliencyPolicies:
             self._breakers.update(resiliency.breakers)
             self._apps.update(resiliency.apps)
             self._components.update(resiliency.components)
+            named = (resiliency.timeouts, resiliency.retries, resiliency.breakers)
+            self._resources |= {name: resiliency.name for policies in named for name in policies}
 
     def for_app(self, app_id: str) -> Policy:
         """Give the policy for invoking an app; the built-in retry when nothing names the app or a default retry."""
@@ -102,15 +105,15 @@ class ResiliencyPolicies:
 
     def _policy(self, target: Target | None, levels: tuple[str, ...]) -> Policy:
         if target is not None:
-            return Policy(
-                self._timeouts.get(target.timeout or ""),
-                self._retries.get(target.retry or ""),
-                self._breakers.get(target.circuit_breaker or ""),
-            )
+            names = [[target.timeout or ""], [target.retry or ""], [target.circuit_breaker or ""]]
+        else:
+            names = [
+                [f"Default{level}{kind}Policy" for level in levels] for kind in ("Timeout", "Retry", "CircuitBreaker")
+            ]
+        resource = next((self._resources[name] for each in names for name in each if name in self._resources), "")
+        timeout, retry, breaker = names
         return Policy(
-            _first(self._timeouts, [f"Default{level}TimeoutPolicy" for level in levels]),
-            _first(self._retries, [f"Default{level}RetryPolicy" for level in levels]),
-            _first(self._breakers, [f"Default{level}CircuitBreakerPolicy" for level in levels]),
+            _first(self._timeouts, timeout), _first(self._retries, retry), _first(self._breakers, breaker), resource
         )
 
 

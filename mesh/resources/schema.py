@@ -26,6 +26,7 @@ from mesh.resources.configuration import (
 )
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
+from mesh.resources.metric_patterns import metric_problems
 from mesh.spelling import did_you_mean
 from mesh.values import is_host
 
@@ -276,7 +277,7 @@ def _unsafe(name: str, harmless: Callable[[object], bool] = is_empty) -> dict[st
 
 
 _NOT_EXPORTED = Effect("it has no effect yet: spans are not exported")
-_NO_METRICS = Effect("it has no effect yet: there is no metrics endpoint")
+_NO_WORKFLOWS = Effect("it has no effect yet: there are no workflows")
 _OLD = Effect("nothing reads it, as in newer versions of Dapr", harmless=lambda _: False)
 
 
@@ -300,12 +301,12 @@ class ConfigurationFile(FileModel):
         "spec.tracing.stdout": _NOT_EXPORTED,
         "spec.tracing.zipkin": _NOT_EXPORTED,
         "spec.tracing.otel": _NOT_EXPORTED,
-        "spec.metric": _NO_METRICS,
-        "spec.metrics": _NO_METRICS,
+        "spec.metric.workflow": _NO_WORKFLOWS,
+        "spec.metrics.workflow": _NO_WORKFLOWS,
         "spec.logging": Effect("it has no effect yet: --enable-api-logging logs the calls of the API"),
         "spec.nameResolution": Effect("it has no effect: applications are found over the broker"),
         "spec.wasm": Effect("it has no effect yet: there is no WebAssembly"),
-        "spec.workflow": Effect("it has no effect yet: there are no workflows"),
+        "spec.workflow": _NO_WORKFLOWS,
     }
 
     api_version: Literal["dapr.io/v1alpha1"]
@@ -321,6 +322,8 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
         return None
     before = len(problems)
     _check_api(document, model.spec.api or APISpec(), problems, warnings)
+    for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
+        problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
     if len(problems) > before:
         return None
     meta = model.metadata

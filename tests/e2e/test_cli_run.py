@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.runs import Run, list_runs
 from tests.support.eventually import eventually_sync
@@ -608,9 +609,30 @@ def test_secrets_of_this_machine_are_read_before_anything_starts(
     assert (said or "") in found.stderr
 
 
+def test_metrics_of_a_run(home: MeshHome, app: str) -> None:
+    """On a port of its own that the application and the list know; any client of Prometheus reads them."""
+    script = "import os, runpy; print('metrics', os.environ['DAPR_METRICS_PORT'], flush=True); "
+    script += f"runpy.run_path({app!r}, run_name='__main__')"
+    number = free_port()
+    with home.run(
+        *("--app-id", "orders", "--app-port", str(free_port()), "--metrics-port", str(number)),
+        *("--", sys.executable, "-c", script),
+        environ={"DAPR_METRICS_PORT": "1"},
+    ) as run:
+        run.until("^== APP - orders == serving$")
+        assert f"== APP - orders == metrics {number}" in run.lines
+        assert _get(_only_run(home), "/v1.0/healthz/outbound")[0] == 204
+        with urllib.request.urlopen(f"http://127.0.0.1:{number}/metrics", timeout=10) as answer:
+            families = {each.name: each for each in text_string_to_metric_families(answer.read().decode())}
+        (listed,) = json.loads(home.mesh("list", "-o", "json").stdout)
+    assert (listed["metricsEnabled"], listed["metricsPort"]) == (True, number)
+    labels = {"app_id": "orders", "method": "GET", "path": "/v1.0/healthz/outbound", "status": "204"}
+    assert labels in [sample.labels for sample in families["dapr_http_server_request_count"].samples]
+
+
 def test_what_has_no_effect_is_said_by_a_run(home: MeshHome, tmp_path: Path) -> None:
     """Of a template and of its files, once each; and what is there and is not read."""
-    path = _template(tmp_path, {"one": "true", "two": "true"}, metricsPort=9090)
+    path = _template(tmp_path, {"one": "true", "two": "true"}, profilePort=9090)
     (tmp_path / "one/.dapr").mkdir()
     (tmp_path / "one/.dapr/config.yaml").write_text(
         "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {wasm: {strictSandbox: true}}\n"
@@ -620,7 +642,7 @@ def test_what_has_no_effect_is_said_by_a_run(home: MeshHome, tmp_path: Path) -> 
     assert found.returncode == 0, found.stderr
     warned = [line for line in found.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warned) == 3, found.stderr
-    assert sum("metricsPort: it has no effect yet" in line for line in warned) == 2
+    assert sum("profilePort: it has no effect" in line for line in warned) == 2
     assert f"{tmp_path}/one/.dapr/config.yaml:4:8: spec.wasm: it has no effect yet" in found.stderr
     assert found.stderr.count(f"{tmp_path}/.dapr/components is there and is not read") == 1
 

@@ -255,7 +255,7 @@ async def gateway(
         namespace=backbone.namespace,
         backbone=backbone.url,
         registered=False,
-        **settings,
+        **{"metrics": False, **settings},
     )
     async with AsyncExitStack() as stack:
         session = aiohttp.ClientSession(

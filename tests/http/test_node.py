@@ -160,6 +160,18 @@ async def test_metadata(memory: Backbone, tmp_path: Path) -> None:
             {"name": "pubsub", "type": "pubsub.mesh", "health": "ok", "placement": "local"},
             {"name": "state", "type": "state.in-memory", "health": "ok", "placement": "local"},
         ],
+        "backlogs": [
+            {
+                "pubsubname": "pubsub",
+                "topic": topic,
+                "waiting": 0,
+                "taken": 0,
+                "oldestSeconds": 0.0,
+                "attempts": {"success": 0, "retry": 0, "drop": 0},
+                "deadLetters": 0,
+            }
+            for topic in ("t", "u", "w")
+        ],
         "subscriptions": [
             {
                 "pubsubname": "pubsub",

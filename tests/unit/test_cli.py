@@ -198,6 +198,7 @@ def test_list_has_the_members_of_dapr(
         "nodeapp",
         3500,
         grpc_port=50001,
+        metrics_port=9091,
         app_port=3000,
         app_pid=99,
         labels={"cliPID": "98", "appCommand": "node app.js"},
@@ -219,7 +220,8 @@ def test_list_has_the_members_of_dapr(
         "httpPort": 3500,
         "grpcPort": 50001,
         "appPort": 3000,
-        "metricsEnabled": False,
+        "metricsEnabled": True,
+        "metricsPort": 9091,
         "command": "node app.js",
         "daprdPid": os.getpid(),
         "cliPid": 98,
@@ -435,6 +437,29 @@ def test_status_tells_what_is_not_well(home: Path, capsys: pytest.CaptureFixture
         gateway.status = 401
         assert main(["status"]) == 0
         assert "not known: GET metadata was answered with 401" in capsys.readouterr().out
+
+
+def test_status_tells_what_subscriptions_have_before_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that have anything, or had dead letters, behind what is not well."""
+    nothing = {"waiting": 0, "taken": 0, "oldestSeconds": 0.0, "attempts": {"success": 9, "retry": 0, "drop": 0}}
+    counted = {"attempts": {"success": 7, "retry": 2, "drop": 0}, "deadLetters": 1}
+    backlogs = [
+        {"pubsubname": "pubsub", "topic": "idle", **nothing, "deadLetters": 0},
+        {"pubsubname": "pubsub", "topic": "busy", "waiting": 12, "taken": 3, "oldestSeconds": 61.5, **counted},
+        {"pubsubname": "kafka", "topic": "t", "waiting": 5, "taken": None, "oldestSeconds": None, **counted},
+        {"pubsubname": "pubsub", "topic": "bad", **nothing, "deadLetters": 2},
+    ]
+    with _gateway(home, "app") as gateway:
+        gateway.status, gateway.body = 200, json.dumps({"id": "x", "backlogs": backlogs}).encode()
+        assert main(["status"]) == 0
+        shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("app ")]
+    assert [line.partition(" ")[2].strip() for line in shown] == [
+        "well",
+        "subscription pubsub/busy: 12 waiting, 3 taken, the oldest for 61.5 s; "
+        "here 7 done, 2 attempts failed, 1 dead letters",
+        "subscription kafka/t: 5 waiting; here 7 done, 2 attempts failed, 1 dead letters",
+        "subscription pubsub/bad: 0 waiting, 0 taken; here 9 done, 0 attempts failed, 2 dead letters",
+    ]
 
 
 @pytest.mark.parametrize(

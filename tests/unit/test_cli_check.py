@@ -87,7 +87,7 @@ def test_run_file_among_its_resources_is_left_alone(capsys: pytest.CaptureFixtur
 def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) -> None:
     """Those of a template and of a Configuration as well."""
     Path("orders").mkdir()
-    _write("dapr.yaml", "version: 1\napps: [{appDirPath: orders, metricsPort: 9090, configFilePath: ../c.yaml}]\n")
+    _write("dapr.yaml", "version: 1\napps: [{appDirPath: orders, profilePort: 9090, configFilePath: ../c.yaml}]\n")
     _write(
         "c.yaml",
         "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {wasm: {strictSandbox: true}}\n",
@@ -95,7 +95,7 @@ def test_strict_takes_warnings_for_problems(capsys: pytest.CaptureFixture[str]) 
     code, out, err = _checked(capsys, "dapr.yaml")
     assert (code, out) == (0, "1 resource and 1 template are fine\n")
     assert [line.partition(": it has")[0] for line in err.splitlines()] == [
-        "warning: dapr.yaml:2:29: apps[0].metricsPort",
+        "warning: dapr.yaml:2:29: apps[0].profilePort",
         "warning: c.yaml:4:8: spec.wasm",
     ]
     code, out, err = _checked(capsys, "dapr.yaml", "--strict")

@@ -89,7 +89,7 @@ async def test_what_was_given_up_works_again_with_the_first_success(said: Callab
 
 async def test_the_one_attempt_that_was_given_up_began_then(said: Callable[[], list[str]]) -> None:
     now = [5000.0]
-    condition = Condition("event pubsub/orders", lambda: now[0])
+    condition = Condition("event", "pubsub/orders", clock=lambda: now[0])
     condition.gives_up(1, "RETRY")
     now[0] += 3
     condition.works(repeated=False)
@@ -129,7 +129,7 @@ async def test_others_that_work_meanwhile_change_nothing(said: Callable[[], list
 async def test_a_failure_that_is_repeated_elsewhere_is_over_after_a_while(said: Callable[[], list[str]]) -> None:
     """As that of an event which another instance handled."""
     now = 0.0
-    condition = Condition("event pubsub/orders", lambda: now)
+    condition = Condition("event", "pubsub/orders", clock=lambda: now)
     condition.repeats(1, 5.0, "no")
     now = 61.0
     condition.works(repeated=False)

@@ -155,7 +155,7 @@ async def test_everything_for_the_application_comes_one_way() -> None:
 
 
 async def test_an_application() -> None:
-    """By the class of its status, or the error's code."""
+    """By verb and path, and its status or the error's code."""
     seen = Seen()
     watched = observed_application(Application(), seen)  # type: ignore[arg-type]
     await watched.until_reachable()
@@ -170,5 +170,11 @@ async def test_an_application() -> None:
     hanging.cancel()
     with pytest.raises(asyncio.CancelledError):
         await hanging
-    assert {key[1]: times for key, times in seen.items()} == {"2xx": 1, "5xx": 1, "APP_FAILED": 2, "CANCELLED": 1}
+    assert {key[1:]: times for key, times in seen.items()} == {
+        ("POST", "/204", "204"): 1,
+        ("GET", "/503", "503"): 1,
+        ("POST", "/fails", "APP_FAILED"): 1,
+        ("GET", "/fails", "APP_FAILED"): 1,
+        ("POST", "/hangs", "CANCELLED"): 1,
+    }
     assert {key[0] for key in seen} == {APPLICATION_CALLED}

@@ -325,7 +325,6 @@ def test_what_has_no_effect_is_told_once_and_loads(tmp_path: Path) -> None:
     assert found == [
         "3:1: env: unknown field; its place is 'common.env'",
         "4:10: common.schedulerHostAddress: it has no effect: there is no such service behind the gateway",
-        "5:29: apps[0].metricsPort: it has no effect yet: there is no metrics endpoint",
         "5:93: apps[0].colour: unknown field",
     ]
 

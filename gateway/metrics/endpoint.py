@@ -1,0 +1,174 @@
+"""The metrics of one gateway, and the port where Prometheus asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from gateway.config import ON_GRPC, GatewayConfig
+from gateway.errors import APIError
+from gateway.metrics.exposition import CONTENT_TYPE, Measured, exposed
+from gateway.metrics.recording import Recorder, Series
+from gateway.metrics.settings import Settings
+from gateway.metrics.sources import (
+    BREAKERS,
+    COMPONENTS,
+    ERRORS_TOLD,
+    GATEWAY,
+    OLDEST,
+    RESILIENCIES,
+    TAKEN,
+    WAITING,
+)
+from gateway.metrics.table import METRICS
+from mesh import __version__
+from mesh.errors import ConfigError
+from mesh.node.backlogs import Backlogs, SubscriptionBacklog
+from mesh.node.runtime import Runtime
+from mesh.telemetry import APPLICATION_CALLED
+
+__all__ = ["PREFERRED_PORT", "Metrics"]
+
+logger = logging.getLogger(__name__)
+
+PREFERRED_PORT = 9090
+TRIED_PORTS = 100
+CLOSING_SECONDS = 1.0
+_STATES = ("closed", "half-open", "open", "unknown")
+# The reference's categories, by what the codes begin with behind ERR_.
+_CATEGORIES = (
+    ("PUBSUB", "pubsub"),
+    ("TOPIC", "pubsub"),
+    ("STATE", "state"),
+    ("SECRET", "secret"),
+    ("CONFIGURATION", "configuration"),
+    ("CRYPTO", "crypto"),
+    ("LOCK", "lock"),
+    ("TRY_LOCK", "lock"),
+    ("UNLOCK", "lock"),
+    ("RESOURCE_ID", "lock"),
+    ("INVOKE_OUTPUT_BINDING", "binding"),
+    ("DIRECT_INVOKE", "service-invocation"),
+    ("CONVERSATION", "conversation"),
+    ("HEALTH", "health"),
+    ("OUTBOUND_HEALTH", "health"),
+)
+
+
+class Metrics:
+    """What is measured, and how it is told.
+
+    Attributes:
+        recorder: Is told what happens.
+    """
+
+    def __init__(self, config: GatewayConfig, settings: Settings, namespace: str) -> None:
+        """Begin to measure.
+
+        Args:
+            config: The gateway's.
+            settings: Of its Configuration.
+            namespace: That the user gave; else empty.
+        """
+        self.recorder = Recorder(settings.buckets, settings.relabel)
+        self._config, self._settings, self._namespace = config, settings, namespace
+        left_out = {APPLICATION_CALLED} if config.app_protocol in ON_GRPC else set()
+        self._rows = [row for row in METRICS if row.source not in left_out]
+        self._asking = asyncio.Lock()
+
+    @property
+    def note_error(self) -> Callable[[APIError], None] | None:
+        """Counts an error that a client is told; None when that is not wanted."""
+        return self._note_error if self._settings.error_codes else None
+
+    def _note_error(self, error: APIError) -> None:
+        category = next(
+            (name for begin, name in _CATEGORIES if error.code.removeprefix("ERR_").startswith(begin)), "common"
+        )
+        self.recorder.record((ERRORS_TOLD, (error.code, category), ()), 0.0)
+
+    async def text(self, runtime: Runtime, backlogs: Backlogs) -> bytes:
+        """Give everything as Prometheus reads it."""
+        async with self._asking:
+            waiting = await backlogs.look()
+            measured = {**self.recorder.snapshot(), **_now(runtime), **_before(waiting)}
+            app_id, settings = self._config.app_id, self._settings
+            # In a thread: some thousands of series take a while.
+            return await asyncio.to_thread(
+                exposed, measured, app_id, self._namespace, settings.rules, raw=settings.raw, rows=self._rows
+            )
+
+    @asynccontextmanager
+    async def listening(self, runtime: Runtime, backlogs: Backlogs) -> AsyncIterator[int]:
+        """Answer whoever asks, by any path; give the port.
+
+        Raises:
+            ConfigError: The port that was asked for is taken, or there is no such address.
+        """
+
+        async def answer(request: web.BaseRequest) -> web.Response:
+            if request.method not in ("GET", "HEAD"):
+                return web.Response(status=405, headers={"Allow": "GET, HEAD"})
+            return web.Response(body=await self.text(runtime, backlogs), headers={"Content-Type": CONTENT_TYPE})
+
+        server = web.Server(answer, access_log=None)
+        runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
+        await runner.setup()
+        try:
+            yield await self._listen(runner)
+        finally:
+            await runner.cleanup()
+
+    async def _listen(self, runner: web.ServerRunner) -> int:
+        host, asked = self._config.metrics_listen, self._config.metrics_port
+        ports = (asked,) if asked is not None else (*range(PREFERRED_PORT, PREFERRED_PORT + TRIED_PORTS), 0)
+        for port in ports:
+            site = web.TCPSite(runner, host, port)
+            try:
+                await site.start()
+            except OSError as error:
+                await site.stop()
+                if asked is None and error.errno == errno.EADDRINUSE:
+                    continue
+                why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+                text = f"cannot listen on {host}, port {port}, for metrics: {why}; --metrics-port sets another"
+                raise ConfigError(text) from error
+            found = int(runner.addresses[0][1])
+            if asked is None and found != PREFERRED_PORT:
+                logger.info("metrics are on port %d: %d is taken", found, PREFERRED_PORT)
+            return found
+        raise AssertionError
+
+
+def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:
+    """Give what subscriptions have before them, as far as their brokers say it."""
+    found: dict[str, list[tuple[tuple[str, ...], Series]]] = {WAITING: [], TAKEN: [], OLDEST: []}
+    for each in waiting:
+        labels, backlog = (each.component, each.topic), each.backlog
+        for source, value in ((WAITING, backlog.waiting), (TAKEN, backlog.taken), (OLDEST, each.oldest_seconds)):
+            if value is not None:
+                found[source].append((labels, Series(times=value)))
+    return found
+
+
+def _now(runtime: Runtime) -> Measured:
+    """Give what is not counted but is so now."""
+    told = runtime.description
+    breakers = [
+        ((*each.names, each.resource, state), Series(times=float(each.breaker.status == state)))
+        for each in runtime.conditions.breakers()
+        if each.breaker is not None
+        for state in _STATES
+    ]
+    return {
+        COMPONENTS: [((), Series(times=len(told.components)))],
+        RESILIENCIES: [((name,), Series(times=1)) for name in told.resiliencies],
+        BREAKERS: breakers,
+        GATEWAY: [((__version__,), Series(times=1))],
+    }

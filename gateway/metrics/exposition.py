@@ -1,0 +1,123 @@
+"""Writes metrics as Prometheus reads them.
+
+The text is written here, since ``prometheus_client`` renames counters to end in ``_total``, and the reference's do not.
+
+Source: Prometheus, exposition formats, text format 0.0.4; process metrics as of its client libraries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from gateway.metrics.recording import Series
+from gateway.metrics.sources import SOURCES
+from gateway.metrics.table import METRICS, NAMESPACE, Metric
+
+if TYPE_CHECKING:
+    from gateway.metrics.settings import Rules
+
+__all__ = ["CONTENT_TYPE", "Measured", "exposed"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Measured = Mapping[str, Sequence[tuple[tuple[str, ...], Series]]]
+_Labels = tuple[tuple[str, str], ...]
+
+
+def exposed(
+    measured: Measured, app_id: str, namespace: str, rules: Rules, *, raw: bool = True, rows: Sequence[Metric] = METRICS
+) -> bytes:
+    """Write everything.
+
+    Args:
+        measured: By name: the labels and what was measured.
+        app_id: A label of all.
+        namespace: That the user gave; else empty.
+        rules: Change labels.
+        raw: Whether paths are as they are.
+        rows: The table.
+    """
+    lines: list[str] = []
+    by_name: dict[str, list[Metric]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    for name, rows_of_it in by_name.items():
+        found: dict[_Labels, Series] = {}
+        for row in rows_of_it:
+            if raw or not row.raw:
+                _collect(row, measured.get(row.source, ()), app_id, namespace, rules, found)
+        if found:
+            kind = rows_of_it[0].kind
+            lines += [f"# HELP {name} {rows_of_it[0].text}", f"# TYPE {name} {kind}"]
+            write = _histogram if kind == "histogram" else _plain
+            lines += (line for labels, series in found.items() for line in write(name, labels, series))
+    lines += _process()
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def _collect(
+    row: Metric,
+    measured: Iterable[tuple[tuple[str, ...], Series]],
+    app_id: str,
+    namespace: str,
+    rules: Rules,
+    found: dict[_Labels, Series],
+) -> None:
+    names = SOURCES[row.source]
+    changing = rules.of(row.name)
+    for values, series in measured:
+        told = dict.fromkeys(names, "") | dict(zip(names, values, strict=False)) | {NAMESPACE: namespace}
+        if any(told[name] not in wanted for name, wanted in row.where.items()):
+            continue
+        made = {"app_id": app_id}
+        made |= {name: told[of] if isinstance(of, str) else of(told) for name, of in row.labels.items()}
+        labels = tuple((name, changing[name](value) if name in changing else value) for name, value in made.items())
+        if labels not in found:
+            found[labels] = Series(series.bounds)
+        found[labels].add(series)
+        if row.calls:
+            found[labels].times = sum(found[labels].buckets)
+
+
+def _plain(name: str, labels: _Labels, series: Series) -> Iterator[str]:
+    yield f"{name}{_written(labels)} {_number(series.times)}"
+
+
+def _histogram(name: str, labels: _Labels, series: Series) -> Iterator[str]:
+    count = 0
+    for bound, count in zip((*map(_number, series.bounds), "+Inf"), accumulate(series.buckets), strict=True):
+        yield f"{name}_bucket{_written((*labels, ('le', bound)))} {count}"
+    yield f"{name}_sum{_written(labels)} {_number(series.total)}"
+    yield f"{name}_count{_written(labels)} {count}"
+
+
+def _written(labels: _Labels) -> str:
+    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels)
+    return f"{{{','.join(pairs)}}}" if labels else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _process() -> Iterator[str]:
+    import psutil  # Takes some milliseconds, when somebody asks.
+
+    process = psutil.Process()
+    with process.oneshot():
+        spent, memory = process.cpu_times(), process.memory_info()
+        told = {
+            "process_cpu_seconds_total": ("counter", "CPU time in seconds.", spent.user + spent.system),
+            "process_resident_memory_bytes": ("gauge", "Resident memory in bytes.", memory.rss),
+            "process_virtual_memory_bytes": ("gauge", "Virtual memory in bytes.", memory.vms),
+            "process_start_time_seconds": ("gauge", "Start in seconds since the epoch.", process.create_time()),
+            "process_open_fds": ("gauge", "Open file descriptors.", process.num_fds() if os.name == "posix" else 0),
+        }
+    for name, (kind, text, value) in told.items():
+        yield from (f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {_number(value)}")

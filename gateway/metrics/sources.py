@@ -1,0 +1,81 @@
+"""What metrics are made of: the names that are observed, with their labels in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh import telemetry
+
+__all__ = [
+    "BREAKERS",
+    "COMPONENTS",
+    "ERRORS_TOLD",
+    "GATEWAY",
+    "GRPC_CALLED",
+    "GRPC_SERVED",
+    "HTTP_RECEIVED",
+    "HTTP_SENT",
+    "HTTP_SERVED",
+    "OLDEST",
+    "OPEN",
+    "PROBED",
+    "RESILIENCIES",
+    "SIZES",
+    "SOURCES",
+    "TAKEN",
+    "WAITING",
+]
+
+# Observed by the gateway itself.
+HTTP_SERVED = "http_served"
+HTTP_RECEIVED = "http_received"
+HTTP_SENT = "http_sent"
+GRPC_SERVED = "grpc_served"
+GRPC_CALLED = "grpc_called"
+PROBED = "probed"
+ERRORS_TOLD = "errors_told"
+# Looked at when somebody asks.
+BREAKERS = "breakers"
+RESILIENCIES = "resiliencies"
+COMPONENTS = "components"
+GATEWAY = "gateway"
+WAITING = "waiting"
+TAKEN = "taken"
+OLDEST = "oldest"
+
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    telemetry.OPERATIONS: ("block", "method", "target", "outcome", "detail"),
+    telemetry.ARRIVALS: ("what", "of", "outcome", "caller", "status"),
+    telemetry.BATCHES: ("component", "topic"),
+    telemetry.BROKER_PUBLISHED: ("broker", "kind", "outcome"),
+    telemetry.APPLICATION_CALLED: ("verb", "path", "status"),
+    telemetry.COMPONENTS_OPENED: ("component", "type", "outcome"),
+    telemetry.POLICIES_APPLIED: ("what", "of", "resource", "policy", "status"),
+    telemetry.POLICIES_ACTIVATED: ("what", "of", "resource", "policy", "status"),
+    telemetry.EVENTS_PUBLISHED: ("component", "topic"),
+    telemetry.EVENTS_DELIVERED: ("component", "topic", "outcome"),
+    telemetry.EVENTS_DEAD_LETTERED: ("component", "topic"),
+    telemetry.EVENTS_DROPPED: ("component", "topic"),
+    telemetry.EVENTS_DUPLICATE: ("component", "topic"),
+    telemetry.EVENTS_EXPIRED: ("component", "topic"),
+    telemetry.DURABLE_CALLS: ("app", "outcome"),
+    telemetry.INVOCATIONS_WAITED: ("app",),
+    HTTP_SERVED: ("verb", "path", "status"),
+    HTTP_RECEIVED: (),
+    HTTP_SENT: (),
+    GRPC_SERVED: ("rpc", "status"),
+    GRPC_CALLED: ("rpc", "status"),
+    PROBED: ("protocol", "status"),
+    ERRORS_TOLD: ("code", "category"),
+    BREAKERS: ("what", "of", "resource", "status"),
+    RESILIENCIES: ("resource",),
+    COMPONENTS: (),
+    GATEWAY: ("version",),
+    WAITING: ("component", "topic"),
+    TAKEN: ("component", "topic"),
+    OLDEST: ("component", "topic"),
+}
+OPEN = frozenset(("app", "broker", "caller", "component", "detail", "of", "path", "rpc", "target", "topic", "verb"))
+"""Labels whose values come from outside, so that nothing else bounds them."""
+SIZES = frozenset((HTTP_RECEIVED, HTTP_SENT))
+"""What is measured in bytes; everything else in milliseconds."""

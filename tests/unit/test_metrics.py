@@ -1,0 +1,195 @@
+"""Metrics without a gateway: the table against Dapr's, bounds of labels, patterns of paths, rules, and the text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.metrics.exposition import exposed
+from gateway.metrics.recording import MAX_SERIES, Recorder, Series
+from gateway.metrics.settings import Rules
+from gateway.metrics.sources import GATEWAY, HTTP_SERVED, SOURCES
+from gateway.metrics.table import METRICS
+from mesh.errors import ConfigError
+from mesh.resources.configuration import MetricLabel, MetricRule
+from mesh.resources.loader import load_configuration_file
+from mesh.resources.metric_patterns import PathPatterns, substitution
+from mesh.telemetry import EVENTS_PUBLISHED, OPERATIONS, OTHER, Observed
+
+COMPONENT = "component namespace operation success"
+EVENT = "component namespace success topic"
+PROCESSED = "component namespace process_status topic"
+HTTP = "method path status"
+POLICY = "flow_direction name namespace policy status target"
+# As they were seen on Dapr 1.18's metrics port; all have app_id besides.
+DAPR = {
+    **{f"component_pubsub_egress{each}": EVENT for each in ("_count", "_latencies", "_bulk_count", "_bulk_latencies")},
+    **{f"component_pubsub_ingress_{each}": f"{PROCESSED} status" for each in ("count", "latencies")},
+    **{f"component_pubsub_ingress_bulk_{each}": PROCESSED for each in ("count", "latencies", "event_count")},
+    **{
+        f"component_{block}_{each}": COMPONENT
+        for block in ("state", "configuration", "secret", "crypto", "output_binding")
+        for each in ("count", "latencies")
+    },
+    **{
+        f"component_{block}_{each}": "component namespace success"
+        for block in ("input_binding", "conversation")
+        for each in ("count", "latencies")
+    },
+    **{f"http_server_{each}": HTTP for each in ("request_count", "response_count", "latency")},
+    **{f"http_server_{each}": "" for each in ("request_bytes", "response_bytes")},
+    **{f"http_client_{each}": HTTP for each in ("completed_count", "roundtrip_latency")},
+    **{f"http_healthprobes_{each}": "status" for each in ("completed_count", "roundtrip_latency")},
+    **{
+        f"grpc_io_server_{each}": "grpc_server_method grpc_server_status"
+        for each in ("completed_rpcs", "server_latency")
+    },
+    **{
+        f"grpc_io_client_{each}": "grpc_client_method grpc_client_status"
+        for each in ("completed_rpcs", "roundtrip_latency")
+    },
+    **{f"grpc_io_healthprobes_{each}": "grpc_client_status" for each in ("completed_count", "roundtrip_latency")},
+    **{f"resiliency_{each}": POLICY for each in ("count", "activations_total", "cb_state")},
+    "resiliency_loaded": "name namespace",
+    "error_code_total": "category error_code",
+    "runtime_component_init_total": "component",
+    "runtime_component_init_fail_total": "component componentName reason",
+    "runtime_component_loaded": "",
+    "runtime_service_invocation_req_sent_total": "dst_app_id type",
+    "runtime_service_invocation_req_recv_total": "src_app_id",
+    "runtime_service_invocation_res_recv_total": "src_app_id status type",
+    "runtime_service_invocation_res_recv_latency_ms": "src_app_id status",
+    "runtime_service_invocation_res_sent_total": "dst_app_id status",
+}
+
+
+def test_names_and_labels_are_those_of_dapr() -> None:
+    found = {each.name: each.labels for each in METRICS if each.name.startswith("dapr_")}
+    assert {name.removeprefix("dapr_"): " ".join(sorted(labels)) for name, labels in found.items()} == {
+        name: " ".join(sorted(labels.split())) for name, labels in DAPR.items()
+    }
+
+
+def test_rows_of_one_metric_agree() -> None:
+    """In kind, text and labels; and each row takes what its source has."""
+    first = {each.name: each for each in reversed(METRICS)}
+    for each in METRICS:
+        of = first[each.name]
+        assert (each.kind, each.text, list(each.labels)) == (of.kind, of.text, list(of.labels))
+        taken = {of for of in each.labels.values() if isinstance(of, str)} | set(each.where)
+        assert taken <= {*SOURCES[each.source], "namespace"}, each.name
+
+
+def lines(recorder: Recorder, name: str) -> list[str]:
+    text = exposed(recorder.snapshot(), "app", "ns", Rules()).decode()
+    return [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+
+
+def test_labels_are_bounded() -> None:
+    """What comes beyond is counted together, under the labels that are known."""
+    recorder = Recorder()
+    for number in range(MAX_SERIES + 5):
+        recorder(Observed(EVENTS_PUBLISHED, ("pubsub", f"t{number}")))
+        recorder(Observed(OPERATIONS, ("state", "get", f"s{number}", "ok")))
+    assert len(lines(recorder, "mesh_events_published_total")) == MAX_SERIES + 1
+    assert f'mesh_events_published_total{{app_id="app",component="{OTHER}",topic="{OTHER}"}} 5' in lines(
+        recorder, "mesh_events_published_total"
+    )
+    state = f'app_id="app",component="{OTHER}",namespace="ns",success="true",operation="get"'
+    assert f"dapr_component_state_count{{{state}}} 5" in lines(recorder, "dapr_component_state_count")
+
+
+def test_histograms() -> None:
+    """Buckets include their bound, and count everything below."""
+    recorder = Recorder(buckets=(1, 10))
+    for milliseconds in (0.5, 1, 2, 10, 11):
+        recorder.record((HTTP_SERVED, ("GET", "/", "200"), ()), milliseconds)
+    labels = 'app_id="app",method="GET",path="/",status="200"'
+    name = "dapr_http_server_latency"
+    assert lines(recorder, f"{name}_bucket") == [
+        f'{name}_bucket{{{labels},le="1"}} 2',
+        f'{name}_bucket{{{labels},le="10"}} 4',
+        f'{name}_bucket{{{labels},le="+Inf"}} 5',
+    ]
+    assert lines(recorder, f"{name}_sum") == [f"{name}_sum{{{labels}}} 24.5"]
+    assert lines(recorder, f"{name}_count") == [f"{name}_count{{{labels}}} 5"]
+
+
+def test_values_of_labels_are_escaped() -> None:
+    text = exposed({GATEWAY: [(('a"b\\c\nd\udc80',), Series(times=1))]}, "app", "", Rules()).decode()
+    assert 'mesh_gateway_info{app_id="app",version="a\\"b\\\\c\\nd?"} 1' in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("/orders", "/orders"),
+        ("/orders/1", "/orders/{id}"),
+        ("/orders/mine", "/orders/mine"),
+        ("/orders/", None),
+        ("/orders/1/items", None),
+        ("/files/a/b", "/files/{rest...}"),
+        ("/files/", "/files/{rest...}"),
+        ("/below/", "/below/"),
+        ("/below/a/b", "/below/"),
+        ("/below", None),
+        ("/end/", "/end/{$}"),
+        ("/end/x", None),
+        ("/", None),
+        ("*", None),
+    ],
+)
+def test_patterns_of_paths(path: str, pattern: str | None) -> None:
+    """The most exact one counts, in whatever order they stand."""
+    patterns = ["/orders/{id}", "/orders", "/orders/mine", "/files/{rest...}", "/below/", "/end/{$}"]
+    assert PathPatterns(patterns).match(path) == pattern
+    assert PathPatterns(patterns[::-1]).match(path) == pattern
+
+
+@pytest.mark.parametrize(
+    ("rules", "value", "changed"),
+    [
+        ({"x": "a+"}, "baab", "bxb"),
+        ({"x": ".*"}, "abc", "x"),
+        ({"$1-${name}$$": "(a)(?P<name>b)"}, "ab", "a-b$"),
+        ({"$9": "a"}, "ab", "b"),
+        ({"\\1": "(a)"}, "a", "\\1"),
+        ({"b": "a", "c": "b"}, "a", "c"),
+    ],
+)
+def test_rules_replace_as_in_go(rules: dict[str, str], value: str, changed: str) -> None:
+    assert substitution(rules)(value) == changed
+
+
+def test_rules_know_a_metric_by_each_of_its_names() -> None:
+    for name in ("dapr_http_server_latency", "http_server_latency", "http/server/latency"):
+        rules = Rules([MetricRule(name, (MetricLabel("path", {"x": "y"}),))])
+        assert rules.of("dapr_http_server_latency")["path"]("y") == "x"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "place", "message"),
+    [
+        ("{http: {pathMatching: [/a, b]}}", "4:44", "does not begin with '/'"),
+        ("{http: {pathMatching: ['/a/x{id}']}}", "4:40", "'x{id}' is no parameter"),
+        ("{http: {pathMatching: ['/{rest...}/b']}}", "4:40", "takes the rest of a path"),
+        ("{latencyDistributionBuckets: [5, 5]}", "4:46", "each more than the one before"),
+        ("{latencyDistributionBuckets: [0, 5]}", "4:46", "above 0"),
+        ("{rules: [{name: n, labels: [{name: l, regex: {x: '('}}]}]}", "4:66", "'(' is no regular expression"),
+    ],
+)
+@pytest.mark.parametrize("section", ["metrics", "metric "])
+def test_what_cannot_be_meant_is_told_with_its_place(
+    metrics: str, place: str, message: str, section: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    text = (
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {" + f"{section}: {metrics}}}\n"
+    )
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_configuration_file(path, {}, [])
+    (problem,) = raised.value.problems
+    assert str(problem).startswith(f"{path}:{place}: spec.{section.strip()}.")
+    assert message in str(problem)
