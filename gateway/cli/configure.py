@@ -147,9 +147,6 @@ def gateway_config(
     check = _Checker()
     if problem := app_id_problem(options.app_id or ""):
         check.complain("--app-id", problem)
-    level = _LEVELS.get((options.log_level or "info").lower())
-    if level is None:
-        check.complain("--log-level", f"'{options.log_level}' is none of debug, info, warning, error")
     http_port = check.port("--dapr-http-port", options.dapr_http_port)
     if http_port is None:
         http_port = default_http_port if options.dapr_http_port is None else 0
@@ -180,7 +177,7 @@ def gateway_config(
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         app_binding_seconds=_binding_seconds(options, check),
         drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
-        log_level=level or "info",
+        log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
         trust=_trust(options, environ, check),
@@ -192,6 +189,13 @@ def gateway_config(
     if check.problems:
         raise ConfigError(check.problems)
     return config
+
+
+def _level(options: GatewayOptions, check: _Checker) -> str:
+    level = _LEVELS.get((options.log_level or "info").lower())
+    if level is None:
+        check.complain("--log-level", f"'{options.log_level}' is none of debug, info, warning, error")
+    return level or "info"
 
 
 def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> TrustSettings | None:
