@@ -30,6 +30,7 @@ __all__ = [
     "POLICIES_ACTIVATED",
     "POLICIES_APPLIED",
     "Tracing",
+    "UNPROVEN",
     "both",
     "child_span",
     "is_traceparent",
@@ -55,6 +56,7 @@ EVENTS_DUPLICATE = "events_duplicate"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
+UNPROVEN = "unproven"  # request, answer or told; missing, invalid or replayed
 
 MAX_SERIES = 1000
 OTHER = "(other)"
