@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.export.opening import spans_sent
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
@@ -168,11 +169,12 @@ class Gateway:
         self._reloads = settings.configuration.features().get(FEATURE, True)
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
+            await stack.enter_async_context(spans_sent(runtime, self.grace))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             api = build_api(runtime, config, self, self._labels, _message)
             server = HTTPServer(
-                staged(build_router(api), stages(config)),
+                staged(build_router(api), stages(config, tracing=runtime.tracing)),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)

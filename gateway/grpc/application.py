@@ -31,7 +31,6 @@ from gateway.grpc.wire import (
     is_grpc,
     status_fields,
     status_of,
-    trace_bin,
 )
 from gateway.http.application import HTTPApplication
 from gateway.http.client import ConnectError
@@ -40,6 +39,7 @@ from gateway.status import HTTP_STATUS, Code
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, HandlerFailedError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
+from mesh.telemetry import trace_bin
 
 __all__ = ["GRPCApplication"]
 

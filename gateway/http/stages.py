@@ -3,6 +3,7 @@
 ==========  ==========================================  ==============================
 stage       what it does                                there is one
 ==========  ==========================================  ==============================
+trace       makes the call's span; checks baggage       always
 CORS        answers and marks calls of web pages        when origins are allowed
 API token   refuses who does not know it                when there is a token
 API log     a line for each call                        when it is asked for
@@ -24,7 +25,9 @@ from aiohttp import web
 from gateway.config import GatewayConfig
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.http.response import Answered, Request, Response, render
+from gateway.http.tracing import tracing_calls
 from mesh.errors import MeshError
+from mesh.telemetry import NOT_TRACED, Tracing
 
 __all__ = ["Handler", "Stage", "staged", "stages"]
 
@@ -37,9 +40,10 @@ Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
 Stage = Callable[[Handler], Handler]
 
 
-def stages(config: GatewayConfig) -> list[Stage]:
+def stages(config: GatewayConfig, *, tracing: Tracing = NOT_TRACED) -> list[Stage]:
     """Give those that a gateway is configured to have, outermost first."""
     return [
+        tracing_calls(tracing),
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
         *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
         *([_logging] if config.api_logging else []),
@@ -130,7 +134,7 @@ def _cors(origins: Sequence[str]) -> Stage:
                 allowed = [("Access-Control-Allow-Headers", wanted)] if wanted else []
                 return Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS), *allowed, *told])
             if isinstance(request, Request):
-                request.further_fields = told
+                request.further_fields = [*request.further_fields, *told]
             response = await handler(request)
             if not response.prepared:
                 response.fields += told

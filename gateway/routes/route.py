@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import answer
-from gateway.routes.request import trace_context, unescape
+from gateway.routes.request import unescape
+from gateway.spans.context import trace_context
 from mesh.blocks.block import Opened
 from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
 from mesh.flow import Body
@@ -139,8 +140,8 @@ class Asked(Asking):
 
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation; ``deadline`` is what the client gave, in Unix time."""
-        traceparent, tracestate = trace_context(self.request.headers)
-        return Context(self.api.caller, deadline, traceparent, tracestate)
+        trace = getattr(self.request, "trace", None) or trace_context(self.request.headers)
+        return Context(self.api.caller, deadline, *trace)
 
 
 @dataclass(frozen=True, slots=True)

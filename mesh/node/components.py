@@ -32,6 +32,7 @@ from mesh.resources.component import (
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.settings import declared_by, without_effect
+from mesh.telemetry import Tracing
 
 __all__ = [
     "Components",
@@ -86,7 +87,7 @@ class Entry:
         if leave is not None:
             leave()
 
-    def answer(self, run: Handler) -> Hosted:
+    def answer(self, run: Handler, tracing: Tracing) -> Hosted:
         """Say how they are answered; ``run`` is the pipeline that the answers come from."""
         return Hosted(
             block=self.block.name,
@@ -96,6 +97,7 @@ class Entry:
             recoverable=self.placement == "backbone",
             methods={method.name: method for method in self.block.methods},
             run=run,
+            tracing=tracing,
         )
 
 

@@ -370,10 +370,6 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
             f"5:67: spec.tracing.includeBody: {_OLD}",
         ],
     ),
-    "tracing that goes nowhere yet": (
-        CONFIGURATION + "  tracing: {zipkin: {endpointAddress: 'http://z'}, otel: {isSecure: false}, stdout: false}\n",
-        ["5:13: spec.tracing.zipkin: it has no effect yet: spans are not exported"],
-    ),
     "policies": (
         CONFIGURATION + "  policies: [{a: b}]\n",
         ["5:3: spec.policies: nothing reads it: policies of access stand in spec.accessControl"],
