@@ -173,8 +173,9 @@ class Gateway:
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             api = build_api(runtime, config, self, self._labels, _message)
+            around = stages(config, tracing=runtime.tracing, api_log=api.api_log, names=api.names)
             server = HTTPServer(
-                staged(build_router(api), stages(config, tracing=runtime.tracing)),
+                staged(build_router(api), around),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)

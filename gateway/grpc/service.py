@@ -110,7 +110,7 @@ class Service:
         except (HTTPunkError, OSError):
             outcome = StatusError(Code.CANCELLED, "the client is gone")
         finally:
-            if self._api.config.api_logging:
+            if self._api.api_log.enabled:
                 _log(request, Code.OK if outcome is None else outcome.code, time.monotonic() - started)
 
     async def _answer(self, request: ServerRequest) -> StatusError | None:

@@ -13,6 +13,7 @@ from mesh.blocks.block import Opened
 from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
 from mesh.flow import Body
 from mesh.operation import Caller, Context, Method, Operation
+from mesh.resources.configuration import APILogging
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API", "WRITE", "Asked", "Asking", "Node", "Route"]
 
+NO_LOG = APILogging()
 WRITE = frozenset({"POST", "PUT"})
 
 
@@ -60,6 +62,7 @@ class API:
         names: What the API's paths begin with, behind the version.
         message: Gives the class of one of gRPC's messages, for bodies that are one in JSON; loads what that takes.
         allowed: What a Configuration leaves of the API; None = all.
+        api_log: Whether calls are logged, and what is told of them.
     """
 
     run: Handler
@@ -72,6 +75,7 @@ class API:
     names: frozenset[str]
     message: Callable[[str], Any]
     allowed: APISpec | None = None
+    api_log: APILogging = NO_LOG
 
 
 class Asking:

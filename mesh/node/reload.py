@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 LAST_USE_SECONDS = 60.0
 ENDPOINT_SECONDS = 5.0
-RESTART_SECTIONS = {"api": "spec.api", "placement": "spec.placement"}
+RESTART_SECTIONS = {"api": "spec.api", "logging": "spec.logging", "placement": "spec.placement"}
 
 Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
 OpenEndpoint = Callable[[HTTPEndpoint], Awaitable[AbstractAsyncContextManager[Application]]]
@@ -317,6 +317,7 @@ class Live:
             after.spec,
             api=effective.spec.api,
             placement=effective.spec.placement,
+            logging=effective.spec.logging,
             tracing=_with_places_of(effective, after),
         )
         if spec != effective.spec or after.name != effective.name:

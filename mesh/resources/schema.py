@@ -300,7 +300,6 @@ class ConfigurationFile(FileModel):
         "spec.tracing.includeBody": _OLD,
         "spec.metric": _NO_METRICS,
         "spec.metrics": _NO_METRICS,
-        "spec.logging": Effect("it has no effect yet: --enable-api-logging logs the calls of the API"),
         "spec.nameResolution": Effect("it has no effect: applications are found over the broker"),
         "spec.wasm": Effect("it has no effect yet: there is no WebAssembly"),
         "spec.workflow": Effect("it has no effect yet: there are no workflows"),

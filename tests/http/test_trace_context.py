@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import orjson
 import pytest
+from aiohttp import web
 
 from tests.http.harness import DEFAULTS, App, Backbone, Case, Got, Node, cases, check, error, gateway
 from tests.support.eventually import eventually
@@ -84,10 +86,16 @@ async def test_it_comes_to_the_application(
     assert {name: got.headers.get(name) for name in CARRIED} == CARRIED
 
 
+def taken(got: Got, request: web.BaseRequest) -> web.Response:
+    statuses = [{"entryId": each["entryId"], "status": "SUCCESS"} for each in got.json["entries"]]
+    return web.Response(body=orjson.dumps({"statuses": statuses}))
+
+
 async def test_it_comes_in_a_batch(backbone: Backbone, tmp_path: Path) -> None:
     """With each entry."""
     subscribed = {"pubsubname": "pubsub", "topic": "t", "route": "/t", "bulkSubscribe": {"enabled": True}}
     async with App([subscribed]) as app, gateway(backbone, tmp_path, app=app) as node:
+        app.answers["/t"] = taken
         await publish(node)
         (entry,) = (await app.until("/t"))[0].json["entries"]
     assert entry["metadata"]["baggage"] == CARRIED["baggage"]

@@ -381,7 +381,6 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
         + "  workflow: {maxConcurrentWorkflowInvocations: 1}\n  features: [{name: a, enabled: true}]\n",
         [
             "5:3: spec.metric: it has no effect yet: there is no metrics endpoint",
-            "7:3: spec.logging: it has no effect yet: --enable-api-logging logs the calls of the API",
             "8:3: spec.nameResolution: it has no effect: applications are found over the broker",
             "9:3: spec.mtls: it has no effect: the broker's TLS takes its place",
             "10:3: spec.wasm: it has no effect yet: there is no WebAssembly",
