@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from mesh.errors import MissingDependencyError
 from tests.http.harness import DEFAULTS, App, Backbone, component, gateway, yaml
 from tests.support.eventually import eventually
 
@@ -128,6 +130,23 @@ async def test_what_is_sent(
     assert (client.status.code, client.status.message) == (2, "Code(500): Internal Server Error")
     assert text_of(client.attributes)["dapr.status_code"] == "500"
     assert 0 < client.start_time_unix_nano <= server.start_time_unix_nano <= server.end_time_unix_nano
+
+
+async def test_without_the_extra(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that asks for it is an error at start; variables may be meant for the application, so a warning."""
+    monkeypatch.delitem(sys.modules, "gateway.export.otlp", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    file = tmp_path / "tracing.yaml"
+    file.write_text(yaml("Configuration", "c", {"tracing": {"otel": {"endpointAddress": "127.0.0.1:4317"}}}))
+    with pytest.raises(MissingDependencyError, match=r"pip install .*\[telemetry\]"):
+        async with gateway(memory, tmp_path, configuration_files=(file,)):
+            pass
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    async with gateway(memory, tmp_path) as node:
+        assert (await node.get("/v1.0/healthz")).status == 204
+    assert "OTEL_EXPORTER_OTLP_* have no effect" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

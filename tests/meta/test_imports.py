@@ -83,7 +83,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.queues.kafka": (395, frozenset({"aiokafka"})),
     "bindings.queues.mqtt": (335, frozenset()),
     "bindings.queues.rabbitmq": (380, frozenset({"aiormq"})),
-    "bindings.in_memory": (310, frozenset()),
+    "bindings.in_memory": (315, frozenset()),
     "bindings.kubernetes.configuration": (420, frozenset()),
     "bindings.kubernetes.crypto": (575, frozenset()),
     "bindings.kubernetes.secrets": (440, frozenset()),
