@@ -291,7 +291,8 @@ class ConfigurationFile(FileModel):
         **_unsafe("httpPipeline"),
         **_unsafe("appHttpPipeline"),
         "spec.mtls.enabled": Effect(
-            "gateways talk over the broker alone, and its TLS (amqps://, rediss://, tls://) takes the place of mtls",
+            "gateways talk over the broker alone: its TLS (amqps://, rediss://, tls://), and --trust-mode strict, by "
+            "which they prove who they are, take the place of mtls",
             unsafe=True,
         ),
         "spec.mtls": Effect("it has no effect: the broker's TLS takes its place", harmless=_says_enabled),
