@@ -20,7 +20,14 @@ from gateway.routes.invocation import comparable
 from gateway.routes.request import metadata_of, query_of, unescape
 from gateway.routes.route import Asked, Route
 from gateway.routes.unanswered import MISSING
-from mesh.resources.configuration import API_NAMES, API_VERSIONS, APIOperation, APISpec
+from mesh.resources.configuration import (
+    API_NAMES,
+    API_VERSIONS,
+    APIOperation,
+    APISpec,
+    Configuration,
+    ConfigurationSpec,
+)
 
 
 def answering(status: int, segments: Sequence[str]) -> Found:
@@ -171,7 +178,7 @@ def router(routes: Sequence[Route], api: APISpec | None = None) -> Router:
         services={},
         caller=None,
         tracing=None,
-        settings=SimpleNamespace(configuration=SimpleNamespace(spec=SimpleNamespace(api=api))),
+        settings=SimpleNamespace(configuration=Configuration("", ConfigurationSpec(api=api))),
     )
     node: Any = None
     return build_router(build_api(runtime, GatewayConfig("app", Path("home")), node, {}, message, routes), routes)
