@@ -8,6 +8,7 @@ CORS        answers and marks calls of web pages        when origins are allowed
 API token   refuses who does not know it                when there is a token
 API log     a line for each call                        when it is asked for
 errors      makes an answer of whatever was raised      always
+middleware  what `spec.httpPipeline` names              when it names any
 ==========  ==========================================  ==============================
 
 It is put together once at start: what is not configured costs nothing.
@@ -26,6 +27,7 @@ from aiohttp import web
 
 from gateway.config import GatewayConfig
 from gateway.errors import APIError, bad_request, unexpected
+from gateway.http.middleware import HEALTH
 from gateway.http.response import Answered, Request, Response, render, split_target
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
@@ -46,14 +48,21 @@ Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
 Stage = Callable[[Handler], Handler]
 
 
-def stages(config: GatewayConfig, *, metrics: Metrics | None = None) -> list[Stage]:
-    """Give those that a gateway is configured to have, outermost first."""
+def stages(config: GatewayConfig, *, metrics: Metrics | None = None, middleware: Stage | None = None) -> list[Stage]:
+    """Give those that a gateway is configured to have, outermost first.
+
+    Args:
+        config: Of the gateway.
+        metrics: Are told of requests; None = nobody is.
+        middleware: The way through its middleware (`gateway/http/middleware.py`); None = there is none.
+    """
     return [
         *([_measuring(metrics.recorder)] if metrics is not None else []),
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
         *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
         *([_logging] if config.api_logging else []),
         _answering_errors(None if metrics is None else metrics.note_error),
+        *([middleware] if middleware is not None else []),
     ]
 
 
@@ -124,7 +133,7 @@ def _checking_token(token: str) -> Stage:
             given = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, expected):
                 path = request.raw_path.partition("?")[0]
-                if not (request.method == "GET" and path in ("/v1.0/healthz", "/v1.0/healthz/outbound")):
+                if not (request.method == "GET" and path in HEALTH):
                     return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])
             return await handler(request)
 

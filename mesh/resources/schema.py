@@ -19,6 +19,7 @@ from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEn
 from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
+    PIPELINES,
     APISpec,
     Configuration,
     ConfigurationSpec,
@@ -278,6 +279,7 @@ def _unsafe(name: str, harmless: Callable[[object], bool] = is_empty) -> dict[st
 
 _NOT_EXPORTED = Effect("it has no effect yet: spans are not exported")
 _NO_WORKFLOWS = Effect("it has no effect yet: there are no workflows")
+_NO_SELECTOR = Effect("nothing reads it, as in Dapr: every request passes the middleware")
 _OLD = Effect("nothing reads it, as in newer versions of Dapr", harmless=lambda _: False)
 
 
@@ -287,8 +289,7 @@ class ConfigurationFile(FileModel):
     effects: ClassVar = {
         **IN_ANY,
         **_unsafe("accessControl", _admits_all),
-        **_unsafe("httpPipeline"),
-        **_unsafe("appHttpPipeline"),
+        **{f"spec.{name}.handlers.selector": _NO_SELECTOR for name in PIPELINES.values()},
         "spec.mtls.enabled": Effect(
             "gateways talk over the broker alone, and its TLS (amqps://, rediss://, tls://) takes the place of mtls",
             unsafe=True,
@@ -327,7 +328,19 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     if len(problems) > before:
         return None
     meta = model.metadata
-    return Configuration(meta.name, model.spec, meta.namespace, file=document.file, line=document.line)
+    places = _handlers(document, model.spec)
+    return Configuration(
+        meta.name, model.spec, meta.namespace, file=document.file, line=document.line, handlers_at=places
+    )
+
+
+def _handlers(document: Document, spec: ConfigurationSpec) -> dict[tuple[str, int], Problem]:
+    """Note where each middleware stands: whether there is such a component is known later."""
+    return {
+        (section, index): document.problem("", ("spec", name, "handlers", index))
+        for section, name in PIPELINES.items()
+        for index in range(len(getattr(getattr(spec, section), "handlers", ())))
+    }
 
 
 def _check_api(document: Document, api: APISpec, problems: list[Problem], warnings: list[Problem]) -> None:
