@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bindings import local
+from bindings.middleware.oauth2 import MAX_SESSIONS
+from bindings.middleware.ratelimit import MAX_CLIENTS
 from bindings.redis._settings import RedisSettings
 from bindings.redis.configuration import MAX_KEYS
 from bindings.sql import sqlite
@@ -484,6 +486,18 @@ def _counts() -> Sequence[Row]:
             f"a line says how many were left out in the last {_time(logs.TOLD_SECONDS)}",
         ),
         ("combinations that each count has", f"{telemetry.MAX_SERIES:,}", NONE, "others are counted as `(other)`"),
+        (
+            "clients and paths that `middleware.http.ratelimit` counts",
+            f"{MAX_CLIENTS:,}",
+            NONE,
+            "those that were not seen for longest begin anew",
+        ),
+        (
+            "people who are logged in by `middleware.http.oauth2`, and as many on their way",
+            f"{MAX_SESSIONS:,}",
+            NONE,
+            "those that were not seen for longest log in again",
+        ),
         (
             "targets whose policies and breakers are kept",
             f"{pipeline.MAX_GUARDS:,}",

@@ -124,7 +124,7 @@ def _conditions(kind: ComponentType) -> Iterator[_Schema]:
         return
     usual = {"enum": list(known), "markdownEnumDescriptions": [_told(each) for each in known.values()]}
     small = sorted({name.lower() for name in known} - known.keys())
-    families = [{"pattern": f"^{name}"} for name in known if name.endswith(":")]  # Any number of settings each.
+    families = [{"pattern": f"^{name}"} for name in known if name.endswith((":", "/"))]  # Any number of settings each.
     ways = [usual, *([{"enum": small}] if small else []), *families]
     name = {"anyOf": ways} if len(ways) > 1 else usual
     metadata: _Schema = {"items": {"properties": {"name": name}}}

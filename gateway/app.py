@@ -27,16 +27,20 @@ from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import Connections
+from gateway.http.middleware import Through, middleware_stage, towards_application
 from gateway.http.server import Handler, HTTPServer
-from gateway.http.stages import staged, stages
+from gateway.http.stages import Stage, staged, stages
 from gateway.logs import configure_logging
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
+from gateway.routes.invocation import comparable
+from gateway.routes.request import read_body
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
+from mesh.blocks.middleware import MiddlewareService
 from mesh.errors import ConfigError, MeshError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.health import ComponentStatus
@@ -192,7 +196,14 @@ class Gateway:
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
-            around = stages(config, metrics=metrics, tracing=runtime.tracing, api_log=api.api_log, names=api.names)
+            around = stages(
+                config,
+                metrics=metrics,
+                tracing=runtime.tracing,
+                api_log=api.api_log,
+                names=api.names,
+                middleware=_in_front(runtime, config),
+            )
             server = HTTPServer(
                 staged(build_router(api), around),
                 max_body_bytes=config.max_body_bytes,
@@ -253,7 +264,9 @@ class Gateway:
             yield
             return
         # In a thread: what gRPC stands on takes a tenth of a second to load.
-        async with await asyncio.to_thread(application_of, config) as application:
+        through = _through(self._runtime, "app_http_pipeline")
+        around = towards_application(through, config.app_id, config.max_body_bytes)
+        async with await asyncio.to_thread(application_of, config, around) as application:
             self._application = application
             application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()
@@ -266,6 +279,16 @@ class Gateway:
         if self._application is None or "subscribe" in self.config.init_endpoints_off:
             return ()
         return await self._application.subscriptions(self.app_id)
+
+
+def _in_front(runtime: Runtime, config: GatewayConfig) -> Stage | None:
+    """Give the way through the middleware of the API."""
+    return middleware_stage(_through(runtime, "http_pipeline"), comparable, read_body, config.app_id)
+
+
+def _through(runtime: Runtime, section: str) -> Through:
+    """Give what puts a section's middleware around something."""
+    return partial(cast("MiddlewareService", runtime.services["middleware"]).through, section)
 
 
 def _warn_of_ports(config: GatewayConfig) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from gateway.config import ON_GRPC, GatewayConfig
-from gateway.http.application import HTTPApplication
+from gateway.http.application import Direct, HTTPApplication
 
 __all__ = ["application_of"]
 
+logger = logging.getLogger(__name__)
 
-def application_of(config: GatewayConfig) -> HTTPApplication:
-    """Make the application of a gateway; loads what its protocol needs."""
+
+def application_of(config: GatewayConfig, around: Callable[[Direct], Direct] | None = None) -> HTTPApplication:
+    """Make the application of a gateway; loads what its protocol needs.
+
+    Args:
+        config: Of the gateway.
+        around: What calls over HTTP pass; None = nothing.
+    """
     protocol = config.app_protocol
     secure = protocol in ("https", "grpcs")
     base_url = f"http{'s' * secure}://{config.app_host}:{config.app_port}"
@@ -23,9 +32,12 @@ def application_of(config: GatewayConfig) -> HTTPApplication:
         "tls": _unverified() if secure else None,
     }
     if protocol in ON_GRPC:
+        if around is not None:
+            logger.warning("spec.appHttpPipeline has no effect: the application is on gRPC, which passes no middleware")
         from gateway.grpc.application import GRPCApplication  # Takes 15 MB, for such applications alone.
 
         return GRPCApplication(base_url, limit_bytes=config.max_body_bytes, **given)
+    given["around"] = around
     if protocol == "h2c":
         from gateway.http2.client import HTTP2Client
 

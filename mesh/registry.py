@@ -66,6 +66,7 @@ EXTRAS = {
     "google": "gcp",
     "grpc": "pluggable",
     "idna": "smtp",
+    "jwt": "jwt",
     "mqtt5": "mqtt",
     "opentelemetry": "telemetry",
     "nkeys": "nkeys",

@@ -16,6 +16,7 @@ from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
+from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
 from mesh.node.components import check_installed, check_references, check_together, check_types, unknown_settings
@@ -28,6 +29,7 @@ from mesh.resources.component import (
     resolve_entries,
     without_secret,
 )
+from mesh.resources.configuration import Configuration
 from mesh.resources.loader import (
     Document,
     files_at,
@@ -102,12 +104,16 @@ class Findings:
         templates: How many there are.
         problems: What is wrong, once each.
         warnings: What is not wrong, but perhaps not meant.
+        components: All that there are.
+        configurations: All that there are.
     """
 
     resources: int = 0
     templates: int = 0
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    components: list[Component] = field(default_factory=list)
+    configurations: list[Configuration] = field(default_factory=list)
 
     def add(self, problems: Sequence[Problem]) -> None:
         """Add problems that are not known yet."""
@@ -141,6 +147,8 @@ def check(paths: Sequence[Path]) -> Findings:
     _check_resources(resources, findings, seen)
     for file in configurations:
         _check_configuration(file, findings, seen)
+    for configuration in findings.configurations if findings.components else ():
+        findings.add(check_pipelines(findings.components, frozenset(), configuration))
     return findings
 
 
@@ -272,6 +280,7 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
         loaded.http_endpoints,
     )
     findings.resources += sum(map(len, groups))
+    findings.components += loaded.components
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add([problem for _, problem in check_together(loaded.components, BLOCKS)])
@@ -344,7 +353,7 @@ def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str
         return
     warnings: list[Problem] = []
     try:
-        load_configuration_file(path, os.environ, warnings)
+        findings.configurations.append(load_configuration_file(path, os.environ, warnings))
     except ConfigError as error:
         findings.add(error.problems)
     else:

@@ -24,7 +24,7 @@ from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 
-__all__ = ["HTTPApplication", "outside_service"]
+__all__ = ["Direct", "HTTPApplication", "outside_service"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ def _errors() -> Iterator[None]:
         yield
     except ResponseError as error:
         raise AppFailedError(f"the application broke off: {str(error) or type(error).__name__}") from error
+
+
+Direct = Callable[[str, str, Headers, bytes | AsyncIterator[bytes]], AbstractAsyncContextManager[AppResponse]]
 
 
 class Client(Protocol):
@@ -101,6 +104,7 @@ class HTTPApplication:
         headers: Headers = (),
         tls: ssl.SSLContext | None = None,
         client: Callable[[str, int, ssl.SSLContext | None], Client] = HTTPClient,
+        around: Callable[[Direct], Direct] | None = None,
     ) -> None:
         """Prepare; entering opens the connection pool and begins to watch.
 
@@ -112,6 +116,7 @@ class HTTPApplication:
             headers: Sent with every call, replacing the caller's of the same name.
             tls: Context for ``https``; None trusts whom the machine trusts.
             client: What makes the calls.
+            around: What every call passes, but for probes of its health; None = nothing.
         """
         parts = urlsplit(base_url.rstrip("/"))
         secure = parts.scheme == "https"
@@ -129,6 +134,7 @@ class HTTPApplication:
         self._fixed_names = {name.lower() for name, _ in self._fixed}
         self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
         self._health = health
+        self._passed: Direct = self._direct if around is None else around(self._direct)
         self.recorder: Recorder | None = None
         """Is told of probes, and by an application on gRPC of calls; None = nobody is."""
         self._tasks = asyncio.TaskGroup()
@@ -243,11 +249,16 @@ class HTTPApplication:
         why = str(error) if isinstance(error, (NotSpokenError, BusyError)) else "it does not accept connections"
         return AppUnreachableError(f"the application at {self._base} is not reached: {why}")
 
+    def call(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> AbstractAsyncContextManager[AppResponse]:
+        """Call with any method; see ``mesh.application.Application``."""
+        return self._passed(method, target, headers, body)
+
     @asynccontextmanager
-    async def call(
+    async def _direct(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[AppResponse]:
-        """Call with any method; see ``mesh.application.Application``."""
         if self._path and _climbs(target):
             raise BadArgumentError(f"the path leaves {self._base} by '..'")
         self._check_healthy()

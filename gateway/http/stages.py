@@ -9,6 +9,7 @@ CORS        answers and marks calls of web pages        when origins are allowed
 API token   refuses who does not know it                when there is a token
 API log     a line for each call                        when it is asked for
 errors      makes an answer of whatever was raised      always
+middleware  what `spec.httpPipeline` names              when it names any
 ==========  ==========================================  ==============================
 
 It is put together once at start: what is not configured costs nothing.
@@ -27,6 +28,7 @@ from aiohttp import web
 
 from gateway.config import GatewayConfig
 from gateway.errors import APIError, bad_request, unexpected
+from gateway.http.middleware import HEALTH
 from gateway.http.response import Answered, Request, Response, render, split_target
 from gateway.http.tracing import tracing_calls
 from gateway.metrics.recording import Recorder
@@ -58,6 +60,7 @@ def stages(
     tracing: Tracing = NOT_TRACED,
     api_log: APILogging = NO_LOG,
     names: Container[str] = (),
+    middleware: Stage | None = None,
 ) -> list[Stage]:
     """Give those that a gateway is configured to have, outermost first.
 
@@ -67,6 +70,7 @@ def stages(
         tracing: Makes spans.
         api_log: Whether calls are logged, and what is told of them.
         names: What the API's paths begin with, behind the version.
+        middleware: The way through its middleware (`gateway/http/middleware.py`); None = there is none.
     """
     return [
         *([_measuring(metrics.recorder)] if metrics is not None else []),
@@ -75,6 +79,7 @@ def stages(
         *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
         *([_logging(api_log, names)] if api_log.enabled else []),
         _answering_errors(None if metrics is None else metrics.note_error),
+        *([middleware] if middleware is not None else []),
     ]
 
 
@@ -145,7 +150,7 @@ def _checking_token(token: str) -> Stage:
             given = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, expected):
                 path = request.raw_path.partition("?")[0]
-                if not (request.method == "GET" and path in ("/v1.0/healthz", "/v1.0/healthz/outbound")):
+                if not (request.method == "GET" and path in HEALTH):
                     return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])
             return await handler(request)
 

@@ -1,6 +1,18 @@
 """The building blocks, each written against the broker contract alone; this table is all that names them."""
 
-from mesh.blocks import bindings, configuration, conversation, crypto, durable, invocation, lock, pubsub, secrets, state
+from mesh.blocks import (
+    bindings,
+    configuration,
+    conversation,
+    crypto,
+    durable,
+    invocation,
+    lock,
+    middleware,
+    pubsub,
+    secrets,
+    state,
+)
 from mesh.blocks.block import Block
 
 __all__ = ["BLOCKS"]
@@ -15,6 +27,7 @@ BLOCKS: tuple[Block, ...] = (
     bindings.BLOCK,
     crypto.BLOCK,
     conversation.BLOCK,
+    middleware.BLOCK,
     invocation.BLOCK,
     durable.BLOCK,
 )

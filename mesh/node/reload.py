@@ -17,6 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.application import Application
+from mesh.blocks.middleware import named_by
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
 from mesh.life import Life, Lives
@@ -31,7 +32,7 @@ from mesh.node.components import (
     open_component,
 )
 from mesh.resources.component import Component, HTTPEndpoint, without_store
-from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration, Tracing
+from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, PIPELINES, Configuration, Tracing
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
@@ -68,6 +69,7 @@ RESTART_SECTIONS = {
     "metric": "spec.metric",
     "metrics": "spec.metrics",
     "placement": "spec.placement",
+    **{section: f"spec.{name}" for section, name in PIPELINES.items()},
 }
 
 Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
@@ -319,13 +321,8 @@ class Live:
         step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
         if step is None:
             return
-        spec = dataclasses.replace(
-            after.spec,
-            api=effective.spec.api,
-            placement=effective.spec.placement,
-            logging=effective.spec.logging,
-            tracing=_with_places_of(effective, after),
-        )
+        at_start = {key: getattr(effective.spec, key) for key in RESTART_SECTIONS}
+        spec = dataclasses.replace(after.spec, tracing=_with_places_of(effective, after), **at_start)
         if spec != effective.spec or after.name != effective.name:
             done.append(step)
         self.parts.configuration = dataclasses.replace(after, spec=spec)
@@ -389,6 +386,7 @@ class Live:
         """
         name, after = step.resource.name, step.after
         self._check_records(name, step)
+        self._check_passed(name, step)
         if isinstance(after, Component):
             entry = await open_component(after, self.blocks, self.parts, self.components, self.lives)
             taken = self.components.put(entry, self.parts)
@@ -411,6 +409,16 @@ class Live:
         """Refuse to change the store where the mesh's own records are: whoever has it open would keep the old one."""
         if self._holds_records(name):
             text = f"component {name} keeps the mesh's own records (actorStateStore), and needs a restart to change"
+            raise ConfigError(Problem(text, "", step.resource.file, step.resource.line))
+
+    def _check_passed(self, name: str, step: Step) -> None:
+        """Refuse to take away what requests pass: they would all be refused. Its settings may change."""
+        before, after = step.before, step.after
+        if not isinstance(before, Component) or before.block != "middleware":
+            return
+        same = isinstance(after, Component) and after.type == before.type
+        if not same and (by := named_by(self.parts.configuration, name)):
+            text = f"component {name} is named by {by}, and needs a restart to go"
             raise ConfigError(Problem(text, "", step.resource.file, step.resource.line))
 
     async def _endpoint(self, step: Step, done: list[Step], kept: list[Problem]) -> bool:

@@ -23,6 +23,7 @@ from mesh import address
 from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
+from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.remembered import Memory
 from mesh.blocks.store import KeyValueStateStore, StateStore
@@ -458,9 +459,7 @@ class Runtime(Steps):
     @property
     def description(self) -> NodeDescription:
         """Tell what this node does; the one source of metadata, the directory and ``mesh list``."""
-        told: dict[str, object] = {}
-        for service in self.services.values():
-            told |= service.described()
+        told: dict[str, object] = dict(chain(*(each.described().items() for each in self.services.values())))
         if not self.serving:  # Those of streams are there without it.
             subscriptions = cast("Sequence[Subscription]", told.get("subscriptions", ()))
             told["subscriptions"] = tuple(each for each in subscriptions if each.origin == "STREAMING")
@@ -488,5 +487,6 @@ def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = 
         *(problem for _, problem in check_together(settings.scoped, blocks)),
         *chain(*check_installed(settings.scoped, blocks, registry)),
         *check_denied(settings.scoped, settings.configuration),
+        *check_pipelines(settings.scoped, settings.not_for_it, settings.configuration),
         *combined(each for each in settings.subscriptions if in_scope(each.scopes, settings.app_id))[1],
     ]

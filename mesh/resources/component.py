@@ -193,12 +193,12 @@ class Component:
         What has no value asks for nothing.
 
         Args:
-            known: What is read; a name that ends in a colon is the beginning of any number of them.
+            known: What is read; a name that ends in a colon or a slash is the beginning of any number of them.
             advice: What to do with a stranger that may not be ignored.
         """
         names = tuple(known)
         folded = {name.casefold() for name in names}
-        families = tuple(name for name in folded if name.endswith(":"))
+        families = tuple(name for name in folded if name.endswith((":", "/")))
         near: list[Problem] = []
         others: list[Problem] = []
         for entry in self.metadata:

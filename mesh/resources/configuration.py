@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from mesh.errors import Problem
 from mesh.resources.fields import Action, AnyText, JSONText, Ratio, ScalarText, Seconds, TimeoutValue
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "NameResolution",
     "OTel",
     "OTelHeader",
+    "PIPELINES",
     "Pipeline",
     "PipelineHandler",
     "RetentionPolicy",
@@ -98,6 +100,10 @@ class Pipeline:
     """Middleware in the order a request passes it."""
 
     handlers: tuple[PipelineHandler, ...] = ()
+
+
+PIPELINES = MappingProxyType({"http_pipeline": "httpPipeline", "app_http_pipeline": "appHttpPipeline"})
+"""Sections that are one: in front of the API, and of the application."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +393,13 @@ class Configuration:
     namespace: str | None = None
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
+    handlers_at: Mapping[tuple[str, int], Problem] = field(default_factory=dict, compare=False, repr=False)
+
+    def problem(self, message: str, section: str, index: int) -> Problem:
+        """Say what is wrong with the middleware of a pipeline, at its place in the file."""
+        path = f"spec.{PIPELINES[section]}.handlers[{index}]"
+        at = self.handlers_at.get((section, index), Problem("", path, self.file, self.line))
+        return dataclasses.replace(at, message=message)
 
     def features(self) -> Mapping[str, bool]:
         """List the named preview features, and whether each is on."""
@@ -394,4 +407,5 @@ class Configuration:
 
     def overlaid(self, later: "Configuration") -> "Configuration":
         """Give the two as one: sections of the later file replace those of the earlier."""
-        return dataclasses.replace(later, spec=self.spec.overlaid(later.spec))
+        places = {**self.handlers_at, **later.handlers_at}
+        return dataclasses.replace(later, spec=self.spec.overlaid(later.spec), handlers_at=places)

@@ -19,6 +19,7 @@ from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEn
 from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
+    PIPELINES,
     APISpec,
     Configuration,
     ConfigurationSpec,
@@ -279,6 +280,7 @@ def _unsafe(name: str, harmless: Callable[[object], bool] = is_empty) -> dict[st
 
 
 _NO_WORKFLOWS = Effect("it has no effect yet: there are no workflows")
+_NO_SELECTOR = Effect("nothing reads it, as in Dapr: every request passes the middleware")
 _OLD = Effect("nothing reads it, as in newer versions of Dapr", harmless=lambda _: False)
 
 
@@ -288,8 +290,7 @@ class ConfigurationFile(FileModel):
     effects: ClassVar = {
         **IN_ANY,
         **_unsafe("accessControl", _admits_all),
-        **_unsafe("httpPipeline"),
-        **_unsafe("appHttpPipeline"),
+        **{f"spec.{name}.handlers.selector": _NO_SELECTOR for name in PIPELINES.values()},
         "spec.mtls.enabled": Effect(
             "gateways talk over the broker alone: its TLS (amqps://, rediss://, tls://), and --trust-mode strict, by "
             "which they prove who they are, take the place of mtls",
@@ -327,7 +328,19 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     if len(problems) > before:
         return None
     meta = model.metadata
-    return Configuration(meta.name, model.spec, meta.namespace, file=document.file, line=document.line)
+    places = _handlers(document, model.spec)
+    return Configuration(
+        meta.name, model.spec, meta.namespace, file=document.file, line=document.line, handlers_at=places
+    )
+
+
+def _handlers(document: Document, spec: ConfigurationSpec) -> dict[tuple[str, int], Problem]:
+    """Note where each middleware stands: whether there is such a component is known later."""
+    return {
+        (section, index): document.problem("", ("spec", name, "handlers", index))
+        for section, name in PIPELINES.items()
+        for index in range(len(getattr(getattr(spec, section), "handlers", ())))
+    }
 
 
 def _check_tracing(document: Document, tracing: Tracing, problems: list[Problem]) -> None:

@@ -139,7 +139,7 @@ async def test_a_bad_file_keeps_what_it_held(
     ("bad", "why"),
     [
         (component("a", "state.nothing"), "there is no component type 'state.nothing'"),
-        (component("a", "middleware.http.bearer"), "no components of the kind 'middleware'"),
+        (component("a", "nameresolution.mdns"), "no components of the kind 'nameresolution'"),
         (component("a", "state.sqlite"), "the setting connectionString is missing"),
         (component("a", "state.sqlite", connectionString="/dev/null/x.db"), "component a: "),
         (component("a", MEMORY, keyPrfix="x"), "did you mean 'keyPrefix'"),

@@ -156,7 +156,7 @@ def test_two_stores_of_records(
             "type: state.mongodb, metadata: [{name: host, value: 'h:1,h:70000'}]",
             "(host): names a port that there cannot be",
         ),
-        ("type: middleware.http.bearer", "this version has no components of the kind 'middleware'"),
+        ("type: nameresolution.mdns", "this version has no components of the kind 'nameresolution'"),
     ],
 )
 def test_check_says_what_the_start_would_say(spec: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

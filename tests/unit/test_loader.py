@@ -331,11 +331,6 @@ UNSAFE: dict[str, tuple[str, str]] = {
         CONFIGURATION + "  accessControl: {policies: [{appId: a, trustDomain: t, namespace: n}]}\n",
         "accessC",
     ),
-    "pipeline": (CONFIGURATION + "  httpPipeline: {handlers: [{name: a, type: b}]}\n", "httpPipeline: httpPipeline is"),
-    "other pipeline": (
-        CONFIGURATION + "  appHttpPipeline: {handlers: [{name: a, type: b}]}\n",
-        "appHttpPipeline: appHttp",
-    ),
     "mtls": (CONFIGURATION + "  mtls: {enabled: true}\n", "mtls.enabled: gateways talk over the broker alone"),
     "part of a protection": (CONFIGURATION + "  secrets: {zzz: [x]}\n", "secrets.zzz: unknown field; known are scopes"),
     "protection by its name": (CONFIGURATION + "  encryption: {x: 1}\n", "encryption: unknown field; known are"),

@@ -1,0 +1,35 @@
+"""Which paths a middleware is for."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+__all__ = ["PathFilter"]
+
+
+class PathFilter:
+    """A regular expression of paths; an empty one is all of them."""
+
+    def __init__(self, expression: str) -> None:
+        """Prepare."""
+        self._found = re.compile(expression) if expression else None
+
+    def has(self, path: str) -> bool:
+        """Tell whether a path, decoded, is one of them."""
+        return self._found is None or self._found.search(unquote(path)) is not None
+
+    def may_have(self, path: str) -> bool:
+        """Tell whether it is one of them by any way to read it, so that nobody goes around what guards them."""
+        decoded = unquote(path)
+        return self._found is None or any(self._found.search(each) for each in (path, decoded, _climbed(decoded)))
+
+
+def _climbed(path: str) -> str:
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return "/" + "/".join(kept)
