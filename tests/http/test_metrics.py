@@ -148,8 +148,8 @@ async def test_what_a_gateway_does_is_told(nats: Backbone, tmp_path: Path) -> No
         assert found[name].get(labelled(**labels)) == value, (name, labels, found[name])
     assert found["dapr_http_healthprobes_completed_count"][labelled(status="200")] >= 1
     rpc = "/dapr.proto.runtime.v1.Dapr/GetMetadata"
-    told = labelled(grpc_server_method=rpc, grpc_server_status="OK")
-    assert found["dapr_grpc_io_server_completed_rpcs"] == {told: 1}
+    asked = labelled(grpc_server_method=rpc, grpc_server_status="OK")
+    assert found["dapr_grpc_io_server_completed_rpcs"] == {asked: 1}
     assert found["process_resident_memory_bytes"][frozenset()] > 0
     sent = labelled(dst_app_id="app", type="unary")
     assert other["dapr_runtime_service_invocation_req_sent_total"] == {sent: 1}
