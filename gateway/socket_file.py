@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 
-__all__ = ["BACKLOG", "listen_at"]
+__all__ = ["BACKLOG", "bound", "listen_at"]
 
 BACKLOG = 2048
 LOCK_TRIES, LOCK_PAUSE = 100, 0.01
@@ -115,3 +115,18 @@ def _clear(path: Path) -> None:
         f"cannot listen at {path}: somebody listens there, perhaps another gateway of this app id; end that one, or"
         " give another folder by --unix-domain-socket"
     )
+
+
+def bound(family: int, where: tuple[object, ...]) -> socket.socket:
+    """Open a socket that listens. The event loop's own way leaks one if somebody else listened a moment before."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(where)
+        made.listen(BACKLOG)
+    except BaseException:
+        made.close()
+        raise
+    return made

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.http.loading import Connections, Loading
-from gateway.socket_file import BACKLOG, listen_at
+from gateway.socket_file import BACKLOG, bound, listen_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
@@ -84,7 +84,7 @@ async def _listen(
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, *_, where in dict.fromkeys(found):
-                listening = _bound(family, (where[0], port, *where[2:]))
+                listening = bound(family, (where[0], port, *where[2:]))
                 servers.append(await loop.create_server(make, sock=listening, backlog=BACKLOG))
                 port = port or int(listening.getsockname()[1])
         except OSError as error:
@@ -94,18 +94,3 @@ async def _listen(
                 server.close()
             raise
     return port, [server.close for server in servers]
-
-
-def _bound(family: int, where: tuple[object, ...]) -> socket.socket:
-    """Open a socket that listens. The event loop's own way leaks one if somebody else listened a moment before."""
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(where)
-        made.listen(BACKLOG)
-    except BaseException:
-        made.close()
-        raise
-    return made

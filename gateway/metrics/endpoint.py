@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,7 @@ from gateway.metrics.sources import (
     WAITING,
 )
 from gateway.metrics.table import METRICS
+from gateway.socket_file import bound
 from mesh import __version__
 from mesh.errors import ConfigError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
@@ -129,11 +131,9 @@ class Metrics:
         host, asked = self._config.metrics_listen, self._config.metrics_port
         ports = (asked,) if asked is not None else (*range(PREFERRED_PORT, PREFERRED_PORT + TRIED_PORTS), 0)
         for port in ports:
-            site = web.TCPSite(runner, host, port)
             try:
-                await site.start()
+                await _listen_at(runner, host, port)
             except OSError as error:
-                await site.stop()
                 if asked is None and error.errno == errno.EADDRINUSE:
                     continue
                 why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
@@ -144,6 +144,12 @@ class Metrics:
                 logger.info("metrics are on port %d: %d is taken", found, PREFERRED_PORT)
             return found
         raise AssertionError
+
+
+async def _listen_at(runner: web.ServerRunner, host: str, port: int) -> None:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, where = found[0]
+    await web.SockSite(runner, bound(family, where)).start()
 
 
 def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:

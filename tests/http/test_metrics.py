@@ -15,8 +15,10 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import HealthCheck
+from gateway.grpc.messages import message
 from gateway.metrics.endpoint import PREFERRED_PORT
 from mesh.errors import ConfigError
+from tests.grpc.app import GRPCApp, fail, invoked
 from tests.grpc.harness import client
 from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, component, gateway, yaml
 from tests.support.eventually import eventually
@@ -146,8 +148,8 @@ async def test_what_a_gateway_does_is_told(nats: Backbone, tmp_path: Path) -> No
         assert found[name].get(labelled(**labels)) == value, (name, labels, found[name])
     assert found["dapr_http_healthprobes_completed_count"][labelled(status="200")] >= 1
     rpc = "/dapr.proto.runtime.v1.Dapr/GetMetadata"
-    told = labelled(grpc_server_method=rpc, grpc_server_status="OK")
-    assert found["dapr_grpc_io_server_completed_rpcs"] == {told: 1}
+    asked = labelled(grpc_server_method=rpc, grpc_server_status="OK")
+    assert found["dapr_grpc_io_server_completed_rpcs"] == {asked: 1}
     assert found["process_resident_memory_bytes"][frozenset()] > 0
     sent = labelled(dst_app_id="app", type="unary")
     assert other["dapr_runtime_service_invocation_req_sent_total"] == {sent: 1}
@@ -287,3 +289,37 @@ async def test_what_a_subscription_has_before_it(backbone: Backbone, tmp_path: P
         await eventually(partial(is_told, 3, done=0), within=30)
         go_on.set()
         await eventually(partial(is_told, 0, done=3), within=30)
+
+
+async def test_an_application_on_grpc(memory: Backbone, tmp_path: Path) -> None:
+    """Its calls and probes are told under the names that are those of gRPC, and none as calls of HTTP."""
+    health = HealthCheck(interval=0.05, timeout=2.0)
+    settings = {"app_protocol": "grpc", "app_health": health, **ON}
+    app = GRPCApp()
+    app.always("HealthCheck", message("HealthCheckResponse")())
+    async with app, gateway(memory, tmp_path, app=app.port, **settings) as node:
+        app.answers["OnInvoke"] = invoked(b"1")
+        assert (await node.get("/v1.0/invoke/app/method/x")).status == 200
+        app.answers["OnInvoke"] = fail("INVALID_ARGUMENT")
+        assert (await node.get("/v1.0/invoke/app/method/x")).status == 400
+        found = await scraped(node)
+    path = "/dapr.proto.runtime.v1.AppCallback/OnInvoke"
+    calls = found["dapr_grpc_io_client_completed_rpcs"]
+    for status in ("OK", "InvalidArgument"):
+        assert calls[labelled(grpc_client_method=path, grpc_client_status=status)] == 1
+    assert found["dapr_grpc_io_healthprobes_completed_count"][labelled(grpc_client_status="OK")] >= 1
+    assert not [name for name in found if name.startswith(("dapr_http_client", "dapr_http_healthprobes"))]
+
+
+async def test_input_bindings(memory: Backbone, tmp_path: Path) -> None:
+    """Each attempt to hand an event over counts, by whether it was taken."""
+    resources = DEFAULTS + component("tick", "bindings.cron", schedule="@every 1s")
+    async with App() as app, gateway(memory, tmp_path, app=app, resources=resources, **ON) as node:
+        app.answer("/tick", 200)
+        labels = labelled(component="tick", namespace="", success="true")
+
+        async def told() -> None:
+            found = await scraped(node)
+            assert found.get("dapr_component_input_binding_count", {}).get(labels, 0) >= 1
+
+        await eventually(told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,27 @@ def test_names_are_unique() -> None:
 @pytest.mark.parametrize(("word", "value"), [("--app-ssl=true", True), ("--app-ssl=FALSE", False), ("--app-ssl", True)])
 def test_switch_takes_a_value_as_go_does(word: str, value: bool) -> None:
     assert _parsed(word).app_ssl is value
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("", True), ("--enable-metrics", True), ("--enable-metrics=true", True), ("--enable-metrics=false", False)],
+)
+def test_a_switch_may_be_on_unless_it_is_said_to_be_off(word: str, value: bool) -> None:
+    options = _parsed(word)
+    assert options.enable_metrics is value
+    assert _parsed(shlex.join(to_arguments(options))) == options
+
+
+@pytest.mark.parametrize(
+    ("line", "port"),
+    [("", None), ("--metrics-port 9999", 9999), ("--metrics-port 0", 0), ("-M -1", 0)],
+)
+def test_port_of_metrics(line: str, port: int | None) -> None:
+    """The usual one if nothing is said, or with ``mesh run`` a free one."""
+    options = replace(_parsed(line), app_id="a")
+    assert gateway_config(options, {}).metrics_port == port
+    assert gateway_config(options, {}, default_http_port=0).metrics_port == (port or 0)
 
 
 @pytest.mark.parametrize(
