@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Self, cast
 from urllib.parse import unquote
@@ -49,8 +49,7 @@ from mesh.errors import (
 from mesh.event import required_headers
 from mesh.operation import Arrival, Method, Operation
 from mesh.pipeline import InboundHandler
-from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
-from mesh.resources.resiliency import ResiliencyPolicies
+from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD, Observed, Tracing
 
 __all__ = [
@@ -489,11 +488,4 @@ async def _refuse(request: Request, error: MeshError) -> None:
     await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
 
 
-def _policy(policies: ResiliencyPolicies, target: str) -> Policy:
-    """Give an application's policy; only one that a user wrote repeats calls that may have run."""
-    policy = policies.for_app(target)
-    built_in = policy.retry is not None and policy.retry.name in BUILT_IN_RETRIES
-    return replace(policy, retry=None) if built_in else policy
-
-
-BLOCK = Block("invocation", (INVOKE,), Invocation, policy=_policy)
+BLOCK = Block("invocation", (INVOKE,), Invocation, policy=lambda policies, target: policies.for_app(target))

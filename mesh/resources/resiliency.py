@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from mesh.policies import BUILT_IN_RETRIES, CircuitBreaker, Policy, Retry, Timeout
+from mesh.policies import BUILT_IN_RETRIES, CircuitBreaker, Policy, Retry, StatusCodes, Timeout
 from mesh.scopes import in_scope
 
 __all__ = ["ComponentTarget", "Resiliency", "ResiliencyPolicies", "Target"]
@@ -18,6 +18,8 @@ __all__ = ["ComponentTarget", "Resiliency", "ResiliencyPolicies", "Target"]
 _T = TypeVar("_T")
 _MIN_RETRIES = 3
 _NOT_FOUND = "DaprBuiltInActorNotFoundRetries"
+_OF_CALLS = "DaprBuiltInServiceRetries"
+_UNAVAILABLE_OR_UNAUTHENTICATED = StatusCodes(((14, 14), (16, 16)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,15 @@ class ResiliencyPolicies:
             self._resources |= {name: resiliency.name for policies in named for name in policies}
 
     def for_app(self, app_id: str) -> Policy:
-        """Give the policy for invoking an app; the built-in retry when nothing names the app or a default retry."""
+        """Give the policy for invoking an app; the built-in retry only when a file redefines it.
+
+        A call that may have run is repeated only by what a user wrote.
+        """
         target = self._apps.get(app_id)
         policy = self._policy(target, ("App", ""))
-        if target is None and policy.retry is None:
-            return dataclasses.replace(policy, retry=self._retries["DaprBuiltInServiceRetries"])
+        built_in = self._retries[_OF_CALLS]
+        if target is None and policy.retry is None and built_in is not BUILT_IN_RETRIES[_OF_CALLS]:
+            return dataclasses.replace(policy, retry=_without_answers(built_in))
         return policy
 
     def for_component(self, name: str, kind: str, direction: Literal["inbound", "outbound"]) -> Policy:
@@ -120,8 +126,15 @@ class ResiliencyPolicies:
 def _raised(name: str, retry: Retry) -> Retry:
     if name == _NOT_FOUND:
         return BUILT_IN_RETRIES[name]
-    few = retry.max_retries is not None and retry.max_retries < _MIN_RETRIES
+    few = retry.max_retries is None or retry.max_retries < _MIN_RETRIES  # No limit is -1 in a file, and less as well.
     return dataclasses.replace(retry, max_retries=_MIN_RETRIES) if few and name in BUILT_IN_RETRIES else retry
+
+
+def _without_answers(retry: Retry) -> Retry:
+    """Limit the built-in retry to calls that came to no answer of the application, unless it says what it matches."""
+    if retry.http_statuses is not None or retry.grpc_statuses is not None:
+        return retry
+    return dataclasses.replace(retry, http_statuses=StatusCodes(()), grpc_statuses=_UNAVAILABLE_OR_UNAUTHENTICATED)
 
 
 def _first(known: Mapping[str, _T], names: Iterable[str]) -> _T | None:

@@ -33,7 +33,7 @@ from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host
 from mesh.values import is_host
 
-__all__ = ["IN_ANY", "OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
+__all__ = ["IN_ANY", "OURS", "PLACEMENT", "QUIET", "Meta", "component", "configuration", "http_endpoint"]
 
 OURS = "mesh."
 PLACEMENT = "mesh.placement"
@@ -85,11 +85,13 @@ _CLUSTER = (
     "selfLink",
     "uid",
 )
-_QUIET = Effect("", harmless=lambda _: True)
+QUIET = Effect("", harmless=lambda _: True)
+"""Nothing reads it, and nothing is said of it."""
+
 _BESIDE = Effect("its place is beside spec, not in it", unsafe=True)
 IN_ANY: Mapping[str, Effect] = {
-    "status": _QUIET,
-    **{f"metadata.{name}": _QUIET for name in _CLUSTER},
+    "status": QUIET,
+    **{f"metadata.{name}": QUIET for name in _CLUSTER},
     **{f"{where}.{name}": _BESIDE for where in ("spec", "metadata") for name in ("scopes", "auth")},
 }
 """What is read alike in every kind of resource."""

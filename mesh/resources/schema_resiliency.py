@@ -15,7 +15,7 @@ from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL
 from mesh.resources.documents import Document, Effect, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
 from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
-from mesh.resources.schema import IN_ANY, Meta
+from mesh.resources.schema import IN_ANY, QUIET, Meta
 from mesh.spelling import did_you_mean
 
 __all__ = ["resiliency"]
@@ -79,7 +79,11 @@ class ResiliencySpec:
 class ResiliencyFile(FileModel):
     """A Resiliency as it stands in a file."""
 
-    effects: ClassVar = {**IN_ANY, "spec.targets.actors": Effect("it has no effect yet: there are no actors")}
+    effects: ClassVar = {
+        **IN_ANY,
+        "version": QUIET,  # The reference's page of this kind has it, and nothing reads it.
+        "spec.targets.actors": Effect("it has no effect yet: there are no actors"),
+    }
 
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["Resiliency"]

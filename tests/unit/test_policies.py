@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -237,10 +237,10 @@ def named(*names: str, **more: Retry) -> dict[str, Retry]:
     return {name: Retry(name=name) for name in names} | more
 
 
-def test_no_resource_gives_built_in_retries_to_apps_alone() -> None:
-    """Components have no policy unless one is written."""
+def test_no_resource_gives_no_policies() -> None:
+    """Nothing is repeated by a policy unless one is written."""
     policies = ResiliencyPolicies()
-    assert policies.for_app("a") == Policy(retry=BUILT_IN_RETRIES["DaprBuiltInServiceRetries"])
+    assert policies.for_app("a") == Policy()
     assert policies.for_component("c", "pubsub", "inbound") == Policy()
 
 
@@ -326,12 +326,49 @@ def test_a_named_target_gets_what_it_names_and_no_defaults() -> None:
     assert policies.for_component("c", "state", "outbound").retry == Retry(name="DefaultRetryPolicy")
 
 
-@pytest.mark.parametrize(("given_", "used"), [(0, 3), (2, 3), (3, 3), (7, 7), (None, None)])
+@pytest.mark.parametrize(("given_", "used"), [(0, 3), (2, 3), (3, 3), (7, 7), (None, 3)])
 def test_redefined_built_ins_are_raised(given_: int | None, used: int | None) -> None:
-    """Fewer than three retries become three."""
+    """Fewer than three retries become three, -1 as well, as in the reference; an answer is not repeated."""
     name = "DaprBuiltInServiceRetries"
     policies = ResiliencyPolicies([Resiliency("r", retries={name: Retry(max_retries=given_, name=name)})])
-    assert policies.for_app("a").retry == Retry(max_retries=used, name=name)
+    unanswered = StatusCodes(((14, 14), (16, 16)))
+    expected = Retry(max_retries=used, http_statuses=StatusCodes(()), grpc_statuses=unanswered, name=name)
+    assert policies.for_app("a").retry == expected
+
+
+def test_a_redefined_built_in_may_say_what_it_matches() -> None:
+    """Its own matching counts then."""
+    name, matching = "DaprBuiltInServiceRetries", StatusCodes(((503, 503),))
+    retry = Retry(max_retries=4, http_statuses=matching, name=name)
+    assert ResiliencyPolicies([Resiliency("r", retries={name: retry})]).for_app("a").retry == retry
+
+
+def test_a_target_may_name_a_built_in() -> None:
+    """Then it is a policy as any other, for every failure."""
+    name = "DaprBuiltInServiceRetries"
+    policies = ResiliencyPolicies([Resiliency("r", apps={"a": Target(retry=name)})])
+    assert policies.for_app("a") == Policy(retry=BUILT_IN_RETRIES[name])
+
+
+KINDS = ["binding", "configuration", "conversation", "crypto", "lock", "pubsub", "secretstore", "statestore"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("direction", ["inbound", "outbound"])
+def test_every_block_has_default_names(kind: str, direction: Literal["inbound", "outbound"]) -> None:
+    """Of each direction, and no other block's."""
+    middle = f"{kind.capitalize()}Component{direction.capitalize()}"
+    others = [f"Default{each.capitalize()}ComponentOutboundRetryPolicy" for each in KINDS if each != kind]
+    policies = ResiliencyPolicies([Resiliency("r", retries=named(f"Default{middle}RetryPolicy", *others))])
+    assert policies.for_component("c", kind, direction).retry == Retry(name=f"Default{middle}RetryPolicy")
+
+
+@pytest.mark.parametrize("target", ["orders.shop", "http://127.0.0.1:80", "weather"])
+def test_apps_are_named_as_they_are_called(target: str) -> None:
+    """With the namespace, by URL, or by the endpoint's name; nothing is made of it."""
+    policies = ResiliencyPolicies([Resiliency("r", retries=named("r"), apps={target: Target(retry="r")})])
+    assert policies.for_app(target).retry == Retry(name="r")
+    assert policies.for_app("orders").retry is None
 
 
 def test_the_not_found_retries_cannot_be_redefined() -> None:
