@@ -30,10 +30,14 @@ class Caller:
     Attributes:
         namespace: The mesh's namespace that it is in.
         app_id: Its app id.
+        proven: Whether that was proven to who acts on it; else it is what the asking node says.
+        trust_domain: Of the identity, where it is proven.
     """
 
     namespace: str
     app_id: str
+    proven: bool = False
+    trust_domain: str = "public"
 
 
 @dataclass(frozen=True, slots=True)

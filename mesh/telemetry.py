@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 __all__ = [
+    "ACCESS",
     "APPLICATION_CALLED",
     "ARRIVALS",
     "BATCHES",
@@ -55,6 +56,7 @@ EVENTS_DUPLICATE = "events_duplicate"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
+ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
 
 MAX_SERIES = 1000
 OTHER = "(other)"

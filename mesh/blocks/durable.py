@@ -29,6 +29,7 @@ from urllib.parse import unquote
 import orjson
 
 from mesh import address, telemetry
+from mesh.access import Gate, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, readable, unpack
@@ -37,7 +38,7 @@ from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
-from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError
+from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError, PermissionDeniedError
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
@@ -309,7 +310,7 @@ class DurableInvocation:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)
         records = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
-        callee = _Callee(records, self._publish, application, self._app_id)
+        callee = _Callee(records, self._publish, application, self._parts.caller, self._parts.access)
         observer = self._parts.observer
         deliver = self._parts.inbound.towards(
             lambda arrival: callee.attempt(arrival.what),
@@ -339,7 +340,7 @@ class DurableInvocation:
         try:
             component, name = split_topic(topic)
             asked = Publish(name, body, "application/json", {"cloudevent.id": event_id})
-            caller = Caller(self._namespace, _caller(delivery.message.headers))
+            caller = sender(delivery.message.headers, self._namespace)
             await self._parts.run(Operation(PUBLISH, component, asked, Context(caller)))
         except MeshError as error:
             if error.retryable:
@@ -361,18 +362,18 @@ def split_topic(where: str) -> tuple[str, str]:
     return component, topic
 
 
-def _caller(headers: Mapping[str, str]) -> str:
-    return address.decode_token(headers.get("ce-source", "="))
-
-
 class _Callee:
     """Runs calls and notes what came of them."""
 
-    def __init__(self, records: LazyRecords, publish: PublishOutcome, application: Application, app_id: str) -> None:
+    def __init__(
+        self, records: LazyRecords, publish: PublishOutcome, application: Application, own: Caller, access: Gate
+    ) -> None:
         self._records = records
         self._publish = publish
         self._application = application
-        self._app_id = app_id
+        self._namespace = own.namespace
+        self._app_id = own.app_id
+        self._access = access
 
     async def attempt(self, delivery: Delivery) -> Attempt:
         """Run a call once, unless it has an outcome."""
@@ -387,19 +388,23 @@ class _Callee:
         if record is not None and record.state is not State.PENDING:
             await self._tell(delivery, record)
             return SUCCESS
+        verb, target = cast("str", verb), cast("str", target)
+        caller = sender(message.headers, self._namespace)
+        try:
+            target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
+        except (PermissionDeniedError, BadArgumentError) as error:
+            return Attempt(Outcome.DROP, str(error))  # As its outcome: who calls again is refused again.
         headers = [*cast("Headers", given), ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
         record = Record(
             call_id,
             self._app_id,
-            cast("str", target),
+            target,
             attempts=delivery.attempt,
-            caller=_caller(message.headers),
+            caller=caller.app_id,
             told=REPLY_HEADER not in message.headers,
         )
         try:
-            async with self._application.call(
-                cast("str", verb), cast("str", target), headers, message.body
-            ) as response:
+            async with self._application.call(verb, target, headers, message.body) as response:
                 body, truncated = await _read(response)
                 status, answered = response.status, forwardable(response.headers)
         except AppFailedError as error:
@@ -429,7 +434,7 @@ class _Callee:
             State.FAILED,
             attempts,
             reason,
-            caller=_caller(headers),
+            caller=sender(headers, self._namespace).app_id,
             told=REPLY_HEADER not in headers,
         )
         if (topic := headers.get(DEAD_LETTER_HEADER)) is not None:

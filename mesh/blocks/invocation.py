@@ -22,6 +22,7 @@ from typing import Self, cast
 import orjson
 
 from mesh import address, telemetry
+from mesh.access import Gate, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.broker import Message
@@ -41,6 +42,7 @@ from mesh.errors import (
     MeshError,
     NoResponderError,
     NotSpokenError,
+    PermissionDeniedError,
     StreamBrokenError,
 )
 from mesh.event import required_headers
@@ -196,7 +198,7 @@ def _judge(operation: Operation, answer: object, error: MeshError | None) -> Ver
     call = cast("Call", operation.arguments)
     again = isinstance(call.body, bytes)
     if error is not None:
-        return Verdict(False, again and error.retryable)
+        return Verdict(isinstance(error, PermissionDeniedError), again and error.retryable)
     status = cast("Answer", answer).status
     if call.grpc and status == OK:
         told = cast("Answer", answer).grpc_status or 0  # A stream that has begun works.
@@ -403,7 +405,7 @@ class Invocation:
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:
-        server = _Server(application, self._deliver)
+        server = _Server(application, self._deliver, self._parts.access, self._namespace)
         async with self._exchange.serve(address.app(self._namespace, self._app_id), self._app_id, server.handle):
             yield
 
@@ -416,9 +418,11 @@ async def _begin(arrival: Arrival) -> AppResponse:
 class _Server:
     """The callee's side."""
 
-    def __init__(self, application: Application, deliver: InboundHandler) -> None:
+    def __init__(self, application: Application, deliver: InboundHandler, access: Gate, namespace: str) -> None:
         self._application = application
         self._deliver = deliver
+        self._access = access
+        self._namespace = namespace
 
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
@@ -430,8 +434,16 @@ class _Server:
         if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
             await _refuse(request, NotSpokenError(NO_GRPC))
             return
+        verb, target = cast("str", verb), cast("str", target)
+        if self._access.rules is not None:
+            try:
+                caller = sender(request.headers, self._namespace)
+                target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
+            except (PermissionDeniedError, BadArgumentError) as error:
+                await _refuse(request, error)
+                return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
-        calling = self._application.call(cast("str", verb), cast("str", target), cast("Headers", headers), body)
+        calling = self._application.call(verb, target, cast("Headers", headers), body)
         try:
             async with AsyncExitStack() as stack:
                 begin = partial(stack.enter_async_context, calling)

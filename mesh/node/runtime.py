@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import cast
 
 from mesh import address
+from mesh.access import Gate
 from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
@@ -310,6 +311,7 @@ class Runtime(Steps):
             open_outside=None,
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
+            access=Gate(self.caller, settings.configuration.spec.access_control, self._observer),
             memory=self._memory(),
             binding_seconds=settings.binding_seconds,
         )

@@ -19,6 +19,8 @@ from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEn
 from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
+    AccessControl,
+    AccessOperation,
     APISpec,
     Configuration,
     ConfigurationSpec,
@@ -37,7 +39,8 @@ PLACEMENT = "mesh.placement"
 PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2: names of headers, verbs.
+_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f#?\\]")
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
 
 
@@ -256,16 +259,12 @@ def _can_be_sent(document: Document, headers: Sequence[MetadataEntry], problems:
     wrong: list[Problem] = []
     for index, entry in enumerate(headers):
         place = ("spec", "headers", index)
-        if not _HEADER_NAME.fullmatch(entry.name):
+        if not _TOKEN.fullmatch(entry.name):
             wrong.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
         if isinstance(entry.value, str) and (refusal := header_refusal(entry.value)):
             wrong.append(document.problem(refusal, (*place, "value")))
     problems += wrong
     return not wrong
-
-
-def _admits_all(section: object) -> bool:
-    return isinstance(section, dict) and not section.get("policies") and section.get("defaultAction") != "deny"
 
 
 def _says_enabled(section: object) -> bool:
@@ -286,7 +285,6 @@ class ConfigurationFile(FileModel):
 
     effects: ClassVar = {
         **IN_ANY,
-        **_unsafe("accessControl", _admits_all),
         **_unsafe("httpPipeline"),
         **_unsafe("appHttpPipeline"),
         "spec.mtls.enabled": Effect(
@@ -324,6 +322,7 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     _check_api(document, model.spec.api or APISpec(), problems, warnings)
     for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
         problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
+    _check_access(document, model.spec.access_control or AccessControl(), problems, warnings)
     if len(problems) > before:
         return None
     meta = model.metadata
@@ -345,6 +344,41 @@ def _check_api(document: Document, api: APISpec, problems: list[Problem], warnin
                 message += "; it would deny nothing" if unsafe else ""
                 at = document.problem(message, ("spec", "api", list_name, index, key))
                 (problems if guess or unsafe else warnings).append(at)
+
+
+def _check_access(document: Document, section: AccessControl, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find policies of nobody, those that stand here twice, and operations that no call fits."""
+    seen: set[tuple[str, ...]] = set()
+    for index, policy in enumerate(section.policies):
+        at: tuple[str | int, ...] = ("spec", "accessControl", "policies", index)
+        named = {"appId": policy.app_id, "namespace": policy.namespace, "trustDomain": policy.trust_domain}
+        problems += [
+            document.problem("it is empty, and names nobody", (*at, key)) for key, text in named.items() if not text
+        ]
+        if (whose := tuple(named.values())) in seen:
+            problems.append(document.problem(f"there is a policy of {policy.app_id} before, which would not count", at))
+        seen.add(whose)
+        for number, operation in enumerate(policy.operations):
+            place = (*at, "operations", number)
+            wrong = _operation_problem(operation)
+            if wrong is not None:
+                problems.append(document.problem(wrong[1], (*place, wrong[0])))
+            elif not operation.http_verb:
+                told = f"operation {operation.name} has no httpVerb: it counts for applications on gRPC alone"
+                warnings.append(document.problem(told, place))
+
+
+def _operation_problem(operation: AccessOperation) -> tuple[str, str] | None:
+    """Say which member of an operation makes it one that no call fits (``mesh/access.py``), and why."""
+    inner = operation.name.strip("/")
+    if "%" in inner:
+        return "name", "a path is written as it is read, without escapes: ' ' for '%20'"
+    if _NOT_IN_PATHS.search(inner) or (inner and not {"", ".", ".."}.isdisjoint(inner.split("/"))):
+        return "name", f"no call has the path '{operation.name}': it is compared without '//', '.', '..', '?' and '#'"
+    for verb in operation.http_verb:
+        if not _TOKEN.fullmatch(verb) or ("*" in verb and verb != "*"):
+            return "httpVerb", f"'{verb}' is no verb; '*' alone stands for all of them"
+    return None
 
 
 def _entries(

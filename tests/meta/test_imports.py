@@ -84,7 +84,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.queues.mqtt": (335, frozenset()),
     "bindings.queues.rabbitmq": (380, frozenset({"aiormq"})),
     "bindings.in_memory": (310, frozenset()),
-    "bindings.kubernetes.configuration": (415, frozenset()),
+    "bindings.kubernetes.configuration": (416, frozenset()),
     "bindings.kubernetes.crypto": (575, frozenset()),
     "bindings.kubernetes.secrets": (440, frozenset()),
     "bindings.local": (210, frozenset()),

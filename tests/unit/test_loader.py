@@ -305,14 +305,6 @@ CASES: dict[str, tuple[str, list[str]]] = {
 
 
 UNSAFE: dict[str, tuple[str, str]] = {
-    "access": (
-        CONFIGURATION + "  accessControl: {defaultAction: deny}\n",
-        "accessControl: accessControl is not supported",
-    ),
-    "policies": (
-        CONFIGURATION + "  accessControl: {policies: [{appId: a, trustDomain: t, namespace: n}]}\n",
-        "accessC",
-    ),
     "pipeline": (CONFIGURATION + "  httpPipeline: {handlers: [{name: a, type: b}]}\n", "httpPipeline: httpPipeline is"),
     "other pipeline": (
         CONFIGURATION + "  appHttpPipeline: {handlers: [{name: a, type: b}]}\n",
