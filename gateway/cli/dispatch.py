@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "components": ("components", "list the components of running gateways"),
     "component": ("component", "list the types of components, and write a file of one"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
+    "broker": ("broker", "print the rights that a gateway needs on the broker"),
     "status": ("status", "show the backbone and its gateways"),
     "init": ("init", "say that nothing has to be installed, or make a link that is called dapr"),
     "uninstall": ("uninstall", "remove stored data"),

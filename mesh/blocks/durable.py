@@ -44,7 +44,18 @@ from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.telemetry import Observed
 
-__all__ = ["ACCEPT", "BLOCK", "CALLS", "KEEP_SECONDS", "OUTCOME", "DurableCall", "DurableInvocation", "Record", "State"]
+__all__ = [
+    "ACCEPT",
+    "BLOCK",
+    "CALLS",
+    "KEEP_SECONDS",
+    "OUTCOME",
+    "RECORDS",
+    "DurableCall",
+    "DurableInvocation",
+    "Record",
+    "State",
+]
 
 logger = logging.getLogger(__name__)
 
