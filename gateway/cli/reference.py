@@ -36,7 +36,7 @@ Sign = Literal["success", "failure", "warning", "info"]
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
-    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components?|asyncapi|status|init|uninstall|completion"
+    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components?|broker|asyncapi|status|init|uninstall|completion"
     r"|version|COMMAND)\b)"
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
