@@ -387,8 +387,7 @@ class Runtime(Steps):
         """
         store = address.store(self.settings.namespace, name)
         if self.broker.features.key_value:
-            provider = cast("KeyValueProvider", self.broker)
-            return KeyValueStateStore(await provider.key_value(store))
+            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
                 return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's

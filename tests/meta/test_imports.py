@@ -110,7 +110,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.sftp": (480, frozenset({"asyncssh"})),
     "bindings.vault": (440, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
-    "brokers.faststream": (525, frozenset({"faststream", "pydantic"})),
+    "brokers.faststream": (526, frozenset({"faststream", "pydantic"})),
     "brokers.kafka": (320, frozenset({"aiokafka"})),
     "brokers.memory": (205, frozenset()),
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
