@@ -49,6 +49,7 @@ def _publish(rights: Rights) -> list[str]:
         stream = stream_of(space)
         found += [f"{space}.>", *_stream(stream), f"$JS.API.CONSUMER.LIST.{stream}", f"$JS.API.STREAM.PURGE.{stream}"]
         found += _consumer(stream, "*", f"{space}.>")
+        found.append(f"$JS.API.STREAM.MSG.GET.{stream}")  # For the age of what waits.
     for name in rights.stores:
         bucket = f"KV_{encode_token(name)}"
         found += [f"$KV.{encode_token(name)}.>", *_stream(bucket)]

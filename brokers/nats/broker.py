@@ -210,8 +210,8 @@ class NatsBroker(Adapter):
         return Backlog(sum(each.waiting for each in found), sum(each.taken or 0 for each in found), oldest)
 
     async def _backlog(self, address: Address, subject: str, options: SubscribeOptions) -> Backlog:
-        stream = _stream(address.space)
-        answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{_consumer_name(options.group, subject)}")
+        stream = stream_of(address.space)
+        answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{consumer_name(options.group, subject)}")
         check_api(answer, f"cannot look at group {options.group!r} of {address}")
         waiting, taken = cast("int", answer["num_pending"]), cast("int", answer["num_ack_pending"])
         if not waiting + taken:

@@ -60,6 +60,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.EVENTS_EXPIRED: ("component", "topic"),
     telemetry.DURABLE_CALLS: ("app", "outcome"),
     telemetry.INVOCATIONS_WAITED: ("app",),
+    telemetry.ACCESS: ("by", "action", "namespace", "trust_domain"),
     HTTP_SERVED: ("verb", "path", "status"),
     HTTP_RECEIVED: (),
     HTTP_SENT: (),
