@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self, cast
+from urllib.parse import unquote
 
 import orjson
 
@@ -44,6 +45,7 @@ from mesh.errors import (
     NotSpokenError,
     PermissionDeniedError,
     StreamBrokenError,
+    UnprovenError,
 )
 from mesh.event import required_headers
 from mesh.operation import Arrival, Method, Operation
@@ -430,6 +432,11 @@ class _Server:
             verb, target, headers = unpack(request.headers[HTTP_HEADER])
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
+            return
+        try:
+            request.check_caller(unquote(request.headers.get("ce-source", "")))
+        except UnprovenError as error:
+            await _refuse(request, error)
             return
         if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
             await _refuse(request, NotSpokenError(NO_GRPC))
