@@ -320,7 +320,7 @@ def test_it_is_said_that_no_identity_is_proven(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_sender_is_who_it_says_it_is() -> None:
-    assert sender({"ce-source": "my=20shop"}, "ns") == Caller("ns", "my shop")
+    assert sender({"ce-source": "my%20shop"}, "ns") == Caller("ns", "my shop")
     assert sender({}, "ns") == Caller("ns", "")
 
 
