@@ -48,7 +48,7 @@ from mesh.errors import (
     UnprovenError,
 )
 from mesh.event import required_headers
-from mesh.operation import Arrival, Method, Operation
+from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
 from mesh.resources.resiliency import ResiliencyPolicies
@@ -444,7 +444,8 @@ class _Server:
         verb, target = cast("str", verb), cast("str", target)
         if self._access.rules is not None:
             try:
-                caller = sender(request.headers, self._namespace)
+                who = request.caller
+                caller = sender(request.headers, self._namespace) if who is None else Caller.proven_by(who)
                 target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
             except (PermissionDeniedError, BadArgumentError) as error:
                 await _refuse(request, error)

@@ -316,7 +316,12 @@ class Runtime(Steps):
             open_outside=None,
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
-            access=Gate(self.caller, settings.configuration.spec.access_control, self._observer),
+            access=Gate(
+                self.caller,
+                settings.configuration.spec.access_control,
+                self._observer,
+                proves=settings.trust is not None,
+            ),
             memory=self._memory(),
             binding_seconds=settings.binding_seconds,
         )
