@@ -93,7 +93,7 @@ class NodeSettings:
         endpoints: Services outside of the mesh, in scope.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
-        observer: Is told of everything besides the node's own counters, and of broker and application too.
+        observer: Is told of everything; in place of the node's own counters if it is such, else besides them.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
@@ -165,10 +165,10 @@ class Runtime(Steps):
         self.settings = settings
         self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
-        self.counters = Counters()
+        self.counters = settings.observer if isinstance(settings.observer, Counters) else Counters()
         self.conditions = Conditions(settings.observer)
         self._observer: Observer = self.counters
-        if settings.observer is not None:
+        if settings.observer not in (None, self.counters):
             self._observer = both(self.counters, settings.observer)
         self.methods: Sequence[str] | None = None
         self.broker: Broker
