@@ -41,7 +41,7 @@ quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC a
 quick-tests: WORKERS = 7
 quick-tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
-		tests/meta tests/unit tests/contract tests/grpc tests/http
+		tests/meta tests/unit tests/trust tests/contract tests/grpc tests/http
 
 check: static ## lint, types, import rules, docs
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/meta

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from mesh.trust.identity import TrustSettings
+
 __all__ = [
     "APP_PROTOCOLS",
     "CLOSE_SECONDS",
@@ -94,6 +96,7 @@ class GatewayConfig:
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Log every API call.
+        trust: How it proves who it is; None = it does not. Without a trust domain, the Configuration says which.
         h2c: Speak HTTP/2 without TLS beside HTTP/1.1 (``DAPR_HTTP_DISABLE_H2C``).
         tokens: Secrets between application and gateway.
         init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
@@ -129,6 +132,7 @@ class GatewayConfig:
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool = False
+    trust: TrustSettings | None = None
     h2c: bool = True
     tokens: Tokens = field(default_factory=Tokens)
     init_endpoints_off: frozenset[str] = frozenset()

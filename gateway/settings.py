@@ -19,6 +19,7 @@ from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.resources.component import HTTPEndpoint, header_refusal, in_kubernetes
 from mesh.resources.configuration import Configuration
+from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, TrustSettings
 
 if TYPE_CHECKING:
     from mesh.resources.loader import ResourceFiles
@@ -102,7 +103,7 @@ class Reader:
             application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
         )
         if not self.paths:
-            return settings
+            return replace(settings, trust=self._trust())
         from mesh.resources.loader import ResourceFiles
 
         if self._files is None:
@@ -133,7 +134,16 @@ class Reader:
             configuration=self._configuration,
             endpoints=endpoints,
             withheld=resources.withheld,
+            trust=self._trust(),
         )
+
+    def _trust(self) -> TrustSettings | None:
+        """Say how the node proves who it is, in the trust domain of the option, else of the Configuration."""
+        trust = self._config.trust
+        if trust is None or trust.trust_domain:
+            return trust
+        rules = self._configuration.spec.access_control
+        return replace(trust, trust_domain=DEFAULT_TRUST_DOMAIN if rules is None else rules.trust_domain)
 
     def _read_configuration(self) -> None:
         """Read what ``--config`` names; what is wrong leaves it as it was."""

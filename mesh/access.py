@@ -268,14 +268,16 @@ class Gate:
         rules: What holds now; None admits everybody.
     """
 
-    def __init__(self, own: Caller, section: AccessControl | None, observer: Observer) -> None:
+    def __init__(self, own: Caller, section: AccessControl | None, observer: Observer, *, proves: bool = False) -> None:
         """Begin with a Configuration's section.
 
         Args:
             own: The application that is called.
             section: None admits everybody.
             observer: Is told of every decision.
+            proves: Whether callers can prove who they are to this node.
         """
+        self._proves = proves
         self.rules: Rules | None = None
         self._own = own.app_id, own.namespace
         self._observer = observer
@@ -285,10 +287,10 @@ class Gate:
     def apply(self, section: AccessControl | None) -> None:
         """Decide by another section from here on."""
         made = rules(section)
-        if made is not None and made != self.rules and made.policies:
+        if made is not None and made != self.rules and made.policies and not self._proves:
             logger.warning(
-                "spec.accessControl names callers, and this node proves no identities: for all of them holds its "
-                "defaultAction, %s",
+                "spec.accessControl names callers, and no --trust-mode lets callers prove who they are: "
+                "for all of them holds its defaultAction, %s",
                 "allow" if made.default else "deny",
             )
         self.rules = made

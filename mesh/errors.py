@@ -9,6 +9,7 @@
     ├── MissingDependencyError        a component needs a library that is not installed
     ├── FeatureNotSupportedError      the broker or store declares that it cannot do this
     ├── PermissionDeniedError         a scope or policy refuses it
+    ├── UnprovenError                 somebody does not prove to be who it says
     ├── CircuitOpenError              a circuit breaker refuses the call for now
     ├── BadArgumentError              what was asked makes no sense; nothing was done
     ├── ComponentError                a component cannot be used
@@ -111,6 +112,7 @@ __all__ = [
     "StreamEndedError",
     "TooManyOperationsError",
     "TopologyMismatchError",
+    "UnprovenError",
 ]
 
 
@@ -189,6 +191,12 @@ class PermissionDeniedError(MeshError):
     """A scope or policy refuses it."""
 
     code = "PERMISSION_DENIED"
+
+
+class UnprovenError(MeshError):
+    """Somebody does not prove to be who it says, or what it sent is altered, repeated or too old; nothing was done."""
+
+    code = "IDENTITY_NOT_PROVEN"
 
 
 class CircuitOpenError(MeshError):

@@ -104,6 +104,8 @@ class Hosted:
         if method is None:
             raise ComponentError(self.component.name, f"component {self.component.name} is not asked {name!r}")
         app_id = address.decode_token(headers.get(CALLER_HEADER, "="))
+        request.check_caller(app_id)
+        who = request.caller
         if not in_scope(self.component.scopes, app_id):
             raise PermissionDeniedError(f"component {self.component.name} is not in the scope of app id {app_id}")
         followed: Body | None = None
@@ -113,7 +115,8 @@ class Hosted:
         else:
             body = request.body if not request.streamed else await joined(request.parts())
         trace = headers.get("ce-traceparent"), headers.get("ce-tracestate", "")
-        context = Context(Caller(namespace, app_id), request.deadline, *trace)
+        caller = Caller(namespace, app_id) if who is None else Caller.proven_by(who)
+        context = Context(caller, request.deadline, *trace)
         return Operation(method, self.component.name, decoded(body, method.arguments), context, body=followed)
 
 

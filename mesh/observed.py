@@ -6,8 +6,9 @@ Whoever builds a node may give it an observer (``NodeSettings.observer``); only 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, cast
 
 from mesh import telemetry
@@ -71,6 +72,39 @@ def observed_broker(broker: Broker, observer: Observer | None, component: str = 
     return broker if observer is None else cast("Broker", _Broker(broker, observer, component))
 
 
+class _Call(AbstractAsyncContextManager[AppResponse]):
+    """A call as it is; a generator for it would take longer than all the rest."""
+
+    def __init__(self, calling: AbstractAsyncContextManager[AppResponse], tell: Callable[[str, float], None]) -> None:
+        self._calling, self._tell = calling, tell
+        self._started, self._outcome = 0.0, telemetry.CANCELLED
+
+    async def __aenter__(self) -> AppResponse:
+        self._started = time.perf_counter()
+        try:
+            response = await self._calling.__aenter__()
+        except BaseException as error:
+            self._tell(_outcome(error, telemetry.CANCELLED), self._started)
+            raise
+        self._outcome = str(response.status)
+        return response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._calling.__aexit__(kind, error, traceback)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._tell(_outcome(error, self._outcome), self._started)
+
+
+def _outcome(error: BaseException | None, otherwise: str) -> str:
+    return error.code if isinstance(error, MeshError) else otherwise
+
+
 class _Application:
     def __init__(self, application: Application, observer: Observer) -> None:
         self._application = application
@@ -83,18 +117,9 @@ class _Application:
         labels = verb, target.partition("?")[0], outcome
         self._observer(Observed(telemetry.APPLICATION_CALLED, labels, 1, time.perf_counter() - started))
 
-    @asynccontextmanager
-    async def call(self, method: str, target: str, headers: Headers, body: Any) -> AsyncIterator[AppResponse]:
-        started, outcome = time.perf_counter(), telemetry.CANCELLED
-        try:
-            async with self._application.call(method, target, headers, body) as response:
-                outcome = str(response.status)
-                yield response
-        except MeshError as error:
-            outcome = error.code
-            raise
-        finally:
-            self._tell(method, target, outcome, started)
+    def call(self, method: str, target: str, headers: Headers, body: Any) -> AbstractAsyncContextManager[AppResponse]:
+        calling = self._application.call(method, target, headers, body)
+        return _Call(calling, lambda outcome, started: self._tell(method, target, outcome, started))
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         started, outcome = time.perf_counter(), telemetry.CANCELLED

@@ -17,6 +17,7 @@ from mesh.policies import Verdict, by_error
 
 if TYPE_CHECKING:
     from mesh.flow import Body
+    from mesh.trust.identity import Identity
 
 __all__ = ["DEFAULT_SECONDS", "Arrival", "Caller", "Context", "Method", "Operation"]
 
@@ -38,6 +39,11 @@ class Caller:
     app_id: str
     proven: bool = False
     trust_domain: str = "public"
+
+    @classmethod
+    def proven_by(cls, identity: Identity) -> Caller:
+        """Make the caller that somebody has proven to be."""
+        return cls(identity.namespace, identity.app_id, proven=True, trust_domain=identity.trust_domain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ __all__ = [
     "POLICIES_ACTIVATED",
     "POLICIES_APPLIED",
     "Tracing",
+    "UNPROVEN",
     "both",
     "child_span",
     "is_traceparent",
@@ -57,6 +58,7 @@ EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
+UNPROVEN = "unproven"  # request, answer or told; missing, invalid or replayed
 
 MAX_SERIES = 1000
 OTHER = "(other)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.config import APP_PROTOCOLS, DEFAULT_BACKBONE, AppProtocol, GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
+from mesh.trust.identity import MODES, TrustSettings
 from mesh.urls import in_url
 from mesh.values import is_host, parse_bool, parse_duration, parse_size
 
@@ -146,9 +147,6 @@ def gateway_config(
     check = _Checker()
     if problem := app_id_problem(options.app_id or ""):
         check.complain("--app-id", problem)
-    level = _LEVELS.get((options.log_level or "info").lower())
-    if level is None:
-        check.complain("--log-level", f"'{options.log_level}' is none of debug, info, warning, error")
     http_port = check.port("--dapr-http-port", options.dapr_http_port)
     if http_port is None:
         http_port = default_http_port if options.dapr_http_port is None else 0
@@ -179,9 +177,10 @@ def gateway_config(
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         app_binding_seconds=_binding_seconds(options, check),
         drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
-        log_level=level or "info",
+        log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
+        trust=_trust(options, environ, check),
         h2c=not check.truth("DAPR_HTTP_DISABLE_H2C", environ.get("DAPR_HTTP_DISABLE_H2C")),
         tokens=Tokens.from_environment(environ),
         init_endpoints_off=_init_endpoints(options, check),
@@ -190,6 +189,36 @@ def gateway_config(
     if check.problems:
         raise ConfigError(check.problems)
     return config
+
+
+def _level(options: GatewayOptions, check: _Checker) -> str:
+    level = _LEVELS.get((options.log_level or "info").lower())
+    if level is None:
+        check.complain("--log-level", f"'{options.log_level}' is none of debug, info, warning, error")
+    return level or "info"
+
+
+def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> TrustSettings | None:
+    """Read how the node proves who it is; each option has a variable, and goes before it."""
+    names = ("mode", "dir", "cert", "key", "roots", "domain", "hosts")
+    given: dict[str, str] = {
+        each: getattr(options, f"trust_{each}") or environ.get(f"MESH_TRUST_{each.upper()}", "") for each in names
+    }
+    paths = {each: Path(given[each]).expanduser().absolute() if given[each] else None for each in names[1:5]}
+    files = [each for each in names[2:5] if paths[each]]
+    if files and (len(files) < 3 or paths["dir"]):
+        check.complain("--trust-cert", "it goes with --trust-key and --trust-roots, and without --trust-dir")
+        return None
+    mode = (given["mode"] or ("strict" if files or paths["dir"] else "off")).lower()
+    if mode not in MODES:
+        check.complain("--trust-mode", f"'{given['mode']}' is none of {', '.join(MODES)}")
+    if mode not in ("permissive", "strict"):
+        return None
+    folder = None if files else paths["dir"] or mesh_home(environ) / "trust"
+    domain = given["domain"] or ""  # What the Configuration says.
+    hosts = frozenset(split_list(given["hosts"]))
+    three = paths["cert"], paths["key"], paths["roots"]
+    return TrustSettings("strict" if mode == "strict" else "permissive", domain, folder, *three, hosts)
 
 
 def _protocol(options: GatewayOptions, check: _Checker) -> AppProtocol:

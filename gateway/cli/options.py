@@ -59,7 +59,7 @@ def _option(default: T, kind: Kind, names: str, help: str = "", *, section: str 
 
 
 _IDENTITY, _PORTS, _APP = "options", "where the gateway listens", "the application"
-_LIMITS, _LOGS = "limits", "logs"
+_LIMITS, _LOGS, _TRUST = "limits", "logs", "who it proves to be"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +169,38 @@ class GatewayOptions:
         None, "number", "--dapr-graceful-shutdown-seconds", "time to finish calls at the end (5)", section=_LIMITS
     )
 
+    trust_mode: str | None = _option(
+        None,
+        "text",
+        "--trust-mode",
+        "off, permissive or strict: what is asked of others (MESH_TRUST_MODE)",
+        section=_TRUST,
+        metavar="MODE",
+    )
+    trust_dir: str | None = _option(
+        None, "text", "--trust-dir", "folder of a root, see mesh trust (MESH_TRUST_DIR)", section=_TRUST, metavar="DIR"
+    )
+    trust_cert: str | None = _option(
+        None, "text", "--trust-cert", "certificate chain, PEM (MESH_TRUST_CERT)", section=_TRUST, metavar="FILE"
+    )
+    trust_key: str | None = _option(
+        None, "text", "--trust-key", "its private key, PEM (MESH_TRUST_KEY)", section=_TRUST, metavar="FILE"
+    )
+    trust_roots: str | None = _option(
+        None, "text", "--trust-roots", "who is trusted, PEM (MESH_TRUST_ROOTS)", section=_TRUST, metavar="FILE"
+    )
+    trust_domain: str | None = _option(
+        None, "text", "--trust-domain", "whose names count (MESH_TRUST_DOMAIN; public)", section=_TRUST, metavar="NAME"
+    )
+    trust_hosts: str | None = _option(
+        None,
+        "text",
+        "--trust-hosts",
+        "app ids that may answer for components, comma separated (MESH_TRUST_HOSTS; all)",
+        section=_TRUST,
+        metavar="NAMES",
+    )
+
     log_level: str | None = _option(
         None, "text", "--log-level", "debug, info, warning or error", section=_LOGS, metavar="LEVEL"
     )
@@ -257,6 +289,13 @@ NOT_OF_RUN = frozenset(
         "--metrics-listen-address",
         "--mode",
         "--scheduler-job-streams",
+        "--trust-cert",
+        "--trust-dir",
+        "--trust-domain",
+        "--trust-hosts",
+        "--trust-key",
+        "--trust-mode",
+        "--trust-roots",
         "--sentry-address",
         "--sentry-request-jwt-audiences",
         "--wait",

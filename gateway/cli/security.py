@@ -31,6 +31,7 @@ __all__ = ["SEVERITIES", "Opening", "Severity", "look"]
 Severity = Literal["high", "medium", "low"]
 SEVERITIES: tuple[Severity, ...] = ("high", "medium", "low")
 MAX_KEY_FILES = 1000
+TRUST = ("MESH_TRUST_MODE", "MESH_TRUST_DIR", "MESH_TRUST_CERT")
 
 _ENCRYPTED = {"nats": "tls", "redis": "rediss", "amqp": "amqps", "kafka": "kafkas", "mqtt": "mqtts", "http": "https"}
 _ENCRYPTED |= {"ws": "wss", "tcp": "ssl"}
@@ -86,12 +87,13 @@ def look(
         environ: Of whoever asks: where the backbone is that gateways would use.
     """
     registry = Registry()
+    proves = any(config.trust is not None for _, config in apps) or any(environ.get(name) for name in TRUST)
     found = [
         *_backbone(environ.get("MESH_BACKBONE", ""), None, "MESH_BACKBONE"),
         *(each for file, config in apps for each in _gateway(file, config)),
         *(each for component in components for each in _component(component, registry)),
         *(each for endpoint in endpoints for each in _endpoint(endpoint)),
-        *(each for configuration in configurations for each in _configuration(configuration)),
+        *(each for configuration in configurations for each in _configuration(configuration, proves=proves)),
     ]
     return sorted(dict.fromkeys(found), key=lambda each: SEVERITIES.index(each.severity))
 
@@ -206,16 +208,16 @@ def _endpoint(endpoint: HTTPEndpoint) -> Iterator[Opening]:
             yield Opening("high", "plain-secret", where, _BY_REFERENCE)
 
 
-def _configuration(configuration: Configuration) -> Iterator[Opening]:
+def _configuration(configuration: Configuration, *, proves: bool) -> Iterator[Opening]:
     def at(message: str, path: str) -> Problem:
         return Problem(message, path, configuration.file, configuration.line)
 
     access = configuration.spec.access_control
-    if access is not None and access.policies:
+    if access is not None and access.policies and not proves:
         allows = access.default_action == "allow"
-        told = "its policies are about callers whose identity is proven, and gateways prove none: everybody "
+        told = "its policies are about callers whose identity is proven, and none is asked to be: everybody "
         told += "may call" if allows else "is denied"
-        advice = "defaultAction: deny, and rights on the broker for each gateway" if allows else "see docs/access.md"
+        advice = "identities (docs/trust.md)" + (", or defaultAction: deny" if allows else "")
         yield Opening("high" if allows else "low", "claimed-callers", at(told, "spec.accessControl"), advice)
     secrets = configuration.spec.secrets
     for index, scope in enumerate(() if secrets is None else secrets.scopes):

@@ -97,7 +97,7 @@ class Metrics:
         """Give everything as Prometheus reads it."""
         async with self._asking:
             waiting = await backlogs.look()
-            measured = {**self.recorder.snapshot(), **_now(runtime), **_before(waiting)}
+            measured = {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
             app_id, settings = self._config.app_id, self._settings
             # In a thread: some thousands of series take a while.
             return await asyncio.to_thread(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
-from gateway.metrics.sources import OPEN, SIZES, SOURCES
-from mesh.telemetry import OTHER, Observed
+from gateway.metrics.sources import DETAILS, OPEN, SIZES, SOURCES
+from mesh.telemetry import OTHER, Counters, Observed
 
 __all__ = ["BUCKETS", "SIZE_BUCKETS", "Recorder", "Series"]
 
@@ -62,8 +62,8 @@ class Series:
         self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
 
 
-class Recorder:
-    """The node's metrics; an `Observer`."""
+class Recorder(Counters):
+    """The node's metrics; an `Observer`, in place of the counters that a node has without."""
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Recorder:
             buckets: Upper bounds of latencies in milliseconds.
             relabel: By name, gives the labels to count under instead.
         """
+        super().__init__()
         self._buckets = buckets
         self._relabel = relabel or {}
         self._found: dict[_Key, Series] = {}
@@ -125,7 +126,21 @@ class Recorder:
             self._found[key] = series
         return series
 
-    def snapshot(self) -> dict[str, list[tuple[tuple[str, ...], Series]]]:
+    def add(self, name: str, *labels: str, by: int = 1) -> None:
+        """Count."""
+        self(Observed(name, labels, by))
+
+    def snapshot(self) -> Mapping[tuple[str, ...], int]:
+        """Give all counts as of now, as counters do."""
+        counts: dict[tuple[str, ...], int] = {}
+        for name, kept in self._kept.items():
+            without_details = len(SOURCES[name]) - DETAILS.get(name, 0)
+            for values, series in kept.items():
+                key = (name, *values[:without_details])
+                counts[key] = counts.get(key, 0) + int(series.times)
+        return counts
+
+    def measured(self) -> dict[str, list[tuple[tuple[str, ...], Series]]]:
         """Give what was measured until now, by name."""
         taken: dict[str, list[tuple[tuple[str, ...], Series]]] = {}
         for name, kept in self._kept.items():

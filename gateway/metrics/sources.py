@@ -9,6 +9,7 @@ from mesh import telemetry
 __all__ = [
     "BREAKERS",
     "COMPONENTS",
+    "DETAILS",
     "ERRORS_TOLD",
     "GATEWAY",
     "GRPC_CALLED",
@@ -76,6 +77,8 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     TAKEN: ("component", "topic"),
     OLDEST: ("component", "topic"),
 }
+DETAILS: Mapping[str, int] = {telemetry.OPERATIONS: 1, telemetry.ARRIVALS: 2}
+"""How many of these labels, from the end, are details."""
 OPEN = frozenset(("app", "broker", "caller", "component", "detail", "of", "path", "rpc", "target", "topic", "verb"))
 """Labels whose values come from outside, so that nothing else bounds them."""
 SIZES = frozenset((HTTP_RECEIVED, HTTP_SENT))

@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self, cast
+from urllib.parse import unquote
 
 import orjson
 
@@ -44,9 +45,10 @@ from mesh.errors import (
     NotSpokenError,
     PermissionDeniedError,
     StreamBrokenError,
+    UnprovenError,
 )
 from mesh.event import required_headers
-from mesh.operation import Arrival, Method, Operation
+from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
 from mesh.resources.resiliency import ResiliencyPolicies
@@ -431,13 +433,19 @@ class _Server:
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
             return
+        try:
+            request.check_caller(unquote(request.headers.get("ce-source", "")))
+        except UnprovenError as error:
+            await _refuse(request, error)
+            return
         if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
             await _refuse(request, NotSpokenError(NO_GRPC))
             return
         verb, target = cast("str", verb), cast("str", target)
         if self._access.rules is not None:
             try:
-                caller = sender(request.headers, self._namespace)
+                who = request.caller
+                caller = sender(request.headers, self._namespace) if who is None else Caller.proven_by(who)
                 target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
             except (PermissionDeniedError, BadArgumentError) as error:
                 await _refuse(request, error)

@@ -14,7 +14,7 @@ from mesh.broker import Message
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, Link
 from mesh.calls.waiting import Waiting
-from mesh.errors import BrokerError
+from mesh.errors import BrokerError, UnprovenError
 
 __all__ = ["GIVEN_UP", "Asking", "NotTakenError"]
 
@@ -49,8 +49,11 @@ class Asking:
         for served, tokens in given_up.items():
             for first in range(0, len(tokens), MAX_CALLS):
                 body = orjson.dumps({"calls": tokens[first : first + MAX_CALLS]})
-                message = Message({FRAME_HEADER: GIVEN_UP}, body)
-                await self._exchange.broker.broadcast(address.members(served), message)
+                await self._broadcast(served, Message({FRAME_HEADER: GIVEN_UP}, body))
+
+    async def _broadcast(self, served: Address, message: Message) -> None:
+        to, guard = address.members(served), self._exchange.guard
+        await self._exchange.broker.broadcast(to, message if guard is None else guard.tell(to.text, message))
 
     async def ask(self) -> None:
         """Ask about all that are due."""
@@ -74,20 +77,26 @@ class Asking:
         body = orjson.dumps({"inbox": self._exchange.inbox, "at": now, "calls": calls})
         try:
             async with asyncio.timeout(ASK_WAIT):
-                await self._exchange.broker.broadcast(address.members(served), Message({FRAME_HEADER: "ask"}, body))
+                await self._broadcast(served, Message({FRAME_HEADER: "ask"}, body))
         except (BrokerError, TimeoutError):
             return  # It is asked again soon.
         for _, waiting in links:
             waiting.ask(now)
 
-    def take(self, message: Message) -> None:
+    def take(self, at: str, message: Message) -> None:
         """Take what a member says. It counts back from its answer, so on this clock it was earlier, if anything."""
+        try:
+            teller = None if self._exchange.guard is None else self._exchange.guard.told(at, message)
+        except UnprovenError:
+            return
         told = orjson.loads(message.body)
         now = self._exchange.monotonic()
         self._margin = min(max(self._least, 2 * (now - told["at"])), MAX_MARGIN)
         for token in told["none"]:
             link = self._links.get(token)
             if link is None or link.first is None or link.waiting is None or link.peer:
+                continue
+            if link.session is not None and not link.session.may_answer(teller):
                 continue
             members = None
             if now - told["known_for"] <= link.born:

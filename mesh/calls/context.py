@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.broker import Broker, Message
+
+if TYPE_CHECKING:
+    from mesh.trust.guard import Guard
 
 __all__ = ["Context"]
 
@@ -20,6 +23,7 @@ class Context(Protocol):
         part_bytes: The largest body that goes in one frame.
         stall_limit: Seconds until a stream whose receiver takes nothing is given up.
         ask_after: Seconds until it is asked what became of a call.
+        guard: Proves and checks who tells what; None = nobody asks for that.
     """
 
     broker: Broker
@@ -28,6 +32,7 @@ class Context(Protocol):
     part_bytes: int
     stall_limit: float
     ask_after: float
+    guard: Guard | None
 
     def tell(self, to: str, message: Message, reply_to: str = "") -> None:
         """Send a frame without waiting for it; what cannot be sent soon is not."""

@@ -37,7 +37,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
 
@@ -46,6 +46,7 @@ from mesh.broker import Broker, Frame, Message
 from mesh.calls.asking import Asking, NotTakenError
 from mesh.calls.comeback import Comeback
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
+from mesh.calls.malformed import MALFORMED, careful
 from mesh.calls.members import Members
 from mesh.calls.request import DEADLINE_HEADER, WATCHED_HEADER, Handler, Request, Serving
 from mesh.calls.taken import TOKEN_PREFIX, Taken
@@ -56,6 +57,10 @@ from mesh.errors import (
     StreamBrokenError,
 )
 from mesh.tasks import task_group
+from mesh.trust.identity import ProveAgainError
+
+if TYPE_CHECKING:
+    from mesh.trust.guard import Guard
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]
 
@@ -126,6 +131,7 @@ class Exchange:
         silence_limit: float = SILENCE_LIMIT,
         stall_limit: float = STALL_LIMIT,
         ask_after: float = ASK_AFTER,
+        guard: Guard | None = None,
     ) -> None:
         """Use a connected broker.
 
@@ -135,8 +141,10 @@ class Exchange:
             silence_limit: Seconds without one until a stream is taken for broken.
             stall_limit: Seconds until a stream whose receiver takes nothing is given up.
             ask_after: Seconds until it is asked what became of a call.
+            guard: Proves who this node is, and asks that of others (``mesh/trust``); None = nothing is proven.
         """
         self.broker = broker
+        self.guard = guard
         self.inbox = broker.inbox
         self.monotonic = time.monotonic
         self.part_bytes = min(PART_BYTES, broker.features.max_message_bytes - HEADER_ROOM_BYTES)
@@ -160,7 +168,7 @@ class Exchange:
 
     async def __aenter__(self) -> Self:
         """Begin to receive."""
-        self.broker.on_frame(self._receive)
+        self.broker.on_frame(careful(self._receive))
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         works = {"keep-alive": self._keep_alive(), "look": self._look_after_calls(), "comeback": self.comeback.look()}
@@ -195,9 +203,12 @@ class Exchange:
         return True
 
     def _receive(self, frame: Frame) -> None:
+        link, message = self.links.get(frame.token), frame.message
+        session = None if link is None else link.session
+        if session is not None and message is not None and not session.open(f"{self.inbox}.{frame.token}", message):
+            return
         if frame.reply_to:
             self._heard[_node_of(frame.reply_to)] = self.monotonic()
-        link = self.links.get(frame.token)
         if link is not None:
             link.receive(frame)
             return
@@ -208,12 +219,12 @@ class Exchange:
             if frame.reply_to:  # Its other end is closed here; it need not wait for silence.
                 self.tell(frame.reply_to, broken("the other side is gone"))
         elif kind == "told":
-            self._asking.take(frame.message)
+            self._asking.take(f"{self.inbox}.{frame.token}", frame.message)
         elif kind == "here":
             said = orjson.loads(frame.message.body)
             for serving in self._serving:
                 if serving.members.served == said["address"]:
-                    serving.members.note(said["node"])
+                    serving.members.hear_one(f"{self.inbox}.{frame.token}", frame.message, said)
 
     def tell(self, to: str, message: Message, reply_to: str = "") -> None:
         """Send a frame without waiting for it; what cannot be sent soon is not."""
@@ -231,8 +242,8 @@ class Exchange:
         try:
             async with asyncio.timeout(TELL_WAIT):
                 await work
-        except (BrokerError, TimeoutError):
-            return  # Whoever needs it asks, or finds out by silence.
+        except (BrokerError, TimeoutError, *MALFORMED):
+            return  # Whoever needs it asks, or finds out by silence; what was asked may be malformed.
         finally:
             self._telling -= 1
 
@@ -276,8 +287,7 @@ class Exchange:
             address: Whom to call.
             message: Headers, and the body unless it is streamed.
             deadline: Unix time in seconds by which the reply must have begun.
-            body: A streamed body. It is only read once a callee has granted credit, so after
-                ``NoResponderError`` the call can be repeated.
+            body: A streamed one, read once a callee has granted credit; after ``NoResponderError`` it is as it was.
             watched: Whether the two sides watch each other from the beginning, as they do in a stream.
 
         Raises:
@@ -289,18 +299,18 @@ class Exchange:
         message = _asking_for(message, deadline, body is not None, watched)
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
+        signed = False
         while True:
             remaining = deadline - time.time()
             if remaining <= 0:
                 raise DeadlineExceededError("the deadline passed before the call")
             link = self.link("", granted_bytes=WINDOW_BYTES)
             first = link.first = loop.create_future()
-            link.served, link.sender = address, task
-            link.streaming = link.watched = watched
+            link.served, link.sender, link.streaming, link.watched = address, task, watched, watched
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(address, message, link.address)
+                await self.broker.send(address, self._proven(link, message, signed=signed), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -309,8 +319,8 @@ class Exchange:
                 reply = cast("Message", (await first).message)
                 streamed = reply.headers.get(FRAME_HEADER) == "head"
                 return Reply(self, reply, link if streamed else None)
-            except NotTakenError:
-                continue  # It did not run, and never will under its token.
+            except (NotTakenError, ProveAgainError) as error:  # It did not run, and never will under its token.
+                signed = isinstance(error, ProveAgainError)
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
                     if not link.peer:
@@ -321,6 +331,13 @@ class Exchange:
                 timer.cancel()
                 if not streamed:
                     self._end(link, first)
+
+    def _proven(self, link: Link, message: Message, *, signed: bool) -> Message:
+        """Prove a request, and note what its answers must prove."""
+        if self.guard is None:
+            return message
+        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed)
+        return sent
 
     def _end(self, link: Link, first: asyncio.Future[Frame]) -> None:
         """Let go of a call whose answer is whole, or will not come."""
@@ -356,7 +373,7 @@ class Exchange:
             serving = Serving(self, members, handler, max_in_flight, tasks)
             self._serving.append(serving)
             try:
-                async with self.broker.serve(address, group, serving.receive):
+                async with self.broker.serve(address, group, careful(serving.receive)):
                     yield
             finally:
                 self._serving.remove(serving)

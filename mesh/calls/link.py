@@ -16,17 +16,30 @@ from mesh.errors import (
     NoResponderError,
     StreamBrokenError,
 )
+from mesh.trust.identity import ProveAgainError
 
 if TYPE_CHECKING:
     from mesh.address import Address
     from mesh.calls.context import Context
     from mesh.calls.waiting import Waiting
+    from mesh.trust.guard import Session
 
-__all__ = ["CREDIT_HEADER", "FRAME_HEADER", "REASON_HEADER", "SEQUENCE_HEADER", "WINDOW_BYTES", "Link", "broken"]
+__all__ = [
+    "CREDIT_HEADER",
+    "FRAME_HEADER",
+    "PROVE",
+    "REASON_HEADER",
+    "SEQUENCE_HEADER",
+    "WINDOW_BYTES",
+    "Link",
+    "broken",
+]
 
 FRAME_HEADER = "mesh-frame"
 SEQUENCE_HEADER = "mesh-seq"
 CREDIT_HEADER = "mesh-credit"
+GRANTED_HEADER = "mesh-granted"
+PROVE = "prove"
 REASON_HEADER = "mesh-reason"
 WINDOW_BYTES = 2 * 1024 * 1024
 
@@ -42,6 +55,7 @@ class Link:
         on_broken: Called when it ends with an error while nobody waits for it.
         watched: Whether its silence ends it also before the other end is known.
         end_headers: What came with the frame that ended what it receives.
+        session: Proves what it sends, and checks what comes; None = nobody asks for that.
     """
 
     __slots__ = (
@@ -69,6 +83,7 @@ class Link:
         "sender",
         "sent_at",
         "served",
+        "session",
         "streaming",
         "token",
         "upload",
@@ -98,6 +113,7 @@ class Link:
         self.born = self.heard_at = self.sent_at = exchange.monotonic()
         self.sender: asyncio.Task[Any] | None = None
         self.served: Address
+        self.session: Session | None = None
         self.waiting: Waiting | None = None
         self.on_broken: Callable[[], None] | None = None
         self._credit = credit_bytes
@@ -138,10 +154,7 @@ class Link:
         if kind == "data":
             self._receive_part(message)
         elif kind == "credit":
-            credit = int(message.headers[CREDIT_HEADER])
-            self._credit += credit
-            self._credited += credit
-            wake(self._credit_waiter)
+            self._receive_credit(message)
         elif kind == "end":
             if int(message.headers[SEQUENCE_HEADER]) != self._expected:
                 self.fail(StreamBrokenError("a part of the stream was lost"))
@@ -155,6 +168,17 @@ class Link:
             self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")))
         elif kind == "busy":
             self.fail(NoResponderError("every instance is busy"))
+        elif kind == PROVE:
+            self.fail(ProveAgainError("the callee asks for a signature"))
+
+    def _receive_credit(self, message: Message) -> None:
+        credit = int(message.headers[CREDIT_HEADER])
+        if self.session is not None and GRANTED_HEADER in message.headers:
+            credit = int(message.headers[GRANTED_HEADER]) - self._credited  # One that comes again adds nothing.
+        if credit > 0:
+            self._credit += credit
+            self._credited += credit
+            wake(self._credit_waiter)
 
     def _receive_part(self, message: Message) -> None:
         if int(message.headers[SEQUENCE_HEADER]) != self._expected:
@@ -170,7 +194,10 @@ class Link:
 
     def _compare(self, message: Message) -> None:
         sent, granted = int(message.headers[SEQUENCE_HEADER]), int(message.headers[CREDIT_HEADER])
-        if sent != self._expected + self._received_end or granted != self._credited:
+        received = self._expected + self._received_end
+        if self.session is not None and sent <= received and granted <= self._credited:
+            return  # Perhaps somebody sends an earlier one again.
+        if sent != received or granted != self._credited:
             self.fail(StreamBrokenError("a part of the stream was lost"))
 
     def fail(self, error: Exception) -> None:
@@ -187,8 +214,18 @@ class Link:
 
     async def send(self, kind: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
         """Send a frame to the other end."""
+        await self.send_message(self.message(kind, headers, body))
+
+    def message(self, kind: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Message:
+        """Make a frame for the other end."""
+        return self._sealed(Message({FRAME_HEADER: kind, **(headers or {})}, body))
+
+    def _sealed(self, message: Message) -> Message:
+        return message if self.session is None else self.session.seal(message)
+
+    async def send_message(self, message: Message) -> None:
+        """Send what was made for the other end."""
         self.sent_at = self._exchange.monotonic()
-        message = Message({FRAME_HEADER: kind, **(headers or {})}, body)
         self._sending += 1
         try:
             await self._exchange.broker.send(self.peer, message, self.address)
@@ -219,7 +256,7 @@ class Link:
     async def _ping(self) -> None:
         if not self._sending:
             sent = {SEQUENCE_HEADER: str(self._sequence + self._ended), CREDIT_HEADER: str(self._granted)}
-            await self._exchange.broker.send(self.peer, Message({FRAME_HEADER: "ping", **sent}, b""), self.address)
+            await self._exchange.broker.send(self.peer, self.message("ping", sent), self.address)
 
     async def ready(self) -> None:
         """Wait until something may be sent."""
@@ -255,13 +292,13 @@ class Link:
         """Tell the other side that nothing more comes, if that can be done soon; else it finds out by silence."""
         self.fail(StreamBrokenError(reason))
         if self.peer:
-            self._exchange.tell(self.peer, broken(reason), self.address)
+            self._exchange.tell(self.peer, self._sealed(broken(reason)), self.address)
 
     async def grant(self, size_bytes: int) -> None:
         """Let the other side send more."""
         self._granted += size_bytes
         self._expected_bytes += size_bytes
-        await self._send_part("credit", {CREDIT_HEADER: str(size_bytes)})
+        await self._send_part("credit", {CREDIT_HEADER: str(size_bytes), GRANTED_HEADER: str(self._granted)})
 
     async def read(self) -> bytes:
         """Give the next part; empty at the end."""

@@ -33,10 +33,12 @@ from mesh.address import Address
 from mesh.broker import Frame, Message
 from mesh.calls.asking import GIVEN_UP
 from mesh.calls.context import Context
-from mesh.calls.link import FRAME_HEADER, broken
+from mesh.calls.link import FRAME_HEADER
+from mesh.calls.malformed import careful
 from mesh.calls.taken import Taken
-from mesh.errors import BrokerError
+from mesh.errors import BrokerError, UnprovenError
 from mesh.tasks import task_group
+from mesh.trust.identity import Identity
 
 __all__ = ["LOST", "Members"]
 
@@ -65,6 +67,7 @@ class Members:
         self._taken = taken
         self.served = served.text
         self.label = served.label
+        self._of = served
         self._address = address.members(served)
         self._joined_at = exchange.monotonic()
         self._heard: dict[str, float] = {}
@@ -75,7 +78,7 @@ class Members:
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
         """Be one of them while entered."""
-        async with self._exchange.broker.listen(self._address, self._hear), task_group() as tasks:
+        async with self._exchange.broker.listen(self._address, careful(self._hear)), task_group() as tasks:
             await self._say(HERE, new=True)
             beating = tasks.create_task(self._beat(), name="exchange-member")
             try:
@@ -87,12 +90,14 @@ class Members:
     async def _say(self, kind: str, *, new: bool = False) -> None:
         try:
             async with asyncio.timeout(BYE_WAIT):
-                await self._exchange.broker.broadcast(self._address, self._message(kind, new=new))
+                message = self._message(self._address.text, kind, new=new)
+                await self._exchange.broker.broadcast(self._address, message)
         except (BrokerError, TimeoutError):
             return  # The next beat says it; one who left unheard is waited for as if it had died.
 
-    def _message(self, kind: str, **values: object) -> Message:
-        return Message({FRAME_HEADER: kind}, orjson.dumps({"node": self.node, "address": self.served, **values}))
+    def _message(self, to: str, kind: str, **values: object) -> Message:
+        message = Message({FRAME_HEADER: kind}, orjson.dumps({"node": self.node, "address": self.served, **values}))
+        return message if self._exchange.guard is None else self._exchange.guard.tell(to, message)
 
     async def _beat(self) -> None:
         while True:
@@ -110,19 +115,37 @@ class Members:
     def _hear(self, frame: Frame) -> None:
         if frame.message is None:
             return
+        try:
+            teller = None if (guard := self._exchange.guard) is None else guard.told(self._address.text, frame.message)
+        except UnprovenError:
+            return
+        by = "" if teller is None else f"{teller} "
         kind, said = frame.message.headers.get(FRAME_HEADER), orjson.loads(frame.message.body)
         if kind == "ask":
-            self._exchange.soon(self._answer(said))
+            self._exchange.soon(self._answer(said, by))
         elif kind == GIVEN_UP:
             for token in said["calls"]:
-                self._taken.end(token)
-        elif said["node"] != self.node:
+                self._taken.end(token, by)
+        elif said["node"] != self.node and self._is_member(teller):
             if kind == "bye":
                 self._leave(said["node"], self._exchange.monotonic())
                 return
             self.note(said["node"])
             if said["new"]:
-                self._exchange.tell(f"{said['node'].rpartition('.')[0]}.{HERE}", self._message(HERE))
+                to = f"{said['node'].rpartition('.')[0]}.{HERE}"
+                self._exchange.tell(to, self._message(to, HERE))
+
+    def _is_member(self, teller: Identity | None) -> bool:
+        return teller is None or self._exchange.guard is None or self._exchange.guard.may_answer(self._of, teller)
+
+    def hear_one(self, at: str, message: Message, said: dict[str, Any]) -> None:
+        """Take what another member tells this one."""
+        try:
+            teller = None if self._exchange.guard is None else self._exchange.guard.told(at, message)
+        except UnprovenError:
+            return
+        if self._is_member(teller):
+            self.note(said["node"])
 
     def note(self, node: str) -> None:
         """Note that another is here."""
@@ -140,7 +163,7 @@ class Members:
         else:
             self._overflowed_at = now
 
-    async def _answer(self, asked: dict[str, Any]) -> None:
+    async def _answer(self, asked: dict[str, Any], by: str) -> None:
         """Tell a caller what is known here of its calls."""
         exchange, caller = self._exchange, asked["inbox"]
         answers: list[tuple[str, Message, str]] = []
@@ -148,24 +171,25 @@ class Members:
         now = exchange.monotonic()
         known_for = min(now - max(self._joined_at, self._overflowed_at or 0.0), REMEMBERED)
         for token, age, vouched in asked["calls"]:
-            request = self._taken.get(token)
+            request = self._taken.get(by + token)
             if request is not None:
                 if request.answered:
-                    answers.append((f"{caller}.{token}", request.answer or broken(LOST), request.end_address))
+                    answers.append((f"{caller}.{token}", request.last_word(), request.end_address))
                 continue
-            if token not in self._taken:
+            if by + token not in self._taken:
                 if not self._taken.knows_all_since(now - age):
                     continue
                 if known_for < age and not vouched:
                     continue  # It may be waiting for a member in the broker, and come yet.
-            self._taken.add(token, None)
+            self._taken.add(token, None, by)
             none.append(token)
         oldest = max((age for _, age, _ in asked["calls"]), default=0.0)
         left = {node: now - left_at for node, left_at in self._left.items() if now - left_at <= oldest}
+        to = f"{caller}.told"
         told = self._message(
-            "told", at=asked["at"], none=none, known_for=known_for, members=list(self._heard), left=left
+            to, "told", at=asked["at"], none=none, known_for=known_for, members=list(self._heard), left=left
         )
         for to, message, end in answers:
             await exchange.broker.send(to, message, end)
         if none:
-            await exchange.broker.send(f"{caller}.told", told)
+            await exchange.broker.send(to, told)

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
-from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
+from mesh.calls.link import FRAME_HEADER, PROVE, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
-from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
+from mesh.error_wire import to_wire
+from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError, UnprovenError
+from mesh.trust.identity import Identity, ProveAgainError, ReplayedError
 
-__all__ = ["DEADLINE_HEADER", "NOTHING", "WATCHED_HEADER", "Handler", "Request", "Serving"]
+if TYPE_CHECKING:
+    from mesh.trust.guard import Guard, Session
+
+__all__ = ["DEADLINE_HEADER", "ERROR_HEADER", "NOTHING", "WATCHED_HEADER", "Handler", "Request", "Serving"]
 
 logger = logging.getLogger(__name__)
 
 DEADLINE_HEADER = "mesh-deadline"
 WATCHED_HEADER = "mesh-watched"
+ERROR_HEADER = "mesh-error"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Handler = Callable[["Request"], Awaitable[None]]
@@ -35,8 +42,10 @@ class Exchange(Context, Protocol):
         taken: What is remembered of requests.
         comeback: Where to wait for a connection that is lost.
         expired: How many came too late.
+        guard: Who proves and checks; None = nobody.
     """
 
+    guard: Guard | None
     taken: Taken
     comeback: Comeback
     expired: int
@@ -60,6 +69,7 @@ class Request:
         answer: The answer while it is kept: a whole one, the head of one that is being sent, or why there is none.
         streaming: Whether it is a stream, which the deadline does not end.
         stopped: Why its handler was ended from outside.
+        session: What proves its answer, where its caller proves who it is.
     """
 
     __slots__ = (
@@ -72,14 +82,18 @@ class Request:
         "body",
         "deadline",
         "headers",
+        "session",
         "stopped",
         "streamed",
         "streaming",
     )
 
-    def __init__(self, exchange: Exchange, message: Message, reply_to: str, deadline: float) -> None:
+    def __init__(
+        self, exchange: Exchange, message: Message, reply_to: str, deadline: float, session: Session | None = None
+    ) -> None:
         self._exchange = exchange
         self._reply_to = reply_to
+        self.session = session
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self.answer: Message | None = None
@@ -90,6 +104,23 @@ class Request:
         self.streamed = message.headers.get(FRAME_HEADER) == "open"
         self.deadline = deadline
         self.answered = False
+
+    @property
+    def caller(self) -> Identity | None:
+        """Who asks, where that is proven."""
+        return None if self.session is None else self.session.identity
+
+    def check_caller(self, app_id: str) -> None:
+        """Refuse who says to be another one than it proves to be; raises ``UnprovenError``."""
+        if self.session is not None and self.session.identity is not None and self.session.identity.app_id != app_id:
+            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id}")
+
+    def _sealed(self, message: Message) -> Message:
+        return message if self.session is None else self.session.seal(message)
+
+    def last_word(self) -> Message:
+        """Give the answer again, or say that it is lost."""
+        return self.answer or self._sealed(broken(LOST))
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
@@ -106,6 +137,7 @@ class Request:
     def _open(self) -> Link:
         if self._link is None:
             link = self._link = self._exchange.link(self._reply_to, credit_bytes=WINDOW_BYTES)
+            link.session = self.session
             link.streaming = True
             link.on_broken = self._stop_broken
         return self._link
@@ -141,7 +173,7 @@ class Request:
             await self.write(body)
             await self.end(last)
             return
-        message = Message({**headers, **last} if last else headers, body)
+        message = self._sealed(Message({**headers, **last} if last else headers, body))
         self.answered = True
         self._exchange.taken.keep(self, message)
         while True:
@@ -154,7 +186,7 @@ class Request:
 
     async def busy(self) -> None:
         """Answer that it was not run, so that the caller tries elsewhere or later."""
-        message = Message({FRAME_HEADER: "busy"}, b"")
+        message = self._sealed(Message({FRAME_HEADER: "busy"}, b""))
         self.answered = True
         self._exchange.taken.keep(self, message)
         try:
@@ -167,8 +199,8 @@ class Request:
         link = self._open()
         self.streaming = True
         self.answered = True
-        self.answer = Message({FRAME_HEADER: "head", **headers}, b"")
-        await link.send("head", headers)
+        self.answer = link.message("head", headers)
+        await link.send_message(self.answer)
 
     async def write(self, data: bytes) -> None:
         """Send some of the body; waits while the caller reads more slowly.
@@ -193,15 +225,21 @@ class Request:
         link, self._link = self._link, None
         if self.streaming or not self.answered:
             self.answered = True
-            self.answer = broken(reason or LOST)
+            self.answer = self._sealed(broken(reason or LOST))
         if reason is None and self.streamed and (link is None or not link.finished):
             reason = "the rest of the request body is not wanted"
         if reason is None and link is None:
             return
         if link is None:
             link = self._exchange.link(self._reply_to)
+            link.session = self.session
         if self._exchange.forget(link) and reason is not None:
             link.abort(reason)
+
+
+def by_of(session: Session | None) -> str:
+    """Give what tells one caller's calls from another's."""
+    return "" if session is None else session.by
 
 
 class Serving:
@@ -228,9 +266,18 @@ class Serving:
         if deadline <= now:
             exchange.expired += 1
             return
+        session = None
+        if exchange.guard is not None:
+            try:
+                session = exchange.guard.taken(self.members.served, message, frame.reply_to)
+            except ReplayedError:
+                return  # It was answered.
+            except (ProveAgainError, UnprovenError) as error:
+                self._refuse(exchange.guard, message, frame.reply_to, error)
+                return
         token = frame.reply_to.rpartition(".")[2]
-        request = Request(exchange, message, frame.reply_to, deadline)
-        if token.startswith(TOKEN_PREFIX) and not exchange.taken.add(token, request):
+        request = Request(exchange, message, frame.reply_to, deadline, session)
+        if token.startswith(TOKEN_PREFIX) and not exchange.taken.add(token, request, by_of(session)):
             return
         if len(self._running) >= self._max_in_flight:
             self._tasks.create_task(request.busy(), name="exchange-busy")
@@ -239,6 +286,13 @@ class Serving:
         task = self._tasks.create_task(self._run(request), name="exchange-serve")
         task.add_done_callback(lambda _: self._ended(request))
         request.work(task)
+
+    def _refuse(self, guard: Guard, message: Message, reply_to: str, error: ProveAgainError | UnprovenError) -> None:
+        """Say why it is refused."""
+        headers = {FRAME_HEADER: PROVE}
+        if isinstance(error, UnprovenError):
+            headers = {ERROR_HEADER: json.dumps(to_wire(error))}
+        self._exchange.tell(reply_to, guard.refusal(self.members.served, message, reply_to, headers))
 
     def _ended(self, request: Request) -> None:
         """Send back a request whose task was cancelled before its first step, as all are when serving is cancelled."""

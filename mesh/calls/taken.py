@@ -33,6 +33,9 @@ class Call(Protocol):
     def stop(self, reason: str) -> None:
         """End its handler: nobody waits for what it does."""
 
+    def last_word(self) -> Message:
+        """Give the answer again, or say that it is lost."""
+
     @property
     def end_address(self) -> str:
         """Where the callee's end of its stream listens, if there is one."""
@@ -54,8 +57,15 @@ class Taken:
         self._kept: deque[Call] = deque()
         self._kept_bytes = 0
 
-    def add(self, token: str, request: Call | None) -> bool:
-        """Remember a call, or refuse it for good; tell whether it is new."""
+    def add(self, token: str, request: Call | None, by: str = "") -> bool:
+        """Remember a call, or refuse it for good; tell whether it is new.
+
+        Args:
+            token: Its name at its caller.
+            request: It; None refuses it.
+            by: Whose it is, as far as that is proven: nobody can use up another's tokens.
+        """
+        token = by + token
         if token in self or token in self._ended:
             return False
         if request is not None:
@@ -66,8 +76,9 @@ class Taken:
         self._refused[token] = None
         return True
 
-    def end(self, token: str) -> None:
+    def end(self, token: str, by: str = "") -> None:
         """End a call that nobody waits for any more; one that is on its way here still is not run when it comes."""
+        token = by + token
         request = self.get(token)
         if request is not None and not request.answered:
             request.stop("the caller is gone")

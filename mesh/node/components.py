@@ -47,6 +47,7 @@ __all__ = [
     "open_component",
     "open_components",
     "resolved_entries",
+    "tell_unanswered",
     "unknown_settings",
 ]
 
@@ -426,3 +427,15 @@ async def resolved_entries(
     except MeshError as error:
         raise ConfigError(Problem(f"secret store {store}: {error}", "", file)) from error
     return resolve_entries(entries, _tokens(parts), os.environ, secrets, file=file)
+
+
+def tell_unanswered(entries: Iterable[Entry]) -> None:
+    """Say what a node that is there to host keeps for itself."""
+    for entry in entries:
+        if entry.block.hosted and not entry.hosted:
+            logger.warning(
+                "component %s (%s) is not answered for: it is bound to this machine; "
+                "the annotation mesh.placement: backbone lets others use it",
+                entry.component.name,
+                entry.component.type,
+            )

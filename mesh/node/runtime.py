@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -36,7 +36,6 @@ from mesh.hosting import Hosting
 from mesh.life import Lives
 from mesh.node.components import (
     Components,
-    Entry,
     check_denied,
     check_installed,
     check_named,
@@ -45,6 +44,7 @@ from mesh.node.components import (
     check_types,
     open_components,
     resolved_entries,
+    tell_unanswered,
 )
 from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
@@ -66,6 +66,8 @@ from mesh.steps import Steps
 from mesh.streams import Streams
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
+from mesh.trust.identity import TrustSettings
+from mesh.trust.proving import proving
 from mesh.urls import without_credentials
 
 __all__ = ["NodeSettings", "Runtime", "check"]
@@ -91,13 +93,14 @@ class NodeSettings:
         endpoints: Services outside of the mesh, in scope.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
-        observer: Is told of everything besides the node's own counters, and of broker and application too.
+        observer: Is told of everything; in place of the node's own counters if it is such, else besides them.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
         backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
         application: Address of an application that may outlive the node; empty when there is none.
         withheld: Names of components that its files have for other applications, besides those of ``components``.
+        trust: How it proves who it is; None = it does not, and asks nobody to.
     """
 
     app_id: str
@@ -117,6 +120,7 @@ class NodeSettings:
     backbone_from: str = ""
     application: str = ""
     withheld: frozenset[str] = frozenset()
+    trust: TrustSettings | None = None
 
     @property
     def scoped(self) -> list[Component]:
@@ -161,10 +165,10 @@ class Runtime(Steps):
         self.settings = settings
         self._grace = grace
         self.caller = Caller(settings.namespace, settings.app_id)
-        self.counters = Counters()
+        self.counters = settings.observer if isinstance(settings.observer, Counters) else Counters()
         self.conditions = Conditions(settings.observer)
         self._observer: Observer = self.counters
-        if settings.observer is not None:
+        if settings.observer not in (None, self.counters):
             self._observer = both(self.counters, settings.observer)
         self.methods: Sequence[str] | None = None
         self.broker: Broker
@@ -212,7 +216,8 @@ class Runtime(Steps):
             raise ConfigError(problems)
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
-        self.exchange = await enter(Exchange(self.broker))
+        guard = await enter(proving(settings.trust, settings.namespace, settings.app_id, self._observer))
+        self.exchange = await enter(Exchange(self.broker, guard=guard))
         self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
@@ -234,7 +239,7 @@ class Runtime(Steps):
         answer = Pipeline(answering, observer=self._observer).run
         entries = self._components.entries.values()
         if settings.host_only:
-            _tell_unanswered(entries)
+            tell_unanswered(entries)
         hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
         answering_for = hosting.answering([entry.answer(answer) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
@@ -311,7 +316,12 @@ class Runtime(Steps):
             open_outside=None,
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
-            access=Gate(self.caller, settings.configuration.spec.access_control, self._observer),
+            access=Gate(
+                self.caller,
+                settings.configuration.spec.access_control,
+                self._observer,
+                proves=settings.trust is not None,
+            ),
             memory=self._memory(),
             binding_seconds=settings.binding_seconds,
         )
@@ -473,18 +483,6 @@ class Runtime(Steps):
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
-
-
-def _tell_unanswered(entries: Iterable[Entry]) -> None:
-    """Say what a node that is there to host keeps for itself."""
-    for entry in entries:
-        if entry.block.hosted and not entry.hosted:
-            logger.warning(
-                "component %s (%s) is not answered for: it is bound to this machine; "
-                "the annotation mesh.placement: backbone lets others use it",
-                entry.component.name,
-                entry.component.type,
-            )
 
 
 def check(settings: NodeSettings, registry: Registry, blocks: Sequence[Block] = BLOCKS) -> list[Problem]:

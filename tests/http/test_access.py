@@ -1,6 +1,6 @@
-"""Rules of who may call, at a running callee: identities are claimed here, so that the action for all decides.
+"""Rules of who may call, at a running callee: by identities that are claimed, and by those that are proven.
 
-What rules say of callers whose identity is proven stands in ``tests/unit/test_access.py``.
+Everything that rules can say of a proven one stands in ``tests/unit/test_access.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from mesh.trust.folder import Folder
+from mesh.trust.identity import TrustSettings
 from tests.grpc.test_proxy import Service, channel_to, failed, serving
 from tests.http.harness import App, Backbone, Node, Reply, error, gateway, yaml
 from tests.support.eventually import eventually
@@ -58,7 +60,7 @@ async def test_a_caller_without_a_proven_identity_is_denied_by_default(
     """In each way of calling; the application sees nothing of it, and may call itself."""
     caplog.set_level(logging.WARNING)
     async with pair(nats, tmp_path, {"policies": [POLICY]}, app) as (callee, caller):
-        assert "this node proves no identities" in caplog.text
+        assert "no --trust-mode lets callers prove who they are" in caplog.text
         is_denied(await caller.get(f"{INVOKE}/a"), "/a", "GET")
         is_denied(
             await caller.request("PUT", "/x/../b%2Fc?q=1", {"dapr-app-id": "callee"}, b"x" * 500_000), "/b/c", "PUT"
@@ -125,3 +127,38 @@ async def test_calls_of_grpc(nats: Backbone, tmp_path: Path) -> None:
         assert (await failed(stream)).code == "PERMISSION_DENIED"
         is_denied(await caller.get(f"{INVOKE}/Method"), "/Method", "NONE")
         assert service.got == []
+
+
+async def test_a_proven_caller_gets_its_policy(
+    nats: Backbone, tmp_path: Path, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By app id, path and verb; one without a proof gets the action for all, and nothing is warned of."""
+    caplog.set_level(logging.WARNING)
+    Folder(tmp_path / "trust").init("public")
+    trust = TrustSettings("permissive", folder=tmp_path / "trust")
+    rules = {
+        **{"appId": "caller", "namespace": nats.namespace, "trustDomain": "public", "defaultAction": "deny"},
+        "operations": [{"name": "/orders/*", "httpVerb": ["GET"], "action": "allow"}],
+    }
+    files = (written(tmp_path, {"policies": [rules]}),)
+    async with (
+        gateway(nats, tmp_path, app=app, app_id="callee", configuration_files=files, trust=trust),
+        gateway(nats, tmp_path, app_id="caller", trust=trust) as caller,
+        gateway(nats, tmp_path, app_id="other", trust=trust) as other,
+        gateway(nats, tmp_path, app_id="caller") as claims,
+    ):
+        assert "spec.accessControl names callers" not in caplog.text
+        assert (await caller.get(f"{INVOKE}/orders/1")).status == 200
+        large = b"x" * 500_000
+        assert (await caller.request("GET", f"{INVOKE}/orders/2", None, large)).status == 200
+        spiffe = f"spiffe://public/ns/{nats.namespace}/"
+        for node, verb, path, who in (
+            (caller, "POST", "/orders/1", f"{spiffe}caller"),
+            (caller, "GET", "/orders/1/../../admin", f"{spiffe}caller"),
+            (other, "GET", "/orders/1", f"{spiffe}other"),
+            (claims, "GET", "/orders/1", "caller (not proven)"),
+        ):
+            reply = await node.request(verb, INVOKE + path)
+            assert reply.status == 403, reply
+            assert f"has denied access to id: {who} operation: " in reply.json["message"]
+        assert [got.target for got in app.got] == ["/orders/1", "/orders/2"]

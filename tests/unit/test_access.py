@@ -315,6 +315,7 @@ def test_it_is_said_that_no_identity_is_proven(caplog: pytest.LogCaptureFixture)
     assert not caplog.records
     for _ in range(2):
         checked.apply(access(default="allow"))
+    Gate(Caller("default", "callee"), access(), Counters(), proves=True)
     [record] = caplog.records
     assert record.getMessage().endswith("for all of them holds its defaultAction, allow")
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN"):
+    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN", "MESH_TRUST_MODE", "MESH_TRUST_DIR", "MESH_TRUST_CERT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -118,6 +118,14 @@ CONFIGURATIONS: dict[str, tuple[dict[str, object], list[tuple[str, str]]]] = {
 def test_configurations(capsys: pytest.CaptureFixture[str], spec: object, expected: list[tuple[str, str]]) -> None:
     Path("c.yaml").write_text(yaml("Configuration", "c", spec))
     assert found(capsys, "c.yaml")[1] == expected
+
+
+def test_callers_that_are_asked_to_prove_who_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("c.yaml").write_text(yaml("Configuration", "c", CONFIGURATIONS["claimed and allowed"][0]))
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    assert found(capsys, "c.yaml")[:2] == (0, [])
 
 
 @pytest.mark.parametrize(

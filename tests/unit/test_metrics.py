@@ -87,7 +87,7 @@ def test_rows_of_one_metric_agree() -> None:
 
 
 def lines(recorder: Recorder, name: str) -> list[str]:
-    text = exposed(recorder.snapshot(), "app", "ns", Rules()).decode()
+    text = exposed(recorder.measured(), "app", "ns", Rules()).decode()
     return [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
 
 

@@ -1,0 +1,131 @@
+"""``mesh trust``: a root in a folder, and certificates that prove who an application is."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.terminal import add_output_option, note, show_records
+from mesh.errors import ConfigError
+from mesh.home import mesh_home, write_private
+from mesh.registry import needs
+from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, Identity
+from mesh.values import parse_duration
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+    from mesh.trust.folder import Folder
+
+__all__ = ["parser", "run"]
+
+_HEADING = {
+    "trustDomain": "TRUST DOMAIN",
+    "issues": "ISSUES",
+    "notBefore": "NOT BEFORE",
+    "notAfter": "NOT AFTER",
+    "fingerprint": "FINGERPRINT",
+}
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser(
+        "mesh trust",
+        description="Make a root, and certificates that prove who an application is.",
+        epilog="mesh trust init          a root in MESH_HOME/trust: gateways with --trust-mode issue their own\n"
+        "mesh trust issue shop    shop.pem, shop.key and roots.pem, for a gateway that has no root\n"
+        "mesh trust rotate        a new root beside the old one; with --finish only the newest is trusted\n"
+        "mesh trust show          who is trusted",
+    )
+    made.add_argument(
+        "what", choices=("init", "issue", "rotate", "show"), metavar="init|issue|rotate|show", help="what to do"
+    )
+    made.add_argument("app_id", nargs="?", metavar="APP-ID", help="issue: the application")
+    made.add_argument("--trust-dir", metavar="DIR", help="folder of the root (MESH_TRUST_DIR; MESH_HOME/trust)")
+    made.add_argument("--trust-domain", metavar="NAME", help="init: whose names it proves (MESH_TRUST_DOMAIN; public)")
+    add_output_option(made)
+    made.add_argument("--namespace", metavar="NAME", help="issue: the namespace (NAMESPACE; default)")
+    made.add_argument("--ttl", metavar="DURATION", help="how long it counts (24h; of a root 87600h)")
+    made.add_argument("--out", metavar="DIR", help="issue: where the files are written (.)")
+    made.add_argument("--finish", action="store_true", help="rotate: trust the newest root alone, and make none")
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    if (found.app_id is not None) != (found.what == "issue"):
+        raise UsageError("issue needs an app id" if found.what == "issue" else f"unexpected '{found.app_id}'")
+    try:
+        from mesh.trust import folder as folders
+    except ImportError as error:
+        raise needs("mesh trust", error.name or "") from error
+    given = found.trust_dir or os.environ.get("MESH_TRUST_DIR")
+    folder = folders.Folder(Path(given).expanduser() if given else mesh_home(os.environ) / "trust")
+    ttl = _ttl(found.ttl, folders.LEAF_TTL if found.what == "issue" else folders.ROOT_TTL)
+    if found.what == "init":
+        folder.init(found.trust_domain or os.environ.get("MESH_TRUST_DOMAIN") or DEFAULT_TRUST_DOMAIN, ttl)
+        note(f"{folder.path} has a root of the trust domain {folder.trust_domain()}; keep root.key to yourself")
+    elif found.what == "issue":
+        _issue(found, folder, ttl)
+    elif found.what == "rotate":
+        _rotate(folder, ttl, finish=found.finish)
+    else:
+        show_records([_record(each, folder) for each in folder.roots()], found.output, _HEADING)
+    return 0
+
+
+def _ttl(text: str | None, default: datetime.timedelta) -> datetime.timedelta:
+    if text is None:
+        return default
+    try:
+        seconds = parse_duration(text, bare="s")
+        if seconds <= 0:
+            raise ValueError("must be above 0")
+        return datetime.timedelta(seconds=seconds)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--ttl: {error}") from None
+
+
+def _issue(found: argparse.Namespace, folder: Folder, ttl: datetime.timedelta) -> None:
+    from mesh.trust.certificates import as_pem, key_as_pem
+
+    namespace = found.namespace or os.environ.get("NAMESPACE") or "default"
+    identity = Identity(folder.trust_domain(), namespace, found.app_id)
+    issued = folder.issue(identity, ttl)
+    out = Path(found.out or ".")
+    out.mkdir(parents=True, exist_ok=True)
+    write_private(out / f"{identity.app_id}.key", key_as_pem(issued.key))
+    write_private(out / f"{identity.app_id}.pem", as_pem(issued.chain))
+    write_private(out / "roots.pem", as_pem(issued.roots))
+    until = issued.chain[0].not_valid_after_utc
+    note(f"{out / identity.app_id}.pem and .key prove to be {identity} until {until:%Y-%m-%d %H:%M} UTC")
+
+
+def _rotate(folder: Folder, ttl: datetime.timedelta, *, finish: bool) -> None:
+    if finish:
+        note(f"{folder.finish()} roots are trusted no more")
+        return
+    if not folder.key_file.exists():
+        raise ConfigError(f"{folder.path} has no key of its root; what issues for it is to make the next one")
+    folder.rotate(ttl)
+    note(f"{folder.path} has a new root; the former one is trusted until it expires, or: mesh trust rotate --finish")
+
+
+def _record(root: x509.Certificate, folder: Folder) -> dict[str, object]:
+    from mesh.trust.certificates import fingerprint_of, trust_domain_of
+
+    return {
+        "trustDomain": trust_domain_of(root),
+        "issues": folder.issues(root),
+        "notBefore": f"{root.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "notAfter": f"{root.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "fingerprint": fingerprint_of(root),
+    }

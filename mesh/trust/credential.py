@@ -1,0 +1,169 @@
+"""Who a node is, as it goes over the wire, and what follows from two of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import x25519
+
+from mesh.errors import UnprovenError
+from mesh.trust.certificates import check_chain, sign, verify
+from mesh.trust.folder import Issued
+from mesh.trust.identity import Identity
+
+__all__ = ["ID_BYTES", "Own", "Peer", "Peers", "decoded", "encoded"]
+
+MAX_HEADER = 8192
+MAX_PEERS = 4096
+ID_BYTES = 8
+_KEY = b"mesh key 1\0"
+_PAIR = b"mesh pair 1\0"
+
+
+class _Wire(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    chain: list[bytes]
+    agreement: bytes
+    signature: bytes
+
+
+_wire = msgspec.msgpack.Decoder(_Wire)
+
+
+def encoded(data: bytes) -> str:
+    """Write bytes for a header."""
+    return base64.b64encode(data).decode()
+
+
+def decoded(text: str) -> bytes:
+    """Read bytes of a header; raises ``UnprovenError``."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UnprovenError("a proof is malformed") from None
+
+
+def _id_of(header: str) -> bytes:
+    return hashlib.sha256(header.encode()).digest()[:ID_BYTES]
+
+
+class Own:
+    """What this node proves itself by.
+
+    Attributes:
+        identity: Who it is.
+        header: Its credential.
+        id: Of that.
+        short: The credential for those who have it.
+    """
+
+    def __init__(self, issued: Issued, identity: Identity) -> None:
+        """Make a key for agreement, which only this process ever has."""
+        self._agreement = x25519.X25519PrivateKey.generate()
+        self._key = issued.key
+        self.identity = identity
+        form = serialization.Encoding.Raw, serialization.PublicFormat.Raw
+        public = self._agreement.public_key().public_bytes(*form)
+        chain = [each.public_bytes(serialization.Encoding.DER) for each in issued.chain]
+        signature = sign(issued.key, _KEY + hashlib.sha256(chain[0]).digest() + public)
+        self.header = encoded(msgspec.msgpack.encode(_Wire(chain, public, signature)))
+        self.id = _id_of(self.header)
+        self.short = f"#{encoded(self.id)}"
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign as this node."""
+        return sign(self._key, data)
+
+    def agree(self, peer: Peer) -> bytes:
+        """Give the secret that this credential and another one have; raises ``UnprovenError``."""
+        known = peer.secrets.get(self.id)
+        if known is None:
+            try:
+                shared = self._agreement.exchange(peer.agreement)
+            except ValueError:
+                raise UnprovenError("a key for agreement is none") from None
+            both = b"".join(sorted((self.id, peer.id)))
+            known = peer.secrets[self.id] = hashlib.blake2b(_PAIR + both, key=shared, digest_size=32).digest()
+        return known
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """Another node, whose credential was checked.
+
+    Attributes:
+        identity: Who it is.
+        id: Of its credential.
+        leaf: Its certificate.
+        agreement: Its key.
+        until: Unix time until which it counts.
+        secrets: By credential of this node.
+        has: Credentials of this node that it has.
+    """
+
+    identity: Identity
+    id: bytes
+    leaf: x509.Certificate
+    agreement: x25519.X25519PublicKey
+    until: float
+    secrets: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    has: set[bytes] = field(default_factory=set)
+
+
+class Peers:
+    """Credentials that were checked; only what is valid takes room here."""
+
+    def __init__(self, trust_domain: str) -> None:
+        """Trust nobody yet."""
+        self._trust_domain = trust_domain
+        self._roots: Sequence[x509.Certificate] = ()
+        self._known: OrderedDict[bytes, Peer] = OrderedDict()
+
+    def trust(self, roots: Sequence[x509.Certificate]) -> None:
+        """Trust these roots; whoever is known already is looked at again."""
+        self._roots = roots
+        self._known.clear()
+
+    def get(self, header: str) -> Peer | None:
+        """Find whose credential it is; None when only its id is given, and that is not known.
+
+        Raises:
+            UnprovenError: It is none of somebody who is trusted.
+        """
+        short = header.startswith("#")
+        key = decoded(header[1:]) if short else _id_of(header)
+        peer = self._known.get(key)
+        if peer is None:
+            if short:
+                return None
+            peer = self._known[key] = self._checked(header, key)
+            if len(self._known) > MAX_PEERS:
+                self._known.popitem(last=False)
+        elif peer.until < time.time():
+            del self._known[key]
+            raise UnprovenError(f"the certificate of {peer.identity} has expired")
+        return peer
+
+    def _checked(self, header: str, key: bytes) -> Peer:
+        if len(header) > MAX_HEADER:
+            raise UnprovenError("a credential is too large")
+        try:
+            wire = _wire.decode(decoded(header))
+            chain = [x509.load_der_x509_certificate(each) for each in wire.chain]
+            agreement = x25519.X25519PublicKey.from_public_bytes(wire.agreement)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise UnprovenError(f"a credential is malformed: {error}") from None
+        identity = check_chain(chain, self._roots, self._trust_domain)
+        signed = _KEY + hashlib.sha256(wire.chain[0]).digest() + wire.agreement
+        if not verify(chain[0], wire.signature, signed):
+            raise UnprovenError(f"a credential is not by who has the key of {identity}")
+        until = min(each.not_valid_after_utc for each in chain).timestamp()
+        return Peer(identity, key, chain[0], agreement, until)

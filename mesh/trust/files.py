@@ -1,0 +1,136 @@
+"""Where a node's certificate comes from, and that it is renewed: by this node, or by whoever writes the files."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from mesh.errors import ConfigError, UnprovenError
+from mesh.tasks import task_group
+from mesh.telemetry import Observer, nobody
+from mesh.trust.certificates import check_chain, read_certificates, read_key
+from mesh.trust.folder import Folder, Issued
+from mesh.trust.guard import Guard
+from mesh.trust.identity import Identity, TrustSettings
+
+__all__ = ["guarding"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+
+_Seen = tuple[tuple[int, int, int] | None, ...]
+
+
+@asynccontextmanager
+async def guarding(
+    settings: TrustSettings, namespace: str, app_id: str, observer: Observer = nobody
+) -> AsyncIterator[Guard]:
+    """Give a node's guard, whose certificate and roots are kept fresh while it is entered; raises ``ConfigError``."""
+    identity = Identity(settings.trust_domain, namespace, app_id)
+    source = _Source(settings, identity)
+    guard = Guard(settings, observer)
+    guard.take(await asyncio.to_thread(source.read), identity)
+    logger.info("this node proves to be %s, and is %s with others", identity, settings.mode)
+    async with task_group() as tasks:
+        keeping = tasks.create_task(_keep(source, guard, identity), name="trust-keep")
+        try:
+            yield guard
+        finally:
+            keeping.cancel()
+
+
+async def _keep(source: _Source, guard: Guard, identity: Identity) -> None:
+    told = ""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            issued = await asyncio.to_thread(source.changed)
+            if issued is not None:
+                guard.take(issued, identity)
+                logger.info("the certificate of %s, or who is trusted, is renewed", identity)
+            told = ""
+        except (ConfigError, OSError) as error:
+            if str(error) != told:
+                told = str(error)
+                logger.warning("the certificate of %s is not renewed, the former one is used: %s", identity, error)
+
+
+class _Source:
+    """Reads files; all functions block."""
+
+    def __init__(self, settings: TrustSettings, identity: Identity) -> None:
+        self._settings, self._identity = settings, identity
+        self._seen: _Seen = ()
+        self._renew_at: datetime.datetime | None = None
+        self._issued: Issued
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        settings = self._settings
+        if settings.folder is not None:
+            folder = Folder(settings.folder)
+            return folder.roots_file, folder.key_file
+        return cast("tuple[Path, ...]", (settings.certificate, settings.key, settings.roots))
+
+    def read(self) -> Issued:
+        """Read, or issue, what the node proves itself by; raises ``ConfigError``."""
+        self._seen = tuple(_state(each) for each in self._files)
+        settings = self._settings
+        try:
+            if settings.folder is not None:
+                issued = Folder(settings.folder).issue(self._identity)
+                leaf = issued.chain[0]
+                self._renew_at = leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) / 2
+            else:
+                chain, key, roots = self._files
+                certificates = read_certificates(chain.read_bytes(), str(chain))
+                trusted = read_certificates(roots.read_bytes(), str(roots))
+                issued = Issued(certificates, read_key(key.read_bytes(), str(key)), trusted)
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        self._check(issued)
+        self._issued = issued
+        return issued
+
+    def _check(self, issued: Issued) -> None:
+        """Find at start what others would refuse later."""
+        try:
+            found = check_chain(issued.chain, issued.roots, self._settings.trust_domain)
+        except UnprovenError as error:
+            raise ConfigError(f"{self._files[0]}: {error}") from None
+        if found != self._identity:
+            raise ConfigError(f"{self._files[0]} is of {found}; this node is {self._identity}")
+        if issued.chain[0].public_key() != issued.key.public_key():
+            raise ConfigError(f"{self._files[1]} is not the key of the certificate in {self._files[0]}")
+
+    def changed(self) -> Issued | None:
+        """Read again what has changed, or is half over."""
+        seen = tuple(_state(each) for each in self._files)
+        due = self._renew_at is not None and datetime.datetime.now(datetime.UTC) >= self._renew_at
+        if not due and seen == self._seen:
+            return None
+        if self._settings.folder is not None and not due:
+            # Others may not have seen a new root yet: what the former one has issued is used as long as it is trusted.
+            self._seen = seen
+            kept = replace(self._issued, roots=Folder(self._settings.folder).roots())
+            with suppress(ConfigError):
+                self._check(kept)
+                self._issued = kept
+                return kept
+        return self.read()
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

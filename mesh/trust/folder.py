@@ -1,0 +1,121 @@
+"""A root of a mesh in a folder: ``root.key``, and ``roots.pem`` with all that are trusted, the newest first."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from mesh.errors import ConfigError
+from mesh.home import write_private
+from mesh.trust.certificates import (
+    Key,
+    as_pem,
+    issue,
+    key_as_pem,
+    make_root,
+    read_certificates,
+    read_key,
+    trust_domain_of,
+)
+from mesh.trust.identity import Identity
+
+__all__ = ["LEAF_TTL", "ROOT_TTL", "Folder", "Issued"]
+
+ROOT_TTL = datetime.timedelta(days=3650)
+LEAF_TTL = datetime.timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate with its key, and who is trusted.
+
+    Attributes:
+        chain: The node's own first.
+        key: Its private key.
+        roots: Who is trusted.
+    """
+
+    chain: Sequence[x509.Certificate]
+    key: Key
+    roots: Sequence[x509.Certificate]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where the root is; all functions block."""
+
+    path: Path
+
+    @property
+    def key_file(self) -> Path:
+        """Where the newest root's private key is."""
+        return self.path / "root.key"
+
+    @property
+    def roots_file(self) -> Path:
+        """Where all trusted roots are."""
+        return self.path / "roots.pem"
+
+    def roots(self) -> list[x509.Certificate]:
+        """Read who is trusted, the newest first; raises ``ConfigError``."""
+        try:
+            return read_certificates(self.roots_file.read_bytes(), str(self.roots_file))
+        except FileNotFoundError:
+            raise ConfigError(f"there is no root in {self.path}; mesh trust init makes one") from None
+
+    def trust_domain(self) -> str:
+        """Read whose root it is; raises ``ConfigError``."""
+        return trust_domain_of(self.roots()[0])
+
+    def issues(self, root: x509.Certificate) -> bool:
+        """Tell whether certificates are issued by a root: whether its key is here."""
+        if not self.key_file.exists():
+            return False
+        return read_key(self.key_file.read_bytes(), str(self.key_file)).public_key() == root.public_key()
+
+    def init(self, trust_domain: str, ttl: datetime.timedelta = ROOT_TTL) -> None:
+        """Make a root; raises ``ConfigError`` when there is one."""
+        Identity(trust_domain, "default", "any")  # Refuses what can be no trust domain.
+        if self.roots_file.exists() or self.key_file.exists():
+            raise ConfigError(f"{self.path} holds a root already; mesh trust rotate makes another one beside it")
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root, key = make_root(trust_domain, ttl)
+        write_private(self.key_file, key_as_pem(key))
+        write_private(self.roots_file, as_pem([root]))
+
+    def rotate(self, ttl: datetime.timedelta = ROOT_TTL) -> None:
+        """Make a new root beside the others, which stay trusted until they expire or `finish` is called."""
+        roots, trust_domain = self._live(), self.trust_domain()
+        root, key = make_root(trust_domain, ttl)
+        # First all trust it, then it is used: in between the old one still issues.
+        write_private(self.roots_file, as_pem([root, *roots]))
+        write_private(self.key_file, key_as_pem(key))
+
+    def finish(self) -> int:
+        """Trust the newest root alone; give how many are trusted no more."""
+        roots = self.roots()
+        write_private(self.roots_file, as_pem(roots[:1]))
+        return len(roots) - 1
+
+    def _live(self) -> list[x509.Certificate]:
+        now = datetime.datetime.now(datetime.UTC)
+        return [each for each in self.roots() if each.not_valid_after_utc > now]
+
+    def issue(self, identity: Identity, ttl: datetime.timedelta = LEAF_TTL) -> Issued:
+        """Make a certificate; raises ``ConfigError``, as where another trust domain is asked for."""
+        roots, trust_domain = self.roots(), self.trust_domain()
+        if identity.trust_domain != trust_domain:
+            raise ConfigError(f"the root in {self.path} is of the trust domain {trust_domain}, not of {identity}")
+        try:
+            root_key = read_key(self.key_file.read_bytes(), str(self.key_file))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} has no key of its root, so it issues nothing") from None
+        root = next((each for each in roots if each.public_key() == root_key.public_key()), None)
+        if root is None:
+            raise ConfigError(f"{self.key_file} is not of a root in {self.roots_file}")
+        leaf, key = issue(identity, root, root_key, ttl)
+        return Issued((leaf,), key, roots)

@@ -1,0 +1,361 @@
+"""Proves what this node sends, and checks what comes: frames of calls, and what is told to all (``mesh.trust``)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+from cryptography import x509
+
+from mesh.address import Address, Kind, decode_token
+from mesh.broker import Message
+from mesh.errors import UnprovenError
+from mesh.telemetry import UNPROVEN, Observed, Observer, nobody
+from mesh.trust.certificates import verify
+from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded
+from mesh.trust.folder import Issued
+from mesh.trust.identity import Identity, ProveAgainError, ReplayedError, TrustSettings
+from mesh.trust.replays import Replays
+
+__all__ = ["Guard", "Session"]
+
+logger = logging.getLogger(__name__)
+
+IDENTITY_HEADER = "mesh-identity"
+MADE_HEADER = "mesh-made"
+PROOF_HEADER = "mesh-proof"
+DEADLINE_HEADER = "mesh-deadline"
+FRAME_HEADER = "mesh-frame"
+PROVE = "prove"
+FRESH_SECONDS = 120.0
+AHEAD_SECONDS = 30.0
+QUIET_SECONDS = 10.0
+MAC_BYTES = 16
+MOST_KNOWN = 8  # Nodes that answered at one address, which a request carries a MAC for.
+MAX_ADDRESSES = 1024
+MAX_PROOF = 512
+_REQUEST, _TOLD = b"mesh request 1", b"mesh told 1"
+_TO_CALLEE, _TO_CALLER = "callee", "caller"
+_pack = msgspec.msgpack.encode
+
+
+def _digest(purpose: bytes, to: str, token: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    covered = sorted(item for item in headers.items() if item[0] != PROOF_HEADER)
+    return hashlib.sha256(_pack((purpose, to, token, covered, hashlib.sha256(body).digest()))).digest()
+
+
+def _token_of(reply_to: str) -> str:
+    """Give what a broker leaves as it is: one may name an inbox otherwise on each connection."""
+    return reply_to.rpartition(".")[2]
+
+
+def _with_proof(digest: bytes, proof: str) -> bytes:
+    """Tell a request from one that differs in its proof alone, which is refused."""
+    return hashlib.sha256(digest + proof.encode()).digest()
+
+
+def _mac(secret: bytes, digest: bytes) -> bytes:
+    return hashlib.blake2b(digest, key=secret, digest_size=MAC_BYTES).digest()
+
+
+def _number(headers: Mapping[str, str], name: str) -> float:
+    text = headers.get(name, "")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise UnprovenError("it does not say its time")
+    return int(text) / 1000
+
+
+class Session:
+    """One end of a call: proves what it sends, and knows what the other end must prove.
+
+    Attributes:
+        peer: The other end, once that is known.
+    """
+
+    __slots__ = ("_at", "_full", "_guard", "_own", "_refused", "_secret", "digest", "peer")
+
+    def __init__(
+        self,
+        guard: Guard,
+        own: Own,
+        at: Address | None,
+        digest: bytes,
+        peer: Peer | None = None,
+        proof: str | None = None,
+    ) -> None:
+        self._guard, self._own, self._at = guard, own, at
+        self.digest = digest
+        self._refused = b"" if proof is None else _with_proof(digest, proof)
+        self.peer = peer
+        self._secret = b"" if peer is None else own.agree(peer)
+        self._full = True
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose the other end is."""
+        return None if self.peer is None else self.peer.identity
+
+    @property
+    def by(self) -> str:
+        """What tells the other end's calls from those of all others."""
+        return "" if self.peer is None else f"{self.peer.identity} "
+
+    def answered_short(self) -> None:
+        """Leave out the credential: the other end has it."""
+        self._full = False
+
+    def seal(self, message: Message) -> Message:
+        """Prove a frame to the other end; as it is while that is unknown."""
+        if self.peer is None:
+            return message
+        headers = dict(message.headers)
+        if self._at is None and headers.get(FRAME_HEADER) != "data":
+            headers[IDENTITY_HEADER] = self._own.header if self._full else self._own.short
+        towards = _TO_CALLER if self._at is None else _TO_CALLEE
+        headers[PROOF_HEADER] = encoded(_mac(self._secret, _digest(self.digest, towards, "", headers, message.body)))
+        return Message(headers, message.body)
+
+    def open(self, at: str, message: Message) -> bool:
+        """Check a frame of the other end; False = it is as if it had not come."""
+        headers = message.headers
+        proof = headers.get(PROOF_HEADER)
+        if proof is None:
+            if self.peer is None and not self._guard.strict:
+                return True
+            self._guard.refuse("answer", at, "missing", "it is not proven")
+            return False
+        try:
+            self._check(message, proof)
+        except UnprovenError as error:
+            self._guard.refuse("answer", at, "invalid", str(error))
+            return False
+        return True
+
+    def _check(self, message: Message, proof: str) -> None:
+        peer, secret = self.peer, self._secret
+        given = message.headers.get(IDENTITY_HEADER)
+        if self._at is not None and given is not None:
+            found = self._guard.peers.get(given)
+            if found is None or (peer is not None and found is not peer and found.id != peer.id):
+                raise UnprovenError("it is by another one than the rest of the answer")
+            if peer is None:
+                if not self._guard.may_answer(self._at, found.identity):
+                    raise UnprovenError(f"{found.identity} may not answer for {self._at}")
+                peer, secret = found, self._own.agree(found)
+        if peer is None:
+            raise UnprovenError("it does not say by whom")
+        towards = _TO_CALLEE if self._at is None else _TO_CALLER
+        given_proof = decoded(proof[:MAX_PROOF])
+        if len(given_proof) == MAC_BYTES:
+            digest = _digest(self.digest, towards, "", message.headers, message.body)
+            good = hmac.compare_digest(given_proof, _mac(secret, digest))
+        else:
+            digest = _digest(self._refused, towards, "", message.headers, message.body)
+            good = verify(peer.leaf, given_proof, digest)
+        if not good:
+            raise UnprovenError(f"it is altered, or not by {peer.identity}")
+        if self.peer is None:
+            self.peer, self._secret = peer, secret
+            if self._at is not None:
+                self._guard.met(self._at, peer)
+                # One that asks for a signature may have lost the credential. The next one that it gets brings it along.
+                (peer.has.discard if message.headers.get(FRAME_HEADER) == PROVE else peer.has.add)(self._own.id)
+
+    def may_answer(self, identity: Identity | None) -> bool:
+        """Tell whether somebody may speak for whom was asked."""
+        if identity is None:
+            return not self._guard.strict
+        return self._at is None or self._guard.may_answer(self._at, identity)
+
+
+class Guard:
+    """What a node proves and asks others to prove.
+
+    Attributes:
+        strict: Whether what is not proven is refused.
+        peers: Whose credentials were checked.
+        own: What this node proves itself by.
+    """
+
+    def __init__(self, settings: TrustSettings, observer: Observer = nobody) -> None:
+        """Prepare; `take` makes it work."""
+        self.strict = settings.mode == "strict"
+        self.peers = Peers(settings.trust_domain)
+        self.own: Own
+        self._hosts = settings.hosts
+        self._owns: dict[bytes, Own] = {}
+        self._met: OrderedDict[str, OrderedDict[bytes, Peer]] = OrderedDict()
+        self._replays = Replays()
+        self._observer = observer
+        self._refused = 0
+        self._quiet_until = 0.0
+
+    def take(self, issued: Issued, identity: Identity) -> None:
+        """Prove by another certificate from here on; what is proven to the former one is still taken."""
+        former = self.own if self._owns else None
+        self.own = own = Own(issued, identity)
+        self._owns = {own.id: own} if former is None else {own.id: own, former.id: former}
+        self.trust(issued.roots)
+
+    def trust(self, roots: Sequence[x509.Certificate]) -> None:
+        """Trust other roots from here on."""
+        self.peers.trust(roots)
+        self._met.clear()
+
+    # Requests
+
+    def ask(self, to: Address, message: Message, reply_to: str, *, signed: bool = False) -> tuple[Message, Session]:
+        """Prove a request; gives what checks its answers."""
+        own, now = self.own, time.time()
+        known = None if signed else self._met.get(to.text)
+        headers = dict(message.headers)
+        headers[MADE_HEADER] = str(int(now * 1000))
+        full = not known or not all(own.id in each.has for each in known.values())
+        headers[IDENTITY_HEADER] = own.header if full else own.short
+        digest = _digest(_REQUEST, to.text, _token_of(reply_to), headers, message.body)
+        if known:
+            macs = [each.id + _mac(own.agree(each), digest) for each in known.values() if each.until > now]
+            headers[PROOF_HEADER] = "m" + encoded(b"".join(macs))
+        else:
+            headers[PROOF_HEADER] = "s" + encoded(own.sign(digest))
+        return Message(headers, message.body), Session(self, own, to, digest, proof=headers[PROOF_HEADER])
+
+    def met(self, at: Address, peer: Peer) -> None:
+        """Note who has answered at an address."""
+        known = self._met.get(at.text)
+        if known is None:
+            known = self._met[at.text] = OrderedDict()
+            if len(self._met) > MAX_ADDRESSES:
+                self._met.popitem(last=False)
+        known[peer.id] = peer
+        known.move_to_end(peer.id)
+        if len(known) > MOST_KNOWN:
+            known.popitem(last=False)
+
+    def taken(self, at: str, message: Message, reply_to: str) -> Session | None:
+        """Check a request; None = it is not proven and need not be.
+
+        Raises:
+            ProveAgainError: It is to be signed.
+            ReplayedError: It came already, and is not answered.
+            UnprovenError: It is refused.
+        """
+        proof = message.headers.get(PROOF_HEADER)
+        if proof is None:
+            if self.strict:
+                self.refuse("request", at, "missing", "it is not proven")
+                raise UnprovenError("the caller does not prove who it is")
+            return None
+        try:
+            return self._taken(at, message, reply_to, proof)
+        except (ReplayedError, UnprovenError) as error:
+            kind = "replayed" if isinstance(error, ReplayedError) else "invalid"
+            self.refuse("request", at, kind, str(error))
+            raise
+
+    def _taken(self, at: str, message: Message, reply_to: str, proof: str) -> Session:
+        now = time.time()
+        expires_at = min(_number(message.headers, DEADLINE_HEADER), self._fresh(message.headers, now))
+        digest = _digest(_REQUEST, at, _token_of(reply_to), message.headers, message.body)
+        if self._replays.seen(digest, expires_at):
+            raise ReplayedError("it came already")
+        peer = self.peers.get(message.headers.get(IDENTITY_HEADER, "-"))
+        own = self.own
+        if proof[:1] == "m":
+            own = self._by_mac(peer, digest, decoded(proof[1:MAX_PROOF]))
+        elif peer is None or not verify(peer.leaf, decoded(proof[1:MAX_PROOF]), digest):
+            raise UnprovenError("it is altered, or not by who it says")
+        assert peer is not None
+        if not self._replays.add(digest, expires_at, str(peer.identity), now):
+            raise UnprovenError("there are too many requests to remember")
+        session = Session(self, own, None, digest, peer)
+        if proof[:1] == "m":
+            session.answered_short()
+        return session
+
+    def _by_mac(self, peer: Peer | None, digest: bytes, macs: bytes) -> Own:
+        """Find the MAC for this node, and check it; give what it was made for."""
+        size = ID_BYTES + MAC_BYTES
+        for start in range(0, len(macs), size):
+            own = self._owns.get(macs[start : start + ID_BYTES])
+            if own is None:
+                continue
+            if peer is None:
+                break
+            if hmac.compare_digest(macs[start + ID_BYTES : start + size], _mac(own.agree(peer), digest)):
+                return own
+            raise UnprovenError("it is altered, or not by who it says")
+        raise ProveAgainError("it is proven to others")
+
+    def _fresh(self, headers: Mapping[str, str], now: float) -> float:
+        made = _number(headers, MADE_HEADER)
+        if not made - AHEAD_SECONDS <= now <= made + FRESH_SECONDS:
+            raise UnprovenError("it was made too long ago, or the clocks differ")
+        return made + FRESH_SECONDS
+
+    def refusal(self, at: str, request: Message, reply_to: str, headers: Mapping[str, str]) -> Message:
+        """Make the answer to a request that is refused: it is about what came, and no other request."""
+        digest = _digest(_REQUEST, at, _token_of(reply_to), request.headers, request.body)
+        digest = _with_proof(digest, request.headers.get(PROOF_HEADER, ""))
+        told = {**headers, IDENTITY_HEADER: self.own.header}
+        told[PROOF_HEADER] = encoded(self.own.sign(_digest(digest, _TO_CALLER, "", told, b"")))
+        return Message(told, b"")
+
+    # What is told to all who listen
+
+    def tell(self, to: str, message: Message) -> Message:
+        """Prove what is told to many, or to one who has not asked this node."""
+        own = self.own
+        headers = {**message.headers, MADE_HEADER: str(int(time.time() * 1000)), IDENTITY_HEADER: own.header}
+        headers[PROOF_HEADER] = encoded(own.sign(_digest(_TOLD, to, "", headers, message.body)))
+        return Message(headers, message.body)
+
+    def told(self, at: str, message: Message) -> Identity | None:
+        """Check what is told; None = by somebody who need not say who it is.
+
+        Raises:
+            UnprovenError: It is as if it had not come.
+        """
+        headers = message.headers
+        proof = headers.get(PROOF_HEADER)
+        if proof is None and not self.strict:
+            return None
+        try:
+            if proof is None:
+                raise UnprovenError("it is not proven")
+            self._fresh(headers, time.time())
+            peer = self.peers.get(headers.get(IDENTITY_HEADER, "-"))
+            digest = _digest(_TOLD, at, "", headers, message.body)
+            if peer is None or not verify(peer.leaf, decoded(proof[:MAX_PROOF]), digest):
+                raise UnprovenError("it is altered, or not by who it says")
+        except UnprovenError as error:
+            self.refuse("told", at, "missing" if proof is None else "invalid", str(error))
+            raise
+        return peer.identity
+
+    def may_answer(self, to: Address, identity: Identity) -> bool:
+        """Tell whether somebody may answer for an address."""
+        _, namespace, what, *rest = to.space.split(".")
+        if decode_token(namespace) != identity.namespace:
+            return False
+        if to.kind is Kind.APP:
+            return what == "app" and decode_token(rest[0]) == identity.app_id
+        if what == "bindings":
+            return to.label == identity.app_id
+        return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts
+
+    def refuse(self, what: Literal["request", "answer", "told"], at: str, kind: str, reason: str) -> None:
+        """Count it, and say so now and then."""
+        self._observer(Observed(UNPROVEN, (what, kind)))
+        self._refused += 1
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            count, self._refused = self._refused, 0
+            logger.warning("%d refused, of late: %s at %s: %s", count, what, at[:300], reason[:300])

@@ -1,0 +1,85 @@
+"""Names that can be proven, and where a node's proof comes from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mesh.errors import ConfigError
+
+__all__ = ["DEFAULT_TRUST_DOMAIN", "MODES", "Identity", "ProveAgainError", "ReplayedError", "TrustSettings"]
+
+DEFAULT_TRUST_DOMAIN = "public"
+MODES = ("off", "permissive", "strict")
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+_URI = re.compile(
+    r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/ns/(?P<ns>[A-Za-z0-9._-]{1,128})/(?P<app>[A-Za-z0-9._-]{1,128})"
+)
+_DOTS = frozenset((".", ".."))
+
+
+class ProveAgainError(Exception):
+    """A request was proven by a secret that the callee does not have; nothing was done. Signed, it is taken."""
+
+
+class ReplayedError(Exception):
+    """It came already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is.
+
+    Attributes:
+        trust_domain: Whose roots say so.
+        namespace: The mesh's namespace.
+        app_id: The app id.
+    """
+
+    trust_domain: str
+    namespace: str
+    app_id: str
+
+    def __post_init__(self) -> None:
+        if not _DOMAIN.fullmatch(self.trust_domain):
+            raise ConfigError(f"trust domain {self.trust_domain!r} has other than a-z, 0-9, '.', '_' and '-'")
+        for what, text in (("namespace", self.namespace), ("app id", self.app_id)):
+            if not _SEGMENT.fullmatch(text) or text in _DOTS:
+                raise ConfigError(f"{what} {text!r} can be no part of a SPIFFE id: letters, digits, '.', '_' and '-'")
+
+    def __str__(self) -> str:
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/{self.app_id}"
+
+    @classmethod
+    def parse(cls, uri: str) -> Identity | None:
+        """Read a SPIFFE id; None when it is none of an application."""
+        found = _URI.fullmatch(uri)
+        if found is None or found["ns"] in _DOTS or found["app"] in _DOTS:
+            return None
+        return cls(found["domain"], found["ns"], found["app"])
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """How a node proves who it is, and what it asks of others.
+
+    Attributes:
+        mode: ``permissive`` takes what is not proven as well; ``strict`` refuses it.
+        trust_domain: The only one whose names count.
+        folder: A root, as ``mesh trust init`` makes it; the node issues its own certificate.
+        certificate: A chain, the node's own first (PEM); with ``key`` and ``roots``, in place of a folder.
+        key: Its private key (PEM).
+        roots: Who is trusted (PEM).
+        hosts: App ids that may answer for components; empty = each of the namespace.
+    """
+
+    mode: Literal["permissive", "strict"]
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    folder: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    roots: Path | None = None
+    hosts: frozenset[str] = frozenset()

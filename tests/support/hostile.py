@@ -1,0 +1,115 @@
+"""A mesh whose nodes prove who they are, and one node on its broker that may do everything there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from brokers.memory import MemoryBroker, MemoryHub
+from mesh import address
+from mesh.address import Address
+from mesh.broker import Broker, Frame, Message
+from mesh.calls.exchange import Exchange
+from mesh.telemetry import Observed
+from mesh.trust.folder import Folder
+from mesh.trust.guard import Guard
+from mesh.trust.identity import Identity, TrustSettings
+
+__all__ = ["NAMESPACE", "STOCK", "Hostile", "Mesh", "soon"]
+
+NAMESPACE = "default"
+STOCK = address.app(NAMESPACE, "stock")
+
+
+def soon() -> float:
+    return time.time() + 20
+
+
+class Tapped(MemoryBroker):
+    """A node all of whose frames are seen on their way out, and may be held back."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.sent: list[tuple[str | Address, Message, str]] = []
+        self.held: Callable[[Message], bool] = lambda message: False
+        self.kept: asyncio.Queue[tuple[str | Address, Message, str]] = asyncio.Queue()
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        self.sent.append((to, message, reply_to))
+        if self.held(message):
+            self.kept.put_nowait((to, message, reply_to))
+        else:
+            await super().send(to, message, reply_to)
+
+
+class Hostile:
+    """A node with the right to send, serve and hear everything."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.got: list[Frame] = []
+        broker.on_frame(self.got.append)
+
+    async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+        await self.broker.send(to, message, reply_to)
+
+    @property
+    def inbox(self) -> str:
+        return f"{self.broker.inbox}.mesh-evil"
+
+
+class Mesh:
+    """A caller, a callee, and a hostile node.
+
+    Attributes:
+        counts: What was refused, by what it was and why.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        Folder(folder).init("public")
+        self.folder = folder
+        self.hub = MemoryHub()
+        self.caller_broker, self.callee_broker = Tapped(self.hub), Tapped(self.hub)
+        self.evil_broker = MemoryBroker(self.hub)
+        self.counts: Counter[tuple[str, ...]] = Counter()
+        self.caller: Exchange
+        self.callee: Exchange
+        self.evil: Hostile
+
+    def count(self, observed: Observed) -> None:
+        self.counts[observed.labels] += 1
+
+    def guard(self, app_id: str, mode: str = "strict", **settings: object) -> Guard:
+        made = Guard(TrustSettings(mode, folder=self.folder, **settings), self.count)  # type: ignore[arg-type]
+        identity = Identity("public", NAMESPACE, app_id)
+        made.take(Folder(self.folder).issue(identity), identity)
+        return made
+
+    @asynccontextmanager
+    async def running(
+        self,
+        caller: str | None = "strict",
+        callee: str | None = "strict",
+        *,
+        ask_after: float = 30.0,
+        **settings: object,
+    ) -> AsyncIterator[Mesh]:
+        """Run it; a mode of None proves nothing."""
+        async with AsyncExitStack() as stack:
+            for broker in (self.caller_broker, self.callee_broker, self.evil_broker):
+                await stack.enter_async_context(broker)
+            self.evil = Hostile(self.evil_broker)
+            guards = [
+                None if mode is None else self.guard(name, mode, **settings)
+                for name, mode in (("shop", caller), ("stock", callee))
+            ]
+            made = [
+                await stack.enter_async_context(Exchange(broker, guard=each, ask_after=ask_after))
+                for broker, each in zip((self.caller_broker, self.callee_broker), guards, strict=True)
+            ]
+            self.caller, self.callee = made
+            yield self

@@ -1,0 +1,276 @@
+"""Roots, certificates and chains: which name is proven, and which is not."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
+
+from gateway.cli.dispatch import main
+from mesh.errors import ConfigError, UnprovenError
+from mesh.tasks import task_group
+from mesh.trust import files
+from mesh.trust.certificates import check_chain, make_root, read_certificates, read_key
+from mesh.trust.files import guarding
+from mesh.trust.folder import Folder
+from mesh.trust.identity import Identity, TrustSettings
+from mesh.trust.replays import Replays
+from tests.support.eventually import eventually
+
+SHOP = Identity("public", "default", "shop")
+URI = str(SHOP)
+DAY = datetime.timedelta(days=1)
+Key = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+
+
+class Maker:
+    """Makes any certificate, right or wrong."""
+
+    def __init__(self) -> None:
+        self.root, self.root_key = make_root("public", DAY)
+
+    def make(
+        self,
+        *,
+        by: tuple[x509.Certificate, Key] | None = None,
+        key: Key | None = None,
+        uris: Sequence[str] = (URI,),
+        ca: bool = False,
+        length: int | None = None,
+        signs: bool | None = None,
+        since: datetime.timedelta = -DAY,
+        until: datetime.timedelta = DAY,
+        more: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    ) -> tuple[x509.Certificate, Key]:
+        issuer, issuer_key = by or (self.root, self.root_key)
+        key = key or ed25519.Ed25519PrivateKey.generate()
+        now = datetime.datetime.now(datetime.UTC)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"n{x509.random_serial_number()}")])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(issuer.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + since)
+            .not_valid_after(now + until)
+            .add_extension(x509.BasicConstraints(ca, length if ca else None), critical=True)
+        )
+        usage = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+        ) | dict.fromkeys(("crl_sign", "encipher_only", "decipher_only"), False)
+        signs = ca if signs is None else signs
+        builder = builder.add_extension(
+            x509.KeyUsage(digital_signature=not signs, key_cert_sign=signs, **usage), critical=True
+        )
+        if uris:
+            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(each) for each in uris])
+            builder = builder.add_extension(names, critical=False)
+        for extension, critical in more:
+            builder = builder.add_extension(extension, critical=critical)
+        ecdsa = isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+        return builder.sign(issuer_key, hashes.SHA256() if ecdsa else None), key
+
+
+def below(maker: Maker, **settings: object) -> list[x509.Certificate]:
+    between, key = maker.make(ca=True, uris=(), **settings)  # type: ignore[arg-type]
+    return [maker.make(by=(between, key))[0], between]
+
+
+GOOD: dict[str, Callable[[Maker], list[x509.Certificate]]] = {
+    "by the root": lambda maker: [maker.make()[0]],
+    "with the root beside it": lambda maker: [maker.make()[0], maker.root],
+    "by one between": below,
+    "by one between on P-256": lambda maker: below(maker, key=ec.generate_private_key(ec.SECP256R1())),
+    "on P-256": lambda maker: [maker.make(key=ec.generate_private_key(ec.SECP256R1()))[0]],
+    "by one that admits none below": lambda maker: below(maker, length=0),
+}
+
+
+@pytest.mark.parametrize("how", GOOD)
+def test_a_chain_that_proves_a_name(how: str) -> None:
+    maker = Maker()
+    assert check_chain(GOOD[how](maker), [Maker().root, maker.root], "public") == SHOP
+
+
+def two_between(maker: Maker) -> list[x509.Certificate]:
+    first, first_key = maker.make(ca=True, uris=(), length=0)
+    second, second_key = maker.make(ca=True, uris=(), by=(first, first_key))
+    return [maker.make(by=(second, second_key))[0], second, first]
+
+
+def by_a_leaf(maker: Maker) -> list[x509.Certificate]:
+    leaf, key = maker.make(uris=("spiffe://public/ns/default/evil",))
+    return [maker.make(by=(leaf, key))[0], leaf]
+
+
+BAD: dict[str, tuple[Callable[[Maker], list[x509.Certificate]], str]] = {
+    "nothing": (lambda maker: [], "no certificate"),
+    "too long": (lambda maker: [maker.make()[0]] * 6, "too long"),
+    "another root": (lambda maker: [Maker().make()[0]], "no root"),
+    "another root beside it": (lambda maker: [(other := Maker()).make()[0], other.root], "no root"),
+    "itself": (lambda maker: [maker.root], "not one SPIFFE id"),
+    "by a leaf": (by_a_leaf, "used for what it is not for"),
+    "over": (lambda maker: [maker.make(until=-DAY / 2)[0]], "expired"),
+    "not yet": (lambda maker: [maker.make(since=DAY / 2)[0]], "expired"),
+    "one between that is over": (lambda maker: below(maker, until=-DAY / 2), "expired"),
+    "a chain that is too long for one": (two_between, "longer"),
+    "a leaf that issues": (lambda maker: [maker.make(ca=True)[0]], "used for"),
+    "a leaf that does not sign": (lambda maker: [maker.make(signs=True)[0]], "used for"),
+    "an issuer that does not": (lambda maker: below(maker, signs=False), "used for"),
+    "in another order": (lambda maker: [maker.make()[0], *below(maker)], "used for"),
+    "no name": (lambda maker: [maker.make(uris=())[0]], "not one SPIFFE id"),
+    "two names": (lambda maker: [maker.make(uris=(URI, "spiffe://public/ns/default/stock"))[0]], "not one SPIFFE id"),
+    "another trust domain": (lambda maker: [maker.make(uris=("spiffe://other/ns/default/shop",))[0]], "trust domain"),
+    "no application": (lambda maker: [maker.make(uris=("spiffe://public/shop",))[0]], "not one SPIFFE id"),
+    "dots": (lambda maker: [maker.make(uris=("spiffe://public/ns/../shop",))[0]], "not one SPIFFE id"),
+    "more than a name": (lambda maker: [maker.make(uris=(f"{URI}/x",))[0]], "not one SPIFFE id"),
+    "percent": (lambda maker: [maker.make(uris=("spiffe://public/ns/default/sh%6Fp",))[0]], "not one SPIFFE id"),
+    "a critical extension": (
+        lambda maker: [maker.make(more=[(x509.NameConstraints([x509.DNSName("a")], None), True)])[0]],
+        "critical",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_chain_that_proves_nothing(how: str) -> None:
+    maker = Maker()
+    make, why = BAD[how]
+    with pytest.raises(UnprovenError, match=why):
+        check_chain(make(maker), [maker.root], "public")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "ä", "x" * 129])
+def test_names_that_can_be_proven_of_nobody(name: str) -> None:
+    with pytest.raises(ConfigError, match="SPIFFE"):
+        Identity("public", "default", name)
+    with pytest.raises(ConfigError):
+        Identity(f"Public{name}", "default", "shop")
+
+
+def test_keys_that_cannot_be_used() -> None:
+    for pem in (b"", b"secret words"):
+        with pytest.raises(ConfigError, match="no private key") as failed:
+            read_key(pem, "key.pem")
+        assert "secret words" not in str(failed.value)
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())):
+        with pytest.raises(ConfigError, match="of another kind"):
+            read_key(key.private_bytes(serialization.Encoding.PEM, *plain), "key.pem")
+    with pytest.raises(ConfigError, match="no certificates"):
+        read_certificates(b"x", "roots.pem")
+
+
+def test_what_came_is_held_until_it_expires() -> None:
+    replays = Replays(most=4, most_of_one=3)
+    assert all(replays.add(bytes([number]), 100.0 + number, "a", 90.0) for number in range(3))
+    assert replays.seen(b"\0", 100.0)
+    assert not replays.seen(b"\3", 100.0)
+    assert not replays.add(b"\3", 100.0, "a", 90.0)  # One alone does not fill it,
+    assert replays.add(b"\3", 100.0, "b", 90.0)
+    assert not replays.add(b"\4", 100.0, "b", 90.0)  # and beyond its bound nothing is taken.
+    assert replays.add(b"\4", 200.0, "a", 150.0)
+    assert not replays.seen(b"\0", 100.0)
+
+
+def test_a_root_is_made_rotated_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    folder = Folder(tmp_path / "trust")
+    assert main(["trust", "issue", "shop"]) == 1
+    assert main(["trust", "init", "--trust-domain", "prod"]) == 0
+    assert main(["trust", "init"]) == 1
+    assert folder.key_file.stat().st_mode & 0o077 == folder.path.stat().st_mode & 0o077 == 0
+    out = tmp_path / "out"
+    assert main(["trust", "issue", "shop", "--namespace", "ns", "--ttl", "1h", "--out", str(out)]) == 0
+    assert (out / "shop.key").stat().st_mode & 0o077 == 0
+    chain = read_certificates((out / "shop.pem").read_bytes(), "")
+    roots = read_certificates((out / "roots.pem").read_bytes(), "")
+    assert check_chain(chain, roots, "prod") == Identity("prod", "ns", "shop")
+    assert chain[0].not_valid_after_utc - datetime.datetime.now(datetime.UTC) < datetime.timedelta(hours=1)
+    assert main(["trust", "rotate"]) == 0
+    new = folder.issue(Identity("prod", "ns", "shop"))
+    for leaf in (chain, new.chain):
+        check_chain(leaf, folder.roots(), "prod")
+    with pytest.raises(UnprovenError, match="no root"):
+        check_chain(new.chain, roots, "prod")
+    capsys.readouterr()
+    assert main(["trust", "show", "--output", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(each["trustDomain"], each["issues"]) for each in shown] == [("prod", True), ("prod", False)]
+    assert main(["trust", "rotate", "--finish"]) == 0
+    with pytest.raises(UnprovenError, match="no root"):
+        check_chain(chain, folder.roots(), "prod")
+    assert main(["trust", "show"]) == 0
+    assert "PRIVATE" not in capsys.readouterr().out
+    for words in (["issue"], ["show", "shop"], ["issue", "shop", "--ttl", "-1s"], ["lend"]):
+        assert main(["trust", *words]) == 2
+    folder.key_file.unlink()
+    for words in (["issue", "shop"], ["rotate"]):
+        assert main(["trust", *words]) == 1
+
+
+async def test_files_that_somebody_else_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOOK_SECONDS", 0.02)
+    folder, out = Folder(tmp_path / "trust"), tmp_path / "out"
+    folder.init("public")
+
+    def issue(app_id: str = "shop") -> None:
+        assert main(["trust", "issue", app_id, "--trust-dir", str(folder.path), "--out", str(out)]) == 0
+
+    issue()
+    paths = out / "shop.pem", out / "shop.key", out / "roots.pem"
+    settings = TrustSettings("strict", "public", None, *paths)
+    async with guarding(settings, "default", "shop") as guard, task_group():
+        first = guard.own
+        (out / "shop.pem").write_text("half")
+        issue()
+        await eventually(lambda: _differ(guard.own, first))
+        assert guard.own.identity == SHOP
+    issue("other")
+    wrong: tuple[tuple[Path, ...], ...] = (
+        (out / "other.pem", *paths[1:]),
+        (paths[0], out / "other.key", paths[2]),
+        (tmp_path / "none", *paths[1:]),
+        (paths[2], *paths[1:]),
+    )
+    for each in wrong:
+        with pytest.raises(ConfigError):
+            async with guarding(TrustSettings("strict", "public", None, *each), "default", "shop"):
+                raise AssertionError
+
+
+def _differ(one: object, another: object) -> None:
+    assert one is not another
+
+
+async def test_a_node_with_the_root_renews_itself_and_follows_a_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOOK_SECONDS", 0.02)
+    folder = Folder(tmp_path)
+    with pytest.raises(ConfigError, match="mesh trust init"):
+        async with guarding(TrustSettings("strict", folder=tmp_path), "default", "shop"):
+            raise AssertionError
+    folder.init("public")
+    async with guarding(TrustSettings("strict", folder=tmp_path), "default", "shop") as guard:
+        first = guard.own
+        serial = guard.peers.get(first.header).leaf.serial_number  # type: ignore[union-attr]  # It is trusted.
+        folder.rotate()
+        await eventually(lambda: _differ(guard.own, first))
+        second = guard.own  # The certificate is the same: others may not know the new root yet.
+        assert guard.peers.get(second.header).leaf.serial_number == serial  # type: ignore[union-attr]
+        folder.finish()
+        await eventually(lambda: _differ(guard.own, second))
+        assert guard.peers.get(guard.own.header).leaf.serial_number != serial  # type: ignore[union-attr]
+        with pytest.raises(UnprovenError, match="no root"):
+            guard.peers.get(first.header)
