@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.export.opening import spans_sent
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
@@ -186,12 +187,14 @@ class Gateway:
         async with AsyncExitStack() as stack:
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             self._backlogs = Backlogs(runtime.services)
+            await stack.enter_async_context(spans_sent(runtime, self.grace))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
+            around = stages(config, metrics=metrics, tracing=runtime.tracing, api_log=api.api_log, names=api.names)
             server = HTTPServer(
-                staged(build_router(api), stages(config, metrics=metrics)),
+                staged(build_router(api), around),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)

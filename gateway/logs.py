@@ -10,12 +10,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.config import GatewayConfig
 from mesh import __version__
+from mesh.telemetry import CURRENT
 
 __all__ = ["Bounded", "configure_logging", "quoted"]
 
@@ -23,7 +24,7 @@ BURST = 100
 LINES_A_MINUTE = 6
 TOLD_SECONDS = 10.0
 # Changes of state, which come with counts, and the lines of calls that somebody asked for.
-UNBOUNDED = frozenset({"mesh.conditions", "gateway.api"})
+UNBOUNDED = frozenset({"mesh.conditions", "gateway.api", "gateway.spans"})
 
 
 def quoted(value: object, *, ascii_only: bool = False) -> str:
@@ -32,6 +33,13 @@ def quoted(value: object, *, ascii_only: bool = False) -> str:
     return (
         text if text.isprintable() else "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
     )
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """Give what a line has besides its message: also the span in which it was written, if there is one."""
+    fields: Mapping[str, object] = getattr(record, "fields", {})
+    span = CURRENT.get()
+    return fields if not span or "trace_id" in fields else {**fields, "trace_id": span[3:35], "id": span[36:52]}
 
 
 class _Text(logging.Formatter):
@@ -44,7 +52,7 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        fields = "".join(f" {name}={self._quoted(value)}" for name, value in getattr(record, "fields", {}).items())
+        fields = "".join(f" {name}={self._quoted(value)}" for name, value in _fields(record).items())
         text = (
             f'time="{when}" level={record.levelname.lower()} msg={self._quoted(record.getMessage())}'
             f"{fields} {self._tail} scope={record.name} type=log ver={__version__}"
@@ -71,7 +79,7 @@ class _JSON(logging.Formatter):
             "msg": record.getMessage(),
             "scope": record.name,
             **self._common,
-            **getattr(record, "fields", {}),
+            **_fields(record),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

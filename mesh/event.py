@@ -35,6 +35,7 @@ __all__ = [
     "SPECVERSION",
     "Event",
     "attributes_of",
+    "decode_header_value",
     "encode_header_value",
     "from_headers",
     "from_structured",
@@ -129,7 +130,12 @@ def encode_header_value(value: str) -> str:
     return _UNSAFE_IN_HEADER.sub(lambda m: "".join(f"%{byte:02X}" for byte in m[0].encode()), value)
 
 
-def _decode_header_value(value: str, errors: str) -> str:
+def decode_header_value(value: str, errors: str = "replace") -> str:
+    """Read what ``encode_header_value`` wrote.
+
+    Raises:
+        EventError: It is not UTF-8, and ``errors`` is ``strict``.
+    """
     if value[:1] == '"' and value[-1:] == '"' and len(value) > 1:  # As older versions of the specification wrote it.
         value = _QUOTED_PAIR.sub(r"\1", value[1:-1])
     if "%" not in value:
@@ -183,7 +189,7 @@ def attributes_of(headers: Mapping[str, str], prefix: str, errors: str = "strict
     """
     size = len(prefix)
     return {
-        name[size:]: _decode_header_value(value, errors) if "%" in value or '"' in value else value
+        name[size:]: decode_header_value(value, errors) if "%" in value or '"' in value else value
         for name, value in headers.items()
         if name.startswith(prefix)
     }

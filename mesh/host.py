@@ -50,6 +50,7 @@ from mesh.event import required_headers
 from mesh.flow import IDLE_SECONDS, Flow, joined_to, parted, prefixed
 from mesh.operation import Caller, Method, Operation
 from mesh.resources.component import Component, EnvRef, SecretRef
+from mesh.telemetry import BAGGAGE
 
 __all__ = [
     "CALLER_HEADER",
@@ -363,6 +364,8 @@ class Hosts:
             headers["ce-traceparent"] = context.traceparent
             if context.tracestate:
                 headers["ce-tracestate"] = context.tracestate.strip()
+        if context.baggage:
+            headers[BAGGAGE] = context.baggage.strip()
         if method.streamed:
             body = prefixed(body)
             until = min(until, time.time() + IDLE_SECONDS)  # What may last is not waited for that long.

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -40,6 +40,8 @@ from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import Handler
 from mesh.resources.component import Component
 from mesh.scopes import in_scope
+from mesh.spans import Begun
+from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing
 
 __all__ = ["Hosted", "Hosting"]
 
@@ -63,6 +65,7 @@ class Hosted:
         recoverable: Whether an operation is asked about that got lost with a connection, as between few hosts.
         methods: What it can be asked, by name.
         run: The host's pipeline.
+        tracing: Makes spans.
     """
 
     block: str
@@ -72,15 +75,19 @@ class Hosted:
     recoverable: bool
     methods: Mapping[str, Method] = field(repr=False)
     run: Handler = field(repr=False)
+    tracing: Tracing = field(default=NOT_TRACED, repr=False)
 
     async def answer(self, namespace: str, request: Request) -> None:
         """Do what a caller elsewhere asks, and send what came of it."""
+        body: bytes | None = None
         try:
-            result = await self.run(await self._operation(namespace, request))
-            if isinstance(result, Flow):
-                await _pass_on(request, result)
-                return
-            body = msgspec.msgpack.encode(result)
+            with self._begun(request) as begun:
+                traceparent = request.headers.get("ce-traceparent") if begun is None else begun.traceparent
+                result = await self.run(await self._operation(namespace, request, traceparent))
+                if isinstance(result, Flow):
+                    await _pass_on(request, result)
+                else:
+                    body = msgspec.msgpack.encode(result)
         except MeshError as error:
             if request.answered:
                 raise StreamBrokenError(str(error)) from error
@@ -95,9 +102,20 @@ class Hosted:
             failed = RemoteError(f"internal error: {type(error).__name__}")
             await request.reply({ERROR_HEADER: json.dumps(to_wire(failed))})
             return
-        await request.reply({}, body)
+        if body is not None:
+            await request.reply({}, body)
 
-    async def _operation(self, namespace: str, request: Request) -> Operation:
+    def _begun(self, request: Request) -> AbstractContextManager[Begun | None]:
+        """Begin the span of this side, if it is recorded."""
+        parent, tracing = request.headers.get("ce-traceparent"), self.tracing
+        if not tracing.records(parent):
+            return UNTOLD
+        method = request.headers.get("ce-type", "").removeprefix(EVENT_TYPE)
+        name = self.component.name
+        tags = {"rpc.service": "Component", "rpc.method": method, "db.system": self.block, "db.name": name}
+        return tracing.served(parent, f"component/{name}/{method}", tags) or UNTOLD
+
+    async def _operation(self, namespace: str, request: Request, traceparent: str | None) -> Operation:
         headers = request.headers
         name = headers.get("ce-type", "").removeprefix(f"{EVENT_TYPE}{self.block}.")
         method = self.methods.get(name)
@@ -114,7 +132,7 @@ class Hosted:
             followed = Body(rest) if FOLLOWED_HEADER in headers else None
         else:
             body = request.body if not request.streamed else await joined(request.parts())
-        trace = headers.get("ce-traceparent"), headers.get("ce-tracestate", "")
+        trace = traceparent, headers.get("ce-tracestate", ""), headers.get(BAGGAGE, "")
         caller = Caller(namespace, app_id) if who is None else Caller.proven_by(who)
         context = Context(caller, request.deadline, *trace)
         return Operation(method, self.component.name, decoded(body, method.arguments), context, body=followed)

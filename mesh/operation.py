@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mesh.flow import Body
     from mesh.trust.identity import Identity
 
-__all__ = ["DEFAULT_SECONDS", "Arrival", "Caller", "Context", "Method", "Operation"]
+__all__ = ["DEFAULT_SECONDS", "UNTRACED", "Arrival", "Caller", "Context", "Method", "Operation", "Trace"]
 
 DEFAULT_SECONDS = 15.0
 
@@ -46,6 +46,18 @@ class Caller:
         return cls(identity.namespace, identity.app_id, proven=True, trust_domain=identity.trust_domain)
 
 
+class Trace(NamedTuple):
+    """The part of a `Context` that names the trace; see there."""
+
+    traceparent: str | None = None
+    tracestate: str = ""
+    baggage: str = ""
+    own: bool = False
+
+
+UNTRACED = Trace()
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Around what it is asked.
@@ -53,14 +65,18 @@ class Context:
     Attributes:
         caller: Who asks.
         deadline: Unix time in seconds, as the caller gave it; None leaves it to the policy or the block.
-        traceparent: Of the caller's span, as it was received; None when there is none.
+        traceparent: Of the span that this belongs to; None when there is none.
         tracestate: What goes with it.
+        baggage: What applications want to be passed on with everything that follows from it.
+        own: Whether the span is that of this one thing, as a gateway's of a call of its API, and not of whoever asks.
     """
 
     caller: Caller
     deadline: float | None = None
     traceparent: str | None = None
     tracestate: str = ""
+    baggage: str = ""
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ EXTRAS = {
     "grpc": "pluggable",
     "idna": "smtp",
     "mqtt5": "mqtt",
+    "opentelemetry": "telemetry",
     "nkeys": "nkeys",
     "pymongo": "mongodb",
     "pyodbc": "sqlserver",

@@ -1,23 +1,30 @@
 """Names of spans, metrics and log events in one place, trace context, and the counters themselves.
 
-Source: W3C Trace Context level 1, sections 3.2 and 3.3; W3C Baggage section 3.
+Source: W3C Trace Context level 1, sections 3.2 and 3.3; W3C Baggage sections 3.3.1 and 3.3.2.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import NamedTuple
+
+from mesh.spans import Begun, Sink, SpanKind, Value
 
 __all__ = [
     "ACCESS",
     "APPLICATION_CALLED",
     "ARRIVALS",
+    "BAGGAGE",
     "BATCHES",
     "CANCELLED",
     "COMPONENTS_OPENED",
+    "CURRENT",
     "Counters",
     "EVENTS_DEAD_LETTERED",
     "EVENTS_DELIVERED",
@@ -32,12 +39,17 @@ __all__ = [
     "POLICIES_APPLIED",
     "Tracing",
     "UNPROVEN",
+    "UNTOLD",
     "both",
     "child_span",
+    "is_baggage",
     "is_traceparent",
     "is_tracestate",
     "nobody",
+    "trace_bin",
+    "trace_header",
     "unusable",
+    "within",
 ]
 
 # What is observed, by name; labels follow in the order given, and behind a semicolon the details.
@@ -59,6 +71,7 @@ DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
 UNPROVEN = "unproven"  # request, answer or told; missing, invalid or replayed
+SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 
 MAX_SERIES = 1000
 OTHER = "(other)"
@@ -71,7 +84,19 @@ _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:(?<!\A00.{53})-[!-~]*)?\Z"
 )
 _PRINTABLE = re.compile(r"[ -~]*\Z")
+_KEY = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_VALUE = r"(?:[!#-+.-:<-\[\]-~-]+[ \t]*)?"
+_MEMBER = rf"[ \t]*{_KEY}[ \t]*=[ \t]*{_VALUE}(?:;[ \t]*{_KEY}[ \t]*(?:=[ \t]*{_VALUE})?)*"
+_BAGGAGE = re.compile(rf"{_MEMBER}(?:,{_MEMBER})*\Z")
+MAX_BAGGAGE_BYTES = 8192
+_ODD = frozenset("13579bdf")
 SAMPLED, NOT_SAMPLED = "01", "00"
+
+BAGGAGE = "baggage"
+CURRENT: ContextVar[str] = ContextVar("traceparent", default="")
+"""The span within which this task works, for lines of the log."""
+UNTOLD: AbstractContextManager[None] = nullcontext()
+"""In the place of a span that is not recorded."""
 
 
 def is_traceparent(value: str) -> bool:
@@ -80,8 +105,13 @@ def is_traceparent(value: str) -> bool:
 
 
 def is_tracestate(value: str) -> bool:
-    """Tell whether a header value can be a ``tracestate``, or a ``baggage``: printable ASCII."""
+    """Tell whether a header value can be a ``tracestate``: printable ASCII."""
     return _PRINTABLE.match(value) is not None
+
+
+def is_baggage(value: str) -> bool:
+    """Tell whether a header value is a ``baggage``: members ``key=value;property``, of no more than 8192 bytes."""
+    return len(value) <= MAX_BAGGAGE_BYTES and _BAGGAGE.match(value) is not None
 
 
 def unusable(headers: Mapping[str, str]) -> list[str]:
@@ -95,23 +125,30 @@ def unusable(headers: Mapping[str, str]) -> list[str]:
         for name, valid in (
             ("traceparent", traced),
             ("tracestate", traced and is_tracestate(headers.get("tracestate", ""))),
-            ("baggage", is_tracestate(headers.get("baggage", ""))),
+            ("baggage", is_baggage(headers.get("baggage", ""))),
         )
         if name in headers and not valid
     ]
 
 
 class Tracing:
-    """Makes trace context; exporting spans is not its business."""
+    """Makes trace context, and begins the spans that are told of.
 
-    __slots__ = ("_sample_below", "enabled")
+    Attributes:
+        enabled: Whether any are made.
+        sink: Is given each sampled span when it is over; None = nobody wants them.
+    """
 
-    def __init__(self, sampling_ratio: float) -> None:
+    __slots__ = ("_sample_below", "enabled", "sink")
+
+    def __init__(self, sampling_ratio: float, sink: Sink | None = None) -> None:
         """Set the share of traces that begin here and are marked as sampled.
 
         Args:
             sampling_ratio: 0 switches tracing off; then nothing is generated.
+            sink: Is given each sampled span.
         """
+        self.sink = sink
         self.sample(sampling_ratio)
 
     def sample(self, sampling_ratio: float) -> None:
@@ -133,6 +170,75 @@ class Tracing:
         flags = SAMPLED if int.from_bytes(random[24:], "big") < self._sample_below else NOT_SAMPLED
         text = random.hex()
         return f"00-{text[:32]}-{text[32:48]}-{flags}"
+
+    def records(self, traceparent: str | None) -> bool:
+        """Tell whether what is done in a span, or below it, is told of."""
+        return self.sink is not None and self.enabled and (traceparent or "")[54:55] in _ODD
+
+    def begin(
+        self,
+        traceparent: str,
+        parent: str | None,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, Value],
+        *,
+        tracestate: str = "",
+        links: Sequence[str] = (),
+    ) -> Begun:
+        """Begin a span that is recorded, whose ``traceparent`` is there already."""
+        assert self.sink is not None
+        valid = parent if parent and is_traceparent(parent) else None
+        return Begun(self.sink, traceparent, valid, name, kind, attributes, tracestate=tracestate, links=tuple(links))
+
+    def served(
+        self, parent: str | None, name: str, attributes: Mapping[str, Value], *, later: bool = False
+    ) -> Begun | None:
+        """Begin the span of who does what another one asked; None where that is not recorded.
+
+        Args:
+            parent: The asker's span.
+            name: What is done.
+            attributes: More about it.
+            later: Whether the asker no longer waits: then it is a trace of its own with a link to the asker's.
+        """
+        if not self.records(parent) or parent is None or not is_traceparent(parent):
+            return None
+        if not later:
+            return self.begin(child_span(parent), parent, name, SpanKind.SERVER, attributes)
+        text = os.urandom(24).hex()
+        own = f"00-{text[:32]}-{text[32:]}-{SAMPLED}"
+        return self.begin(own, None, name, SpanKind.SERVER, attributes, links=(parent,))
+
+
+def trace_header(headers: Sequence[tuple[str, str]]) -> str | None:
+    """Find the ``traceparent`` among header fields."""
+    return next((value for name, value in headers if name.lower() == "traceparent"), None)
+
+
+def within(headers: Sequence[tuple[str, str]], traceparent: str) -> list[tuple[str, str]]:
+    """Give header fields that name another span, in the forms in which they named one."""
+    made = []
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == "traceparent":
+            made.append((name, traceparent))
+        elif lowered == "grpc-trace-bin":
+            made.append((name, trace_bin(traceparent)))
+        else:
+            made.append((name, value))
+    return made
+
+
+def trace_bin(traceparent: str) -> str:
+    """Write a span as ``grpc-trace-bin``; empty for one that is none.
+
+    Source: OpenCensus, BinaryEncoding: version, and then each field behind its number.
+    """
+    if not is_traceparent(traceparent):
+        return ""
+    _, trace, span, flags = (bytes.fromhex(part) for part in traceparent[:55].split("-"))
+    return base64.b64encode(b"\0\0" + trace + b"\1" + span + b"\2" + flags).decode().rstrip("=")
 
 
 def child_span(traceparent: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
-__all__ = ["HIDDEN", "in_url", "without_credentials"]
+__all__ = ["HIDDEN", "in_url", "names_a_host", "without_credentials"]
 
 HIDDEN = "***"  # Stands in the place of a secret.
 
@@ -12,6 +13,15 @@ HIDDEN = "***"  # Stands in the place of a secret.
 def in_url(host: str) -> str:
     """Write a host as it stands in a URL: an address of IPv6 in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def names_a_host(place: str) -> bool:
+    """Tell whether a URL, or a ``host:port``, says where something is."""
+    try:
+        parts = urlsplit(place if "://" in place else f"//{place}")
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def without_credentials(url: str) -> str:

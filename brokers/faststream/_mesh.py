@@ -31,6 +31,7 @@ from mesh.registry import PUBSUB_ON_BACKBONE, Registry
 from mesh.resources.component import Component
 from mesh.resources.subscription import Subscription
 from mesh.tasks import task_group
+from mesh.telemetry import BAGGAGE
 
 __all__ = ["Answered", "Mesh"]
 
@@ -263,10 +264,7 @@ class Mesh:
             metadata["ttlInSeconds"] = f"{ttl}s"
         if key is not None:
             metadata["partitionKey"] = key
-        current = self._broker.context.get("message")
-        event = current.event if isinstance(current, MeshMessage) else None
-        span = event.extensions.get("traceparent") if event is not None else None
-        context = Context(self._runtime.caller, traceparent=span if isinstance(span, str) else None)
+        context = Context(self._runtime.caller, None, *self._trace())
         asked = Publish(topic, body, content_type or media, metadata)
         try:
             await self._runtime.run(Operation(PUBLISH, pubsub or self._pubsub, asked, context))
@@ -290,7 +288,7 @@ class Mesh:
             method: Path and query below it.
             data: As for `publish`; None sends nothing.
             verb: The HTTP method.
-            headers: Further ones.
+            headers: Further ones; without a ``traceparent`` the call belongs to the trace of what is handled now.
             timeout: Seconds.
 
         Raises:
@@ -301,6 +299,10 @@ class Mesh:
         if self._runtime is None:
             raise MeshError("not on the mesh: give lifespan=mesh.lifespan to FastStream, or enter it")
         sent = dict(headers or {})
+        if not any(name.lower() == "traceparent" for name in sent):
+            current = zip(("traceparent", "tracestate", BAGGAGE), self._trace(), strict=True)
+            given = {name.lower() for name in sent}
+            sent |= {name: value for name, value in current if value and name not in given}
         body = b""
         if data is not None:
             body, media = encode(data)
@@ -313,6 +315,12 @@ class Mesh:
             if whole is None:
                 whole = b"".join([part async for part in answer.parts()])
             return Answered(answer.status, {name.lower(): value for name, value in answer.headers}, whole)
+
+    def _trace(self) -> tuple[str | None, str, str]:
+        """Give the trace context of what is handled now."""
+        current = self._broker.context.get("message")
+        fields = current.headers if isinstance(current, MeshMessage) else {}
+        return fields.get("traceparent"), fields.get("tracestate", ""), fields.get(BAGGAGE, "")
 
     # Lifetime
 

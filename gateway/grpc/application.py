@@ -32,7 +32,6 @@ from gateway.grpc.wire import (
     is_grpc,
     status_fields,
     status_of,
-    trace_bin,
 )
 from gateway.http.application import HTTPApplication
 from gateway.http.client import ConnectError
@@ -42,6 +41,7 @@ from gateway.status import CODE_NAMES, HTTP_STATUS, Code
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, HandlerFailedError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
+from mesh.telemetry import trace_bin
 
 __all__ = ["GRPCApplication"]
 

@@ -16,6 +16,7 @@ from gateway.grpc.wire import CONTENT_TYPE, Reader, StatusError, framed, status_
 from gateway.http2.fields import from_wire
 from gateway.http2.watch import Watch
 from gateway.status import Code
+from mesh.operation import UNTRACED
 
 __all__ = ["ACCEPTED", "Call", "Metadata"]
 
@@ -65,6 +66,7 @@ class Call(Watch):
         deadline: The client's, in Unix time; None = it gave none.
         headers: Sent before the answer.
         trailers: Sent with the status.
+        trace: Its span, and what goes with it.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class Call(Watch):
         "deadline",
         "headers",
         "metadata",
+        "trace",
         "trailers",
     )
 
@@ -88,6 +91,7 @@ class Call(Watch):
         self.metadata = Metadata(request.headers)
         self.headers: list[tuple[str, str]] = []
         self.trailers: list[tuple[str, str]] = []
+        self.trace = UNTRACED
         self._reader = Reader(request.aiter_bytes(), limit_bytes, self.metadata.get("grpc-encoding", "identity"))
 
     def limit(self) -> float | None:

@@ -18,9 +18,8 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import answer as told
 from gateway.grpc.call import Call
 from gateway.grpc.service import TARGETS
-from gateway.grpc.wire import PREFIX_BYTES, StatusError, is_type, status_fields, trace_bin
+from gateway.grpc.wire import PREFIX_BYTES, StatusError, is_type, status_fields
 from gateway.http2.fields import to_wire
-from gateway.routes.request import trace_of
 from gateway.routes.route import API
 from gateway.status import OF_STRANGERS, Code
 from mesh.application import Headers
@@ -28,6 +27,7 @@ from mesh.blocks.invocation import INVOKE, Answer, forwardable
 from mesh.blocks.invocation import Call as Invoked
 from mesh.errors import MeshError
 from mesh.operation import Context, Operation
+from mesh.telemetry import trace_bin
 
 __all__ = ["pass_on"]
 
@@ -60,12 +60,11 @@ async def pass_on(api: API, request: ServerRequest, call: Call) -> None:
 
 
 def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple[Headers, Context]:
-    parent, state = trace_of(call.metadata)
-    dropped = _SET_HERE if parent else _SET_HERE | _TRACE
+    span, state = call.trace.traceparent, call.trace.tracestate
+    dropped = (_SET_HERE if span else _SET_HERE | _TRACE) | {"traceparent"}
+    if not state:  # It may be about another trace.
+        dropped |= {"tracestate"}
     given = forwardable(call.metadata.all(), binary=True)
-    span = api.tracing.span(parent)
-    if span:
-        dropped |= {"traceparent"}
     headers = [(name, value) for name, value in given if name not in dropped]
     headers += [
         ("te", "trailers"),
@@ -76,7 +75,7 @@ def _headers(api: API, request: ServerRequest, call: Call, target: str) -> tuple
     if span:
         headers += [("traceparent", span), ("grpc-trace-bin", trace_bin(span))]
     until = time.time() + LONGEST_SECONDS if call.deadline is None else call.deadline
-    return headers, Context(api.caller, until, parent, state)
+    return headers, Context(api.caller, until, *call.trace)
 
 
 async def _body(request: ServerRequest) -> bytes | AsyncIterator[bytes]:

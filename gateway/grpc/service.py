@@ -19,14 +19,18 @@ from httpunk.h2.server import ServerRequest
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
+from gateway.grpc.tracing import begin, end, told
 from gateway.grpc.wire import StatusError, deadline_of, is_type
 from gateway.http2.fields import writable
 from gateway.metrics.sources import GRPC_SERVED
 from gateway.routes.route import API
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import missing
+from gateway.spans.names import of_proxied, of_rpc
 from gateway.status import CODE_NAMES, Code
 from mesh.errors import MeshError
+from mesh.spans import Begun
+from mesh.telemetry import CURRENT, UNTOLD, is_baggage
 
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
@@ -118,20 +122,36 @@ class Service:
             code, seconds = Code.OK if outcome is None else outcome.code, time.monotonic() - started
             if self._record is not None:
                 self._record((GRPC_SERVED, (request.path or "", CODE_NAMES[code]), ()), seconds * 1000)
-            if self._api.config.api_logging:
+            if self._api.api_log.enabled:
                 _log(request, code, seconds)
 
     async def _answer(self, request: ServerRequest) -> StatusError | None:
         """Answer; give what went wrong, which was told."""
         call = Call(request, self._api.config.max_body_bytes)
+        trace, begun = begin(self._api.tracing, request, call.metadata)
+        call.trace = trace
+        current = CURRENT.set(trace.traceparent or "") if trace.own else None
         try:
+            with begun or UNTOLD:
+                failure = await self._answered(request, call, begun)
+                if begun is not None:
+                    end(begun, failure)
+                return failure
+        finally:
+            if current is not None:
+                CURRENT.reset(current)
+
+    async def _answered(self, request: ServerRequest, call: Call, begun: Begun | None) -> StatusError | None:
+        try:
+            if call.trace.baggage and not is_baggage(call.trace.baggage):
+                raise bad_request("the metadata baggage are no W3C baggage")
             if self._token is not None:
                 self._check_token(call.metadata)
             call.deadline = deadline_of(call.metadata)
             if call.deadline is not None and call.deadline <= time.time():
                 raise StatusError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call began")
             with call:
-                await self._run(request, call)
+                await self._run(request, call, begun)
             return None
         except StatusError as error:
             failure = error
@@ -147,7 +167,7 @@ class Service:
         await call.end(failure)
         return failure
 
-    async def _run(self, request: ServerRequest, call: Call) -> None:
+    async def _run(self, request: ServerRequest, call: Call, begun: Begun | None) -> None:
         path = request.path or ""
         method = self._methods.get(path)
         if method is None:
@@ -157,10 +177,20 @@ class Service:
                 raise self._unknown(path)
             if self._proxy is None:
                 raise StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
+            if begun is not None:
+                begun.name, tags = of_proxied(
+                    next(call.metadata[name] for name in TARGETS if call.metadata.get(name)), path
+                )
+                begun.attributes |= tags
             await self._proxy(self._api, request, call)
             return
         call.takes(method.takes)
         message = None if method.client_streams else await call.message()
+        if begun is not None:
+            begun.name, tags = of_rpc(path, method.row.api, message)
+            begun.attributes |= tags
+        if call.trace.own and method.row.api != "invoke":  # There the application says what it wants to.
+            call.headers += told(call.trace)
         called = Called(
             self._api,
             message,
@@ -171,6 +201,7 @@ class Service:
             call.deadline,
             call.trailers,
             call.headers,
+            call.trace,
         )
         answer = await method.row.answer(called)
         if method.server_streams:

@@ -26,7 +26,6 @@ __all__ = [
     "is_type",
     "status_fields",
     "status_of",
-    "trace_bin",
 ]
 
 CONTENT_TYPE = "application/grpc"
@@ -40,7 +39,6 @@ _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _WINDOWS = {"identity": 0, "deflate": 15, "gzip": 31}  # For zlib.
-_SPAN = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class StatusError(Exception):
@@ -121,15 +119,6 @@ def deadline_of(fields: Mapping[str, str]) -> float | None:
     if found is None:
         raise StatusError(Code.INTERNAL, f"the metadata grpc-timeout is not a timeout: {text[:40]!r}")
     return time.time() + int(found[1]) * _UNITS[found[2]]
-
-
-def trace_bin(traceparent: str) -> str:
-    """Write a span as ``grpc-trace-bin``; empty for one that is none."""
-    found = _SPAN.match(traceparent)
-    if found is None:
-        return ""
-    trace, span, flags = (bytes.fromhex(part) for part in found.groups())
-    return base64.b64encode(b"\0\0" + trace + b"\1" + span + b"\2" + flags).decode().rstrip("=")
 
 
 def is_grpc(fields: Iterable[tuple[str, str]]) -> bool:

@@ -18,6 +18,7 @@ import orjson
 from aiohttp import web
 
 from gateway.errors import APIError, unsendable
+from mesh.operation import Trace
 
 __all__ = [
     "Answered",
@@ -74,12 +75,14 @@ class Request(web.BaseRequest):
         begun: Whether the head of a streamed answer is out.
         further_fields: Header fields for a streamed answer.
         outlet: Where a streamed answer goes; None = the connection.
+        trace: The span of the call, what goes with it, and whether it is this call's own; None = it has none.
     """
 
-    ATTRS = web.BaseRequest.ATTRS | {"begun", "further_fields", "outlet"}
+    ATTRS = web.BaseRequest.ATTRS | {"begun", "further_fields", "outlet", "trace"}
     begun = False
     outlet: Outlet | None = None
     further_fields: Sequence[tuple[str, str]] = ()
+    trace: Trace | None = None
 
 
 def split_target(request: web.BaseRequest) -> tuple[str, str]:
@@ -176,7 +179,8 @@ class StreamedResponse:
         self._empty = request.method == "HEAD" or self.status < 200 or self.status in WITHOUT_BODY
         fields = self.fields
         if isinstance(request, Request):
-            fields = [*fields, *request.further_fields]
+            given = {name.lower() for name, _ in fields}
+            fields = [*fields, *(each for each in request.further_fields if each[0].lower() not in given)]
             self._outlet = request.outlet
         if self._outlet is not None:
             self._chunked = False

@@ -4,6 +4,7 @@
 stage       what it does                                there is one
 ==========  ==========================================  ==============================
 metrics     measures each request                       when there are metrics
+trace       makes the call's span; checks baggage       always
 CORS        answers and marks calls of web pages        when origins are allowed
 API token   refuses who does not know it                when there is a token
 API log     a line for each call                        when it is asked for
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,32 +28,52 @@ from aiohttp import web
 from gateway.config import GatewayConfig
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.http.response import Answered, Request, Response, render, split_target
+from gateway.http.tracing import tracing_calls
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
 from mesh.errors import MeshError
+from mesh.resources.configuration import APILogging
+from mesh.telemetry import NOT_TRACED, Tracing
 
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
 
-__all__ = ["Handler", "Stage", "staged", "stages"]
+__all__ = ["Handler", "Stage", "endpoint", "staged", "stages"]
 
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
 CLIENT_GONE = "499"
+NO_LOG = APILogging()
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
 Stage = Callable[[Handler], Handler]
 
 
-def stages(config: GatewayConfig, *, metrics: Metrics | None = None) -> list[Stage]:
-    """Give those that a gateway is configured to have, outermost first."""
+def stages(
+    config: GatewayConfig,
+    *,
+    metrics: Metrics | None = None,
+    tracing: Tracing = NOT_TRACED,
+    api_log: APILogging = NO_LOG,
+    names: Container[str] = (),
+) -> list[Stage]:
+    """Give those that a gateway is configured to have, outermost first.
+
+    Args:
+        config: The gateway's.
+        metrics: What measures; None = nothing.
+        tracing: Makes spans.
+        api_log: Whether calls are logged, and what is told of them.
+        names: What the API's paths begin with, behind the version.
+    """
     return [
         *([_measuring(metrics.recorder)] if metrics is not None else []),
+        tracing_calls(tracing),
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
         *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
-        *([_logging] if config.api_logging else []),
+        *([_logging(api_log, names)] if api_log.enabled else []),
         _answering_errors(None if metrics is None else metrics.note_error),
     ]
 
@@ -133,25 +154,38 @@ def _checking_token(token: str) -> Stage:
     return stage
 
 
-def _logging(handler: Handler) -> Handler:
-    async def log(request: web.BaseRequest) -> Answered:
-        started = time.monotonic()
-        response = await handler(request)
-        api_logger.info(
-            "HTTP API Called",
-            extra={
-                "fields": {
-                    "method": f"{request.method} {request.raw_path.partition('?')[0]}",
-                    "code": response.status,
-                    "duration": round((time.monotonic() - started) * 1000, 3),
-                    "size": len(response.body) if isinstance(response, Response) else -1,
-                    "useragent": request.headers.get("User-Agent", ""),
-                }
-            },
-        )
-        return response
+def _logging(api_log: APILogging, names: Container[str]) -> Stage:
+    def stage(handler: Handler) -> Handler:
+        async def log(request: web.BaseRequest) -> Answered:
+            path = request.raw_path.partition("?")[0]
+            if api_log.omit_health_checks and path.startswith("/v1.0/healthz"):
+                return await handler(request)
+            started = time.monotonic()
+            response = await handler(request)
+            told = endpoint(path, names) if api_log.obfuscate_urls else path
+            api_logger.info(
+                "HTTP API Called",
+                extra={
+                    "fields": {
+                        "method": f"{request.method} {told}",
+                        "code": response.status,
+                        "duration": round((time.monotonic() - started) * 1000, 3),
+                        "size": len(response.body) if isinstance(response, Response) else -1,
+                        "useragent": request.headers.get("User-Agent", ""),
+                    }
+                },
+            )
+            return response
 
-    return log
+        return log
+
+    return stage
+
+
+def endpoint(path: str, names: Container[str]) -> str:
+    """Give the part of a path that is the API's own: what follows may say who was asked for what."""
+    _, version, name, *_ = (*path.split("/", 3), "", "")
+    return f"/{version}/{name}" if version.startswith("v1.0") and name in names else "invoke"
 
 
 def _cors(origins: Sequence[str]) -> Stage:
@@ -169,7 +203,7 @@ def _cors(origins: Sequence[str]) -> Stage:
                 allowed = [("Access-Control-Allow-Headers", wanted)] if wanted else []
                 return Response(204, fields=[("Access-Control-Allow-Methods", CORS_METHODS), *allowed, *told])
             if isinstance(request, Request):
-                request.further_fields = told
+                request.further_fields = [*request.further_fields, *told]
             response = await handler(request)
             if not response.prepared:
                 response.fields += told

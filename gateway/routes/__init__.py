@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.config import GatewayConfig
@@ -26,7 +27,7 @@ from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
 from gateway.routes.rpc import RPC
 from mesh.node.runtime import Runtime
-from mesh.resources.configuration import API_VERSIONS, APIOperation, APISpec
+from mesh.resources.configuration import API_VERSIONS, APILogging, APIOperation, APISpec
 
 __all__ = ["ROUTES", "RPCS", "build_api", "build_router", "is_allowed"]
 
@@ -70,9 +71,20 @@ def build_api(
 ) -> API:
     """Make what routes and RPCs are given."""
     names = frozenset(route.name for route in routes)
-    allowed = runtime.settings.configuration.spec.api
+    spec = runtime.settings.configuration.spec
+    logged = APILogging() if spec.logging is None else spec.logging.api_logging
     return API(
-        runtime.run, runtime.services, runtime.caller, runtime.tracing, config, node, labels, names, message, allowed
+        runtime.run,
+        runtime.services,
+        runtime.caller,
+        runtime.tracing,
+        config,
+        node,
+        labels,
+        names,
+        message,
+        spec.api,
+        replace(logged, enabled=True) if config.api_logging else logged,
     )
 
 

@@ -35,14 +35,11 @@ async def invoke(asked: Asked) -> Answered:
     wanted = OCTETS in map(_media_type, (header(asked.request, "accept") or "").split(","))
     body: Body | None = None
     if streams:
-        metadata = dict(metadata_of(asked.query))
-        arguments = Invoke(operation or "", b"", metadata)
+        arguments = Invoke(operation or "", b"", dict(metadata_of(asked.query)))
         if asked.request.body_exists:
             body = Body(body_parts(asked.request))
     else:
         arguments = await _from_json(asked)
-        metadata = arguments.metadata
-    _add_baggage(metadata, header(asked.request, "baggage"))
     try:
         if streams or wanted:
             return await _stream(asked, name, arguments, body, OCTETS if wanted else JSON)
@@ -114,17 +111,10 @@ def _field(name: str) -> str:
     return f"metadata.{name}" if fits else ""
 
 
-def _add_baggage(metadata: dict[str, str], baggage: str | None) -> None:
-    if baggage:
-        metadata["baggage"] = baggage
-
-
 async def invoke_rpc(called: Called) -> object:
     """Make a call of a binding."""
     asked = called.message
-    metadata = dict(asked.metadata)
-    _add_baggage(metadata, called.metadata.get("baggage"))
-    arguments = Invoke(asked.operation, bytes(asked.data), metadata)
+    arguments = Invoke(asked.operation, bytes(asked.data), dict(asked.metadata))
     found = cast("Invoked | None", await called.run(INVOKE, asked.name, arguments))
     if found is None:
         return called.reply()

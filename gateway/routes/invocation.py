@@ -128,7 +128,7 @@ def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:
         headers = [(name, value) for name, value in headers if name.lower() not in _SET_HERE]
     if refused := unusable(incoming):
         headers = [(name, value) for name, value in headers if name.lower() not in refused]
-    traceparent = asked.api.tracing.span(incoming.get("traceparent"))
+    traceparent = asked.context().traceparent  # The call's own span, unless tracing is off.
     if traceparent:
         headers = [(name, value) for name, value in headers if name.lower() != "traceparent"]
         headers.append(("traceparent", traceparent))
@@ -279,8 +279,7 @@ def _of_grpc(status: int, body: bytes) -> APIError:
 def _headers_of(called: Called, target: str, asked: Any) -> list[tuple[str, str]]:
     given, caller = called.metadata, called.api.caller
     dropped = _SET_HERE | {"content-type", "grpc-trace-bin", *unusable(given)}
-    context = called.context()
-    if traceparent := called.api.tracing.span(context.traceparent):
+    if traceparent := called.trace.traceparent:
         dropped |= {"traceparent"}
     headers = [
         (name, value)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import TypeVar, cast
@@ -14,7 +12,6 @@ import orjson
 from aiohttp import web
 
 from gateway import errors
-from mesh.telemetry import is_traceparent, is_tracestate
 
 __all__ = [
     "BODY_SECONDS",
@@ -30,9 +27,6 @@ __all__ = [
     "read_body",
     "read_json",
     "text_map",
-    "trace_context",
-    "trace_of",
-    "traceparent_of",
     "unescape",
 ]
 
@@ -40,7 +34,6 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 BODY_SECONDS = 60.0
 READ_BYTES = 64 * 1024
 _T = TypeVar("_T")
-TRACE_BYTES = 29
 NO_METADATA: Mapping[str, str] = {}
 
 
@@ -84,37 +77,6 @@ def header(request: web.BaseRequest, name: str) -> str | None:
         except UnicodeEncodeError:
             raise errors.bad_request(f"the header {name} is not UTF-8") from None
     return value
-
-
-def trace_context(fields: Mapping[str, str]) -> tuple[str | None, str]:
-    """Give ``traceparent`` and ``tracestate``; what cannot be one is left out, as W3C Trace Context asks."""
-    parent, state = fields.get("traceparent"), fields.get("tracestate", "")
-    if parent is None or not is_traceparent(parent):
-        return None, ""  # A state without its trace means nothing.
-    return parent, state if is_tracestate(state) else ""
-
-
-def traceparent_of(binary: str) -> str | None:
-    """Read the span that the metadata ``grpc-trace-bin`` name; None = that is none.
-
-    Source: OpenCensus, BinaryEncoding: version, and then each field behind its number.
-    """
-    try:
-        data = base64.b64decode(binary + "=" * (-len(binary) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if len(data) != TRACE_BYTES or (data[0], data[1], data[18], data[27]) != (0, 0, 1, 2):
-        return None
-    parent = f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
-    return parent if is_traceparent(parent) else None
-
-
-def trace_of(metadata: Mapping[str, str]) -> tuple[str | None, str]:
-    """Give ``traceparent`` and ``tracestate`` of a call of gRPC, which may have the binary form alone."""
-    parent, state = trace_context(metadata)
-    if parent is None and (binary := metadata.get("grpc-trace-bin")) is not None:
-        parent = traceparent_of(binary)
-    return parent, state
 
 
 def query_of(raw_query: str) -> dict[str, str]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import answer
-from gateway.routes.request import trace_context, unescape
+from gateway.routes.request import unescape
+from gateway.spans.context import trace_context
 from mesh.blocks.block import Opened
 from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
 from mesh.flow import Body
 from mesh.operation import Caller, Context, Method, Operation
+from mesh.resources.configuration import APILogging
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API", "WRITE", "Asked", "Asking", "Node", "Route"]
 
+NO_LOG = APILogging()
 WRITE = frozenset({"POST", "PUT"})
 
 
@@ -59,6 +62,7 @@ class API:
         names: What the API's paths begin with, behind the version.
         message: Gives the class of one of gRPC's messages, for bodies that are one in JSON; loads what that takes.
         allowed: What a Configuration leaves of the API; None = all.
+        api_log: Whether calls are logged, and what is told of them.
     """
 
     run: Handler
@@ -71,6 +75,7 @@ class API:
     names: frozenset[str]
     message: Callable[[str], Any]
     allowed: APISpec | None = None
+    api_log: APILogging = NO_LOG
 
 
 class Asking:
@@ -139,8 +144,8 @@ class Asked(Asking):
 
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation; ``deadline`` is what the client gave, in Unix time."""
-        traceparent, tracestate = trace_context(self.request.headers)
-        return Context(self.api.caller, deadline, traceparent, tracestate)
+        trace = getattr(self.request, "trace", None) or trace_context(self.request.headers)
+        return Context(self.api.caller, deadline, *trace)
 
 
 @dataclass(frozen=True, slots=True)

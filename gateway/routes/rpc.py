@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.routes.request import trace_of
 from gateway.routes.route import API, Asking
 from mesh.application import Headers
-from mesh.operation import Context
+from mesh.operation import UNTRACED, Context, Trace
 
 __all__ = ["RPC", "Called", "Stream"]
 
@@ -56,6 +55,7 @@ class Called(Asking):
         deadline: The client's, in Unix time; None = it gave none.
         trailers: What is told of the answer besides; added to by the row.
         headers: The same, sent before the answer.
+        trace: The call's span, and what goes with it.
     """
 
     api: API
@@ -67,11 +67,11 @@ class Called(Asking):
     deadline: float | None = None
     trailers: list[tuple[str, str]] = field(default_factory=list)
     headers: list[tuple[str, str]] = field(default_factory=list)
+    trace: Trace = UNTRACED
 
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation."""
-        traceparent, tracestate = trace_of(self.metadata)
-        return Context(self.api.caller, self.deadline if deadline is None else deadline, traceparent, tracestate)
+        return Context(self.api.caller, self.deadline if deadline is None else deadline, *self.trace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,11 +16,13 @@ from mesh.application import DROP_REASON, Headers, Kind
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, new_id
-from mesh.telemetry import BATCHES, Observed, Observer, nobody
+from mesh.spans import SpanKind, Value
+from mesh.telemetry import BATCHES, NOT_TRACED, UNTOLD, Observed, Observer, Tracing, nobody
 
-__all__ = ["Batcher", "folded"]
+__all__ = ["Batcher", "delivery_tags", "folded"]
 
 BULK_TYPE = "com.dapr.event.sent.bulk"
+MAX_LINKS = 128  # As the SDKs of OpenTelemetry allow.
 RAW_CONTENT_TYPE = "application/octet-stream"
 Post = Callable[[str, Headers, bytes, Kind], Awaitable[tuple[int, bytes]]]
 
@@ -30,6 +33,7 @@ class _Entry:
     event: object
     content_type: str
     metadata: Mapping[str, str]
+    traceparent: str
     result: asyncio.Future[Attempt]
 
 
@@ -37,7 +41,13 @@ class Batcher:
     """Collects deliveries until there are enough, or the first has waited long enough."""
 
     def __init__(
-        self, pubsub: str, max_messages: int, max_wait: float, post: Post, observer: Observer = nobody
+        self,
+        pubsub: str,
+        max_messages: int,
+        max_wait: float,
+        post: Post,
+        observer: Observer = nobody,
+        tracing: Tracing = NOT_TRACED,
     ) -> None:
         """Prepare.
 
@@ -47,12 +57,14 @@ class Batcher:
             max_wait: Seconds after its first entry at which it is sent anyway.
             post: Calls the application.
             observer: Is told of each batch.
+            tracing: Makes spans.
         """
         self._observer = observer
         self._pubsub = pubsub
         self._max_messages = max_messages
         self._max_wait = max_wait
         self._post = post
+        self._tracing = tracing
         self._waiting: dict[tuple[str, str], list[_Entry]] = {}
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._tasks = asyncio.TaskGroup()
@@ -68,7 +80,9 @@ class Batcher:
             timer.cancel()
         await self._tasks.__aexit__(None, None, None)
 
-    async def call(self, path: str, topic: str, body: bytes, metadata: Mapping[str, str], *, raw: bool) -> Attempt:
+    async def call(
+        self, path: str, topic: str, body: bytes, metadata: Mapping[str, str], traceparent: str = "", *, raw: bool
+    ) -> Attempt:
         """Add an entry; return what became of it.
 
         Args:
@@ -76,6 +90,7 @@ class Batcher:
             topic: Where it came from.
             body: The event's JSON, or with ``raw`` the message's bytes.
             metadata: What a single delivery has in headers.
+            traceparent: Of the event's publish; empty = there is none.
             raw: Send it as a base64 string.
 
         Raises:
@@ -84,7 +99,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         event: object = base64.b64encode(body).decode() if raw else orjson.Fragment(body)
         content_type = RAW_CONTENT_TYPE if raw else CLOUDEVENTS_JSON
-        entry = _Entry(new_id(), event, content_type, metadata, loop.create_future())
+        entry = _Entry(new_id(), event, content_type, metadata, traceparent, loop.create_future())
         key = (path, topic)
         entries = self._waiting.setdefault(key, [])
         entries.append(entry)
@@ -125,7 +140,8 @@ class Batcher:
         results: Mapping[str, Attempt]
         started = time.perf_counter()
         try:
-            status, answer = await self._post(path, headers, orjson.dumps(body), "events")
+            with self._begun(topic, entries, headers):
+                status, answer = await self._post(path, headers, orjson.dumps(body), "events")
         except HandlerFailedError as error:
             results, default = {}, Attempt(Outcome.RETRY, str(error), error.status)
         except AppFailedError as error:
@@ -142,6 +158,31 @@ class Batcher:
         for entry in entries:
             if not entry.result.done():
                 entry.result.set_result(results.get(entry.entry_id, default))
+
+    def _begun(
+        self, topic: str, entries: Sequence[_Entry], headers: list[tuple[str, str]]
+    ) -> AbstractContextManager[object]:
+        """Make the span of a batch: a child of the first publish that is recorded, with links to the others."""
+        tracing = self._tracing
+        told = [each.traceparent for each in entries if tracing.records(each.traceparent)]
+        parent, *others = told or [entries[0].traceparent]
+        span = tracing.span(parent)
+        if span:
+            headers.append(("traceparent", span))
+        if not tracing.records(span):
+            return UNTOLD
+        tags = {**delivery_tags(topic), "messaging.batch.message_count": len(entries)}
+        return tracing.begin(span, parent, f"pubsub/{topic}", SpanKind.CLIENT, tags, links=others[:MAX_LINKS])
+
+
+def delivery_tags(topic: str) -> dict[str, Value]:
+    """Give what every span of a delivery tells of it."""
+    return {
+        "messaging.system": "pubsub",
+        "messaging.destination.name": topic,
+        "messaging.operation.name": "deliver",
+        "messaging.operation.type": "process",
+    }
 
 
 def _cancel_when_all_are_released(entries: Sequence[_Entry]) -> None:

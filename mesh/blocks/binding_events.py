@@ -20,7 +20,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +40,9 @@ from mesh.operation import Arrival, Context
 from mesh.pipeline import InboundHandler
 from mesh.policies import Guard, Policy, Verdict
 from mesh.scopes import in_scope
+from mesh.spans import SpanKind
 from mesh.tasks import task_group
+from mesh.telemetry import BAGGAGE, UNTOLD
 
 if TYPE_CHECKING:
     from mesh.application import Application
@@ -149,14 +151,25 @@ class Here:
             headers = [*((each, value) for each, value in headers if each != "traceparent"), ("traceparent", span)]
         answer: list[bytes] = []
         arrival = Arrival(event.metadata, None, (source, headers, event.data, answer))
-        attempt = await guard.run(lambda: deliver(arrival), _judge)
-        assert isinstance(attempt, Attempt)
-        if attempt.outcome is not Outcome.SUCCESS:
-            raise BindingError(attempt.reason)
+        with self._begun(name, span, event.metadata):
+            attempt = await guard.run(lambda: deliver(arrival), _judge)
+            assert isinstance(attempt, Attempt)
+            if attempt.outcome is not Outcome.SUCCESS:
+                raise BindingError(attempt.reason)
         return answer[-1]
 
+    def _begun(self, name: str, span: str, metadata: Mapping[str, str]) -> AbstractContextManager[object]:
+        tracing = self._parts.tracing
+        if not tracing.records(span):
+            return UNTOLD
+        parent, tags = metadata.get("traceparent"), {"db.system": "bindings", "db.name": name}
+        return tracing.begin(span, parent, f"bindings/{name}", SpanKind.CLIENT, tags)
+
     def _context(self, headers: Sequence[tuple[str, str]]) -> Context:
-        return Context(self._parts.caller, traceparent=dict(headers).get("traceparent"))
+        found = {name.lower(): value for name, value in headers}
+        return Context(
+            self._parts.caller, None, found.get("traceparent"), found.get("tracestate", ""), found.get(BAGGAGE, "")
+        )
 
     def _way(self, name: str, policy: Policy) -> tuple[Guard, InboundHandler]:
         inbound, application = self._parts.inbound, self._application

@@ -35,6 +35,7 @@ from mesh.operation import Operation
 from mesh.resources.settings import Setting, choice
 from mesh.scopes import in_scope
 from mesh.tasks import task_group
+from mesh.telemetry import BAGGAGE
 
 if TYPE_CHECKING:
     from mesh.resources.component import Component
@@ -136,6 +137,8 @@ class BindingComponent:
             trace = {"traceparent": context.traceparent}
             trace |= {"tracestate": context.tracestate} if context.tracestate else {}
             asked = Invoke(asked.operation, asked.data, {**asked.metadata, **trace})
+        if context.baggage:
+            asked = Invoke(asked.operation, asked.data, {**asked.metadata, BAGGAGE: context.baggage})
         return output, asked
 
 

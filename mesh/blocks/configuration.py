@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -47,8 +47,10 @@ from mesh.pipeline import InboundHandler
 from mesh.policies import Guard, Policy, Timeout, Verdict
 from mesh.registry import CONFIGURATION_ON_BACKBONE
 from mesh.resources.component import Component
+from mesh.spans import SpanKind
 from mesh.streams import DRAINS
 from mesh.tasks import task_group
+from mesh.telemetry import UNTOLD
 
 __all__ = [
     "BLOCK",
@@ -334,11 +336,20 @@ class Configuration:
             session.ways[store] = policy, *self._way(store, policy, session.application)
         _, guard, deliver = session.ways[store]
         body = orjson.dumps({"id": subscription.id, "items": {key: described(item)}})
-        arrival = Arrival({}, None, (f"/configuration/{quote(store)}/{quote(key)}", body))
+        span = self._parts.tracing.span(None)  # Who asked to be told has long had its answer.
+        arrival = Arrival({}, None, (f"/configuration/{quote(store)}/{quote(key)}", span, body))
         try:
-            return cast("Attempt", await guard.run(lambda: deliver(arrival), partial(_judge, subscription)))
+            with self._begun(subscription, span):
+                return cast("Attempt", await guard.run(lambda: deliver(arrival), partial(_judge, subscription)))
         except MeshError as error:
             return Attempt(Outcome.RETRY, str(error))
+
+    def _begun(self, subscription: _Subscription, span: str) -> AbstractContextManager[object]:
+        tracing, asked = self._parts.tracing, subscription.context.traceparent
+        if not tracing.records(span):
+            return UNTOLD
+        name, links = f"configuration/{subscription.store}", (asked,) if asked else ()
+        return tracing.begin(span, None, name, SpanKind.CLIENT, {"db.name": subscription.store}, links=links)
 
     def _way(self, store: str, policy: Policy, application: Application) -> tuple[Guard, InboundHandler]:
         """Make the way to the application for a component's changes."""
@@ -346,8 +357,9 @@ class Configuration:
         inbound = self._parts.inbound
 
         async def call(arrival: Arrival) -> Attempt:
-            path, body = arrival.what
-            status, _ = await application.post(path, [("Content-Type", "application/json")], body, "change")
+            path, span, body = arrival.what
+            headers = [("Content-Type", "application/json"), *([("traceparent", span)] if span else [])]
+            status, _ = await application.post(path, headers, body, "change")
             reason = f"the application answered {status}"
             return SUCCESS if status == 200 else Attempt(Outcome.RETRY, reason, status)
 

@@ -14,15 +14,16 @@ import orjson
 from mesh import telemetry
 from mesh.application import Application
 from mesh.blocks import envelope
-from mesh.blocks.batch import Batcher, folded
+from mesh.blocks.batch import Batcher, delivery_tags, folded
 from mesh.blocks.envelope import Envelope
 from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError
-from mesh.event import CLOUDEVENTS_JSON, encode_header_value, is_structured, members_of
+from mesh.event import CLOUDEVENTS_JSON, decode_header_value, encode_header_value, is_structured, members_of
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
-from mesh.telemetry import Observed
+from mesh.spans import SpanKind
+from mesh.telemetry import BAGGAGE, Observed, is_baggage
 
 __all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
 
@@ -34,6 +35,15 @@ DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "
 
 def _dead_letter_headers(message: Message) -> dict[str, str]:
     return {name: message.headers[name] for name in DEAD_LETTER_HEADERS if name in message.headers}
+
+
+def _carried(message: Message) -> dict[str, str]:
+    """Give the baggage that came beside an event, if any that can be passed on."""
+    baggage = message.headers.get(BAGGAGE)
+    if baggage is None:
+        return {}
+    text = decode_header_value(baggage)
+    return {BAGGAGE: text} if is_baggage(text) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,8 @@ class Consumer:
             yield
             return
         component, post = self._component, self._application.post
-        self._batcher = Batcher(component.name, bulk.max_messages, bulk.max_wait, post, component.observer)
+        told = component.observer, component.tracing
+        self._batcher = Batcher(component.name, bulk.max_messages, bulk.max_wait, post, *told)
         async with self._batcher:
             yield
 
@@ -139,10 +150,24 @@ class Consumer:
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
         if self._batcher is not None:
-            metadata = {"mesh-attempt": str(delivery.attempt), **_dead_letter_headers(message)}
-            return await self._batcher.call(path, topic, event.body, metadata, raw=self._raw)
+            metadata = {"mesh-attempt": str(delivery.attempt), **_carried(message), **_dead_letter_headers(message)}
+            return await self._batcher.call(path, topic, event.body, metadata, event.traceparent, raw=self._raw)
+        tracing = self._component.tracing
+        span = tracing.span(event.traceparent or None)
+        if not tracing.records(span):
+            return await self._hand_over(path, delivery, event, span)
+        tags = {**delivery_tags(topic), "messaging.consumer.group.name": self._component.group}
+        tags["mesh.attempt"] = str(delivery.attempt)
+        parent, state = event.traceparent, event.tracestate
+        with tracing.begin(span, parent, f"pubsub/{topic}", SpanKind.CLIENT, tags, tracestate=state) as begun:
+            attempt = await self._hand_over(path, delivery, event, span)
+            begun.error = "" if attempt.outcome is Outcome.SUCCESS else attempt.reason
+        return attempt
+
+    async def _hand_over(self, path: str, delivery: Delivery, event: Envelope, span: str) -> Attempt:
+        headers = self._headers(delivery, event, span)
         try:
-            status, answer = await self._application.post(path, self._headers(delivery, event), event.body, "event")
+            status, answer = await self._application.post(path, headers, event.body, "event")
         except HandlerFailedError as error:
             return Attempt(Outcome.RETRY, str(error), error.status)
         except AppFailedError as error:
@@ -196,17 +221,17 @@ class Consumer:
         """Give the topic as applications name it."""
         return delivery.address.label[self._skip :]
 
-    def _headers(self, delivery: Delivery, event: Envelope) -> list[tuple[str, str]]:
+    def _headers(self, delivery: Delivery, event: Envelope, span: str) -> list[tuple[str, str]]:
         headers = [
             ("Content-Type", CLOUDEVENTS_JSON),
             ("pubsubName", self._component.name),
             ("mesh-attempt", str(delivery.attempt)),
         ]
-        span = self._component.tracing.span(event.traceparent or None)
         if span:
             headers.append(("traceparent", span))
         if event.tracestate:
             headers.append(("tracestate", event.tracestate))
+        headers.extend(_carried(delivery.message).items())
         headers.extend(_dead_letter_headers(delivery.message).items())
         return headers
 

@@ -31,8 +31,17 @@ import orjson
 from mesh import address, telemetry
 from mesh.access import Gate, sender
 from mesh.application import Application, AppResponse, Headers
+from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
-from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable, pack, readable, unpack
+from mesh.blocks.invocation import (
+    HTTP_HEADER,
+    OUTSIDE,
+    check_app_id,
+    forwardable,
+    pack,
+    readable,
+    unpack,
+)
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
@@ -42,7 +51,7 @@ from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshErr
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
-from mesh.telemetry import Observed
+from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Observed, Tracing
 
 __all__ = [
     "ACCEPT",
@@ -321,7 +330,9 @@ class DurableInvocation:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)
         records = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
-        callee = _Callee(records, self._publish, application, self._parts.caller, self._parts.access)
+        callee = _Callee(
+            records, self._publish, application, self._parts.caller, self._parts.access, self._parts.tracing
+        )
         observer = self._parts.observer
         deliver = self._parts.inbound.towards(
             lambda arrival: callee.attempt(arrival.what),
@@ -352,7 +363,7 @@ class DurableInvocation:
             component, name = split_topic(topic)
             asked = Publish(name, body, "application/json", {"cloudevent.id": event_id})
             caller = sender(delivery.message.headers, self._namespace)
-            await self._parts.run(Operation(PUBLISH, component, asked, Context(caller)))
+            await self._parts.run(Operation(PUBLISH, component, asked, Context(caller, None, *_trace(delivery))))
         except MeshError as error:
             if error.retryable:
                 raise
@@ -373,11 +384,24 @@ def split_topic(where: str) -> tuple[str, str]:
     return component, topic
 
 
+def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
+    """Give the trace context of a call, in which its outcome is published."""
+    _, _, given = unpack(delivery.message.headers[HTTP_HEADER])
+    fields = {name.lower(): value for name, value in cast("Headers", given)}
+    return fields.get("traceparent"), fields.get("tracestate", ""), fields.get(BAGGAGE, "")
+
+
 class _Callee:
     """Runs calls and notes what came of them."""
 
     def __init__(
-        self, records: LazyRecords, publish: PublishOutcome, application: Application, own: Caller, access: Gate
+        self,
+        records: LazyRecords,
+        publish: PublishOutcome,
+        application: Application,
+        own: Caller,
+        access: Gate,
+        tracing: Tracing = NOT_TRACED,
     ) -> None:
         self._records = records
         self._publish = publish
@@ -385,6 +409,7 @@ class _Callee:
         self._namespace = own.namespace
         self._app_id = own.app_id
         self._access = access
+        self._tracing = tracing
 
     async def attempt(self, delivery: Delivery) -> Attempt:
         """Run a call once, unless it has an outcome."""
@@ -414,10 +439,15 @@ class _Callee:
             caller=caller.app_id,
             told=REPLY_HEADER not in message.headers,
         )
+        asked = verb, target
+        passed, begun = served(self._tracing, self._app_id, *asked, headers, later=True)
         try:
-            async with self._application.call(verb, target, headers, message.body) as response:
-                body, truncated = await _read(response)
-                status, answered = response.status, forwardable(response.headers)
+            with begun or UNTOLD:
+                async with self._application.call(*asked, passed, message.body) as response:
+                    body, truncated = await _read(response)
+                    status, answered = response.status, forwardable(response.headers)
+                if begun is not None:
+                    note_status(begun, status)
         except AppFailedError as error:
             return Attempt(Outcome.RETRY, str(error), broken=True)
         if status >= 500 or status in RETRIED_STATUSES:

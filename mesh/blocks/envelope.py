@@ -93,6 +93,7 @@ class PublishOptions:
         overrides: ``cloudevent.*`` attributes, lower-case names without the prefix.
         expires_at: Unix time in seconds after which it must not be delivered; None for never.
         not_before: Unix time in seconds before which it must not be delivered; None for at once.
+        baggage: Passed on, beside the event; empty for none.
     """
 
     app_id: str
@@ -103,6 +104,7 @@ class PublishOptions:
     overrides: Mapping[str, str] | None = None
     expires_at: float | None = None
     not_before: float | None = None
+    baggage: str = ""
 
 
 def overrides(metadata: Mapping[str, str]) -> Mapping[str, str] | None:

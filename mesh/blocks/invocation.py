@@ -23,8 +23,9 @@ from urllib.parse import unquote
 import orjson
 
 from mesh import address, telemetry
-from mesh.access import Gate, sender
+from mesh.access import sender
 from mesh.application import Application, AppResponse, Headers
+from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
@@ -52,7 +53,7 @@ from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import BUILT_IN_RETRIES, Policy, Verdict
 from mesh.resources.resiliency import ResiliencyPolicies
-from mesh.telemetry import Observed
+from mesh.telemetry import UNTOLD, Observed
 
 __all__ = [
     "BLOCK",
@@ -373,11 +374,16 @@ class Invocation:
         """Call without the backbone: the own application, or a service outside, perhaps opened for this call."""
         call, deadline = cast("Call", operation.arguments), operation.deadline
         stack = AsyncExitStack()
+        headers, begun = call.headers, None
+        if deliver is not None:
+            headers, begun = served(self._parts.tracing, self._app_id, call.verb, call.target, headers)
+            if begun is not None:
+                stack.enter_context(begun)
 
         async def begin() -> AppResponse:
             to = application if opening is None else await stack.enter_async_context(opening)
             assert to is not None
-            return await stack.enter_async_context(to.call(call.verb, call.target, call.headers, call.body))
+            return await stack.enter_async_context(to.call(call.verb, call.target, headers, call.body))
 
         try:
             if deliver is not None:
@@ -385,12 +391,14 @@ class Invocation:
             else:
                 response = await self._deadlines.within(deadline - time.time(), begin)
             whole = await response.read_up_to(MAX_JUDGED_BYTES) if call.grpc else None  # What it came to stands last.
-        except DeadlineExceededError:
-            await stack.aclose()
+        except DeadlineExceededError as error:
+            await stack.__aexit__(type(error), error, None)
             raise DeadlineExceededError(NO_ANSWER) from None
-        except BaseException:
-            await stack.aclose()
+        except BaseException as error:
+            await stack.__aexit__(type(error), error, error.__traceback__)
             raise
+        if begun is not None:
+            note_status(begun, response.status)
         return Answer(response.status, response.headers, whole, response, stack)
 
     async def _wait_for_news(self, app_id: str, wait: float, deadline: float) -> None:
@@ -407,7 +415,7 @@ class Invocation:
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:
-        server = _Server(application, self._deliver, self._parts.access, self._namespace)
+        server = _Server(application, self._deliver, self._parts)
         async with self._exchange.serve(address.app(self._namespace, self._app_id), self._app_id, server.handle):
             yield
 
@@ -420,11 +428,13 @@ async def _begin(arrival: Arrival) -> AppResponse:
 class _Server:
     """The callee's side."""
 
-    def __init__(self, application: Application, deliver: InboundHandler, access: Gate, namespace: str) -> None:
+    def __init__(self, application: Application, deliver: InboundHandler, parts: Parts) -> None:
         self._application = application
         self._deliver = deliver
-        self._access = access
-        self._namespace = namespace
+        self._access = parts.access
+        self._tracing = parts.tracing
+        self._namespace = parts.caller.namespace
+        self._app_id = parts.caller.app_id
 
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
@@ -451,12 +461,17 @@ class _Server:
                 await _refuse(request, error)
                 return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
-        calling = self._application.call(verb, target, cast("Headers", headers), body)
+        asked = verb, target, cast("Headers", headers)
+        passed, begun = served(self._tracing, self._app_id, *asked)
+        calling = self._application.call(*asked[:2], passed, body)
         try:
-            async with AsyncExitStack() as stack:
-                begin = partial(stack.enter_async_context, calling)
-                response = await self._deliver(Arrival(request.headers, request.deadline, begin))
-                await self._answer(request, response)
+            with begun or UNTOLD:
+                async with AsyncExitStack() as stack:
+                    begin = partial(stack.enter_async_context, calling)
+                    response = await self._deliver(Arrival(request.headers, request.deadline, begin))
+                    if begun is not None:
+                        note_status(begun, response.status)
+                    await self._answer(request, response)
         except AppUnreachableError:
             await request.busy()  # Nothing ran: the caller goes to another instance, or waits for this one.
         except AppFailedError as error:

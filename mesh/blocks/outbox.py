@@ -95,10 +95,11 @@ EVENT_TYPE = "com.dapr.event.sent"
 PROJECTION = "outbox.projection"
 _OVERRIDE = "cloudevent."
 _STORE, _MARKER, _UNTIL, _CALLER, _KEY = "outboxstore", "outboxmarker", "outboxuntil", "outboxcaller", "outboxkey"
+_BAGGAGE = "outboxbaggage"
 _MARKER_ITEM = Item(
     "", WRITTEN, None, Concurrency.FIRST_WRITE, metadata={"ttlInSeconds": "-1"}
 )  # Whatever the default.
-_OURS = frozenset({_STORE, _MARKER, _UNTIL, _CALLER, _KEY})
+_OURS = frozenset({_STORE, _MARKER, _UNTIL, _CALLER, _KEY, _BAGGAGE})
 _FIXED = frozenset({"specversion", "data", "data_base64", "topic", "pubsubname", *_OURS})
 
 
@@ -391,6 +392,8 @@ class Outbox:
         marker = event_id + tag
         event = event_of(item, event_id, context)
         event |= {_STORE: self._name, _MARKER: marker, _UNTIL: int(until), _CALLER: context.caller.app_id}
+        if context.baggage:
+            event[_BAGGAGE] = context.baggage
         key = next((value for name, value in item.metadata.items() if name.lower() == "partitionkey"), None)
         return _Prepared(event if key is None else event | {_KEY: key}, marker)
 
@@ -476,6 +479,12 @@ class Outbox:
         metadata = {"partitionKey": key} if isinstance(key, str) else {}
         caller = Caller(self._parts.caller.namespace, str(event.get(_CALLER, self._parts.caller.app_id)))
         traceparent = event.get("traceparent")
-        context = Context(caller, None, traceparent if isinstance(traceparent, str) else None)
+        baggage = event.get(_BAGGAGE)
+        context = Context(
+            caller,
+            None,
+            traceparent if isinstance(traceparent, str) else None,
+            baggage=baggage if isinstance(baggage, str) else "",
+        )
         publish = Publish(self._settings.publish_topic, body, CLOUDEVENTS_JSON, metadata)
         await self._parts.run(Operation(PUBLISH, self._settings.publish_pubsub, publish, context))

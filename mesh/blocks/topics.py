@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
@@ -19,6 +19,7 @@ from mesh.broker import Broker, Features, Message
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import (
     BadArgumentError,
+    BrokerError,
     FeatureNotSupportedError,
     MeshError,
     PermissionDeniedError,
@@ -27,8 +28,9 @@ from mesh.errors import (
 from mesh.event import encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
+from mesh.spans import Begun, SpanKind
 from mesh.spelling import did_you_mean
-from mesh.telemetry import NOT_TRACED, Observed, Observer, Tracing, nobody
+from mesh.telemetry import BAGGAGE, NOT_TRACED, Observed, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
 
 __all__ = [
@@ -55,6 +57,8 @@ _KNOWN = frozenset(_SPELLING.values())
 MAX_TOLD = 100
 CLOSE = 0.87  # Brokers have names of their own, which is no mistake: only what is nearly one of ours is refused.
 MAX_NAME = 100
+
+_Made = tuple[Message, Begun | None]  # An event, and the span of its publish where that is recorded here.
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,13 @@ def spelled(metadata: Mapping[str, str]) -> Mapping[str, str]:
     return found
 
 
+def _end(begun: Begun | None, error: BrokerError | None) -> None:
+    """End the span of a publish, unless that is tried again."""
+    if begun is not None and not (error is not None and error.retryable):
+        begun.error = "" if error is None else f"{error.code}: {error}"
+        begun.end()
+
+
 def is_raw(metadata: Mapping[str, str]) -> bool:
     """Read ``rawPayload`` of `spelled` metadata.
 
@@ -249,16 +260,23 @@ class PubSubComponent:
             event = self._event(operation.context, asked)
             self._check_publish(operation.context, asked.topic)
             operation.kept = event  # Only what may be published is there for another attempt.
-        await self.broker.publish(self.address(asked.topic), cast("Message", operation.kept))
+        message, begun = cast("_Made", operation.kept)
+        try:
+            await self.broker.publish(self.address(asked.topic), message)
+        except BrokerError as error:
+            _end(begun, error)
+            raise
+        _end(begun, None)
         self._count(asked.topic, 1)
 
-    def _event(self, context: Context, asked: Publish) -> Message:
+    def _event(self, context: Context, asked: Publish) -> _Made:
         metadata = spelled(asked.metadata) if asked.metadata else NO_METADATA
         raw = bool(metadata) and is_raw(metadata)
         self._tell_unknown(metadata)
         options = self._options(context, asked.topic, metadata)
         key = metadata.get("partitionKey") if metadata else None
-        return self._message(options, asked.content_type, asked.body, raw=raw, key=key)
+        message = self._message(options, asked.content_type, asked.body, raw=raw, key=key)
+        return message, None if context.own else self._begun(context, options, "publish")
 
     async def bulk_publish(self, operation: Operation) -> None:
         """Store several.
@@ -274,9 +292,11 @@ class PubSubComponent:
             made = {entry.entry_id: self._entry(operation.context, asked, entry) for entry in asked.entries}
             self._check_publish(operation.context, asked.topic)
             operation.kept = made
-        events = cast("Mapping[str, Message]", operation.kept)
-        messages = [events[entry.entry_id] for entry in asked.entries]
+        events = cast("Mapping[str, _Made]", operation.kept)
+        messages = [events[entry.entry_id][0] for entry in asked.entries]
         results = await self.broker.publish_many(self.address(asked.topic), messages)
+        for entry, error in zip(asked.entries, results, strict=True):
+            _end(events[entry.entry_id][1], error)
         self._count(asked.topic, sum(error is None for error in results))
         left = [(entry, error) for entry, error in zip(asked.entries, results, strict=True) if error is not None]
         failed = asked.failed | {entry.entry_id: error for entry, error in left}
@@ -285,9 +305,25 @@ class PubSubComponent:
         if failed:
             raise PublishFailedError(failed)
 
-    def _entry(self, context: Context, asked: BulkPublish, entry: BulkEntry) -> Message:
-        options = self._options(context, asked.topic, entry.metadata)
-        return self._message(options, entry.content_type, entry.body, raw=asked.raw, key=entry.key)
+    def _entry(self, context: Context, asked: BulkPublish, entry: BulkEntry) -> _Made:
+        options = self._options(replace(context, own=False) if context.own else context, asked.topic, entry.metadata)
+        message = self._message(options, entry.content_type, entry.body, raw=asked.raw, key=entry.key)
+        return message, self._begun(context, options, "publish/bulk")
+
+    def _begun(self, context: Context, options: PublishOptions, path: str) -> Begun | None:
+        """Begin the span of a publish that is not the gateway's own of a call of its API."""
+        if not self.tracing.records(options.traceparent):
+            return None
+        name = f"/v1.0/{path}/{self.name}/{options.topic}"
+        tags = {
+            "messaging.system": "pubsub",
+            "messaging.destination.name": options.topic,
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+        }
+        return self.tracing.begin(
+            options.traceparent, context.traceparent, name, SpanKind.PRODUCER, tags, tracestate=context.tracestate
+        )
 
     def _check_publish(self, context: Context, topic: str) -> None:
         if not self.scopes.may_publish(context.caller.app_id, topic):
@@ -298,9 +334,11 @@ class PubSubComponent:
 
     def _options(self, context: Context, topic: str, metadata: Mapping[str, str]) -> PublishOptions:
         """Collect what a publish says besides its body."""
-        app_id, span = context.caller.app_id, self.tracing.span(context.traceparent)
+        app_id, span = context.caller.app_id, context.traceparent or ""
+        if not (context.own and span):
+            span = self.tracing.span(context.traceparent)
         if not metadata:
-            return PublishOptions(app_id, self.name, topic, span, context.tracestate)
+            return PublishOptions(app_id, self.name, topic, span, context.tracestate, baggage=context.baggage)
         try:
             ttl, not_before = ttl_of(metadata), not_before_of(metadata)
         except ValueError as error:
@@ -314,6 +352,7 @@ class PubSubComponent:
             envelope.overrides(metadata),
             None if ttl is None else time.time() + ttl,
             not_before,
+            context.baggage,
         )
 
     def _tell_unknown(self, names: Iterable[str]) -> None:
@@ -344,6 +383,8 @@ class PubSubComponent:
             headers, body = envelope.build_binary(options, content_type, body, prefix)
             if key is not None:
                 headers[prefix + "partitionkey"] = encode_header_value(key)
+        if options.baggage:
+            headers[BAGGAGE] = encode_header_value(options.baggage)
         if scheduled:
             headers |= scheduled
         return Message(headers, body, key, identity)

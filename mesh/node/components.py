@@ -32,7 +32,7 @@ from mesh.resources.component import (
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.settings import declared_by, without_effect
-from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Observed
+from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Observed, Tracing
 
 __all__ = [
     "Components",
@@ -88,7 +88,7 @@ class Entry:
         if leave is not None:
             leave()
 
-    def answer(self, run: Handler) -> Hosted:
+    def answer(self, run: Handler, tracing: Tracing) -> Hosted:
         """Say how they are answered; ``run`` is the pipeline that the answers come from."""
         return Hosted(
             block=self.block.name,
@@ -98,6 +98,7 @@ class Entry:
             recoverable=self.placement == "backbone",
             methods={method.name: method for method in self.block.methods},
             run=run,
+            tracing=tracing,
         )
 
 

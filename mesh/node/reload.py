@@ -31,7 +31,7 @@ from mesh.node.components import (
     open_component,
 )
 from mesh.resources.component import Component, HTTPEndpoint, without_store
-from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration
+from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, Configuration, Tracing
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
@@ -64,6 +64,7 @@ LAST_USE_SECONDS = 60.0
 ENDPOINT_SECONDS = 5.0
 RESTART_SECTIONS = {
     "api": "spec.api",
+    "logging": "spec.logging",
     "metric": "spec.metric",
     "metrics": "spec.metrics",
     "placement": "spec.placement",
@@ -134,7 +135,22 @@ def steps(before: Resources, after: Resources) -> list[Step]:
 
 def needs_restart(before: Configuration, after: Configuration) -> list[str]:
     """Name the sections that differ and are read at start only."""
-    return [name for key, name in RESTART_SECTIONS.items() if getattr(before.spec, key) != getattr(after.spec, key)]
+    found = [name for key, name in RESTART_SECTIONS.items() if getattr(before.spec, key) != getattr(after.spec, key)]
+    if _only_places(before) != _only_places(after):
+        found.append("spec.tracing, but for its samplingRate,")
+    return found
+
+
+def _only_places(configuration: Configuration) -> Tracing:
+    """Give where spans go, which is opened at start."""
+    return dataclasses.replace(configuration.spec.tracing or Tracing(), sampling_rate=DEFAULT_SAMPLING_RATIO)
+
+
+def _with_places_of(effective: Configuration, after: Configuration) -> Tracing | None:
+    """Give the share that is sampled from now on, and where spans have gone since the start."""
+    if _only_places(effective) == _only_places(after):
+        return after.spec.tracing
+    return dataclasses.replace(_only_places(effective), sampling_rate=sampling_ratio(after))
 
 
 def sampling_ratio(configuration: Configuration) -> float:
@@ -303,7 +319,13 @@ class Live:
         step = next((each for each in changed if isinstance(each.resource, Configuration)), None)
         if step is None:
             return
-        spec = dataclasses.replace(after.spec, api=effective.spec.api, placement=effective.spec.placement)
+        spec = dataclasses.replace(
+            after.spec,
+            api=effective.spec.api,
+            placement=effective.spec.placement,
+            logging=effective.spec.logging,
+            tracing=_with_places_of(effective, after),
+        )
         if spec != effective.spec or after.name != effective.name:
             done.append(step)
         self.parts.configuration = dataclasses.replace(after, spec=spec)
@@ -371,7 +393,7 @@ class Live:
         if isinstance(after, Component):
             entry = await open_component(after, self.blocks, self.parts, self.components, self.lives)
             taken = self.components.put(entry, self.parts)
-            hosted = entry.answer(self.answer) if entry.hosted else None
+            hosted = entry.answer(self.answer, self.parts.tracing) if entry.hosted else None
         else:
             taken, hosted = self.components.take(name, self.parts), None
         if taken is not None:

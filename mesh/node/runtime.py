@@ -241,7 +241,7 @@ class Runtime(Steps):
         if settings.host_only:
             tell_unanswered(entries)
         hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
-        answering_for = hosting.answering([entry.answer(answer) for entry in entries if entry.hosted])
+        answering_for = hosting.answering([entry.answer(answer, parts.tracing) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
         self._live = Live(
             app_id=settings.app_id,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Component",
     "EnvRef",
+    "KUBERNETES",
     "HTTPEndpoint",
     "MetadataEntry",
     "Secret",

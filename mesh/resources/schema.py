@@ -25,11 +25,13 @@ from mesh.resources.configuration import (
     Configuration,
     ConfigurationSpec,
     SecretKeyRef,
+    Tracing,
 )
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 from mesh.resources.metric_patterns import metric_problems
 from mesh.spelling import did_you_mean
+from mesh.urls import names_a_host
 from mesh.values import is_host
 
 __all__ = ["IN_ANY", "OURS", "PLACEMENT", "Meta", "component", "configuration", "http_endpoint"]
@@ -275,7 +277,6 @@ def _unsafe(name: str, harmless: Callable[[object], bool] = is_empty) -> dict[st
     return {f"spec.{name}": Effect(f"{name} is not supported yet", unsafe=True, harmless=harmless)}
 
 
-_NOT_EXPORTED = Effect("it has no effect yet: spans are not exported")
 _NO_WORKFLOWS = Effect("it has no effect yet: there are no workflows")
 _OLD = Effect("nothing reads it, as in newer versions of Dapr", harmless=lambda _: False)
 
@@ -296,12 +297,8 @@ class ConfigurationFile(FileModel):
         "spec.tracing.enabled": _OLD,
         "spec.tracing.expandParams": _OLD,
         "spec.tracing.includeBody": _OLD,
-        "spec.tracing.stdout": _NOT_EXPORTED,
-        "spec.tracing.zipkin": _NOT_EXPORTED,
-        "spec.tracing.otel": _NOT_EXPORTED,
         "spec.metric.workflow": _NO_WORKFLOWS,
         "spec.metrics.workflow": _NO_WORKFLOWS,
-        "spec.logging": Effect("it has no effect yet: --enable-api-logging logs the calls of the API"),
         "spec.nameResolution": Effect("it has no effect: applications are found over the broker"),
         "spec.wasm": Effect("it has no effect yet: there is no WebAssembly"),
         "spec.workflow": _NO_WORKFLOWS,
@@ -323,10 +320,32 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
         problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
     _check_access(document, model.spec.access_control or AccessControl(), problems, warnings)
+    if model.spec.tracing is not None:
+        _check_tracing(document, model.spec.tracing, problems)
     if len(problems) > before:
         return None
     meta = model.metadata
     return Configuration(meta.name, model.spec, meta.namespace, file=document.file, line=document.line)
+
+
+def _check_tracing(document: Document, tracing: Tracing, problems: list[Problem]) -> None:
+    """Find places that no span can be sent to."""
+    zipkin, otel = tracing.zipkin.endpoint_address.strip(), tracing.otel.endpoint_address.strip()
+    place: tuple[str | int, ...] = ("spec", "tracing")
+    if zipkin and not (zipkin.startswith(("http://", "https://")) and names_a_host(zipkin)):
+        text = f"must be a URL as http://localhost:9411/api/v2/spans, not {zipkin!r}"
+        problems.append(document.problem(text, (*place, "zipkin", "endpointAddress")))
+    if otel and not (names_a_host(otel) and ("://" not in otel or otel.startswith(("http://", "https://")))):
+        text = f"must be host:port, or a URL as http://localhost:4318, not {otel!r}"
+        problems.append(document.problem(text, (*place, "otel", "endpointAddress")))
+    for index, each in enumerate(tracing.otel.headers):
+        at = (*place, "otel", "headers", index)
+        if not _TOKEN.fullmatch(each.name):
+            problems.append(document.problem(f"no header can be called {each.name!r}", (*at, "name")))
+        if each.secret_key_ref is not None and each.value:
+            problems.append(document.problem("has more than one of value and secretKeyRef", at))
+        elif refusal := header_refusal(each.value):
+            problems.append(document.problem(refusal, (*at, "value")))
 
 
 def _check_api(document: Document, api: APISpec, problems: list[Problem], warnings: list[Problem]) -> None:

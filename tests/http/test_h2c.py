@@ -80,7 +80,7 @@ async def ask(
 
 def told(reply: Reply) -> list[tuple[str, str]]:
     fields = ((name.lower(), value) for name, value in reply.fields if name.lower() not in OF_HTTP_1)
-    return sorted((name, "" if name == "date" else value) for name, value in fields)
+    return sorted((name, "" if name in ("date", "traceparent") else value) for name, value in fields)
 
 
 async def streamed(request: web.BaseRequest) -> web.StreamResponse:

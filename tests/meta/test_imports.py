@@ -94,10 +94,10 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.pluggable.pubsub": (400, frozenset({"grpc"})),
     "bindings.pluggable.secrets": (400, frozenset({"grpc"})),
     "bindings.pluggable.state": (400, frozenset({"grpc"})),
-    "bindings.redis.binding": (390, frozenset({"redis"})),
-    "bindings.redis.configuration": (390, frozenset({"redis"})),
-    "bindings.redis.lock": (390, frozenset({"redis"})),
-    "bindings.redis.state": (395, frozenset({"redis"})),
+    "bindings.redis.binding": (465, frozenset({"redis"})),
+    "bindings.redis.configuration": (465, frozenset({"redis"})),
+    "bindings.redis.lock": (465, frozenset({"redis"})),
+    "bindings.redis.state": (465, frozenset({"redis"})),
     "bindings.sql.configuration": (500, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.mysql": (530, frozenset({"asyncmy", "sqlalchemy"})),
     "bindings.sql.mysql_binding": (530, frozenset({"asyncmy", "sqlalchemy"})),
@@ -116,7 +116,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
     "brokers.nats": (405, frozenset({"nats"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
-    "brokers.redis": (350, frozenset({"redis"})),
+    "brokers.redis": (395, frozenset({"redis"})),
 }
 
 

@@ -444,6 +444,43 @@ async def test_the_message_is_the_one_that_a_gateway_publishes(backbone: MemoryB
     assert set(event.extensions) == {"partitionkey", "traceparent", "expiration"}
 
 
+async def test_the_trace_goes_along(backbone: MemoryBroker) -> None:
+    """From a call into what its handler publishes and calls, with state and baggage."""
+    given = {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+        "tracestate": "a=1",
+        "baggage": "k=v",
+    }
+    callee, caller = NatsBroker(), NatsBroker()
+    mesh = _mesh(callee)
+    other = Mesh(caller, app_id="shop", backbone="memory:")
+    seen: list[dict[str, str]] = []
+
+    @mesh.method("first")
+    async def first(message: Annotated[MeshMessage, Context("message")]) -> None:
+        seen.append(message.headers)
+        await mesh.publish("x", "orders")
+        await mesh.invoke("shop", "second")
+
+    @mesh.subscriber("orders")
+    async def take(body: object, message: Annotated[MeshMessage, Context("message")]) -> None:
+        seen.append(message.headers)
+
+    @other.method("second")
+    async def second(message: Annotated[MeshMessage, Context("message")]) -> None:
+        seen.append(message.headers)
+
+    async with _running(mesh, callee), _running(other, caller):
+        await other.invoke("pricing", "first", headers=given)
+
+        async def check() -> None:
+            assert len(seen) == 3
+
+        await eventually(check)
+    assert {each["traceparent"][:36] for each in seen} == {given["traceparent"][:36]}
+    assert [(each["tracestate"], each["baggage"]) for each in seen] == [("a=1", "k=v")] * 3
+
+
 async def test_what_fails_is_dead_lettered(backbone: MemoryBroker) -> None:
     broker = NatsBroker()
     mesh = _mesh(broker)

@@ -6,8 +6,11 @@ import base64
 
 import pytest
 
-from gateway.grpc.wire import is_grpc, trace_bin
-from gateway.routes.request import traceparent_of
+from gateway.grpc.tracing import told
+from gateway.grpc.wire import is_grpc
+from gateway.spans.context import traceparent_of
+from mesh.operation import Trace
+from mesh.telemetry import trace_bin
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -36,3 +39,9 @@ def test_what_is_no_trace(text: str) -> None:
 def test_types_of_grpc(kind: str, true: bool) -> None:
     assert is_grpc([("X-A", "application/grpc"), ("Content-Type", kind)]) is true
     assert not is_grpc([("x-a", kind)])
+
+
+def test_what_a_caller_is_told_of_its_span() -> None:
+    """Both forms name the same."""
+    fields = dict(told(Trace(TRACE)))
+    assert fields["traceparent"] == traceparent_of(fields["grpc-trace-bin"]) == TRACE

@@ -293,6 +293,24 @@ CASES: dict[str, tuple[str, list[str]]] = {
         CONFIGURATION + "  tracing: {samplingRate: often}\n",
         ["f.yaml:5:27: spec.tracing.samplingRate: expected a number from 0 to 1, got 'often'"],
     ),
+    "places of spans": (
+        CONFIGURATION
+        + "  tracing:\n    zipkin: {endpointAddress: 'localhost:9411'}\n    otel:\n      endpointAddress: 'udp://c'\n",
+        [
+            "f.yaml:6:31: spec.tracing.zipkin.endpointAddress: must be a URL as http://localhost:9411/api/v2/spans, "
+            "not 'localhost:9411'",
+            "f.yaml:8:24: spec.tracing.otel.endpointAddress: must be host:port, or a URL as http://localhost:4318, "
+            "not 'udp://c'",
+        ],
+    ),
+    "headers with spans": (
+        CONFIGURATION + "  tracing:\n    otel:\n      headers: [{name: 'a b', value: x}, "
+        "{name: a, value: x, secretKeyRef: {name: s}}]\n",
+        [
+            "f.yaml:7:24: spec.tracing.otel.headers[0].name: no header can be called 'a b'",
+            "f.yaml:7:42: spec.tracing.otel.headers[1]: has more than one of value and secretKeyRef",
+        ],
+    ),
     "configuration": (
         CONFIGURATION + "  tracing: {samplingRate: '2', otel: {protocl: grpc}}\n  mtls: {workloadCertTTL: 1}\n",
         [
@@ -362,10 +380,6 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
             f"5:67: spec.tracing.includeBody: {_OLD}",
         ],
     ),
-    "tracing that goes nowhere yet": (
-        CONFIGURATION + "  tracing: {zipkin: {endpointAddress: 'http://z'}, otel: {isSecure: false}, stdout: false}\n",
-        ["5:13: spec.tracing.zipkin: it has no effect yet: spans are not exported"],
-    ),
     "policies": (
         CONFIGURATION + "  policies: [{a: b}]\n",
         ["5:3: spec.policies: nothing reads it: policies of access stand in spec.accessControl"],
@@ -376,7 +390,6 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
         + "  nameResolution: {component: mdns}\n  mtls: {workloadCertTTL: 1h}\n  wasm: {strictSandbox: true}\n"
         + "  workflow: {maxConcurrentWorkflowInvocations: 1}\n  features: [{name: a, enabled: true}]\n",
         [
-            "7:3: spec.logging: it has no effect yet: --enable-api-logging logs the calls of the API",
             "8:3: spec.nameResolution: it has no effect: applications are found over the broker",
             "9:3: spec.mtls: it has no effect: the broker's TLS takes its place",
             "10:3: spec.wasm: it has no effect yet: there is no WebAssembly",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from gateway.routes.request import trace_context
+from gateway.spans.context import trace_context
 from mesh.telemetry import OTHER, Counters, Tracing, child_span, is_traceparent, unusable
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

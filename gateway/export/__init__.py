@@ -1,0 +1,1 @@
+"""What sends finished spans to where they are kept and shown."""

@@ -1,0 +1,127 @@
+"""Where spans go: ``spec.tracing`` of a Configuration, and where that does not say, the variables of OpenTelemetry.
+
+Source: OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Environment Variable Specification".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from mesh.errors import ConfigError, Problem
+from mesh.resources.configuration import OTel, Tracing
+from mesh.urls import names_a_host
+
+__all__ = ["OTLP", "Targets", "resource_of", "targets_of"]
+
+GENERAL, OF_TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
+TIMEOUT_SECONDS = 10.0
+HTTP_PATH = "/v1/traces"
+_PROTOCOLS: Mapping[str, Literal["grpc", "http"]] = {"grpc": "grpc", "http": "http", "http/protobuf": "http"}
+
+
+@dataclass(frozen=True, slots=True)
+class OTLP:
+    """A collector that speaks OTLP.
+
+    Attributes:
+        protocol: Over what.
+        endpoint: A URL for HTTP, ``host:port`` for gRPC.
+        insecure: Without TLS.
+        headers: Sent with each batch.
+        timeout: Seconds that a batch may take, further attempts included.
+        from_environment: Whether no file names it.
+    """
+
+    protocol: Literal["grpc", "http"]
+    endpoint: str
+    insecure: bool
+    headers: Mapping[str, str] = field(repr=False)
+    timeout: float = TIMEOUT_SECONDS
+    from_environment: bool = False
+
+    @property
+    def where(self) -> str:
+        """The place, for people."""
+        return self.endpoint.rpartition("@")[2] if "@" in self.endpoint else self.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where spans go; nowhere is the default."""
+
+    otlp: OTLP | None = None
+    zipkin: str = ""
+    stdout: bool = False
+
+
+def targets_of(tracing: Tracing | None, environ: Mapping[str, str], headers: Mapping[str, str]) -> Targets:
+    """Find out.
+
+    Args:
+        tracing: The section of the Configuration; None = there is none.
+        environ: The variables of the process.
+        headers: Those of ``spec.tracing.otel.headers``, with their secrets.
+
+    Raises:
+        ConfigError: Something there makes no sense.
+    """
+    found = tracing or Tracing()
+    return Targets(_otlp(found.otel, environ, headers), found.zipkin.endpoint_address.strip(), found.stdout)
+
+
+def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -> OTLP | None:
+    def variable(name: str) -> str:
+        return environ.get(OF_TRACES + name) or environ.get(GENERAL + name) or ""
+
+    endpoint = given.endpoint_address.strip()
+    from_file = bool(endpoint)
+    endpoint = endpoint or variable("ENDPOINT").strip()
+    if not endpoint:
+        return None
+    protocol = given.protocol or _PROTOCOLS.get(variable("PROTOCOL").strip() or "http")
+    if protocol is None:
+        raise ConfigError(Problem(f"is grpc, or http/protobuf, not {variable('PROTOCOL')!r}", GENERAL + "PROTOCOL"))
+    told = {**_pairs(variable("HEADERS")), **headers}
+    if not names_a_host(endpoint):  # Of a file that was said when it was read.
+        raise ConfigError(Problem(f"must be host:port or a URL, not {endpoint!r}", GENERAL + "ENDPOINT"))
+    scheme = urlsplit(endpoint).scheme if "://" in endpoint else ""
+    insecure = not given.is_secure if from_file else variable("INSECURE").strip().lower() == "true"
+    insecure = scheme == "http" if scheme else insecure
+    timeout = _timeout(given, variable("TIMEOUT"))
+    if protocol == "grpc":
+        where = endpoint.partition("://")[2] if scheme else endpoint
+        return OTLP("grpc", where.rstrip("/"), insecure, told, timeout, not from_file)
+    url = endpoint if scheme else f"{'http' if insecure else 'https'}://{endpoint}"
+    whole = urlsplit(url).path.strip("/") != "" and (from_file or bool(environ.get(OF_TRACES + "ENDPOINT")))
+    return OTLP("http", url if whole else url.rstrip("/") + HTTP_PATH, insecure, told, timeout, not from_file)
+
+
+def _timeout(given: OTel, text: str) -> float:
+    if given.timeout is not None:
+        return given.timeout.seconds
+    if not text:
+        return TIMEOUT_SECONDS
+    try:
+        seconds = float(text) / 1000
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(Problem(f"is a number of milliseconds, not {text!r}", GENERAL + "TIMEOUT"))
+    return seconds
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Read ``name=value,…``, with percent escapes."""
+    pairs = (each.partition("=") for each in text.split(",") if "=" in each)
+    return {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}
+
+
+def resource_of(app_id: str, namespace: str, version: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give what is told of this node with its spans."""
+    own = {"service.name": app_id, "service.namespace": namespace, "telemetry.sdk.name": "brokermesh"}
+    given = {"telemetry.sdk.version": version, **own, **_pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))}
+    return {**given, "service.name": environ.get("OTEL_SERVICE_NAME") or given["service.name"]}

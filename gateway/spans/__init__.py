@@ -1,0 +1,1 @@
+"""Trace context of the gateway's API, and what its spans are called."""

@@ -1,0 +1,84 @@
+"""Lines of the log for calls of the API, as `spec.logging` asks for them, and the span that a request's lines name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.http.harness import Backbone, gateway, yaml
+
+CALLS = (
+    ("GET", "/v1.0/state/statestore/secret-key?metadata.x=y"),
+    ("POST", "/v1.0/publish/pubsub/t"),
+    ("GET", "/v1.0/invoke/nobody/method/secret-path"),
+    ("GET", "/v1.0/nothing/secret-path"),
+    ("GET", "/secret-path"),
+    ("GET", "/v1.0/healthz/outbound"),
+)
+WHOLE = [f"{method} {path.partition('?')[0]}" for method, path in CALLS]
+SHORT = ["GET /v1.0/state", "POST /v1.0/publish", "GET /v1.0/invoke", "GET invoke", "GET invoke", "GET /v1.0/healthz"]
+
+
+@pytest.mark.parametrize(
+    ("section", "flag", "told"),
+    [
+        ({}, False, []),
+        ({"enabled": False}, False, []),
+        ({"obfuscateURLs": True}, False, []),
+        ({"enabled": True}, False, WHOLE),
+        ({}, True, WHOLE),
+        ({"enabled": True, "omitHealthChecks": True}, False, WHOLE[:-1]),
+        ({"enabled": True, "obfuscateURLs": True}, False, SHORT),
+        ({"obfuscateURLs": True, "omitHealthChecks": True}, True, SHORT[:-1]),
+    ],
+)
+async def test_what_is_told_of_calls(
+    memory: Backbone,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    section: dict[str, bool],
+    flag: bool,
+    told: list[str],
+) -> None:
+    """Each call, by its path or by the block's name alone; the flag asks for it as well as the file."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml("Configuration", "c", {"logging": {"apiLogging": section}}))
+    caplog.set_level(logging.INFO, "gateway.api")
+    async with gateway(memory, tmp_path, configuration_files=(file,), api_logging=flag) as node:
+        for method, path in CALLS:
+            await node.request(method, path)
+    lines = [record.fields for record in caplog.records if record.message == "HTTP API Called"]  # type: ignore[attr-defined]
+    assert [each["method"] for each in lines] == told
+
+
+_LOG = """
+import logging
+from pathlib import Path
+from gateway.config import GatewayConfig
+from gateway.logs import configure_logging
+from mesh.telemetry import CURRENT
+configure_logging(GatewayConfig("app", Path(), log_json=JSON))
+logging.getLogger("x").info("before")
+CURRENT.set("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+logging.getLogger("x").info("within")
+"""
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_lines_name_their_span(as_json: bool) -> None:
+    """When there is one."""
+    code = _LOG.replace("JSON", str(as_json))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True, text=True)
+    before, within = found.stdout.splitlines()
+    if as_json:
+        assert "trace_id" not in json.loads(before)
+        line = json.loads(within)
+        assert (line["trace_id"], line["id"]) == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    else:
+        assert "trace_id" not in before
+        assert 'trace_id="0af7651916cd43dd8448eb211c80319c" id="b7ad6b7169203331"' in within
