@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from mesh import address
 from mesh.blocks.durable import CALLS
-from mesh.blocks.durable import RECORDS as OUTCOMES
 from mesh.registry import (
     CONFIGURATION_ON_BACKBONE,
     LOCK_ON_BACKBONE,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ALL", "CALLS", "Permitting", "Rights", "rights_of"]
 
 ALL = "*"
+OUTCOMES = "mesh:invocations"
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
 
 

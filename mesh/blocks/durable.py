@@ -53,18 +53,7 @@ from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Observed, Tracing
 
-__all__ = [
-    "ACCEPT",
-    "BLOCK",
-    "CALLS",
-    "KEEP_SECONDS",
-    "OUTCOME",
-    "RECORDS",
-    "DurableCall",
-    "DurableInvocation",
-    "Record",
-    "State",
-]
+__all__ = ["ACCEPT", "BLOCK", "CALLS", "KEEP_SECONDS", "OUTCOME", "DurableCall", "DurableInvocation", "Record", "State"]
 
 logger = logging.getLogger(__name__)
 
@@ -424,10 +413,9 @@ class _Callee:
         if record is not None and record.state is not State.PENDING:
             await self._tell(delivery, record)
             return SUCCESS
-        verb, target = cast("str", verb), cast("str", target)
-        caller = sender(message.headers, self._namespace)
+        caller, verb = sender(message.headers, self._namespace), cast("str", verb)
         try:
-            target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
+            target = self._access.admit(caller, verb, cast("str", target), grpc=self._application.is_grpc)
         except (PermissionDeniedError, BadArgumentError) as error:
             return Attempt(Outcome.DROP, str(error))  # As its outcome: who calls again is refused again.
         headers = [*cast("Headers", given), ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
@@ -439,11 +427,10 @@ class _Callee:
             caller=caller.app_id,
             told=REPLY_HEADER not in message.headers,
         )
-        asked = verb, target
-        passed, begun = served(self._tracing, self._app_id, *asked, headers, later=True)
+        passed, begun = served(self._tracing, self._app_id, verb, target, headers, later=True)
         try:
             with begun or UNTOLD:
-                async with self._application.call(*asked, passed, message.body) as response:
+                async with self._application.call(verb, target, passed, message.body) as response:
                     body, truncated = await _read(response)
                     status, answered = response.status, forwardable(response.headers)
                 if begun is not None:

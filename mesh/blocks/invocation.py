@@ -431,39 +431,27 @@ class _Server:
     def __init__(self, application: Application, deliver: InboundHandler, parts: Parts) -> None:
         self._application = application
         self._deliver = deliver
-        self._access = parts.access
-        self._tracing = parts.tracing
-        self._namespace = parts.caller.namespace
-        self._app_id = parts.caller.app_id
+        self._parts, self._namespace = parts, parts.caller.namespace
 
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = unpack(request.headers[HTTP_HEADER])
+            verb, target, headers = cast("tuple[str, str, Headers]", unpack(request.headers[HTTP_HEADER]))
+            request.check_caller(unquote(request.headers.get("ce-source", "")))
+            if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
+                raise NotSpokenError(NO_GRPC)
+            if (access := self._parts.access).rules is not None:
+                caller = Caller.proven_by(who) if (who := request.caller) else sender(request.headers, self._namespace)
+                target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
             return
-        try:
-            request.check_caller(unquote(request.headers.get("ce-source", "")))
-        except UnprovenError as error:
+        except (UnprovenError, NotSpokenError, PermissionDeniedError, BadArgumentError) as error:
             await _refuse(request, error)
             return
-        if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
-            await _refuse(request, NotSpokenError(NO_GRPC))
-            return
-        verb, target = cast("str", verb), cast("str", target)
-        if self._access.rules is not None:
-            try:
-                who = request.caller
-                caller = sender(request.headers, self._namespace) if who is None else Caller.proven_by(who)
-                target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
-            except (PermissionDeniedError, BadArgumentError) as error:
-                await _refuse(request, error)
-                return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
-        asked = verb, target, cast("Headers", headers)
-        passed, begun = served(self._tracing, self._app_id, *asked)
-        calling = self._application.call(*asked[:2], passed, body)
+        passed, begun = served(self._parts.tracing, self._parts.caller.app_id, verb, target, headers)
+        calling = self._application.call(verb, target, passed, body)
         try:
             with begun or UNTOLD:
                 async with AsyncExitStack() as stack:
