@@ -337,6 +337,7 @@ ERRORS: Mapping[str, Row] = {
     "conversation.converse/DEADLINE_EXCEEDED": _CONVERSE._replace(grpc="DEADLINE_EXCEEDED"),
     "conversation.converse": _CONVERSE,
     "invocation.invoke/BAD_ARGUMENT": _INVOKE._replace(grpc="INVALID_ARGUMENT"),
+    "invocation.invoke/PERMISSION_DENIED": _INVOKE._replace(status=403, grpc="PERMISSION_DENIED"),
     "invocation.invoke/NOT_SPOKEN": _INVOKE._replace(grpc="UNIMPLEMENTED"),
     "invocation.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),
     "invocation.invoke/NO_RESPONDER": _INVOKE,

@@ -64,10 +64,12 @@ class Application(Protocol):
 
     Attributes:
         takes_grpc: Whether ``call`` reaches it by HTTP/2, which calls of gRPC need.
+        is_grpc: Whether it is spoken to by gRPC alone, where verbs mean nothing.
         kinds: What can be posted to it.
     """
 
     takes_grpc: bool
+    is_grpc: bool
     kinds: frozenset[Kind]
 
     def call(

@@ -64,6 +64,7 @@ __all__ = [
     "Question",
     "decoded",
     "fingerprint",
+    "is_secret_name",
     "joined",
 ]
 
@@ -97,7 +98,7 @@ def fingerprint(component: Component, resolved: Component) -> str:
     told: list[tuple[str, str]] = []
     for raw, closed in zip(component.metadata, resolved.metadata, strict=True):
         name = raw.name.casefold()
-        secret = _SECRET_NAME.search(name) is not None
+        secret = is_secret_name(name)
         match raw.value:
             case SecretRef(name=of, key=key):
                 told.append((name, f"secret {component.auth_secret_store}/{of}/{key}"))
@@ -107,6 +108,11 @@ def fingerprint(component: Component, resolved: Component) -> str:
                 told.append((name, "" if secret else closed.text() or ""))
     settings = _digest([component.type, component.version, *(text for pair in sorted(told) for text in pair)])
     return f"{settings}-{_digest(sorted(set(component.scopes)))}" if component.scopes else settings
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a setting is named as a secret is."""
+    return _SECRET_NAME.search(name.casefold()) is not None
 
 
 def _digest(parts: Sequence[str]) -> str:

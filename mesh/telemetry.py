@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mesh.spans import Begun, Sink, SpanKind, Value
 
 __all__ = [
+    "ACCESS",
     "APPLICATION_CALLED",
     "ARRIVALS",
     "BAGGAGE",
@@ -68,6 +69,7 @@ EVENTS_DUPLICATE = "events_duplicate"  # component, topic
 EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
+ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
 UNPROVEN = "unproven"  # request, answer or told; missing, invalid or replayed
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 

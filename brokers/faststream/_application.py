@@ -53,10 +53,12 @@ class FastStreamApplication:
         methods: Subscribers by verb (empty for any) and path.
         started: Set once FastStream has started them.
         takes_grpc: It does not.
+        is_grpc: It is not.
         kinds: Single events.
     """
 
     takes_grpc = False
+    is_grpc = False
     kinds = frozenset[Kind](("event",))
 
     def __init__(self, max_body_bytes: int) -> None:

@@ -28,7 +28,8 @@ __all__ = ["NatsConfig", "NatsSettings"]
 
 DEFAULT_PORT = 4222
 DEFAULT_NAME = "brokermesh"
-URL_OPTIONS = (*TLS_OPTIONS, "creds", "name", "nkey", "replicas")
+URL_OPTIONS = (*TLS_OPTIONS, "creds", "inbox", "name", "nkey", "replicas")
+_TOKEN = re.compile(r"[A-Za-z0-9_=-]+")
 SHAPE = "a NATS URL is nats://[user:password@]host[:port][,host[:port]]…, or tls://…"
 CREDENTIALS = """-----BEGIN NATS USER JWT-----
 {jwt}
@@ -99,6 +100,7 @@ class NatsConfig:
         connect_wait: Seconds that an attempt to connect may take.
         ping_interval: Seconds between signs of life; a server that misses two is left for the next.
         name: The connection's name in the server's reports.
+        inbox: Stands in the subjects that answers come to, so that the server can tell whose they are; empty = nothing.
     """
 
     servers: tuple[str, ...]
@@ -112,10 +114,13 @@ class NatsConfig:
     connect_wait: float = CONNECT_WAIT
     ping_interval: float = 10.0
     name: str = DEFAULT_NAME
+    inbox: str = ""
 
     def options(self) -> dict[str, object]:
         """Give the client's options."""
         options: dict[str, object] = {"name": self.name}
+        if self.inbox:
+            options["inbox_prefix"] = f"_INBOX.{self.inbox}"
         if self.tls is not None:
             options["tls"] = self.tls
         if self.seed is not None and self.jwt is not None:
@@ -155,6 +160,7 @@ class NatsConfig:
             token=user if password is None else None,
             replicas=count_option(options, "replicas"),
             name=options.get("name") or DEFAULT_NAME,
+            inbox=_inbox(options.get("inbox", "")),
             jwt=jwt,
             seed=seed,
         )
@@ -222,6 +228,12 @@ def _servers(text: str) -> tuple[tuple[str, ...], set[tuple[str, str | None]]]:
         if parts.username:
             logins.add((unquote(parts.username), None if parts.password is None else unquote(parts.password)))
     return tuple(servers), logins
+
+
+def _inbox(text: str) -> str:
+    if text and not _TOKEN.fullmatch(text):
+        raise ConfigError(f"option inbox: {text!r} must be letters, digits, '_', '-' and '='")
+    return text
 
 
 def _keys(options: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2s
 from typing import cast
 
 import orjson
@@ -13,11 +15,11 @@ from nats.aio.subscription import Subscription
 
 from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
 from brokers.shared.handling import run_handler
-from mesh.address import Address
+from mesh.address import Address, encode_token
 from mesh.broker import Delivery, Handler, Message
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 
-__all__ = ["Consumer"]
+__all__ = ["Consumer", "consumer_name", "stream_of"]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -31,6 +33,17 @@ EPHEMERAL_SECONDS = 60.0  # Outlives a lost connection, but not a process that d
 THRESHOLD = "inactive_threshold"
 EXCESS_WAIT = 1.0
 CONSUMER_EXISTS = 10148
+
+
+@lru_cache(maxsize=1024)
+def stream_of(space: str) -> str:
+    """Name the stream of a space."""
+    return space.replace(".", "_")
+
+
+def consumer_name(group: str, subject: str) -> str:
+    """Name the consumer that a group has for a subject."""
+    return f"{encode_token(group)[:120]}-{blake2s(f'{group} {subject}'.encode(), digest_size=8).hexdigest()}"
 
 
 class Consumer:
@@ -120,7 +133,8 @@ class Consumer:
 
     async def _declare(self, config: JSON, action: str) -> JSON:
         request: JSON = {"stream_name": self._stream, "config": config, "action": action}
-        return await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", request)
+        # With the filter in the subject, the server's permissions tell whose events may be read.
+        return await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}", request)
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to fetch; deliveries are handled in ``tasks``."""

@@ -10,14 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from hashlib import blake2s
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from nats.aio.msg import Msg
 
 from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
 from brokers.nats._config import NatsConfig, NatsSettings
-from brokers.nats._consumer import Consumer
+from brokers.nats._consumer import Consumer, consumer_name, stream_of
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
 from brokers.shared.adapter import Adapter
@@ -26,6 +25,9 @@ from mesh.address import Address, Kind, decode_token, encode_token
 from mesh.broker import Backlog, Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.rights import Rights
 
 __all__ = ["NatsBroker", "NatsConfig"]
 
@@ -97,6 +99,13 @@ class NatsBroker(Adapter):
         for work in (self._trim(), self._ask_again()):
             self._stack.callback(tasks.create_task(work, name="nats-work").cancel)
 
+    @staticmethod
+    def permissions(rights: Rights) -> str:
+        """Write what a user of the server has to be allowed."""
+        from brokers.nats._permissions import permissions
+
+        return permissions(rights)
+
     async def check(self) -> None:
         """Ask the server for a sign of life."""
         await self._connection.flush()
@@ -113,7 +122,7 @@ class NatsBroker(Adapter):
         """Create a space's stream, or check that it is as wanted."""
         max_age_ns = int((topology.max_age or 0) * 1e9)
         wanted: JSON = {
-            "name": _stream(topology.space),
+            "name": stream_of(topology.space),
             "subjects": [f"{topology.space}.>"],
             "retention": "limits",
             "discard": "new",
@@ -185,12 +194,12 @@ class NatsBroker(Adapter):
     async def _check_order(self, address: Address, options: SubscribeOptions) -> None:
         """Refuse a group that exists with the other order: it would get everything stored a second time."""
         lane = "*" if options.ordered else NO_LANE
-        name = _consumer_name(options.group, f"{address.space}.{lane}.{address.name}")
-        found = await self._connection.api(f"CONSUMER.INFO.{_stream(address.space)}.{name}")
+        name = consumer_name(options.group, f"{address.space}.{lane}.{address.name}")
+        found = await self._connection.api(f"CONSUMER.INFO.{stream_of(address.space)}.{name}")
         if "error" not in found:
             raise TopologyMismatchError(
                 f"group {options.group!r} of {address} exists with ordered={not options.ordered}, wanted "
-                f"{options.ordered}; delete its consumers of stream {_stream(address.space)} to change that"
+                f"{options.ordered}; delete its consumers of stream {stream_of(address.space)} to change that"
             )
 
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
@@ -201,8 +210,8 @@ class NatsBroker(Adapter):
         return Backlog(sum(each.waiting for each in found), sum(each.taken or 0 for each in found), oldest)
 
     async def _backlog(self, address: Address, subject: str, options: SubscribeOptions) -> Backlog:
-        stream = _stream(address.space)
-        answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{_consumer_name(options.group, subject)}")
+        stream = stream_of(address.space)
+        answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{consumer_name(options.group, subject)}")
         check_api(answer, f"cannot look at group {options.group!r} of {address}")
         waiting, taken = cast("int", answer["num_pending"]), cast("int", answer["num_ack_pending"])
         if not waiting + taken:
@@ -224,8 +233,8 @@ class NatsBroker(Adapter):
         subject = f"{address.space}.{lane}.{address.name}"
         return Consumer(
             self._connection,
-            stream=_stream(address.space),
-            name=_consumer_name(options.group, subject),
+            stream=stream_of(address.space),
+            name=consumer_name(options.group, subject),
             subject=subject,
             max_in_flight=1 if one_by_one else options.max_in_flight,
             max_ack_pending=1 if one_by_one else -1,
@@ -242,7 +251,7 @@ class NatsBroker(Adapter):
             await asyncio.sleep(TRIM_INTERVAL)
             for space in sorted(self._spaces):
                 try:
-                    await trim(self._connection, _stream(space))
+                    await trim(self._connection, stream_of(space))
                 except BrokerError as error:
                     logger.warning("cannot trim %s: %s", space, error)
 
@@ -322,18 +331,9 @@ class NatsBroker(Adapter):
         return NatsKeyValue(self._connection, bucket)
 
 
-@lru_cache(maxsize=1024)
-def _stream(space: str) -> str:
-    return space.replace(".", "_")
-
-
 def _subject(address: Address, key: str | None) -> str:
     lane = NO_LANE if key is None else str(zlib.crc32(key.encode()) % LANES)
     return f"{address.space}.{lane}.{address.name}"
-
-
-def _consumer_name(group: str, subject: str) -> str:
-    return f"{encode_token(group)[:120]}-{blake2s(f'{group} {subject}'.encode(), digest_size=8).hexdigest()}"
 
 
 @lru_cache(maxsize=4096)

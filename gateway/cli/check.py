@@ -44,8 +44,10 @@ from mesh.resources.subscription import clashes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from gateway.cli.security import Opening
     from gateway.config import GatewayConfig
     from mesh.resources.component import Component, HTTPEndpoint
+    from mesh.resources.configuration import Configuration
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
@@ -58,7 +60,8 @@ def parser() -> Parser:
         epilog="Folders are not searched further down; what a template refers to is checked with it.",
     )
     made.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
-    made.add_argument("--strict", action="store_true", help="take warnings for problems")
+    made.add_argument("--strict", action="store_true", help="take warnings for problems, and fail for all that is open")
+    made.add_argument("--security", action="store_true", help="tell what is open, how bad that is, and what to do next")
     made.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how it is written")
     return made
 
@@ -67,6 +70,12 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
     findings = check([Path(path) for path in found.paths])
+    openings: list[Opening] = []
+    if found.security:
+        from gateway.cli.security import look
+
+        openings = look(findings.components, findings.endpoints, findings.configurations, findings.apps, os.environ)
+    fails = any(found.strict or each.severity != "low" for each in openings)
     if found.strict:
         findings.add(findings.warnings)
         findings.warnings.clear()
@@ -78,11 +87,12 @@ def run(words: Sequence[str]) -> int:
                     "templates": findings.templates,
                     "problems": [asdict(problem) for problem in findings.problems],
                     "warnings": [asdict(warning) for warning in findings.warnings],
+                    **({"open": [asdict(opening) for opening in openings]} if found.security else {}),
                 },
                 indent=2,
             )
         )
-        return int(bool(findings.problems))
+        return int(fails or bool(findings.problems))
     for problem in findings.problems:
         show(str(problem))
     for warning in findings.warnings:
@@ -90,9 +100,13 @@ def run(words: Sequence[str]) -> int:
     if findings.problems:
         number = len(findings.problems)
         note(f"{number} problem{'' if number == 1 else 's'}")
-        return 1
-    show(_fine(findings))
-    return 0
+    else:
+        show(_fine(findings))
+    for opening in openings:
+        show(str(opening))
+    if found.security:
+        show(f"{len(openings) or 'nothing'} open")
+    return int(fails or bool(findings.problems))
 
 
 @dataclass(slots=True)
@@ -104,8 +118,10 @@ class Findings:
         templates: How many there are.
         problems: What is wrong, once each.
         warnings: What is not wrong, but perhaps not meant.
-        components: All that there are.
-        configurations: All that there are.
+        components: What was read.
+        endpoints: Likewise.
+        configurations: Likewise.
+        apps: The gateways of templates, each with its template's file.
     """
 
     resources: int = 0
@@ -113,7 +129,9 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     components: list[Component] = field(default_factory=list)
+    endpoints: list[HTTPEndpoint] = field(default_factory=list)
     configurations: list[Configuration] = field(default_factory=list)
+    apps: list[tuple[str, GatewayConfig]] = field(default_factory=list)
 
     def add(self, problems: Sequence[Problem]) -> None:
         """Add problems that are not known yet."""
@@ -247,6 +265,7 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
         findings.add(error.problems)
         return
     findings.warn(warnings)
+    findings.apps += [(str(file), spec.config) for spec in specs]
     for spec in specs:
         files = [file for path in spec.config.resource_paths for file in _files(_shortened(path), findings)]
         _check_resources(files, findings, seen)
@@ -281,6 +300,8 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     )
     findings.resources += sum(map(len, groups))
     findings.components += loaded.components
+    findings.endpoints += loaded.http_endpoints
+    findings.configurations += loaded.configurations
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add([problem for _, problem in check_together(loaded.components, BLOCKS)])

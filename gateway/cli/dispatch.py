@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "component": ("component", "list the types of components, and write a file of one"),
     "trust": ("trust", "make a root, and certificates that prove who an application is"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
+    "broker": ("broker", "print the rights that a gateway needs on the broker"),
     "status": ("status", "show the backbone and its gateways"),
     "init": ("init", "say that nothing has to be installed, or make a link that is called dapr"),
     "uninstall": ("uninstall", "remove stored data"),

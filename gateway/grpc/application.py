@@ -75,6 +75,7 @@ class GRPCApplication(HTTPApplication):
 
     kinds = frozenset(CALLBACKS)
     speaks = "grpc"
+    is_grpc = True
 
     def __init__(
         self,

@@ -93,6 +93,7 @@ class HTTPApplication:
 
     kinds: frozenset[Kind] = frozenset(get_args(Kind))
     speaks = "http"
+    is_grpc = False
 
     def __init__(
         self,

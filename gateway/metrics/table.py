@@ -263,10 +263,22 @@ def _runtime() -> Iterator[Metric]:
     loaded: Mapping[str, str | Label] = {"name": "resource", "namespace": NAMESPACE}
     text = "Number of times that a Resiliency was loaded."
     yield _one("dapr_resiliency_loaded", "counter", text, sources.RESILIENCIES, loaded)
+    yield from _access()
     told: Mapping[str, str | Label] = {"error_code": "code", "category": "category"}
     yield _one(
         "dapr_error_code_total", "counter", "Number of errors that clients were told.", sources.ERRORS_TOLD, told
     )
+
+
+def _access() -> Iterator[Metric]:
+    of: Mapping[str, str | Label] = {"namespace": "namespace", "trustDomain": "trust_domain"}
+    for by, decided in (("app", "a policy about their caller"), ("global", "what holds for everybody")):
+        for action in ("allowed", "blocked"):
+            name, text = (
+                f"dapr_runtime_acl_{by}_policy_action_{action}_total",
+                f"Number of calls {action} by {decided}.",
+            )
+            yield _one(name, "counter", text, telemetry.ACCESS, of, by=by, action=action)
 
 
 def _ours() -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from mesh.policies import Policy
 from mesh.streams import Streams
 
 if TYPE_CHECKING:
+    from mesh.access import Gate
     from mesh.application import Application
     from mesh.blocks.remembered import Memory
     from mesh.blocks.store import StateStore
@@ -173,6 +174,7 @@ class Parts:
         topics: How a block takes messages of a topic itself.
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
+        access: Who may call it.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
@@ -197,6 +199,7 @@ class Parts:
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
     inbound: InboundPipeline
+    access: Gate
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)

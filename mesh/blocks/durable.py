@@ -29,6 +29,7 @@ from urllib.parse import unquote
 import orjson
 
 from mesh import address, telemetry
+from mesh.access import Gate, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
@@ -46,7 +47,7 @@ from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
-from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError
+from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError, PermissionDeniedError
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
@@ -318,7 +319,9 @@ class DurableInvocation:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)
         records = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
-        callee = _Callee(records, self._publish, application, self._app_id, self._parts.tracing)
+        callee = _Callee(
+            records, self._publish, application, self._parts.caller, self._parts.access, self._parts.tracing
+        )
         observer = self._parts.observer
         deliver = self._parts.inbound.towards(
             lambda arrival: callee.attempt(arrival.what),
@@ -348,7 +351,7 @@ class DurableInvocation:
         try:
             component, name = split_topic(topic)
             asked = Publish(name, body, "application/json", {"cloudevent.id": event_id})
-            caller = Caller(self._namespace, _caller(delivery.message.headers))
+            caller = sender(delivery.message.headers, self._namespace)
             await self._parts.run(Operation(PUBLISH, component, asked, Context(caller, None, *_trace(delivery))))
         except MeshError as error:
             if error.retryable:
@@ -370,10 +373,6 @@ def split_topic(where: str) -> tuple[str, str]:
     return component, topic
 
 
-def _caller(headers: Mapping[str, str]) -> str:
-    return address.decode_token(headers.get("ce-source", "="))
-
-
 def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
     """Give the trace context of a call, in which its outcome is published."""
     _, _, given = unpack(delivery.message.headers[HTTP_HEADER])
@@ -389,13 +388,16 @@ class _Callee:
         records: LazyRecords,
         publish: PublishOutcome,
         application: Application,
-        app_id: str,
+        own: Caller,
+        access: Gate,
         tracing: Tracing = NOT_TRACED,
     ) -> None:
         self._records = records
         self._publish = publish
         self._application = application
-        self._app_id = app_id
+        self._namespace = own.namespace
+        self._app_id = own.app_id
+        self._access = access
         self._tracing = tracing
 
     async def attempt(self, delivery: Delivery) -> Attempt:
@@ -411,20 +413,24 @@ class _Callee:
         if record is not None and record.state is not State.PENDING:
             await self._tell(delivery, record)
             return SUCCESS
+        caller, verb = sender(message.headers, self._namespace), cast("str", verb)
+        try:
+            target = self._access.admit(caller, verb, cast("str", target), grpc=self._application.is_grpc)
+        except (PermissionDeniedError, BadArgumentError) as error:
+            return Attempt(Outcome.DROP, str(error))  # As its outcome: who calls again is refused again.
         headers = [*cast("Headers", given), ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
         record = Record(
             call_id,
             self._app_id,
-            cast("str", target),
+            target,
             attempts=delivery.attempt,
-            caller=_caller(message.headers),
+            caller=caller.app_id,
             told=REPLY_HEADER not in message.headers,
         )
-        asked = cast("str", verb), cast("str", target)
-        passed, begun = served(self._tracing, self._app_id, *asked, headers, later=True)
+        passed, begun = served(self._tracing, self._app_id, verb, target, headers, later=True)
         try:
             with begun or UNTOLD:
-                async with self._application.call(*asked, passed, message.body) as response:
+                async with self._application.call(verb, target, passed, message.body) as response:
                     body, truncated = await _read(response)
                     status, answered = response.status, forwardable(response.headers)
                 if begun is not None:
@@ -456,7 +462,7 @@ class _Callee:
             State.FAILED,
             attempts,
             reason,
-            caller=_caller(headers),
+            caller=sender(headers, self._namespace).app_id,
             told=REPLY_HEADER not in headers,
         )
         if (topic := headers.get(DEAD_LETTER_HEADER)) is not None:

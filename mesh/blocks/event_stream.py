@@ -44,10 +44,12 @@ class EventStream:
         begun: Set once its subscription is there.
         ended: Set when nobody holds it open any more.
         takes_grpc: It is not called.
+        is_grpc: Likewise.
         kinds: Single events.
     """
 
     takes_grpc = False
+    is_grpc = False
     kinds = frozenset[Kind](("event",))
 
     def __init__(self, render: Callable[[str, bytes], tuple[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 import orjson
 
 from mesh import address, telemetry
+from mesh.access import sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
@@ -43,14 +44,15 @@ from mesh.errors import (
     MeshError,
     NoResponderError,
     NotSpokenError,
+    PermissionDeniedError,
     StreamBrokenError,
     UnprovenError,
 )
 from mesh.event import required_headers
-from mesh.operation import Arrival, Method, Operation
+from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
-from mesh.telemetry import UNTOLD, Observed, Tracing
+from mesh.telemetry import UNTOLD, Observed
 
 __all__ = [
     "BLOCK",
@@ -198,7 +200,7 @@ def _judge(operation: Operation, answer: object, error: MeshError | None) -> Ver
     call = cast("Call", operation.arguments)
     again = isinstance(call.body, bytes)
     if error is not None:
-        return Verdict(False, again and error.retryable)
+        return Verdict(isinstance(error, PermissionDeniedError), again and error.retryable)
     status = cast("Answer", answer).status
     if call.grpc and status == OK:
         told = cast("Answer", answer).grpc_status or 0  # A stream that has begun works.
@@ -412,7 +414,7 @@ class Invocation:
 
     @asynccontextmanager
     async def _served(self, application: Application) -> AsyncIterator[None]:
-        server = _Server(application, self._deliver, self._parts.tracing, self._app_id)
+        server = _Server(application, self._deliver, self._parts)
         async with self._exchange.serve(address.app(self._namespace, self._app_id), self._app_id, server.handle):
             yield
 
@@ -425,31 +427,30 @@ async def _begin(arrival: Arrival) -> AppResponse:
 class _Server:
     """The callee's side."""
 
-    def __init__(self, application: Application, deliver: InboundHandler, tracing: Tracing, app_id: str) -> None:
+    def __init__(self, application: Application, deliver: InboundHandler, parts: Parts) -> None:
         self._application = application
         self._deliver = deliver
-        self._tracing = tracing
-        self._app_id = app_id
+        self._parts, self._namespace = parts, parts.caller.namespace
 
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = unpack(request.headers[HTTP_HEADER])
+            verb, target, headers = cast("tuple[str, str, Headers]", unpack(request.headers[HTTP_HEADER]))
+            request.check_caller(unquote(request.headers.get("ce-source", "")))
+            if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
+                raise NotSpokenError(NO_GRPC)
+            if (access := self._parts.access).rules is not None:
+                caller = Caller.proven_by(who) if (who := request.caller) else sender(request.headers, self._namespace)
+                target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
             return
-        try:
-            request.check_caller(unquote(request.headers.get("ce-source", "")))
-        except UnprovenError as error:
+        except (UnprovenError, NotSpokenError, PermissionDeniedError, BadArgumentError) as error:
             await _refuse(request, error)
             return
-        if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
-            await _refuse(request, NotSpokenError(NO_GRPC))
-            return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
-        asked = cast("str", verb), cast("str", target), cast("Headers", headers)
-        passed, begun = served(self._tracing, self._app_id, *asked)
-        calling = self._application.call(*asked[:2], passed, body)
+        passed, begun = served(self._parts.tracing, self._parts.caller.app_id, verb, target, headers)
+        calling = self._application.call(verb, target, passed, body)
         try:
             with begun or UNTOLD:
                 async with AsyncExitStack() as stack:

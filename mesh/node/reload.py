@@ -327,6 +327,7 @@ class Live:
             done.append(step)
         self.parts.configuration = dataclasses.replace(after, spec=spec)
         self.parts.tracing.sample(sampling_ratio(after))
+        self.parts.access.apply(after.spec.access_control)
         self.resources = dataclasses.replace(self.resources, configuration=after)
 
     def _set_policies(self, wanted: Resources, changed: Sequence[Step], done: list[Step]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import cast
 
 from mesh import address
+from mesh.access import Gate
 from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
@@ -316,6 +317,12 @@ class Runtime(Steps):
             open_outside=None,
             run=self.run,
             inbound=InboundPipeline(settings.observer, self.conditions),
+            access=Gate(
+                self.caller,
+                settings.configuration.spec.access_control,
+                self._observer,
+                proves=settings.trust is not None,
+            ),
             memory=self._memory(),
             binding_seconds=settings.binding_seconds,
         )
@@ -391,8 +398,7 @@ class Runtime(Steps):
         """
         store = address.store(self.settings.namespace, name)
         if self.broker.features.key_value:
-            provider = cast("KeyValueProvider", self.broker)
-            return KeyValueStateStore(await provider.key_value(store))
+            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
                 return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's

@@ -9,7 +9,7 @@ Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -20,6 +20,8 @@ from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
     PIPELINES,
+    AccessControl,
+    AccessOperation,
     APISpec,
     Configuration,
     ConfigurationSpec,
@@ -40,7 +42,8 @@ PLACEMENT = "mesh.placement"
 PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2: names of headers, verbs.
+_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f#?\\]")
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
 
 
@@ -261,7 +264,7 @@ def _can_be_sent(document: Document, headers: Sequence[MetadataEntry], problems:
     wrong: list[Problem] = []
     for index, entry in enumerate(headers):
         place = ("spec", "headers", index)
-        if not _HEADER_NAME.fullmatch(entry.name):
+        if not _TOKEN.fullmatch(entry.name):
             wrong.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
         if isinstance(entry.value, str) and (refusal := header_refusal(entry.value)):
             wrong.append(document.problem(refusal, (*place, "value")))
@@ -269,16 +272,8 @@ def _can_be_sent(document: Document, headers: Sequence[MetadataEntry], problems:
     return not wrong
 
 
-def _admits_all(section: object) -> bool:
-    return isinstance(section, dict) and not section.get("policies") and section.get("defaultAction") != "deny"
-
-
 def _says_enabled(section: object) -> bool:
     return is_empty(section) or (isinstance(section, dict) and "enabled" in section)
-
-
-def _unsafe(name: str, harmless: Callable[[object], bool] = is_empty) -> dict[str, Effect]:
-    return {f"spec.{name}": Effect(f"{name} is not supported yet", unsafe=True, harmless=harmless)}
 
 
 _NO_WORKFLOWS = Effect("it has no effect yet: there are no workflows")
@@ -291,7 +286,6 @@ class ConfigurationFile(FileModel):
 
     effects: ClassVar = {
         **IN_ANY,
-        **_unsafe("accessControl", _admits_all),
         **{f"spec.{name}.handlers.selector": _NO_SELECTOR for name in PIPELINES.values()},
         "spec.mtls.enabled": Effect(
             "gateways talk over the broker alone: its TLS (amqps://, rediss://, tls://), and --trust-mode strict, by "
@@ -325,6 +319,7 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     _check_api(document, model.spec.api or APISpec(), problems, warnings)
     for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
         problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
+    _check_access(document, model.spec.access_control or AccessControl(), problems, warnings)
     if model.spec.tracing is not None:
         _check_tracing(document, model.spec.tracing, problems)
     if len(problems) > before:
@@ -357,7 +352,7 @@ def _check_tracing(document: Document, tracing: Tracing, problems: list[Problem]
         problems.append(document.problem(text, (*place, "otel", "endpointAddress")))
     for index, each in enumerate(tracing.otel.headers):
         at = (*place, "otel", "headers", index)
-        if not _HEADER_NAME.fullmatch(each.name):
+        if not _TOKEN.fullmatch(each.name):
             problems.append(document.problem(f"no header can be called {each.name!r}", (*at, "name")))
         if each.secret_key_ref is not None and each.value:
             problems.append(document.problem("has more than one of value and secretKeyRef", at))
@@ -380,6 +375,41 @@ def _check_api(document: Document, api: APISpec, problems: list[Problem], warnin
                 message += "; it would deny nothing" if unsafe else ""
                 at = document.problem(message, ("spec", "api", list_name, index, key))
                 (problems if guess or unsafe else warnings).append(at)
+
+
+def _check_access(document: Document, section: AccessControl, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find policies of nobody, those that stand here twice, and operations that no call fits."""
+    seen: set[tuple[str, ...]] = set()
+    for index, policy in enumerate(section.policies):
+        at: tuple[str | int, ...] = ("spec", "accessControl", "policies", index)
+        named = {"appId": policy.app_id, "namespace": policy.namespace, "trustDomain": policy.trust_domain}
+        problems += [
+            document.problem("it is empty, and names nobody", (*at, key)) for key, text in named.items() if not text
+        ]
+        if (whose := tuple(named.values())) in seen:
+            problems.append(document.problem(f"there is a policy of {policy.app_id} before, which would not count", at))
+        seen.add(whose)
+        for number, operation in enumerate(policy.operations):
+            place = (*at, "operations", number)
+            wrong = _operation_problem(operation)
+            if wrong is not None:
+                problems.append(document.problem(wrong[1], (*place, wrong[0])))
+            elif not operation.http_verb:
+                told = f"operation {operation.name} has no httpVerb: it counts for applications on gRPC alone"
+                warnings.append(document.problem(told, place))
+
+
+def _operation_problem(operation: AccessOperation) -> tuple[str, str] | None:
+    """Say which member of an operation makes it one that no call fits (``mesh/access.py``), and why."""
+    inner = operation.name.strip("/")
+    if "%" in inner:
+        return "name", "a path is written as it is read, without escapes: ' ' for '%20'"
+    if _NOT_IN_PATHS.search(inner) or (inner and not {"", ".", ".."}.isdisjoint(inner.split("/"))):
+        return "name", f"no call has the path '{operation.name}': it is compared without '//', '.', '..', '?' and '#'"
+    for verb in operation.http_verb:
+        if not _TOKEN.fullmatch(verb) or ("*" in verb and verb != "*"):
+            return "httpVerb", f"'{verb}' is no verb; '*' alone stands for all of them"
+    return None
 
 
 def _entries(

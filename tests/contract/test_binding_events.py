@@ -94,6 +94,7 @@ class App:
     """An application that can be away."""
 
     takes_grpc = False
+    is_grpc = False
 
     def __init__(self, *, wants: bool = True, status: int = 200) -> None:
         self.wanted, self.status = wants, status

@@ -245,8 +245,8 @@ def test_configuration_is_checked_with_its_variables(
     _write("c.yaml", head + "  tracing: {samplingRate: $RATE}\n")
     monkeypatch.setenv("RATE", "0.5")
     assert _checked(capsys, "c.yaml") == (0, "1 resource is fine\n", "")
-    _write("c.yaml", head + "  accessControl: {defaultAction: deny}\n")
-    said = "c.yaml:5:3: spec.accessControl: accessControl is not supported yet, and ignoring it would be unsafe\n"
+    _write("c.yaml", head + "  httpPipeline: {handlers: [{name: a, type: b}]}\n")
+    said = "c.yaml:5:3: spec.httpPipeline: httpPipeline is not supported yet, and ignoring it would be unsafe\n"
     assert _checked(capsys, "c.yaml") == (1, said, "1 problem\n")
 
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from mesh import address
+from mesh.access import Gate
 from mesh.application import Headers
 from mesh.blocks.durable import ID_HEADER, REPLY_HEADER, Record, State, _Callee, split_topic
 from mesh.blocks.invocation import HTTP_HEADER, pack
@@ -18,6 +19,8 @@ from mesh.broker import Delivery, Message
 from mesh.delivery import SUCCESS
 from mesh.errors import BadArgumentError, BrokerUnavailableError, StateError
 from mesh.key_value import MemoryKeyValue
+from mesh.operation import Caller
+from mesh.telemetry import nobody
 
 
 class Response:
@@ -33,6 +36,8 @@ class Response:
 
 class Application:
     """Counts its calls."""
+
+    is_grpc = False
 
     def __init__(self) -> None:
         self.calls = 0
@@ -90,7 +95,9 @@ def callee(store: StateStore, topic: Topic, application: Application) -> _Callee
     async def opened(name: str) -> StateStore:
         return store
 
-    return _Callee(LazyRecords("invocations", opened), topic.publish, application, "callee")  # type: ignore[arg-type]
+    own = Caller("ns", "callee")
+    records = LazyRecords("invocations", opened)
+    return _Callee(records, topic.publish, application, own, Gate(own, None, nobody))  # type: ignore[arg-type]
 
 
 async def test_publishing_the_outcome_is_tried_again_without_the_application() -> None:

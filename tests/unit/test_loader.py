@@ -323,14 +323,6 @@ CASES: dict[str, tuple[str, list[str]]] = {
 
 
 UNSAFE: dict[str, tuple[str, str]] = {
-    "access": (
-        CONFIGURATION + "  accessControl: {defaultAction: deny}\n",
-        "accessControl: accessControl is not supported",
-    ),
-    "policies": (
-        CONFIGURATION + "  accessControl: {policies: [{appId: a, trustDomain: t, namespace: n}]}\n",
-        "accessC",
-    ),
     "mtls": (CONFIGURATION + "  mtls: {enabled: true}\n", "mtls.enabled: gateways talk over the broker alone"),
     "part of a protection": (CONFIGURATION + "  secrets: {zzz: [x]}\n", "secrets.zzz: unknown field; known are scopes"),
     "protection by its name": (CONFIGURATION + "  encryption: {x: 1}\n", "encryption: unknown field; known are"),

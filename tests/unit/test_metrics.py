@@ -53,6 +53,11 @@ DAPR = {
     **{f"resiliency_{each}": POLICY for each in ("count", "activations_total", "cb_state")},
     "resiliency_loaded": "name namespace",
     "error_code_total": "category error_code",
+    **{
+        f"runtime_acl_{by}_policy_action_{action}_total": "namespace trustDomain"
+        for by in ("app", "global")
+        for action in ("allowed", "blocked")
+    },
     "runtime_component_init_total": "component",
     "runtime_component_init_fail_total": "component componentName reason",
     "runtime_component_loaded": "",

@@ -71,7 +71,7 @@ def test_keys_are_read_and_nothing_of_them_is_shown(tmp_path: Path) -> None:
         ("nats://u:12#secret@a", "a NATS URL is"),
         ("nats://u:secret@a,nats://v:secret@b", "one login"),
         ("nats://u:secret@h?cafile=/ca.pem", "did you mean 'cacertfile'?"),
-        ("nats://u:secret@h?x=1", "there are: cacertfile, certfile, keyfile, verify, creds, name, nkey, replicas"),
+        ("nats://u:secret@h?x=1", "cacertfile, certfile, keyfile, verify, creds, inbox, name, nkey, replicas"),
         ("nats://u:secret@h?replicas=none", "whole number"),
         ("nats://u:secret@h?creds=/nowhere", "option creds: '/nowhere' cannot be read: No such file"),
         ("nats://u:secret@h?nkey=a&creds=b", "one of creds and nkey"),

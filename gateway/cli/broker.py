@@ -1,0 +1,61 @@
+"""``mesh broker``: what a broker has to allow a gateway."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.terminal import note, show
+from mesh.registry import Registry
+from mesh.resources.loader import load_resources
+from mesh.rights import ALL, rights_of
+from mesh.scopes import in_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.rights import Permitting
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser(
+        "mesh broker",
+        description="Print the rights that an application's gateway needs on the broker, and no others.",
+        epilog="mesh broker permissions orders --broker nats --resources-path resources",
+    )
+    made.add_argument("what", choices=("permissions",), metavar="permissions", help="what to do")
+    made.add_argument("app_id", metavar="APP-ID", help="the application")
+    made.add_argument("-b", "--broker", metavar="BROKER", help="such as nats; as MESH_BACKBONE says if it is not given")
+    made.add_argument("-d", "--resources-path", action="append", default=[], metavar="PATH", help="its resources")
+    made.add_argument("-n", "--namespace", metavar="NAME", help="of the mesh")
+    made.add_argument(
+        "--calls", metavar="APP-IDS", help="the applications that it may call, by commas; all if not given"
+    )
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    scheme = found.broker or os.environ.get("MESH_BACKBONE", "").partition(":")[0]
+    if not scheme:
+        raise UsageError("--broker says for which broker, unless MESH_BACKBONE does", "mesh broker")
+    adapter = Registry().backbone(f"{scheme}:")
+    if not hasattr(adapter, "permissions"):
+        raise UsageError(f"--broker: {scheme} has no rights to be given", "mesh broker")
+    components = None
+    namespace = found.namespace or os.environ.get("NAMESPACE") or "default"
+    if found.resources_path:
+        paths = [Path(path) for path in found.resources_path]
+        loaded = load_resources(paths, namespace=found.namespace, app_id=found.app_id)
+        for warning in loaded.warnings:
+            note(f"warning: {warning}")
+        components = [each for each in loaded.components if in_scope(each.scopes, found.app_id)]
+    calls = tuple(filter(None, (each.strip() for each in (found.calls or ALL).split(","))))
+    show(cast("Permitting", adapter).permissions(rights_of(namespace, found.app_id, components, calls)).rstrip("\n"))
+    return 0

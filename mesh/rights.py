@@ -1,0 +1,82 @@
+"""What a node does on its backbone, by our names: what a broker is asked to allow it, and nothing else.
+
+It is made of an app id and its resources without starting anything. The adapter of a broker writes it down as rights of
+its own kind (``permissions`` of its class). A name of an application or component that is ``*`` stands for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mesh import address
+from mesh.blocks.durable import CALLS
+from mesh.registry import (
+    CONFIGURATION_ON_BACKBONE,
+    LOCK_ON_BACKBONE,
+    PUBSUB_ON_BACKBONE,
+    STATE_ON_BACKBONE,
+)
+
+if TYPE_CHECKING:
+    from mesh.resources.component import Component
+
+__all__ = ["ALL", "CALLS", "Permitting", "Rights", "rights_of"]
+
+ALL = "*"
+OUTCOMES = "mesh:invocations"
+DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What one application's node does.
+
+    Attributes:
+        namespace: Of the mesh.
+        app_id: The application.
+        calls: App ids that it may call, at once or by the broker; ``*`` for all.
+        pubsub: Names of pub/sub components on the backbone.
+        stores: Names of key/value stores in the backbone.
+        hosted: Names of components that it answers for.
+    """
+
+    namespace: str
+    app_id: str
+    calls: tuple[str, ...] = (ALL,)
+    pubsub: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
+    hosted: tuple[str, ...] = ()
+
+    def space(self, *names: str) -> str:
+        """Write a dotted address of the namespace; ``*`` and ``>`` stay what they are."""
+        tokens = [name if name in (ALL, ">") else address.encode_token(name) for name in (self.namespace, *names)]
+        return ".".join(("mesh", *tokens))
+
+
+class Permitting(Protocol):
+    """What the class of an adapter offers that can write rights down."""
+
+    @staticmethod
+    def permissions(rights: Rights) -> str:
+        """Write what the broker's administrator enters."""
+
+
+def rights_of(
+    namespace: str, app_id: str, components: Sequence[Component] | None, calls: Iterable[str] = (ALL,)
+) -> Rights:
+    """Make the rights of an application whose node opens these components; None = those that are always there."""
+    named = DEFAULTS if components is None else [(each.name, each.type) for each in components]
+    kept = (LOCK_ON_BACKBONE, CONFIGURATION_ON_BACKBONE)
+    stores = [OUTCOMES, "mesh:deduplication", "bindings"]
+    stores += [name for name, kind in named if kind == STATE_ON_BACKBONE]
+    stores += [f"{kind.partition('.')[0]}:{name}" for name, kind in named if kind in kept]
+    return Rights(
+        namespace,
+        app_id,
+        tuple(calls),
+        tuple(name for name, kind in named if kind == PUBSUB_ON_BACKBONE),
+        tuple(address.store(namespace, name) for name in stores),
+        tuple(name for name, kind in named if kind.partition(".")[0] != "pubsub"),
+    )

@@ -1,0 +1,169 @@
+"""What `mesh broker permissions` prints: gateways with exactly these rights do all that they should, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import pytest
+
+from gateway.cli import main
+from tests.http.harness import App, Backbone, Node, gateway
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer, find_nats_server
+from tests.support.security import missing
+
+APPS = ("shop", "orders")
+NAMESPACE = "prod"
+
+
+@asynccontextmanager
+async def pair(url_of: dict[str, str], home: Path) -> AsyncIterator[tuple[Node, Node, App]]:
+    """Two gateways, each with the rights of its application; that of orders has the application."""
+    subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
+    async with (
+        App(subscriptions) as app,
+        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders") as orders,
+        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop") as shop,
+    ):
+        yield shop, orders, app
+
+
+async def everything(shop: Node, orders: Node, app: App) -> None:
+    """Publish, subscribe, invoke, keep state, and call durably."""
+    app.answer("/work", body={"done": True})
+    assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
+    large = b"x" * 3_000_000
+    assert (await shop.request("POST", "/v1.0/invoke/orders/method/work", None, large)).status == 200
+    for node in (shop, orders):
+        saved = await node.post("/v1.0/state/statestore", [{"key": "k", "value": 1}], "application/json")
+        assert saved.status == 204, saved
+        assert (await node.get("/v1.0/state/statestore/k")).json == 1
+    await shop.publish("placed", {"id": 1})
+    stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"later")
+    assert stored.status == 202, stored
+
+    def has_come() -> None:
+        assert "/placed" in [got.path for got in app.got]
+
+    async def has_run() -> None:
+        told = await shop.get(f"/v1.0/mesh/invocations/{stored.json['id']}")
+        assert told.json["state"] == "succeeded"
+
+    await eventually(has_come)
+    await eventually(has_run)
+
+
+def printed(capsys: pytest.CaptureFixture[str], broker: str, app: str, *words: str) -> str:
+    assert main(["broker", "permissions", app, "--broker", broker, "--namespace", NAMESPACE, *words]) == 0
+    return capsys.readouterr().out
+
+
+# NATS
+
+
+def nats_user(capsys: pytest.CaptureFixture[str], app: str, *words: str) -> str:
+    text = printed(capsys, "nats", app, *words)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("$PASSWORD", '"secret"')
+
+
+def violations(server: NatsServer) -> list[str]:
+    text = (server.directory / "output.log").read_text()
+    return [line.partition("Violation - ")[2] for line in text.splitlines() if "Violation" in line]
+
+
+@asynccontextmanager
+async def nats_of(home: Path, *users: str) -> AsyncIterator[tuple[NatsServer, dict[str, str]]]:
+    if find_nats_server() is None:
+        missing("nats-server is not installed")
+    config = "authorization {{ users: [\n{}\n] }}".format(",\n".join(users))
+    async with NatsServer(home / "nats", config=config) as server:
+        yield server, {app: f"nats://{app}:secret@{server.address}?inbox={app}" for app in APPS}
+
+
+@pytest.mark.parametrize("words", [(), ("--calls", "orders")])
+async def test_nats(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Nothing that the gateways do is refused."""
+    users = [nats_user(capsys, app, *words) for app in APPS]
+    async with nats_of(tmp_path, *users) as (server, urls), pair(urls, tmp_path) as (shop, orders, app):
+        await everything(shop, orders, app)
+        assert violations(server) == []
+
+
+CALLS = "mesh_prod_topic_mesh-calls"
+OTHERS = [
+    ("subscribe", "mesh.prod.app.orders"),
+    ("subscribe", "mesh.prod.app.*"),
+    ("subscribe", "mesh.prod.>"),
+    ("subscribe", "mesh.prod.bindings.orders"),
+    ("subscribe", "mesh.prod.topic.mesh-calls.*.orders"),
+    ("subscribe", "_INBOX.orders.>"),
+    ("subscribe", "_INBOX.>"),
+    ("publish", "mesh.prod.app.billing"),
+    ("publish", "mesh.prod.topic.mesh-calls._.billing"),
+    ("publish", "mesh.prod.topic.another._.placed"),
+    ("publish", "mesh.test.app.orders"),
+    ("publish", "$KV.prod=2Eother.key"),
+    ("publish", f"$JS.API.CONSUMER.CREATE.{CALLS}"),
+    ("publish", f"$JS.API.CONSUMER.CREATE.{CALLS}.spy"),
+    ("publish", f"$JS.API.CONSUMER.CREATE.{CALLS}.spy.mesh.prod.topic.mesh-calls.*.orders"),
+    ("publish", f"$JS.API.CONSUMER.DURABLE.CREATE.{CALLS}.spy"),
+    ("publish", f"$JS.API.STREAM.MSG.GET.{CALLS}"),
+    ("publish", f"$JS.API.DIRECT.GET.{CALLS}.mesh.prod.topic.mesh-calls._.orders"),
+    ("publish", f"$JS.API.STREAM.DELETE.{CALLS}"),
+    ("publish", "$JS.API.STREAM.CREATE.another"),
+    ("publish", "$JS.API.STREAM.DELETE.KV_prod=2Estatestore"),
+]
+
+
+async def test_nats_refuses_what_is_another_s(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another application's address, its calls, its answers, other namespaces, and what is nobody's to do."""
+    async with nats_of(tmp_path, nats_user(capsys, "shop", "--calls", "orders")) as (server, urls):
+        told: list[str] = []
+
+        async def note(error: Exception) -> None:
+            told.append(str(error))
+
+        client = await nats.connect(urls["shop"].partition("?")[0], error_cb=note)
+        try:
+            for what, subject in OTHERS:
+                await (client.subscribe(subject) if what == "subscribe" else client.publish(subject, b"{}"))
+            await client.flush()
+
+            def all_refused() -> None:
+                assert len(violations(server)) == len(OTHERS), violations(server)
+
+            await eventually(all_refused)
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "request_"),
+    [
+        ("mesh.prod.app.*", ("GET", "/v1.0/invoke/orders/method/work")),
+        ("$KV.prod=2Estatestore.>", ("POST", "/v1.0/state/statestore", None, b'[{"key": "k", "value": 1}]')),
+        ("mesh.prod.topic.pubsub.>", ("POST", "/v1.0/publish/pubsub/placed", None, b"x")),
+        ("mesh.prod.topic.mesh-calls.*.*", ("GET", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"})),
+        ("_INBOX.>", ("GET", "/v1.0/invoke/orders/method/work")),
+    ],
+)
+async def test_nats_without_a_right(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, right: str, request_: tuple[object, ...]
+) -> None:
+    """What it is for is refused by the server, and does not happen."""
+    less = {"shop": right, "orders": right} if right == "_INBOX.>" else {"shop": right}
+    users = [nats_user(capsys, app).replace(f'"{less.get(app, "none")}"\n', "\n") for app in APPS]
+    async with nats_of(tmp_path, *users) as (server, urls), pair(urls, tmp_path) as (shop, _, app):
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(shop.request(*request_))  # type: ignore[arg-type]
+
+            def is_refused() -> None:
+                assert [each for each in violations(server) if right.partition("*")[0].partition(">")[0] in each]
+
+            await eventually(is_refused)
+            asking.cancel()
+        assert app.got == [] or right == "_INBOX.>"

@@ -1,0 +1,237 @@
+"""``mesh check --security``: what is open, and that nothing else is told to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from tests.http.harness import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN", "MESH_TRUST_MODE", "MESH_TRUST_DIR", "MESH_TRUST_CERT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def found(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[tuple[str, str]], list[dict[str, Any]]]:
+    code = main(["check", "--security", "-o", "json", *words])
+    told = json.loads(capsys.readouterr().out)
+    assert told["problems"] == []
+    return code, [(each["severity"], each["code"]) for each in told["open"]], told["open"]
+
+
+def component(kind: str, *settings: dict[str, object], scopes: tuple[str, ...] = ("a",), **plain: object) -> str:
+    metadata = [*settings, *({"name": name, "value": value} for name, value in plain.items())]
+    spec = {"type": kind, "version": "v1", "metadata": metadata}
+    return with_store(yaml("Component", "c", spec, scopes=scopes))
+
+
+def with_store(document: str) -> str:
+    return document.replace('"metadata":{"name":', '"auth":{"secretStore":"vault"},"metadata":{"name":', 1)
+
+
+def referred(name: str) -> dict[str, object]:
+    return {"name": name, "secretKeyRef": {"name": "n", "key": "k"}}
+
+
+PAIR = referred("clientCert"), referred("clientKey")
+REMOTE = "redis.example.com:6379"
+PLAIN, SECRET, INURL = ("medium", "plain-connection"), ("high", "plain-secret"), ("high", "password-in-url")
+UNSCOPED, UNVERIFIED = ("low", "no-scopes"), ("high", "no-verification")
+ONLY_LOCAL = component("state.redis", redisType="cluster", redisHost="localhost:6379,127.0.0.1:6380,[::1]:1")
+COMPONENTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    "nothing to hide": (component("state.mesh", scopes=()), []),
+    "this machine": (ONLY_LOCAL, []),
+    "plain text": (component("state.redis", redisHost=REMOTE), [PLAIN]),
+    "one of several": (component("state.redis", redisType="cluster", redisHost=f"localhost:1,{REMOTE}"), [PLAIN]),
+    "TLS": (component("state.redis", redisHost=REMOTE, enableTLS=True), []),
+    "plain password": (component("state.redis", redisHost="localhost:6379", redisPassword="s"), [SECRET]),
+    "empty password": (component("state.redis", redisHost="localhost:6379", redisPassword=""), []),
+    "password of a type that is not known": (component("state.nobody", masterPassword="s"), [SECRET]),
+    "referred to": (component("state.redis", referred("redisPassword"), redisHost="localhost:6379"), []),
+    "of a variable": (component("state.redis", {"name": "redisPassword", "envRef": "X"}, redisHost="localhost:1"), []),
+    "for everybody": (
+        component("state.redis", referred("redisPassword"), scopes=(), redisHost="localhost:6379"),
+        [UNSCOPED],
+    ),
+    "plain for everybody": (
+        component("state.redis", scopes=(), redisHost="localhost:6379", redisPassword="s"),
+        [SECRET, UNSCOPED],
+    ),
+    "login in a URL": (component("pubsub.rabbitmq", connectionString="amqp://u:p@localhost:5672"), [INURL]),
+    "login in a plain URL": (component("pubsub.rabbitmq", connectionString="amqp://u:p@q:5672"), [INURL, PLAIN]),
+    "user in a URL": (component("pubsub.rabbitmq", connectionString="amqps://u@q:5671"), []),
+    "pairs": (component("state.postgresql", connectionString="host=db user=u password=p"), [INURL]),
+    "pairs without": (component("state.postgresql", connectionString="host=db user=u sslmode=require"), []),
+    "pairs in plain text": (component("state.postgresql", connectionString="host=db sslmode=disable"), [PLAIN]),
+    "pairs on this machine": (component("state.postgresql", connectionString="host=localhost sslmode=disable"), []),
+    "kafka": (component("pubsub.kafka", brokers="k1:9092,k2:9092", authType="none"), [PLAIN]),
+    "kafka with a CA": (component("pubsub.kafka", referred("caCert"), brokers="k1:9092", authType="none"), []),
+    "kafka with mtls": (component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls"), []),
+    "unverified": (
+        component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls", skipVerify="true"),
+        [UNVERIFIED],
+    ),
+    "verified": (component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls", skipVerify="false"), []),
+    "HTTP": (component("bindings.http", url="http://orders.example.com/x"), [PLAIN]),
+    "HTTPS": (component("bindings.http", url="https://orders.example.com/x"), []),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), COMPONENTS.values(), ids=COMPONENTS)
+def test_components(capsys: pytest.CaptureFixture[str], text: str, expected: list[tuple[str, str]]) -> None:
+    Path("a.yaml").write_text(text)
+    code, openings, told = found(capsys, "a.yaml")
+    assert sorted(openings) == sorted(expected)
+    assert code == int(any(severity != "low" for severity, _ in expected))
+    assert all(each["problem"]["file"] == "a.yaml" and each["problem"]["line"] and each["next"] for each in told)
+
+
+POLICY = {"appId": "a", "namespace": "n", "trustDomain": "public"}
+CONFIGURATIONS: dict[str, tuple[dict[str, object], list[tuple[str, str]]]] = {
+    "nothing": ({"tracing": {"samplingRate": "1"}}, []),
+    "nobody named": ({"accessControl": {"defaultAction": "deny"}}, []),
+    "claimed and denied": ({"accessControl": {"policies": [POLICY]}}, [("low", "claimed-callers")]),
+    "claimed and allowed": (
+        {"accessControl": {"defaultAction": "allow", "policies": [POLICY]}},
+        [("high", "claimed-callers")],
+    ),
+    "all secrets": ({"secrets": {"scopes": [{"storeName": "s"}]}}, [("low", "secrets-allowed")]),
+    "all but one": (
+        {"secrets": {"scopes": [{"storeName": "s", "defaultAccess": "allow", "deniedSecrets": ["x"]}]}},
+        [("low", "secrets-allowed")],
+    ),
+    "some secrets": ({"secrets": {"scopes": [{"storeName": "s", "allowedSecrets": ["x"]}]}}, []),
+    "no secret": ({"secrets": {"scopes": [{"storeName": "s", "defaultAccess": "deny"}]}}, []),
+}
+
+
+@pytest.mark.parametrize(("spec", "expected"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_configurations(capsys: pytest.CaptureFixture[str], spec: object, expected: list[tuple[str, str]]) -> None:
+    Path("c.yaml").write_text(yaml("Configuration", "c", spec))
+    assert found(capsys, "c.yaml")[1] == expected
+
+
+def test_callers_that_are_asked_to_prove_who_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("c.yaml").write_text(yaml("Configuration", "c", CONFIGURATIONS["claimed and allowed"][0]))
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    assert found(capsys, "c.yaml")[:2] == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("url", "is_open"),
+    [
+        ("nats://broker:4222", True),
+        ("nats://localhost:4222,broker:4222", False),
+        ("nats://u:p@10.0.0.1", True),
+        ("tls://broker:4222", False),
+        ("nats://127.0.0.9:4222", False),
+        ("redis://[::1]:6379", False),
+        ("redis://[2001:db8::1]:6379", True),
+        ("kafkas://broker", False),
+        ("memory:", False),
+    ],
+)
+def test_backbone(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    is_open: bool,
+) -> None:
+    """Of whoever asks; a password in it is not shown."""
+    Path("c.yaml").write_text(yaml("Configuration", "c", {}))
+    monkeypatch.setenv("MESH_BACKBONE", url)
+    _, openings, told = found(capsys, "c.yaml")
+    assert openings == ([("high", "plain-broker")] if is_open else [])
+    assert "u:p" not in json.dumps(told)
+
+
+TEMPLATE = "version: 1\napps:\n- {appID: shop, appDirPath: ., command: [sh]%s}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "token", "expected"),
+    [
+        ("", "", []),
+        (", apiListenAddresses: '0.0.0.0'", "", [("high", "open-listener")]),
+        (", apiListenAddresses: '0.0.0.0'", "secret", []),
+        (", apiListenAddresses: '127.0.0.1,::1'", "", []),
+    ],
+)
+def test_gateways_of_templates(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: str,
+    token: str,
+    expected: list[tuple[str, str]],
+) -> None:
+    Path("dapr.yaml").write_text(TEMPLATE % more)
+    if token:
+        monkeypatch.setenv("DAPR_API_TOKEN", token)
+    _, openings, told = found(capsys, "dapr.yaml")
+    assert openings == expected
+    assert all(each["problem"]["file"] == "dapr.yaml" for each in told)
+
+
+def test_files_that_others_can_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of secrets, and keys in a folder; the next step mends it."""
+    secrets, keys = Path("s.json"), Path("keys")
+    secrets.write_text("{}")
+    keys.mkdir()
+    (keys / "k.pem").write_text("x")
+    for path in (secrets, keys / "k.pem"):
+        path.chmod(0o644)
+    Path("a.yaml").write_text(component("secretstores.local.file", secretsFile="s.json"))
+    Path("b.yaml").write_text(component("crypto.dapr.localstorage", path="keys").replace('"c"', '"d"'))
+    code, openings, told = found(capsys, "a.yaml", "b.yaml")
+    assert (code, openings) == (1, [("medium", "readable-file")] * 2)
+    for each in told:
+        Path(each["next"].removeprefix("chmod 600 ")).chmod(0o600)
+    assert found(capsys, "a.yaml", "b.yaml")[:2] == (0, [])
+
+
+def test_headers_of_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    headers = [{"name": "Authorization", "value": "Bearer x"}, {"name": "X-Kind", "value": "y"}, referred("X-API-Key")]
+    spec = {"baseUrl": "http://partner.example.com", "headers": headers}
+    Path("e.yaml").write_text(with_store(yaml("HTTPEndpoint", "e", spec)))
+    assert found(capsys, "e.yaml")[1] == [SECRET, PLAIN]
+
+
+def test_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """The worst first; what is low fails with `--strict` alone."""
+    Path("a.yaml").write_text(component("state.redis", scopes=(), redisHost=REMOTE, redisPassword="s"))
+    assert main(["check", "--security", "a.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in out.splitlines() if line.endswith("]")] == ["high", "medium", "low"]
+    assert out.startswith("1 resource is fine\nhigh: a.yaml:2:")
+    assert out.endswith("\n3 open\n")
+    Path("a.yaml").write_text(component("state.redis", referred("redisPassword"), scopes=(), redisHost="localhost:1"))
+    assert main(["check", "--security", "a.yaml"]) == 0
+    assert main(["check", "--security", "--strict", "a.yaml"]) == 1
+    capsys.readouterr()
+    Path("a.yaml").write_text(ONLY_LOCAL)
+    assert main(["check", "--security", "--strict", "a.yaml"]) == 0
+    assert capsys.readouterr().out == "1 resource is fine\nnothing open\n"
+    Path("a.yaml").write_text("kind: Component\n")
+    assert main(["check", "--security", "a.yaml"]) == 1
+
+
+def test_examples_are_told_nothing_that_is_not_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of this repository: what a compose network carries in plain text is all."""
+    monkeypatch.chdir(ROOT)
+    folders = [str(each) for each in sorted(Path("examples").iterdir()) if each.is_dir()]
+    _, openings, told = found(capsys, *folders)
+    assert openings == [PLAIN] * 3
+    assert all(each["problem"]["file"].startswith("examples/hosted/") for each in told)
