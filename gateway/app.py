@@ -37,6 +37,7 @@ from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable
 from gateway.routes.request import read_body
+from gateway.routes.route import API
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
@@ -175,6 +176,19 @@ class Gateway:
 
     # Life
 
+    def _stages(self, api: API) -> list[Stage]:
+        """Give what every request passes."""
+        runtime, config = self._runtime, self.config
+        through = _through(runtime, "http_pipeline")
+        return stages(
+            config,
+            metrics=self._metrics,
+            tracing=runtime.tracing,
+            api_log=api.api_log,
+            names=api.names,
+            middleware=middleware_stage(through, comparable, read_body, config.app_id),
+        )
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start everything; leaving stops everything."""
@@ -196,16 +210,8 @@ class Gateway:
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
-            around = stages(
-                config,
-                metrics=metrics,
-                tracing=runtime.tracing,
-                api_log=api.api_log,
-                names=api.names,
-                middleware=_in_front(runtime, config),
-            )
             server = HTTPServer(
-                staged(build_router(api), around),
+                staged(build_router(api), self._stages(api)),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
@@ -279,11 +285,6 @@ class Gateway:
         if self._application is None or "subscribe" in self.config.init_endpoints_off:
             return ()
         return await self._application.subscriptions(self.app_id)
-
-
-def _in_front(runtime: Runtime, config: GatewayConfig) -> Stage | None:
-    """Give the way through the middleware of the API."""
-    return middleware_stage(_through(runtime, "http_pipeline"), comparable, read_body, config.app_id)
 
 
 def _through(runtime: Runtime, section: str) -> Through:

@@ -47,7 +47,6 @@
     ├── SecretError                   a secret store could not do what it was asked
     │   └── SecretStoreAwayError      it cannot be reached, is too busy, or fails for now
     ├── ConfigurationError            a configuration store could not do what it was asked
-    ├── MiddlewareError               a middleware cannot tell what becomes of a request; it was not passed on
     ├── LockError                     a lock store could not do what it was asked
     └── CryptoError                   the key, the algorithm or the data of a cryptographic operation do not fit
         └── CryptoAwayError           what keeps the keys cannot be reached for now
@@ -93,7 +92,6 @@ __all__ = [
     "LockError",
     "MeshError",
     "MessageTooLargeError",
-    "MiddlewareError",
     "MissingDependencyError",
     "NoResponderError",
     "NotConfiguredError",
@@ -481,12 +479,6 @@ class ConfigurationError(MeshError):
 
     code = "CONFIGURATION_ERROR"
     retryable = True
-
-
-class MiddlewareError(MeshError):
-    """A middleware cannot tell what becomes of a request; it was not passed on."""
-
-    code = "MIDDLEWARE_ERROR"
 
 
 class LockError(MeshError):

@@ -23,9 +23,15 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mesh.application import Headers
-from mesh.errors import MiddlewareError
+from mesh.errors import MeshError
 
-__all__ = ["Answer", "Body", "Given", "Middleware", "Onward", "Request", "through"]
+__all__ = ["Answer", "Body", "Given", "Middleware", "MiddlewareError", "Onward", "Request", "through"]
+
+
+class MiddlewareError(MeshError):
+    """A middleware cannot tell what becomes of a request; it was not passed on."""
+
+    code = "MIDDLEWARE_ERROR"
 
 
 class Body(Protocol):

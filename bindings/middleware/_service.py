@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from bindings._service import is_service
 from bindings.http import Answer, HTTPService
-from mesh.errors import MeshError, MiddlewareError
+from mesh.errors import MeshError
+from mesh.middleware import MiddlewareError
 from mesh.resources.settings import Kind
 
 __all__ = ["SERVICE", "Asked", "header_name"]

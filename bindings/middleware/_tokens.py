@@ -14,7 +14,7 @@ from urllib.parse import quote_plus, urlencode
 
 from bindings.http import Answer
 from bindings.middleware._service import Asked
-from mesh.errors import MiddlewareError
+from mesh.middleware import MiddlewareError
 
 __all__ = ["AuthStyle", "Token", "TokenEndpoint", "spaced"]
 

@@ -18,8 +18,7 @@ import jwt
 from bindings.middleware._service import SERVICE, Asked
 from bindings.middleware.routerchecker import plain
 from mesh.adapter import ComponentAdapter
-from mesh.errors import MiddlewareError
-from mesh.middleware import Answer, Onward, Request
+from mesh.middleware import Answer, MiddlewareError, Onward, Request
 from mesh.resources.settings import setting
 
 __all__ = ["BearerMiddleware", "Keys", "algorithms_of"]

@@ -20,8 +20,7 @@ from bindings.middleware._service import SERVICE, Asked, header_name
 from bindings.middleware._tokens import Token, TokenEndpoint, spaced
 from bindings.middleware.routerchecker import EXPRESSION, plain
 from mesh.adapter import ComponentAdapter
-from mesh.errors import MiddlewareError
-from mesh.middleware import Answer, Onward, Request
+from mesh.middleware import Answer, MiddlewareError, Onward, Request
 from mesh.resources.settings import BOOLEAN, Kind, ignored, setting
 
 __all__ = ["MAX_SESSIONS", "OAuth2Middleware", "OAuth2Settings"]

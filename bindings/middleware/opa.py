@@ -15,8 +15,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from bindings.middleware._service import SERVICE, Asked, header_name
 from bindings.middleware.routerchecker import plain
 from mesh.adapter import ComponentAdapter
-from mesh.errors import MiddlewareError
-from mesh.middleware import Answer, Onward, Request
+from mesh.middleware import Answer, MiddlewareError, Onward, Request
 from mesh.resources.settings import BOOLEAN, VERBATIM, setting, whole
 
 __all__ = ["OPAMiddleware"]

@@ -19,8 +19,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from gateway.http.application import Direct
 from gateway.http.response import Answered, Request, Response, StreamedResponse, split_target
 from mesh.application import AppResponse, Headers
-from mesh.errors import AppFailedError, MiddlewareError
-from mesh.middleware import Answer, Onward
+from mesh.errors import AppFailedError
+from mesh.middleware import Answer, MiddlewareError, Onward
 from mesh.middleware import Request as Passing
 
 __all__ = ["HEALTH", "Through", "middleware_stage", "towards_application"]

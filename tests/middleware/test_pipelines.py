@@ -17,8 +17,8 @@ from aiohttp import web
 from gateway.config import HealthCheck, Tokens
 from gateway.http2.client import HTTP2Client
 from mesh.adapter import ComponentAdapter
-from mesh.errors import ConfigError, MiddlewareError
-from mesh.middleware import Answer, Given, Onward, Request
+from mesh.errors import ConfigError
+from mesh.middleware import Answer, Given, MiddlewareError, Onward, Request
 from mesh.resources.settings import setting
 from tests.http.harness import App, Backbone, Got, component, gateway, yaml
 from tests.http.test_h2c import ask
