@@ -245,9 +245,10 @@ def test_configuration_is_checked_with_its_variables(
     _write("c.yaml", head + "  tracing: {samplingRate: $RATE}\n")
     monkeypatch.setenv("RATE", "0.5")
     assert _checked(capsys, "c.yaml") == (0, "1 resource is fine\n", "")
-    _write("c.yaml", head + "  httpPipeline: {handlers: [{name: a, type: b}]}\n")
-    said = "c.yaml:5:3: spec.httpPipeline: httpPipeline is not supported yet, and ignoring it would be unsafe\n"
-    assert _checked(capsys, "c.yaml") == (1, said, "1 problem\n")
+    _write("c.yaml", head + "  mtls: {enabled: true}\n")
+    status, said, count = _checked(capsys, "c.yaml")
+    assert (status, count) == (1, "1 problem\n")
+    assert said.startswith("c.yaml:5:10: spec.mtls.enabled: gateways talk over the broker alone")
 
 
 def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.CaptureFixture[str]) -> None:
