@@ -205,9 +205,9 @@ async def test_the_url_is_told_without_its_secrets(node: Node, caplog: pytest.Lo
 )
 async def test_settings_that_are_wrong(kind: str, settings: dict[str, str], setting: str) -> None:
     """Each is named, and what it holds is not told."""
-    adapter: Any = Registry().load(kind).from_component(nodes.component("x", kind, **settings))  # type: ignore[attr-defined]
+    component = nodes.component("x", kind, **settings)
     with pytest.raises(ConfigError, match=f"^{setting}: ") as caught:
-        async with adapter:
+        async with Registry().load(kind).from_component(component):  # type: ignore[attr-defined]
             pass
     assert "s3cret" not in str(caught.value)
 

@@ -109,6 +109,8 @@ class Answer:
 class Agreeing(Application):
     """Says yes to everything."""
 
+    is_grpc = False
+
     async def post(self, path: str, headers: object, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
         said = [{"entryId": entry["entryId"], "status": "SUCCESS"} for entry in orjson.loads(body).get("entries", [])]
         return 200, orjson.dumps({"statuses": said})
