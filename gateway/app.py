@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from aiohttp import web
+
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.export.opening import spans_sent
@@ -28,14 +30,15 @@ from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import Connections
 from gateway.http.middleware import Through, middleware_stage, towards_application
+from gateway.http.response import split_target
 from gateway.http.server import Handler, HTTPServer
-from gateway.http.stages import Stage, staged, stages
+from gateway.http.stages import staged, stages
 from gateway.logs import configure_logging
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
-from gateway.routes.invocation import comparable
+from gateway.routes.invocation import comparable, header_target
 from gateway.routes.request import read_body
 from gateway.routes.route import API
 from gateway.runs import Run, registered
@@ -176,18 +179,24 @@ class Gateway:
 
     # Life
 
-    def _stages(self, api: API) -> list[Stage]:
-        """Give what every request passes."""
-        runtime, config = self._runtime, self.config
+    def _chain(self, api: API) -> Handler:
+        """Give what every request passes, down to the router."""
+        runtime, config, router = self._runtime, self.config, build_router(api)
         through = _through(runtime, "http_pipeline")
-        return stages(
+
+        def named(request: web.BaseRequest) -> str | None:
+            found = router.route(request.method, split_target(request)[0])
+            return header_target(request) if found is None else None
+
+        around = stages(
             config,
             metrics=self._metrics,
             tracing=runtime.tracing,
             api_log=api.api_log,
             names=api.names,
-            middleware=middleware_stage(through, comparable, read_body, config.app_id),
+            middleware=middleware_stage(through, comparable, read_body, config.app_id, named),
         )
+        return staged(router, around)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -211,7 +220,7 @@ class Gateway:
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
             server = HTTPServer(
-                staged(build_router(api), self._stages(api)),
+                self._chain(api),
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)

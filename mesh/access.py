@@ -30,10 +30,12 @@ from mesh.operation import Caller
 from mesh.telemetry import ACCESS, Observed
 
 if TYPE_CHECKING:
+    from mesh.application import Headers
     from mesh.resources.configuration import AccessControl, AccessOperation
     from mesh.telemetry import Observer
+    from mesh.trust.identity import Identity
 
-__all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "read", "rules", "sender"]
+__all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "naming", "read", "rules", "sender"]
 
 logger = logging.getLogger(__name__)
 
@@ -259,6 +261,12 @@ def _pattern(name: str, *, denies: bool) -> _Pattern:
 def sender(headers: Mapping[str, str], namespace: str) -> Caller:
     """Read who sent something, by its own word."""
     return Caller(namespace, unquote(headers.get("ce-source", "")))
+
+
+def naming(headers: Headers, caller: Identity) -> Headers:
+    """Give header fields that name who has proven to be the caller, whoever they named."""
+    kept = [each for each in headers if each[0].lower() not in ("dapr-caller-app-id", "dapr-caller-namespace")]
+    return [*kept, ("dapr-caller-app-id", caller.app_id), ("dapr-caller-namespace", caller.namespace)]
 
 
 class Gate:

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from urllib.parse import quote
 
 from mesh.application import Headers
 from mesh.errors import MeshError
@@ -66,6 +67,7 @@ class Request:
         caller: App id of who asks: of an invocation its caller, else the gateway's own application.
         scheme: ``http`` or ``https``, as far as the gateway can see.
         told: Header fields that its answer gets, whatever it will be.
+        named: App id that the header names, where the path is none of the API's; else empty.
     """
 
     method: str
@@ -77,6 +79,14 @@ class Request:
     caller: str = ""
     scheme: str = "http"
     told: Headers = ()
+    named: str = ""
+
+    @property
+    def place(self) -> str:
+        """Give the path of the API that it goes to, also where the header names the application that is called."""
+        if not self.named:
+            return self.path
+        return f"/v1.0/invoke/{quote(self.named, safe='')}/method/{self.path.lstrip('/')}"
 
     def header(self, name: str) -> str | None:
         """Give the first field of a name."""

@@ -178,7 +178,10 @@ class InboundPipeline:
             former = self._guards[labels]
         except KeyError:
             former = None
-        made = None if policy.breaker is None else Guard(policy, self.conditions.of(*labels), former)
+        condition = self.conditions.of(*labels)
+        made = None if policy.breaker is None else Guard(policy, condition, former)
+        if made is None:
+            condition.breaker = None  # One that was taken out is told of no more.
         return self._guards.keep(labels, made)
 
 

@@ -17,6 +17,8 @@ from mesh.errors import MeshError
 __all__ = ["Begun", "Sink", "Span", "SpanKind", "Value"]
 
 MAX_ERROR = 500
+MAX_TEXT = 1024
+"""Characters of a name, and of an attribute: callers choose them, and many spans may wait."""
 
 Value = str | int | bool
 
@@ -125,7 +127,7 @@ class Begun:
         _, trace_id, span_id, _ = self.traceparent.split("-", 3)
         self._sink(
             Span(
-                self.name,
+                _kept(self.name),
                 self._kind,
                 trace_id,
                 span_id,
@@ -133,8 +135,13 @@ class Begun:
                 self._state,
                 self._started,
                 time.time_ns(),
-                self.attributes,
-                self.error[:MAX_ERROR],
+                {key: _kept(value) if isinstance(value, str) else value for key, value in self.attributes.items()},
+                _kept(self.error[:MAX_ERROR]),
                 self._links,
             )
         )
+
+
+def _kept(text: str) -> str:
+    """Cut a text, and write what is no Unicode, as bytes of a header may be, so that it can be sent."""
+    return text[:MAX_TEXT].encode("utf-8", "replace").decode()

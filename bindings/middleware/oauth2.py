@@ -121,7 +121,7 @@ class OAuth2Middleware(ComponentAdapter):
 
     async def handle(self, request: Request, onward: Onward) -> Answer:
         """Pass on who has logged in; send others to the provider."""
-        if not self._paths.may_have(request.path):
+        if not self._paths.may_have(request.place):
             return await onward(request)
         now = time.monotonic()
         name = self._cookie(request)

@@ -74,7 +74,7 @@ class ClientCredentialsMiddleware(ComponentAdapter):
 
     async def handle(self, request: Request, onward: Onward) -> Answer:
         """Pass it on with the token, in the place of what the client has there."""
-        if not self._paths.has(request.path):
+        if not self._paths.has(request.place):
             return await onward(request)
         if not self._token.holds(time.monotonic()):
             async with self._asking:

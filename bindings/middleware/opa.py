@@ -113,11 +113,15 @@ class OPAMiddleware(ComponentAdapter):
         return await onward(request)
 
     async def _input(self, request: Request) -> dict[str, Any]:
-        headers = {name.title(): value for name, value in request.headers if name.lower() in self._included}
+        headers: dict[str, str] = {}
+        for name, value in request.headers:
+            if name.lower() in self._included:  # Whoever repeats a field must not choose which one is decided on.
+                before = headers.get(name.title())
+                headers[name.title()] = value if before is None else f"{before}, {value}"
         given: dict[str, Any] = {
             "method": request.method,
-            "path": unquote(request.path),
-            "path_parts": unquote(request.path).strip("/").split("/"),
+            "path": unquote(request.place),
+            "path_parts": unquote(request.place).strip("/").split("/"),
             "raw_query": request.query,
             "query": parse_qs(request.query, keep_blank_values=True),
             "headers": headers,

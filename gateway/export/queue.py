@@ -83,11 +83,22 @@ class _Queue:
                 self._note(str(error), len(batch))
             except TimeoutError:
                 self._note(f"no answer within {SEND_SECONDS:g} s", len(batch))
+            except asyncio.CancelledError:
+                self._waiting.extendleft(reversed(batch))  # What was sent is sent again, under the same ids.
+                raise
+            except Exception as error:  # Spans are lost then, and no request is.
+                logger.exception("spans could not be sent")
+                self._note(type(error).__name__, len(batch))
             else:
                 self._note("", len(batch))
         if self._left_out:
             self._count("left out", self._left_out)
             self._left_out = 0
+
+    def give_up(self) -> None:
+        """Tell of what was not sent in time."""
+        if self._waiting:
+            self._note("the gateway ends", len(self._waiting))
 
     def _note(self, why: str, count: int) -> None:
         """Count what became of a batch; why it failed is told once, and when it works again."""
@@ -137,3 +148,5 @@ async def exporting(
         async with asyncio.timeout(min(grace(), FLUSH_SECONDS)), asyncio.TaskGroup() as tasks:
             for each in queues:
                 tasks.create_task(each.send_all(), name="spans-flush")
+    for each in queues:
+        each.give_up()

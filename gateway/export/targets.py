@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mesh.errors import ConfigError, Problem
 from mesh.resources.configuration import OTel, Tracing
@@ -46,7 +46,7 @@ class OTLP:
     @property
     def where(self) -> str:
         """The place, for people."""
-        return self.endpoint.rpartition("@")[2] if "@" in self.endpoint else self.endpoint
+        return self.endpoint.partition("?")[0].rpartition("@")[2]  # Either may hold a secret.
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,10 @@ def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -
         where = endpoint.partition("://")[2] if scheme else endpoint
         return OTLP("grpc", where.rstrip("/"), insecure, told, timeout, not from_file)
     url = endpoint if scheme else f"{'http' if insecure else 'https'}://{endpoint}"
-    whole = urlsplit(url).path.strip("/") != "" and (from_file or bool(environ.get(OF_TRACES + "ENDPOINT")))
-    return OTLP("http", url if whole else url.rstrip("/") + HTTP_PATH, insecure, told, timeout, not from_file)
+    parts = urlsplit(url)
+    whole = parts.path.strip("/") != "" and (from_file or bool(environ.get(OF_TRACES + "ENDPOINT")))
+    url = url if whole else urlunsplit(parts._replace(path=parts.path.rstrip("/") + HTTP_PATH))
+    return OTLP("http", url, insecure, told, timeout, not from_file)
 
 
 def _timeout(given: OTel, text: str) -> float:

@@ -5,8 +5,9 @@ Source: the OpenAPI document of Zipkin's API, version 2; OpenTelemetry, "Zipkin 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import orjson
 
@@ -36,8 +37,12 @@ class ZipkinExporter:
         parts = urlsplit(endpoint)
         path = parts.path if parts.path.strip("/") else PATH
         self._target = urlunsplit(("", "", path, parts.query, ""))
-        base = f"{parts.scheme}://{parts.netloc}"
-        self.where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
+        login, _, place = parts.netloc.rpartition("@")
+        base = f"{parts.scheme}://{place}"
+        self.where = f"{base}{path}"
+        self._headers = [("Content-Type", "application/json")]
+        if login:
+            self._headers.append(("Authorization", f"Basic {base64.b64encode(unquote(login).encode()).decode()}"))
         self._client = HTTPApplication(base)
         self._resource = resource
 
@@ -54,8 +59,7 @@ class ZipkinExporter:
         """Send a batch; raises `ExportError`."""
         body = orjson.dumps([encoded(each, self._resource) for each in spans])
         try:
-            headers = [("Content-Type", "application/json")]
-            async with self._client.call("POST", self._target, headers, body) as response:
+            async with self._client.call("POST", self._target, self._headers, body) as response:
                 if not 200 <= response.status < 300:
                     raise ExportError(f"it answered {response.status}")
         except MeshError as error:

@@ -30,7 +30,7 @@ from gateway.spans.names import of_proxied, of_rpc
 from gateway.status import CODE_NAMES, Code
 from mesh.errors import MeshError
 from mesh.spans import Begun
-from mesh.telemetry import CURRENT, UNTOLD, is_baggage
+from mesh.telemetry import CURRENT, OTHER, UNTOLD, is_baggage
 
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
@@ -121,7 +121,9 @@ class Service:
         finally:
             code, seconds = Code.OK if outcome is None else outcome.code, time.monotonic() - started
             if self._record is not None:
-                self._record((GRPC_SERVED, (request.path or "", CODE_NAMES[code]), ()), seconds * 1000)
+                unknown = code in (Code.UNAUTHENTICATED, Code.UNIMPLEMENTED)  # Of these there is no end of paths.
+                path = OTHER if unknown and request.path not in self._methods else request.path or ""
+                self._record((GRPC_SERVED, (path, CODE_NAMES[code]), ()), seconds * 1000)
             if self._api.api_log.enabled:
                 _log(request, code, seconds)
 

@@ -94,7 +94,11 @@ class _Read:
 
 
 def middleware_stage(
-    through: Through, clean: Callable[[str], str], read: ReadBody, app_id: str
+    through: Through,
+    clean: Callable[[str], str],
+    read: ReadBody,
+    app_id: str,
+    named: Callable[[web.BaseRequest], str | None],
 ) -> Callable[[Handler], Handler] | None:
     """Make the stage; None = there is no middleware.
 
@@ -103,6 +107,7 @@ def middleware_stage(
         clean: Makes the path that the router goes by.
         read: Reads the body of a request, up to the limit.
         app_id: The gateway's own application.
+        named: Gives the app id that a request's header names, where its path is none of the API's.
     """
     if through(_nowhere) is None:
         return None
@@ -140,6 +145,7 @@ def middleware_stage(
                 incoming,
                 peer=_peer(request),
                 caller=app_id,
+                named=named(request) or "",
                 incoming=incoming,
             )
             return _answered(await onward(passing))
@@ -195,7 +201,7 @@ async def _changed(passing: Passing, incoming: _Incoming, clean: Callable[[str],
         client_max_size=request._client_max_size,
     )
     if isinstance(request, Request):
-        made.outlet = request.outlet
+        made.outlet, made.trace = request.outlet, request.trace
         made.further_fields = [*request.further_fields, *passing.told]
     return made
 

@@ -70,14 +70,19 @@ class Router:
         path, query = split_target(request)
         if "#" in path or "#" in query:  # What else cannot stand in a request line, the parser refuses.
             raise bad_request("a '#' cannot stand in a request line; it is written as %23")
-        plain = self._clean(path) if "//" in path or "/." in path else path
-        found = self._find(request.method, plain)
-        if found is None and plain[-1:] == "/":
-            found = self._find(request.method, plain.rstrip("/"))
+        found = self.route(request.method, path)
         if found is None:
             found = self._fallback(request.method, (path,))
             assert found is not None  # It takes everything.
         return await found(request, query)
+
+    def route(self, method: str, path: str) -> Found | None:
+        """Find the route of a path as it was written; None = only the fallback takes it."""
+        plain = self._clean(path) if "//" in path or "/." in path else path
+        found = self._find(method, plain)
+        if found is None and plain[-1:] == "/":
+            found = self._find(method, plain.rstrip("/"))
+        return found
 
     def _find(self, method: str, path: str) -> Found | None:
         parts = path.split("/", 3)

@@ -35,7 +35,7 @@ from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
 from mesh.errors import MeshError
 from mesh.resources.configuration import APILogging
-from mesh.telemetry import NOT_TRACED, Tracing
+from mesh.telemetry import NOT_TRACED, OTHER, Tracing
 
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
@@ -73,7 +73,7 @@ def stages(
         middleware: The way through its middleware (`gateway/http/middleware.py`); None = there is none.
     """
     return [
-        *([_measuring(metrics.recorder)] if metrics is not None else []),
+        *([_measuring(metrics.recorder, guarded=config.tokens.api is not None)] if metrics is not None else []),
         tracing_calls(tracing),
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
         *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
@@ -94,7 +94,7 @@ def _answering_errors(note: Callable[[APIError], None] | None) -> Stage:
     return partial(_answering, note)
 
 
-def _measuring(recorder: Recorder) -> Stage:
+def _measuring(recorder: Recorder, *, guarded: bool) -> Stage:
     record, clock = recorder.record, time.perf_counter
     received, sent = recorder.series(HTTP_RECEIVED).measure, recorder.series(HTTP_SENT).measure
 
@@ -106,7 +106,9 @@ def _measuring(recorder: Recorder) -> Stage:
                 status = str(response.status)
                 size = len(response.body) if isinstance(response, Response) else 0
             finally:
-                labels = request.method, split_target(request)[0], status
+                # Whoever does not know the token is not to fill the series of those who do.
+                path = OTHER if guarded and status == "401" else split_target(request)[0]
+                labels = request.method, path, status
                 record((HTTP_SERVED, labels, ()), (clock() - started) * 1000)
                 received(request.content_length or 0)
                 sent(size)

@@ -16,6 +16,8 @@ __all__ = ["BUCKETS", "SIZE_BUCKETS", "Recorder", "Series"]
 
 MAX_SERIES = 1000
 MAX_KEYS = 10_000
+MAX_LABEL = 200
+"""Characters of a label: it is written for each bucket."""
 
 # fmt: off
 BUCKETS: tuple[float, ...] = (
@@ -113,6 +115,7 @@ class Recorder(Counters):
         relabel = self._relabel.get(name)
         if relabel is not None:
             values = relabel(values)
+        values = tuple(each[:MAX_LABEL] for each in values)
         kept = self._kept.setdefault(name, {})
         series = kept.get(values)
         if series is None:
@@ -122,7 +125,9 @@ class Recorder(Counters):
                 series = kept.get(values)
             if series is None:
                 series = kept[values] = Series(SIZE_BUCKETS if name in SIZES else self._buckets)
-        if len(self._found) < MAX_KEYS:
+        if len(self._found) >= MAX_KEYS:
+            self._found.clear()  # Else those that come often would be looked for again and again.
+        if sum(map(len, labels)) <= MAX_LABEL * len(labels):
             self._found[key] = series
         return series
 

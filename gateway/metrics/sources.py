@@ -62,6 +62,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.DURABLE_CALLS: ("app", "outcome"),
     telemetry.INVOCATIONS_WAITED: ("app",),
     telemetry.UNPROVEN: ("what", "reason"),
+    telemetry.SPANS: ("exporter", "outcome"),
     telemetry.ACCESS: ("by", "action", "namespace", "trust_domain"),
     HTTP_SERVED: ("verb", "path", "status"),
     HTTP_RECEIVED: (),

@@ -315,6 +315,8 @@ def _ours() -> Iterator[Metric]:
     yield _one("mesh_invocations_waited_total", "counter", text, telemetry.INVOCATIONS_WAITED, waited)
     text = "Number of requests, answers and news that were refused: who sent them is not proven."
     yield _one("mesh_unproven_total", "counter", text, telemetry.UNPROVEN, same("what", "reason"))
+    text = "Number of spans that an exporter has sent, could not send, or left out since too many waited."
+    yield _one("mesh_spans_total", "counter", text, telemetry.SPANS, same("exporter", "outcome"))
     for name, source, text in (
         ("waiting", sources.WAITING, "Events of a subscription that were not handed to an instance yet."),
         ("taken", sources.TAKEN, "Events of a subscription that instances have been handed and that are not settled."),

@@ -28,7 +28,7 @@ from mesh.errors import MeshError
 from mesh.telemetry import unusable
 from mesh.values import parse_duration
 
-__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable"]
+__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "header_target"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
@@ -46,7 +46,7 @@ _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-call
 
 async def by_url(asked: Asked) -> Answered:
     """Call ``invoke/{app id}/method/{method}``; a header makes the whole path the method instead."""
-    if _header_target(asked.request) is None:
+    if header_target(asked.request) is None:
         target, method = _split(asked.segments)
         if target:
             return await _call(asked, target, "/" + "/".join(method))
@@ -64,7 +64,7 @@ async def by_nothing(asked: Asked) -> Answered:
 
 
 async def _by_header(asked: Asked, path: str) -> Answered:
-    target = _header_target(asked.request)
+    target = header_target(asked.request)
     if target:
         return await _call(asked, target, path)
     raise _nobody(asked, path)
@@ -143,7 +143,8 @@ def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:
     return headers
 
 
-def _header_target(request: web.BaseRequest) -> str | None:
+def header_target(request: web.BaseRequest) -> str | None:
+    """Give the app id that the header names, by ``dapr-app-id`` or as a basic login of that name."""
     target = header(request, "dapr-app-id")
     if target:
         return target

@@ -34,7 +34,7 @@ from mesh.broker import Frame, Message
 from mesh.calls.exchange import Request
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.error_wire import from_wire, to_wire
-from mesh.errors import MeshError, NoResponderError
+from mesh.errors import CircuitOpenError, MeshError, NoResponderError
 from mesh.host import ERROR_HEADER, decoded, joined
 from mesh.operation import Arrival, Context
 from mesh.pipeline import InboundHandler
@@ -194,7 +194,8 @@ class Here:
 
 def _judge(result: object, error: MeshError | None) -> Verdict:
     worked = isinstance(result, Attempt) and result.outcome is Outcome.SUCCESS
-    return Verdict(worked, not worked, result.status if isinstance(result, Attempt) else None)
+    again = not worked and not isinstance(error, CircuitOpenError)
+    return Verdict(worked, again, result.status if isinstance(result, Attempt) else None)
 
 
 def _path(source: Source) -> str:

@@ -41,7 +41,7 @@ from mesh.blocks.following import SUBSCRIBE_STREAM, Follow, Followed, ToStream, 
 from mesh.blocks.records import on_backbone
 from mesh.blocks.remembered import Subscribed
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import BadArgumentError, MeshError, NotSpokenError, StreamEndedError
+from mesh.errors import BadArgumentError, CircuitOpenError, MeshError, NotSpokenError, StreamEndedError
 from mesh.operation import Arrival, Context, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import Guard, Policy, Timeout, Verdict
@@ -404,7 +404,7 @@ class _ToApplication:
 def _judge(subscription: _Subscription, result: object, error: MeshError | None) -> Verdict:
     """Say what an attempt came to; one that nobody is subscribed to any more is the last."""
     if not isinstance(result, Attempt):
-        return Verdict(worked=False, again=not subscription.stopped)
+        return Verdict(worked=False, again=not subscription.stopped and not isinstance(error, CircuitOpenError))
     worked = result.outcome is Outcome.SUCCESS
     over = worked or subscription.stopped or _unknown(subscription, result.status)
     return Verdict(worked, not over, result.status)

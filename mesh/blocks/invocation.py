@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import orjson
 
 from mesh import address, telemetry
-from mesh.access import sender
+from mesh.access import naming, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
@@ -442,6 +442,8 @@ class _Server:
             if (access := self._parts.access).rules is not None:
                 caller = Caller.proven_by(who) if (who := request.caller) else sender(request.headers, self._namespace)
                 target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
+            if request.caller is not None:
+                headers = naming(headers, request.caller)
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
             return

@@ -389,6 +389,10 @@ async def test_paths_that_ask_for_a_login(
             "/admin": 302,
         }.items():
             assert (await node.get(f"{CALL}/{path}")).status == expected, path
+        login = base64.b64encode(b"dapr-app-id:app").decode()
+        for named in ({"dapr-app-id": "app"}, {"Authorization": f"Basic {login}"}):
+            for path, expected in {"/open": 200, "/admin": 302, "/x/..%2fadmin": 302}.items():
+                assert (await node.request("GET", path, named)).status == expected, (named, path)
 
 
 async def test_https_on_the_way_back(memory: Backbone, tmp_path: Path, provider: IdentityProvider) -> None:

@@ -234,6 +234,15 @@ async def test_over_http_2_it_is_the_same(memory: Backbone, app: App, tmp_path: 
         assert (await ask(client, "GET", "/v1.0/metadata")).headers["x-told"] == "app"
 
 
+async def test_a_changed_request_stays_in_its_trace(memory: Backbone, app: App, tmp_path: Path) -> None:
+    """The application's span hangs on that of the call which the answer names."""
+    async with through(memory, tmp_path, UPPER, configuration(httpPipeline=["upper:uppercase"]), app=app) as node:
+        reply = await node.request("POST", f"{CALL}/x", {}, b"small")
+        [got] = app.got
+        assert got.body == b"SMALL"
+        assert got.headers["traceparent"][:36] == reply.headers["traceparent"][:36]
+
+
 async def test_an_answer_that_breaks_off_does_so_visibly(memory: Backbone, app: App, tmp_path: Path) -> None:
     """Even where the request that the routes saw was another than the client's."""
 

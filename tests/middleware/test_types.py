@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from bindings.middleware.opa import OPAMiddleware, OPASettings
 from bindings.middleware.ratelimit import MAX_CLIENTS, Buckets
 from mesh.errors import ConfigError
+from mesh.middleware import Request
 from tests.http.harness import App, Backbone, component, gateway
 from tests.middleware.harness import configuration, of_type, through
 from tests.support.policy import PolicyService
@@ -300,3 +302,10 @@ async def test_policies_that_cannot_be(memory: Backbone, tmp_path: Path, policie
         with pytest.raises(ConfigError, match=expected):
             async with through(memory, tmp_path, made, PASSING):
                 pass
+
+
+async def test_a_field_that_is_repeated_is_told_whole() -> None:
+    """Else whoever asks chooses which one is decided on, and which one the application reads."""
+    made = OPAMiddleware(OPASettings(url="http://127.0.0.1:1", included="X-Role, x-other"))
+    request = Request("GET", "/a", headers=(("X-Role", "guest"), ("x-role", "admin"), ("X-Other", "1"), ("X-Not", "2")))
+    assert (await made._input(request))["headers"] == {"X-Role": "guest, admin", "X-Other": "1"}

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from mesh.access import Decision, Gate, read, rules, sender
+from mesh.access import Decision, Gate, naming, read, rules, sender
 from mesh.errors import BadArgumentError, ConfigError, PermissionDeniedError
 from mesh.operation import Caller
 from mesh.resources.configuration import AccessControl, AccessOperation, AccessPolicy
 from mesh.resources.loader import load_configuration_file
 from mesh.telemetry import Counters
+from mesh.trust.identity import Identity
 
 SHOP = Caller("default", "shop", proven=True)
 CLAIMED = Caller("default", "shop")
@@ -434,3 +435,11 @@ def test_wrong_rules_are_errors_with_their_place(tmp_path: Path, section: str, s
     with pytest.raises(ConfigError) as caught:
         load_configuration_file(path, {}, [])
     assert said in str(caught.value)
+
+
+def test_who_has_proven_to_be_the_caller_is_told() -> None:
+    """Whoever the caller's own words name, in any case; all else goes along."""
+    said = [("Dapr-Caller-App-Id", "admin"), ("dapr-caller-namespace", "other"), ("X", "1")]
+    assert naming(said, Identity("public", "default", "shop")) == [
+        *(("X", "1"), ("dapr-caller-app-id", "shop"), ("dapr-caller-namespace", "default")),
+    ]

@@ -12,9 +12,10 @@ from mesh import pipeline
 from mesh.application import BindingAnswer, Headers
 from mesh.blocks.binding_contract import BindingEvent
 from mesh.blocks.binding_events import Here, Source
-from mesh.errors import DeadlineExceededError
+from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError
 from mesh.operation import Caller, Operation
 from mesh.pipeline import InboundPipeline
+from mesh.policies import CircuitBreaker, Policy, Retry
 from mesh.resources.resiliency import ResiliencyPolicies
 from mesh.spans import Span
 from mesh.telemetry import Tracing
@@ -88,3 +89,35 @@ async def test_an_application_that_never_answers_holds_no_event_for_ever(monkeyp
     with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.1 s"):
         await Here(parts, application).handle(Source("in", "in", declared=True), BindingEvent(b"", {}))
     assert application.asked == 1
+
+
+class Failing:
+    """An application that fails."""
+
+    asked = 0
+
+    async def trigger(self, *_: object) -> tuple[int, BindingAnswer]:
+        self.asked += 1
+        return 500, BindingAnswer(b"")
+
+
+async def test_an_open_breaker_ends_the_retries() -> None:
+    """And one that is taken out of the policy is told of no more."""
+    breaker = CircuitBreaker("careful", timeout=60.0)
+    policies = SimpleNamespace(for_component=lambda *_: Policy(retry=Retry(interval=0.0), breaker=breaker))
+    inbound = InboundPipeline()
+    parts: Any = SimpleNamespace(
+        caller=Caller("default", "app"), policies=policies, inbound=inbound, tracing=Tracing(0.0)
+    )
+    failing = Failing()
+    application: Any = failing
+    here, source = Here(parts, application), Source("in", "in", declared=True)
+    for _ in range(2):
+        with pytest.raises(CircuitOpenError):
+            await here.handle(source, BindingEvent(b"", {}))
+    assert failing.asked == 6
+    assert [each["breaker"] for each in inbound.conditions.described()] == ["open"]
+    policies.for_component = lambda *_: Policy()
+    with pytest.raises(MeshError):
+        await here.handle(source, BindingEvent(b"", {}))
+    assert not any("breaker" in each for each in inbound.conditions.described())

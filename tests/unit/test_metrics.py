@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from gateway.metrics.exposition import exposed
-from gateway.metrics.recording import MAX_SERIES, Recorder, Series
+from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Rules
 from gateway.metrics.sources import GATEWAY, HTTP_SERVED, SOURCES
 from gateway.metrics.table import METRICS
+from mesh import telemetry
 from mesh.errors import ConfigError
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
@@ -103,6 +104,29 @@ def test_labels_are_bounded() -> None:
     )
     state = f'app_id="app",component="{OTHER}",namespace="ns",success="true",operation="get"'
     assert f"dapr_component_state_count{{{state}}} 5" in lines(recorder, "dapr_component_state_count")
+
+
+def test_labels_are_cut() -> None:
+    """Each is written for every bucket."""
+    recorder = Recorder()
+    for _ in range(2):
+        recorder(Observed(EVENTS_PUBLISHED, ("pubsub", "t" * 10_000)))
+    topic = "t" * MAX_LABEL
+    assert lines(recorder, "mesh_events_published_total") == [
+        f'mesh_events_published_total{{app_id="app",component="pubsub",topic="{topic}"}} 2'
+    ]
+
+
+def test_whatever_is_observed_can_be_counted() -> None:
+    """And told, as the counts of a node are in its metadata."""
+    names = {value for name, value in vars(telemetry).items() if value == name.lower()}
+    names -= {telemetry.OK, telemetry.BAGGAGE}
+    assert telemetry.SPANS in names
+    assert names <= SOURCES.keys()
+    recorder = Recorder()
+    for name in names:
+        recorder(Observed(name, ("x",) * len(SOURCES[name])))
+    assert {key[0] for key in recorder.snapshot()} == names
 
 
 def test_histograms() -> None:

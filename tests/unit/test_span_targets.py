@@ -24,6 +24,7 @@ VARIABLE = "OTEL_EXPORTER_OTLP_"
         (OTel("c:4318", "http", is_secure=False), {}, "http", "http://c:4318/v1/traces", True),
         (OTel("http://c:4318"), {}, "http", "http://c:4318/v1/traces", True),
         (OTel("https://c/own/path", "http"), {}, "http", "https://c/own/path", False),
+        (OTel("https://c?key=s", "http"), {}, "http", "https://c/v1/traces?key=s", False),
         (OTel("c:1", "http"), {"ENDPOINT": "http://other"}, "http", "https://c:1/v1/traces", False),
         (OTel("c:1"), {"PROTOCOL": "grpc"}, "grpc", "c:1", False),
         (OTel(), {"ENDPOINT": "http://c:4318"}, "http", "http://c:4318/v1/traces", True),

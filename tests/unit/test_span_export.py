@@ -1,0 +1,93 @@
+"""What becomes of spans on their way out, whatever they hold and whoever takes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import orjson
+
+from gateway.export.queue import ExportError, exporting
+from gateway.export.targets import OTLP
+from gateway.export.zipkin import ZipkinExporter, encoded
+from mesh.spans import MAX_TEXT, Span, SpanKind
+from mesh.telemetry import SPANS, Counters, Tracing
+from tests.support.eventually import eventually
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Taking:
+    """An exporter that does as it is told."""
+
+    name, where = "test", "here"
+
+    def __init__(self, *failures: BaseException) -> None:
+        self.failures = list(failures)
+        self.got: list[Span] = []
+        self.asked = asyncio.Event()
+        self.holds = False
+
+    async def send(self, spans: Sequence[Span]) -> None:
+        self.asked.set()
+        if self.holds:
+            await asyncio.Event().wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.got += spans
+
+
+def begin(tracing: Tracing, name: str = "x", **attributes: str) -> None:
+    tracing.begin(PARENT, None, name, SpanKind.CLIENT, attributes).end()
+
+
+def test_a_span_can_be_sent_whatever_it_holds() -> None:
+    """Callers choose names and attributes: bytes that are no Unicode, and any number of them."""
+    told: list[Span] = []
+    tracing = Tracing(1.0, told.append)
+    with tracing.begin(PARENT, None, "a\udcff" + "n" * 5000, SpanKind.CLIENT, {"url.full": "h\udcff" * 5000}) as begun:
+        begun.error = "e\ud800"
+    [span] = told
+    assert len(span.name) == len(str(span.attributes["url.full"])) == MAX_TEXT
+    assert orjson.dumps(encoded(span, {"service.name": "app"}))
+    assert span.error == "e?"
+
+
+async def test_a_batch_that_cannot_be_sent_ends_nothing() -> None:
+    """Whatever the reason; it is counted."""
+    exporter, counters, tracing = Taking(TypeError("odd"), ExportError("away")), Counters(), Tracing(1.0)
+    async with exporting([exporter], tracing, counters, lambda: 5.0):
+        for name in ("first", "second", "third"):
+            begin(tracing, name)
+            before = sum(counters.snapshot().values())
+
+            def counted(before: int = before) -> None:
+                assert sum(counters.snapshot().values()) > before
+
+            await eventually(counted)
+    assert [each.name for each in exporter.got] == ["third"]
+    assert counters.snapshot() == {(SPANS, "test", "failed"): 2, (SPANS, "test", "sent"): 1}
+
+
+async def test_what_is_on_its_way_at_the_end_is_sent_or_told() -> None:
+    exporter, counters, tracing = Taking(), Counters(), Tracing(1.0)
+    exporter.holds = True
+    async with exporting([exporter], tracing, counters, lambda: 5.0):
+        begin(tracing)
+        await exporter.asked.wait()
+        exporter.holds = False
+    assert len(exporter.got) == 1
+    exporter.holds = True
+    async with exporting([exporter], tracing, counters, lambda: 0.05):
+        exporter.asked.clear()
+        begin(tracing)
+        await exporter.asked.wait()
+    assert counters.snapshot() == {(SPANS, "test", "sent"): 1, (SPANS, "test", "failed"): 1}
+
+
+def test_where_spans_go_is_told_without_secrets() -> None:
+    zipkin = ZipkinExporter("http://user:p4ss@zipkin:9411", {})
+    assert "p4ss" not in zipkin.where
+    assert "p4ss" not in vars(zipkin._client)["_base"]
+    assert ("Authorization", "Basic dXNlcjpwNHNz") in zipkin._headers
+    assert OTLP("http", "https://u:p@c/v1/traces?key=s", False, {}).where == "c/v1/traces"
