@@ -39,6 +39,8 @@ __all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "naming", "r
 
 logger = logging.getLogger(__name__)
 
+CALLBACKS = "/dapr.proto.runtime.v1.AppCallback"
+
 ANY_VERB = "*"
 MAX_TOLD = 1000
 MAX_SHOWN = 200
@@ -316,6 +318,8 @@ class Gate:
         path, sent = read(target)
         if caller.proven and (caller.app_id, caller.namespace) == self._own:
             return sent  # As here, where it is not asked who calls himself.
+        if grpc and path.startswith(CALLBACKS):  # By these, its gateway calls it: for whoever it has let through.
+            raise self._denied(caller, "NONE", path)
         decision = decides.decide(caller, verb, path, grpc=grpc)
         action = "allowed" if decision.allowed else "blocked"
         domain = caller.trust_domain if caller.proven else ""

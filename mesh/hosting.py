@@ -124,6 +124,8 @@ class Hosted:
         app_id = address.decode_token(headers.get(CALLER_HEADER, "="))
         request.check_caller(app_id)
         who = request.caller
+        if who is not None and who.namespace != namespace:
+            raise PermissionDeniedError(f"component {self.component.name} is for the namespace {namespace} alone")
         if not in_scope(self.component.scopes, app_id):
             raise PermissionDeniedError(f"component {self.component.name} is not in the scope of app id {app_id}")
         followed: Body | None = None

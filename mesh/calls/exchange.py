@@ -55,6 +55,7 @@ from mesh.errors import (
     DeadlineExceededError,
     MeshError,
     StreamBrokenError,
+    UnprovenError,
 )
 from mesh.tasks import task_group
 from mesh.trust.identity import ProveAgainError
@@ -207,7 +208,7 @@ class Exchange:
         session = None if link is None else link.session
         if session is not None and message is not None and not session.open(f"{self.inbox}.{frame.token}", message):
             return
-        if frame.reply_to:
+        if frame.reply_to and link is not None:  # Whoever made up a token says nothing of the node that he names.
             self._heard[_node_of(frame.reply_to)] = self.monotonic()
         if link is not None:
             link.receive(frame)
@@ -320,7 +321,7 @@ class Exchange:
                 streamed = reply.headers.get(FRAME_HEADER) == "head"
                 return Reply(self, reply, link if streamed else None)
             except (NotTakenError, ProveAgainError) as error:  # It did not run, and never will under its token.
-                signed = isinstance(error, ProveAgainError)
+                signed = _to_be_signed(error, signed=signed)
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
                     if not link.peer:
@@ -414,3 +415,10 @@ def _expire(link: Link) -> None:
 
 def _drop(frame: Frame) -> None:
     """Ignore frames that arrive after their calls ended."""
+
+
+def _to_be_signed(error: Exception, *, signed: bool) -> bool:
+    """Tell whether a request is to be signed that was not taken; one that was cannot be proven better."""
+    if signed and isinstance(error, ProveAgainError):
+        raise UnprovenError("the callee takes no signature for a proof") from error
+    return isinstance(error, ProveAgainError)

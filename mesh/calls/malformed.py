@@ -12,7 +12,7 @@ __all__ = ["MALFORMED", "careful"]
 
 logger = logging.getLogger(__name__)
 
-MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
+MALFORMED = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 QUIET_SECONDS = 10.0
 
 

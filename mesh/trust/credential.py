@@ -20,7 +20,7 @@ from mesh.trust.certificates import check_chain, sign, verify
 from mesh.trust.folder import Issued
 from mesh.trust.identity import Identity
 
-__all__ = ["ID_BYTES", "Own", "Peer", "Peers", "decoded", "encoded"]
+__all__ = ["ID_BYTES", "Own", "Peer", "Peers", "decoded", "encoded", "id_of"]
 
 MAX_HEADER = 8192
 MAX_PEERS = 4096
@@ -51,7 +51,10 @@ def decoded(text: str) -> bytes:
         raise UnprovenError("a proof is malformed") from None
 
 
-def _id_of(header: str) -> bytes:
+def id_of(header: str) -> bytes:
+    """Give the id of a credential, of which a header holds all, or the id alone."""
+    if header.startswith("#"):
+        return decoded(header[1:])
     return hashlib.sha256(header.encode()).digest()[:ID_BYTES]
 
 
@@ -75,7 +78,7 @@ class Own:
         chain = [each.public_bytes(serialization.Encoding.DER) for each in issued.chain]
         signature = sign(issued.key, _KEY + hashlib.sha256(chain[0]).digest() + public)
         self.header = encoded(msgspec.msgpack.encode(_Wire(chain, public, signature)))
-        self.id = _id_of(self.header)
+        self.id = id_of(self.header)
         self.short = f"#{encoded(self.id)}"
 
     def sign(self, data: bytes) -> bytes:
@@ -138,11 +141,10 @@ class Peers:
         Raises:
             UnprovenError: It is none of somebody who is trusted.
         """
-        short = header.startswith("#")
-        key = decoded(header[1:]) if short else _id_of(header)
+        key = id_of(header)
         peer = self._known.get(key)
         if peer is None:
-            if short:
+            if header.startswith("#"):
                 return None
             peer = self._known[key] = self._checked(header, key)
             if len(self._known) > MAX_PEERS:
@@ -150,6 +152,8 @@ class Peers:
         elif peer.until < time.time():
             del self._known[key]
             raise UnprovenError(f"the certificate of {peer.identity} has expired")
+        else:
+            self._known.move_to_end(key)
         return peer
 
     def _checked(self, header: str, key: bytes) -> Peer:

@@ -18,7 +18,7 @@ from mesh.broker import Message
 from mesh.errors import UnprovenError
 from mesh.telemetry import UNPROVEN, Observed, Observer, nobody
 from mesh.trust.certificates import verify
-from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded
+from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
 from mesh.trust.identity import Identity, ProveAgainError, ReplayedError, TrustSettings
 from mesh.trust.replays import Replays
@@ -78,7 +78,7 @@ class Session:
         peer: The other end, once that is known.
     """
 
-    __slots__ = ("_at", "_full", "_guard", "_own", "_refused", "_secret", "digest", "peer")
+    __slots__ = ("_at", "_full", "_guard", "_known", "_own", "_refused", "_secret", "digest", "peer")
 
     def __init__(
         self,
@@ -88,7 +88,9 @@ class Session:
         digest: bytes,
         peer: Peer | None = None,
         proof: str | None = None,
+        known: Mapping[bytes, Peer] | None = None,
     ) -> None:
+        self._known = known or {}
         self._guard, self._own, self._at = guard, own, at
         self.digest = digest
         self._refused = b"" if proof is None else _with_proof(digest, proof)
@@ -141,8 +143,8 @@ class Session:
         peer, secret = self.peer, self._secret
         given = message.headers.get(IDENTITY_HEADER)
         if self._at is not None and given is not None:
-            found = self._guard.peers.get(given)
-            if found is None or (peer is not None and found is not peer and found.id != peer.id):
+            found = self._found(given)
+            if found is None or (peer is not None and found.id != peer.id):
                 raise UnprovenError("it is by another one than the rest of the answer")
             if peer is None:
                 if not self._guard.may_answer(self._at, found.identity):
@@ -166,6 +168,12 @@ class Session:
                 self._guard.met(self._at, peer)
                 # One that asks for a signature may have lost the credential. The next one that it gets brings it along.
                 (peer.has.discard if message.headers.get(FRAME_HEADER) == PROVE else peer.has.add)(self._own.id)
+
+    def _found(self, given: str) -> Peer | None:
+        """Find whose credential it is, also where it was forgotten since this call began."""
+        key = id_of(given)
+        peer = self.peer if self.peer is not None and self.peer.id == key else self._known.get(key)
+        return self._guard.peers.get(given) if peer is None or peer.until < time.time() else peer
 
     def may_answer(self, identity: Identity | None) -> bool:
         """Tell whether somebody may speak for whom was asked."""
@@ -224,7 +232,7 @@ class Guard:
             headers[PROOF_HEADER] = "m" + encoded(b"".join(macs))
         else:
             headers[PROOF_HEADER] = "s" + encoded(own.sign(digest))
-        return Message(headers, message.body), Session(self, own, to, digest, proof=headers[PROOF_HEADER])
+        return Message(headers, message.body), Session(self, own, to, digest, proof=headers[PROOF_HEADER], known=known)
 
     def met(self, at: Address, peer: Peer) -> None:
         """Note who has answered at an address."""

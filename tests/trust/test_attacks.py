@@ -385,6 +385,23 @@ async def test_frames_of_others_in_a_stream(mesh: Mesh) -> None:
     assert reply.last["last"] == "1"
 
 
+async def test_an_answer_is_taken_by_who_has_forgotten_whom_it_asked(mesh: Mesh) -> None:
+    """As at each renewal of a certificate, in the middle of a call."""
+    async with mesh.callee.serve(STOCK, "stock", ran := Ran()), asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            await works(mesh, ran)  # From the second on by a secret, and with short credentials.
+        ran.gate.clear()
+        asking = tasks.create_task(mesh.caller.request(STOCK, ORDER, soon()))
+        await eventually(lambda: _equal(len(ran.bodies), 3))
+        guard = mesh.caller.guard
+        assert guard is not None
+        guard.peers._known.clear()
+        guard._met.clear()
+        ran.gate.set()
+        assert (await asking).body == b"done one"
+        await works(mesh, ran)
+
+
 async def test_a_flood_harms_nobody(mesh: Mesh) -> None:
     async with mesh.callee.serve(STOCK, "stock", ran := Ran(), max_in_flight=2):
         await works(mesh, ran)
@@ -392,6 +409,7 @@ async def test_a_flood_harms_nobody(mesh: Mesh) -> None:
             deadline(Message({}, b"x" * 100_000)),
             deadline(Message({PROOF_HEADER: "sAAAA", "mesh-identity": "AAAA", "mesh-made": "1"}, b"")),
             Message({"mesh-deadline": "soon"}, b""),
+            Message({"mesh-deadline": "9" * 400}, b""),
             Message({"mesh-frame": "open"}, b""),
         ]
         for number in range(2000):
@@ -403,7 +421,7 @@ async def test_a_flood_harms_nobody(mesh: Mesh) -> None:
             for body in (b"", b"{}", b"[]", b'{"calls": 1}'):
                 await mesh.evil.broker.broadcast(address.members(STOCK), Message({"mesh-frame": kind}, body))
         await works(mesh, ran)
-        await refused(mesh, ("request", "missing"), 500)
+        await refused(mesh, ("request", "missing"), 400)
     assert len(ran.bodies) == 2
 
 

@@ -443,3 +443,14 @@ def test_who_has_proven_to_be_the_caller_is_told() -> None:
     assert naming(said, Identity("public", "default", "shop")) == [
         *(("X", "1"), ("dapr-caller-app-id", "shop"), ("dapr-caller-namespace", "default")),
     ]
+
+
+def test_callbacks_of_an_application_are_its_gateway_s_alone() -> None:
+    """By them a method or an event could be asked for that a rule denies."""
+    gate = Gate(Caller("default", "stock"), access(default="allow", policy="allow"), Counters())
+    for service in ("AppCallback", "AppCallbackAlpha", "AppCallbackHealthCheck"):
+        path = f"/dapr.proto.runtime.v1.{service}/OnInvoke"
+        for written in (path, path.replace("/dapr", "//dapr"), path.replace("A", "%41")):
+            with pytest.raises(PermissionDeniedError):
+                gate.admit(SHOP, "POST", written, grpc=True)
+    assert gate.admit(SHOP, "POST", "/dapr.proto.runtime.v1.Application/Do", grpc=True)
