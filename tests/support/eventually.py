@@ -38,7 +38,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], within: float = PATI
         except AssertionError:
             if time.monotonic() > begin + within:
                 raise
-        await asyncio.sleep(pause(begin))
+        await asyncio.sleep(_LEAST)  # What is looked for may be there for a moment only.
 
 
 def eventually_sync(check: Callable[[], T], within: float = PATIENCE) -> T:
@@ -50,9 +50,9 @@ def eventually_sync(check: Callable[[], T], within: float = PATIENCE) -> T:
         except AssertionError:
             if time.monotonic() > begin + within:
                 raise
-        time.sleep(pause(begin))
+        time.sleep(_LEAST)
 
 
 def pause(begin: float) -> float:
-    """Tell how long to wait before the next look: what takes long is asked for rarely, since each look costs."""
+    """Tell how long to wait before the next look at what takes long, and stays: each look costs."""
     return min(_LEAST + (time.monotonic() - begin) / 20, _MOST)

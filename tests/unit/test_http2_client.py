@@ -428,7 +428,8 @@ async def test_calls_that_wait_while_the_server_goes(monkeypatch: pytest.MonkeyP
             tasks.create_task(server.connections.drain(0))
         assert isinstance(await broken, ResponseError)
         outcomes = [await each for each in waiting]
-        assert all(each == 204 or isinstance(each, ConnectError) for each in outcomes), outcomes
+        # One that was sent as the connection ended cannot know whether it ran, and is told just that.
+        assert all(each == 204 or isinstance(each, (ConnectError, ResponseError)) for each in outcomes), outcomes
         async with server.running():
             assert await call(client, "/quick") == 204
 
