@@ -81,7 +81,7 @@ async def test_what_was_not_taken(kind: InputKind, tmp_path: Path) -> None:
 
 async def test_leaving_waits_for_what_is_handled(kind: InputKind, tmp_path: Path) -> None:
     """And takes nothing further."""
-    begun, release = asyncio.Event(), asyncio.Event()
+    entered, begun, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
     done: list[BindingEvent] = []
 
     async def handle(event: BindingEvent) -> bytes:
@@ -92,10 +92,12 @@ async def test_leaving_waits_for_what_is_handled(kind: InputKind, tmp_path: Path
 
     async def read(adapter: InputBinding) -> None:
         async with adapter.reading(reading(handle)):
+            entered.set()
             await begun.wait()
 
     async with kind.serve(tmp_path) as served, opened(kind, served) as adapter, asyncio.TaskGroup() as tasks:
         task = tasks.create_task(read(adapter))
+        await entered.wait()  # A new reader of some sources begins with what comes after it.
         await served.emit(b"one")
         await begun.wait()
         await asyncio.sleep(0)
