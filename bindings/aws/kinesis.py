@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,23 +24,20 @@ from uuid import uuid4
 import msgspec
 from botocore.exceptions import ClientError
 
-from bindings.aws._binding import AGAIN_SECONDS, LONGEST_WAIT, AWSBinding, patiently
+from bindings._in_order import InOrder, Notes
+from bindings.aws._binding import AWSBinding, patiently
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
-from mesh.blocks.store import Concurrency, Item, StateStore
+from mesh.blocks.store import StateStore
 from mesh.blocks.turns import in_turn
-from mesh.errors import ConflictError, MeshError
 from mesh.resources.settings import Setting, ignored, setting
 from mesh.tasks import task_group
 
 __all__ = ["KinesisBinding"]
 
-logger = logging.getLogger(__name__)
-
 BATCH = 100
 IDLE_SECONDS = 1.0  # A shard answers five times a second, to all its readers together.
 BUSY_SECONDS = 0.2
-NOTE_SECONDS = 1.0
 LOOK_SECONDS = 10.0
 LONGEST_RETENTION = 366 * 86_400.0
 EXPIRED = "ExpiredIteratorException"
@@ -130,7 +126,7 @@ class KinesisBinding(AWSBinding):
         stream = await self.summary()
         # A stream that was deleted and made again has other records.
         place = f"{self._settings.stream}||{stream['StreamCreationTimestamp'].timestamp():.0f}||{group}"
-        reader = _Reader(self, reading, self._records, place)
+        reader = _Reader(self, reading, Notes(self._records, place, Mark()))
         await reader.begin(stream["now"])
         async with task_group() as tasks:
             looking = tasks.create_task(reader.look(tasks), name="kinesis-look")
@@ -171,8 +167,8 @@ class _Reader:
         leaving: Set when nothing further is to be taken.
     """
 
-    def __init__(self, binding: KinesisBinding, reading: Reading, records: StateStore, place: str) -> None:
-        self._binding, self._reading, self._records, self._place = binding, reading, records, place
+    def __init__(self, binding: KinesisBinding, reading: Reading, notes: Notes[Mark]) -> None:
+        self._binding, self._reading, self._notes = binding, reading, notes
         self._shards: dict[str, _Shard] = {}
         self._again = asyncio.Event()
         self.leaving = asyncio.Event()
@@ -180,14 +176,10 @@ class _Reader:
 
     async def begin(self, now: float) -> None:
         """Find out since when this consumer reads: the first time it is now."""
-        key = f"{self._place}||since"
-        while True:
-            found = await self._records.get(key, strong=True)
-            if found is not None:
-                self.since = msgspec.json.decode(found.value, type=float)
-                return
-            with suppress(ConflictError):
-                await self._records.write([Item(key, msgspec.json.encode(now), None, Concurrency.FIRST_WRITE)])
+        key = self._notes.key("since")
+        while (found := await self._notes.records.get(key, strong=True)) is None:
+            await self._notes.first(key, now)
+        self.since = msgspec.json.decode(found.value, type=float)
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Begin with each shard that can be read; look again from time to time, and when one has ended."""
@@ -197,7 +189,9 @@ class _Reader:
             for name, each in listed.items():
                 parents = listed.keys() & {each.get("ParentShardId"), each.get("AdjacentParentShardId")}
                 if name not in self._shards and await self._ready(name, parents):
-                    made = self._shards[name] = _Shard(self._binding, self._reading, self, name)
+                    shown = f"{name} of the Kinesis stream"
+                    in_order = InOrder(self._notes, name, self._reading, self.leaving, shown)
+                    made = self._shards[name] = _Shard(self._binding, name, in_order, self.since)
                     made.task = tasks.create_task(self._read(made), name="kinesis-shard")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -205,16 +199,16 @@ class _Reader:
 
     async def _ready(self, name: str, parents: Iterable[str]) -> bool:
         """Tell whether a shard has something to read, and those that it came of have nothing any more."""
-        if (await self.mark(name)).ended:
+        if (await self._notes.read(name)).ended:
             return False
         for parent in parents:
-            if not (await self.mark(parent)).ended:
+            if not (await self._notes.read(parent)).ended:
                 return False
         return True
 
     async def _read(self, shard: _Shard) -> None:
         """Read a shard to its end, when nobody else does; then others may have come of it."""
-        await in_turn(self._records, f"{self._key(shard.name)}||turn", shard.read, self.leaving)
+        await in_turn(self._notes.records, f"{self._notes.key(shard.name)}||turn", shard.read, self.leaving)
         del self._shards[shard.name]
         self._again.set()
 
@@ -222,25 +216,8 @@ class _Reader:
         """Take nothing further; what is being handled is waited for."""
         self.leaving.set()
         for shard in self._shards.values():
-            if not shard.handling:
+            if not shard.in_order.handling:
                 shard.task.cancel()
-
-    async def mark(self, shard: str) -> Mark:
-        """Read how far a shard was read."""
-        found = await self._records.get(self._key(shard), strong=True)
-        return Mark() if found is None else msgspec.json.decode(found.value, type=Mark)
-
-    async def note(self, shard: str, mark: Mark) -> None:
-        """Write how far a shard was read; raises ``ConflictError`` where somebody else has read on."""
-        found = await self._records.get(self._key(shard), strong=True)
-        if found is not None and not msgspec.json.decode(found.value, type=Mark).before(mark):
-            raise ConflictError(f"{shard} of the Kinesis stream was read by somebody else meanwhile")
-        etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
-        ttl = LONGEST_RETENTION if mark.ended else None
-        await self._records.write([Item(self._key(shard), msgspec.json.encode(mark), etag, first, ttl)])
-
-    def _key(self, shard: str) -> str:
-        return f"{self._place}||{shard}"
 
 
 class _Shard:
@@ -248,22 +225,21 @@ class _Shard:
 
     Attributes:
         name: Its id.
-        handling: Whether it must not be cancelled when it is left.
+        in_order: Hands its records over.
         task: Reads it.
     """
 
     task: asyncio.Task[None]
 
-    def __init__(self, binding: KinesisBinding, reading: Reading, reader: _Reader, name: str) -> None:
-        self._binding, self._reading, self._reader, self.name = binding, reading, reader, name
-        self._mark = self._noted = Mark()
-        self.handling = False
+    def __init__(self, binding: KinesisBinding, name: str, in_order: InOrder[Mark], since: float) -> None:
+        self._binding, self.name, self.in_order, self._since = binding, name, in_order, since
 
     async def read(self) -> None:
         """Read on from where it was read to, until it ends."""
-        self._mark = self._noted = await self._reader.mark(self.name)
+        in_order = self.in_order
+        await in_order.begin()
         iterator: str | None = None
-        while not self._mark.ended and not self._reader.leaving.is_set():
+        while not in_order.mark.ended and not in_order.leaving.is_set():
             if iterator is None:
                 iterator = await patiently(self._begin)
             answer = await patiently(partial(self._binding.batch, iterator))
@@ -271,56 +247,17 @@ class _Shard:
                 iterator = None
                 continue
             iterator = answer.get("NextShardIterator")
-            await self._take(answer["Records"], last=iterator is None)
+            with in_order.whole():
+                if await in_order.take(map(self._event, answer["Records"])) and iterator is None:
+                    in_order.mark = Mark(in_order.mark.after, ended=True)
+                ended = in_order.mark.ended
+                await in_order.note(LONGEST_RETENTION if ended else None, must=ended)
             await asyncio.sleep(BUSY_SECONDS if answer["Records"] else IDLE_SECONDS)
 
     async def _begin(self) -> str:
-        return await self._binding.iterator(self.name, self._mark, self._reader.since)
+        return await self._binding.iterator(self.name, self.in_order.mark, self._since)
 
-    async def _take(self, records: Sequence[Mapping[str, Any]], *, last: bool) -> None:
-        """Hand records over, one after the other, and note which were taken."""
-        self.handling = True
-        try:
-            since = time.monotonic()
-            for record in records:
-                if self._reader.leaving.is_set() or not await self._hand(record):
-                    break
-                self._mark = Mark(str(record["SequenceNumber"]))
-                if time.monotonic() >= since + NOTE_SECONDS:
-                    await self._note()
-                    since = time.monotonic()
-            else:
-                if last:
-                    self._mark = Mark(self._mark.after, ended=True)
-            await self._note()
-        finally:
-            self.handling = False
-
-    async def _hand(self, record: Mapping[str, Any]) -> bool:
-        """Hand a record over until it is taken; tell whether it was, before this is left."""
-        told = {"partitionKey": str(record["PartitionKey"]), "sequenceNumber": str(record["SequenceNumber"])}
-        event, wait = BindingEvent(bytes(record["Data"]), {**told, "shardId": self.name}), AGAIN_SECONDS
-        while True:
-            try:
-                await self._reading.handle(event)
-            except MeshError as error:
-                logger.warning("%s of the Kinesis stream waits for a record to be taken: %s", self.name, error)
-            else:
-                return True
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._reader.leaving.wait()
-                    return False
-            wait = min(wait * 2, LONGEST_WAIT)
-
-    async def _note(self) -> None:
-        if not self._noted.before(self._mark):
-            return
-        try:
-            await self._reader.note(self.name, self._mark)
-        except MeshError as error:
-            if self._mark.ended or isinstance(error, ConflictError):
-                raise
-            logger.warning("what was read of %s cannot be noted now: %s", self.name, error)
-        else:
-            self._noted = self._mark
+    def _event(self, record: Mapping[str, Any]) -> tuple[BindingEvent, Mark]:
+        number = str(record["SequenceNumber"])
+        told = {"partitionKey": str(record["PartitionKey"]), "sequenceNumber": number, "shardId": self.name}
+        return BindingEvent(bytes(record["Data"]), told), Mark(number)

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
 from azure.eventhub import EventData
 
+from bindings._in_order import AGAIN_SECONDS, LONGEST_WAIT, InOrder, Notes
 from bindings.azure._amqp import plain, texts
 from bindings.azure._checkpoints import CheckpointPlace, checkpoints
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
-from mesh.blocks.store import Concurrency, Item, StateStore
+from mesh.blocks.store import StateStore
 from mesh.blocks.turns import in_turn
-from mesh.errors import ConflictError, MeshError
+from mesh.errors import MeshError
 
 __all__ = ["HubReader"]
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
-NOTE_SECONDS = 1.0
 QUIET_SECONDS = 15.0
 LOOK_SECONDS = 60.0
 BEGINNING = "-1"
@@ -75,13 +73,15 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         """Behind what reading goes on."""
         return self.offset or self.number if self.since is None else datetime.fromtimestamp(self.since, UTC)
 
+    def before(self, other: Mark) -> bool:
+        """Tell whether the other one is further."""
+        return self.number < other.number
+
 
 class HubReader:
     """Reads the partitions of a hub for one consumer.
 
     Attributes:
-        hub: What is read.
-        reading: Who takes the events.
         leaving: Set when nothing further is to be taken.
     """
 
@@ -94,7 +94,9 @@ class HubReader:
             records: Where is noted what was taken.
             place: What the keys of the notes begin with.
         """
-        self.hub, self.reading, self._records, self._place = hub, reading, records, place
+        self._hub, self._reading = hub, reading
+        # A partition that came later is read from its beginning.
+        self._notes = Notes(records, place, Mark())
         self._partitions: dict[str, _Partition] = {}
         self.leaving = asyncio.Event()
         self._failed = False
@@ -110,24 +112,20 @@ class HubReader:
         Raises:
             MeshError: That cannot be told.
         """
-        key = f"{self._place}||begun"
-        if await self._records.get(key, strong=True) is not None:
+        notes, hub = self._notes, self._hub
+        begun = notes.key("begun")
+        if await notes.records.get(begun, strong=True) is not None:
             return
-        hub = self.hub
         known = {} if before is None else await checkpoints(before, hub.host, hub.hub, hub.group)
         for name in partitions:
-            await self._first(self._key(name), Mark(*known[name]) if name in known else Mark(since=now))
-        await self._first(key, True)
-
-    async def _first(self, key: str, value: object) -> None:
-        with suppress(ConflictError):
-            await self._records.write([Item(key, msgspec.json.encode(value), None, Concurrency.FIRST_WRITE)])
+            await notes.first(notes.key(name), Mark(*known[name]) if name in known else Mark(since=now))
+        await notes.first(begun, True)
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Begin with each partition; look from time to time whether there are more."""
         while True:
             try:
-                listed = await self.hub.partitions()
+                listed = await self._hub.partitions()
             except MeshError as error:
                 if not error.retryable:
                     raise
@@ -135,14 +133,16 @@ class HubReader:
                 listed = ()
             for name in listed:
                 if name not in self._partitions:
-                    made = self._partitions[name] = _Partition(self, name)
+                    shown = f"partition {name} of {self._hub.shown}"
+                    in_order = InOrder(self._notes, name, self._reading, self.leaving, shown)
+                    made = self._partitions[name] = _Partition(self._hub, name, in_order, shown)
                     made.task = tasks.create_task(self._read(name, made), name="eventhubs-partition")
             await asyncio.sleep(LOOK_SECONDS if listed else LONGEST_WAIT)
 
     async def _read(self, name: str, partition: _Partition) -> None:
         """Read a partition when nobody else does; only the first that fails says so, and ends the reading."""
         try:
-            await in_turn(self._records, f"{self._key(name)}||turn", partition.read, self.leaving)
+            await in_turn(self._notes.records, f"{self._notes.key(name)}||turn", partition.read, self.leaving)
         except MeshError as error:
             if not self._failed:
                 self._failed = True
@@ -153,116 +153,63 @@ class HubReader:
         """Take nothing further; what is being handled is waited for."""
         self.leaving.set()
         for partition in self._partitions.values():
-            if not partition.handling:
+            if not partition.in_order.handling:
                 partition.task.cancel()
-
-    async def mark(self, partition: str) -> Mark:
-        """Read how far a partition was read; one that came later is read from its beginning."""
-        found = await self._records.get(self._key(partition), strong=True)
-        return Mark() if found is None else msgspec.json.decode(found.value, type=Mark)
-
-    async def note(self, partition: str, mark: Mark) -> None:
-        """Write how far a partition was read; raises ``ConflictError`` where somebody else has read on."""
-        found = await self._records.get(self._key(partition), strong=True)
-        if found is not None and msgspec.json.decode(found.value, type=Mark).number >= mark.number:
-            raise ConflictError(f"partition {partition} of {self.hub.shown} was read by somebody else meanwhile")
-        etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
-        await self._records.write([Item(self._key(partition), msgspec.json.encode(mark), etag, first)])
-
-    def _key(self, partition: str) -> str:
-        return f"{self._place}||{partition}"
 
 
 class _Partition:
     """Reads one partition.
 
     Attributes:
-        handling: Whether it must not be cancelled when it is left.
+        in_order: Hands its events over.
         task: Reads it.
     """
 
     task: asyncio.Task[None]
 
-    def __init__(self, reader: HubReader, name: str) -> None:
-        self._reader, self._name = reader, name
-        self._shown = f"partition {name} of {reader.hub.shown}"
-        self._mark = self._noted = Mark()
-        self.handling = False
+    def __init__(self, hub: _Hub, name: str, in_order: InOrder[Mark], shown: str) -> None:
+        self._hub, self._name, self.in_order, self._shown = hub, name, in_order, shown
 
     async def read(self) -> None:
         """Read on from where it was read to, and again when the connection was lost."""
-        self._mark = self._noted = await self._reader.mark(self._name)
+        in_order = self.in_order
+        await in_order.begin()
         wait = AGAIN_SECONDS
-        while not self._reader.leaving.is_set():
-            before = self._mark
+        while not in_order.leaving.is_set():
+            before = in_order.mark
             try:
-                async with self._reader.hub.arriving(self._name, self._mark.position) as queue:
+                async with self._hub.arriving(self._name, before.position) as queue:
                     await self._take(queue)
             except BindingError as error:
                 if not error.retryable:
                     raise
                 logger.warning("reading again: %s", error)
-                wait = AGAIN_SECONDS if self._mark != before else min(wait * 2, LONGEST_WAIT)
+                wait = AGAIN_SECONDS if in_order.mark != before else min(wait * 2, LONGEST_WAIT)
                 await asyncio.sleep(wait)
 
     async def _take(self, queue: asyncio.Queue[Any]) -> None:
-        """Hand events over, one after the other, and note which were taken."""
-        since, leaving = time.monotonic(), self._reader.leaving
-        while not leaving.is_set():
+        """Hand over what comes; note it at the latest when nothing further waits."""
+        in_order = self.in_order
+        while not in_order.leaving.is_set():
             events = await self._next(queue)
-            self.handling = True
-            try:
-                for event in events:
-                    if leaving.is_set() or not await self._hand(event):
-                        break
-                    self._mark = Mark(str(plain(event.offset)), int(event.sequence_number or 0))
-                    if time.monotonic() >= since + NOTE_SECONDS:
-                        await self._note()
-                        since = time.monotonic()
-                if leaving.is_set() or queue.empty():
-                    await self._note()
-                    since = time.monotonic()
-            finally:
-                self.handling = False
+            with in_order.whole():
+                if not await in_order.take(map(self._event, events)) or queue.empty():
+                    await in_order.note()
 
     async def _next(self, queue: asyncio.Queue[Any]) -> Sequence[EventData]:
         try:
             async with asyncio.timeout(QUIET_SECONDS):
                 came = await queue.get()
         except TimeoutError:
-            reason = f"the consumer group {self._reader.hub.group!r} may be read by somebody with an owner level"
+            reason = f"the consumer group {self._hub.group!r} may be read by somebody with an owner level"
             raise BindingError(f"{self._shown} cannot be opened: {reason}", retryable=True) from None
         if isinstance(came, BaseException):
-            raise self._reader.hub.failed(came)
+            raise self._hub.failed(came)
         return came  # type: ignore[no-any-return]  # as `arriving` says
 
-    async def _hand(self, event: EventData) -> bool:
-        """Hand an event over until it is taken; tell whether it was, before this is left."""
-        made, wait = BindingEvent(_body(event), _told(event, all_of=self._reader.hub.properties)), AGAIN_SECONDS
-        while True:
-            try:
-                await self._reader.reading.handle(made)
-            except MeshError as error:
-                logger.warning("%s waits for an event to be taken: %s", self._shown, error)
-            else:
-                return True
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._reader.leaving.wait()
-                    return False
-            wait = min(wait * 2, LONGEST_WAIT)
-
-    async def _note(self) -> None:
-        if self._noted == self._mark:
-            return
-        try:
-            await self._reader.note(self._name, self._mark)
-        except ConflictError:
-            raise
-        except MeshError as error:
-            logger.warning("what was read of %s cannot be noted now: %s", self._shown, error)
-        else:
-            self._noted = self._mark
+    def _event(self, event: EventData) -> tuple[BindingEvent, Mark]:
+        mark = Mark(str(plain(event.offset)), int(event.sequence_number or 0))
+        return BindingEvent(_body(event), _told(event, all_of=self._hub.properties)), mark
 
 
 def _body(event: EventData) -> bytes:
