@@ -24,6 +24,7 @@ from tests.support.bindings.clouds import azure_queue, pubsub, service_bus
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
+from tests.support.taker import Taker
 
 AZURE, PUBSUB = "bindings.azure.storagequeues", "bindings.gcp.pubsub"
 SERVICE_BUS = "bindings.azure.servicebus.queues"
@@ -37,27 +38,6 @@ def made(kind: str, **settings: str) -> Any:
 async def reading(kind: str, handle: Handle, **settings: str) -> AsyncIterator[Any]:
     async with made(kind, **settings) as source, source.reading(Reading("in", "app", handle)):
         yield source
-
-
-class Taker:
-    """Takes events; the first ones are refused where that is asked for."""
-
-    def __init__(self, refuses: int = 0) -> None:
-        self.events: list[BindingEvent] = []
-        self.refuses = refuses
-
-    async def __call__(self, event: BindingEvent) -> bytes:
-        self.events.append(event)
-        if len(self.events) <= self.refuses:
-            raise BindingError("not taken")
-        return b""
-
-    async def has(self, count: int) -> list[bytes]:
-        def there() -> None:
-            assert len(self.events) >= count
-
-        await eventually(there)
-        return [event.data for event in self.events]
 
 
 @pytest.mark.parametrize(

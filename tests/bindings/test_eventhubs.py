@@ -24,10 +24,10 @@ from mesh.resources.settings import settings_of, without_effect
 from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, SERVICE_BUS_KEY, AzuriteServer, EventHubsServer
 from tests.support.bindings import call
 from tests.support.bindings.clouds import event_hub
-from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
 from tests.support.proxy import Proxy
+from tests.support.taker import Taker
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 HUBS = "bindings.azure.eventhubs"
@@ -39,27 +39,6 @@ def lost_sockets() -> Iterator[None]:
     """Collect those that the library leaves to the garbage here, and not within the test of something else."""
     yield
     gc.collect()
-
-
-class Taker:
-    """Takes events; the first ones are refused where that is asked for."""
-
-    def __init__(self, refuses: int = 0) -> None:
-        self.events: list[BindingEvent] = []
-        self.refuses = refuses
-
-    async def __call__(self, event: BindingEvent) -> bytes:
-        self.events.append(event)
-        if len(self.events) <= self.refuses:
-            raise BindingError("not taken")
-        return b""
-
-    async def has(self, count: int) -> list[bytes]:
-        def there() -> None:
-            assert len(self.events) >= count
-
-        await eventually(there)
-        return [event.data for event in self.events]
 
 
 def made(records: StateStore | None = None, **settings: str) -> Any:
