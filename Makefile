@@ -65,7 +65,8 @@ faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/
 provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
-test: static provision ## everything, with real servers
+test: $(STAMP) ## everything, with real servers
+	@$(MAKE) --no-print-directory -j 2 static provision # One takes a processor, the other mostly loads.
 	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) tests
 
 proto: $(STAMP) ## compile the messages of gRPC
