@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,20 +22,22 @@ WORK_SECONDS = 0.02  # So that something is in hand whenever a process is killed
 PAUSE_SECONDS = 0.05
 ENOUGH = 15
 ANYWHERE = '"annotations":{"mesh.placement":"backbone"}'
-MOST = 1000  # Events; bounds what a source that is slow has to give afterwards.
+WAITING = 100  # Events, beyond which a source gets no more until some have come: each has to come in the end.
 
 
 @asynccontextmanager
-async def emitting(served: ServedInput) -> AsyncIterator[set[bytes]]:
+async def emitting(served: ServedInput, app: App) -> AsyncIterator[set[bytes]]:
     """Have the source have events until this is left; gives those that it accepted."""
     accepted: set[bytes] = set()
 
     async def emit() -> None:
-        for number in range(MOST):
+        for number in itertools.count():
             data = b"event %d" % number
             await served.emit(data)
             accepted.add(data)
             await asyncio.sleep(PAUSE_SECONDS)
+            while len(accepted) - len(app.got) > WAITING:
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(emit())
@@ -71,7 +74,7 @@ async def test_killed_while_events_come(
             GatewayProcess("host", mesh_home, backbone=nats_server.url, arguments=host_words, environ=environ) as host,
             GatewayProcess("app", mesh_home, app=app.port, backbone=nats_server.url, environ=environ) as gateway,
         ):
-            async with emitting(served) as accepted:
+            async with emitting(served, app) as accepted:
                 await more()
                 for killed in (host, gateway):
                     await killed.kill()
