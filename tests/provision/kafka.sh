@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Downloads Apache Kafka from Maven Central, for tests that start servers of their own. Idempotent.
+# Downloads Apache Kafka from Maven Central, for tests that start servers of their own, and has it start once, so that
+# later starts take less. Idempotent.
 # It goes to $BROKERMESH_KAFKA, by default ~/.cache/brokermesh-tests/kafka.
 set -euo pipefail
 . "$(dirname "$0")/debian.bash"
@@ -8,8 +9,17 @@ version=3.9.1
 directory=${BROKERMESH_KAFKA:-$HOME/.cache/brokermesh-tests/kafka}
 
 command -v java >/dev/null || provide "Java 17 or later" default-jre-headless
+
+# An archive of another Java is not used.
+archive() {
+    [ "$directory/classes.jsa" -nt "$(readlink -f "$(command -v java)")" ] && [ "$directory/classes.jsa" -nt "$directory/libs" ] && return
+    cd "$(dirname "$0")/../.."
+    .venv/bin/python -m tests.support.kafka_server
+}
+
 if [ -e "$directory/libs/kafka_2.13-$version.jar" ] && [ -e "$directory/libs/slf4j-simple-1.7.36.jar" ]; then
-    exit 0
+    archive
+    exit
 fi
 
 command -v mvn >/dev/null || provide Maven maven
@@ -29,3 +39,4 @@ mkdir -p "$directory"
 }
 rm -rf "$directory/libs"
 mv "$work/libs" "$directory/libs"
+archive

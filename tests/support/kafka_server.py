@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,10 +56,16 @@ def find_kafka() -> Path | None:
     return libs if shutil.which("java") and list(libs.glob("kafka_*.jar")) else None
 
 
+def archive_of(libs: Path) -> Path:
+    """Give where the classes are that a server loads, as a JVM maps them into its memory: nearly half of a start."""
+    return libs.parent / "classes.jsa"
+
+
 class KafkaServer(Server):
     """One server.
 
     Attributes:
+        more: Options of its JVM, besides those of all.
         proxied_port: Where it listens for what comes through a proxy.
         proxy_port: Where that proxy must listen: whoever comes through it is told to come there again.
         listeners: The ports of further listeners, by name.
@@ -85,6 +93,8 @@ class KafkaServer(Server):
         if found is None:
             raise FileNotFoundError("Kafka is not installed")
         self._libs = found
+        archive = archive_of(found)
+        self.more: tuple[str, ...] = (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
         self._config = config
         self._controller = free_port()
         self.proxied_port = free_port()
@@ -112,7 +122,7 @@ class KafkaServer(Server):
             )
             + self._config
         )
-        java = ("java", *JAVA, "-cp", f"{self._libs}/*")
+        java = ("java", *JAVA, *self.more, "-cp", f"{self._libs}/*")
         if not (self.directory / "data" / "meta.properties").exists():
             self._format(java, properties)
         return (*java, "kafka.Kafka", str(properties))
@@ -141,3 +151,20 @@ class KafkaServer(Server):
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
             return connection.recv(8)[4:] == struct.pack(">i", 7)
+
+
+async def _make_archive(libs: Path) -> None:
+    """Have a server write down which classes it has loaded; `tests/provision/kafka.sh` calls this once."""
+    with tempfile.TemporaryDirectory(dir=libs.parent) as directory:
+        server = KafkaServer(Path(directory) / "server")
+        made = Path(directory) / "classes.jsa"
+        server.more = (f"-XX:ArchiveClassesAtExit={made}",)
+        async with server:
+            await server.stop()
+        made.replace(archive_of(libs))
+
+
+if __name__ == "__main__":
+    found = find_kafka()
+    assert found is not None
+    asyncio.run(_make_archive(found))
