@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +73,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "costly: takes much time or much of the processor, so that `make quick` leaves it out"
     )
+    config.addinivalue_line(
+        "markers", "leaves_sockets: a library leaves lost sockets to the garbage collector"
+    )
     config.option.loadscopereorder = False  # By how many tests, and not by how long they take.
     if config.getoption("--uvloop"):
         import uvloop
@@ -126,6 +130,21 @@ def group_of(nodeid: str) -> str:
     if path.startswith("tests/stores/") and test.endswith("]") and not path.startswith(MODULES):
         return f"{path} on {test[test.index('[') + 1 : -1].partition('-')[0]}"
     return path if path.startswith(MODULES) and not path.startswith(ALONE) else nodeid
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Collect what a library has left where it was left, and not within the test of something else.
+
+    It is done last: what a test has logged may hold on to it, and pytest keeps that until here.
+    """
+    try:
+        return (yield)
+    finally:
+        if item.get_closest_marker("leaves_sockets"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
 
 class _Forgotten(logging.Handler):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,12 @@ from tests.support.processes import free_port
 from tests.support.proxy import Proxy
 from tests.support.taker import Taker
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.leaves_sockets,
+]
 HUBS = "bindings.azure.eventhubs"
 STORAGE = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY}"
-
-
-@pytest.fixture(autouse=True)
-def lost_sockets() -> Iterator[None]:
-    """Collect those that the library leaves to the garbage here, and not within the test of something else."""
-    yield
-    gc.collect()
 
 
 def made(records: StateStore | None = None, **settings: str) -> Any:
