@@ -18,7 +18,7 @@ from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.error_wire import to_wire
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError, UnprovenError
-from mesh.trust.identity import Identity, ProveAgainError, ReplayedError
+from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError
 
 if TYPE_CHECKING:
     from mesh.trust.guard import Guard, Session
@@ -266,12 +266,14 @@ class Serving:
         if deadline <= now:
             exchange.expired += 1
             return
-        session = None
+        session, crowded = None, False
         if exchange.guard is not None:
             try:
                 session = exchange.guard.taken(self.members.served, message, frame.reply_to)
             except ReplayedError:
                 return  # It was answered.
+            except CrowdedError as error:
+                session, crowded = error.session, True
             except (ProveAgainError, UnprovenError) as error:
                 self._refuse(exchange.guard, message, frame.reply_to, error)
                 return
@@ -279,7 +281,7 @@ class Serving:
         request = Request(exchange, message, frame.reply_to, deadline, session)
         if token.startswith(TOKEN_PREFIX) and not exchange.taken.add(token, request, by_of(session)):
             return
-        if len(self._running) >= self._max_in_flight:
+        if crowded or len(self._running) >= self._max_in_flight:
             self._tasks.create_task(request.busy(), name="exchange-busy")
             return
         self._running.add(request)

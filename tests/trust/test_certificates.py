@@ -21,7 +21,7 @@ from mesh.trust.certificates import check_chain, make_root, read_certificates, r
 from mesh.trust.files import guarding
 from mesh.trust.folder import Folder
 from mesh.trust.identity import Identity, TrustSettings
-from mesh.trust.replays import Replays
+from mesh.trust.replays import Replays, place_of
 from tests.support.eventually import eventually
 
 SHOP = Identity("public", "default", "shop")
@@ -169,16 +169,69 @@ def test_keys_that_cannot_be_used() -> None:
         read_certificates(b"x", "roots.pem")
 
 
-def test_what_came_is_held_until_it_expires() -> None:
-    replays = Replays(most=4, most_of_one=3)
-    assert all(replays.add(bytes([number]), 100.0 + number, "a", 90.0) for number in range(3))
-    assert replays.seen(b"\0", 100.0)
-    assert not replays.seen(b"\3", 100.0)
-    assert not replays.add(b"\3", 100.0, "a", 90.0)  # One alone does not fill it,
-    assert replays.add(b"\3", 100.0, "b", 90.0)
-    assert not replays.add(b"\4", 100.0, "b", 90.0)  # and beyond its bound nothing is taken.
-    assert replays.add(b"\4", 200.0, "a", 150.0)
-    assert not replays.seen(b"\0", 100.0)
+def token(number: int) -> str:
+    return f"mesh-0123456789{number:x}"
+
+
+def test_what_came_is_held_until_it_can_come_no_more() -> None:
+    replays = Replays(150.0)
+    places = [place_of(b"credential", token(number), b"") for number in range(600)]
+    assert all(replays.add(each, "a", 1000.0, 0.0) for each in places[::2])
+    assert [replays.seen(each) for each in places] == [True, False] * 300
+    assert not replays.seen(place_of(b"of another", token(0), b""))
+    assert replays.add(places[1], "a", 1151.0, 151.0)
+    assert all(map(replays.seen, places[:3]))
+    assert replays.add(places[3], "a", 1302.0, 302.0)
+    assert [replays.seen(each) for each in places[:4]] == [False, True, False, True]
+
+
+def test_as_many_are_held_as_a_node_takes_in_its_time() -> None:
+    """Thirty thousand a second by ten nodes, of which one instance of three gets its share."""
+    replays = Replays(150.0, most=3000)
+    for number in range(0, 600_000, 3):
+        place = place_of(b"node %d" % (number % 10), token(number // 10), b"")
+        assert replays.seen(place) or replays.add(place, "a", 1000.0, 0.0)
+        assert replays.seen(place)
+    assert replays.add(place_of(b"another", token(1), b""), "b", 999.0, 0.0)
+
+
+@pytest.mark.parametrize("odd", ["", "x", "mesh-evil", "ab\ud800", "a" * 65, "a -1", "aé1"])
+def test_any_token_is_held(odd: str) -> None:
+    replays = Replays(150.0)
+    place = place_of(b"credential", odd, b"digest")
+    assert replays.add(place, "a", 1000.0, 0.0)
+    assert replays.seen(place)
+    assert not replays.seen(place_of(b"credential", f"{odd[:-2]}.00", b"another"))
+
+
+def test_who_sends_most_is_forgotten_and_nobody_else() -> None:
+    replays = Replays(150.0, most=4)
+
+    def add(sender: str, number: int, made: float) -> bool:
+        return replays.add(place_of(sender.encode(), token(number * 256), b""), sender, made, 0.0)
+
+    assert add("b", 0, 1000.0)
+    assert all(add("a", number, 1000.0 + number) for number in range(3))
+    assert add("b", 1, 1001.0)  # There is no room, so what "a" has is forgotten.
+    assert replays.seen(place_of(b"b", token(0), b""))
+    assert not add("a", 1, 1001.0)  # What may have come is not taken then,
+    assert not add("a", 3, 1002.0)
+    assert add("a", 3, 1002.5)  # and what is made afterwards is.
+    assert add("b", 2, 1000.5)
+    assert add("b", 3, 1000.5)  # It is not forgotten that the last one came.
+    assert replays.seen(place_of(b"b", token(3 * 256), b""))
+    assert not add("b", 4, 1000.5)
+
+
+def test_there_is_room_for_more_identities_than_are_held() -> None:
+    replays = Replays(150.0, most_senders=2)
+    places = [place_of(b"%d" % number, token(number), b"") for number in range(3)]
+    assert replays.add(places[0], "0", 1000.0, 0.0)
+    assert replays.add(places[1], "1", 1001.0, 0.0)
+    assert replays.add(places[2], "2", 1000.5, 0.0)
+    assert [replays.seen(each) for each in places] == [False, False, True]
+    assert not replays.add(places[0], "0", 1000.0, 0.0)
+    assert replays.add(places[0], "0", 1001.5, 0.0)
 
 
 def test_a_root_is_made_rotated_and_shown(
