@@ -386,6 +386,38 @@ async def test_a_call_is_not_given_up_by_another(mesh: Mesh) -> None:
             assert (await call).body == b"done one"
 
 
+async def test_frames_that_name_too_much_are_of_no_use(mesh: Mesh) -> None:
+    async with mesh.callee.serve(STOCK, "stock", ran := Ran()):
+        ran.gate.clear()
+        async with asyncio.TaskGroup() as tasks:
+            call = tasks.create_task(mesh.caller.request(STOCK, ORDER, soon()))
+            await eventually(lambda: _equal(len(ran.bodies), 1))
+            token, where = mesh.caller_broker.sent[-1][2].rpartition(".")[2], address.members(STOCK)
+            many = [f"mesh-{number}" for number in range(200)]
+            ask = {"inbox": mesh.evil.broker.inbox, "at": 0, "calls": [(each, 0, True) for each in many]}
+            here = {"node": "x" * 513, "address": STOCK.text, "new": True}
+            frames = {
+                "given-up": ({"calls": [token, *many]}, {"calls": ["x" * 513]}, {"calls": {token: 1}}),
+                "ask": ({**ask, "calls": [*ask["calls"], ("x", 0, True)]}, {**ask, "inbox": "x" * 513}),  # type: ignore[misc]
+                "here": (here,),
+                "bye": (here,),
+            }
+            told = [(kind, each) for kind, bodies in frames.items() for each in bodies]
+            for kind, body in [*told, ("ask", {**ask, "calls": [("last", 0, True)]})]:
+                guard = mesh.guard("shop" if kind in ("ask", "given-up") else "stock")
+                message = Message({"mesh-frame": kind}, orjson.dumps(body))
+                await mesh.evil.broker.broadcast(where, guard.tell(where.text, message))
+            by = f"{Identity('public', NAMESPACE, 'shop')} "
+            await eventually(lambda: _equal(mesh.callee.taken.knows("last", by), another=True))
+            assert not [each for each in many if mesh.callee.taken.knows(each, by)]
+            members = mesh.callee._serving[0].members
+            assert not members._heard
+            assert not members._left
+            ran.gate.set()
+            assert (await call).body == b"done one"
+        await works(mesh, ran)
+
+
 async def test_nobody_else_says_that_a_call_was_not_taken(tmp_path: Path) -> None:
     """Who waits would send it again, and it would run twice."""
     running = Mesh(tmp_path / "trust").running(ask_after=0.2)
