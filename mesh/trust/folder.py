@@ -93,6 +93,8 @@ class Folder:
         """
         if self._complete():
             return
+        if not self.key_file.exists() and self.roots_file.exists():
+            raise ConfigError(f"{self.path} has no key of its root; what issues for it is to make the next one")
         roots, trust_domain = self._live(), self.trust_domain()
         self._begin(*make_root(trust_domain, ttl), roots)
 

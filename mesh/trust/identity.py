@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from mesh.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mesh.trust.guard import Session
 
 __all__ = [
     "DEFAULT_TRUST_DOMAIN",
@@ -50,7 +47,7 @@ class CrowdedError(Exception):
         session: Proves the answer to it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Any) -> None:
         self.session = session
         super().__init__("there were too many to remember whether it came already")
 
