@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
-from mesh.calls.link import FRAME_HEADER, PROVE, WINDOW_BYTES, Link, broken
+from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.error_wire import to_wire
@@ -113,7 +113,7 @@ class Request:
     def check_caller(self, app_id: str) -> None:
         """Refuse who says to be another one than it proves to be; raises ``UnprovenError``."""
         if self.session is not None and self.session.identity is not None and self.session.identity.app_id != app_id:
-            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id}")
+            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id[:MAX_REASON]}")
 
     def _sealed(self, message: Message) -> Message:
         return message if self.session is None else self.session.seal(message)

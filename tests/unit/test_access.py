@@ -483,3 +483,17 @@ def test_callbacks_of_an_application_are_its_gateway_s_alone() -> None:
             with pytest.raises(PermissionDeniedError):
                 gate.admit(SHOP, "POST", written, grpc=True)
     assert gate.admit(SHOP, "POST", "/dapr.proto.runtime.v1.Application/Do", grpc=True)
+
+
+def test_what_a_caller_says_of_itself_is_told_by_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    """It fills neither the log nor memory, and is counted by its beginning."""
+    gate = Gate(Caller("default", "stock"), access(), counters := Counters())
+    for number in range(3):
+        caller = Caller("default", "x" * 100_000 + str(number))
+        with pytest.raises(PermissionDeniedError) as refused:
+            gate.admit(caller, "V" * 100_000, "/" + "p" * 100_000, grpc=False)
+        assert len(str(refused.value)) < 1000
+    assert len([each for each in caplog.records if "denied" in each.getMessage()]) == 1
+    counters.add("name", "x" * 1000 + "1")
+    counters.add("name", "x" * 1000 + "2")
+    assert counters.snapshot()["name", "x" * 200] == 2
