@@ -22,6 +22,7 @@ __all__ = ["Bounded", "configure_logging", "quoted"]
 
 BURST = 100
 LINES_A_MINUTE = 6
+MAX_MESSAGE = 16_384
 TOLD_SECONDS = 10.0
 # Changes of state, which come with counts, and the lines of calls that somebody asked for.
 UNBOUNDED = frozenset({"mesh.conditions", "gateway.api", "gateway.spans"})
@@ -42,6 +43,12 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
     return fields if not span or "trace_id" in fields else {**fields, "trace_id": span[3:35], "id": span[36:52]}
 
 
+def _message(record: logging.LogRecord) -> str:
+    """Give what happened; others may have had a say in it, so it is bounded."""
+    text = record.getMessage()
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
+
+
 class _Text(logging.Formatter):
     """``time="…" level=info msg="…" app_id=… scope=…``."""
 
@@ -54,12 +61,17 @@ class _Text(logging.Formatter):
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         fields = "".join(f" {name}={self._quoted(value)}" for name, value in _fields(record).items())
         text = (
-            f'time="{when}" level={record.levelname.lower()} msg={self._quoted(record.getMessage())}'
+            f'time="{when}" level={record.levelname.lower()} msg={self._quoted(_message(record))}'
             f"{fields} {self._tail} scope={record.name} type=log ver={__version__}"
         )
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            # Behind a tab, what others have said in it looks like no line of the log.
+            text += "".join(f"\n\t{self._shown(line)}" for line in self.formatException(record.exc_info).splitlines())
         return text
+
+    def _shown(self, line: str) -> str:
+        text = "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line[:MAX_MESSAGE])
+        return text.encode("ascii", "backslashreplace").decode() if self._ascii_only else text
 
     def _quoted(self, value: object) -> str:
         return quoted(value, ascii_only=self._ascii_only)
@@ -76,7 +88,7 @@ class _JSON(logging.Formatter):
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created).astimezone().isoformat(),
             "level": record.levelname.lower(),
-            "msg": record.getMessage(),
+            "msg": _message(record),
             "scope": record.name,
             **self._common,
             **_fields(record),

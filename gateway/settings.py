@@ -151,9 +151,11 @@ class Reader:
 
         merged = Configuration()
         problems: list[Problem] = []
+        trust = self._config.trust
+        domain = "" if trust is None else trust.trust_domain
         for path in self._config.configuration_files:
             try:
-                merged = merged.overlaid(load_configuration_file(path, os.environ, self.warnings))
+                merged = merged.overlaid(load_configuration_file(path, os.environ, self.warnings, domain))
             except ConfigError as error:
                 problems += error.problems
         self.bad += problems

@@ -329,9 +329,9 @@ class Gate:
         return sent
 
     def _denied(self, caller: Caller, verb: str, path: str) -> PermissionDeniedError:
-        shown = path[:MAX_SHOWN]
+        shown, verb = path[:MAX_SHOWN], verb[:MAX_SHOWN]
         text = f"access control policy has denied access to id: {_shown(caller)} operation: {shown} verb: {verb}"
-        told = caller.app_id, verb, shown
+        told = caller.app_id[:MAX_SHOWN], verb, shown
         if told not in self._told:
             if len(self._told) >= MAX_TOLD:
                 self._told.clear()
@@ -343,4 +343,4 @@ class Gate:
 def _shown(caller: Caller) -> str:
     if caller.proven:
         return f"spiffe://{caller.trust_domain}/ns/{caller.namespace}/{caller.app_id}"
-    return f"{caller.app_id} (not proven)"
+    return f"{caller.app_id[:MAX_SHOWN]} (not proven)"

@@ -70,10 +70,11 @@ EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
-UNPROVEN = "unproven"  # request, answer or told; missing, invalid or replayed
+UNPROVEN = "unproven"  # request, answer or told; missing, invalid, replayed or crowded
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 
 MAX_SERIES = 1000
+MAX_LABEL = 200
 OTHER = "(other)"
 
 # What follows the flags is for versions to come: version 00 ends there.
@@ -288,7 +289,7 @@ class Counters:
     """Counts of this node, by name and labels; an `Observer`.
 
     Labels come from outside, so each name has at most ``MAX_SERIES`` of them; what comes beyond is counted
-    under the label ``OTHER``. Nothing is lost from the sums.
+    under the label ``OTHER``, and a long one by its beginning. Nothing is lost from the sums.
     """
 
     def __init__(self) -> None:
@@ -307,7 +308,7 @@ class Counters:
 
     def add(self, name: str, *labels: str, by: int = 1) -> None:
         """Count."""
-        key = (name, *labels)
+        key = (name, *(each[:MAX_LABEL] for each in labels))
         try:
             self._counts[key] += by
         except KeyError:

@@ -36,7 +36,7 @@ from brokers.kafka._frames_topic import (
 from brokers.kafka._outbox import Outbox, OutFrame
 from brokers.kafka._presence import ALIVE_FOR, Presence
 from brokers.kafka._producer import Producer
-from brokers.kafka._records import fetch_request, fetched, records
+from brokers.kafka._records import apart, fetch_request, fetched
 from brokers.shared.outage import Outage
 from mesh.broker import Frame, Message, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -49,6 +49,7 @@ HISTORY = ALIVE_FOR + 30.0  # Clocks differ.
 BARRIER_WITHIN = 1.0
 FETCH_WAIT = 0.5
 MAX_NOTES = 20_000
+QUIET_SECONDS = 10.0
 MAX_HOPS = 4
 
 
@@ -70,6 +71,7 @@ class Frames:
         self._presence = Presence(self.node, self._partition, producer, self._outbox, self._served, self._beat_now)
         self._in_purpose = cluster.purpose("frames-in")
         self._positions: dict[int, int] = {}
+        self._quiet_until = 0.0
         self._moved = asyncio.Event()
         self._serving: dict[tuple[str, str], list[Sink]] = {}
         self._leaving: dict[tuple[str, str], int] = {}
@@ -163,7 +165,7 @@ class Frames:
                     if (failure := error_of(code)) is not None:
                         await self._recover(partition, failure)
                     elif raw:
-                        found, position = records(raw, self._positions[partition])
+                        found, position = apart(raw, self._positions[partition])
                         self._take_all(partition, found)
                         self._positions[partition] = position
                         self._moved.set()
@@ -200,12 +202,13 @@ class Frames:
 
     # What comes
 
-    def _take_all(self, partition: int, found: Iterator[Any]) -> None:
-        try:
-            for record in found:
-                self._take(partition, record)
-        except Exception:  # It is the client's. Frames come at most once: what is unreadable is lost.
-            logger.warning("cannot read all of %s-%s", TOPIC, partition, exc_info=True)
+    def _take_all(self, partition: int, found: Iterator[Iterator[Any]]) -> None:
+        for batch in found:
+            try:
+                for record in batch:
+                    self._take(partition, record)
+            except Exception:  # noqa: BLE001 - it is the client's; frames come at most once: what is unreadable is lost
+                self._warn("cannot read all of", partition)
 
     def _take(self, partition: int, record: Any) -> None:
         try:
@@ -213,8 +216,15 @@ class Frames:
                 self._take_control(record)
             elif record.key == self._key:
                 self._take_frame(record)
-        except (ValueError, KeyError, IndexError):
-            logger.warning("cannot read what another node sent in %s-%s", TOPIC, partition, exc_info=True)
+        except Exception:  # noqa: BLE001 - whoever may write there may write anything
+            self._warn("cannot read what another node sent in", partition)
+
+    def _warn(self, what: str, partition: int) -> None:
+        """Say so now and then: somebody may send any number of these."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            logger.warning("%s %s-%s", what, TOPIC, partition, exc_info=True)
 
     def _take_frame(self, record: Any) -> None:
         own: dict[str, str] = {}

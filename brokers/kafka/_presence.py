@@ -114,12 +114,12 @@ class Presence:
 
     def take_node(self, said: dict[str, Any], timestamp: int) -> None:
         """Take a node's announcement, and answer it if it asks for that."""
-        name = said["n"]
+        name, partition = str(said["n"]), int(said["p"])
+        served = [(str(address), str(group)) for address, group in said["s"]]
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = _Node(said["p"])
+            node = self._nodes[name] = _Node(partition)
         node.heard_at = timestamp
-        served = [(address, group) for address, group in said["s"]]
         if served != node.served:
             node.served = served
             self._find_routes()

@@ -13,7 +13,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from mesh.broker import Message
 
-__all__ = ["ID", "fetch_request", "fetched", "message_of", "new_batch", "records"]
+__all__ = ["ID", "apart", "fetch_request", "fetched", "message_of", "new_batch", "records"]
 
 ID = ":id"  # The header of `Message.id`; no header of a message holds a colon.
 BATCH_BYTES = 512 * 1024
@@ -48,6 +48,17 @@ def fetched(response: Any) -> Iterator[tuple[str, int, int, bytes]]:
 
 def records(raw: bytes, offset: int) -> tuple[Iterator[Any], int]:
     """Give the records from an offset on, each read when it is asked for, and the offset to go on from."""
+    found, top = _batches(raw, offset)
+    return _read(found, offset), top
+
+
+def apart(raw: bytes, offset: int) -> tuple[Iterator[Iterator[Any]], int]:
+    """Give the same, batch by batch: what cannot be read of one, which is one producer's, is in no other's way."""
+    found, top = _batches(raw, offset)
+    return (_read(deque((batch,)), offset) for batch in found), top
+
+
+def _batches(raw: bytes, offset: int) -> tuple[deque[Any], int]:
     found: deque[Any] = deque()
     top = offset
     batches = MemoryRecords(raw)
@@ -56,7 +67,7 @@ def records(raw: bytes, offset: int) -> tuple[Iterator[Any], int]:
         top = max(top, batch.next_offset)
         if not batch.is_control_batch:
             found.append(batch)
-    return _read(found, offset), top
+    return found, top
 
 
 def _read(batches: deque[Any], offset: int) -> Iterator[Any]:

@@ -164,7 +164,7 @@ def check(paths: Sequence[Path]) -> Findings:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
     for file in configurations:
-        _check_configuration(file, findings, seen)
+        _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
     for configuration in findings.configurations if findings.components else ():
         findings.add(check_pipelines(findings.components, frozenset(), configuration))
     return findings
@@ -270,7 +270,8 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
         files = [file for path in spec.config.resource_paths for file in _files(_shortened(path), findings)]
         _check_resources(files, findings, seen)
         for config in spec.config.configuration_files:
-            _check_configuration(_shortened(config), findings, seen)
+            trust = spec.config.trust
+            _check_configuration(_shortened(config), findings, seen, "" if trust is None else trust.trust_domain)
 
 
 def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
@@ -369,12 +370,12 @@ def _tokens(here: GatewayConfig | None) -> TemplateTokens:
     return TemplateTokens(app_id, namespace, pod)
 
 
-def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]]) -> None:
+def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]], trust_domain: str) -> None:
     if not _is_new([path], seen):
         return
     warnings: list[Problem] = []
     try:
-        findings.configurations.append(load_configuration_file(path, os.environ, warnings))
+        findings.configurations.append(load_configuration_file(path, os.environ, warnings, trust_domain))
     except ConfigError as error:
         findings.add(error.problems)
     else:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.options import GatewayOptions
 
-__all__ = ["app_id_problem", "app_protocol", "gateway_config", "split_list"]
+__all__ = ["app_id_problem", "app_protocol", "gateway_config", "split_list", "trust_by"]
 
 _LEVELS = {
     "debug": "debug",
@@ -196,6 +196,13 @@ def _level(options: GatewayOptions, check: _Checker) -> str:
     if level is None:
         check.complain("--log-level", f"'{options.log_level}' is none of debug, info, warning, error")
     return level or "info"
+
+
+def trust_by(environ: Mapping[str, str]) -> TrustSettings | None:
+    """Read how a node without options of its own proves who it is."""
+    from gateway.cli.options import GatewayOptions
+
+    return _trust(GatewayOptions(), environ, _Checker())
 
 
 def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> TrustSettings | None:

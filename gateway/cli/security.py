@@ -9,11 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gateway.cli.configure import trust_by
 from mesh.errors import Problem
 from mesh.host import is_secret_name
 from mesh.registry import Registry
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
     from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
     from mesh.resources.configuration import Configuration
+    from mesh.trust.identity import TrustSettings
 
 __all__ = ["SEVERITIES", "Opening", "Severity", "look"]
 
 Severity = Literal["high", "medium", "low"]
 SEVERITIES: tuple[Severity, ...] = ("high", "medium", "low")
 MAX_KEY_FILES = 1000
-TRUST = ("MESH_TRUST_MODE", "MESH_TRUST_DIR", "MESH_TRUST_CERT")
 
 _ENCRYPTED = {"nats": "tls", "redis": "rediss", "amqp": "amqps", "kafka": "kafkas", "mqtt": "mqtts", "http": "https"}
 _ENCRYPTED |= {"ws": "wss", "tcp": "ssl"}
@@ -87,13 +88,19 @@ def look(
         environ: Of whoever asks: where the backbone is that gateways would use.
     """
     registry = Registry()
-    proves = any(config.trust is not None for _, config in apps) or any(environ.get(name) for name in TRUST)
+    trusts: list[tuple[str | None, TrustSettings]] = [
+        (file, config.trust) for file, config in apps if config.trust is not None
+    ]
+    if (trust := trust_by(environ)) is not None:
+        trusts.append((None, trust))
+    modes = {trust.mode for _, trust in trusts}
     found = [
         *_backbone(environ.get("MESH_BACKBONE", ""), None, "MESH_BACKBONE"),
         *(each for file, config in apps for each in _gateway(file, config)),
+        *(each for file, trust in trusts for each in _trust(file, trust)),
         *(each for component in components for each in _component(component, registry)),
         *(each for endpoint in endpoints for each in _endpoint(endpoint)),
-        *(each for configuration in configurations for each in _configuration(configuration, proves=proves)),
+        *(each for configuration in configurations for each in _configuration(configuration, modes)),
     ]
     return sorted(dict.fromkeys(found), key=lambda each: SEVERITIES.index(each.severity))
 
@@ -121,6 +128,19 @@ def _gateway(file: str, config: GatewayConfig) -> Iterator[Opening]:
     if "*" in config.allowed_origins:
         text = f"application {config.app_id}: any web page may use its gateway (allowed origins: *)"
         yield Opening("medium", "cors-any", Problem(text, "", file), "name the origins of your own pages")
+
+
+def _trust(file: str | None, trust: TrustSettings) -> Iterator[Opening]:
+    if trust.mode == "permissive":
+        text = "the trust mode is permissive: who does not prove its name is taken at its word, but for policies"
+        yield Opening(
+            "medium", "permissive-trust", Problem(text, "", file), "strict, once all gateways have identities"
+        )
+    keys = [] if trust.folder is None else sorted(trust.folder.glob("root.key*"))
+    for path in [*keys, *([] if trust.key is None else [trust.key])]:
+        if _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
+            text = f"other users of this machine can read or replace {path}: whoever has it is who it says"
+            yield Opening("high", "readable-key", Problem(text, "", file), f"chmod 600 {path}")
 
 
 def _component(component: Component, registry: Registry) -> Iterator[Opening]:
@@ -189,12 +209,17 @@ def _key_files(component: Component, name: str, text: str) -> Iterator[Path]:
     else:
         return
     for file in files:
-        try:
-            mode = file.stat().st_mode
-        except (OSError, ValueError):
-            continue
-        if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        if _mode(file) & stat.S_IROTH:
             yield file
+
+
+def _mode(file: Path) -> int:
+    """Give who may do what with a file; nothing when it is none, or cannot be looked at."""
+    try:
+        mode = file.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else 0
 
 
 def _endpoint(endpoint: HTTPEndpoint) -> Iterator[Opening]:
@@ -208,13 +233,13 @@ def _endpoint(endpoint: HTTPEndpoint) -> Iterator[Opening]:
             yield Opening("high", "plain-secret", where, _BY_REFERENCE)
 
 
-def _configuration(configuration: Configuration, *, proves: bool) -> Iterator[Opening]:
+def _configuration(configuration: Configuration, modes: Set[str]) -> Iterator[Opening]:
     def at(message: str, path: str) -> Problem:
         return Problem(message, path, configuration.file, configuration.line)
 
     access = configuration.spec.access_control
-    if access is not None and access.policies and not proves:
-        allows = access.default_action == "allow"
+    allows = access is not None and access.default_action == "allow"
+    if access is not None and access.policies and "strict" not in modes and (allows or not modes):
         told = "its policies are about callers whose identity is proven, and none is asked to be: everybody "
         told += "may call" if allows else "is denied"
         advice = "identities (docs/trust.md)" + (", or defaultAction: deny" if allows else "")

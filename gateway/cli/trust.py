@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import add_output_option, note, show_records
-from mesh.errors import ConfigError
 from mesh.home import mesh_home, write_private
 from mesh.registry import needs
 from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, Identity
@@ -113,8 +112,6 @@ def _rotate(folder: Folder, ttl: datetime.timedelta, *, finish: bool) -> None:
     if finish:
         note(f"{folder.finish()} roots are trusted no more")
         return
-    if not folder.key_file.exists():
-        raise ConfigError(f"{folder.path} has no key of its root; what issues for it is to make the next one")
     folder.rotate(ttl)
     note(f"{folder.path} has a new root; the former one is trusted until it expires, or: mesh trust rotate --finish")
 

@@ -13,13 +13,15 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, Link
-from mesh.calls.waiting import Waiting
+from mesh.calls.malformed import listed, named
+from mesh.calls.waiting import MAX_MEMBERS, Waiting
 from mesh.errors import BrokerError, UnprovenError
 
-__all__ = ["GIVEN_UP", "Asking", "NotTakenError"]
+__all__ = ["GIVEN_UP", "MAX_CALLS", "Asking", "NotTakenError"]
 
 GIVEN_UP = "given-up"
-MAX_CALLS = 200
+MAX_CALLS = 200  # In one frame.
+MAX_GIVEN_UP = 10_000  # Beyond that, whoever runs one ends it at its deadline.
 ASK_WAIT = 2.0
 MARGIN = 3.0  # Times what a caller waits until it asks.
 MAX_MARGIN = 60.0
@@ -42,7 +44,9 @@ class Asking:
         """Have whoever took a call, which nobody knows yet, stop it; many at once go in one frame."""
         if not self._given_up:
             self._exchange.soon(self._tell_given_up())
-        self._given_up.setdefault(link.served, []).append(link.token)
+        tokens = self._given_up.setdefault(link.served, [])
+        if len(tokens) < MAX_GIVEN_UP:
+            tokens.append(link.token)
 
     async def _tell_given_up(self) -> None:
         given_up, self._given_up = self._given_up, {}
@@ -90,17 +94,18 @@ class Asking:
         except UnprovenError:
             return
         told = orjson.loads(message.body)
+        node, members = named(told["node"]), [named(each) for each in listed(told["members"], MAX_MEMBERS)]
+        left = [(named(each), ago) for each, ago in listed(list(told["left"].items()), MAX_MEMBERS)]
         now = self._exchange.monotonic()
         self._margin = min(max(self._least, 2 * (now - told["at"])), MAX_MARGIN)
-        for token in told["none"]:
+        for token in listed(told["none"], MAX_CALLS):
             link = self._links.get(token)
             if link is None or link.first is None or link.waiting is None or link.peer:
                 continue
             if link.session is not None and not link.session.may_answer(teller):
                 continue
-            members = None
+            known = None
             if now - told["known_for"] <= link.born:
-                left = [node for node, ago in told["left"].items() if now - ago >= link.born]
-                members = [told["node"], *told["members"], *left]
-            if link.waiting.take_refusal(told["node"], members):
+                known = [node, *members, *(each for each, ago in left if now - ago >= link.born)]
+            if link.waiting.take_refusal(node, known):
                 link.fail(NotTakenError("nobody took it"))

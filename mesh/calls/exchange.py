@@ -74,6 +74,7 @@ ASK_AFTER = 1.0
 TELL_WAIT = 2.0
 MAX_TOLD = 1024
 MAX_SERVED = 4096
+MAX_ASKED = 64
 _OF_AN_OPEN_STREAM = frozenset({"head", "data", "end", "credit", "ping"})
 
 
@@ -300,7 +301,7 @@ class Exchange:
         message = _asking_for(message, deadline, body is not None, watched)
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        signed = False
+        asked = 0
         while True:
             remaining = deadline - time.time()
             if remaining <= 0:
@@ -311,7 +312,7 @@ class Exchange:
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(address, self._proven(link, message, signed=signed), link.address)
+                await self.broker.send(address, self._proven(link, message, signed=asked > 0), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -321,7 +322,7 @@ class Exchange:
                 streamed = reply.headers.get(FRAME_HEADER) == "head"
                 return Reply(self, reply, link if streamed else None)
             except (NotTakenError, ProveAgainError) as error:  # It did not run, and never will under its token.
-                signed = _to_be_signed(error, signed=signed)
+                asked = _asked(error, asked)
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
                     if not link.peer:
@@ -417,8 +418,8 @@ def _drop(frame: Frame) -> None:
     """Ignore frames that arrive after their calls ended."""
 
 
-def _to_be_signed(error: Exception, *, signed: bool) -> bool:
-    """Tell whether a request is to be signed that was not taken; one that was cannot be proven better."""
-    if signed and isinstance(error, ProveAgainError):
+def _asked(error: Exception, asked: int) -> int:
+    """Count how often a request is to be signed: each instance that has just begun asks for that once."""
+    if asked >= MAX_ASKED:
         raise UnprovenError("the callee takes no signature for a proof") from error
-    return isinstance(error, ProveAgainError)
+    return asked + isinstance(error, ProveAgainError)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CREDIT_HEADER",
     "FRAME_HEADER",
+    "MAX_REASON",
     "PROVE",
     "REASON_HEADER",
     "SEQUENCE_HEADER",
@@ -42,6 +43,7 @@ GRANTED_HEADER = "mesh-granted"
 PROVE = "prove"
 REASON_HEADER = "mesh-reason"
 WINDOW_BYTES = 2 * 1024 * 1024
+MAX_REASON = 200
 
 
 class Link:
@@ -165,7 +167,7 @@ class Link:
         elif kind == "ping":
             self._compare(message)
         elif kind == "abort":
-            self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")))
+            self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")[:MAX_REASON]))
         elif kind == "busy":
             self.fail(NoResponderError("every instance is busy"))
         elif kind == PROVE:
@@ -339,7 +341,7 @@ class Link:
 
 def broken(reason: str) -> Message:
     """Make the frame that ends a stream."""
-    return Message({FRAME_HEADER: "abort", REASON_HEADER: reason.encode("ascii", "replace").decode()[:200]}, b"")
+    return Message({FRAME_HEADER: "abort", REASON_HEADER: reason.encode("ascii", "replace").decode()[:MAX_REASON]}, b"")
 
 
 def wake(waiter: asyncio.Future[None] | None) -> bool:

@@ -31,11 +31,12 @@ import orjson
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Frame, Message
-from mesh.calls.asking import GIVEN_UP
+from mesh.calls.asking import GIVEN_UP, MAX_CALLS
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER
-from mesh.calls.malformed import careful
+from mesh.calls.malformed import careful, listed, named
 from mesh.calls.taken import Taken
+from mesh.calls.waiting import MAX_MEMBERS
 from mesh.errors import BrokerError, UnprovenError
 from mesh.tasks import task_group
 from mesh.trust.identity import Identity
@@ -48,7 +49,6 @@ BEAT = 20.0
 MEMBERS_PER_BEAT = 10  # The more there are, the less often each says that it is here.
 MISSED_BEATS = 3
 REMEMBERED = 600.0
-MAX_MEMBERS = 1024
 BYE_WAIT = 1.0
 
 
@@ -124,13 +124,13 @@ class Members:
         if kind == "ask":
             self._exchange.soon(self._answer(said, by))
         elif kind == GIVEN_UP:
-            for token in said["calls"]:
+            for token in [named(each) for each in listed(said["calls"], MAX_CALLS)]:
                 self._taken.end(token, by)
         elif said["node"] != self.node and self._is_member(teller):
             if kind == "bye":
-                self._leave(said["node"], self._exchange.monotonic())
+                self._leave(named(said["node"]), self._exchange.monotonic())
                 return
-            self.note(said["node"])
+            self.note(named(said["node"]))
             if said["new"]:
                 to = f"{said['node'].rpartition('.')[0]}.{HERE}"
                 self._exchange.tell(to, self._message(to, HERE))
@@ -145,7 +145,7 @@ class Members:
         except UnprovenError:
             return
         if self._is_member(teller):
-            self.note(said["node"])
+            self.note(named(said["node"]))
 
     def note(self, node: str) -> None:
         """Note that another is here."""
@@ -165,25 +165,26 @@ class Members:
 
     async def _answer(self, asked: dict[str, Any], by: str) -> None:
         """Tell a caller what is known here of its calls."""
-        exchange, caller = self._exchange, asked["inbox"]
+        exchange, caller = self._exchange, named(asked["inbox"])
+        calls = [(named(token), age, vouched) for token, age, vouched in listed(asked["calls"], MAX_CALLS)]
         answers: list[tuple[str, Message, str]] = []
         none: list[str] = []
         now = exchange.monotonic()
         known_for = min(now - max(self._joined_at, self._overflowed_at or 0.0), REMEMBERED)
-        for token, age, vouched in asked["calls"]:
-            request = self._taken.get(by + token)
+        for token, age, vouched in calls:
+            request = self._taken.get(token, by)
             if request is not None:
                 if request.answered:
                     answers.append((f"{caller}.{token}", request.last_word(), request.end_address))
                 continue
-            if by + token not in self._taken:
+            if not self._taken.knows(token, by):
                 if not self._taken.knows_all_since(now - age):
                     continue
                 if known_for < age and not vouched:
                     continue  # It may be waiting for a member in the broker, and come yet.
             self._taken.add(token, None, by)
             none.append(token)
-        oldest = max((age for _, age, _ in asked["calls"]), default=0.0)
+        oldest = max((age for _, age, _ in calls), default=0.0)
         left = {node: now - left_at for node, left_at in self._left.items() if now - left_at <= oldest}
         to = f"{caller}.told"
         told = self._message(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
-from mesh.calls.link import FRAME_HEADER, PROVE, WINDOW_BYTES, Link, broken
+from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.error_wire import to_wire
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError, UnprovenError
-from mesh.trust.identity import Identity, ProveAgainError, ReplayedError
+from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError
 
 if TYPE_CHECKING:
     from mesh.trust.guard import Guard, Session
@@ -113,7 +113,7 @@ class Request:
     def check_caller(self, app_id: str) -> None:
         """Refuse who says to be another one than it proves to be; raises ``UnprovenError``."""
         if self.session is not None and self.session.identity is not None and self.session.identity.app_id != app_id:
-            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id}")
+            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id[:MAX_REASON]}")
 
     def _sealed(self, message: Message) -> Message:
         return message if self.session is None else self.session.seal(message)
@@ -266,12 +266,14 @@ class Serving:
         if deadline <= now:
             exchange.expired += 1
             return
-        session = None
+        session, crowded = None, False
         if exchange.guard is not None:
             try:
                 session = exchange.guard.taken(self.members.served, message, frame.reply_to)
             except ReplayedError:
                 return  # It was answered.
+            except CrowdedError as error:
+                session, crowded = error.session, True
             except (ProveAgainError, UnprovenError) as error:
                 self._refuse(exchange.guard, message, frame.reply_to, error)
                 return
@@ -279,7 +281,7 @@ class Serving:
         request = Request(exchange, message, frame.reply_to, deadline, session)
         if token.startswith(TOKEN_PREFIX) and not exchange.taken.add(token, request, by_of(session)):
             return
-        if len(self._running) >= self._max_in_flight:
+        if crowded or len(self._running) >= self._max_in_flight:
             self._tasks.create_task(request.busy(), name="exchange-busy")
             return
         self._running.add(request)

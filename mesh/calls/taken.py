@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mesh.broker import Message
 
-__all__ = ["TOKEN_PREFIX", "Call", "Taken"]
+__all__ = ["TOKEN_PREFIX", "Call", "Shared", "Taken"]
 
 TOKEN_PREFIX = "mesh-"
 GENERATION = 8192
@@ -41,6 +41,41 @@ class Call(Protocol):
         """Where the callee's end of its stream listens, if there is one."""
 
 
+class Shared:
+    """Tokens, up to so many: whoever has most of them makes room with its earliest one, so nobody loses to another."""
+
+    def __init__(self, most: int) -> None:
+        """Hold at most so many."""
+        self._most = most
+        self._count = 0
+        self._of: dict[str, dict[str, None]] = {}
+
+    def add(self, by: str, token: str) -> None:
+        """Hold one more."""
+        mine = self._of.setdefault(by, {})
+        if token in mine:
+            return
+        if self._count >= self._most:
+            self._let_go(by if len(mine) * len(self._of) > self._most else max(self._of, key=self._size))
+            mine = self._of.setdefault(by, {})
+        mine[token] = None
+        self._count += 1
+
+    def has(self, by: str, token: str) -> bool:
+        """Tell whether one is held."""
+        return token in self._of.get(by, ())
+
+    def _size(self, by: str) -> int:
+        return len(self._of[by])
+
+    def _let_go(self, by: str) -> None:
+        tokens = self._of[by]
+        del tokens[next(iter(tokens))]
+        self._count -= 1
+        if not tokens:
+            del self._of[by]
+
+
 class Taken:
     """The calls of a node by their tokens, and those refused, since their callers were told that they never run.
 
@@ -51,8 +86,8 @@ class Taken:
     def __init__(self) -> None:
         self._calls: dict[str, Call] = {}
         self._earlier: dict[str, Call] = {}
-        self._refused: dict[str, None] = {}
-        self._ended: dict[str, None] = {}
+        self._refused = Shared(MAX_REFUSED)
+        self._ended = Shared(MAX_ENDED)
         self._began_at = self._forgotten_at = -math.inf
         self._kept: deque[Call] = deque()
         self._kept_bytes = 0
@@ -65,34 +100,29 @@ class Taken:
             request: It; None refuses it.
             by: Whose it is, as far as that is proven: nobody can use up another's tokens.
         """
-        token = by + token
-        if token in self or token in self._ended:
+        if self.knows(token, by) or self._ended.has(by, token):
             return False
         if request is not None:
-            self._calls[token] = request
-            return True
-        if len(self._refused) >= MAX_REFUSED:
-            del self._refused[next(iter(self._refused))]
-        self._refused[token] = None
+            self._calls[by + token] = request
+        else:
+            self._refused.add(by, token)
         return True
 
     def end(self, token: str, by: str = "") -> None:
         """End a call that nobody waits for any more; one that is on its way here still is not run when it comes."""
-        token = by + token
-        request = self.get(token)
+        request = self.get(token, by)
         if request is not None and not request.answered:
             request.stop("the caller is gone")
-        elif token not in self:
-            if len(self._ended) >= MAX_ENDED:
-                del self._ended[next(iter(self._ended))]
-            self._ended[token] = None
+        elif not self.knows(token, by):
+            self._ended.add(by, token)
 
-    def __contains__(self, token: str) -> bool:
-        return token in self._calls or token in self._earlier or token in self._refused
+    def knows(self, token: str, by: str = "") -> bool:
+        """Tell whether a call came, or was refused."""
+        return self.get(token, by) is not None or self._refused.has(by, token)
 
-    def get(self, token: str) -> Call | None:
+    def get(self, token: str, by: str = "") -> Call | None:
         """Give a call that was not refused."""
-        return self._calls.get(token) or self._earlier.get(token)
+        return self._calls.get(by + token) or self._earlier.get(by + token)
 
     def age(self, now: float) -> None:
         """Begin a new generation if it is time, on the monotonic clock; called now and then."""

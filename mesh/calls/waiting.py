@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Waiting"]
+__all__ = ["MAX_MEMBERS", "Waiting"]
 
+MAX_MEMBERS = 1024
 MAX_ASK_AGAIN = 10.0
 
 
@@ -30,8 +31,9 @@ class Waiting:
         self.ask_at = now + self.ask_again
 
     def take_refusal(self, node: str, members: list[str] | None) -> bool:
-        """Note that one did not take it; tell whether nobody did."""
-        self.refused.add(node)
-        if members is not None:
+        """Note that one did not take it; tell whether nobody did. Beyond a bound that is not known."""
+        if len(self.refused) < 2 * MAX_MEMBERS:
+            self.refused.add(node)
+        if members is not None and len(self.members or ()) <= 2 * MAX_MEMBERS:
             self.members = set(members) | (self.members or set())
         return self.members is not None and self.members <= self.refused

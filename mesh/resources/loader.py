@@ -201,7 +201,9 @@ class ResourceFiles:
         return _File(tuple(found), tuple(warnings), frozenset(withheld))
 
 
-def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[Problem]) -> Configuration:
+def load_configuration_file(
+    path: Path, env: Mapping[str, str], warnings: list[Problem], trust_domain: str = ""
+) -> Configuration:
     """Read one Configuration; ``$VAR`` and ``${VAR}`` anywhere in the file are expanded first.
 
     Several files become one with `Configuration.overlaid`.
@@ -210,6 +212,7 @@ def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[P
         path: The file. Other kinds in it are an error.
         env: The variables; one that is not set is empty.
         warnings: Gets what has no effect.
+        trust_domain: Of who reads it; empty = what it says itself.
 
     Raises:
         ConfigError: Holds every problem of the file.
@@ -227,7 +230,7 @@ def load_configuration_file(path: Path, env: Mapping[str, str], warnings: list[P
         elif result is not None:
             problems.append(document.problem("a second Configuration in one file"))
         else:
-            result = configuration(document, problems, warnings)
+            result = configuration(document, problems, warnings, trust_domain)
     if result is None and not problems:
         problems.append(Problem("holds no Configuration", file=str(path)))
     if problems or result is None:

@@ -310,8 +310,10 @@ class ConfigurationFile(FileModel):
     spec: ConfigurationSpec = ConfigurationSpec()
 
 
-def configuration(document: Document, problems: list[Problem], warnings: list[Problem]) -> Configuration | None:
-    """Read a Configuration."""
+def configuration(
+    document: Document, problems: list[Problem], warnings: list[Problem], trust_domain: str = ""
+) -> Configuration | None:
+    """Read a Configuration; a trust domain is of who reads it, in place of its own."""
     model = validate(document, ConfigurationFile, problems, warnings)
     if model is None:
         return None
@@ -319,7 +321,9 @@ def configuration(document: Document, problems: list[Problem], warnings: list[Pr
     _check_api(document, model.spec.api or APISpec(), problems, warnings)
     for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
         problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
-    _check_access(document, model.spec.access_control or AccessControl(), problems, warnings)
+    access = model.spec.access_control or AccessControl()
+    _check_access(document, access, problems, warnings)
+    _check_domains(document, access, trust_domain or access.trust_domain, warnings)
     if model.spec.tracing is not None:
         _check_tracing(document, model.spec.tracing, problems)
     if len(problems) > before:
@@ -397,6 +401,15 @@ def _check_access(document: Document, section: AccessControl, problems: list[Pro
             elif not operation.http_verb:
                 told = f"operation {operation.name} has no httpVerb: it counts for applications on gRPC alone"
                 warnings.append(document.problem(told, place))
+
+
+def _check_domains(document: Document, section: AccessControl, own: str, warnings: list[Problem]) -> None:
+    """Find policies of callers of other trust domains: no name of those is proven here."""
+    for index, policy in enumerate(section.policies):
+        if policy.trust_domain and policy.trust_domain != own:
+            told = f"it is about nobody: callers are of the trust domain '{own}', no names of others are trusted here"
+            place = ("spec", "accessControl", "policies", index, "trustDomain")
+            warnings.append(document.problem(told, place))
 
 
 def _operation_problem(operation: AccessOperation) -> tuple[str, str] | None:

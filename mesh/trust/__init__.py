@@ -23,7 +23,9 @@ What is covered: all headers (verb, path, deadline, claims, the place of a part 
 request also the address that it was sent to, when it was made, and the token that its answer goes to, which each has
 its own of. Who acts on a request checks: the chain up to a trusted root, its time and its trust domain; the proof; that
 it was made within two minutes and not before; that its deadline is to come; and that it did not come before, for as
-long as it could come again. That memory is bounded, for each name and for all: beyond it a request is refused.
+long as it could come again. That memory is bounded (``replays.py``): beyond it what whoever sends most has on the way
+is not taken. It begins with the process, so what is signed and may be older is asked for again, with the ids of the
+credentials of those who asked: only what was made for this process has its id.
 
 Who may answer: for an app id its own identity; for a component each identity of the namespace, or those that
 ``--trust-hosts`` names; for anything else each identity of the namespace. What is not proven so is as if it had not

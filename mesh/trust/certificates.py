@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -43,6 +43,15 @@ Key: TypeAlias = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 MAX_CHAIN = 5
 BEFORE = datetime.timedelta(minutes=5)  # Clocks of a mesh are not quite the same.
 _ECDSA = ec.ECDSA(hashes.SHA256())
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _KNOWN = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.SubjectAlternativeName)
 
 
@@ -119,7 +128,7 @@ def read_certificates(pem: bytes, where: str) -> list[x509.Certificate]:
     """Read a file of certificates; raises ``ConfigError``."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{where} holds no certificates (PEM): {error}") from None
 
 
@@ -127,7 +136,7 @@ def read_key(pem: bytes, where: str) -> Key:
     """Read a private key; raises ``ConfigError`` without telling anything of it."""
     try:
         key = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(f"{where} holds no private key (PEM, without a password)") from None
     if isinstance(key, ed25519.Ed25519PrivateKey) or (
         isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
@@ -143,15 +152,15 @@ def sign(key: Key, data: bytes) -> bytes:
 
 def verify(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
     """Tell whether a signature is by a certificate's key."""
-    key = certificate.public_key()
     try:
+        key = certificate.public_key()
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, data)
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, data, _ECDSA)
         else:
             return False
-    except InvalidSignature:
+    except (InvalidSignature, *_UNREADABLE):
         return False
     return True
 
@@ -161,7 +170,7 @@ def chain_identity(leaf: x509.Certificate) -> Identity:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         uris = []
     identity = Identity.parse(uris[0]) if len(uris) == 1 else None
     if identity is None:
@@ -174,7 +183,7 @@ def trust_domain_of(root: x509.Certificate) -> str:
     try:
         names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return ""
     return uris[0].removeprefix("spiffe://") if len(uris) == 1 else ""
 
@@ -194,7 +203,7 @@ def check_chain(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certific
         return _checked(chain, roots, trust_domain)
     except UnprovenError:
         raise
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except Exception as error:  # noqa: BLE001 - anybody sends anything: whatever the library makes of it is a refusal
         raise UnprovenError(f"the certificate cannot be read: {error}") from None
 
 
@@ -213,17 +222,22 @@ def _checked(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate
         if not _issued(below, above):
             raise UnprovenError("the chain of the certificate does not hold together")
         below = above
-    for root in roots:
+    refusal = UnprovenError(f"no root that is trusted here has issued the certificate of {identity}")
+    for root in roots:  # Several may have one name, and one key.
         if root.subject == below.issuer and _issued(below, root):
-            _check_one(root, depth=len(between))
-            return identity
-    raise UnprovenError(f"no root that is trusted here has issued the certificate of {identity}")
+            try:
+                _check_one(root, depth=len(between))
+            except UnprovenError as error:
+                refusal = error
+            else:
+                return identity
+    raise refusal
 
 
 def _issued(below: x509.Certificate, above: x509.Certificate) -> bool:
     try:
         below.verify_directly_issued_by(above)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, *_UNREADABLE):
         return False
     return True
 

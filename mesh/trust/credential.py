@@ -163,8 +163,10 @@ class Peers:
             wire = _wire.decode(decoded(header))
             chain = [x509.load_der_x509_certificate(each) for each in wire.chain]
             agreement = x25519.X25519PublicKey.from_public_bytes(wire.agreement)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise UnprovenError(f"a credential is malformed: {error}") from None
+        except UnprovenError:
+            raise
+        except Exception as error:  # noqa: BLE001 - anybody sends anything: what a library makes of it is a refusal
+            raise UnprovenError(f"a credential is malformed: {error!r:.200}") from None
         identity = check_chain(chain, self._roots, self._trust_domain)
         signed = _KEY + hashlib.sha256(wire.chain[0]).digest() + wire.agreement
         if not verify(chain[0], wire.signature, signed):

@@ -80,25 +80,58 @@ class Folder:
     def init(self, trust_domain: str, ttl: datetime.timedelta = ROOT_TTL) -> None:
         """Make a root; raises ``ConfigError`` when there is one."""
         Identity(trust_domain, "default", "any")  # Refuses what can be no trust domain.
+        self._complete()
         if self.roots_file.exists() or self.key_file.exists():
             raise ConfigError(f"{self.path} holds a root already; mesh trust rotate makes another one beside it")
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        root, key = make_root(trust_domain, ttl)
-        write_private(self.key_file, key_as_pem(key))
-        write_private(self.roots_file, as_pem([root]))
+        self._begin(*make_root(trust_domain, ttl), [])
 
     def rotate(self, ttl: datetime.timedelta = ROOT_TTL) -> None:
-        """Make a new root beside the others, which stay trusted until they expire or `finish` is called."""
+        """Make a new root beside the others, which stay trusted until they expire or `finish` is called.
+
+        One that was begun, and broke off, is completed instead.
+        """
+        if self._complete():
+            return
+        if not self.key_file.exists() and self.roots_file.exists():
+            raise ConfigError(f"{self.path} has no key of its root; what issues for it is to make the next one")
         roots, trust_domain = self._live(), self.trust_domain()
-        root, key = make_root(trust_domain, ttl)
-        # First all trust it, then it is used: in between the old one still issues.
-        write_private(self.roots_file, as_pem([root, *roots]))
-        write_private(self.key_file, key_as_pem(key))
+        self._begin(*make_root(trust_domain, ttl), roots)
+
+    def _begin(self, root: x509.Certificate, key: Key, others: Sequence[x509.Certificate]) -> None:
+        """First all trust it, then it is used: in between the old one still issues, and nothing is lost."""
+        write_private(self._next_key_file, key_as_pem(key))
+        write_private(self.roots_file, as_pem([root, *others]))
+        self._next_key_file.replace(self.key_file)
+
+    def _complete(self) -> bool:
+        """Use the key of a root that is trusted already; tell whether there was one."""
+        if not self._next_key_file.exists() or not self.roots_file.exists():
+            return False
+        try:
+            key = read_key(self._next_key_file.read_bytes(), str(self._next_key_file))
+        except ConfigError:
+            return False
+        if self._of(key) is None:
+            return False  # It broke off before anybody trusted it.
+        self._next_key_file.replace(self.key_file)
+        return True
+
+    @property
+    def _next_key_file(self) -> Path:
+        return self.path / "root.key.next"
+
+    def _of(self, key: Key) -> x509.Certificate | None:
+        return next((each for each in self.roots() if each.public_key() == key.public_key()), None)
 
     def finish(self) -> int:
-        """Trust the newest root alone; give how many are trusted no more."""
+        """Trust the newest root alone, that which issues if one does; give how many are trusted no more."""
+        self._complete()
         roots = self.roots()
-        write_private(self.roots_file, as_pem(roots[:1]))
+        kept = roots[0]
+        if self.key_file.exists():
+            kept = self._of(read_key(self.key_file.read_bytes(), str(self.key_file))) or kept
+        write_private(self.roots_file, as_pem([kept]))
         return len(roots) - 1
 
     def _live(self) -> list[x509.Certificate]:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -20,8 +21,8 @@ from mesh.telemetry import UNPROVEN, Observed, Observer, nobody
 from mesh.trust.certificates import verify
 from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
-from mesh.trust.identity import Identity, ProveAgainError, ReplayedError, TrustSettings
-from mesh.trust.replays import Replays
+from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError, TrustSettings
+from mesh.trust.replays import Replays, place_of
 
 __all__ = ["Guard", "Session"]
 
@@ -30,18 +31,24 @@ logger = logging.getLogger(__name__)
 IDENTITY_HEADER = "mesh-identity"
 MADE_HEADER = "mesh-made"
 PROOF_HEADER = "mesh-proof"
-DEADLINE_HEADER = "mesh-deadline"
+ASKED_HEADER = "mesh-asked"
 FRAME_HEADER = "mesh-frame"
 PROVE = "prove"
 FRESH_SECONDS = 120.0
 AHEAD_SECONDS = 30.0
 QUIET_SECONDS = 10.0
 MAC_BYTES = 16
-MOST_KNOWN = 8  # Nodes that answered at one address, which a request carries a MAC for.
+MOST_KNOWN = 8  # Nodes that answered at one address last, which a request carries a MAC for.
+MOST_MET = 32
 MAX_ADDRESSES = 1024
 MAX_PROOF = 512
 _REQUEST, _TOLD = b"mesh request 1", b"mesh told 1"
 _TO_CALLEE, _TO_CALLER = "callee", "caller"
+_KINDS: Mapping[type[Exception], str] = {
+    CrowdedError: "crowded",
+    ReplayedError: "replayed",
+    UnprovenError: "invalid",
+}
 _pack = msgspec.msgpack.encode
 
 
@@ -191,15 +198,22 @@ class Guard:
         own: What this node proves itself by.
     """
 
-    def __init__(self, settings: TrustSettings, observer: Observer = nobody) -> None:
-        """Prepare; `take` makes it work."""
+    def __init__(self, settings: TrustSettings, observer: Observer = nobody, began: float | None = None) -> None:
+        """Prepare; `take` makes it work.
+
+        Args:
+            settings: What is proven and asked for.
+            observer: Is told of what is refused.
+            began: Unix time since when all that came is remembered; now.
+        """
         self.strict = settings.mode == "strict"
         self.peers = Peers(settings.trust_domain)
         self.own: Own
         self._hosts = settings.hosts
         self._owns: dict[bytes, Own] = {}
         self._met: OrderedDict[str, OrderedDict[bytes, Peer]] = OrderedDict()
-        self._replays = Replays()
+        self._replays = Replays(FRESH_SECONDS + AHEAD_SECONDS)
+        self._began = time.time() if began is None else began
         self._observer = observer
         self._refused = 0
         self._quiet_until = 0.0
@@ -221,8 +235,11 @@ class Guard:
     def ask(self, to: Address, message: Message, reply_to: str, *, signed: bool = False) -> tuple[Message, Session]:
         """Prove a request; gives what checks its answers."""
         own, now = self.own, time.time()
-        known = None if signed else self._met.get(to.text)
+        met = self._met.get(to.text)
+        known = None if signed or not met else dict(islice(reversed(met.items()), MOST_KNOWN))
         headers = dict(message.headers)
+        if signed and met:
+            headers[ASKED_HEADER] = encoded(b"".join(met))
         headers[MADE_HEADER] = str(int(now * 1000))
         full = not known or not all(own.id in each.has for each in known.values())
         headers[IDENTITY_HEADER] = own.header if full else own.short
@@ -243,13 +260,14 @@ class Guard:
                 self._met.popitem(last=False)
         known[peer.id] = peer
         known.move_to_end(peer.id)
-        if len(known) > MOST_KNOWN:
+        if len(known) > MOST_MET:
             known.popitem(last=False)
 
     def taken(self, at: str, message: Message, reply_to: str) -> Session | None:
         """Check a request; None = it is not proven and need not be.
 
         Raises:
+            CrowdedError: It may be sent again, as another one.
             ProveAgainError: It is to be signed.
             ReplayedError: It came already, and is not answered.
             UnprovenError: It is refused.
@@ -262,30 +280,38 @@ class Guard:
             return None
         try:
             return self._taken(at, message, reply_to, proof)
-        except (ReplayedError, UnprovenError) as error:
-            kind = "replayed" if isinstance(error, ReplayedError) else "invalid"
-            self.refuse("request", at, kind, str(error))
+        except (CrowdedError, ReplayedError, UnprovenError) as error:
+            self.refuse("request", at, _KINDS.get(type(error), "invalid"), str(error))
             raise
 
     def _taken(self, at: str, message: Message, reply_to: str, proof: str) -> Session:
         now = time.time()
-        expires_at = min(_number(message.headers, DEADLINE_HEADER), self._fresh(message.headers, now))
-        digest = _digest(_REQUEST, at, _token_of(reply_to), message.headers, message.body)
-        if self._replays.seen(digest, expires_at):
+        made = self._fresh(message.headers, now)
+        token, given = _token_of(reply_to), message.headers.get(IDENTITY_HEADER, "-")
+        digest = _digest(_REQUEST, at, token, message.headers, message.body)
+        place = place_of(id_of(given), token, digest)
+        if self._replays.seen(place):
             raise ReplayedError("it came already")
-        peer = self.peers.get(message.headers.get(IDENTITY_HEADER, "-"))
+        peer = self.peers.get(given)
         own = self.own
         if proof[:1] == "m":
             own = self._by_mac(peer, digest, decoded(proof[1:MAX_PROOF]))
         elif peer is None or not verify(peer.leaf, decoded(proof[1:MAX_PROOF]), digest):
             raise UnprovenError("it is altered, or not by who it says")
+        elif made <= self._began + AHEAD_SECONDS and not self._has_asked(message.headers):
+            raise ProveAgainError("it may have come before this process began")
         assert peer is not None
-        if not self._replays.add(digest, expires_at, str(peer.identity), now):
-            raise UnprovenError("there are too many requests to remember")
         session = Session(self, own, None, digest, peer)
+        if not self._replays.add(place, str(peer.identity), made, time.monotonic()):
+            raise CrowdedError(session)
         if proof[:1] == "m":
             session.answered_short()
         return session
+
+    def _has_asked(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether a request was made for this process, since it asked for that."""
+        asked = decoded(headers.get(ASKED_HEADER, "")[:MAX_PROOF])
+        return any(asked[start : start + ID_BYTES] in self._owns for start in range(0, len(asked), ID_BYTES))
 
     def _by_mac(self, peer: Peer | None, digest: bytes, macs: bytes) -> Own:
         """Find the MAC for this node, and check it; give what it was made for."""
@@ -302,10 +328,11 @@ class Guard:
         raise ProveAgainError("it is proven to others")
 
     def _fresh(self, headers: Mapping[str, str], now: float) -> float:
+        """Give when it was made, and refuse what was made too long ago."""
         made = _number(headers, MADE_HEADER)
         if not made - AHEAD_SECONDS <= now <= made + FRESH_SECONDS:
             raise UnprovenError("it was made too long ago, or the clocks differ")
-        return made + FRESH_SECONDS
+        return made
 
     def refusal(self, at: str, request: Message, reply_to: str, headers: Mapping[str, str]) -> Message:
         """Make the answer to a request that is refused: it is about what came, and no other request."""

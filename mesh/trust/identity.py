@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mesh.errors import ConfigError
 
-__all__ = ["DEFAULT_TRUST_DOMAIN", "MODES", "Identity", "ProveAgainError", "ReplayedError", "TrustSettings"]
+__all__ = [
+    "DEFAULT_TRUST_DOMAIN",
+    "MODES",
+    "CrowdedError",
+    "Identity",
+    "ProveAgainError",
+    "ReplayedError",
+    "TrustSettings",
+]
 
 DEFAULT_TRUST_DOMAIN = "public"
 MODES = ("off", "permissive", "strict")
@@ -22,11 +30,26 @@ _DOTS = frozenset((".", ".."))
 
 
 class ProveAgainError(Exception):
-    """A request was proven by a secret that the callee does not have; nothing was done. Signed, it is taken."""
+    """A request was proven by a secret that the callee does not have, or may be one that it has forgotten.
+
+    Nothing was done. Signed, and made for who asks, it is taken.
+    """
 
 
 class ReplayedError(Exception):
     """It came already."""
+
+
+class CrowdedError(Exception):
+    """A request was not taken, since there were too many: whether it came already is forgotten.
+
+    Attributes:
+        session: Proves the answer to it.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        super().__init__("there were too many to remember whether it came already")
 
 
 @dataclass(frozen=True, slots=True)

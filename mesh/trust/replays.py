@@ -2,48 +2,114 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from dataclasses import dataclass, field
 
-__all__ = ["MAX_HELD", "MAX_HELD_OF_ONE", "Replays"]
+__all__ = ["MAX_HELD", "Place", "Replays", "place_of"]
 
-MAX_HELD = 262_144
-MAX_HELD_OF_ONE = MAX_HELD // 4
-SECONDS = 8
+MAX_HELD = 131_072
+MAX_SENDERS = 4096
+MAX_TOKEN = 64
+DIGITS = 2
+
+Place = tuple[bytes, int]
+"""A row, and the bit in it."""
+
+
+def place_of(credential: bytes, token: str, digest: bytes) -> Place:
+    """Give where a request is noted: a node counts the tokens of its requests, so a row has room for 256 of them."""
+    if len(token) <= MAX_TOKEN:
+        try:
+            return credential + token[:-DIGITS].encode(), 1 << int(token[-DIGITS:], 16)
+        except ValueError:
+            pass
+    return digest, 1
+
+
+@dataclass(slots=True)
+class _Sender:
+    """What is noted of one identity in one generation.
+
+    Attributes:
+        rows: Its rows.
+        latest: When the latest request that is noted was made.
+        floor: Until when those were made of which it is forgotten whether they came.
+    """
+
+    rows: list[bytes] = field(default_factory=list)
+    latest: float = -math.inf
+    floor: float = -math.inf
 
 
 class Replays:
-    """Digests of requests by when they expire, which each of them says itself: so it is looked for in one place."""
+    """Requests by their tokens, in two generations: one is forgotten when nothing in it can come again.
 
-    def __init__(self, most: int = MAX_HELD, most_of_one: int = MAX_HELD_OF_ONE) -> None:
-        """Hold at most so many, and of one sender."""
-        self._most, self._most_of_one = most, most_of_one
-        self._held: dict[int, dict[bytes, str]] = {}
-        self._of: Counter[str] = Counter()
-        self._count = 0
+    When there are too many, those of the identity that has most are forgotten. What it had made by then may have come,
+    so it is not taken; what it makes afterwards is. So nobody is kept out, and nobody keeps others out.
+    """
 
-    def seen(self, digest: bytes, expires_at: float) -> bool:
-        """Tell whether it came already."""
-        return digest in self._held.get(int(expires_at) // SECONDS, ())
+    def __init__(self, seconds: float, most: int = MAX_HELD, most_senders: int = MAX_SENDERS) -> None:
+        """Remember each for so many seconds, in so many rows, of so many identities."""
+        self._seconds, self._most, self._most_senders = seconds, most, most_senders
+        self._rows: dict[bytes, int] = {}
+        self._earlier: dict[bytes, int] = {}
+        self._senders: dict[str, _Sender] = {}
+        self._earlier_senders: dict[str, _Sender] = {}
+        self._began_at = self._floor = -math.inf
 
-    def add(self, digest: bytes, expires_at: float, sender: str, now: float) -> bool:
-        """Hold one until it expires; False = there is no room."""
-        if self._count >= self._most or self._of[sender] >= self._most_of_one:
-            self._forget(now)
-            if self._count >= self._most or self._of[sender] >= self._most_of_one:
-                return False
-        bucket = int(expires_at) // SECONDS
-        held = self._held.get(bucket)
-        if held is None:
-            self._forget(now)
-            held = self._held[bucket] = {}
-        held[digest] = sender
-        self._of[sender] += 1
-        self._count += 1
+    def seen(self, place: Place) -> bool:
+        """Tell whether it came already; what is forgotten did not."""
+        row, bit = place
+        return bool((self._rows.get(row, 0) | self._earlier.get(row, 0)) & bit)
+
+    def add(self, place: Place, sender: str, made: float, now: float) -> bool:
+        """Note one that was not seen; False = whether it came is forgotten.
+
+        Args:
+            place: Its place.
+            sender: Whose it is, proven.
+            made: When it was made, as it says.
+            now: On the monotonic clock.
+        """
+        if now - self._began_at >= self._seconds:
+            self._began_at = now
+            self._earlier, self._rows = self._rows, {}
+            self._earlier_senders, self._senders = self._senders, {}
+        row, bit = place
+        of = self._senders.get(sender)
+        earlier = self._earlier_senders.get(sender)
+        if made <= self._floor or (of and made <= of.floor) or (earlier and made <= earlier.floor):
+            return False
+        if row not in self._rows:
+            if len(self._rows) + len(self._earlier) >= self._most:
+                self._forget_most()
+                of = self._senders.get(sender)
+            if of is None:
+                of = self._begin(sender)
+            of.rows.append(row)
+        assert of is not None  # Its row is there.
+        self._rows[row] = self._rows.get(row, 0) | bit
+        of.latest = max(of.latest, made)
         return True
 
-    def _forget(self, now: float) -> None:
-        for bucket in [each for each in self._held if (each + 1) * SECONDS < now]:
-            gone = self._held.pop(bucket)
-            self._of.subtract(gone.values())
-            self._count -= len(gone)
-        self._of = +self._of
+    def _begin(self, sender: str) -> _Sender:
+        if len(self._senders) >= self._most_senders:
+            all_of_them = *self._senders.values(), *self._earlier_senders.values()
+            self._floor = max(self._floor, *(max(each.latest, each.floor) for each in all_of_them))
+            for each in (self._rows, self._earlier, self._senders, self._earlier_senders):
+                each.clear()
+        of = self._senders[sender] = _Sender()
+        return of
+
+    def _forget_most(self) -> None:
+        """Forget what there is of the identity that has most rows."""
+        both = self._senders, self._earlier_senders
+        sizes = {name: sum(len(each[name].rows) for each in both if name in each) for name in {**both[0], **both[1]}}
+        sender = max(sizes, key=sizes.__getitem__)
+        floor = -math.inf
+        for senders, rows in zip(both, (self._rows, self._earlier), strict=True):
+            if (gone := senders.pop(sender, None)) is not None:
+                floor = max(floor, gone.latest, gone.floor)
+                for row in gone.rows:
+                    del rows[row]
+        self._begin(sender).floor = floor

@@ -16,11 +16,11 @@ import pytest_asyncio
 from brokers.kafka import KafkaBroker, _work
 from brokers.kafka._frames_topic import TOPIC as FRAMES_TOPIC
 from brokers.kafka._names import topic_name
-from brokers.kafka._records import new_batch
+from brokers.kafka._records import apart, new_batch
 from brokers.kafka._work import READ_AT_ONCE
 from mesh.address import Address
 from mesh.blocks.pubsub import PubSub
-from mesh.broker import Broker, Message, SubscribeOptions
+from mesh.broker import Broker, Frame, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerUnavailableError, DeadlineExceededError, PublishRejectedError
 from mesh.node.runtime import NodeSettings, Runtime
@@ -189,6 +189,39 @@ async def test_frames_go_on_behind_what_cannot_be_read(
         reply = await caller.request(place.app(), Message({}, b"2"), time.time() + 10)
     assert reply.body == b"2"
     assert any("cannot read all of" in record.getMessage() for record in caplog.records)
+
+
+STRANGE: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]] = [
+    (None, None, []),
+    (b"cast", b"x", [(":a", None)]),
+    (b"cast", b"x", [("", b"")]),
+    *((kind, body, []) for kind in (b"node", b"note", b"bye") for body in (None, b"{", b"[]", b"1", b"null", b"\xff")),
+    (b"node", b'{"n":"x","p":"x","s":[]}', []),
+    (b"node", b'{"n":"x","p":1,"s":[1]}', []),
+    (b"note", b'{"o":1}', []),
+]
+
+
+async def test_a_strange_record_is_in_no_other_record_s_way(broker: KafkaBroker, place: Place) -> None:
+    """Of one batch, and of one fetch."""
+    now, members = int(time.time() * 1000), place.app()
+    builder = new_batch()
+    for offset, (key, value, headers) in enumerate(STRANGE):
+        assert builder.append(offset, now, key, value, headers) is not None
+    assert builder.append(len(STRANGE), now, b"cast", b"good", [(":a", members.text.encode())]) is not None
+    raw = bytes(builder.build())
+    batches, _ = apart(unreadable() + raw, 0)
+    with pytest.raises(UnicodeDecodeError):
+        list(next(batches))
+    assert len(list(next(batches))) == len(STRANGE) + 1
+    got: list[Frame] = []
+    async with broker.listen(members, got.append):
+        await store_in(broker, FRAMES_TOPIC, 0, raw)
+        await eventually(lambda: _came(got, b"good"))
+
+
+def _came(got: list[Frame], body: bytes) -> None:
+    assert [each.message and each.message.body for each in got] == [body]
 
 
 async def test_refused_message_is_in_nobody_s_way(

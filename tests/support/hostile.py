@@ -19,7 +19,7 @@ from mesh.trust.folder import Folder
 from mesh.trust.guard import Guard
 from mesh.trust.identity import Identity, TrustSettings
 
-__all__ = ["NAMESPACE", "STOCK", "Hostile", "Mesh", "soon"]
+__all__ = ["NAMESPACE", "STOCK", "Hostile", "Mesh", "Tapped", "soon"]
 
 NAMESPACE = "default"
 STOCK = address.app(NAMESPACE, "stock")
@@ -83,8 +83,9 @@ class Mesh:
     def count(self, observed: Observed) -> None:
         self.counts[observed.labels] += 1
 
-    def guard(self, app_id: str, mode: str = "strict", **settings: object) -> Guard:
-        made = Guard(TrustSettings(mode, folder=self.folder, **settings), self.count)  # type: ignore[arg-type]
+    def guard(self, app_id: str, mode: str = "strict", *, began: float | None = 0.0, **settings: object) -> Guard:
+        """Make a guard that takes what is signed at once, as one does that has run for a while; by None it has not."""
+        made = Guard(TrustSettings(mode, folder=self.folder, **settings), self.count, began)  # type: ignore[arg-type]
         identity = Identity("public", NAMESPACE, app_id)
         made.take(Folder(self.folder).issue(identity), identity)
         return made

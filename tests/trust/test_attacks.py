@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
 import pytest
 
 from mesh import address
+from mesh.address import Address
 from mesh.broker import Frame, Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.request import ERROR_HEADER
-from mesh.errors import UnprovenError
+from mesh.errors import NoResponderError, UnprovenError
 from mesh.operation import Caller
 from mesh.trust.folder import Folder
 from mesh.trust.guard import PROOF_HEADER, Guard, Session
 from mesh.trust.identity import Identity
+from mesh.trust.replays import Replays
 from tests.support.eventually import eventually
-from tests.support.hostile import NAMESPACE, STOCK, Mesh, soon
+from tests.support.hostile import NAMESPACE, STOCK, Mesh, Tapped, soon
 
 ORDER = Message({"ce-source": "shop", "mesh-http": '["POST","/order"]'}, b"one")
 
@@ -147,6 +150,81 @@ async def test_a_call_that_is_sent_again_does_not_run_again(mesh: Mesh, proven: 
         await refused(mesh, ("request", "invalid"))
         assert len(ran.bodies) == count
         await works(mesh, ran)
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+async def test_what_was_made_before_a_node_began_is_not_taken_again(mesh: Mesh, instances: int) -> None:
+    """A node that has restarted remembers nothing: who calls it is asked to prove that it calls this process."""
+    async with mesh.callee.serve(STOCK, "stock", ran := Ran()):
+        await works(mesh, ran)
+    before = mesh.caller_broker.sent.copy()
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(Tapped(mesh.hub)) for _ in range(instances)]
+        for each in brokers:
+            exchange = await stack.enter_async_context(Exchange(each, guard=mesh.guard("stock", began=None)))
+            await stack.enter_async_context(exchange.serve(STOCK, "stock", ran))
+        for _ in range(instances):
+            await _send_again(mesh, before)
+        await eventually(lambda: _equal([_asked(each) for each in brokers], [1] * instances))
+        mesh.caller_broker.sent.clear()
+        for _ in range(5):
+            await works(mesh, ran)
+        if instances == 1:
+            await _send_again(mesh, mesh.caller_broker.sent.copy())  # What was made for this process as well.
+            await refused(mesh, ("request", "replayed"), 5)
+    assert len(ran.bodies) == 6
+
+
+async def _send_again(mesh: Mesh, sent: list[tuple[str | Address, Message, str]]) -> None:
+    for to, message, reply_to in sent:
+        if to == STOCK:
+            await mesh.evil.send(to, message, reply_to)
+
+
+def _asked(broker: Tapped) -> int:
+    return [message.headers.get("mesh-frame") for _, message, _ in broker.sent].count("prove")
+
+
+async def test_a_call_beyond_what_is_remembered_goes_elsewhere_or_again(mesh: Mesh) -> None:
+    guard = mesh.callee.guard
+    assert guard is not None
+    guard._replays = Replays(150.0, most=3)
+    async with mesh.callee.serve(STOCK, "stock", ran := Ran()):
+        ran.gate.clear()
+        mesh.caller_broker.held = lambda message: message.body == b"late"
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(mesh.caller.request(STOCK, ORDER, soon()))
+            await eventually(lambda: _equal(ran.bodies, [b"one"]))
+            late = tasks.create_task(_told_to_go(mesh))
+            to, message, reply_to = await mesh.caller_broker.kept.get()
+            flood = mesh.guard("shop")
+            for number in range(8):
+                where = f"{mesh.evil.broker.inbox}.flood{number}00"
+                sent, _ = flood.ask(STOCK, deadline(Message({}, b"flood")), where)
+                await mesh.evil.send(STOCK, sent, where)
+            crowded = "request", "crowded"  # Those of one millisecond count as made before.
+            await eventually(lambda: _equal(len(ran.bodies) + mesh.counts[crowded], 9))
+            count = mesh.counts[crowded]
+            order = next(each for each in mesh.caller_broker.sent if each[1].body == b"one")
+            await mesh.evil.send(*order)  # It runs here: who waits for it is not told to go elsewhere.
+            await refused(mesh, crowded, count + 1)
+            await mesh.evil.send(to, message, reply_to)
+            await late
+            ran.gate.set()
+            assert (await running).body == b"done one"
+        over = time.time()
+        await eventually(lambda: _differ(int(time.time() * 1000), int(over * 1000)))
+        await works(mesh, ran)
+    assert b"late" not in ran.bodies
+
+
+async def _told_to_go(mesh: Mesh) -> None:
+    with pytest.raises(NoResponderError, match="busy"):
+        await mesh.caller.request(STOCK, Message({}, b"late"), soon())
+
+
+def _differ(one: object, another: object) -> None:
+    assert one != another
 
 
 ALTERED: dict[str, Callable[[Message], Message]] = {
@@ -306,6 +384,38 @@ async def test_a_call_is_not_given_up_by_another(mesh: Mesh) -> None:
             await refused(mesh, ("told", "missing"))
             ran.gate.set()
             assert (await call).body == b"done one"
+
+
+async def test_frames_that_name_too_much_are_of_no_use(mesh: Mesh) -> None:
+    async with mesh.callee.serve(STOCK, "stock", ran := Ran()):
+        ran.gate.clear()
+        async with asyncio.TaskGroup() as tasks:
+            call = tasks.create_task(mesh.caller.request(STOCK, ORDER, soon()))
+            await eventually(lambda: _equal(len(ran.bodies), 1))
+            token, where = mesh.caller_broker.sent[-1][2].rpartition(".")[2], address.members(STOCK)
+            many = [f"mesh-{number}" for number in range(200)]
+            ask = {"inbox": mesh.evil.broker.inbox, "at": 0, "calls": [(each, 0, True) for each in many]}
+            here = {"node": "x" * 513, "address": STOCK.text, "new": True}
+            frames = {
+                "given-up": ({"calls": [token, *many]}, {"calls": ["x" * 513]}, {"calls": {token: 1}}),
+                "ask": ({**ask, "calls": [*ask["calls"], ("x", 0, True)]}, {**ask, "inbox": "x" * 513}),  # type: ignore[misc]
+                "here": (here,),
+                "bye": (here,),
+            }
+            told = [(kind, each) for kind, bodies in frames.items() for each in bodies]
+            for kind, body in [*told, ("ask", {**ask, "calls": [("last", 0, True)]})]:
+                guard = mesh.guard("shop" if kind in ("ask", "given-up") else "stock")
+                message = Message({"mesh-frame": kind}, orjson.dumps(body))
+                await mesh.evil.broker.broadcast(where, guard.tell(where.text, message))
+            by = f"{Identity('public', NAMESPACE, 'shop')} "
+            await eventually(lambda: _equal(mesh.callee.taken.knows("last", by), another=True))
+            assert not [each for each in many if mesh.callee.taken.knows(each, by)]
+            members = mesh.callee._serving[0].members
+            assert not members._heard
+            assert not members._left
+            ran.gate.set()
+            assert (await call).body == b"done one"
+        await works(mesh, ran)
 
 
 async def test_nobody_else_says_that_a_call_was_not_taken(tmp_path: Path) -> None:

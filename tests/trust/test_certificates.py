@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,10 +20,11 @@ from mesh.errors import ConfigError, UnprovenError
 from mesh.tasks import task_group
 from mesh.trust import files
 from mesh.trust.certificates import check_chain, make_root, read_certificates, read_key
+from mesh.trust.credential import Peers, encoded
 from mesh.trust.files import guarding
 from mesh.trust.folder import Folder
 from mesh.trust.identity import Identity, TrustSettings
-from mesh.trust.replays import Replays
+from mesh.trust.replays import Replays, place_of
 from tests.support.eventually import eventually
 
 SHOP = Identity("public", "default", "shop")
@@ -100,6 +103,55 @@ def test_a_chain_that_proves_a_name(how: str) -> None:
     assert check_chain(GOOD[how](maker), [Maker().root, maker.root], "public") == SHOP
 
 
+def test_a_root_among_several_of_one_name_and_key() -> None:
+    """As where a root was made anew with its key, and the former one has expired."""
+    maker = Maker()
+    old, _ = maker.make(by=(maker.root, maker.root_key), key=maker.root_key, ca=True, uris=(), until=-DAY / 2)
+    names = {"subject": maker.root.subject, "issuer": maker.root.subject}
+    former = _as_root(old, maker.root_key, **names)
+    for roots in ([former, maker.root], [maker.root, former]):
+        assert check_chain([maker.make()[0]], roots, "public") == SHOP
+    with pytest.raises(UnprovenError, match="expired"):
+        check_chain([maker.make()[0]], [former], "public")
+
+
+def _as_root(like: x509.Certificate, key: Key, subject: x509.Name, issuer: x509.Name) -> x509.Certificate:
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(like.not_valid_before_utc).not_valid_after(like.not_valid_after_utc)
+    for extension in like.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(key, None)
+
+
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "an algorithm that nobody knows": (b"\x06\x03\x2b\x65\x70", b"\x06\x03\x2b\x65\x7f"),
+    "a key for agreement": (b"\x06\x03\x2b\x65\x70", b"\x06\x03\x2b\x65\x6e"),
+    "another version": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09"),
+    "names of an unknown kind": (b"\x86" + bytes([len(URI)]), b"\x83" + bytes([len(URI)])),
+    "times that are none": (b"Z\x17\x0d", b"Y\x17\x0d"),
+}
+
+
+@pytest.mark.parametrize("odd", [*ODD, "any byte", "any byte of one between"])
+def test_a_certificate_that_somebody_invents_is_refused_and_nothing_else(odd: str) -> None:
+    maker = Maker()
+    peers = Peers("public")
+    peers.trust([maker.root])
+    leaf, between = (each.public_bytes(serialization.Encoding.DER) for each in below(maker))
+    if odd in ODD:
+        chains = [[each.replace(*ODD[odd]) for each in chain] for chain in ([leaf, between], [leaf])]
+        chains += [[leaf, between.replace(*ODD[odd])], [leaf.replace(*ODD[odd]), between]]
+        assert any(each != [leaf, between] for each in chains)
+    else:
+        which = leaf if odd == "any byte" else between
+        made = [which[:at] + bytes([which[at] ^ 0x41]) + which[at + 1 :] for at in range(len(which))]
+        chains = [[each, between] if which is leaf else [leaf, each] for each in made]
+    for chain in chains:
+        with pytest.raises(UnprovenError):
+            peers.get(encoded(msgspec.msgpack.encode((chain, bytes(range(32)), b"x" * 64))))
+
+
 def two_between(maker: Maker) -> list[x509.Certificate]:
     first, first_key = maker.make(ca=True, uris=(), length=0)
     second, second_key = maker.make(ca=True, uris=(), by=(first, first_key))
@@ -169,16 +221,69 @@ def test_keys_that_cannot_be_used() -> None:
         read_certificates(b"x", "roots.pem")
 
 
-def test_what_came_is_held_until_it_expires() -> None:
-    replays = Replays(most=4, most_of_one=3)
-    assert all(replays.add(bytes([number]), 100.0 + number, "a", 90.0) for number in range(3))
-    assert replays.seen(b"\0", 100.0)
-    assert not replays.seen(b"\3", 100.0)
-    assert not replays.add(b"\3", 100.0, "a", 90.0)  # One alone does not fill it,
-    assert replays.add(b"\3", 100.0, "b", 90.0)
-    assert not replays.add(b"\4", 100.0, "b", 90.0)  # and beyond its bound nothing is taken.
-    assert replays.add(b"\4", 200.0, "a", 150.0)
-    assert not replays.seen(b"\0", 100.0)
+def token(number: int) -> str:
+    return f"mesh-0123456789{number:x}"
+
+
+def test_what_came_is_held_until_it_can_come_no_more() -> None:
+    replays = Replays(150.0)
+    places = [place_of(b"credential", token(number), b"") for number in range(600)]
+    assert all(replays.add(each, "a", 1000.0, 0.0) for each in places[::2])
+    assert [replays.seen(each) for each in places] == [True, False] * 300
+    assert not replays.seen(place_of(b"of another", token(0), b""))
+    assert replays.add(places[1], "a", 1151.0, 151.0)
+    assert all(map(replays.seen, places[:3]))
+    assert replays.add(places[3], "a", 1302.0, 302.0)
+    assert [replays.seen(each) for each in places[:4]] == [False, True, False, True]
+
+
+def test_as_many_are_held_as_a_node_takes_in_its_time() -> None:
+    """Thirty thousand a second by ten nodes, of which one instance of three gets its share."""
+    replays = Replays(150.0, most=150)
+    for number in range(0, 30_000, 3):
+        place = place_of(b"node %d" % (number % 10), token(number // 10), b"")
+        assert replays.seen(place) or replays.add(place, "a", 1000.0, 0.0)
+        assert replays.seen(place)
+    assert replays.add(place_of(b"another", token(1), b""), "b", 999.0, 0.0)
+
+
+@pytest.mark.parametrize("odd", ["", "x", "mesh-evil", "ab\ud800", "a" * 65, "a -1", "aé1"])
+def test_any_token_is_held(odd: str) -> None:
+    replays = Replays(150.0)
+    place = place_of(b"credential", odd, b"digest")
+    assert replays.add(place, "a", 1000.0, 0.0)
+    assert replays.seen(place)
+    assert not replays.seen(place_of(b"credential", f"{odd[:-2]}.00", b"another"))
+
+
+def test_who_sends_most_is_forgotten_and_nobody_else() -> None:
+    replays = Replays(150.0, most=4)
+
+    def add(sender: str, number: int, made: float) -> bool:
+        return replays.add(place_of(sender.encode(), token(number * 256), b""), sender, made, 0.0)
+
+    assert add("b", 0, 1000.0)
+    assert all(add("a", number, 1000.0 + number) for number in range(3))
+    assert add("b", 1, 1001.0)  # There is no room, so what "a" has is forgotten.
+    assert replays.seen(place_of(b"b", token(0), b""))
+    assert not add("a", 1, 1001.0)  # What may have come is not taken then,
+    assert not add("a", 3, 1002.0)
+    assert add("a", 3, 1002.5)  # and what is made afterwards is.
+    assert add("b", 2, 1000.5)
+    assert add("b", 3, 1000.5)  # It is not forgotten that the last one came.
+    assert replays.seen(place_of(b"b", token(3 * 256), b""))
+    assert not add("b", 4, 1000.5)
+
+
+def test_there_is_room_for_more_identities_than_are_held() -> None:
+    replays = Replays(150.0, most_senders=2)
+    places = [place_of(b"%d" % number, token(number), b"") for number in range(3)]
+    assert replays.add(places[0], "0", 1000.0, 0.0)
+    assert replays.add(places[1], "1", 1001.0, 0.0)
+    assert replays.add(places[2], "2", 1000.5, 0.0)
+    assert [replays.seen(each) for each in places] == [False, False, True]
+    assert not replays.add(places[0], "0", 1000.0, 0.0)
+    assert replays.add(places[0], "0", 1001.5, 0.0)
 
 
 def test_a_root_is_made_rotated_and_shown(
@@ -217,6 +322,46 @@ def test_a_root_is_made_rotated_and_shown(
     folder.key_file.unlink()
     for words in (["issue", "shop"], ["rotate"]):
         assert main(["trust", *words]) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("begun", ["init", "rotate"])
+def test_a_rotation_that_breaks_off_is_completed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, at: int
+) -> None:
+    """At each step: before the key is written, before the root is trusted, and before the key is used."""
+    folder = Folder(tmp_path)
+    if begun == "rotate":
+        folder.init("public")
+        leaf = folder.issue(SHOP).chain
+    left = at
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            raise OSError("the power is off")
+        left -= 1
+        return Path(os.replace(self, target) or target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power"):
+        patch.setattr(Path, "replace", replace)
+        folder.rotate() if begun == "rotate" else folder.init("public")
+    if begun == "rotate":
+        check_chain(folder.issue(SHOP).chain, folder.roots(), "public")
+        folder.rotate()
+        assert len(folder.roots()) == 2
+        for each in (leaf, folder.issue(SHOP).chain):
+            check_chain(each, folder.roots(), "public")
+        assert folder.issues(folder.roots()[0])
+        assert folder.finish() == 1
+    elif at == 2:
+        with pytest.raises(ConfigError, match="holds a root already"):
+            folder.init("public")
+    else:
+        folder.init("public")
+    assert len(folder.roots()) == 1
+    check_chain(folder.issue(SHOP).chain, folder.roots(), "public")
+    assert [each.name for each in tmp_path.iterdir() if each.stat().st_mode & 0o077] == []
 
 
 async def test_files_that_somebody_else_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

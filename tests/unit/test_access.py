@@ -5,12 +5,14 @@ Source: Dapr 1.18, service invocation access control.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cli.dispatch import main
 from mesh.access import Decision, Gate, naming, read, rules, sender
 from mesh.errors import BadArgumentError, ConfigError, PermissionDeniedError
 from mesh.operation import Caller
@@ -383,6 +385,32 @@ SCENARIOS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("named", "option", "lines"),
+    [("one", "", [9]), ("other", "", [8]), ("one", "other", [8]), ("one", "third", [8, 9])],
+)
+def test_a_policy_of_another_trust_domain_than_the_node_s(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: str,
+    option: str,
+    lines: list[int],
+) -> None:
+    """It matches nobody, so it is told of with its place, in files and for gateways of templates."""
+    path = tmp_path / "c.yaml"
+    policies = [f"    - {{appId: a, namespace: n, trustDomain: {domain}}}" for domain in ("one", "other")]
+    path.write_text(HEAD + "\n".join([f"    trustDomain: {named}", "    policies:", *policies]))
+    monkeypatch.setenv("MESH_TRUST_DOMAIN", option)
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    template = tmp_path / "dapr.yaml"
+    template.write_text("version: 1\napps:\n- {appID: shop, appDirPath: ., command: [sh], configFilePath: c.yaml}\n")
+    for each in (path, template):
+        assert main(["check", "-o", "json", str(each)]) == 0
+        told = json.loads(capsys.readouterr().out)["warnings"]
+        assert [(Path(each["file"]).name, each["line"]) for each in told] == [("c.yaml", line) for line in lines]
+
+
 @pytest.mark.parametrize(("section", "requests"), SCENARIOS.values(), ids=SCENARIOS)
 def test_scenarios_of_the_public_documentation(tmp_path: Path, section: str, requests: dict[str, bool]) -> None:
     """Each loads, and decides as it is told of there."""
@@ -391,7 +419,8 @@ def test_scenarios_of_the_public_documentation(tmp_path: Path, section: str, req
     warnings: list[Any] = []
     checked = load_configuration_file(path, {}, warnings).spec.access_control
     assert checked is not None
-    assert warnings == []
+    strangers = ["spec.accessControl.policies[1].trustDomain"] if "myDomain" in section else []
+    assert [each.path for each in warnings] == strangers
     for request, expected in requests.items():
         who, verb, target = request.split(" ")
         app_id, namespace, domain = (*who.split("@"), *("default", "public")[who.count("@") :])
@@ -454,3 +483,17 @@ def test_callbacks_of_an_application_are_its_gateway_s_alone() -> None:
             with pytest.raises(PermissionDeniedError):
                 gate.admit(SHOP, "POST", written, grpc=True)
     assert gate.admit(SHOP, "POST", "/dapr.proto.runtime.v1.Application/Do", grpc=True)
+
+
+def test_what_a_caller_says_of_itself_is_told_by_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    """It fills neither the log nor memory, and is counted by its beginning."""
+    gate = Gate(Caller("default", "stock"), access(), counters := Counters())
+    for number in range(3):
+        caller = Caller("default", "x" * 100_000 + str(number))
+        with pytest.raises(PermissionDeniedError) as refused:
+            gate.admit(caller, "V" * 100_000, "/" + "p" * 100_000, grpc=False)
+        assert len(str(refused.value)) < 1000
+    assert len([each for each in caplog.records if "denied" in each.getMessage()]) == 1
+    counters.add("name", "x" * 1000 + "1")
+    counters.add("name", "x" * 1000 + "2")
+    assert counters.snapshot()["name", "x" * 200] == 2

@@ -123,9 +123,46 @@ def test_configurations(capsys: pytest.CaptureFixture[str], spec: object, expect
 def test_callers_that_are_asked_to_prove_who_they_are(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By ``strict`` alone: a mode that takes others at their word is told of, and one that is off is none."""
     Path("c.yaml").write_text(yaml("Configuration", "c", CONFIGURATIONS["claimed and allowed"][0]))
-    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
-    assert found(capsys, "c.yaml")[:2] == (0, [])
+    Path("d.yaml").write_text(yaml("Configuration", "d", CONFIGURATIONS["claimed and denied"][0]))
+    for mode, allowed, denied in (
+        ("strict", [], []),
+        ("permissive", [("high", "claimed-callers"), PERMISSIVE], [PERMISSIVE]),
+        ("off", [("high", "claimed-callers")], [("low", "claimed-callers")]),
+        ("", [("high", "claimed-callers")], [("low", "claimed-callers")]),
+        ("strikt", [("high", "claimed-callers")], [("low", "claimed-callers")]),
+    ):
+        monkeypatch.setenv("MESH_TRUST_MODE", mode)
+        assert [found(capsys, name)[1] for name in ("c.yaml", "d.yaml")] == [allowed, denied], mode
+
+
+PERMISSIVE = ("medium", "permissive-trust")
+
+
+@pytest.mark.parametrize("by", ["variables", "template"])
+def test_keys_of_identities_that_others_can_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    Path("c.yaml").write_text(yaml("Configuration", "c", {}))
+    Path("dapr.yaml").write_text(TEMPLATE % "")
+    word = "c.yaml" if by == "variables" else "dapr.yaml"
+    folder = Path("trust")
+    folder.mkdir()
+    for name in ("root.key", "roots.pem", "shop.key", "shop.pem"):
+        (folder / name).write_text("x")
+        (folder / name).chmod(0o644)
+    for variables, key in (
+        ({"DIR": "trust"}, "root.key"),
+        ({"CERT": "trust/shop.pem", "KEY": "trust/shop.key", "ROOTS": "trust/roots.pem"}, "shop.key"),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(f"MESH_TRUST_{name}", value)
+            for mode, openings in ((0o640, True), (0o604, True), (0o600, False)):
+                (folder / key).chmod(mode)
+                found_now = {each["problem"]["message"].split(" ")[9] for each in found(capsys, word)[2]}
+                assert found_now == ({f"{(folder / key).absolute()}:"} if openings else set())
 
 
 @pytest.mark.parametrize(

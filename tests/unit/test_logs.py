@@ -19,6 +19,10 @@ from gateway.config import GatewayConfig
 from gateway.logs import configure_logging
 configure_logging(GatewayConfig("app", Path()))
 logging.getLogger("x").info("topic %s", "b\\u00fccher\\u2028\\ud800")
+try:
+    raise ValueError("b\\u00fc\\x1b\\ntime=now level=info msg=forged")
+except ValueError:
+    logging.getLogger("x").exception("y" * 1_000_000)
 """
 
 
@@ -53,6 +57,11 @@ def test_every_output_takes_the_lines(encoding: str, shown: str) -> None:
     )
     assert f'level=info msg="topic {shown}\\u2028\\ud800"' in found.stdout.decode(encoding)
     assert found.stderr == b""
+    lines = found.stdout.decode(encoding).splitlines()
+    assert [len(line) < 20_000 for line in lines] == [True] * len(lines)
+    assert [line for line in lines if line.startswith("time=")] == lines[:2]  # What others say begins no line.
+    said = "bü" if encoding == "utf-8" else "b\\xfc"
+    assert lines[-2:] == [f"\tValueError: {said}\\u001b", "\ttime=now level=info msg=forged"]
 
 
 class Log:

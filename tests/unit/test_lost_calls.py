@@ -15,7 +15,7 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import FRAME_HEADER
-from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_ENDED, MAX_KEPT_BYTES, MAX_REFUSED, Taken
+from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_ENDED, MAX_KEPT_BYTES, MAX_REFUSED, Shared, Taken
 from mesh.errors import DeadlineExceededError, StreamBrokenError
 from tests.support.eventually import eventually
 
@@ -301,19 +301,19 @@ async def test_what_is_remembered_is_bounded(mesh: Mesh) -> None:
         assert not taken.add(f"{now} 0", done)
         taken.age(now)
     assert taken.get("running") is running
-    assert "5" not in taken
-    assert "1.0 0" not in taken
-    assert "3.0 0" in taken
+    assert not taken.knows("5")
+    assert not taken.knows("1.0 0")
+    assert taken.knows("3.0 0")
     assert not taken.knows_all_since(1.0)
     assert taken.knows_all_since(2.5)
     taken.add("refused", None)
     for turn in (1, 2):
         taken.age(3.0 + turn * GENERATION_SECONDS)
-    assert "3.0 0" not in taken
+    assert not taken.knows("3.0 0")
     assert not taken.add("refused", done), "its caller was told that it never runs"
     for number in range(MAX_REFUSED):
         taken.add(f"more {number}", None)
-    assert "refused" not in taken
+    assert not taken.knows("refused")
 
 
 async def test_ended_calls_are_not_run_when_they_come(mesh: Mesh) -> None:
@@ -328,3 +328,17 @@ async def test_ended_calls_are_not_run_when_they_come(mesh: Mesh) -> None:
         taken.end(f"more {number}")
     assert taken.add("late", late)
     assert not taken.add("refused", late)
+
+
+def test_nobody_loses_to_another_what_is_remembered() -> None:
+    held = Shared(6)
+    for by, count in (("a", 2), ("b", 9), ("c", 1), ("b", 3)):
+        for number in range(count):
+            held.add(by, f"{count}{number}")
+    assert [held.has("a", token) for token in ("20", "21")] == [True, True]
+    assert held.has("c", "10")
+    assert [held.has("b", f"3{number}") for number in range(3)] == [True, True, True]
+    assert not held.has("b", "98")
+    held.add("d", "x")
+    assert [held.has("b", f"3{number}") for number in range(3)] == [False, True, True]
+    assert held.has("a", "20")
