@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -15,7 +15,7 @@ from mesh.blocks.binding_contract import BindingEvent, Reading
 from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError
 
-__all__ = ["AGAIN_SECONDS", "InOrder", "LONGEST_WAIT", "Notes"]
+__all__ = ["AGAIN_SECONDS", "InOrder", "LONGEST_WAIT", "Notes", "patiently"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,23 @@ class Mark(Protocol):
 
 
 M = TypeVar("M", bound=Mark)
+_T = TypeVar("_T")
+
+
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask until there is an answer; raises ``MeshError`` where asking again does not help."""
+    told, wait = "", AGAIN_SECONDS
+    while True:
+        try:
+            return await ask()
+        except MeshError as error:
+            if not error.retryable:
+                raise
+            if str(error) != told:
+                logger.warning("asking again: %s", error)
+            told = str(error)
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, LONGEST_WAIT)
 
 
 class Notes(Generic[M]):
@@ -73,7 +90,10 @@ class Notes(Generic[M]):
         """
         key = self.key(partition)
         found = await self.records.get(key, strong=True)
-        if found is not None and not msgspec.json.decode(found.value, type=type(mark)).before(mark):
+        known = None if found is None else msgspec.json.decode(found.value, type=type(mark))
+        if known == mark:  # By a write whose answer was lost.
+            return
+        if known is not None and not known.before(mark):
             raise ConflictError(f"{partition} was read by somebody else meanwhile")
         etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
         await self.records.write([Item(key, msgspec.json.encode(mark), etag, first, ttl)])
@@ -98,7 +118,7 @@ class InOrder(Generic[M]):
 
     async def begin(self) -> None:
         """Find out how far it was read."""
-        self.mark = self._noted = await self._notes.read(self._partition)
+        self.mark = self._noted = await patiently(lambda: self._notes.read(self._partition))
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -14,13 +13,11 @@ from bindings.aws._session import AWSAdapter
 from mesh.blocks.binding_contract import BindingError
 from mesh.errors import MeshError
 
-__all__ = ["AWSBinding", "object_of", "ordered", "patiently"]
+__all__ = ["AWSBinding", "object_of", "ordered"]
 
 logger = logging.getLogger(__name__)
 
 TESTED = "moto's server; never ran against the real service"
-AGAIN_SECONDS, LONGEST_WAIT = 1.0, 15.0
-_T = TypeVar("_T")
 
 
 class AWSBinding(AWSAdapter):
@@ -32,22 +29,6 @@ class AWSBinding(AWSAdapter):
 
     def _away(self, reason: str) -> MeshError:
         return BindingError(reason, retryable=True)
-
-
-async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask until there is an answer; raises ``MeshError`` where asking again does not help."""
-    told, wait = "", AGAIN_SECONDS
-    while True:
-        try:
-            return await ask()
-        except MeshError as error:
-            if not error.retryable:
-                raise
-            if str(error) != told:
-                logger.warning("asking again: %s", error)
-            told = str(error)
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, LONGEST_WAIT)
 
 
 def object_of(data: bytes, service: str) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from uuid import uuid4
 import msgspec
 from botocore.exceptions import ClientError
 
-from bindings._in_order import InOrder, Notes
-from bindings.aws._binding import AWSBinding, patiently
+from bindings._in_order import InOrder, Notes, patiently
+from bindings.aws._binding import AWSBinding
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.blocks.store import StateStore
@@ -188,7 +188,7 @@ class _Reader:
             listed = {str(each["ShardId"]): each for each in await patiently(self._binding.shards)}
             for name, each in listed.items():
                 parents = listed.keys() & {each.get("ParentShardId"), each.get("AdjacentParentShardId")}
-                if name not in self._shards and await self._ready(name, parents):
+                if name not in self._shards and await patiently(partial(self._ready, name, parents)):
                     shown = f"{name} of the Kinesis stream"
                     in_order = InOrder(self._notes, name, self._reading, self.leaving, shown)
                     made = self._shards[name] = _Shard(self._binding, name, in_order, self.since)

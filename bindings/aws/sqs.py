@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bindings._data import sendable
-from bindings.aws._binding import AWSBinding, ordered, patiently
+from bindings._in_order import patiently
+from bindings.aws._binding import AWSBinding, ordered
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.errors import MeshError

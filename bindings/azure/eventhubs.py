@@ -49,6 +49,7 @@ SEND_SECONDS = 60.0
 ASK_SECONDS = 15.0
 LOGIN_SECONDS = 10
 CLOSE_SECONDS = 5.0
+SILENT_SECONDS = 20.0  # Without a frame, a connection is lost: the library's ticks are of its own clock.
 TICK_SECONDS = 5.0  # Longer than it takes to find that a partition cannot be opened.
 MAX_SENDERS = 8
 MAX_KEY = 128
@@ -271,7 +272,9 @@ class EventHubsBinding(AzureAdapter):
         """Read the partitions while it is entered."""
         settings: EventHubsSettings = self._settings
         now = time.time()
-        client = self._client(EventHubConsumerClient, consumer_group=settings.group or DEFAULT_GROUP)
+        client = self._client(
+            EventHubConsumerClient, consumer_group=settings.group or DEFAULT_GROUP, idle_timeout=SILENT_SECONDS
+        )
         source = _Source(self, client, settings)
         try:
             described = await source.described()
@@ -336,7 +339,7 @@ class _Source:
         listed: Sequence[str] = (await self.described())["partition_ids"]
         only = self._settings.partition
         if only and only not in listed:
-            raise BindingError(f"{self.shown} has no partition {only!r}")
+            raise BindingError(f"partitionID: {self.shown} has no partition {only!r}")
         return [only] if only else listed
 
     @asynccontextmanager

@@ -31,7 +31,7 @@ from azure.servicebus.exceptions import (
 
 from bindings._polled import polling
 from bindings._service import safe, said
-from bindings.azure._amqp import connection_kind, plain
+from bindings.azure._amqp import connection_kind, plain, secrets_of, texts
 from bindings.azure._client import AzureAdapter
 from bindings.azure._identity import AzureSettings
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
@@ -163,7 +163,7 @@ class ServiceBusQueueBinding(AzureAdapter):
         try:
             yield
         except (AzureError, OSError, ValueError, RuntimeError) as error:
-            reason = safe(str(error).partition("\n")[0] or type(error).__name__, (self._settings.connection or "",))
+            reason = safe(str(error).partition("\n")[0] or type(error).__name__, secrets_of(self._settings.connection))
             raise BindingError(f"{shown}: {reason}", retryable=isinstance(error, (*_AWAY, OSError))) from None
 
     async def invoke(self, asked: Invoke) -> None:
@@ -219,18 +219,21 @@ class _Source:
         self.hold_seconds, self._seconds = float(settings.renewal), settings.timeout
         self.at_once = settings.handlers or MAX_HANDLERS
         self._pause = 1 / settings.refusals if settings.refusals else 0.0
+        self._pausing = asyncio.Lock()
 
     async def fetch(self, most: int) -> Sequence[ServiceBusReceivedMessage]:
         wait = WAIT_SECONDS if most == self.at_once else BUSY_WAIT_SECONDS
         with self._failures():
             async with self._one:
+                async with asyncio.timeout(self._seconds):
+                    await self._receiver.__aenter__()  # Receiving would allow `wait` for connecting again, too.
                 return await self._receiver.receive_messages(max_message_count=most, max_wait_time=wait)
 
     def group(self, message: ServiceBusReceivedMessage) -> object:
         return message.lock_token
 
     def event(self, message: ServiceBusReceivedMessage) -> BindingEvent:
-        return BindingEvent(_body(message), _told(message))
+        return BindingEvent(texts(message.body), _told(message))
 
     async def hold(self, message: ServiceBusReceivedMessage) -> None:
         with self._failures():
@@ -243,8 +246,9 @@ class _Source:
                 await self._receiver.complete_message(message)
 
     async def again(self, message: ServiceBusReceivedMessage, *, refused: bool) -> None:
-        if refused:
-            await asyncio.sleep(self._pause)
+        if refused and self._pause:
+            async with self._pausing:  # So many a second in all.
+                await asyncio.sleep(self._pause)
         with self._failures():
             async with self._one, asyncio.timeout(self._seconds):
                 await self._receiver.abandon_message(message)
@@ -287,19 +291,6 @@ def _time(text: str) -> datetime:
         return parsedate_to_datetime(text)
     except ValueError:
         raise BindingError(f"{_SCHEDULED} is a time as of RFC 3339 or RFC 1123") from None
-
-
-def _body(message: ServiceBusReceivedMessage) -> bytes:
-    """Give the bytes of a message, also of one that holds a value."""
-    body = message.body
-    if isinstance(body, bytes):
-        return body
-    if isinstance(body, str):
-        return body.encode()
-    try:
-        return b"".join(body)
-    except TypeError:
-        raise BindingError("a message holds neither bytes nor a text") from None
 
 
 def _told(message: ServiceBusReceivedMessage) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from bindings.queues._access import tls_of
 from bindings.queues._mqtt import Message, Server, Wire, connect
-from bindings.queues._reading import growing, handed, reading_by
+from bindings.queues._reading import growing, handed, reading_by, stopped_within
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.blocks.store import StateStore
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS, LEAVE_SECONDS = 10.0, 2.0
 READ_SECONDS, ENTER_SECONDS = 4.0, 5.0  # Whoever has its turn at once is connected, or failed, when it is entered.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 5.0
+AGAIN_SECONDS = 15.0  # Until what was given up is asked for again.
 AT_ONCE = 100
 MAX_UNCONFIRMED = 1000
 PORTS = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883, "ssl": 8883, "tls": 8883, "tcps": 8883}
@@ -82,7 +83,7 @@ class MQTTBindingSettings:
     )
     consumer: str = setting(
         "consumerID",
-        "Names the session; if not set, the app id does, so that each application has a session.",
+        "Names the session; if not set, the app id and the component do, so that each application has a session.",
         default="",
         example="shop",
     )
@@ -198,10 +199,12 @@ class MQTTBinding(ComponentAdapter):
 
     async def _read_in_turn(self, reading: Reading, connected: asyncio.Event, stopping: asyncio.Event) -> None:
         settings: MQTTBindingSettings = self._settings
-        client_id = f"{settings.consumer or reading.app_id}-consumer"
+        # Of two that read for one application, each has its own: a session holds all that its client has subscribed to.
+        client_id = f"{settings.consumer or f'{reading.app_id}-{reading.component}'}-consumer"
 
         async def work() -> None:
-            await self._read(reading, client_id, connected, stopping)
+            while not stopping.is_set():
+                await self._read(reading, client_id, connected, stopping)
 
         if self._records is not None:
             try:
@@ -216,6 +219,7 @@ class MQTTBinding(ComponentAdapter):
     async def _read(self, reading: Reading, client_id: str, connected: asyncio.Event, stopping: asyncio.Event) -> None:
         settings: MQTTBindingSettings = self._settings
         waiting: asyncio.Queue[Message] = asyncio.Queue()  # Bounded: the connection is read no further.
+        given_up = asyncio.Event()
         wires: list[Wire] = []
 
         def take(message: Message) -> None:
@@ -229,12 +233,12 @@ class MQTTBinding(ComponentAdapter):
                     wire = await connect(self._server, client_id, take, clean=settings.clean)
                     wires.append(wire)
                 async with task_group() as tasks:
-                    pump = self._pump(reading, wire, waiting, stopping, tasks)
+                    pump = self._pump(reading, wire, waiting, stopping, given_up, tasks)
                     pumping = tasks.create_task(pump, name="mqtt-pump")
                     await wire.subscribe(settings.topic)  # What the session has kept may come before the answer.
                     watching = tasks.create_task(_fail_when_closed(wire), name="mqtt-watch")
                     connected.set()
-                    await stopping.wait()
+                    await _ended(stopping, given_up)
                     pumping.cancel()
                     watching.cancel()
                 wire.leave()
@@ -252,6 +256,7 @@ class MQTTBinding(ComponentAdapter):
         wire: Wire,
         waiting: asyncio.Queue[Message],
         stopping: asyncio.Event,
+        given_up: asyncio.Event,
         tasks: asyncio.TaskGroup,
     ) -> None:
         """Hand messages over, several at once."""
@@ -262,7 +267,9 @@ class MQTTBinding(ComponentAdapter):
             try:
                 event = BindingEvent(message.data, {"topic": message.topic})
                 waits = growing(FIRST_WAIT, LONGEST_WAIT, None if retries < 0 else retries)
-                if await handed(reading, event, stopping, waits) and message.number:
+                if not await handed(reading, event, stopping, waits):
+                    given_up.set()
+                elif message.number:
                     wire.acknowledge(message.number)
             finally:
                 places.release()
@@ -273,6 +280,20 @@ class MQTTBinding(ComponentAdapter):
                 wire.resume()
             await places.acquire()
             tasks.create_task(hand(message), name="mqtt-hand")
+
+
+async def _ended(stopping: asyncio.Event, given_up: asyncio.Event) -> None:
+    """Wait for the end, and not for much longer once a message was given up.
+
+    The server hands it over again to the next connection only; until then it takes one of the few places there are for
+    what is not acknowledged.
+    """
+    async with task_group() as tasks:
+        ends = [tasks.create_task(each.wait(), name="mqtt-end") for each in (stopping, given_up)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for each in ends:
+            each.cancel()
+    await stopped_within(stopping, AGAIN_SECONDS)
 
 
 async def _fail_when_closed(wire: Wire) -> None:

@@ -293,18 +293,21 @@ async def read(binding: InputBinding, source: Source, towards: Towards, ending: 
             raise
 
     while not ending.is_set():
+        entered: float | None = None
         try:
             if not await towards.wants(source):
                 logger.debug("binding %s: %s does not want its events", source.name, towards.app_id)
                 return
             async with binding.reading(Reading(source.name, towards.app_id, handle)):
                 logger.info("binding %s is read for %s", source.name, towards.app_id)
-                told, wait = "", AGAIN_SECONDS
+                entered = time.monotonic()
                 await towards.until_unwanted(source, ending)
             return
         except NoResponderError:
             return  # The application went; it says when it is back.
         except MeshError as error:
+            if entered is not None and time.monotonic() > entered + LONGEST_WAIT:  # It was well for a while.
+                told, wait = "", AGAIN_SECONDS
             if str(error) != told:
                 logger.warning("binding %s is not read for %s, trying again: %s", source.name, towards.app_id, error)
             told = str(error)

@@ -72,6 +72,7 @@ class Item:
         check: Whether nothing is written: the key must have the etag, or without one must not exist. Only in a
             transaction, whose other items it guards.
         strong: Whether it must have reached the store's followers, where the store can wait for them.
+        lease: Whether no reader's clock may end it, only the store's, as in `mesh.broker.Write`.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Item:
     metadata: dict[str, str] = field(default_factory=dict)
     check: bool = False
     strong: bool = False
+    lease: bool = False
 
 
 class StateStore:
@@ -228,4 +230,4 @@ class KeyValueStateStore(StateStore):
             expected = 0 if item.concurrency is Concurrency.FIRST_WRITE and item.value is not None else None
         if item.check:
             return Write(item.key, None, expected or 0, check=True)
-        return Write(item.key, item.value, expected, item.ttl)
+        return Write(item.key, item.value, expected, item.ttl, lease=item.lease)

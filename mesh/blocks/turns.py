@@ -40,7 +40,7 @@ async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[No
         ending: Set when the turn is not waited for any more; the work looks for itself.
 
     Raises:
-        MeshError: What the work raised, or the records before the turn was there.
+        MeshError: What the work raised, or the records before the turn was there, where asking again does not help.
     """
     holder = secrets.token_hex(8).encode()
     while (since := await _taken(records, key, holder, ending)) is not None:
@@ -59,31 +59,45 @@ async def in_turn(records: StateStore, key: str, work: Callable[[], Awaitable[No
 
 async def _taken(records: StateStore, key: str, holder: bytes, ending: asyncio.Event) -> float | None:
     """Wait for the turn; give the time (monotonic) since which it is there for sure, None = it came to an end."""
+    told = ""
     while not ending.is_set():
         since = time.monotonic()
-        found = await records.get(key, strong=True)
-        if found is None or found.value == holder:
-            etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
-            try:
-                await records.write([Item(key, holder, etag, first, HOLD_SECONDS)])
-            except ConflictError:
-                pass
-            except (MeshError, asyncio.CancelledError):  # It may be written all the same.
-                with suppress(MeshError):
-                    await _give_back(records, key, holder)
-                raise
-            else:
+        try:
+            if await _take(records, key, holder):
                 return since
+        except MeshError as error:
+            if not error.retryable:
+                raise
+            if str(error) != told:
+                logger.warning("the turn for %s is waited for: %s", key, error)
+            told = str(error)
         with suppress(TimeoutError):
             async with asyncio.timeout(RENEW_SECONDS):
                 await ending.wait()
     return None
 
 
+async def _take(records: StateStore, key: str, holder: bytes) -> bool:
+    """Take the turn, if nobody has it."""
+    found = await records.get(key, strong=True)
+    if found is not None and found.value != holder:
+        return False
+    etag, first = (None, Concurrency.FIRST_WRITE) if found is None else (found.etag, None)
+    try:
+        await records.write([Item(key, holder, etag, first, HOLD_SECONDS, lease=True)])
+    except ConflictError:
+        return False
+    except (MeshError, asyncio.CancelledError):  # It may be written all the same.
+        with suppress(MeshError):
+            await _give_back(records, key, holder)
+        raise
+    return True
+
+
 async def _renew(records: StateStore, key: str, holder: bytes, since: float) -> None:
     """Keep the turn; raises ``_LostTurnError``."""
     while True:
-        await asyncio.sleep(RENEW_SECONDS)
+        await asyncio.sleep(min(RENEW_SECONDS, since + SURE_SECONDS - time.monotonic()))
         now = time.monotonic()
         if now >= since + SURE_SECONDS:
             raise _LostTurnError(key)
@@ -92,7 +106,7 @@ async def _renew(records: StateStore, key: str, holder: bytes, since: float) -> 
                 found = await records.get(key, strong=True)
                 if found is None or found.value != holder:
                     raise _LostTurnError(key)
-                await records.write([Item(key, holder, found.etag, ttl=HOLD_SECONDS)])
+                await records.write([Item(key, holder, found.etag, ttl=HOLD_SECONDS, lease=True)])
         except (ConflictError, TimeoutError):
             raise _LostTurnError(key) from None
         except MeshError as error:

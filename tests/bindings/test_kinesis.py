@@ -6,15 +6,17 @@ The server is written by hand, for moto's shards never end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
+from bindings._in_order import InOrder, Notes
 from bindings.aws import kinesis
-from bindings.aws.kinesis import KinesisBinding
+from bindings.aws.kinesis import KinesisBinding, Mark
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, Reading
-from mesh.blocks.store import KeyValueStateStore
+from mesh.blocks.store import Item, KeyValueStateStore
+from mesh.errors import ConflictError, StateError
 from mesh.key_value import MemoryKeyValue
 from tests.support.eventually import eventually
 from tests.support.kinesis_server import KinesisServer
@@ -63,6 +65,34 @@ class Taken:
 
 def reading(handle: Handle, app_id: str = "app") -> Reading:
     return Reading("in", app_id, handle)
+
+
+async def test_a_note_whose_answer_was_lost() -> None:
+    """Is no sign of somebody else."""
+    records, leaving = Unsure(MemoryKeyValue()), asyncio.Event()
+    in_order = InOrder(Notes(records, "place", Mark()), "0", reading(Taken()), leaving, "shard 0")
+    await in_order.begin()
+    for number in ("7", "8"):
+        assert await in_order.take([(BindingEvent(b"", {}), Mark(number))])
+        records.loses = True
+        await in_order.note()
+        await in_order.note()
+    await Notes(records, "place", Mark()).write("0", Mark("10"))
+    in_order.mark = Mark("9")
+    with pytest.raises(ConflictError, match="shard 0 was read by somebody else"):
+        await in_order.note()
+
+
+class Unsure(KeyValueStateStore):
+    """Does a write, and does not say so."""
+
+    loses = False
+
+    async def write(self, items: Sequence[Item]) -> None:
+        await super().write(items)
+        if self.loses:
+            self.loses = False
+            raise StateError("no answer")
 
 
 async def test_resharding(server: KinesisServer, store: KeyValueStateStore) -> None:

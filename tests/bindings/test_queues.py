@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ import nats
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from bindings.queues import mqtt
 from bindings.queues._mqtt import Message, Wire, connect
 from bindings.queues._mqtt import Server as MQTTAddress
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading, Remembering
@@ -529,6 +531,44 @@ async def test_mqtt_unacknowledged() -> None:
             await app_has(app, b"two")
         async with adapter.reading(app.reading()):
             await app.has(b"one", b"two", b"one")
+
+
+async def test_mqtt_goes_on_behind_what_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server hands over no more than some messages that are not acknowledged; then a new connection has all again."""
+    monkeypatch.setattr(mqtt, "AGAIN_SECONDS", 0.05)
+    server: MQTTServer = await shared("mqtt", MQTTServer)
+    topic, got = unique("queue"), list[bytes]()
+
+    async def handle(event: BindingEvent) -> bytes:
+        got.append(event.data)
+        if event.data == b"bad" and got.count(b"bad") <= 25:
+            raise BindingError("no")
+        return b""
+
+    settings = {"url": server.url, "topic": topic, "backOffMaxRetries": "0", "consumerID": unique("me")}
+    async with made("mqtt3", **settings) as adapter, adapter.reading(Reading("in", "app", handle)):
+        for data in (*[b"bad"] * 25, b"good"):
+            await adapter.invoke(call("create", data))
+
+        def there() -> None:
+            assert b"good" in got
+
+        await eventually(there)
+
+
+async def test_mqtt_sessions_are_of_one_component_each() -> None:
+    """A session holds all that its client has subscribed to: of one that two share, each would get the other's."""
+    server: MQTTServer = await shared("mqtt", MQTTServer)
+    topics, apps, app_id = [unique("queue") for _ in range(2)], [App() for _ in range(2)], unique("app")
+    async with AsyncExitStack() as stack:
+        for topic, app in zip(topics, apps, strict=True):
+            adapter = await stack.enter_async_context(made("mqtt3", url=server.url, topic=topic))
+            await stack.enter_async_context(adapter.reading(replace(app.reading(), component=topic, app_id=app_id)))
+        for number in range(5):
+            for topic in topics:
+                await adapter.invoke(call("create", f"{topic} {number}".encode(), topic=topic))
+        for topic, app in zip(topics, apps, strict=True):
+            await app.has(*(f"{topic} {number}".encode() for number in range(5)))
 
 
 async def test_mqtt_session_with_much(tmp_path: Path) -> None:
