@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from gateway.cli import main
 from tests.http.harness import App, Backbone, Node, gateway
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
 from tests.support.security import missing
 
 APPS = ("shop", "orders")
@@ -167,3 +171,88 @@ async def test_nats_without_a_right(
             await eventually(is_refused)
             asking.cancel()
         assert app.got == [] or right == "_INBOX.>"
+
+
+# Redis
+
+
+def redis_user(capsys: pytest.CaptureFixture[str], app: str, *words: str, without: str = "none") -> list[list[str]]:
+    lines = [line for line in printed(capsys, "redis", app, *words).splitlines() if not line.startswith("#")]
+    assert without == "none" or any(without in line for line in lines), without
+    return [shlex.split(line.replace(">PASSWORD", ">secret")) for line in lines if without not in line]
+
+
+@asynccontextmanager
+async def redis_of(home: Path) -> AsyncIterator[tuple[Redis, dict[str, str]]]:
+    if find_redis_server() is None:
+        missing("redis-server is not installed: tests/provision/redis.sh")
+    async with (
+        RedisServer(home / "redis", DURABLE) as server,
+        Redis(port=server.port, decode_responses=True) as admin,
+    ):
+        yield admin, {app: f"redis://{app}:secret@127.0.0.1:{server.port}?inbox={app}" for app in APPS}
+
+
+async def allow(admin: Redis, commands: list[list[str]]) -> None:
+    """Enter all of them as one command, so that nobody is without rights in between."""
+    await admin.execute_command(*commands[0], *(word for command in commands[1:] for word in command[3:]))
+
+
+@pytest.mark.parametrize("words", [(), ("--calls", "orders")])
+async def test_redis(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Nothing that the gateways do is refused, and what a right is for needs it."""
+    async with redis_of(tmp_path) as (admin, urls):
+        for app in APPS:
+            await allow(admin, redis_user(capsys, app, *words))
+        async with pair(urls, tmp_path) as (shop, orders, app):
+            await everything(shop, orders, app)
+            assert await admin.acl_log() == []
+            for right, verb, path, headers, body in REDIS_NEEDED:
+                await allow(admin, redis_user(capsys, "shop", *words, without=right))
+                answer = await shop.request(verb, path, headers, body)
+                assert answer.status >= 400, (right, answer)
+                await allow(admin, redis_user(capsys, "shop", *words))
+            await admin.acl_log_reset()
+            await everything(shop, orders, app)
+
+
+REDIS_NEEDED: list[tuple[str, str, str, dict[str, str] | None, bytes]] = [
+    ("mesh.kv:prod=2Estatestore:", "POST", "/v1.0/state/statestore", None, b'[{"key": "k", "value": 1}]'),
+    ("mesh.prod.topic.pubsub:", "POST", "/v1.0/publish/pubsub/placed", None, b"x"),
+    ("+xadd +xgroup|create", "POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"x"),
+    ("+smembers +srandmember", "POST", "/v1.0/invoke/orders/method/work", None, b"x"),
+]
+REDIS_OTHERS = [
+    ("SUBSCRIBE", "mesh-orders:host-1-abc"),
+    ("SUBSCRIBE", "mesh-orders:host-1-abc:s1"),
+    ("SUBSCRIBE", "mesh.prod.app.orders.members"),
+    ("PSUBSCRIBE", "*"),
+    ("PUBSUB", "CHANNELS"),
+    ("MONITOR",),
+    ("SADD", "mesh.prod.app.orders:serve:orders", "mesh-shop:host-1-abc:s1"),
+    ("SADD", "mesh.prod.app.orders:serve", "another"),
+    ("SMEMBERS", "mesh.prod.app.billing:serve"),
+    ("GET", "mesh-orders:host-1-abc:s1:mesh-billing:host-2-abc:1"),
+    ("XRANGE", "mesh.prod.topic.mesh-calls:s:orders", "-", "+"),
+    ("XADD", "mesh.prod.topic.mesh-calls:s:billing", "*", ":data", "x"),
+    ("XREADGROUP", "GROUP", "orders orders", "x", "STREAMS", "mesh.prod.topic.mesh-calls:s:orders", ">"),
+    ("XADD", "mesh.prod.topic.another:s:placed", "*", ":data", "x"),
+    ("SMEMBERS", "mesh.test.app.orders:serve"),
+    ("HMGET", "mesh.kv:prod=2Eother:shop||k", "v"),
+    ("EVAL", "return redis.call('XRANGE', 'mesh.prod.topic.mesh-calls:s:orders', '-', '+')", "0"),
+    ("KEYS", "*"),
+    ("FLUSHALL",),
+    ("CONFIG", "GET", "*"),
+    ("ACL", "LIST"),
+]
+
+
+async def test_redis_refuses_what_is_another_s(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    async with redis_of(tmp_path) as (admin, urls):
+        for command in redis_user(capsys, "shop", "--calls", "orders"):
+            await admin.execute_command(*command)
+        async with Redis.from_url(urls["shop"].partition("?")[0]) as client:
+            assert await client.ping()
+            for command in REDIS_OTHERS:
+                with pytest.raises(NoPermissionError):
+                    pytest.fail(f"{command} was answered {await client.execute_command(*command)}")
