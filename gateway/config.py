@@ -53,15 +53,24 @@ class Tokens:
     Attributes:
         api: Clients of the gateway must send it (``DAPR_API_TOKEN``); None admits everyone.
         app: Sent with every call to the application (``APP_API_TOKEN``); None sends nothing.
+        api_file: Its lines are in place of ``api``, any of them; it is read again when it changes.
     """
 
     api: str | None = None
     app: str | None = None
+    api_file: Path | None = None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether clients must know a token."""
+        return self.api is not None or self.api_file is not None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Tokens:
-        """Read both; an empty variable counts as unset."""
-        return cls(environment.get("DAPR_API_TOKEN") or None, environment.get("APP_API_TOKEN") or None)
+        """Read them; an empty variable counts as unset."""
+        file = environment.get("DAPR_API_TOKEN_FILE")
+        api, app = environment.get("DAPR_API_TOKEN") or None, environment.get("APP_API_TOKEN") or None
+        return cls(api, app, Path(file).expanduser().absolute() if file else None)
 
 
 @dataclass(frozen=True, slots=True)

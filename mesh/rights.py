@@ -26,6 +26,8 @@ __all__ = ["ALL", "CALLS", "Permitting", "Rights", "rights_of"]
 
 ALL = "*"
 OUTCOMES = "mesh:invocations"
+_SHARED = ("nodes", "hosts", "keepers", "readers", "triggered")
+_NAMED = ("asker", "keepers", "seen", "back")
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
 
 
@@ -53,6 +55,23 @@ class Rights:
         """Write a dotted address of the namespace; ``*`` and ``>`` stay what they are."""
         tokens = [name if name in (ALL, ">") else address.encode_token(name) for name in (self.namespace, *names)]
         return ".".join(("mesh", *tokens))
+
+    @property
+    def told(self) -> list[str]:
+        """Addresses of those that it sends frames to, or broadcasts to; ``*`` is any one token."""
+        found = [each for app in self.calls for each in (self.space("app", app), self.space("app", app, "members"))]
+        found += [self.space("component", "*"), self.space("component", "*", ">")]
+        found += [self.space(name) for name in _SHARED]
+        return found + [self.space(name, "*") for name in (*_NAMED, "bindings")]
+
+    @property
+    def heard(self) -> list[str]:
+        """Addresses that it serves, or listens to."""
+        own = self.space("app", self.app_id)
+        found = [own, f"{own}.members", self.space("bindings", self.app_id)]
+        for name in self.hosted:
+            found += [self.space("component", name), self.space("component", name, ">")]
+        return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]
 
 
 class Permitting(Protocol):

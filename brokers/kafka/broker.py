@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from aiokafka.partitioner import murmur2
 from aiokafka.protocol.admin import DescribeGroupsRequest
@@ -37,6 +38,9 @@ from mesh.errors import (
     TopologyMismatchError,
 )
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.rights import Rights
 
 __all__ = ["KafkaBroker"]
 
@@ -99,6 +103,13 @@ class KafkaBroker(Adapter):
         self._spaces: dict[str, Space] = {}
         self._sticky: dict[str, _Sticky] = {}
         self.inbox = ""
+
+    @staticmethod
+    def permissions(rights: Rights) -> str:
+        """Write what a user of the cluster has to be allowed."""
+        from brokers.kafka._permissions import permissions
+
+        return permissions(rights)
 
     async def _enter(self) -> None:
         """Connect, and start to receive frames."""

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, url_options
+from brokers.shared.settings import Reading, count_option, inbox_option, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
@@ -29,7 +29,6 @@ __all__ = ["NatsConfig", "NatsSettings"]
 DEFAULT_PORT = 4222
 DEFAULT_NAME = "brokermesh"
 URL_OPTIONS = (*TLS_OPTIONS, "creds", "inbox", "name", "nkey", "replicas")
-_TOKEN = re.compile(r"[A-Za-z0-9_=-]+")
 SHAPE = "a NATS URL is nats://[user:password@]host[:port][,host[:port]]…, or tls://…"
 CREDENTIALS = """-----BEGIN NATS USER JWT-----
 {jwt}
@@ -160,7 +159,7 @@ class NatsConfig:
             token=user if password is None else None,
             replicas=count_option(options, "replicas"),
             name=options.get("name") or DEFAULT_NAME,
-            inbox=_inbox(options.get("inbox", "")),
+            inbox=inbox_option(options),
             jwt=jwt,
             seed=seed,
         )
@@ -228,12 +227,6 @@ def _servers(text: str) -> tuple[tuple[str, ...], set[tuple[str, str | None]]]:
         if parts.username:
             logins.add((unquote(parts.username), None if parts.password is None else unquote(parts.password)))
     return tuple(servers), logins
-
-
-def _inbox(text: str) -> str:
-    if text and not _TOKEN.fullmatch(text):
-        raise ConfigError(f"option inbox: {text!r} must be letters, digits, '_', '-' and '='")
-    return text
 
 
 def _keys(options: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -19,7 +19,7 @@ _INBOX = "_INBOX"
 def permissions(rights: Rights) -> str:
     """Write the user of an application's gateway, as it stands in a server's configuration."""
     user, mark = json.dumps(rights.app_id), encode_token(rights.app_id)
-    publish, subscribe = _publish(rights), _subscribe(rights, mark)
+    publish, subscribe = _publish(rights), [f"{_INBOX}.{mark}.>", *rights.heard]
     return (
         f"# Into authorization {{ users: [ … ] }}, or the users of an account with JetStream.\n"
         f"# The gateway: MESH_BACKBONE=nats://USER:PASSWORD@HOST:4222?inbox={mark}\n"
@@ -35,11 +35,7 @@ def _listed(subjects: list[str]) -> str:
 
 def _publish(rights: Rights) -> list[str]:
     found = [f"{_INBOX}.>"]  # To whoever asked, and whoever was asked: these names cannot be guessed.
-    for app in rights.calls:
-        found += [rights.space("app", app), rights.space("app", app, "members"), rights.space("topic", CALLS, "*", app)]
-    found += [rights.space("component", "*"), rights.space("component", "*", ">")]
-    found += [rights.space(name) for name in ("nodes", "hosts", "keepers", "readers", "triggered")]
-    found += [rights.space(name, "*") for name in ("asker", "keepers", "seen", "back", "bindings")]
+    found += [*rights.told, *(rights.space("topic", CALLS, "*", app) for app in rights.calls)]
     calls = stream_of(rights.space("topic", CALLS))
     own = consumer_name(rights.app_id, own_calls := rights.space("topic", CALLS, "*", rights.app_id))
     found += [*_stream(calls), f"$JS.API.CONSUMER.LIST.{calls}", f"$JS.API.STREAM.PURGE.{calls}"]
@@ -70,12 +66,3 @@ def _consumer(stream: str, name: str, subjects: str) -> list[str]:
         f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}",
         f"$JS.ACK.{stream}.{name}.>",
     ]
-
-
-def _subscribe(rights: Rights, mark: str) -> list[str]:
-    own = rights.space("app", rights.app_id)
-    found = [f"{_INBOX}.{mark}.>", own, f"{own}.members", rights.space("bindings", rights.app_id)]
-    for name in rights.hosted:
-        found += [rights.space("component", name), rights.space("component", name, ">")]
-    found += [rights.space(name) for name in ("nodes", "hosts", "keepers", "readers", "triggered")]
-    return found + [rights.space(name, "*") for name in ("asker", "keepers", "seen", "back")]

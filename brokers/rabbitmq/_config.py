@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 from urllib.parse import unquote
 
+from brokers.rabbitmq._names import PLAIN
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, hosts_of, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, count_option, hosts_of, inbox_option, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -21,7 +22,7 @@ __all__ = ["RabbitMQConfig", "RabbitMQSettings"]
 
 PORTS = {"amqp": 5672, "amqps": 5671}
 SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
-URL_OPTIONS = (*TLS_OPTIONS, "auth_mechanism", "connection_timeout", "heartbeat")
+URL_OPTIONS = (*TLS_OPTIONS, "auth_mechanism", "connection_timeout", "heartbeat", "inbox")
 
 
 _QUEUES = "queues and exchanges are made by the mesh, and are durable"
@@ -125,6 +126,7 @@ class RabbitMQConfig:
         max_bytes: Most bytes that wait in a queue, if less than what its space asks for.
         max_events: Most events that wait in a queue; a publish above it is rejected.
         max_in_flight: Most deliveries at a member, if less than what its subscription asks for.
+        inbox: Stands in the names of this node's own queues, for rights by names; empty = nothing.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -141,6 +143,7 @@ class RabbitMQConfig:
     max_bytes: int | None = None
     max_events: int | None = None
     max_in_flight: int | None = None
+    inbox: str = ""
 
     @property
     def shown(self) -> str:
@@ -184,6 +187,7 @@ class RabbitMQConfig:
             external=mechanism == "external",
             heartbeat=count_option(options, "heartbeat") or 10,
             connect_wait=CONNECT_WAIT if timeout is None else timeout / 1000,
+            inbox=inbox_option(options).translate(PLAIN),
         )
         return config, tls_of(options, None if scheme == "amqps" else "amqps")
 

@@ -1,6 +1,6 @@
 """Frames between live nodes: requests, answers and broadcasts, none of them stored.
 
-One direct exchange, ``mesh.frames``, routes them. A served address is a queue for each group,
+One topic exchange, ``mesh.frames.topic``, routes them. A served address is a queue for each group,
 which its members share. The last to leave in good order takes it along; one whose members died
 lives on for a while, so that a call waits in it for the next member. A request that no queue takes
 comes back at once (``mandatory``). A broadcast's key is bound to a queue of every listener.
@@ -47,7 +47,13 @@ def frame_key(address: Address) -> str:
 def inbox_target(text: str) -> tuple[str, str, str]:
     """Give the exchange, the routing key and the token of ``<inbox>.<token>``, or of a stranger's queue."""
     name, _, token = text.partition(".")
-    return (FRAMES, name, token) if name.startswith(INBOX) else ("", decode_token(name), token)
+    name = decode_token(name)
+    return FRAMES if name.startswith(INBOX) else "", name, token
+
+
+def inbox_name(mark: str) -> str:
+    """Name a queue of this node alone; with a mark, rights by names can tell whose it is."""
+    return f"{INBOX}{mark and f'{mark}:'}{secrets.token_hex(8)}"
 
 
 class Inbox:
@@ -61,8 +67,8 @@ class Inbox:
         sink: What takes the frames.
     """
 
-    def __init__(self) -> None:
-        self.name = name = f"{INBOX}{secrets.token_hex(8)}"
+    def __init__(self, mark: str = "") -> None:
+        self.name = name = inbox_name(mark)
         self.sink: Sink | None = None
         self._connections = 0
         self._queue = name
@@ -195,8 +201,9 @@ class Serving:
 class Listening:
     """A node that hears what is broadcast."""
 
-    def __init__(self, session: Session, address: Address, sink: Sink) -> None:
+    def __init__(self, session: Session, address: Address, sink: Sink, mark: str = "") -> None:
         self._sink = sink
+        self._mark = mark
         self._key = frame_key(address)
         self._attachment = Attachment(session, self._open, f"listening to {address}")
 
@@ -205,7 +212,7 @@ class Listening:
         await self._attachment.start(tasks)
 
     async def _open(self, connection: Connection) -> Channel:
-        queue = f"{INBOX}{secrets.token_hex(8)}"
+        queue = inbox_name(self._mark)
         channel = await connection.open_channel(
             FRAMES_EXCHANGE,
             spec.Queue.Declare(queue=queue, exclusive=True, auto_delete=True),

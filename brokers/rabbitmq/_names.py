@@ -22,6 +22,7 @@ __all__ = [
     "FRAMES",
     "KEYED_LANES",
     "NO_LANE",
+    "PLAIN",
     "address_of",
     "bindings",
     "claimed_name",
@@ -34,7 +35,7 @@ __all__ = [
     "shorten",
 ]
 
-FRAMES = "mesh.frames"  # The exchange of all that is not stored.
+FRAMES = "mesh.frames.topic"  # The exchange of all that is not stored; of a kind that has rights by routing keys.
 NO_LANE = "_"
 KEYED_LANES = tuple(map(str, range(16)))
 

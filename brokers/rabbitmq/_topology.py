@@ -67,7 +67,7 @@ def exchange(name: str, kind: str = "direct", arguments: ArgumentsType | None = 
     return spec.Exchange.Declare(exchange=name, exchange_type=kind, durable=True, arguments=arguments)
 
 
-FRAMES_EXCHANGE = exchange(FRAMES)
+FRAMES_EXCHANGE = exchange(FRAMES, "topic")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from brokers.rabbitmq._config import RabbitMQConfig, RabbitMQSettings
 from brokers.rabbitmq._consumer import Subscription
@@ -24,6 +25,9 @@ from mesh.address import Address
 from mesh.broker import Backlog, Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.rights import Rights
 
 __all__ = ["RabbitMQBroker"]
 
@@ -57,7 +61,7 @@ class RabbitMQBroker(Adapter):
     def __init__(self, config: RabbitMQConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
-        self._inbox = Inbox()
+        self._inbox = Inbox(config.inbox)
         outage = Outage(logger, "RabbitMQ", config.shown)
         self._publisher = Publisher(config, self._inbox.take_back, outage)
         self._session = Session(config, "consuming", self._inbox.open, outage)
@@ -71,6 +75,13 @@ class RabbitMQBroker(Adapter):
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         for session in (self._publisher.session, self._session):
             self._stack.callback(tasks.create_task(session.keep(), name="rabbitmq-keep").cancel)
+
+    @staticmethod
+    def permissions(rights: Rights) -> str:
+        """Write what a user of the server has to be allowed."""
+        from brokers.rabbitmq._permissions import permissions
+
+        return permissions(rights)
 
     async def check(self) -> None:
         """Ask the server for a sign of life, on both connections."""
@@ -176,7 +187,7 @@ class RabbitMQBroker(Adapter):
     @asynccontextmanager
     async def listen(self, address: Address, sink: Sink) -> AsyncIterator[None]:
         """Bind a queue of one's own."""
-        listening = Listening(self._session, address, sink)
+        listening = Listening(self._session, address, sink, self._config.inbox)
         async with task_group() as tasks:
             try:
                 await listening.start(tasks)

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, hosts_of, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, hosts_of, inbox_option, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -19,7 +19,7 @@ __all__ = ["RedisConfig", "RedisSettings", "Sentinels"]
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 SENTINEL_OPTIONS = ("sentinel_master", "sentinel_username", "sentinel_password")
-URL_OPTIONS = (*TLS_OPTIONS, *SENTINEL_OPTIONS, "db")
+URL_OPTIONS = (*TLS_OPTIONS, *SENTINEL_OPTIONS, "db", "inbox")
 SHAPE = "redis://[user:password@]host[:port][/db]"
 
 
@@ -117,6 +117,7 @@ class RedisConfig:
         ping_interval: Seconds between signs of life; a server that misses two is reconnected to.
         max_in_flight: Most deliveries at once of any subscription; None for what each asks for.
         max_age: Seconds that events are kept; None for what the topology asks for.
+        inbox: Stands in the names of this node's channels, so that the server can tell whose they are; empty = nothing.
     """
 
     host: str = "localhost"
@@ -130,6 +131,7 @@ class RedisConfig:
     ping_interval: float = 10.0
     max_in_flight: int | None = None
     max_age: float | None = None
+    inbox: str = ""
 
     @property
     def shown(self) -> str:
@@ -172,6 +174,7 @@ class RedisConfig:
             db=db,
             tls=None if files is None else files.context(),
             sentinels=None if master is None else Sentinels(hosts, master, *known),
+            inbox=inbox_option(options),
         )
 
     @classmethod

@@ -58,14 +58,15 @@ return 1
     flags=EVEN_OUT_OF_MEMORY,
 )
 
-# KEYS: address or channel. ARGV: 1 for an address, head, body, name of a stored body (or ''), ms until it expires.
-# Gives how many got it. Pub/sub disconnects a receiver that is 32 MB behind, so large bodies are left for it to fetch.
+# KEYS: address or channel. ARGV: 1 for an address, head, body, mark of a stored body (or ''), ms until it expires.
+# Gives how many got it. Pub/sub disconnects a receiver that is 32 MB behind, so large bodies are left for it to fetch,
+# under the name of its channel, so that rights by names keep others from them.
 _SEND = """
 redis.set_repl(redis.REPL_NONE)
 local sent, large = 0, ARGV[4] ~= ''
 local function publish(channel)
   if not large then return redis.call('PUBLISH', channel, 'B' .. ARGV[2] .. ARGV[3]) > 0 end
-  local name = ARGV[4] .. ':' .. sent
+  local name = channel .. ':' .. ARGV[4]
   redis.call('SET', name, ARGV[3], 'PX', ARGV[5])
   if redis.call('PUBLISH', channel, 'R' .. name .. '\\n' .. ARGV[2]) > 0 then return true end
   redis.call('DEL', name)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from redis.asyncio import Connection as Socket
 
@@ -31,6 +31,9 @@ from mesh.address import Address
 from mesh.broker import Backlog, Features, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.rights import Rights
 
 __all__ = ["RedisBroker", "RedisConfig"]
 
@@ -74,7 +77,7 @@ class RedisBroker(Adapter):
     def __init__(self, config: RedisConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(config)
-        self.inbox = node_name()
+        self.inbox = node_name(config.inbox)
         outage = Outage(logger, "Redis", config.shown)
         self._commands = Connection(config, "commands", outage, prepare=_load_scripts)
         self._spaces = Spaces(self._commands, config.max_age)
@@ -122,6 +125,13 @@ class RedisBroker(Adapter):
         if warnings:
             logger.warning("Redis at %s may lose what it has confirmed: %s", shown, "; ".join(warnings))
             self.features = replace(self.features, durable=False)
+
+    @staticmethod
+    def permissions(rights: Rights) -> str:
+        """Write what a user of the server has to be allowed."""
+        from brokers.redis._permissions import permissions
+
+        return permissions(rights)
 
     async def check(self) -> None:
         """Ask the server for a sign of life."""

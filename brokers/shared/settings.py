@@ -24,6 +24,7 @@ __all__ = [
     "Reading",
     "count_option",
     "hosts_of",
+    "inbox_option",
     "node_name",
     "shown_hosts",
     "tls_of",
@@ -34,10 +35,26 @@ CONNECT_SHARE = 0.8  # Of the time for a component's start, so that what fails c
 _Model = TypeVar("_Model")
 
 
-def node_name() -> str:
-    """Make a name for this node that nobody else has, and that says in a server's reports where it runs."""
+def node_name(mark: str = "") -> str:
+    """Make a name for this node that nobody else has, and that says in a server's reports where it runs.
+
+    Args:
+        mark: Stands in it, before a colon, for rights by names; from `inbox_option`.
+    """
     host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
-    return f"mesh-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"mesh-{mark and f'{mark}:'}{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def inbox_option(options: Mapping[str, str]) -> str:
+    """Give what stands in the names of a node's inboxes, so that the server can tell whose they are; empty = nothing.
+
+    Raises:
+        ConfigError: No name may hold it.
+    """
+    text = options.get("inbox", "")
+    if text and not re.fullmatch(r"[A-Za-z0-9_=-]+", text):
+        raise ConfigError(f"option inbox: {text!r} must be letters, digits, '_', '-' and '='")
+    return text
 
 
 def url_options(broker: str, query: str, known: Sequence[str]) -> dict[str, str]:

@@ -30,7 +30,9 @@ def parser() -> Parser:
     )
     made.add_argument("what", choices=("permissions",), metavar="permissions", help="what to do")
     made.add_argument("app_id", metavar="APP-ID", help="the application")
-    made.add_argument("-b", "--broker", metavar="BROKER", help="such as nats; as MESH_BACKBONE says if it is not given")
+    made.add_argument(
+        "-b", "--broker", metavar="BROKER", help="nats, amqp, kafka or redis; as MESH_BACKBONE says if it is not given"
+    )
     made.add_argument("-d", "--resources-path", action="append", default=[], metavar="PATH", help="its resources")
     made.add_argument("-n", "--namespace", metavar="NAME", help="of the mesh")
     made.add_argument(

@@ -8,9 +8,11 @@ import os
 import socket
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from gateway.api_tokens import read_tokens
 from mesh.errors import MeshError
 from mesh.urls import in_url
 
@@ -92,6 +94,13 @@ def grpc_endpoint(run: Run) -> str:
     return f"http://{in_url(_ANY.get(run.host, run.host))}:{run.grpc_port}"
 
 
+def _token() -> str | None:
+    """Give what a gateway may ask for: the first token of the file, as all of them are good there."""
+    if file := os.environ.get("DAPR_API_TOKEN_FILE"):
+        return read_tokens(Path(file).expanduser())[0].decode("latin-1")
+    return os.environ.get("DAPR_API_TOKEN")
+
+
 @contextlib.contextmanager
 def opened(
     run: Run,
@@ -122,7 +131,7 @@ def opened(
         if run.socket is None
         else _SocketConnection(run.socket, timeout)
     )
-    token = os.environ.get("DAPR_API_TOKEN")
+    token = _token()
     all_headers = {**({"dapr-api-token": token} if token else {}), **(headers or {})}
     try:
         with _translated(run):

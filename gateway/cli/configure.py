@@ -182,13 +182,20 @@ def gateway_config(
         api_logging=options.enable_api_logging,
         trust=_trust(options, environ, check),
         h2c=not check.truth("DAPR_HTTP_DISABLE_H2C", environ.get("DAPR_HTTP_DISABLE_H2C")),
-        tokens=Tokens.from_environment(environ),
+        tokens=_tokens(environ, check),
         init_endpoints_off=_init_endpoints(options, check),
         labels=_labels(options),
     )
     if check.problems:
         raise ConfigError(check.problems)
     return config
+
+
+def _tokens(environ: Mapping[str, str], check: _Checker) -> Tokens:
+    found = Tokens.from_environment(environ)
+    if found.api is not None and found.api_file is not None:
+        check.complain("DAPR_API_TOKEN_FILE", "it takes the place of DAPR_API_TOKEN, which is set as well")
+    return found
 
 
 def _level(options: GatewayOptions, check: _Checker) -> str:

@@ -122,9 +122,14 @@ def _backbone(url: str, file: str | None, named: str) -> Iterator[Opening]:
 def _gateway(file: str, config: GatewayConfig) -> Iterator[Opening]:
     yield from _backbone(config.backbone, file, f"application {config.app_id}")
     beyond = [host for host in config.listen if not is_local(host)]
-    if beyond and config.unix_socket_dir is None and config.tokens.api is None:
+    if beyond and config.unix_socket_dir is None and not config.tokens.guarded:
         text = f"application {config.app_id}: its gateway listens on {' and '.join(beyond)}, and asks for no token"
-        yield Opening("high", "open-listener", Problem(text, "", file), "set DAPR_API_TOKEN, or listen on 127.0.0.1")
+        yield Opening(
+            "high",
+            "open-listener",
+            Problem(text, "", file),
+            "set DAPR_API_TOKEN or DAPR_API_TOKEN_FILE, or listen on 127.0.0.1",
+        )
     if "*" in config.allowed_origins:
         text = f"application {config.app_id}: any web page may use its gateway (allowed origins: *)"
         yield Opening("medium", "cors-any", Problem(text, "", file), "name the origins of your own pages")

@@ -5,7 +5,6 @@ Whatever is no method of the API is a call to another application, if its metada
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from httpunk.exceptions import HTTPunkError
 from httpunk.h2.server import ServerRequest
 
+from gateway.api_tokens import Admitted
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.grpc.call import Call, Metadata
 from gateway.grpc.messages import service, status
@@ -86,7 +86,7 @@ class Service:
         self._note_error = None if metrics is None else metrics.note_error
         self._not_grpc = not_grpc
         self._api, self._proxy = api, proxy
-        self._token = None if api.config.tokens.api is None else api.config.tokens.api.encode()
+        self._admitted = Admitted(api.config.tokens) if api.config.tokens.guarded else None
         described = service(SERVICE)
         self._prefix = f"/{described.full_name}/"
         self._denied: set[str] = set()
@@ -147,8 +147,8 @@ class Service:
         try:
             if call.trace.baggage and not is_baggage(call.trace.baggage):
                 raise bad_request("the metadata baggage are no W3C baggage")
-            if self._token is not None:
-                self._check_token(call.metadata)
+            if self._admitted is not None:
+                self._check_token(self._admitted, call.metadata)
             call.deadline = deadline_of(call.metadata)
             if call.deadline is not None and call.deadline <= time.time():
                 raise StatusError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call began")
@@ -211,14 +211,14 @@ class Service:
         else:
             await call.reply(answer)
 
-    def _check_token(self, metadata: Metadata) -> None:
+    def _check_token(self, admitted: Admitted, metadata: Metadata) -> None:
         """Admit clients that know the token; keep it from what comes after.
 
         Raises:
             StatusError: One does not.
         """
         given = metadata.fields.get(TOKEN, b"")
-        if self._token is None or not hmac.compare_digest(given, self._token):
+        if not admitted.admits(given):
             raise StatusError(Code.UNAUTHENTICATED, "invalid api token")
         del metadata.fields[TOKEN]
 

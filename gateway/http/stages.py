@@ -17,7 +17,6 @@ It is put together once at start: what is not configured costs nothing.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Container, Sequence
@@ -26,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gateway.config import GatewayConfig
+from gateway.api_tokens import Admitted
+from gateway.config import GatewayConfig, Tokens
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.http.middleware import HEALTH
 from gateway.http.response import Answered, Request, Response, render, split_target
@@ -73,10 +73,10 @@ def stages(
         middleware: The way through its middleware (`gateway/http/middleware.py`); None = there is none.
     """
     return [
-        *([_measuring(metrics.recorder, guarded=config.tokens.api is not None)] if metrics is not None else []),
+        *([_measuring(metrics.recorder, guarded=config.tokens.guarded)] if metrics is not None else []),
         tracing_calls(tracing),
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
-        *([_checking_token(config.tokens.api)] if config.tokens.api is not None else []),
+        *([_checking_token(config.tokens)] if config.tokens.guarded else []),
         *([_logging(api_log, names)] if api_log.enabled else []),
         _answering_errors(None if metrics is None else metrics.note_error),
         *([middleware] if middleware is not None else []),
@@ -144,13 +144,13 @@ def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Han
     return answer
 
 
-def _checking_token(token: str) -> Stage:
-    expected = token.encode()
+def _checking_token(tokens: Tokens) -> Stage:
+    admits = Admitted(tokens).admits
 
     def stage(handler: Handler) -> Handler:
         async def check(request: web.BaseRequest) -> Answered:
             given = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(given, expected):
+            if not admits(given):
                 path = request.raw_path.partition("?")[0]
                 if not (request.method == "GET" and path in HEALTH):
                     return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])

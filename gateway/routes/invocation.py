@@ -122,7 +122,7 @@ def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:
     incoming = request.headers
     host = incoming.get("Host", "")
     headers = forwardable(incoming.items())
-    if asked.api.config.tokens.api is not None:  # This gateway's own token is kept from the called application.
+    if asked.api.config.tokens.guarded:  # This gateway's own token is kept from the called application.
         headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
     if "dapr-caller-app-id" in incoming or "dapr-callee-app-id" in incoming or "dapr-caller-namespace" in incoming:
         headers = [(name, value) for name, value in headers if name.lower() not in _SET_HERE]

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats
 import pytest
+from aio_pika import Message, connect
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.protocol.admin import CreateAclsRequest
+from aiormq.exceptions import ChannelAccessRefused
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
+from brokers.kafka import KafkaConfig
+from brokers.kafka._cluster import Cluster
 from gateway.cli import main
 from tests.http.harness import App, Backbone, Node, gateway
 from tests.support.eventually import eventually
+from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
+from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
 from tests.support.security import missing
 
 APPS = ("shop", "orders")
@@ -21,13 +35,13 @@ NAMESPACE = "prod"
 
 
 @asynccontextmanager
-async def pair(url_of: dict[str, str], home: Path) -> AsyncIterator[tuple[Node, Node, App]]:
+async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> AsyncIterator[tuple[Node, Node, App]]:
     """Two gateways, each with the rights of its application; that of orders has the application."""
     subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
     async with (
         App(subscriptions) as app,
-        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders") as orders,
-        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop") as shop,
+        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", resources=resources) as orders,
+        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", resources=resources) as shop,
     ):
         yield shop, orders, app
 
@@ -167,3 +181,266 @@ async def test_nats_without_a_right(
             await eventually(is_refused)
             asking.cancel()
         assert app.got == [] or right == "_INBOX.>"
+
+
+# Redis
+
+
+def redis_user(capsys: pytest.CaptureFixture[str], app: str, *words: str, without: str = "none") -> list[list[str]]:
+    lines = [line for line in printed(capsys, "redis", app, *words).splitlines() if not line.startswith("#")]
+    assert without == "none" or any(without in line for line in lines), without
+    return [shlex.split(line.replace(">PASSWORD", ">secret")) for line in lines if without not in line]
+
+
+@asynccontextmanager
+async def redis_of(home: Path) -> AsyncIterator[tuple[Redis, dict[str, str]]]:
+    if find_redis_server() is None:
+        missing("redis-server is not installed: tests/provision/redis.sh")
+    async with (
+        RedisServer(home / "redis", DURABLE) as server,
+        Redis(port=server.port, decode_responses=True) as admin,
+    ):
+        yield admin, {app: f"redis://{app}:secret@127.0.0.1:{server.port}?inbox={app}" for app in APPS}
+
+
+async def allow(admin: Redis, commands: list[list[str]]) -> None:
+    """Enter all of them as one command, so that nobody is without rights in between."""
+    await admin.execute_command(*commands[0], *(word for command in commands[1:] for word in command[3:]))
+
+
+@pytest.mark.parametrize("words", [(), ("--calls", "orders")])
+async def test_redis(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Nothing that the gateways do is refused, and what a right is for needs it."""
+    async with redis_of(tmp_path) as (admin, urls):
+        for app in APPS:
+            await allow(admin, redis_user(capsys, app, *words))
+        async with pair(urls, tmp_path) as (shop, orders, app):
+            await everything(shop, orders, app)
+            assert await admin.acl_log() == []
+            for right, verb, path, headers, body in REDIS_NEEDED:
+                await allow(admin, redis_user(capsys, "shop", *words, without=right))
+                answer = await shop.request(verb, path, headers, body)
+                assert answer.status >= 400, (right, answer)
+                await allow(admin, redis_user(capsys, "shop", *words))
+            await admin.acl_log_reset()
+            await everything(shop, orders, app)
+
+
+REDIS_NEEDED: list[tuple[str, str, str, dict[str, str] | None, bytes]] = [
+    ("mesh.kv:prod=2Estatestore:", "POST", "/v1.0/state/statestore", None, b'[{"key": "k", "value": 1}]'),
+    ("mesh.prod.topic.pubsub:", "POST", "/v1.0/publish/pubsub/placed", None, b"x"),
+    ("+xadd +xgroup|create", "POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"x"),
+    ("+smembers +srandmember", "POST", "/v1.0/invoke/orders/method/work", None, b"x"),
+]
+REDIS_OTHERS = [
+    ("SUBSCRIBE", "mesh-orders:host-1-abc"),
+    ("SUBSCRIBE", "mesh-orders:host-1-abc:s1"),
+    ("SUBSCRIBE", "mesh.prod.app.orders.members"),
+    ("PSUBSCRIBE", "*"),
+    ("PUBSUB", "CHANNELS"),
+    ("MONITOR",),
+    ("SADD", "mesh.prod.app.orders:serve:orders", "mesh-shop:host-1-abc:s1"),
+    ("SADD", "mesh.prod.app.orders:serve", "another"),
+    ("SMEMBERS", "mesh.prod.app.billing:serve"),
+    ("GET", "mesh-orders:host-1-abc:s1:mesh-billing:host-2-abc:1"),
+    ("XRANGE", "mesh.prod.topic.mesh-calls:s:orders", "-", "+"),
+    ("XADD", "mesh.prod.topic.mesh-calls:s:billing", "*", ":data", "x"),
+    ("XREADGROUP", "GROUP", "orders orders", "x", "STREAMS", "mesh.prod.topic.mesh-calls:s:orders", ">"),
+    ("XADD", "mesh.prod.topic.another:s:placed", "*", ":data", "x"),
+    ("SMEMBERS", "mesh.test.app.orders:serve"),
+    ("HMGET", "mesh.kv:prod=2Eother:shop||k", "v"),
+    ("EVAL", "return redis.call('XRANGE', 'mesh.prod.topic.mesh-calls:s:orders', '-', '+')", "0"),
+    ("KEYS", "*"),
+    ("FLUSHALL",),
+    ("CONFIG", "GET", "*"),
+    ("ACL", "LIST"),
+]
+
+
+async def test_redis_refuses_what_is_another_s(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    async with redis_of(tmp_path) as (admin, urls):
+        for command in redis_user(capsys, "shop", "--calls", "orders"):
+            await admin.execute_command(*command)
+        async with Redis.from_url(urls["shop"].partition("?")[0]) as client:
+            assert await client.ping()
+            for command in REDIS_OTHERS:
+                with pytest.raises(NoPermissionError):
+                    pytest.fail(f"{command} was answered {await client.execute_command(*command)}")
+
+
+# RabbitMQ
+
+RECORDS = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: pubsub}}
+spec: {{type: pubsub.mesh, version: v1}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: statestore}}
+spec:
+  type: state.sqlite
+  version: v1
+  metadata:
+  - {{name: connectionString, value: "{file}"}}
+  - {{name: actorStateStore, value: "true"}}
+"""
+
+
+def rabbitmq_user(capsys: pytest.CaptureFixture[str], app: str, *words: str) -> list[list[str]]:
+    lines = [line for line in printed(capsys, "amqp", app, *words).splitlines() if not line.startswith("#")]
+    return [["add_user", app, "secret"], *(shlex.split(line)[1:] for line in lines)]
+
+
+@asynccontextmanager
+async def rabbitmq_of(home: Path, *commands: list[str]) -> AsyncIterator[tuple[Path, dict[str, str]]]:
+    if find_rabbitmq_server() is None:
+        missing("rabbitmq-server is not installed: tests/provision/rabbitmq.sh")
+    async with RabbitMQServer(home / "rabbitmq") as server:
+        for command in commands:
+            server.control(*command)
+        yield (
+            server.directory / "log",
+            {app: f"amqp://{app}:secret@127.0.0.1:{server.port}?inbox={app}" for app in APPS},
+        )
+
+
+async def test_rabbitmq(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Nothing that the gateways do is refused, and what is another's is."""
+    users = [command for app in APPS for command in rabbitmq_user(capsys, app, "--calls", "orders")]
+    resources = RECORDS.format(file=tmp_path / "state.db")
+    async with (
+        rabbitmq_of(tmp_path, *users) as (logs, urls),
+        pair(urls, tmp_path, resources) as (shop, orders, app),
+    ):
+        await everything(shop, orders, app)
+        assert "access_refused" not in "".join(each.read_text() for each in logs.iterdir())
+        await rabbitmq_refuses(urls["shop"])
+
+
+FRAMES, RABBITMQ_CALLS = "mesh.frames.topic", "mesh.prod.topic.mesh-calls"
+RABBITMQ_OTHERS = [
+    ("bind", FRAMES, "mesh.prod.app.orders"),
+    ("bind", FRAMES, "mesh.prod.app.orders.members"),
+    ("bind", FRAMES, "#"),
+    ("bind", FRAMES, "mesh-inbox-orders:0123456789abcdef"),
+    ("bind", FRAMES, "mesh.prod.bindings.orders"),
+    ("bind", f"{RABBITMQ_CALLS}:groups", "_.orders"),
+    ("publish", FRAMES, "mesh.prod.app.billing"),
+    ("publish", FRAMES, "mesh.test.app.orders"),
+    ("publish", RABBITMQ_CALLS, "_.billing"),
+    ("publish", f"{RABBITMQ_CALLS}:groups", "_.orders"),
+    ("publish", "mesh.prod.topic.another", "_.placed"),
+    ("read", "mesh.prod.app.orders:orders", ""),
+    ("read", f"{RABBITMQ_CALLS}:orders:orders", ""),
+    ("declare", "mesh.prod.app.orders:spy", ""),
+    ("declare", "spy", ""),
+]
+
+
+async def rabbitmq_refuses(url: str) -> None:
+    async with await connect(url.partition("?")[0]) as connection:
+        for what, name, key in RABBITMQ_OTHERS:
+            channel = await connection.channel()
+            with pytest.raises(ChannelAccessRefused):
+                if what == "bind":
+                    queue = await channel.declare_queue("mesh-inbox-shop:spy", exclusive=True, auto_delete=True)
+                    await queue.bind(name, key)
+                elif what == "publish":
+                    exchange = await channel.get_exchange(name, ensure=False)
+                    await exchange.publish(Message(b"x"), key)
+                elif what == "read":
+                    queue = await channel.get_queue(name, ensure=False)
+                    await queue.get(fail=False)
+                else:
+                    await channel.declare_queue(name)
+                pytest.fail(f"{what} {name} {key} was allowed")
+
+
+# Kafka
+
+KAFKA = """\
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+username="kafka" password="unused" user_shop="secret" user_orders="secret";
+"""
+KINDS = {"topic": 2, "group": 3, "cluster": 4}
+OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+PATTERNS = {"literal": 3, "prefixed": 4}
+
+
+def kafka_rules(capsys: pytest.CaptureFixture[str], app: str, *words: str) -> list[CreateAclsRequest]:
+    """What `kafka-acls.sh` would send; a Java machine for each line takes too long here."""
+    tool = argparse.ArgumentParser()
+    tool.add_argument("--add", action="store_true", required=True)
+    tool.add_argument("--allow-principal", required=True)
+    tool.add_argument("--operation", choices=OPERATIONS, action="append")
+    tool.add_argument("--resource-pattern-type", choices=PATTERNS, default="literal")
+    tool.add_argument("--topic")
+    tool.add_argument("--group")
+    tool.add_argument("--cluster", const="kafka-cluster", action="store_const")
+    rules = []
+    for line in printed(capsys, "kafka", app, *words).splitlines():
+        if not line.startswith("#"):
+            found = tool.parse_args(shlex.split(line)[1:])
+            [(kind, name)] = [(kind, getattr(found, kind)) for kind in KINDS if getattr(found, kind)]
+            pattern, who = PATTERNS[found.resource_pattern_type], found.allow_principal
+            rules += [
+                CreateAclsRequest(KINDS[kind], name, pattern, who, "*", OPERATIONS[each], 3) for each in found.operation
+            ]
+    return rules
+
+
+@asynccontextmanager
+async def kafka_of(home: Path, rules: list[CreateAclsRequest]) -> AsyncIterator[dict[str, str]]:
+    if find_kafka() is None:
+        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
+    async with KafkaServer(home / "kafka", KAFKA, {"SASL": "SASL_PLAINTEXT"}) as server:
+        cluster = Cluster(KafkaConfig.from_url(server.url))
+        await cluster.open()
+        try:
+            for rule in rules:
+                response = await cluster.ask(rule)
+                assert response.creation_responses[0][0] == 0, response
+        finally:
+            await cluster.close()
+        yield {app: f"kafka://{app}:secret@127.0.0.1:{server.listeners['SASL']}?partitions=1" for app in APPS}
+
+
+async def test_kafka(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The gateways can do all that they should, and what is another's is refused."""
+    rules = [rule for app in APPS for rule in kafka_rules(capsys, app, "--calls", "orders")]
+    resources = RECORDS.format(file=tmp_path / "state.db")
+    async with (
+        kafka_of(tmp_path, rules) as urls,
+        pair(urls, tmp_path, resources) as (shop, orders, app),
+    ):
+        await everything(shop, orders, app)
+        await kafka_refuses(urls["shop"].rpartition("@")[2].partition("?")[0])
+
+
+async def kafka_refuses(server: str) -> None:
+    login = {
+        "bootstrap_servers": server,
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "shop",
+        "sasl_plain_password": "secret",
+    }
+    calls = "mesh.prod.topic.mesh-calls"
+    async with AIOKafkaProducer(**login) as producer:
+        for topic in (f"{calls}.billing", "mesh.prod.topic.another.placed", "mesh.test.topic.pubsub.placed"):
+            with pytest.raises(TopicAuthorizationFailedError):
+                await producer.send_and_wait(topic, b"x", partition=0)
+    async with AIOKafkaConsumer(**login) as consumer:
+        consumer.assign([TopicPartition(f"{calls}.orders", 0)])
+        with pytest.raises(TopicAuthorizationFailedError):
+            await consumer.getone()
+    placed = TopicPartition("mesh.prod.topic.pubsub.placed", 0)
+    async with AIOKafkaConsumer(group_id=f"{calls}.orders@orders", enable_auto_commit=False, **login) as consumer:
+        consumer.assign([placed])
+        with pytest.raises(GroupAuthorizationFailedError):
+            await consumer.committed(placed)

@@ -453,7 +453,7 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
 
         async with exchange.serve(place.app("mesh"), "g", answer):
             replies = await channel.declare_queue(exclusive=True)
-            frames = await channel.get_exchange("mesh.frames", ensure=False)
+            frames = await channel.get_exchange("mesh.frames.topic", ensure=False)
             deadline = {"mesh-deadline": str(int((time.time() + 5) * 1000))}
             asked = aio_pika.Message(b"hello", headers=deadline, reply_to=replies.name, correlation_id="c1")
             await frames.publish(asked, routing_key=place.app("mesh").text)
@@ -466,7 +466,7 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
             await eventually(reply_came)
 
         served = await channel.declare_queue(exclusive=True)
-        await served.bind("mesh.frames", place.app("elsewhere").text)
+        await served.bind("mesh.frames.topic", place.app("elsewhere").text)
 
         async def serve(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             made = aio_pika.Message(message.body + b" from elsewhere", correlation_id=message.correlation_id)

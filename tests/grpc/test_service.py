@@ -187,11 +187,14 @@ async def test_long_texts(node: Node, key: str) -> None:
 
 
 async def test_token(memory: Backbone, tmp_path: Path) -> None:
-    async with gateway(memory, tmp_path, tokens=Tokens(api="s3cret")) as node, client(node) as called:
+    file = tmp_path / "tokens"
+    file.write_text("other\ns3cret\n")
+    async with gateway(memory, tmp_path, tokens=Tokens(api_file=file)) as node, client(node) as called:
         for metadata in ((), (("dapr-api-token", "wrong"),), (("dapr-api-token", ""),)):
             told = await refused(called, "GetState", metadata, store_name="statestore", key="k")
             assert told == ("UNAUTHENTICATED", "invalid api token")
-        assert await called.call("GetState", (("dapr-api-token", "s3cret"),), store_name="statestore", key="k") == {}
+        for token in ("s3cret", "other"):
+            assert await called.call("GetState", (("dapr-api-token", token),), store_name="statestore", key="k") == {}
 
 
 async def test_log(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -266,6 +266,35 @@ async def test_token(
         assert reply.headers["content-type"].startswith("text/plain")
 
 
+async def test_tokens_of_a_file(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each line is one; a change counts soon, without a restart, and a bad one changes nothing."""
+    file = tmp_path / "tokens"
+
+    def write(text: str) -> None:
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(file)
+
+    async def good(*tokens: str) -> None:
+        found = [await node.get("/v1.0/metadata", **{"dapr-api-token": each}) for each in ("one", "two", "three", "")]
+        assert [reply.status == 200 for reply in found] == [each in tokens for each in ("one", "two", "three", "")]
+
+    write("one\n\n two \n")
+    async with gateway(memory, tmp_path, tokens=Tokens(api_file=file)) as node:
+        await good("one", "two")
+        write("two\nthree\n")
+        await eventually(lambda: good("two", "three"))
+        write("\n")
+
+        async def kept() -> None:
+            await good("two", "three")
+            assert "API tokens are kept as they were" in caplog.text
+
+        await eventually(kept)
+    with pytest.raises(ConfigError, match="has no token in it"):
+        async with gateway(memory, tmp_path, tokens=Tokens(api_file=file)):
+            pytest.fail("started")
+
+
 async def test_the_token_does_not_reach_the_application(memory: Backbone, tmp_path: Path) -> None:
     """It is the gateway's; the application's own is sent instead, but not with health probes."""
     health = HealthCheck(path="/hz", interval=0.05, timeout=2.0)

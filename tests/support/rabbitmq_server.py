@@ -106,6 +106,11 @@ class RabbitMQServer(Server):
             (plugins / part.name).unlink(missing_ok=True)
             (plugins / part.name).symlink_to(part)
 
+    def control(self, *words: str) -> None:
+        """Run ``rabbitmqctl`` on it."""
+        tool = self._binary.with_name("rabbitmqctl")
+        subprocess.run((tool, "-q", *words), env={**self._environ}, check=True, capture_output=True, timeout=120)
+
     def answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
             connection.sendall(GREETING)

@@ -366,7 +366,8 @@ def test_all_wrong_values_are_reported_together() -> None:
         config=(" ",),
     )
     with pytest.raises(ConfigError) as caught:
-        gateway_config(options, {**_ENVIRON, "DAPR_HTTP_DISABLE_H2C": "perhaps"})
+        twice = {"DAPR_API_TOKEN": "t", "DAPR_API_TOKEN_FILE": "f"}
+        gateway_config(options, {**_ENVIRON, **twice, "DAPR_HTTP_DISABLE_H2C": "perhaps"})
     assert sorted(problem.path for problem in caught.value.problems) == [
         "--app-binding-options-timeout",
         "--app-channel-address",
@@ -381,6 +382,7 @@ def test_all_wrong_values_are_reported_together() -> None:
         "--log-level",
         "--max-body-size",
         "--resources-path",
+        "DAPR_API_TOKEN_FILE",
         "DAPR_HTTP_DISABLE_H2C",
     ]
 

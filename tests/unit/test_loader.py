@@ -426,6 +426,7 @@ def test_near_misses_in_metadata(field: str, meant: str, tmp_path: Path) -> None
         ("denied: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", True),
         ("denied: [{name: quux, protocol: grpc}]", "name: no API has the name 'quux'; known are actors, ", False),
         ("denied: [{name: state, version: v7}]", "version: no API has the version 'v7'; known are v1, ", True),
+        ("denied: [{name: 'state/{storeName}/query'}]", "name: no API has the name 'state/{storeName}/query'", True),
         ("denied: [{name: ''}]", "name: no API has the name ''; known are actors, ", True),
         ("allowed: [{name: invok}]", "name: no API has the name 'invok'; did you mean 'invoke'?", True),
         (
