@@ -65,7 +65,7 @@ DELIVERIES = SubscribeOptions("")
 RETRY, BREAKER, BULK = policies.Retry(), policies.CircuitBreaker(), BulkOptions()
 HEADINGS = ("what", "limit", "what sets another", "what one sees who meets it")
 NONE = "nothing"
-POLICY = "`timeout` of a [policy](resources.md#resiliency)"
+POLICY = "`timeout` of a [policy](resiliency.md)"
 OUTBOUND = f"{POLICY}, `outbound` of the component"
 
 Row = tuple[str, str, str, str]
