@@ -47,6 +47,7 @@ from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
 from mesh.node import directory, health, inbound, reload
 from mesh.resources.component import Component
+from mesh.resources.resiliency import ENDPOINTS
 from mesh.resources.subscription import (
     DEFAULT_MAX_IN_FLIGHT,
     GROUP_EXPIRES,
@@ -64,7 +65,7 @@ DELIVERIES = SubscribeOptions("")
 RETRY, BREAKER, BULK = policies.Retry(), policies.CircuitBreaker(), BulkOptions()
 HEADINGS = ("what", "limit", "what sets another", "what one sees who meets it")
 NONE = "nothing"
-POLICY = "`timeout` of a [policy](resources.md#resiliency)"
+POLICY = "`timeout` of a [policy](resiliency.md)"
 OUTBOUND = f"{POLICY}, `outbound` of the component"
 
 Row = tuple[str, str, str, str]
@@ -503,6 +504,12 @@ def _counts() -> Sequence[Row]:
             f"{pipeline.MAX_GUARDS:,}",
             NONE,
             "what has been quiet longest is forgotten",
+        ),
+        (
+            "paths of an application that have a circuit breaker",
+            f"{ENDPOINTS:,}",
+            "`circuitBreakerCacheSize` of the target",
+            "that of the path that was called longest ago is forgotten",
         ),
         (
             "targets without a policy that `mesh status` knows",

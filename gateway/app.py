@@ -141,6 +141,7 @@ class Gateway:
             "workflows": {"connectedWorkers": 0},
             "componentStatus": [_without_nothing(asdict(each)) for each in status],
             "conditions": self._conditions(status),
+            "circuitBreakers": self._runtime.conditions.described_breakers(),
             "backlogs": [_told_backlog(each, counted) for each in backlogs],
         }
         if config.app_port is not None:

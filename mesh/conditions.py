@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
@@ -45,7 +46,15 @@ STALE_SECONDS = 60.0
 
 
 class Breaker(Protocol):
-    """A circuit breaker at work."""
+    """A circuit breaker at work.
+
+    Attributes:
+        endpoint: The part of the target that it is for; empty = all of it.
+        refused: What it has refused since it opened.
+    """
+
+    endpoint: str
+    refused: int
 
     @property
     def name(self) -> str:
@@ -79,8 +88,7 @@ class Condition:
         label: Names the target in the log.
         resource: The Resiliency whose policies apply; empty = none of a name.
         state: How it is.
-        breaker: Its circuit breaker; None when there is none.
-        refused: What the breaker has refused since it opened.
+        breakers: Its circuit breakers, by endpoint; what was asked for last stands last.
         advice: What to do about an attempt that is made again and again; may be empty.
     """
 
@@ -95,11 +103,10 @@ class Condition:
         "_since",
         "_waiting",
         "advice",
-        "breaker",
+        "breakers",
         "label",
         "names",
         "observer",
-        "refused",
         "resource",
         "state",
     )
@@ -123,8 +130,7 @@ class Condition:
         self.observer = observer
         self.state = State.WELL
         self._guarded = self._waiting = 0
-        self.breaker: Breaker | None = None
-        self.refused = 0
+        self.breakers: Mapping[str, Breaker] = MappingProxyType({})
         self.advice = ""
         self._clock = clock
         self._counts = _Counts()
@@ -159,8 +165,8 @@ class Condition:
     @property
     def in_use(self) -> bool:
         """Whether something goes on, or is not as it should be."""
-        open_or_half = self.breaker is not None and self.breaker.status != "closed"
-        return open_or_half or self.state is not State.WELL or self.trying > 0
+        refusing = any(each.status != "closed" for each in self.breakers.values())
+        return refusing or self.state is not State.WELL or self.trying > 0
 
     @property
     def reason(self) -> str:
@@ -269,17 +275,15 @@ class Condition:
         if self.observer is not None:
             self.observer(Observed(POLICIES_ACTIVATED, (*self.names, self.resource, policy, status)))
 
-    # The circuit breaker
+    # Circuit breakers
 
-    def refuses(self) -> None:
-        """Note that the breaker refused a call."""
-        self.refused += 1
-
-    def breaker_became(self, name: str, status: BreakerStatus, failures: Mapping[str, int], seconds: float) -> None:
-        """Note a change of the breaker.
+    def breaker_became(
+        self, breaker: Breaker, status: BreakerStatus, failures: Mapping[str, int], seconds: float
+    ) -> None:
+        """Note a change of a breaker.
 
         Args:
-            name: The policy's.
+            breaker: Which one.
             status: What it is now.
             failures: Its counts until now.
             seconds: How long it stays open.
@@ -287,28 +291,43 @@ class Condition:
         if status == "open":
             in_a_row, total = failures["consecutiveFailures"], failures["totalFailures"]
             text = f"open for {seconds:g} s: {in_a_row} failures in a row, {total} in all"
-            self.refused = 0
         elif status == "half-open":
-            text = f"half open: it refused {self.refused}"
+            text = f"half open: it refused {breaker.refused}"
         else:
             text = "closed"
-        logger.info("%s: circuit breaker %s is %s", self.label, name, text)
+        of = f" of {breaker.endpoint[:MAX_TEXT]}" if breaker.endpoint else ""
+        logger.info("%s: circuit breaker %s%s is %s", self.label, breaker.name, of, text)
         self.activates("circuitbreaker", status)
 
     # What holds now
 
-    def described(self) -> dict[str, object] | None:
-        """Tell what is not as it should be; None when nothing is."""
+    def described(self) -> list[dict[str, object]]:
+        """Tell what is not as it should be; one value for each circuit breaker that is open or half open."""
+        refusing: list[dict[str, object]] = [
+            {"circuitBreaker": each.name, **_of(each), "breaker": each.status, "refused": each.refused}
+            for each in list(self.breakers.values())
+            if each.status != "closed"
+        ]
         told: dict[str, object] = {}
-        if self.breaker is not None and (status := self.breaker.status) != "closed":
-            told |= {"circuitBreaker": self.breaker.name, "breaker": status, "refused": self.refused}
         if self.state is not State.WELL:
             seconds = round(self._clock() - self._since, 3)
             told |= {"state": str(self.state), "seconds": seconds, "trying": self.trying, "reason": self._reason}
             told |= {"repeated": self._counts.repeated, "givenUp": self._counts.given_up}
             if self.advice and self.state is State.RETRYING:
                 told["advice"] = self.advice
-        return {"target": self.label, **told} if told else None
+        first = {**(refusing[0] if refusing else {}), **told}
+        return [{"target": self.label, **each} for each in (first, *refusing[1:]) if each]
+
+    def described_breakers(self) -> list[dict[str, object]]:
+        """Tell the state of each circuit breaker."""
+        return [
+            {"name": each.name, "target": self.label, **_of(each), "state": each.status}
+            for each in list(self.breakers.values())
+        ]
+
+
+def _of(breaker: Breaker) -> dict[str, object]:
+    return {"endpoint": breaker.endpoint[:MAX_TEXT]} if breaker.endpoint else {}
 
 
 class Conditions:
@@ -339,8 +358,13 @@ class Conditions:
 
     def breakers(self) -> list[Condition]:
         """Give those that have a circuit breaker."""
-        return [each for each in list(self._known.values()) if each.breaker is not None]
+        return [each for each in list(self._known.values()) if each.breakers]
 
     def described(self) -> list[dict[str, object]]:
-        """Tell of the targets that are not well."""
-        return [told for each in list(self._known.values()) if (told := each.described()) is not None]
+        """Tell of the targets that are not well, at most ``MAX_TARGETS`` times."""
+        return [told for each in list(self._known.values()) for told in each.described()][:MAX_TARGETS]
+
+    def described_breakers(self) -> list[dict[str, object]]:
+        """Tell the state of circuit breakers, at most ``MAX_TARGETS`` times; what is not closed comes first."""
+        every = [told for each in self.breakers() for told in each.described_breakers()]
+        return sorted(every, key=lambda told: told["state"] == "closed")[:MAX_TARGETS]

@@ -79,6 +79,10 @@ class Context:
     own: bool = False
 
 
+def _whole(_: object) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """Something that a building block can be asked; a constant of the block's module.
@@ -95,6 +99,7 @@ class Method:
         streamed: Whether bytes in parts may follow its arguments, and its result, which then is a ``Flow``.
         told: Gives what an observer is told besides target and outcome, of the arguments and the result (None for a
             failure); None = nothing.
+        endpoint: Gives the part of the target that is asked, of the arguments, where a policy tells these apart.
     """
 
     block: str
@@ -107,6 +112,7 @@ class Method:
     guarded: bool = True
     streamed: bool = False
     told: Callable[[Any, Any], tuple[str, ...]] | None = None
+    endpoint: Callable[[Any], str] = _whole
 
     def __str__(self) -> str:
         return f"{self.block}.{self.name}"

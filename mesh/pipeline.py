@@ -181,7 +181,7 @@ class InboundPipeline:
         condition = self.conditions.of(*labels)
         made = None if policy.breaker is None else Guard(policy, condition, former)
         if made is None:
-            condition.breaker = None  # One that was taken out is told of no more.
+            condition.breakers = {}  # One that was taken out is told of no more.
         return self._guards.keep(labels, made)
 
 
@@ -268,7 +268,11 @@ async def _by_policy(
     operation.limit = guard.timeout
     operation.waits = not guard.decides
     return await guard.run(
-        lambda: proceed(operation), operation.judged, deadline=operation.context.deadline, release=_released
+        lambda: proceed(operation),
+        operation.judged,
+        endpoint=operation.method.endpoint(operation.arguments) if guard.policy.endpoints else "",
+        deadline=operation.context.deadline,
+        release=_released,
     )
 
 

@@ -21,6 +21,7 @@ from mesh.errors import CircuitOpenError, DeadlineExceededError, ExpressionError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from typing import TypeAlias
 
     from mesh.expressions import Trip
 
@@ -169,22 +170,35 @@ class Breaker:
 
     Each admitted call gets a `Permit`, to be given back with exactly one of `record` and `release`.
     A result that comes back after the state changed is ignored.
+
+    Attributes:
+        endpoint: The part of the target that it is for; empty = all of it.
+        refused: What it has refused since it opened.
     """
 
-    __slots__ = ("_clock", "_condition", "_config", "_counts", "_generation", "_status", "_until")
+    __slots__ = ("_clock", "_condition", "_config", "_counts", "_era", "_status", "_until", "endpoint", "refused")
 
-    def __init__(self, config: CircuitBreaker, clock: Callable[[], float], condition: Condition | None = None) -> None:
+    def __init__(
+        self,
+        config: CircuitBreaker,
+        clock: Callable[[], float],
+        condition: Condition | None = None,
+        endpoint: str = "",
+    ) -> None:
         """Begin closed.
 
         Args:
             config: The limits.
             clock: Monotonic seconds.
             condition: Is told of changes; None = nobody is.
+            endpoint: The part of the target that it is for; empty = all of it.
         """
+        self.endpoint = endpoint
+        self.refused = 0
         self._config = config
         self._clock = clock
         self._condition = condition
-        self._generation = 0
+        self._era = 0
         self._status: BreakerStatus = "closed"
         self._counts: dict[str, int] = {}
         self._become("closed", clock())
@@ -206,11 +220,10 @@ class Breaker:
         """Admit a call, or refuse it with None."""
         status = self.status
         if status == "open" or (status == "half-open" and self._counts["requests"] >= self._config.max_requests):
-            if self._condition is not None:
-                self._condition.refuses()
+            self.refused += 1
             return None
         self._counts["requests"] += 1
-        return Permit(self._generation)
+        return Permit(self._era)
 
     def record(self, success: bool, permit: Permit | None = None) -> None:
         """Count how an admitted call ended.
@@ -220,7 +233,7 @@ class Breaker:
             permit: What `allow` gave; None = a call admitted in the present state.
         """
         status = self.status
-        if status == "open" or (permit is not None and permit != self._generation):
+        if status == "open" or (permit is not None and permit != self._era):
             return
         counts = self._counts
         this, other = ("Successes", "Failures") if success else ("Failures", "Successes")
@@ -237,14 +250,16 @@ class Breaker:
 
     def release(self, permit: Permit) -> None:
         """Take back a call that was cancelled: it says nothing about the target."""
-        if self.status != "open" and permit == self._generation and self._counts["requests"] > 0:
+        if self.status != "open" and permit == self._era and self._counts["requests"] > 0:
             self._counts["requests"] -= 1
 
     def _become(self, status: BreakerStatus, now: float) -> None:
+        if status == "open":
+            self.refused = 0
         if status != self._status and self._condition is not None:
-            self._condition.breaker_became(self.name, status, self._counts, self._config.timeout)
+            self._condition.breaker_became(self, status, self._counts, self._config.timeout)
         self._status = status
-        self._generation += 1  # From 1, so that every permit is true.
+        self._era += 1  # From 1, so that every permit is true.
         lasts = {"closed": self._config.interval or None, "open": self._config.timeout, "half-open": None}[status]
         self._until = None if lasts is None else now + lasts
         self._counts = {
@@ -268,11 +283,20 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What applies to calls to one target; None = nothing of the kind. ``resource`` names the Resiliency it is from."""
+    """What applies to calls to one target; None = nothing of the kind.
+
+    Attributes:
+        timeout: Of each attempt.
+        retry: When a failed one is made again.
+        breaker: When none is made.
+        endpoints: How many of the target's endpoints have a circuit breaker of their own; 0 = one is for all of it.
+        resource: The Resiliency it is from.
+    """
 
     timeout: Timeout | None = None
     retry: Retry | None = None
     breaker: CircuitBreaker | None = None
+    endpoints: int = 0
     resource: str = field(default="", compare=False)
 
 
@@ -290,6 +314,10 @@ class Verdict(NamedTuple):
     status: int | None = None
 
 
+if TYPE_CHECKING:
+    _Judge: TypeAlias = Callable[[_T | None, MeshError | None], Verdict]
+
+
 def by_error(result: object, error: MeshError | None) -> Verdict:
     """Judge an attempt by what it raised: what is ``retryable`` is the target's failure, anything else its answer."""
     again = error is not None and error.retryable
@@ -297,7 +325,9 @@ def by_error(result: object, error: MeshError | None) -> Verdict:
 
 
 class Guard:
-    """The retry and the circuit breaker of one target at work.
+    """The retry and the circuit breaker of one target at work, or the breakers of its endpoints.
+
+    Of these, those that were asked for last are kept, as many as the policy says: callers choose their names.
 
     Attributes:
         timeout: Seconds of an attempt; None leaves it to what is called.
@@ -310,19 +340,19 @@ class Guard:
         Args:
             policy: What applies.
             condition: Of the target; is told what happens.
-            former: What applied until now; its breaker goes on if it is to be the same.
+            former: What applied until now; its breakers go on if they are to be the same.
         """
         self.policy = policy
         self.timeout = None if policy.timeout is None else policy.timeout.seconds
         self.decides = policy.retry is not None or policy.breaker is not None
         self._retry = policy.retry
         self._condition = condition
-        self._breaker: Breaker | None = None
+        self._breakers: dict[str, Breaker] = {}
         if former is not None and former.policy.breaker == policy.breaker:
-            self._breaker = former._breaker
-        elif policy.breaker is not None:
-            self._breaker = Breaker(policy.breaker, time.monotonic, condition)
-        condition.breaker = self._breaker
+            self._breakers = former._breakers
+        if not policy.endpoints:
+            self._breaker_of("")
+        condition.breakers = self._breakers
         condition.resource = policy.resource
 
     @property
@@ -333,8 +363,9 @@ class Guard:
     async def run(
         self,
         call: Callable[[], Awaitable[_T]],
-        judge: Callable[[_T | None, MeshError | None], Verdict] = by_error,
+        judge: _Judge[_T] = by_error,
         *,
+        endpoint: str = "",
         deadline: float | None = None,
         release: Callable[[_T], Awaitable[None]] | None = None,
     ) -> _T:
@@ -343,6 +374,7 @@ class Guard:
         Args:
             call: Makes one attempt.
             judge: Says what an attempt came to.
+            endpoint: The part of the target that is called.
             deadline: Unix time in seconds; an attempt that could only begin later is not made.
             release: Lets go of a result that is not the answer.
 
@@ -351,13 +383,14 @@ class Guard:
         """
         started = time.monotonic()
         attempt = 0
+        breaker = self._breaker_of(endpoint)
         if self._condition.observer is not None:
-            self._tell_policies(self._condition)
+            self._tell_policies(self._condition, breaker)
         self._condition.enter()
         try:
             while True:
                 attempt += 1
-                result, error, verdict = await self._tried(call, judge, attempt)
+                result, error, verdict = await self._tried(call, judge, breaker, attempt)
                 delay = self._delay(verdict, attempt, started, deadline)
                 self._note(verdict, error, attempt, delay)
                 if delay is None:
@@ -370,23 +403,34 @@ class Guard:
         finally:
             self._condition.leave()
 
+    def _breaker_of(self, endpoint: str) -> Breaker | None:
+        if self.policy.breaker is None:
+            return None
+        name, kept = endpoint if self.policy.endpoints else "", self._breakers
+        # Put at the end: the first is the one that was asked for longest ago.
+        breaker = kept.pop(name, None) or Breaker(self.policy.breaker, time.monotonic, self._condition, name)
+        kept[name] = breaker
+        while len(kept) > max(self.policy.endpoints, 1):
+            del kept[next(iter(kept))]
+        return breaker
+
     async def _tried(
-        self, call: Callable[[], Awaitable[_T]], judge: Callable[[_T | None, MeshError | None], Verdict], attempt: int
+        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breaker: Breaker | None, attempt: int
     ) -> tuple[_T | None, MeshError | None, Verdict]:
         try:
-            return await self.attempt(call, judge)
+            return await self._attempt(call, judge, breaker)
         except CircuitOpenError as error:
             if attempt > 1:
                 self._condition.gives_up(attempt - 1, str(error))
             raise
 
-    def _tell_policies(self, condition: Condition) -> None:
+    def _tell_policies(self, condition: Condition, breaker: Breaker | None) -> None:
         if self.timeout is not None:
             condition.applies("timeout")
         if self._retry is not None:
             condition.applies("retry")
-        if self._breaker is not None:
-            condition.applies("circuitbreaker", self._breaker.status)
+        if breaker is not None:
+            condition.applies("circuitbreaker", breaker.status)
 
     def _note(self, verdict: Verdict, error: MeshError | None, attempt: int, delay: float | None) -> None:
         if not verdict.again:
@@ -400,14 +444,18 @@ class Guard:
             self._condition.gives_up(attempt, reason)
 
     async def attempt(
-        self, call: Callable[[], Awaitable[_T]], judge: Callable[[_T | None, MeshError | None], Verdict] = by_error
+        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T] = by_error
     ) -> tuple[_T | None, MeshError | None, Verdict]:
         """Make a call once, if the breaker admits it; give its result or its error.
 
         Raises:
             CircuitOpenError: The breaker refuses; nothing was called.
         """
-        breaker = self._breaker
+        return await self._attempt(call, judge, self._breaker_of(""))
+
+    async def _attempt(
+        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breaker: Breaker | None
+    ) -> tuple[_T | None, MeshError | None, Verdict]:
         permit = None if breaker is None else breaker.allow()
         if breaker is not None and permit is None:
             raise CircuitOpenError("circuit breaker is open")

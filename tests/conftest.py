@@ -49,6 +49,7 @@ MODULES = (
     "tests/http/",
     "tests/meta/",  # They read all sources, each process by itself.
     "tests/compose/",
+    "tests/faults/test_resiliency_table",
     "tests/brokers_security/test_bindings",
     "tests/brokers_security/test_kafka",
     "tests/stores/test_azure",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ __all__ = ["parser", "run"]
 
 _KIBI = 1024
 _ANSWER_WITHIN = 4.0
+_MOST_CLOSED = 10
 
 
 def parser() -> Parser:
@@ -99,7 +101,7 @@ def _told(run: Run) -> dict[str, object]:
         status, body = request(run, "GET", "/v1.0/metadata", timeout=_ANSWER_WITHIN)
         if status == HTTPStatus.OK:
             told = json.loads(body)
-            return {"conditions": told.get("conditions", []), "backlogs": told.get("backlogs", [])}
+            return {name: told.get(name, []) for name in ("conditions", "circuitBreakers", "backlogs")}
         return {"conditions": None, "reason": f"GET metadata was answered with {status}"}
     except (GatewayUnreachableError, TimeoutError, ValueError) as error:
         return {"conditions": None, "reason": str(error) or type(error).__name__}
@@ -113,7 +115,9 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
     for each in app["conditions"]:
         parts = []
         if "breaker" in each:
-            parts.append(f"circuit breaker {each['circuitBreaker']} is {each['breaker']}, {each['refused']} refused")
+            of = f" of {each['endpoint']}" if "endpoint" in each else ""
+            which = f"circuit breaker {each['circuitBreaker']}{of}"
+            parts.append(f"{which} is {each['breaker']}, {each['refused']} refused")
         if "seconds" in each:
             counts = f"{each['repeated']} attempts repeated, {each['givenUp']} given up, {each['trying']} going on"
             parts.append(f"{each['state']} for {each['seconds']:.3g} s ({counts}): {each['reason']}")
@@ -121,7 +125,19 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
         elif "state" in each:
             parts.append(each["state"])
         lines.append(f"{each['target']}: {'; '.join(parts)}")
-    return [*(lines or ["well"]), *map(_backlog, filter(_is_told, app.get("backlogs", ())))]
+    backlogs = map(_backlog, filter(_is_told, app.get("backlogs", ())))
+    return [*(lines or ["well"]), *_closed(app.get("circuitBreakers", ())), *backlogs]
+
+
+def _closed(breakers: Sequence[Mapping[str, str]]) -> list[str]:
+    """Write which targets have circuit breakers that are closed."""
+    closed = Counter((each["name"], each["target"]) for each in breakers if each["state"] == "closed")
+    told = [
+        f"{target}: circuit breaker {name} is closed" + (f" for {count} endpoints" if count > 1 else "")
+        for (name, target), count in closed.most_common(_MOST_CLOSED)
+    ]
+    left = len(closed) - len(told)
+    return [*told, f"{left} more targets with closed circuit breakers"] if left else told
 
 
 def _is_told(backlog: Mapping[str, Any]) -> bool:

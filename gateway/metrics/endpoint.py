@@ -167,9 +167,9 @@ def _now(runtime: Runtime) -> Measured:
     """Give what is not counted but is so now."""
     told = runtime.description
     breakers = [
-        ((*each.names, each.resource, state), Series(times=float(each.breaker.status == state)))
+        ((*each.names, each.resource, state), Series(times=float(state in told)))
         for each in runtime.conditions.breakers()
-        if each.breaker is not None
+        for told in [{breaker.status for breaker in list(each.breakers.values())}]
         for state in _STATES
     ]
     return {

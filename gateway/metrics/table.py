@@ -258,7 +258,7 @@ def _runtime() -> Iterator[Metric]:
     text = "Number of times that a policy began to act."
     yield _one("dapr_resiliency_activations_total", "counter", text, acted, _POLICY)
     state = {**_POLICY, "policy": _always("circuitbreaker")}
-    text = "1 for the state that a circuit breaker has."
+    text = "1 for each state that a circuit breaker of the target has."
     yield _one("dapr_resiliency_cb_state", "gauge", text, sources.BREAKERS, state)
     loaded: Mapping[str, str | Label] = {"name": "resource", "namespace": NAMESPACE}
     text = "Number of times that a Resiliency was loaded."

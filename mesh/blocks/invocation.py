@@ -216,7 +216,13 @@ def _caller_and_status(arrival: Arrival, answer: AppResponse | None) -> tuple[st
     return arrival.headers.get("ce-source", ""), *_status(arrival, answer)
 
 
-INVOKE = Method("invocation", "invoke", Call, Answer, seconds=60.0, judge=_judge, grace=0.5, told=_status)
+def _path(call: Call) -> str:
+    return call.target.partition("?")[0]
+
+
+INVOKE = Method(
+    "invocation", "invoke", Call, Answer, seconds=60.0, judge=_judge, grace=0.5, told=_status, endpoint=_path
+)
 
 
 def pack(*values: object) -> str:

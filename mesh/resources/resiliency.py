@@ -11,26 +11,31 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from mesh.policies import BUILT_IN_RETRIES, CircuitBreaker, Policy, Retry, StatusCodes, Timeout
+from mesh.resources.fields import Count
 from mesh.scopes import in_scope
 
-__all__ = ["ComponentTarget", "Resiliency", "ResiliencyPolicies", "Target"]
+__all__ = ["ENDPOINTS", "ComponentTarget", "Resiliency", "ResiliencyPolicies", "Target"]
 
 _T = TypeVar("_T")
 _MIN_RETRIES = 3
 _NOT_FOUND = "DaprBuiltInActorNotFoundRetries"
 _OF_CALLS = "DaprBuiltInServiceRetries"
+ENDPOINTS = 100
 _UNAVAILABLE_OR_UNAUTHENTICATED = StatusCodes(((14, 14), (16, 16)))
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The policy names that a resource gives to one target; cache size and scope concern breakers."""
+    """The policy names that a resource gives to one target; cache size and scope concern breakers.
+
+    The size is how many of an application's endpoints have a breaker at a time; None and 0 are the usual number.
+    """
 
     timeout: str | None = None
     retry: str | None = None
     circuit_breaker: str | None = None
     circuit_breaker_scope: Literal["type", "id", "both"] | None = None
-    circuit_breaker_cache_size: int | None = None
+    circuit_breaker_cache_size: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,9 @@ class ResiliencyPolicies:
         """
         target = self._apps.get(app_id)
         policy = self._policy(target, ("App", ""))
+        if policy.breaker is not None:
+            size = target.circuit_breaker_cache_size if target is not None else None
+            policy = dataclasses.replace(policy, endpoints=size or ENDPOINTS)
         built_in = self._retries[_OF_CALLS]
         if target is None and policy.retry is None and built_in is not BUILT_IN_RETRIES[_OF_CALLS]:
             return dataclasses.replace(policy, retry=_without_answers(built_in))
@@ -119,7 +127,10 @@ class ResiliencyPolicies:
         resource = next((self._resources[name] for each in names for name in each if name in self._resources), "")
         timeout, retry, breaker = names
         return Policy(
-            _first(self._timeouts, timeout), _first(self._retries, retry), _first(self._breakers, breaker), resource
+            _first(self._timeouts, timeout),
+            _first(self._retries, retry),
+            _first(self._breakers, breaker),
+            resource=resource,
         )
 
 

@@ -457,7 +457,8 @@ async def test_policies(nats_url: str, tmp_path: Path) -> None:
             assert (await failed(call("broken", "Fail"))).code == "NOT_FOUND"
         for _ in range(2):
             assert (await failed(call("broken", "FailTwice"))).code == "UNAVAILABLE"
-        opened = await failed(call("broken", "Unary"))
+        opened = await failed(call("broken", "FailTwice"))
+        assert await call("broken", "Unary") == b"x", "each method has a breaker of its own"
         assert (opened.code, opened.text) == ("INTERNAL", "failed to invoke, id: broken, err: circuit breaker is open")
 
 

@@ -157,6 +157,28 @@ async def test_circuit_breaker_of_invocations(memory: Backbone, tmp_path: Path) 
         assert [(await node.get(CALL)).status for _ in range(3)] == [200] * 3
 
 
+async def test_endpoints_of_an_application_have_breakers_of_their_own(memory: Backbone, tmp_path: Path) -> None:
+    """By the path without the query; metadata tells each. The size says how many are kept."""
+    target = {"circuitBreaker": "p", "circuitBreakerCacheSize": 2}
+    resources = resiliency({"circuitBreakers": {"p": {**BREAKER, "timeout": "60s"}}}, {"apps": {"app": target}})
+    async with App() as app, gateway(memory, tmp_path, app=app, resources=resources) as node:
+        app.answers["/x"] = answers(500)
+        assert [(await node.get(f"{CALL}?{each}")).status for each in range(3)] == [500] * 3
+        assert len(app.at("/x")) == 2
+        assert (await node.get(f"{CALL}/y")).status == 200
+        told = (await node.get("/v1.0/metadata")).json
+        common = {"name": "p", "target": "invocation app"}
+        assert told["circuitBreakers"] == [
+            {**common, "endpoint": "/x", "state": "open"},
+            {**common, "endpoint": "/x/y", "state": "closed"},
+        ]
+        refusing = {"target": "invocation app", "circuitBreaker": "p", "endpoint": "/x", "breaker": "open"}
+        assert told["conditions"] == [{**refusing, "refused": 1}]
+        assert [(await node.get(f"{CALL}/{each}")).status for each in "zx"] == [200] * 2
+        assert (await node.get(CALL)).status == 500
+        assert len(app.at("/x")) == 3
+
+
 async def test_an_open_breaker_ends_the_retries(memory: Backbone, tmp_path: Path) -> None:
     """Retry is around the breaker."""
     breaker = {**BREAKER, "timeout": "60s"}

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from mesh.errors import ConfigError
 from mesh.resources.loader import load_resources
-from tests.http.harness import DEFAULTS, App, Backbone, Got, error, gateway, yaml
+from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, error, gateway, yaml
 from tests.http.test_resiliency import answers
+from tests.support.eventually import eventually
 
 HEAD = "---\napiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata:\n  name: myresiliency\n"
 
@@ -190,6 +191,29 @@ spec:
         circuitBreaker: circuitBreakerName
 """
 
+QUICKSTART = """\
+scopes:
+  - checkout
+spec:
+  policies:
+    retries:
+      retryForever:
+        policy: constant
+        duration: 5ms
+        maxInterval: 5s
+        maxRetries: -1
+    circuitBreakers:
+      simpleCB:
+        maxRequests: 1
+        timeout: 300ms
+        trip: consecutiveFailures >= 5
+  targets:
+    apps:
+      order-processor:
+        retry: retryForever
+        circuitBreaker: simpleCB
+"""
+
 CALL = "/v1.0/invoke/appB/method/x"
 OPEN = "circuit breaker is open"
 
@@ -301,3 +325,35 @@ async def test_targets_of_calls(memory: Backbone, tmp_path: Path, target: str) -
             app.answers["/x"] = answers(503, 503, 200)
             assert (await node.get(f"/v1.0/invoke/{named}/method/x")).status == 200
             assert len(app.at("/x")) == 3
+
+
+@pytest.mark.costly
+async def test_quickstart(nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Orders while the other application works, is stopped, and is back; the log says each change."""
+    caplog.set_level("INFO", "mesh.conditions")
+
+    async def order(node: Node) -> int:
+        return (await node.request("POST", "/orders", {"dapr-app-id": "order-processor"}, b"{}")).status
+
+    async with App() as app, gateway(nats, tmp_path, app_id="checkout", resources=DEFAULTS + HEAD + QUICKSTART) as node:
+        async with gateway(nats, tmp_path, app=app, app_id="order-processor"):
+            assert await order(node) == 200
+        assert await order(node) == 500
+        (told,) = (await node.get("/v1.0/metadata")).json["circuitBreakers"]
+        common = {"name": "simpleCB", "target": "invocation order-processor", "endpoint": "/orders"}
+        assert told in ({**common, "state": "open"}, {**common, "state": "half-open"})
+        async with gateway(nats, tmp_path, app=app, app_id="order-processor"):
+
+            async def goes_on() -> None:
+                assert await order(node) == 200
+
+            await eventually(goes_on)
+        assert (await node.get("/v1.0/metadata")).json["circuitBreakers"] == [{**common, "state": "closed"}]
+    target = "invocation order-processor: "
+    said = [each.message.removeprefix(target) for each in caplog.records if each.message.startswith(target)]
+    of = "circuit breaker simpleCB of /orders is"
+    for line in (f"{of} open for 0.3 s: 5 failures in a row", f"{of} half open: it refused ", f"{of} closed"):
+        assert any(each.startswith(line) for each in said), said
+    assert said[0].startswith("attempt 1 failed: ")
+    assert "given up after 5 attempts: circuit breaker is open" in said
+    assert any(each.startswith("works again after ") for each in said)

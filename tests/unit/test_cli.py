@@ -414,20 +414,30 @@ def test_status_tells_what_is_not_well(home: Path, capsys: pytest.CaptureFixture
         {"target": "invocation order-processor", **breaker},
         {"target": "state statestore", **retrying},
         {"target": "event pubsub/a", **retrying, "advice": "DROP ends it"},
-        {"target": "invocation x", **breaker, **retrying},
+        {"target": "invocation x", **breaker, **retrying, "endpoint": "/a"},
     ]
+    closed = [{"name": "simpleCB", "target": "invocation x", "endpoint": each, "state": "closed"} for each in "abc"]
+    closed += [{"name": "cb", "target": f"state {each}", "state": "closed"} for each in range(20)]
     lines = [
         "application: away",
         "invocation order-processor: circuit breaker simpleCB is open, 3 refused",
         "state statestore: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer",
         "event pubsub/a: retrying for 12.5 s (7 attempts repeated, 1 given up, 2 going on): no answer; DROP ends it",
-        "invocation x: circuit breaker simpleCB is open, 3 refused; retrying for 12.5 s "
+        "invocation x: circuit breaker simpleCB of /a is open, 3 refused; retrying for 12.5 s "
         "(7 attempts repeated, 1 given up, 2 going on): no answer",
     ]
+    are_closed = ["invocation x: circuit breaker simpleCB is closed for 3 endpoints"]
+    are_closed += [f"state {each}: circuit breaker cb is closed" for each in range(9)]
+    are_closed += ["11 more targets with closed circuit breakers"]
     with _gateway(home, "a-rather-long-name") as gateway:
         gateway.status = 200
-        for told, wanted in ((conditions, lines), ([], ["well"])):
-            gateway.body = json.dumps({"id": "x", **({"conditions": told} if told else {})}).encode()
+        for told, breakers, wanted in (
+            (conditions, [{**closed[0], "state": "open"}], lines),
+            ([], [], ["well"]),
+            ([], closed, ["well", *are_closed]),
+        ):
+            answer = {"id": "x", "conditions": told, "circuitBreakers": breakers}
+            gateway.body = json.dumps({name: value for name, value in answer.items() if value}).encode()
             assert main(["status"]) == 0
             shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a-rather-long-name ")]
             assert [line.partition(" ")[2].strip() for line in shown] == wanted

@@ -78,13 +78,12 @@ async def test_what_was_given_up_works_again_with_the_first_success(said: Callab
     for _ in range(3):
         with pytest.raises(StateError):
             await guard(condition, 1).run(Target(WHY, WHY))
-    described = condition.described()
-    assert described is not None
+    (described,) = condition.described()
     assert (described["state"], described["givenUp"], described["trying"]) == ("given up", 3, 0)
     await guard(condition, 1).run(Target())
     assert len(said()) == 3
     assert "3 attempts failed and were made again, 3 operations given up" in said()[2]
-    assert condition.described() is None
+    assert condition.described() == []
 
 
 async def test_the_one_attempt_that_was_given_up_began_then(said: Callable[[], list[str]]) -> None:
@@ -105,8 +104,8 @@ async def test_a_client_that_leaves_ends_the_retries(said: Callable[[], list[str
     running = asyncio.ensure_future(guard(condition).run(Target(*[DeadlineExceededError("no answer")] * 1_000_000)))
 
     def retrying() -> None:
-        described = condition.described()
-        assert described is not None
+        assert condition.described()
+        (described,) = condition.described()
         assert (described["state"], described["trying"]) == ("retrying", 1)
 
     await eventually(retrying)
@@ -133,7 +132,7 @@ async def test_a_failure_that_is_repeated_elsewhere_is_over_after_a_while(said: 
     condition.repeats(1, 5.0, "no")
     now = 61.0
     condition.works(repeated=False)
-    assert condition.described() is None
+    assert condition.described() == []
     assert "works again after 61 s" in said()[1]
 
 
@@ -169,12 +168,9 @@ async def test_a_breaker_says_each_of_its_states(said: Callable[[], list[str]]) 
     for _ in range(3):
         with pytest.raises(CircuitOpenError):
             await guarded.run(Target())
-    assert condition.described() == {
-        "target": "invocation app",
-        "circuitBreaker": "cb",
-        "breaker": "open",
-        "refused": 3,
-    }
+    told = {"target": "invocation app", "circuitBreaker": "cb", "breaker": "open", "refused": 3}
+    assert condition.described() == [told]
+    assert condition.described_breakers() == [{"name": "cb", "target": "invocation app", "state": "open"}]
 
     async def closed() -> None:
         try:
@@ -187,7 +183,7 @@ async def test_a_breaker_says_each_of_its_states(said: Callable[[], list[str]]) 
     assert lines[0] == "INFO invocation app: circuit breaker cb is open for 0.1 s: 6 failures in a row, 6 in all"
     assert lines[1].startswith("INFO invocation app: circuit breaker cb is half open: it refused ")
     assert lines[2:] == ["INFO invocation app: circuit breaker cb is closed"]
-    assert condition.described() is None
+    assert condition.described() == []
 
 
 async def test_an_open_breaker_ends_retries_and_says_so(said: Callable[[], list[str]]) -> None:
@@ -195,6 +191,32 @@ async def test_an_open_breaker_ends_retries_and_says_so(said: Callable[[], list[
     with pytest.raises(CircuitOpenError):
         await guard(condition, breaker=CircuitBreaker("cb")).run(Target(*[WHY] * 99))
     assert said()[-1] == "INFO invocation app: given up after 6 attempts: circuit breaker is open"
+
+
+async def test_endpoints_have_breakers_of_their_own(said: Callable[[], list[str]]) -> None:
+    """One that fails cuts off no other; as many as the policy says are kept, those that were asked for last."""
+    conditions = Conditions()
+    condition = conditions.of("invocation", "app")
+    guarded = Guard(Policy(breaker=CircuitBreaker("cb"), endpoints=2), condition)
+    for _ in range(6):
+        with pytest.raises(StateError):
+            await guarded.run(Target(WHY), endpoint="/a")
+    with pytest.raises(CircuitOpenError):
+        await guarded.run(Target(), endpoint="/a")
+    assert await guarded.run(Target(), endpoint="/b") == "done"
+    assert "circuit breaker cb of /a is open for 60 s" in said()[0]
+    refusing = {"target": "invocation app", "circuitBreaker": "cb", "endpoint": "/a", "breaker": "open", "refused": 1}
+    assert conditions.described() == [refusing]
+    assert [(each["endpoint"], each["state"]) for each in conditions.described_breakers()] == [
+        ("/a", "open"),
+        ("/b", "closed"),
+    ]
+    again = Guard(Policy(breaker=CircuitBreaker("cb"), endpoints=2), condition, guarded)
+    with pytest.raises(CircuitOpenError):
+        await again.run(Target(), endpoint="/a")
+    for endpoint in ("/b", "/c", "/a"):
+        assert await again.run(Target(), endpoint=endpoint) == "done"
+    assert [each["endpoint"] for each in conditions.described_breakers()] == ["/c", "/a"]
 
 
 async def test_targets_are_bounded_and_the_quiet_ones_are_forgotten_first() -> None:

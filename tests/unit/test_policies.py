@@ -261,7 +261,7 @@ spec:
       c1: {maxRequests: 2, interval: 8s, timeout: 45s, trip: consecutiveFailures > 8}
       c2: {}
   targets:
-    apps: {b: {timeout: general, retry: r1, circuitBreaker: c1, circuitBreakerCacheSize: 100}}
+    apps: {b: {timeout: general, retry: r1, circuitBreaker: c1, circuitBreakerCacheSize: 7}}
     actors: {t: {timeout: fast, circuitBreaker: c2, circuitBreakerScope: both}}
     components: {p: {inbound: {retry: r2}, outbound: {circuitBreaker: c2}}}
 scopes: [me]
@@ -278,6 +278,7 @@ scopes: [me]
             name="r1",
         ),
         CircuitBreaker("c1", 2, 8.0, 45.0, compile_trip("consecutiveFailures > 8")),
+        endpoints=7,
     )
     assert policies.for_component("p", "pubsub", "inbound").retry == Retry.exponential(30.0, name="r2")
     assert policies.for_component("p", "pubsub", "outbound").breaker == CircuitBreaker("c2")
@@ -307,7 +308,7 @@ def test_defaults_per_part() -> None:
     policies = ResiliencyPolicies([resiliency])
     retry, breaker = Retry(name="DefaultRetryPolicy"), CircuitBreaker("d")
     assert policies.for_component("c", "pubsub", "inbound") == Policy(Timeout(1.0), retry, breaker)
-    assert policies.for_app("a") == Policy(None, retry, breaker), "a timeout of zero is one that was named"
+    assert policies.for_app("a") == Policy(None, retry, breaker, 100), "a timeout of zero is one that was named"
 
 
 def test_a_named_target_gets_what_it_names_and_no_defaults() -> None:
@@ -321,7 +322,7 @@ def test_a_named_target_gets_what_it_names_and_no_defaults() -> None:
         components={"c": ComponentTarget(inbound=Target(retry="r"))},
     )
     policies = ResiliencyPolicies([resiliency])
-    assert policies.for_app("a") == Policy(Timeout(2.0), None, CircuitBreaker("b"))
+    assert policies.for_app("a") == Policy(Timeout(2.0), None, CircuitBreaker("b"), 100)
     assert policies.for_component("c", "state", "inbound").retry == Retry(name="r")
     assert policies.for_component("c", "state", "outbound").retry == Retry(name="DefaultRetryPolicy")
 
