@@ -175,7 +175,7 @@ class Request:
             return
         message = self._sealed(Message({**headers, **last} if last else headers, body))
         self.answered = True
-        self._exchange.taken.keep(self, message)
+        self._exchange.taken.keep(self, message, by_of(self.session))
         while True:
             try:
                 await self._exchange.broker.send(self._reply_to, message)
@@ -188,7 +188,7 @@ class Request:
         """Answer that it was not run, so that the caller tries elsewhere or later."""
         message = self._sealed(Message({FRAME_HEADER: "busy"}, b""))
         self.answered = True
-        self._exchange.taken.keep(self, message)
+        self._exchange.taken.keep(self, message, by_of(self.session))
         try:
             await self._exchange.broker.send(self._reply_to, message)
         except BrokerError:

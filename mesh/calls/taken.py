@@ -42,7 +42,7 @@ class Call(Protocol):
 
 
 class Shared:
-    """Tokens, up to so many: whoever has most of them makes room with its earliest one, so nobody loses to another."""
+    """Tokens, up to so many: who has more than its share makes room by its earliest ones, so no other loses any."""
 
     def __init__(self, most: int) -> None:
         """Hold at most so many."""
@@ -89,7 +89,8 @@ class Taken:
         self._refused = Shared(MAX_REFUSED)
         self._ended = Shared(MAX_ENDED)
         self._began_at = self._forgotten_at = -math.inf
-        self._kept: deque[Call] = deque()
+        self._kept: dict[str, deque[Call]] = {}
+        self._kept_of: dict[str, int] = {}
         self._kept_bytes = 0
 
     def add(self, token: str, request: Call | None, by: str = "") -> bool:
@@ -138,13 +139,23 @@ class Taken:
         """Whether every call that was taken since then is still known."""
         return self._forgotten_at < monotonic
 
-    def keep(self, request: Call, answer: Message) -> None:
-        """Keep a whole answer, which stays what it is; the oldest ones make room."""
+    def keep(self, request: Call, answer: Message, by: str = "") -> None:
+        """Keep a whole answer, which stays what it is; the oldest ones of who has more than its share make room."""
         request.answer = answer
-        self._kept.append(request)
-        self._kept_bytes += len(answer.body) + ANSWER_OVERHEAD_BYTES
+        if by not in self._kept:
+            self._kept[by], self._kept_of[by] = deque(), 0
+        self._kept[by].append(request)
+        self._count(by, len(answer.body) + ANSWER_OVERHEAD_BYTES)
         while self._kept_bytes > MAX_KEPT_BYTES:
-            oldest = self._kept.popleft()
+            if self._kept_of.get(by, 0) * len(self._kept) < MAX_KEPT_BYTES:
+                by = max(self._kept_of, key=self._kept_of.__getitem__)
+            oldest = self._kept[by].popleft()
             assert oldest.answer is not None
-            self._kept_bytes -= len(oldest.answer.body) + ANSWER_OVERHEAD_BYTES
+            self._count(by, -len(oldest.answer.body) - ANSWER_OVERHEAD_BYTES)
             oldest.answer = None
+            if not self._kept[by]:
+                del self._kept[by], self._kept_of[by]
+
+    def _count(self, by: str, size_bytes: int) -> None:
+        self._kept_of[by] += size_bytes
+        self._kept_bytes += size_bytes

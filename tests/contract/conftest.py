@@ -31,6 +31,7 @@ _FEATURE_NAMES = {each.name for each in fields(Features)}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requires(feature, ...): run only where the broker declares these features")
+    config.addinivalue_line("markers", "on(broker, ...): run on these alone, where the broker is not what is tested")
     config.addinivalue_line("markers", "lacks(feature, ...): run only where the broker declares none of these")
 
 
@@ -40,6 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = metafunc.config.getoption("--broker") or list(BACKENDS)
     if unknown := set(chosen) - set(BACKENDS):
         raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
+    on = {name for mark in metafunc.definition.iter_markers("on") for name in mark.args} or BACKENDS.keys()
+    chosen = [name for name in chosen if name in on]
     names = [name for name in BACKENDS if name in chosen and _fits(metafunc.definition, features_of(name))]
     metafunc.parametrize("backend_name", names, scope="session")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh import address
@@ -19,31 +21,53 @@ from mesh.trust.folder import Folder
 from mesh.trust.guard import Guard
 from mesh.trust.identity import Identity, TrustSettings
 
-__all__ = ["NAMESPACE", "STOCK", "Hostile", "Mesh", "Tapped", "soon"]
+__all__ = ["NAMESPACE", "STOCK", "Hostile", "Mesh", "Sent", "Tapped", "soon"]
 
 NAMESPACE = "default"
 STOCK = address.app(NAMESPACE, "stock")
+
+
+Sent = tuple[str | Address, Message, str]
 
 
 def soon() -> float:
     return time.time() + 20
 
 
-class Tapped(MemoryBroker):
-    """A node all of whose frames are seen on their way out, and may be held back."""
+class Tapped:
+    """A node all of whose frames are seen on their way out, and may be held back, or become others.
 
-    def __init__(self, hub: MemoryHub) -> None:
-        super().__init__(hub)
-        self.sent: list[tuple[str | Address, Message, str]] = []
+    Attributes:
+        sent: What it has sent.
+        held: Tells what is held back.
+        kept: That.
+        made_of: Gives what becomes of a frame.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.sent: list[Sent] = []
         self.held: Callable[[Message], bool] = lambda message: False
-        self.kept: asyncio.Queue[tuple[str | Address, Message, str]] = asyncio.Queue()
+        self.kept: asyncio.Queue[Sent] = asyncio.Queue()
+        self.made_of: Callable[[Message], Sequence[Message]] = lambda message: (message,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def __aenter__(self) -> Broker:
+        await self._broker.__aenter__()
+        return cast("Broker", self)
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self._broker.__aexit__(*exc_info)
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         self.sent.append((to, message, reply_to))
         if self.held(message):
             self.kept.put_nowait((to, message, reply_to))
-        else:
-            await super().send(to, message, reply_to)
+            return
+        for each in self.made_of(message):
+            await self._broker.send(to, each, reply_to)
 
 
 class Hostile:
@@ -67,14 +91,16 @@ class Mesh:
 
     Attributes:
         counts: What was refused, by what it was and why.
+        stock: Where the callee serves.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, make: Callable[[], Broker] | None = None, namespace: str = NAMESPACE) -> None:
         Folder(folder).init("public")
-        self.folder = folder
-        self.hub = MemoryHub()
-        self.caller_broker, self.callee_broker = Tapped(self.hub), Tapped(self.hub)
-        self.evil_broker = MemoryBroker(self.hub)
+        self.folder, self.namespace = folder, namespace
+        self.stock = address.app(namespace, "stock")
+        self.make = make or partial(MemoryBroker, MemoryHub())
+        self.caller_broker, self.callee_broker = Tapped(self.make()), Tapped(self.make())
+        self.evil_broker = self.make()
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.caller: Exchange
         self.callee: Exchange
@@ -86,7 +112,7 @@ class Mesh:
     def guard(self, app_id: str, mode: str = "strict", *, began: float | None = 0.0, **settings: object) -> Guard:
         """Make a guard that takes what is signed at once, as one does that has run for a while; by None it has not."""
         made = Guard(TrustSettings(mode, folder=self.folder, **settings), self.count, began)  # type: ignore[arg-type]
-        identity = Identity("public", NAMESPACE, app_id)
+        identity = Identity("public", self.namespace, app_id)
         made.take(Folder(self.folder).issue(identity), identity)
         return made
 
@@ -101,8 +127,10 @@ class Mesh:
     ) -> AsyncIterator[Mesh]:
         """Run it; a mode of None proves nothing."""
         async with AsyncExitStack() as stack:
-            for broker in (self.caller_broker, self.callee_broker, self.evil_broker):
-                await stack.enter_async_context(broker)
+            brokers = [
+                await stack.enter_async_context(each)
+                for each in (self.caller_broker, self.callee_broker, self.evil_broker)
+            ]
             self.evil = Hostile(self.evil_broker)
             guards = [
                 None if mode is None else self.guard(name, mode, **settings)
@@ -110,7 +138,7 @@ class Mesh:
             ]
             made = [
                 await stack.enter_async_context(Exchange(broker, guard=each, ask_after=ask_after))
-                for broker, each in zip((self.caller_broker, self.callee_broker), guards, strict=True)
+                for broker, each in zip(brokers, guards, strict=False)
             ]
             self.caller, self.callee = made
             yield self

@@ -12,7 +12,6 @@ import orjson
 import pytest
 
 from mesh import address
-from mesh.address import Address
 from mesh.broker import Frame, Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.request import ERROR_HEADER
@@ -23,7 +22,7 @@ from mesh.trust.guard import PROOF_HEADER, Guard, Session
 from mesh.trust.identity import Identity
 from mesh.trust.replays import Replays
 from tests.support.eventually import eventually
-from tests.support.hostile import NAMESPACE, STOCK, Mesh, Tapped, soon
+from tests.support.hostile import NAMESPACE, STOCK, Mesh, Sent, Tapped, soon
 
 ORDER = Message({"ce-source": "shop", "mesh-http": '["POST","/order"]'}, b"one")
 
@@ -159,9 +158,10 @@ async def test_what_was_made_before_a_node_began_is_not_taken_again(mesh: Mesh, 
         await works(mesh, ran)
     before = mesh.caller_broker.sent.copy()
     async with AsyncExitStack() as stack:
-        brokers = [await stack.enter_async_context(Tapped(mesh.hub)) for _ in range(instances)]
+        brokers = [Tapped(mesh.make()) for _ in range(instances)]
         for each in brokers:
-            exchange = await stack.enter_async_context(Exchange(each, guard=mesh.guard("stock", began=None)))
+            broker = await stack.enter_async_context(each)
+            exchange = await stack.enter_async_context(Exchange(broker, guard=mesh.guard("stock", began=None)))
             await stack.enter_async_context(exchange.serve(STOCK, "stock", ran))
         for _ in range(instances):
             await _send_again(mesh, before)
@@ -175,7 +175,7 @@ async def test_what_was_made_before_a_node_began_is_not_taken_again(mesh: Mesh, 
     assert len(ran.bodies) == 6
 
 
-async def _send_again(mesh: Mesh, sent: list[tuple[str | Address, Message, str]]) -> None:
+async def _send_again(mesh: Mesh, sent: list[Sent]) -> None:
     for to, message, reply_to in sent:
         if to == STOCK:
             await mesh.evil.send(to, message, reply_to)

@@ -291,6 +291,11 @@ async def test_what_is_remembered_is_bounded(mesh: Mesh) -> None:
         each.answered = True
         taken.keep(each, Message({}, bytes(size)))
     assert [each.answer is None for each in requests] == [True, True, True, False, False, False]
+    others = [request(exchange) for _ in range(9)]
+    for by, each in zip("abbbbbbbb", others, strict=True):
+        taken.keep(each, Message({}, bytes(size // 2)), by)
+    assert [each.answer is None for each in others] == [False, *[True] * 6, False, False]
+    assert [each.answer is None for each in requests] == [True, True, True, True, False, False]
     taken.age(0.0)
     running, done = request(exchange), request(exchange)
     taken.add("running", running)
