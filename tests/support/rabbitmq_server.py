@@ -118,10 +118,17 @@ class RabbitMQServer(Server):
 
     async def close(self) -> None:
         await super().close()
+        await asyncio.to_thread(self._end_epmd)
+
+    def end(self) -> None:
+        super().end()
+        self._end_epmd()
+
+    def _end_epmd(self) -> None:
         epmd, self._epmd = self._epmd, None
         if epmd is not None:
             epmd.kill()
-            await asyncio.to_thread(epmd.wait)
+            epmd.wait()
 
 
 def _wait_for_port(number: int) -> None:

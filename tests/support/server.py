@@ -80,6 +80,15 @@ class Server:
         """End it for good; nobody needs its data any more, and a kill takes no time."""
         await self.kill()
 
+    def end(self) -> None:
+        """Do the same where no event loop runs any more."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
     async def start(self) -> None:
         """Start it, and return when it is ready."""
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -45,15 +45,9 @@ async def shared(name: str, make: Callable[[Path], Server]) -> Any:
                 raise
             pytest.skip(str(error))
         await server.start()
-        atexit.register(_kill, server)
+        atexit.register(server.end)
         _SERVERS[name] = server
     return _SERVERS[name]
-
-
-def _kill(server: Server) -> None:
-    if server.process is not None:
-        server.process.kill()
-        server.process.wait()
 
 
 # Kafka
