@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-__all__ = ["PathFilter"]
+__all__ = ["PathFilter", "read"]
 
 
 class PathFilter:
@@ -22,12 +22,13 @@ class PathFilter:
     def may_have(self, path: str) -> bool:
         """Tell whether it is one of them by any way to read it, so that nobody goes around what guards them."""
         decoded = unquote(path)
-        return self._found is None or any(self._found.search(each) for each in (path, decoded, _climbed(decoded)))
+        return self._found is None or any(self._found.search(each) for each in (path, decoded, read(path)))
 
 
-def _climbed(path: str) -> str:
+def read(path: str) -> str:
+    """Give what a path comes to, however it is written."""
     kept: list[str] = []
-    for segment in path.split("/"):
+    for segment in unquote(path).split("/"):
         if segment == "..":
             del kept[-1:]
         elif segment not in ("", "."):

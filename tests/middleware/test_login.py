@@ -26,7 +26,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from bindings.middleware._attempts import Attempts
 from bindings.middleware.bearer import BearerMiddleware, BearerSettings, algorithms_of
-from bindings.middleware.oauth2 import MAX_SESSIONS, OAuth2Middleware, OAuth2Settings
+from bindings.middleware.oauth2 import MAX_TABS, OAuth2Middleware, OAuth2Settings
 from bindings.middleware.oauth2clientcredentials import ClientCredentialsMiddleware, ClientCredentialsSettings
 from mesh.errors import ConfigError
 from mesh.middleware import Answer, MiddlewareError, Request
@@ -658,28 +658,46 @@ async def test_a_login_leads_to_no_other_host(memory: Backbone, tmp_path: Path, 
             assert landed.headers["location"] in ("/evil.example/x", "/%5Cevil.example/x"), target
 
 
-async def test_whoever_begins_many_logins_ends_none(
-    memory: Backbone, app: App, tmp_path: Path, provider: IdentityProvider
-) -> None:
-    made = OAuth2Middleware(
-        OAuth2Settings(
-            "me", "s", f"{provider.url}/oauth2/authorize", f"{provider.url}/oauth2/token", "http://x/", "openid"
-        )
-    )
+async def test_logins_of_one_browser_side_by_side(provider: IdentityProvider) -> None:
+    """Each tab lands where it wanted to go. The browser keeps what a few of them need, and cannot change it."""
+    endpoint = f"{provider.url}/oauth2/"
+    settings = OAuth2Settings("me", "s", f"{endpoint}authorize", f"{endpoint}token", "http://x/", "openid")
+    jar: dict[str, str] = {}
 
-    async def onward(request: Request) -> Answer:
-        return Answer(200, body=(request.header("authorization") or "").encode())
+    async def ask(path: str, query: str = "", own: dict[str, str] = jar) -> tuple[int, str]:
+        headers = [("Cookie", "; ".join(f"{name}={value}" for name, value in own.items()))] if own else []
+        answer = await made.handle(Request("GET", path, query, headers), fine)
+        for name, value in answer.headers:
+            if name == "Set-Cookie":
+                kept, _, rest = value.partition(";")
+                own.update([kept.split("=", 1)])  # type: ignore[arg-type]  # a pair
+                if "Max-Age=0" in rest:
+                    del own[kept.split("=", 1)[0]]
+        return answer.status, dict(answer.headers).get("Location", "")
 
-    async with made, aiohttp.ClientSession() as browser:
-        away = await made.handle(Request("GET", "/a"), onward)
-        told = dict(away.headers)
-        query = urlsplit(await provider.log_in(browser, told["Location"])).query
-        jar = told["Set-Cookie"].partition(";")[0]
-        landed = dict((await made.handle(Request("GET", "/", query, [("Cookie", jar)]), onward)).headers)
-        jar = landed["Set-Cookie"].partition(";")[0]
-        for _ in range(MAX_SESSIONS + 10):
-            assert (await made.handle(Request("GET", "/a"), onward)).status == 302
-        assert (await made.handle(Request("GET", "/a", headers=[("Cookie", f"x=y; {jar}")]), onward)).status == 200
+    async with OAuth2Middleware(settings) as made, aiohttp.ClientSession() as browser:
+        away = [(await ask(f"/{number}", f"q={'x' * number}"))[1] for number in (1, 2, 2000)]
+        back = [urlsplit(await provider.log_in(browser, each)).query for each in away]
+        begun = dict(jar)
+        assert [await ask("/", each, begun.copy()) for each in back] == [
+            *((302, "/1?q=x"), (302, "/2?q=xx"), (302, "/2000")),  # A cookie has room for so much.
+        ]
+        for name, value in begun.items():
+            until, _, rest = value.partition(".")
+            for wrong in (
+                f"{int(until) + 1}.{rest}",
+                value[:-2],
+                f"{until}.Lw==.{rest.rpartition('.')[2]}",
+                "",
+                "\udcff",
+            ):
+                assert (await ask("/", back[0], {name: wrong}))[0] == 302
+                assert not made._tokens.keys() & {wrong}
+        for number in range(20):
+            await ask(f"/{number}")
+        assert len(jar) == MAX_TABS
+        other = OAuth2Middleware(settings)
+        assert not list(other._begun(begun)), "another gateway's"
 
 
 async def test_paths_that_get_a_token(memory: Backbone, app: App, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from bindings.middleware.opa import OPAMiddleware, OPASettings
-from bindings.middleware.ratelimit import MAX_CLIENTS, Buckets
+from bindings.middleware.ratelimit import MAX_CLIENTS, Buckets, RateLimitMiddleware, RateLimitSettings
 from mesh.errors import ConfigError
-from mesh.middleware import Request
+from mesh.middleware import Answer, Request
 from tests.http.harness import App, Backbone, component, gateway
 from tests.middleware.harness import configuration, of_type, through
 from tests.support.policy import PolicyService
@@ -143,6 +143,28 @@ def test_clients_do_not_share_and_are_forgotten() -> None:
     for number in range(MAX_CLIENTS):
         buckets.take(str(number), 0)
     assert buckets.take("a", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        (("10.0.0.1", "/a"), ("10.0.0.1", "/b"), False),
+        (("10.0.0.1", "/a"), ("10.0.0.2", "/a"), False),
+        (("10.0.0.1", "/a/b"), ("10.0.0.1", "//%61/x/..//b"), True),
+        (("::ffff:10.0.0.1", "/a"), ("10.0.0.1", "/a"), True),
+        (("2001:db8:1:2::1", "/a"), ("2001:db8:1:2:ffff::9%eth0", "/a"), True),
+        (("2001:db8:1:2::1", "/a"), ("2001:db8:1:3::1", "/a"), False),
+    ],
+)
+async def test_what_is_one_client(one: tuple[str, str], other: tuple[str, str], shared: bool) -> None:
+    """However it writes a path, and whichever of its addresses it takes."""
+
+    async def onward(request: Request) -> Answer:
+        return Answer(200)
+
+    made = RateLimitMiddleware(RateLimitSettings(0.01))
+    asked = [await made.handle(Request("GET", path, peer=peer), onward) for peer, path in (one, other)]
+    assert [each.status for each in asked] == [200, 429 if shared else 200]
 
 
 async def test_a_client_that_asks_too_often(memory: Backbone, app: App, tmp_path: Path) -> None:
