@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import unquote
+
+from mesh.regular import Regular
 
 __all__ = ["PathFilter", "read"]
 
@@ -13,16 +14,16 @@ class PathFilter:
 
     def __init__(self, expression: str) -> None:
         """Prepare."""
-        self._found = re.compile(expression) if expression else None
+        self._found = Regular(expression) if expression else None
 
     def has(self, path: str) -> bool:
         """Tell whether a path, decoded, is one of them."""
-        return self._found is None or self._found.search(unquote(path)) is not None
+        return self._found is None or self._found.found_in(unquote(path))
 
     def may_have(self, path: str) -> bool:
         """Tell whether it is one of them by any way to read it, so that nobody goes around what guards them."""
         decoded = unquote(path)
-        return self._found is None or any(self._found.search(each) for each in (path, decoded, read(path)))
+        return self._found is None or any(self._found.found_in(each) for each in (path, decoded, read(path)))
 
 
 def read(path: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from bindings.middleware.opa import OPAMiddleware, OPASettings
 from bindings.middleware.ratelimit import MAX_CLIENTS, Buckets, RateLimitMiddleware, RateLimitSettings
 from mesh.errors import ConfigError
 from mesh.middleware import Answer, Request
+from mesh.regular import Regular
 from tests.http.harness import App, Backbone, component, gateway
 from tests.middleware.harness import configuration, of_type, through
+from tests.support.eventually import PATIENCE
 from tests.support.policy import PolicyService
 
 CALL = "/v1.0/invoke/app/method"
@@ -61,7 +65,7 @@ async def test_aliases(memory: Backbone, app: App, tmp_path: Path, how: str) -> 
     [
         ({"/a": "b"}, "(/a): 'b' is no path"),
         ({"/a/{b": "/c"}, "(/a/{b): '/a/{b' has a brace"),
-        ({"/a/{b:(}": "/c"}, "has a wrong expression"),
+        ({"/a/{b:(}": "/c"}, "is no regular expression"),
         ({"/a?b": "/c"}, "'/a?b' is no path"),
         ({"routes": "[1]"}, "(routes): is no dictionary of paths"),
         ({"routes": "{a: /b}"}, "(routes): 'a' is no path"),
@@ -113,9 +117,56 @@ async def test_a_form_is_that_of_the_path_that_the_router_goes_by(memory: Backbo
         assert (await node.get("/v1.0//metadata")).status == 400
 
 
+# As Go reads them: `$` is the end alone, `\\d` is 0 to 9; and no text takes long.
+REGULAR = {
+    "^/a$": {"/a": True, "/a\n": False},
+    r"^\d+$": {"12": True, "\u0661": False},
+    r"(?i)^/\p{Greek}[[:digit:]]\z": {"/\u03b11": True, "/a1": False},
+    "(?P<x>a)(?<y>b)": {"xaby": True},
+    "^(a+)+$": {"a" * 4000: True, "a" * 4000 + "!": False},
+    "^(.*a){12}$": {"a" * 4000 + "b": False},
+    "": {"\udcff": True},
+}
+
+
+@pytest.mark.parametrize("expression", REGULAR)
+def test_expressions(expression: str) -> None:
+    for text, expected in REGULAR[expression].items():
+        assert Regular(expression).found_in(text) == expected, text
+
+
+@pytest.mark.parametrize("expression", ["(", "(?=a)", r"(a)\1", "a{2000}", "*", "\udcff"])
+def test_expressions_that_are_none(expression: str) -> None:
+    with pytest.raises(ValueError, match="is no regular expression"):
+        Regular(expression)
+
+
+def test_what_expressions_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    with pytest.raises(ValueError, match=r"needs the package re2; install it with: pip install .*\[regex\]"):
+        Regular("a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("routerchecker", {"rule": "^/v1.0/invoke/app/method/(a+)+$"}),
+        ("routeralias", {CALL + "/{x:(a+)+}/b": CALL + "/y"}),
+    ],
+)
+async def test_no_path_takes_long(
+    memory: Backbone, app: App, tmp_path: Path, kind: str, settings: dict[str, str]
+) -> None:
+    made = of_type("it", f"middleware.http.{kind}", settings)
+    async with through(memory, tmp_path, made, configuration(httpPipeline=[f"it:{kind}"]), app=app) as node:
+        async with asyncio.timeout(PATIENCE):
+            reply = await node.get(f"{CALL}/{'a' * 3000}!")
+        assert reply.status == (400 if kind == "routerchecker" else 200)
+
+
 async def test_a_rule_that_is_none(memory: Backbone, tmp_path: Path) -> None:
     made = component("check", "middleware.http.routerchecker", rule="(")
-    with pytest.raises(ConfigError, match=r"\(rule\): is no regular expression"):
+    with pytest.raises(ConfigError, match=r"\(rule\): '\(' is no regular expression"):
         async with through(memory, tmp_path, made, configuration(httpPipeline=["check:routerchecker"])):
             pass
 
