@@ -261,6 +261,21 @@ async def test_only_reading(memory: Backbone, tmp_path: Path) -> None:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
+async def test_many_who_ask_are_told_the_same(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text is made anew when it is old."""
+    async with gateway(memory, tmp_path, ready=False, **ON) as node:
+        for kept, expected in ((3600.0, 1), (0.0, 2)):
+            monkeypatch.setattr("gateway.metrics.endpoint.KEPT_SECONDS", kept)
+            texts = []
+            for _ in range(2):
+                async with node.session.get(f"http://127.0.0.1:{node.gateway.metrics_port}/") as answer:
+                    texts.append(await answer.text())
+                await node.get("/v1.0/metadata")
+            assert len(set(texts)) == expected
+
+
 async def test_what_a_subscription_has_before_it(backbone: Backbone, tmp_path: Path) -> None:
     """As metrics and in metadata: nothing, what waits or is taken, and how old that is."""
     go_on = asyncio.Event()

@@ -20,7 +20,7 @@ from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.invocation import INVOKE, Call
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
 from mesh.broker import Message, Topology
-from mesh.errors import AppFailedError, MessageTooLargeError
+from mesh.errors import AppFailedError, MeshError, MessageTooLargeError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Context, Operation
@@ -72,6 +72,15 @@ async def test_a_broker_that_fails() -> None:
         (BROKER_PUBLISHED, "memory", "topic", "MESSAGE_TOO_LARGE"): 2,
         (BROKER_PUBLISHED, "memory", "topic", "ok"): 2,
     }
+
+
+async def test_many_messages_that_are_not_published_at_all() -> None:
+    seen = Seen()
+    async with MemoryBroker() as broker:
+        watched = observed_broker(broker, seen)
+        with pytest.raises(MeshError) as caught:
+            await watched.publish_many(topic("ns", "nobody", "t"), [Message({}, b"1"), Message({}, b"2")])
+    assert seen == {(BROKER_PUBLISHED, "memory", "topic", caught.value.code): 2}
 
 
 class Application:
