@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,28 @@ async def test_a_port_that_is_taken(memory: Backbone, tmp_path: Path, caplog: py
             assert len(ports) == 2
             await scraped(two, app_id="two")
     assert any(f"{PREFERRED_PORT} is taken" in each.getMessage() for each in caplog.records)
+
+
+async def test_bytes_of_what_streams(memory: Backbone, app: App, tmp_path: Path) -> None:
+    """Without a length, both ways."""
+
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async for part in request.content.iter_any():
+            await response.write(part)
+        return response
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * 10_000
+
+    app.streams["/echo"] = echo
+    async with gateway(memory, tmp_path, app=app, **ON) as node:
+        assert len((await node.request("POST", "/v1.0/invoke/app/method/echo", None, parts())).body) == 100_000
+        found = await scraped(node)
+    for way in ("request", "response"):
+        assert list(found[f"dapr_http_server_{way}_bytes_sum"].values()) == [100_000]
 
 
 async def test_only_reading(memory: Backbone, tmp_path: Path) -> None:
