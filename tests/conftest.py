@@ -73,9 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "costly: takes much time or much of the processor, so that `make quick` leaves it out"
     )
-    config.addinivalue_line(
-        "markers", "leaves_sockets: a library leaves lost sockets to the garbage collector"
-    )
+    config.addinivalue_line("markers", "leaves_sockets: a library leaves lost sockets to the garbage collector")
     config.option.loadscopereorder = False  # By how many tests, and not by how long they take.
     if config.getoption("--uvloop"):
         import uvloop

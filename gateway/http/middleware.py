@@ -119,6 +119,10 @@ def middleware_stage(
             assert incoming is not None
             incoming.use()
             changed = await _changed(passing, incoming, clean)
+            if isinstance(incoming.request, Request) and isinstance(changed, Request):
+                incoming.request.further_fields = (
+                    changed.further_fields
+                )  # Whoever answers failures must know these too.
             try:
                 answered: Answered = await handler(changed)
             finally:

@@ -140,7 +140,10 @@ def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Han
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError("the answer broke off")
-        return render(failure)
+        response = render(failure)
+        if isinstance(request, Request):
+            response.fields += request.further_fields
+        return response
 
     return answer
 

@@ -310,6 +310,17 @@ async def test_what_it_refuses_does_not_reach_the_application(
             assert b"nobody answers" not in reply.body
 
 
+async def test_what_is_told_is_on_failures_too(memory: Backbone, tmp_path: Path) -> None:
+    """Once, and beside what tells of the trace."""
+    for names in (["a:theirs"], ["a:theirs", "upper:uppercase"]):
+        ways = configuration(httpPipeline=names)
+        async with through(memory, tmp_path, theirs(a="mark") + UPPER, ways) as node:
+            reply = await node.post("/v1.0/state/nobody", b"[]")
+            assert reply.status >= 400
+            told = [name.lower() for name, _ in reply.fields if name.lower() in ("x-told", "traceparent")]
+            assert sorted(told) == ["traceparent", "x-told"]
+
+
 @pytest.mark.parametrize("section", [API, APP])
 async def test_what_an_outer_one_has_told_is_on_an_inner_ones_answer(
     memory: Backbone, app: App, tmp_path: Path, section: str
