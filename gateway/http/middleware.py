@@ -119,15 +119,11 @@ def middleware_stage(
             assert incoming is not None
             incoming.use()
             changed = await _changed(passing, incoming, clean)
-            if isinstance(incoming.request, Request) and isinstance(changed, Request):
-                incoming.request.further_fields = (
-                    changed.further_fields
-                )  # Whoever answers failures must know these too.
             try:
                 answered: Answered = await handler(changed)
             finally:
                 if isinstance(incoming.request, Request) and isinstance(changed, Request):
-                    incoming.request.begun = changed.begun  # Whoever answers failures must know.
+                    _note_answer(incoming.request, changed)
             if passing.told and not answered.prepared:
                 answered.fields += passing.told
             whole = answered.body if isinstance(answered, Response) else None
@@ -157,6 +153,11 @@ def middleware_stage(
         return passed
 
     return stage
+
+
+def _note_answer(request: Request, changed: Request) -> None:
+    """Note what whoever answers failures must know of the answer."""
+    request.begun, request.further_fields = changed.begun, changed.further_fields
 
 
 async def _nowhere(passing: Passing) -> Answer:
