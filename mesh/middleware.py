@@ -17,6 +17,7 @@ Bodies stream past a middleware that does not look at them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -28,11 +29,18 @@ from mesh.errors import MeshError
 
 __all__ = ["Answer", "Body", "Given", "Middleware", "MiddlewareError", "Onward", "Request", "through"]
 
+logger = logging.getLogger(__name__)
+
 
 class MiddlewareError(MeshError):
-    """A middleware cannot tell what becomes of a request; it was not passed on."""
+    """A middleware cannot tell what becomes of a request; it was not passed on.
+
+    Attributes:
+        known: Whether its text is for callers: what a middleware says itself is for the log alone.
+    """
 
     code = "MIDDLEWARE_ERROR"
+    known = False
 
 
 class Body(Protocol):
@@ -157,10 +165,30 @@ def _step(
     onward: Onward,
 ) -> Onward:
     async def step(request: Request) -> Answer:
+        passed = False
+
+        async def pass_on(changed: Request) -> Answer:
+            nonlocal passed
+            passed = True
+            return await onward(changed)
+
         middleware = opened.get(name)
         if middleware is None:  # Whatever it would have kept out stays out.
-            raise MiddlewareError(f"the middleware {name} is not open")
+            raise _unsaid(f"the middleware {name} is not open")
         with lives[name]:
-            return await middleware.handle(request, onward)
+            try:
+                answer = await middleware.handle(request, pass_on)
+            except MiddlewareError as error:
+                if error.known:
+                    raise
+                logger.warning("the middleware %s lets nothing through: %s", name, error)
+                raise _unsaid(f"the middleware {name} cannot tell now; the gateway's log says why") from error
+        return answer if passed or not request.told else replace(answer, headers=(*answer.headers, *request.told))
 
     return step
+
+
+def _unsaid(text: str) -> MiddlewareError:
+    error = MiddlewareError(text)
+    error.known = True
+    return error

@@ -54,7 +54,12 @@ class _Broker:
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         started = time.perf_counter()
-        results = await self._broker.publish_many(address, messages)
+        try:
+            results = await self._broker.publish_many(address, messages)
+        except BaseException as error:
+            code = error.code if isinstance(error, MeshError) else telemetry.CANCELLED
+            self._tell(address, code, len(messages), started)
+            raise
         for outcome in {None if error is None else error.code for error in results}:
             times = sum((None if error is None else error.code) == outcome for error in results)
             self._tell(address, outcome or telemetry.OK, times, started)

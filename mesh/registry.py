@@ -72,6 +72,7 @@ EXTRAS = {
     "nkeys": "nkeys",
     "pymongo": "mongodb",
     "pyodbc": "sqlserver",
+    "re2": "regex",
     "redis": "redis",
     "sqlalchemy": "sqlite",
     "watchfiles": "files",

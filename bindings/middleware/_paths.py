@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import unquote
 
-__all__ = ["PathFilter"]
+from mesh.regular import Regular
+
+__all__ = ["PathFilter", "read"]
 
 
 class PathFilter:
@@ -13,21 +14,22 @@ class PathFilter:
 
     def __init__(self, expression: str) -> None:
         """Prepare."""
-        self._found = re.compile(expression) if expression else None
+        self._found = Regular(expression) if expression else None
 
     def has(self, path: str) -> bool:
         """Tell whether a path, decoded, is one of them."""
-        return self._found is None or self._found.search(unquote(path)) is not None
+        return self._found is None or self._found.found_in(unquote(path))
 
     def may_have(self, path: str) -> bool:
         """Tell whether it is one of them by any way to read it, so that nobody goes around what guards them."""
         decoded = unquote(path)
-        return self._found is None or any(self._found.search(each) for each in (path, decoded, _climbed(decoded)))
+        return self._found is None or any(self._found.found_in(each) for each in (path, decoded, read(path)))
 
 
-def _climbed(path: str) -> str:
+def read(path: str) -> str:
+    """Give what a path comes to, however it is written."""
     kept: list[str] = []
-    for segment in path.split("/"):
+    for segment in unquote(path).split("/"):
         if segment == "..":
             del kept[-1:]
         elif segment not in ("", "."):

@@ -10,11 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import jwt
 
+from bindings.middleware._attempts import Attempts
 from bindings.middleware._service import SERVICE, Asked
 from bindings.middleware.routerchecker import plain
 from mesh.adapter import ComponentAdapter
@@ -71,19 +73,22 @@ class Keys:
         read_at: When that was, in seconds of the monotonic clock.
     """
 
-    def __init__(self, issuer: str, url: str, adapter: ComponentAdapter) -> None:
+    def __init__(self, issuer: str, url: str, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
         """Prepare.
 
         Args:
             issuer: Whose.
             url: Where they are; empty = its OpenID configuration says it.
-            adapter: On whose stack connections are put.
+            stack: For connections.
+            tasks: Read them again.
         """
-        self._issuer, self._url, self._stack = issuer, url, adapter._stack
+        self._issuer, self._url, self._stack = issuer, url, stack
         self._asked: Asked | None = None
         self._found: list[tuple[Mapping[str, Any], jwt.PyJWK, tuple[str, ...]]] = []
-        self.read_at = self._tried_at = -math.inf
-        self._reading = asyncio.Lock()
+        self.read_at = -math.inf
+        self._reading = Attempts(
+            "keys that were read before are used on", tasks, self.read, done=AGAIN_SECONDS, failed=AGAIN_SECONDS
+        )
 
     async def read(self) -> None:
         """Read them; what was read before stays if that fails.
@@ -91,7 +96,6 @@ class Keys:
         Raises:
             MiddlewareError: They are not there now.
         """
-        self._tried_at = time.monotonic()
         if self._asked is None:
             self._asked = await self._open(f"the keys of {self._issuer}", self._url or await self._discover())
         body = (await self._asked.read()).body
@@ -121,23 +125,27 @@ class Keys:
             raise MiddlewareError(f"{url} does not say where the keys are (jwks_uri)") from None
 
     async def of(self, header: Mapping[str, Any]) -> list[tuple[jwt.PyJWK, tuple[str, ...]]]:
-        """Give those that may have signed a token; they are read again when they are old, or lack the one it names."""
-        if time.monotonic() - self.read_at > FRESH_SECONDS or not self._named(header):
+        """Give those that may have signed a token.
+
+        When they are old, they are read again while those that are here are used. Only who names one that is not here
+        waits for that.
+        """
+        if time.monotonic() - self.read_at > FRESH_SECONDS:
+            self._reading.begin()
+        if not self._named(header):
             await self.renew(self.read_at)
         return self._named(header)
 
     async def renew(self, known: float) -> bool:
         """Read them again, but not all the time; tells whether there are others than at a time that is known."""
-        async with self._reading:
-            if self.read_at == known and time.monotonic() - self._tried_at > AGAIN_SECONDS:
-                await self._read_again()
+        if self.read_at == known:
+            with suppress(MiddlewareError):
+                await self._reading.wait()
         return self.read_at != known
 
-    async def _read_again(self) -> None:
-        try:
-            await self.read()
-        except MiddlewareError as error:
-            logger.warning("keys that were read before are used on: %s", error)
+    def close(self) -> None:
+        """Read them no more."""
+        self._reading.cancel()
 
     def _named(self, header: Mapping[str, Any]) -> list[tuple[jwt.PyJWK, tuple[str, ...]]]:
         name = header.get("kid")
@@ -173,7 +181,9 @@ class BearerMiddleware(ComponentAdapter):
                 SERVICE.parse(settings.issuer)
             except ValueError as error:
                 raise self._problem(str(error), "issuer") from None
-        self._keys = Keys(settings.issuer, settings.jwks, self)
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._keys = Keys(settings.issuer, settings.jwks, self._stack, tasks)
+        self._stack.callback(self._keys.close)
         await self._keys.read()
 
     async def handle(self, request: Request, onward: Onward) -> Answer:

@@ -11,8 +11,9 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from bindings.middleware._paths import PathFilter
@@ -23,12 +24,14 @@ from mesh.adapter import ComponentAdapter
 from mesh.middleware import Answer, MiddlewareError, Onward, Request
 from mesh.resources.settings import BOOLEAN, Kind, ignored, setting
 
-__all__ = ["MAX_SESSIONS", "OAuth2Middleware", "OAuth2Settings"]
+__all__ = ["MAX_TABS", "OAuth2Middleware", "OAuth2Settings"]
 
 MAX_SESSIONS = 10_000
 LOGIN_SECONDS = 600.0
 MOST_SECONDS = 24 * 3600.0
-_Kept = TypeVar("_Kept")
+LOGIN = "_login_"
+MAX_TABS = 5
+MAX_TARGET = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +87,17 @@ class OAuth2Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """Somebody who went to the provider.
+    """Somebody who went to the provider; their browser keeps it, signed, so that nothing of it is kept here.
 
     Attributes:
         state: What the provider gives back.
-        proof: What proves that who comes back is who went.
         target: Where they wanted to go.
-        until: When nobody waits for them any more.
+        until: When nobody waits for them any more, in seconds of this process's clock.
     """
 
     state: str
-    proof: str
     target: str
-    until: float
+    until: int
 
 
 class OAuth2Middleware(ComponentAdapter):
@@ -109,8 +110,7 @@ class OAuth2Middleware(ComponentAdapter):
         """Prepare."""
         super().__init__(settings)
         self._endpoint: TokenEndpoint
-        # By cookie, and apart: whoever begins many logins ends none of those that are done.
-        self._logins: OrderedDict[str, _Login] = OrderedDict()
+        self._key = secrets.token_bytes(32)  # Of logins that have begun.
         self._tokens: OrderedDict[str, Token] = OrderedDict()
         self._paths = PathFilter(settings.paths)
 
@@ -124,77 +124,113 @@ class OAuth2Middleware(ComponentAdapter):
         if not self._paths.may_have(request.place):
             return await onward(request)
         now = time.monotonic()
-        name = self._cookie(request)
-        token, login = self._tokens.get(name), self._logins.get(name)
+        cookies = _cookies(request)
+        name = cookies.get(self._settings.cookie, "")
+        token = self._tokens.get(name)
         if token is not None and token.holds(now):
             self._tokens.move_to_end(name)
             return await onward(request.with_header(self._settings.header, token.value))
         self._tokens.pop(name, None)
+        logins = {each.state: each for each in self._begun(cookies) if now < each.until}
         query = parse_qs(request.query)
-        if login is not None and now < login.until and "state" in query and ("code" in query or "error" in query):
-            return await self._come_back(name, login, query)
-        return self._send_away(request, now)
+        if logins and "state" in query and ("code" in query or "error" in query):
+            login = logins.get(query["state"][0])
+            return plain(400, "invalid state") if login is None else await self._come_back(login, query)
+        return self._send_away(request, now, cookies, logins)
 
-    def _cookie(self, request: Request) -> str:
-        given = "; ".join(value for name, value in request.headers if name.lower() == "cookie")
-        for pair in given.split(";"):
-            name, _, value = pair.strip().partition("=")
-            if name == self._settings.cookie:
-                return value
-        return ""
+    def _begun(self, cookies: Mapping[str, str]) -> Iterator[_Login]:
+        """Read the logins that a browser has begun here."""
+        for name, value in cookies.items():
+            told, _, proof = value.rpartition(".")
+            state = name.removeprefix(self._settings.cookie + LOGIN)
+            if state != name and hmac.compare_digest(_bytes(proof), _bytes(self._sign(f"{state}.{told}"))):
+                until, _, target = told.partition(".")
+                yield _Login(state, base64.urlsafe_b64decode(target).decode(), int(until))
 
-    def _send_away(self, request: Request, now: float) -> Answer:
+    def _sign(self, text: str) -> str:
+        return _base64(hmac.digest(self._key, _bytes(text), "sha256"))
+
+    def _send_away(
+        self, request: Request, now: float, cookies: Mapping[str, str], logins: Mapping[str, _Login]
+    ) -> Answer:
         settings: OAuth2Settings = self._settings
         if request.method not in ("GET", "HEAD"):  # Its body would be lost on the way.
             return plain(401, "Unauthorized")
-        name, state, proof = (secrets.token_urlsafe(32) for _ in range(3))
+        state = secrets.token_urlsafe(32)
         path = "/" + request.path.replace("\\", "%5C").lstrip("/")  # Else a browser may take it for another host's.
-        target = f"{path}?{request.query}" if request.query else path
-        _keep(self._logins, name, _Login(state, proof, target, now + LOGIN_SECONDS))
+        whole = f"{path}?{request.query}" if request.query else path
+        target = next(each for each in (whole, path, "/") if len(each) <= MAX_TARGET or each == "/")
+        told = f"{int(now + LOGIN_SECONDS)}.{base64.urlsafe_b64encode(target.encode()).decode()}"
         asked = {
             "response_type": "code",
             "client_id": settings.client,
             "redirect_uri": settings.back,
             "state": state,
-            "code_challenge": base64.urlsafe_b64encode(hashlib.sha256(proof.encode()).digest()).decode().rstrip("="),
+            "code_challenge": _base64(hashlib.sha256(self._verifier(state).encode()).digest()),
             "code_challenge_method": "S256",
             **({"scope": spaced(settings.scopes)} if settings.scopes else {}),
         }
         joint = "&" if urlsplit(settings.login).query else "?"
-        return self._redirect(f"{settings.login}{joint}{urlencode(asked)}", name)
+        # Those of other tabs stay, a few of them: all that a browser has come with each request.
+        newest = sorted(logins.values(), key=lambda each: each.until)[-MAX_TABS + 1 :]
+        kept = {self._settings.cookie + LOGIN + each.state for each in newest}
+        over = [name for name in cookies if name.startswith(settings.cookie + LOGIN) and name not in kept]
+        signed = f"{told}.{self._sign(f'{state}.{told}')}"
+        put = self._put(settings.cookie + LOGIN + state, signed, LOGIN_SECONDS)
+        return _redirect(f"{settings.login}{joint}{urlencode(asked)}", *map(self._taken, over), put)
 
-    async def _come_back(self, name: str, login: _Login, query: dict[str, list[str]]) -> Answer:
+    def _verifier(self, state: str) -> str:
+        """Give what proves at the token endpoint that who asks for a token is who has begun the login."""
+        return self._sign(f"verifier {state}")
+
+    async def _come_back(self, login: _Login, query: dict[str, list[str]]) -> Answer:
         settings: OAuth2Settings = self._settings
-        if not hmac.compare_digest(query["state"][0].encode(), login.state.encode()):
-            return plain(400, "invalid state")
-        self._logins.pop(name, None)  # A code, and what proves it, are used once.
+        over = self._taken(settings.cookie + LOGIN + login.state)
         if "code" not in query:
-            return plain(401, "the login failed")
+            return plain(401, "the login failed", ("Set-Cookie", over))
         form = {
             "grant_type": "authorization_code",
             "code": query["code"][0],
             "redirect_uri": settings.back,
-            "code_verifier": login.proof,
+            "code_verifier": self._verifier(login.state),
         }
         try:
             token = await self._endpoint.ask(form)
         except MiddlewareError as error:
             raise MiddlewareError(f"nobody can log in: {error}") from error
-        logged_in = secrets.token_urlsafe(32)  # Another name than before the login, which somebody may have set.
-        _keep(self._tokens, logged_in, Token(token.value, min(token.until, time.monotonic() + MOST_SECONDS)))
+        logged_in = secrets.token_urlsafe(32)  # A name that nobody knew before the login.
+        self._tokens[logged_in] = Token(token.value, min(token.until, time.monotonic() + MOST_SECONDS))
+        if len(self._tokens) > MAX_SESSIONS:
+            self._tokens.popitem(last=False)
         target = login.target
         if settings.https:
             target = f"https://{urlsplit(settings.back).netloc}{target}"
-        return self._redirect(target, logged_in)
+        return _redirect(target, over, self._put(settings.cookie, logged_in))
 
-    def _redirect(self, target: str, name: str) -> Answer:
+    def _put(self, name: str, value: str, seconds: float | None = None) -> str:
         settings: OAuth2Settings = self._settings
         secure = "; Secure" if settings.https or settings.back.startswith("https:") else ""
-        cookie = f"{settings.cookie}={name}; Path=/; HttpOnly; SameSite=Lax{secure}"
-        return Answer(302, [("Location", target), ("Set-Cookie", cookie), ("Cache-Control", "no-store")])
+        end = "" if seconds is None else f"; Max-Age={seconds:.0f}"
+        return f"{name}={value}; Path=/{end}; HttpOnly; SameSite=Lax{secure}"
+
+    def _taken(self, name: str) -> str:
+        return self._put(name, "", 0.0)
 
 
-def _keep(found: OrderedDict[str, _Kept], name: str, value: _Kept) -> None:
-    found[name] = value
-    if len(found) > MAX_SESSIONS:
-        found.popitem(last=False)
+def _cookies(request: Request) -> Mapping[str, str]:
+    given = "; ".join(value for name, value in request.headers if name.lower() == "cookie")
+    pairs = (each.strip().partition("=") for each in given.split(";"))
+    return {name: value for name, _, value in reversed(list(pairs))}  # The first of a name counts.
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # Bytes that are no text come as such.
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _redirect(target: str, *cookies: str) -> Answer:
+    fields = [("Set-Cookie", each) for each in cookies]
+    return Answer(302, [("Location", target), *fields, ("Cache-Control", "no-store")])

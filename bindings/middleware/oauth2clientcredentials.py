@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
+from bindings.middleware._attempts import Attempts
 from bindings.middleware._paths import PathFilter
 from bindings.middleware._service import SERVICE, Asked, header_name
 from bindings.middleware._tokens import Token, TokenEndpoint, spaced
@@ -64,26 +65,27 @@ class ClientCredentialsMiddleware(ComponentAdapter):
         super().__init__(settings)
         self._endpoint: TokenEndpoint
         self._token = Token("", 0.0)
-        self._asking = asyncio.Lock()
+        self._asking: Attempts[Token]
         self._paths = PathFilter(settings.paths)
 
     async def _enter(self) -> None:
         settings: ClientCredentialsSettings = self._settings
         asked = await self._stack.enter_async_context(Asked("the token endpoint", settings.url))
         self._endpoint = TokenEndpoint(asked, settings.client, settings.secret, settings.style)
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._asking = Attempts("there is no token", tasks, self._ask)
+        self._stack.callback(self._asking.cancel)
 
     async def handle(self, request: Request, onward: Onward) -> Answer:
         """Pass it on with the token, in the place of what the client has there."""
         if not self._paths.has(request.place):
             return await onward(request)
-        if not self._token.holds(time.monotonic()):
-            async with self._asking:
-                if not self._token.holds(time.monotonic()):
-                    self._token = await self._ask()
-        return await onward(request.with_header(self._settings.header, self._token.value))
+        token = self._token if self._token.holds(time.monotonic()) else await self._asking.wait()
+        return await onward(request.with_header(self._settings.header, token.value))
 
     async def _ask(self) -> Token:
         settings: ClientCredentialsSettings = self._settings
         form = [("grant_type", "client_credentials"), ("scope", spaced(settings.scopes))]
         token = await self._endpoint.ask([*form, *parse_qsl(settings.more, keep_blank_values=True)])
-        return Token(token.value, min(token.until, time.monotonic() + MOST_SECONDS))
+        self._token = Token(token.value, min(token.until, time.monotonic() + MOST_SECONDS))
+        return self._token

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlencode
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError, Problem
 from mesh.middleware import Answer, Onward, Request
+from mesh.regular import Regular
 from mesh.resources.component import Component
 from mesh.resources.settings import Kind, setting
 
@@ -36,7 +37,7 @@ def routes(text: str) -> Mapping[str, str]:
     return found
 
 
-def pattern(path: str) -> re.Pattern[str]:
+def pattern(path: str) -> Regular:
     """Read a path with variables, ``{name}`` or ``{name:expression}``; raises ValueError.
 
     Its names stand in the expression as ``v0``, ``v1``…: any text may be one.
@@ -50,10 +51,7 @@ def pattern(path: str) -> re.Pattern[str]:
     rest = path[at:]
     if "{" in rest or "}" in rest:
         raise ValueError(f"'{path}' has a brace that is not closed, or not open")
-    try:
-        return re.compile(made + re.escape(rest))
-    except re.error as error:
-        raise ValueError(f"'{path}' has a wrong expression: {error}") from None
+    return Regular(made + re.escape(rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class RouterAliasMiddleware(ComponentAdapter):
     def __init__(self, settings: RouterAliasSettings) -> None:
         """Prepare."""
         super().__init__(settings)
-        self._aliases: list[tuple[re.Pattern[str], tuple[str, ...], str]] = []
+        self._aliases: list[tuple[Regular, tuple[str, ...], str]] = []
 
     @classmethod
     def from_component(cls, component: Component) -> Self:
@@ -104,9 +102,10 @@ class RouterAliasMiddleware(ComponentAdapter):
         """Pass it on by the first path that matches; variables are added to the query."""
         path = unquote(request.path)
         for found, variables, target in self._aliases:
-            match = found.fullmatch(path)
+            match = found.whole(path)
             if match is not None:
-                values = urlencode([(name, match[f"v{number}"]) for number, name in enumerate(variables)])
+                given = [(name, match[found.names[f"v{number}"]] or "") for number, name in enumerate(variables)]
+                values = urlencode(given)
                 own, _, fixed = target.partition("?")
                 query = "&".join(each for each in (fixed, request.query, values) if each)
                 return await onward(replace(request, path=quote(own, safe="/%:@!$&'()*+,;=-._~"), query=query))

@@ -5,12 +5,12 @@ Source: Dapr 1.18, the router checker middleware.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mesh.adapter import ComponentAdapter
 from mesh.middleware import Answer, Onward, Request
+from mesh.regular import Regular
 from mesh.resources.settings import Kind, setting
 
 __all__ = ["EXPRESSION", "RouterCheckerMiddleware", "plain"]
@@ -18,10 +18,7 @@ __all__ = ["EXPRESSION", "RouterCheckerMiddleware", "plain"]
 
 def expression(text: str) -> str:
     """Take a regular expression; raises ValueError for what is none."""
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
+    Regular(text)
     return text
 
 
@@ -55,11 +52,11 @@ class RouterCheckerMiddleware(ComponentAdapter):
     def __init__(self, settings: RouterCheckerSettings) -> None:
         """Prepare."""
         super().__init__(settings)
-        self._rule = re.compile(settings.rule)
+        self._rule = Regular(settings.rule)
 
     async def handle(self, request: Request, onward: Onward) -> Answer:
         """Pass on what matches."""
         target = f"{request.path}?{request.query}" if request.query else request.path
-        if self._rule.search(target) is None:
+        if not self._rule.found_in(target):
             return plain(400, "invalid router")
         return await onward(request)

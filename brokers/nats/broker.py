@@ -34,6 +34,7 @@ __all__ = ["NatsBroker", "NatsConfig"]
 logger = logging.getLogger("brokers.nats")
 
 LANES = 16
+LOOKS_AT_ONCE = 6
 NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
@@ -205,7 +206,15 @@ class NatsBroker(Adapter):
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
         """Ask for the group's consumers, and for the time of the first message that is not settled."""
         lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
-        found = [await self._backlog(address, f"{address.space}.{lane}.{address.name}", options) for lane in lanes]
+        permits = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+        async def look(lane: str) -> Backlog:
+            async with permits:
+                return await self._backlog(address, f"{address.space}.{lane}.{address.name}", options)
+
+        async with task_group() as tasks:
+            looking = [tasks.create_task(look(lane), name="nats-backlog") for lane in lanes]
+        found = [each.result() for each in looking]
         oldest = min((each.oldest for each in found if each.oldest is not None), default=None)
         return Backlog(sum(each.waiting for each in found), sum(each.taken or 0 for each in found), oldest)
 

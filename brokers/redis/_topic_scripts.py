@@ -167,7 +167,7 @@ end
 BACKLOG = script(
     SPACE,
     """
-local gid, pattern, waiting, taken, oldest = ARGV[1], ARGV[2], 0, 0, -1
+local gid, pattern, waiting, taken, oldest, most = ARGV[1], ARGV[2], 0, 0, -1, 1000
 local function look(id)
   local ms = tonumber(string.match(id, '^(%d+)'))
   if oldest < 0 or ms < oldest then oldest = ms end
@@ -180,7 +180,12 @@ for _, name in ipairs(redis.call('SMEMBERS', topics)) do
       if info[12] then  -- Redis does not know it where others were deleted among them.
         waiting = waiting + info[12]
       elseif next_one then
-        waiting = waiting + #redis.call('XRANGE', stream(name), '(' .. info[8], '+', 'COUNT', 1000)
+        local ahead = #redis.call('XRANGE', stream(name), '(' .. info[8], '+', 'COUNT', most)
+        if ahead == most then  -- Those behind are few, if groups keep up: they are deleted.
+          local behind = #redis.call('XRANGE', stream(name), '-', info[8], 'COUNT', most)
+          if behind < most then ahead = redis.call('XLEN', stream(name)) - behind end
+        end
+        waiting = waiting + ahead
       end
       taken = taken + info[6]
       if info[6] > 0 then look(redis.call('XPENDING', stream(name), gid)[2]) elseif next_one then look(next_one[1]) end

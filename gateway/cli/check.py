@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
-from mesh.blocks.middleware import check_pipelines
+from mesh.blocks.middleware import check_pipelines, scoped_in_pipelines
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
 from mesh.node.components import check_installed, check_references, check_together, check_types, unknown_settings
@@ -167,7 +167,21 @@ def check(paths: Sequence[Path]) -> Findings:
         _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
     for configuration in findings.configurations if findings.components else ():
         findings.add(check_pipelines(findings.components, frozenset(), configuration))
+        if not findings.apps:
+            findings.warn(scoped_in_pipelines(findings.components, configuration))
+    for _, config in findings.apps:
+        findings.add(_pipelines_of(config))
     return findings
+
+
+def _pipelines_of(config: GatewayConfig) -> list[Problem]:
+    """Find what is wrong with the pipelines of one application, with what is in its scopes."""
+    try:
+        settings = load_settings(config, [])
+    except ConfigError:
+        return []  # What is wrong with its files is told of each of them.
+    found = check_pipelines(settings.scoped, settings.not_for_it, settings.configuration)
+    return [replace(each, file=str(_shortened(Path(each.file))) if each.file else each.file) for each in found]
 
 
 def check_start(configs: Sequence[GatewayConfig]) -> Findings:

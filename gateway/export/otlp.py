@@ -25,6 +25,7 @@ from mesh.spans import Span
 
 __all__ = ["OTLPExporter", "readable"]
 
+TOLD_SECONDS = 1.0  # For the library to say why, when its own limit is over.
 _SCOPE = InstrumentationScope(SCOPE)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _LIBRARY = logging.getLogger("opentelemetry.exporter")
@@ -47,6 +48,7 @@ class OTLPExporter:
     def __init__(self, target: OTLP, resource: Mapping[str, str]) -> None:
         """Prepare; nothing is connected."""
         self.where = target.where
+        self.seconds = target.timeout + TOLD_SECONDS
         self._target = target
         self._resource = Resource(dict(resource))
         self._said = _Said()

@@ -14,7 +14,7 @@ from mesh.spans import Span
 from mesh.tasks import task_group
 from mesh.telemetry import Observed, Observer, Tracing
 
-__all__ = ["ExportError", "Exporter", "exporting"]
+__all__ = ["SEND_SECONDS", "ExportError", "Exporter", "exporting"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,12 @@ class Exporter(Protocol):
     Attributes:
         name: Of its kind, for counts.
         where: The place, for people; holds no secret.
+        seconds: How long a batch may take.
     """
 
     name: str
     where: str
+    seconds: float
 
     async def send(self, spans: Sequence[Span]) -> None:
         """Send a batch; raises `ExportError`."""
@@ -77,12 +79,12 @@ class _Queue:
         for _ in range(-(-len(self._waiting) // BATCH)):
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
-                async with asyncio.timeout(SEND_SECONDS):
+                async with asyncio.timeout(self._exporter.seconds):
                     await self._exporter.send(batch)
             except ExportError as error:
                 self._note(str(error), len(batch))
             except TimeoutError:
-                self._note(f"no answer within {SEND_SECONDS:g} s", len(batch))
+                self._note(f"no answer within {self._exporter.seconds:g} s", len(batch))
             except asyncio.CancelledError:
                 self._waiting.extendleft(reversed(batch))  # What was sent is sent again, under the same ids.
                 raise

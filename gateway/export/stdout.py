@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from gateway.export.queue import SEND_SECONDS
 from gateway.export.zipkin import encoded
 from mesh.spans import Span
 
@@ -18,6 +19,7 @@ class LogExporter:
 
     name = "stdout"
     where = "the log"
+    seconds = SEND_SECONDS
 
     def __init__(self, resource: Mapping[str, str]) -> None:
         """Tell with each span what is told of this node."""

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import orjson
 
-from gateway.export.queue import ExportError
+from gateway.export.queue import SEND_SECONDS, ExportError
 from gateway.http.application import HTTPApplication
 from mesh.errors import MeshError
 from mesh.spans import Span, SpanKind, Value
@@ -26,6 +26,7 @@ class ZipkinExporter:
     """Posts spans to Zipkin, or what takes its format."""
 
     name = "zipkin"
+    seconds = SEND_SECONDS
 
     def __init__(self, endpoint: str, resource: Mapping[str, str]) -> None:
         """Prepare.

@@ -113,7 +113,7 @@ class Service:
             )
             return
         started = time.monotonic()
-        outcome: StatusError | None = None
+        outcome: StatusError | None = StatusError(Code.CANCELLED, "the call was cancelled")
         try:
             outcome = await self._answer(request)
         except (HTTPunkError, OSError):
@@ -135,9 +135,12 @@ class Service:
         current = CURRENT.set(trace.traceparent or "") if trace.own else None
         try:
             with begun or UNTOLD:
-                failure = await self._answered(request, call, begun)
-                if begun is not None:
-                    end(begun, failure)
+                failure: StatusError | None = StatusError(Code.CANCELLED, "the client has cancelled it, or is gone")
+                try:
+                    failure = await self._answered(request, call, begun)
+                finally:
+                    if begun is not None:
+                        end(begun, failure)
                 return failure
         finally:
             if current is not None:
@@ -145,10 +148,10 @@ class Service:
 
     async def _answered(self, request: ServerRequest, call: Call, begun: Begun | None) -> StatusError | None:
         try:
-            if call.trace.baggage and not is_baggage(call.trace.baggage):
-                raise bad_request("the metadata baggage are no W3C baggage")
             if self._admitted is not None:
                 self._check_token(self._admitted, call.metadata)
+            if call.trace.baggage and not is_baggage(call.trace.baggage):
+                raise bad_request("the metadata baggage are no W3C baggage")
             call.deadline = deadline_of(call.metadata)
             if call.deadline is not None and call.deadline <= time.time():
                 raise StatusError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call began")

@@ -22,6 +22,7 @@ from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import PROBED
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
+from mesh.middleware import MiddlewareError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 
 __all__ = ["Direct", "HTTPApplication", "outside_service"]
@@ -308,7 +309,7 @@ class HTTPApplication:
             try:
                 async with asyncio.timeout(SUBSCRIBE_SECONDS):
                     return await self._subscriptions(app_id)
-            except (AppFailedError, AppUnreachableError) as error:
+            except (AppFailedError, AppUnreachableError, MiddlewareError) as error:
                 problem = str(error)
             except TimeoutError:
                 problem = f"no answer within {SUBSCRIBE_SECONDS:g} s"

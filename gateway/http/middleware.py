@@ -19,7 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from gateway.http.application import Direct
 from gateway.http.response import Answered, Request, Response, StreamedResponse, split_target
 from mesh.application import AppResponse, Headers
-from mesh.errors import AppFailedError
+from mesh.errors import BadArgumentError, MeshError
 from mesh.middleware import Answer, MiddlewareError, Onward
 from mesh.middleware import Request as Passing
 
@@ -123,7 +123,7 @@ def middleware_stage(
                 answered: Answered = await handler(changed)
             finally:
                 if isinstance(incoming.request, Request) and isinstance(changed, Request):
-                    incoming.request.begun = changed.begun  # Whoever answers failures must know.
+                    _note_answer(incoming.request, changed)
             if passing.told and not answered.prepared:
                 answered.fields += passing.told
             whole = answered.body if isinstance(answered, Response) else None
@@ -153,6 +153,11 @@ def middleware_stage(
         return passed
 
     return stage
+
+
+def _note_answer(request: Request, changed: Request) -> None:
+    """Note what whoever answers failures must know of the answer."""
+    request.begun, request.further_fields = changed.begun, changed.further_fields
 
 
 async def _nowhere(passing: Passing) -> Answer:
@@ -237,13 +242,13 @@ class _Outgoing(_Once):
         self._limit = limit
 
     async def read(self) -> bytes:
-        """Read it whole; raises ``MiddlewareError`` for one over the limit."""
+        """Read it whole; raises ``BadArgumentError`` for one over the limit."""
         if not isinstance(self.body, bytes):
             parts, size = [], 0
             async for part in self.body:
                 size += len(part)
                 if size > self._limit:
-                    raise MiddlewareError(f"a middleware reads the body, which is larger than {self._limit} bytes")
+                    raise BadArgumentError(f"a middleware reads the body, which is larger than {self._limit} bytes")
                 parts.append(part)
             self.body = b"".join(parts)
         return self.body
@@ -316,12 +321,13 @@ def towards_application(through: Through, app_id: str, limit: int) -> Callable[[
                 )
                 try:
                     answer = await onward(passing)
-                except MiddlewareError as error:
-                    raise AppFailedError(str(error)) from error
+                except MeshError:  # Of a middleware it is no failure of the application, and no reason to try again.
+                    raise
                 except Exception as error:
                     if error is outgoing.failure:
                         raise
-                    raise AppFailedError(f"a middleware failed: {type(error).__name__}") from error
+                    logger.exception("a middleware towards the application failed")
+                    raise MiddlewareError("a middleware failed; the gateway's log says why") from error
                 if answer.body is not None or answer.source is None:
                     body = answer.body or b""
                     fields = [each for each in answer.headers if each[0].lower() not in OF_CONNECTION]

@@ -150,7 +150,7 @@ class Response:
 class StreamedResponse:
     """An answer whose body comes in parts: ``prepare``, ``write``…, ``write_eof``."""
 
-    __slots__ = ("_chunked", "_empty", "_outlet", "_request", "fields", "keep_alive", "prepared", "status")
+    __slots__ = ("_chunked", "_empty", "_outlet", "_request", "fields", "keep_alive", "prepared", "sent", "status")
 
     def __init__(self, status: int, fields: Fields, length: str | None) -> None:
         """Make an answer.
@@ -164,6 +164,7 @@ class StreamedResponse:
         self.fields = [*fields, ("Content-Length", length)] if length is not None else fields
         self.keep_alive: bool | None = None
         self.prepared = False
+        self.sent = 0
         self._chunked = length is None
         self._empty = False
         self._outlet: Outlet | None = None
@@ -213,6 +214,7 @@ class StreamedResponse:
         """Send a part; waits for a client that reads slowly."""
         if self._empty or not data:
             return
+        self.sent += len(data)
         if self._outlet is not None:
             await self._outlet.write(data)
             return

@@ -4,11 +4,11 @@
 stage       what it does                                there is one
 ==========  ==========================================  ==============================
 metrics     measures each request                       when there are metrics
-trace       makes the call's span; checks baggage       always
+trace       makes the call's span                       always
 CORS        answers and marks calls of web pages        when origins are allowed
 API token   refuses who does not know it                when there is a token
 API log     a line for each call                        when it is asked for
-errors      makes an answer of whatever was raised      always
+errors      checks baggage; answers what was raised     always
 middleware  what `spec.httpPipeline` names              when it names any
 ==========  ==========================================  ==============================
 
@@ -30,7 +30,7 @@ from gateway.config import GatewayConfig, Tokens
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.http.middleware import HEALTH
 from gateway.http.response import Answered, Request, Response, render, split_target
-from gateway.http.tracing import tracing_calls
+from gateway.http.tracing import check_baggage, tracing_calls
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
 from mesh.errors import MeshError
@@ -104,13 +104,13 @@ def _measuring(recorder: Recorder, *, guarded: bool) -> Stage:
             try:
                 response = await handler(request)
                 status = str(response.status)
-                size = len(response.body) if isinstance(response, Response) else 0
+                size = len(response.body) if isinstance(response, Response) else response.sent
             finally:
                 # Whoever does not know the token is not to fill the series of those who do.
                 path = OTHER if guarded and status == "401" else split_target(request)[0]
                 labels = request.method, path, status
                 record((HTTP_SERVED, labels, ()), (clock() - started) * 1000)
-                received(request.content_length or 0)
+                received(request.content_length or int(getattr(request.content, "total_bytes", 0)))
                 sent(size)
             return response
 
@@ -122,6 +122,7 @@ def _measuring(recorder: Recorder, *, guarded: bool) -> Stage:
 def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Handler:
     async def answer(request: web.BaseRequest) -> Answered:
         try:
+            check_baggage(request)
             return await handler(request)
         except APIError as error:
             failure = error
@@ -139,7 +140,10 @@ def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Han
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError("the answer broke off")
-        return render(failure)
+        response = render(failure)
+        if isinstance(request, Request):
+            response.fields += request.further_fields
+        return response
 
     return answer
 

@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager
 from aiohttp import web
 
 from gateway.errors import bad_request
-from gateway.http.response import Answered, Request, Response, render
+from gateway.http.response import Answered, Request, Response
 from gateway.spans.context import baggage_of, trace_context
 from gateway.spans.names import failure, header_tags, of_http
 from mesh.operation import Trace
 from mesh.spans import Begun, SpanKind, Value
 from mesh.telemetry import CURRENT, UNTOLD, Tracing, is_baggage
 
-__all__ = ["tracing_calls"]
+__all__ = ["check_baggage", "tracing_calls"]
 
 EXCLUDED = "/v1.0/healthz"
 Handler = Callable[[web.BaseRequest], Awaitable[Answered]]
@@ -29,8 +29,6 @@ def tracing_calls(tracing: Tracing) -> Callable[[Handler], Handler]:
             if not isinstance(request, Request) or request.raw_path.startswith(EXCLUDED):
                 return await handler(request)
             baggage = baggage_of(request.headers)
-            if baggage and not is_baggage(baggage):
-                return render(bad_request("the header baggage is no W3C baggage"))
             parent, state, *_ = trace_context(request.headers)
             if not tracing.enabled:
                 request.trace = Trace(parent, state, baggage)
@@ -55,6 +53,17 @@ def tracing_calls(tracing: Tracing) -> Callable[[Handler], Handler]:
         return trace
 
     return stage
+
+
+def check_baggage(request: web.BaseRequest) -> None:
+    """Refuse a call whose baggage is none; who may not call at all is told that before.
+
+    Raises:
+        APIError: It is none.
+    """
+    trace = request.trace if isinstance(request, Request) else None
+    if trace is not None and trace.baggage and not is_baggage(trace.baggage):
+        raise bad_request("the header baggage is no W3C baggage")
 
 
 def _begun(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 PREFERRED_PORT = 9090
 TRIED_PORTS = 100
 CLOSING_SECONDS = 1.0
+KEPT_SECONDS = 1.0
 _STATES = ("closed", "half-open", "open", "unknown")
 # The reference's categories, by what the codes begin with behind ERR_.
 _CATEGORIES = (
@@ -83,6 +86,7 @@ class Metrics:
         left_out = {APPLICATION_CALLED} if config.app_protocol in ON_GRPC else set()
         self._rows = [row for row in METRICS if row.source not in left_out]
         self._asking = asyncio.Lock()
+        self._made, self._made_at = b"", -math.inf
 
     @property
     def note_error(self) -> Callable[[APIError], None] | None:
@@ -96,15 +100,19 @@ class Metrics:
         self.recorder.record((ERRORS_TOLD, (error.code, category), ()), 0.0)
 
     async def text(self, runtime: Runtime, backlogs: Backlogs) -> bytes:
-        """Give everything as Prometheus reads it."""
+        """Give everything as Prometheus reads it, a moment old at most: however many ask, it is made as often."""
         async with self._asking:
+            if time.monotonic() - self._made_at < KEPT_SECONDS:
+                return self._made
             waiting = await backlogs.look()
             measured = {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
             app_id, settings = self._config.app_id, self._settings
             # In a thread: some thousands of series take a while.
-            return await asyncio.to_thread(
+            self._made = await asyncio.to_thread(
                 exposed, measured, app_id, self._namespace, settings.rules, raw=settings.raw, rows=self._rows
             )
+            self._made_at = time.monotonic()
+            return self._made
 
     @asynccontextmanager
     async def listening(self, runtime: Runtime, backlogs: Backlogs) -> AsyncIterator[int]:

@@ -49,6 +49,7 @@ from mesh.errors import (
     UnprovenError,
 )
 from mesh.event import required_headers
+from mesh.middleware import MiddlewareError
 from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
@@ -196,11 +197,15 @@ class Answer:
 
 
 def _judge(operation: Operation, answer: object, error: MeshError | None) -> Verdict:
-    """An application that fails, or cannot be called, does not work; a streamed body cannot be sent again."""
+    """An application that fails, or cannot be called, does not work; a streamed body cannot be sent again.
+
+    What is refused on the way to it says nothing of it.
+    """
     call = cast("Call", operation.arguments)
     again = isinstance(call.body, bytes)
     if error is not None:
-        return Verdict(isinstance(error, PermissionDeniedError), again and error.retryable)
+        said = isinstance(error, (PermissionDeniedError, BadArgumentError, MiddlewareError))
+        return Verdict(said, again and error.retryable)
     status = cast("Answer", answer).status
     if call.grpc and status == OK:
         told = cast("Answer", answer).grpc_status or 0  # A stream that has begun works.
@@ -469,7 +474,7 @@ class _Server:
                     await self._answer(request, response)
         except AppUnreachableError:
             await request.busy()  # Nothing ran: the caller goes to another instance, or waits for this one.
-        except AppFailedError as error:
+        except (AppFailedError, BadArgumentError, MiddlewareError) as error:
             if request.answered:
                 raise StreamBrokenError(str(error)) from error
             await _refuse(request, error)

@@ -18,7 +18,7 @@ from mesh.resources.component import Component
 from mesh.resources.configuration import PIPELINES, Configuration, Pipeline, PipelineHandler
 from mesh.spelling import did_you_mean
 
-__all__ = ["BLOCK", "MiddlewareService", "OpenMiddleware", "check_pipelines", "named_by"]
+__all__ = ["BLOCK", "MiddlewareService", "OpenMiddleware", "check_pipelines", "named_by", "scoped_in_pipelines"]
 
 PREFIX = "middleware.http."
 
@@ -83,6 +83,22 @@ def check_pipelines(
             if wrong:
                 found.append(configuration.problem(wrong, section, index))
     return found
+
+
+def scoped_in_pipelines(components: Sequence[Component], configuration: Configuration) -> list[Problem]:
+    """Find what a Configuration names and some applications alone have; whose it will be is not known here."""
+    scoped = {each.name: each for each in components if each.block == BLOCK.kind and each.scopes}
+    return [
+        configuration.problem(
+            f"the component {handler.name} is for {', '.join(scoped[handler.name].scopes)} alone, by its scopes: no "
+            "other application starts with this",
+            section,
+            index,
+        )
+        for section in PIPELINES
+        for index, handler in enumerate(_handlers(configuration, section))
+        if handler.name in scoped
+    ]
 
 
 def named_by(configuration: Configuration, name: str) -> str:

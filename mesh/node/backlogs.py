@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from mesh.broker import Backlog
 from mesh.errors import MeshError
 
 __all__ = ["Backlogs", "SubscriptionBacklog"]
+
+logger = logging.getLogger(__name__)
 
 KEPT_SECONDS = 5.0
 ASK_SECONDS = 1.0
@@ -64,6 +67,8 @@ class Backlogs:
                     found[component, topic] = SubscriptionBacklog(component, topic, await backlog())
             except MeshError:
                 return
+            except Exception:  # Of a broker of somebody else's: the others are told.
+                logger.exception("the backlog of %s on %s is not known", topic, component)
 
         asked = [each for service in self._services.values() for each in _of(service)]
         try:

@@ -23,7 +23,7 @@ from mesh.resources.configuration import Configuration
 from mesh.resources.documents import Document, FileModel, parse_documents, read_documents, validate
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
-from mesh.resources.schema_resiliency import resiliency
+from mesh.resources.schema_resiliency import resiliency, unknown_policies
 from mesh.resources.schema_subscription import check_metadata, subscription
 from mesh.resources.subscription import Subscription
 from mesh.scopes import in_scope
@@ -143,7 +143,8 @@ class ResourceFiles:
         """
         bad: list[Problem] = []
         read: dict[Path, _File] = {}
-        for file in self._all(bad):
+        files = self._all(bad)
+        for file in files:
             problems: list[Problem] = []
             new = self._read(file, problems)
             bad += problems
@@ -155,6 +156,8 @@ class ResourceFiles:
         if self._together and not self._namespace:
             found = _of_default_namespace(found)
         clashes = list(_clashes(found, self._together))
+        if len(read) == len(files):  # Else what is named may be in one that cannot be read.
+            clashes += unknown_policies([(document, each) for document, each in found if isinstance(each, Resiliency)])
         self.bad = tuple(_ordered([*bad, *clashes]))
         if clashes:
             raise ConfigError(self.bad)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from mesh.regular import Regular
 from mesh.resources.configuration import Metrics
 
 __all__ = ["PathPatterns", "metric_problems", "substitution"]
@@ -108,38 +109,25 @@ def _matches(wanted: Sequence[str], segments: Sequence[str]) -> bool:
     return len(segments) == len(wanted)
 
 
-def _compiled(pattern: str, template: str) -> tuple[re.Pattern[str], str]:
+def _compiled(pattern: str, template: str) -> tuple[Regular, list[str | int]]:
     """Compile what replaces parts of a label; the template has ``$1`` and ``${name}``, as in Go.
 
     Raises:
-        ValueError: It is no regular expression, or the template names a group that it has not.
+        ValueError: It is no regular expression.
     """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
-
-    def group(found: re.Match[str]) -> str:
+    compiled = Regular(pattern)
+    parts: list[str | int] = []
+    at = 0
+    for found in _TEMPLATE.finditer(template):
+        parts.append(template[at : found.start()])
+        at = found.end()
         name = found["bare"] or found["braced"]
+        number = int(name) if name and name.isdecimal() else compiled.names.get(name or "", -1)
         if name is None:
-            return "$"
-        known = int(name) <= compiled.groups if name.isdecimal() else name in compiled.groupindex
-        return rf"\g<{name}>" if known else ""  # As in Go.
-
-    return compiled, _TEMPLATE.sub(group, template.replace("\\", r"\\"))
-
-
-def _replaced(pattern: re.Pattern[str], template: str, value: str) -> str:
-    """Replace all matches; an empty one behind another is none, as in Go."""
-    end = -1
-
-    def replace(found: re.Match[str]) -> str:
-        nonlocal end
-        empty_behind = found.start() == found.end() == end
-        end = found.end()
-        return "" if empty_behind else found.expand(template)
-
-    return pattern.sub(replace, value)
+            parts.append("$")
+        elif 0 <= number <= compiled.groups:  # One that is not there is nothing, as in Go.
+            parts.append(number)
+    return compiled, [*parts, template[at:]]
 
 
 def substitution(rules: Mapping[str, str]) -> Callable[[str], str]:
@@ -148,7 +136,7 @@ def substitution(rules: Mapping[str, str]) -> Callable[[str], str]:
 
     def change(value: str) -> str:
         for pattern, template in compiled:
-            value = _replaced(pattern, template, value)
+            value = pattern.replaced(value, template)
         return value
 
     return change

@@ -14,7 +14,7 @@ from mesh.policies import BUILT_IN_RETRIES, CircuitBreaker, Policy, Retry, Statu
 from mesh.resources.fields import Count
 from mesh.scopes import in_scope
 
-__all__ = ["ENDPOINTS", "ComponentTarget", "Resiliency", "ResiliencyPolicies", "Target"]
+__all__ = ["ENDPOINTS", "ComponentTarget", "Reference", "Resiliency", "ResiliencyPolicies", "Target"]
 
 _T = TypeVar("_T")
 _MIN_RETRIES = 3
@@ -46,9 +46,16 @@ class ComponentTarget:
     inbound: Target | None = None
 
 
+Reference = tuple[str, str, tuple[str, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Resiliency:
-    """One Resiliency resource: named policies, and which target uses which."""
+    """One Resiliency resource: named policies, and which target uses which.
+
+    Attributes:
+        references: The policies that targets name: of which kind, the name, and where that stands.
+    """
 
     name: str
     timeouts: Mapping[str, Timeout | None] = field(default_factory=dict)
@@ -58,6 +65,7 @@ class Resiliency:
     components: Mapping[str, ComponentTarget] = field(default_factory=dict)
     namespace: str | None = None
     scopes: tuple[str, ...] = ()
+    references: tuple[Reference, ...] = field(default=(), compare=False)
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 

@@ -5,7 +5,7 @@ Source: Dapr 1.18, the Resiliency resource.
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -14,11 +14,11 @@ from mesh.errors import Problem
 from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL_START, CircuitBreaker, Retry
 from mesh.resources.documents import Document, Effect, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
-from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
+from mesh.resources.resiliency import ComponentTarget, Reference, Resiliency, Target
 from mesh.resources.schema import IN_ANY, QUIET, Meta
 from mesh.spelling import did_you_mean
 
-__all__ = ["resiliency"]
+__all__ = ["resiliency", "unknown_policies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
     if model is None:
         return None
     policies, targets = model.spec.policies, model.spec.targets
-    found = list(_target_problems(document, policies, targets))
+    found = list(_actor_problems(document, targets))
     problems.extend(found)
     if found:
         return None
@@ -111,6 +111,7 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
         apps=MappingProxyType(dict(targets.apps)),
         components=MappingProxyType(dict(targets.components)),
         scopes=model.scopes,
+        references=tuple(_references(targets)),
         file=document.file,
         line=document.line,
     )
@@ -136,8 +137,8 @@ def _breaker(name: str, spec: BreakerSpec) -> CircuitBreaker:
     return CircuitBreaker(name, spec.max_requests or 1, spec.interval, spec.timeout or 60.0, spec.trip)
 
 
-def _target_problems(document: Document, policies: PoliciesSpec, targets: TargetsSpec) -> Iterator[Problem]:
-    """Find names of policies that do not exist, and breakers of actors without a scope."""
+def _references(targets: TargetsSpec) -> Iterator[Reference]:
+    """Find the policies that are named, and where."""
     at = ("spec", "targets")
     every: list[tuple[tuple[str, ...], Target]] = [
         ((*at, "apps", name), target) for name, target in targets.apps.items()
@@ -147,20 +148,30 @@ def _target_problems(document: Document, policies: PoliciesSpec, targets: Target
         for direction, target in (("outbound", component.outbound), ("inbound", component.inbound)):
             if target is not None:
                 every.append(((*at, "components", name, direction), target))
-    known: dict[str, tuple[str, list[str]]] = {
-        "timeout": ("timeout", list(policies.timeouts)),
-        "retry": ("retry", [*policies.retries, *BUILT_IN_RETRIES]),
-        "circuitBreaker": ("circuit breaker", list(policies.circuit_breakers)),
-    }
     for place, target in every:
         used = {"timeout": target.timeout, "retry": target.retry, "circuitBreaker": target.circuit_breaker}
-        for key, policy in used.items():
-            what, names = known[key]
-            if policy and policy not in names:
-                guess = did_you_mean(policy, names)
-                hint = f"; did you mean '{guess}'?" if guess else ""
-                yield document.problem(f"there is no {what} policy '{policy}'{hint}", (*place, key))
+        yield from ((key, policy, (*place, key)) for key, policy in used.items() if policy)
+
+
+def _actor_problems(document: Document, targets: TargetsSpec) -> Iterator[Problem]:
+    """Find breakers of actors without a scope."""
     for name, target in targets.actors.items():
         if target.circuit_breaker and target.circuit_breaker_scope is None:
             message = "a circuit breaker of actors needs a circuitBreakerScope: type, id or both"
-            yield document.problem(message, (*at, "actors", name, "circuitBreaker"))
+            yield document.problem(message, ("spec", "targets", "actors", name, "circuitBreaker"))
+
+
+def unknown_policies(found: Sequence[tuple[Document, Resiliency]]) -> Iterator[Problem]:
+    """Find names of policies that no resource has: what targets name may stand in another one, as in Dapr."""
+    known: dict[str, tuple[str, set[str]]] = {
+        "timeout": ("timeout", {name for _, each in found for name in each.timeouts}),
+        "retry": ("retry", {*BUILT_IN_RETRIES, *(name for _, each in found for name in each.retries)}),
+        "circuitBreaker": ("circuit breaker", {name for _, each in found for name in each.breakers}),
+    }
+    for document, resource in found:
+        for key, policy, place in resource.references:
+            what, names = known[key]
+            if policy not in names:
+                guess = did_you_mean(policy, sorted(names))
+                hint = f"; did you mean '{guess}'?" if guess else ""
+                yield document.problem(f"there is no {what} policy '{policy}'{hint}", place)

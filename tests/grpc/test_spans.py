@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from gateway.config import Tokens
 from mesh.telemetry import trace_bin
-from tests.grpc.harness import Client, Failed, client
-from tests.http.harness import DEFAULTS, App, Backbone, Node, component, gateway
+from tests.grpc.harness import Client, Failed, client, refused
+from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, component, gateway
 from tests.http.test_spans import PARENT, configured, database
 from tests.support.collector import Collector
+from tests.support.eventually import eventually
 
 BINARY = trace_bin(PARENT)
 DAPR = "/dapr.proto.runtime.v1.Dapr/"
@@ -100,3 +104,35 @@ async def test_baggage_that_is_none(called: Client, collector: Collector) -> Non
     assert refused.value.code == "INVALID_ARGUMENT"
     (span,) = await collector.until(f"{DAPR}GetState".lower())
     assert span.tags["error"].startswith("INVALID_ARGUMENT")
+
+
+async def test_a_call_that_is_cancelled(called: Client, collector: Collector, app: App) -> None:
+    """It was no success."""
+
+    async def hang(got: Got, request: web.BaseRequest) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    app.answers["/hang"] = hang
+    message = {"method": "hang", "http_extension": {"verb": "GET"}}
+    call = called.open("InvokeService", called.request("InvokeService", id="app", message=message))
+    waiting = asyncio.ensure_future(call)
+    await app.until("/hang")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    def told() -> None:
+        spans = [each for each in collector.spans if each.tags.get("rpc.system") == "grpc"]
+        assert [each.tags["error"][:9] for each in spans] == ["CANCELLED"]
+
+    await eventually(told)
+
+
+async def test_who_may_not_call_is_told_that_first(memory: Backbone, tmp_path: Path) -> None:
+    bad = ("baggage", "no value")
+    async with gateway(memory, tmp_path, tokens=Tokens(api="t")) as node, client(node) as called:
+        for token, code, status in (("x", "UNAUTHENTICATED", 401), ("t", "INVALID_ARGUMENT", 400)):
+            given = [bad, ("dapr-api-token", token)]
+            assert (await refused(called, "GetMetadata", given))[0] == code
+            assert (await node.request("GET", "/v1.0/metadata", dict(given))).status == status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -254,11 +254,48 @@ async def test_a_port_that_is_taken(memory: Backbone, tmp_path: Path, caplog: py
     assert any(f"{PREFERRED_PORT} is taken" in each.getMessage() for each in caplog.records)
 
 
+async def test_bytes_of_what_streams(memory: Backbone, app: App, tmp_path: Path) -> None:
+    """Without a length, both ways."""
+
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async for part in request.content.iter_any():
+            await response.write(part)
+        return response
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * 10_000
+
+    app.streams["/echo"] = echo
+    async with gateway(memory, tmp_path, app=app, **ON) as node:
+        assert len((await node.request("POST", "/v1.0/invoke/app/method/echo", None, parts())).body) == 100_000
+        found = await scraped(node)
+    for way in ("request", "response"):
+        assert list(found[f"dapr_http_server_{way}_bytes_sum"].values()) == [100_000]
+
+
 async def test_only_reading(memory: Backbone, tmp_path: Path) -> None:
     async with gateway(memory, tmp_path, ready=False, **ON) as node:
         url = f"http://127.0.0.1:{node.gateway.metrics_port}/metrics"
         async with node.session.post(url) as answer:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+async def test_many_who_ask_are_told_the_same(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text is made anew when it is old."""
+    async with gateway(memory, tmp_path, ready=False, **ON) as node:
+        for kept, expected in ((3600.0, 1), (0.0, 2)):
+            monkeypatch.setattr("gateway.metrics.endpoint.KEPT_SECONDS", kept)
+            texts = []
+            for _ in range(2):
+                async with node.session.get(f"http://127.0.0.1:{node.gateway.metrics_port}/") as answer:
+                    texts.append(await answer.text())
+                await node.get("/v1.0/metadata")
+            assert len(set(texts)) == expected
 
 
 async def test_what_a_subscription_has_before_it(backbone: Backbone, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from bindings.middleware.bearer import algorithms_of
-from bindings.middleware.oauth2 import MAX_SESSIONS, OAuth2Middleware, OAuth2Settings
+from bindings.middleware._attempts import Attempts
+from bindings.middleware.bearer import BearerMiddleware, BearerSettings, algorithms_of
+from bindings.middleware.oauth2 import MAX_TABS, OAuth2Middleware, OAuth2Settings
+from bindings.middleware.oauth2clientcredentials import ClientCredentialsMiddleware, ClientCredentialsSettings
 from mesh.errors import ConfigError
-from mesh.middleware import Answer, Request
+from mesh.middleware import Answer, MiddlewareError, Request
 from tests.http.harness import App, Backbone, Node, component, gateway
 from tests.middleware.harness import configuration, of_type, through
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.identity import IdentityProvider
 from tests.support.processes import free_port
 
@@ -56,6 +58,7 @@ class Issuer:
     keys: list[dict[str, Any]] = field(default_factory=list)
     asked: int = 0
     claims: dict[str, Any] = field(default_factory=dict)
+    hanging: asyncio.Event | None = None
 
     @property
     def url(self) -> str:
@@ -65,6 +68,8 @@ class Issuer:
         if request.path == "/.well-known/openid-configuration":
             return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/keys", **self.claims})
         self.asked += 1
+        if self.hanging is not None:
+            await self.hanging.wait()
         return web.json_response({"keys": self.keys})
 
     @asynccontextmanager
@@ -108,6 +113,10 @@ async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Id
     """A real one, for what does not end it."""
     async with IdentityProvider(tmp_path_factory.mktemp("provider")) as provider:
         yield provider
+
+
+async def fine(request: Request) -> Answer:
+    return Answer(200)
 
 
 def bearer(issuer: str, **more: str) -> str:
@@ -255,6 +264,36 @@ async def test_keys_change_and_their_provider_goes(memory: Backbone, tmp_path: P
                 assert await status(node, token) == 401, "its key is gone"
 
             await eventually(taken)
+
+
+async def test_a_provider_that_hangs_holds_nobody_up(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that are old are read again while they are used; who names one that is not there waits for that alone."""
+    made = BearerMiddleware(BearerSettings(issuer.url, "me"))
+    monkeypatch.setattr("bindings.middleware.bearer.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("bindings.middleware.bearer.AGAIN_SECONDS", 0.0)
+
+    async def ask(token: str) -> int:
+        return (await made.handle(Request("GET", "/", headers=[("Authorization", f"Bearer {token}")]), fine)).status
+
+    issuer.hanging = asyncio.Event()
+    issuer.hanging.set()
+    async with made:
+        issuer.hanging.clear()
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+            waiting = [tasks.create_task(ask(issuer.token(EC, "ES256", "new"))) for _ in range(3)]
+            for _ in range(5):
+                assert await ask(issuer.token()) == 200
+            await eventually(lambda: _equal(issuer.asked, 2))
+            assert not any(each.done() for each in waiting)
+            issuer.keys.append(public(EC, kid="new"))
+            issuer.hanging.set()
+        assert [each.result() for each in waiting] == [200] * 3
+        issuer.hanging.clear()
+        assert await ask(issuer.token()) == 200  # What is being read when it is closed holds nothing up.
+
+
+def _equal(one: object, other: object) -> None:
+    assert one == other
 
 
 @pytest.mark.parametrize(
@@ -458,8 +497,13 @@ class TokenEndpoint:
     status: int = 200
     port: int = field(default_factory=free_port)
     forms: list[dict[str, str]] = field(default_factory=list)
+    answer: Callable[[web.BaseRequest], Awaitable[web.Response]] | None = None
+    asked: int = 0
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
+        self.asked += 1
+        if self.answer is not None:
+            return await self.answer(request)
         form = {name: str(value) for name, value in (await request.post()).items()}
         self.forms.append(form)
         in_header = request.headers.get("Authorization") == f"Basic {base64.b64encode(b'a%3Ab:s+c').decode()}"
@@ -478,6 +522,9 @@ class TokenEndpoint:
             yield self
         finally:
             await runner.cleanup()
+
+    def settings(self) -> ClientCredentialsSettings:
+        return ClientCredentialsSettings("a:b", "s c", "one", f"http://127.0.0.1:{self.port}/token/", "authorization")
 
     def component(self, **more: str) -> str:
         settings = {
@@ -523,11 +570,74 @@ async def test_without_a_token_nothing_goes_on(memory: Backbone, app: App, tmp_p
     async with through(memory, tmp_path, endpoint.component(), OWN, app=app) as node:
         reply = await node.get(f"{CALL}/x")
         assert (reply.status, reply.json["errorCode"]) == (500, "ERR_MIDDLEWARE")
+        assert str(endpoint.port) not in str(reply.body), "where it is stands in the log alone"
         async with endpoint.serving():
             assert (await node.get(f"{CALL}/x")).status == 500
             endpoint.status = 200
-            assert (await node.get(f"{CALL}/x")).status == 200
+
+            async def passed() -> None:  # What failed is not tried again for a second.
+                assert (await node.get(f"{CALL}/x")).status == 200
+
+            await eventually(passed)
         assert len(app.got) == 1
+
+
+async def test_an_attempt_is_shared_and_a_failure_counts_for_a_while() -> None:
+    """Nobody who gives up waiting ends it for the others."""
+    go, made = asyncio.Event(), 0
+
+    async def make() -> int:
+        nonlocal made
+        made += 1
+        await go.wait()
+        if made == 1:
+            raise MiddlewareError("first")
+        if made == 2:
+            raise ZeroDivisionError
+        return made
+
+    async with asyncio.TaskGroup() as tasks:
+        attempts = Attempts("it failed", tasks, make, failed=3600.0)
+        waiting = [tasks.create_task(_refused(attempts.wait())) for _ in range(4)]
+        impatient = waiting.pop()
+        await eventually(lambda: _equal(made, 1))
+        impatient.cancel()
+        go.set()
+        told = [await each for each in waiting] + [await _refused(attempts.wait())]
+        assert {str(each) for each in told} == {"first"}
+        assert len({id(each) for each in told}) == 4, "each has an error of its own"
+        assert (made, impatient.cancelled()) == (1, True)
+        attempts = Attempts("it failed", tasks, make, failed=0.0)
+        assert "ZeroDivisionError" in str(await _refused(attempts.wait()))
+        assert await attempts.wait() == 3
+
+
+async def _refused(work: Awaitable[object]) -> MiddlewareError:
+    with pytest.raises(MiddlewareError) as caught:
+        await work
+    return caught.value
+
+
+async def test_a_token_endpoint_that_hangs_is_asked_once() -> None:
+    hanging = asyncio.Event()
+
+    async def hang(request: web.BaseRequest) -> web.Response:
+        await hanging.wait()
+        return web.Response()
+
+    endpoint = TokenEndpoint(answer=hang)
+    async with endpoint.serving(), ClientCredentialsMiddleware(endpoint.settings()) as made:
+        async with asyncio.TaskGroup() as tasks:
+            waiting = [tasks.create_task(_refused(made.handle(Request("GET", "/"), fine))) for _ in range(5)]
+            await eventually(lambda: _equal(endpoint.asked, 1))
+            for each in waiting[:3]:
+                each.cancel()
+            await asyncio.wait(waiting[:3])
+            hanging.set()
+            for each in waiting[3:]:
+                assert "gives no token" in str(await each)
+        assert endpoint.asked == 1
+        assert all(each.cancelled() for each in waiting[:3]), "each waits as long as it wants to"
 
 
 async def test_a_login_leads_to_no_other_host(memory: Backbone, tmp_path: Path, provider: IdentityProvider) -> None:
@@ -548,28 +658,46 @@ async def test_a_login_leads_to_no_other_host(memory: Backbone, tmp_path: Path, 
             assert landed.headers["location"] in ("/evil.example/x", "/%5Cevil.example/x"), target
 
 
-async def test_whoever_begins_many_logins_ends_none(
-    memory: Backbone, app: App, tmp_path: Path, provider: IdentityProvider
-) -> None:
-    made = OAuth2Middleware(
-        OAuth2Settings(
-            "me", "s", f"{provider.url}/oauth2/authorize", f"{provider.url}/oauth2/token", "http://x/", "openid"
-        )
-    )
+async def test_logins_of_one_browser_side_by_side(provider: IdentityProvider) -> None:
+    """Each tab lands where it wanted to go. The browser keeps what a few of them need, and cannot change it."""
+    endpoint = f"{provider.url}/oauth2/"
+    settings = OAuth2Settings("me", "s", f"{endpoint}authorize", f"{endpoint}token", "http://x/", "openid")
+    jar: dict[str, str] = {}
 
-    async def onward(request: Request) -> Answer:
-        return Answer(200, body=(request.header("authorization") or "").encode())
+    async def ask(path: str, query: str = "", own: dict[str, str] = jar) -> tuple[int, str]:
+        headers = [("Cookie", "; ".join(f"{name}={value}" for name, value in own.items()))] if own else []
+        answer = await made.handle(Request("GET", path, query, headers), fine)
+        for name, value in answer.headers:
+            if name == "Set-Cookie":
+                kept, _, rest = value.partition(";")
+                own.update([kept.split("=", 1)])  # type: ignore[arg-type]  # a pair
+                if "Max-Age=0" in rest:
+                    del own[kept.split("=", 1)[0]]
+        return answer.status, dict(answer.headers).get("Location", "")
 
-    async with made, aiohttp.ClientSession() as browser:
-        away = await made.handle(Request("GET", "/a"), onward)
-        told = dict(away.headers)
-        query = urlsplit(await provider.log_in(browser, told["Location"])).query
-        jar = told["Set-Cookie"].partition(";")[0]
-        landed = dict((await made.handle(Request("GET", "/", query, [("Cookie", jar)]), onward)).headers)
-        jar = landed["Set-Cookie"].partition(";")[0]
-        for _ in range(MAX_SESSIONS + 10):
-            assert (await made.handle(Request("GET", "/a"), onward)).status == 302
-        assert (await made.handle(Request("GET", "/a", headers=[("Cookie", f"x=y; {jar}")]), onward)).status == 200
+    async with OAuth2Middleware(settings) as made, aiohttp.ClientSession() as browser:
+        away = [(await ask(f"/{number}", f"q={'x' * number}"))[1] for number in (1, 2, 2000)]
+        back = [urlsplit(await provider.log_in(browser, each)).query for each in away]
+        begun = dict(jar)
+        assert [await ask("/", each, begun.copy()) for each in back] == [
+            *((302, "/1?q=x"), (302, "/2?q=xx"), (302, "/2000")),  # A cookie has room for so much.
+        ]
+        for name, value in begun.items():
+            until, _, rest = value.partition(".")
+            for wrong in (
+                f"{int(until) + 1}.{rest}",
+                value[:-2],
+                f"{until}.Lw==.{rest.rpartition('.')[2]}",
+                "",
+                "\udcff",
+            ):
+                assert (await ask("/", back[0], {name: wrong}))[0] == 302
+                assert not made._tokens.keys() & {wrong}
+        for number in range(20):
+            await ask(f"/{number}")
+        assert len(jar) == MAX_TABS
+        other = OAuth2Middleware(settings)
+        assert not list(other._begun(begun)), "another gateway's"
 
 
 async def test_paths_that_get_a_token(memory: Backbone, app: App, tmp_path: Path) -> None:

@@ -263,6 +263,26 @@ def test_check_tells_of_a_name_that_is_nobodys(tmp_path: Path, capsys: pytest.Ca
     assert "spec.httpPipeline.handlers[0]: there is no middleware component 'their'; did you mean 'theirs'?" in told
 
 
+def test_check_knows_for_whom_a_component_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each application of a template; without one it may be what is meant."""
+    resources, file, template = tmp_path / "r", tmp_path / "config.yaml", tmp_path / "run.yaml"
+    resources.mkdir()
+    limited = theirs("ratelimit", "  - name: maxRequestsPerSecond\n    value: 1")
+    (resources / "a.yaml").write_text(limited.replace("kind: Component\n", "kind: Component\nscopes: [one]\n"))
+    file.write_text(their_list("ratelimit"))
+    for strict in (0, 1):
+        assert main(["check", str(resources), str(file), *["--strict"] * strict]) == strict
+        told = capsys.readouterr()
+        assert f"{file}:9:" in (told.out if strict else told.err)
+        assert "the component theirs is for one alone, by its scopes: no other" in told.out + told.err
+    for other, expected in (("one", 0), ("two", 1)):
+        app = f"{{appID: {other}, appDirPath: ., resourcesPaths: [r], configFilePath: config.yaml, command: [sh]}}"
+        template.write_text(f"version: 1\napps: [{app}]\n")
+        assert main(["check", str(template), "--strict"]) == expected, other
+        told = capsys.readouterr()
+        assert ("is for other applications alone, by its scopes" in told.out) == bool(expected)
+
+
 @pytest.mark.parametrize("kind", ["bearer", "oauth2", "oauth2clientcredentials", "opa", "ratelimit", "routerchecker"])
 def test_a_file_is_written_for_each_type(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.yaml"

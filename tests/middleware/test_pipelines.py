@@ -148,6 +148,7 @@ async def test_one_that_fails_lets_nothing_through(
     async with through(memory, tmp_path, theirs(x=does), configuration(httpPipeline=["x:theirs"]), app=app) as node:
         reply = await node.get(f"{CALL}/x")
         assert (reply.status, reply.json["errorCode"]) == (status, code)
+        assert b"nobody answers" not in reply.body, "that is for the log"
         assert not app.got
 
 
@@ -306,6 +307,53 @@ async def test_what_it_refuses_does_not_reach_the_application(
             assert (reply.body, reply.headers["x-by"]) == (b"no", "them")
         else:
             assert reply.json["errorCode"] == "ERR_DIRECT_INVOKE"
+            assert b"nobody answers" not in reply.body
+
+
+async def test_what_is_told_is_on_failures_too(memory: Backbone, tmp_path: Path) -> None:
+    """Once, and beside what tells of the trace."""
+    for names in (["a:theirs"], ["a:theirs", "upper:uppercase"]):
+        ways = configuration(httpPipeline=names)
+        async with through(memory, tmp_path, theirs(a="mark") + UPPER, ways) as node:
+            reply = await node.post("/v1.0/state/nobody", b"[]")
+            assert reply.status >= 400
+            told = [name.lower() for name, _ in reply.fields if name.lower() in ("x-told", "traceparent")]
+            assert sorted(told) == ["traceparent", "x-told"]
+
+
+@pytest.mark.parametrize("section", [API, APP])
+async def test_what_an_outer_one_has_told_is_on_an_inner_ones_answer(
+    memory: Backbone, app: App, tmp_path: Path, section: str
+) -> None:
+    ways = configuration(**{section: ["a:theirs", "no:theirs"]})
+    off = ("subscribe",)
+    async with through(memory, tmp_path, theirs(a="mark", no="refuse"), ways, app=app, init_endpoints_off=off) as node:
+        reply = await node.get(f"{CALL}/x")
+        assert (reply.status, reply.headers["x-told"], reply.headers["x-by"]) == (418, "app", "them")
+
+
+async def test_a_middleware_that_fails_is_no_failing_application(memory: Backbone, app: App, tmp_path: Path) -> None:
+    """Neither is it called again, nor is its circuit opened."""
+    spec = {
+        "policies": {
+            "retries": {"r": {"policy": "constant", "duration": "1ms", "maxRetries": 3}},
+            "circuitBreakers": {"c": {"maxRequests": 1, "timeout": "1h", "trip": "consecutiveFailures > 1"}},
+        },
+        "targets": {"apps": {"app": {"retry": "r", "circuitBreaker": "c"}}},
+    }
+    both = theirs(look="look") + yaml("Resiliency", "r", spec)
+    ways = configuration(appHttpPipeline=["look:theirs"])
+    async with through(memory, tmp_path, both, ways, app=app, max_body_bytes=1000) as node:
+
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"x" * 500
+
+        for _ in range(4):
+            reply = await node.request("POST", f"{CALL}/x", None, parts())
+            assert reply.status == 500
+            assert b"larger than 1000 bytes" in reply.body, reply
+        assert (await node.request("POST", f"{CALL}/x", None, b"small")).status == 200
 
 
 async def test_the_head_of_its_answer_can_be_changed(memory: Backbone, app: App, tmp_path: Path) -> None:

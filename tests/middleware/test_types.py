@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import pytest
 import pytest_asyncio
 
 from bindings.middleware.opa import OPAMiddleware, OPASettings
-from bindings.middleware.ratelimit import MAX_CLIENTS, Buckets
+from bindings.middleware.ratelimit import MAX_CLIENTS, Buckets, RateLimitMiddleware, RateLimitSettings
 from mesh.errors import ConfigError
-from mesh.middleware import Request
+from mesh.middleware import Answer, Request
+from mesh.regular import Regular
 from tests.http.harness import App, Backbone, component, gateway
 from tests.middleware.harness import configuration, of_type, through
+from tests.support.eventually import PATIENCE
 from tests.support.policy import PolicyService
 
 CALL = "/v1.0/invoke/app/method"
@@ -61,7 +65,7 @@ async def test_aliases(memory: Backbone, app: App, tmp_path: Path, how: str) -> 
     [
         ({"/a": "b"}, "(/a): 'b' is no path"),
         ({"/a/{b": "/c"}, "(/a/{b): '/a/{b' has a brace"),
-        ({"/a/{b:(}": "/c"}, "has a wrong expression"),
+        ({"/a/{b:(}": "/c"}, "is no regular expression"),
         ({"/a?b": "/c"}, "'/a?b' is no path"),
         ({"routes": "[1]"}, "(routes): is no dictionary of paths"),
         ({"routes": "{a: /b}"}, "(routes): 'a' is no path"),
@@ -113,9 +117,56 @@ async def test_a_form_is_that_of_the_path_that_the_router_goes_by(memory: Backbo
         assert (await node.get("/v1.0//metadata")).status == 400
 
 
+# As Go reads them: `$` is the end alone, `\\d` is 0 to 9; and no text takes long.
+REGULAR = {
+    "^/a$": {"/a": True, "/a\n": False},
+    r"^\d+$": {"12": True, "\u0661": False},
+    r"(?i)^/\p{Greek}[[:digit:]]\z": {"/\u03b11": True, "/a1": False},
+    "(?P<x>a)(?<y>b)": {"xaby": True},
+    "^(a+)+$": {"a" * 4000: True, "a" * 4000 + "!": False},
+    "^(.*a){12}$": {"a" * 4000 + "b": False},
+    "": {"\udcff": True},
+}
+
+
+@pytest.mark.parametrize("expression", REGULAR)
+def test_expressions(expression: str) -> None:
+    for text, expected in REGULAR[expression].items():
+        assert Regular(expression).found_in(text) == expected, text
+
+
+@pytest.mark.parametrize("expression", ["(", "(?=a)", r"(a)\1", "a{2000}", "*", "\udcff"])
+def test_expressions_that_are_none(expression: str) -> None:
+    with pytest.raises(ValueError, match="is no regular expression"):
+        Regular(expression)
+
+
+def test_what_expressions_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    with pytest.raises(ValueError, match=r"needs the package re2; install it with: pip install .*\[regex\]"):
+        Regular("a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("routerchecker", {"rule": "^/v1.0/invoke/app/method/(a+)+$"}),
+        ("routeralias", {CALL + "/{x:(a+)+}/b": CALL + "/y"}),
+    ],
+)
+async def test_no_path_takes_long(
+    memory: Backbone, app: App, tmp_path: Path, kind: str, settings: dict[str, str]
+) -> None:
+    made = of_type("it", f"middleware.http.{kind}", settings)
+    async with through(memory, tmp_path, made, configuration(httpPipeline=[f"it:{kind}"]), app=app) as node:
+        async with asyncio.timeout(PATIENCE):
+            reply = await node.get(f"{CALL}/{'a' * 3000}!")
+        assert reply.status == (400 if kind == "routerchecker" else 200)
+
+
 async def test_a_rule_that_is_none(memory: Backbone, tmp_path: Path) -> None:
     made = component("check", "middleware.http.routerchecker", rule="(")
-    with pytest.raises(ConfigError, match=r"\(rule\): is no regular expression"):
+    with pytest.raises(ConfigError, match=r"\(rule\): '\(' is no regular expression"):
         async with through(memory, tmp_path, made, configuration(httpPipeline=["check:routerchecker"])):
             pass
 
@@ -143,6 +194,28 @@ def test_clients_do_not_share_and_are_forgotten() -> None:
     for number in range(MAX_CLIENTS):
         buckets.take(str(number), 0)
     assert buckets.take("a", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        (("10.0.0.1", "/a"), ("10.0.0.1", "/b"), False),
+        (("10.0.0.1", "/a"), ("10.0.0.2", "/a"), False),
+        (("10.0.0.1", "/a/b"), ("10.0.0.1", "//%61/x/..//b"), True),
+        (("::ffff:10.0.0.1", "/a"), ("10.0.0.1", "/a"), True),
+        (("2001:db8:1:2::1", "/a"), ("2001:db8:1:2:ffff::9%eth0", "/a"), True),
+        (("2001:db8:1:2::1", "/a"), ("2001:db8:1:3::1", "/a"), False),
+    ],
+)
+async def test_what_is_one_client(one: tuple[str, str], other: tuple[str, str], shared: bool) -> None:
+    """However it writes a path, and whichever of its addresses it takes."""
+
+    async def onward(request: Request) -> Answer:
+        return Answer(200)
+
+    made = RateLimitMiddleware(RateLimitSettings(0.01))
+    asked = [await made.handle(Request("GET", path, peer=peer), onward) for peer, path in (one, other)]
+    assert [each.status for each in asked] == [200, 429 if shared else 200]
 
 
 async def test_a_client_that_asks_too_often(memory: Backbone, app: App, tmp_path: Path) -> None:

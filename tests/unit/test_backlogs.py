@@ -15,13 +15,19 @@ Ask = Callable[[], Awaitable[Backlog]]
 
 
 class Service:
-    """Has four subscriptions, of which one broker answers for each in its way."""
+    """Has five subscriptions, of which one broker answers for each in its way."""
 
     def __init__(self) -> None:
         self.asked = 0
 
     def backlogs(self) -> list[tuple[str, str, Ask]]:
-        return [("b", "t", self.ten), ("a", "t", self.ten), ("c", "t", self.away), ("d", "t", self.silent)]
+        return [
+            ("b", "t", self.ten),
+            ("a", "t", self.ten),
+            ("c", "t", self.away),
+            ("d", "t", self.silent),
+            ("e", "t", self.breaks),
+        ]
 
     async def ten(self) -> Backlog:
         self.asked += 1
@@ -29,6 +35,9 @@ class Service:
 
     async def away(self) -> Backlog:
         raise BrokerUnavailableError("gone")
+
+    async def breaks(self) -> Backlog:
+        raise ZeroDivisionError
 
     async def silent(self) -> Backlog:
         await asyncio.Event().wait()

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError, Problem
+from mesh.policies import Timeout
 from mesh.resources.loader import (
     FileModel,
     LoadedResources,
@@ -19,6 +20,7 @@ from mesh.resources.loader import (
     read_documents,
     validate,
 )
+from mesh.resources.resiliency import ResiliencyPolicies
 from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -205,16 +207,26 @@ CASES: dict[str, tuple[str, list[str]]] = {
         + "    components: {p: {inbound: {retry: zzz}, outbond: {}}}\n",
         ["f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?"],
     ),
-    "unknown policies": (
+    "breakers of actors": (
         RESILIENCY
         + "  policies: {timeouts: {fast: 1s}, circuitBreakers: {c: {}}}\n  targets:\n"
         + "    apps: {a: {timeout: fsat, retry: DaprBuiltInServiceRetries}}\n"
-        + "    actors: {t: {circuitBreaker: c}}\n"
+        + "    actors: {t: {circuitBreaker: x}}\n"
+        + "    components: {p: {inbound: {retry: zzz}}}\n",
+        [
+            "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: "
+            "a circuit breaker of actors needs a circuitBreakerScope: type, id or both",
+        ],
+    ),
+    "unknown policies": (
+        RESILIENCY
+        + "  policies: {timeouts: {fast: 1s}}\n  targets:\n"
+        + "    apps: {a: {timeout: fsat, retry: DaprBuiltInServiceRetries}}\n"
+        + "    actors: {t: {circuitBreaker: x, circuitBreakerScope: id}}\n"
         + "    components: {p: {inbound: {retry: zzz}}}\n",
         [
             "f.yaml:7:25: spec.targets.apps.a.timeout: there is no timeout policy 'fsat'; did you mean 'fast'?",
-            "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: "
-            "a circuit breaker of actors needs a circuitBreakerScope: type, id or both",
+            "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: there is no circuit breaker policy 'x'",
             "f.yaml:9:39: spec.targets.components.p.inbound.retry: there is no retry policy 'zzz'",
         ],
     ),
@@ -576,6 +588,28 @@ def load(text: str, tmp_path: Path, namespace: str | None = None) -> LoadedResou
     """Load one file."""
     (tmp_path / "f.yaml").write_text(text, encoding="utf-8")
     return load_resources([tmp_path / "f.yaml"], namespace=namespace)
+
+
+def test_targets_name_policies_of_other_files(tmp_path: Path) -> None:
+    """As in Dapr, but one that nobody has, or that is for other applications, is an error at its place."""
+    policies, targets = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    named = RESILIENCY.replace("name: r", "name: p")
+    policies.write_text(f"{named}  policies: {{timeouts: {{fast: 1s}}}}\nscopes: [one]\n")
+    targets.write_text(f"{RESILIENCY}  targets: {{apps: {{x: {{timeout: fast}}}}}}\n")
+    for app_id in ("one", None):
+        loaded = load_resources([tmp_path], app_id=app_id)
+        assert ResiliencyPolicies(loaded.resiliencies, "one").for_app("x").timeout == Timeout(1.0)
+    for app_id, text in (("two", policies.read_text()), (None, f"{named}  policies: {{timeouts: {{other: 1s}}}}\n")):
+        policies.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load_resources([tmp_path], app_id=app_id)
+        assert [str(each) for each in caught.value.problems] == [
+            f"{targets}:5:33: spec.targets.apps.x.timeout: there is no timeout policy 'fast'"
+        ]
+    policies.write_text("{")
+    with pytest.raises(ConfigError) as caught:
+        load_resources([tmp_path])
+    assert {each.file for each in caught.value.problems} == {str(policies)}, "what is in it is not known"
 
 
 def test_kinds_of_our_names_may_be_of_other_programs(tmp_path: Path) -> None:

@@ -185,6 +185,8 @@ def test_patterns_of_paths(path: str, pattern: str | None) -> None:
         ({"$9": "a"}, "ab", "b"),
         ({"\\1": "(a)"}, "a", "\\1"),
         ({"b": "a", "c": "b"}, "a", "c"),
+        ({"\u00e9$0": "\u00fc|$"}, "a\u00fc", "a\u00e9\u00fc"),
+        ({"x": "^(a+)+$"}, "a" * 5000 + "!", "a" * 5000 + "!"),
     ],
 )
 def test_rules_replace_as_in_go(rules: dict[str, str], value: str, changed: str) -> None:

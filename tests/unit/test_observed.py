@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import cast
@@ -13,20 +13,28 @@ import orjson
 import pytest
 
 from brokers.memory import MemoryBroker
-from mesh.address import topic
+from mesh.address import Address, topic
 from mesh.application import Application as AnApplication
 from mesh.application import Headers, Kind
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.invocation import INVOKE, Call
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
 from mesh.broker import Message, Topology
-from mesh.errors import AppFailedError, MessageTooLargeError
+from mesh.errors import AppFailedError, BrokerError, BrokerUnavailableError, MessageTooLargeError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Context, Operation
 from mesh.registry import Registry
 from mesh.resources.subscription import BulkOptions, Subscription
-from mesh.telemetry import APPLICATION_CALLED, ARRIVALS, BROKER_PUBLISHED, EVENTS_PUBLISHED, OPERATIONS, Observed
+from mesh.telemetry import (
+    APPLICATION_CALLED,
+    ARRIVALS,
+    BROKER_PUBLISHED,
+    CANCELLED,
+    EVENTS_PUBLISHED,
+    OPERATIONS,
+    Observed,
+)
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component
 
@@ -71,6 +79,30 @@ async def test_a_broker_that_fails() -> None:
     assert seen == {
         (BROKER_PUBLISHED, "memory", "topic", "MESSAGE_TOO_LARGE"): 2,
         (BROKER_PUBLISHED, "memory", "topic", "ok"): 2,
+    }
+
+
+class Away(MemoryBroker):
+    """Takes nothing: it is away, or does not answer."""
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        if not messages[0].body:
+            await asyncio.Event().wait()
+        raise BrokerUnavailableError("away")
+
+
+async def test_many_messages_that_are_not_published_at_all() -> None:
+    seen, where = Seen(), topic("ns", "pubsub", "t")
+    async with Away() as broker, asyncio.TaskGroup() as tasks:
+        watched = observed_broker(broker, seen)
+        with pytest.raises(BrokerUnavailableError):
+            await watched.publish_many(where, [Message({}, b"1"), Message({}, b"2")])
+        hanging = tasks.create_task(watched.publish_many(where, [Message({}, b"")]))
+        await asyncio.sleep(0)
+        hanging.cancel()
+    assert seen == {
+        (BROKER_PUBLISHED, "memory", "topic", BrokerUnavailableError.code): 2,
+        (BROKER_PUBLISHED, "memory", "topic", CANCELLED): 1,
     }
 
 

@@ -308,6 +308,21 @@ async def test_what_others_put_into_a_stream_is_delivered_as_it_is(place: Place)
     assert (dict(second.message.headers), second.message.body) == ({}, b"\xff\xfe")
 
 
+@pytest.mark.parametrize("count", [700, 2500])
+async def test_how_much_waits_where_something_was_deleted_between(place: Place, count: int) -> None:
+    """Redis itself does not know it then."""
+    broker, inbox = await place.node(), Inbox()
+    async with broker.subscribe(place.topic(), OPTIONS, inbox):
+        await broker.publish(place.topic(), text("first"))
+        await inbox.holds(1)
+    ids = []
+    for _ in range(3):
+        ids.append(await place.ask(broker, "XADD", stream_of(place.space, "orders"), "*", "data", "x"))
+    assert await broker.publish_many(place.topic(), [text(str(each)) for each in range(count)]) == [None] * count
+    await place.ask(broker, "XDEL", stream_of(place.space, "orders"), cast("bytes", ids[1]))
+    assert (await broker.backlog(place.topic(), OPTIONS)).waiting == count + 2
+
+
 # Full memory
 
 

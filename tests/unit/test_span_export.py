@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from gateway.export.otlp import OTLPExporter
 from gateway.export.queue import ExportError, exporting
 from gateway.export.targets import OTLP
 from gateway.export.zipkin import ZipkinExporter, encoded
@@ -20,7 +21,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Taking:
     """An exporter that does as it is told."""
 
-    name, where = "test", "here"
+    name, where, seconds = "test", "here", 10.0
 
     def __init__(self, *failures: BaseException) -> None:
         self.failures = list(failures)
@@ -67,6 +68,19 @@ async def test_a_batch_that_cannot_be_sent_ends_nothing() -> None:
             await eventually(counted)
     assert [each.name for each in exporter.got] == ["third"]
     assert counters.snapshot() == {(SPANS, "test", "failed"): 2, (SPANS, "test", "sent"): 1}
+
+
+async def test_a_batch_takes_as_long_as_its_exporter_says() -> None:
+    exporter, counters, tracing = Taking(), Counters(), Tracing(1.0)
+    exporter.holds, exporter.seconds = True, 0.01
+    async with exporting([exporter], tracing, counters, lambda: 0.0):
+        begin(tracing)
+
+        def lost() -> None:
+            assert counters.snapshot() == {(SPANS, "test", "failed"): 1}
+
+        await eventually(lost)
+    assert OTLPExporter(OTLP("http", "http://127.0.0.1:1/", True, {}, timeout=60.0), {}).seconds > 60.0
 
 
 async def test_what_is_on_its_way_at_the_end_is_sent_or_told() -> None:
