@@ -17,6 +17,7 @@ a request                          a signature; to nodes that have answered befo
 a reply, and all frames of streams a MAC by the secret of the two, which covers the digest of the request
 a refusal, and ``prove``           a signature that covers that digest
 what is told to all members        a signature
+what is stored                     a signature, see ``kept.py``
 ================================== ==================================================================================
 
 What is covered: all headers (verb, path, deadline, claims, the place of a part in its stream) and the body; of a

@@ -22,6 +22,7 @@ from mesh.trust.certificates import verify
 from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
 from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError, TrustSettings
+from mesh.trust.kept import Kept, What
 from mesh.trust.replays import Replays, place_of
 
 __all__ = ["Guard", "Session"]
@@ -196,6 +197,7 @@ class Guard:
         strict: Whether what is not proven is refused.
         peers: Whose credentials were checked.
         own: What this node proves itself by.
+        kept: Proves and checks what is stored.
     """
 
     def __init__(self, settings: TrustSettings, observer: Observer = nobody, began: float | None = None) -> None:
@@ -209,6 +211,7 @@ class Guard:
         self.strict = settings.mode == "strict"
         self.peers = Peers(settings.trust_domain)
         self.own: Own
+        self.kept = Kept(self)
         self._hosts = settings.hosts
         self._owns: dict[bytes, Own] = {}
         self._met: OrderedDict[str, OrderedDict[bytes, Peer]] = OrderedDict()
@@ -385,7 +388,7 @@ class Guard:
             return to.label == identity.app_id
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts
 
-    def refuse(self, what: Literal["request", "answer", "told"], at: str, kind: str, reason: str) -> None:
+    def refuse(self, what: Literal["request", "answer", "told"] | What, at: str, kind: str, reason: str) -> None:
         """Count it, and say so now and then."""
         self._observer(Observed(UNPROVEN, (what, kind)))
         self._refused += 1
