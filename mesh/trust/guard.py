@@ -34,6 +34,7 @@ MADE_HEADER = "mesh-made"
 PROOF_HEADER = "mesh-proof"
 ASKED_HEADER = "mesh-asked"
 FRAME_HEADER = "mesh-frame"
+SEQUENCE_HEADER = "mesh-seq"
 PROVE = "prove"
 FRESH_SECONDS = 120.0
 AHEAD_SECONDS = 30.0
@@ -125,7 +126,8 @@ class Session:
         if self.peer is None:
             return message
         headers = dict(message.headers)
-        if self._at is None and headers.get(FRAME_HEADER) != "data":
+        # The first part says by whom it is as well: the head of its stream may be lost.
+        if self._at is None and (headers.get(FRAME_HEADER) != "data" or headers.get(SEQUENCE_HEADER) == "0"):
             headers[IDENTITY_HEADER] = self._own.header if self._full else self._own.short
         towards = _TO_CALLER if self._at is None else _TO_CALLEE
         headers[PROOF_HEADER] = encoded(_mac(self._secret, _digest(self.digest, towards, "", headers, message.body)))
