@@ -79,6 +79,11 @@ class Kept:
         """Whether what is not proven is refused."""
         return self._guard.strict
 
+    @property
+    def seconds(self) -> float:
+        """For how long what was signed can be taken, once it is due, with clocks that differ."""
+        return KEPT_SECONDS + AHEAD_SECONDS
+
     def prove(self, where: str, message: Message) -> Message:
         """Sign what is about to be stored."""
         headers = {**message.headers, FOR_HEADER: encode_header_value(where)}
@@ -96,7 +101,15 @@ class Kept:
         return replace(message, headers=headers)
 
     def checked(
-        self, what: What, where: str, message: Message, may: Callable[[Identity], bool], *, lenient: bool = False
+        self,
+        what: What,
+        where: str,
+        message: Message,
+        may: Callable[[Identity], bool],
+        *,
+        lenient: bool = False,
+        letters: bool = False,
+        counts: bool = True,
     ) -> Identity | None:
         """Give who has signed it; None = nobody has proven it, and it is taken all the same.
 
@@ -106,27 +119,31 @@ class Kept:
             message: As it was read.
             may: Tells whether somebody may store that there.
             lenient: Whether it is taken in any case.
+            letters: Whether it may be a dead letter.
+            counts: Whether a refusal is counted.
 
         Raises:
             UnprovenError: It is refused.
         """
         try:
-            return self.look(where, message, may)
+            if letters and _NAMES[_MOVED][2] in message.headers:
+                return self._moved(where, message, may)
+            return self._verified(_KEPT, where, message.headers, message.body, may)
         except UnprovenError as error:
             if lenient or not self.strict:
                 return None
-            missing = not any(names[2] in message.headers for names in _NAMES.values())
-            self._guard.refuse(what, where, "missing" if missing else "invalid", str(error))
+            if counts:
+                missing = not any(names[2] in message.headers for names in _NAMES.values())
+                self._guard.refuse(what, where, "missing" if missing else "invalid", str(error))
             raise
 
-    def look(self, where: str, message: Message, may: Callable[[Identity], bool]) -> Identity | None:
-        """As `checked`, whatever the mode, and without counting; None = it was moved here, and not proven before.
+    def due(self, message: Message) -> float | None:
+        """Give since when (Unix time) a message could be taken; None = it does not say."""
+        made, due = (message.headers.get(name, "0") for name in (_NAMES[_KEPT][1], _DUE_HEADER))
+        return max(int(made), int(due)) / 1000 if made.isdecimal() and due.isdecimal() and made != "0" else None
 
-        Raises:
-            UnprovenError: It is not proven.
-        """
-        if _NAMES[_MOVED][2] not in message.headers:
-            return self._verified(_KEPT, where, message.headers, message.body, may)
+    def _moved(self, where: str, message: Message, may: Callable[[Identity], bool]) -> Identity | None:
+        """Check a dead letter; None = nobody has proven to publish it before it was moved."""
         self._verified(_MOVED, where, message.headers, message.body, may)
         inner = {name: value for name, value in message.headers.items() if not name.startswith((_PASSED, _DEAD_LETTER))}
         try:

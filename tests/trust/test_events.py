@@ -20,6 +20,8 @@ OUTBOX = component("pubsub", "pubsub.mesh") + component(
     "store", "state.mesh", outboxPublishPubsub="pubsub", outboxPublishTopic="orders"
 )
 
+CALL, DURABLE = "/v1.0/invoke/stock/method/order", {"mesh-delivery": "durable", "mesh-reply-topic": "sensors"}
+
 
 @pytest.mark.costly
 async def test_gateways_prove_who_publishes(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
@@ -50,3 +52,26 @@ async def test_gateways_prove_who_publishes(trust: TrustSettings, nats: Backbone
         await shop.publish("sensors", "b")
         assert (await app.until("/sensors", 2))[1].headers["mesh-proven-by"] == by
         assert len(app.at("/orders")) == 2
+
+
+@pytest.mark.costly
+async def test_gateways_prove_durable_calls(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
+    spiffe = f"spiffe://public/ns/{nats.namespace}/"
+    async with (
+        App(SUBSCRIBED) as app,
+        gateway(nats, tmp_path, app=app, app_id="stock", trust=trust),
+        gateway(nats, tmp_path, app_id="shop", trust=trust) as shop,
+        gateway(nats, tmp_path, app_id="shop") as unproven,
+    ):
+        app.answer("/order", body={"ok": True})
+        lost = (await unproven.request("POST", CALL, DURABLE, {"n": 1})).json["id"]
+        made = (await shop.request("POST", CALL, DURABLE, {"n": 2})).json["id"]
+        outcome = (await app.until("/sensors"))[0]
+        assert (outcome.json["id"], outcome.headers["mesh-proven-by"]) == (made, f"{spiffe}stock")
+        [got] = app.at("/order")
+        assert (got.json, got.headers["dapr-caller-app-id"]) == ({"n": 2}, "shop")
+        told = await shop.get(f"/v1.0/mesh/invocations/{made}")
+        assert (told.status, told.json["state"], told.json["data"]) == (200, "succeeded", {"ok": True})
+        told = await shop.get(f"/v1.0/mesh/invocations/{lost}")
+        assert (told.status, told.json["errorCode"]) == (401, "ERR_IDENTITY_NOT_PROVEN")
+        assert (await unproven.get(f"/v1.0/mesh/invocations/{made}")).json["state"] == "succeeded"
