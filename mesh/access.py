@@ -265,7 +265,7 @@ def sender(headers: Mapping[str, str], namespace: str) -> Caller:
     return Caller(namespace, unquote(headers.get("ce-source", "")))
 
 
-def naming(headers: Headers, caller: Identity) -> Headers:
+def naming(headers: Headers, caller: Identity | Caller) -> Headers:
     """Give header fields that name who has proven to be the caller, whoever they named."""
     kept = [each for each in headers if each[0].lower() not in ("dapr-caller-app-id", "dapr-caller-namespace")]
     return [*kept, ("dapr-caller-app-id", caller.app_id), ("dapr-caller-namespace", caller.namespace)]

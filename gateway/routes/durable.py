@@ -13,7 +13,8 @@ from gateway.http.response import Answered, json_response
 from gateway.routes.request import header, read_body
 from gateway.routes.route import Asked, Route
 from mesh.application import Headers
-from mesh.blocks.durable import ACCEPT, KEEP_SECONDS, OUTCOME, DurableCall, Record
+from mesh.blocks.durable import ACCEPT, OUTCOME, DurableCall
+from mesh.blocks.durable_record import KEEP_SECONDS, Record
 from mesh.values import parse_duration, parse_instant
 
 __all__ = ["DELIVERY_HEADER", "ROUTES", "accept"]

@@ -16,10 +16,11 @@ from mesh.application import Application
 from mesh.blocks import envelope
 from mesh.blocks.batch import Batcher, delivery_tags, folded
 from mesh.blocks.envelope import Envelope
+from mesh.blocks.proofs import PROVEN_BY
 from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError
+from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError, UnprovenError
 from mesh.event import CLOUDEVENTS_JSON, decode_header_value, encode_header_value, is_structured, members_of
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
@@ -53,6 +54,7 @@ class SubscriptionSettings:
     options: SubscribeOptions
     raw: bool
     deduplicate: float
+    accepts_unproven: bool
 
     @classmethod
     def read(cls, subscription: Subscription, group: str) -> SubscriptionSettings:
@@ -76,7 +78,7 @@ class SubscriptionSettings:
             ordered=said.ordered,
             expires=said.group_expires if subscription.origin == "STREAMING" and not broadcast else None,
         )
-        return cls(options, said.raw, said.deduplicate)
+        return cls(options, said.raw, said.deduplicate, said.accepts_unproven)
 
 
 def is_broadcast(subscription: Subscription) -> bool:
@@ -95,6 +97,7 @@ class Consumer:
         application: Application,
         *,
         raw: bool,
+        accepts_unproven: bool = False,
     ) -> None:
         self._component = component
         self._subscription = subscription
@@ -102,6 +105,7 @@ class Consumer:
         self._only_path = routes[0].path if len(routes) == 1 and routes[0].match is None else None
         self._application = application
         self._raw = raw
+        self._accepts_unproven = accepts_unproven
         self._prefix = component.broker.features.event_prefix
         self._batcher: Batcher | None = None
         self._skip = len(component.topic_prefix)
@@ -134,8 +138,9 @@ class Consumer:
         message = delivery.message
         topic = self._topic(delivery)
         try:
+            proven = self._proven(delivery)
             event = self._read(message, topic)
-        except EventError as error:
+        except (EventError, UnprovenError) as error:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not _dead_letter_headers(message):
@@ -150,22 +155,30 @@ class Consumer:
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
         if self._batcher is not None:
-            metadata = {"mesh-attempt": str(delivery.attempt), **_carried(message), **_dead_letter_headers(message)}
+            metadata = {"mesh-attempt": str(delivery.attempt), **proven}
+            metadata |= _carried(message) | _dead_letter_headers(message)
             return await self._batcher.call(path, topic, event.body, metadata, event.traceparent, raw=self._raw)
         tracing = self._component.tracing
         span = tracing.span(event.traceparent or None)
         if not tracing.records(span):
-            return await self._hand_over(path, delivery, event, span)
+            return await self._hand_over(path, delivery, event, span, proven)
         tags = {**delivery_tags(topic), "messaging.consumer.group.name": self._component.group}
         tags["mesh.attempt"] = str(delivery.attempt)
         parent, state = event.traceparent, event.tracestate
         with tracing.begin(span, parent, f"pubsub/{topic}", SpanKind.CLIENT, tags, tracestate=state) as begun:
-            attempt = await self._hand_over(path, delivery, event, span)
+            attempt = await self._hand_over(path, delivery, event, span, proven)
             begun.error = "" if attempt.outcome is Outcome.SUCCESS else attempt.reason
         return attempt
 
-    async def _hand_over(self, path: str, delivery: Delivery, event: Envelope, span: str) -> Attempt:
-        headers = self._headers(delivery, event, span)
+    def _proven(self, delivery: Delivery) -> dict[str, str]:
+        """Give the header that says who has published an event, where somebody asks for that."""
+        proofs = self._component.proofs
+        return {} if proofs is None else {PROVEN_BY: proofs.publisher(delivery, lenient=self._accepts_unproven)}
+
+    async def _hand_over(
+        self, path: str, delivery: Delivery, event: Envelope, span: str, proven: Mapping[str, str]
+    ) -> Attempt:
+        headers = [*self._headers(delivery, event, span), *proven.items()]
         try:
             status, answer = await self._application.post(path, headers, event.body, "event")
         except HandlerFailedError as error:
@@ -243,9 +256,10 @@ class Consumer:
         values = (encode_header_value(reason[:500]), str(attempts), encode_header_value(self._topic(delivery)))
         headers = {**message.headers, **dict(zip(DEAD_LETTER_HEADERS, values, strict=True))}
         identity = f"dead-{message.id}-{self._component.group}" if message.id else secrets.token_hex(12)
-        await self._component.broker.publish(
-            self._component.address(topic), Message(headers, message.body, message.key, identity)
-        )
+        where, letter = self._component.address(topic), Message(headers, message.body, message.key, identity)
+        if self._component.proofs is not None:
+            letter = self._component.proofs.move(where, letter)
+        await self._component.broker.publish(where, letter)
 
 
 def judge(status: int, answer: bytes) -> Attempt:

@@ -14,7 +14,6 @@ Outcomes are published with the caller's rights, not the callee's, and told to t
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 import secrets
@@ -22,24 +21,23 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import cast
 from urllib.parse import unquote
 
 import orjson
 
 from mesh import address, telemetry
-from mesh.access import Gate, sender
+from mesh.access import Gate, naming, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, KEY, Record, Records, State, calls_of, data_of, id_of
 from mesh.blocks.invocation import (
     HTTP_HEADER,
     OUTSIDE,
     check_app_id,
     forwardable,
     pack,
-    readable,
     unpack,
 )
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
@@ -47,22 +45,20 @@ from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
-from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError, PermissionDeniedError
+from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError, PermissionDeniedError, UnprovenError
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Observed, Tracing
 
-__all__ = ["ACCEPT", "BLOCK", "CALLS", "KEEP_SECONDS", "OUTCOME", "DurableCall", "DurableInvocation", "Record", "State"]
+__all__ = ["ACCEPT", "BLOCK", "CALLS", "OUTCOME", "DurableCall", "DurableInvocation"]
 
 logger = logging.getLogger(__name__)
 
 CALLS = "mesh-calls"  # The component name under which calls are stored; users' names cannot clash with its topics.
 RECORDS = "mesh:invocations"
-ID_HEADER = "mesh-call-id"
 REPLY_HEADER = "mesh-reply-topic"
 DEAD_LETTER_HEADER = "mesh-dead-letter-topic"
-KEEP_SECONDS = 24 * 3600.0
 MAX_SECONDS = 365 * 24 * 3600.0
 MAX_KEY_BYTES = 512
 MAX_KEPT_BODY_BYTES = 512 * 1024
@@ -72,105 +68,6 @@ DEFAULT_RETRY = Retry("exponential", 0.5, 60.0, 1000)
 DEFAULT_PUBSUB = "pubsub"
 ACCEPT_SECONDS = 30.0
 PublishOutcome = Callable[[Delivery, str, str, bytes], Awaitable[None]]
-
-
-class State(StrEnum):
-    """Where a durable call is."""
-
-    PENDING = "pending"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is known of a call.
-
-    Attributes:
-        id: The call's id.
-        app_id: The callee.
-        method: Path and query.
-        state: Where it is.
-        attempts: How often it was tried.
-        reason: Why it failed.
-        status: The application's HTTP status.
-        headers: The answer's headers.
-        body: The answer's body, at most 512 KiB of it.
-        truncated: Whether the body was longer.
-        caller: Whose call it is; with the callee, who may read this.
-        told: Whether the outcome is where the caller wanted it published.
-    """
-
-    id: str
-    app_id: str
-    method: str
-    state: State = State.PENDING
-    attempts: int = 0
-    reason: str = ""
-    status: int | None = None
-    headers: Headers = ()
-    body: bytes = b""
-    truncated: bool = False
-    caller: str = ""
-    told: bool = True
-
-    def described(self) -> dict[str, object]:
-        """Give what an application is told: JSON data as JSON, text as text, anything else as base64."""
-        told: dict[str, object] = {
-            "id": self.id,
-            "appId": self.app_id,
-            "method": self.method,
-            "state": self.state,
-            "attempts": self.attempts,
-        }
-        if self.reason:
-            told["reason"] = self.reason
-        if self.status is not None:
-            told["status"] = self.status
-            told["headers"] = {readable(name): readable(value) for name, value in self.headers}
-            told |= _data(self.body)
-        if self.truncated:
-            told["truncated"] = True
-        return told
-
-    def encode(self) -> bytes:
-        """Write it for the store: one line of JSON, then the body as it is."""
-        head = {
-            "id": self.id,
-            "app_id": self.app_id,
-            "method": self.method,
-            "state": self.state,
-            "attempts": self.attempts,
-            "reason": self.reason,
-            "status": self.status,
-            "headers": pack(*self.headers),
-            "truncated": self.truncated,
-            "caller": self.caller,
-            "told": self.told,
-        }
-        return orjson.dumps(head) + b"\n" + self.body
-
-    @classmethod
-    def decode(cls, stored: bytes) -> Record:
-        """Read it back."""
-        line, _, body = stored.partition(b"\n")
-        head = orjson.loads(line)
-        headers = cast("Headers", [tuple(each) for each in unpack(head.pop("headers"))])  # type: ignore[arg-type]
-        return cls(**{**head, "state": State(head["state"]), "headers": headers, "body": body})
-
-
-def _data(body: bytes) -> dict[str, object]:
-    if not body:
-        return {}
-    try:
-        orjson.loads(body)
-        return {"data": orjson.Fragment(body)}
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return {"data": body.decode()}
-    except UnicodeDecodeError:
-        return {"data_base64": base64.b64encode(body).decode()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +108,10 @@ class DurableInvocation:
         """Use a connected backbone."""
         self._parts = parts
         self._broker = parts.broker
-        self._records = LazyRecords(RECORDS, parts.records)
+        guard = parts.exchange.guard
+        self._kept = None if guard is None else guard.kept
+        self._store_of_records = LazyRecords(RECORDS, parts.records)
+        self._records = Records(self._store_of_records, parts.caller, self._kept)
         self._app_id = parts.caller.app_id
         self._namespace = parts.caller.namespace
         self._declared = False
@@ -252,29 +152,29 @@ class DurableInvocation:
                 split_topic(topic)
         if max(call.delay, call.window) > MAX_SECONDS:
             raise BadArgumentError(f"a delay or a window is {MAX_SECONDS / 86400:g} days at most")
-        await self._records.opened()  # Without a place for the outcome nothing is accepted.
+        await self._store_of_records.opened()  # Without a place for the outcome nothing is accepted.
         if call.key is None:
             return await self._store(operation, secrets.token_hex(16))
         window = max(call.window, call.delay)
         identity = f"{caller.namespace}\0{caller.app_id}\0{app_id}\0{call.key}"
-        key = f"key-{hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()}"
+        key = f"{KEY}{hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()}"
         call_id, accepted = await self._reserve(key, window)
         if not accepted:  # A crash before this is noted has the next one with this key store the same call again.
             await self._store(operation, call_id)
-            await self._records.write([Item(key, orjson.dumps([call_id, True]), ttl=window)])
+            await self._store_of_records.write([Item(key, orjson.dumps([call_id, True]), ttl=window)])
         return call_id
 
     async def _reserve(self, key: str, window: float) -> tuple[str, bool]:
         """Give the id of the call that a key stands for, and whether that was accepted already."""
-        known = await self._records.get(key)
+        known = await self._store_of_records.get(key)
         if known is None:
             call_id = secrets.token_hex(16)
             try:
                 reserved = Item(key, orjson.dumps([call_id, False]), None, Concurrency.FIRST_WRITE, window)
-                await self._records.write([reserved])
+                await self._store_of_records.write([reserved])
                 return call_id, False
             except ConflictError:  # The same key came twice at once: both are one call.
-                known = await self._records.get(key)
+                known = await self._store_of_records.get(key)
         if known is None:
             raise BadArgumentError("the window of the idempotency key is over before the call is stored")
         call_id, accepted = orjson.loads(known.value)
@@ -292,21 +192,29 @@ class DurableInvocation:
         if call.dead_letter_topic is not None:
             headers[DEAD_LETTER_HEADER] = encode_header_value(call.dead_letter_topic)
         # First the call, then the record: a crash in between repeats a call, which the callee notices; it loses none.
-        await self._broker.publish(await self._address(app_id), Message(headers, call.body, id=call_id))
+        where, message = await self._address(app_id), Message(headers, call.body, id=call_id)
+        if self._kept is not None:
+            message = self._kept.prove(calls_of(where), message)
+        await self._broker.publish(where, message)
         record = Record(call_id, app_id, call.target, caller=caller.app_id)
         try:
-            kept = KEEP_SECONDS + call.delay
-            await self._records.write([Item(call_id, record.encode(), None, Concurrency.FIRST_WRITE, kept)])
+            due = headers.get(NOT_BEFORE_HEADER)
+            await self._records.write(record, KEEP_SECONDS + call.delay, first=True, due=due)
         except ConflictError:
             pass  # The callee was quicker, or the same call was stored before.
         return call_id
 
     async def _outcome(self, operation: Operation) -> Record | None:
-        """Read what came of a call; None when its id is unknown, its time is over, or it is none of the asker's."""
-        stored = await self._records.get(operation.target)
-        record = None if stored is None else Record.decode(stored.value)
-        asker = operation.context.caller.app_id
-        return record if record is not None and asker in (record.caller, record.app_id) else None
+        """Read what came of a call; None when its id is unknown, its time is over, or it is none of the asker's.
+
+        Raises:
+            UnprovenError: What is kept of it is by nobody who may say it.
+        """
+        stored = await self._store_of_records.get(operation.target)
+        asker, record = operation.context.caller.app_id, None if stored is None else Record.decode(stored.value)
+        if stored is None or record is None or asker not in (record.caller, record.app_id):
+            return None
+        return self._records.proven(operation.target, stored.value)
 
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Run this application's calls."""
@@ -318,7 +226,8 @@ class DurableInvocation:
         if policy.retry is None or policy.retry.name in BUILT_IN_RETRIES:
             policy = replace(policy, retry=DEFAULT_RETRY)
         options = SubscribeOptions(self._app_id)
-        records = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
+        store = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
+        records = Records(store, self._parts.caller, self._kept)
         callee = _Callee(
             records, self._publish, application, self._parts.caller, self._parts.access, self._parts.tracing
         )
@@ -385,7 +294,7 @@ class _Callee:
 
     def __init__(
         self,
-        records: LazyRecords,
+        records: Records,
         publish: PublishOutcome,
         application: Application,
         own: Caller,
@@ -405,20 +314,27 @@ class _Callee:
         message = delivery.message
         try:
             verb, target, given = unpack(message.headers[HTTP_HEADER])
-            call_id = message.headers[ID_HEADER]
+            call_id = id_of(message.headers)
         except (KeyError, ValueError):
             return Attempt(Outcome.DROP, "not a durable call")
-        known = await self._records.get(call_id)
-        record = None if known is None else Record.decode(known.value)
-        if record is not None and record.state is not State.PENDING:
-            await self._tell(delivery, record)
+        try:
+            caller = self._records.caller(delivery)
+            record, done = await self._records.known(delivery, call_id, caller)
+        except UnprovenError as error:
+            return Attempt(Outcome.DROP, str(error))
+        if done:
+            if record is not None:
+                await self._tell(delivery, record)
             return SUCCESS
-        caller, verb = sender(message.headers, self._namespace), cast("str", verb)
+        verb = cast("str", verb)
         try:
             target = self._access.admit(caller, verb, cast("str", target), grpc=self._application.is_grpc)
         except (PermissionDeniedError, BadArgumentError) as error:
             return Attempt(Outcome.DROP, str(error))  # As its outcome: who calls again is refused again.
-        headers = [*cast("Headers", given), ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
+        given = cast("Headers", given)
+        if caller.proven:
+            given = naming(given, caller)
+        headers = [*given, ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
         record = Record(
             call_id,
             self._app_id,
@@ -448,31 +364,34 @@ class _Callee:
     async def give_up(self, delivery: Delivery, reason: str, attempts: int) -> None:
         """Note that a call failed for good, and publish it to its dead letter topic."""
         headers = delivery.message.headers
-        if HTTP_HEADER not in headers or ID_HEADER not in headers:
+        try:
+            _, target, _ = unpack(headers[HTTP_HEADER])
+            call_id = id_of(headers)
+            caller = self._records.caller(delivery, again=True)
+            known, _ = await self._records.known(delivery, call_id, caller)
+        except (KeyError, ValueError, UnprovenError):
+            return  # It is no call, or by nobody who may say anything of this one.
+        if known is not None and known.state is State.SUCCEEDED:
+            logger.warning("the outcome of call %s could not be published: %s", call_id, reason)
             return
-        known = await self._records.get(headers[ID_HEADER])
-        if known is not None and Record.decode(known.value).state is State.SUCCEEDED:
-            logger.warning("the outcome of call %s could not be published: %s", headers[ID_HEADER], reason)
-            return
-        _, target, _ = unpack(headers[HTTP_HEADER])
         record = Record(
-            headers[ID_HEADER],
+            call_id,
             self._app_id,
             cast("str", target),
             State.FAILED,
             attempts,
             reason,
-            caller=sender(headers, self._namespace).app_id,
+            caller=caller.app_id,
             told=REPLY_HEADER not in headers,
         )
         if (topic := headers.get(DEAD_LETTER_HEADER)) is not None:
-            told = record.described() | _data(delivery.message.body)
+            told = record.described() | data_of(delivery.message.body)
             await self._publish(delivery, unquote(topic), f"{record.id}-dead", orjson.dumps(told))
         await self._finish(delivery, record)
 
     async def _finish(self, delivery: Delivery, record: Record) -> None:
         """Note the outcome, then publish it: whatever happens in between, the application is not asked again."""
-        await self._records.write([Item(record.id, record.encode(), ttl=KEEP_SECONDS)])
+        await self._records.write(record, KEEP_SECONDS)
         await self._tell(delivery, record)
 
     async def _tell(self, delivery: Delivery, record: Record) -> None:
@@ -481,7 +400,7 @@ class _Callee:
         if record.told or topic is None:
             return
         await self._publish(delivery, unquote(topic), record.id, orjson.dumps(record.described()))
-        await self._records.write([Item(record.id, replace(record, told=True).encode(), ttl=KEEP_SECONDS)])
+        await self._records.write(replace(record, told=True), KEEP_SECONDS)
 
 
 async def _read(response: AppResponse) -> tuple[bytes, bool]:

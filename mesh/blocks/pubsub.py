@@ -16,12 +16,20 @@ from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings, is_broadcast
 from mesh.blocks.event_stream import SUBSCRIBE_STREAM, EventStream, SubscribeStream
 from mesh.blocks.inbox import Inbox
+from mesh.blocks.proofs import Proofs
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import SETTINGS, TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route, capabilities
 from mesh.broker import Backlog, Broker, Delivery, SubscribeOptions, Topology
-from mesh.delivery import Attempt, Counted, Settlement
-from mesh.errors import BadArgumentError, ComponentNotFoundError, MeshError, PermissionDeniedError, StreamEndedError
+from mesh.delivery import Attempt, Counted, Outcome, Settlement
+from mesh.errors import (
+    BadArgumentError,
+    ComponentNotFoundError,
+    MeshError,
+    PermissionDeniedError,
+    StreamEndedError,
+    UnprovenError,
+)
 from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
@@ -173,7 +181,14 @@ class PubSub:
         if not component.scopes.may_subscribe(self._app_id, subscription.topic):
             raise PermissionDeniedError(f"topic {subscription.topic} is not allowed for app id {self._app_id}")
         settings = SubscriptionSettings.read(subscription, component.group)
-        consumer = Consumer(component, subscription, _routes(subscription), application, raw=settings.raw)
+        consumer = Consumer(
+            component,
+            subscription,
+            _routes(subscription),
+            application,
+            raw=settings.raw,
+            accepts_unproven=settings.accepts_unproven,
+        )
         attempt = self._once(component, subscription, settings, consumer.attempt)
         label = f"{component.name}/{subscription.topic}"
         deliver = self._parts.inbound.towards(
@@ -266,9 +281,18 @@ class PubSub:
         component = self.components.get(pubsub)
         if component is None:
             raise ComponentNotFoundError(pubsub, f"this node has no pubsub component {pubsub!r}")
-        labels, options = ("event", f"{pubsub}/{topic}"), SubscribeOptions(group)
+        labels, options, proofs = ("event", f"{pubsub}/{topic}"), SubscribeOptions(group), component.proofs
+
+        async def attempt_own(delivery: Delivery) -> Attempt:
+            if proofs is not None:
+                try:
+                    proofs.check_own(delivery)
+                except UnprovenError as error:
+                    return Attempt(Outcome.DROP, str(error))
+            return await attempt(delivery)
+
         settlement = Settlement(
-            self._parts.inbound.towards(lambda arrival: attempt(arrival.what), *labels),
+            self._parts.inbound.towards(lambda arrival: attempt_own(arrival.what), *labels),
             retry=None,
             dead_letter=None,
             count=lambda outcome: None,
@@ -327,6 +351,7 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
             component = replace(component, metadata=(*component.metadata, given))
         built: Broker = adapter.from_component(component)  # type: ignore[attr-defined]  # as entry points promise
         broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
+    guard = parts.exchange.guard
     await broker.declare(Topology(space=address.topic(caller.namespace, component.name, "x").space))
     return PubSubComponent(
         name=component.name,
@@ -337,6 +362,7 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
         topic_prefix=caller.namespace if component.namespaced else "",
         tracing=parts.tracing,
         observer=parts.observer,
+        proofs=None if guard is None else Proofs(guard.kept, caller, component.type == PUBSUB_ON_BACKBONE),
     )
 
 

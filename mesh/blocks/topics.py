@@ -14,6 +14,7 @@ from typing import cast
 from mesh import address, telemetry
 from mesh.blocks import envelope
 from mesh.blocks.envelope import OVERRIDE, OVERRIDES, PublishOptions
+from mesh.blocks.proofs import Proofs
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.broker import Broker, Features, Message
 from mesh.delivery import NOT_BEFORE_HEADER
@@ -220,6 +221,7 @@ class PubSubComponent:
         observer: Is told what is published.
         told: Publish metadata that has no effect, each once.
         leaving: Set when it is about to be closed.
+        proofs: Proves what is published, and asks that of what is delivered; None = nobody does.
     """
 
     name: str
@@ -232,6 +234,7 @@ class PubSubComponent:
     observer: Observer = nobody
     told: set[str] = field(default_factory=set)
     leaving: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
+    proofs: Proofs | None = field(default=None, compare=False)
 
     def leave(self) -> None:
         """Have those go who take messages of it for themselves."""
@@ -375,7 +378,7 @@ class PubSubComponent:
         identity = secrets.token_hex(12)
         scheduled = {} if options.not_before is None else {NOT_BEFORE_HEADER: str(int(options.not_before * 1000))}
         if raw:
-            return Message(scheduled, body, key, identity)
+            return self._proven(options.topic, Message(scheduled, body, key, identity))
         prefix = features.event_prefix
         if is_structured(content_type):
             headers, body = envelope.build_structured(options, body, prefix)
@@ -387,4 +390,7 @@ class PubSubComponent:
             headers[BAGGAGE] = encode_header_value(options.baggage)
         if scheduled:
             headers |= scheduled
-        return Message(headers, body, key, identity)
+        return self._proven(options.topic, Message(headers, body, key, identity))
+
+    def _proven(self, topic: str, message: Message) -> Message:
+        return message if self.proofs is None else self.proofs.prove(self.address(topic), message)

@@ -52,6 +52,7 @@ class Asked:
     """What a subscription's metadata asks for.
 
     Attributes:
+        accepts_unproven: Whether events are taken whose publisher has not proven who it is, as those of other programs.
         deduplicate: Seconds for which an event is known; zero = it is not looked at.
         delivery: To one instance of a group, or to all (``broadcast``).
         group: None = that of the component.
@@ -61,6 +62,7 @@ class Asked:
         raw: Whether events have no envelope.
     """
 
+    accepts_unproven: bool = False
     deduplicate: float = 0.0
     delivery: str = "group"
     group: str | None = None
@@ -85,6 +87,7 @@ def _group_expires(text: str) -> float:
 
 # The last of two names for one field counts.
 METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "acceptUnproven": ("accepts_unproven", parse_bool),
     "deduplicate": ("deduplicate", parse_duration),
     "delivery": ("delivery", _delivery),
     "group": ("group", str),

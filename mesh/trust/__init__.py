@@ -5,8 +5,8 @@ A node holds an X.509 certificate whose one URI is its SPIFFE id, ``spiffe://<tr
 somebody else renews (``files.py``). Between gateways is no connection, so what proves a name stands in each frame.
 
 *Credential*: the certificate chain, and a key for agreement (X25519) that lives as long as the process, signed by the
-certificate's key. It is a header of some 700 bytes, sent with each request and with each frame of an answer but parts
-of a body: so nobody has to be asked for it, and nothing is lost with a connection. Who has checked one keeps it
+certificate's key. It is a header of some 700 bytes, sent with each request and with each frame of an answer but further
+parts of a body: so nobody has to be asked for it, and nothing is lost with a connection. Who has checked one keeps it
 (``credential.py``). From two credentials follows a secret of the two nodes, agreed on once.
 
 ================================== ==================================================================================
@@ -17,6 +17,7 @@ a request                          a signature; to nodes that have answered befo
 a reply, and all frames of streams a MAC by the secret of the two, which covers the digest of the request
 a refusal, and ``prove``           a signature that covers that digest
 what is told to all members        a signature
+what is stored                     a signature, see ``kept.py``
 ================================== ==================================================================================
 
 What is covered: all headers (verb, path, deadline, claims, the place of a part in its stream) and the body; of a

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import secrets
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import TypeAlias
 
 from cryptography import x509
@@ -23,6 +24,7 @@ from mesh.errors import ConfigError, UnprovenError
 from mesh.trust.identity import Identity
 
 __all__ = [
+    "AS_OF",
     "Key",
     "as_pem",
     "chain_identity",
@@ -42,6 +44,8 @@ Key: TypeAlias = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 MAX_CHAIN = 5
 BEFORE = datetime.timedelta(minutes=5)  # Clocks of a mesh are not quite the same.
+# When a chain must be valid; None = now.
+AS_OF: ContextVar[datetime.datetime | None] = ContextVar("AS_OF", default=None)
 _ECDSA = ec.ECDSA(hashes.SHA256())
 _UNREADABLE = (
     ValueError,
@@ -244,7 +248,7 @@ def _issued(below: x509.Certificate, above: x509.Certificate) -> bool:
 
 def _check_one(certificate: x509.Certificate, *, depth: int) -> None:
     """Check one by itself: ``depth`` counts issuers below it, and is -1 for the leaf."""
-    now = _now()
+    now = AS_OF.get() or _now()
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise UnprovenError("a certificate has expired, or is not valid yet")
     issuing = signing = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import hashlib
 import time
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import x25519
 
 from mesh.errors import UnprovenError
-from mesh.trust.certificates import check_chain, sign, verify
+from mesh.trust.certificates import AS_OF, check_chain, sign, verify
 from mesh.trust.folder import Issued
 from mesh.trust.identity import Identity
 
@@ -107,6 +108,7 @@ class Peer:
         id: Of its credential.
         leaf: Its certificate.
         agreement: Its key.
+        since: Unix time from which it counts.
         until: Unix time until which it counts.
         secrets: By credential of this node.
         has: Credentials of this node that it has.
@@ -116,6 +118,7 @@ class Peer:
     id: bytes
     leaf: x509.Certificate
     agreement: x25519.X25519PublicKey
+    since: float
     until: float
     secrets: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     has: set[bytes] = field(default_factory=set)
@@ -129,11 +132,35 @@ class Peers:
         self._trust_domain = trust_domain
         self._roots: Sequence[x509.Certificate] = ()
         self._known: OrderedDict[bytes, Peer] = OrderedDict()
+        self._signers: OrderedDict[bytes, Peer] = OrderedDict()  # Apart, as they need not be valid now.
 
     def trust(self, roots: Sequence[x509.Certificate]) -> None:
         """Trust these roots; whoever is known already is looked at again."""
         self._roots = roots
         self._known.clear()
+        self._signers.clear()
+
+    def signer(self, header: str, at: float) -> Peer:
+        """Find whose credential it was at a time; raises ``UnprovenError``."""
+        key = id_of(header)
+        peer = self._signers.get(key)
+        if peer is None:
+            try:
+                as_of = AS_OF.set(datetime.datetime.fromtimestamp(at, datetime.UTC))
+            except (ValueError, OverflowError, OSError):
+                raise UnprovenError("it does not say its time") from None
+            try:
+                peer = self._checked(header, key)
+            finally:
+                AS_OF.reset(as_of)
+            self._signers[key] = peer
+            if len(self._signers) > MAX_PEERS:
+                self._signers.popitem(last=False)
+        else:
+            self._signers.move_to_end(key)
+        if not peer.since <= at <= peer.until:
+            raise UnprovenError(f"the certificate of {peer.identity} was not valid then")
+        return peer
 
     def get(self, header: str) -> Peer | None:
         """Find whose credential it is; None when only its id is given, and that is not known.
@@ -171,5 +198,6 @@ class Peers:
         signed = _KEY + hashlib.sha256(wire.chain[0]).digest() + wire.agreement
         if not verify(chain[0], wire.signature, signed):
             raise UnprovenError(f"a credential is not by who has the key of {identity}")
+        since = max(each.not_valid_before_utc for each in chain).timestamp()
         until = min(each.not_valid_after_utc for each in chain).timestamp()
-        return Peer(identity, key, chain[0], agreement, until)
+        return Peer(identity, key, chain[0], agreement, since, until)

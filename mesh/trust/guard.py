@@ -22,6 +22,7 @@ from mesh.trust.certificates import verify
 from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
 from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError, TrustSettings
+from mesh.trust.kept import Kept, What
 from mesh.trust.replays import Replays, place_of
 
 __all__ = ["Guard", "Session"]
@@ -33,6 +34,7 @@ MADE_HEADER = "mesh-made"
 PROOF_HEADER = "mesh-proof"
 ASKED_HEADER = "mesh-asked"
 FRAME_HEADER = "mesh-frame"
+SEQUENCE_HEADER = "mesh-seq"
 PROVE = "prove"
 FRESH_SECONDS = 120.0
 AHEAD_SECONDS = 30.0
@@ -124,7 +126,8 @@ class Session:
         if self.peer is None:
             return message
         headers = dict(message.headers)
-        if self._at is None and headers.get(FRAME_HEADER) != "data":
+        # The first part says by whom it is as well: the head of its stream may be lost.
+        if self._at is None and (headers.get(FRAME_HEADER) != "data" or headers.get(SEQUENCE_HEADER) == "0"):
             headers[IDENTITY_HEADER] = self._own.header if self._full else self._own.short
         towards = _TO_CALLER if self._at is None else _TO_CALLEE
         headers[PROOF_HEADER] = encoded(_mac(self._secret, _digest(self.digest, towards, "", headers, message.body)))
@@ -196,6 +199,7 @@ class Guard:
         strict: Whether what is not proven is refused.
         peers: Whose credentials were checked.
         own: What this node proves itself by.
+        kept: Proves and checks what is stored.
     """
 
     def __init__(self, settings: TrustSettings, observer: Observer = nobody, began: float | None = None) -> None:
@@ -209,6 +213,7 @@ class Guard:
         self.strict = settings.mode == "strict"
         self.peers = Peers(settings.trust_domain)
         self.own: Own
+        self.kept = Kept(self)
         self._hosts = settings.hosts
         self._owns: dict[bytes, Own] = {}
         self._met: OrderedDict[str, OrderedDict[bytes, Peer]] = OrderedDict()
@@ -385,7 +390,7 @@ class Guard:
             return to.label == identity.app_id
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts
 
-    def refuse(self, what: Literal["request", "answer", "told"], at: str, kind: str, reason: str) -> None:
+    def refuse(self, what: Literal["request", "answer", "told"] | What, at: str, kind: str, reason: str) -> None:
         """Count it, and say so now and then."""
         self._observer(Observed(UNPROVEN, (what, kind)))
         self._refused += 1

@@ -15,6 +15,7 @@ from blockbuster import BlockBuster
 from mesh.broker import Broker, Features
 from tests.support.backends import BACKENDS, Backend, MissingServerError, features_of
 from tests.support.contract import Inbox, Place
+from tests.support.guards import Guards, no_guards, strict_guards
 from tests.support.proxy import Proxy
 
 WATCHED = (
@@ -84,6 +85,13 @@ async def place(shared_backend: Backend, backend_name: str) -> AsyncIterator[Pla
     place = Place(shared_backend if backend_name != "memory" else type(shared_backend)())
     async with place.stack:
         yield place
+
+
+@pytest.fixture
+def guards(request: pytest.FixtureRequest, place: Place) -> Guards:
+    """Guards of this place's nodes; strict ones for a test that is parametrized so."""
+    strict = getattr(request, "param", False)
+    return strict_guards(place.namespace) if strict else no_guards
 
 
 @pytest.fixture

@@ -17,12 +17,14 @@ from mesh.calls.link import WINDOW_BYTES
 from mesh.errors import BrokerError, DeadlineExceededError, NoResponderError, StreamBrokenError
 from tests.support.contract import Place, no_tasks_besides
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.guards import Guards
 
 pytestmark = pytest.mark.requires("frames")
 
 LARGE = 100_000_000
 SILENCE = 1.5
 PIECE = bytes(range(250)) * 1000
+BOTH = pytest.mark.parametrize("guards", [False, True], ids=["claimed", "proven"], indirect=True)
 
 
 def soon(seconds: float = 30.0) -> float:
@@ -39,15 +41,15 @@ async def size_of(parts: AsyncIterator[bytes]) -> int:
 
 
 @pytest.fixture
-async def caller(broker: Broker) -> AsyncIterator[Exchange]:
-    async with Exchange(broker, ping_interval=0.1, silence_limit=SILENCE) as exchange:
+async def caller(broker: Broker, guards: Guards) -> AsyncIterator[Exchange]:
+    async with Exchange(broker, ping_interval=0.1, silence_limit=SILENCE, guard=guards("caller")) as exchange:
         yield exchange
         await eventually(lambda: _no_links(exchange))
 
 
 @pytest.fixture
-async def callee(other: Broker) -> AsyncIterator[Exchange]:
-    async with Exchange(other, ping_interval=0.1, silence_limit=SILENCE) as exchange:
+async def callee(other: Broker, guards: Guards) -> AsyncIterator[Exchange]:
+    async with Exchange(other, ping_interval=0.1, silence_limit=SILENCE, guard=guards("app")) as exchange:
         yield exchange
         await eventually(lambda: _no_links(exchange))
 
@@ -98,6 +100,7 @@ async def test_what_is_known_only_at_the_end(
         assert reply.last["last"] == "2"
 
 
+@BOTH
 async def test_no_responder_is_known_at_once(caller: Exchange, place: Place) -> None:
     began = time.monotonic()
     with pytest.raises(NoResponderError):
@@ -120,6 +123,7 @@ async def test_streamed_body_is_untouched_without_a_responder(caller: Exchange, 
     assert not touched
 
 
+@BOTH
 async def test_two_hundred_requests_at_once(caller: Exchange, callee: Exchange, place: Place) -> None:
     waiting = 0
     everybody = asyncio.Event()
@@ -248,6 +252,7 @@ async def test_leaving_serve_waits_for_requests_in_flight(caller: Exchange, call
     assert call.result().body == b"done"
 
 
+@BOTH
 async def test_handler_that_raises_breaks_its_call_only(
     caller: Exchange, callee: Exchange, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -322,6 +327,7 @@ async def test_hundred_megabytes_there_and_back_in_bounded_memory(
     assert most < LARGE / 3
 
 
+@BOTH
 async def test_streamed_content_is_exact(caller: Exchange, callee: Exchange, place: Place) -> None:
     sent = [bytes([number % 256]) * size for number, size in enumerate([1, 0, PART_BYTES, PART_BYTES + 1, 3, 700_000])]
 
@@ -430,6 +436,7 @@ async def test_early_streamed_reply_lets_the_upload_go_on(caller: Exchange, call
         assert b"".join([part async for part in reply.parts()]) == b"begun5000000"
 
 
+@BOTH
 async def test_caller_that_closes_breaks_the_callee_s_write(caller: Exchange, callee: Exchange, place: Place) -> None:
     broken: list[Exception] = []
 

@@ -20,6 +20,7 @@ from mesh.errors import BrokerUnavailableError, DeadlineExceededError, MeshError
 from tests.support.backends import ServerBackend
 from tests.support.contract import Place
 from tests.support.eventually import eventually
+from tests.support.guards import Guards, no_guards
 from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.requires("frames", "shared"), pytest.mark.timeout(120)]
@@ -124,16 +125,19 @@ async def test_calls_outlive_a_restart_of_the_server(rough_place: Place, kill: b
         calls.check()
 
 
-async def test_all_members_leave_together_again_and_again(place: Place) -> None:
+@pytest.mark.parametrize("guards", [False, True], ids=["claimed", "proven"], indirect=True)
+async def test_all_members_leave_together_again_and_again(place: Place, guards: Guards) -> None:
     """A call that came too late for any of them is told so, or waits for the next."""
     async with AsyncExitStack() as stack:
-        caller = await stack.enter_async_context(Exchange(await place.connect()))
+        caller = await stack.enter_async_context(Exchange(await place.connect(), guard=guards("caller")))
         calls = Calls(caller, place.app())
-        exchanges = [await stack.enter_async_context(Exchange(await place.connect())) for _ in range(3)]
+        exchanges = [
+            await stack.enter_async_context(Exchange(await place.connect(), guard=guards("app"))) for _ in range(3)
+        ]
         async with asyncio.TaskGroup() as tasks:
             for _ in range(16):
                 tasks.create_task(calls.run())
-            for _ in range(FEWER):
+            for _ in range(FEWER if guards is no_guards else 2):
                 before = len(calls.answered)
                 leave = asyncio.Event()
 

@@ -32,11 +32,15 @@ class Place:
     def topic(self, name: str = "orders", *, pattern: bool = False) -> Address:
         return address.topic("test", f"p{os.getpid()}-{self.number}", name, pattern=pattern)
 
+    @property
+    def namespace(self) -> str:
+        return f"test{os.getpid()}-{self.number}"
+
     def app(self, app_id: str = "app") -> Address:
-        return address.app(f"test{os.getpid()}-{self.number}", app_id)
+        return address.app(self.namespace, app_id)
 
     def nodes(self) -> Address:
-        return address.nodes(f"test{os.getpid()}-{self.number}")
+        return address.nodes(self.namespace)
 
     def topology(self, **settings: object) -> Topology:
         return Topology(self.topic().space, **settings)  # type: ignore[arg-type]

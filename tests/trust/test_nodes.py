@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
 from mesh.errors import UnprovenError
-from mesh.trust.folder import Folder
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, gateway
-from tests.support.nats import NatsServer, find_nats_server
 from tests.support.nodes import MemoryMesh, ask, component, node
 
 STORE = component("store", "state.in-memory", placement="backbone", scopes=["host", "shop"])
-
-
-@pytest.fixture
-def trust(tmp_path: Path) -> TrustSettings:
-    Folder(tmp_path / "trust").init("public")
-    return TrustSettings("strict", folder=tmp_path / "trust")
-
-
-@pytest_asyncio.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[Backbone]:
-    if find_nats_server() is None:
-        pytest.skip("nats-server is not installed")
-    async with NatsServer(tmp_path / "nats") as server:
-        yield Backbone(server.url)
 
 
 async def test_scopes_of_a_hosted_component_hold_for_who_is_proven(trust: TrustSettings) -> None:

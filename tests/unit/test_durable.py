@@ -11,7 +11,8 @@ import pytest
 from mesh import address
 from mesh.access import Gate
 from mesh.application import Headers
-from mesh.blocks.durable import ID_HEADER, REPLY_HEADER, Record, State, _Callee, split_topic
+from mesh.blocks.durable import REPLY_HEADER, _Callee, split_topic
+from mesh.blocks.durable_record import ID_HEADER, Record, Records, State
 from mesh.blocks.invocation import HTTP_HEADER, pack
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import KeyValueStateStore, StateStore, Stored
@@ -21,6 +22,7 @@ from mesh.errors import BadArgumentError, BrokerUnavailableError, StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller
 from mesh.telemetry import nobody
+from mesh.trust.kept import Kept
 
 
 class Response:
@@ -91,12 +93,12 @@ async def record(store: StateStore) -> Record | None:
     return None if stored is None else Record.decode(stored.value)
 
 
-def callee(store: StateStore, topic: Topic, application: Application) -> _Callee:
+def callee(store: StateStore, topic: Topic, application: Application, kept: Kept | None = None) -> _Callee:
     async def opened(name: str) -> StateStore:
         return store
 
     own = Caller("ns", "callee")
-    records = LazyRecords("invocations", opened)
+    records = Records(LazyRecords("invocations", opened), own, kept)
     return _Callee(records, topic.publish, application, own, Gate(own, None, nobody))  # type: ignore[arg-type]
 
 

@@ -18,9 +18,11 @@ from mesh.calls.link import FRAME_HEADER
 from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_ENDED, MAX_KEPT_BYTES, MAX_REFUSED, Shared, Taken
 from mesh.errors import DeadlineExceededError, StreamBrokenError
 from tests.support.eventually import eventually
+from tests.support.guards import Guards, no_guards, strict_guards
 
 APP = address.app("default", "app")
 ASK_AFTER = 0.1
+BOTH = pytest.mark.parametrize("mesh", [False, True], ids=["claimed", "proven"], indirect=True)
 KNOWN = 5 * ASK_AFTER  # Until a member vouches for who the others are.
 
 
@@ -57,7 +59,8 @@ class Node(MemoryBroker):
 class Mesh:
     """Nodes of one hub, with what each ran."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, stack: AsyncExitStack, guards: Guards) -> None:
+        self._guards = guards
         self._hub = MemoryHub()
         self._stack = stack
         self.ran: list[bytes] = []
@@ -65,7 +68,14 @@ class Mesh:
     async def node(self) -> tuple[Node, Exchange]:
         broker = await self._stack.enter_async_context(Node(self._hub))
         return broker, await self._stack.enter_async_context(
-            Exchange(broker, ping_interval=0.05, silence_limit=0.3, stall_limit=0.2, ask_after=ASK_AFTER)
+            Exchange(
+                broker,
+                ping_interval=0.05,
+                silence_limit=0.3,
+                stall_limit=0.2,
+                ask_after=ASK_AFTER,
+                guard=self._guards("app"),
+            )
         )
 
     async def answer(self, request: Request) -> None:
@@ -74,15 +84,18 @@ class Mesh:
 
 
 @pytest.fixture
-async def mesh() -> AsyncIterator[Mesh]:
+async def mesh(request: pytest.FixtureRequest) -> AsyncIterator[Mesh]:
+    """A mesh without proofs; with them for a test that is parametrized so."""
+    guards = strict_guards("default") if getattr(request, "param", False) else no_guards
     async with AsyncExitStack() as stack:
-        yield Mesh(stack)
+        yield Mesh(stack, guards)
 
 
 def soon(seconds: float = 5.0) -> float:
     return time.time() + seconds
 
 
+@BOTH
 async def test_a_lost_answer_is_sent_again(mesh: Mesh) -> None:
     _, caller = await mesh.node()
     broker, callee = await mesh.node()
@@ -92,6 +105,7 @@ async def test_a_lost_answer_is_sent_again(mesh: Mesh) -> None:
     assert (reply.body, mesh.ran, len(broker.lost)) == (b"x", [b"x"], 1)
 
 
+@BOTH
 async def test_a_lost_head_is_sent_again(mesh: Mesh) -> None:
     _, caller = await mesh.node()
     broker, callee = await mesh.node()
@@ -110,6 +124,7 @@ async def test_a_lost_head_is_sent_again(mesh: Mesh) -> None:
         assert b"".join([part async for part in reply.parts()]) == b"x" * 10
 
 
+@BOTH
 async def test_an_answer_that_is_kept_no_more_fails_its_call_at_once(mesh: Mesh) -> None:
     _, caller = await mesh.node()
     broker, callee = await mesh.node()
@@ -124,6 +139,7 @@ async def test_an_answer_that_is_kept_no_more_fails_its_call_at_once(mesh: Mesh)
             await caller.request(APP, Message({}, b""), soon())
 
 
+@BOTH
 async def test_an_error_that_got_lost_is_told_again(mesh: Mesh) -> None:
     _, caller = await mesh.node()
     broker, callee = await mesh.node()
@@ -138,6 +154,7 @@ async def test_an_error_that_got_lost_is_told_again(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@BOTH
 async def test_a_lost_request_is_sent_again_once_everybody_has_refused_it(mesh: Mesh, streamed: bool) -> None:
     broker, caller = await mesh.node()
     members = [await mesh.node() for _ in range(3)]
@@ -179,6 +196,7 @@ async def test_a_call_that_was_asked_about_in_vain_is_sent_again_in_the_end(mesh
     assert (len(losing.lost), mesh.ran) == (5, [b"x"])
 
 
+@BOTH
 async def test_a_member_that_died_may_have_run_it(mesh: Mesh) -> None:
     broker, caller = await mesh.node()
     _, alive = await mesh.node()
@@ -247,6 +265,7 @@ async def test_a_call_that_runs_for_long_runs_once(mesh: Mesh) -> None:
     assert mesh.ran == [b"x"]
 
 
+@BOTH
 async def test_a_request_that_comes_twice_runs_once(mesh: Mesh) -> None:
     broker, caller = await mesh.node()
     _, callee = await mesh.node()

@@ -473,7 +473,8 @@ def test_the_application_s_subscriptions() -> None:
             ),
         ],
         [
-            "subscription of the application to 'a' on 'ps': the metadata 'n' has no effect here (known: deduplicate, "
+            "subscription of the application to 'a' on 'ps': the metadata 'n' has no effect here (known: "
+            "acceptUnproven, deduplicate, "
             "delivery, group, groupExpires, isRawPayload, maxInFlight, ordered, rawPayload)"
         ],
     )

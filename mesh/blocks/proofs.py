@@ -1,0 +1,72 @@
+"""Who has published an event: its gateway signs it, and who delivers it checks that (``mesh/trust/kept.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.address import Address
+from mesh.broker import Delivery, Message
+from mesh.operation import Caller
+from mesh.trust.identity import Identity
+
+if TYPE_CHECKING:
+    from mesh.trust.kept import Kept
+
+__all__ = ["PROVEN_BY", "UNKNOWN", "Proofs"]
+
+PROVEN_BY = "mesh-proven-by"
+UNKNOWN = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """What a pub/sub component proves and asks for.
+
+    Attributes:
+        kept: Does so.
+        own: This node's application.
+        on_backbone: Whether the topics are of this namespace alone. On another broker others may share them, and give
+            the component a name of their own: then a topic is known by its own name.
+    """
+
+    kept: Kept
+    own: Caller
+    on_backbone: bool
+
+    def _where(self, address: Address) -> str:
+        return f"{address.space} {address.label}" if self.on_backbone else f"topic {address.label}"
+
+    def _may(self, identity: Identity) -> bool:
+        return not self.on_backbone or identity.namespace == self.own.namespace
+
+    def prove(self, address: Address, message: Message) -> Message:
+        """Sign an event that is about to be published."""
+        return self.kept.prove(self._where(address), message)
+
+    def move(self, address: Address, message: Message) -> Message:
+        """Sign that a dead letter is where it is by this node."""
+        return self.kept.move(self._where(address), message)
+
+    def publisher(self, delivery: Delivery, *, lenient: bool) -> str:
+        """Give the SPIFFE id of who has published an event, or ``none``.
+
+        Raises:
+            UnprovenError: It is not to be delivered.
+        """
+        where, message = self._where(delivery.address), delivery.message
+        found = self.kept.checked("event", where, message, self._may, lenient=lenient, letters=True)
+        return UNKNOWN if found is None else str(found)
+
+    def check_own(self, delivery: Delivery) -> None:
+        """Refuse what is by no node of this application, where only its own nodes publish.
+
+        Raises:
+            UnprovenError: It is so.
+        """
+        own = self.own
+
+        def is_own(identity: Identity) -> bool:
+            return (identity.namespace, identity.app_id) == (own.namespace, own.app_id)
+
+        self.kept.checked("event", self._where(delivery.address), delivery.message, is_own)

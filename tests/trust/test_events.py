@@ -1,0 +1,77 @@
+"""Published events through gateways: an application is told who has proven to publish, and gets no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mesh.trust.identity import TrustSettings
+from tests.http.harness import App, Backbone, component, gateway
+
+TOPICS: dict[str, dict[str, object]] = {
+    "orders": {"deadLetterTopic": "rejected"},
+    "rejected": {},
+    "sensors": {"metadata": {"acceptUnproven": "true"}},
+    "many.>": {"route": "/many", "bulkSubscribe": {"enabled": True, "maxMessagesCount": 1}},
+}
+SUBSCRIBED = [{"pubsubname": "pubsub", "topic": name, "route": f"/{name}", **more} for name, more in TOPICS.items()]
+OUTBOX = component("pubsub", "pubsub.mesh") + component(
+    "store", "state.mesh", outboxPublishPubsub="pubsub", outboxPublishTopic="orders"
+)
+
+CALL, DURABLE = "/v1.0/invoke/stock/method/order", {"mesh-delivery": "durable", "mesh-reply-topic": "sensors"}
+
+
+@pytest.mark.costly
+async def test_gateways_prove_who_publishes(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
+    by = f"spiffe://public/ns/{nats.namespace}/shop"
+    async with (
+        App(SUBSCRIBED) as app,
+        gateway(nats, tmp_path, app=app, app_id="stock", trust=trust),
+        gateway(nats, tmp_path, app_id="shop", trust=trust, resources=OUTBOX) as shop,
+        gateway(nats, tmp_path, app_id="shop") as unproven,
+    ):
+        await unproven.publish("orders", "not proven")
+        await shop.publish("orders", {"n": 1})
+        await shop.publish("many.one", {"n": 2})
+        operation = {"operation": "upsert", "request": {"key": "k", "value": 3}}
+        assert (await shop.post("/v1.0/state/store/transaction", {"operations": [operation]})).status == 204
+        got = await app.until("/orders", 2)
+        assert {each.headers["mesh-proven-by"] for each in got} == {by}
+        assert sorted(str(each.json["data"]) for each in got) == ["3", "{'n': 1}"]
+        [entry] = (await app.until("/many"))[0].json["entries"]
+        assert (entry["event"]["data"], entry["metadata"]["mesh-proven-by"]) == ({"n": 2}, by)
+
+        letter = (await app.until("/rejected"))[0]
+        assert (letter.json["data"], letter.headers["mesh-proven-by"]) == ("not proven", "none")
+        assert "not%20proven" in letter.headers["mesh-dead-letter-reason"]
+
+        await unproven.publish("sensors", "a", query="?metadata.rawPayload=false")
+        assert (await app.until("/sensors"))[0].headers["mesh-proven-by"] == "none"
+        await shop.publish("sensors", "b")
+        assert (await app.until("/sensors", 2))[1].headers["mesh-proven-by"] == by
+        assert len(app.at("/orders")) == 2
+
+
+@pytest.mark.costly
+async def test_gateways_prove_durable_calls(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
+    spiffe = f"spiffe://public/ns/{nats.namespace}/"
+    async with (
+        App(SUBSCRIBED) as app,
+        gateway(nats, tmp_path, app=app, app_id="stock", trust=trust),
+        gateway(nats, tmp_path, app_id="shop", trust=trust) as shop,
+        gateway(nats, tmp_path, app_id="shop") as unproven,
+    ):
+        app.answer("/order", body={"ok": True})
+        lost = (await unproven.request("POST", CALL, DURABLE, {"n": 1})).json["id"]
+        made = (await shop.request("POST", CALL, DURABLE, {"n": 2})).json["id"]
+        outcome = (await app.until("/sensors"))[0]
+        assert (outcome.json["id"], outcome.headers["mesh-proven-by"]) == (made, f"{spiffe}stock")
+        [got] = app.at("/order")
+        assert (got.json, got.headers["dapr-caller-app-id"]) == ({"n": 2}, "shop")
+        told = await shop.get(f"/v1.0/mesh/invocations/{made}")
+        assert (told.status, told.json["state"], told.json["data"]) == (200, "succeeded", {"ok": True})
+        told = await shop.get(f"/v1.0/mesh/invocations/{lost}")
+        assert (told.status, told.json["errorCode"]) == (401, "ERR_IDENTITY_NOT_PROVEN")
+        assert (await unproven.get(f"/v1.0/mesh/invocations/{made}")).json["state"] == "succeeded"

@@ -1,0 +1,221 @@
+"""What is stored: taken hours later and more than once, and by nobody else and nowhere else than it was signed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mesh import address
+from mesh.blocks.proofs import Proofs
+from mesh.broker import Delivery, Message
+from mesh.errors import UnprovenError
+from mesh.operation import Caller
+from mesh.trust.folder import Folder
+from mesh.trust.guard import Guard
+from mesh.trust.identity import Identity, TrustSettings
+from mesh.trust.kept import KEPT_SECONDS
+
+ORDERS, REFUNDS, LETTERS = (address.topic("ns", "pubsub", name) for name in ("orders", "refunds", "letters"))
+EVENT = Message({"ce-id": "1", "ce-source": "shop", "ce-specversion": "1.0", "ce-type": "t"}, b"one", "k", "i")
+SHOP = "spiffe://public/ns/ns/shop"
+REASON = {"mesh-dead-letter-reason": "x", "mesh-dead-letter-attempts": "1", "mesh-dead-letter-topic": "orders"}
+HOUR = 3600.0
+
+
+class Nodes:
+    """Nodes of one root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Folder(folder)
+        self.folder.init("public")
+        self.refused: list[tuple[str, ...]] = []
+
+    def proofs(
+        self,
+        app_id: str,
+        mode: str = "strict",
+        *,
+        namespace: str = "ns",
+        folder: Folder | None = None,
+        on_backbone: bool = True,
+    ) -> Proofs:
+        settings = TrustSettings(mode, folder=self.folder.path)  # type: ignore[arg-type]
+        guard = Guard(settings, lambda observed: self.refused.append(observed.labels))
+        identity = Identity("public", namespace, app_id)
+        guard.take((folder or self.folder).issue(identity), identity)
+        return Proofs(guard.kept, Caller(namespace, app_id), on_backbone)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Nodes:
+    return Nodes(tmp_path / "trust")
+
+
+def read(proofs: Proofs, message: Message, where: address.Address = ORDERS, *, lenient: bool = False) -> str:
+    return proofs.publisher(Delivery(message, where, 1, None), lenient=lenient)  # type: ignore[arg-type]
+
+
+def with_header(message: Message, name: str, value: str | None) -> Message:
+    headers = {**message.headers, name: value or ""}
+    if value is None:
+        del headers[name]
+    return replace(message, headers=headers)
+
+
+def test_it_is_taken_as_often_as_it_comes(nodes: Nodes) -> None:
+    sent = nodes.proofs("shop").prove(ORDERS, EVENT)
+    assert (sent.body, sent.key, sent.id) == (EVENT.body, EVENT.key, EVENT.id)
+    stock = nodes.proofs("stock")
+    assert [read(stock, sent) for _ in range(3)] == [SHOP] * 3
+    assert not nodes.refused
+
+
+ALTERED: dict[str, Callable[[Message], Message]] = {
+    "body": lambda sent: replace(sent, body=b"two"),
+    "attribute": lambda sent: with_header(sent, "ce-source", "bank"),
+    "one more header": lambda sent: with_header(sent, "ce-extra", "1"),
+    "one header less": lambda sent: with_header(sent, "ce-type", None),
+    "when it is due": lambda sent: with_header(sent, "mesh-not-before", str(int(time.time() * 1000))),
+    "time": lambda sent: with_header(sent, "mesh-signed", str(int(sent.headers["mesh-signed"]) - 1)),
+    "no time": lambda sent: with_header(sent, "mesh-signed", "²"),
+    "signer": lambda sent: with_header(sent, "mesh-signer", "AAAA"),
+    "no signer": lambda sent: with_header(sent, "mesh-signer", None),
+    "short signer": lambda sent: with_header(sent, "mesh-signer", "#AAAA"),
+    "signature": lambda sent: with_header(sent, "mesh-signature", "AAAA"),
+    "no base64": lambda sent: with_header(sent, "mesh-signature", "ß"),
+    "said to be a dead letter": lambda sent: replace(sent, headers={**sent.headers, **REASON}),
+}
+
+
+@pytest.mark.parametrize("altered", ALTERED)
+def test_it_is_altered(nodes: Nodes, altered: str) -> None:
+    message = ALTERED[altered](nodes.proofs("shop").prove(ORDERS, EVENT))
+    with pytest.raises(UnprovenError):
+        read(nodes.proofs("stock"), message)
+    assert nodes.refused == [("event", "invalid")]
+    assert read(nodes.proofs("stock", "permissive"), message) == "none"
+    assert read(nodes.proofs("stock"), message, lenient=True) == "none"
+    assert len(nodes.refused) == 1
+
+
+def test_it_is_not_signed(nodes: Nodes) -> None:
+    with pytest.raises(UnprovenError, match="not proven"):
+        read(nodes.proofs("stock"), EVENT)
+    assert nodes.refused == [("event", "missing")]
+    assert read(nodes.proofs("stock", "permissive"), EVENT) == "none"
+    assert read(nodes.proofs("stock"), EVENT, lenient=True) == "none"
+
+
+def test_it_is_brought_to_another_topic(nodes: Nodes) -> None:
+    sent = nodes.proofs("shop").prove(ORDERS, EVENT)
+    for on_backbone, where in ((True, REFUNDS), (True, address.topic("ns", "other", "orders")), (False, REFUNDS)):
+        with pytest.raises(UnprovenError):
+            read(nodes.proofs("stock", on_backbone=on_backbone), sent, where)
+
+
+def test_by_a_root_that_nobody_trusts(nodes: Nodes, tmp_path: Path) -> None:
+    evil = Folder(tmp_path / "evil")
+    evil.init("public")
+    with pytest.raises(UnprovenError, match="no root"):
+        read(nodes.proofs("stock"), nodes.proofs("shop", folder=evil).prove(ORDERS, EVENT))
+
+
+def test_by_another_namespace(nodes: Nodes) -> None:
+    """On the backbone each namespace has topics of its own; a broker of its own may be for several."""
+    for on_backbone in (True, False):
+        # Both know it by the same name: the address is not what keeps it out.
+        other = Proofs(nodes.proofs("shop", namespace="other").kept, Caller("other", "shop"), on_backbone)
+        sent, stock = other.prove(ORDERS, EVENT), nodes.proofs("stock", on_backbone=on_backbone)
+        if on_backbone:
+            with pytest.raises(UnprovenError, match="not for spiffe://public/ns/other/shop"):
+                read(stock, sent)
+        else:
+            assert read(stock, sent) == "spiffe://public/ns/other/shop"
+            assert read(stock, sent, address.topic("ns", "named-otherwise", "orders")) == str(
+                Identity("public", "other", "shop")
+            )
+
+
+@pytest.mark.parametrize(
+    ("later", "delay", "taken"),
+    [
+        (30 * HOUR, 0.0, True),  # Its certificate has expired meanwhile.
+        (KEPT_SECONDS + HOUR, 0.0, False),
+        (KEPT_SECONDS + HOUR, 100 * HOUR, True),  # It counts from when it is due.
+        (-60.0, 0.0, False),  # By a clock that is ahead.
+        (KEPT_SECONDS, 400 * 24 * HOUR, False),
+    ],
+)
+def test_it_is_read_later(
+    nodes: Nodes, later: float, delay: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    due = {"mesh-not-before": str(int((now + delay) * 1000))} if delay else {}
+    sent = nodes.proofs("shop").prove(ORDERS, replace(EVENT, headers={**EVENT.headers, **due}))
+    stock = nodes.proofs("stock")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now + later)
+        if taken:
+            assert read(stock, sent) == SHOP
+        else:
+            with pytest.raises(UnprovenError, match="too long ago"):
+                read(stock, sent)
+
+
+def test_it_is_signed_when_the_certificate_was_not_valid(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, stock, now = nodes.proofs("shop"), nodes.proofs("stock"), time.time()
+    assert read(stock, shop.prove(ORDERS, EVENT)) == SHOP  # It is known from here on.
+    for at in (now - HOUR, now + 30 * HOUR):
+        for reader in (stock, nodes.proofs("stock")):
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda at=at: at)
+                sent = shop.prove(ORDERS, EVENT)
+                with pytest.raises(UnprovenError, match=r"expired|not valid"):
+                    read(reader, sent)
+
+
+def test_a_dead_letter_is_by_its_publisher(nodes: Nodes) -> None:
+    stock, audit = nodes.proofs("stock"), nodes.proofs("audit")
+    sent = nodes.proofs("shop").prove(ORDERS, EVENT)
+    letter = stock.move(LETTERS, replace(sent, headers={**sent.headers, **REASON}))
+    assert read(audit, letter, LETTERS) == SHOP
+    again = audit.move(REFUNDS, replace(letter, headers={**letter.headers, **REASON, "mesh-dead-letter-attempts": "2"}))
+    assert read(stock, again, REFUNDS) == SHOP
+    for message, where in (
+        (letter, ORDERS),
+        (letter, REFUNDS),
+        (again, LETTERS),
+        (replace(letter, body=b"2"), LETTERS),
+    ):
+        with pytest.raises(UnprovenError):
+            read(audit, message, where)
+
+
+def test_a_dead_letter_is_of_an_event_that_is_not_proven(nodes: Nodes) -> None:
+    """A node of the mesh says that it put it there; so it can be looked at, and is by nobody."""
+    stock, audit = nodes.proofs("stock"), nodes.proofs("audit")
+    sent = nodes.proofs("shop").prove(ORDERS, EVENT)
+    for message in (EVENT, replace(sent, body=b"altered")):
+        letter = stock.move(LETTERS, replace(message, headers={**message.headers, **REASON}))
+        assert read(audit, letter, LETTERS) == "none"
+        with pytest.raises(UnprovenError):
+            read(audit, replace(letter, headers={**letter.headers, "ce-id": "2"}), LETTERS)
+    assert nodes.refused == [("event", "invalid")] * 2
+
+
+def test_what_an_application_tells_itself(nodes: Nodes) -> None:
+    stock = nodes.proofs("stock")
+    for by, where, taken in (("stock", ORDERS, True), ("shop", ORDERS, False), ("stock", REFUNDS, False)):
+        delivery = Delivery(nodes.proofs(by).prove(where, EVENT), ORDERS, 1, None)  # type: ignore[arg-type]
+        if taken:
+            stock.check_own(delivery)
+        else:
+            with pytest.raises(UnprovenError):
+                stock.check_own(delivery)
+    letter = stock.move(ORDERS, EVENT)
+    with pytest.raises(UnprovenError):
+        stock.check_own(Delivery(letter, ORDERS, 1, None))  # type: ignore[arg-type]
