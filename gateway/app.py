@@ -33,7 +33,7 @@ from gateway.http.middleware import Through, middleware_stage, towards_applicati
 from gateway.http.response import split_target
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
-from gateway.logs import configure_logging
+from gateway.logs import configure_logging, switch_level
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
@@ -375,6 +375,7 @@ async def run(config: GatewayConfig) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGUSR1, switch_level, config.log_level)
     try:
         async with gateway.running():
             await gateway.until_stopping()

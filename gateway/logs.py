@@ -18,7 +18,9 @@ from gateway.config import GatewayConfig
 from mesh import __version__
 from mesh.telemetry import CURRENT
 
-__all__ = ["Bounded", "configure_logging", "quoted"]
+__all__ = ["Bounded", "configure_logging", "quoted", "switch_level"]
+
+logger = logging.getLogger(__name__)
 
 BURST = 100
 LINES_A_MINUTE = 6
@@ -188,3 +190,17 @@ def configure_logging(config: GatewayConfig) -> None:
     # Per-request chatter of libraries is not ours to show.
     for name in ("asyncio", "aiohttp.access", "nats"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def switch_level(asked: str) -> None:
+    """Write lines at ``debug``, too; or, where that is so, those from the level on that was asked for.
+
+    Args:
+        asked: As in the configuration. If it is ``debug``, the other one is ``info``.
+    """
+    root = logging.getLogger()
+    usual = logging.INFO if asked == "debug" else logging.getLevelNamesMapping()[asked.upper()]
+    level = usual if root.level == logging.DEBUG else logging.DEBUG
+    root.setLevel(min(level, logging.INFO))  # Whatever the levels are, this is told.
+    logger.info("the log has lines from %s on", logging.getLevelName(level).lower())
+    root.setLevel(level)

@@ -107,8 +107,12 @@ def compose_command() -> tuple[str, ...]:
     raise EngineError("neither `docker compose` nor `docker-compose` is installed")
 
 
-def prepare(brokers: Sequence[str]) -> None:
+def prepare(brokers: Sequence[str], *more: str) -> None:
     """Make sure that an engine answers, and that it has all images.
+
+    Args:
+        brokers: Whose stacks are run.
+        more: Images besides.
 
     Raises:
         EngineError: It is not so, and says why.
@@ -119,7 +123,7 @@ def prepare(brokers: Sequence[str]) -> None:
         say("starting a Docker engine")
         run("bash", str(LOCAL_IMAGES), "start", within=BUILD_WITHIN)
     say(f"using {' '.join(compose_command())}")
-    for image in _images(brokers):
+    for image in (*_images(brokers), *more):
         if succeeds("docker", "image", "inspect", image):
             continue
         say(f"pulling {image}")

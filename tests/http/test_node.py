@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -401,6 +403,14 @@ def config(tmp_path: Path, **settings: object) -> GatewayConfig:
     )  # type: ignore[arg-type]
 
 
+async def _is_up(port: int) -> None:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/v1.0/healthz") as response:
+            assert response.status == 204
+    except OSError as error:
+        raise AssertionError from error
+
+
 @pytest.mark.parametrize(
     ("headers", "code"), [({}, 0), ({"dapr-force-shutdown": "true"}, 1), ({"dapr-force-shutdown": "no"}, 0)]
 )
@@ -412,18 +422,38 @@ async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers
     async with asyncio.TaskGroup() as tasks, aiohttp.ClientSession() as session:
         running = tasks.create_task(run(settings))
 
-        async def healthy() -> None:
-            try:
-                async with session.get(f"{url}/v1.0/healthz") as response:
-                    assert response.status == 204
-            except OSError as error:
-                raise AssertionError from error
-
-        await eventually(healthy)
+        await eventually(lambda: _is_up(settings.http_port))
         async with session.post(f"{url}/v1.0/shutdown", headers=headers) as response:
             assert (response.status, await response.read()) == (204, b"")
         async with asyncio.timeout(30):
             assert await running == code
+
+
+async def test_a_signal_switches_the_level_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To debug, and back to what was asked for; each is told, even where such lines are not asked for."""
+    monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
+    settings = config(tmp_path, log_level="error")
+    caplog.set_level(logging.ERROR)
+    caplog.handler.setLevel(logging.NOTSET)
+
+    def says(*levels: str) -> None:
+        said = [each.getMessage() for each in caplog.records if each.name == "gateway.logs"]
+        assert said == [f"the log has lines from {level} on" for level in levels]
+        assert logging.getLogger().level == getattr(logging, levels[-1].upper())
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run(settings))
+        await eventually(lambda: _is_up(settings.http_port))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await eventually(lambda: says("debug"))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await eventually(lambda: says("debug", "error"))
+        async with aiohttp.ClientSession() as session:
+            await session.post(f"http://127.0.0.1:{settings.http_port}/v1.0/shutdown")
+        async with asyncio.timeout(30):
+            assert await running == 0
 
 
 async def test_unix_socket(tmp_path: Path) -> None:
