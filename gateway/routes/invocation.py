@@ -23,8 +23,9 @@ from gateway.routes.route import Asked, Route
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import hint
 from gateway.status import BY_HTTP_STATUS, Code
-from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable, readable
+from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
 from mesh.errors import MeshError
+from mesh.packing import readable
 from mesh.telemetry import unusable
 from mesh.values import parse_duration
 

@@ -32,14 +32,7 @@ from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, KEY, Record, Records, State, calls_of, data_of, id_of
-from mesh.blocks.invocation import (
-    HTTP_HEADER,
-    OUTSIDE,
-    check_app_id,
-    forwardable,
-    pack,
-    unpack,
-)
+from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
@@ -48,6 +41,7 @@ from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settleme
 from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError, PermissionDeniedError, UnprovenError
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
+from mesh.packing import pack, unpack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Observed, Tracing
 

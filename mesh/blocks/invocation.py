@@ -20,8 +20,6 @@ from functools import partial
 from typing import Self, cast
 from urllib.parse import unquote
 
-import orjson
-
 from mesh import address, telemetry
 from mesh.access import naming, sender
 from mesh.application import Application, AppResponse, Headers
@@ -51,6 +49,7 @@ from mesh.errors import (
 from mesh.event import required_headers
 from mesh.middleware import MiddlewareError
 from mesh.operation import Arrival, Caller, Method, Operation
+from mesh.packing import pack, unpack
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD, Observed
@@ -65,9 +64,6 @@ __all__ = [
     "Invocation",
     "check_app_id",
     "forwardable",
-    "pack",
-    "readable",
-    "unpack",
 ]
 
 HTTP_HEADER = "mesh-http"
@@ -228,34 +224,6 @@ def _path(call: Call) -> str:
 INVOKE = Method(
     "invocation", "invoke", Call, Answer, seconds=60.0, judge=_judge, grace=0.5, told=_status, endpoint=_path
 )
-
-
-def pack(*values: object) -> str:
-    """Encode as JSON in ASCII."""
-    try:
-        text = orjson.dumps(values).decode()
-        if text.isascii():
-            return text
-    except orjson.JSONEncodeError:
-        pass  # Header bytes that are no UTF-8 come as surrogates, which only the standard encoder takes.
-    return json.dumps(values, separators=(",", ":"))
-
-
-def unpack(text: str) -> Sequence[object]:
-    """Decode what ``pack`` made.
-
-    Raises:
-        ValueError: It is not JSON.
-    """
-    try:
-        return cast("Sequence[object]", orjson.loads(text))
-    except orjson.JSONDecodeError:
-        return cast("Sequence[object]", json.loads(text))
-
-
-def readable(text: str) -> str:
-    """Show a header as text: its bytes that are no UTF-8 came as surrogates, which JSON does not take."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def check_app_id(target: str) -> None:

@@ -16,7 +16,7 @@ from mesh.access import Gate
 from mesh.application import Headers
 from mesh.blocks.durable import CALLS, REPLY_HEADER, _Callee
 from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, RAN, Record, Records, State, calls_of
-from mesh.blocks.invocation import HTTP_HEADER, pack
+from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import Item, KeyValueStateStore, StateStore
 from mesh.broker import Delivery, Message
@@ -24,6 +24,7 @@ from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import UnprovenError
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller
+from mesh.packing import pack
 from mesh.resources.configuration import AccessControl, AccessPolicy
 from mesh.telemetry import nobody
 from mesh.trust.kept import Kept

@@ -13,7 +13,7 @@ from mesh.access import Gate
 from mesh.application import Headers
 from mesh.blocks.durable import REPLY_HEADER, _Callee, split_topic
 from mesh.blocks.durable_record import ID_HEADER, Record, Records, State
-from mesh.blocks.invocation import HTTP_HEADER, pack
+from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import KeyValueStateStore, StateStore, Stored
 from mesh.broker import Delivery, Message
@@ -21,6 +21,7 @@ from mesh.delivery import SUCCESS
 from mesh.errors import BadArgumentError, BrokerUnavailableError, StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller
+from mesh.packing import pack
 from mesh.telemetry import nobody
 from mesh.trust.kept import Kept
 
