@@ -60,7 +60,7 @@ def _seconds(headers: Mapping[str, str], name: str) -> float:
     return int(text) / 1000
 
 
-class _OutOfScopeError(UnprovenError):
+class _OutOfScopeError(Exception):
     """It is proven, and by somebody who may not store that there."""
 
 
@@ -141,7 +141,7 @@ class Kept:
             self._guard.refuse(what, where, "scope", f"{error}{'; it is taken as not proven' if taken else ''}")
             if taken:
                 return None
-            raise
+            raise UnprovenError(str(error)) from None
         except UnprovenError as error:
             if lenient or not self.strict:
                 return None
@@ -165,7 +165,7 @@ class Kept:
             return self._verified(
                 _KEPT, decode_header_value(inner.get(FOR_HEADER, "")), inner, message.body, may, scope
             )
-        except UnprovenError:
+        except (UnprovenError, _OutOfScopeError):
             return None
 
     def _verified(
