@@ -22,7 +22,7 @@ OUTBOX = component("pubsub", "pubsub.mesh") + component(
     "store", "state.mesh", outboxPublishPubsub="pubsub", outboxPublishTopic="orders"
 )
 
-SCOPED = component("pubsub", "pubsub.mesh", publishingScopes="shop=orders,sensors;liar=sensors")
+SCOPED = component("pubsub", "pubsub.mesh", publishingScopes="shop=orders,sensors;liar=sensors;stock=rejected")
 
 CALL, DURABLE = "/v1.0/invoke/stock/method/order", {"mesh-delivery": "durable", "mesh-reply-topic": "sensors"}
 
@@ -59,7 +59,9 @@ async def test_gateways_prove_who_publishes(trust: TrustSettings, nats: Backbone
 
 
 @pytest.mark.costly
-async def test_streams_and_scopes(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
+async def test_streams_and_scopes(
+    trust: TrustSettings, nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A client of a stream finds who has published among the extensions, whatever the event itself says there."""
     said = {"id": "1", "source": "s", "type": "t", "specversion": "1.0", "mesh-proven-by": "bank", "data": "said"}
     async with (
@@ -68,8 +70,10 @@ async def test_streams_and_scopes(trust: TrustSettings, nats: Backbone, tmp_path
         gateway(nats, tmp_path, app_id="shop", trust=trust) as shop,
         gateway(nats, tmp_path, app_id="liar", trust=trust) as liar,
         client(stock) as called,
-        subscribed(called, "orders", {"group": "audit", "acceptUnproven": "true"}) as stream,
+        subscribed(called, "orders", {"group": "a", "acceptUnproven": "true"}, dead_letter_topic="other") as stream,
     ):
+        told = [each.message for each in caplog.records if "who reads dead letters there" in each.message]
+        assert [text.partition(":")[0] for text in told] == ["app id stock may not publish to other"]
         await liar.publish("orders", said, "application/cloudevents+json")
         letter = (await app.until("/rejected"))[0]
         assert (letter.json["data"], letter.headers["mesh-proven-by"]) == ("said", "none")
