@@ -79,6 +79,7 @@ class Features:
         reassigns: Whether a delivery can go to another member while its own lives: after ``ack_wait``,
             or while that one leaves. Otherwise all that a member has goes once it has left or died.
         frames: Whether it carries frames, which a backbone must.
+        embeds: Whether data travels as a part of one JSON object, and is written anew when that is read.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Features:
     retention: bool = True
     reassigns: bool = True
     frames: bool = True
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

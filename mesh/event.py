@@ -34,6 +34,7 @@ __all__ = [
     "MAX_LEVELS",
     "SPECVERSION",
     "Event",
+    "as_read_again",
     "attributes_of",
     "decode_header_value",
     "encode_header_value",
@@ -254,6 +255,17 @@ def _readable(event: Event) -> object:
     if media.startswith("text/"):
         return event.data.decode()
     raise ValueError(media)
+
+
+def as_read_again(headers: Mapping[str, str], body: bytes, prefix: str) -> bytes:
+    """Give the data of a binary-mode event as it is once it was part of a structured one."""
+    if prefix + "specversion" not in headers:
+        return body
+    try:
+        event = from_headers({name: headers[name] for name in headers if name.startswith(prefix)}, body, prefix)
+        return from_structured(to_structured(event)).data
+    except EventError:  # Whoever publishes it says so.
+        return body
 
 
 def members_of(body: bytes, refusal: str = "not a CloudEvent") -> dict[str, object]:

@@ -45,6 +45,7 @@ from mesh.errors import (
     MessageTooLargeError,
     NoResponderError,
     StreamBrokenError,
+    UnprovenError,
 )
 from mesh.event import required_headers
 from mesh.flow import IDLE_SECONDS, Flow, joined_to, parted, prefixed
@@ -159,6 +160,7 @@ class Answer(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Asked:
+    name: str
     answers: list[Answer] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -257,7 +259,7 @@ class Hosts:
         self._wanted.set()
         await self._heard.wait()
         number = next(self._numbers)
-        asked = self._asked[number] = _Asked()
+        asked = self._asked[number] = _Asked(name)
         question = Question(self._node_id, number, block, name, caller.app_id)
         try:
             body = msgspec.msgpack.encode(question)
@@ -295,14 +297,33 @@ class Hosts:
         logger.info("%s %s is another node's: %s", what, name, told)
 
     def _receive(self, frame: Frame) -> None:
+        if frame.message is None:
+            return
         try:
-            answer = _answer.decode(frame.message.body if frame.message else b"")
+            answer = _answer.decode(frame.message.body)
         except msgspec.DecodeError:
             return
         asked = self._asked.get(answer.number)
-        if asked is not None and len(asked.answers) < MAX_KNOWN:
+        if asked is not None and len(asked.answers) < MAX_KNOWN and self._is_host(asked.name, answer, frame.message):
             asked.answers.append(answer)
             asked.answered.set()
+
+    def _is_host(self, name: str, answer: Answer, message: Message) -> bool:
+        """Tell whether it is by somebody who may answer for the component, in its own name, where that is proven."""
+        guard = self._exchange.guard
+        if guard is None:
+            return True
+        try:
+            teller = guard.told(address.asker(self._namespace, self._node_id).text, message)
+        except UnprovenError:
+            return False
+        if teller is None:
+            return True
+        at = address.component(self._namespace, name)
+        if guard.may_answer(at, teller) and teller.app_id == answer.host:
+            return True
+        guard.refuse("told", at.text, "invalid", f"{teller} may not say that {answer.host} has it")
+        return False
 
     async def ask(self, operation: Operation, missing: Callable[[str], MeshError]) -> object:
         """Have a host do what is asked, by ``operation.deadline``.

@@ -296,8 +296,9 @@ class Hosting:
         told, can = hosted.fingerprint if admitted else "", list(hosted.capabilities)
         fresh = time.monotonic() - mine.changed_at < FRESH_SECONDS
         try:
-            answer = msgspec.msgpack.encode(Answer(question.number, told, can, self._app_id, fresh))
-            await self._broker.broadcast(address.asker(self._namespace, question.node), Message({}, answer))
+            answer = Message({}, msgspec.msgpack.encode(Answer(question.number, told, can, self._app_id, fresh)))
+            asker, guard = address.asker(self._namespace, question.node), self._exchange.guard
+            await self._broker.broadcast(asker, answer if guard is None else guard.tell(asker.text, answer))
         except MeshError as error:
             logger.debug("cannot answer a question about %s: %s", question.name, error)
         finally:

@@ -70,7 +70,7 @@ EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
-UNPROVEN = "unproven"  # request, answer, told, event, call or outcome; missing, invalid, replayed or crowded
+UNPROVEN = "unproven"  # request, answer, told, event, call or outcome; missing, invalid, scope, replayed or crowded
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 
 MAX_SERIES = 1000

@@ -51,6 +51,7 @@ class PluggableBroker(Frameless, PluggableAdapter):
         retention=False,
         reassigns=False,
         frames=False,
+        embeds=True,
     )
 
     def __init__(self, plugged: Plugged) -> None:

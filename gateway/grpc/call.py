@@ -16,6 +16,7 @@ from gateway.grpc.wire import CONTENT_TYPE, Reader, StatusError, framed, status_
 from gateway.http2.fields import from_wire
 from gateway.http2.watch import Watch
 from gateway.status import Code
+from mesh.blocks.proofs import PROVEN_BY
 from mesh.operation import UNTRACED
 
 __all__ = ["ACCEPTED", "Call", "Metadata"]
@@ -154,13 +155,20 @@ class Call(Watch):
         """End the stream visibly in the middle."""
         await self._request.reset()
 
-    def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
+    def event(self, envelope: bytes, path: str, proven: str | None, into: Callable[[Any], Any]) -> Any:
         """Make the message of an event, and from that what the client is handed.
 
         Raises:
             EventError: The client could not read it.
         """
-        return topic_event(envelope, path, into)
+
+        def told(event: Any) -> Any:
+            event.extensions.fields.pop(PROVEN_BY, None)  # The publisher's own word.
+            if proven is not None:
+                event.extensions[PROVEN_BY] = proven
+            return into(event)
+
+        return topic_event(envelope, path, told)
 
     async def begin(self, headers: Wire, *, ends: bool = False) -> None:
         """Begin an answer that is another's: ``write`` and ``finish`` follow, unless it ends so."""

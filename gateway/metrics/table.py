@@ -313,7 +313,7 @@ def _ours() -> Iterator[Metric]:
     waited: Mapping[str, str | Label] = {"callee": "app"}
     text = "Number of waits for an application that was away."
     yield _one("mesh_invocations_waited_total", "counter", text, telemetry.INVOCATIONS_WAITED, waited)
-    text = "Number of requests, answers, news, events and stored calls that were refused: who sent them is not proven."
+    text = "Number of requests, answers, news, events and stored calls whose sender is not proven, or may not send it."
     yield _one("mesh_unproven_total", "counter", text, telemetry.UNPROVEN, same("what", "reason"))
     text = "Number of spans that an exporter has sent, could not send, or left out since too many waited."
     yield _one("mesh_spans_total", "counter", text, telemetry.SPANS, same("exporter", "outcome"))

@@ -33,7 +33,7 @@ class Stream(Protocol):
     async def break_off(self) -> None:
         """End it visibly in the middle."""
 
-    def event(self, envelope: bytes, path: str, into: Callable[[Any], Any]) -> Any:
+    def event(self, envelope: bytes, path: str, proven: str | None, into: Callable[[Any], Any]) -> Any:
         """Make the message of an event, and from that what the client is handed.
 
         Raises:

@@ -66,8 +66,8 @@ async def _topic(called: Called, initial: Any) -> tuple[str, SubscribeStream]:
     check_topic(name, initial.topic)
     client = cast("Stream", called.stream)
 
-    def render(path: str, body: bytes) -> tuple[str, Any]:
-        handed = client.event(body, path, lambda event: called.reply(event_message=event))
+    def render(path: str, body: bytes, proven: str | None) -> tuple[str, Any]:
+        handed = client.event(body, path, proven, lambda event: called.reply(event_message=event))
         return handed.event_message.id, handed
 
     metadata, dead_letter_topic = dict(initial.metadata), initial.dead_letter_topic or None

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind
+from mesh.blocks.proofs import PROVEN_BY
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.operation import Method
 from mesh.resources.subscription import Subscription, unknown_metadata
@@ -52,11 +53,12 @@ class EventStream:
     is_grpc = False
     kinds = frozenset[Kind](("event",))
 
-    def __init__(self, render: Callable[[str, bytes], tuple[str, Any]]) -> None:
+    def __init__(self, render: Callable[[str, bytes, str | None], tuple[str, Any]]) -> None:
         """Begin.
 
         Args:
-            render: Makes of a path and an event what is written, and gives its id besides; raises ``EventError``.
+            render: Makes of a path, an event, and who has proven to publish it (None = nobody asks for that), what is
+                written, and gives its id besides; raises ``EventError``.
         """
         self.begun, self.ended = asyncio.Event(), asyncio.Event()
         self._render = render
@@ -117,7 +119,8 @@ class EventStream:
             AppFailedError: It ended before the answer.
             EventError: It cannot be written.
         """
-        identity, event = self._render(path, body)
+        proven = next((value for name, value in headers if name == PROVEN_BY), None)
+        identity, event = self._render(path, body, proven)
         while (before := self._pending.get(identity)) is not None:
             await asyncio.wait([before.answer])
         if self.ended.is_set():

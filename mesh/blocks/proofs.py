@@ -11,6 +11,7 @@ from mesh.operation import Caller
 from mesh.trust.identity import Identity
 
 if TYPE_CHECKING:
+    from mesh.blocks.topic_scopes import TopicScopes
     from mesh.trust.kept import Kept
 
 __all__ = ["PROVEN_BY", "UNKNOWN", "Proofs"]
@@ -28,17 +29,28 @@ class Proofs:
         own: This node's application.
         on_backbone: Whether the topics are of this namespace alone. On another broker others may share them, and give
             the component a name of their own: then a topic is known by its own name.
+        space: Of the component's topics.
+        prefix: Stands before their names.
+        scopes: Who may publish what, as this node's component says.
     """
 
     kept: Kept
     own: Caller
     on_backbone: bool
+    space: str
+    prefix: str
+    scopes: TopicScopes
 
     def _where(self, address: Address) -> str:
         return f"{address.space} {address.label}" if self.on_backbone else f"topic {address.label}"
 
     def _may(self, identity: Identity) -> bool:
         return not self.on_backbone or identity.namespace == self.own.namespace
+
+    def _in_scope(self, identity: Identity, where: str) -> bool:
+        """Tell whether somebody may publish there; it names a topic of this component, or nobody may."""
+        before = f"{self.space if self.on_backbone else 'topic'} {self.prefix}"
+        return where.startswith(before) and self.scopes.may_publish(identity.app_id, where.removeprefix(before))
 
     def prove(self, address: Address, message: Message) -> Message:
         """Sign an event that is about to be published."""
@@ -49,13 +61,15 @@ class Proofs:
         return self.kept.move(self._where(address), message)
 
     def publisher(self, delivery: Delivery, *, lenient: bool) -> str:
-        """Give the SPIFFE id of who has published an event, or ``none``.
+        """Give the SPIFFE id of who has published an event and may do so, or ``none``.
 
         Raises:
             UnprovenError: It is not to be delivered.
         """
         where, message = self._where(delivery.address), delivery.message
-        found = self.kept.checked("event", where, message, self._may, lenient=lenient, letters=True)
+        found = self.kept.checked(
+            "event", where, message, self._may, lenient=lenient, letters=True, scope=self._in_scope
+        )
         return UNKNOWN if found is None else str(found)
 
     def check_own(self, delivery: Delivery) -> None:

@@ -181,6 +181,10 @@ class PubSub:
         if not component.scopes.may_subscribe(self._app_id, subscription.topic):
             raise PermissionDeniedError(f"topic {subscription.topic} is not allowed for app id {self._app_id}")
         settings = SubscriptionSettings.read(subscription, component.group)
+        letters = subscription.dead_letter_topic
+        if component.proofs is not None and letters and not component.scopes.may_publish(self._app_id, letters):
+            text = "app id %s may not publish to %s: who reads dead letters there does not believe that they are"
+            logger.warning(text, self._app_id, letters)
         consumer = Consumer(
             component,
             subscription,
@@ -351,18 +355,21 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
             component = replace(component, metadata=(*component.metadata, given))
         built: Broker = adapter.from_component(component)  # type: ignore[attr-defined]  # as entry points promise
         broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
-    guard = parts.exchange.guard
-    await broker.declare(Topology(space=address.topic(caller.namespace, component.name, "x").space))
+    guard, scopes = parts.exchange.guard, TopicScopes.from_component(component)
+    space = address.topic(caller.namespace, component.name, "x").space
+    prefix = caller.namespace if component.namespaced else ""
+    on_backbone = component.type == PUBSUB_ON_BACKBONE
+    await broker.declare(Topology(space=space))
     return PubSubComponent(
         name=component.name,
         broker=broker,
-        scopes=TopicScopes.from_component(component),
+        scopes=scopes,
         group=next(filter(None, map(component.setting, groups)), caller.app_id),
         namespace=caller.namespace,
-        topic_prefix=caller.namespace if component.namespaced else "",
+        topic_prefix=prefix,
         tracing=parts.tracing,
         observer=parts.observer,
-        proofs=None if guard is None else Proofs(guard.kept, caller, component.type == PUBSUB_ON_BACKBONE),
+        proofs=None if guard is None else Proofs(guard.kept, caller, on_backbone, space, prefix, scopes),
     )
 
 

@@ -26,7 +26,7 @@ from mesh.errors import (
     PermissionDeniedError,
     PublishFailedError,
 )
-from mesh.event import encode_header_value, is_structured
+from mesh.event import as_read_again, encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
 from mesh.spans import Begun, SpanKind
@@ -393,4 +393,10 @@ class PubSubComponent:
         return self._proven(options.topic, Message(headers, body, key, identity))
 
     def _proven(self, topic: str, message: Message) -> Message:
-        return message if self.proofs is None else self.proofs.prove(self.address(topic), message)
+        if self.proofs is None:
+            return message
+        features = self.broker.features
+        if features.embeds:  # What is signed is what will be read.
+            body = as_read_again(message.headers, message.body, features.event_prefix)
+            message = replace(message, body=body)
+        return self.proofs.prove(self.address(topic), message)

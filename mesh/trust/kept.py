@@ -45,6 +45,7 @@ _NAMES = {
 }
 
 What = Literal["event", "call", "outcome"]
+Scope = Callable[[Identity, str], bool]
 
 
 def _digest(purpose: bytes, where: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -57,6 +58,10 @@ def _seconds(headers: Mapping[str, str], name: str) -> float:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise UnprovenError("it does not say its time")
     return int(text) / 1000
+
+
+class _OutOfScopeError(Exception):
+    """It is proven, and by somebody who may not store that there."""
 
 
 class _Guard(Protocol):
@@ -110,8 +115,9 @@ class Kept:
         lenient: bool = False,
         letters: bool = False,
         counts: bool = True,
+        scope: Scope | None = None,
     ) -> Identity | None:
-        """Give who has signed it; None = nobody has proven it, and it is taken all the same.
+        """Give who has signed it; None = nobody has proven it who may store it, and it is taken all the same.
 
         Args:
             what: It is.
@@ -121,14 +127,21 @@ class Kept:
             lenient: Whether it is taken in any case.
             letters: Whether it may be a dead letter.
             counts: Whether a refusal is counted.
+            scope: Tells who of those may store something where; what is out of it is counted also when it is taken.
 
         Raises:
             UnprovenError: It is refused.
         """
         try:
             if letters and _NAMES[_MOVED][2] in message.headers:
-                return self._moved(where, message, may)
-            return self._verified(_KEPT, where, message.headers, message.body, may)
+                return self._moved(where, message, may, scope)
+            return self._verified(_KEPT, where, message.headers, message.body, may, scope)
+        except _OutOfScopeError as error:
+            taken = lenient or not self.strict
+            self._guard.refuse(what, where, "scope", f"{error}{'; it is taken as not proven' if taken else ''}")
+            if taken:
+                return None
+            raise UnprovenError(str(error)) from None
         except UnprovenError as error:
             if lenient or not self.strict:
                 return None
@@ -142,17 +155,27 @@ class Kept:
         made, due = (message.headers.get(name, "0") for name in (_NAMES[_KEPT][1], _DUE_HEADER))
         return max(int(made), int(due)) / 1000 if made.isdecimal() and due.isdecimal() and made != "0" else None
 
-    def _moved(self, where: str, message: Message, may: Callable[[Identity], bool]) -> Identity | None:
-        """Check a dead letter; None = nobody has proven to publish it before it was moved."""
-        self._verified(_MOVED, where, message.headers, message.body, may)
+    def _moved(
+        self, where: str, message: Message, may: Callable[[Identity], bool], scope: Scope | None
+    ) -> Identity | None:
+        """Check a dead letter; None = nobody who may has proven to publish it before it was moved."""
+        self._verified(_MOVED, where, message.headers, message.body, may, scope)
         inner = {name: value for name, value in message.headers.items() if not name.startswith((_PASSED, _DEAD_LETTER))}
         try:
-            return self._verified(_KEPT, decode_header_value(inner.get(FOR_HEADER, "")), inner, message.body, may)
-        except UnprovenError:
+            return self._verified(
+                _KEPT, decode_header_value(inner.get(FOR_HEADER, "")), inner, message.body, may, scope
+            )
+        except (UnprovenError, _OutOfScopeError):
             return None
 
     def _verified(
-        self, purpose: bytes, where: str, headers: Mapping[str, str], body: bytes, may: Callable[[Identity], bool]
+        self,
+        purpose: bytes,
+        where: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        may: Callable[[Identity], bool],
+        scope: Scope | None,
     ) -> Identity:
         signer, signed, signature = _NAMES[purpose]
         if signature not in headers:
@@ -167,4 +190,6 @@ class Kept:
             raise UnprovenError("it is altered, or stored elsewhere, or not by who it says")
         if not may(peer.identity):
             raise UnprovenError(f"it is not for {peer.identity} to say")
+        if scope is not None and not scope(peer.identity, where):
+            raise _OutOfScopeError(f"the scopes of its topic do not let {peer.identity} publish it")
         return peer.identity

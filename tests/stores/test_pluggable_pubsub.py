@@ -17,6 +17,8 @@ from mesh import address
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError
 from mesh.resources.component import Component, MetadataEntry, Secret
+from mesh.trust.folder import Folder
+from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, Node, component, gateway
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -36,6 +38,47 @@ async def broker(server: PluggableServer) -> AsyncIterator[Broker]:
 
 
 ORDERS = address.topic("test", "queue", "orders")
+
+
+PUBLISHED: dict[str, tuple[str, bytes]] = {
+    "spaces": ("application/json", b'{ "a":  1.0, "b": [1, 2] }\n'),
+    "exponent": ("application/json", b"1e3"),
+    "twice": ("application/json", b'{"a":1,"a":2}'),
+    "large": ("application/json", b"123456789012345678901234567890"),
+    "escaped": ("application/json; charset=utf-8", rb'"\u00e4"'),
+    "no JSON": ("application/json", b"{"),
+    "text": ("text/plain", "a ä".encode()),
+    "number as text": ("text/plain", b" 5 "),
+    "bytes": ("application/octet-stream", b"\x00\xff"),
+    "XML": ("application/xml", b"<a> </a>"),
+    "nothing": ("text/plain", b""),
+    "event": (
+        "application/cloudevents+json",
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"t","data":{ "n": 2.0},"more":"x \xc3\xa4","flag":true}',
+    ),
+}
+
+
+async def test_who_has_published_an_event(tmp_path: Path, server: PluggableServer) -> None:
+    """What is signed is what arrives, also of JSON that is written anew on its way."""
+    resources, backbone = component("events", "pubsub.queue"), Backbone("memory:")
+    Folder(tmp_path / "trust").init("public")
+    trust = TrustSettings("strict", folder=tmp_path / "trust")
+    async with (
+        App([{"pubsubname": "events", "topic": "orders", "route": "/orders"}]) as app,
+        gateway(backbone, tmp_path, app=app, app_id="stock", resources=resources, trust=trust),
+        gateway(backbone, tmp_path, app_id="shop", resources=resources, trust=trust) as shop,
+        gateway(backbone, tmp_path, app_id="shop", resources=resources) as unproven,
+    ):
+        assert await publish(unproven, "orders", "not proven") == 204
+        for name, (kind, body) in PUBLISHED.items():
+            assert await publish(shop, "orders", body, kind) == 204, name
+        got = await app.until("/orders", len(PUBLISHED))
+        by = f"spiffe://public/ns/{backbone.namespace}/shop"
+        assert [each.headers["mesh-proven-by"] for each in got] == [by] * len(PUBLISHED)
+        bulk = [{"entryId": str(n), "contentType": "application/json", "event": {"a": 1e30}} for n in (1, 2)]
+        assert (await shop.post("/v1.0/publish/bulk/events/orders", bulk)).status == 204
+        assert {each.headers["mesh-proven-by"] for each in await app.until("/orders", len(PUBLISHED) + 2)} == {by}
 
 
 async def publish(node: Node, topic: str, body: object, kind: str = "application/json", query: str = "") -> int:

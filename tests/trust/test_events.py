@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mesh.trust.identity import TrustSettings
+from tests.grpc.harness import client
+from tests.grpc.streaming import subscribed
 from tests.http.harness import App, Backbone, component, gateway
 
 TOPICS: dict[str, dict[str, object]] = {
@@ -19,6 +21,8 @@ SUBSCRIBED = [{"pubsubname": "pubsub", "topic": name, "route": f"/{name}", **mor
 OUTBOX = component("pubsub", "pubsub.mesh") + component(
     "store", "state.mesh", outboxPublishPubsub="pubsub", outboxPublishTopic="orders"
 )
+
+SCOPED = component("pubsub", "pubsub.mesh", publishingScopes="shop=orders,sensors;liar=sensors;stock=rejected")
 
 CALL, DURABLE = "/v1.0/invoke/stock/method/order", {"mesh-delivery": "durable", "mesh-reply-topic": "sensors"}
 
@@ -52,6 +56,36 @@ async def test_gateways_prove_who_publishes(trust: TrustSettings, nats: Backbone
         await shop.publish("sensors", "b")
         assert (await app.until("/sensors", 2))[1].headers["mesh-proven-by"] == by
         assert len(app.at("/orders")) == 2
+
+
+@pytest.mark.costly
+async def test_streams_and_scopes(
+    trust: TrustSettings, nats: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client of a stream finds who has published among the extensions, whatever the event itself says there."""
+    said = {"id": "1", "source": "s", "type": "t", "specversion": "1.0", "mesh-proven-by": "bank", "data": "said"}
+    async with (
+        App(SUBSCRIBED) as app,
+        gateway(nats, tmp_path, app=app, app_id="stock", trust=trust, resources=SCOPED) as stock,
+        gateway(nats, tmp_path, app_id="shop", trust=trust) as shop,
+        gateway(nats, tmp_path, app_id="liar", trust=trust) as liar,
+        client(stock) as called,
+        subscribed(called, "orders", {"group": "a", "acceptUnproven": "true"}, dead_letter_topic="other") as stream,
+    ):
+        told = [each.message for each in caplog.records if "who reads dead letters there" in each.message]
+        assert [text.partition(":")[0] for text in told] == ["app id stock may not publish to other"]
+        await liar.publish("orders", said, "application/cloudevents+json")
+        letter = (await app.until("/rejected"))[0]
+        assert (letter.json["data"], letter.headers["mesh-proven-by"]) == ("said", "none")
+        assert "scopes" in letter.headers["mesh-dead-letter-reason"]
+        event = await stream.event()
+        assert (event.data, event.extensions["mesh-proven-by"]) == (b'"said"', "none")
+        await stream.answer(event)
+        await shop.publish("orders", said | {"id": "2"}, "application/cloudevents+json")
+        event = await stream.event()
+        assert event.extensions["mesh-proven-by"] == f"spiffe://public/ns/{nats.namespace}/shop"
+        await stream.answer(event)
+        assert [each.json["id"] for each in await app.until("/orders")] == ["2"]
 
 
 @pytest.mark.costly

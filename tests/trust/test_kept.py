@@ -11,6 +11,7 @@ import pytest
 
 from mesh import address
 from mesh.blocks.proofs import Proofs
+from mesh.blocks.topic_scopes import TopicScopes
 from mesh.broker import Delivery, Message
 from mesh.errors import UnprovenError
 from mesh.operation import Caller
@@ -24,6 +25,7 @@ EVENT = Message({"ce-id": "1", "ce-source": "shop", "ce-specversion": "1.0", "ce
 SHOP = "spiffe://public/ns/ns/shop"
 REASON = {"mesh-dead-letter-reason": "x", "mesh-dead-letter-attempts": "1", "mesh-dead-letter-topic": "orders"}
 HOUR = 3600.0
+OPEN = TopicScopes()
 
 
 class Nodes:
@@ -42,12 +44,14 @@ class Nodes:
         namespace: str = "ns",
         folder: Folder | None = None,
         on_backbone: bool = True,
+        scopes: TopicScopes = OPEN,
+        prefix: str = "",
     ) -> Proofs:
         settings = TrustSettings(mode, folder=self.folder.path)  # type: ignore[arg-type]
         guard = Guard(settings, lambda observed: self.refused.append(observed.labels))
         identity = Identity("public", namespace, app_id)
         guard.take((folder or self.folder).issue(identity), identity)
-        return Proofs(guard.kept, Caller(namespace, app_id), on_backbone)
+        return Proofs(guard.kept, Caller(namespace, app_id), on_backbone, ORDERS.space, prefix, scopes)
 
 
 @pytest.fixture
@@ -128,7 +132,8 @@ def test_by_another_namespace(nodes: Nodes) -> None:
     """On the backbone each namespace has topics of its own; a broker of its own may be for several."""
     for on_backbone in (True, False):
         # Both know it by the same name: the address is not what keeps it out.
-        other = Proofs(nodes.proofs("shop", namespace="other").kept, Caller("other", "shop"), on_backbone)
+        shop = nodes.proofs("shop", namespace="other", on_backbone=on_backbone)
+        other = replace(shop, own=Caller("other", "shop"))
         sent, stock = other.prove(ORDERS, EVENT), nodes.proofs("stock", on_backbone=on_backbone)
         if on_backbone:
             with pytest.raises(UnprovenError, match="not for spiffe://public/ns/other/shop"):
@@ -205,6 +210,66 @@ def test_a_dead_letter_is_of_an_event_that_is_not_proven(nodes: Nodes) -> None:
         with pytest.raises(UnprovenError):
             read(audit, replace(letter, headers={**letter.headers, "ce-id": "2"}), LETTERS)
     assert nodes.refused == [("event", "invalid")] * 2
+
+
+NOBODY: frozenset[str] = frozenset()
+ITS = frozenset({"orders"})
+SCOPES = {
+    "none": (OPEN, True),
+    "its topics": (TopicScopes(publishing={"shop": ITS}), True),
+    "other topics": (TopicScopes(publishing={"shop": frozenset({"refunds"})}), False),
+    "no topics": (TopicScopes(publishing={"shop": NOBODY}), False),
+    "of another application": (TopicScopes(publishing={"stock": NOBODY}), True),
+    "of subscribers": (TopicScopes(subscription={"shop": NOBODY}), True),
+    "protected": (TopicScopes(protected=ITS), False),
+    "protected, and listed": (TopicScopes(protected=ITS, publishing={"shop": ITS}), True),
+    "allowed": (TopicScopes(allowed=ITS), True),
+    "not allowed": (TopicScopes(allowed=frozenset({"refunds"})), False),
+}
+
+
+@pytest.mark.parametrize("on_backbone", [True, False])
+@pytest.mark.parametrize("named", SCOPES)
+def test_it_is_by_one_who_may_not_publish_it(nodes: Nodes, named: str, on_backbone: bool) -> None:
+    """By the scopes that the reader has: its publisher's gateway may have others, or pass over them."""
+    (scopes, may), out = SCOPES[named], ("event", "scope")
+    where = address.topic("ns", "pubsub", "nsorders")
+    sent = nodes.proofs("shop", on_backbone=on_backbone).prove(where, EVENT)
+    stock = nodes.proofs("stock", on_backbone=on_backbone, scopes=scopes, prefix="ns")
+    permissive = nodes.proofs("stock", "permissive", on_backbone=on_backbone, scopes=scopes, prefix="ns")
+    if may:
+        assert read(stock, sent, where) == read(permissive, sent, where) == SHOP
+        assert not nodes.refused
+        return
+    with pytest.raises(UnprovenError, match=f"do not let {SHOP} publish"):
+        read(stock, sent, where)
+    assert nodes.refused == [out]
+    assert read(stock, sent, where, lenient=True) == read(permissive, sent, where) == "none"
+    assert nodes.refused == [out] * 3
+
+
+def test_dead_letters_and_scopes(nodes: Nodes) -> None:
+    """Its publisher may publish the event where it did, and who moved it the letter where that is."""
+    may = {"shop": frozenset({"orders"}), "stock": frozenset({"letters"}), "evil": frozenset({"letters"})}
+    audit = nodes.proofs("audit", scopes=TopicScopes(publishing=may))
+
+    def moved(by: str, mover: str, where: address.Address, *, of: address.Address = ORDERS) -> Message:
+        return nodes.proofs(mover).move(where, nodes.proofs(by).prove(of, EVENT))
+
+    assert read(audit, moved("shop", "stock", LETTERS), LETTERS) == SHOP
+    # What was refused can be looked at, but is by nobody: a topic that its publisher may not use, or of elsewhere.
+    assert read(audit, moved("evil", "stock", LETTERS), LETTERS) == "none"
+    elsewhere = address.topic("ns", "other", "orders")
+    assert read(audit, moved("shop", "stock", LETTERS, of=elsewhere), LETTERS) == "none"
+    assert not nodes.refused
+    # Nobody brings its event to a topic as a letter, where it may not publish.
+    for message, where in (
+        (moved("evil", "evil", ORDERS, of=LETTERS), ORDERS),
+        (moved("shop", "evil", ORDERS), ORDERS),
+        (moved("shop", "shop", LETTERS), LETTERS),
+    ):
+        with pytest.raises(UnprovenError, match="do not let"):
+            read(audit, message, where)
 
 
 def test_what_an_application_tells_itself(nodes: Nodes) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from mesh import address
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
+from mesh.broker import Frame, Message
 from mesh.errors import UnprovenError
+from mesh.host import Answer, Question
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, gateway
 from tests.support.nodes import MemoryMesh, ask, component, node
@@ -30,6 +36,40 @@ async def test_scopes_of_a_hosted_component_hold_for_who_is_proven(trust: TrustS
             await ask(evil, GET, "store", Get("k"), app_id="shop")
         with pytest.raises(UnprovenError, match="does not prove"):
             await ask(unproven, GET, "store", Get("k"))
+
+
+NAMED = {
+    "not proven": ("evil", False),
+    "proven, by one that is none of --trust-hosts": ("evil", True),
+    "proven, in the name of a host": ("host", True),
+}
+
+
+@pytest.mark.parametrize("named", NAMED)
+async def test_who_says_to_be_a_host_and_is_none(trust: TrustSettings, named: str) -> None:
+    """With other settings it would be an error for who asks."""
+    mesh, (host, proves), trust = MemoryMesh(), NAMED[named], replace(trust, hosts=frozenset({"host"}))
+    async with (
+        node("memory:", "ns", STORE, app_id="host", registry=mesh, trust=trust),
+        node("memory:", "ns", app_id="shop", registry=mesh, trust=trust) as shop,
+        node("memory:", "ns", app_id="evil", registry=mesh, trust=trust) as evil,
+        asyncio.TaskGroup() as tasks,
+    ):
+        guard = evil.exchange.guard
+        assert guard is not None
+
+        def lie(frame: Frame) -> None:
+            assert frame.message is not None
+            question = msgspec.msgpack.decode(frame.message.body, type=Question)
+            asker = address.asker("ns", question.node)
+            answer = Message({}, msgspec.msgpack.encode(Answer(question.number, "f" * 16, [], host)))
+            answer = guard.tell(asker.text, answer) if proves else answer
+            lies.append(tasks.create_task(evil.broker.broadcast(asker, answer)))
+
+        lies: list[asyncio.Task[None]] = []
+        async with evil.broker.listen(address.hosts("ns"), lie):
+            assert await ask(shop, GET, "store", Get("k")) is None
+            assert lies
 
 
 async def test_gateways_prove_who_calls(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mesh.blocks.event_stream import EventStream
 from mesh.errors import AppFailedError, AppUnreachableError
 
 
-def rendered(path: str, body: bytes) -> tuple[str, bytes]:
+def rendered(path: str, body: bytes, proven: str | None) -> tuple[str, bytes]:
     return orjson.loads(body)["id"], body
 
 
