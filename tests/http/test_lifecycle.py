@@ -216,7 +216,7 @@ async def test_calls_wait_for_an_application_that_was_there(nats: Backbone, tmp_
             async with gateway(nats, tmp_path, app=app, app_id="callee"):
                 for call in calls:
                     assert (await call).status == 200
-        late = await caller.get(CALL, **{"mesh-timeout": "100ms"})
+        late = await caller.get(CALL, **{"mesh-timeout": "1s"})
         assert late.json == error(
             "ERR_DIRECT_INVOKE", "failed to invoke, id: callee, err: callee was not back within the deadline"
         )

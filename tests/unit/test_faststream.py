@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -347,8 +347,11 @@ def test_addresses_are_read_back_and_never_wild(name: str) -> None:
 
 
 @asynccontextmanager
-async def _running(mesh: Mesh, broker: NatsBroker) -> AsyncIterator[FastStream]:
-    app = FastStream(broker, lifespan=mesh.lifespan)
+async def _running(
+    mesh: Mesh, broker: NatsBroker, *leaving: Callable[[], Awaitable[None]]
+) -> AsyncIterator[FastStream]:
+    """Run an application; ``leaving`` is called when the mesh is about to be left."""
+    app = FastStream(broker, lifespan=mesh.lifespan, on_shutdown=leaving)
     async with TestNatsBroker(broker, connect_only=True), TestApp(app):
         yield app
 
@@ -582,11 +585,13 @@ async def test_leaving_finishes_what_is_in_flight(backbone: MemoryBroker) -> Non
     async def other(body: object) -> None:
         """Nothing."""
 
-    async with _running(mesh, broker):
+    async def go() -> None:
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+
+    async with _running(mesh, broker, go):
         await mesh.publish({"id": 1}, "orders")
         await mesh.publish({"id": 2}, "orders")
         await begun.wait()
-        asyncio.get_running_loop().call_later(0.05, go_on.set)
     assert done == [1]
     async with _running(mesh, broker):  # The same application again, as a test suite does.
 
@@ -683,7 +688,9 @@ async def test_nodes_say_what_they_do_when_asked(backbone: MemoryBroker) -> None
         await mesh.publish(b"", "elsewhere")
 
         async def check() -> None:
-            (node,) = await collect(backbone, "default", 0.05)
+            found = await collect(backbone, "default", 0.05)
+            assert len(found) == 1
+            (node,) = found
             assert (node.app_id, node.apps) == ("pricing", ("pricing",))
             assert node.subscriptions == (("pubsub", "orders", "failed"),)
             assert node.published == (("pubsub", "elsewhere"),)
