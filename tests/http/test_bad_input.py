@@ -247,6 +247,7 @@ async def test_a_slow_body_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPatc
     writer.close()
 
 
+@pytest.mark.costly
 async def test_bad_requests_leave_memory_flat(nats: Backbone, tmp_path: Path) -> None:
     """Ten thousand of them, of many kinds, in a gateway of its own process."""
     requests = [

@@ -303,6 +303,7 @@ async def moves(node: Node, mebibytes: int) -> None:
     assert most - before < 60 * 2**20
 
 
+@pytest.mark.costly
 async def test_memory_is_bounded(node: Node) -> None:
     """Of 96 MiB nobody holds more than some parts."""
     await moves(node, 96)

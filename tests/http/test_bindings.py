@@ -356,6 +356,7 @@ async def test_a_host_triggers_applications_of_its_scopes(nats: Backbone, tmp_pa
     assert two.at("/hosted") == []
 
 
+@pytest.mark.costly
 async def test_instances_and_hosts_share_the_ticks(nats: Backbone, tmp_path: Path) -> None:
     """Two gateways of one application, each with the component, and a host of it: each tick comes once."""
     resources = component("shared", "bindings.cron", **EVERY)

@@ -172,6 +172,7 @@ async def test_another_instance(nats: Backbone, tmp_path: Path, app: App) -> Non
         assert app.got == []
 
 
+@pytest.mark.costly
 async def test_a_gateway_beside_the_one_of_before(
     nats: Backbone, tmp_path: Path, app: App, caplog: pytest.LogCaptureFixture
 ) -> None:

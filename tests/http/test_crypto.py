@@ -272,6 +272,7 @@ async def chunks(data: bytes, count: int) -> AsyncIterator[bytes]:
         yield data
 
 
+@pytest.mark.costly
 async def test_large_documents_in_bounded_memory(node: Node) -> None:
     """Of 64 MiB nobody holds more than a few segments: they go through the gateway's process, which is this one."""
     block = os.urandom(SEGMENT_BYTES)

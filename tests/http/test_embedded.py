@@ -33,6 +33,7 @@ async def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert (await again.get("/v1.0/state/statestore/k")).body == b"1"
 
 
+@pytest.mark.costly
 async def test_large_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever a gateway's limit admits is carried, and as much of it at once as there may be."""
     if find_nats_server() is None:

@@ -298,6 +298,7 @@ async def test_many_who_ask_are_told_the_same(
             assert len(set(texts)) == expected
 
 
+@pytest.mark.costly
 async def test_what_a_subscription_has_before_it(backbone: Backbone, tmp_path: Path) -> None:
     """As metrics and in metadata: nothing, what waits or is taken, and how old that is."""
     go_on = asyncio.Event()

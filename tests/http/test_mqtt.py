@@ -47,6 +47,7 @@ async def publish(node: Node, topic: str, body: object) -> None:
     assert (reply.status, reply.body) == (204, b"")
 
 
+@pytest.mark.costly
 async def test_devices_and_other_gateways(nats: Backbone, tmp_path: Path, mosquitto: MQTTServer) -> None:
     """An application gets raw payloads wrapped, and events as they are; of its two instances one gets each."""
     subscriptions = [subscribed("raw/+/temp", rawPayload="true"), subscribed("events/#"), subscribed("shared/x")]
@@ -94,6 +95,7 @@ async def test_devices_and_other_gateways(nats: Backbone, tmp_path: Path, mosqui
         assert (await node.get("/v1.0/healthz")).status == 204
 
 
+@pytest.mark.costly
 async def test_nothing_confirmed_is_lost_through_cuts(nats: Backbone, tmp_path: Path, mosquitto: MQTTServer) -> None:
     async with (
         Proxy(mosquitto.port) as proxy,
@@ -112,6 +114,7 @@ async def test_nothing_confirmed_is_lost_through_cuts(nats: Backbone, tmp_path: 
         await eventually(all_arrived, within=15)
 
 
+@pytest.mark.costly
 async def test_application_that_comes_back_finds_what_it_missed(
     nats: Backbone, tmp_path: Path, mosquitto: MQTTServer
 ) -> None:

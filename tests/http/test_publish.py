@@ -605,6 +605,7 @@ async def test_trap_25_without_tracing_trace_fields_are_empty(memory: Backbone, 
     assert "traceparent" not in got.headers
 
 
+@pytest.mark.costly
 async def test_2500_concurrent_publishes_succeed(memory: Backbone, tmp_path: Any) -> None:
     """As the Node SDK's upstream load test does on one machine."""
     async with gateway(memory, tmp_path) as node, asyncio.TaskGroup() as tasks:

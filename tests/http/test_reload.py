@@ -115,6 +115,7 @@ async def test_components_come_change_and_go(files: Files, memory: Backbone, tmp
         assert await read(node, "kept") == b'"kept"'
 
 
+@pytest.mark.costly
 async def test_a_bad_file_keeps_what_it_held(
     files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,6 +196,7 @@ async def test_what_is_withheld_is_no_other_nodes(
         await until_saved(204)
 
 
+@pytest.mark.costly
 async def test_without_any_component_the_built_in_ones_are_there(
     files: Files, memory: Backbone, tmp_path: Path
 ) -> None:
@@ -245,6 +247,7 @@ async def test_a_secret_is_read_when_the_component_is_opened(files: Files, memor
         assert (tmp_path / "three.db").exists()
 
 
+@pytest.mark.costly
 async def test_folders_as_a_cluster_mounts_them(memory: Backbone, tmp_path: Path) -> None:
     """Links to files below a link that is swapped; a folder that goes and comes back."""
     mount = tmp_path / "mount"
@@ -392,6 +395,7 @@ async def _subscribed(node: Node, topic: str, path: str, *, alone: bool = False)
     assert not alone or len(told) == 1
 
 
+@pytest.mark.costly
 async def test_a_broadcast_subscription_misses_nothing(files: Files, nats: Backbone, tmp_path: Path) -> None:
     """Nothing keeps its events: the new one begins before the old one ends, and some may come twice."""
     wide = {"metadata": {"delivery": "broadcast"}}
@@ -480,6 +484,7 @@ def resiliency(retries: int = 0, **targets: Any) -> str:
     return yaml("Resiliency", "r", spec)
 
 
+@pytest.mark.costly
 async def test_policies_apply_to_what_is_asked_from_then_on(files: Files, memory: Backbone, tmp_path: Path) -> None:
     """A circuit breaker whose policy is the same stays open, also when another policy of its target changes."""
     files.write(
@@ -589,6 +594,7 @@ async def test_endpoints_come_change_and_go(files: Files, memory: Backbone, tmp_
         assert (await node.get("/v1.0/metadata")).json.get("httpEndpoints") is None
 
 
+@pytest.mark.costly
 async def test_a_half_written_file_is_waited_for(
     files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -723,6 +729,7 @@ async def _built_in(node: Node) -> None:
     assert set(await names(node)) == {"pubsub", "statestore"}
 
 
+@pytest.mark.costly
 async def test_what_was_away_is_tried_again(files: Files, memory: Backbone, tmp_path: Path) -> None:
     """Without another change of a file; here a folder takes the time of a server to come."""
     folder = tmp_path / "data"

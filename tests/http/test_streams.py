@@ -247,6 +247,7 @@ async def test_a_slow_reader_holds_the_application_back(app: App, node: Node) ->
     assert written < 40 * 1024 * 1024
 
 
+@pytest.mark.costly
 async def test_hundred_megabytes_in_bounded_memory(nats: Backbone, tmp_path: Path) -> None:
     """Both directions, through two gateways of their own processes."""
 

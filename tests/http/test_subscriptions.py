@@ -217,6 +217,7 @@ def test_only_a_near_miss_of_publish_metadata_is_refused(name: str, meant: str |
         spelled({name: "1"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("bulk_", [False, True], ids=["single", "bulk"])
 @pytest.mark.parametrize("duration", ["10ms", "1100ms"])
 async def test_attempts_are_counted(backbone: Backbone, tmp_path: Path, duration: str, bulk_: bool) -> None:
