@@ -309,11 +309,11 @@ class _Callee:
         try:
             verb, target, given = unpack(message.headers[HTTP_HEADER])
             call_id = id_of(message.headers)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError):
             return Attempt(Outcome.DROP, "not a durable call")
         try:
             caller = self._records.caller(delivery)
-            record, done = await self._records.known(delivery, call_id, caller)
+            record, done = await self._records.known(call_id, caller)
         except UnprovenError as error:
             return Attempt(Outcome.DROP, str(error))
         if done:
@@ -362,10 +362,10 @@ class _Callee:
             _, target, _ = unpack(headers[HTTP_HEADER])
             call_id = id_of(headers)
             caller = self._records.caller(delivery, again=True)
-            known, _ = await self._records.known(delivery, call_id, caller)
-        except (KeyError, ValueError, UnprovenError):
+            known, done = await self._records.known(call_id, caller)
+        except (KeyError, ValueError, TypeError, UnprovenError):
             return  # It is no call, or by nobody who may say anything of this one.
-        if known is not None and known.state is State.SUCCEEDED:
+        if done and (known is None or known.state is State.SUCCEEDED):
             logger.warning("the outcome of call %s could not be published: %s", call_id, reason)
             return
         record = Record(
@@ -385,7 +385,8 @@ class _Callee:
 
     async def _finish(self, delivery: Delivery, record: Record) -> None:
         """Note the outcome, then publish it: whatever happens in between, the application is not asked again."""
-        await self._records.write(record, KEEP_SECONDS)
+        await self._records.note(record)
+        await self._records.mark(record.id, record.caller)
         await self._tell(delivery, record)
 
     async def _tell(self, delivery: Delivery, record: Record) -> None:
@@ -394,7 +395,7 @@ class _Callee:
         if record.told or topic is None:
             return
         await self._publish(delivery, unquote(topic), record.id, orjson.dumps(record.described()))
-        await self._records.write(replace(record, told=True), KEEP_SECONDS)
+        await self._records.note(replace(record, told=True))
 
 
 async def _read(response: AppResponse) -> tuple[bytes, bool]:

@@ -1,17 +1,19 @@
 """What is kept of durable calls: who has what noted signs it, and who reads it asks for that (``mesh/trust/kept.py``).
 
-A call that waits is noted by its caller, what came of it by the callee; with identities nobody else's word counts.
+A call that waits is noted by its caller, what came of it by the callee; with identities nobody else's word counts. That
+it has run is noted by the callee once more, for as long as a copy of the call would count.
 """
 
 from __future__ import annotations
 
 import base64
-import time
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+import msgspec
 import orjson
 
 from mesh.access import sender
@@ -34,7 +36,7 @@ __all__ = ["ID_HEADER", "KEEP_SECONDS", "KEY", "RAN", "Record", "Records", "Stat
 ID_HEADER = "mesh-call-id"
 KEEP_SECONDS = 24 * 3600.0
 KEY, RAN = "key-", "ran-"  # What else is kept beside the records of calls, by their ids.
-MARGIN_SECONDS = 3600.0
+UNTOLD_SECONDS = 8 * 24 * 3600.0  # A day more than the broker keeps a call that tries to publish its outcome.
 
 
 class State(StrEnum):
@@ -115,12 +117,17 @@ class Record:
 
     @classmethod
     def decode(cls, stored: bytes) -> Record:
-        """Read it back."""
+        """Read it back; a field that only newer gateways know is read over.
+
+        Raises:
+            UnprovenError: It is no record; so nobody has said anything of the call.
+        """
         line, _, body = stored.partition(b"\n")
-        head = orjson.loads(line)
-        head.pop("proof", None)
-        headers = cast("Headers", [tuple(each) for each in unpack(head.pop("headers"))])  # type: ignore[arg-type]
-        return cls(**{**head, "state": State(head["state"]), "headers": headers, "body": body})
+        try:
+            head = orjson.loads(line)
+            return msgspec.convert({**head, "headers": unpack(head["headers"]), "body": body}, cls)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise UnprovenError(f"what is kept of a call is no record of one: {error}") from None
 
 
 def data_of(body: bytes) -> dict[str, object]:
@@ -164,7 +171,11 @@ class Records:
 
     def proven(self, call_id: str, value: bytes) -> Record:
         """Read a stored record; raises as `get`."""
-        record, kept = Record.decode(value), self._kept
+        return self._read(call_id, value)[0]
+
+    def _read(self, call_id: str, value: bytes) -> tuple[Record, bool]:
+        """Read a stored record, and tell whether it is proven; raises as `get`."""
+        record, kept, by = Record.decode(value), self._kept, None
         if kept is not None:
             sayer = record.caller if record.state is State.PENDING else record.app_id
 
@@ -175,10 +186,11 @@ class Records:
             head = orjson.loads(line)
             proof = head.pop("proof", {})
             try:
-                kept.checked("outcome", _place(call_id), Message(proof, orjson.dumps(head) + b"\n" + body), may)
+                stored = Message(_texts(proof), orjson.dumps(head) + b"\n" + body)
+                by = kept.checked("outcome", _place(call_id), stored, may)
             except UnprovenError as error:
                 raise UnprovenError(f"what is kept of call {call_id[:64]!r} counts for nothing: {error}") from None
-        return record
+        return record, by is not None
 
     async def write(self, record: Record, ttl: float, *, first: bool = False, due: str | None = None) -> None:
         """Note what is known of a call.
@@ -199,12 +211,39 @@ class Records:
             line, _, body = value.partition(b"\n")
             value = line[:-1] + b',"proof":' + orjson.dumps(proof) + b"}\n" + body
         concurrency = Concurrency.FIRST_WRITE if first else Concurrency.LAST_WRITE
-        items = [Item(record.id, value, None, concurrency, ttl)]
-        if self._kept is not None and record.state is not State.PENDING:
-            items.append(Item(RAN + record.id, b"", ttl=self._kept.seconds))
-        await self.store.write(items)
+        await self.store.write([Item(record.id, value, None, concurrency, ttl)])
 
     # At the callee
+
+    async def note(self, record: Record) -> None:
+        """Note an outcome, unless what is there is, provably, of another application's call under this id.
+
+        With identities, note apart from it that the call has run: in a write of its own, since to write both as one is
+        dear, and a cluster may refuse it. Who dies in between finds the outcome, and does the rest (`known`).
+        """
+        if self._kept is None or (await self._found(record.id, record.caller))[1]:
+            await self.write(record, KEEP_SECONDS if record.told else UNTOLD_SECONDS)
+
+    async def mark(self, call_id: str, caller: str) -> None:
+        """Note that a call has run, for as long as somebody may store a copy of it that counts."""
+        if self._kept is not None:
+            proof = self._kept.prove(_run(call_id, caller), Message({}, b"")).headers
+            await self.store.write([Item(_ran(call_id, caller), orjson.dumps(proof), ttl=self._kept.seconds)])
+
+    async def _has_run(self, call_id: str, caller: str) -> bool:
+        kept, found = self._kept, await self.store.get(_ran(call_id, caller))
+        if kept is None or found is None:
+            return False
+
+        def may(identity: Identity) -> bool:
+            return (identity.namespace, identity.app_id) == (self._own.namespace, self._own.app_id)
+
+        try:
+            proof = Message(_texts(orjson.loads(found.value)), b"")
+            kept.checked("outcome", _run(call_id, caller), proof, may)
+        except (ValueError, UnprovenError):
+            return False
+        return True
 
     def caller(self, delivery: Delivery, *, again: bool = False) -> Caller:
         """Find whose a stored call is.
@@ -228,28 +267,31 @@ class Records:
         found = kept.checked("call", where, message, may, counts=not again)
         return claimed if found is None else Caller.proven_by(found)
 
-    async def known(self, delivery: Delivery, call_id: str, caller: Caller) -> tuple[Record | None, bool]:
-        """Give what is known of a call, and whether it has run, of which that may be all that is known.
+    async def known(self, call_id: str, caller: Caller) -> tuple[Record | None, bool]:
+        """Give the outcome of a call, and whether it has run, of which that may be all that is known."""
+        record, _ = await self._found(call_id, caller.app_id, proven=caller.proven)
+        if record is not None and record.state is State.PENDING:
+            record = None  # Its caller's word, which anybody can bring back.
+        if self._kept is None:
+            return record, record is not None
+        ran = await self._has_run(call_id, caller.app_id)
+        if record is not None and not ran:
+            await self.mark(call_id, caller.app_id)
+        return record, ran or record is not None
 
-        Raises:
-            UnprovenError: It is another application's call that has this id, and has run.
+    async def _found(self, call_id: str, caller: str, *, proven: bool = False) -> tuple[Record | None, bool]:
+        """Give what is kept of a caller's call, and whether its id is free for that caller.
+
+        Under the id may be what is kept of another application's call, or of one to another: that says nothing of this
+        one, and stays. What is not proven to be that is not in the way of a caller who is.
         """
+        found = await self.store.get(call_id)
         try:
-            record = await self.get(call_id)
+            record, sure = (None, False) if found is None else self._read(call_id, found.value)
         except UnprovenError:
-            record = None  # By nobody who may say it; so it is as if nobody had.
-        done = record is not None and record.state is not State.PENDING
-        if record is not None and done and caller.proven and record.caller != caller.app_id:
-            raise UnprovenError(f"the call {call_id[:64]!r} is by {record.caller}, not by {caller.app_id}")
-        if record is None and self._kept is not None and self._age(delivery.message) > KEEP_SECONDS - MARGIN_SECONDS:
-            done = await self.store.get(RAN + call_id) is not None  # Somebody may have kept the call until now.
-        return record, done
-
-    def _age(self, message: Message) -> float:
-        """Give the seconds since it was due; zero when that is not known."""
-        assert self._kept is not None
-        due = self._kept.due(message)
-        return 0.0 if due is None else time.time() - due
+            return None, True  # By nobody who may say it; so it is as if nobody had.
+        other = record is not None and (record.caller, record.app_id) != (caller, self._own.app_id)
+        return None if other and (sure or proven) else record, not (other and sure)
 
 
 def id_of(headers: Mapping[str, str]) -> str:
@@ -267,3 +309,19 @@ def calls_of(address: Address) -> str:
 
 def _place(call_id: str) -> str:
     return f"call {call_id}"
+
+
+def _run(call_id: str, caller: str) -> str:
+    return f"run {caller!a} {call_id!a}"
+
+
+def _ran(call_id: str, caller: str) -> str:
+    return RAN + hashlib.blake2s(_run(call_id, caller).encode(), digest_size=16).hexdigest()
+
+
+def _texts(value: object) -> Mapping[str, str]:
+    """Take headers as they were stored; raises ``UnprovenError`` if they are none."""
+    try:
+        return msgspec.convert(value, dict[str, str])
+    except msgspec.ValidationError as error:
+        raise UnprovenError(f"its proof is none: {error}") from None

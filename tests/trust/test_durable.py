@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import Item, KeyValueStateStore, StateStore
 from mesh.broker import Delivery, Message
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import UnprovenError
+from mesh.errors import StateError, UnprovenError
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller
 from mesh.packing import pack
@@ -152,13 +152,40 @@ async def test_a_call_that_is_not_proven_leaves_nothing(how: str) -> None:
     assert await mesh.attempt(call) is SUCCESS
 
 
-async def test_another_s_call_under_the_same_id_is_told_nothing_and_undoes_nothing() -> None:
+@pytest.mark.parametrize("first", [True, False])
+async def test_another_s_call_under_the_same_id_is_told_its_own_outcome_and_undoes_nothing(first: bool) -> None:
+    """Also while the call waits."""
     mesh = Mesh()
-    assert await mesh.attempt(mesh.call()) is SUCCESS
+    shop = mesh.records("shop")
+    await shop.write(Record("c1", "stock", "/work", caller="shop"), KEEP_SECONDS, first=True)
+    if not first:
+        assert await mesh.attempt(mesh.call()) is SUCCESS
     assert (await mesh.attempt(mesh.call("evil"))).outcome is Outcome.DROP
-    known = await mesh.records("shop").get("c1")
+    assert await mesh.attempt(mesh.call()) is SUCCESS
+    known = await shop.get("c1")
     assert known is not None
-    assert (known.state, mesh.told, len(mesh.application.calls)) == (State.SUCCEEDED, ["shop succeeded"], 1)
+    assert (known.state, known.caller, len(mesh.application.calls)) == (State.SUCCEEDED, "shop", 1)
+    assert sorted(mesh.told) == ["evil failed", "shop succeeded"]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        Record("c1", "stock", "/work", caller="evil"),
+        Record("c1", "evil", "/work", State.SUCCEEDED, caller="shop"),
+        Record("c1", "evil", "/work", State.FAILED, caller="evil"),
+    ],
+    ids=["waits", "says to be of this call", "of another call"],
+)
+async def test_what_another_application_keeps_under_the_same_id(theirs: Record) -> None:
+    """The call runs, once, and its outcome is published; under the id is what was there."""
+    mesh = Mesh()
+    await mesh.records("evil").write(theirs, KEEP_SECONDS)
+    call = mesh.call()
+    for _ in range(2):
+        assert await mesh.attempt(call) is SUCCESS
+    assert await mesh.records("shop").get("c1") == replace(theirs, headers=[])
+    assert (len(mesh.application.calls), mesh.told) == (1, ["shop succeeded"])
 
 
 DONE = Record("c1", "stock", "/work", State.SUCCEEDED, status=200, body=b"forged", caller="shop")
@@ -194,11 +221,118 @@ async def test_a_call_that_was_kept_until_its_outcome_is_forgotten(monkeypatch: 
     mesh, now = Mesh(), time.time()
     call = mesh.call()
     assert await mesh.attempt(call) is SUCCESS
-    assert await mesh.keys() == ["c1", f"{RAN}c1"]
+    assert [key.startswith(RAN) for key in await mesh.keys()] == [False, True]
     await mesh.store.write([Item("c1", None)])
     monkeypatch.setattr(time, "time", lambda: now + KEEP_SECONDS + 60)
     assert await mesh.attempt(call) is SUCCESS
     assert len(mesh.application.calls) == 1
+
+
+async def test_a_call_that_has_run_does_not_run_again_when_it_is_said_to_wait() -> None:
+    mesh = Mesh()
+    await mesh.records("shop").write(Record("c1", "stock", "/work", caller="shop"), KEEP_SECONDS)
+    waits, call = await mesh.store.get("c1", strong=True), mesh.call()
+    assert waits is not None
+    assert await mesh.attempt(call) is SUCCESS
+    await mesh.store.write([Item("c1", waits.value)])
+    assert await mesh.attempt(call) is SUCCESS
+    await mesh.callee.give_up(Delivery(call, STOCK, 2, None), "away", 2)  # type: ignore[arg-type]
+    known = await mesh.records("shop").get("c1")
+    assert known is not None
+    assert (known.state, len(mesh.application.calls), mesh.told) == (State.PENDING, 1, ["shop succeeded"])
+
+
+@pytest.mark.parametrize("value", [b"", b"7", b"{}", b'{"mesh-signer":7}', b"of another"])
+async def test_only_the_callee_says_that_a_call_has_run(value: bytes) -> None:
+    mesh = Mesh()
+    call = mesh.call()
+    assert await mesh.attempt(call) is SUCCESS
+    _, ran = await mesh.keys()
+    await mesh.records("evil").mark("c1", "shop")
+    found = await mesh.store.get(ran, strong=True)
+    assert found is not None
+    await mesh.store.write([Item("c1", None)])
+    await mesh.store.write([Item(ran, found.value if value == b"of another" else value)])
+    assert await mesh.attempt(call) is SUCCESS
+    assert len(mesh.application.calls) == 2
+
+
+class OneByOne(KeyValueStateStore):
+    """Refuses to write several keys at once, as a cluster does; and the one that it is told to, once."""
+
+    refused = ""
+
+    async def write(self, items: Sequence[Item]) -> None:
+        [item] = items
+        if self.refused and item.key.startswith(self.refused):
+            self.refused = ""
+            raise StateError("full")
+        await super().write(items)
+
+
+async def test_what_has_run_is_noted_key_by_key_and_the_rest_later() -> None:
+    mesh = Mesh()
+    mesh.store = store = OneByOne(MemoryKeyValue())
+    store.refused = RAN
+    call = mesh.call()
+    with pytest.raises(StateError):
+        await mesh.attempt(call)
+    assert (await mesh.keys(), mesh.told) == (["c1"], [])
+    assert await mesh.attempt(call) is SUCCESS
+    assert [key.startswith(RAN) for key in await mesh.keys()] == [False, True]
+    assert (len(mesh.application.calls), mesh.told) == (1, ["shop succeeded"])
+
+
+SIGNED = orjson.dumps({**orjson.loads(DONE.encode().partition(b"\n")[0]), "proof": 7})
+
+
+@pytest.mark.parametrize("mode", ["strict", "permissive"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xff",
+        b'{"x"',
+        b"7",
+        b"[]",
+        b'{"id":"c1"}',
+        SIGNED,
+        SIGNED.replace(b"7", b'{"mesh-signer":7}'),
+        b"[" * 9999,
+    ]
+    + [SIGNED.replace(b'"headers":"[]"', each) for each in (b'"headers":"7"', b'"headers":"[7]"', b'"headers":null')]
+    + [SIGNED.replace(*each) for each in ((b'"succeeded"', b'"else"'), (b'"stock"', b"7"), (b"200", b'"200"'))],
+)
+async def test_what_is_kept_and_is_no_record(value: bytes, mode: str) -> None:
+    """It is as if nobody had said anything: the call runs, and has an outcome."""
+    mesh = Mesh(mode)
+    await mesh.store.write([Item("c1", value + b"\nforged")])
+    with pytest.raises(UnprovenError):
+        await mesh.records("shop", mode).get("c1")
+    assert await mesh.attempt(mesh.call()) is SUCCESS
+    known = await mesh.records("shop").get("c1")
+    assert known is not None
+    assert (known.body, len(mesh.application.calls)) == (b'"done"', 1)
+
+
+@pytest.mark.parametrize("call", ["", "7", "[]", '["POST"]', "null"])
+async def test_what_is_stored_and_is_no_call(call: str) -> None:
+    mesh = Mesh()
+    message = mesh.call()
+    attempt = await mesh.attempt(replace(message, headers={**message.headers, HTTP_HEADER: call}))
+    assert (attempt.outcome, attempt.reason, await mesh.keys()) == (Outcome.DROP, "not a durable call", [])
+
+
+async def test_a_field_that_only_newer_gateways_know() -> None:
+    mesh = Mesh()
+    newer = orjson.dumps({**orjson.loads(DONE.encode().partition(b"\n")[0]), "since": 7}) + b"\nforged"
+    assert Record.decode(newer) == replace(DONE, headers=[])
+    signed = mesh.kept("stock").prove("call c1", Message({}, newer))
+    line, _, body = newer.partition(b"\n")
+    await mesh.store.write(
+        [Item("c1", line[:-1] + b',"proof":' + orjson.dumps(signed.headers) + b"}\n" + body)],
+    )
+    assert await mesh.records("shop").get("c1") == replace(DONE, headers=[])
 
 
 async def test_permissive_takes_what_is_not_proven_as_claimed() -> None:

@@ -12,7 +12,7 @@ from mesh import address
 from mesh.access import Gate
 from mesh.application import Headers
 from mesh.blocks.durable import REPLY_HEADER, _Callee, split_topic
-from mesh.blocks.durable_record import ID_HEADER, Record, Records, State
+from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, Record, Records, State
 from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import KeyValueStateStore, StateStore, Stored
@@ -117,6 +117,20 @@ async def test_publishing_the_outcome_is_tried_again_without_the_application() -
     assert await handler.attempt(delivery(5)) is SUCCESS
     assert application.calls == 1
     assert topic.published == [("outcomes", "c1", "succeeded")]
+
+
+async def test_an_outcome_is_kept_until_it_is_published() -> None:
+    """The callee may be away for days in between: the call comes again for as long as the broker keeps it."""
+    away = 0.0
+    store, topic, application = KeyValueStateStore(MemoryKeyValue(lambda: away)), Topic(failures=1), Application()
+    handler = callee(store, topic, application)
+    with pytest.raises(BrokerUnavailableError):
+        await handler.attempt(delivery())
+    away = 7 * 24 * 3600.0
+    assert await handler.attempt(delivery(2)) is SUCCESS
+    assert (application.calls, topic.published) == (1, [("outcomes", "c1", "succeeded")])
+    away += KEEP_SECONDS + 60
+    assert await record(store) is None  # It is as old as any other then.
 
 
 async def test_an_outcome_that_cannot_be_noted_is_asked_for_again() -> None:
