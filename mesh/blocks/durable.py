@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import unquote
 
+import msgspec
 import orjson
 
 from mesh import address, telemetry
@@ -278,9 +279,17 @@ def split_topic(where: str) -> tuple[str, str]:
 
 def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
     """Give the trace context of a call, in which its outcome is published."""
-    _, _, given = unpack(delivery.message.headers[HTTP_HEADER])
-    fields = {name.lower(): value for name, value in cast("Headers", given)}
+    _, _, given = _asked(delivery.message.headers)
+    fields = {name.lower(): value for name, value in given}
     return fields.get("traceparent"), fields.get("tracestate", ""), fields.get(BAGGAGE, "")
+
+
+def _asked(headers: Mapping[str, str]) -> tuple[str, str, Headers]:
+    """Read verb, target and headers of a call; raises ``KeyError`` and ``ValueError``, whatever was stored."""
+    try:
+        return msgspec.convert(unpack(headers[HTTP_HEADER]), tuple[str, str, list[tuple[str, str]]])
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class _Callee:
@@ -307,9 +316,9 @@ class _Callee:
         """Run a call once, unless it has an outcome."""
         message = delivery.message
         try:
-            verb, target, given = unpack(message.headers[HTTP_HEADER])
+            verb, target, given = _asked(message.headers)
             call_id = id_of(message.headers)
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError):
             return Attempt(Outcome.DROP, "not a durable call")
         try:
             caller = self._records.caller(delivery)
@@ -320,12 +329,10 @@ class _Callee:
             if record is not None:
                 await self._tell(delivery, record)
             return SUCCESS
-        verb = cast("str", verb)
         try:
-            target = self._access.admit(caller, verb, cast("str", target), grpc=self._application.is_grpc)
+            target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
         except (PermissionDeniedError, BadArgumentError) as error:
             return Attempt(Outcome.DROP, str(error))  # As its outcome: who calls again is refused again.
-        given = cast("Headers", given)
         if caller.proven:
             given = naming(given, caller)
         headers = [*given, ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
@@ -359,11 +366,11 @@ class _Callee:
         """Note that a call failed for good, and publish it to its dead letter topic."""
         headers = delivery.message.headers
         try:
-            _, target, _ = unpack(headers[HTTP_HEADER])
+            _, target, _ = _asked(headers)
             call_id = id_of(headers)
             caller = self._records.caller(delivery, again=True)
             known, done = await self._records.known(call_id, caller)
-        except (KeyError, ValueError, TypeError, UnprovenError):
+        except (KeyError, ValueError, UnprovenError):
             return  # It is no call, or by nobody who may say anything of this one.
         if done and (known is None or known.state is State.SUCCEEDED):
             logger.warning("the outcome of call %s could not be published: %s", call_id, reason)
@@ -371,7 +378,7 @@ class _Callee:
         record = Record(
             call_id,
             self._app_id,
-            cast("str", target),
+            target,
             State.FAILED,
             attempts,
             reason,

@@ -315,7 +315,7 @@ async def test_what_is_kept_and_is_no_record(value: bytes, mode: str) -> None:
     assert (known.body, len(mesh.application.calls)) == (b'"done"', 1)
 
 
-@pytest.mark.parametrize("call", ["", "7", "[]", '["POST"]', "null"])
+@pytest.mark.parametrize("call", ["", "7", "[]", '["POST"]', "null", "[1,2,3]", '["a","/b",[["c"]]]', "[" * 9999])
 async def test_what_is_stored_and_is_no_call(call: str) -> None:
     mesh = Mesh()
     message = mesh.call()
