@@ -17,6 +17,7 @@ from mesh.errors import UnprovenError
 from mesh.host import Answer, Question
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, gateway
+from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node
 
 STORE = component("store", "state.in-memory", placement="backbone", scopes=["host", "shop"])
@@ -86,8 +87,15 @@ async def test_gateways_prove_who_calls(trust: TrustSettings, nats: Backbone, tm
         large = b"x" * 1_000_000
         assert (await shop.request("PUT", "/v1.0/invoke/stock/method/order", None, large)).status == 200
         assert app.got[-1].body == large
+        assert not [name for name in app.got[-1].headers if name.startswith("mesh-")]
+        durable = await shop.request("POST", "/v1.0/invoke/stock/method/order", {"mesh-delivery": "durable"}, {"n": 1})
+
+        async def succeeded() -> None:
+            reply = await shop.get(f"/v1.0/mesh/invocations/{durable.json['id']}")
+            assert (reply.status, reply.json["state"]) == (200, "succeeded")
+
+        await eventually(succeeded)
         count = len(app.got)
         reply = await unproven.post("/v1.0/invoke/stock/method/order", {"n": 1})
         assert (reply.status, reply.json["errorCode"]) == (401, "ERR_IDENTITY_NOT_PROVEN")
         assert len(app.got) == count
-        assert not [name for name in app.got[-1].headers if name.startswith("mesh-")]
