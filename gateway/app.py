@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp import web
-
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.export.opening import spans_sent
@@ -30,7 +28,6 @@ from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import Connections
 from gateway.http.middleware import Through, middleware_stage, towards_application
-from gateway.http.response import split_target
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
 from gateway.logs import configure_logging, switch_level
@@ -38,7 +35,7 @@ from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
 from gateway.routes import build_api, build_router
-from gateway.routes.invocation import comparable, header_target
+from gateway.routes.invocation import comparable, named_by
 from gateway.routes.request import read_body
 from gateway.routes.route import API
 from gateway.runs import Run, registered
@@ -185,17 +182,13 @@ class Gateway:
         runtime, config, router = self._runtime, self.config, build_router(api)
         through = _through(runtime, "http_pipeline")
 
-        def named(request: web.BaseRequest) -> str | None:
-            found = router.route(request.method, split_target(request)[0])
-            return header_target(request) if found is None else None
-
         around = stages(
             config,
             metrics=self._metrics,
             tracing=runtime.tracing,
             api_log=api.api_log,
             names=api.names,
-            middleware=middleware_stage(through, comparable, read_body, config.app_id, named),
+            middleware=middleware_stage(through, comparable, read_body, config.app_id, partial(named_by, router)),
         )
         return staged(router, around)
 

@@ -75,7 +75,7 @@ class Request:
         caller: App id of who asks: of an invocation its caller, else the gateway's own application.
         scheme: ``http`` or ``https``, as far as the gateway can see.
         told: Header fields that its answer gets, whatever it will be.
-        named: App id that the header names, where the path is none of the API's; else empty.
+        named_by: Gives the app id that is called because a header names it, whatever the path says; else nothing.
     """
 
     method: str
@@ -87,14 +87,18 @@ class Request:
     caller: str = ""
     scheme: str = "http"
     told: Headers = ()
-    named: str = ""
+    named_by: Callable[[Request], str | None] | None = field(default=None, repr=False)
 
     @property
     def place(self) -> str:
-        """Give the path of the API that it goes to, also where the header names the application that is called."""
-        if not self.named:
+        """Give the path of the API that it goes to, also where a header names the application that is called.
+
+        It is that of the request as it is now: a middleware may have changed the path, the method or the header.
+        """
+        named = self.named_by and self.named_by(self)
+        if not named:
             return self.path
-        return f"/v1.0/invoke/{quote(self.named, safe='')}/method/{self.path.lstrip('/')}"
+        return f"/v1.0/invoke/{quote(named, safe='')}/method/{self.path.lstrip('/')}"
 
     def header(self, name: str) -> str | None:
         """Give the first field of a name."""

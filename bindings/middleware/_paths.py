@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 from mesh.regular import Regular
 
 __all__ = ["PathFilter", "read"]
+
+
+_INVOCATION = re.compile(r"/v1\.0/invoke/(?:(?i:https?:/.*?)|(?!\.{1,2}/)[^/]+)/method(?=/|\Z)")
 
 
 class PathFilter:
@@ -27,11 +31,13 @@ class PathFilter:
 
 
 def read(path: str) -> str:
-    """Give what a path comes to, however it is written."""
+    """Give what a path comes to, however it is written; a called method's dots do not lead out of its application."""
+    found = _INVOCATION.match(path)
+    at = 0 if found is None else found.end()
     kept: list[str] = []
-    for segment in unquote(path).split("/"):
+    for segment in unquote(path[at:]).split("/"):
         if segment == "..":
             del kept[-1:]
         elif segment not in ("", "."):
             kept.append(segment)
-    return "/" + "/".join(kept)
+    return "/".join((unquote(path[:at]), *kept)) or "/"

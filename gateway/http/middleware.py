@@ -98,7 +98,7 @@ def middleware_stage(
     clean: Callable[[str], str],
     read: ReadBody,
     app_id: str,
-    named: Callable[[web.BaseRequest], str | None],
+    named_by: Callable[[Passing], str | None],
 ) -> Callable[[Handler], Handler] | None:
     """Make the stage; None = there is no middleware.
 
@@ -107,7 +107,7 @@ def middleware_stage(
         clean: Makes the path that the router goes by.
         read: Reads the body of a request, up to the limit.
         app_id: The gateway's own application.
-        named: Gives the app id that a request's header names, where its path is none of the API's.
+        named_by: Gives the app id that is called because a request's header names it.
     """
     if through(_nowhere) is None:
         return None
@@ -145,7 +145,7 @@ def middleware_stage(
                 incoming,
                 peer=_peer(request),
                 caller=app_id,
-                named=named(request) or "",
+                named_by=named_by,
                 incoming=incoming,
             )
             return _answered(await onward(passing))

@@ -6,9 +6,9 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
 import orjson
@@ -18,7 +18,7 @@ from gateway.errors import TYPES, APIError, bad_request, too_large
 from gateway.errors import answer as failure
 from gateway.http.response import Answered, Response, StreamedResponse, split_target
 from gateway.routes.durable import DELIVERY_HEADER, accept
-from gateway.routes.request import check_escapes, go_ahead, header, read_body, unescape
+from gateway.routes.request import check_escapes, go_ahead, read_body, text_of, unescape
 from gateway.routes.route import Asked, Route
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import hint
@@ -29,12 +29,17 @@ from mesh.packing import readable
 from mesh.telemetry import unusable
 from mesh.values import parse_duration
 
-__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "header_target"]
+if TYPE_CHECKING:
+    from gateway.http.server import Router
+    from mesh.middleware import Request as Passing
+
+__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "named_by"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
 TIMEOUT_HEADER = "mesh-timeout"
 _BY_URL = re.compile(r"/+v1\.0/+invoke/+(?:((?i:https?:/.*?))|(?!\.{1,2}/)([^/]+)/*)/method(?=/|\Z)")
+_INVOKES = re.compile(r"/v1\.0/invoke(?=/|\Z)")
 _AUTHORITY_ENDS = re.compile(r"[/?#\\]")
 # By the numbers of HTTPExtension.Verb; that of none comes from clients of gRPC, where each call is a POST.
 _VERBS = ("POST", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
@@ -47,7 +52,7 @@ _SET_HERE = frozenset({"dapr-caller-app-id", "dapr-caller-namespace", "dapr-call
 
 async def by_url(asked: Asked) -> Answered:
     """Call ``invoke/{app id}/method/{method}``; a header makes the whole path the method instead."""
-    if header_target(asked.request) is None:
+    if header_target(asked.request.headers.get) is None:
         target, method = _split(asked.segments)
         if target:
             return await _call(asked, target, "/" + "/".join(method))
@@ -65,7 +70,7 @@ async def by_nothing(asked: Asked) -> Answered:
 
 
 async def _by_header(asked: Asked, path: str) -> Answered:
-    target = header_target(asked.request)
+    target = header_target(asked.request.headers.get)
     if target:
         return await _call(asked, target, path)
     raise _nobody(asked, path)
@@ -144,12 +149,22 @@ def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:
     return headers
 
 
-def header_target(request: web.BaseRequest) -> str | None:
-    """Give the app id that the header names, by ``dapr-app-id`` or as a basic login of that name."""
-    target = header(request, "dapr-app-id")
+def named_by(router: Router, request: Passing) -> str | None:
+    """Give the app id that is called because a header names it: where `by_url` or `by_header` answers."""
+    route = router.route(request.method, request.path)
+    return header_target(request.header) if route is None or _INVOKES.match(comparable(request.path)) else None
+
+
+def header_target(first: Callable[[str], str | None]) -> str | None:
+    """Give the app id that a header names, by ``dapr-app-id`` or as a basic login of that name.
+
+    Args:
+        first: Gives the first header of a name.
+    """
+    target = text_of("dapr-app-id", first("dapr-app-id"))
     if target:
         return target
-    authorization = request.headers.get("Authorization", "")
+    authorization = first("Authorization") or ""
     if authorization[:6].lower() != "basic ":
         return None
     try:

@@ -26,6 +26,7 @@ __all__ = [
     "query_of",
     "read_body",
     "read_json",
+    "text_of",
     "text_map",
     "unescape",
 ]
@@ -70,7 +71,15 @@ def header(request: web.BaseRequest, name: str) -> str | None:
     Raises:
         APIError: It is not UTF-8.
     """
-    value = request.headers.get(name)
+    return text_of(name, request.headers.get(name))
+
+
+def text_of(name: str, value: str | None) -> str | None:
+    """Give a header's value, if it is there.
+
+    Raises:
+        APIError: It is not UTF-8.
+    """
     if value is not None and not value.isascii():
         try:
             value.encode()

@@ -426,12 +426,49 @@ async def test_paths_that_ask_for_a_login(
             "x/../admin": 302,
             "x/%2e%2e/admin": 302,
             "/admin": 302,
+            "../admin": 302,
+            "../../../../../%2e%2e/x/../admin": 302,
         }.items():
             assert (await node.get(f"{CALL}/{path}")).status == expected, path
         login = base64.b64encode(b"dapr-app-id:app").decode()
         for named in ({"dapr-app-id": "app"}, {"Authorization": f"Basic {login}"}):
-            for path, expected in {"/open": 200, "/admin": 302, "/x/..%2fadmin": 302}.items():
+            for path, expected in {
+                "/open": 200,
+                "/admin": 302,
+                "/x/..%2fadmin": 302,
+                "/v1.0/invoke/other/method/open": 200,
+                "/v1.0/invoke/other/method/admin": 302,
+                "/v1.0/invoke/other/method/../../../../admin": 302,
+                "/v1.0/invoke/other/method/../../../../../../../../admin": 302,
+                "/v1.0/invoke/other": 200,
+            }.items():
                 assert (await node.request("GET", path, named)).status == expected, (named, path)
+
+
+@pytest.mark.parametrize("named", [{}, {"dapr-app-id": "app"}, {"dapr-app-id": "zzz"}], ids=["none", "app", "other"])
+async def test_a_login_is_asked_for_by_who_is_called_at_last(
+    memory: Backbone, app: App, tmp_path: Path, provider: IdentityProvider, named: dict[str, str]
+) -> None:
+    """A header that names an application, and an alias before, lead nobody around."""
+    aliases = {"/mine/{x}": "/v1.0/state/statestore/secret", "/theirs": "/v1.0/invoke/zzz/method/a", "/none": "/b"}
+    made = oauth2(provider, 1, pathFilter="^/v1.0/(state|invoke/app)/")
+    made += of_type("alias", "middleware.http.routeralias", aliases)
+    ways = configuration(httpPipeline=["alias:routeralias", "oauth2"])
+    is_app = named.get("dapr-app-id") == "app"
+    async with through(memory, tmp_path, made, ways, app=app) as node:
+        for path, guarded in {
+            "/mine/1": True,
+            "/v1.0/state/statestore/secret": True,
+            "//v1.0/./state/memory/secret": True,
+            "/v1.0/invoke/app/method/a": is_app or not named,
+            "/v1.0/invoke/zzz/method/a": is_app,
+            "/v1.0/invoke/zzz/method/../../../../a": is_app,
+            "/theirs": is_app,
+            "/none": is_app,
+            "/a": is_app,
+        }.items():
+            assert ((await node.request("GET", path, named)).status == 302) is guarded, path
+        assert not app.got
 
 
 async def test_https_on_the_way_back(memory: Backbone, tmp_path: Path, provider: IdentityProvider) -> None:
