@@ -18,7 +18,7 @@ from gateway.config import GatewayConfig
 from mesh import __version__
 from mesh.telemetry import CURRENT
 
-__all__ = ["Bounded", "configure_logging", "quoted", "switch_level"]
+__all__ = ["OURS", "Bounded", "configure_logging", "quoted", "switch_level"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ BURST = 100
 LINES_A_MINUTE = 6
 MAX_MESSAGE = 16_384
 TOLD_SECONDS = 10.0
+OURS = ("mesh", "gateway", "brokers", "bindings")
 # Changes of state, which come with counts, and the lines of calls that somebody asked for.
 UNBOUNDED = frozenset({"mesh.conditions", "gateway.api", "gateway.spans"})
 
@@ -186,10 +187,17 @@ def configure_logging(config: GatewayConfig) -> None:
     atexit.register(bounded.tell)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(config.log_level.upper())
+    _set_level(logging.getLevelNamesMapping()[config.log_level.upper()])
     # Per-request chatter of libraries is not ours to show.
     for name in ("asyncio", "aiohttp.access", "nats"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _set_level(level: int) -> None:
+    """Set the level of our own lines. Below ``info``, libraries write requests and answers: passwords and payloads."""
+    logging.getLogger().setLevel(max(level, logging.INFO))
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
 
 
 def switch_level(asked: str) -> None:
@@ -198,9 +206,8 @@ def switch_level(asked: str) -> None:
     Args:
         asked: As in the configuration. If it is ``debug``, the other one is ``info``.
     """
-    root = logging.getLogger()
     usual = logging.INFO if asked == "debug" else logging.getLevelNamesMapping()[asked.upper()]
-    level = usual if root.level == logging.DEBUG else logging.DEBUG
-    root.setLevel(min(level, logging.INFO))  # Whatever the levels are, this is told.
+    level = usual if logger.isEnabledFor(logging.DEBUG) else logging.DEBUG
+    _set_level(min(level, logging.INFO))  # Whatever the levels are, this is told.
     logger.info("the log has lines from %s on", logging.getLevelName(level).lower())
-    root.setLevel(level)
+    _set_level(level)

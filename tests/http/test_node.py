@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from gateway.app import Gateway, run
 from gateway.config import GatewayConfig, HealthCheck, Tokens
+from gateway.logs import OURS
 from mesh.errors import ConfigError
 from tests.http.harness import (
     ANY,
@@ -435,13 +436,16 @@ async def test_a_signal_switches_the_level_of_the_log(
     """To debug, and back to what was asked for; each is told, even where such lines are not asked for."""
     monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
     settings = config(tmp_path, log_level="error")
-    caplog.set_level(logging.ERROR)
+    for name in ("", *OURS):  # It sets them all back in the end.
+        caplog.set_level(logging.ERROR, name)
     caplog.handler.setLevel(logging.NOTSET)
 
     def says(*levels: str) -> None:
         said = [each.getMessage() for each in caplog.records if each.name == "gateway.logs"]
         assert said == [f"the log has lines from {level} on" for level in levels]
-        assert logging.getLogger().level == getattr(logging, levels[-1].upper())
+        level = getattr(logging, levels[-1].upper())
+        assert {logging.getLogger(name).level for name in OURS} == {level}
+        assert logging.getLogger().level == max(level, logging.INFO)
 
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(run(settings))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
-from gateway.logs import BURST, LINES_A_MINUTE, TOLD_SECONDS, Bounded, quoted
+from gateway.logs import BURST, LINES_A_MINUTE, OURS, TOLD_SECONDS, Bounded, quoted
 
 _LOG = """
 import logging
@@ -62,6 +63,49 @@ def test_every_output_takes_the_lines(encoding: str, shown: str) -> None:
     assert [line for line in lines if line.startswith("time=")] == lines[:2]  # What others say begins no line.
     said = "bü" if encoding == "utf-8" else "b\\xfc"
     assert lines[-2:] == [f"\tValueError: {said}\\u001b", "\ttime=now level=info msg=forged"]
+
+
+_LEVELS = """
+import logging, sys
+from pathlib import Path
+from gateway.config import GatewayConfig
+from gateway.logs import configure_logging, switch_level
+asked, switches = sys.argv[1], int(sys.argv[2])
+configure_logging(GatewayConfig("app", Path(), log_level=asked))
+for _ in range(switches):
+    switch_level(asked)
+print("---")
+for name in ("mesh.node.runtime", "gateway.app", "brokers.nats", "bindings.aws._session", "botocore.parsers", "hpack"):
+    logging.getLogger(name).debug("low")
+    logging.getLogger(name).info("usual")
+    logging.getLogger(name).warning("high")
+"""
+_ALL, _USUAL, _HIGH = ["low", "usual", "high"], ["usual", "high"], ["high"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "switches", "ours", "others"),
+    [
+        ("debug", 0, _ALL, _USUAL),
+        ("debug", 1, _USUAL, _USUAL),
+        ("info", 0, _USUAL, _USUAL),
+        ("info", 1, _ALL, _USUAL),
+        ("info", 2, _USUAL, _USUAL),
+        ("warning", 0, _HIGH, _HIGH),
+        ("warning", 1, _ALL, _USUAL),
+        ("warning", 2, _HIGH, _HIGH),
+    ],
+)
+def test_lines_at_debug_are_our_own(asked: str, switches: int, ours: list[str], others: list[str]) -> None:
+    """Libraries write there what they send and get: secrets, and what callers said."""
+    found = subprocess.run(
+        [sys.executable, "-c", _LEVELS, asked, str(switches)], capture_output=True, timeout=60, check=True, text=True
+    )
+    written = re.findall(r'msg="(\w+)" .*scope=([\w.]+)', found.stdout.partition("---")[2])
+    of_ours = [[text for text, scope in written if scope.partition(".")[0] == name] for name in OURS]
+    assert of_ours == [ours] * len(OURS)
+    for name in ("botocore.parsers", "hpack"):
+        assert [text for text, scope in written if scope == name] == others, name
 
 
 class Log:
