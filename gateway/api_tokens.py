@@ -50,6 +50,7 @@ class Admitted:
         self._state = None if self._file is None else _state(self._file)
         self._tokens: tuple[bytes, ...] = () if tokens.api is None else (tokens.api.encode(),)
         self._look_at = time.monotonic() + LOOK_EVERY
+        self._told = ""  # What was wrong with it when it was read last.
         if self._file is not None:
             self._tokens = read_tokens(self._file)
 
@@ -64,19 +65,22 @@ class Admitted:
         self._look_at = time.monotonic() + LOOK_EVERY
         state = _state(file)
         if state == self._state:
+            self._told = ""
             return
-        self._state = state
         try:
             self._tokens = read_tokens(file)
-        except ConfigError as error:
-            logger.error("API tokens are kept as they were: %s", error)  # noqa: TRY400 - its text says it all
+        except ConfigError as error:  # It is tried again: what is mended may not show in its state.
+            if str(error) != self._told:
+                self._told = str(error)
+                logger.error("API tokens are kept as they were: %s", error)  # noqa: TRY400 - its text says it all
         else:
+            self._state, self._told = state, ""
             logger.info("API tokens read again: %d of them", len(self._tokens))
 
 
-def _state(file: Path) -> tuple[int, int, int] | None:
+def _state(file: Path) -> tuple[int, ...] | None:
     try:
         found = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
