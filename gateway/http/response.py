@@ -27,12 +27,14 @@ __all__ = [
     "Request",
     "Response",
     "StreamedResponse",
+    "completed",
     "json_response",
     "no_content",
     "render",
     "split_target",
 ]
 
+LISTS = frozenset({"set-cookie", "vary"})  # A field is one member of them, or more.
 WITHOUT_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 Fields = list[tuple[str, str]]
@@ -55,6 +57,18 @@ def _connection(request: web.BaseRequest, *, keep_alive: bool) -> str:
     return "Connection: close"
 
 
+def completed(fields: Fields, further: Sequence[tuple[str, str]]) -> Fields:
+    """Add what is not said yet: of most fields there may be one, and whoever answers knows better."""
+    given = {name.lower() for name, _ in fields}
+    lacking = [
+        each
+        for each in further
+        if (name := each[0].lower()) not in given
+        or (name in LISTS and not any(was.lower() == name and value == each[1] for was, value in fields))
+    ]
+    return [*fields, *lacking]
+
+
 class Outlet(Protocol):
     """Where an answer that comes in parts goes, if that is not a connection of HTTP/1.1."""
 
@@ -73,7 +87,7 @@ class Request(web.BaseRequest):
 
     Attributes:
         begun: Whether the head of a streamed answer is out.
-        further_fields: Header fields for a streamed answer.
+        further_fields: Header fields for a streamed answer, and for one that tells of a failure.
         outlet: Where a streamed answer goes; None = the connection.
         trace: The span of the call, what goes with it, and whether it is this call's own; None = it has none.
     """
@@ -180,8 +194,7 @@ class StreamedResponse:
         self._empty = request.method == "HEAD" or self.status < 200 or self.status in WITHOUT_BODY
         fields = self.fields
         if isinstance(request, Request):
-            given = {name.lower() for name, _ in fields}
-            fields = [*fields, *(each for each in request.further_fields if each[0].lower() not in given)]
+            fields = completed(fields, request.further_fields)
             self._outlet = request.outlet
         if self._outlet is not None:
             self._chunked = False

@@ -29,7 +29,7 @@ from gateway.api_tokens import Admitted
 from gateway.config import GatewayConfig, Tokens
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.http.middleware import HEALTH
-from gateway.http.response import Answered, Request, Response, render, split_target
+from gateway.http.response import Answered, Request, Response, completed, render, split_target
 from gateway.http.tracing import check_baggage, tracing_calls
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
@@ -142,7 +142,7 @@ def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Han
             raise ConnectionResetError("the answer broke off")
         response = render(failure)
         if isinstance(request, Request):
-            response.fields += request.further_fields
+            response.fields = completed(response.fields, request.further_fields)
         return response
 
     return answer
@@ -217,7 +217,7 @@ def _cors(origins: Sequence[str]) -> Stage:
                 request.further_fields = [*request.further_fields, *told]
             response = await handler(request)
             if not response.prepared:
-                response.fields += told
+                response.fields = completed(response.fields, told)
             return response
 
         return cors

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from aiohttp import web
 
 from gateway.errors import bad_request
-from gateway.http.response import Answered, Request, Response
+from gateway.http.response import Answered, Request, Response, completed
 from gateway.spans.context import baggage_of, trace_context
 from gateway.spans.names import failure, header_tags, of_http
 from mesh.operation import Trace
@@ -47,7 +47,7 @@ def tracing_calls(tracing: Tracing) -> Callable[[Handler], Handler]:
             finally:
                 CURRENT.reset(current)
             if isinstance(response, Response):
-                _tell(response, told)
+                response.fields = completed(response.fields, told)  # The called application may have said them.
             return response
 
         return trace
@@ -86,9 +86,3 @@ def _begun(
     if isinstance(peer, tuple):
         attributes |= {"server.address": peer[0], "server.port": peer[1]}
     return tracing.begin(span, parent, name, SpanKind.CLIENT, attributes, tracestate=state)
-
-
-def _tell(response: Response, fields: list[tuple[str, str]]) -> None:
-    """Add what the called application has not said itself."""
-    given = {name.lower() for name, _ in response.fields}
-    response.fields += [each for each in fields if each[0].lower() not in given]

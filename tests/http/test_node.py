@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from gateway.app import Gateway, run
 from gateway.config import GatewayConfig, HealthCheck, Tokens
@@ -28,6 +29,7 @@ from tests.http.harness import (
     Backbone,
     Case,
     Node,
+    Reply,
     cases,
     check,
     component,
@@ -332,7 +334,8 @@ async def test_trap_29_cors(
     async with gateway(memory, tmp_path, allowed_origins=origins, tokens=Tokens(api="secret")) as node:
         for target, status in (("/v1.0/healthz", 204), ("/v1.0/metadata", 401)):
             reply = await node.get(target, Origin=origin)
-            assert (reply.status, reply.headers.get("access-control-allow-origin")) == (status, allowed)
+            assert reply.status == status
+            assert _of_cors(reply) == ([allowed, "Origin"] if allowed else [])
         ask = {"Origin": origin, "Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "x-odd"}
         reply = await node.request("OPTIONS", "/v1.0/publish/pubsub/t", ask)
         if allowed:
@@ -342,6 +345,36 @@ async def test_trap_29_cors(
             assert reply.headers["vary"] == "Origin"
         else:
             assert reply.status == 401
+
+
+def _of_cors(reply: Reply) -> list[str]:
+    return [value for name, value in reply.fields if name.lower() in ("access-control-allow-origin", "vary")]
+
+
+async def test_cors_is_told_once(memory: Backbone, tmp_path: Path) -> None:
+    """On failures, too; and an application that knows of it has the last word."""
+
+    async def stream(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Access-Control-Allow-Origin": "http://own"})
+        await response.prepare(request)
+        await response.write(b"x")
+        return response
+
+    async with App() as app, gateway(memory, tmp_path, app=app, allowed_origins=("http://a",)) as node:
+        app.answer("/own", Access_Control_Allow_Origin="http://own", Vary="Accept")
+        app.streams["/stream"] = stream
+        ours = ["http://a", "Origin"]
+        for method, path, expected in (
+            ("GET", "/v1.0/metadata", ours),
+            ("GET", "/v1.0/state/nobody/k", ours),
+            ("GET", "/v1.0/no/such", ours),
+            ("POST", "/v1.0/state/statestore", ours),
+            ("GET", "/v1.0/invoke/app/method/x", ours),
+            ("GET", "/v1.0/invoke/app/method/own", ["http://own", "Accept", "Origin"]),
+            ("GET", "/v1.0/invoke/app/method/stream", ["http://own", "Origin"]),
+        ):
+            reply = await node.request(method, path, {"Origin": "http://a"}, b"{" if method == "POST" else None)
+            assert _of_cors(reply) == expected, path
 
 
 # Allowed and denied

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway.errors import APIError
-from gateway.http.response import Response, StreamedResponse, json_response, no_content
+from gateway.http.response import Response, StreamedResponse, completed, json_response, no_content
 
 
 class Client:
@@ -138,3 +138,19 @@ async def test_large_answers_wait_for_the_client() -> None:
     assert client.drained == 1
     await sent(StreamedResponse(200, [], None), client := Client(), b"x", b"y")
     assert client.drained == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "further", "added"),
+    [
+        ([], [("A", "1"), ("A", "2")], [("A", "1"), ("A", "2")]),
+        ([("a", "0")], [("A", "1"), ("B", "2")], [("B", "2")]),
+        ([("vary", "Accept")], [("Vary", "Origin")], [("Vary", "Origin")]),
+        ([("vary", "Origin")], [("Vary", "Origin")], []),
+        ([("Set-Cookie", "a=1")], [("Set-Cookie", "b=2"), ("Set-Cookie", "a=1")], [("Set-Cookie", "b=2")]),
+    ],
+)
+def test_what_is_said_already_is_not_added(
+    fields: list[tuple[str, str]], further: list[tuple[str, str]], added: list[tuple[str, str]]
+) -> None:
+    assert completed(fields, further) == [*fields, *added]
