@@ -22,9 +22,10 @@ from mesh.registry import (
 if TYPE_CHECKING:
     from mesh.resources.component import Component
 
-__all__ = ["ALL", "CALLS", "Permitting", "Rights", "rights_of"]
+__all__ = ["ALL", "CALLS", "WILD", "Permitting", "Rights", "rights_of"]
 
 ALL = "*"
+WILD = (ALL, ">")
 OUTCOMES = "mesh:invocations"
 _SHARED = ("nodes", "hosts", "keepers", "readers", "triggered")
 _NAMED = ("asker", "keepers", "seen", "back")
@@ -38,7 +39,7 @@ class Rights:
     Attributes:
         namespace: Of the mesh.
         app_id: The application.
-        calls: App ids that it may call, at once or by the broker; ``*`` for all.
+        calls: App ids that it may call, at once or by the broker; ``*`` for all. There may be none.
         pubsub: Names of pub/sub components on the backbone.
         stores: Names of key/value stores in the backbone.
         hosted: Names of components that it answers for.
@@ -53,7 +54,7 @@ class Rights:
 
     def space(self, *names: str) -> str:
         """Write a dotted address of the namespace; ``*`` and ``>`` stay what they are."""
-        tokens = [name if name in (ALL, ">") else address.encode_token(name) for name in (self.namespace, *names)]
+        tokens = [name if name in WILD else address.encode_token(name) for name in (self.namespace, *names)]
         return ".".join(("mesh", *tokens))
 
     @property

@@ -5,6 +5,9 @@ Source: Kafka documentation, authorization: which request needs which operation 
 
 from __future__ import annotations
 
+import shlex
+from urllib.parse import quote
+
 from brokers.kafka._frames_topic import TOPIC
 from brokers.kafka._names import group_name, topic_name
 from mesh import address
@@ -38,11 +41,11 @@ def permissions(rights: Rights) -> str:
         lines.append(_line(rights, (*_MAKE, "Write"), "topic", name, prefixed=app == ALL))
     return (
         "# Each with --bootstrap-server HOST:9092, and --command-config of an administrator.\n"
-        f"# The gateway: MESH_BACKBONE=kafka://{rights.app_id}:PASSWORD@HOST:9092\n" + "".join(lines)
+        f"# The gateway: MESH_BACKBONE=kafka://{quote(rights.app_id, safe='')}:PASSWORD@HOST:9092\n" + "".join(lines)
     )
 
 
 def _line(rights: Rights, operations: tuple[str, ...], kind: str, name: str, *, prefixed: bool = False) -> str:
     what = " ".join(f"--operation {each}" for each in operations)
     where = f"--{kind} {name}".rstrip() + (" --resource-pattern-type prefixed" if prefixed else "")
-    return f"kafka-acls.sh --add --allow-principal User:{rights.app_id} {what} {where}\n"
+    return f"kafka-acls.sh --add --allow-principal {shlex.quote(f'User:{rights.app_id}')} {what} {where}\n"

@@ -61,4 +61,6 @@ def _key(address: str, table: dict[int, int] | None = None) -> str:
 
 
 def _any(patterns: Iterable[str]) -> str:
-    return f"'^({'|'.join(dict.fromkeys(patterns))})'"
+    """Match one of them; where there is none, nothing, though an empty alternative would match everything."""
+    found = "|".join(dict.fromkeys(patterns))
+    return f"'^({found})'" if found else "'^$'"

@@ -92,11 +92,14 @@ def _calls(rights: Rights) -> list[str]:
     streams = [f"~{stream_of(space, each)}" for each in names]
     kept = [f"~{space}:{kind}:{each}?{each}" for each in names for kind in "pwb"]
     noted = [f"~{space}{each}" for each in ("", ":topics", ":groups", ":trim", ":e:*")]
+    called = [
+        _may(("exists", "xadd", "xgroup|create"), *streams),
+        _may(("exists", "hdel", "hgetall", "zrange", "zrem"), *kept),
+    ]
     return [
         _may((*_HASH, *_PLAIN), *noted),
         _may(("exists", "xinfo|groups", "xpending", "xtrim"), f"~{stream_of(space, ALL)}"),
-        _may(("exists", "xadd", "xgroup|create"), *streams),
-        _may(("exists", "hdel", "hgetall", "zrange", "zrem"), *kept),
+        *(called if names else []),
         _may(
             (*_EVERY, "publish", "subscribe"),
             f"~{stream_of(space, own)}",

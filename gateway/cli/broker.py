@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from gateway.cli.configure import app_id_problem, split_list
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import note, show
 from mesh.registry import Registry
 from mesh.resources.loader import load_resources
-from mesh.rights import ALL, rights_of
+from mesh.rights import ALL, WILD, rights_of
 from mesh.scopes import in_scope
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def parser() -> Parser:
     made.add_argument("-d", "--resources-path", action="append", default=[], metavar="PATH", help="its resources")
     made.add_argument("-n", "--namespace", metavar="NAME", help="of the mesh")
     made.add_argument(
-        "--calls", metavar="APP-IDS", help="the applications that it may call, by commas; all if not given"
+        "--calls", metavar="APP-IDS", help="those that it may call, by commas, an empty text for none; all if not given"
     )
     return made
 
@@ -50,14 +51,25 @@ def run(words: Sequence[str]) -> int:
     adapter = Registry().backbone(f"{scheme}:")
     if not hasattr(adapter, "permissions"):
         raise UsageError(f"--broker: {scheme} has no rights to be given", "mesh broker")
+    calls = (ALL,) if found.calls is None else split_list(found.calls)
+    for where, app_id in (("APP-ID", found.app_id), *(("--calls", each) for each in calls if each != ALL)):
+        if problem := _problem(app_id):
+            raise UsageError(f"{where}: {problem}", "mesh broker")
     components = None
     namespace = found.namespace or os.environ.get("NAMESPACE") or "default"
+    if namespace in WILD:
+        raise UsageError(f"--namespace: '{namespace}' would be all of them", "mesh broker")
     if found.resources_path:
         paths = [Path(path) for path in found.resources_path]
         loaded = load_resources(paths, namespace=found.namespace, app_id=found.app_id)
         for warning in loaded.warnings:
             note(f"warning: {warning}")
         components = [each for each in loaded.components if in_scope(each.scopes, found.app_id)]
-    calls = tuple(filter(None, (each.strip() for each in (found.calls or ALL).split(","))))
+        if wild := next((each for each in components if each.name in WILD), None):
+            raise UsageError(f"the component '{wild.name}' would be all of them", "mesh broker")
     show(cast("Permitting", adapter).permissions(rights_of(namespace, found.app_id, components, calls)).rstrip("\n"))
     return 0
+
+
+def _problem(app_id: str) -> str | None:
+    return f"'{app_id}' would be all of them" if app_id in WILD else app_id_problem(app_id)
