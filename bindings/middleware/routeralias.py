@@ -20,7 +20,6 @@ from mesh.resources.settings import Kind, setting
 
 __all__ = ["RouterAliasMiddleware"]
 
-_VARIABLE = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")
 _MARKS = re.compile(r"[?#\r\n]")
 
 
@@ -37,21 +36,47 @@ def routes(text: str) -> Mapping[str, str]:
     return found
 
 
-def pattern(path: str) -> Regular:
-    """Read a path with variables, ``{name}`` or ``{name:expression}``; raises ValueError.
+def parts(path: str) -> list[tuple[str, str, str]]:
+    r"""Split a path into what is fixed, and the name and the expression of the variable behind it; raises ValueError.
+
+    The last one has no name: nothing is behind it. An expression may have braces in pairs, as in ``{x:[0-9]{2}}``. They
+    count wherever they stand in it, as in Dapr: one alone is written ``\x7b`` or ``\x7d``.
+    """
+    found: list[tuple[str, str, str]] = []
+    at = 0
+    while (start := path.find("{", at)) >= 0:
+        depth = 0
+        for end in range(start, len(path)):
+            depth += {"{": 1, "}": -1}.get(path[end], 0)
+            if depth == 0:
+                break
+        name, colon, expression = path[start + 1 : end].partition(":")
+        if depth or not name or "{" in name or (colon and not expression):
+            break
+        found.append((path[at:start], name, expression or "[^/]+"))
+        at = end + 1
+    found.append((path[at:], "", ""))
+    if any(mark in text for text, *_ in found for mark in "{}"):
+        raise ValueError(f"'{path}' has a brace that is not closed, or not open, or a variable that is empty")
+    if path[:1] != "/" or any(_MARKS.search(each) for text, name, _ in found for each in (text, name)):
+        raise ValueError(f"'{path}' is no path: it begins with a slash, and has no query")
+    return found
+
+
+def pattern(path: str) -> tuple[Regular, tuple[str, ...]]:
+    """Read a path with variables, ``{name}`` or ``{name:expression}``, and their names; raises ValueError.
 
     Its names stand in the expression as ``v0``, ``v1``…: any text may be one.
     """
-    if path[:1] != "/" or _MARKS.search(path):
-        raise ValueError(f"'{path}' is no path: it begins with a slash, and has no query")
-    made, at = "", 0
-    for number, found in enumerate(_VARIABLE.finditer(path)):
-        made += re.escape(path[at : found.start()]) + f"(?P<v{number}>{found[2] or '[^/]+'})"
-        at = found.end()
-    rest = path[at:]
-    if "{" in rest or "}" in rest:
-        raise ValueError(f"'{path}' has a brace that is not closed, or not open")
-    return Regular(made + re.escape(rest))
+    made = ""
+    names: list[str] = []
+    for fixed, name, expression in parts(path):
+        made += re.escape(fixed)
+        if name:
+            Regular(expression)  # Alone, so that none closes what is around it.
+            made += f"(?P<v{len(names)}>{expression})"
+            names.append(name)
+    return Regular(made), tuple(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +115,7 @@ class RouterAliasMiddleware(ComponentAdapter):
             try:
                 if target[:1] != "/":
                     raise ValueError(f"'{target}' is no path: it begins with a slash")
-                variables = tuple(found[1] for found in _VARIABLE.finditer(path))
-                made._aliases.append((pattern(path), variables, target))
+                made._aliases.append((*pattern(path), target))
             except ValueError as error:
                 problems.append(component.problem(str(error), setting=place))
         if problems:

@@ -34,6 +34,10 @@ ALIASES = {
     "/n/{number:[0-9]+}": f"{CALL}/number?kind=n",
     "/n/{other}": f"{CALL}/other",
     "/a b/{x}": f"{CALL}/blank",
+    "/case/{x:(?i)b+}/c": f"{CALL}/case",
+    "/code/{x:[0-9]{2}}-{y:(?:a{1,2}b){2}}": f"{CALL}/code",
+    "/brace/{x:[\\x7b?#]}": f"{CALL}/brace",
+    "/deep/{x:.*}": f"{CALL}/deep",
 }
 ALIASED = {
     "/v1.0/mall/activity/info?id=123": "/mall/info?id=123",
@@ -42,6 +46,11 @@ ALIASED = {
     "/n/12": "/number?kind=n&number=12",
     "/n/ab": "/other?other=ab",
     "/a%20b/%26c%3D": "/blank?x=%26c%3D",
+    "/case/bBb/c": "/case?x=bBb",
+    "/code/12-abaab": "/code?x=12&y=abaab",
+    "/brace/%7B": "/brace?x=%7B",
+    "/brace/%3F": "/brace?x=%3F",
+    "/deep/a/b": "/deep?x=a%2Fb",
     "//v1.0/./mall/activity/info": "/mall/info",
     f"{CALL}/as/it/is": "/as/it/is",
 }
@@ -57,7 +66,10 @@ async def test_aliases(memory: Backbone, app: App, tmp_path: Path, how: str) -> 
             app.got.clear()
             assert (await node.post(path, b"body")).status == 200, path
             assert [got.target for got in app.got] == [expected], path
-        assert (await node.get("/v1.0/hello/a/b/info")).status == 404, "a variable is one segment"
+        for path in ("/v1.0/hello/a/b/info", "/case/b/C", "/code/123-abab", "/code/12-ab"):
+            assert (await node.get(path)).status == 404, (
+                f"{path}: a variable is one segment, and its expression all of it"
+            )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +77,16 @@ async def test_aliases(memory: Backbone, app: App, tmp_path: Path, how: str) -> 
     [
         ({"/a": "b"}, "(/a): 'b' is no path"),
         ({"/a/{b": "/c"}, "(/a/{b): '/a/{b' has a brace"),
-        ({"/a/{b:(}": "/c"}, "is no regular expression"),
+        ({"/a/b}": "/c"}, "(/a/b}): '/a/b}' has a brace"),
+        ({"/a/{}": "/c"}, "a variable that is empty"),
+        ({"/a/{:x}": "/c"}, "a variable that is empty"),
+        ({"/a/{b:}": "/c"}, "a variable that is empty"),
+        ({"/a/{b:[0-9]{2}": "/c"}, "has a brace that is not closed"),
+        ({"/a/{b:[{]}": "/c"}, "has a brace that is not closed"),
+        ({"/a/{b:(}": "/c"}, "'(' is no regular expression"),
+        ({"/a/{b:a)(b}": "/c"}, "'a)(b' is no regular expression"),
+        ({"/a/{b}?c": "/c"}, "'/a/{b}?c' is no path"),
+        ({"/a/{b?}": "/c"}, "'/a/{b?}' is no path"),
         ({"/a?b": "/c"}, "'/a?b' is no path"),
         ({"routes": "[1]"}, "(routes): is no dictionary of paths"),
         ({"routes": "{a: /b}"}, "(routes): 'a' is no path"),
