@@ -67,6 +67,8 @@ class Own:
         header: Its credential.
         id: Of that.
         short: The credential for those who have it.
+        since: Unix time from which it counts.
+        until: Unix time until which it counts.
     """
 
     def __init__(self, issued: Issued, identity: Identity) -> None:
@@ -81,6 +83,7 @@ class Own:
         self.header = encoded(msgspec.msgpack.encode(_Wire(chain, public, signature)))
         self.id = id_of(self.header)
         self.short = f"#{encoded(self.id)}"
+        self.since, self.until = _life(issued.chain)
 
     def sign(self, data: bytes) -> bytes:
         """Sign as this node."""
@@ -141,7 +144,7 @@ class Peers:
         self._signers.clear()
 
     def signer(self, header: str, at: float) -> Peer:
-        """Find whose credential it was at a time; raises ``UnprovenError``."""
+        """Find whose credential it was at a time; raises ``UnprovenError``, and ``IdentityAwayError`` by its root."""
         key = id_of(header)
         peer = self._signers.get(key)
         if peer is None:
@@ -198,6 +201,10 @@ class Peers:
         signed = _KEY + hashlib.sha256(wire.chain[0]).digest() + wire.agreement
         if not verify(chain[0], wire.signature, signed):
             raise UnprovenError(f"a credential is not by who has the key of {identity}")
-        since = max(each.not_valid_before_utc for each in chain).timestamp()
-        until = min(each.not_valid_after_utc for each in chain).timestamp()
-        return Peer(identity, key, chain[0], agreement, since, until)
+        return Peer(identity, key, chain[0], agreement, *_life(chain))
+
+
+def _life(chain: Sequence[x509.Certificate]) -> tuple[float, float]:
+    """Give from when on and until when a chain counts."""
+    since = max(each.not_valid_before_utc for each in chain).timestamp()
+    return since, min(each.not_valid_after_utc for each in chain).timestamp()
