@@ -25,13 +25,13 @@ from typing import Literal, Protocol
 import msgspec
 
 from mesh.broker import Message
-from mesh.errors import IdentityAwayError, UnprovenError
+from mesh.errors import BadArgumentError, IdentityAwayError, UnprovenError
 from mesh.event import decode_header_value, encode_header_value
 from mesh.trust.certificates import verify
 from mesh.trust.credential import Own, Peers, decoded, encoded
 from mesh.trust.identity import Identity
 
-__all__ = ["KEPT_SECONDS", "UNSETTLED_SECONDS", "Kept", "What"]
+__all__ = ["KEPT_SECONDS", "MAX_DELAY_SECONDS", "UNSETTLED_SECONDS", "Kept", "What"]
 
 KEPT_SECONDS = 8 * 24 * 3600.0  # A day more than topics keep events by default.
 AHEAD_SECONDS = 30.0
@@ -100,7 +100,14 @@ class Kept:
             raise IdentityAwayError(f"the certificate of {own.identity} has expired, or is not valid yet")
 
     def prove(self, where: str, message: Message) -> Message:
-        """Sign what is about to be stored; raises ``IdentityAwayError``, as `move`."""
+        """Sign what is about to be stored.
+
+        Raises:
+            BadArgumentError: It is due so late that nobody would take it.
+            IdentityAwayError: As by `usable`; `move` raises that as well.
+        """
+        if int(message.headers.get(_DUE_HEADER, "0")) > (time.time() + MAX_DELAY_SECONDS) * 1000:
+            raise BadArgumentError("with identities, what is stored is due 366 days later at the most")
         headers = {**message.headers, FOR_HEADER: encode_header_value(where)}
         return self._signed(_KEPT, where, replace(message, headers=headers))
 

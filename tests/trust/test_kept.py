@@ -12,13 +12,14 @@ import pytest
 from mesh import address
 from mesh.blocks.proofs import Proofs
 from mesh.blocks.topic_scopes import TopicScopes
+from mesh.blocks.topics import not_before_of
 from mesh.broker import Delivery, Message
-from mesh.errors import IdentityAwayError, UnprovenError
+from mesh.errors import BadArgumentError, IdentityAwayError, UnprovenError
 from mesh.operation import Caller
 from mesh.trust.folder import Folder
 from mesh.trust.guard import Guard
 from mesh.trust.identity import Identity, TrustSettings
-from mesh.trust.kept import KEPT_SECONDS, UNSETTLED_SECONDS, Kept
+from mesh.trust.kept import KEPT_SECONDS, MAX_DELAY_SECONDS, UNSETTLED_SECONDS, Kept
 
 ORDERS, REFUNDS, LETTERS = (address.topic("ns", "pubsub", name) for name in ("orders", "refunds", "letters"))
 EVENT = Message({"ce-id": "1", "ce-source": "shop", "ce-specversion": "1.0", "ce-type": "t"}, b"one", "k", "i")
@@ -189,7 +190,6 @@ def test_by_another_namespace(nodes: Nodes) -> None:
         (KEPT_SECONDS + HOUR, 0.0, False),
         (KEPT_SECONDS + HOUR, 100 * HOUR, True),  # It counts from when it is due.
         (-UNSETTLED_SECONDS - 60.0, 0.0, False),  # By a clock that is ahead.
-        (KEPT_SECONDS, 400 * 24 * HOUR, False),
     ],
 )
 def test_it_is_read_later(
@@ -206,6 +206,27 @@ def test_it_is_read_later(
         else:
             with pytest.raises(UnprovenError, match="too long ago"):
                 read(stock, sent)
+
+
+def test_what_nobody_would_take_is_not_stored(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = {"mesh-not-before": str(int((time.time() + MAX_DELAY_SECONDS) * 1000) + 60_000)}
+    late, shop = replace(EVENT, headers={**EVENT.headers, **due}), nodes.proofs("shop")
+    with pytest.raises(BadArgumentError, match="366 days"):
+        shop.prove(ORDERS, late)
+    monkeypatch.setattr("mesh.trust.kept.MAX_DELAY_SECONDS", 2 * MAX_DELAY_SECONDS)
+    sent = shop.prove(ORDERS, late)  # Whatever the gateway says that has signed it.
+    monkeypatch.undo()
+    with pytest.raises(UnprovenError, match="too long ago"):
+        read(nodes.proofs("stock"), sent)
+
+
+@pytest.mark.parametrize("said", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "1970-01-01T00:00:00Z"])
+def test_it_was_due_before_time_began(nodes: Nodes, said: str) -> None:
+    due = not_before_of({"scheduledSendTime": said})
+    assert due == 0.0
+    held = {"mesh-not-before": str(int(due * 1000))}
+    sent = nodes.proofs("shop").prove(ORDERS, replace(EVENT, headers={**EVENT.headers, **held}))
+    assert read(nodes.proofs("stock"), sent) == SHOP
 
 
 def test_it_is_signed_when_the_certificate_was_not_valid(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
