@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -55,6 +55,7 @@ class SubscriptionSettings:
     raw: bool
     deduplicate: float
     accepts_unproven: bool
+    dead_letters: bool
 
     @classmethod
     def read(cls, subscription: Subscription, group: str) -> SubscriptionSettings:
@@ -78,7 +79,7 @@ class SubscriptionSettings:
             ordered=said.ordered,
             expires=said.group_expires if subscription.origin == "STREAMING" and not broadcast else None,
         )
-        return cls(options, said.raw, said.deduplicate, said.accepts_unproven)
+        return cls(options, said.raw, said.deduplicate, said.accepts_unproven, said.dead_letters)
 
 
 def is_broadcast(subscription: Subscription) -> bool:
@@ -98,7 +99,19 @@ class Consumer:
         *,
         raw: bool,
         accepts_unproven: bool = False,
+        holds_letters: Callable[[str], bool] = lambda topic: False,
     ) -> None:
+        """Prepare.
+
+        Args:
+            component: Of the topic.
+            subscription: What was asked for.
+            routes: Where events go, by rules; the first that matches counts.
+            application: Takes them.
+            raw: Whether events have no envelope.
+            accepts_unproven: Whether those are taken whose publisher is not proven.
+            holds_letters: Tells whether a topic holds dead letters.
+        """
         self._component = component
         self._subscription = subscription
         self._routes = routes
@@ -106,6 +119,7 @@ class Consumer:
         self._application = application
         self._raw = raw
         self._accepts_unproven = accepts_unproven
+        self._holds_letters = holds_letters
         self._prefix = component.broker.features.event_prefix
         self._batcher: Batcher | None = None
         self._skip = len(component.topic_prefix)
@@ -173,7 +187,10 @@ class Consumer:
     def _proven(self, delivery: Delivery) -> dict[str, str]:
         """Give the header that says who has published an event, where somebody asks for that."""
         proofs = self._component.proofs
-        return {} if proofs is None else {PROVEN_BY: proofs.publisher(delivery, lenient=self._accepts_unproven)}
+        if proofs is None:
+            return {}
+        letters = self._holds_letters(self._topic(delivery))
+        return {PROVEN_BY: proofs.publisher(delivery, lenient=self._accepts_unproven, letters=letters)}
 
     async def _hand_over(
         self, path: str, delivery: Delivery, event: Envelope, span: str, proven: Mapping[str, str]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
@@ -192,6 +193,7 @@ class PubSub:
             application,
             raw=settings.raw,
             accepts_unproven=settings.accepts_unproven,
+            holds_letters=lambda topic: settings.dead_letters or self._gets_letters(component.name, topic),
         )
         attempt = self._once(component, subscription, settings, consumer.attempt)
         label = f"{component.name}/{subscription.topic}"
@@ -268,6 +270,11 @@ class PubSub:
                 raise
         except ValueError as error:
             raise BadArgumentError(str(error)) from None
+
+    def _gets_letters(self, pubsub: str, topic: str) -> bool:
+        """Tell whether a subscription of this application has its dead letters there."""
+        every = chain(self._subscriptions, self._streaming.values())
+        return any(each.dead_letter_topic == topic and each.pubsub == pubsub for each in every)
 
     def _counts(self, label: str, retry: Retry | None, *, dead_letter: bool) -> Counted:
         """Give what counts attempts; it goes on for as long as what it depends on is the same."""

@@ -10,8 +10,8 @@ and which may be eight days ago at the most, counted from when the message was d
 What was signed a moment ago may be proven a moment later: a reader looks for new roots every two seconds, and clocks
 differ. So it is tried again for some minutes, and refused then.
 
-A dead letter is signed once more, by the node that has moved it: so nobody else can bring an event from one topic to
-another. What it holds is by its publisher, or not proven.
+A dead letter is signed once more, by the node that has moved it, and taken only where letters are looked for: else any
+node could bring an event from one topic to another. What it holds is by its publisher, or not proven.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Kept:
         may: Callable[[Identity], bool],
         *,
         lenient: bool = False,
-        letters: bool = False,
+        letters: Callable[[Identity], bool] | None = None,
         counts: bool = True,
         scope: Scope | None = None,
     ) -> Identity | None:
@@ -143,7 +143,7 @@ class Kept:
             message: As it was read.
             may: Tells whether somebody may store that there.
             lenient: Whether it is taken in any case.
-            letters: Whether it may be a dead letter.
+            letters: Tells whether somebody may move a dead letter there; None = there are none.
             counts: Whether a refusal is counted.
             scope: Tells who of those may store something where; what is out of it is counted also when it is taken.
 
@@ -152,8 +152,10 @@ class Kept:
             UnprovenError: It is refused.
         """
         try:
-            if letters and _NAMES[_MOVED][2] in message.headers:
-                return self._moved(where, message, may, scope)
+            if _NAMES[_MOVED][2] in message.headers:
+                if letters is None:
+                    raise UnprovenError("it was moved there as a dead letter, and the topic is not known to hold any")
+                return self._moved(where, message, may, letters, scope)
             return self._verified(_KEPT, where, message.headers, message.body, may, scope)
         except _OutOfScopeError as error:
             taken = lenient or not self.strict
@@ -175,10 +177,15 @@ class Kept:
         return max(int(made), int(due)) / 1000 if made.isdecimal() and due.isdecimal() and made != "0" else None
 
     def _moved(
-        self, where: str, message: Message, may: Callable[[Identity], bool], scope: Scope | None
+        self,
+        where: str,
+        message: Message,
+        may: Callable[[Identity], bool],
+        letters: Callable[[Identity], bool],
+        scope: Scope | None,
     ) -> Identity | None:
         """Check a dead letter; None = nobody who may has proven to publish it before it was moved."""
-        self._verified(_MOVED, where, message.headers, message.body, may, scope)
+        self._verified(_MOVED, where, message.headers, message.body, letters, scope)
         inner = {name: value for name, value in message.headers.items() if not name.startswith((_PASSED, _DEAD_LETTER))}
         try:
             return self._verified(

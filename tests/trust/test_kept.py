@@ -60,8 +60,16 @@ def nodes(tmp_path: Path) -> Nodes:
     return Nodes(tmp_path / "trust")
 
 
-def read(proofs: Proofs, message: Message, where: address.Address = ORDERS, *, lenient: bool = False) -> str:
-    return proofs.publisher(Delivery(message, where, 1, None), lenient=lenient)  # type: ignore[arg-type]
+def read(
+    proofs: Proofs,
+    message: Message,
+    where: address.Address = ORDERS,
+    *,
+    lenient: bool = False,
+    letters: bool = True,
+) -> str:
+    delivery = Delivery(message, where, 1, None)  # type: ignore[arg-type]
+    return proofs.publisher(delivery, lenient=lenient, letters=letters)
 
 
 def with_header(message: Message, name: str, value: str | None) -> Message:
@@ -257,6 +265,30 @@ def test_a_dead_letter_is_by_its_publisher(nodes: Nodes) -> None:
     ):
         with pytest.raises(UnprovenError):
             read(audit, message, where)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_nobody_brings_an_event_as_a_dead_letter_to_where_there_are_none(nodes: Nodes, signed: bool) -> None:
+    sent = nodes.proofs("shop").prove(REFUNDS, EVENT) if signed else EVENT
+    letter, stock = nodes.proofs("evil").move(ORDERS, sent), nodes.proofs("stock")
+    with pytest.raises(UnprovenError, match="not known to hold any"):
+        read(stock, letter, letters=False)
+    assert nodes.refused == [("event", "invalid")]
+    assert read(stock, letter, letters=False, lenient=True) == "none"
+    assert read(nodes.proofs("stock", "permissive"), letter, letters=False) == "none"
+
+
+def test_dead_letters_are_moved_by_nodes_of_the_namespace(nodes: Nodes) -> None:
+    """Also on a broker that several namespaces share, where events are by any of them."""
+    sent = nodes.proofs("shop", namespace="other", on_backbone=False).prove(ORDERS, EVENT)
+    stock = nodes.proofs("stock", on_backbone=False)
+    for namespace in ("ns", "other"):
+        letter = nodes.proofs("stock", namespace=namespace, on_backbone=False).move(LETTERS, sent)
+        if namespace == "ns":
+            assert read(stock, letter, LETTERS) == "spiffe://public/ns/other/shop"
+        else:
+            with pytest.raises(UnprovenError, match="not for spiffe://public/ns/other/stock"):
+                read(stock, letter, LETTERS)
 
 
 def test_a_dead_letter_is_of_an_event_that_is_not_proven(nodes: Nodes) -> None:
