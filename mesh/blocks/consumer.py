@@ -16,7 +16,8 @@ from mesh.application import Application
 from mesh.blocks import envelope
 from mesh.blocks.batch import Batcher, delivery_tags, folded
 from mesh.blocks.envelope import Envelope
-from mesh.blocks.proofs import PROVEN_BY
+from mesh.blocks.inbox import Inbox
+from mesh.blocks.proofs import PROVEN_BY, UNKNOWN
 from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
@@ -100,6 +101,7 @@ class Consumer:
         raw: bool,
         accepts_unproven: bool = False,
         holds_letters: Callable[[str], bool] = lambda topic: False,
+        inbox: Inbox | None = None,
     ) -> None:
         """Prepare.
 
@@ -111,6 +113,7 @@ class Consumer:
             raw: Whether events have no envelope.
             accepts_unproven: Whether those are taken whose publisher is not proven.
             holds_letters: Tells whether a topic holds dead letters.
+            inbox: Knows what was handled already; None = nothing is looked up.
         """
         self._component = component
         self._subscription = subscription
@@ -120,6 +123,7 @@ class Consumer:
         self._raw = raw
         self._accepts_unproven = accepts_unproven
         self._holds_letters = holds_letters
+        self._inbox = inbox
         self._prefix = component.broker.features.event_prefix
         self._batcher: Batcher | None = None
         self._skip = len(component.topic_prefix)
@@ -148,13 +152,23 @@ class Consumer:
             self._component.observer(Observed(telemetry.EVENTS_DELIVERED, (*labels, outcome)))
 
     async def attempt(self, delivery: Delivery) -> Attempt:
-        """Hand the event to the application once."""
+        """Hand the event to the application once, unless it was handled."""
+        try:
+            proven = self._proven(delivery)
+        except UnprovenError as error:
+            return Attempt(Outcome.DROP, str(error))
+        if self._inbox is None:
+            return await self._deliver(delivery, proven)
+        by = proven.get(PROVEN_BY, UNKNOWN)
+        told = "" if by == UNKNOWN else by
+        return await self._inbox.attempt(delivery.message, told, lambda: self._deliver(delivery, proven))
+
+    async def _deliver(self, delivery: Delivery, proven: Mapping[str, str]) -> Attempt:
         message = delivery.message
         topic = self._topic(delivery)
         try:
-            proven = self._proven(delivery)
             event = self._read(message, topic)
-        except (EventError, UnprovenError) as error:
+        except EventError as error:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not _dead_letter_headers(message):
