@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from gateway.cli.dispatch import main
 from mesh.errors import ConfigError, UnprovenError
 from mesh.tasks import task_group
-from mesh.trust import files
+from mesh.trust import credential, files
 from mesh.trust.certificates import (
     AS_OF,
     as_pem,
@@ -28,7 +29,7 @@ from mesh.trust.certificates import (
     read_certificates,
     read_key,
 )
-from mesh.trust.credential import Peers, encoded
+from mesh.trust.credential import Own, Peers, encoded
 from mesh.trust.files import guarding
 from mesh.trust.folder import Folder
 from mesh.trust.identity import Identity, TrustSettings
@@ -400,6 +401,29 @@ async def test_files_that_somebody_else_renews(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(ConfigError):
             async with guarding(TrustSettings("strict", "public", None, *each), "default", "shop"):
                 raise AssertionError
+
+
+def test_credentials_of_one_certificate_have_no_others_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has one makes any number of credentials with it."""
+    monkeypatch.setattr(credential, "MAX_PEERS", 8)
+    folder, peers, now = Folder(tmp_path), Peers("public"), time.time()
+    folder.init("public")
+    peers.trust(folder.roots())
+    shop, busy = Own(folder.issue(SHOP), SHOP), Identity("public", "default", "busy")
+    issued = folder.issue(busy)
+    peers.get(shop.header)
+    peers.signer(shop.header, now)
+    owns = [Own(issued, busy) for _ in range(12)]
+    for each in owns:
+        peers.get(each.header)
+        peers.signer(each.header, now)
+    assert peers.get(shop.short) is not None
+    assert peers.signer(shop.short, now).identity == SHOP
+    known = [peers.get(each.short) is not None for each in owns]
+    assert known == [False] * 5 + [True] * 7  # What came last is known.
+    assert peers.get(owns[0].header) is not None
 
 
 @pytest.mark.parametrize("of_folder", [False, True])
