@@ -10,6 +10,7 @@
     ├── FeatureNotSupportedError      the broker or store declares that it cannot do this
     ├── PermissionDeniedError         a scope or policy refuses it
     ├── UnprovenError                 somebody does not prove to be who it says
+    ├── IdentityAwayError             nothing can be proven, or checked, for now
     ├── CircuitOpenError              a circuit breaker refuses the call for now
     ├── BadArgumentError              what was asked makes no sense; nothing was done
     ├── ComponentError                a component cannot be used
@@ -51,10 +52,9 @@
     └── CryptoError                   the key, the algorithm or the data of a cryptographic operation do not fit
         └── CryptoAwayError           what keeps the keys cannot be reached for now
 
-``code`` is stable and never reused; ``retryable`` says whether the same call may succeed
-later. HTTP statuses live in ``gateway/errors.py`` alone. An error crosses the backbone by its code
-(``mesh/error_wire.py``), with its text and those of its attributes that are plain values, and is
-raised there as the same class.
+``code`` is stable and never reused; ``retryable`` says whether the same call may succeed later. HTTP statuses live in
+``gateway/errors.py`` alone. An error crosses the backbone by its code (``mesh/error_wire.py``), with its text and those
+of its attributes that are plain values, and is raised there as the same class.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ __all__ = [
     "HandlerFailedError",
     "HostsDifferError",
     "HostsGoneError",
+    "IdentityAwayError",
     "IllegalKeyError",
     "InvalidEtagError",
     "LockError",
@@ -182,8 +183,7 @@ class FeatureNotSupportedError(MeshError):
     code = "FEATURE_NOT_SUPPORTED"
 
     def __init__(self, provider: str, feature: str) -> None:
-        self.provider = provider
-        self.feature = feature
+        self.provider, self.feature = provider, feature
         super().__init__(f"{provider} does not support {feature}")
 
 
@@ -197,6 +197,13 @@ class UnprovenError(MeshError):
     """Somebody does not prove to be who it says, or what it sent is altered, repeated or too old; nothing was done."""
 
     code = "IDENTITY_NOT_PROVEN"
+
+
+class IdentityAwayError(MeshError):
+    """A proof cannot be made or checked yet: a certificate is not valid, a root not known here, or clocks differ."""
+
+    code = "IDENTITY_AWAY"
+    retryable = True
 
 
 class CircuitOpenError(MeshError):
@@ -284,8 +291,7 @@ class MessageTooLargeError(BrokerError):
     code = "MESSAGE_TOO_LARGE"
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.limit_bytes = limit_bytes
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
         super().__init__(f"message of {size_bytes} bytes is over the limit of {limit_bytes} bytes")
 
 
@@ -349,11 +355,7 @@ class AppFailedError(MeshError):
 
 
 class HandlerFailedError(AppFailedError):
-    """The application says by an error that it failed, as one in this process does and one on gRPC.
-
-    Attributes:
-        status: Its gRPC status, or 500.
-    """
+    """The application says by an error that it failed, as one on gRPC does; ``status`` is that of gRPC, or 500."""
 
     code = "HANDLER_FAILED"
 
@@ -425,8 +427,7 @@ class TooManyOperationsError(StateLimitError):
     code = "STATE_TOO_MANY_OPERATIONS"
 
     def __init__(self, count: int, most: int) -> None:
-        self.count = count
-        self.most = most
+        self.count, self.most = count, most
         super().__init__(
             f"the transaction contains {count} operations, which is more than what the state store supports: {most}"
         )
@@ -439,8 +440,7 @@ class AnswerTooLargeError(StateError):
     retryable = False
 
     def __init__(self, most_bytes: int, instead: str) -> None:
-        self.most_bytes = most_bytes
-        self.instead = instead
+        self.most_bytes, self.instead = most_bytes, instead
         super().__init__(f"the answer would be larger than {most_bytes // 2**20} MiB; {instead}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2s
 from typing import cast
@@ -19,7 +19,7 @@ from mesh.address import Address, encode_token
 from mesh.broker import Delivery, Handler, Message
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 
-__all__ = ["Consumer", "consumer_name", "stream_of"]
+__all__ = ["Consumer", "consumer_name", "parted", "stream_of"]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -266,10 +266,7 @@ class Consumer:
     async def _handle(self, message: Msg) -> None:
         if not self._not_begun.pop(message.reply, False):
             return  # Released already.
-        headers = message.headers or {}
-        identity = headers.pop("Nats-Msg-Id", None)  # Ours, not the publisher's: the topic, a blank, Message.id.
-        if identity is not None:
-            identity = identity[identity.find(" ") + 1 :]
+        headers, identity = parted(message.headers or {})
         delivery = Delivery(
             Message(headers, message.data, id=identity),
             self._address_of(message.subject),
@@ -282,6 +279,13 @@ class Consumer:
             self._in_flight -= 1
             if not self._changed.is_set() and self._asked <= self._max_in_flight // 4:
                 self._changed.set()
+
+
+def parted(headers: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
+    """Give a stored message's headers without the server's own, which it adds when it copies streams, and its id."""
+    identity = headers.get("Nats-Msg-Id")  # Ours, not the publisher's: the topic, a blank, Message.id.
+    own = {name: value for name, value in headers.items() if not name.startswith("Nats-")}
+    return own, None if identity is None else identity[identity.find(" ") + 1 :]
 
 
 def _attempt(reply: str) -> int:

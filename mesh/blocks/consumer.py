@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ from mesh.application import Application
 from mesh.blocks import envelope
 from mesh.blocks.batch import Batcher, delivery_tags, folded
 from mesh.blocks.envelope import Envelope
-from mesh.blocks.proofs import PROVEN_BY
+from mesh.blocks.inbox import Inbox
+from mesh.blocks.proofs import PROVEN_BY, UNKNOWN
 from mesh.blocks.topics import PubSubComponent, Route
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
@@ -55,6 +56,7 @@ class SubscriptionSettings:
     raw: bool
     deduplicate: float
     accepts_unproven: bool
+    dead_letters: bool
 
     @classmethod
     def read(cls, subscription: Subscription, group: str) -> SubscriptionSettings:
@@ -78,7 +80,7 @@ class SubscriptionSettings:
             ordered=said.ordered,
             expires=said.group_expires if subscription.origin == "STREAMING" and not broadcast else None,
         )
-        return cls(options, said.raw, said.deduplicate, said.accepts_unproven)
+        return cls(options, said.raw, said.deduplicate, said.accepts_unproven, said.dead_letters)
 
 
 def is_broadcast(subscription: Subscription) -> bool:
@@ -98,7 +100,21 @@ class Consumer:
         *,
         raw: bool,
         accepts_unproven: bool = False,
+        holds_letters: Callable[[str], bool] = lambda topic: False,
+        inbox: Inbox | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            component: Of the topic.
+            subscription: What was asked for.
+            routes: Where events go, by rules; the first that matches counts.
+            application: Takes them.
+            raw: Whether events have no envelope.
+            accepts_unproven: Whether those are taken whose publisher is not proven.
+            holds_letters: Tells whether a topic holds dead letters.
+            inbox: Knows what was handled already; None = nothing is looked up.
+        """
         self._component = component
         self._subscription = subscription
         self._routes = routes
@@ -106,6 +122,8 @@ class Consumer:
         self._application = application
         self._raw = raw
         self._accepts_unproven = accepts_unproven
+        self._holds_letters = holds_letters
+        self._inbox = inbox
         self._prefix = component.broker.features.event_prefix
         self._batcher: Batcher | None = None
         self._skip = len(component.topic_prefix)
@@ -134,13 +152,23 @@ class Consumer:
             self._component.observer(Observed(telemetry.EVENTS_DELIVERED, (*labels, outcome)))
 
     async def attempt(self, delivery: Delivery) -> Attempt:
-        """Hand the event to the application once."""
+        """Hand the event to the application once, unless it was handled."""
+        try:
+            proven = self._proven(delivery)
+        except UnprovenError as error:
+            return Attempt(Outcome.DROP, str(error))
+        if self._inbox is None:
+            return await self._deliver(delivery, proven)
+        by = proven.get(PROVEN_BY, UNKNOWN)
+        told = "" if by == UNKNOWN else by
+        return await self._inbox.attempt(delivery.message, told, lambda: self._deliver(delivery, proven))
+
+    async def _deliver(self, delivery: Delivery, proven: Mapping[str, str]) -> Attempt:
         message = delivery.message
         topic = self._topic(delivery)
         try:
-            proven = self._proven(delivery)
             event = self._read(message, topic)
-        except (EventError, UnprovenError) as error:
+        except EventError as error:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not _dead_letter_headers(message):
@@ -173,7 +201,10 @@ class Consumer:
     def _proven(self, delivery: Delivery) -> dict[str, str]:
         """Give the header that says who has published an event, where somebody asks for that."""
         proofs = self._component.proofs
-        return {} if proofs is None else {PROVEN_BY: proofs.publisher(delivery, lenient=self._accepts_unproven)}
+        if proofs is None:
+            return {}
+        letters = self._holds_letters(self._topic(delivery))
+        return {PROVEN_BY: proofs.publisher(delivery, lenient=self._accepts_unproven, letters=letters)}
 
     async def _hand_over(
         self, path: str, delivery: Delivery, event: Envelope, span: str, proven: Mapping[str, str]

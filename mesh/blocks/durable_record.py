@@ -259,6 +259,7 @@ class Records:
         kept = self._kept
         if kept is None:
             return claimed
+        kept.usable()  # Else it would run, and its outcome could not be noted.
 
         def may(identity: Identity) -> bool:
             return (identity.namespace, identity.app_id) == (claimed.namespace, claimed.app_id)

@@ -1,5 +1,7 @@
 """Deduplication: an event whose ``source`` and ``id`` were handled within a window is not handled again.
 
+Where it is proven who publishes, an event of somebody else is another event: nobody has one of another left out.
+
 The note is made after the application said yes, so nothing is lost: an event that comes twice at the
 same moment, or whose handler's gateway dies before the note, may still be handled twice.
 """
@@ -14,7 +16,7 @@ import orjson
 
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import Item
-from mesh.broker import Delivery, Message
+from mesh.broker import Message
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import MeshError
 
@@ -42,15 +44,21 @@ class Inbox:
         self._source, self._id = f"{prefix}source", f"{prefix}id"
         self._count = count
 
-    async def attempt(self, delivery: Delivery, call: Callable[[Delivery], Awaitable[Attempt]]) -> Attempt:
-        """Handle an event, unless that was done."""
-        key = self._key(delivery.message)
+    async def attempt(self, message: Message, by: str, call: Callable[[], Awaitable[Attempt]]) -> Attempt:
+        """Handle an event, unless that was done.
+
+        Args:
+            message: The event.
+            by: Who has proven to publish it; empty = nobody.
+            call: Handles it.
+        """
+        key = self._key(message, by)
         if key is None:
-            return await call(delivery)
+            return await call()
         if await self._records.get(key) is not None:
             self._count()
             return SUCCESS
-        attempt = await call(delivery)
+        attempt = await call()
         if attempt.outcome is Outcome.SUCCESS:
             try:
                 await self._records.write([Item(key, b"", ttl=self._window)])
@@ -59,7 +67,7 @@ class Inbox:
                 logger.warning("%s: a handled event was not noted, and may be handled again: %s", self._group, error)
         return attempt
 
-    def _key(self, message: Message) -> str | None:
+    def _key(self, message: Message, by: str) -> str | None:
         """Identify an event; None when it has no identity."""
         source, event_id = message.headers.get(self._source), message.headers.get(self._id)
         if source is None or event_id is None:
@@ -68,4 +76,5 @@ class Inbox:
                 source, event_id = members["source"], members["id"]
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 return None
-        return hashlib.blake2s(f"{self._group}\0{source}\0{event_id}".encode(), digest_size=20).hexdigest()
+        parts = self._group, source, event_id, *([by] if by else [])
+        return hashlib.blake2s("\0".join(map(str, parts)).encode(), digest_size=20).hexdigest()

@@ -60,15 +60,24 @@ class Proofs:
         """Sign that a dead letter is where it is by this node."""
         return self.kept.move(self._where(address), message)
 
-    def publisher(self, delivery: Delivery, *, lenient: bool) -> str:
+    def _is_neighbour(self, identity: Identity) -> bool:
+        return identity.namespace == self.own.namespace
+
+    def publisher(self, delivery: Delivery, *, lenient: bool, letters: bool) -> str:
         """Give the SPIFFE id of who has published an event and may do so, or ``none``.
+
+        Args:
+            delivery: Of the event.
+            lenient: Whether it is delivered in any case.
+            letters: Whether its topic holds dead letters; they are moved by nodes of this namespace.
 
         Raises:
             UnprovenError: It is not to be delivered.
         """
         where, message = self._where(delivery.address), delivery.message
+        may_move = self._is_neighbour if letters else None
         found = self.kept.checked(
-            "event", where, message, self._may, lenient=lenient, letters=True, scope=self._in_scope
+            "event", where, message, self._may, lenient=lenient, letters=may_move, scope=self._in_scope
         )
         return UNKNOWN if found is None else str(found)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from mesh import address, telemetry
@@ -192,11 +193,12 @@ class PubSub:
             application,
             raw=settings.raw,
             accepts_unproven=settings.accepts_unproven,
+            inbox=self._inbox(component, subscription, settings),
+            holds_letters=lambda topic: settings.dead_letters or self._gets_letters(component.name, topic),
         )
-        attempt = self._once(component, subscription, settings, consumer.attempt)
         label = f"{component.name}/{subscription.topic}"
         deliver = self._parts.inbound.towards(
-            lambda arrival: attempt(arrival.what),
+            lambda arrival: consumer.attempt(arrival.what),
             "event",
             label,
             policy=policy,
@@ -269,6 +271,11 @@ class PubSub:
         except ValueError as error:
             raise BadArgumentError(str(error)) from None
 
+    def _gets_letters(self, pubsub: str, topic: str) -> bool:
+        """Tell whether a subscription of this application has its dead letters there."""
+        every = chain(self._subscriptions, self._streaming.values())
+        return any(each.dead_letter_topic == topic and each.pubsub == pubsub for each in every)
+
     def _counts(self, label: str, retry: Retry | None, *, dead_letter: bool) -> Counted:
         """Give what counts attempts; it goes on for as long as what it depends on is the same."""
         made_of = retry, dead_letter
@@ -308,25 +315,20 @@ class PubSub:
             async with settlement.extending(), subscribed:
                 yield component.leaving
 
-    def _once(
-        self,
-        component: PubSubComponent,
-        subscription: Subscription,
-        settings: SubscriptionSettings,
-        attempt: Callable[[Delivery], Awaitable[Attempt]],
-    ) -> Callable[[Delivery], Awaitable[Attempt]]:
+    def _inbox(
+        self, component: PubSubComponent, subscription: Subscription, settings: SubscriptionSettings
+    ) -> Inbox | None:
         """Deduplicate, if the subscription asks for it."""
         if settings.deduplicate <= 0:
-            return attempt
+            return None
         observer, labels = component.observer, (component.name, subscription.topic)
-        inbox = Inbox(
+        return Inbox(
             self._handled,
             f"{component.name}/{subscription.topic}/{settings.options.group}",
             settings.deduplicate,
             component.broker.features.event_prefix,
             lambda: observer(Observed(telemetry.EVENTS_DUPLICATE, labels)),
         )
-        return lambda delivery: inbox.attempt(delivery, attempt)
 
 
 def _routes(subscription: Subscription) -> list[Route]:

@@ -153,7 +153,7 @@ def not_before_of(metadata: Mapping[str, str]) -> float | None:
         raise ValueError("delay and scheduledSendTime exclude each other")
     if delay is not None:
         return time.time() + parse_duration(delay, bare="s")
-    return None if scheduled is None else parse_instant(scheduled)
+    return None if scheduled is None else max(0.0, parse_instant(scheduled))  # As ``DateTime.MinValue``: now.
 
 
 @lru_cache(maxsize=512)

@@ -53,6 +53,7 @@ class Asked:
 
     Attributes:
         accepts_unproven: Whether events are taken whose publisher has not proven who it is, as those of other programs.
+        dead_letters: Whether dead letters are taken from there that other applications' gateways have moved.
         deduplicate: Seconds for which an event is known; zero = it is not looked at.
         delivery: To one instance of a group, or to all (``broadcast``).
         group: None = that of the component.
@@ -63,6 +64,7 @@ class Asked:
     """
 
     accepts_unproven: bool = False
+    dead_letters: bool = False
     deduplicate: float = 0.0
     delivery: str = "group"
     group: str | None = None
@@ -88,6 +90,7 @@ def _group_expires(text: str) -> float:
 # The last of two names for one field counts.
 METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "acceptUnproven": ("accepts_unproven", parse_bool),
+    "deadLetters": ("dead_letters", parse_bool),
     "deduplicate": ("deduplicate", parse_duration),
     "delivery": ("delivery", _delivery),
     "group": ("group", str),

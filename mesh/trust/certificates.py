@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mesh.errors import ConfigError, UnprovenError
+from mesh.errors import ConfigError, IdentityAwayError, MeshError, UnprovenError
 from mesh.trust.identity import Identity
 
 __all__ = [
@@ -201,11 +201,12 @@ def check_chain(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certific
     """Check a chain up to a root, the leaf first; give whose it is.
 
     Raises:
+        IdentityAwayError: No root that is trusted here has issued it, and it is looked at as of another time.
         UnprovenError: It says why.
     """
     try:
         return _checked(chain, roots, trust_domain)
-    except UnprovenError:
+    except (IdentityAwayError, UnprovenError):
         raise
     except Exception as error:  # noqa: BLE001 - anybody sends anything: whatever the library makes of it is a refusal
         raise UnprovenError(f"the certificate cannot be read: {error}") from None
@@ -226,7 +227,8 @@ def _checked(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate
         if not _issued(below, above):
             raise UnprovenError("the chain of the certificate does not hold together")
         below = above
-    refusal = UnprovenError(f"no root that is trusted here has issued the certificate of {identity}")
+    text = f"no root that is trusted here has issued the certificate of {identity}"
+    refusal: MeshError = UnprovenError(text) if AS_OF.get() is None else IdentityAwayError(text)
     for root in roots:  # Several may have one name, and one key.
         if root.subject == below.issuer and _issued(below, root):
             try:

@@ -67,6 +67,8 @@ class Own:
         header: Its credential.
         id: Of that.
         short: The credential for those who have it.
+        since: Unix time from which it counts.
+        until: Unix time until which it counts.
     """
 
     def __init__(self, issued: Issued, identity: Identity) -> None:
@@ -81,6 +83,7 @@ class Own:
         self.header = encoded(msgspec.msgpack.encode(_Wire(chain, public, signature)))
         self.id = id_of(self.header)
         self.short = f"#{encoded(self.id)}"
+        self.since, self.until = _life(issued.chain)
 
     def sign(self, data: bytes) -> bytes:
         """Sign as this node."""
@@ -124,6 +127,39 @@ class Peer:
     has: set[bytes] = field(default_factory=set)
 
 
+class _Checked:
+    """Peers by credential. When there are too many, one goes of who has most: nobody has others forgotten."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, tuple[Peer, OrderedDict[bytes, None]]] = {}
+        self._of: dict[Identity, OrderedDict[bytes, None]] = {}
+
+    def get(self, key: bytes) -> Peer | None:
+        found = self._found.get(key)
+        if found is None:
+            return None
+        found[1].move_to_end(key)
+        return found[0]
+
+    def add(self, key: bytes, peer: Peer) -> None:
+        if len(self._found) >= MAX_PEERS:
+            most = max(self._of.values(), key=len)
+            self.remove(next(iter(most)))
+        of = self._of.setdefault(peer.identity, OrderedDict())
+        of[key] = None
+        self._found[key] = peer, of
+
+    def remove(self, key: bytes) -> None:
+        peer, of = self._found.pop(key)
+        del of[key]
+        if not of:
+            del self._of[peer.identity]
+
+    def clear(self) -> None:
+        self._found.clear()
+        self._of.clear()
+
+
 class Peers:
     """Credentials that were checked; only what is valid takes room here."""
 
@@ -131,8 +167,8 @@ class Peers:
         """Trust nobody yet."""
         self._trust_domain = trust_domain
         self._roots: Sequence[x509.Certificate] = ()
-        self._known: OrderedDict[bytes, Peer] = OrderedDict()
-        self._signers: OrderedDict[bytes, Peer] = OrderedDict()  # Apart, as they need not be valid now.
+        self._known = _Checked()
+        self._signers = _Checked()  # Apart, as they need not be valid now.
 
     def trust(self, roots: Sequence[x509.Certificate]) -> None:
         """Trust these roots; whoever is known already is looked at again."""
@@ -141,7 +177,7 @@ class Peers:
         self._signers.clear()
 
     def signer(self, header: str, at: float) -> Peer:
-        """Find whose credential it was at a time; raises ``UnprovenError``."""
+        """Find whose credential it was at a time; raises ``UnprovenError``, and ``IdentityAwayError`` by its root."""
         key = id_of(header)
         peer = self._signers.get(key)
         if peer is None:
@@ -153,11 +189,7 @@ class Peers:
                 peer = self._checked(header, key)
             finally:
                 AS_OF.reset(as_of)
-            self._signers[key] = peer
-            if len(self._signers) > MAX_PEERS:
-                self._signers.popitem(last=False)
-        else:
-            self._signers.move_to_end(key)
+            self._signers.add(key, peer)
         if not peer.since <= at <= peer.until:
             raise UnprovenError(f"the certificate of {peer.identity} was not valid then")
         return peer
@@ -173,14 +205,11 @@ class Peers:
         if peer is None:
             if header.startswith("#"):
                 return None
-            peer = self._known[key] = self._checked(header, key)
-            if len(self._known) > MAX_PEERS:
-                self._known.popitem(last=False)
+            peer = self._checked(header, key)
+            self._known.add(key, peer)
         elif peer.until < time.time():
-            del self._known[key]
+            self._known.remove(key)
             raise UnprovenError(f"the certificate of {peer.identity} has expired")
-        else:
-            self._known.move_to_end(key)
         return peer
 
     def _checked(self, header: str, key: bytes) -> Peer:
@@ -198,6 +227,10 @@ class Peers:
         signed = _KEY + hashlib.sha256(wire.chain[0]).digest() + wire.agreement
         if not verify(chain[0], wire.signature, signed):
             raise UnprovenError(f"a credential is not by who has the key of {identity}")
-        since = max(each.not_valid_before_utc for each in chain).timestamp()
-        until = min(each.not_valid_after_utc for each in chain).timestamp()
-        return Peer(identity, key, chain[0], agreement, since, until)
+        return Peer(identity, key, chain[0], agreement, *_life(chain))
+
+
+def _life(chain: Sequence[x509.Certificate]) -> tuple[float, float]:
+    """Give from when on and until when a chain counts."""
+    since = max(each.not_valid_before_utc for each in chain).timestamp()
+    return since, min(each.not_valid_after_utc for each in chain).timestamp()

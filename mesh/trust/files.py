@@ -48,7 +48,7 @@ async def guarding(
 
 
 async def _keep(source: _Source, guard: Guard, identity: Identity) -> None:
-    told = ""
+    told = warned = ""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         try:
@@ -61,6 +61,11 @@ async def _keep(source: _Source, guard: Guard, identity: Identity) -> None:
             if str(error) != told:
                 told = str(error)
                 logger.warning("the certificate of %s is not renewed, the former one is used: %s", identity, error)
+        if (end := source.ending()) != warned:
+            warned = end
+            if end:
+                text = "the certificate of %s ends at %s: then nothing is published, stored or called by it"
+                logger.warning(text, identity, end)
 
 
 class _Source:
@@ -82,7 +87,7 @@ class _Source:
 
     def read(self) -> Issued:
         """Read, or issue, what the node proves itself by; raises ``ConfigError``."""
-        self._seen = tuple(_state(each) for each in self._files)
+        seen = tuple(_state(each) for each in self._files)
         settings = self._settings
         try:
             if settings.folder is not None:
@@ -97,8 +102,15 @@ class _Source:
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}") from None
         self._check(issued)
-        self._issued = issued
+        self._issued, self._seen = issued, seen  # What is of no use now may be when it is looked at again.
         return issued
+
+    def ending(self) -> str:
+        """Give when the certificate in use ends, if three quarters of its life are over; else nothing."""
+        ends = [(each.not_valid_after_utc, each.not_valid_before_utc) for each in self._issued.chain]
+        end, begin = min(ends)
+        over = datetime.datetime.now(datetime.UTC) >= end - (end - begin) / 4
+        return end.isoformat(timespec="seconds") if over else ""
 
     def _check(self, issued: Issued) -> None:
         """Find at start what others would refuse later."""
@@ -119,11 +131,10 @@ class _Source:
             return None
         if self._settings.folder is not None and not due:
             # Others may not have seen a new root yet: what the former one has issued is used as long as it is trusted.
-            self._seen = seen
             kept = replace(self._issued, roots=Folder(self._settings.folder).roots())
             with suppress(ConfigError):
                 self._check(kept)
-                self._issued = kept
+                self._issued, self._seen = kept, seen
                 return kept
         return self.read()
 

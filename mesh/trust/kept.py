@@ -7,8 +7,11 @@ along. What is covered: where it was stored, all headers, and the body; not the 
 A certificate lives for a day, and what is stored for longer. So it counts at the time of signing, which is covered too,
 and which may be eight days ago at the most, counted from when the message was due. A root must be trusted still.
 
-A dead letter is signed once more, by the node that has moved it: so nobody else can bring an event from one topic to
-another. What it holds is by its publisher, or not proven.
+What was signed a moment ago may be proven a moment later: a reader looks for new roots every two seconds, and clocks
+differ. So it is tried again for some minutes, and refused then.
+
+A dead letter is signed once more, by the node that has moved it, and taken only where letters are looked for: else any
+node could bring an event from one topic to another. What it holds is by its publisher, or not proven.
 """
 
 from __future__ import annotations
@@ -22,16 +25,17 @@ from typing import Literal, Protocol
 import msgspec
 
 from mesh.broker import Message
-from mesh.errors import UnprovenError
+from mesh.errors import BadArgumentError, IdentityAwayError, UnprovenError
 from mesh.event import decode_header_value, encode_header_value
 from mesh.trust.certificates import verify
 from mesh.trust.credential import Own, Peers, decoded, encoded
 from mesh.trust.identity import Identity
 
-__all__ = ["KEPT_SECONDS", "Kept", "What"]
+__all__ = ["KEPT_SECONDS", "MAX_DELAY_SECONDS", "UNSETTLED_SECONDS", "Kept", "What"]
 
 KEPT_SECONDS = 8 * 24 * 3600.0  # A day more than topics keep events by default.
 AHEAD_SECONDS = 30.0
+UNSETTLED_SECONDS = 300.0
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_SIGNATURE = 512
 FOR_HEADER = "mesh-signed-for"
@@ -89,8 +93,21 @@ class Kept:
         """For how long what was signed can be taken, once it is due, with clocks that differ."""
         return KEPT_SECONDS + AHEAD_SECONDS
 
+    def usable(self) -> None:
+        """Refuse to begin what could not be signed; raises ``IdentityAwayError``."""
+        own = self._guard.own
+        if not own.since <= time.time() <= own.until:
+            raise IdentityAwayError(f"the certificate of {own.identity} has expired, or is not valid yet")
+
     def prove(self, where: str, message: Message) -> Message:
-        """Sign what is about to be stored."""
+        """Sign what is about to be stored.
+
+        Raises:
+            BadArgumentError: It is due so late that nobody would take it.
+            IdentityAwayError: As by `usable`; `move` raises that as well.
+        """
+        if int(message.headers.get(_DUE_HEADER, "0")) > (time.time() + MAX_DELAY_SECONDS) * 1000:
+            raise BadArgumentError("with identities, what is stored is due 366 days later at the most")
         headers = {**message.headers, FOR_HEADER: encode_header_value(where)}
         return self._signed(_KEPT, where, replace(message, headers=headers))
 
@@ -100,6 +117,7 @@ class Kept:
         return self._signed(_MOVED, where, replace(message, headers=headers))
 
     def _signed(self, purpose: bytes, where: str, message: Message) -> Message:
+        self.usable()
         own, (signer, signed, signature) = self._guard.own, _NAMES[purpose]
         headers = {**message.headers, signer: own.header, signed: str(int(time.time() * 1000))}
         headers[signature] = encoded(own.sign(_digest(purpose, where, headers, message.body)))
@@ -113,7 +131,7 @@ class Kept:
         may: Callable[[Identity], bool],
         *,
         lenient: bool = False,
-        letters: bool = False,
+        letters: Callable[[Identity], bool] | None = None,
         counts: bool = True,
         scope: Scope | None = None,
     ) -> Identity | None:
@@ -125,16 +143,19 @@ class Kept:
             message: As it was read.
             may: Tells whether somebody may store that there.
             lenient: Whether it is taken in any case.
-            letters: Whether it may be a dead letter.
+            letters: Tells whether somebody may move a dead letter there; None = there are none.
             counts: Whether a refusal is counted.
             scope: Tells who of those may store something where; what is out of it is counted also when it is taken.
 
         Raises:
+            IdentityAwayError: Whether it is proven cannot be told yet.
             UnprovenError: It is refused.
         """
         try:
-            if letters and _NAMES[_MOVED][2] in message.headers:
-                return self._moved(where, message, may, scope)
+            if _NAMES[_MOVED][2] in message.headers:
+                if letters is None:
+                    raise UnprovenError("it was moved there as a dead letter, and the topic is not known to hold any")
+                return self._moved(where, message, may, letters, scope)
             return self._verified(_KEPT, where, message.headers, message.body, may, scope)
         except _OutOfScopeError as error:
             taken = lenient or not self.strict
@@ -142,7 +163,7 @@ class Kept:
             if taken:
                 return None
             raise UnprovenError(str(error)) from None
-        except UnprovenError as error:
+        except (IdentityAwayError, UnprovenError) as error:
             if lenient or not self.strict:
                 return None
             if counts:
@@ -156,10 +177,15 @@ class Kept:
         return max(int(made), int(due)) / 1000 if made.isdecimal() and due.isdecimal() and made != "0" else None
 
     def _moved(
-        self, where: str, message: Message, may: Callable[[Identity], bool], scope: Scope | None
+        self,
+        where: str,
+        message: Message,
+        may: Callable[[Identity], bool],
+        letters: Callable[[Identity], bool],
+        scope: Scope | None,
     ) -> Identity | None:
         """Check a dead letter; None = nobody who may has proven to publish it before it was moved."""
-        self._verified(_MOVED, where, message.headers, message.body, may, scope)
+        self._verified(_MOVED, where, message.headers, message.body, letters, scope)
         inner = {name: value for name, value in message.headers.items() if not name.startswith((_PASSED, _DEAD_LETTER))}
         try:
             return self._verified(
@@ -182,9 +208,16 @@ class Kept:
             raise UnprovenError("it is not proven")
         now, made = time.time(), _seconds(headers, signed)
         due = max(made, _seconds(headers, _DUE_HEADER)) if _DUE_HEADER in headers else made
+        if now + AHEAD_SECONDS < made <= now + UNSETTLED_SECONDS:
+            raise IdentityAwayError("it was signed by a clock that is ahead of this one")
         if made > now + AHEAD_SECONDS or due > made + MAX_DELAY_SECONDS or due + KEPT_SECONDS < now:
             raise UnprovenError("it was signed too long ago, or the clocks differ")
-        peer = self._guard.peers.signer(headers.get(signer, ""), made)
+        try:
+            peer = self._guard.peers.signer(headers.get(signer, ""), made)
+        except IdentityAwayError as error:
+            if now - made < UNSETTLED_SECONDS:
+                raise
+            raise UnprovenError(str(error)) from None
         proof = decoded(headers[signature][:MAX_SIGNATURE])
         if not verify(peer.leaf, proof, _digest(purpose, where, headers, body)):
             raise UnprovenError("it is altered, or stored elsewhere, or not by who it says")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +19,17 @@ from cryptography.x509.oid import NameOID
 from gateway.cli.dispatch import main
 from mesh.errors import ConfigError, UnprovenError
 from mesh.tasks import task_group
-from mesh.trust import files
-from mesh.trust.certificates import check_chain, make_root, read_certificates, read_key
-from mesh.trust.credential import Peers, encoded
+from mesh.trust import credential, files
+from mesh.trust.certificates import (
+    AS_OF,
+    as_pem,
+    check_chain,
+    key_as_pem,
+    make_root,
+    read_certificates,
+    read_key,
+)
+from mesh.trust.credential import Own, Peers, encoded
 from mesh.trust.files import guarding
 from mesh.trust.folder import Folder
 from mesh.trust.identity import Identity, TrustSettings
@@ -392,6 +401,86 @@ async def test_files_that_somebody_else_renews(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(ConfigError):
             async with guarding(TrustSettings("strict", "public", None, *each), "default", "shop"):
                 raise AssertionError
+
+
+def test_credentials_of_one_certificate_have_no_others_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has one makes any number of credentials with it."""
+    monkeypatch.setattr(credential, "MAX_PEERS", 8)
+    folder, peers, now = Folder(tmp_path), Peers("public"), time.time()
+    folder.init("public")
+    peers.trust(folder.roots())
+    shop, busy = Own(folder.issue(SHOP), SHOP), Identity("public", "default", "busy")
+    issued = folder.issue(busy)
+    peers.get(shop.header)
+    peers.signer(shop.header, now)
+    owns = [Own(issued, busy) for _ in range(12)]
+    for each in owns:
+        peers.get(each.header)
+        peers.signer(each.header, now)
+    assert peers.get(shop.short) is not None
+    assert peers.signer(shop.short, now).identity == SHOP
+    known = [peers.get(each.short) is not None for each in owns]
+    assert known == [False] * 5 + [True] * 7  # What came last is known.
+    assert peers.get(owns[0].header) is not None
+
+
+@pytest.mark.parametrize("of_folder", [False, True])
+def test_what_cannot_be_used_now_is_looked_at_again(tmp_path: Path, of_folder: bool) -> None:
+    """A file may be away for a moment, and a certificate valid in a moment: neither file changes once more then."""
+    folder = Folder(tmp_path / "trust")
+    folder.init("public")
+    paths = tmp_path / "shop.pem", tmp_path / "shop.key", tmp_path / "roots.pem"
+
+    def write() -> None:
+        issued = folder.issue(SHOP)
+        parts = as_pem(issued.chain), key_as_pem(issued.key), as_pem(issued.roots)
+        for path, data in zip(paths, parts, strict=True):
+            path.write_bytes(data)
+
+    write()
+    settings = (
+        TrustSettings("strict", folder=folder.path) if of_folder else TrustSettings("strict", "public", None, *paths)
+    )
+    source = files._Source(settings, SHOP)
+    former = source.read()
+    assert source.changed() is None
+    (folder.rotate if of_folder else write)()
+    file, change = (folder.roots_file, None) if of_folder else (paths[0], files.check_chain)
+    with pytest.MonkeyPatch.context() as patch:
+        if change is None:
+            away = tmp_path / "away"
+            file.rename(away)
+        else:  # As of a time at which it is not valid yet.
+            early = datetime.datetime.now(datetime.UTC) - DAY
+            patch.setattr(files, "check_chain", lambda *of: _as_of(early, change, *of))
+        for _ in range(2):
+            with pytest.raises(ConfigError):
+                source.changed()
+    if change is None:
+        away.rename(file)
+    found = source.changed()
+    assert found is not None
+    assert found.roots != former.roots if of_folder else found.chain != former.chain
+    assert source.changed() is None
+
+
+def _as_of(at: datetime.datetime, check: Callable[..., Identity], *of: object) -> Identity:
+    token = AS_OF.set(at)
+    try:
+        return check(*of)
+    finally:
+        AS_OF.reset(token)
+
+
+def test_a_certificate_that_ends_is_told_of(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.init("public")
+    source = files._Source(TrustSettings("strict", folder=tmp_path), SHOP)
+    for hours, ends in ((24.0, False), (0.01, True)):  # It counts from five minutes before.
+        source._issued = folder.issue(SHOP, datetime.timedelta(hours=hours))
+        assert bool(source.ending()) is ends
 
 
 def _differ(one: object, another: object) -> None:

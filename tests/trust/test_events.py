@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from mesh.trust.identity import TrustSettings
+from mesh.trust import files
+from mesh.trust.certificates import as_pem, key_as_pem
+from mesh.trust.folder import Folder
+from mesh.trust.guard import Guard
+from mesh.trust.identity import Identity, TrustSettings
 from tests.grpc.harness import client
 from tests.grpc.streaming import subscribed
 from tests.http.harness import App, Backbone, component, gateway
+from tests.support.eventually import eventually
 
 TOPICS: dict[str, dict[str, object]] = {
     "orders": {"deadLetterTopic": "rejected"},
@@ -71,6 +76,8 @@ async def test_streams_and_scopes(
         gateway(nats, tmp_path, app_id="liar", trust=trust) as liar,
         client(stock) as called,
         subscribed(called, "orders", {"group": "a", "acceptUnproven": "true"}, dead_letter_topic="other") as stream,
+        client(shop) as auditing,
+        subscribed(auditing, "rejected", {"deadLetters": "true"}) as letters,
     ):
         told = [each.message for each in caplog.records if "who reads dead letters there" in each.message]
         assert [text.partition(":")[0] for text in told] == ["app id stock may not publish to other"]
@@ -78,14 +85,50 @@ async def test_streams_and_scopes(
         letter = (await app.until("/rejected"))[0]
         assert (letter.json["data"], letter.headers["mesh-proven-by"]) == ("said", "none")
         assert "scopes" in letter.headers["mesh-dead-letter-reason"]
-        event = await stream.event()
-        assert (event.data, event.extensions["mesh-proven-by"]) == (b'"said"', "none")
-        await stream.answer(event)
+        # The component of the gateway that has the other stream has no scopes.
+        for each, by in ((stream, "none"), (letters, f"spiffe://public/ns/{nats.namespace}/liar")):
+            event = await each.event()
+            assert (event.data, event.extensions["mesh-proven-by"]) == (b'"said"', by)
+            await each.answer(event)
         await shop.publish("orders", said | {"id": "2"}, "application/cloudevents+json")
         event = await stream.event()
         assert event.extensions["mesh-proven-by"] == f"spiffe://public/ns/{nats.namespace}/shop"
         await stream.answer(event)
         assert [each.json["id"] for each in await app.until("/orders")] == ["2"]
+
+
+@pytest.mark.costly
+async def test_an_event_by_a_root_that_its_reader_does_not_know_yet(
+    nats: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is delivered once the reader has looked, although there is no dead letter topic that would keep it."""
+    refused: list[str] = []
+    monkeypatch.setattr(Guard, "refuse", lambda guard, what, at, kind, reason: refused.append(what))
+    monkeypatch.setattr(files, "LOOK_SECONDS", 0.05)
+    folder = Folder(tmp_path / "trust")
+    folder.init("public")
+    stock = folder.issue(Identity("public", nats.namespace, "stock"))
+    paths = tmp_path / "stock.pem", tmp_path / "stock.key", tmp_path / "roots.pem"
+    parts = as_pem(stock.chain), key_as_pem(stock.key), as_pem(stock.roots)
+    for path, data in zip(paths, parts, strict=True):
+        path.write_bytes(data)
+    by_files = TrustSettings("strict", "public", None, *paths)
+    folder.rotate()
+    async with (
+        App([{"pubsubname": "pubsub", "topic": "orders", "route": "/orders"}]) as app,
+        gateway(nats, tmp_path, app=app, app_id="stock", trust=by_files),
+        gateway(nats, tmp_path, app_id="shop", trust=TrustSettings("strict", folder=folder.path)) as shop,
+    ):
+        await shop.publish("orders", {"n": 1})
+
+        def looked_at() -> None:
+            assert "event" in refused
+
+        await eventually(looked_at)
+        assert not app.at("/orders")
+        paths[2].write_bytes(as_pem(folder.roots()))
+        [got] = await app.until("/orders")
+        assert got.headers["mesh-proven-by"] == f"spiffe://public/ns/{nats.namespace}/shop"
 
 
 @pytest.mark.costly

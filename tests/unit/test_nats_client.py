@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from brokers.nats._client import Connection
+from brokers.nats._consumer import parted
 from brokers.nats._overrides import NatsClient
 from mesh.errors import BrokerUnavailableError
 from tests.support.nats import NatsServer, find_nats_server
@@ -81,6 +82,14 @@ async def test_a_block_that_is_none_ends_no_reader(raw: bytes) -> None:
     with pytest.raises((IndexError, UnicodeDecodeError)):
         await Client()._process_headers(raw)
     assert await NatsClient()._process_headers(raw) is None
+
+
+def test_headers_of_the_server_are_no_part_of_a_message() -> None:
+    """A stream that copies another one adds some; then a signature would not cover what was signed."""
+    own = {"ce-id": "1", "mesh-signature": "s"}
+    copied = {"Nats-Stream-Source": "orders 1 > > orders", "Nats-Msg-Id": "orders 7 8", "Nats-TTL": "5s"}
+    assert parted({**copied, **own}) == (own, "7 8")
+    assert parted({}) == ({}, None)
 
 
 class Recorder(NatsClient):

@@ -474,7 +474,7 @@ def test_the_application_s_subscriptions() -> None:
         ],
         [
             "subscription of the application to 'a' on 'ps': the metadata 'n' has no effect here (known: "
-            "acceptUnproven, deduplicate, "
+            "acceptUnproven, deadLetters, deduplicate, "
             "delivery, group, groupExpires, isRawPayload, maxInFlight, ordered, rawPayload)"
         ],
     )
