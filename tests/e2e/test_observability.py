@@ -41,7 +41,7 @@ LABELS = {
         [f"{each.name}_{end}" for end in ("bucket", "sum", "count")] if each.kind == "histogram" else [each.name]
     )
 }
-PROCESS = {"cpu_seconds_total", "resident_memory_bytes", "open_fds"}
+PROCESS = {"cpu_seconds_total", "resident_memory_bytes", "open_fds", "start_time_seconds"}
 LABELS |= {f"process_{name}": {"instance", "job"} for name in PROCESS}
 METRIC = re.compile(r"\b((?:dapr|mesh|process)_\w+)(?:\{([^}]*)\})?")
 
