@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from gateway.config import GatewayConfig
 from mesh import __version__
@@ -27,8 +28,10 @@ LINES_A_MINUTE = 6
 MAX_MESSAGE = 16_384
 TOLD_SECONDS = 10.0
 OURS = ("mesh", "gateway", "brokers", "bindings")
-# Changes of state, which come with counts, and the lines of calls that somebody asked for.
-UNBOUNDED = frozenset({"mesh.conditions", "gateway.api", "gateway.spans"})
+# The lines of calls that somebody asked for.
+UNBOUNDED = frozenset({"gateway.api", "gateway.spans"})
+# Changes of state come with counts, and each matters; but callers choose targets and paths, and could fill a disk.
+TIMES = MappingProxyType({"mesh.conditions": 10})
 
 
 def quoted(value: object, *, ascii_only: bool = False) -> str:
@@ -109,7 +112,8 @@ class _Bucket:
     level: int
     template: str
     at: float
-    tokens: float = BURST
+    times: int
+    tokens: float
     left_out: int = 0
 
 
@@ -126,7 +130,7 @@ class Bounded(logging.Filter):
         clock: Callable[[], float] = time.monotonic,
         later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
-        """Let ``BURST`` lines through, and more as time passes.
+        """Let ``BURST`` lines through, of some loggers as many ``TIMES``, and more as time passes.
 
         Args:
             put: Writes a line; those of ``tell`` pass the filter.
@@ -148,8 +152,11 @@ class Bounded(logging.Filter):
             now = self._clock()
             bucket = self._buckets.get(place)
             if bucket is None:
-                bucket = self._buckets[place] = _Bucket(record.name, record.levelno, str(record.msg), now)
-            bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) * LINES_A_MINUTE / 60)
+                times = TIMES.get(record.name, 1)
+                bucket = _Bucket(record.name, record.levelno, str(record.msg), now, times, BURST * times)
+                self._buckets[place] = bucket
+            grown = bucket.tokens + (now - bucket.at) * bucket.times * LINES_A_MINUTE / 60
+            bucket.tokens = min(BURST * bucket.times, grown)
             bucket.at = now
             if bucket.tokens >= 1:
                 bucket.tokens -= 1
