@@ -482,7 +482,8 @@ def _counts() -> Sequence[Row]:
         ("topics that a node tells it published to", f"{pubsub.MAX_TOPICS}", NONE, "`mesh asyncapi` leaves others out"),
         (
             "lines in the log from one place in the code, at `info` and above",
-            f"{logs.BURST} at once, then {logs.LINES_A_MINUTE} a minute",
+            f"{logs.BURST} at once, then {logs.LINES_A_MINUTE} a minute; "
+            f"{logs.TIMES['mesh.conditions']} times that where a target or a circuit breaker changes its state",
             NONE,
             f"a line says how many were left out in the last {_time(logs.TOLD_SECONDS)}",
         ),
@@ -510,6 +511,18 @@ def _counts() -> Sequence[Row]:
             f"{ENDPOINTS:,}",
             "`circuitBreakerCacheSize` of the target",
             "that of the path that was called longest ago is forgotten",
+        ),
+        (
+            "paths of all applications together that have a circuit breaker",
+            f"{conditions.MAX_ENDPOINTS:,}",
+            NONE,
+            "half of them are forgotten, first those that are closed and were called longest ago",
+        ),
+        (
+            "characters that are shown of a path that has a circuit breaker",
+            f"{conditions.MAX_TEXT:,}",
+            NONE,
+            "longer ones are told apart, and their ends not shown",
         ),
         (
             "targets without a policy that `mesh status` knows",

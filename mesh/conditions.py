@@ -21,26 +21,30 @@ What happens while nothing changes is only counted. After a target works again, 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
+from itertools import count, islice
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from mesh.recent import Recent
 from mesh.telemetry import POLICIES_ACTIVATED, POLICIES_APPLIED, Observed, Observer
 
-__all__ = ["BreakerStatus", "Condition", "Conditions", "State"]
+__all__ = ["TURNS", "BreakerStatus", "Condition", "Conditions", "State", "endpoint_name"]
 
 logger = logging.getLogger(__name__)
 
 BreakerStatus = Literal["closed", "open", "half-open"]
 
 MAX_TARGETS = 1000
+MAX_ENDPOINTS = 20_000
 MAX_TEXT = 200
+TURNS = count(1)
+"""Numbers what is asked for, of all targets."""
 QUIET_SECONDS = 5.0
 STALE_SECONDS = 60.0
 
@@ -49,10 +53,12 @@ class Breaker(Protocol):
     """A circuit breaker at work.
 
     Attributes:
-        endpoint: The part of the target that it is for; empty = all of it.
+        asked: Of `TURNS`, when it was asked for last.
+        endpoint: The part of the target that it is for (`endpoint_name`); empty = all of it.
         refused: What it has refused since it opened.
     """
 
+    asked: int
     endpoint: str
     refused: int
 
@@ -63,6 +69,27 @@ class Breaker(Protocol):
     @property
     def status(self) -> BreakerStatus:
         """The state now."""
+
+
+class _Breakers(Protocol):
+    """A dict of them, by endpoint."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def values(self) -> ValuesView[Breaker]: ...
+
+    def items(self) -> ItemsView[str, Breaker]: ...
+
+    def __delitem__(self, endpoint: str, /) -> None: ...
+
+
+def endpoint_name(endpoint: str) -> str:
+    """Give what an endpoint is kept by: itself, or a long one's beginning and its hash."""
+    if len(endpoint) <= MAX_TEXT:
+        return endpoint
+    return f"{endpoint[:MAX_TEXT]} {hashlib.sha256(endpoint.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 class State(StrEnum):
@@ -94,6 +121,7 @@ class Condition:
 
     __slots__ = (
         "__weakref__",
+        "_breaker_begins",
         "_clock",
         "_counts",
         "_failed_at",
@@ -116,6 +144,7 @@ class Condition:
         *names: str,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
+        breaker_begins: Callable[[], None] | None = None,
     ) -> None:
         """Begin well.
 
@@ -123,6 +152,7 @@ class Condition:
             *names: What is called, and of what.
             clock: Monotonic seconds.
             observer: Is told of policies that apply and act; None = nobody.
+            breaker_begins: Is told that an endpoint gets a circuit breaker; None = nobody is.
         """
         self.names = names
         self.label = " ".join(names)[:MAX_TEXT]
@@ -130,7 +160,8 @@ class Condition:
         self.observer = observer
         self.state = State.WELL
         self._guarded = self._waiting = 0
-        self.breakers: Mapping[str, Breaker] = MappingProxyType({})
+        self.breakers: _Breakers = {}
+        self._breaker_begins = breaker_begins
         self.advice = ""
         self._clock = clock
         self._counts = _Counts()
@@ -277,6 +308,11 @@ class Condition:
 
     # Circuit breakers
 
+    def breaker_begins(self, endpoint: str) -> None:
+        """Note that a part of the target gets a breaker; empty = all of it does."""
+        if endpoint and self._breaker_begins is not None:
+            self._breaker_begins()
+
     def breaker_became(
         self, breaker: Breaker, status: BreakerStatus, failures: Mapping[str, int], seconds: float
     ) -> None:
@@ -320,10 +356,11 @@ class Condition:
 
     def described_breakers(self) -> list[dict[str, object]]:
         """Tell the state of each circuit breaker."""
-        return [
-            {"name": each.name, "target": self.label, **_of(each), "state": each.status}
-            for each in list(self.breakers.values())
-        ]
+        return [self.described_breaker(each) for each in list(self.breakers.values())]
+
+    def described_breaker(self, breaker: Breaker) -> dict[str, object]:
+        """Tell the state of one of them."""
+        return {"name": breaker.name, "target": self.label, **_of(breaker), "state": breaker.status}
 
 
 def _of(breaker: Breaker) -> dict[str, object]:
@@ -333,7 +370,9 @@ def _of(breaker: Breaker) -> dict[str, object]:
 class Conditions:
     """The conditions of a node's targets, by name.
 
-    They are the callers' words: of those that nobody holds, as a guard does, the last ``MAX_TARGETS`` are kept.
+    They are the callers' words: of those that nobody holds, as a guard does, the last ``MAX_TARGETS`` are kept. So are
+    endpoints: of all that have a circuit breaker of their own, at most ``MAX_ENDPOINTS`` are kept, those that are
+    not closed and those that were asked for last.
     """
 
     def __init__(self, observer: Observer | None = None) -> None:
@@ -345,6 +384,7 @@ class Conditions:
         self._observer = observer
         self._kept: Recent[str, Condition] = Recent(MAX_TARGETS, lambda condition: condition.in_use)
         self._known: WeakValueDictionary[str, Condition] = WeakValueDictionary()
+        self._begun = 0
 
     def of(self, *names: str) -> Condition:
         """Give the condition of a target."""
@@ -352,7 +392,9 @@ class Conditions:
         try:
             return self._kept[label]
         except KeyError:
-            condition = self._known.get(label) or Condition(*names, observer=self._observer)
+            condition = self._known.get(label) or Condition(
+                *names, observer=self._observer, breaker_begins=self._breaker_begins
+            )
             self._known[label] = condition
             return self._kept.keep(label, condition)
 
@@ -362,9 +404,27 @@ class Conditions:
 
     def described(self) -> list[dict[str, object]]:
         """Tell of the targets that are not well, at most ``MAX_TARGETS`` times."""
-        return [told for each in list(self._known.values()) for told in each.described()][:MAX_TARGETS]
+        every = (told for each in list(self._known.values()) for told in each.described())
+        return list(islice(every, MAX_TARGETS))
 
     def described_breakers(self) -> list[dict[str, object]]:
         """Tell the state of circuit breakers, at most ``MAX_TARGETS`` times; what is not closed comes first."""
-        every = [told for each in self.breakers() for told in each.described_breakers()]
-        return sorted(every, key=lambda told: told["state"] == "closed")[:MAX_TARGETS]
+        every = [(each, breaker) for each in self.breakers() for breaker in list(each.breakers.values())]
+        first = sorted(every, key=lambda each: each[1].status == "closed")[:MAX_TARGETS]
+        return [condition.described_breaker(breaker) for condition, breaker in first]
+
+    def _breaker_begins(self) -> None:
+        self._begun += 1
+        if self._begun < MAX_ENDPOINTS // 2:
+            return
+        self._begun = 0
+        every = [
+            (breaker.status != "closed", breaker.asked, name, condition.breakers)
+            for condition in self.breakers()
+            for name, breaker in condition.breakers.items()
+            if name
+        ]
+        every.sort(key=lambda each: each[:2])
+        # As many stay as may begin before the next time.
+        for _, _, name, breakers in every[: -MAX_ENDPOINTS // 2]:
+            del breakers[name]

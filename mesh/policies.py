@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NewType, TypeVar
 
-from mesh.conditions import BreakerStatus, Condition
+from mesh.conditions import TURNS, BreakerStatus, Condition, endpoint_name
 from mesh.errors import CircuitOpenError, DeadlineExceededError, ExpressionError, MeshError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ _JITTER_RATIO = 0.5
 _LAST_GROWTH = 1000  # 1.5 ** 1000 is far above any interval and still a float.
 _HTTP_STATUSES = range(100, 600)
 _GRPC_STATUSES = range(17)
+_COUNTS = ("requests", "totalSuccesses", "totalFailures", "consecutiveSuccesses", "consecutiveFailures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +173,14 @@ class Breaker:
     A result that comes back after the state changed is ignored.
 
     Attributes:
+        asked: Tells which of all were asked for last.
         endpoint: The part of the target that it is for; empty = all of it.
         refused: What it has refused since it opened.
     """
 
-    __slots__ = ("_clock", "_condition", "_config", "_counts", "_era", "_status", "_until", "endpoint", "refused")
+    __slots__ = (
+        *("_clock", "_condition", "_config", "_counts", "_era", "_status", "_until", "asked", "endpoint", "refused"),
+    )
 
     def __init__(
         self,
@@ -194,7 +198,7 @@ class Breaker:
             endpoint: The part of the target that it is for; empty = all of it.
         """
         self.endpoint = endpoint
-        self.refused = 0
+        self.asked = self.refused = 0
         self._config = config
         self._clock = clock
         self._condition = condition
@@ -262,13 +266,7 @@ class Breaker:
         self._era += 1  # From 1, so that every permit is true.
         lasts = {"closed": self._config.interval or None, "open": self._config.timeout, "half-open": None}[status]
         self._until = None if lasts is None else now + lasts
-        self._counts = {
-            "requests": 0,
-            "totalSuccesses": 0,
-            "totalFailures": 0,
-            "consecutiveSuccesses": 0,
-            "consecutiveFailures": 0,
-        }
+        self._counts = dict.fromkeys(_COUNTS, 0)
 
     def _trips(self) -> bool:
         if self._config.trip is None:
@@ -406,10 +404,12 @@ class Guard:
     def _breaker_of(self, endpoint: str) -> Breaker | None:
         if self.policy.breaker is None:
             return None
-        name, kept = endpoint if self.policy.endpoints else "", self._breakers
+        name, kept = endpoint_name(endpoint) if self.policy.endpoints else "", self._breakers
         # Put at the end: the first is the one that was asked for longest ago.
-        breaker = kept.pop(name, None) or Breaker(self.policy.breaker, time.monotonic, self._condition, name)
-        kept[name] = breaker
+        if (breaker := kept.pop(name, None)) is None:
+            breaker = Breaker(self.policy.breaker, time.monotonic, self._condition, name)
+            self._condition.breaker_begins(name)
+        breaker.asked, kept[name] = next(TURNS), breaker
         while len(kept) > max(self.policy.endpoints, 1):
             del kept[next(iter(kept))]
         return breaker

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from aiohttp import web
 from gateway.config import ON_GRPC, GatewayConfig
 from gateway.errors import APIError
 from gateway.metrics.exposition import CONTENT_TYPE, Measured, exposed
-from gateway.metrics.recording import Recorder, Series
+from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Settings
 from gateway.metrics.sources import (
     BREAKERS,
@@ -32,12 +32,13 @@ from gateway.metrics.sources import (
 from gateway.metrics.table import METRICS
 from gateway.socket_file import bound
 from mesh import __version__
+from mesh.conditions import Condition
 from mesh.errors import ConfigError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
-from mesh.telemetry import APPLICATION_CALLED
+from mesh.telemetry import APPLICATION_CALLED, OTHER
 
-__all__ = ["PREFERRED_PORT", "Metrics"]
+__all__ = ["PREFERRED_PORT", "Metrics", "breaker_states"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,15 +175,25 @@ def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:
 def _now(runtime: Runtime) -> Measured:
     """Give what is not counted but is so now."""
     told = runtime.description
-    breakers = [
-        ((*each.names, each.resource, state), Series(times=float(state in told)))
-        for each in runtime.conditions.breakers()
-        for told in [{breaker.status for breaker in list(each.breakers.values())}]
-        for state in _STATES
-    ]
     return {
         COMPONENTS: [((), Series(times=len(told.components)))],
         RESILIENCIES: [((name,), Series(times=1)) for name in told.resiliencies],
-        BREAKERS: breakers,
+        BREAKERS: breaker_states(runtime.conditions.breakers()),
         GATEWAY: [((__version__,), Series(times=1))],
     }
+
+
+def breaker_states(conditions: Iterable[Condition]) -> list[tuple[tuple[str, ...], Series]]:
+    """Tell which states the breakers of each target have.
+
+    Callers choose targets: of as many as other counts have, those first that are not closed. The rest are told as one.
+    """
+    found: dict[tuple[str, ...], set[str]] = {}
+    for each in conditions:
+        labels = tuple(label[:MAX_LABEL] for label in (*each.names, each.resource))
+        found.setdefault(labels, set()).update(breaker.status for breaker in list(each.breakers.values()))
+    first = sorted(found.items(), key=lambda each: each[1] == {"closed"})
+    kept, rest = first[:MAX_SERIES], first[MAX_SERIES:]
+    if rest:
+        kept.append((tuple(OTHER for _ in rest[0][0]), set().union(*(states for _, states in rest))))
+    return [((*labels, state), Series(times=float(state in now))) for labels, now in kept for state in _STATES]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.metrics.sources import DETAILS, OPEN, SIZES, SOURCES
 from mesh.telemetry import OTHER, Counters, Observed
 
-__all__ = ["BUCKETS", "SIZE_BUCKETS", "Recorder", "Series"]
+__all__ = ["BUCKETS", "MAX_LABEL", "MAX_SERIES", "SIZE_BUCKETS", "Recorder", "Series"]
 
 MAX_SERIES = 1000
 MAX_KEYS = 10_000

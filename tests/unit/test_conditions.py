@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 import mesh.conditions
-from mesh.conditions import MAX_TARGETS, Condition, Conditions
+from mesh.conditions import MAX_ENDPOINTS, MAX_TARGETS, Condition, Conditions
 from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError, StateError
 from mesh.policies import CircuitBreaker, Guard, Policy, Retry
 from mesh.recent import Recent
@@ -217,6 +217,47 @@ async def test_endpoints_have_breakers_of_their_own(said: Callable[[], list[str]
     for endpoint in ("/b", "/c", "/a"):
         assert await again.run(Target(), endpoint=endpoint) == "done"
     assert [each["endpoint"] for each in conditions.described_breakers()] == ["/c", "/a"]
+
+
+async def test_endpoints_of_all_targets_are_bounded(said: Callable[[], list[str]]) -> None:
+    """Callers choose both; those that refuse and those that were asked for last are kept."""
+    conditions = Conditions()
+    policy, times = Policy(breaker=CircuitBreaker("cb"), endpoints=100), MAX_ENDPOINTS // 100 + 50
+    guards = [Guard(policy, conditions.of("invocation", str(number))) for number in range(times)]
+    for _ in range(6):
+        with pytest.raises(StateError):
+            await guards[0].run(Target(WHY), endpoint="/broken")
+    for number, guarded in enumerate(guards):
+        for path in range(99):
+            await guarded.run(_works, endpoint=f"/{number}/{path}")
+    kept = [name for each in conditions.breakers() for name in each.breakers]
+    assert MAX_ENDPOINTS / 2 <= len(kept) <= MAX_ENDPOINTS
+    assert {"/broken", f"/{times - 1}/98"} <= set(kept)
+    assert "/0/0" not in kept
+    assert [each["endpoint"] for each in conditions.described()] == ["/broken"]
+    told = conditions.described_breakers()
+    assert len(told) == MAX_TARGETS
+    assert told[0]["state"] == "open"
+
+
+async def test_long_endpoints_are_kept_by_their_beginnings_and_told_apart(said: Callable[[], list[str]]) -> None:
+    condition, long = Condition("invocation", "app"), "/" + 4000 * "x"
+    guarded = Guard(Policy(breaker=CircuitBreaker("cb"), endpoints=2), condition)
+    for _ in range(6):
+        with pytest.raises(StateError):
+            await guarded.run(Target(WHY), endpoint=long + "a")
+    assert await guarded.run(Target(), endpoint=long + "b") == "done"
+    with pytest.raises(CircuitOpenError):
+        await guarded.run(Target(), endpoint=long + "a")
+    assert [(each["endpoint"], each["state"]) for each in condition.described_breakers()] == [
+        (long[:200], "closed"),
+        (long[:200], "open"),
+    ]
+    assert all(len(name) < 300 for name in condition.breakers)
+
+
+async def _works() -> str:
+    return "done"
 
 
 async def test_targets_are_bounded_and_the_quiet_ones_are_forgotten_first() -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from gateway.metrics.endpoint import breaker_states
 from gateway.metrics.exposition import exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Rules
-from gateway.metrics.sources import GATEWAY, HTTP_SERVED, SOURCES
+from gateway.metrics.sources import BREAKERS, GATEWAY, HTTP_SERVED, SOURCES
 from gateway.metrics.table import METRICS
 from mesh import telemetry
-from mesh.errors import ConfigError
+from mesh.conditions import Conditions
+from mesh.errors import BrokerUnavailableError, ConfigError
+from mesh.policies import CircuitBreaker, Guard, Policy
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
 from mesh.resources.metric_patterns import PathPatterns, substitution
@@ -104,6 +107,28 @@ def test_labels_are_bounded() -> None:
     )
     state = f'app_id="app",component="{OTHER}",namespace="ns",success="true",operation="get"'
     assert f"dapr_component_state_count{{{state}}} 5" in lines(recorder, "dapr_component_state_count")
+
+
+async def test_states_of_breakers_are_bounded_and_what_is_open_comes_first() -> None:
+    conditions = Conditions()
+    breaker = CircuitBreaker("cb")
+    guards = [Guard(Policy(breaker=breaker), conditions.of("invocation", str(number))) for number in range(1200)]
+    last = guards[-1]
+    for _ in range(6):
+        await last.attempt(_away)
+    told = breaker_states(conditions.breakers())
+    assert len({labels[:-1] for labels, _ in told}) == MAX_SERIES + 1
+    text = exposed({BREAKERS: told}, "app", "", Rules()).decode()
+    now = {each for each in text.splitlines() if each.startswith("dapr_resiliency_cb_state{") and each.endswith(" 1")}
+    assert len(now) == MAX_SERIES + 1
+    [opened] = (each for each in now if 'status="open"' in each)
+    assert 'target="app_1199"' in opened
+    [other] = (each for each in now if OTHER in each)
+    assert 'status="closed"' in other
+
+
+async def _away() -> object:
+    raise BrokerUnavailableError("away")
 
 
 def test_labels_are_cut() -> None:
