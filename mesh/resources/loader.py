@@ -157,7 +157,8 @@ class ResourceFiles:
             found = _of_default_namespace(found)
         clashes = list(_clashes(found, self._together))
         if len(read) == len(files):  # Else what is named may be in one that cannot be read.
-            clashes += unknown_policies([(document, each) for document, each in found if isinstance(each, Resiliency)])
+            policies = [(document, each) for document, each in found if isinstance(each, Resiliency)]
+            clashes += unknown_policies(policies, self._app_id)
         self.bad = tuple(_ordered([*bad, *clashes]))
         if clashes:
             raise ConfigError(self.bad)

@@ -16,6 +16,7 @@ from mesh.resources.documents import Document, Effect, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
 from mesh.resources.resiliency import ComponentTarget, Reference, Resiliency, Target
 from mesh.resources.schema import IN_ANY, QUIET, Meta
+from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
 
 __all__ = ["resiliency", "unknown_policies"]
@@ -161,17 +162,32 @@ def _actor_problems(document: Document, targets: TargetsSpec) -> Iterator[Proble
             yield document.problem(message, ("spec", "targets", "actors", name, "circuitBreaker"))
 
 
-def unknown_policies(found: Sequence[tuple[Document, Resiliency]]) -> Iterator[Problem]:
-    """Find names of policies that no resource has: what targets name may stand in another one, as in Dapr."""
-    known: dict[str, tuple[str, set[str]]] = {
-        "timeout": ("timeout", {name for _, each in found for name in each.timeouts}),
-        "retry": ("retry", {*BUILT_IN_RETRIES, *(name for _, each in found for name in each.retries)}),
-        "circuitBreaker": ("circuit breaker", {name for _, each in found for name in each.breakers}),
-    }
+def unknown_policies(found: Sequence[tuple[Document, Resiliency]], app_id: str | None = None) -> Iterator[Problem]:
+    """Find names of policies that no resource has: what targets name may stand in another one, as in Dapr.
+
+    Args:
+        found: All of them.
+        app_id: Whose they are; None = each is read by the applications in its scopes, which have to find the policies.
+    """
+    every = _names([each for _, each in found])
     for document, resource in found:
+        known: dict[str, Mapping[str, set[str]]] = {}
+        for app in resource.scopes if app_id is None else ():
+            known[app] = _names([each for _, each in found if in_scope(each.scopes, app)])
         for key, policy, place in resource.references:
-            what, names = known[key]
-            if policy not in names:
-                guess = did_you_mean(policy, sorted(names))
+            what = "circuit breaker" if key == "circuitBreaker" else key
+            if policy not in every[key]:
+                guess = did_you_mean(policy, sorted(every[key]))
                 hint = f"; did you mean '{guess}'?" if guess else ""
                 yield document.problem(f"there is no {what} policy '{policy}'{hint}", place)
+            elif lacking := [app for app, names in known.items() if policy not in names[key]]:
+                message = f"there is no {what} policy '{policy}' for the application '{lacking[0]}'"
+                yield document.problem(f"{message}: the Resiliency that has it is for others", place)
+
+
+def _names(resources: Sequence[Resiliency]) -> Mapping[str, set[str]]:
+    return {
+        "timeout": {name for each in resources for name in each.timeouts},
+        "retry": {*BUILT_IN_RETRIES, *(name for each in resources for name in each.retries)},
+        "circuitBreaker": {name for each in resources for name in each.breakers},
+    }

@@ -612,6 +612,38 @@ def test_targets_name_policies_of_other_files(tmp_path: Path) -> None:
     assert {each.file for each in caught.value.problems} == {str(policies)}, "what is in it is not known"
 
 
+@pytest.mark.parametrize(
+    ("targets", "policies", "app_id", "lacks"),
+    [
+        ("one", "one", None, ""),
+        ("one", "one, two", None, ""),
+        ("one", "", None, ""),
+        ("", "two", None, ""),  # Whose gateways read it is not known.
+        ("one", "two", None, "one"),
+        ("one, two", "one", None, "two"),
+        ("one, two", "one", "one", ""),
+    ],
+)
+def test_policies_are_found_by_those_whose_targets_name_them(
+    targets: str, policies: str, app_id: str | None, lacks: str, tmp_path: Path
+) -> None:
+    """What is right for all is right for the gateway of each: scopes of two resources have to go together."""
+    text = f"{RESILIENCY}  targets: {{apps: {{x: {{circuitBreaker: cb}}}}}}\nscopes: [{targets}]\n---\n"
+    text += RESILIENCY.replace("name: r", "name: p") + "  policies: {circuitBreakers: {cb: {timeout: 1s}}}\n"
+    text += f"scopes: [{policies}]\n"
+    (tmp_path / "f.yaml").write_text(text)
+    try:
+        load_resources([tmp_path], app_id=app_id)
+        found = ""
+    except ConfigError as error:
+        [found] = map(str, error.problems)
+    place = (
+        "f.yaml:5:40: spec.targets.apps.x.circuitBreaker: there is no circuit breaker policy 'cb' for the application"
+    )
+    text = f"{tmp_path}/{place} '{lacks}': the Resiliency that has it is for others"
+    assert found == (text if lacks else "")
+
+
 def test_kinds_of_our_names_may_be_of_other_programs(tmp_path: Path) -> None:
     """They stand in the same folders; what looks like our group is not one of them."""
     others = {
