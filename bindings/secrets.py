@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import orjson
 
-from mesh.errors import MeshError
+from mesh.tasks import task_group
 
 __all__ = ["json_values", "read_all"]
 
@@ -38,15 +37,7 @@ async def read_all(
         for name in left:
             found[name] = await read(name)
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(AT_ONCE, len(names))):
-                tasks.create_task(work())
-    except* MeshError as failed:
-        first: BaseException = failed
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        error = first
-    else:
-        return {name: found[name] or {} for name in names if found.get(name) is not None}
-    raise error
+    async with task_group() as tasks:
+        for _ in range(min(AT_ONCE, len(names))):
+            tasks.create_task(work())
+    return {name: found[name] or {} for name in names if found.get(name) is not None}

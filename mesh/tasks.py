@@ -7,6 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
+from mesh.errors import MeshError
+
 __all__ = ["drained_within", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
@@ -14,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """Open a TaskGroup that raises its only exception as it is, so that callers can name it in ``except``."""
+    """Open a TaskGroup that raises what `only_error` does, so that callers can name it in ``except``."""
     with only_error():
         async with asyncio.TaskGroup() as tasks:
             yield tasks
@@ -22,12 +24,13 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 @contextmanager
 def only_error() -> Iterator[None]:
-    """Raise the only exception of a group, or of a group in a group, as it is."""
+    """Raise the only exception of a group, or of a group in a group, as it is; of several ``MeshError`` the first."""
     try:
         yield
     except BaseExceptionGroup as group:
         error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        alike = group.split(MeshError)[1] is None  # Several failed in ways that callers know: one says enough.
+        while isinstance(error, BaseExceptionGroup) and (alike or len(error.exceptions) == 1):
             error = error.exceptions[0]
         raise error from error.__cause__
 
