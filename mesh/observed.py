@@ -5,11 +5,12 @@ Whoever builds a node may give it an observer (``NodeSettings.observer``); only 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from mesh import telemetry
 from mesh.address import Address
@@ -20,6 +21,8 @@ from mesh.errors import BrokerError, MeshError
 from mesh.telemetry import Observed, Observer
 
 __all__ = ["observed_application", "observed_broker"]
+
+_T = TypeVar("_T")
 
 
 class _Broker:
@@ -42,23 +45,20 @@ class _Broker:
         self._observer(Observed(telemetry.BROKER_PUBLISHED, labels, times, time.perf_counter() - started))
 
     async def publish(self, address: Address, message: Message) -> None:
-        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        started = time.perf_counter()
         try:
             await self._broker.publish(address, message)
-            outcome = telemetry.OK
-        except MeshError as error:
-            outcome = error.code
+        except BaseException as error:
+            self._tell(address, _outcome(error), 1, started)
             raise
-        finally:
-            self._tell(address, outcome, 1, started)
+        self._tell(address, telemetry.OK, 1, started)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         started = time.perf_counter()
         try:
             results = await self._broker.publish_many(address, messages)
         except BaseException as error:
-            code = error.code if isinstance(error, MeshError) else telemetry.CANCELLED
-            self._tell(address, code, len(messages), started)
+            self._tell(address, _outcome(error), len(messages), started)
             raise
         for outcome in {None if error is None else error.code for error in results}:
             times = sum((None if error is None else error.code) == outcome for error in results)
@@ -82,16 +82,16 @@ class _Call(AbstractAsyncContextManager[AppResponse]):
 
     def __init__(self, calling: AbstractAsyncContextManager[AppResponse], tell: Callable[[str, float], None]) -> None:
         self._calling, self._tell = calling, tell
-        self._started, self._outcome = 0.0, telemetry.CANCELLED
+        self._started, self._status = 0.0, ""
 
     async def __aenter__(self) -> AppResponse:
         self._started = time.perf_counter()
         try:
             response = await self._calling.__aenter__()
         except BaseException as error:
-            self._tell(_outcome(error, telemetry.CANCELLED), self._started)
+            self._tell(_outcome(error), self._started)
             raise
-        self._outcome = str(response.status)
+        self._status = str(response.status)
         return response
 
     async def __aexit__(
@@ -103,11 +103,14 @@ class _Call(AbstractAsyncContextManager[AppResponse]):
             error = raised
             raise
         finally:
-            self._tell(_outcome(error, self._outcome), self._started)
+            # What else breaks is that of whoever reads the answer.
+            self._tell(error.code if isinstance(error, MeshError) else self._status, self._started)
 
 
-def _outcome(error: BaseException | None, otherwise: str) -> str:
-    return error.code if isinstance(error, MeshError) else otherwise
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, MeshError):
+        return error.code
+    return telemetry.CANCELLED if isinstance(error, asyncio.CancelledError) else telemetry.FAILED
 
 
 class _Application:
@@ -127,27 +130,19 @@ class _Application:
         return _Call(calling, lambda outcome, started: self._tell(method, target, outcome, started))
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
-        started, outcome = time.perf_counter(), telemetry.CANCELLED
-        try:
-            status, answer = await self._application.post(path, headers, body, kind)
-            outcome = str(status)
-        except MeshError as error:
-            outcome = error.code
-            raise
-        finally:
-            self._tell("POST", path, outcome, started)
-        return status, answer
+        return await self._posted(path, self._application.post(path, headers, body, kind))
 
     async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
-        started, outcome = time.perf_counter(), telemetry.CANCELLED
+        return await self._posted(path, self._application.trigger(name, path, headers, body))
+
+    async def _posted(self, path: str, answering: Awaitable[tuple[int, _T]]) -> tuple[int, _T]:
+        started = time.perf_counter()
         try:
-            status, answer = await self._application.trigger(name, path, headers, body)
-            outcome = str(status)
-        except MeshError as error:
-            outcome = error.code
+            status, answer = await answering
+        except BaseException as error:
+            self._tell("POST", path, _outcome(error), started)
             raise
-        finally:
-            self._tell("POST", path, outcome, started)
+        self._tell("POST", path, str(status), started)
         return status, answer
 
 

@@ -32,6 +32,7 @@ from mesh.telemetry import (
     BROKER_PUBLISHED,
     CANCELLED,
     EVENTS_PUBLISHED,
+    FAILED,
     OPERATIONS,
     Observed,
 )
@@ -83,11 +84,16 @@ async def test_a_broker_that_fails() -> None:
 
 
 class Away(MemoryBroker):
-    """Takes nothing: it is away, or does not answer."""
+    """Takes nothing: it is away, does not answer, or breaks."""
+
+    async def publish(self, address: Address, message: Message) -> None:
+        raise ValueError("broken")
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         if not messages[0].body:
             await asyncio.Event().wait()
+        if messages[0].body == b"broken":
+            raise ValueError("broken")
         raise BrokerUnavailableError("away")
 
 
@@ -97,11 +103,16 @@ async def test_many_messages_that_are_not_published_at_all() -> None:
         watched = observed_broker(broker, seen)
         with pytest.raises(BrokerUnavailableError):
             await watched.publish_many(where, [Message({}, b"1"), Message({}, b"2")])
+        broken = Message({}, b"broken")
+        for breaks in (watched.publish(where, broken), watched.publish_many(where, [broken])):
+            with pytest.raises(ValueError, match="broken"):
+                await breaks
         hanging = tasks.create_task(watched.publish_many(where, [Message({}, b"")]))
         await asyncio.sleep(0)
         hanging.cancel()
     assert seen == {
         (BROKER_PUBLISHED, "memory", "topic", BrokerUnavailableError.code): 2,
+        (BROKER_PUBLISHED, "memory", "topic", FAILED): 2,
         (BROKER_PUBLISHED, "memory", "topic", CANCELLED): 1,
     }
 
@@ -115,6 +126,9 @@ class Application:
         if path == "/fails":
             raise AppFailedError("broke off")
         return int(path[1:]), b""
+
+    async def trigger(self, name: str, path: str, headers: object, body: bytes) -> tuple[int, None]:
+        return (await self.post(path, headers, body))[0], None
 
     @asynccontextmanager
     async def call(self, method: str, target: str, headers: object, body: object) -> AsyncIterator[object]:
@@ -196,6 +210,13 @@ async def test_an_application() -> None:
     assert (await watched.post("/204", [], b"", "event"))[0] == 204
     async with watched.call("GET", "/503", [], b"") as response:
         assert response.status == 503
+    for breaks in (
+        watched.post("/breaks", [], b"", "event"),
+        watched.trigger("cron", "/breaks", [], b""),
+        watched.call("GET", "/breaks", [], b"").__aenter__(),
+    ):
+        with pytest.raises(ValueError, match="breaks"):
+            await breaks
     for fails in (watched.post("/fails", [], b"", "event"), watched.call("GET", "/fails", [], b"").__aenter__()):
         with pytest.raises(AppFailedError):
             await fails
@@ -210,5 +231,7 @@ async def test_an_application() -> None:
         ("POST", "/fails", "APP_FAILED"): 1,
         ("GET", "/fails", "APP_FAILED"): 1,
         ("POST", "/hangs", "CANCELLED"): 1,
+        ("POST", "/breaks", "FAILED"): 2,
+        ("GET", "/breaks", "FAILED"): 1,
     }
     assert {key[0] for key in seen} == {APPLICATION_CALLED}
