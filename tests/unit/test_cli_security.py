@@ -263,6 +263,33 @@ def test_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--security", "a.yaml"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "unseen"),
+    [
+        ({"a.yaml": "kind: Component\n"}, ["a.yaml"]),
+        ({"c.yaml": yaml("Configuration", "c", {"tracing": {"samplingRate": "x"}})}, ["c.yaml"]),
+        ({"m.yaml": "apps:\n- appId: 5\n"}, ["m.yaml"]),
+        ({}, ["."]),
+        (None, ["away"]),
+    ],
+)
+def test_what_was_not_looked_at(
+    files: dict[str, str] | None, unseen: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is open only where somebody looked; what can be read is looked at although something else cannot."""
+    for name, text in (files or {}).items():
+        Path(name).write_text(text)
+    where = "." if files is not None else "away"
+    main(["check", "--security", where])
+    out = capsys.readouterr().out
+    assert out.endswith(f"so far nothing open\nwhat is open was not looked for in {unseen[0]}\n")
+    if files:
+        Path("z.yaml").write_text(component("state.redis", redisHost=REMOTE))
+        assert main(["check", "--security", "-o", "json", where]) == 1
+        told = json.loads(capsys.readouterr().out)
+        assert ([each["code"] for each in told["open"]], told["unseen"]) == ([PLAIN[1]], unseen)
+
+
 def test_examples_are_told_nothing_that_is_not_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
