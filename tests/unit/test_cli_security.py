@@ -244,6 +244,25 @@ def test_headers_of_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
     assert found(capsys, "e.yaml")[1] == [SECRET, PLAIN]
 
 
+@pytest.mark.parametrize(
+    ("tracing", "openings"),
+    [
+        ({"otel": {"endpointAddress": "http://c.example.com", "headers": [{"name": "api-key", "value": "a"}]}}, 2),
+        ({"otel": {"endpointAddress": "c.example.com:4317", "isSecure": False}}, 1),
+        ({"zipkin": {"endpointAddress": "http://z.example.com:9411/api/v2/spans"}}, 1),
+        ({"zipkin": {"endpointAddress": "http://localhost:9411"}, "otel": {"endpointAddress": "https://c.example"}}, 0),
+        ({"otel": {"headers": [{"name": "api-key", "value": "$OTEL_KEY"}, {"name": "x-team", "value": "b"}]}}, 0),
+        ({"otel": {"endpointAddress": "c.example.com:4317", "protocol": "grpc"}}, 0),
+    ],
+)
+def test_where_spans_go(
+    tracing: dict[str, object], openings: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_KEY", "s3cr3t")
+    Path("c.yaml").write_text(yaml("Configuration", "c", {"tracing": tracing}))
+    assert found(capsys, "c.yaml")[1] == [SECRET, PLAIN][2 - openings :]
+
+
 def test_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     """The worst first; what is low fails with `--strict` alone."""
     Path("a.yaml").write_text(component("state.redis", scopes=(), redisHost=REMOTE, redisPassword="s"))
