@@ -129,6 +129,7 @@ class Condition:
         "_quiet",
         "_reason",
         "_since",
+        "_unclear",
         "_waiting",
         "advice",
         "breakers",
@@ -166,7 +167,7 @@ class Condition:
         self._clock = clock
         self._counts = _Counts()
         self._since = self._failed_at = 0.0
-        self._reason = ""
+        self._reason = self._unclear = ""
         self._quiet: asyncio.TimerHandle | None = None
 
     # What happened
@@ -334,6 +335,17 @@ class Condition:
         of = f" of {breaker.endpoint[:MAX_TEXT]}" if breaker.endpoint else ""
         logger.info("%s: circuit breaker %s%s is %s", self.label, breaker.name, of, text)
         self.activates("circuitbreaker", status)
+
+    def cannot_tell(self, breaker: str, reason: str) -> None:
+        """Note that the condition of a breaker cannot be evaluated, which opens it; the same is told once.
+
+        Args:
+            breaker: Its name.
+            reason: Why it cannot.
+        """
+        if reason != self._unclear:
+            self._unclear = reason
+            logger.warning("%s: circuit breaker %s opens, for it cannot tell: %s", self.label, breaker, reason)
 
     # What holds now
 

@@ -7,8 +7,9 @@ Source: CEL specification (github.com/google/cel-spec).
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ _MACRO_NAME = re.compile(r"\.\s*(?:all|exists|exists_one|filter|map)\s*\(\s*(\w+
 _SYNTAX_ERROR = re.compile(
     r"^.*?ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*?)(?: expecting \{.*)?$", re.MULTILINE
 )
+_INTEGER = re.compile(r"\b\d{1,9}\b")
+# What depends on the values; everything else is wrong with any.
+_ERRORS_OF_VALUES = (ArithmeticError, LookupError)
 _EVALUATION_ERRORS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -91,11 +95,32 @@ def compile_trip(expression: str) -> Trip:
     """Compile a circuit breaker condition over `TRIP_VARIABLES`.
 
     Raises:
-        ExpressionError: The expression does not compile, names another variable or gives no boolean.
+        ExpressionError: The expression does not compile, names another variable, compares what cannot be compared, or
+            gives no boolean. Dividing by zero is none here: it depends on the counts.
     """
     trip = Trip(expression, _compile(expression, TRIP_VARIABLES))
-    trip.tripped(dict.fromkeys(TRIP_VARIABLES, 1))
+    for counts in _samples(expression):
+        try:
+            trip.tripped(counts)
+        except ExpressionError as error:
+            if not isinstance(error.__cause__, _ERRORS_OF_VALUES):
+                raise
     return trip
+
+
+def _samples(expression: str) -> Iterator[dict[str, int]]:
+    """Give counts for which, together, most parts of a condition are evaluated: CEL leaves out what it can."""
+    if (
+        "/" in expression
+    ):  # The library calls the division of doubles by zero a wrong type: no count nor difference is 0.
+        yield from (
+            dict(zip(TRIP_VARIABLES, each, strict=True)) for each in itertools.permutations((1, 3, 17, 170, 1009))
+        )
+        return
+    for values in itertools.product((0, 1, 1000), repeat=len(TRIP_VARIABLES)):
+        yield dict(zip(TRIP_VARIABLES, values, strict=True))
+    for number in map(int, _INTEGER.findall(expression)):
+        yield from (dict.fromkeys(TRIP_VARIABLES, value) for value in (number, number + 1))
 
 
 def _compile(expression: str, variables: tuple[str, ...]) -> Program:

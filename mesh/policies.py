@@ -273,10 +273,10 @@ class Breaker:
             return self._counts["consecutiveFailures"] > 5
         try:
             return self._config.trip.tripped(self._counts)
-        except ExpressionError:
-            # Only an arithmetic error is left after the check at start, as in `a / totalSuccesses`
-            # before the first success. Like Dapr, do not cut off a target on an unknown answer.
-            return False
+        except ExpressionError as error:  # As `totalFailures / totalSuccesses` does when nothing worked.
+            if self._condition is not None:
+                self._condition.cannot_tell(self.name, str(error))
+            return True
 
 
 @dataclass(frozen=True, slots=True)

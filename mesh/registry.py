@@ -176,7 +176,9 @@ class Registry:
     def meant(self, name: str) -> str | None:
         """Find the type of which one that is not there is a misspelling."""
         block, _, rest = name.partition(".")
-        if meant := did_you_mean(name, self._of_kind(name), 0.8):
+        # What begins alike, as `middleware.http.` does, makes two names look alike that are not.
+        alike = [each for each in self._of_kind(name) if _is_close(name.split("."), each.split("."))]
+        if meant := did_you_mean(name, alike, 0.8):
             return meant
         plugged = did_you_mean(rest, sockets()) if block in self._of_sockets() else None
         return f"{block}.{plugged}" if plugged else None
@@ -189,3 +191,9 @@ class Registry:
         stand_in = f"; {_STAND_INS[block]}" if block in _STAND_INS else ""
         plugged = sockets_told() if block in self._of_sockets() else ""
         return f"there is no component type {name!r} here; types of this kind: {same or 'none'}{stand_in}{plugged}"
+
+
+def _is_close(name: list[str], other: list[str]) -> bool:
+    while name and other and name[0] == other[0]:
+        name, other = name[1:], other[1:]
+    return did_you_mean(".".join(name), [".".join(other)]) is not None

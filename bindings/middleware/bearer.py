@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import jwt
 
@@ -21,6 +21,7 @@ from bindings.middleware._service import SERVICE, Asked
 from bindings.middleware.routerchecker import plain
 from mesh.adapter import ComponentAdapter
 from mesh.middleware import Answer, MiddlewareError, Onward, Request
+from mesh.resources.component import Component
 from mesh.resources.settings import setting
 
 __all__ = ["BearerMiddleware", "Keys", "algorithms_of"]
@@ -173,14 +174,21 @@ class BearerMiddleware(ComponentAdapter):
         super().__init__(settings)
         self._keys: Keys
 
-    async def _enter(self) -> None:
-        """Read the keys: what is wrong with them is known at start."""
-        settings: BearerSettings = self._settings
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; the issuer is asked for its keys, unless something else says where they are."""
+        made = super().from_component(component)
+        settings: BearerSettings = made._settings
         if not settings.jwks:
             try:
                 SERVICE.parse(settings.issuer)
             except ValueError as error:
-                raise self._problem(str(error), "issuer") from None
+                raise made._problem(str(error), "issuer") from None
+        return made
+
+    async def _enter(self) -> None:
+        """Read the keys: what is wrong with them is known at start."""
+        settings: BearerSettings = self._settings
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._keys = Keys(settings.issuer, settings.jwks, self._stack, tasks)
         self._stack.callback(self._keys.close)

@@ -9,13 +9,14 @@ import base64
 import http
 import logging
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from bindings.middleware._service import SERVICE, Asked, header_name
 from bindings.middleware.routerchecker import plain
 from mesh.adapter import ComponentAdapter
 from mesh.middleware import Answer, MiddlewareError, Onward, Request
+from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, VERBATIM, setting, whole
 
 __all__ = ["OPAMiddleware"]
@@ -66,14 +67,20 @@ class OPAMiddleware(ComponentAdapter):
         self._included = {each.strip().lower() for each in settings.included.split(",") if each.strip()}
         self._service: Asked
 
-    async def _enter(self) -> None:
-        settings: OPASettings = self._settings
-        if not settings.url:
-            raise self._problem(
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; Dapr's own say nothing of a service."""
+        made = super().from_component(component)
+        if not made._settings.url:
+            raise made._problem(
                 "no policy runs in the gateway itself: run Open Policy Agent (opa run --server) beside it, and say "
                 "where it is by the setting mesh.url; it is given the policy",
-                "rego" if settings.rego else None,
+                "rego" if made._settings.rego else None,
             )
+        return made
+
+    async def _enter(self) -> None:
+        settings: OPASettings = self._settings
         path = urlsplit(settings.url).path.rstrip("/")
         url = settings.url.rstrip("/") + (ALLOW if not path else "")
         self._service = await self._stack.enter_async_context(Asked("the policy service", url))

@@ -32,11 +32,11 @@ from mesh.resources.component import (
 from mesh.resources.configuration import Configuration
 from mesh.resources.loader import (
     Document,
+    ResourceFiles,
     files_at,
     is_foreign,
     is_run_file,
     load_configuration_file,
-    load_resources,
     read_documents,
 )
 from mesh.resources.subscription import clashes
@@ -79,6 +79,7 @@ def run(words: Sequence[str]) -> int:
     if found.strict:
         findings.add(findings.warnings)
         findings.warnings.clear()
+    unseen = sorted(set(findings.unseen))
     if found.output == "json":
         show(
             json.dumps(
@@ -87,7 +88,7 @@ def run(words: Sequence[str]) -> int:
                     "templates": findings.templates,
                     "problems": [asdict(problem) for problem in findings.problems],
                     "warnings": [asdict(warning) for warning in findings.warnings],
-                    **({"open": [asdict(opening) for opening in openings]} if found.security else {}),
+                    **({"open": [asdict(each) for each in openings], "unseen": unseen} if found.security else {}),
                 },
                 indent=2,
             )
@@ -105,7 +106,9 @@ def run(words: Sequence[str]) -> int:
     for opening in openings:
         show(str(opening))
     if found.security:
-        show(f"{len(openings) or 'nothing'} open")
+        show(f"{len(openings) or ('so far nothing' if unseen else 'nothing')} open")
+    if found.security and unseen:
+        show(f"what is open was not looked for in {', '.join(unseen)}")
     return int(fails or bool(findings.problems))
 
 
@@ -122,6 +125,7 @@ class Findings:
         endpoints: Likewise.
         configurations: Likewise.
         apps: The gateways of templates, each with its template's file.
+        unseen: Files and folders that nothing of the above is known of, for they could not be read.
     """
 
     resources: int = 0
@@ -132,6 +136,12 @@ class Findings:
     endpoints: list[HTTPEndpoint] = field(default_factory=list)
     configurations: list[Configuration] = field(default_factory=list)
     apps: list[tuple[str, GatewayConfig]] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+
+    def unread(self, problems: Sequence[Problem]) -> None:
+        """Add problems for which files are left out."""
+        self.add(problems)
+        self.unseen += [problem.file for problem in problems if problem.file]
 
     def add(self, problems: Sequence[Problem]) -> None:
         """Add problems that are not known yet."""
@@ -165,7 +175,8 @@ def check(paths: Sequence[Path]) -> Findings:
     _check_resources(resources, findings, seen)
     for file in configurations:
         _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
-    for configuration in findings.configurations if findings.components else ():
+    # What a pipeline names may be in a file that could not be read.
+    for configuration in findings.configurations if findings.components and not findings.unseen else ():
         findings.add(check_pipelines(findings.components, frozenset(), configuration))
         if not findings.apps:
             findings.warn(scoped_in_pipelines(findings.components, configuration))
@@ -260,9 +271,10 @@ async def _secrets(
 def _files(path: Path, findings: Findings) -> list[Path]:
     problems: list[Problem] = []
     found = files_at(path, problems)
-    findings.add(problems)
+    findings.unread(problems)
     if not found and not problems:
         findings.warn([Problem("holds no YAML file", file=str(path))])
+        findings.unseen.append(str(path))
     return found
 
 
@@ -271,12 +283,12 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
     try:
         read_template(file)  # Syntax errors, keys that stand twice, and other documents beside it.
     except ConfigError as error:
-        findings.add(error.problems)
+        findings.unread(error.problems)
     warnings: list[Problem] = []
     try:
         specs = load_template(document, file, os.environ, warnings)
     except ConfigError as error:
-        findings.add(error.problems)
+        findings.unread(error.problems)
         return
     findings.warn(warnings)
     findings.apps += [(str(file), spec.config) for spec in specs]
@@ -300,11 +312,14 @@ def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
 def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new(paths, seen):
         return
+    files = ResourceFiles(paths, together=False)
     try:
-        loaded = load_resources(paths, together=False)
+        loaded = files.again()  # Of files without problems: those of one do not hide what is to be told of another.
     except ConfigError as error:
-        findings.add(error.problems)
+        findings.unread(error.problems)
+        findings.unseen += map(str, paths)
         return
+    findings.unread(files.bad)
     findings.warn(loaded.warnings)
     groups = (
         loaded.components,
@@ -320,7 +335,8 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     registry = Registry()
     findings.add(check_types(loaded.components, BLOCKS))
     findings.add([problem for _, problem in check_together(loaded.components, BLOCKS)])
-    findings.add(check_references(loaded.components, loaded.http_endpoints))
+    if not files.bad:  # Else what is named may be in one that is left out.
+        findings.add(check_references(loaded.components, loaded.http_endpoints))
     findings.add(clashes(loaded.subscriptions))
     misspelt, others = check_installed(loaded.components, BLOCKS, registry)
     findings.add(misspelt)
@@ -391,7 +407,7 @@ def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str
     try:
         findings.configurations.append(load_configuration_file(path, os.environ, warnings, trust_domain))
     except ConfigError as error:
-        findings.add(error.problems)
+        findings.unread(error.problems)
     else:
         findings.resources += 1
     findings.warn(warnings)

@@ -242,6 +242,7 @@ def _configuration(configuration: Configuration, modes: Set[str]) -> Iterator[Op
     def at(message: str, path: str) -> Problem:
         return Problem(message, path, configuration.file, configuration.line)
 
+    yield from _tracing(configuration, at)
     access = configuration.spec.access_control
     allows = access is not None and access.default_action == "allow"
     if access is not None and access.policies and "strict" not in modes and (allows or not modes):
@@ -257,6 +258,36 @@ def _configuration(configuration: Configuration, modes: Set[str]) -> Iterator[Op
             yield Opening(
                 "low", "secrets-allowed", where, "defaultAccess: deny, and name the secrets in allowedSecrets"
             )
+
+
+def _tracing(configuration: Configuration, at: Callable[[str, str], Problem]) -> Iterator[Opening]:
+    tracing = configuration.spec.tracing
+    if tracing is None:
+        return
+    otel = tracing.otel
+    for kind, address, secure in (
+        ("zipkin", tracing.zipkin.endpoint_address, True),
+        ("otel", otel.endpoint_address, otel.is_secure),
+    ):
+        host = next((host for _, host in _plain(address)), "")
+        if not secure and "://" not in address:
+            host = _remote(address)
+        if host:
+            told = f"spans, and the headers with them, cross the network to {host} in plain text"
+            where = at(told, f"spec.tracing.{kind}.endpointAddress")
+            yield Opening("medium", "plain-connection", where, "TLS on that server, and https:// or isSecure here")
+    for index, header in enumerate(otel.headers):
+        if _AUTHORIZATION.search(header.name) and header.value and _stands_in(configuration.file, header.value):
+            where = at(f"{header.name} is in the file", f"spec.tracing.otel.headers[{index}]")
+            yield Opening("high", "plain-secret", where, "refer to it by secretKeyRef, or to a variable as $NAME")
+
+
+def _stands_in(file: str | None, text: str) -> bool:
+    """Tell whether a text stands in a file as it is; else a variable has filled it."""
+    try:
+        return file is None or text in Path(file).read_text(encoding="utf-8")
+    except OSError:
+        return True
 
 
 def _kafka_is_plain(component: Component) -> bool:

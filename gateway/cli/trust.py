@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["parser", "run"]
 
+_DAYS = re.compile(r"([0-9]{1,6})d")
 _HEADING = {
     "trustDomain": "TRUST DOMAIN",
     "issues": "ISSUES",
@@ -51,7 +53,7 @@ def parser() -> Parser:
     made.add_argument("--trust-domain", metavar="NAME", help="init: whose names it proves (MESH_TRUST_DOMAIN; public)")
     add_output_option(made)
     made.add_argument("--namespace", metavar="NAME", help="issue: the namespace (NAMESPACE; default)")
-    made.add_argument("--ttl", metavar="DURATION", help="how long it counts (24h; of a root 87600h)")
+    made.add_argument("--ttl", metavar="DURATION", help="how long it counts, such as 12h or 30d (24h; of a root 3650d)")
     made.add_argument("--out", metavar="DIR", help="issue: where the files are written (.)")
     made.add_argument("--finish", action="store_true", help="rotate: trust the newest root alone, and make none")
     return made
@@ -85,7 +87,9 @@ def _ttl(text: str | None, default: datetime.timedelta) -> datetime.timedelta:
     if text is None:
         return default
     try:
-        seconds = parse_duration(text, bare="s")
+        # Certificates last for days, which durations elsewhere do not have.
+        days = _DAYS.fullmatch(text)
+        seconds = 86400.0 * int(days[1]) if days else parse_duration(text, bare="s")
         if seconds <= 0:
             raise ValueError("must be above 0")
         return datetime.timedelta(seconds=seconds)

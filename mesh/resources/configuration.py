@@ -59,15 +59,18 @@ __all__ = [
 ]
 
 DEFAULT_SAMPLING_RATIO = 0.0001
-API_NAMES = (
-    *("actors", "bindings", "configuration", "conversation", "crypto", "healthz", "invoke", "jobs", "lock", "mesh"),
-    *("metadata", "publish", "secrets", "shutdown", "state", "subscribe", "subtlecrypto", "unlock", "workflows"),
-)
-"""What parts of the API are called, those that are not there yet and those of gRPC with them."""
 API_VERSIONS = MappingProxyType(
     {"v1": "v1.0", "v1alpha1": "v1.0-alpha1", "v1alpha2": "v1.0-alpha2", "v1beta1": "v1.0-beta1"}
 )
 """Versions as they may be written, and as they stand in paths."""
+_ALPHA = dict.fromkeys(("crypto", "lock", "subscribe", "subtlecrypto", "unlock"), ("v1.0-alpha1",))
+_BOTH = dict.fromkeys(("configuration", "publish", "state"), ("v1.0", "v1.0-alpha1"))
+_NOT_YET = dict.fromkeys(("actors", "jobs", "workflows"), tuple(API_VERSIONS.values()))
+API_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    dict.fromkeys(("bindings", "healthz", "invoke", "mesh", "metadata", "secrets", "shutdown"), ("v1.0",))
+    | {**_ALPHA, **_BOTH, **_NOT_YET, "conversation": ("v1.0-alpha1", "v1.0-alpha2")}
+)
+"""What parts of the API are called, those that are not there yet and those of gRPC with them, and their versions."""
 
 
 @dataclass(frozen=True, slots=True)

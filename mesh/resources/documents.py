@@ -80,10 +80,11 @@ class FileModel(BaseModel):
     """A strict, frozen model of what may stand in a file; keys are the names in lower camel case.
 
     ``effects`` has fields without effect by their path, in which list indexes are left out. They may be fields that
-    the model does not have.
+    the model does not have. Below the keys of ``exact``, any other unknown field is a problem.
     """
 
     effects: ClassVar[Mapping[str, Effect]] = MappingProxyType({})
+    exact: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=wire_name)
 
@@ -252,7 +253,8 @@ def _check_keys(
             message, unsafe = _stranger(model, key, known), protects(path)
         if message:
             message += ", and ignoring it would be unsafe" if unsafe else ""
-            (problems if unsafe else warnings).append(document.problem(message, location, key=True))
+            refused = unsafe or (effect is None and location[0] in model.exact)
+            (problems if refused else warnings).append(document.problem(message, location, key=True))
     return meant
 
 

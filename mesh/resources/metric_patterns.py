@@ -34,6 +34,8 @@ def metric_problems(metrics: Metrics | None, at: _Place) -> Iterator[tuple[str, 
     for index, pattern in enumerate(metrics.http.path_matching):
         try:
             _check_pattern(pattern)
+            if pattern in metrics.http.path_matching[:index]:
+                raise ValueError(f"the path '{pattern}' stands there before")
         except ValueError as error:
             yield str(error), (*at, "http", "pathMatching", index)
     bounds = metrics.latency_distribution_buckets

@@ -369,12 +369,19 @@ def _check_api(document: Document, api: APISpec, problems: list[Problem], warnin
     versions = (*API_VERSIONS, *API_VERSIONS.values())
     for list_name, operations in (("allowed", api.allowed), ("denied", api.denied)):
         for index, each in enumerate(operations):
-            for key, value, known in (("name", each.name, API_NAMES), ("version", each.version or "v1", versions)):
+            own = API_NAMES.get(each.name, API_VERSIONS.values())
+            of_it = [version for version in versions if API_VERSIONS.get(version, version) in own]
+            said = each.version or of_it[0]
+            for key, value, known in (
+                ("name", each.name, sorted(API_NAMES)),
+                ("version", said, of_it if said in versions else versions),
+            ):
                 if value in known:
                     continue
-                guess = did_you_mean(value, known)
+                guess = None if value in versions else did_you_mean(value, known)
                 unsafe = list_name == "denied" and each.protocol != "grpc"
-                message = f"no API has the {key} '{value}'"
+                whose = f"the API '{each.name}' has not" if value in versions else "no API has"
+                message = f"{whose} the {key} '{value}'"
                 message += f"; did you mean '{guess}'?" if guess else f"; known are {', '.join(known)}"
                 message += "; it would deny nothing" if unsafe else ""
                 at = document.problem(message, ("spec", "api", list_name, index, key))

@@ -86,6 +86,9 @@ class ResiliencyFile(FileModel):
         "spec.targets.actors": Effect("it has no effect yet: there are no actors"),
     }
 
+    # Every field says what is done when something fails, which nobody notices before it does.
+    exact: ClassVar = ("spec",)
+
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["Resiliency"]
     metadata: Meta
@@ -99,7 +102,7 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
     if model is None:
         return None
     policies, targets = model.spec.policies, model.spec.targets
-    found = list(_actor_problems(document, targets))
+    found = [*_actor_problems(document, targets), *_nameless(document, model.spec)]
     problems.extend(found)
     if found:
         return None
@@ -160,6 +163,22 @@ def _actor_problems(document: Document, targets: TargetsSpec) -> Iterator[Proble
         if target.circuit_breaker and target.circuit_breaker_scope is None:
             message = "a circuit breaker of actors needs a circuitBreakerScope: type, id or both"
             yield document.problem(message, ("spec", "targets", "actors", name, "circuitBreaker"))
+
+
+def _nameless(document: Document, spec: ResiliencySpec) -> Iterator[Problem]:
+    """Find policies and targets without a name: nothing is called so."""
+    policies, targets = spec.policies, spec.targets
+    named: dict[tuple[str, str], Mapping[str, object]] = {
+        ("policies", "timeouts"): policies.timeouts,
+        ("policies", "retries"): policies.retries,
+        ("policies", "circuitBreakers"): policies.circuit_breakers,
+        ("targets", "apps"): targets.apps,
+        ("targets", "actors"): targets.actors,
+        ("targets", "components"): targets.components,
+    }
+    for place, each in named.items():
+        if "" in each:
+            yield document.problem("it has no name", ("spec", *place, ""), key=True)
 
 
 def unknown_policies(found: Sequence[tuple[Document, Resiliency]], app_id: str | None = None) -> Iterator[Problem]:

@@ -301,7 +301,9 @@ def test_a_root_is_made_rotated_and_shown(
     monkeypatch.setenv("MESH_HOME", str(tmp_path))
     folder = Folder(tmp_path / "trust")
     assert main(["trust", "issue", "shop"]) == 1
-    assert main(["trust", "init", "--trust-domain", "prod"]) == 0
+    assert main(["trust", "init", "--trust-domain", "prod", "--ttl", "400d"]) == 0
+    left = folder.roots()[0].not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(days=399) < left <= datetime.timedelta(days=400)
     assert main(["trust", "init"]) == 1
     assert folder.key_file.stat().st_mode & 0o077 == folder.path.stat().st_mode & 0o077 == 0
     out = tmp_path / "out"
@@ -326,7 +328,13 @@ def test_a_root_is_made_rotated_and_shown(
         check_chain(chain, folder.roots(), "prod")
     assert main(["trust", "show"]) == 0
     assert "PRIVATE" not in capsys.readouterr().out
-    for words in (["issue"], ["show", "shop"], ["issue", "shop", "--ttl", "-1s"], ["lend"]):
+    for words in (
+        ["issue"],
+        ["show", "shop"],
+        ["issue", "shop", "--ttl", "-1s"],
+        ["issue", "a", "--ttl", "0d"],
+        ["lend"],
+    ):
         assert main(["trust", *words]) == 2
     folder.key_file.unlink()
     for words in (["issue", "shop"], ["rotate"]):

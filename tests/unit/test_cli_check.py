@@ -372,6 +372,8 @@ def _refers(kind: str, settings: dict[str, str | None], how: str = "secretKeyRef
             "(server): is instead of host",
         ),
         ("secretstores.aws.secretmanager", {"accessKey": None, "secretKey": None, "endpoint": "x"}, "(endpoint): "),
+        ("middleware.http.bearer", {"issuer": "keycloak", "audience": "a"}, "(issuer): is no URL of a service: http"),
+        ("middleware.http.opa", {"rego": "package http"}, "(rego): no policy runs in the gateway itself: run Open"),
         ("lock.redis", {"redisHost": "h", "redisPassword": None, "keyPrefix": "a||b"}, "keyPrefix can't contain '||'"),
     ],
 )

@@ -244,6 +244,25 @@ def test_headers_of_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
     assert found(capsys, "e.yaml")[1] == [SECRET, PLAIN]
 
 
+@pytest.mark.parametrize(
+    ("tracing", "openings"),
+    [
+        ({"otel": {"endpointAddress": "http://c.example.com", "headers": [{"name": "api-key", "value": "a"}]}}, 2),
+        ({"otel": {"endpointAddress": "c.example.com:4317", "isSecure": False}}, 1),
+        ({"zipkin": {"endpointAddress": "http://z.example.com:9411/api/v2/spans"}}, 1),
+        ({"zipkin": {"endpointAddress": "http://localhost:9411"}, "otel": {"endpointAddress": "https://c.example"}}, 0),
+        ({"otel": {"headers": [{"name": "api-key", "value": "$OTEL_KEY"}, {"name": "x-team", "value": "b"}]}}, 0),
+        ({"otel": {"endpointAddress": "c.example.com:4317", "protocol": "grpc"}}, 0),
+    ],
+)
+def test_where_spans_go(
+    tracing: dict[str, object], openings: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_KEY", "s3cr3t")
+    Path("c.yaml").write_text(yaml("Configuration", "c", {"tracing": tracing}))
+    assert found(capsys, "c.yaml")[1] == [SECRET, PLAIN][2 - openings :]
+
+
 def test_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     """The worst first; what is low fails with `--strict` alone."""
     Path("a.yaml").write_text(component("state.redis", scopes=(), redisHost=REMOTE, redisPassword="s"))
@@ -261,6 +280,33 @@ def test_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "1 resource is fine\nnothing open\n"
     Path("a.yaml").write_text("kind: Component\n")
     assert main(["check", "--security", "a.yaml"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "unseen"),
+    [
+        ({"a.yaml": "kind: Component\n"}, ["a.yaml"]),
+        ({"c.yaml": yaml("Configuration", "c", {"tracing": {"samplingRate": "x"}})}, ["c.yaml"]),
+        ({"m.yaml": "apps:\n- appId: 5\n"}, ["m.yaml"]),
+        ({}, ["."]),
+        (None, ["away"]),
+    ],
+)
+def test_what_was_not_looked_at(
+    files: dict[str, str] | None, unseen: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is open only where somebody looked; what can be read is looked at although something else cannot."""
+    for name, text in (files or {}).items():
+        Path(name).write_text(text)
+    where = "." if files is not None else "away"
+    main(["check", "--security", where])
+    out = capsys.readouterr().out
+    assert out.endswith(f"so far nothing open\nwhat is open was not looked for in {unseen[0]}\n")
+    if files:
+        Path("z.yaml").write_text(component("state.redis", redisHost=REMOTE))
+        assert main(["check", "--security", "-o", "json", where]) == 1
+        told = json.loads(capsys.readouterr().out)
+        assert ([each["code"] for each in told["open"]], told["unseen"]) == ([PLAIN[1]], unseen)
 
 
 def test_examples_are_told_nothing_that_is_not_so(

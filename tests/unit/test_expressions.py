@@ -125,6 +125,7 @@ COUNTS = dict(zip(TRIP_VARIABLES, (10, 4, 6, 0, 6), strict=True))
         ("consecutiveFailures > 6", False),
         ("requests >= 10 && totalFailures > totalSuccesses", True),
         ("double(totalFailures) / double(requests) >= 0.6", True),
+        ("double(totalFailures) / double(requests - totalSuccesses) >= 2.0", False),
     ],
 )
 def test_trip(expression: str, expected: bool) -> None:
@@ -132,7 +133,17 @@ def test_trip(expression: str, expected: bool) -> None:
     assert compile_trip(expression).tripped(COUNTS) is expected
 
 
-@pytest.mark.parametrize("expression", ["", "requests", "failures > 3", "requests > 'a'", "consecutiveFailures >"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("", "requests", "failures > 3", "requests > 'a'", "consecutiveFailures >"),
+        "consecutiveFailures > 1 && consecutiveFailures > 'a'",
+        "totalFailures < 5000 || totalSuccesses > 'a'",
+        "totalSuccesses > 0 && totalFailures > 2 && nope(requests)",
+        "requests > 1 ? requests : true",
+        "double(totalFailures) / double(totalSuccesses) > 0.5 && consecutiveFailures > 'a'",
+    ],
+)
 def test_refused_trips(expression: str) -> None:
     """A condition that can never give a boolean is refused when compiled."""
     with pytest.raises(ExpressionError):

@@ -207,6 +207,23 @@ CASES: dict[str, tuple[str, list[str]]] = {
         + "    components: {p: {inbound: {retry: zzz}, outbond: {}}}\n",
         ["f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?"],
     ),
+    "what would be around nothing": (
+        RESILIENCY
+        + "  policies: {timeouts: {a: 1s}, retries: {r: {dur: 5s}}}\n  targets:\n"
+        + "    apps: {a: {foo: 1}}\n    components: {p: {timeout: a}}\n  other: {}\n",
+        [
+            "f.yaml:5:47: spec.policies.retries.r.dur: unknown field; known are duration, matching, maxInterval, "
+            "maxRetries, policy",
+            "f.yaml:7:16: spec.targets.apps.a.foo: unknown field; known are circuitBreaker, circuitBreakerCacheSize, "
+            "circuitBreakerScope, retry, timeout",
+            "f.yaml:8:22: spec.targets.components.p.timeout: unknown field; known are inbound, outbound",
+            "f.yaml:9:3: spec.other: unknown field; known are policies, targets",
+        ],
+    ),
+    "without names": (
+        RESILIENCY + "  policies: {timeouts: {'': 1s}}\n  targets: {apps: {'': {timeout: ''}}}\n",
+        ["f.yaml:5:25: spec.policies.timeouts.: it has no name", "f.yaml:6:20: spec.targets.apps.: it has no name"],
+    ),
     "breakers of actors": (
         RESILIENCY
         + "  policies: {timeouts: {fast: 1s}, circuitBreakers: {c: {}}}\n  targets:\n"
@@ -438,6 +455,14 @@ def test_near_misses_in_metadata(field: str, meant: str, tmp_path: Path) -> None
         ("denied: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", True),
         ("denied: [{name: quux, protocol: grpc}]", "name: no API has the name 'quux'; known are actors, ", False),
         ("denied: [{name: state, version: v7}]", "version: no API has the version 'v7'; known are v1, ", True),
+        (
+            "denied: [{name: state, version: v1.0-beta1}]",
+            "version: the API 'state' has not the version 'v1.0-beta1'; known are v1, v1alpha1, v1.0, v1.0-alpha1; it",
+            True,
+        ),
+        ("denied: [{name: lock, version: v1}]", "version: the API 'lock' has not the version 'v1'; known", True),
+        ("denied: [{name: lock, version: v1alpha1}, {name: lock}, {name: jobs, version: v1}]", "", False),
+        ("allowed: [{name: lock, version: v1.0}]", "version: the API 'lock' has not the version 'v1.0'", False),
         ("denied: [{name: 'state/{storeName}/query'}]", "name: no API has the name 'state/{storeName}/query'", True),
         ("denied: [{name: ''}]", "name: no API has the name ''; known are actors, ", True),
         ("allowed: [{name: invok}]", "name: no API has the name 'invok'; did you mean 'invoke'?", True),

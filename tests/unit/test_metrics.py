@@ -230,6 +230,7 @@ def test_rules_know_a_metric_by_each_of_its_names() -> None:
         ("{http: {pathMatching: [/a, b]}}", "4:44", "does not begin with '/'"),
         ("{http: {pathMatching: ['/a/x{id}']}}", "4:40", "'x{id}' is no parameter"),
         ("{http: {pathMatching: ['/{rest...}/b']}}", "4:40", "takes the rest of a path"),
+        ("{http: {pathMatching: [/a, /b, /a]}}", "4:48", "the path '/a' stands there before"),
         ("{latencyDistributionBuckets: [5, 5]}", "4:46", "each more than the one before"),
         ("{latencyDistributionBuckets: [0, 5]}", "4:46", "above 0"),
         ("{rules: [{name: n, labels: [{name: l, regex: {x: '('}}]}]}", "4:66", "'(' is no regular expression"),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.conditions import Condition
 from mesh.expressions import compile_trip
 from mesh.policies import (
     BUILT_IN_RETRIES,
@@ -207,11 +208,22 @@ def test_record_without_a_permit_counts_now() -> None:
     assert status(breaker) == "open"
 
 
-def test_a_condition_that_cannot_be_evaluated_does_not_trip() -> None:
-    """Dividing by zero leaves the breaker closed."""
-    breaker = Breaker(CircuitBreaker(trip=compile_trip("totalFailures / totalSuccesses > 1")), Clock())
-    assert call(breaker, success=False)
-    assert status(breaker) == "closed"
+def test_a_condition_that_cannot_be_evaluated_opens(caplog: pytest.LogCaptureFixture) -> None:
+    """Dividing by zero is what comes of a target that never works; the log says so once."""
+    clock, trip = Clock(), compile_trip("consecutiveFailures > 1 && totalFailures / totalSuccesses > 1")
+    breaker = Breaker(CircuitBreaker("cb", timeout=10, trip=trip), clock, Condition("app", "pay"))
+    for _ in range(2):
+        assert status(breaker) == "closed"
+        assert call(breaker, success=False)
+    assert status(breaker) == "open"
+    clock.now += 10
+    assert call(breaker, success=True)
+    for _ in range(2):
+        assert status(breaker) == "closed"
+        assert call(breaker, success=False)
+    assert status(breaker) == "open"
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and told[0].startswith("app pay: circuit breaker cb opens, for it cannot tell: expression ")
 
 
 @settings(derandomize=True, deadline=None)

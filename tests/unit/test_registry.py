@@ -64,6 +64,22 @@ def test_not_installed(registry: Registry, name: str, hint: str) -> None:
     assert hint in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("middleware.http.opaa", "middleware.http.opa"),
+        ("middleware.htp.ratelimit", "middleware.http.ratelimit"),
+        ("middleware.http.wasm", None),
+        ("middleware.http.nope", None),
+        ("secretstores.azure.other", None),
+        ("bindings.mysq", "bindings.mysql"),
+    ],
+)
+def test_what_was_meant(name: str, meant: str | None) -> None:
+    """What begins alike is not alike."""
+    assert Registry().meant(name) == meant
+
+
 def test_two_providers(registry: Registry) -> None:
     """Naming both."""
     with pytest.raises(ConfigError, match=r"provided twice: by \? \(one:A\) and \? \(two:B\); uninstall one"):

@@ -15,7 +15,7 @@ from gateway.errors import APIError
 from gateway.grpc.messages import message
 from gateway.http.response import Answered, Response
 from gateway.http.server import Found, Router
-from gateway.routes import ROUTES, build_api, build_router
+from gateway.routes import ROUTES, RPCS, build_api, build_router
 from gateway.routes.invocation import comparable
 from gateway.routes.request import metadata_of, query_of, unescape
 from gateway.routes.route import Asked, Route
@@ -251,5 +251,9 @@ async def test_allowed(api: APISpec | None, left: set[str]) -> None:
 
 def test_every_part_of_the_api_can_be_named() -> None:
     """In `spec.api` of a Configuration, where other names are errors."""
-    assert {route.name for route in ROUTES} | set(MISSING) <= set(API_NAMES)
-    assert {version for route in ROUTES for version in route.versions} <= set(API_VERSIONS.values())
+    assert {route.name for route in ROUTES} | {row.api for row in RPCS} | set(MISSING) <= set(API_NAMES)
+    for route in ROUTES:
+        assert set(route.versions) <= set(API_NAMES[route.name]) <= set(API_VERSIONS.values())
+    for row in RPCS:
+        told = {f"v1.0-alpha{name[-1]}" if "Alpha" in name else "v1.0" for name in (row.name, *row.aliases)}
+        assert told <= set(API_NAMES[row.api])
