@@ -20,7 +20,7 @@ from brokers.shared import backoff
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.grpc.proxy import LONGEST_SECONDS
-from gateway.http import application, client, server
+from gateway.http import application, client, scraping, server
 from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
@@ -319,7 +319,25 @@ def _streams() -> Sequence[Row]:
 
 def _http() -> Sequence[Row]:
     return (
-        ("a request's header to arrive", _time(server.HEADER_SECONDS), NONE, "the connection is closed"),
+        (
+            "a request's header to arrive, the first one's from the connection on; likewise at `--metrics-port`",
+            _time(server.HEADER_SECONDS),
+            NONE,
+            "the connection is closed",
+        ),
+        (
+            "connections to `--metrics-port`",
+            str(scraping.MAX_CONNECTIONS),
+            NONE,
+            "the idle one that is the oldest is closed",
+        ),
+        (
+            "file descriptors of the process",
+            "the system's (`ulimit -n`)",
+            "the system",
+            f"with fewer than {server.FEW_DESCRIPTORS} left a line in the log, each {_time(server.TOLD_SECONDS)}"
+            " at most; without any clients are reset",
+        ),
         (
             "a request's body to arrive, but for a streamed call",
             _time(request.BODY_SECONDS),

@@ -22,7 +22,7 @@ def read_tokens(file: Path) -> tuple[bytes, ...]:
     """Give the tokens of a file, one a line.
 
     Raises:
-        ConfigError: It cannot be read, has none, or is too large.
+        ConfigError: It cannot be read, has none, is too large, or is no text.
     """
     try:
         with file.open("rb") as opened:
@@ -34,6 +34,12 @@ def read_tokens(file: Path) -> tuple[bytes, ...]:
     found = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not found:
         raise ConfigError(f"the file of tokens {file} has no token in it")
+    try:
+        printable = all(each.decode().isprintable() for each in found)
+    except UnicodeDecodeError:
+        printable = False
+    if not printable:
+        raise ConfigError(f"the file of tokens {file} has a token that is no printable text in UTF-8")
     return found
 
 

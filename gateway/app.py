@@ -28,6 +28,7 @@ from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import Connections
 from gateway.http.middleware import Through, middleware_stage, towards_application
+from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
 from gateway.logs import configure_logging, switch_level
@@ -232,7 +233,9 @@ class Gateway:
             grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                self.metrics_port = await stack.enter_async_context(metrics.listening(runtime, self._backlogs))
+                self.metrics_port = await stack.enter_async_context(
+                    listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
+                )
             self.outbound_ready = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))

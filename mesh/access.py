@@ -44,6 +44,8 @@ CALLBACKS = "/dapr.proto.runtime.v1.AppCallback"
 ANY_VERB = "*"
 MAX_TOLD = 1000
 MAX_SHOWN = 200
+_CALLER_FIELDS = frozenset({"dapr-caller-app-id", "dapr-caller-namespace"})
+_CALLERS_WORDS = frozenset({"mesh-timeout", "mesh-idempotency-key", "mesh-fencing-token"})
 _LEGAL = "!$&'()*+,/:;=@[]~"
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Of no path that anybody means, and read in more than one way: as the end of it, as a line's, as a slash.
@@ -265,10 +267,28 @@ def sender(headers: Mapping[str, str], namespace: str) -> Caller:
     return Caller(namespace, unquote(headers.get("ce-source", "")))
 
 
-def naming(headers: Headers, caller: Identity | Caller) -> Headers:
-    """Give header fields that name who has proven to be the caller, whoever they named."""
-    kept = [each for each in headers if each[0].lower() not in ("dapr-caller-app-id", "dapr-caller-namespace")]
+def naming(headers: Headers, caller: Identity | Caller | None) -> Headers:
+    """Give header fields of a call as an application may believe them: without what gateways alone say.
+
+    Args:
+        headers: As the caller wrote them.
+        caller: Who has proven to be it, and is named, whoever they named; None leaves whom they name.
+    """
+    proven = caller is not None
+    kept = [each for each in headers if not _is_gateways_word(each[0], proven=proven)]
+    if caller is None:
+        return kept
     return [*kept, ("dapr-caller-app-id", caller.app_id), ("dapr-caller-namespace", caller.namespace)]
+
+
+def _is_gateways_word(name: str, *, proven: bool) -> bool:
+    """Tell whether a field is no caller's to say; many servers read ``_`` and ``-`` in its name as one."""
+    name = name.lower()
+    if name[:5] in ("mesh-", "mesh_"):
+        return name not in _CALLERS_WORDS
+    if name[:5] not in ("dapr-", "dapr_"):
+        return False
+    return (proven or "_" in name) and name.replace("_", "-") in _CALLER_FIELDS
 
 
 class Gate:

@@ -243,8 +243,14 @@ def trace_bin(traceparent: str) -> str:
 
 
 def child_span(traceparent: str) -> str:
-    """Give a child of a valid ``traceparent``: same trace and flags, a new span id."""
-    return f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}"
+    """Give a child of a valid ``traceparent``: same trace and flags, a new span id.
+
+    It is of version 00, so of a later one's only what that knows is kept: whether it is sampled.
+    """
+    if traceparent[:3] == "00-":
+        return f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}"
+    flags = SAMPLED if traceparent[54] in _ODD else NOT_SAMPLED
+    return f"00{traceparent[2:36]}{os.urandom(8).hex()}-{flags}"
 
 
 NOT_TRACED = Tracing(0.0)

@@ -52,11 +52,12 @@ async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGUSR1, around.pass_on, signal.SIGUSR1)  # The level of their logs.
     try:
         async with task_group() as tasks:
             for spec in specs:
                 tasks.create_task(one(spec), name=f"run-{spec.app_id}")
     finally:
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGUSR1):
             loop.remove_signal_handler(number)
     return around.voice.exit_code(codes, interrupted=signal.SIGINT in signals)

@@ -63,6 +63,7 @@ class Surroundings:
         environ: Our environment.
         stop: Set when everything is to end.
         hurry: Set when nothing is to be waited for any more.
+        gateways: Whose API answers: they know what a signal means.
     """
 
     console: Console
@@ -71,6 +72,12 @@ class Surroundings:
     environ: Mapping[str, str]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    gateways: set[Child] = field(default_factory=set)
+
+    def pass_on(self, number: int) -> None:
+        """Send a signal to the gateways, and to nothing else."""
+        for each in self.gateways:
+            each.send(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ async def run_app(spec: AppSpec, around: Surroundings) -> int:
             if run is None:
                 await child.end(gateway_grace(spec), around.hurry)
                 return 0
+            around.gateways.add(child)
             around.voice.gateway_ready(spec, run)
             if spec.command:
                 return await _with_app(spec, around, gateway, run)

@@ -74,6 +74,10 @@ class Child:
         """The exit code, or a negative signal number; None while it runs."""
         return self._process.returncode
 
+    def send(self, number: int) -> None:
+        """Send a signal to it, and to none of those that it started; nothing if it has ended."""
+        self._process.send_signal(number)
+
     async def end(self, grace: float, hurry: asyncio.Event) -> None:
         """Ask its whole group to end, and insist when the time is over.
 

@@ -141,11 +141,9 @@ def _trust(file: str | None, trust: TrustSettings) -> Iterator[Opening]:
         yield Opening(
             "medium", "permissive-trust", Problem(text, "", file), "strict, once all gateways have identities"
         )
-    keys = [] if trust.folder is None else sorted(trust.folder.glob("root.key*"))
-    for path in [*keys, *([] if trust.key is None else [trust.key])]:
-        if _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
-            text = f"other users of this machine can read or replace {path}: whoever has it is who it says"
-            yield Opening("high", "readable-key", Problem(text, "", file), f"chmod 600 {path}")
+    for path in trust.open_keys():
+        text = f"other users of this machine can read or replace {path}: whoever has it is who it says"
+        yield Opening("high", "readable-key", Problem(text, "", file), f"chmod 600 {path}")
 
 
 def _component(component: Component, registry: Registry) -> Iterator[Opening]:

@@ -14,11 +14,13 @@ from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import Runtime
 from mesh.registry import needs
 from mesh.resources.component import KUBERNETES, MetadataEntry, SecretRef
-from mesh.resources.configuration import Configuration
+from mesh.resources.configuration import Configuration, OTel
 
 __all__ = ["spans_sent"]
 
 logger = logging.getLogger(__name__)
+
+NO_PLACE = "has no endpointAddress, and no variable OTEL_EXPORTER_OTLP_ENDPOINT names one"
 
 
 @asynccontextmanager
@@ -36,6 +38,9 @@ async def spans_sent(runtime: Runtime, grace: Callable[[], float]) -> AsyncItera
     settings = runtime.settings
     configuration = settings.configuration
     targets = targets_of(configuration.spec.tracing, os.environ, await _headers(configuration, runtime))
+    if targets.otlp is None and (tracing := configuration.spec.tracing) is not None and tracing.otel != OTel():
+        place = Problem(NO_PLACE, "spec.tracing.otel", configuration.file, configuration.line)
+        logger.warning("no spans go to a collector: %s", place)
     async with AsyncExitStack() as stack:
         exporters: list[Exporter] = []
         if targets != Targets():

@@ -44,7 +44,7 @@ class ZipkinExporter:
         self._headers = [("Content-Type", "application/json")]
         if login:
             self._headers.append(("Authorization", f"Basic {base64.b64encode(unquote(login).encode()).decode()}"))
-        self._client = HTTPApplication(base)
+        self._client = HTTPApplication(base, called="the collector")
         self._resource = resource
 
     async def __aenter__(self) -> ZipkinExporter:

@@ -107,6 +107,7 @@ class HTTPApplication:
         tls: ssl.SSLContext | None = None,
         client: Callable[[str, int, ssl.SSLContext | None], Client] = HTTPClient,
         around: Callable[[Direct], Direct] | None = None,
+        called: str = "the application",
     ) -> None:
         """Prepare; entering opens the connection pool and begins to watch.
 
@@ -119,7 +120,9 @@ class HTTPApplication:
             tls: Context for ``https``; None trusts whom the machine trusts.
             client: What makes the calls.
             around: What every call passes, but for probes of its health; None = nothing.
+            called: What it is, in errors.
         """
+        self._called = called
         parts = urlsplit(base_url.rstrip("/"))
         secure = parts.scheme == "https"
         self._base = base_url.rstrip("/")
@@ -249,7 +252,7 @@ class HTTPApplication:
         if not isinstance(error, BusyError):
             self._note(reachable=False)
         why = str(error) if isinstance(error, (NotSpokenError, BusyError)) else "it does not accept connections"
-        return AppUnreachableError(f"the application at {self._base} is not reached: {why}")
+        return AppUnreachableError(f"{self._called} at {self._base} is not reached: {why}")
 
     def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
@@ -271,7 +274,7 @@ class HTTPApplication:
             except ConnectError as error:
                 raise self._away(error) from error
             except ResponseError as error:
-                raise AppFailedError(f"the application broke off: {error}") from error
+                raise AppFailedError(f"{self._called} broke off: {error}") from error
             try:
                 yield _Response(response)
             except BaseException as error:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -36,6 +38,8 @@ HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 AT_ONCE = 0.01
+FEW_DESCRIPTORS = 32
+TOLD_SECONDS = 60.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4.
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp has no class for it.
 IPV6_LOOPBACK = "::1"
@@ -132,15 +136,26 @@ class _Connection(web.RequestHandler):
             return render(bad_request(_complaint(exc, message or "not HTTP")))
         return render(unexpected(exc if isinstance(exc, Exception) else RuntimeError(message)))
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be answered."""
+        return not self._request_in_progress and not self._messages
+
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
-        if not self._request_in_progress and not self._messages:
+        if self.idle:
             # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
             self.force_close()
             return None
         if self._handler_waiter is None:
             self._handler_waiter = self._loop.create_future()
         return self._handler_waiter
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # From the beginning: who sends nothing, or a part of a header at once and then nothing, is as slow.
+        self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
+        cast("_Server", self._manager).made_room(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._begun is not None:
@@ -153,7 +168,7 @@ class _Connection(web.RequestHandler):
         if self._begun is None:
             super().data_received(data)
         waiter = self._waiter
-        if waiter is not None and not waiter.done():  # Still no complete header.
+        if self._request_count == 0 or (waiter is not None and not waiter.done()):  # Still no complete header.
             if self._header_timer is None:
                 self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
         elif self._header_timer is not None:
@@ -190,6 +205,27 @@ class _Server(web.Server):
     """aiohttp's low-level server with the connections above."""
 
     http2: Loading | None = None
+    most: int | None = None  # Connections at once.
+    _told_at = -math.inf
+
+    def made_room(self, transport: asyncio.BaseTransport) -> None:
+        """Have as many connections as there may be, now that there is one more; tell if the process may have few more.
+
+        The idle one that is the oldest goes, so that who is silent keeps nobody out.
+        """
+        if self.most is not None and len(self.connections) > self.most:
+            next(each for each in self.connections if isinstance(each, _Connection) and each.idle).force_close()
+        opened = transport.get_extra_info("socket")
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # A number is the lowest that is free. The event loop resets what it has none for, and says nothing.
+        if opened is None or opened.fileno() < limit - FEW_DESCRIPTORS or limit == resource.RLIM_INFINITY:
+            return
+        if self._told_at + TOLD_SECONDS < (now := asyncio.get_running_loop().time()):
+            self._told_at = now
+            text = (
+                "file descriptors run out: %d may be open (ulimit -n), fewer than %d are left; more clients are reset"
+            )
+            logger.warning(text, limit, FEW_DESCRIPTORS)
 
     def __call__(self) -> web.RequestHandler:
         connection = _Connection(self, loop=self._loop, **self._kwargs)
@@ -218,6 +254,7 @@ class HTTPServer:
         max_body_bytes: int,
         max_header_bytes: int,
         load_http2: Callable[[Handler], Connections] | None = None,
+        max_connections: int | None = None,
     ) -> None:
         """Prepare.
 
@@ -226,13 +263,16 @@ class HTTPServer:
             max_body_bytes: Largest body that ``request.read`` takes.
             max_header_bytes: Largest header section.
             load_http2: Loads what serves connections of HTTP/2 with the same handler; None refuses them.
+            max_connections: At once; the idle one that is the oldest is closed for one more.
         """
+        self._max_connections = max_connections
         self._load_http2 = load_http2
         self._handler = handler
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
 
-    def _server(self) -> _Server:
+    def connections(self) -> _Server:
+        """Make what serves connections, for whoever listens."""
         limit = self._max_body_bytes
 
         def make_request(
@@ -248,7 +288,7 @@ class HTTPServer:
                 client_max_size=limit,
             )
 
-        return _Server(
+        server = _Server(
             self._handler,  # type: ignore[arg-type]  # our responses are what the protocol asks of one
             request_factory=make_request,
             handler_cancellation=True,
@@ -257,6 +297,8 @@ class HTTPServer:
             max_line_size=self._max_header_bytes,
             max_field_size=self._max_header_bytes,
         )
+        server.most = self._max_connections
+        return server
 
     @asynccontextmanager
     async def listening(
@@ -272,7 +314,7 @@ class HTTPServer:
             socket_path: A socket file instead.
             drain: Gives the seconds open requests may take at the end.
         """
-        server = self._server()
+        server = self.connections()
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
         await runner.setup()
         async with task_group() as tasks:

@@ -1,22 +1,15 @@
-"""The metrics of one gateway, and the port where Prometheus asks for them."""
+"""The metrics of one gateway."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
 import math
-import os
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-
-from aiohttp import web
+from collections.abc import Callable, Iterable, Sequence
 
 from gateway.config import ON_GRPC, GatewayConfig
 from gateway.errors import APIError
-from gateway.metrics.exposition import CONTENT_TYPE, Measured, exposed
+from gateway.metrics.exposition import Measured, exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Settings
 from gateway.metrics.sources import (
@@ -30,21 +23,14 @@ from gateway.metrics.sources import (
     WAITING,
 )
 from gateway.metrics.table import METRICS
-from gateway.socket_file import bound
 from mesh import __version__
 from mesh.conditions import Condition
-from mesh.errors import ConfigError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
 from mesh.telemetry import APPLICATION_CALLED, OTHER
 
-__all__ = ["PREFERRED_PORT", "Metrics", "breaker_states"]
+__all__ = ["Metrics", "breaker_states"]
 
-logger = logging.getLogger(__name__)
-
-PREFERRED_PORT = 9090
-TRIED_PORTS = 100
-CLOSING_SECONDS = 1.0
 KEPT_SECONDS = 1.0
 _STATES = ("closed", "half-open", "open", "unknown")
 # The reference's categories, by what the codes begin with behind ERR_.
@@ -114,51 +100,6 @@ class Metrics:
             )
             self._made_at = time.monotonic()
             return self._made
-
-    @asynccontextmanager
-    async def listening(self, runtime: Runtime, backlogs: Backlogs) -> AsyncIterator[int]:
-        """Answer whoever asks, by any path; give the port.
-
-        Raises:
-            ConfigError: The port that was asked for is taken, or there is no such address.
-        """
-
-        async def answer(request: web.BaseRequest) -> web.Response:
-            if request.method not in ("GET", "HEAD"):
-                return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-            return web.Response(body=await self.text(runtime, backlogs), headers={"Content-Type": CONTENT_TYPE})
-
-        server = web.Server(answer, access_log=None)
-        runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
-        await runner.setup()
-        try:
-            yield await self._listen(runner)
-        finally:
-            await runner.cleanup()
-
-    async def _listen(self, runner: web.ServerRunner) -> int:
-        host, asked = self._config.metrics_listen, self._config.metrics_port
-        ports = (asked,) if asked is not None else (*range(PREFERRED_PORT, PREFERRED_PORT + TRIED_PORTS), 0)
-        for port in ports:
-            try:
-                await _listen_at(runner, host, port)
-            except OSError as error:
-                if asked is None and error.errno == errno.EADDRINUSE:
-                    continue
-                why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-                text = f"cannot listen on {host}, port {port}, for metrics: {why}; --metrics-port sets another"
-                raise ConfigError(text) from error
-            found = int(runner.addresses[0][1])
-            if asked is None and found != PREFERRED_PORT:
-                logger.info("metrics are on port %d: %d is taken", found, PREFERRED_PORT)
-            return found
-        raise AssertionError
-
-
-async def _listen_at(runner: web.ServerRunner, host: str, port: int) -> None:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, *_, where = found[0]
-    await web.SockSite(runner, bound(family, where)).start()
 
 
 def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:

@@ -61,7 +61,7 @@ LEAVE_SECONDS = 10.0
 QUIET_SECONDS = 30.0  # Between two lines of the log on what an application does not take.
 MAX_READINGS = 1000
 MAX_FIELD_BYTES, MAX_FIELDS_BYTES = 8000, 12_000  # Servers read as little as 8 KiB of a line, and 16 KiB of all.
-_OURS = ("dapr-", "mesh-")
+_OURS = ("dapr-", "dapr_", "mesh-", "mesh_")  # Many servers read both as one.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 # The gateway's own, or the connection's.

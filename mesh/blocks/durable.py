@@ -333,8 +333,7 @@ class _Callee:
             target = self._access.admit(caller, verb, target, grpc=self._application.is_grpc)
         except (PermissionDeniedError, BadArgumentError) as error:
             return Attempt(Outcome.DROP, str(error))  # As its outcome: who calls again is refused again.
-        if caller.proven:
-            given = naming(given, caller)
+        given = naming(given, caller if caller.proven else None)
         headers = [*given, ("mesh-call-id", call_id), ("mesh-attempt", str(delivery.attempt))]
         record = Record(
             call_id,

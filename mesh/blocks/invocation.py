@@ -354,7 +354,7 @@ class Invocation:
         stack = AsyncExitStack()
         headers, begun = call.headers, None
         if deliver is not None:
-            headers, begun = served(self._parts.tracing, self._app_id, call.verb, call.target, headers)
+            headers, begun = served(self._parts.tracing, self._app_id, call.verb, call.target, naming(headers, None))
             if begun is not None:
                 stack.enter_context(begun)
 
@@ -421,8 +421,7 @@ class _Server:
             if (access := self._parts.access).rules is not None:
                 caller = Caller.proven_by(who) if (who := request.caller) else sender(request.headers, self._namespace)
                 target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
-            if request.caller is not None:
-                headers = naming(headers, request.caller)
+            headers = naming(headers, request.caller)
         except (KeyError, ValueError):
             await _refuse(request, EventError("malformed request"))
             return

@@ -39,6 +39,8 @@ async def guarding(
     guard = Guard(settings, observer)
     guard.take(await asyncio.to_thread(source.read), identity)
     logger.info("this node proves to be %s, and is %s with others", identity, settings.mode)
+    for key in await asyncio.to_thread(settings.open_keys):
+        logger.warning("other users of this machine can read or replace %s: chmod 600 %s", key, key)
     async with task_group() as tasks:
         keeping = tasks.create_task(_keep(source, guard, identity), name="trust-keep")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,3 +107,17 @@ class TrustSettings:
     key: Path | None = None
     roots: Path | None = None
     hosts: frozenset[str] = frozenset()
+
+    def open_keys(self) -> list[Path]:
+        """Find private keys that other users of this machine can read, or replace; blocks."""
+        keys = [] if self.folder is None else sorted(self.folder.glob("root.key*"))
+        keys += [] if self.key is None else [self.key]
+        return [each for each in keys if _is_open(each)]
+
+
+def _is_open(file: Path) -> bool:
+    try:
+        mode = file.stat().st_mode
+    except (OSError, ValueError):
+        return False  # It cannot be looked at: whoever uses it finds out.
+    return stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO) != 0

@@ -123,6 +123,8 @@ def test_run_is_listed_and_told_to_the_gateway(home: MeshHome, app: str) -> None
         assert extended["appCommand"] == f"{sys.executable} {app}"
         told = run.until(r"^mesh: orders runs \(pid (\d+)\), its gateway is ready at (\S+)$")
         assert int(told[1]) == entry.app_pid
+        run.send(signal.SIGUSR1)  # Ends neither of them.
+        run.until("the log has lines from debug on")
 
         def check() -> None:
             assert json.loads(_get(entry, "/v1.0/metadata")[1])["extended"].get("appPID") == told[1]

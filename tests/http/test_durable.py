@@ -62,7 +62,9 @@ async def caller(nats: Backbone, tmp_path: Path) -> AsyncIterator[Node]:
 
 async def test_the_callee_may_come_later(caller: Node, nats: Backbone, tmp_path: Path) -> None:
     """A call to an application that was never there is kept, runs once it comes, and tells what came of it."""
-    call_id = await call(caller, {"n": 1}, X_Mine="kept", Content_Type="application/json")
+    call_id = await call(
+        caller, {"n": 1}, X_Mine="kept", Mesh_Proven_By="x", Mesh_Attempt="7", Content_Type="application/json"
+    )
     assert await outcome(caller, call_id, "pending") == {
         "id": call_id,
         "appId": "callee",
@@ -77,7 +79,8 @@ async def test_the_callee_may_come_later(caller: Node, nats: Backbone, tmp_path:
             told = await outcome(caller, call_id, "succeeded")
     assert (got.method, got.json, got.headers["x-mine"]) == ("POST", {"n": 1}, "kept")
     assert (got.headers["mesh-call-id"], got.headers["dapr-caller-app-id"]) == (call_id, "caller")
-    assert not {"mesh-delivery", "dapr-app-id"} & set(got.headers)
+    assert not {"mesh-delivery", "mesh-proven-by", "dapr-app-id"} & set(got.headers)
+    assert "7" not in got.all("mesh-attempt")  # Nobody but the gateway says it.
     assert (told["status"], told["data"], told["attempts"]) == (201, {"made": True}, 1)
     assert {name.lower(): value for name, value in told["headers"].items()}["x-answer"] == "yes"  # type: ignore[attr-defined]
 

@@ -270,6 +270,9 @@ async def test_request_headers(pair: Pair, node: Node) -> None:
         ("destination-app-id", "x"),
         ("secret-bin", "x"),
         ("dapr-caller-app-id", "forged"),
+        ("mesh-proven-by", "spiffe://public/ns/default/payroll"),
+        ("mesh_proven_by", "spiffe://public/ns/default/payroll"),
+        ("mesh-attempt", "1"),
         ("baggage", "k=v"),
         ("dapr-api-token", "client"),
     ]
@@ -289,6 +292,9 @@ async def test_request_headers(pair: Pair, node: Node) -> None:
     assert {name: got.headers[name] for name in expected} == expected
     assert not names & {
         "x-hop",
+        "mesh-proven-by",
+        "mesh_proven_by",
+        "mesh-attempt",
         "connection",
         "keep-alive",
         "proxy-connection",

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import HealthCheck
 from gateway.grpc.messages import message
-from gateway.metrics.endpoint import PREFERRED_PORT
+from gateway.http.scraping import PREFERRED_PORT
 from mesh.errors import ConfigError
 from tests.grpc.app import GRPCApp, fail, invoked
 from tests.grpc.harness import client
@@ -281,6 +281,25 @@ async def test_only_reading(memory: Backbone, tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{node.gateway.metrics_port}/metrics"
         async with node.session.post(url) as answer:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+async def test_silent_clients_keep_nobody_out(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of too many is closed for one more, and all that send no header are, in the end."""
+    monkeypatch.setattr("gateway.http.scraping.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("gateway.http.server.HEADER_SECONDS", 3600.0)
+    async with gateway(memory, tmp_path, ready=False, **ON) as node, asyncio.timeout(60):
+        port = node.gateway.metrics_port
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert await scraped(node)
+        assert await silent[0][0].read() == b""
+        monkeypatch.setattr("gateway.http.server.HEADER_SECONDS", 0.2)
+        silent.append(await asyncio.open_connection("127.0.0.1", port))
+        silent[-1][1].write(b"GET /metrics HTTP/1.1\r\n")
+        assert await silent[-1][0].read() == b""
+        for _, writer in silent:
+            writer.close()
 
 
 async def test_many_who_ask_are_told_the_same(

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from gateway.api_tokens import read_tokens
 from gateway.app import Gateway, run
 from gateway.config import GatewayConfig, HealthCheck, Tokens
 from gateway.logs import OURS
@@ -298,6 +299,21 @@ async def test_tokens_of_a_file(memory: Backbone, tmp_path: Path, caplog: pytest
     with pytest.raises(ConfigError, match="has no token in it"):
         async with gateway(memory, tmp_path, tokens=Tokens(api_file=file)):
             pytest.fail("started")
+
+
+@pytest.mark.parametrize(
+    "content", [b"one\n\xff\xfe\n", "one\n".encode("utf-16"), b"one\nt\x00wo\n", b"\xef\xbb\xbfone\n"]
+)
+async def test_a_file_of_tokens_that_is_no_text(tmp_path: Path, content: bytes) -> None:
+    """It is as one without tokens."""
+    (tmp_path / "tokens").write_bytes(content)
+    with pytest.raises(ConfigError, match="no printable text"):
+        read_tokens(tmp_path / "tokens")
+
+
+async def test_tokens_may_be_in_any_language(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("schlüssel one\r\ntwo", "utf-8")
+    assert read_tokens(tmp_path / "tokens") == ("schlüssel one".encode(), b"two")
 
 
 async def test_the_token_does_not_reach_the_application(memory: Backbone, tmp_path: Path) -> None:

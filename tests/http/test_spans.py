@@ -329,7 +329,8 @@ async def test_a_collector_that_does_not_take_them(
                     assert counts.snapshot().get(("spans", "zipkin", "failed")) == 3 * number
 
                 await eventually(lost)
-    assert caplog.text.count("spans are lost") == 1
+    (told,) = [each.getMessage() for each in caplog.records if "spans are lost" in each.getMessage()]
+    assert "application" not in told
 
 
 async def test_spans_of_the_last_moment(memory: Backbone, collector: Collector, tmp_path: Path) -> None:
@@ -337,3 +338,29 @@ async def test_spans_of_the_last_moment(memory: Backbone, collector: Collector, 
     async with gateway(memory, tmp_path, **configured(tmp_path, collector.url)) as node:
         await node.get("/v1.0/metadata")
     assert [each.name for each in collector.spans] == ["/v1.0/metadata"]
+
+
+@pytest.mark.parametrize(
+    ("tracing", "told"),
+    [
+        ({"otel": {"endpointAddress": "", "protocol": "grpc"}}, True),
+        ({"otel": {"headers": [{"name": "a", "value": "b"}]}, "stdout": True}, True),
+        ({"otel": {"endpointAddress": ""}}, False),
+        ({}, False),
+    ],
+)
+async def test_a_collector_without_a_place_is_told(
+    memory: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tracing: dict[str, Any],
+    *,
+    told: bool,
+) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "tracing.yaml"
+    file.write_text(yaml("Configuration", "c", {"tracing": {"samplingRate": "1", **tracing}}))
+    async with gateway(memory, tmp_path, ready=False, configuration_files=(file,)):
+        assert ("spec.tracing.otel: has no endpointAddress" in caplog.text) == told

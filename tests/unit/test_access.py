@@ -469,9 +469,37 @@ def test_wrong_rules_are_errors_with_their_place(tmp_path: Path, section: str, s
 def test_who_has_proven_to_be_the_caller_is_told() -> None:
     """Whoever the caller's own words name, in any case; all else goes along."""
     said = [("Dapr-Caller-App-Id", "admin"), ("dapr-caller-namespace", "other"), ("X", "1")]
+    assert naming(said, None) == said
     assert naming(said, Identity("public", "default", "shop")) == [
         *(("X", "1"), ("dapr-caller-app-id", "shop"), ("dapr-caller-namespace", "default")),
     ]
+
+
+@pytest.mark.parametrize("caller", [Identity("public", "default", "shop"), None], ids=["proven", "not proven"])
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("mesh-proven-by", False),
+        ("Mesh-Proven-By", False),
+        ("mesh_proven_by", False),
+        ("mesh-proven_by", False),
+        ("mesh-attempt", False),
+        ("mesh-call-id", False),
+        ("mesh-binding", False),
+        ("mesh-dead-letter-reason", False),
+        ("mesh-of-days-to-come", False),
+        ("dapr_caller_app_id", False),
+        ("mesh-timeout", True),
+        ("Mesh-Fencing-Token", True),
+        ("mesh-idempotency-key", True),
+        ("mesh_fencing_token", False),
+        ("meshed", True),
+        ("dapr-api-token", True),
+        ("x_y", True),
+    ],
+)
+def test_what_gateways_alone_say_is_no_caller_s_word(caller: Identity | None, name: str, *, passes: bool) -> None:
+    assert ((name, "1") in naming([(name, "1")], caller)) == passes
 
 
 def test_callbacks_of_an_application_are_its_gateway_s_alone() -> None:

@@ -43,6 +43,19 @@ def test_children() -> None:
     assert all(is_traceparent(child) and child[:36] == TRACE[:36] and child[-2:] == "01" for child in children)
 
 
+@pytest.mark.parametrize(
+    ("version", "flags", "child"),
+    [("01", "01-extra", "01"), ("cc", "02-", "00"), ("fe", "ff", "01"), ("00", "03", "03")],
+)
+def test_a_child_of_a_later_version_is_of_ours(version: str, flags: str, child: str) -> None:
+    """What its rest means is not known, so it is not said under another span."""
+    parent = f"{version}{TRACE[2:53]}{flags}"
+    assert is_traceparent(parent)
+    made = child_span(parent)
+    assert is_traceparent(made)
+    assert (made[:36], made[52:]) == (f"00{TRACE[2:36]}", f"-{child}")
+
+
 @pytest.mark.parametrize("given", [None, "", "nonsense"])
 def test_new_traces(given: str | None) -> None:
     """Begun where none came in, and sampled as configured."""

@@ -1,0 +1,81 @@
+"""The port where Prometheus asks for metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from gateway.config import GatewayConfig
+from gateway.http.response import Response
+from gateway.http.server import HTTPServer
+from gateway.metrics.exposition import CONTENT_TYPE
+from gateway.socket_file import bound
+from mesh.errors import ConfigError
+
+__all__ = ["PREFERRED_PORT", "listening_for_metrics"]
+
+logger = logging.getLogger(__name__)
+
+PREFERRED_PORT = 9090
+TRIED_PORTS = 100
+CLOSING_SECONDS = 1.0
+MAX_CONNECTIONS = 32
+MAX_HEADER_BYTES = 16 * 1024
+
+
+@asynccontextmanager
+async def listening_for_metrics(config: GatewayConfig, text: Callable[[], Awaitable[bytes]]) -> AsyncIterator[int]:
+    """Answer whoever asks, by any path; give the port.
+
+    Args:
+        config: The gateway's.
+        text: Gives the metrics as Prometheus reads them.
+
+    Raises:
+        ConfigError: The port that was asked for is taken, or there is no such address.
+    """
+
+    async def answer(request: web.BaseRequest) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, fields=[("Allow", "GET, HEAD")])
+        return Response(200, await text(), [("Content-Type", CONTENT_TYPE)])
+
+    server = HTTPServer(answer, max_body_bytes=1, max_header_bytes=MAX_HEADER_BYTES, max_connections=MAX_CONNECTIONS)
+    runner = web.ServerRunner(server.connections(), shutdown_timeout=CLOSING_SECONDS)
+    await runner.setup()
+    try:
+        yield await _listen(config, runner)
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(config: GatewayConfig, runner: web.ServerRunner) -> int:
+    host, asked = config.metrics_listen, config.metrics_port
+    ports = (asked,) if asked is not None else (*range(PREFERRED_PORT, PREFERRED_PORT + TRIED_PORTS), 0)
+    for port in ports:
+        try:
+            await _listen_at(runner, host, port)
+        except OSError as error:
+            if asked is None and error.errno == errno.EADDRINUSE:
+                continue
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+            text = f"cannot listen on {host}, port {port}, for metrics: {why}; --metrics-port sets another"
+            raise ConfigError(text) from error
+        found = int(runner.addresses[0][1])
+        if asked is None and found != PREFERRED_PORT:
+            logger.info("metrics are on port %d: %d is taken", found, PREFERRED_PORT)
+        return found
+    raise AssertionError
+
+
+async def _listen_at(runner: web.ServerRunner, host: str, port: int) -> None:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, where = found[0]
+    await web.SockSite(runner, bound(family, where)).start()
