@@ -320,7 +320,8 @@ def _streams() -> Sequence[Row]:
 def _http() -> Sequence[Row]:
     return (
         (
-            "a request's header to arrive, the first one's from the connection on; likewise at `--metrics-port`",
+            "a request's header to arrive, from its first byte on; at `--metrics-port` the first one's from the "
+            "connection on",
             _time(server.HEADER_SECONDS),
             NONE,
             "the connection is closed",

@@ -337,7 +337,7 @@ class Condition:
         self.activates("circuitbreaker", status)
 
     def cannot_tell(self, breaker: str, reason: str) -> None:
-        """Note that the condition of a breaker cannot be evaluated, which opens it; the same is told once.
+        """Note that the condition of a breaker cannot be evaluated, so that the default holds; the same is told once.
 
         Args:
             breaker: Its name.
@@ -345,7 +345,8 @@ class Condition:
         """
         if reason != self._unclear:
             self._unclear = reason
-            logger.warning("%s: circuit breaker %s opens, for it cannot tell: %s", self.label, breaker, reason)
+            text = "%s: circuit breaker %s cannot tell by its trip, so more than 5 failures in a row open it: %s"
+            logger.warning(text, self.label, breaker, reason)
 
     # What holds now
 

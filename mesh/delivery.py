@@ -36,7 +36,7 @@ from enum import StrEnum
 
 from mesh.broker import Delivery
 from mesh.conditions import Condition
-from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, MeshError
+from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, IdentityAwayError, MeshError
 from mesh.operation import Arrival
 from mesh.policies import Retry
 
@@ -275,8 +275,9 @@ class Settlement:
                 delivery.attempt = made
                 try:
                     attempt = await self._attempt(delivery)
-                except CircuitOpenError:
+                except (CircuitOpenError, IdentityAwayError) as error:  # The application was not asked.
                     made -= 1
+                    logger.debug("%s: %s", self._label, error)
                     await delivery.nack(BREAKER_RETRY)
                     return
                 self._count(attempt.outcome)
@@ -302,7 +303,7 @@ class Settlement:
         """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed."""
         try:
             return await self._deliver(Arrival(delivery.message.headers, None, delivery))
-        except CircuitOpenError:
+        except (CircuitOpenError, IdentityAwayError):
             raise
         except DeadlineExceededError as error:
             return Attempt(Outcome.RETRY, str(error))

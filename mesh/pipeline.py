@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mesh.conditions import Conditions
 from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.delivery import Attempt, Outcome
-from mesh.errors import AppUnreachableError, MeshError
+from mesh.errors import AppUnreachableError, IdentityAwayError, MeshError
 from mesh.policies import Guard, Policy, Verdict
 from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
@@ -232,7 +232,8 @@ async def _guarded(guard: Guard, proceed: InboundHandler, arrival: Arrival) -> o
 
 
 def _worked(attempt: object, error: MeshError | None) -> Verdict:
-    return Verdict(isinstance(attempt, Attempt) and attempt.outcome is not Outcome.RETRY)
+    asked = not isinstance(error, IdentityAwayError)  # Else nothing is said of the application.
+    return Verdict(not asked or (isinstance(attempt, Attempt) and attempt.outcome is not Outcome.RETRY))
 
 
 async def _waiting(until_reachable: Callable[[], Awaitable[None]], proceed: InboundHandler, arrival: Arrival) -> object:

@@ -269,14 +269,13 @@ class Breaker:
         self._counts = dict.fromkeys(_COUNTS, 0)
 
     def _trips(self) -> bool:
-        if self._config.trip is None:
-            return self._counts["consecutiveFailures"] > 5
         try:
-            return self._config.trip.tripped(self._counts)
+            if self._config.trip is not None:
+                return self._config.trip.tripped(self._counts)
         except ExpressionError as error:  # As `totalFailures / totalSuccesses` does when nothing worked.
             if self._condition is not None:
                 self._condition.cannot_tell(self.name, str(error))
-            return True
+        return self._counts["consecutiveFailures"] > 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,11 @@ class _Connection(web.RequestHandler):
         """Whether nothing is to be answered."""
         return not self._request_in_progress and not self._messages
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is not being closed."""
+        return self.transport is not None
+
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
         if self.idle:
@@ -153,9 +158,10 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # From the beginning: who sends nothing, or a part of a header at once and then nothing, is as slow.
-        self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
-        cast("_Server", self._manager).made_room(transport)
+        server = cast("_Server", self._manager)
+        if server.most is not None:  # Elsewhere clients may have connections ready that nothing came over yet.
+            self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
+        server.made_room(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._begun is not None:
@@ -211,10 +217,13 @@ class _Server(web.Server):
     def made_room(self, transport: asyncio.BaseTransport) -> None:
         """Have as many connections as there may be, now that there is one more; tell if the process may have few more.
 
-        The idle one that is the oldest goes, so that who is silent keeps nobody out.
+        The idle ones that are the oldest go, so that who is silent keeps nobody out.
         """
-        if self.most is not None and len(self.connections) > self.most:
-            next(each for each in self.connections if isinstance(each, _Connection) and each.idle).force_close()
+        if self.most is not None:
+            alive = [each for each in self.connections if isinstance(each, _Connection) and each.alive]
+            idle = [each for each in alive if each.idle]
+            for each in idle[: max(0, len(alive) - self.most)]:
+                each.force_close()
         opened = transport.get_extra_info("socket")
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # A number is the lowest that is free. The event loop resets what it has none for, and says nothing.

@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 MAX_TOPICS = 500
 LEAVE_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
+MAX_LETTERED = 1000
 
 
 class PubSub:
@@ -70,6 +71,7 @@ class PubSub:
         self._published: dict[tuple[str, str], None] = {}
         self._subscriptions: list[Subscription] = []
         self._streaming: dict[EventStream, Subscription] = {}
+        self._lettered: set[tuple[str, str]] = set()  # Letters may come when what they are of has ended.
         # Longer than an application lives: it may have ended in the middle.
         self._counted: dict[str, tuple[object, Counted]] = {}
         self.find = self._service.find
@@ -183,6 +185,8 @@ class PubSub:
             raise PermissionDeniedError(f"topic {subscription.topic} is not allowed for app id {self._app_id}")
         settings = SubscriptionSettings.read(subscription, component.group)
         letters = subscription.dead_letter_topic
+        if letters and len(self._lettered) < MAX_LETTERED:
+            self._lettered.add((component.name, letters))
         if component.proofs is not None and letters and not component.scopes.may_publish(self._app_id, letters):
             text = "app id %s may not publish to %s: who reads dead letters there does not believe that they are"
             logger.warning(text, self._app_id, letters)
@@ -272,9 +276,10 @@ class PubSub:
             raise BadArgumentError(str(error)) from None
 
     def _gets_letters(self, pubsub: str, topic: str) -> bool:
-        """Tell whether a subscription of this application has its dead letters there."""
+        """Tell whether a subscription of this application has, or had, its dead letters there."""
         every = chain(self._subscriptions, self._streaming.values())
-        return any(each.dead_letter_topic == topic and each.pubsub == pubsub for each in every)
+        declared = any(each.dead_letter_topic == topic and each.pubsub == pubsub for each in every)
+        return declared or (pubsub, topic) in self._lettered
 
     def _counts(self, label: str, retry: Retry | None, *, dead_letter: bool) -> Counted:
         """Give what counts attempts; it goes on for as long as what it depends on is the same."""

@@ -80,11 +80,11 @@ class FileModel(BaseModel):
     """A strict, frozen model of what may stand in a file; keys are the names in lower camel case.
 
     ``effects`` has fields without effect by their path, in which list indexes are left out. They may be fields that
-    the model does not have. Below the keys of ``exact``, any other unknown field is a problem.
+    the model does not have. Below the paths of ``exact``, any other unknown field is a problem.
     """
 
     effects: ClassVar[Mapping[str, Effect]] = MappingProxyType({})
-    exact: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=wire_name)
 
@@ -253,7 +253,7 @@ def _check_keys(
             message, unsafe = _stranger(model, key, known), protects(path)
         if message:
             message += ", and ignoring it would be unsafe" if unsafe else ""
-            refused = unsafe or (effect is None and location[0] in model.exact)
+            refused = unsafe or (effect is None and any(location[: len(each)] == each for each in model.exact))
             (problems if refused else warnings).append(document.problem(message, location, key=True))
     return meant
 

@@ -86,8 +86,8 @@ class ResiliencyFile(FileModel):
         "spec.targets.actors": Effect("it has no effect yet: there are no actors"),
     }
 
-    # Every field says what is done when something fails, which nobody notices before it does.
-    exact: ClassVar = ("spec",)
+    # With a field that is not known there, policies would be around nothing.
+    exact: ClassVar = (("spec", "targets"),)
 
     api_version: Literal["dapr.io/v1alpha1"]
     kind: Literal["Resiliency"]

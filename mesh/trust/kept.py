@@ -94,9 +94,9 @@ class Kept:
         return KEPT_SECONDS + AHEAD_SECONDS
 
     def usable(self) -> None:
-        """Refuse to begin what could not be signed; raises ``IdentityAwayError``."""
+        """Refuse to begin what could not be signed, where that matters; raises ``IdentityAwayError``."""
         own = self._guard.own
-        if not own.since <= time.time() <= own.until:
+        if self.strict and not own.since <= time.time() <= own.until:
             raise IdentityAwayError(f"the certificate of {own.identity} has expired, or is not valid yet")
 
     def prove(self, where: str, message: Message) -> Message:
@@ -208,9 +208,7 @@ class Kept:
             raise UnprovenError("it is not proven")
         now, made = time.time(), _seconds(headers, signed)
         due = max(made, _seconds(headers, _DUE_HEADER)) if _DUE_HEADER in headers else made
-        if now + AHEAD_SECONDS < made <= now + UNSETTLED_SECONDS:
-            raise IdentityAwayError("it was signed by a clock that is ahead of this one")
-        if made > now + AHEAD_SECONDS or due > made + MAX_DELAY_SECONDS or due + KEPT_SECONDS < now:
+        if made > now + UNSETTLED_SECONDS or due > made + MAX_DELAY_SECONDS or due + KEPT_SECONDS < now:
             raise UnprovenError("it was signed too long ago, or the clocks differ")
         try:
             peer = self._guard.peers.signer(headers.get(signer, ""), made)
@@ -221,6 +219,8 @@ class Kept:
         proof = decoded(headers[signature][:MAX_SIGNATURE])
         if not verify(peer.leaf, proof, _digest(purpose, where, headers, body)):
             raise UnprovenError("it is altered, or stored elsewhere, or not by who it says")
+        if made > now + AHEAD_SECONDS:
+            raise IdentityAwayError("it was signed by a clock that is ahead of this one")
         if not may(peer.identity):
             raise UnprovenError(f"it is not for {peer.identity} to say")
         if scope is not None and not scope(peer.identity, where):

@@ -250,6 +250,29 @@ def test_it_is_signed_when_the_certificate_was_not_valid(nodes: Nodes, monkeypat
                     read(reader, sent)
 
 
+def test_what_is_altered_is_refused_at_once(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it says that a clock is ahead: nobody has anything tried again for minutes."""
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now + 100.0)
+        sent = nodes.proofs("shop").prove(ORDERS, EVENT)
+    with pytest.raises(IdentityAwayError, match="ahead"):
+        read(nodes.proofs("stock"), sent)
+    with pytest.raises(UnprovenError, match="altered"):
+        read(nodes.proofs("stock"), replace(sent, body=b"2"))
+
+
+def test_permissive_goes_on_when_a_certificate_has_ended(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are not proven then."""
+    later, shop, stock = (
+        time.time() + 30 * HOUR,
+        nodes.proofs("shop", "permissive"),
+        nodes.proofs("stock", "permissive"),
+    )
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert read(stock, shop.prove(ORDERS, EVENT)) == "none"
+
+
 def test_a_dead_letter_is_by_its_publisher(nodes: Nodes) -> None:
     stock, audit = nodes.proofs("stock"), nodes.proofs("audit")
     sent = nodes.proofs("shop").prove(ORDERS, EVENT)

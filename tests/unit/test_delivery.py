@@ -23,7 +23,13 @@ from mesh.delivery import (
     Step,
     decide,
 )
-from mesh.errors import AppUnreachableError, BrokerUnavailableError, PermissionDeniedError, StateError
+from mesh.errors import (
+    AppUnreachableError,
+    BrokerUnavailableError,
+    IdentityAwayError,
+    PermissionDeniedError,
+    StateError,
+)
 from mesh.pipeline import InboundPipeline
 from mesh.policies import CircuitBreaker, Policy, Retry, Timeout, parse_status_codes
 from tests.support.eventually import eventually
@@ -239,6 +245,17 @@ async def test_what_was_no_attempt_is_not_counted() -> None:
     for number in (1, 2, 3):
         await run.settlement(Settled().delivery(number, "m"))
     assert run.numbers == [1, 2, 3]
+
+
+async def test_what_may_be_proven_soon_is_no_attempt() -> None:
+    """Neither do retries end for it, nor goes it to the dead letter topic, nor is it laid to the application."""
+    away = IdentityAwayError("its root is not known yet")
+    run = Run(*[away] * 8, SUCCESS, policy=Policy(breaker=CircuitBreaker(timeout=60.0)), dead=True)
+    settled = Settled()
+    for number in range(1, 10):
+        await run.settlement(settled.delivery(number, "m"))
+    assert settled.how == [*[("nack", 5.0)] * 8, "ack"]
+    assert (run.numbers, run.dead, run.counted) == ([1] * 9, [], ["success"])
 
 
 async def test_a_dead_letter_that_cannot_be_published_is_kept() -> None:
