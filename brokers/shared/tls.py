@@ -88,7 +88,9 @@ class TLSFiles:
 
 def refusal_of(error: BaseException | None) -> str | None:
     """Find among an error's causes that one side does not accept the other's certificate: it will not in future."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # A client may chain errors in a circle.
+        seen.add(id(error))
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # An end without a word: a restart, maybe.
             return None
         if isinstance(error, ssl.SSLError):

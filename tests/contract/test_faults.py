@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mesh.broker import Delivery, KeyValueProvider, Message, SubscribeOptions, Write
+from mesh.broker import Broker, Delivery, KeyValueProvider, Message, SubscribeOptions, Write
 from mesh.calls.exchange import Exchange, Reply, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError
 from mesh.tasks import task_group
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.requires("shared")
 
 PIECE = bytes(100_000)
 SILENCE = 4.0  # Seconds: signs of life wait behind pieces, and for a busy machine.
+CUT_AFTER = (1, 8, 60, 250, 520, 550, 600, 700, 900, 1100, 1400, 2000)  # Bytes: of greetings, logins, declarations.
 KEEPS_FRAMES = ("kafka",)  # More than the contract promises, so it is no feature.
 
 
@@ -264,6 +265,30 @@ async def test_connection_cut_in_the_middle_of_a_publish(place: Place, proxy: Pr
     if broker.features.dedup:
         assert len(found) == 5
     assert proxy.accepted >= 5
+
+
+async def test_connections_are_cut_while_they_are_made(place: Place, proxy: Proxy) -> None:
+    """After a few bytes or many: whoever asks meanwhile gets an answer, and nothing that was published is lost."""
+    broker = await place.connect(place.backend.broker_through(proxy.port))
+    inbox = Inbox()
+    async with broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=1.0), inbox):
+        for number, size in enumerate(CUT_AFTER):
+            proxy.cut_after(size, upwards=False)
+            proxy.cut()
+            async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+                tasks.create_task(broker.publish(place.topic(), text(number, id=str(number))))
+                tasks.create_task(_until_it_answers(broker))
+        await eventually(lambda: _holds(inbox, {b"%d" % number for number in range(len(CUT_AFTER))}))
+
+
+async def _until_it_answers(broker: Broker) -> None:
+    while True:
+        try:
+            await broker.check()
+        except BrokerUnavailableError:
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 async def test_cut_after_cut_loses_nothing_confirmed(place: Place, proxy: Proxy) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from typing import Self
 
@@ -10,6 +12,7 @@ __all__ = ["Proxy"]
 
 CHUNK_BYTES = 64 * 1024
 FIRST_BYTES = 4096
+RESETS = struct.pack("ii", 1, 0)  # To be closed with a reset, as by a process that is killed with something unread.
 
 
 class Proxy:
@@ -127,4 +130,6 @@ class _Connection:
         self.broken = True
         self.flowing.set()
         for writer in self._writers:
+            if not writer.transport.is_closing():
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETS)
             writer.transport.abort()

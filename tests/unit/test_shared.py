@@ -156,6 +156,13 @@ def test_unavailable_says_why() -> None:
     assert BrokerUnavailableError.retryable
 
 
+def test_errors_may_be_chained_in_circles() -> None:
+    """As a client does that fails once more with what it failed with, while it cleans up."""
+    first, again = OSError("reset"), OSError("cannot connect")
+    first.__context__, again.__cause__ = again, first
+    assert str(unavailable("Redis at redis://h", again)).endswith("is not reachable: cannot connect")
+
+
 def test_waits_grow_up_to_a_limit() -> None:
     found = list(itertools.islice(waits(longest=0.3), 20))
     assert 0.025 <= found[0] <= 0.05
