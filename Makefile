@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 BROKER ?= all
 # Most tests wait for processes of their own, or for time to pass.
 WORKERS ?= 5
+# One that dies ends the run, which names its test: with another one in its place, what is left to do is never handed out.
+PARALLEL = -n $(WORKERS) --max-worker-restart 0
 PYTEST_ARGS ?=
 # Of the core, in whole runs only: its limit stands in pyproject.toml.
 COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
@@ -40,7 +42,7 @@ quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC a
 # No servers here that work beside the tests.
 quick-tests: WORKERS = 7
 quick-tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
 		tests/meta tests/unit tests/trust tests/contract tests/grpc tests/http
 
 check: static ## lint, types, import rules, docs
@@ -67,7 +69,7 @@ provision: ## install the servers that the tests start, where they are missing
 
 test: $(STAMP) ## everything, with real servers
 	@$(MAKE) --no-print-directory -j 2 static provision # One takes a processor, the other mostly loads.
-	$(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) $(PYTEST_ARGS) tests
+	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) tests
 
 proto: $(STAMP) ## compile the messages of gRPC
 	for package in gateway/grpc bindings/pluggable; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import importlib.metadata
 import logging
 import pkgutil
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import pytest
@@ -51,7 +54,8 @@ MODULES = (
     "tests/contract/",
     "tests/grpc/",
     "tests/http/",
-    "tests/meta/",  # They read all sources, each process by itself.
+    "tests/trust/",
+    "tests/unit/",  # Many stand on what a module of theirs alone imports, and to hand out each by itself costs, too.
     "tests/compose/",
     "tests/faults/test_resiliency_table",
     "tests/brokers_security/test_bindings",
@@ -66,6 +70,23 @@ MODULES = (
 )
 
 ALONE = "tests/http/test_reload"  # They wait for files to be looked at; whatever runs beside them is for nothing.
+
+
+_read_entry_points = importlib.metadata.entry_points
+
+
+@cache
+def _entry_points_of(path: tuple[str, ...], wanted: tuple[tuple[str, Any], ...]) -> importlib.metadata.EntryPoints:
+    return _read_entry_points(**dict(wanted))
+
+
+def _entry_points(**wanted: Any) -> importlib.metadata.EntryPoints:
+    return _entry_points_of(tuple(sys.path), tuple(wanted.items()))
+
+
+# Each of some thousand gateways asks what is installed, and a file of each library is read for that: 10 ms.
+# A test that installs a package puts a folder of its own on the path.
+importlib.metadata.entry_points = _entry_points
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -146,6 +167,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def group_of(nodeid: str) -> str:
     """Tell which tests one process runs one after the other: those with the same answer."""
     path, _, test = nodeid.partition("::")
+    if path.startswith("tests/meta/"):
+        return "tests/meta"  # They read all sources, each process by itself.
     backend = re.search(r"\[([a-z]+)[]-]", test)
     if backend and path.startswith(SHARING):
         alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.

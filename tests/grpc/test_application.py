@@ -22,7 +22,7 @@ from tests.support.eventually import eventually
 INVOKE = "/v1.0/invoke/app/method"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 RAW = {"rawPayload": "true"}
-HEALTH = HealthCheck(interval=0.05, timeout=0.5, threshold=2)
+HEALTH = HealthCheck(interval=0.05, timeout=2.0, threshold=2)
 
 
 def on(app: GRPCApp, **settings: Any) -> dict[str, Any]:

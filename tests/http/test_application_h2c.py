@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.h2app import H2App
 
 INVOKE = "/v1.0/invoke/app/method"
-HEALTH = HealthCheck(interval=0.05, timeout=0.5, threshold=2)
+HEALTH = HealthCheck(interval=0.05, timeout=2.0, threshold=2)
 EVENTS = DEFAULTS + yaml("Subscription", "s", {"pubsubname": "pubsub", "topic": "t", "route": "/t"})
 
 

@@ -446,6 +446,9 @@ async def test_spec_api(memory: Backbone, tmp_path: Path, api: object, open_: li
 
 # Shutdown
 
+# What `run` leaves in its loop, handlers of signals and a timer that ends the process, must not outlive a test of it.
+own_loop = pytest.mark.asyncio(loop_scope="function")
+
 
 def config(tmp_path: Path, **settings: object) -> GatewayConfig:
     return GatewayConfig(
@@ -461,6 +464,7 @@ async def _is_up(port: int) -> None:
         raise AssertionError from error
 
 
+@own_loop
 @pytest.mark.parametrize(
     ("headers", "code"), [({}, 0), ({"dapr-force-shutdown": "true"}, 1), ({"dapr-force-shutdown": "no"}, 0)]
 )
@@ -479,6 +483,7 @@ async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers
             assert await running == code
 
 
+@own_loop
 async def test_a_signal_switches_the_level_of_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

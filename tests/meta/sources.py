@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,11 @@ class Module:
     path: Path
     tree: ast.Module
     lines: int
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All that is in it: to walk all modules takes seconds, and several checks do."""
+        return tuple(ast.walk(self.tree))
 
     @property
     def offered(self) -> tuple[str, ...] | None:

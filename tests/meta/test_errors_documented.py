@@ -20,7 +20,7 @@ def _api_codes_in_code() -> set[str]:
     for name, module in modules().items():
         if name.partition(".")[0] != "gateway":
             continue
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _API_CODE.fullmatch(node.value):
                 found.add(node.value)
     return found

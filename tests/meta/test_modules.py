@@ -44,7 +44,7 @@ def test_functions_are_short() -> None:
     assert not [
         f"{module.name}.{node.name}:{node.lineno}"
         for module in modules().values()
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
     ]
@@ -54,7 +54,7 @@ def test_modules_use_what_others_offer() -> None:
     """A name that one module takes from another's public module is in its ``__all__``."""
     taken = set()
     for module in modules().values():
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if not isinstance(node, ast.ImportFrom) or node.module not in modules():
                 continue
             source = modules()[node.module]

@@ -26,7 +26,7 @@ def _is_private(name: str) -> bool:
 def _imported(module: Module) -> set[str]:
     """Give the full names of the modules that one imports from."""
     found = set()
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -38,7 +38,7 @@ def _imported(module: Module) -> set[str]:
 def _defined(module: Module) -> set[str]:
     """Give the names that a module's own classes and functions have."""
     found = set()
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 found.add(name)
@@ -52,7 +52,7 @@ def _defined(module: Module) -> set[str]:
 
 def _used(module: Module) -> Iterator[tuple[str, bool]]:
     """Give the attributes that a module names, and whether it asks a base class for them."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
             case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
                 yield node.attr, True
@@ -64,6 +64,12 @@ def _used(module: Module) -> Iterator[tuple[str, bool]]:
 
 def private_of_others(module: Module) -> set[str]:
     """Give the private members that a module uses, and that no module beside it or imported by it defines."""
+    own = _defined(module)
+    used = {
+        (name, inherited) for name, inherited in _used(module) if _is_private(name) and (inherited or name not in own)
+    }
+    if not used:
+        return set()
     imported = tuple(_imported(module))
     near = [
         other
@@ -71,7 +77,7 @@ def private_of_others(module: Module) -> set[str]:
         if other.path.parent == module.path.parent or any(name.startswith(other.name) for name in imported)
     ]
     ours = set().union(*map(_defined, near))
-    return {name for name, inherited in _used(module) if _is_private(name) and (inherited or name not in ours)}
+    return {name for name, inherited in used if inherited or name not in ours}
 
 
 @cache

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -17,7 +18,7 @@ import aiohttp
 import psutil
 
 from brokers.embedded_server import read_status
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, pause
 from tests.support.processes import NO_AUTHORITIES, ROOT, free_port, nothing_forgotten
 
 __all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
@@ -189,9 +190,11 @@ class AppProcess(ManagedProcess):
         if self._ready_path:
             await _until_answers(self, self._ready_path)
         else:
-            await eventually(self._connect)
+            await eventually(self._connect, READY_WITHIN)
 
     async def _connect(self) -> None:
+        if self.ended:
+            raise RuntimeError(f"{self.name} ended with {await self.wait()}")
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError as error:
@@ -289,6 +292,7 @@ class GatewayProcess(ManagedProcess):
 
 async def _until_answers(process: ManagedProcess, path: str) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
+        begin = time.monotonic()
 
         async def check() -> None:
             if process.ended:
@@ -297,6 +301,7 @@ async def _until_answers(process: ManagedProcess, path: str) -> None:
                 async with session.get(process.url + path) as response:
                     assert 200 <= response.status < 300, f"{process.name}: {response.status} {await response.text()}"
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                await asyncio.sleep(pause(begin))  # Each question takes a processor from what it waits for.
                 raise AssertionError(f"{process.name} does not answer: {error!r}") from None
 
         try:

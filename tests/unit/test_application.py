@@ -20,7 +20,7 @@ from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
 
-HEALTH = HealthCheck(path="/hz", interval=0.02, timeout=0.5, threshold=2)
+HEALTH = HealthCheck(path="/hz", interval=0.02, timeout=2.0, threshold=2)
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ async def test_under_load_there_is_a_line_in_a_while(
 async def test_a_breaker_says_each_of_its_states(said: Callable[[], list[str]]) -> None:
     """Open with what opened it, half open with what it refused meanwhile, closed."""
     condition = Condition("invocation app")
-    breaker = CircuitBreaker("cb", timeout=0.1)
+    breaker = CircuitBreaker("cb", timeout=1.0)  # Longer than what is refused takes.
     guarded = Guard(Policy(None, None, breaker), condition)
     for _ in range(6):
         with pytest.raises(StateError):
@@ -180,7 +180,7 @@ async def test_a_breaker_says_each_of_its_states(said: Callable[[], list[str]]) 
 
     await eventually(closed)
     lines = said()
-    assert lines[0] == "INFO invocation app: circuit breaker cb is open for 0.1 s: 6 failures in a row, 6 in all"
+    assert lines[0] == "INFO invocation app: circuit breaker cb is open for 1 s: 6 failures in a row, 6 in all"
     assert lines[1].startswith("INFO invocation app: circuit breaker cb is half open: it refused ")
     assert lines[2:] == ["INFO invocation app: circuit breaker cb is closed"]
     assert condition.described() == []

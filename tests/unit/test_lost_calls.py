@@ -71,8 +71,8 @@ class Mesh:
             Exchange(
                 broker,
                 ping_interval=0.05,
-                silence_limit=0.3,
-                stall_limit=0.2,
+                silence_limit=1.0,  # Longer than a busy machine may stop for.
+                stall_limit=1.0,
                 ask_after=ASK_AFTER,
                 guard=self._guards("app"),
             )

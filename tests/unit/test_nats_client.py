@@ -20,6 +20,7 @@ from brokers.nats._client import Connection
 from brokers.nats._consumer import parted
 from brokers.nats._overrides import NatsClient
 from mesh.errors import BrokerUnavailableError
+from tests.support.eventually import PATIENCE
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.proxy import Proxy
 
@@ -178,7 +179,7 @@ async def test_overridden_members_are_called(server: NatsServer, monkeypatch: py
     await received.wait()
     await connection.leave(subscription)
     await server.restart()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while connection.reconnects == 0:
             await asyncio.sleep(0.01)
     await connection.close()
@@ -198,7 +199,7 @@ async def test_flush_comes_after_what_was_sent_before(server: NatsServer) -> Non
 
             subscription = await one.subscribe(f"s{number}", receive)
             await two.send(f"s{number}", b"")
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await heard.wait()
             await one.leave(subscription)
     finally:
@@ -215,7 +216,7 @@ async def test_cancelled_flush_does_not_end_the_connection(server: NatsServer) -
             await asyncio.sleep(0)
             flushing.cancel()
             await asyncio.wait([flushing])
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             await connection.flush()
         assert connection.client._reading_task is not None
         assert not connection.client._reading_task.done()
@@ -230,7 +231,7 @@ async def test_dead_socket_is_dropped_although_bytes_wait_in_it(server: NatsServ
         proxy.stall()
         for _ in range(100):
             await connection.client.publish("s", bytes(100_000))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while connection.reconnects == 0:
                 await asyncio.sleep(0.01)
             await connection.flush()
@@ -259,7 +260,7 @@ async def test_cancelled_call_on_a_stalled_connection_ends_at_once(server: NatsS
         await asyncio.sleep(0.2)
         for call in calls:
             call.cancel()
-        _, pending = await asyncio.wait(calls, timeout=2)
+        _, pending = await asyncio.wait(calls, timeout=PATIENCE)
         assert not pending
         proxy.cut()
         await connection.close()
@@ -273,7 +274,7 @@ async def test_flush_ends_with_its_connection(server: NatsServer) -> None:
         flushing = asyncio.ensure_future(connection.flush())
         await asyncio.sleep(0.1)
         proxy.cut()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(BrokerUnavailableError):
                 await flushing
         await connection.close()
@@ -294,7 +295,7 @@ async def test_call_waits_out_a_full_buffer(server: NatsServer) -> None:
     calls = [asyncio.ensure_future(connection.call("s", bytes(500_000))) for _ in range(100)]
     await asyncio.sleep(0)
     await server.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.wait(calls)
     assert [call.result().body for call in calls] == [b""] * 100
     await connection.leave(subscription)
