@@ -61,7 +61,7 @@ from mesh.tasks import task_group
 from mesh.trust.identity import ProveAgainError
 
 if TYPE_CHECKING:
-    from mesh.trust.guard import Guard
+    from mesh.trust.guard import Guard, Session
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]
 
@@ -207,8 +207,11 @@ class Exchange:
     def _receive(self, frame: Frame) -> None:
         link, message = self.links.get(frame.token), frame.message
         session = None if link is None else link.session
-        if session is not None and message is not None and not session.open(f"{self.inbox}.{frame.token}", message):
-            return
+        if session is not None and message is not None:
+            message = session.open(f"{self.inbox}.{frame.token}", message)
+            if message is None:
+                return
+            frame = frame if message is frame.message else Frame(message, frame.token, frame.reply_to)
         if frame.reply_to and link is not None:  # Whoever made up a token says nothing of the node that he names.
             self._heard[_node_of(frame.reply_to)] = self.monotonic()
         if link is not None:
@@ -216,6 +219,10 @@ class Exchange:
             return
         if frame.message is None:
             return
+        for serving in self._serving:
+            if serving.token == frame.token:
+                serving.receive(frame)
+                return
         kind = frame.message.headers.get(FRAME_HEADER)
         if kind in _OF_AN_OPEN_STREAM:
             if frame.reply_to:  # Its other end is closed here; it need not wait for silence.
@@ -302,6 +309,8 @@ class Exchange:
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         asked = 0
+        to: str | Address = address
+        again: Session | None = None
         while True:
             remaining = deadline - time.time()
             if remaining <= 0:
@@ -312,7 +321,7 @@ class Exchange:
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(address, self._proven(link, message, signed=asked > 0), link.address)
+                await self.broker.send(to, self._proven(link, message, asked > 0, again), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -323,6 +332,10 @@ class Exchange:
                 return Reply(self, reply, link if streamed else None)
             except (NotTakenError, ProveAgainError) as error:  # It did not run, and never will under its token.
                 asked = _asked(error, asked)
+                if isinstance(error, ProveAgainError):
+                    again, to = link.session, error.at or address
+                else:
+                    to = address
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
                     if not link.peer:
@@ -334,11 +347,11 @@ class Exchange:
                 if not streamed:
                     self._end(link, first)
 
-    def _proven(self, link: Link, message: Message, *, signed: bool) -> Message:
+    def _proven(self, link: Link, message: Message, signed: bool, again: Session | None) -> Message:
         """Prove a request, and note what its answers must prove."""
         if self.guard is None:
             return message
-        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed)
+        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed, again=again)
         return sent
 
     def _end(self, link: Link, first: asyncio.Future[Frame]) -> None:
@@ -369,10 +382,11 @@ class Exchange:
             recoverable: Whether a call whose request or answer gets lost with a connection is asked about. For that
                 those who serve the address know each other, so one that every node serves goes without.
         """
-        members = Members(self, self.taken, address, next(self._numbers))
+        number = next(self._numbers)
+        members = Members(self, self.taken, address, number)
         joined = members.joined() if recoverable else nullcontext()
         async with joined, task_group() as tasks:
-            serving = Serving(self, members, handler, max_in_flight, tasks)
+            serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{number:x}")
             self._serving.append(serving)
             try:
                 async with self.broker.serve(address, group, careful(serving.receive)):
