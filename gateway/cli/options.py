@@ -201,7 +201,11 @@ class GatewayOptions:
         metavar="NAMES",
     )
     trust_seal: bool = _option(
-        False, "switch", "--trust-seal", "encrypt calls, so that the broker reads nothing (MESH_TRUST_SEAL)", section=_TRUST
+        False,
+        "switch",
+        "--trust-seal",
+        "encrypt calls, so that the broker reads nothing (MESH_TRUST_SEAL)",
+        section=_TRUST,
     )
 
     log_level: str | None = _option(

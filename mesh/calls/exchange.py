@@ -423,7 +423,9 @@ def _node_of(peer: str) -> str:
 
 
 def _expire(link: Link) -> None:
-    link.fail(DeadlineExceededError("no reply within the deadline"))
+    unheard = link.session is not None and link.session.unheard
+    more = ": what came is not proven, so the other side may have no identity" if unheard else ""
+    link.fail(DeadlineExceededError(f"no reply within the deadline{more}"))
     if link.sender is not None:
         link.sender.cancel()
 

@@ -117,7 +117,7 @@ class Own:
         return known
 
     def nonce(self) -> bytes:
-        """Give a nonce that no key of this credential was used with: they are gone with the process, as the count is."""
+        """Give a nonce that no key of this credential was used with: both are gone with the process."""
         return next(self._nonces).to_bytes(NONCE_BYTES, "big")
 
 

@@ -87,9 +87,22 @@ class Session:
     Attributes:
         peer: The other end, once that is known.
         seals: Whether what it sends is sealed, once that is known.
+        unheard: Whether something came that counts for nothing, as it is not proven.
     """
 
-    __slots__ = ("_at", "_full", "_guard", "_known", "_own", "_refused", "_secret", "digest", "peer", "seals")
+    __slots__ = (
+        "_at",
+        "_full",
+        "_guard",
+        "_known",
+        "_own",
+        "_refused",
+        "_secret",
+        "digest",
+        "peer",
+        "seals",
+        "unheard",
+    )
 
     def __init__(
         self,
@@ -106,7 +119,7 @@ class Session:
         self._guard, self._own, self._at = guard, own, at
         self.digest = digest
         self._refused = b"" if proof is None else _with_proof(digest, proof)
-        self.peer, self.seals = peer, seals
+        self.peer, self.seals, self.unheard = peer, seals, False
         self._secret = b"" if peer is None else own.agree(peer)
         self._full = True
 
@@ -146,6 +159,7 @@ class Session:
             # Who proves nothing opens nothing: it may say that alone of what is sealed.
             if self.peer is None and not self._guard.strict and (not self.seals or headers.get(FRAME_HEADER) == PROVE):
                 return message
+            self.unheard = True
             self._guard.refuse("answer", at, "missing", "it is not proven")
             return None
         try:

@@ -1,19 +1,19 @@
 """Encrypts what two nodes say to each other, so that the broker carries what it cannot read.
 
-From the secret of two nodes (``credential.py``) follow two keys, one for each direction (HKDF). A frame to a node that is
-known is encrypted by that key. A request may be taken by any of several nodes, so it is encrypted by a key of its own,
-which goes along once for each of them, encrypted by the key of the two. The cipher is ChaCha20-Poly1305; nonces are
-counted by each credential, whose key for agreement lives as long as the process: none comes twice under one key.
+From the secret of two nodes (``credential.py``) follow two keys, one for each direction (HKDF). A frame to a node that
+is known is encrypted by that key. A request may be taken by any of several nodes, so it is encrypted by a key of its
+own, which goes along once for each of them, encrypted by the key of the two. The cipher is ChaCha20-Poly1305. Nonces
+are counted by each credential, whose key for agreement lives as long as the process: none comes twice under one key.
 
-What is proven is what was encrypted (``guard.py``): the signature or MAC covers all headers and the ciphertext, the call
-and the place in its stream. So nothing is decrypted that is not proven, and the cipher need not bind it once more.
+What is proven is what was encrypted (``guard.py``): the signature or MAC covers all headers and the ciphertext, the
+call and the place in its stream. So nothing is decrypted that is not proven, and the cipher need not bind it once more.
 
 In the open stays what is needed before a frame can be opened. All else goes inside, with the body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -28,10 +28,9 @@ __all__ = ["SEALED_HEADER", "open_frame", "open_request", "question", "seal_fram
 SEALED_HEADER = "mesh-sealed"
 MAX_HEADER = 1024  # A nonce, and a key for each of eight nodes.
 _WRAPPED_BYTES = ID_BYTES + KEY_BYTES + 16
-_OPEN = frozenset(
-    ("mesh-asked", "mesh-credit", "mesh-deadline", "mesh-frame", "mesh-granted", "mesh-identity", "mesh-made")
-    + ("mesh-proof", "mesh-seq", SEALED_HEADER)
-)
+_OF_PROOFS = frozenset({"mesh-asked", "mesh-identity", "mesh-made", "mesh-proof", SEALED_HEADER})
+_OF_FRAMES = frozenset({"mesh-credit", "mesh-deadline", "mesh-frame", "mesh-granted", "mesh-seq"})
+_OPEN = _OF_PROOFS | _OF_FRAMES
 _QUESTION = "0"
 _pack = msgspec.msgpack.encode
 _inside = msgspec.msgpack.Decoder(tuple[dict[str, str], bytes])
@@ -85,8 +84,8 @@ def open_frame(own: Own, peer: Peer, message: Message) -> Message:
 
 def _split(message: Message) -> tuple[dict[str, str], bytes]:
     """Give what stays in the open, and what goes inside."""
-    seen = {name: value for name, value in message.headers.items() if name in _OPEN}
-    hidden = {name: value for name, value in message.headers.items() if name not in _OPEN}
+    hidden = dict(message.headers)
+    seen = {name: hidden.pop(name) for name in _OPEN & hidden.keys()}
     return seen, _pack((hidden, message.body))
 
 
@@ -95,8 +94,9 @@ def _joined(message: Message, inside: bytes) -> Message:
         hidden, body = _inside.decode(inside)
     except msgspec.DecodeError:
         raise UnprovenError("what is sealed in it is malformed") from None
-    seen = {name: value for name, value in message.headers.items() if name != SEALED_HEADER}
-    return Message({**hidden, **seen}, body)
+    headers = {**hidden, **message.headers}
+    del headers[SEALED_HEADER]
+    return Message(headers, body)
 
 
 def _decrypted(cipher: ChaCha20Poly1305, nonce: bytes, data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import SEALED_HEADER
-from mesh.errors import StreamBrokenError, UnprovenError
+from mesh.errors import DeadlineExceededError, StreamBrokenError, UnprovenError
 from mesh.trust import sealing
 from mesh.trust.credential import decoded, encoded
 from mesh.trust.folder import Folder
@@ -191,7 +192,8 @@ async def test_what_is_sealed_for_one_call_is_of_no_use_for_another(mesh: Mesh) 
         await works(mesh)
         mesh.caller_broker.held = lambda message: bool(message.body)
         async with asyncio.TaskGroup() as tasks:
-            calls = [tasks.create_task(works(mesh)) for _ in range(2)]
+            for _ in range(2):
+                tasks.create_task(works(mesh))
             first, second = [await mesh.caller_broker.kept.get() for _ in range(2)]
             sealed = {**second[1].headers, SEALED_HEADER: first[1].headers[SEALED_HEADER]}
             for headers in (second[1].headers, sealed):
@@ -199,7 +201,6 @@ async def test_what_is_sealed_for_one_call_is_of_no_use_for_another(mesh: Mesh) 
             await refused(mesh, ("request", "invalid"))
             for each in (first, second):
                 await mesh.evil.send(*each)
-            await asyncio.gather(*calls)
     assert len(ran.bodies) == 3
 
 
@@ -268,10 +269,13 @@ async def _breaks(mesh: Mesh) -> None:
 async def test_a_callee_that_has_restarted_is_sealed_to_anew(mesh: Mesh) -> None:
     for began in (0.0, None, 0.0):
         callee = mesh.guard("stock", began=began, seal=True)
-        async with Tapped(mesh.make()) as broker, Exchange(broker, guard=callee) as exchange:
-            async with exchange.serve(STOCK, "stock", ran := Ran()):
-                for _ in range(3):
-                    await works(mesh)
+        async with (
+            Tapped(mesh.make()) as broker,
+            Exchange(broker, guard=callee) as exchange,
+            exchange.serve(STOCK, "stock", ran := Ran()),
+        ):
+            for _ in range(3):
+                await works(mesh)
         assert len(ran.bodies) == 3
     assert not readable(mesh.caller_broker)
 
@@ -317,7 +321,9 @@ async def test_who_was_not_asked_is_sealed_nothing(mesh: Mesh) -> None:
         honest = await mesh.callee_broker.kept.get()
         to, asked, reply_to = mesh.caller_broker.sent[-1]
         assert (to, asked.body) == (STOCK, b"")
-        await mesh.evil.send(reply_to, evil.refusal(STOCK.text, asked, reply_to, {"mesh-frame": "prove"}), mesh.evil.inbox)
+        await mesh.evil.send(
+            reply_to, evil.refusal(STOCK.text, asked, reply_to, {"mesh-frame": "prove"}), mesh.evil.inbox
+        )
         await refused(mesh, ("answer", "invalid"))
         await mesh.evil.send(reply_to, Message({"mesh-frame": "prove"}, b""), mesh.evil.inbox)
         await refused(mesh, ("answer", "missing"))
@@ -353,25 +359,37 @@ async def test_permissive_seals_to_who_has_an_identity(tmp_path: Path) -> None:
         async with mesh.callee.serve(STOCK, "stock", Ran()):
             await works(mesh)
             assert not readable(mesh.caller_broker, mesh.callee_broker)
-        async with Tapped(mesh.make()) as broker, Exchange(broker) as plain:
-            async with plain.serve(STOCK, "stock", ran := Ran()):
-                for _ in range(2):
-                    await works(mesh)
+        async with Tapped(mesh.make()) as broker, Exchange(broker) as plain, plain.serve(STOCK, "stock", ran := Ran()):
+            for _ in range(2):
+                await works(mesh)
     assert ran.bodies == [SECRET] * 2
 
 
 async def test_permissive_hears_no_open_answer_to_what_is_sealed(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path / "trust")
-    async with mesh.running("permissive", "strict", seal=True):
-        async with mesh.callee.serve(STOCK, "stock", ran := Ran()), asyncio.TaskGroup() as tasks:
-            await works(mesh)
-            mesh.callee_broker.held = lambda message: True
-            call = tasks.create_task(works(mesh))
-            answer = await mesh.callee_broker.kept.get()
-            for kind in ({}, {"mesh-frame": "head"}, {"mesh-frame": "abort"}, {"mesh-frame": "busy"}):
-                await mesh.evil.send(answer[0], Message(dict(kind), b"forged"), mesh.evil.inbox)
-            await refused(mesh, ("answer", "missing"))
-            assert not call.done()
-            await mesh.evil.send(*answer)
-            await call
+    async with (
+        mesh.running("permissive", "strict", seal=True),
+        mesh.callee.serve(STOCK, "stock", ran := Ran()),
+        asyncio.TaskGroup() as tasks,
+    ):
+        await works(mesh)
+        mesh.callee_broker.held = lambda message: True
+        call = tasks.create_task(works(mesh))
+        answer = await mesh.callee_broker.kept.get()
+        for kind in ({}, {"mesh-frame": "head"}, {"mesh-frame": "abort"}, {"mesh-frame": "busy"}):
+            await mesh.evil.send(answer[0], Message(dict(kind), b"forged"), mesh.evil.inbox)
+        await refused(mesh, ("answer", "missing"))
+        assert not call.done()
+        await mesh.evil.send(*answer)
+        await call
     assert ran.bodies == [SECRET] * 2
+
+
+async def test_strict_sends_nothing_in_the_open_to_who_has_no_identity(mesh: Mesh) -> None:
+    """Whatever that one says; and its caller is told why nothing came of it."""
+    async with Tapped(mesh.make()) as broker, Exchange(broker) as plain, plain.serve(STOCK, "stock", ran := Ran()):
+        with pytest.raises(DeadlineExceededError, match="is not proven"):
+            await mesh.caller.request(STOCK, ORDER, time.time() + 2)
+    assert ran.bodies == []
+    assert mesh.counts["answer", "missing"]
+    assert not readable(mesh.caller_broker)
