@@ -122,6 +122,32 @@ class Reply:
             link.abort("the caller went away")
 
 
+class _Tries:
+    """The tries of one request.
+
+    Attributes:
+        to: Where the next one goes: to all who serve the address, or to the one who can take it when it is made for it.
+        asked: How often it was to be signed: each instance that has just begun asks for that once.
+        refused: What has checked the last answer that it is to be signed, or sealed.
+    """
+
+    __slots__ = ("_address", "asked", "refused", "to")
+
+    def __init__(self, address: Address) -> None:
+        self.to: str | Address = address
+        self._address = address
+        self.asked = 0
+        self.refused: Session | None = None
+
+    def again(self, error: NotTakenError | ProveAgainError, session: Session | None) -> None:
+        """Note why it did not run; raises ``UnprovenError`` when that was said too often."""
+        if self.asked >= MAX_ASKED:
+            raise UnprovenError("the callee takes no signature for a proof") from error
+        self.to = self._address
+        if isinstance(error, ProveAgainError):
+            self.asked, self.refused, self.to = self.asked + 1, session, error.at or self._address
+
+
 class Exchange:
     """Calls over one broker connection; enter it after the broker and leave it before."""
 
@@ -308,9 +334,7 @@ class Exchange:
         message = _asking_for(message, deadline, body is not None, watched)
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        asked = 0
-        to: str | Address = address
-        again: Session | None = None
+        tries = _Tries(address)
         while True:
             remaining = deadline - time.time()
             if remaining <= 0:
@@ -321,7 +345,7 @@ class Exchange:
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(to, self._proven(link, message, asked > 0, again), link.address)
+                await self.broker.send(tries.to, self._proven(link, message, tries), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -331,11 +355,7 @@ class Exchange:
                 streamed = reply.headers.get(FRAME_HEADER) == "head"
                 return Reply(self, reply, link if streamed else None)
             except (NotTakenError, ProveAgainError) as error:  # It did not run, and never will under its token.
-                asked = _asked(error, asked)
-                if isinstance(error, ProveAgainError):
-                    again, to = link.session, error.at or address
-                else:
-                    to = address
+                tries.again(error, link.session)
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
                     if not link.peer:
@@ -347,11 +367,12 @@ class Exchange:
                 if not streamed:
                     self._end(link, first)
 
-    def _proven(self, link: Link, message: Message, signed: bool, again: Session | None) -> Message:
+    def _proven(self, link: Link, message: Message, tries: _Tries) -> Message:
         """Prove a request, and note what its answers must prove."""
         if self.guard is None:
             return message
-        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed, again=again)
+        signed, refused = tries.asked > 0, tries.refused
+        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed, again=refused)
         return sent
 
     def _end(self, link: Link, first: asyncio.Future[Frame]) -> None:
@@ -432,10 +453,3 @@ def _expire(link: Link) -> None:
 
 def _drop(frame: Frame) -> None:
     """Ignore frames that arrive after their calls ended."""
-
-
-def _asked(error: Exception, asked: int) -> int:
-    """Count how often a request is to be signed: each instance that has just begun asks for that once."""
-    if asked >= MAX_ASKED:
-        raise UnprovenError("the callee takes no signature for a proof") from error
-    return asked + isinstance(error, ProveAgainError)
