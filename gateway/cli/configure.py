@@ -226,13 +226,16 @@ def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker)
     mode = (given["mode"] or ("strict" if files or paths["dir"] else "off")).lower()
     if mode not in MODES:
         check.complain("--trust-mode", f"'{given['mode']}' is none of {', '.join(MODES)}")
+    seal = options.trust_seal or check.truth("MESH_TRUST_SEAL", environ.get("MESH_TRUST_SEAL"))
     if mode not in ("permissive", "strict"):
+        if seal and mode == "off":
+            check.complain("--trust-seal", "it needs identities: --trust-mode permissive or strict")
         return None
     folder = None if files else paths["dir"] or mesh_home(environ) / "trust"
     domain = given["domain"] or ""  # What the Configuration says.
     hosts = frozenset(split_list(given["hosts"]))
     three = paths["cert"], paths["key"], paths["roots"]
-    return TrustSettings("strict" if mode == "strict" else "permissive", domain, folder, *three, hosts)
+    return TrustSettings("strict" if mode == "strict" else "permissive", domain, folder, *three, hosts, seal)
 
 
 def _protocol(options: GatewayOptions, check: _Checker) -> AppProtocol:

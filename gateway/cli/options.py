@@ -200,6 +200,13 @@ class GatewayOptions:
         section=_TRUST,
         metavar="NAMES",
     )
+    trust_seal: bool = _option(
+        False,
+        "switch",
+        "--trust-seal",
+        "encrypt calls, so that the broker reads nothing (MESH_TRUST_SEAL)",
+        section=_TRUST,
+    )
 
     log_level: str | None = _option(
         None, "text", "--log-level", "debug, info, warning or error", section=_LOGS, metavar="LEVEL"
@@ -296,6 +303,7 @@ NOT_OF_RUN = frozenset(
         "--trust-key",
         "--trust-mode",
         "--trust-roots",
+        "--trust-seal",
         "--sentry-address",
         "--sentry-request-jwt-audiences",
         "--wait",

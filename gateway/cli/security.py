@@ -98,6 +98,7 @@ def look(
         *_backbone(environ.get("MESH_BACKBONE", ""), None, "MESH_BACKBONE"),
         *(each for file, config in apps for each in _gateway(file, config)),
         *(each for file, trust in trusts for each in _trust(file, trust)),
+        *(_stored(file, components) for file, trust in trusts if trust.seal),
         *(each for component in components for each in _component(component, registry)),
         *(each for endpoint in endpoints for each in _endpoint(endpoint)),
         *(each for configuration in configurations for each in _configuration(configuration, modes)),
@@ -138,12 +139,23 @@ def _gateway(file: str, config: GatewayConfig) -> Iterator[Opening]:
 def _trust(file: str | None, trust: TrustSettings) -> Iterator[Opening]:
     if trust.mode == "permissive":
         text = "the trust mode is permissive: who does not prove its name is taken at its word, but for policies"
+        text += ", and is sent calls in the open" if trust.seal else ""
         yield Opening(
             "medium", "permissive-trust", Problem(text, "", file), "strict, once all gateways have identities"
         )
     for path in trust.open_keys():
         text = f"other users of this machine can read or replace {path}: whoever has it is who it says"
         yield Opening("high", "readable-key", Problem(text, "", file), f"chmod 600 {path}")
+
+
+def _stored(file: str | None, components: Sequence[Component]) -> Opening:
+    """Say what lies on brokers in the open where calls are sealed."""
+    names = sorted({each.name for each in components if each.type.startswith("pubsub.")})
+    what = f"events of {', '.join(names)}, durable calls" if names else "published events, durable calls"
+    text = f"calls are sealed, and what is stored is not: who reads the broker reads {what} and their outcomes"
+    return Opening(
+        "low", "stored-open", Problem(text, "", file), "encrypt in applications what is secret (docs/crypto.md)"
+    )
 
 
 def _component(component: Component, registry: Registry) -> Iterator[Opening]:

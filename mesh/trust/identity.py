@@ -31,10 +31,17 @@ _DOTS = frozenset((".", ".."))
 
 
 class ProveAgainError(Exception):
-    """A request was proven by a secret that the callee does not have, or may be one that it has forgotten.
+    """A request was proven or sealed by a secret that the callee does not have, or may be one that it has forgotten.
 
-    Nothing was done. Signed, and made for who asks, it is taken.
+    Nothing was done. Signed, made for who asks, and sealed to it, it is taken.
+
+    Attributes:
+        at: Where the callee can be sent it, if that matters.
     """
+
+    def __init__(self, reason: str, at: str = "") -> None:
+        self.at = at
+        super().__init__(reason)
 
 
 class ReplayedError(Exception):
@@ -98,6 +105,7 @@ class TrustSettings:
         key: Its private key (PEM).
         roots: Who is trusted (PEM).
         hosts: App ids that may answer for components; empty = each of the namespace.
+        seal: Whether all that is sent in calls is encrypted for whoever has an identity.
     """
 
     mode: Literal["permissive", "strict"]
@@ -107,6 +115,7 @@ class TrustSettings:
     key: Path | None = None
     roots: Path | None = None
     hosts: frozenset[str] = frozenset()
+    seal: bool = False
 
     def open_keys(self) -> list[Path]:
         """Find private keys that other users of this machine can read, or replace; blocks."""

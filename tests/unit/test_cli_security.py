@@ -17,7 +17,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN", "MESH_TRUST_MODE", "MESH_TRUST_DIR", "MESH_TRUST_CERT"):
+    for name in (
+        "MESH_BACKBONE",
+        "DAPR_API_TOKEN",
+        "MESH_TRUST_MODE",
+        "MESH_TRUST_DIR",
+        "MESH_TRUST_CERT",
+        "MESH_TRUST_SEAL",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -138,6 +145,19 @@ def test_callers_that_are_asked_to_prove_who_they_are(
 
 
 PERMISSIVE = ("medium", "permissive-trust")
+
+
+def test_what_is_stored_is_not_sealed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where calls are: an operator who has asked for that is told what it does not cover."""
+    Path("c.yaml").write_text(yaml("Component", "orders", {"type": "pubsub.mesh", "version": "v1", "metadata": []}))
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    assert found(capsys, "c.yaml")[1] == []
+    monkeypatch.setenv("MESH_TRUST_SEAL", "true")
+    code, openings, told = found(capsys, "c.yaml")
+    assert (code, openings) == (0, [("low", "stored-open")])
+    assert "events of orders, durable calls and their outcomes" in told[0]["problem"]["message"]
+    monkeypatch.setenv("MESH_TRUST_MODE", "permissive")
+    assert "sent calls in the open" in found(capsys, "c.yaml")[2][0]["problem"]["message"]
 
 
 @pytest.mark.parametrize("by", ["variables", "template"])
