@@ -9,11 +9,12 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, UnprovenError
 from mesh.home import write_private
 from mesh.trust.certificates import (
     Key,
     as_pem,
+    check_chain,
     issue,
     key_as_pem,
     make_root,
@@ -42,6 +43,33 @@ class Issued:
     chain: Sequence[x509.Certificate]
     key: Key
     roots: Sequence[x509.Certificate]
+
+    def check(self, identity: Identity, where: str, key_where: str = "") -> None:
+        """Find at start what others would refuse later.
+
+        Args:
+            identity: Whose it must be.
+            where: The chain is from.
+            key_where: The key is from, if that is elsewhere.
+
+        Raises:
+            ConfigError: It is of no use.
+        """
+        try:
+            found = check_chain(self.chain, self.roots, identity.trust_domain)
+        except UnprovenError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if found != identity:
+            raise ConfigError(f"{where} is of {found}; this node is {identity}")
+        if self.chain[0].public_key() != self.key.public_key():
+            raise ConfigError(f"{key_where or 'the key'} is not the key of the certificate in {where}")
+
+    def ending(self) -> str:
+        """Give when the certificate ends, if three quarters of its life are over; else nothing."""
+        ends = [(each.not_valid_after_utc, each.not_valid_before_utc) for each in self.chain]
+        end, begin = min(ends)
+        over = datetime.datetime.now(datetime.UTC) >= end - (end - begin) / 4
+        return end.isoformat(timespec="seconds") if over else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from mesh.errors import ConfigError
 
@@ -18,6 +20,7 @@ __all__ = [
     "ProveAgainError",
     "ReplayedError",
     "TrustSettings",
+    "target_of",
 ]
 
 DEFAULT_TRUST_DOMAIN = "public"
@@ -97,6 +100,7 @@ class TrustSettings:
         certificate: A chain, the node's own first (PEM); with ``key`` and ``roots``, in place of a folder.
         key: Its private key (PEM).
         roots: Who is trusted (PEM).
+        socket: Where a SPIFFE Workload API is, as ``unix:///path`` or ``tcp://address:port``; in place of all of these.
         hosts: App ids that may answer for components; empty = each of the namespace.
     """
 
@@ -106,6 +110,7 @@ class TrustSettings:
     certificate: Path | None = None
     key: Path | None = None
     roots: Path | None = None
+    socket: str = ""
     hosts: frozenset[str] = frozenset()
 
     def open_keys(self) -> list[Path]:
@@ -121,3 +126,15 @@ def _is_open(file: Path) -> bool:
     except (OSError, ValueError):
         return False  # It cannot be looked at: whoever uses it finds out.
     return stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO) != 0
+
+
+def target_of(address: str) -> str:
+    """Give the target of gRPC for the address of a Workload API; raises ``ValueError``."""
+    url = urlsplit(address)
+    bare = not (url.query or url.fragment)
+    if url.scheme == "unix" and bare and not url.netloc and url.path.startswith("/"):
+        return f"unix:{url.path}"
+    if url.scheme == "tcp" and bare and not url.path and "@" not in url.netloc and url.port:
+        host = ipaddress.ip_address(url.hostname or "")
+        return f"ipv4:{host}:{url.port}" if host.version == 4 else f"ipv6:[{host}]:{url.port}"
+    raise ValueError("it is neither unix:///path nor tcp://address:port")
