@@ -19,9 +19,12 @@ from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.resources.component import HTTPEndpoint, header_refusal, in_kubernetes
 from mesh.resources.configuration import Configuration
-from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, TrustSettings
+from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, RootSecret, TrustSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.resources.component import Component
     from mesh.resources.loader import ResourceFiles
 
 __all__ = ["Reader", "endpoint_client", "load_settings"]
@@ -62,6 +65,7 @@ class Reader:
         self._told: set[Problem] = set()
         self._files: ResourceFiles | None = None
         self._configuration = Configuration()
+        self._root: RootSecret | None = None
         self._namespace = os.environ.get("NAMESPACE")
 
     @property
@@ -140,10 +144,21 @@ class Reader:
     def _trust(self) -> TrustSettings | None:
         """Say how the node proves who it is, in the trust domain of the option, else of the Configuration."""
         trust = self._config.trust
-        if trust is None or trust.trust_domain:
+        if trust is None:
+            return None
+        if trust.secret is not None:
+            self._root = self._root or trust.secret.among(self._stores())
+            trust = replace(trust, secret=self._root)
+        if trust.trust_domain:
             return trust
         rules = self._configuration.spec.access_control
         return replace(trust, trust_domain=DEFAULT_TRUST_DOMAIN if rules is None else rules.trust_domain)
+
+    def _stores(self) -> Sequence[Component]:
+        """Read what a root may be in: its scopes do not count, as no application is to read it."""
+        from mesh.resources.loader import load_resources
+
+        return load_resources(self._config.resource_paths, namespace=self._namespace, together=False).components
 
     def _read_configuration(self) -> None:
         """Read what ``--config`` names; what is wrong leaves it as it was."""

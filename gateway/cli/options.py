@@ -197,6 +197,14 @@ class GatewayOptions:
         section=_TRUST,
         metavar="URL",
     )
+    trust_secret: str | None = _option(
+        None,
+        "text",
+        "--trust-secret",
+        "root in a secret store of the resources (MESH_TRUST_SECRET)",
+        section=_TRUST,
+        metavar="STORE/NAME",
+    )
     trust_domain: str | None = _option(
         None, "text", "--trust-domain", "whose names count (MESH_TRUST_DOMAIN; public)", section=_TRUST, metavar="NAME"
     )
@@ -304,6 +312,7 @@ NOT_OF_RUN = frozenset(
         "--trust-key",
         "--trust-mode",
         "--trust-roots",
+        "--trust-secret",
         "--trust-socket",
         "--sentry-address",
         "--sentry-request-jwt-audiences",

@@ -33,11 +33,11 @@ _Seen = tuple[tuple[int, int, int] | None, ...]
 
 
 class _Kept(Protocol):
-    """What a node proves itself by, and is kept fresh; only what is asynchronous does not block."""
+    """What a node proves itself by, and is kept fresh."""
 
     async def first(self) -> Issued: ...
 
-    def changed(self) -> Issued | None: ...
+    async def renewed(self) -> Issued | None: ...
 
     def ending(self) -> str: ...
 
@@ -49,12 +49,18 @@ async def guarding(
     """Give a node's guard, whose certificate and roots are kept fresh while it is entered; raises ``ConfigError``."""
     identity = Identity(settings.trust_domain, namespace, app_id)
     async with AsyncExitStack() as stack:
-        source: _Kept = _Source(settings, identity)
+        source: _Kept
         if settings.socket:
             from mesh.trust.workload import following
 
             api = registry.workload_api()(target_of(settings.socket))
             source = await stack.enter_async_context(following(api, settings.socket, identity))
+        elif settings.secret is not None:
+            from mesh.trust.secret import IssuedBySecret
+
+            source = IssuedBySecret(settings.secret, identity, registry)
+        else:
+            source = _Source(settings, identity)
         guard = Guard(settings, observer)
         guard.take(await source.first(), identity)
         logger.info("this node proves to be %s, and is %s with others", identity, settings.mode)
@@ -73,7 +79,7 @@ async def _keep(source: _Kept, guard: Guard, identity: Identity) -> None:
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         try:
-            issued = await asyncio.to_thread(source.changed)
+            issued = await source.renewed()
             if issued is not None:
                 guard.take(issued, identity)
                 logger.info("the certificate of %s, or who is trusted, is renewed", identity)
@@ -90,7 +96,7 @@ async def _keep(source: _Kept, guard: Guard, identity: Identity) -> None:
 
 
 class _Source:
-    """Reads files; all functions block."""
+    """Reads files; all functions block that are not asynchronous."""
 
     def __init__(self, settings: TrustSettings, identity: Identity) -> None:
         self._settings, self._identity = settings, identity
@@ -107,8 +113,12 @@ class _Source:
         return cast("tuple[Path, ...]", (settings.certificate, settings.key, settings.roots))
 
     async def first(self) -> Issued:
-        """As `read`."""
+        """As `read`, and does not block."""
         return await asyncio.to_thread(self.read)
+
+    async def renewed(self) -> Issued | None:
+        """As `changed`, and does not block."""
+        return await asyncio.to_thread(self.changed)
 
     def read(self) -> Issued:
         """Read, or issue, what the node proves itself by; raises ``ConfigError``."""
@@ -117,8 +127,7 @@ class _Source:
         try:
             if settings.folder is not None:
                 issued = Folder(settings.folder).issue(self._identity)
-                leaf = issued.chain[0]
-                self._renew_at = leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) / 2
+                self._renew_at = issued.half()
             else:
                 chain, key, roots = self._files
                 certificates = read_certificates(chain.read_bytes(), str(chain))

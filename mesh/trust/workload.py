@@ -120,7 +120,7 @@ class Workload:
                     await self._news.wait()
                     self._news.clear()
                     try:
-                        if (issued := await asyncio.to_thread(self.changed)) is not None:
+                        if (issued := await self.renewed()) is not None:
                             return issued
                     except ConfigError as error:
                         if self._problem is not None and self._problem.final:
@@ -130,6 +130,10 @@ class Workload:
                             logger.warning("waiting for a certificate, %.0f s at most: %s", START_SECONDS, told)
         except TimeoutError:
             raise ConfigError(f"{told} (waited for {START_SECONDS:g} s)") from None
+
+    async def renewed(self) -> Issued | None:
+        """As `changed`, and does not block."""
+        return await asyncio.to_thread(self.changed)
 
     def changed(self) -> Issued | None:
         """Give what was sent since then; raises ``ConfigError``: it is of no use, or the agent is away."""

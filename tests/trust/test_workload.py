@@ -327,7 +327,7 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {"SPIFFE_ENDPOINT_SOCKET": "agent"},
         "SPIFFE_ENDPOINT_SOCKET: 'agent'",
     ),
-    "beside a folder": ({"trust_socket": "unix:///o", "trust_dir": "t"}, {}, "goes without --trust-dir"),
+    "beside a folder": ({"trust_socket": "unix:///o", "trust_dir": "t"}, {}, "there can be one"),
 }
 
 
