@@ -8,6 +8,7 @@ Source: SPIFFE Workload Endpoint sections 3 and 6; SPIFFE Workload API section 5
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from importlib.resources import files
 from typing import Any, Self
@@ -89,6 +90,8 @@ class SPIFFEWorkloadAPI:
             code = error.code()
             text = f"{error.details() or 'it ended the stream'} ({code.name}){_ADVICE.get(code, '')}"
             raise WorkloadAPIError(text, final=code in _FINAL) from None
+        except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
+            raise WorkloadAPIError(f"the stream broke off: {error}") from None
         finally:
             call.cancel()
         raise WorkloadAPIError("it ended the stream")

@@ -164,6 +164,7 @@ async def test_an_agent_that_restarts_is_found_again(agent: Agent, caplog: pytes
 BAD: dict[str, tuple[Callable[[Agent], None], str]] = {
     "refused": (lambda agent: agent.refuse(grpc.StatusCode.PERMISSION_DENIED), "is an id registered for this process"),
     "away": (lambda agent: agent.refuse(grpc.StatusCode.UNAVAILABLE), "does the agent run"),
+    "cancelled": (lambda agent: agent.refuse(grpc.StatusCode.CANCELLED), "(CANCELLED)"),
     "empty": (lambda agent: agent.give(), f"no certificate of {URI}; it gives: none"),
     "another id": (
         lambda agent: agent.give(Authority().svid("spiffe://public/ns/default/stock")),
