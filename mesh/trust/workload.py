@@ -26,7 +26,7 @@ __all__ = ["SVID", "Workload", "WorkloadAPI", "WorkloadAPIError", "following"]
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 30.0  # An agent may learn of a registration some seconds after it was made.
+START_SECONDS = 15.0  # An agent may learn of a registration some seconds after it was made.
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 15.0
 MAX_NAMED = 8

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from gateway.cli.configure import gateway_config
 from gateway.cli.options import GatewayOptions
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, MissingDependencyError
 from mesh.registry import Registry
 from mesh.trust import files, workload
 from mesh.trust.files import guarding
@@ -235,7 +236,7 @@ async def test_a_start_that_waited_in_vain_says_what_to_do(
         return
     async with agent:
         await start()
-        assert agent.asked > 1
+        assert agent.asked > 1  # With longer and longer waits in between.
         await eventually(lambda: _equal(agent.streams, 0))
 
 
@@ -259,6 +260,13 @@ async def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_forever(
         with pytest.raises(ConfigError, match="does not answer"):
             async with shop(Agent(f"unix://{tmp_path}/agent.sock")):
                 raise AssertionError
+
+
+def test_without_its_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bindings.spiffe", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(MissingDependencyError, match=r"the SPIFFE Workload API needs .*\[spiffe\]"):
+        Registry().workload_api()
 
 
 @pytest.mark.parametrize(
