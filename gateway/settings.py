@@ -19,12 +19,10 @@ from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.resources.component import HTTPEndpoint, header_refusal, in_kubernetes
 from mesh.resources.configuration import Configuration
+from mesh.scopes import in_scope
 from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, RootSecret, TrustSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mesh.resources.component import Component
     from mesh.resources.loader import ResourceFiles
 
 __all__ = ["Reader", "endpoint_client", "load_settings"]
@@ -147,18 +145,26 @@ class Reader:
         if trust is None:
             return None
         if trust.secret is not None:
-            self._root = self._root or trust.secret.among(self._stores())
+            self._root = self._root or self._found(trust.secret)
             trust = replace(trust, secret=self._root)
         if trust.trust_domain:
             return trust
         rules = self._configuration.spec.access_control
         return replace(trust, trust_domain=DEFAULT_TRUST_DOMAIN if rules is None else rules.trust_domain)
 
-    def _stores(self) -> Sequence[Component]:
-        """Read what a root may be in: its scopes do not count, as no application is to read it."""
+    def _found(self, root: RootSecret) -> RootSecret:
+        """Find the store of a root, also by scopes that no application is in: none is to read it."""
         from mesh.resources.loader import load_resources
 
-        return load_resources(self._config.resource_paths, namespace=self._namespace, together=False).components
+        loaded = load_resources(self._config.resource_paths, namespace=self._namespace, together=False)
+        found = root.among(loaded.components)
+        store = found.component
+        if store is not None and in_scope(store.scopes, self._config.app_id):
+            text = (
+                f"application {self._config.app_id} can read the root in {root}, and be anybody; write scopes: [nobody]"
+            )
+            self.warnings.append(store.problem(text))
+        return found
 
     def _read_configuration(self) -> None:
         """Read what ``--config`` names; what is wrong leaves it as it was."""

@@ -17,7 +17,7 @@ from gateway.cli.configure import gateway_config
 from gateway.cli.dispatch import main
 from gateway.cli.options import GatewayOptions
 from gateway.settings import load_settings
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, Problem
 from mesh.registry import Registry
 from mesh.trust import files, secret
 from mesh.trust.certificates import check_chain, make_root, read_certificates
@@ -296,11 +296,17 @@ def test_a_gateway_finds_the_store_and_its_application_does_not(store: Store, tm
     config = gateway_config(options, {"MESH_HOME": str(tmp_path)})
     assert config.trust is not None
     assert config.trust.folder is None
-    settings = load_settings(config, [])
+    warnings: list[Problem] = []
+    settings = load_settings(config, warnings)
+    assert warnings == []
     assert settings.trust is not None
     assert settings.trust.secret is not None
     assert settings.trust.secret.component is not None
     assert "vault" not in {each.name for each in settings.components or ()}
+    (store.resources / "vault.yaml").write_text(RESOURCE.format(file="x").replace("nobody", "shop"))
+    load_settings(config, warnings)
+    [warning] = warnings
+    assert "application shop can read the root in vault/root, and be anybody" in str(warning)
     for given, told in (
         (GatewayOptions(app_id="shop", trust_secret="vault"), "is not STORE/NAME"),
         (GatewayOptions(app_id="shop", trust_secret="v/r", trust_dir="t"), "there can be one"),
