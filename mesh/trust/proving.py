@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mesh.registry import needs
+from mesh.registry import Registry, needs
 from mesh.telemetry import Observer
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["proving"]
 
 @asynccontextmanager
 async def proving(
-    settings: TrustSettings | None, namespace: str, app_id: str, observer: Observer
+    settings: TrustSettings | None, namespace: str, app_id: str, registry: Registry, observer: Observer
 ) -> AsyncIterator[Guard | None]:
     """Give the guard of a node while it is entered; None without settings.
 
@@ -33,5 +33,5 @@ async def proving(
         from mesh.trust.files import guarding
     except ImportError as error:
         raise needs("a proven identity", error.name or "") from error
-    async with guarding(settings, namespace, app_id, observer) as guard:
+    async with guarding(settings, namespace, app_id, registry, observer) as guard:
         yield guard
