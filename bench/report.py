@@ -116,7 +116,8 @@ class Results:
             "Written by `python -m bench`; do not edit. Each backbone beside its own client:",
         ]
         lines += [", ".join(f"[{name}](RESULTS-{name}.md)" for name in CLIENTS) + ";"]
-        lines += ["[components](RESULTS-components.md) beside their drivers.", ""]
+        lines += ["[components](RESULTS-components.md) beside their drivers;"]
+        lines += ["[metrics, spans and signatures](RESULTS-watch.md) beside gateways without them.", ""]
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
         lines += [f"- load average before and after: {self.load[0]:.1f}, {self.load[1]:.1f}", ""]
         lines += ["## Goals", "", *verdicts(self.goals), "", "## Figures", "", *figures(self.rows)]
