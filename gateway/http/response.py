@@ -60,6 +60,8 @@ def _connection(request: web.BaseRequest, *, keep_alive: bool) -> str:
 
 def completed(fields: Fields, further: Sequence[tuple[str, str]]) -> Fields:
     """Add what is not said yet: of most fields there may be one, and whoever answers knows better."""
+    if not fields:
+        return [*further]
     given = {name.lower() for name, _ in fields}
     lacking = [
         each
