@@ -25,7 +25,7 @@ __all__ = ["Goal", "Results", "figures", "goals", "machine", "show", "verdicts"]
 
 HOW = """\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
-  alternating order; a figure is the median over the rounds, a ratio the median of the ratios within each round.
+  another order; a figure is the median over the rounds, a ratio the median of the ratios within each round.
   Compare variants of one run; absolute figures depend on the machine and what else it does.
 - **Goals** compare with the cheaper of two, in every round: the bare work in one piece, and the sum of its bare
   parts, each measured alone.

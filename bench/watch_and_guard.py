@@ -38,7 +38,7 @@ MOST_SIGNED = 120.0
 
 HOW = f"""\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
-  alternating order; a figure is the median over the rounds, a goal and what is added the median of what each round
+  another order; a figure is the median over the rounds, a goal and what is added the median of what each round
   gave. Compare variants of one run; absolute figures depend on the machine and what else it does.
 - **{OFF}**: `--enable-metrics=false`, `samplingRate: "0"`, no `--trust-mode`; the node's own counts are always there.
   **{WATCHED}**: metrics are on, nobody scrapes them, and the rate is `"0"`. The others have that too, and are
