@@ -157,7 +157,7 @@ def test_goals_of_watching_and_guarding_are_met_or_missed() -> None:
     rows.append(row("invoke", SIGNED, (164.0, 272.5), odd, (164.0, 272.5)))
     results = WatchResults(rows, {"date": "today"}, (0.1, 0.2))
     found = [(pytest.approx(goal.value), goal.met) for goal in results.goals]
-    assert found == [(4, True), (6, False), (60, True), (61, False), (120.5, False)]
+    assert found == [(100 * 16 / 300, False), (60, True), (61, False), (120.5, False)]
     assert ("invoke", TRACED, "callee", 2) in results.added
     page = results.markdown()
     assert page.count("**missed**") == 3
