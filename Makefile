@@ -80,6 +80,9 @@ compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: m
 
 bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all; components: COMPONENTS=all
 	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS)))
+ifeq ($(BACKBONE)$(COMPONENTS),)
+	$(BIN)/python -m bench --only watch
+endif
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -48,7 +48,7 @@ from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, IdentityAwayError, MeshError
 from mesh.policies import Guard, Policy, Verdict
 from mesh.recent import Recent
-from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
+from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS
 
 if TYPE_CHECKING:
     from mesh.operation import Arrival, Operation
@@ -220,7 +220,7 @@ async def _observed(
         raise
     finally:
         seconds = time.perf_counter() - started
-        observer(Observed(name, (*labels(passing), outcome), 1, seconds, details(passing, result)))
+        observer(name, (*labels(passing), outcome), 1, seconds, details(passing, result))
     return result
 
 

@@ -9,10 +9,10 @@ import base64
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Protocol
 
 from mesh.spans import Begun, Sink, SpanKind, Value
 
@@ -33,7 +33,6 @@ __all__ = [
     "OK",
     "OPERATIONS",
     "OTHER",
-    "Observed",
     "Observer",
     "POLICIES_ACTIVATED",
     "POLICIES_APPLIED",
@@ -256,38 +255,43 @@ def child_span(traceparent: str) -> str:
 NOT_TRACED = Tracing(0.0)
 
 
-class Observed(NamedTuple):
-    """Something that happened, as pipelines and blocks tell it.
+class Observer(Protocol):
+    """Is told what happens by pipelines and blocks, some of it for each operation: in arguments, not in a value."""
 
-    Attributes:
-        name: One of the names above.
-        labels: As the name's comment says.
-        times: How often.
-        seconds: How long it took; 0 where that is not measured.
-        details: What more there is to tell; counters leave it out.
-    """
+    def __call__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        times: int = 1,
+        seconds: float = 0.0,
+        details: tuple[str, ...] = (),
+    ) -> None:
+        """Take note of something that happened.
 
-    name: str
-    labels: tuple[str, ...]
-    times: int = 1
-    seconds: float = 0.0
-    details: tuple[str, ...] = ()
-
-
-Observer = Callable[[Observed], None]
+        Args:
+            name: One of the names above.
+            labels: As the name's comment says.
+            times: How often.
+            seconds: How long it took; 0 where that is not measured.
+            details: What more there is to tell; counters leave it out.
+        """
 
 
 def both(first: Observer, second: Observer) -> Observer:
     """Tell two observers."""
 
-    def tell(observed: Observed) -> None:
-        first(observed)
-        second(observed)
+    def tell(
+        name: str, labels: tuple[str, ...], times: int = 1, seconds: float = 0.0, details: tuple[str, ...] = ()
+    ) -> None:
+        first(name, labels, times, seconds, details)
+        second(name, labels, times, seconds, details)
 
     return tell
 
 
-def nobody(observed: Observed) -> None:
+def nobody(
+    name: str, labels: tuple[str, ...], times: int = 1, seconds: float = 0.0, details: tuple[str, ...] = ()
+) -> None:
     """Observe nothing."""
 
 
@@ -303,9 +307,15 @@ class Counters:
         self._counts: dict[tuple[str, ...], int] = {}
         self._series: Counter[str] = Counter()
 
-    def __call__(self, observed: Observed) -> None:
+    def __call__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        times: int = 1,
+        seconds: float = 0.0,
+        details: tuple[str, ...] = (),
+    ) -> None:
         """Count what happened."""
-        name, labels, times, _, _ = observed
         counts, key = self._counts, (name, *labels)
         if key in counts:
             counts[key] += times

@@ -230,7 +230,7 @@ class HTTPApplication:
         except (ConnectError, ResponseError, TimeoutError):
             healthy = False
         if self.recorder is not None:
-            self.recorder.record((PROBED, (self.speaks, status), ()), (time.perf_counter() - started) * 1000)
+            self.recorder(PROBED, (self.speaks, status), 1, time.perf_counter() - started)
         return healthy
 
     async def _probe_health(self, health: HealthCheck) -> tuple[str, bool]:

@@ -84,7 +84,7 @@ class Metrics:
         category = next(
             (name for begin, name in _CATEGORIES if error.code.removeprefix("ERR_").startswith(begin)), "common"
         )
-        self.recorder.record((ERRORS_TOLD, (error.code, category), ()), 0.0)
+        self.recorder(ERRORS_TOLD, (error.code, category))
 
     async def text(self, runtime: Runtime, backlogs: Backlogs) -> bytes:
         """Give everything as Prometheus reads it, a moment old at most: however many ask, it is made as often."""

@@ -17,7 +17,7 @@ from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, new_id
 from mesh.spans import SpanKind, Value
-from mesh.telemetry import BATCHES, NOT_TRACED, UNTOLD, Observed, Observer, Tracing, nobody
+from mesh.telemetry import BATCHES, NOT_TRACED, UNTOLD, Observer, Tracing, nobody
 
 __all__ = ["Batcher", "delivery_tags", "folded"]
 
@@ -154,7 +154,7 @@ class Batcher:
         else:
             results, default = judge_bulk(status, answer)
         seconds = time.perf_counter() - started
-        self._observer(Observed(BATCHES, (self._pubsub, topic), len(entries), seconds))
+        self._observer(BATCHES, (self._pubsub, topic), len(entries), seconds)
         for entry in entries:
             if not entry.result.done():
                 entry.result.set_result(results.get(entry.entry_id, default))

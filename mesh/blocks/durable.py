@@ -44,7 +44,7 @@ from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import pack, unpack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
-from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Observed, Tracing
+from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing
 
 __all__ = ["ACCEPT", "BLOCK", "CALLS", "OUTCOME", "DurableCall", "DurableInvocation"]
 
@@ -238,7 +238,7 @@ class DurableInvocation:
             deliver,
             retry=policy.retry,
             dead_letter=callee.give_up,
-            count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
+            count=lambda outcome: observer(telemetry.DURABLE_CALLS, (self._app_id, outcome)),
             ack_wait=options.ack_wait,
             condition=self._parts.inbound.conditions.of("durable", self._app_id),
         )

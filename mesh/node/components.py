@@ -32,7 +32,7 @@ from mesh.resources.component import (
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.settings import declared_by, without_effect
-from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Observed, Tracing
+from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Tracing
 
 __all__ = [
     "Components",
@@ -329,7 +329,7 @@ async def open_component(
         raise
     finally:
         if parts.own_observer is not None:
-            parts.own_observer(Observed(COMPONENTS_OPENED, (component.name, component.type, outcome)))
+            parts.own_observer(COMPONENTS_OPENED, (component.name, component.type, outcome))
     return entry
 
 

@@ -17,7 +17,7 @@ from cryptography import x509
 from mesh.address import Address, Kind, decode_token
 from mesh.broker import Message
 from mesh.errors import UnprovenError
-from mesh.telemetry import UNPROVEN, Observed, Observer, nobody
+from mesh.telemetry import UNPROVEN, Observer, nobody
 from mesh.trust.certificates import verify
 from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
@@ -447,7 +447,7 @@ class Guard:
 
     def refuse(self, what: Literal["request", "answer", "told"] | What, at: str, kind: str, reason: str) -> None:
         """Count it, and say so now and then."""
-        self._observer(Observed(UNPROVEN, (what, kind)))
+        self._observer(UNPROVEN, (what, kind))
         self._refused += 1
         now = time.monotonic()
         if now >= self._quiet_until:

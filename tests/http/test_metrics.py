@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.config import HealthCheck
 from gateway.grpc.messages import message
 from gateway.http.scraping import PREFERRED_PORT
+from gateway.http2.client import HTTP2Client
 from mesh.errors import ConfigError
 from tests.grpc.app import GRPCApp, fail, invoked
 from tests.grpc.harness import client
@@ -382,3 +383,21 @@ async def test_input_bindings(memory: Backbone, tmp_path: Path) -> None:
             assert found.get("dapr_component_input_binding_count", {}).get(labels, 0) >= 1
 
         await eventually(told)
+
+
+async def test_bodies_of_requests_are_measured_as_they_came(memory: Backbone, tmp_path: Path) -> None:
+    """Also those that say no length before."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for part in (b'[{"key":"k",', b'"value":1}]'):
+            yield part
+
+    state = "/v1.0/state/statestore"
+    async with gateway(memory, tmp_path, ready=False, **ON) as node:
+        async with node.session.post(f"{node.url}{state}", data=parts()) as answer:
+            assert answer.status == 204
+        calling = HTTP2Client("127.0.0.1", node.gateway.port)
+        async with calling as http2, http2.call("POST", state, [], parts()) as told:
+            assert told.status == 204
+        found = await scraped(node)
+    assert found["dapr_http_server_request_bytes_sum"][labelled()] == 2 * len(b'[{"key":"k","value":1}]')

@@ -19,7 +19,7 @@ from mesh.policies import CircuitBreaker, Guard, Policy
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
 from mesh.resources.metric_patterns import PathPatterns, substitution
-from mesh.telemetry import EVENTS_PUBLISHED, OPERATIONS, OTHER, Observed
+from mesh.telemetry import EVENTS_PUBLISHED, OPERATIONS, OTHER
 
 COMPONENT = "component namespace operation success"
 EVENT = "component namespace success topic"
@@ -99,8 +99,8 @@ def test_labels_are_bounded() -> None:
     """What comes beyond is counted together, under the labels that are known."""
     recorder = Recorder()
     for number in range(MAX_SERIES + 5):
-        recorder(Observed(EVENTS_PUBLISHED, ("pubsub", f"t{number}")))
-        recorder(Observed(OPERATIONS, ("state", "get", f"s{number}", "ok")))
+        recorder(EVENTS_PUBLISHED, ("pubsub", f"t{number}"))
+        recorder(OPERATIONS, ("state", "get", f"s{number}", "ok"))
     assert len(lines(recorder, "mesh_events_published_total")) == MAX_SERIES + 1
     assert f'mesh_events_published_total{{app_id="app",component="{OTHER}",topic="{OTHER}"}} 5' in lines(
         recorder, "mesh_events_published_total"
@@ -135,7 +135,7 @@ def test_labels_are_cut() -> None:
     """Each is written for every bucket."""
     recorder = Recorder()
     for _ in range(2):
-        recorder(Observed(EVENTS_PUBLISHED, ("pubsub", "t" * 10_000)))
+        recorder(EVENTS_PUBLISHED, ("pubsub", "t" * 10_000))
     topic = "t" * MAX_LABEL
     assert lines(recorder, "mesh_events_published_total") == [
         f'mesh_events_published_total{{app_id="app",component="pubsub",topic="{topic}"}} 2'
@@ -150,7 +150,7 @@ def test_whatever_is_observed_can_be_counted() -> None:
     assert names <= SOURCES.keys()
     recorder = Recorder()
     for name in names:
-        recorder(Observed(name, ("x",) * len(SOURCES[name])))
+        recorder(name, ("x",) * len(SOURCES[name]))
     assert {key[0] for key in recorder.snapshot()} == names
 
 
@@ -158,7 +158,7 @@ def test_histograms() -> None:
     """Buckets include their bound, and count everything below."""
     recorder = Recorder(buckets=(1, 10))
     for milliseconds in (0.5, 1, 2, 10, 11):
-        recorder.record((HTTP_SERVED, ("GET", "/", "200"), ()), milliseconds)
+        recorder(HTTP_SERVED, ("GET", "/", "200"), 1, milliseconds / 1000)
     labels = 'app_id="app",method="GET",path="/",status="200"'
     name = "dapr_http_server_latency"
     assert lines(recorder, f"{name}_bucket") == [
