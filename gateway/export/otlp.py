@@ -128,12 +128,12 @@ def _exporter(target: OTLP, session: requests.Session) -> SpanExporter:
         return OverHTTP(
             endpoint=target.endpoint, headers=headers, timeout=target.timeout, compression=compression, session=session
         )
-    import grpc  # Loads its library.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGRPC
+    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as over_grpc  # Loads grpcio.
 
     given = {name.lower(): value for name, value in headers.items()}
-    compression = grpc.Compression.Gzip if target.gzip else grpc.Compression.NoCompression
-    return OverGRPC(
+    compressions = over_grpc.Compression  # type: ignore[attr-defined]  # Of its argument; it names it nowhere else.
+    compression = compressions.Gzip if target.gzip else compressions.NoCompression
+    return over_grpc.OTLPSpanExporter(
         endpoint=target.endpoint,
         insecure=target.insecure,
         headers=given,
