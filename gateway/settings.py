@@ -168,6 +168,7 @@ class Reader:
 
     def _read_configuration(self) -> None:
         """Read what ``--config`` names; what is wrong leaves it as it was."""
+        from gateway.metrics.settings import rules_without_effect
         from mesh.resources.loader import load_configuration_file
 
         merged = Configuration()
@@ -176,9 +177,12 @@ class Reader:
         domain = "" if trust is None else trust.trust_domain
         for path in self._config.configuration_files:
             try:
-                merged = merged.overlaid(load_configuration_file(path, os.environ, self.warnings, domain))
+                configuration = load_configuration_file(path, os.environ, self.warnings, domain)
             except ConfigError as error:
                 problems += error.problems
+                continue
+            self.warnings += rules_without_effect(configuration)
+            merged = merged.overlaid(configuration)
         self.bad += problems
         if not problems:
             self._configuration = merged

@@ -18,6 +18,7 @@ from mesh.spans import Begun, Sink, SpanKind, Value
 
 __all__ = [
     "ACCESS",
+    "ANSWERED_BY",
     "APPLICATION_CALLED",
     "ARRIVALS",
     "BAGGAGE",
@@ -48,6 +49,7 @@ __all__ = [
     "trace_bin",
     "trace_header",
     "unusable",
+    "who_answered",
     "within",
 ]
 
@@ -95,8 +97,16 @@ SAMPLED, NOT_SAMPLED = "01", "00"
 BAGGAGE = "baggage"
 CURRENT: ContextVar[str] = ContextVar("traceparent", default="")
 """The span within which this task works, for lines of the log."""
+ANSWERED_BY: ContextVar[str] = ContextVar("answered_by", default="")
+"""The middleware that gave the last answer in this task in the application's place, for lines of the log."""
 UNTOLD: AbstractContextManager[None] = nullcontext()
 """In the place of a span that is not recorded."""
+
+
+def who_answered(what: object) -> str:
+    """Say what was answered, and by whom: the application, or a middleware that has not passed the request on."""
+    by = ANSWERED_BY.get()
+    return f"the middleware {by} answered {what}" if by else f"the application answered {what}"
 
 
 def is_traceparent(value: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.parsing import Parser
 from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
+from gateway.metrics.settings import rules_without_effect
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
 from mesh.blocks.middleware import check_pipelines, scoped_in_pipelines
@@ -175,6 +176,8 @@ def check(paths: Sequence[Path]) -> Findings:
     _check_resources(resources, findings, seen)
     for file in configurations:
         _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
+    for configuration in findings.configurations:
+        findings.warn(rules_without_effect(configuration))
     # What a pipeline names may be in a file that could not be read.
     for configuration in findings.configurations if findings.components and not findings.unseen else ():
         findings.add(check_pipelines(findings.components, frozenset(), configuration))

@@ -22,6 +22,7 @@ from mesh.application import AppResponse, Headers
 from mesh.errors import BadArgumentError, MeshError
 from mesh.middleware import Answer, MiddlewareError, Onward
 from mesh.middleware import Request as Passing
+from mesh.telemetry import ANSWERED_BY
 
 __all__ = ["HEALTH", "Through", "middleware_stage", "towards_application"]
 
@@ -319,6 +320,7 @@ def towards_application(through: Through, app_id: str, limit: int) -> Callable[[
                     direct=direct,
                     outgoing=outgoing,
                 )
+                ANSWERED_BY.set("")
                 try:
                     answer = await onward(passing)
                 except MeshError:  # Of a middleware it is no failure of the application, and no reason to try again.
@@ -328,6 +330,7 @@ def towards_application(through: Through, app_id: str, limit: int) -> Callable[[
                         raise
                     logger.exception("a middleware towards the application failed")
                     raise MiddlewareError("a middleware failed; the gateway's log says why") from error
+                ANSWERED_BY.set(answer.by)
                 if answer.body is not None or answer.source is None:
                     body = answer.body or b""
                     fields = [each for each in answer.headers if each[0].lower() not in OF_CONNECTION]

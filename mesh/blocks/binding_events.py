@@ -42,7 +42,7 @@ from mesh.policies import Guard, Policy, Verdict
 from mesh.scopes import in_scope
 from mesh.spans import SpanKind
 from mesh.tasks import task_group
-from mesh.telemetry import BAGGAGE, UNTOLD
+from mesh.telemetry import BAGGAGE, UNTOLD, who_answered
 
 if TYPE_CHECKING:
     from mesh.application import Application
@@ -184,7 +184,7 @@ class Here:
                 await carry_out(said, self._parts.run, self._context(headers), states=source.answers)
                 answer.append(said.data or b"")
                 return SUCCESS
-            return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+            return Attempt(Outcome.RETRY, who_answered(status), status)
 
         labels = "binding", name
         # Made first: the condition's breaker is that of the second.

@@ -25,7 +25,7 @@ from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFail
 from mesh.event import CLOUDEVENTS_JSON, decode_header_value, encode_header_value, is_structured, members_of
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
-from mesh.telemetry import BAGGAGE, is_baggage
+from mesh.telemetry import BAGGAGE, is_baggage, who_answered
 
 __all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
 
@@ -306,8 +306,8 @@ def judge(status: int, answer: bytes) -> Attempt:
         if not isinstance(said, str) or said in ("", "SUCCESS"):
             return SUCCESS
         if said == "DROP":
-            return Attempt(Outcome.DROP, "the application answered DROP", status)
-        return Attempt(Outcome.RETRY, f"the application answered {said[:40]}")
+            return Attempt(Outcome.DROP, who_answered("DROP"), status)
+        return Attempt(Outcome.RETRY, who_answered(said[:40]))
     if status == 404:
-        return Attempt(Outcome.DROP, "the application answered 404", status)
-    return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+        return Attempt(Outcome.DROP, who_answered(404), status)
+    return Attempt(Outcome.RETRY, who_answered(status), status)

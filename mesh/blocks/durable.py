@@ -44,7 +44,7 @@ from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import pack, unpack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
-from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing
+from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
 
 __all__ = ["ACCEPT", "BLOCK", "CALLS", "OUTCOME", "DurableCall", "DurableInvocation"]
 
@@ -354,7 +354,7 @@ class _Callee:
         except AppFailedError as error:
             return Attempt(Outcome.RETRY, str(error), broken=True)
         if status >= 500 or status in RETRIED_STATUSES:
-            return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+            return Attempt(Outcome.RETRY, who_answered(status), status)
         await self._finish(
             delivery,
             replace(record, state=State.SUCCEEDED, status=status, headers=answered, body=body, truncated=truncated),

@@ -25,12 +25,13 @@ from mesh.resources.configuration import (
     APISpec,
     Configuration,
     ConfigurationSpec,
+    Metrics,
     SecretKeyRef,
     Tracing,
 )
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
-from mesh.resources.metric_patterns import metric_problems
+from mesh.resources.metric_patterns import metric_problems, metric_warnings
 from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host
 from mesh.values import is_host
@@ -329,10 +330,30 @@ def configuration(
     if len(problems) > before:
         return None
     meta = model.metadata
-    places = _handlers(document, model.spec)
+    sections = {"metric": model.spec.metric, "metrics": model.spec.metrics}
+    for name, section in sections.items():
+        warnings += [document.problem(*each) for each in metric_warnings(section, ("spec", name))]
     return Configuration(
-        meta.name, model.spec, meta.namespace, file=document.file, line=document.line, handlers_at=places
+        meta.name,
+        model.spec,
+        meta.namespace,
+        file=document.file,
+        line=document.line,
+        handlers_at=_handlers(document, model.spec),
+        rules_at=_rules(document, sections),
     )
+
+
+def _rules(document: Document, sections: Mapping[str, Metrics | None]) -> dict[tuple[str, int, int | None], Problem]:
+    """Note where rules of metrics and their labels stand: which there are is known later."""
+    found: dict[tuple[str, int, int | None], Problem] = {}
+    for name, section in sections.items():
+        for number, rule in enumerate(() if section is None else section.rules):
+            at = ("spec", name, "rules", number)
+            found[name, number, None] = document.problem("", (*at, "name"))
+            for place in range(len(rule.labels)):
+                found[name, number, place] = document.problem("", (*at, "labels", place, "name"))
+    return found
 
 
 def _handlers(document: Document, spec: ConfigurationSpec) -> dict[tuple[str, int], Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -228,6 +229,33 @@ async def test_a_configuration_has_a_say(memory: Backbone, tmp_path: Path) -> No
     assert found["dapr_error_code_total"] == {
         labelled(error_code="ERR_STATE_STORE_NOT_FOUND", category="state"): 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip", True),
+        ("br, GZIP; q=0.5", True),
+        ("gzip;q=0, *", False),
+        ("x-gzip", False),
+        ("", False),
+    ],
+)
+async def test_packed_for_who_takes_it(memory: Backbone, tmp_path: Path, accepted: str, packed: bool) -> None:
+    """What comes out of it is what others get within the same second."""
+    async with gateway(memory, tmp_path, ready=False, **ON) as node:
+        url = f"http://127.0.0.1:{node.gateway.metrics_port}/metrics"
+
+        async def same() -> None:
+            async with node.session.get(url) as response:
+                plain = await response.read()
+            async with node.session.get(url, headers={"Accept-Encoding": accepted}) as response:
+                assert response.headers["Vary"] == "Accept-Encoding"
+                assert response.headers.get("Content-Encoding") == ("gzip" if packed else None)
+                body = await response.read()
+            assert (gzip.decompress(body) if packed else body) == plain
+
+        await eventually(same)
 
 
 async def test_there_may_be_none(memory: Backbone, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -308,6 +309,31 @@ async def test_what_it_refuses_does_not_reach_the_application(
         else:
             assert reply.json["errorCode"] == "ERR_DIRECT_INVOKE"
             assert b"nobody answers" not in reply.body
+
+
+async def test_the_log_names_the_middleware_that_answers(
+    memory: Backbone, app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the application's place; where it passes the request on, the application has answered."""
+    spec = {"pubsubname": "pubsub", "topic": "t", "routes": {"default": "/t"}}
+    made = theirs(pass_on="mark", no="refuse") + yaml("Subscription", "s", spec, version="v2alpha1")
+    app.answer("/t", 500)
+    caplog.set_level(logging.INFO, "mesh")
+    for names, said in (
+        (["pass_on", "no"], "the middleware no answered 418"),
+        (["pass_on"], "the application answered 500"),
+    ):
+        caplog.clear()
+        ways = configuration(appHttpPipeline=[f"{name}:theirs" for name in names])
+        async with through(memory, tmp_path, made, ways, app=app) as node:
+            await node.publish("t")
+
+            def told(said: str = said) -> None:
+                assert f"attempt 1 failed: {said}; " in caplog.text
+
+            await eventually(told)
+        answered = re.findall(r"the (?:application|middleware \w+) answered \d+", caplog.text)
+        assert set(answered) == {said}, caplog.text
 
 
 async def test_what_is_told_is_on_failures_too(memory: Backbone, tmp_path: Path) -> None:

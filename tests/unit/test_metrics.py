@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.check import check
+from gateway.config import GatewayConfig
 from gateway.metrics.endpoint import breaker_states
 from gateway.metrics.exposition import exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Rules
 from gateway.metrics.sources import BREAKERS, GATEWAY, HTTP_SERVED, SOURCES
 from gateway.metrics.table import METRICS
+from gateway.settings import load_settings
 from mesh import telemetry
 from mesh.conditions import Conditions
-from mesh.errors import BrokerUnavailableError, ConfigError
+from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.policies import CircuitBreaker, Guard, Policy
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
@@ -250,3 +253,44 @@ def test_what_cannot_be_meant_is_told_with_its_place(
     (problem,) = raised.value.problems
     assert str(problem).startswith(f"{path}:{place}: spec.{section.strip()}.")
     assert message in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("rule", "place", "said"),
+    [
+        (
+            "{name: dapr_http_server_latncy, labels: []}",
+            "4:33: spec.metrics.rules[0].name",
+            "a gateway has no metric 'dapr_http_server_latncy'; did you mean 'dapr_http_server_latency'?",
+        ),
+        ("{name: dapr_runtime_actor_timers}", "4:33: spec.metrics.rules[0].name", "has no metric"),
+        (
+            "{name: http/server/latency, labels: [{name: paht, regex: {x: y}}]}",
+            "4:70: spec.metrics.rules[0].labels[0].name",
+            "dapr_http_server_latency has no label 'paht', but app_id, method, path, status",
+        ),
+        (
+            "{name: http_server_latency, labels: [{name: path, regex: {$9: y}}]}",
+            "4:88: spec.metrics.rules[0].labels[0].regex.$9",
+            "'y' has no group '9', so that nothing takes the place of $9",
+        ),
+        (
+            "{name: http_server_latency, labels: [{name: path, regex: {$1x: (y)}}]}",
+            "4:89: spec.metrics.rules[0].labels[0].regex.$1x",
+            "'(y)' has no group '1x', so that nothing takes the place of $1x; did you mean ${1}x?",
+        ),
+    ],
+)
+def test_rules_without_effect_are_told(rule: str, place: str, said: str, tmp_path: Path) -> None:
+    """By ``mesh check`` and at start, with their place; Dapr has more metrics, so the file loads."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\n"
+        "spec: {metrics: {rules: [" + rule + "]}}\n"
+    )
+    [warning] = check([path]).warnings
+    assert str(warning).startswith(f"{path}:{place}: ")
+    assert said in str(warning)
+    at_start: list[Problem] = []
+    load_settings(GatewayConfig("app", home=tmp_path, configuration_files=(path,)), at_start)
+    assert at_start == [warning]
