@@ -301,7 +301,7 @@ def test_what_was_not_looked_at(
     where = "." if files is not None else "away"
     main(["check", "--security", where])
     out = capsys.readouterr().out
-    assert out.endswith(f"so far nothing open\nwhat is open was not looked for in {unseen[0]}\n")
+    assert out.endswith(f"so far nothing open\nwhat is open was not looked for everywhere in {unseen[0]}\n")
     if files:
         Path("z.yaml").write_text(component("state.redis", redisHost=REMOTE))
         assert main(["check", "--security", "-o", "json", where]) == 1
