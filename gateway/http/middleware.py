@@ -1,11 +1,14 @@
 """Puts requests over HTTP into the shape that middleware knows (`mesh/middleware.py`), and its answers back.
 
-In front of the API it is a stage (`gateway/http/stages.py`); what asks for the gateway's health passes none.
+In front of the API it is a stage (`gateway/http/stages.py`). What asks for the gateway's health passes none, and
+neither does who asks about it with the key of its entry in ``gateway/runs.py``: ``mesh status`` has no token of an
+identity provider, nor a browser to log in with.
 Towards the application it is around each call of `HTTPApplication`, whatever it is made for, but for probes of health.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,10 +26,12 @@ from mesh.errors import BadArgumentError, MeshError
 from mesh.middleware import Answer, MiddlewareError, Onward
 from mesh.middleware import Request as Passing
 
-__all__ = ["HEALTH", "Through", "middleware_stage", "towards_application"]
+__all__ = ["HEALTH", "KEY_HEADER", "Through", "middleware_stage", "towards_application"]
 
 logger = logging.getLogger(__name__)
 
+KEY_HEADER = "mesh-key"
+ABOUT_IT = (("GET", "/v1.0/metadata"), ("PUT", "/v1.0/metadata/appPID"))
 HEALTH = ("/v1.0/healthz", "/v1.0/healthz/outbound")
 OF_CONNECTION = frozenset(("connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer"))
 READ_BYTES = 64 * 1024
@@ -99,6 +104,7 @@ def middleware_stage(
     read: ReadBody,
     app_id: str,
     named_by: Callable[[Passing], str | None],
+    key: str,
 ) -> Callable[[Handler], Handler] | None:
     """Make the stage; None = there is no middleware.
 
@@ -108,10 +114,13 @@ def middleware_stage(
         read: Reads the body of a request, up to the limit.
         app_id: The gateway's own application.
         named_by: Gives the app id that is called because a request's header names it.
+        key: Who sends it is told about the gateway past the middleware.
     """
     if through(_nowhere) is None:
         return None
     logger.info("the HTTP API passes spec.httpPipeline; that of gRPC passes no middleware, as in Dapr")
+
+    expected = key.encode()
 
     def stage(handler: Handler) -> Handler:
         async def route(passing: Passing) -> Answer:
@@ -135,6 +144,9 @@ def middleware_stage(
         async def passed(request: web.BaseRequest) -> Answered:
             path, query = split_target(request)
             if request.method == "GET" and path in HEALTH:
+                return cast("Answered", await handler(request))
+            given = request.headers.get(KEY_HEADER, "").encode("utf-8", "surrogateescape")
+            if (request.method, path) in ABOUT_IT and hmac.compare_digest(given, expected):
                 return cast("Answered", await handler(request))
             incoming = _Incoming(request, read)
             passing = _OfClient(
