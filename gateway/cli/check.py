@@ -75,7 +75,14 @@ def run(words: Sequence[str]) -> int:
     if found.security:
         from gateway.cli.security import look
 
-        openings = look(findings.components, findings.endpoints, findings.configurations, findings.apps, os.environ)
+        openings = look(
+            findings.components,
+            findings.endpoints,
+            findings.configurations,
+            findings.apps,
+            os.environ,
+            findings.environments,
+        )
     fails = any(found.strict or each.severity != "low" for each in openings)
     if found.strict:
         findings.add(findings.warnings)
@@ -128,6 +135,7 @@ class Findings:
         configurations: Likewise.
         apps: The gateways of templates, each with its template's file.
         unseen: Files and folders of which not all is in the above, for something is wrong with their form.
+        environments: Of applications of templates, each with its template's file and its app id.
         middleware: Components that a pipeline may name, also those with which something is wrong.
         pipelines: Configurations, likewise.
         complete: Whether all that a pipeline may name is known.
@@ -143,6 +151,7 @@ class Findings:
     configurations: list[Configuration] = field(default_factory=list)
     apps: list[tuple[str, GatewayConfig]] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    environments: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     middleware: list[Component] = field(default_factory=list)
     pipelines: list[Configuration] = field(default_factory=list)
     complete: bool = True
@@ -305,6 +314,7 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
         return
     findings.warn(warnings)
     findings.apps += [(str(file), spec.config) for spec in specs]
+    findings.environments += [(str(file), spec.config.app_id, spec.environment) for spec in specs]
     for spec in specs:
         files = [file for path in spec.config.resource_paths for file in _files(_shortened(path), findings)]
         _check_resources(files, findings, seen)
