@@ -120,8 +120,6 @@ def middleware_stage(
         return None
     logger.info("the HTTP API passes spec.httpPipeline; that of gRPC passes no middleware, as in Dapr")
 
-    expected = key.encode()
-
     def stage(handler: Handler) -> Handler:
         async def route(passing: Passing) -> Answer:
             incoming = cast("_OfClient", passing).incoming
@@ -133,20 +131,14 @@ def middleware_stage(
             finally:
                 if isinstance(incoming.request, Request) and isinstance(changed, Request):
                     _note_answer(incoming.request, changed)
-            if passing.told and not answered.prepared:
-                answered.fields += passing.told
-            whole = answered.body if isinstance(answered, Response) else None
-            return Answer(answered.status, answered.fields, whole, answered)
+            return _told(passing, answered)
 
         onward = through(route)
         assert onward is not None
 
         async def passed(request: web.BaseRequest) -> Answered:
             path, query = split_target(request)
-            if request.method == "GET" and path in HEALTH:
-                return cast("Answered", await handler(request))
-            given = request.headers.get(KEY_HEADER, "").encode("utf-8", "surrogateescape")
-            if (request.method, path) in ABOUT_IT and hmac.compare_digest(given, expected):
+            if _passes_by(request, path, key):
                 return cast("Answered", await handler(request))
             incoming = _Incoming(request, read)
             passing = _OfClient(
@@ -165,6 +157,22 @@ def middleware_stage(
         return passed
 
     return stage
+
+
+def _told(passing: Passing, answered: Answered) -> Answer:
+    """Give an answer of the API as middleware sees it."""
+    if passing.told and not answered.prepared:
+        answered.fields += passing.told
+    whole = answered.body if isinstance(answered, Response) else None
+    return Answer(answered.status, answered.fields, whole, answered)
+
+
+def _passes_by(request: web.BaseRequest, path: str, key: str) -> bool:
+    """Tell whether a request passes no middleware: for health, or by the gateway's user about the gateway."""
+    if request.method == "GET" and path in HEALTH:
+        return True
+    given = request.headers.get(KEY_HEADER, "").encode("utf-8", "surrogateescape")
+    return (request.method, path) in ABOUT_IT and hmac.compare_digest(given, key.encode())
 
 
 def _note_answer(request: Request, changed: Request) -> None:
