@@ -31,8 +31,8 @@ from mesh import address
 from mesh.blocks.binding_answers import carry_out, document
 from mesh.blocks.binding_contract import BindingError, BindingEvent, InputBinding, Reading
 from mesh.broker import Frame, Message
+from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Request
-from mesh.calls.telling import counts, tell
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.error_wire import from_wire, to_wire
 from mesh.errors import CircuitOpenError, MeshError, NoResponderError

@@ -32,8 +32,8 @@ import orjson
 
 from mesh import address
 from mesh.broker import Frame, Message
+from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
-from mesh.calls.telling import counts, tell
 from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoResponderError
 from mesh.node.description import answering
 from mesh.tasks import task_group

@@ -11,7 +11,7 @@ import pytest
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Frame, Message
-from mesh.calls.telling import counts, tell
+from mesh.calls.context import counts, tell
 from mesh.node.directory import Directory
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, component, gateway
