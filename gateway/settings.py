@@ -106,13 +106,17 @@ class Reader:
         )
         if not self.paths:
             return replace(settings, trust=self._trust())
-        from mesh.resources.loader import ResourceFiles
+        from mesh.resources.loader import ResourceFiles, ordered
 
         if self._files is None:
             app_id = None if config.host_only else config.app_id
             self._files = ResourceFiles(config.resource_paths, namespace=self._namespace, app_id=app_id)
-        resources = self._files.again()
-        self.bad += self._files.bad
+        self._read_configuration()
+        try:
+            resources = self._files.again()
+        except ConfigError as error:
+            raise ConfigError(ordered([*error.problems, *self.bad])) from None
+        self.bad = ordered([*self._files.bad, *self.bad])
         self.warnings += resources.warnings
         self.warnings += [
             Problem(
@@ -124,7 +128,6 @@ class Reader:
             for each in resources.configurations
             if Path(each.file or "") not in config.configuration_files
         ]
-        self._read_configuration()
         components, endpoints = resources.components, resources.http_endpoints
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             components, endpoints = in_kubernetes(components, endpoints)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -32,7 +31,18 @@ from mesh.access import Gate, naming, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
-from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, KEY, Record, Records, State, calls_of, data_of, id_of
+from mesh.blocks.durable_record import (
+    ID_HEADER,
+    KEEP_SECONDS,
+    KEY,
+    Record,
+    Records,
+    State,
+    calls_of,
+    data_of,
+    id_of,
+    new_id,
+)
 from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
@@ -149,21 +159,21 @@ class DurableInvocation:
             raise BadArgumentError(f"a delay or a window is {MAX_SECONDS / 86400:g} days at most")
         await self._store_of_records.opened()  # Without a place for the outcome nothing is accepted.
         if call.key is None:
-            return await self._store(operation, secrets.token_hex(16))
+            return await self._store(operation, new_id(app_id))
         window = max(call.window, call.delay)
         identity = f"{caller.namespace}\0{caller.app_id}\0{app_id}\0{call.key}"
         key = f"{KEY}{hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()}"
-        call_id, accepted = await self._reserve(key, window)
+        call_id, accepted = await self._reserve(key, app_id, window)
         if not accepted:  # A crash before this is noted has the next one with this key store the same call again.
             await self._store(operation, call_id)
             await self._store_of_records.write([Item(key, orjson.dumps([call_id, True]), ttl=window)])
         return call_id
 
-    async def _reserve(self, key: str, window: float) -> tuple[str, bool]:
+    async def _reserve(self, key: str, app_id: str, window: float) -> tuple[str, bool]:
         """Give the id of the call that a key stands for, and whether that was accepted already."""
         known = await self._store_of_records.get(key)
         if known is None:
-            call_id = secrets.token_hex(16)
+            call_id = new_id(app_id)
             try:
                 reserved = Item(key, orjson.dumps([call_id, False]), None, Concurrency.FIRST_WRITE, window)
                 await self._store_of_records.write([reserved])

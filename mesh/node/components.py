@@ -225,9 +225,12 @@ def check_denied(components: Sequence[Component], configuration: Configuration) 
     ]
 
 
-def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEndpoint] = ()) -> list[Problem]:
-    """Find references to secrets in resources that name no secret store."""
-    stores = [each.name for each in components if each.block == SECRETS.kind]
+def check_references(
+    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint] = (), stores: Sequence[str] | None = None
+) -> list[Problem]:
+    """Find references to secrets in resources that name no secret store; None as stores = those of the components."""
+    if stores is None:
+        stores = [each.name for each in components if each.block == SECRETS.kind]
     resources: list[Component | HTTPEndpoint] = [*(each for each in components if not each.ignore_errors), *endpoints]
     return [problem for each in resources for problem in without_store(each, stores)]
 

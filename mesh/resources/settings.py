@@ -344,4 +344,4 @@ def _missing(component: Component, declared: Setting, name: str | None) -> Probl
     if name is not None:
         return component.problem("must not be empty", setting=name)
     told = declared.told[:1].lower() + declared.told[1:].replace("`", "")
-    return component.problem(f"the setting {declared.name} is missing: {told}")
+    return component.missing(f"the setting {declared.name} is missing: {told}")

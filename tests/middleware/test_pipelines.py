@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
+import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +21,7 @@ from aiohttp import web
 
 from gateway.config import HealthCheck, Tokens
 from gateway.http2.client import HTTP2Client
+from gateway.runs import list_runs
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError
 from mesh.middleware import Answer, Given, MiddlewareError, Onward, Request
@@ -104,6 +109,46 @@ async def test_the_api_passes_what_is_listed_in_its_order(memory: Backbone, app:
         upper = [{"KEY": "k", "VALUE": "v"}]
         assert (await node.post("/v1.0/state/statestore", upper)).status == 204
         assert (await node.get("/v1.0/state/statestore/K")).body == b'"V"'
+
+
+async def test_its_user_is_told_of_the_gateway_past_it(memory: Backbone, tmp_path: Path) -> None:
+    """By the key in its entry of what runs; nobody else is, and the key opens nothing else."""
+    ways, tokens = configuration(httpPipeline=["no:theirs"]), Tokens("secret")
+    async with through(memory, tmp_path, theirs(no="refuse"), ways, registered=True, tokens=tokens) as node:
+        [run] = list_runs(tmp_path)
+        [entry] = (tmp_path / "run").glob("*.json")
+        assert stat.S_IMODE(entry.stat().st_mode) == 0o600
+        assert run.key not in repr(run)
+        known = {"dapr-api-token": "secret", "mesh-key": run.key}
+        reply = await node.request("GET", "/v1.0/metadata", known)
+        assert (reply.status, reply.json["id"], run.key in reply.body.decode()) == (200, "app", False)
+        assert (await node.request("GET", "/v1.0/metadata", {"mesh-key": run.key})).status == 401
+        for key in ("", run.key[:-1], run.key + "x"):
+            assert (await node.request("GET", "/v1.0/metadata", {**known, "mesh-key": key})).status == 418, key
+        for path in (
+            "/v1.0/metadata/../state/statestore/k",
+            "/v1.0/state/statestore/k",
+            "/v1.0/metadata/",
+            "/v1.0/shutdown",
+        ):
+            assert (await node.request("GET", path, known)).status == 418, path
+        assert (await node.request("GET", "/v1.0/metadata/appPID", {**known, "dapr-app-id": "app"})).status == 418
+        for command in ("status", "components"):
+            await asyncio.to_thread(_told_by, command, tmp_path)
+
+
+def _told_by(command: str, home: Path) -> None:
+    environment = {**os.environ, "MESH_HOME": str(home), "MESH_BACKBONE": "memory:", "DAPR_API_TOKEN": "secret"}
+    found = subprocess.run(
+        [sys.executable, "-c", f"from gateway.cli import main; raise SystemExit(main([{command!r}]))"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert found.returncode == 0, found
+    assert "answered with" not in found.stdout, found
+    assert ("well" if command == "status" else "middleware.http.theirs") in found.stdout, found
 
 
 async def test_health_is_asked_past_it(memory: Backbone, tmp_path: Path) -> None:

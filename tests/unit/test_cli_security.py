@@ -83,6 +83,25 @@ COMPONENTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "kafka": (component("pubsub.kafka", brokers="k1:9092,k2:9092", authType="none"), [PLAIN]),
     "kafka with a CA": (component("pubsub.kafka", referred("caCert"), brokers="k1:9092", authType="none"), []),
     "kafka with mtls": (component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls"), []),
+    "a URL in plain text": (
+        component("state.postgresql", connectionString="postgres://u@db/x?sslmode=disable"),
+        [PLAIN],
+    ),
+    "a URL on this machine": (
+        component("state.postgresql", connectionString="postgres://u@[::1]/x?sslmode=disable"),
+        [],
+    ),
+    "mysql": (component("state.mysql", connectionString="u:p@tcp(db:3306)/?x=y"), [INURL, PLAIN]),
+    "mysql over TLS": (component("state.mysql", connectionString="u@tcp(db:3306)/?tls=true"), []),
+    "mysql here": (component("state.mysql", connectionString="u@tcp(localhost:3306)/"), []),
+    "rabbitmq by its host": (component("pubsub.rabbitmq", hostname="q", username="u"), [PLAIN]),
+    "rabbitmq over TLS": (component("pubsub.rabbitmq", hostname="q", protocol="amqps"), []),
+    "etcd": (component("state.etcd", endpoints="e:2379"), [PLAIN]),
+    "etcd over TLS": (component("state.etcd", endpoints="e:2379", tlsEnable="true"), []),
+    "cassandra": (component("state.cassandra", hosts="c1,c2"), [PLAIN]),
+    "cassandra over TLS": (component("state.cassandra", hosts="c1", enableHostVerification="true"), []),
+    "memcached": (component("state.memcached", hosts="m:11211"), [PLAIN]),
+    "memcached here": (component("state.memcached", hosts="localhost:11211"), []),
     "unverified": (
         component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls", skipVerify="true"),
         [UNVERIFIED],
@@ -100,6 +119,19 @@ def test_components(capsys: pytest.CaptureFixture[str], text: str, expected: lis
     assert sorted(openings) == sorted(expected)
     assert code == int(any(severity != "low" for severity, _ in expected))
     assert all(each["problem"]["file"] == "a.yaml" and each["problem"]["line"] and each["next"] for each in told)
+
+
+def test_the_environment_of_a_template(capsys: pytest.CaptureFixture[str]) -> None:
+    common = "common: {env: {DAPR_API_TOKEN: t0, COLOUR: red}}"
+    Path("dapr.yaml").write_text(
+        f"version: 1\n{common}\napps: [{{appID: a, appDirPath: ., env: {{DB_PASSWORD: p0}}}}]\n"
+    )
+    _, openings, told = found(capsys, "dapr.yaml")
+    assert openings == [("high", "plain-secret")] * 2
+    assert sorted(each["problem"]["message"] for each in told) == [
+        "application a: DAPR_API_TOKEN is in the file",
+        "application a: DB_PASSWORD is in the file",
+    ]
 
 
 POLICY = {"appId": "a", "namespace": "n", "trustDomain": "public"}
@@ -321,7 +353,7 @@ def test_what_was_not_looked_at(
     where = "." if files is not None else "away"
     main(["check", "--security", where])
     out = capsys.readouterr().out
-    assert out.endswith(f"so far nothing open\nwhat is open was not looked for in {unseen[0]}\n")
+    assert out.endswith(f"so far nothing open\nwhat is open was not looked for everywhere in {unseen[0]}\n")
     if files:
         Path("z.yaml").write_text(component("state.redis", redisHost=REMOTE))
         assert main(["check", "--security", "-o", "json", where]) == 1
