@@ -54,13 +54,16 @@ def metric_warnings(metrics: Metrics | None, at: _Place) -> Iterator[tuple[str, 
     """Find groups that a rule names and its expression has not: nothing takes their place, as in Go.
 
     Args:
-        metrics: The section, without problems; None when there is none.
+        metrics: The section; None when there is none.
         at: Where it stands.
     """
     for number, rule in enumerate(() if metrics is None else metrics.rules):
         for place, label in enumerate(rule.labels):
             for template, pattern in label.regex.items():
-                compiled = Regular(pattern)
+                try:
+                    compiled = Regular(pattern)
+                except ValueError:  # That is a problem, and told as one.
+                    continue
                 for found in _TEMPLATE.finditer(template):
                     name = found["bare"] or found["braced"]
                     if name is None or _group(compiled, name) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib
 import re
 
@@ -26,10 +27,15 @@ def _api_codes_in_code() -> set[str]:
     return found
 
 
-def _classes() -> set[type[MeshError]]:
+async def _import_all() -> None:
+    """In an event loop, as gateways do: gRPC's library asks for one."""
     for name in modules():
         if not name.endswith("__main__"):
             importlib.import_module(name)
+
+
+def _classes() -> set[type[MeshError]]:
+    asyncio.run(_import_all())
     found: set[type[MeshError]] = {MeshError}
     waiting = [MeshError]
     while waiting:
