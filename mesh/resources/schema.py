@@ -390,7 +390,7 @@ def _check_api(document: Document, api: APISpec, problems: list[Problem], warnin
                 if value in known:
                     continue
                 guess = None if value in versions else did_you_mean(value, known)
-                unsafe = list_name == "denied" and each.protocol != "grpc"
+                unsafe = list_name == "denied"
                 whose = f"the API '{each.name}' has not" if value in versions else "no API has"
                 message = f"{whose} the {key} '{value}'"
                 message += f"; did you mean '{guess}'?" if guess else f"; known are {', '.join(known)}"
