@@ -213,6 +213,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?",
         ],
     ),
+    "scopes of one store": (
+        CONFIGURATION + "  secrets:\n    scopes:\n    - {storeName: a, defaultAccess: deny}\n    - {storeName: b}\n"
+        "    - {storeName: a, defaultAccess: allow}\n",
+        ["f.yaml:9:7: spec.secrets.scopes[2]: there is a scope of a before, which would not count"],
+    ),
     "what would be around nothing": (
         RESILIENCY
         + "  policies: {timeouts: {a: 1s}, retries: {r: {dur: 5s}}}\n  targets:\n"
@@ -427,6 +432,17 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
             "10:3: spec.wasm: it has no effect yet: there is no WebAssembly",
             "11:3: spec.workflow: it has no effect yet: there are no workflows",
         ],
+    ),
+    "a collector's port": (
+        CONFIGURATION + "  tracing:\n    otel: {endpointAddress: 'https://c:4317/'}\n",
+        [
+            "6:29: spec.tracing.otel.endpointAddress: 4317 is usually gRPC's port, and without a protocol it is HTTP, "
+            "unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc"
+        ],
+    ),
+    "a collector's port with its protocol": (
+        CONFIGURATION + "  tracing: {otel: {endpointAddress: 'c:4317', protocol: http}}\n",
+        [],
     ),
     "policies of actors": (
         RESILIENCY + "  policies: {timeouts: {t: 1s}}\n  targets: {actors: {a: {timeout: t}}}\n",
