@@ -181,8 +181,8 @@ def _references(targets: TargetsSpec) -> Iterator[Reference]:
         for direction, target in (("outbound", component.outbound), ("inbound", component.inbound)):
             if target is not None:
                 every.append(((*at, "components", name, direction), target))
-    for place, target in every:
-        used = {"timeout": target.timeout, "retry": target.retry, "circuitBreaker": target.circuit_breaker}
+    for place, each in every:
+        used = {"timeout": each.timeout, "retry": each.retry, "circuitBreaker": each.circuit_breaker}
         yield from ((key, policy, (*place, key)) for key, policy in used.items() if policy)
 
 
