@@ -14,7 +14,7 @@ from mesh.spans import Span
 from mesh.tasks import task_group
 from mesh.telemetry import Observer, Tracing
 
-__all__ = ["SEND_SECONDS", "ExportError", "Exporter", "exporting"]
+__all__ = ["FLUSH_SECONDS", "SEND_SECONDS", "ExportError", "Exporter", "exporting"]
 
 logger = logging.getLogger(__name__)
 
