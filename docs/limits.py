@@ -19,6 +19,7 @@ from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
+from gateway.export import queue as span_queue
 from gateway.grpc.proxy import LONGEST_SECONDS
 from gateway.http import application, client, scraping, server
 from gateway.http2 import client as http2_client
@@ -586,6 +587,7 @@ def _life() -> Sequence[Row]:
             "`--dapr-graceful-shutdown-seconds`",
             "calls break off, events are handed back",
         ),
+        ("spans that wait when a gateway stops", _time(span_queue.FLUSH_SECONDS), NONE, "they are lost, and counted"),
         ("closing connections after that", _time(CLOSE_SECONDS), NONE, "the process ends without"),
     )
 

@@ -104,7 +104,7 @@ class GatewayConfig:
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
-        api_logging: Log every API call.
+        api_logging: Whether every API call is logged; None = what the Configuration says.
         trust: How it proves who it is; None = it does not. Without a trust domain, the Configuration says which.
         h2c: Speak HTTP/2 without TLS beside HTTP/1.1 (``DAPR_HTTP_DISABLE_H2C``).
         tokens: Secrets between application and gateway.
@@ -140,7 +140,7 @@ class GatewayConfig:
     drain: float = 5.0
     log_level: str = "info"
     log_json: bool = False
-    api_logging: bool = False
+    api_logging: bool | None = None
     trust: TrustSettings | None = None
     h2c: bool = True
     tokens: Tokens = field(default_factory=Tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["HIDDEN", "in_url", "names_a_host", "without_credentials"]
+__all__ = ["HIDDEN", "in_url", "names_a_host", "port_of", "without_credentials"]
 
 HIDDEN = "***"  # Stands in the place of a secret.
 
@@ -22,6 +22,11 @@ def names_a_host(place: str) -> bool:
         return bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def port_of(place: str) -> int | None:
+    """Give the port of what `names_a_host`; None if it says none."""
+    return urlsplit(place if "://" in place else f"//{place}").port
 
 
 def without_credentials(url: str) -> str:

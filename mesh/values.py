@@ -4,7 +4,7 @@ Every parser raises ``ValueError`` with a message that quotes the text and shows
 durations become float seconds, sizes whole bytes, instants Unix time in seconds.
 
 Source: Go ``time.ParseDuration`` and ``strconv.ParseBool``; ISO 8601-1 5.5.2; RFC 3339 section 5.6;
-Kubernetes ``resource.Quantity``.
+Kubernetes ``resource.Quantity``; SPIFFE-ID section 2.1.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "parse_duration",
     "parse_instant",
     "parse_size",
+    "parse_trust_domain",
     "parse_whole",
     "show_duration",
 ]
@@ -55,6 +56,7 @@ _TRUE, _FALSE = (
     frozenset({"0", "f", "F", "FALSE", "false", "False"}),
 )
 _TRUE_WORDS, _FALSE_WORDS = frozenset({"y", "yes", "on"}), frozenset({"n", "no", "off"})
+_TRUST_DOMAIN = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)\Z", re.ASCII
 )
@@ -95,6 +97,13 @@ def parse_duration(text: str | int, *, bare: Literal["s", "ms"] | None = None) -
     if position == 0 or position != len(text):
         raise ValueError(_not_a_duration(text, bare))
     return _seconds(total, text)
+
+
+def parse_trust_domain(text: str) -> str:
+    """Give the name of a trust domain in lower case, as SPIFFE has it."""
+    if not _TRUST_DOMAIN.fullmatch(text):
+        raise ValueError(f"trust domain {text!r} has other than a-z, 0-9, '.', '_' and '-', or more than 255 of them")
+    return text.lower()
 
 
 def show_duration(seconds: float) -> str:

@@ -20,7 +20,14 @@ from mesh.blocks import BLOCKS
 from mesh.blocks.middleware import check_pipelines, scoped_in_pipelines
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
-from mesh.node.components import check_installed, check_references, check_together, check_types, unknown_settings
+from mesh.node.components import (
+    check_denied,
+    check_installed,
+    check_references,
+    check_together,
+    check_types,
+    unknown_settings,
+)
 from mesh.node.runtime import check as check_node
 from mesh.node.settings import NONE_KNOWN, Secrets, wrong_values
 from mesh.registry import Registry
@@ -195,26 +202,33 @@ def check(paths: Sequence[Path]) -> Findings:
     _check_resources(resources, findings, seen)
     for file in configurations:
         _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
+    # Of several Configurations, which is whose is not known here.
+    told = findings.add if len(findings.configurations) == 1 else findings.warn
     for configuration in findings.configurations:
         findings.warn(rules_without_effect(configuration))
+        if not findings.apps:
+            told(check_denied(findings.components, configuration))
     for configuration in findings.pipelines if findings.middleware else ():
         findings.add(check_pipelines(findings.middleware, frozenset(), configuration, complete=findings.complete))
         if not findings.apps:
             findings.warn(scoped_in_pipelines(findings.middleware, configuration))
     for _, config in findings.apps:
-        findings.add(_pipelines_of(config))
+        findings.add(_of_configuration(config))
     findings.problems = ordered(findings.problems, findings.files)
     findings.warnings = ordered(findings.warnings, findings.files)
     return findings
 
 
-def _pipelines_of(config: GatewayConfig) -> list[Problem]:
-    """Find what is wrong with the pipelines of one application, with what is in its scopes."""
+def _of_configuration(config: GatewayConfig) -> list[Problem]:
+    """Find what an application's Configuration denies, and what is wrong with its pipelines, in its scopes."""
     try:
         settings = load_settings(config, [])
     except ConfigError:
         return []  # What is wrong with its files is told of each of them.
-    found = check_pipelines(settings.scoped, settings.not_for_it, settings.configuration)
+    found = [
+        *check_denied(settings.scoped, settings.configuration),
+        *check_pipelines(settings.scoped, settings.not_for_it, settings.configuration),
+    ]
     return [replace(each, file=str(_shortened(Path(each.file))) if each.file else each.file) for each in found]
 
 

@@ -12,7 +12,7 @@ from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
 from mesh.trust.identity import MODES, RootSecret, TrustSettings, target_of
 from mesh.urls import in_url
-from mesh.values import is_host, parse_bool, parse_duration, parse_size
+from mesh.values import is_host, parse_bool, parse_duration, parse_size, parse_trust_domain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,7 +242,11 @@ def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker)
         _check_socket(socket, "--trust-socket" if given["socket"] else "SPIFFE_ENDPOINT_SOCKET", check)
     secret = _root_secret(given["secret"], check) if given["secret"] else None
     folder = None if files or socket or secret else paths["dir"] or mesh_home(environ) / "trust"
-    domain = given["domain"] or ""  # What the Configuration says.
+    domain = ""  # What the Configuration says.
+    try:
+        domain = parse_trust_domain(given["domain"]) if given["domain"] else ""
+    except ValueError as error:
+        check.complain("--trust-domain", str(error))
     hosts = frozenset(split_list(given["hosts"]))
     three = paths["cert"], paths["key"], paths["roots"]
     sources = folder, *three, socket, secret

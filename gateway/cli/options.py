@@ -40,7 +40,7 @@ class Flag:
         section: Where the help shows it.
         metavar: What stands for its value in the help.
         to_field: The field of `GatewayOptions`; empty = it is accepted and has no effect.
-        on: Whether it is a switch that is on unless ``=false`` follows.
+        on: What a switch is that is not given; None = what a file says, so that off is told apart from that.
     """
 
     names: tuple[str, ...]
@@ -49,11 +49,12 @@ class Flag:
     section: str = ""
     metavar: str = ""
     to_field: str = ""
-    on: bool = False
+    on: bool | None = False
 
 
 def _option(default: T, kind: Kind, names: str, help: str = "", *, section: str = "", metavar: str = "") -> T:
-    flag = Flag(tuple(names.split()), kind, help, section, metavar, on=default is True)
+    on = None if default is None else default is True
+    flag = Flag(tuple(names.split()), kind, help, section, metavar, on=on)
     # A dataclass field stands for the value that it will hold.
     return field(default=default, metadata={"flag": flag})
 
@@ -228,7 +229,9 @@ class GatewayOptions:
         None, "text", "--log-level", "debug, info, warning or error", section=_LOGS, metavar="LEVEL"
     )
     log_as_json: bool = _option(False, "switch", "--log-as-json", "one JSON object a line", section=_LOGS)
-    enable_api_logging: bool = _option(False, "switch", "--enable-api-logging", "log every API call", section=_LOGS)
+    enable_api_logging: bool | None = _option(
+        None, "switch", "--enable-api-logging", "log every API call; =false none, whatever a file says", section=_LOGS
+    )
 
     label: tuple[str, ...] = _option((), "list", "--label", section=_IDENTITY)
 

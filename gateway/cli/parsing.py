@@ -29,7 +29,8 @@ _UNMISTAKABLE = ("--app-", "--dapr-", "--resources-path", "--components-path", "
 _NO_KUBERNETES = "Kubernetes is not supported; run the gateway as a container beside the application"
 _NEAR = 0.85
 _BOOLEANS = ("true", "false")
-_ON = frozenset(name for flag in FLAGS if flag.on for name in flag.names)
+# Switches that mean something when they are off.
+_ON = frozenset(name for flag in FLAGS if flag.kind == "switch" and flag.on is not False for name in flag.names)
 
 
 class UsageError(Exception):
@@ -202,7 +203,7 @@ def _add(target: argparse._ActionsContainer, flag: Flag) -> None:
             continue
         if flag.kind == "switch":
             target.add_argument(*names, dest=destination, action="store_true", default=argparse.SUPPRESS, help=text)
-            if flag.on:
+            if flag.on is not False:
                 off, hidden_text = f"--no-{long[2:]}", argparse.SUPPRESS
                 target.add_argument(off, dest=destination, action="store_false", default=hidden_text, help=hidden_text)
             continue

@@ -115,8 +115,11 @@ def run(words: Sequence[str]) -> int:
     specs = plan(words, os.environ)
     _check_files(specs)
     _check_ports(specs)
-    if not all(spec.config.resource_paths for spec in specs):
-        _tell_unread(os.environ)
+    _tell_unread(
+        os.environ,
+        components=not all(spec.config.resource_paths for spec in specs),
+        configuration=not all(spec.config.configuration_files for spec in specs),
+    )
     sys.stdout.flush()
     sys.stderr.flush()
     # Before the event loop: a process with threads can not be forked safely.
@@ -218,11 +221,14 @@ def _check_ports(specs: Sequence[AppSpec]) -> None:
         raise ConfigError(problems)
 
 
-def _tell_unread(environ: Mapping[str, str]) -> None:
-    """Say that the folder of another runtime is there, whose components need servers of that runtime."""
-    folder = Path(environ.get("DAPR_RUNTIME_PATH") or Path.home()) / ".dapr" / "components"
-    if folder.is_dir():
+def _tell_unread(environ: Mapping[str, str], *, components: bool, configuration: bool) -> None:
+    """Say what another runtime keeps for all of its applications: its components need servers of that runtime."""
+    home = Path(environ.get("DAPR_RUNTIME_PATH") or Path.home()) / ".dapr"
+    if components and (home / "components").is_dir():
+        folder = home / "components"
         note(f"{folder} is there and is not read: --resources-path reads it, in place of the built-in components")
+    if configuration and (home / "config.yaml").is_file():
+        note(f"{home / 'config.yaml'} is there and is not read: --config reads it")
 
 
 def _template(text: str, environ: Mapping[str, str], given: Sequence[str], command: Sequence[str]) -> list[AppSpec]:

@@ -191,6 +191,7 @@ class _Resolver:
             return getattr(common, name) if value is None else value
 
         same_name = (
+            "enable_api_logging",
             "app_protocol",
             "app_max_concurrency",
             "log_level",
@@ -201,7 +202,7 @@ class _Resolver:
             "app_health_probe_timeout",
             "app_health_threshold",
         )
-        switches = ("app_ssl", "enable_api_logging", "enable_app_health_check")
+        switches = ("app_ssl", "enable_app_health_check")
         values: dict[str, object] = {name: either(name) for name in same_name}
         values |= {name: bool(either(name)) for name in switches}
         resources = self._resources(app, directory, at)

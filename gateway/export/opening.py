@@ -29,7 +29,7 @@ async def spans_sent(runtime: Runtime, grace: Callable[[], float]) -> AsyncItera
 
     Args:
         runtime: The node, entered.
-        grace: Gives the seconds that are left at the end.
+        grace: Gives the seconds that it may take at the end.
 
     Raises:
         ConfigError: A place is none, or a secret has no value.

@@ -31,6 +31,7 @@ TOLD_SECONDS = 1.0  # For the library to say why, when its own limit is over.
 _SCOPE = InstrumentationScope(SCOPE)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _LIBRARY = logging.getLogger("opentelemetry.exporter")
+_LIBRARY.addHandler(logging.NullHandler())  # Threads that outlive us would else be heard on the standard error.
 _SPARING = [f"{_LIBRARY.name}.otlp.proto.{each}" for each in ("grpc.exporter", "http.trace_exporter")]
 
 

@@ -14,7 +14,7 @@ from mesh.spans import Span
 from mesh.tasks import task_group
 from mesh.telemetry import Observer, Tracing
 
-__all__ = ["SEND_SECONDS", "ExportError", "Exporter", "exporting"]
+__all__ = ["FLUSH_SECONDS", "SEND_SECONDS", "ExportError", "Exporter", "exporting"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ MAX_WAITING = 4096
 BATCH = 512
 EVERY_SECONDS = 1.0
 SEND_SECONDS = 10.0
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 1.0
 
 
 class ExportError(Exception):
@@ -119,13 +119,13 @@ class _Queue:
 async def exporting(
     exporters: Sequence[Exporter], tracing: Tracing, observer: Observer, grace: Callable[[], float]
 ) -> AsyncIterator[None]:
-    """Send the spans of a node while entered; leaving sends what waits, in the time that is left.
+    """Send the spans of a node while entered; leaving sends what waits, for a moment.
 
     Args:
         exporters: Where to; none leaves tracing as it is.
         tracing: Makes the spans.
         observer: Is told what became of them.
-        grace: Gives the seconds that are left at the end.
+        grace: Gives the seconds that it may take at the end; never more than `FLUSH_SECONDS`.
     """
     if not exporters:
         yield

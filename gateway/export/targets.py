@@ -5,6 +5,7 @@ Source: OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Envi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +13,23 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mesh.errors import ConfigError, Problem
-from mesh.resources.configuration import OTel, Tracing
-from mesh.urls import names_a_host
+from mesh.resources.configuration import GRPC_PORT, OTel, Tracing
+from mesh.urls import names_a_host, port_of
 
 __all__ = ["OTLP", "Targets", "resource_of", "targets_of"]
+
+logger = logging.getLogger(__name__)
 
 GENERAL, OF_TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
 TIMEOUT_SECONDS = 10.0
 HTTP_PATH = "/v1/traces"
-_PROTOCOLS: Mapping[str, Literal["grpc", "http"]] = {"grpc": "grpc", "http": "http", "http/protobuf": "http"}
+_JSON = "http/json"
+_PROTOCOLS: Mapping[str, Literal["grpc", "http"]] = {
+    "grpc": "grpc",
+    "http": "http",
+    "http/protobuf": "http",
+    _JSON: "http",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +93,20 @@ def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -
     endpoint = endpoint or variable("ENDPOINT").strip()
     if not endpoint:
         return None
-    protocol = given.protocol or _PROTOCOLS.get(variable("PROTOCOL").strip() or "http")
+    named = "" if given.protocol else variable("PROTOCOL").strip()
+    if named == _JSON:
+        logger.warning("%sPROTOCOL: spans go as http/protobuf: %s is not supported", GENERAL, _JSON)
+    protocol = given.protocol or _PROTOCOLS.get(named or "http")
     if protocol is None:
-        raise ConfigError(Problem(f"is grpc, or http/protobuf, not {variable('PROTOCOL')!r}", GENERAL + "PROTOCOL"))
+        raise ConfigError(Problem(f"is grpc, or http/protobuf, not {named!r}", GENERAL + "PROTOCOL"))
     told = {**_pairs(variable("HEADERS")), **headers}
     if not names_a_host(endpoint):  # Of a file that was said when it was read.
         raise ConfigError(Problem(f"must be host:port or a URL, not {endpoint!r}", GENERAL + "ENDPOINT"))
+    if not (from_file or named) and given.protocol is None and port_of(endpoint) == GRPC_PORT:
+        text = (
+            "%sENDPOINT: %d is usually gRPC's port, and without a protocol it is HTTP; %sPROTOCOL=grpc says otherwise"
+        )
+        logger.warning(text, GENERAL, GRPC_PORT, GENERAL)
     scheme = urlsplit(endpoint).scheme if "://" in endpoint else ""
     insecure = not given.is_secure if from_file else variable("INSECURE").strip().lower() == "true"
     insecure = scheme == "http" if scheme else insecure

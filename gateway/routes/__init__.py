@@ -84,7 +84,7 @@ def build_api(
         names,
         message,
         spec.api,
-        replace(logged, enabled=True) if config.api_logging else logged,
+        logged if config.api_logging is None else replace(logged, enabled=config.api_logging),
     )
 
 

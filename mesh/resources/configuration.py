@@ -21,6 +21,7 @@ __all__ = [
     "API_NAMES",
     "API_VERSIONS",
     "DEFAULT_SAMPLING_RATIO",
+    "GRPC_PORT",
     "MTLS",
     "APILogging",
     "APIOperation",
@@ -59,6 +60,8 @@ __all__ = [
 ]
 
 DEFAULT_SAMPLING_RATIO = 0.0001
+GRPC_PORT = 4317
+"""Where collectors take OTLP over gRPC, by custom."""
 API_VERSIONS = MappingProxyType(
     {"v1": "v1.0", "v1alpha1": "v1.0-alpha1", "v1alpha2": "v1.0-alpha2", "v1beta1": "v1.0-beta1"}
 )

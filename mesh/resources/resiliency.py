@@ -14,13 +14,26 @@ from mesh.policies import BUILT_IN_RETRIES, CircuitBreaker, Policy, Retry, Statu
 from mesh.resources.fields import Count
 from mesh.scopes import in_scope
 
-__all__ = ["ENDPOINTS", "ComponentTarget", "Reference", "Resiliency", "ResiliencyPolicies", "Target"]
+__all__ = [
+    "DEFAULT_LEVELS",
+    "ENDPOINTS",
+    "ComponentTarget",
+    "Reference",
+    "Resiliency",
+    "ResiliencyPolicies",
+    "Target",
+    "default_name",
+]
 
 _T = TypeVar("_T")
 _MIN_RETRIES = 3
 _NOT_FOUND = "DaprBuiltInActorNotFoundRetries"
 _OF_CALLS = "DaprBuiltInServiceRetries"
 ENDPOINTS = 100
+_KINDS = ("Statestore", "Pubsub", "Binding", "Secretstore", "Configuration", "Lock", "Crypto", "Conversation")
+_COMPONENTS = ("Component", "ComponentInbound", "ComponentOutbound")
+DEFAULT_LEVELS = ("", "App", "Actor", *_COMPONENTS, *(kind + each for kind in _KINDS for each in _COMPONENTS[1:]))
+"""What default policies can be of."""
 _UNAVAILABLE_OR_UNAUTHENTICATED = StatusCodes(((14, 14), (16, 16)))
 
 
@@ -129,9 +142,7 @@ class ResiliencyPolicies:
         if target is not None:
             names = [[target.timeout or ""], [target.retry or ""], [target.circuit_breaker or ""]]
         else:
-            names = [
-                [f"Default{level}{kind}Policy" for level in levels] for kind in ("Timeout", "Retry", "CircuitBreaker")
-            ]
+            names = [[default_name(level, kind) for level in levels] for kind in ("Timeout", "Retry", "CircuitBreaker")]
         resource = next((self._resources[name] for each in names for name in each if name in self._resources), "")
         timeout, retry, breaker = names
         return Policy(
@@ -140,6 +151,11 @@ class ResiliencyPolicies:
             _first(self._breakers, breaker),
             resource=resource,
         )
+
+
+def default_name(level: str, kind: str) -> str:
+    """Give the name of the default policy of one of `DEFAULT_LEVELS`; the kind is as ``CircuitBreaker``."""
+    return f"Default{level}{kind}Policy"
 
 
 def _raised(name: str, retry: Retry) -> Retry:

@@ -8,6 +8,7 @@ Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +20,22 @@ from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEn
 from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
+    GRPC_PORT,
     PIPELINES,
-    AccessControl,
-    AccessOperation,
     APISpec,
     Configuration,
     ConfigurationSpec,
     Metrics,
     SecretKeyRef,
+    SecretsSpec,
     Tracing,
 )
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 from mesh.resources.metric_patterns import metric_problems, metric_warnings
+from mesh.resources.schema_access import TOKEN, access_control
 from mesh.spelling import did_you_mean
-from mesh.urls import names_a_host
+from mesh.urls import names_a_host, port_of
 from mesh.values import is_host
 
 __all__ = ["IN_ANY", "OURS", "PLACEMENT", "QUIET", "Meta", "component", "configuration", "http_endpoint"]
@@ -43,8 +45,6 @@ PLACEMENT = "mesh.placement"
 PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2: names of headers, verbs.
-_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f#?\\]")
 _URL = re.compile(r"https?://[^/\s]+\S*", re.IGNORECASE)
 
 
@@ -260,7 +260,7 @@ def _check_headers(document: Document, headers: Sequence[MetadataEntry], problem
     """Find headers that no request can hold; what is referred to is looked at when it is known."""
     for index, entry in enumerate(headers):
         place = ("spec", "headers", index)
-        if not _TOKEN.fullmatch(entry.name):
+        if not TOKEN.fullmatch(entry.name):
             problems.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
         if isinstance(entry.value, str) and (refusal := header_refusal(entry.value)):
             problems.append(document.problem(refusal, (*place, "value")))
@@ -314,22 +314,24 @@ def configuration(
     _check_api(document, model.spec.api or APISpec(), problems, warnings)
     for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
         problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
-    access = model.spec.access_control or AccessControl()
-    _check_access(document, access, problems, warnings)
-    _check_domains(document, access, trust_domain or access.trust_domain, warnings)
-    if model.spec.tracing is not None:
-        _check_tracing(document, model.spec.tracing, problems)
+    spec = model.spec
+    if spec.access_control is not None:
+        checked = access_control(document, spec.access_control, problems, warnings, trust_domain)
+        spec = dataclasses.replace(spec, access_control=checked)
+    if spec.tracing is not None:
+        _check_tracing(document, spec.tracing, problems, warnings)
+    _check_scopes(document, spec.secrets or SecretsSpec(), problems)
     meta = model.metadata
-    sections = {"metric": model.spec.metric, "metrics": model.spec.metrics}
+    sections = {"metric": spec.metric, "metrics": spec.metrics}
     for name, section in sections.items():
         warnings += [document.problem(*each) for each in metric_warnings(section, ("spec", name))]
     return Configuration(
         meta.name,
-        model.spec,
+        spec,
         meta.namespace,
         file=document.file,
         line=document.line,
-        handlers_at=_handlers(document, model.spec),
+        handlers_at=_handlers(document, spec),
         rules_at=_rules(document, sections),
     )
 
@@ -355,8 +357,18 @@ def _handlers(document: Document, spec: ConfigurationSpec) -> dict[tuple[str, in
     }
 
 
-def _check_tracing(document: Document, tracing: Tracing, problems: list[Problem]) -> None:
-    """Find places that no span can be sent to."""
+def _check_scopes(document: Document, section: SecretsSpec, problems: list[Problem]) -> None:
+    """Find scopes of a store that has one already."""
+    seen: set[str] = set()
+    for index, scope in enumerate(section.scopes):
+        if scope.store_name in seen:
+            told = f"there is a scope of {scope.store_name} before, which would not count"
+            problems.append(document.problem(told, ("spec", "secrets", "scopes", index)))
+        seen.add(scope.store_name)
+
+
+def _check_tracing(document: Document, tracing: Tracing, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find places that no span can be sent to, and one that is likely another protocol's."""
     zipkin, otel = tracing.zipkin.endpoint_address.strip(), tracing.otel.endpoint_address.strip()
     place: tuple[str | int, ...] = ("spec", "tracing")
     if zipkin and not (zipkin.startswith(("http://", "https://")) and names_a_host(zipkin)):
@@ -365,9 +377,12 @@ def _check_tracing(document: Document, tracing: Tracing, problems: list[Problem]
     if otel and not (names_a_host(otel) and ("://" not in otel or otel.startswith(("http://", "https://")))):
         text = f"must be host:port, or a URL as http://localhost:4318, not {otel!r}"
         problems.append(document.problem(text, (*place, "otel", "endpointAddress")))
+    elif tracing.otel.protocol is None and port_of(otel) == GRPC_PORT:
+        text = "is usually gRPC's port, and without a protocol it is HTTP, unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc"
+        warnings.append(document.problem(f"{GRPC_PORT} {text}", (*place, "otel", "endpointAddress")))
     for index, each in enumerate(tracing.otel.headers):
         at = (*place, "otel", "headers", index)
-        if not _TOKEN.fullmatch(each.name):
+        if not TOKEN.fullmatch(each.name):
             problems.append(document.problem(f"no header can be called {each.name!r}", (*at, "name")))
         if each.secret_key_ref is not None and each.value:
             problems.append(document.problem("has more than one of value and secretKeyRef", at))
@@ -390,57 +405,13 @@ def _check_api(document: Document, api: APISpec, problems: list[Problem], warnin
                 if value in known:
                     continue
                 guess = None if value in versions else did_you_mean(value, known)
-                unsafe = list_name == "denied" and each.protocol != "grpc"
+                unsafe = list_name == "denied"
                 whose = f"the API '{each.name}' has not" if value in versions else "no API has"
                 message = f"{whose} the {key} '{value}'"
                 message += f"; did you mean '{guess}'?" if guess else f"; known are {', '.join(known)}"
                 message += "; it would deny nothing" if unsafe else ""
                 at = document.problem(message, ("spec", "api", list_name, index, key))
                 (problems if guess or unsafe else warnings).append(at)
-
-
-def _check_access(document: Document, section: AccessControl, problems: list[Problem], warnings: list[Problem]) -> None:
-    """Find policies of nobody, those that stand here twice, and operations that no call fits."""
-    seen: set[tuple[str, ...]] = set()
-    for index, policy in enumerate(section.policies):
-        at: tuple[str | int, ...] = ("spec", "accessControl", "policies", index)
-        named = {"appId": policy.app_id, "namespace": policy.namespace, "trustDomain": policy.trust_domain}
-        problems += [
-            document.problem("it is empty, and names nobody", (*at, key)) for key, text in named.items() if not text
-        ]
-        if (whose := tuple(named.values())) in seen:
-            problems.append(document.problem(f"there is a policy of {policy.app_id} before, which would not count", at))
-        seen.add(whose)
-        for number, operation in enumerate(policy.operations):
-            place = (*at, "operations", number)
-            wrong = _operation_problem(operation)
-            if wrong is not None:
-                problems.append(document.problem(wrong[1], (*place, wrong[0])))
-            elif not operation.http_verb:
-                told = f"operation {operation.name} has no httpVerb: it counts for applications on gRPC alone"
-                warnings.append(document.problem(told, place))
-
-
-def _check_domains(document: Document, section: AccessControl, own: str, warnings: list[Problem]) -> None:
-    """Find policies of callers of other trust domains: no name of those is proven here."""
-    for index, policy in enumerate(section.policies):
-        if policy.trust_domain and policy.trust_domain != own:
-            told = f"it is about nobody: callers are of the trust domain '{own}', no names of others are trusted here"
-            place = ("spec", "accessControl", "policies", index, "trustDomain")
-            warnings.append(document.problem(told, place))
-
-
-def _operation_problem(operation: AccessOperation) -> tuple[str, str] | None:
-    """Say which member of an operation makes it one that no call fits (``mesh/access.py``), and why."""
-    inner = operation.name.strip("/")
-    if "%" in inner:
-        return "name", "a path is written as it is read, without escapes: ' ' for '%20'"
-    if _NOT_IN_PATHS.search(inner) or (inner and not {"", ".", ".."}.isdisjoint(inner.split("/"))):
-        return "name", f"no call has the path '{operation.name}': it is compared without '//', '.', '..', '?' and '#'"
-    for verb in operation.http_verb:
-        if not _TOKEN.fullmatch(verb) or ("*" in verb and verb != "*"):
-            return "httpVerb", f"'{verb}' is no verb; '*' alone stands for all of them"
-    return None
 
 
 def _entries(

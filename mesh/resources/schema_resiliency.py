@@ -5,7 +5,9 @@ Source: Dapr 1.18, the Resiliency resource.
 
 # No `from __future__ import annotations`: pydantic reads these annotations at run time.
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -14,12 +16,14 @@ from mesh.errors import Problem
 from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL_START, CircuitBreaker, Retry
 from mesh.resources.documents import Document, Effect, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
-from mesh.resources.resiliency import ComponentTarget, Reference, Resiliency, Target
+from mesh.resources.resiliency import DEFAULT_LEVELS, ComponentTarget, Reference, Resiliency, Target, default_name
 from mesh.resources.schema import IN_ANY, QUIET, Meta
 from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
 
 __all__ = ["resiliency", "unknown_policies"]
+
+_DEFAULT = re.compile(r"default.*policy|daprbuiltin.*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,37 @@ class PoliciesSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ComponentSpec:
+    """The policy names for one component; those beside the directions are for both, where they name no other."""
+
+    outbound: Target | None = None
+    inbound: Target | None = None
+    timeout: str | None = None
+    retry: str | None = None
+    circuit_breaker: str | None = None
+
+    def target(self) -> ComponentTarget:
+        """Give what holds for each direction."""
+        if not (self.timeout or self.retry or self.circuit_breaker):
+            return ComponentTarget(self.outbound, self.inbound)
+        return ComponentTarget(self._with_ours(self.outbound or Target()), self._with_ours(self.inbound or Target()))
+
+    def _with_ours(self, own: Target) -> Target:
+        return dataclasses.replace(
+            own,
+            timeout=own.timeout or self.timeout,
+            retry=own.retry or self.retry,
+            circuit_breaker=own.circuit_breaker or self.circuit_breaker,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class TargetsSpec:
     """Which target uses which policies."""
 
     apps: Mapping[str, Target] = field(default_factory=dict)
     actors: Mapping[str, Target] = field(default_factory=dict)
-    components: Mapping[str, ComponentTarget] = field(default_factory=dict)
+    components: Mapping[str, ComponentSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,8 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
         return None
     policies, targets = model.spec.policies, model.spec.targets
     problems += [*_actor_problems(document, targets), *_nameless(document, model.spec)]
+    references = tuple(_references(targets))
+    warnings += _no_defaults(document, policies, {name for _, name, _ in references})
     return Resiliency(
         name=model.metadata.name,
         namespace=model.metadata.namespace,
@@ -110,9 +141,9 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
         retries=MappingProxyType({name: _retry(name, spec) for name, spec in policies.retries.items()}),
         breakers=MappingProxyType({name: _breaker(name, spec) for name, spec in policies.circuit_breakers.items()}),
         apps=MappingProxyType(dict(targets.apps)),
-        components=MappingProxyType(dict(targets.components)),
+        components=MappingProxyType({name: spec.target() for name, spec in targets.components.items()}),
         scopes=model.scopes,
-        references=tuple(_references(targets)),
+        references=references,
         file=document.file,
         line=document.line,
     )
@@ -141,16 +172,17 @@ def _breaker(name: str, spec: BreakerSpec) -> CircuitBreaker:
 def _references(targets: TargetsSpec) -> Iterator[Reference]:
     """Find the policies that are named, and where."""
     at = ("spec", "targets")
-    every: list[tuple[tuple[str, ...], Target]] = [
+    every: list[tuple[tuple[str, ...], Target | ComponentSpec]] = [
         ((*at, "apps", name), target) for name, target in targets.apps.items()
     ]
     every += [((*at, "actors", name), target) for name, target in targets.actors.items()]
     for name, component in targets.components.items():
+        every.append(((*at, "components", name), component))
         for direction, target in (("outbound", component.outbound), ("inbound", component.inbound)):
             if target is not None:
                 every.append(((*at, "components", name, direction), target))
-    for place, target in every:
-        used = {"timeout": target.timeout, "retry": target.retry, "circuitBreaker": target.circuit_breaker}
+    for place, each in every:
+        used = {"timeout": each.timeout, "retry": each.retry, "circuitBreaker": each.circuit_breaker}
         yield from ((key, policy, (*place, key)) for key, policy in used.items() if policy)
 
 
@@ -176,6 +208,25 @@ def _nameless(document: Document, spec: ResiliencySpec) -> Iterator[Problem]:
     for place, each in named.items():
         if "" in each:
             yield document.problem("it has no name", ("spec", *place, ""), key=True)
+
+
+def _no_defaults(document: Document, policies: PoliciesSpec, used: Container[str]) -> Iterator[Problem]:
+    """Find policies that are called as if they were defaults, or built in, and are around nothing."""
+    places: tuple[tuple[str, str, Mapping[str, object]], ...] = (
+        ("timeouts", "Timeout", policies.timeouts),
+        ("retries", "Retry", policies.retries),
+        ("circuitBreakers", "CircuitBreaker", policies.circuit_breakers),
+    )
+    for place, kind, named in places:
+        known = [default_name(level, kind) for level in DEFAULT_LEVELS]
+        known += BUILT_IN_RETRIES if kind == "Retry" else ()
+        for name in named:
+            if name in known or name in used or not _DEFAULT.fullmatch(name):
+                continue
+            guess = did_you_mean(name, known)
+            told = "no default policy of this kind has this name: it counts only for targets that name it"
+            told += f"; did you mean '{guess}'?" if guess else ""
+            yield document.problem(told, ("spec", "policies", place, name), key=True)
 
 
 def unknown_policies(found: Sequence[tuple[Document, Resiliency]], app_id: str | None = None) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from mesh.trust.certificates import (
     trust_domain_of,
 )
 from mesh.trust.identity import Identity
+from mesh.values import parse_trust_domain
 
 __all__ = ["LEAF_TTL", "ROOT_TTL", "Folder", "Issued", "Root", "live"]
 
@@ -155,8 +156,11 @@ class Folder:
         return read_key(self.key_file.read_bytes(), str(self.key_file)).public_key() == root.public_key()
 
     def init(self, trust_domain: str, ttl: datetime.timedelta = ROOT_TTL) -> None:
-        """Make a root; raises ``ConfigError`` when there is one."""
-        Identity(trust_domain, "default", "any")  # Refuses what can be no trust domain.
+        """Make a root of a trust domain, in lower case; raises ``ConfigError`` when there is one, or no such domain."""
+        try:
+            trust_domain = parse_trust_domain(trust_domain)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._complete()
         if self.roots_file.exists() or self.key_file.exists():
             raise ConfigError(f"{self.path} holds a root already; mesh trust rotate makes another one beside it")

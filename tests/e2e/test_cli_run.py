@@ -640,6 +640,7 @@ def test_what_has_no_effect_is_said_by_a_run(home: MeshHome, tmp_path: Path) -> 
         "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {wasm: {strictSandbox: true}}\n"
     )
     (tmp_path / ".dapr/components").mkdir(parents=True)
+    (tmp_path / ".dapr/config.yaml").write_text("")
     found = home.mesh("run", "-f", str(path), environ={"HOME": str(tmp_path)})
     assert found.returncode == 0, found.stderr
     warned = [line for line in found.stderr.splitlines() if line.startswith("warning: ")]
@@ -647,6 +648,7 @@ def test_what_has_no_effect_is_said_by_a_run(home: MeshHome, tmp_path: Path) -> 
     assert sum("profilePort: it has no effect" in line for line in warned) == 2
     assert f"{tmp_path}/one/.dapr/config.yaml:4:8: spec.wasm: it has no effect yet" in found.stderr
     assert found.stderr.count(f"{tmp_path}/.dapr/components is there and is not read") == 1
+    assert found.stderr.count(f"{tmp_path}/.dapr/config.yaml is there and is not read") == 1
 
 
 def test_instances_of_one_application_share_its_work(home: MeshHome, tmp_path: Path, app: str) -> None:

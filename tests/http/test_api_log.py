@@ -28,13 +28,15 @@ SHORT = ["GET /v1.0/state", "POST /v1.0/publish", "GET /v1.0/invoke", "GET invok
 @pytest.mark.parametrize(
     ("section", "flag", "told"),
     [
-        ({}, False, []),
-        ({"enabled": False}, False, []),
-        ({"obfuscateURLs": True}, False, []),
-        ({"enabled": True}, False, WHOLE),
+        ({}, None, []),
+        ({"enabled": False}, None, []),
+        ({"obfuscateURLs": True}, None, []),
+        ({"enabled": True}, None, WHOLE),
         ({}, True, WHOLE),
-        ({"enabled": True, "omitHealthChecks": True}, False, WHOLE[:-1]),
-        ({"enabled": True, "obfuscateURLs": True}, False, SHORT),
+        ({"enabled": True}, False, []),
+        ({"enabled": False}, True, WHOLE),
+        ({"enabled": True, "omitHealthChecks": True}, None, WHOLE[:-1]),
+        ({"enabled": True, "obfuscateURLs": True}, None, SHORT),
         ({"obfuscateURLs": True, "omitHealthChecks": True}, True, SHORT[:-1]),
     ],
 )
@@ -43,10 +45,10 @@ async def test_what_is_told_of_calls(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     section: dict[str, bool],
-    flag: bool,
+    flag: bool | None,
     told: list[str],
 ) -> None:
-    """Each call, by its path or by the block's name alone; the flag asks for it as well as the file."""
+    """Each call, by its path or by the block's name alone; the flag goes before the file."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml("Configuration", "c", {"logging": {"apiLogging": section}}))
     caplog.set_level(logging.INFO, "gateway.api")

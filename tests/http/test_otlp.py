@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -166,3 +167,29 @@ async def test_a_collector_that_is_away(
 
         await eventually(lost)
     assert "spans are lost: " in caplog.text
+
+
+async def test_a_collector_that_hangs_takes_nothing_of_the_time_to_drain(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is hosted has all of it, and is not said to have been released."""
+    ended = asyncio.Event()
+
+    async def hangs(request: web.BaseRequest) -> web.Response:
+        await ended.wait()
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(hangs, access_log=None), shutdown_timeout=0)  # type: ignore[arg-type]
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{(port := runner.addresses[0][1])}")
+    file = tmp_path / "tracing.yaml"
+    file.write_text(yaml("Configuration", "c", {"tracing": {"samplingRate": "1"}}))
+    async with App() as app, gateway(memory, tmp_path, app=app, configuration_files=(file,), drain=5.0) as node:
+        await node.get("/v1.0/invoke/app/method/work")
+    ended.set()
+    await runner.cleanup()
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert [each for each in told if "spans are lost" in each or "released" in each] == [
+        f"spans are lost: http://127.0.0.1:{port}/v1/traces does not take them: the gateway ends"
+    ]

@@ -146,19 +146,61 @@ DEFAULT_POLICIES = """\
 spec:
   policies:
     retries:
+      # Global Retry Policy
       DefaultRetryPolicy:
         policy: constant
         duration: 10ms
         maxRetries: 5
+
+      # Global Retry Policy for Apps
       DefaultAppRetryPolicy:
         policy: constant
         duration: 10ms
         maxRetries: 2
+
+      DefaultActorRetryPolicy:
+        policy: exponential
+        maxInterval: 15s
+        maxRetries: 10
+
+      DefaultComponentInboundRetryPolicy:
+        policy: constant
+        duration: 5s
+        maxRetries: 5
+
+      DefaultStatestoreComponentOutboundRetryPolicy:
+        policy: exponential
+        maxInterval: 60s
+        maxRetries: -1
+
+     # Named policy
+      fastRetries:
+        policy: constant
+        duration: 10ms
+        maxRetries: 3
+
+      retryForever:
+        policy: exponential
+        maxInterval: 10s
+        maxRetries: -1
     circuitBreakers:
       DefaultCircuitBreakerPolicy:
         maxRequests: 1
         timeout: 30s
         trip: consecutiveFailures > 9
+
+  targets:
+    apps:
+      appA:
+        retry: fastRetries
+
+    actors:
+      EventActor:
+        retry: retryForever
+
+    components:
+      pubsub:
+        retry: fastRetries
 """
 
 SCHEMA = """\
@@ -294,6 +336,18 @@ async def test_targets(memory: Backbone, tmp_path: Path) -> None:
     async with (
         App(subscribed) as app,
         gateway(memory, tmp_path, app=app, app_id="appB", resources=DEFAULTS + HEAD + OVERVIEW) as node,
+    ):
+        app.answers["/t"] = answers(500, 500, 500, 200)
+        await node.publish("t", "x")
+        assert len(await app.until("/t", 4)) == 4
+
+
+async def test_targets_of_both_directions(memory: Backbone, tmp_path: Path) -> None:
+    """A component's policy beside its directions is for both: three more attempts, not the five of the default."""
+    subscribed = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
+    async with (
+        App(subscribed) as app,
+        gateway(memory, tmp_path, app=app, app_id="appB", resources=DEFAULTS + HEAD + DEFAULT_POLICIES) as node,
     ):
         app.answers["/t"] = answers(500, 500, 500, 200)
         await node.publish("t", "x")

@@ -303,7 +303,9 @@ def test_a_root_is_made_rotated_and_shown(
     monkeypatch.setenv("MESH_HOME", str(tmp_path))
     folder = Folder(tmp_path / "trust")
     assert main(["trust", "issue", "shop"]) == 1
-    assert main(["trust", "init", "--trust-domain", "prod", "--ttl", "400d"]) == 0
+    assert main(["trust", "init", "--trust-domain", "my domain"]) == 1
+    assert main(["trust", "init", "--trust-domain", "Prod", "--ttl", "400d"]) == 0
+    assert folder.trust_domain() == "prod"
     left = folder.roots()[0].not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     assert datetime.timedelta(days=399) < left <= datetime.timedelta(days=400)
     assert main(["trust", "init"]) == 1

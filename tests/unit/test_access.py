@@ -355,9 +355,9 @@ SCENARIOS = {
         {
             "app1 POST /op1": True,
             "app1 GET /op1": False,
-            "app2@ns1@myDomain PUT /op2/a": True,
-            "app2@ns1@myDomain POST /op2/a": False,
-            "app2@ns1@myDomain PUT /op1": False,
+            "app2@ns1@mydomain PUT /op2/a": True,
+            "app2@ns1@mydomain POST /op2/a": False,
+            "app2@ns1@mydomain PUT /op1": False,
             "app2@ns1 PUT /op2/a": False,
         },
     ),
@@ -382,6 +382,13 @@ SCENARIOS = {
         "trustDomain: public, namespace: default, operations: [{name: /neworder, httpVerb: [POST], action: deny}]}]}",
         {"pythonapp POST /neworder": False, "pythonapp GET /neworder": True, "pythonapp POST /order": True},
     ),
+    "hello world, the callee": (
+        "{defaultAction: allow, trustDomain: public, policies: [{appId: pythonapp, defaultAction: allow, "
+        "trustDomain: 'myDomain', namespace: default, operations: "
+        "[{name: /neworder, httpVerb: ['POST'], action: deny}]}]}",
+        {"pythonapp@default@mydomain POST /neworder": False, "pythonapp@default@mydomain GET /neworder": True},
+    ),
+    "hello world, the caller": ("{defaultAction: allow, trustDomain: myDomain}", {"any POST /x": True}),
 }
 
 
@@ -419,8 +426,12 @@ def test_scenarios_of_the_public_documentation(tmp_path: Path, section: str, req
     warnings: list[Any] = []
     checked = load_configuration_file(path, {}, warnings).spec.access_control
     assert checked is not None
-    strangers = ["spec.accessControl.policies[1].trustDomain"] if "myDomain" in section else []
-    assert [each.path for each in warnings] == strangers
+    told = [(each.path.removeprefix("spec.accessControl"), each.message.partition(":")[0]) for each in warnings]
+    of = ".policies[1].trustDomain" if "app2" in section else ".policies[0].trustDomain"
+    lowered = [(of if "policies" in section else ".trustDomain", "it is read as 'mydomain'")] * ("myDomain" in section)
+    assert told == lowered + [(of, "it is about nobody")] * (
+        "'myDomain'" in section or "myDomain, namespace" in section
+    )
     for request, expected in requests.items():
         who, verb, target = request.split(" ")
         app_id, namespace, domain = (*who.split("@"), *("default", "public")[who.count("@") :])
@@ -442,6 +453,15 @@ WRONG = {
     ),
     "twice": (
         "    policies: [{appId: a, namespace: n, trustDomain: t}, {appId: a, namespace: n, trustDomain: t}]\n",
+        "policies[1]: there is a policy of a before, which would not count",
+    ),
+    "no domain": ("    trustDomain: my domain\n", "6:18: spec.accessControl.trustDomain: trust domain 'my domain' has"),
+    "a letter that is no ASCII": (
+        "    policies: [{appId: a, namespace: n, trustDomain: \u212aa}]\n",
+        "6:54: spec.accessControl.policies[0].trustDomain: trust domain '\u212aa' has other than",
+    ),
+    "twice, as case does not count": (
+        "    policies: [{appId: a, namespace: n, trustDomain: t}, {appId: a, namespace: n, trustDomain: T}]\n",
         "policies[1]: there is a policy of a before, which would not count",
     ),
     "action": ("    defaultAction: denied\n", "6:20: spec.accessControl.defaultAction"),

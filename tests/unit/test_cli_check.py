@@ -251,6 +251,25 @@ def test_configuration_is_checked_with_its_variables(
     assert said.startswith("c.yaml:5:10: spec.mtls.enabled: gateways talk over the broker alone")
 
 
+def test_what_a_configuration_denies_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """As at the start: beside it, and of a template for the application whose it is; of several it may be another's."""
+    text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: %s}\nspec: {components: {deny: [%s]}}\n"
+    _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh"))
+    _write("one.yaml", text % ("one", "state.mesh/v1"))
+    _write("two.yaml", text % ("two", "state.redis"))
+    said = "r/a.yaml:4:14: spec.type: component type 'state.mesh' is denied by Configuration 'one'\n"
+    assert _checked(capsys, "r", "one.yaml") == (1, said, "1 problem\n")
+    assert _checked(capsys, "r", "two.yaml") == (0, "2 resources are fine\n", "")
+    assert _checked(capsys, "r", "one.yaml", "two.yaml") == (0, "3 resources are fine\n", f"warning: {said}")
+    for name, expected in (
+        ("one", (1, said, "1 problem\n")),
+        ("two", (0, "2 resources and 1 template are fine\n", "")),
+    ):
+        app = f"{{appID: app, appDirPath: ., command: [sh], configFilePath: {name}.yaml, resourcesPath: r}}"
+        _write("dapr.yaml", f"version: 1\napps: [{app}]\n")
+        assert _checked(capsys, "dapr.yaml") == expected
+
+
 def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.CaptureFixture[str]) -> None:
     one = _COMPONENT.format(name="a", type="state.mesh")
     _write("a.yaml", f"{one}scopes: [x]\n---\n{one}scopes: [y]\n")

@@ -176,6 +176,7 @@ def test_wrong_words_are_refused_in_one_line(line: str, message: str) -> None:
     [
         ("-app-id=x -app-ssl=false -app-port 80", GatewayOptions(app_id="x", app_port=80)),
         ("-app-id x -enable-api-logging=true", GatewayOptions(app_id="x", enable_api_logging=True)),
+        ("-app-id x -enable-api-logging=false", GatewayOptions(app_id="x", enable_api_logging=False)),
         ("-app-ssl", GatewayOptions(app_ssl=True)),
         ("-a -x", GatewayOptions(app_id="-x")),
         ("-a=x -p=3000 -p3001", GatewayOptions(app_id="x", app_port=3001)),

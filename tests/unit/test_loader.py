@@ -213,14 +213,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?",
         ],
     ),
+    "scopes of one store": (
+        CONFIGURATION + "  secrets:\n    scopes:\n    - {storeName: a, defaultAccess: deny}\n    - {storeName: b}\n"
+        "    - {storeName: a, defaultAccess: allow}\n",
+        ["f.yaml:9:7: spec.secrets.scopes[2]: there is a scope of a before, which would not count"],
+    ),
     "what would be around nothing": (
         RESILIENCY
         + "  policies: {timeouts: {a: 1s}, retries: {r: {dur: 5s}}}\n  targets:\n"
-        + "    apps: {a: {foo: 1}}\n    components: {p: {timeout: a}}\n  other: {}\n",
+        + "    apps: {a: {foo: 1}}\n    components: {p: {timeoot: a, bar: 1}}\n  other: {}\n",
         [
             "f.yaml:7:16: spec.targets.apps.a.foo: unknown field; known are circuitBreaker, circuitBreakerCacheSize, "
             "circuitBreakerScope, retry, timeout",
-            "f.yaml:8:22: spec.targets.components.p.timeout: unknown field; known are inbound, outbound",
+            "f.yaml:8:22: spec.targets.components.p.timeoot: unknown field; did you mean 'timeout'?",
+            "f.yaml:8:34: spec.targets.components.p.bar: unknown field; known are circuitBreaker, inbound, outbound, "
+            "retry, timeout",
         ],
     ),
     "without names": (
@@ -426,9 +433,39 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
             "11:3: spec.workflow: it has no effect yet: there are no workflows",
         ],
     ),
+    "a collector's port": (
+        CONFIGURATION + "  tracing:\n    otel: {endpointAddress: 'https://c:4317/'}\n",
+        [
+            "6:29: spec.tracing.otel.endpointAddress: 4317 is usually gRPC's port, and without a protocol it is HTTP, "
+            "unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc"
+        ],
+    ),
+    "a collector's port with its protocol": (
+        CONFIGURATION + "  tracing: {otel: {endpointAddress: 'c:4317', protocol: http}}\n",
+        [],
+    ),
     "policies of actors": (
         RESILIENCY + "  policies: {timeouts: {t: 1s}}\n  targets: {actors: {a: {timeout: t}}}\n",
         ["6:13: spec.targets.actors: it has no effect yet: there are no actors"],
+    ),
+    "defaults that are none": (
+        RESILIENCY
+        + "  policies:\n    timeouts: {DefaultAppRetryPolicy: 1s, DefaultTimeoutPolicy: 1s, DefaultFastPolicy: 1s}\n"
+        + "    retries:\n      DefaultStateStoreComponentOutboundRetryPolicy: {}\n      DaprBuiltInServiceRetrys: {}\n"
+        + "      DefaultPubsubComponentInboundRetryPolicy: {}\n      DaprBuiltInServiceRetries: {}\n"
+        + "  targets: {apps: {a: {timeout: DefaultFastPolicy}}}\n",
+        [
+            f"{place}: no default policy of this kind has this name: it counts only for targets that name it; "
+            f"did you mean '{meant}'?"
+            for place, meant in (
+                ("6:16: spec.policies.timeouts.DefaultAppRetryPolicy", "DefaultAppTimeoutPolicy"),
+                (
+                    "8:7: spec.policies.retries.DefaultStateStoreComponentOutboundRetryPolicy",
+                    "DefaultStatestoreComponentOutboundRetryPolicy",
+                ),
+                ("9:7: spec.policies.retries.DaprBuiltInServiceRetrys", "DaprBuiltInServiceRetries"),
+            )
+        ],
     ),
 }
 
@@ -459,7 +496,7 @@ def test_near_misses_in_metadata(field: str, meant: str, tmp_path: Path) -> None
         ("denied: [{name: staet}]", "name: no API has the name 'staet'; did you mean 'state'?", True),
         ("denied: [{name: State}]", "name: no API has the name 'State'; did you mean 'state'?", True),
         ("denied: [{name: quux}]", "name: no API has the name 'quux'; known are actors, ", True),
-        ("denied: [{name: quux, protocol: grpc}]", "name: no API has the name 'quux'; known are actors, ", False),
+        ("denied: [{name: quux, protocol: grpc}]", "name: no API has the name 'quux'; known are actors, ", True),
         ("denied: [{name: state, version: v7}]", "version: no API has the version 'v7'; known are v1, ", True),
         (
             "denied: [{name: state, version: v1.0-beta1}]",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections.abc import Sequence
 
 import orjson
+import pytest
 
+from gateway.export import queue
 from gateway.export.otlp import OTLPExporter
 from gateway.export.queue import ExportError, exporting
 from gateway.export.targets import OTLP
@@ -105,3 +109,21 @@ def test_where_spans_go_is_told_without_secrets() -> None:
     assert "p4ss" not in vars(zipkin._client)["_base"]
     assert ("Authorization", "Basic dXNlcjpwNHNz") in zipkin._headers
     assert OTLP("http", "https://u:p@c/v1/traces?key=s", False, {}).where == "c/v1/traces"
+
+
+async def test_an_end_is_bounded_whatever_time_there_is() -> None:
+    """A collector that hangs has a moment; what it was not sent counts as failed."""
+    exporter, counters, tracing = Taking(), Counters(), Tracing(1.0)
+    exporter.holds = True
+    async with asyncio.timeout(queue.FLUSH_SECONDS + 20):
+        async with exporting([exporter], tracing, counters, lambda: math.inf):
+            begin(tracing)
+    assert counters.snapshot() == {(SPANS, "test", "failed"): 1}
+
+
+async def test_the_library_is_not_heard_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its threads may outlive the exporter; the standard error is the log's alone."""
+    async with OTLPExporter(OTLP("http", "http://127.0.0.1:1/v1/traces", True, {}), {}):
+        pass
+    logging.getLogger("opentelemetry.exporter.otlp").warning("Shutdown in progress, aborting retry.")
+    assert capsys.readouterr().err == ""

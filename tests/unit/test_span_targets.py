@@ -43,6 +43,26 @@ def test_places(otel: OTel, environ: Mapping[str, str], protocol: str, endpoint:
     assert found.from_environment == (not otel.endpoint_address)
 
 
+@pytest.mark.parametrize(
+    ("otel", "environ", "told"),
+    [
+        (OTel(), {"ENDPOINT": "c:1", "PROTOCOL": "http/json"}, "PROTOCOL: spans go as http/protobuf"),
+        (OTel("c:1", "http"), {"PROTOCOL": "http/json"}, ""),
+        (OTel(), {"ENDPOINT": "http://c:4317"}, "ENDPOINT: 4317 is usually gRPC's port"),
+        (OTel(), {"ENDPOINT": "http://c:4317", "PROTOCOL": "http/protobuf"}, ""),
+        (OTel(), {"ENDPOINT": "http://c:4318"}, ""),
+    ],
+)
+def test_what_is_perhaps_not_meant(
+    otel: OTel, environ: Mapping[str, str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once, and spans go over HTTP."""
+    found = targets_of(Tracing(otel=otel), {VARIABLE + name: value for name, value in environ.items()}, {}).otlp
+    assert found is not None
+    assert found.protocol == "http"
+    assert [each.getMessage().startswith(VARIABLE + told) for each in caplog.records] == [True] * bool(told)
+
+
 def test_nowhere() -> None:
     """Without a place there is nothing to send."""
     assert targets_of(None, {VARIABLE + "HEADERS": "a=b"}, {}) == Targets()
