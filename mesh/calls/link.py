@@ -31,6 +31,7 @@ __all__ = [
     "PROVE",
     "REASON_HEADER",
     "SEQUENCE_HEADER",
+    "TAKEN",
     "WINDOW_BYTES",
     "Link",
     "broken",
@@ -41,6 +42,7 @@ SEQUENCE_HEADER = "mesh-seq"
 CREDIT_HEADER = "mesh-credit"
 GRANTED_HEADER = "mesh-granted"
 PROVE = "prove"
+TAKEN = "taken"
 REASON_HEADER = "mesh-reason"
 WINDOW_BYTES = 2 * 1024 * 1024
 MAX_REASON = 200
@@ -55,6 +57,7 @@ class Link:
         served: Whom the call goes to, at the caller's end.
         waiting: What was asked about it meanwhile, at the caller's end.
         on_broken: Called when it ends with an error while nobody waits for it.
+        taken: Whether its callee says that it took it, though who else serves knows nothing of that one.
         watched: Whether its silence ends it also before the other end is known.
         end_headers: What came with the frame that ended what it receives.
         session: Proves what it sends, and checks what comes; None = nobody asks for that.
@@ -87,6 +90,7 @@ class Link:
         "served",
         "session",
         "streaming",
+        "taken",
         "token",
         "upload",
         "waiting",
@@ -110,7 +114,7 @@ class Link:
         self.peer = peer
         self.first: asyncio.Future[Frame] | None = None
         self.upload: asyncio.Task[None] | None = None
-        self.streaming = self.watched = False
+        self.streaming = self.watched = self.taken = False
         self.end_headers: Mapping[str, str] = {}
         self.born = self.heard_at = self.sent_at = exchange.monotonic()
         self.sender: asyncio.Task[Any] | None = None
@@ -170,6 +174,8 @@ class Link:
             self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")[:MAX_REASON]))
         elif kind == "busy":
             self.fail(NoResponderError("every instance is busy"))
+        elif kind == TAKEN:
+            self.taken = True
         elif kind == PROVE:
             self.fail(ProveAgainError("the callee asks for a signature"))
 
