@@ -34,6 +34,7 @@ __all__ = [
     "Sink",
     "SubscribeOptions",
     "Topology",
+    "not_allowed",
 ]
 
 
@@ -232,14 +233,21 @@ class Frame:
         message: The message; None when nobody serves the address a frame with ``reply_to`` went to.
         token: The last part of the inbox address it was sent to; empty for served addresses.
         reply_to: Where the other side listens for answers; empty when it does not.
+        refused: An address, in small letters, that the broker does not let this node send to; the rest is empty.
     """
 
     message: Message | None
     token: str
     reply_to: str
+    refused: str = ""
 
 
 Sink = Callable[[Frame], None]
+
+
+def not_allowed(label: str) -> BrokerError:
+    """Make the error of a call to what the broker's rights keep from this node; it did not run."""
+    return BrokerError(f"the broker does not let this gateway call {label} (see `mesh broker permissions`)")
 
 
 @runtime_checkable

@@ -61,6 +61,7 @@ class Rights:
     def told(self) -> list[str]:
         """Addresses of those that it sends frames to, or broadcasts to; ``*`` is any one token."""
         found = [each for app in self.calls for each in (self.space("app", app), self.space("app", app, "members"))]
+        found.append(self.space("app", self.app_id, "members"))  # To the other instances of its own application.
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
         return found + [self.space(name, "*") for name in (*_NAMED, "bindings")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ IN_PROCESS = 10158
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 # What the server says to wrong credentials; its protocol has no codes, these texts are the client's way, too.
 REFUSALS = ("authorization violation", "authentication expired", "authentication revoked")
+# What it says of a subject that may not be sent to, some time after; the client has it in small letters.
+_REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
 # Then the connection is lost, but not yet reported; its return resolves what waits.
 UNLESS_FULL = suppress(nats.errors.OutboundBufferLimitError)
 JSON = dict[str, object]
@@ -78,6 +81,7 @@ class Connection:
         self._on_reconnect: list[Callable[[], None]] = []
         self._last_error = ""
         self._failures = 0
+        self.on_refused: Callable[[str], None] | None = None  # Takes subjects that may not be sent to.
         self.errors = errors_of(f"NATS at {self.shown}")
         self._outage = Outage(logger, "NATS", self.shown)
 
@@ -184,6 +188,8 @@ class Connection:
             if ours is not None and (self._failures >= len(self._servers) or not ours.retryable):
                 raise ours from error
         text = cause_of(error)
+        if self.on_refused is not None and (refused := _REFUSED.search(text)) is not None:
+            self.on_refused(refused[1])
         if text == self._last_error:
             return
         self._last_error = text

@@ -80,6 +80,7 @@ class NatsBroker(Adapter):
     def _prepare(self, config: NatsConfig) -> None:
         self._config = config
         self._connection = Connection(list(config.servers), config.options())
+        self._connection.on_refused = self._refuse
 
     async def _enter(self) -> None:
         """Connect, and start to receive frames."""
@@ -282,6 +283,10 @@ class NatsBroker(Adapter):
     async def _receive(self, message: Msg) -> None:
         if self._sink is not None:
             self._sink(_frame(message, message.subject.rpartition(".")[2]))
+
+    def _refuse(self, subject: str) -> None:
+        if self._sink is not None:
+            self._sink(Frame(None, "", "", subject))
 
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Send over core NATS."""

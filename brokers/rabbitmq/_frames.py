@@ -111,6 +111,11 @@ class Inbox:
         if self.sink is not None:
             self.sink(Frame(None, token if dot else properties.correlation_id or "", ""))
 
+    def refuse(self, key: str) -> None:
+        """Tell that this node may not send to an address, by its routing key."""
+        if self.sink is not None:
+            self.sink(Frame(None, "", "", key.lower()))
+
 
 class Serving:
     """A member of a group that serves an address."""

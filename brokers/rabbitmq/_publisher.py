@@ -7,6 +7,7 @@ connection that publishes, and acks must still get through.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -29,6 +30,7 @@ NOT_FOUND = 404
 FRAME_ROOM = 1024  # For the other properties.
 MAX_REFUSALS = 8
 REFUSED_WAIT = 0.25
+_NOT_ALLOWED = re.compile(r"access to topic '([^']+)' in exchange '[^']+' .*refused")
 
 
 class Publisher:
@@ -38,14 +40,20 @@ class Publisher:
         session: The connections.
         spaces: What was declared here, by its name; a server that lost it gets it again.
         on_return: Called with the properties of a frame that nobody takes.
+        on_refused: Called with the routing key of a frame that this user may not send.
     """
 
     def __init__(
-        self, config: RabbitMQConfig, on_return: Callable[[spec.Basic.Properties], None], outage: Outage
+        self,
+        config: RabbitMQConfig,
+        on_return: Callable[[spec.Basic.Properties], None],
+        on_refused: Callable[[str], None],
+        outage: Outage,
     ) -> None:
         self.session = Session(config, "publishing", self._prepare, outage)
         self.spaces: dict[str, Space] = {}
         self.on_return = on_return
+        self.on_refused = on_refused
         self._shown = config.shown
         self._known: set[str] = set()
         self._limited: set[str] = set()
@@ -58,8 +66,14 @@ class Publisher:
         self._storing = await connection.open_channel(confirms=True)
         self._frames = await connection.open_channel(FRAMES_EXCHANGE, confirms=True)
         self._frames.on_return = self.on_return
+        self._frames.lost.add_done_callback(partial(self._note_refused, self._frames))
         for channel in (self._storing, self._frames):
             channel.lost.add_done_callback(partial(_end, connection, channel))
+
+    def _note_refused(self, channel: Channel, lost: asyncio.Future[None]) -> None:
+        """Tell what for the server closed the channel of frames, where its rights are the reason."""
+        if isinstance(channel.error, RefusedError) and (found := _NOT_ALLOWED.search(channel.error.text)) is not None:
+            self.on_refused(found[1])
 
     async def declare(self, space: Space) -> None:
         """Create a space, or see that it is as wanted.

@@ -63,7 +63,7 @@ class RabbitMQBroker(Adapter):
         super().__init__(config)
         self._inbox = Inbox(config.inbox)
         outage = Outage(logger, "RabbitMQ", config.shown)
-        self._publisher = Publisher(config, self._inbox.take_back, outage)
+        self._publisher = Publisher(config, self._inbox.take_back, self._inbox.refuse, outage)
         self._session = Session(config, "consuming", self._inbox.open, outage)
         self.inbox = self._inbox.name
 

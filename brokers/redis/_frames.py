@@ -22,7 +22,7 @@ from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._wire import ConnectionLostError, Reply, ReplyError
 from brokers.shared.outage import Outage
 from mesh.address import Address, encode_token
-from mesh.broker import Frame, Message, Sink
+from mesh.broker import Frame, Message, Sink, not_allowed
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Frames"]
@@ -229,6 +229,8 @@ class Frames:
             else:
                 received = await commands.call("PUBLISH", target, b"B" + head + body, repeat=False)
         except ReplyError as error:
+            if isinstance(to, Address) and error.reply_code == "NOPERM":
+                raise not_allowed(to.label) from error
             raise BrokerError(f"Redis refused a frame: {error}") from error
         except BrokerUnavailableError:
             if not served or wire is None:

@@ -66,9 +66,13 @@ def _ours(error: Exception) -> BrokerError:
     known = getattr(error, "status_code", None)
     if known is None and not isinstance(error, exceptions.ResponseError):
         return ConnectionLostError(cause_of(error))
+    if isinstance(error, exceptions.NoPermissionError) or str(error).startswith(SCRIPT_REFUSED):
+        known = "NOPERM"
     return ReplyError(str(error), str(known or str(error).partition(" ")[0]))
 
 
+# What Redis 7.0 says, as a mere ERR, where a command of a script is not allowed.
+SCRIPT_REFUSED = "The user executing the script can't "
 _FOREIGN = (
     exceptions.RedisError,
     exceptions.RedisClusterException,

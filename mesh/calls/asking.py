@@ -1,4 +1,7 @@
-"""What a caller tells and asks those who serve an address; ``mesh/calls/members.py`` says how that is answered."""
+"""What a caller tells and asks those who serve an address; ``mesh/calls/members.py`` says how that is answered.
+
+Those who serve an address of nodes do not know each other, and do not listen: nothing is asked there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Mapping
 import orjson
 
 from mesh import address
-from mesh.address import Address
+from mesh.address import Address, Kind
 from mesh.broker import Message
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, Link
@@ -42,6 +45,8 @@ class Asking:
 
     def give_up(self, link: Link) -> None:
         """Have whoever took a call, which nobody knows yet, stop it; many at once go in one frame."""
+        if link.served.kind is Kind.NODES:
+            return
         if not self._given_up:
             self._exchange.soon(self._tell_given_up())
         tokens = self._given_up.setdefault(link.served, [])
@@ -67,6 +72,8 @@ class Asking:
         due: dict[Address, list[tuple[Link, Waiting]]] = defaultdict(list)
         for link in self._links.values():
             if link.first is None or link.first.done() or now - link.born < self._exchange.ask_after:
+                continue
+            if link.served.kind is Kind.NODES:
                 continue
             if link.waiting is None:
                 link.waiting = Waiting(self._exchange.ask_after)
@@ -100,7 +107,7 @@ class Asking:
         self._margin = min(max(self._least, 2 * (now - told["at"])), MAX_MARGIN)
         for token in listed(told["none"], MAX_CALLS):
             link = self._links.get(token)
-            if link is None or link.first is None or link.waiting is None or link.peer:
+            if link is None or link.first is None or link.waiting is None or link.peer or link.taken:
                 continue
             if link.session is not None and not link.session.may_answer(teller):
                 continue

@@ -17,6 +17,7 @@ credit   to the body's sender           so many more bytes may be sent
 abort    either way                     the stream is over, with the reason
 ping     either way                     still here; sent when nothing else was for a while. It says how much
                                         was sent before it, so a lost last part or credit is noticed, too
+taken    to the caller                  it runs, at an instance that the others do not know (``members.py``)
 busy     to the caller                  not run: the callee has no room; the caller may go elsewhere
 ======== ============================== ==========================================================
 
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import orjson
 
 from mesh.address import Address
-from mesh.broker import Broker, Frame, Message
+from mesh.broker import Broker, Frame, Message, not_allowed
 from mesh.calls.asking import Asking, NotTakenError
 from mesh.calls.comeback import Comeback
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
@@ -244,6 +245,8 @@ class Exchange:
             link.receive(frame)
             return
         if frame.message is None:
+            if frame.refused:
+                self._fail_refused(frame.refused)
             return
         for serving in self._serving:
             if serving.token == frame.token:
@@ -260,6 +263,14 @@ class Exchange:
             for serving in self._serving:
                 if serving.members.served == said["address"]:
                     serving.members.hear_one(f"{self.inbox}.{frame.token}", frame.message, said)
+
+    def _fail_refused(self, to: str) -> None:
+        """Fail the calls that wait at an address which the broker keeps from this node, if it is clear which one."""
+        links = [link for link in self.links.values() if link.first is not None and link.served.text.lower() == to]
+        if len({link.served for link in links}) == 1:
+            for link in links:
+                if not link.peer and not link.taken:
+                    link.fail(not_allowed(link.served.label))
 
     def tell(self, to: str, message: Message, reply_to: str = "") -> None:
         """Send a frame without waiting for it; what cannot be sent soon is not."""

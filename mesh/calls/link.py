@@ -32,6 +32,7 @@ __all__ = [
     "REASON_HEADER",
     "SEALED_HEADER",
     "SEQUENCE_HEADER",
+    "TAKEN",
     "WINDOW_BYTES",
     "Link",
     "broken",
@@ -43,6 +44,7 @@ CREDIT_HEADER = "mesh-credit"
 GRANTED_HEADER = "mesh-granted"
 PROVE = "prove"
 SEALED_HEADER = "mesh-sealed"
+TAKEN = "taken"
 REASON_HEADER = "mesh-reason"
 WINDOW_BYTES = 2 * 1024 * 1024
 MAX_REASON = 200
@@ -57,6 +59,7 @@ class Link:
         served: Whom the call goes to, at the caller's end.
         waiting: What was asked about it meanwhile, at the caller's end.
         on_broken: Called when it ends with an error while nobody waits for it.
+        taken: Whether its callee says that it took it, though who else serves knows nothing of that one.
         watched: Whether its silence ends it also before the other end is known.
         end_headers: What came with the frame that ended what it receives.
         session: Proves what it sends, and checks what comes; None = nobody asks for that.
@@ -89,6 +92,7 @@ class Link:
         "served",
         "session",
         "streaming",
+        "taken",
         "token",
         "upload",
         "waiting",
@@ -112,7 +116,7 @@ class Link:
         self.peer = peer
         self.first: asyncio.Future[Frame] | None = None
         self.upload: asyncio.Task[None] | None = None
-        self.streaming = self.watched = False
+        self.streaming = self.watched = self.taken = False
         self.end_headers: Mapping[str, str] = {}
         self.born = self.heard_at = self.sent_at = exchange.monotonic()
         self.sender: asyncio.Task[Any] | None = None
@@ -175,6 +179,8 @@ class Link:
             self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")[:MAX_REASON]))
         elif kind == "busy":
             self.fail(NoResponderError("every instance is busy"))
+        elif kind == TAKEN:
+            self.taken = True
 
     def _receive_credit(self, message: Message) -> None:
         credit = int(message.headers[CREDIT_HEADER])

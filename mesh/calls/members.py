@@ -16,11 +16,16 @@ given-up to all members   calls whose callers are gone: whoever runs one ends it
 An answer that is still kept is sent again. A call that every member says it did not take, and will not take, is sent
 again by its caller: it certainly did not run. Whoever has been a member since before the call vouches for the list of
 members, those included that have left since, or died: what these took stays unknown, and is not repeated.
+
+A broker may let a node listen to the members, and not tell them anything; some do not even say so. The only sure sign
+is to hear oneself. Who does not may know no others, nor they of it: it vouches for no list, and says to each
+caller at once that it took the call (``taken``, in ``mesh/calls/exchange.py``). Such a call is never sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,11 +42,13 @@ from mesh.calls.link import FRAME_HEADER
 from mesh.calls.malformed import careful, listed, named
 from mesh.calls.taken import Taken
 from mesh.calls.waiting import MAX_MEMBERS
-from mesh.errors import BrokerError, UnprovenError
+from mesh.errors import BrokerError, BrokerUnavailableError, UnprovenError
 from mesh.tasks import task_group
 from mesh.trust.identity import Identity
 
 __all__ = ["LOST", "Members"]
+
+logger = logging.getLogger(__name__)
 
 HERE = "here"
 LOST = "it ran, and its answer was lost"
@@ -50,6 +57,7 @@ MEMBERS_PER_BEAT = 10  # The more there are, the less often each says that it is
 MISSED_BEATS = 3
 REMEMBERED = 600.0
 BYE_WAIT = 1.0
+ECHO_WAIT = 5.0  # Less than there is between two beats.
 
 
 class Members:
@@ -69,7 +77,11 @@ class Members:
         self.label = served.label
         self._of = served
         self._address = address.members(served)
-        self._joined_at = exchange.monotonic()
+        self._joined = False
+        self._known_since: float | None = None  # When what it said to all came back, if it has since.
+        self._said = 0
+        self._echo = asyncio.Event()
+        self._unheard = False  # Whether the log says so.
         self._heard: dict[str, float] = {}
         self._left: dict[str, float] = {}
         self._overflowed_at: float | None = None
@@ -79,30 +91,72 @@ class Members:
     async def joined(self) -> AsyncIterator[None]:
         """Be one of them while entered."""
         async with self._exchange.broker.listen(self._address, careful(self._hear)), task_group() as tasks:
-            await self._say(HERE, new=True)
-            beating = tasks.create_task(self._beat(), name="exchange-member")
+            self._joined = True
+            said = await self._say_here()
+            beating = tasks.create_task(self._beat(said), name="exchange-member")
             try:
                 yield
             finally:
                 beating.cancel()
                 await self._say("bye")
 
-    async def _say(self, kind: str, *, new: bool = False) -> None:
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it takes part, and the others may not know of it."""
+        return self._joined and self._known_since is None
+
+    async def _say_here(self) -> bool:
+        """Say that it is here; who was not heard is new to the others. False = there is no connection."""
+        self._said += 1
+        self._echo.clear()
+        return await self._say(HERE, new=self._known_since is None, said=self._said)
+
+    async def _say(self, kind: str, **values: object) -> bool:
         try:
             async with asyncio.timeout(BYE_WAIT):
-                message = self._message(self._address.text, kind, new=new)
+                message = self._message(self._address.text, kind, **values)
                 await self._exchange.broker.broadcast(self._address, message)
-        except (BrokerError, TimeoutError):
-            return  # The next beat says it; one who left unheard is waited for as if it had died.
+        except (BrokerError, TimeoutError) as error:  # One who left unheard is waited for as if it had died.
+            self._known_since = None
+            return not isinstance(error, BrokerUnavailableError | TimeoutError)
+        return True
+
+    async def _await_echo(self) -> None:
+        try:
+            async with asyncio.timeout(ECHO_WAIT):
+                await self._echo.wait()
+        except TimeoutError:
+            self._known_since = None
+            if not self._unheard:
+                self._unheard = True
+                logger.warning(
+                    "what this node tells the other instances of %s does not come back, so no call to it is made again "
+                    "whose request got lost; the broker has to let this node publish and subscribe to %s "
+                    "(see `mesh broker permissions`)",
+                    self.label,
+                    self._address,
+                )
+
+    def _hear_itself(self, said: dict[str, Any]) -> None:
+        if said.get("said") != self._said:
+            return  # An earlier one, or its farewell.
+        self._echo.set()
+        if said["new"] and self._known_since is None:
+            self._known_since = self._exchange.monotonic()
+        if self._unheard:
+            self._unheard = False
+            logger.info("the other instances of %s hear this node again", self.label)
 
     def _message(self, to: str, kind: str, **values: object) -> Message:
         message = Message({FRAME_HEADER: kind}, orjson.dumps({"node": self.node, "address": self.served, **values}))
         return message if self._exchange.guard is None else self._exchange.guard.tell(to, message)
 
-    async def _beat(self) -> None:
+    async def _beat(self, said: bool) -> None:
         while True:
+            if said:
+                await self._await_echo()
             await asyncio.sleep(self._interval() * random.uniform(0.8, 1.0))  # noqa: S311 - it only spreads the load
-            await self._say(HERE)
+            said = await self._say_here()
             now = self._exchange.monotonic()
             silent = MISSED_BEATS * self._interval()
             for node in [node for node, heard_at in self._heard.items() if now - heard_at > silent]:
@@ -126,7 +180,10 @@ class Members:
         elif kind == GIVEN_UP:
             for token in [named(each) for each in listed(said["calls"], MAX_CALLS)]:
                 self._taken.end(token, by)
-        elif said["node"] != self.node and self._is_member(teller):
+        elif self._is_member(teller):
+            if said["node"] == self.node:
+                self._hear_itself(said)
+                return
             if kind == "bye":
                 self._leave(named(said["node"]), self._exchange.monotonic())
                 return
@@ -170,7 +227,9 @@ class Members:
         answers: list[tuple[str, Message, str]] = []
         none: list[str] = []
         now = exchange.monotonic()
-        known_for = min(now - max(self._joined_at, self._overflowed_at or 0.0), REMEMBERED)
+        known_for = 0.0
+        if self._known_since is not None:
+            known_for = min(now - max(self._known_since, self._overflowed_at or 0.0), REMEMBERED)
         for token, age, vouched in calls:
             request = self._taken.get(token, by)
             if request is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
-from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, SEALED_HEADER, WINDOW_BYTES, Link, broken
+from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, SEALED_HEADER, TAKEN, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.error_wire import to_wire
@@ -219,6 +219,10 @@ class Request:
         if self._link is None and not self.answered and WATCHED_HEADER in self.headers:
             self._open().ping()
 
+    def tell_taken(self) -> None:
+        """Let its caller know that it was taken, whatever others say."""
+        self._exchange.tell(self._reply_to, self._sealed(Message({FRAME_HEADER: TAKEN}, b"")))
+
     def close(self, reason: str | None = None) -> None:
         """Let go of the stream; with a reason, or body left unread, tell the caller that it is over."""
         self._task = None
@@ -299,6 +303,8 @@ class Serving:
         if crowded or len(self._running) >= self._max_in_flight:
             self._tasks.create_task(request.busy(), name="exchange-busy")
             return
+        if self.members.is_unknown:
+            request.tell_taken()
         self._running.add(request)
         task = self._tasks.create_task(self._run(request), name="exchange-serve")
         task.add_done_callback(lambda _: self._ended(request))

@@ -8,10 +8,12 @@ import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import nats
 import pytest
 from aio_pika import Message, connect
+from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.protocol.admin import CreateAclsRequest
@@ -22,7 +24,8 @@ from redis.exceptions import NoPermissionError
 from brokers.kafka import KafkaConfig
 from brokers.kafka._cluster import Cluster
 from gateway.cli import main
-from tests.http.harness import App, Backbone, Node, gateway
+from mesh.calls.exchange import Exchange
+from tests.http.harness import App, Backbone, Got, Node, gateway
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.nats import NatsServer, find_nats_server
@@ -71,6 +74,33 @@ async def everything(shop: Node, orders: Node, app: App) -> None:
     await eventually(has_run)
 
 
+ASK_AFTER = 0.2
+
+
+async def runs_once(urls: dict[str, str], home: Path, resources: str = "") -> str:
+    """Have one of two instances work for long, and give what the answer to a call that is not allowed says."""
+    orders, shop = (Backbone(urls[app], NAMESPACE) for app in ("orders", "shop"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cast("dict[str, object]", Exchange.__init__.__kwdefaults__), "ask_after", ASK_AFTER)
+        async with (
+            App() as app,
+            gateway(orders, home, app=app, app_id="orders", resources=resources),
+            gateway(orders, home, app=app, app_id="orders", resources=resources),
+            gateway(shop, home, app_id="shop", resources=resources) as caller,
+        ):
+
+            async def work(got: Got, request: object) -> web.Response:
+                await asyncio.sleep(8 * ASK_AFTER)
+                return web.Response()
+
+            app.answers["/work"] = work
+            await asyncio.sleep(5 * ASK_AFTER)  # Until the instances vouch for each other.
+            assert (await caller.post("/v1.0/invoke/orders/method/work", {})).status == 200
+            assert len(app.got) == 1
+            async with asyncio.timeout(5):  # A call has a minute.
+                return (await caller.post("/v1.0/invoke/billing/method/work", {})).body.decode()
+
+
 def printed(capsys: pytest.CaptureFixture[str], broker: str, app: str, *words: str) -> str:
     assert main(["broker", "permissions", app, "--broker", broker, "--namespace", NAMESPACE, *words]) == 0
     return capsys.readouterr().out
@@ -105,6 +135,16 @@ async def test_nats(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: t
     async with nats_of(tmp_path, *users) as (server, urls), pair(urls, tmp_path) as (shop, orders, app):
         await everything(shop, orders, app)
         assert violations(server) == []
+
+
+NOT_ALLOWED = "the broker does not let this gateway call billing"
+
+
+async def test_nats_instances_know_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    users = [nats_user(capsys, app, "--calls", "orders") for app in APPS]
+    async with nats_of(tmp_path, *users) as (server, urls):
+        assert NOT_ALLOWED in await runs_once(urls, tmp_path)
+        assert [each for each in violations(server) if "mesh.prod.app.billing" not in each] == []
 
 
 CALLS = "mesh_prod_topic_mesh-calls"
@@ -226,6 +266,14 @@ async def test_redis(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: 
             await everything(shop, orders, app)
 
 
+async def test_redis_instances_know_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    async with redis_of(tmp_path) as (admin, urls):
+        for app in APPS:
+            await allow(admin, redis_user(capsys, app, "--calls", "orders"))
+        assert NOT_ALLOWED in await runs_once(urls, tmp_path)
+        assert [each["object"] for each in await admin.acl_log()] == ["mesh.prod.app.billing:serve"]
+
+
 REDIS_NEEDED: list[tuple[str, str, str, dict[str, str] | None, bytes]] = [
     ("mesh.kv:prod=2Estatestore:", "POST", "/v1.0/state/statestore", None, b'[{"key": "k", "value": 1}]'),
     ("mesh.prod.topic.pubsub:", "POST", "/v1.0/publish/pubsub/placed", None, b"x"),
@@ -317,6 +365,16 @@ async def test_rabbitmq(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         await everything(shop, orders, app)
         assert "access_refused" not in "".join(each.read_text() for each in logs.iterdir())
         await rabbitmq_refuses(urls["shop"])
+
+
+async def test_rabbitmq_instances_know_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    users = [command for app in APPS for command in rabbitmq_user(capsys, app, "--calls", "orders")]
+    async with rabbitmq_of(tmp_path, *users) as (logs, urls):
+        assert NOT_ALLOWED in await runs_once(urls, tmp_path, RECORDS.format(file=tmp_path / "state.db"))
+        refused = [
+            line for path in logs.iterdir() for line in path.read_text().splitlines() if "access_refused" in line
+        ]
+        assert [line for line in refused if "'mesh.prod.app.billing'" not in line] == []
 
 
 FRAMES, RABBITMQ_CALLS = "mesh.frames.topic", "mesh.prod.topic.mesh-calls"

@@ -517,9 +517,8 @@ async def test_event_given_up_while_nothing_can_be_stored_is_not_lost(
     broker, inbox = RabbitMQBroker.from_url(server.url), Inbox(work)
     async with Proxy(server.port) as proxy:
         stalling = RabbitMQConfig.from_url(f"amqp://127.0.0.1:{proxy.port}?heartbeat=60")
-        broker._publisher = Publisher(
-            stalling, broker._inbox.take_back, Outage(logging.getLogger("test"), "RabbitMQ", "test")
-        )
+        outage = Outage(logging.getLogger("test"), "RabbitMQ", "test")
+        broker._publisher = Publisher(stalling, broker._inbox.take_back, broker._inbox.refuse, outage)
         await (await place.connect()).publish(place.topic(), text("x"))
         async with broker, broker.subscribe(place.topic(), SubscribeOptions("g", ack_wait=0.3), inbox):
             await inbox.holds(1)

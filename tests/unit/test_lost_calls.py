@@ -265,6 +265,67 @@ async def test_a_call_that_runs_for_long_runs_once(mesh: Mesh) -> None:
     assert mesh.ran == [b"x"]
 
 
+def not_heard(to: str | Address, message: Message) -> bool:
+    """What a broker keeps back whose rights let a node tell the other members nothing."""
+    return to == address.members(APP)
+
+
+@pytest.mark.parametrize("heard", [0, 1])
+@BOTH
+async def test_a_call_runs_once_where_a_member_is_not_heard(mesh: Mesh, heard: int) -> None:
+    """Neither who is not heard nor who does not hear it makes the caller repeat what the other one runs."""
+    _, caller = await mesh.node()
+    members = [await mesh.node() for _ in range(2)]
+    for broker, _ in members[heard:]:
+        broker.loses = not_heard
+
+    async def answer(request: Request) -> None:
+        mesh.ran.append(request.body)
+        await asyncio.sleep(10 * ASK_AFTER)
+        await request.reply({}, request.body)
+
+    bodies = [b"%d" % number for number in range(8)]
+    async with AsyncExitStack() as serving:
+        for _, member in members:
+            await serving.enter_async_context(member.serve(APP, "g", answer))
+        await asyncio.sleep(KNOWN)
+        async with asyncio.TaskGroup() as tasks:
+            for body in bodies:
+                tasks.create_task(caller.request(APP, Message({}, body), soon()))
+    assert sorted(mesh.ran) == bodies
+
+
+async def test_who_is_not_heard_says_so_once_and_vouches_for_nobody_until_it_is(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mesh.calls.members.BEAT", ASK_AFTER)
+    monkeypatch.setattr("mesh.calls.members.ECHO_WAIT", ASK_AFTER)
+    caplog.set_level("INFO", "mesh.calls.members")
+    broker, caller = await mesh.node()
+    unheard, callee = await mesh.node()
+    kept_back = 0
+
+    def counted(to: str | Address, message: Message) -> bool:
+        nonlocal kept_back
+        kept_back += not_heard(to, message)
+        return not_heard(to, message)
+
+    unheard.loses = counted
+    async with callee.serve(APP, "g", mesh.answer):
+        await eventually(lambda: _assert(kept_back > 3))
+        [told] = caplog.messages
+        assert "what this node tells the other instances of app does not come back" in told
+        broker.lose_next(None, served=True)
+        await _ends_by_its_deadline(caller)
+        assert mesh.ran == []
+        unheard.loses = lambda to, message: False
+        await eventually(lambda: _assert(caplog.messages[1:] == ["the other instances of app hear this node again"]))
+        await asyncio.sleep(KNOWN)
+        broker.lose_next(None, served=True)
+        assert (await caller.request(APP, Message({}, b"x"), soon())).body == b"x"
+    assert mesh.ran == [b"x"]
+
+
 @BOTH
 async def test_a_request_that_comes_twice_runs_once(mesh: Mesh) -> None:
     broker, caller = await mesh.node()
