@@ -25,11 +25,10 @@ from typing import Protocol
 from urllib.parse import quote
 
 from mesh.application import Headers
+from mesh.conditions import Conditions
 from mesh.errors import MeshError
 
 __all__ = ["Answer", "Body", "Given", "Middleware", "MiddlewareError", "Onward", "Request", "through"]
-
-logger = logging.getLogger(__name__)
 
 
 class MiddlewareError(MeshError):
@@ -37,10 +36,12 @@ class MiddlewareError(MeshError):
 
     Attributes:
         known: Whether its text is for callers: what a middleware says itself is for the log alone.
+        answer: What the request is answered all the same; None = that the middleware cannot tell.
     """
 
     code = "MIDDLEWARE_ERROR"
     known = False
+    answer: Answer | None = None
 
 
 class Body(Protocol):
@@ -147,6 +148,7 @@ def through(
     names: Sequence[str],
     opened: Mapping[str, Middleware],
     lives: Mapping[str, AbstractContextManager[object]],
+    conditions: Conditions,
     last: Onward,
 ) -> Onward:
     """Put middleware around what takes the requests at last.
@@ -155,10 +157,11 @@ def through(
         names: Of the components, outermost first.
         opened: Those that are open, as they are at any time.
         lives: Of each one, entered while it is used.
+        conditions: The node's: the log has a line for each change, and not for each request.
         last: What is behind them.
     """
     for name in reversed(names):
-        last = _step(name, opened, lives, last)
+        last = _step(name, opened, lives, conditions, last)
     return last
 
 
@@ -166,14 +169,18 @@ def _step(
     name: str,
     opened: Mapping[str, Middleware],
     lives: Mapping[str, AbstractContextManager[object]],
+    conditions: Conditions,
     onward: Onward,
 ) -> Onward:
+    condition = conditions.of("middleware", name)
+
     async def step(request: Request) -> Answer:
         passed = False
 
         async def pass_on(changed: Request) -> Answer:
             nonlocal passed
             passed = True
+            condition.works(repeated=False)
             return await onward(changed)
 
         middleware = opened.get(name)
@@ -185,8 +192,12 @@ def _step(
             except MiddlewareError as error:
                 if error.known:
                     raise
-                logger.warning("the middleware %s lets nothing through: %s", name, error)
-                raise _unsaid(f"the middleware {name} cannot tell now; the gateway's log says why") from error
+                condition.fails(f"it lets nothing through: {error}", level=logging.WARNING)
+                if error.answer is None:
+                    raise _unsaid(f"the middleware {name} cannot tell now; the gateway's log says why") from error
+                answer = error.answer
+            else:
+                condition.works(repeated=False)
         return answer if passed or not request.told else replace(answer, headers=(*answer.headers, *request.told))
 
     return step

@@ -28,6 +28,7 @@ from mesh.resources.component import (
     TemplateTokens,
     resolve_entries,
     without_secret,
+    without_variable,
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.loader import (
@@ -348,6 +349,8 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
         findings.add(_endpoint_problems(endpoint, None))
     resources: list[Component | HTTPEndpoint] = [*loaded.components, *loaded.http_endpoints]
     findings.warn([problem for resource in resources for problem in without_secret(resource, secrets)])
+    # Where the files are used, it may be set.
+    findings.warn([problem for resource in resources for problem in without_variable(resource, os.environ)])
 
 
 def _endpoint_problems(endpoint: HTTPEndpoint, here: GatewayConfig | None) -> Sequence[Problem]:
