@@ -370,7 +370,7 @@ async def test_a_service_that_is_away_lets_nothing_through(
             told = [line for line in caplog.messages if "does not decide" in line]
             assert len(told) == 1
             assert told[0].startswith("middleware policy: fails: it lets nothing through: the policy service"), told
-            (condition,) = (await node.get("/v1.0/metadata")).json["conditions"]
+            (condition,) = node.gateway._runtime.conditions.described()
             assert condition["target"] == "middleware policy"
             await service.start()  # Without its policy, which it kept in memory.
             reply = await node.request("GET", f"{CALL}/x", ADMIN)

@@ -14,7 +14,7 @@ from mesh import address
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
 from mesh.broker import Frame, Message
-from mesh.errors import NoResponderError, UnprovenError
+from mesh.errors import HostsGoneError, MeshError, UnprovenError
 from mesh.host import Answer, Question
 from mesh.trust import standing
 from mesh.trust.identity import TrustSettings
@@ -124,25 +124,21 @@ async def test_a_host_whose_certificate_has_ended(trust: TrustSettings, monkeypa
         node("memory:", "ns", STORE, app_id="host", registry=mesh, trust=trust),
         node("memory:", "ns", app_id="shop", registry=mesh, trust=trust) as shop,
     ):
+
+        async def told(expected: type[MeshError] | None) -> None:
+            try:
+                found = await ask(shop, GET, "store", Get("k"))
+            except MeshError as error:
+                assert type(error) is expected, error
+            else:
+                assert (found.value, expected) == (b"1", None)
+
         await ask(shop, SAVE, "store", Save([Item("k", b"1")]))
         with monkeypatch.context() as patch:
             patch.setattr(standing, "LEAVE_SECONDS", 10.0 * 365 * 86400)
 
-            async def gone() -> None:
-                try:
-                    await ask(shop, GET, "store", Get("k"))
-                except NoResponderError:
-                    return
-                raise AssertionError
-
-            await eventually(gone)
-
-        async def answered() -> None:
-            found = await ask(shop, GET, "store", Get("k"))
-            assert found is not None
-            assert found.value == b"1"
-
-        await eventually(answered)
+            await eventually(lambda: told(HostsGoneError))
+        await eventually(lambda: told(None))
 
 
 async def test_gateways_prove_who_calls(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
