@@ -21,12 +21,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from mesh.application import Headers
-from mesh.conditions import Conditions
 from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from mesh.conditions import Conditions
 
 __all__ = ["Answer", "Body", "Given", "Middleware", "MiddlewareError", "Onward", "Request", "through"]
 
