@@ -87,7 +87,8 @@ class Attempts(Generic[_Got]):
             found = MiddlewareError(f"it failed: {type(error).__name__}")
         worked = not isinstance(found, MiddlewareError)
         if worked == self._failed:  # The log has a line for each change: who waits asks once a second.
-            logger.warning("%s: %s", self._failing, "that is over" if worked else found)
+            level, text = (logging.INFO, "that is over") if worked else (logging.WARNING, found)
+            logger.log(level, "%s: %s", self._failing, text)
         self._failed = not worked
         self._next_at = time.monotonic() + self._seconds[worked]
         return found
