@@ -72,7 +72,7 @@ test: $(STAMP) ## everything, with real servers
 	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) tests
 
 proto: $(STAMP) ## compile the messages of gRPC
-	for package in gateway/grpc bindings/pluggable; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \
+	for package in gateway/grpc bindings/pluggable bindings/spiffe; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \
 		--descriptor_set_out=$$package/messages.binpb $$package/proto/*.proto || exit 1; done
 
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
@@ -80,6 +80,9 @@ compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: m
 
 bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all; components: COMPONENTS=all
 	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS)))
+ifeq ($(BACKBONE)$(COMPONENTS),)
+	$(BIN)/python -m bench --only watch
+endif
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

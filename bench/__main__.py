@@ -1,6 +1,6 @@
 """``python -m bench``: measure, print, write ``bench/RESULTS.md``.
 
-With ``--backbone``, ``--components`` or ``--only bindings``, write ``bench/RESULTS-….md``.
+With ``--backbone``, ``--components``, ``--only bindings`` or ``--only watch``, write ``bench/RESULTS-….md``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import nats.errors
 import uvloop
 
-from bench import bindings, components, components_report
+from bench import bindings, components, components_report, watch_and_guard
 from bench.backbone_report import BackboneResults, described
 from bench.backbones import PLAN, QUICK_PLAN, measure
 from bench.components import PARTS, Part
@@ -29,20 +29,26 @@ from bench.measure import QUICK, Plan, Row, note
 from bench.native import CLIENTS
 from bench.processes import Stage
 from bench.report import Results, machine, show
+from bench.watch_and_guard import WatchResults
 from bench.works import WORKS, measured
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 FULL_SECONDS = 440.0
 BACKBONE_SECONDS = 120.0
 COMPONENT_SECONDS = 180.0
+WATCH_SECONDS = 300.0
 QUICK_SECONDS = 115.0
 NAMES = (*WORKS, "idle")
+ALONE = ("bindings", "watch")
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument(
-        "--only", default=",".join(NAMES), metavar="WORK,…", help=f"some of {', '.join(NAMES)}; or bindings alone"
+        "--only",
+        default=",".join(NAMES),
+        metavar="WORK,…",
+        help=f"some of {', '.join(NAMES)}; or {' or '.join(ALONE)} alone",
     )
     parser.add_argument(
         "--backbone", choices=(*CLIENTS, "all"), help="measure adapters and gateways over a backbone, or over each"
@@ -65,8 +71,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     found.only = [name.strip() for name in found.only.split(",")]
     if found.components is not None:
         found.components = [name.strip() for name in found.components.split(",")]
-    found.bindings = found.only == ["bindings"]
-    known_works = ("bindings",) if found.bindings else NAMES
+    found.alone = found.only[0] if len(found.only) == 1 and found.only[0] in ALONE else None
+    known_works = ALONE if found.alone else NAMES
     for what, named, known in (("work", found.only, known_works), ("part", found.components or (), tuple(PARTS))):
         if unknown := set(named) - set(known):
             parser.error(f"unknown {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -119,7 +125,18 @@ async def _measure_components(parts: Mapping[str, Part], plan: Plan) -> list[com
     return measured
 
 
-async def _main(options: argparse.Namespace) -> Results | BackboneResults | ComponentResults:
+async def _measure_watch(plan: Plan) -> WatchResults:
+    before = os.getloadavg()[0]
+    try:
+        async with asyncio.timeout(WATCH_SECONDS) as limit:
+            return watch_and_guard.results(await watch_and_guard.measure(plan), before)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise BenchError(f"not done within {WATCH_SECONDS:g} s") from None
+
+
+async def _main(options: argparse.Namespace) -> Results | BackboneResults | ComponentResults | WatchResults:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -127,11 +144,13 @@ async def _main(options: argparse.Namespace) -> Results | BackboneResults | Comp
     if options.backbone is not None:
         names = list(CLIENTS) if options.backbone == "all" else [options.backbone]
         return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
+    if options.alone == "watch":
+        return await _measure_watch(watch_and_guard.QUICK_PLAN if options.quick else watch_and_guard.PLAN)
     plan = components.QUICK_PLAN if options.quick else components.PLAN
     if options.components is not None:
         named = {name: PARTS[name] for name in options.components}
         return ComponentResults(await _measure_components(named, plan), components_report.described(list(named)))
-    if options.bindings:
+    if options.alone == "bindings":
         return bindings.results(await _measure_components(bindings.PARTS, plan))
     plan, seconds = (QUICK, QUICK_SECONDS) if options.quick else (Plan(), FULL_SECONDS)
     return await _measure(options.only, plan, seconds)
@@ -156,8 +175,8 @@ def main(words: list[str]) -> int:
         pages = {options.results: results.markdown()}
     elif isinstance(results, BackboneResults) and not options.quick:
         pages = {RESULTS.with_stem(f"{RESULTS.stem}-{name}"): page for name, page in results.pages().items()}
-    elif options.bindings:
-        pages = {} if options.quick else {RESULTS.with_stem(f"{RESULTS.stem}-bindings"): results.markdown()}
+    elif options.alone is not None:
+        pages = {} if options.quick else {RESULTS.with_stem(f"{RESULTS.stem}-{options.alone}"): results.markdown()}
     elif isinstance(results, ComponentResults):
         if set(options.components) == set(PARTS) and not options.quick:
             pages = {RESULTS.with_stem(f"{RESULTS.stem}-components"): results.markdown()}

@@ -42,7 +42,7 @@ aio-pika: persistent messages and publisher confirms; a quorum queue, a prefetch
 }
 HOW = """\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
-  alternating order; a figure is the median over the rounds, a ratio the median of the ratios within each round.
+  another order; a figure is the median over the rounds, a ratio the median of the ratios within each round.
 - **Server**: the tests' own, with a store of its own, on the same cores.
   {servers}
 - **CPU** is user + system time of the named processes, divided by the messages or requests they served; servers,

@@ -19,7 +19,7 @@ BUSY = "- **the machine did other work meanwhile**: these figures are of a busy 
 PACKAGES = ("aiohttp", "uvloop", "orjson", "nats-py", "redis", "hiredis", "asyncpg", "sqlalchemy")
 HOW = f"""\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
-  alternating order; a figure is the median over the rounds, a goal the median of what each round gave.
+  another order; a figure is the median over the rounds, a goal the median of what each round gave.
   Compare variants of one run; absolute figures depend on the machine and what else it does.
 - **{NEAREST}**: the application's gateway has the component. **{BACKBONE}**: the application's gateway has
   none, and the one before, over NATS, does the work; the CPU is that of both, the application's own first.

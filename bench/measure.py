@@ -154,14 +154,18 @@ class Row:
 
 
 async def alternate(work: str, variants: Sequence[Variant], rounds: int, seconds: float) -> dict[str, Row]:
-    """Warm every variant up, then measure them in turn, in alternating order."""
+    """Warm every variant up, then measure them in turn, each round from another one on.
+
+    Of more than two none comes twice in a row, with warm caches; two take turns at being the first.
+    """
     rows = {variant.name: Row(work, variant.name) for variant in variants}
     for variant in variants:
         await variant.sample(seconds / 2)
         rows[variant.name].rss = {process.name: process.rss() for process in variant.processes}
     for number in range(rounds):
         began = time.monotonic()
-        for variant in variants if number % 2 == 0 else reversed(variants):
+        first = number % len(variants)
+        for variant in (*variants[first:], *variants[:first]):
             rows[variant.name].samples.append(await variant.sample(seconds))
         figures = ", ".join(f"{name} {row.samples[-1].cpu_sum:.0f}" for name, row in rows.items())
         note(f"  {work} {number + 1}/{rounds}: CPU ms/1000: {figures} ({time.monotonic() - began:.1f} s)")

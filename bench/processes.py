@@ -30,6 +30,7 @@ ASK_SECONDS = 60.0
 POLL_SECONDS = 0.005
 MAX_LINE_BYTES = 2**24
 PR_SET_PDEATHSIG = 1
+CPUCLOCK_SCHED = 2  # As clock_getcpuclockid(3) makes the clock of a process.
 
 P = TypeVar("P", bound="Process")
 
@@ -59,6 +60,8 @@ class Process:
     def cpu(self) -> float:
         """Seconds of CPU so far, user and system."""
         self.check()
+        if sys.platform == "linux":  # All threads of the process, in nanoseconds; psutil's are hundredths of a second.
+            return time.clock_gettime(~self.pid << 3 | CPUCLOCK_SCHED)
         times = self._stats.cpu_times()
         return times.user + times.system
 

@@ -25,7 +25,7 @@ __all__ = ["Goal", "Results", "figures", "goals", "machine", "show", "verdicts"]
 
 HOW = """\
 - **In turn.** Every variant is warmed up, then all are measured one after the other in each round, in
-  alternating order; a figure is the median over the rounds, a ratio the median of the ratios within each round.
+  another order; a figure is the median over the rounds, a ratio the median of the ratios within each round.
   Compare variants of one run; absolute figures depend on the machine and what else it does.
 - **Goals** compare with the cheaper of two, in every round: the bare work in one piece, and the sum of its bare
   parts, each measured alone.
@@ -116,7 +116,8 @@ class Results:
             "Written by `python -m bench`; do not edit. Each backbone beside its own client:",
         ]
         lines += [", ".join(f"[{name}](RESULTS-{name}.md)" for name in CLIENTS) + ";"]
-        lines += ["[components](RESULTS-components.md) beside their drivers.", ""]
+        lines += ["[components](RESULTS-components.md) beside their drivers;"]
+        lines += ["[metrics, spans and signatures](RESULTS-watch.md) beside gateways without them.", ""]
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
         lines += [f"- load average before and after: {self.load[0]:.1f}, {self.load[1]:.1f}", ""]
         lines += ["## Goals", "", *verdicts(self.goals), "", "## Figures", "", *figures(self.rows)]

@@ -71,6 +71,7 @@ class Gateway:
         self.port = self.grpc_port = 0
         self._drained_by: float | None = None
         self._reloads = True
+        self._key = os.urandom(24).hex()
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._backlogs: Backlogs
@@ -202,7 +203,9 @@ class Gateway:
             tracing=runtime.tracing,
             api_log=api.api_log,
             names=api.names,
-            middleware=middleware_stage(through, comparable, read_body, config.app_id, partial(named_by, router)),
+            middleware=middleware_stage(
+                through, comparable, read_body, config.app_id, partial(named_by, router), self._key
+            ),
         )
         return staged(router, around)
 
@@ -279,6 +282,7 @@ class Gateway:
             max_body_bytes=config.max_body_bytes,
             max_header_bytes=config.max_header_bytes,
             labels=config.labels,
+            key=self._key,
         )
 
     @asynccontextmanager

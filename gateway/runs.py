@@ -48,6 +48,7 @@ class Run:
         max_header_bytes: Largest header section.
         labels: What ``mesh run`` said about it: cliPID, appCommand, appLogPath, daprdLogPath,
             runTemplatePath, runTemplateName.
+        key: Whoever can read this entry, the gateway's user, sends it to be told past ``spec.httpPipeline``.
     """
 
     app_id: str
@@ -64,6 +65,7 @@ class Run:
     max_body_bytes: int = 4 * 1024 * 1024
     max_header_bytes: int = 16 * 1024
     labels: Mapping[str, str] = field(default_factory=dict)
+    key: str = field(default="", repr=False)
 
     @property
     def cli_pid(self) -> int | None:

@@ -19,7 +19,8 @@ from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.resources.component import HTTPEndpoint, header_refusal, in_kubernetes
 from mesh.resources.configuration import Configuration
-from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, TrustSettings
+from mesh.scopes import in_scope
+from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, RootSecret, TrustSettings
 
 if TYPE_CHECKING:
     from mesh.resources.loader import ResourceFiles
@@ -62,6 +63,7 @@ class Reader:
         self._told: set[Problem] = set()
         self._files: ResourceFiles | None = None
         self._configuration = Configuration()
+        self._root: RootSecret | None = None
         self._namespace = os.environ.get("NAMESPACE")
 
     @property
@@ -104,13 +106,17 @@ class Reader:
         )
         if not self.paths:
             return replace(settings, trust=self._trust())
-        from mesh.resources.loader import ResourceFiles
+        from mesh.resources.loader import ResourceFiles, ordered
 
         if self._files is None:
             app_id = None if config.host_only else config.app_id
             self._files = ResourceFiles(config.resource_paths, namespace=self._namespace, app_id=app_id)
-        resources = self._files.again()
-        self.bad += self._files.bad
+        self._read_configuration()
+        try:
+            resources = self._files.again()
+        except ConfigError as error:
+            raise ConfigError(ordered([*error.problems, *self.bad])) from None
+        self.bad = ordered([*self._files.bad, *self.bad])
         self.warnings += resources.warnings
         self.warnings += [
             Problem(
@@ -122,7 +128,6 @@ class Reader:
             for each in resources.configurations
             if Path(each.file or "") not in config.configuration_files
         ]
-        self._read_configuration()
         components, endpoints = resources.components, resources.http_endpoints
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             components, endpoints = in_kubernetes(components, endpoints)
@@ -140,13 +145,33 @@ class Reader:
     def _trust(self) -> TrustSettings | None:
         """Say how the node proves who it is, in the trust domain of the option, else of the Configuration."""
         trust = self._config.trust
-        if trust is None or trust.trust_domain:
+        if trust is None:
+            return None
+        if trust.secret is not None:
+            self._root = self._root or self._found(trust.secret)
+            trust = replace(trust, secret=self._root)
+        if trust.trust_domain:
             return trust
         rules = self._configuration.spec.access_control
         return replace(trust, trust_domain=DEFAULT_TRUST_DOMAIN if rules is None else rules.trust_domain)
 
+    def _found(self, root: RootSecret) -> RootSecret:
+        """Find the store of a root, also by scopes that no application is in: none is to read it."""
+        from mesh.resources.loader import load_resources
+
+        loaded = load_resources(self._config.resource_paths, namespace=self._namespace, together=False)
+        found = root.among(loaded.components)
+        store = found.component
+        if store is not None and in_scope(store.scopes, self._config.app_id):
+            text = (
+                f"application {self._config.app_id} can read the root in {root}, and be anybody; write scopes: [nobody]"
+            )
+            self.warnings.append(store.problem(text))
+        return found
+
     def _read_configuration(self) -> None:
         """Read what ``--config`` names; what is wrong leaves it as it was."""
+        from gateway.metrics.settings import rules_without_effect
         from mesh.resources.loader import load_configuration_file
 
         merged = Configuration()
@@ -155,9 +180,12 @@ class Reader:
         domain = "" if trust is None else trust.trust_domain
         for path in self._config.configuration_files:
             try:
-                merged = merged.overlaid(load_configuration_file(path, os.environ, self.warnings, domain))
+                configuration = load_configuration_file(path, os.environ, self.warnings, domain)
             except ConfigError as error:
                 problems += error.problems
+                continue
+            self.warnings += rules_without_effect(configuration)
+            merged = merged.overlaid(configuration)
         self.bad += problems
         if not problems:
             self._configuration = merged

@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from mesh.errors import BadArgumentError, PermissionDeniedError
 from mesh.operation import Caller
-from mesh.telemetry import ACCESS, Observed
+from mesh.telemetry import ACCESS
 
 if TYPE_CHECKING:
     from mesh.application import Headers
@@ -343,7 +343,7 @@ class Gate:
         decision = decides.decide(caller, verb, path, grpc=grpc)
         action = "allowed" if decision.allowed else "blocked"
         domain = caller.trust_domain if caller.proven else ""
-        self._observer(Observed(ACCESS, (decision.by, action, caller.namespace if caller.proven else "", domain)))
+        self._observer(ACCESS, (decision.by, action, caller.namespace if caller.proven else "", domain))
         if not decision.allowed:
             raise self._denied(caller, "NONE" if grpc else verb, path)
         return sent

@@ -32,7 +32,7 @@ from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from mesh.recent import Recent
-from mesh.telemetry import POLICIES_ACTIVATED, POLICIES_APPLIED, Observed, Observer
+from mesh.telemetry import POLICIES_ACTIVATED, POLICIES_APPLIED, Observer
 
 __all__ = ["TURNS", "BreakerStatus", "Condition", "Conditions", "State", "endpoint_name"]
 
@@ -300,12 +300,12 @@ class Condition:
     def applies(self, policy: str, status: str = "") -> None:
         """Note that an operation is made under a policy: ``timeout``, ``retry`` or ``circuitbreaker``."""
         if self.observer is not None:
-            self.observer(Observed(POLICIES_APPLIED, (*self.names, self.resource, policy, status)))
+            self.observer(POLICIES_APPLIED, (*self.names, self.resource, policy, status))
 
     def activates(self, policy: str, status: str = "") -> None:
         """Note that a policy begins to act."""
         if self.observer is not None:
-            self.observer(Observed(POLICIES_ACTIVATED, (*self.names, self.resource, policy, status)))
+            self.observer(POLICIES_ACTIVATED, (*self.names, self.resource, policy, status))
 
     # Circuit breakers
 

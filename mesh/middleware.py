@@ -124,12 +124,14 @@ class Answer:
         body: None = it comes in parts. From the application its head can then be another one; what the API answers in
             parts is on its way already, and is given back as it is.
         source: What it was made of, for who made it.
+        by: The middleware whose own answer it is; empty = what it passed the request on to answered.
     """
 
     status: int
     headers: Headers = ()
     body: bytes | None = b""
     source: object = field(default=None, repr=False)
+    by: str = ""
 
 
 Onward = Callable[[Request], Awaitable[Answer]]
@@ -200,7 +202,7 @@ def _step(
                 answer = error.answer
             else:
                 condition.works(repeated=False)
-        return answer if passed or not request.told else replace(answer, headers=(*answer.headers, *request.told))
+        return answer if passed else replace(answer, headers=(*answer.headers, *request.told), by=name)
 
     return step
 

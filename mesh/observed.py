@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -16,9 +16,9 @@ from mesh import telemetry
 from mesh.address import Address
 from mesh.address import Kind as AddressKind
 from mesh.application import Application, AppResponse, BindingAnswer, Headers, Kind
-from mesh.broker import Broker, Features, Message
+from mesh.broker import Broker, Message
 from mesh.errors import BrokerError, MeshError
-from mesh.telemetry import Observed, Observer
+from mesh.telemetry import Observer
 
 __all__ = ["observed_application", "observed_broker"]
 
@@ -29,20 +29,18 @@ class _Broker:
     def __init__(self, broker: Broker, observer: Observer, component: str) -> None:
         self._broker = broker
         self._observer = observer
-        self._name = f"{broker.features.name}/{component}" if component else broker.features.name
-        # An enumeration's own way to a value takes longer than all the rest here.
-        self._kinds = {id(kind): kind.value for kind in AddressKind}
+        name = f"{broker.features.name}/{component}" if component else broker.features.name
+        self.features = broker.features  # They are fixed once it is entered.
+        # Made once, and found by identity: an enumeration's own way to a value or hash takes longer than all the rest.
+        self._published = {id(kind): (name, kind.value, telemetry.OK) for kind in AddressKind}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
-    @property
-    def features(self) -> Features:
-        return self._broker.features
-
     def _tell(self, address: Address, outcome: str, times: int, started: float) -> None:
-        labels = self._name, self._kinds[id(address.kind)], outcome
-        self._observer(Observed(telemetry.BROKER_PUBLISHED, labels, times, time.perf_counter() - started))
+        name, kind, _ = self._published[id(address.kind)]
+        seconds = time.perf_counter() - started
+        self._observer(telemetry.BROKER_PUBLISHED, (name, kind, outcome), times, seconds)
 
     async def publish(self, address: Address, message: Message) -> None:
         started = time.perf_counter()
@@ -51,7 +49,8 @@ class _Broker:
         except BaseException as error:
             self._tell(address, _outcome(error), 1, started)
             raise
-        self._tell(address, telemetry.OK, 1, started)
+        labels = self._published[id(address.kind)]
+        self._observer(telemetry.BROKER_PUBLISHED, labels, 1, time.perf_counter() - started)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         started = time.perf_counter()
@@ -80,16 +79,24 @@ def observed_broker(broker: Broker, observer: Observer | None, component: str = 
 class _Call(AbstractAsyncContextManager[AppResponse]):
     """A call as it is; a generator for it would take longer than all the rest."""
 
-    def __init__(self, calling: AbstractAsyncContextManager[AppResponse], tell: Callable[[str, float], None]) -> None:
-        self._calling, self._tell = calling, tell
+    __slots__ = ("_calling", "_observer", "_path", "_started", "_status", "_verb")
+
+    def __init__(
+        self, calling: AbstractAsyncContextManager[AppResponse], observer: Observer, verb: str, path: str
+    ) -> None:
+        self._calling, self._observer, self._verb, self._path = calling, observer, verb, path
         self._started, self._status = 0.0, ""
+
+    def _tell(self, outcome: str) -> None:
+        labels = self._verb, self._path, outcome
+        self._observer(telemetry.APPLICATION_CALLED, labels, 1, time.perf_counter() - self._started)
 
     async def __aenter__(self) -> AppResponse:
         self._started = time.perf_counter()
         try:
             response = await self._calling.__aenter__()
         except BaseException as error:
-            self._tell(_outcome(error), self._started)
+            self._tell(_outcome(error))
             raise
         self._status = str(response.status)
         return response
@@ -104,7 +111,7 @@ class _Call(AbstractAsyncContextManager[AppResponse]):
             raise
         finally:
             # What else breaks is that of whoever reads the answer.
-            self._tell(error.code if isinstance(error, MeshError) else self._status, self._started)
+            self._tell(error.code if isinstance(error, MeshError) else self._status)
 
 
 def _outcome(error: BaseException) -> str:
@@ -121,13 +128,13 @@ class _Application:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._application, name)
 
-    def _tell(self, verb: str, target: str, outcome: str, started: float) -> None:
-        labels = verb, target.partition("?")[0], outcome
-        self._observer(Observed(telemetry.APPLICATION_CALLED, labels, 1, time.perf_counter() - started))
+    def _tell(self, target: str, outcome: str, started: float) -> None:
+        labels = "POST", target.partition("?")[0], outcome
+        self._observer(telemetry.APPLICATION_CALLED, labels, 1, time.perf_counter() - started)
 
     def call(self, method: str, target: str, headers: Headers, body: Any) -> AbstractAsyncContextManager[AppResponse]:
         calling = self._application.call(method, target, headers, body)
-        return _Call(calling, lambda outcome, started: self._tell(method, target, outcome, started))
+        return _Call(calling, self._observer, method, target.partition("?")[0])
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind) -> tuple[int, bytes]:
         return await self._posted(path, self._application.post(path, headers, body, kind))
@@ -140,9 +147,9 @@ class _Application:
         try:
             status, answer = await answering
         except BaseException as error:
-            self._tell("POST", path, _outcome(error), started)
+            self._tell(path, _outcome(error), started)
             raise
-        self._tell("POST", path, str(status), started)
+        self._tell(path, str(status), started)
         return status, answer
 
 

@@ -5,6 +5,7 @@ An operation, outermost first:
 =========  =====================================================  =================================
 stage      what it does                                           there is one
 =========  =====================================================  =================================
+log        writes a line of what was asked and came of it         when the log has lines at ``debug``
 observe    tells what was asked, what came of it, how long        when there is an observer
 policy     retry and circuit breaker of the target                when a Resiliency names anything
 deadline   the client's, the policy's, or the method's own limit  always
@@ -21,6 +22,7 @@ configuration, and a call from here or elsewhere pass, outermost first:
 ===========  =====================================================  ===================================
 stage        what it does                                           there is one
 ===========  =====================================================  ===================================
+log          writes a line of what came and what came of it         when the log has lines at ``debug``
 observe      tells what came, what came of it, how long             for an observer of the node's own
 policy       circuit breaker of the inbound policy                  when one is named; for no call
 wait         until the application listens                          for what a broker keeps
@@ -37,6 +39,7 @@ ends when the answer begins.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -48,13 +51,15 @@ from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, IdentityAwayError, MeshError
 from mesh.policies import Guard, Policy, Verdict
 from mesh.recent import Recent
-from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS, Observed
+from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS
 
 if TYPE_CHECKING:
     from mesh.operation import Arrival, Operation
     from mesh.telemetry import Observer
 
 __all__ = ["Handler", "InboundHandler", "InboundPipeline", "Pipeline", "Service"]
+
+logger = logging.getLogger(__name__)
 
 MAX_GUARDS = 10_000
 MAX_ATTEMPT_SECONDS = 3600.0
@@ -117,7 +122,7 @@ class Pipeline:
             run = partial(_by_policy, policy_of, self._conditions, self._guards, run)
         if self._observer is not None:
             run = partial(_observed, self._observer, OPERATIONS, _labels, _details, run)
-        self.run = run
+        self.run = partial(_logged, OPERATIONS, _labels, run)
 
 
 class InboundPipeline:
@@ -171,7 +176,7 @@ class InboundPipeline:
             run = partial(_guarded, guard, run)
         if self._observer is not None:
             run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, told or _nothing, run)
-        return run
+        return partial(_logged, ARRIVALS, lambda _: labels, run)
 
     def _guard(self, policy: Policy, labels: tuple[str, ...]) -> Guard | None:
         try:
@@ -220,8 +225,24 @@ async def _observed(
         raise
     finally:
         seconds = time.perf_counter() - started
-        observer(Observed(name, (*labels(passing), outcome), 1, seconds, details(passing, result)))
+        observer(name, (*labels(passing), outcome), 1, seconds, details(passing, result))
     return result
+
+
+def _logged(
+    name: str, labels: Callable[[Any], tuple[str, ...]], proceed: Callable[[Any], Awaitable[Any]], passing: Any
+) -> Awaitable[Any]:
+    """Write a line at ``debug``, which may be switched on and off at any time."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return proceed(passing)
+    return _observed(_log, name, labels, _nothing, proceed, passing)
+
+
+def _log(
+    name: str, labels: tuple[str, ...], times: int = 1, seconds: float = 0.0, details: tuple[str, ...] = ()
+) -> None:
+    *about, outcome = labels
+    logger.debug("%s %s: %s, %.1f ms", name.removesuffix("s"), " ".join(about), outcome, seconds * 1000)
 
 
 async def _guarded(guard: Guard, proceed: InboundHandler, arrival: Arrival) -> object:

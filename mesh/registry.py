@@ -3,6 +3,7 @@
 A third party's package plugs in the same way as our own adapters: an entry point in the group
 ``mesh.components`` whose name is the resource's ``type``. A type that no package has may be that of a socket
 (``mesh/sockets.py``): what answers for it is an entry point in the group ``mesh.sockets``, named as the type's kind.
+What no resource names, since a node needs it before all of them, is in the group ``mesh.identities``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
 
 GROUP = "mesh.components"
 SOCKETS_GROUP = "mesh.sockets"
+IDENTITIES_GROUP = "mesh.identities"
 PUBSUB_ON_BACKBONE = "pubsub.mesh"
 STATE_ON_BACKBONE = "state.mesh"
 CONFIGURATION_ON_BACKBONE = "configuration.mesh"
@@ -65,6 +67,7 @@ EXTRAS = {
     "faststream": "faststream",
     "google": "gcp",
     "grpc": "pluggable",
+    "grpc.aio": "spiffe",
     "idna": "smtp",
     "jwt": "jwt",
     "mqtt5": "mqtt",
@@ -154,6 +157,20 @@ class Registry:
         except ModuleNotFoundError as error:
             raise needs(name, error.name or "") from error
         return cast("type", adapter)
+
+    def workload_api(self) -> type:
+        """Load the client of the SPIFFE Workload API.
+
+        Raises:
+            ConfigError: Nobody provides it.
+            MissingDependencyError: It needs a library that is not installed.
+        """
+        try:
+            for entry in entry_points(group=IDENTITIES_GROUP, name="spiffe"):
+                return cast("type", entry.load())
+        except ModuleNotFoundError as error:
+            raise needs("the SPIFFE Workload API", "grpc.aio") from error
+        raise ConfigError("no installed package speaks the SPIFFE Workload API; install brokermesh again")
 
     def backbone(self, url: str) -> type:
         """Load the adapter of a backbone's URL.

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from mesh.errors import MeshError
 
@@ -31,8 +30,7 @@ class SpanKind(StrEnum):
     PRODUCER = "PRODUCER"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One that is over.
 
     Attributes:
@@ -144,4 +142,6 @@ class Begun:
 
 def _kept(text: str) -> str:
     """Cut a text, and write what is no Unicode, as bytes of a header may be, so that it can be sent."""
+    if len(text) <= MAX_TEXT and text.isascii():
+        return text
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()

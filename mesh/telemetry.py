@@ -9,15 +9,16 @@ import base64
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Protocol
 
 from mesh.spans import Begun, Sink, SpanKind, Value
 
 __all__ = [
     "ACCESS",
+    "ANSWERED_BY",
     "APPLICATION_CALLED",
     "ARRIVALS",
     "BAGGAGE",
@@ -33,7 +34,6 @@ __all__ = [
     "OK",
     "OPERATIONS",
     "OTHER",
-    "Observed",
     "Observer",
     "POLICIES_ACTIVATED",
     "POLICIES_APPLIED",
@@ -50,6 +50,7 @@ __all__ = [
     "trace_bin",
     "trace_header",
     "unusable",
+    "who_answered",
     "within",
 ]
 
@@ -98,8 +99,16 @@ SAMPLED, NOT_SAMPLED = "01", "00"
 BAGGAGE = "baggage"
 CURRENT: ContextVar[str] = ContextVar("traceparent", default="")
 """The span within which this task works, for lines of the log."""
+ANSWERED_BY: ContextVar[str] = ContextVar("answered_by", default="")
+"""The middleware that gave the last answer in this task in the application's place, for lines of the log."""
 UNTOLD: AbstractContextManager[None] = nullcontext()
 """In the place of a span that is not recorded."""
+
+
+def who_answered(what: object) -> str:
+    """Say what was answered, and by whom: the application, or a middleware that has not passed the request on."""
+    by = ANSWERED_BY.get()
+    return f"the middleware {by} answered {what}" if by else f"the application answered {what}"
 
 
 def is_traceparent(value: str) -> bool:
@@ -258,38 +267,43 @@ def child_span(traceparent: str) -> str:
 NOT_TRACED = Tracing(0.0)
 
 
-class Observed(NamedTuple):
-    """Something that happened, as pipelines and blocks tell it.
+class Observer(Protocol):
+    """Is told what happens by pipelines and blocks, some of it for each operation: in arguments, not in a value."""
 
-    Attributes:
-        name: One of the names above.
-        labels: As the name's comment says.
-        times: How often.
-        seconds: How long it took; 0 where that is not measured.
-        details: What more there is to tell; counters leave it out.
-    """
+    def __call__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        times: int = 1,
+        seconds: float = 0.0,
+        details: tuple[str, ...] = (),
+    ) -> None:
+        """Take note of something that happened.
 
-    name: str
-    labels: tuple[str, ...]
-    times: int = 1
-    seconds: float = 0.0
-    details: tuple[str, ...] = ()
-
-
-Observer = Callable[[Observed], None]
+        Args:
+            name: One of the names above.
+            labels: As the name's comment says.
+            times: How often.
+            seconds: How long it took; 0 where that is not measured.
+            details: What more there is to tell; counters leave it out.
+        """
 
 
 def both(first: Observer, second: Observer) -> Observer:
     """Tell two observers."""
 
-    def tell(observed: Observed) -> None:
-        first(observed)
-        second(observed)
+    def tell(
+        name: str, labels: tuple[str, ...], times: int = 1, seconds: float = 0.0, details: tuple[str, ...] = ()
+    ) -> None:
+        first(name, labels, times, seconds, details)
+        second(name, labels, times, seconds, details)
 
     return tell
 
 
-def nobody(observed: Observed) -> None:
+def nobody(
+    name: str, labels: tuple[str, ...], times: int = 1, seconds: float = 0.0, details: tuple[str, ...] = ()
+) -> None:
     """Observe nothing."""
 
 
@@ -305,9 +319,15 @@ class Counters:
         self._counts: dict[tuple[str, ...], int] = {}
         self._series: Counter[str] = Counter()
 
-    def __call__(self, observed: Observed) -> None:
+    def __call__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        times: int = 1,
+        seconds: float = 0.0,
+        details: tuple[str, ...] = (),
+    ) -> None:
         """Count what happened."""
-        name, labels, times, _, _ = observed
         counts, key = self._counts, (name, *labels)
         if key in counts:
             counts[key] += times

@@ -72,7 +72,7 @@ class OPAMiddleware(ComponentAdapter):
             raise made._problem(
                 "no policy runs in the gateway itself: run Open Policy Agent (opa run --server) beside it, and say "
                 "where it is by the setting mesh.url; it is given the policy",
-                "rego" if made._settings.rego else None,
+                "rego" if made._settings.rego else "mesh.url",
             )
         return made
 

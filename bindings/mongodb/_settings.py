@@ -95,7 +95,7 @@ def wrong(settings: MongoDBSettings, component: Component) -> Iterator[Problem]:
     """Find what does not go together."""
     if not settings.url:
         if settings.host is None and settings.server is None:
-            yield component.problem("one of the settings host, server and connectionString must be there")
+            yield component.missing("one of the settings host, server and connectionString must be there")
         if settings.host is not None and settings.server is not None:
             yield component.problem("is instead of host; only one of them may be there", setting="server")
         if not all(map(_is_port, (settings.host or "").split(","))):

@@ -135,7 +135,7 @@ class Connecting:
         }
         given = {name: value for name, value in said.items() if value}
         if not self.connection_string and not given.keys() & {"host", "hostaddr"}:
-            raise ConfigError(component.problem("the setting connectionString is missing, and there is no host"))
+            raise ConfigError(component.missing("the setting connectionString is missing, and there is no host"))
         with located(component, "connectionString"):
             return parse(self.connection_string, given)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.parsing import Parser
 from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
+from gateway.metrics.settings import rules_without_effect
 from gateway.settings import load_settings
 from mesh.blocks import BLOCKS
 from mesh.blocks.middleware import check_pipelines, scoped_in_pipelines
@@ -24,6 +25,8 @@ from mesh.node.runtime import check as check_node
 from mesh.node.settings import NONE_KNOWN, Secrets, wrong_values
 from mesh.registry import Registry
 from mesh.resources.component import (
+    Component,
+    HTTPEndpoint,
     SecretRef,
     TemplateTokens,
     resolve_entries,
@@ -37,18 +40,17 @@ from mesh.resources.loader import (
     files_at,
     is_foreign,
     is_run_file,
-    load_configuration_file,
+    ordered,
+    read_configuration_file,
     read_documents,
 )
-from mesh.resources.subscription import clashes
+from mesh.resources.subscription import Subscription, clashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from gateway.cli.security import Opening
     from gateway.config import GatewayConfig
-    from mesh.resources.component import Component, HTTPEndpoint
-    from mesh.resources.configuration import Configuration
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
@@ -75,10 +77,18 @@ def run(words: Sequence[str]) -> int:
     if found.security:
         from gateway.cli.security import look
 
-        openings = look(findings.components, findings.endpoints, findings.configurations, findings.apps, os.environ)
+        openings = look(
+            findings.components,
+            findings.endpoints,
+            findings.configurations,
+            findings.apps,
+            os.environ,
+            findings.environments,
+        )
     fails = any(found.strict or each.severity != "low" for each in openings)
     if found.strict:
         findings.add(findings.warnings)
+        findings.problems = ordered(findings.problems, findings.files)
         findings.warnings.clear()
     unseen = sorted(set(findings.unseen))
     if found.output == "json":
@@ -109,7 +119,7 @@ def run(words: Sequence[str]) -> int:
     if found.security:
         show(f"{len(openings) or ('so far nothing' if unseen else 'nothing')} open")
     if found.security and unseen:
-        show(f"what is open was not looked for in {', '.join(unseen)}")
+        show(f"what is open was not looked for everywhere in {', '.join(unseen)}")
     return int(fails or bool(findings.problems))
 
 
@@ -122,11 +132,16 @@ class Findings:
         templates: How many there are.
         problems: What is wrong, once each.
         warnings: What is not wrong, but perhaps not meant.
-        components: What was read.
+        components: What was read, and nothing is wrong with its form.
         endpoints: Likewise.
         configurations: Likewise.
         apps: The gateways of templates, each with its template's file.
-        unseen: Files and folders that nothing of the above is known of, for they could not be read.
+        unseen: Files and folders of which not all is in the above, for something is wrong with their form.
+        environments: Of applications of templates, each with its template's file and its app id.
+        middleware: Components that a pipeline may name, also those with which something is wrong.
+        pipelines: Configurations, likewise.
+        complete: Whether all that a pipeline may name is known.
+        files: Those that were looked at, in order.
     """
 
     resources: int = 0
@@ -138,6 +153,11 @@ class Findings:
     configurations: list[Configuration] = field(default_factory=list)
     apps: list[tuple[str, GatewayConfig]] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    environments: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
+    middleware: list[Component] = field(default_factory=list)
+    pipelines: list[Configuration] = field(default_factory=list)
+    complete: bool = True
+    files: dict[str, None] = field(default_factory=dict)
 
     def unread(self, problems: Sequence[Problem]) -> None:
         """Add problems for which files are left out."""
@@ -176,13 +196,16 @@ def check(paths: Sequence[Path]) -> Findings:
     _check_resources(resources, findings, seen)
     for file in configurations:
         _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
-    # What a pipeline names may be in a file that could not be read.
-    for configuration in findings.configurations if findings.components and not findings.unseen else ():
-        findings.add(check_pipelines(findings.components, frozenset(), configuration))
+    for configuration in findings.configurations:
+        findings.warn(rules_without_effect(configuration))
+    for configuration in findings.pipelines if findings.middleware else ():
+        findings.add(check_pipelines(findings.middleware, frozenset(), configuration, complete=findings.complete))
         if not findings.apps:
-            findings.warn(scoped_in_pipelines(findings.components, configuration))
+            findings.warn(scoped_in_pipelines(findings.middleware, configuration))
     for _, config in findings.apps:
         findings.add(_pipelines_of(config))
+    findings.problems = ordered(findings.problems, findings.files)
+    findings.warnings = ordered(findings.warnings, findings.files)
     return findings
 
 
@@ -272,7 +295,9 @@ async def _secrets(
 def _files(path: Path, findings: Findings) -> list[Path]:
     problems: list[Problem] = []
     found = files_at(path, problems)
+    findings.files |= dict.fromkeys(map(str, found))
     findings.unread(problems)
+    findings.complete = findings.complete and not problems
     if not found and not problems:
         findings.warn([Problem("holds no YAML file", file=str(path))])
         findings.unseen.append(str(path))
@@ -293,6 +318,7 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
         return
     findings.warn(warnings)
     findings.apps += [(str(file), spec.config) for spec in specs]
+    findings.environments += [(str(file), spec.config.app_id, spec.environment) for spec in specs]
     for spec in specs:
         files = [file for path in spec.config.resource_paths for file in _files(_shortened(path), findings)]
         _check_resources(files, findings, seen)
@@ -313,44 +339,37 @@ def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
 def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozenset[str]]) -> None:
     if not _is_new(paths, seen):
         return
-    files = ResourceFiles(paths, together=False)
-    try:
-        loaded = files.again()  # Of files without problems: those of one do not hide what is to be told of another.
-    except ConfigError as error:
-        findings.unread(error.problems)
-        findings.unseen += map(str, paths)
-        return
-    findings.unread(files.bad)
-    findings.warn(loaded.warnings)
-    groups = (
-        loaded.components,
-        loaded.subscriptions,
-        loaded.configurations,
-        loaded.resiliencies,
-        loaded.http_endpoints,
-    )
-    findings.resources += sum(map(len, groups))
-    findings.components += loaded.components
-    findings.endpoints += loaded.http_endpoints
-    findings.configurations += loaded.configurations
+    looked = ResourceFiles(paths, together=False).look()
+    findings.add(looked.problems)
+    findings.unseen += looked.unsound
+    findings.warn(looked.warnings)
+    findings.complete = findings.complete and looked.complete
+    findings.resources += len(looked.found)
+    findings.components += looked.whole(Component)
+    findings.endpoints += looked.whole(HTTPEndpoint)
+    findings.configurations += looked.whole(Configuration)
+    findings.middleware += looked.of(Component)
+    findings.pipelines += looked.of(Configuration)
     registry = Registry()
-    findings.add(check_types(loaded.components, BLOCKS))
-    findings.add([problem for _, problem in check_together(loaded.components, BLOCKS)])
-    if not files.bad:  # Else what is named may be in one that is left out.
-        findings.add(check_references(loaded.components, loaded.http_endpoints))
-    findings.add(clashes(loaded.subscriptions))
-    misspelt, others = check_installed(loaded.components, BLOCKS, registry)
+    components = looked.of(Component)
+    stores = [each.name for each in components if each.block == SECRETS.kind]
+    findings.add(check_types(components, BLOCKS))
+    findings.add([problem for _, problem in check_together(looked.of(Component, "spec", "scopes"), BLOCKS)])
+    findings.add(check_references(looked.of(Component, "auth"), looked.of(HTTPEndpoint, "auth"), stores))
+    findings.add(clashes(looked.of(Subscription, "metadata", "scopes")))
+    misspelt, others = check_installed(components, BLOCKS, registry)
     findings.add(misspelt)
     findings.warn(others)  # Where the files are used, more may be installed.
-    for component in loaded.components:
+    for component in looked.of(Component, "spec"):
         _check_component(component, registry, findings, None)
-    secrets = _known_secrets(loaded.components, loaded.http_endpoints, registry, findings, sure=False)
-    for endpoint in loaded.http_endpoints:
+    for endpoint in looked.of(HTTPEndpoint):
         findings.add(_endpoint_problems(endpoint, None))
-    resources: list[Component | HTTPEndpoint] = [*loaded.components, *loaded.http_endpoints]
-    findings.warn([problem for resource in resources for problem in without_secret(resource, secrets)])
+    by_store, endpoints = looked.of(Component, "auth"), looked.of(HTTPEndpoint, "auth")
+    secrets = _known_secrets(by_store, endpoints, registry, findings, sure=False)
+    users: list[Component | HTTPEndpoint] = [*by_store, *endpoints]
+    findings.warn([problem for each in users for problem in without_secret(each, secrets)])
     # Where the files are used, it may be set.
-    findings.warn([problem for resource in resources for problem in without_variable(resource, os.environ)])
+    findings.warn([problem for each in users for problem in without_variable(each, os.environ)])
 
 
 def _endpoint_problems(endpoint: HTTPEndpoint, here: GatewayConfig | None) -> Sequence[Problem]:
@@ -406,14 +425,15 @@ def _tokens(here: GatewayConfig | None) -> TemplateTokens:
 def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]], trust_domain: str) -> None:
     if not _is_new([path], seen):
         return
+    problems: list[Problem] = []
     warnings: list[Problem] = []
-    try:
-        findings.configurations.append(load_configuration_file(path, os.environ, warnings, trust_domain))
-    except ConfigError as error:
-        findings.unread(error.problems)
-    else:
-        findings.resources += 1
+    findings.files[str(path)] = None
+    found = read_configuration_file(path, os.environ, problems, warnings, trust_domain)
+    findings.unread(problems)
     findings.warn(warnings)
+    findings.resources += 1
+    findings.pipelines += [] if found is None else [found]
+    findings.configurations += [] if found is None or problems else [found]
 
 
 def _shortened(path: Path) -> Path:

@@ -151,8 +151,8 @@ def request(
     headers: Mapping[str, str] | None = None,
     timeout: float | None = 10.0,
 ) -> tuple[int, bytes]:
-    """Send a request and give status and body; see `opened`."""
-    with opened(run, method, path, body, headers=headers, timeout=timeout) as response:
+    """Ask a gateway about itself, whatever its ``spec.httpPipeline`` asks for; give status and body, see `opened`."""
+    with opened(run, method, path, body, headers={**(headers or {}), "mesh-key": run.key}, timeout=timeout) as response:
         return response.status, response.read()
 
 

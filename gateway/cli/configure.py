@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.config import APP_PROTOCOLS, DEFAULT_BACKBONE, AppProtocol, GatewayConfig, HealthCheck, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
-from mesh.trust.identity import MODES, TrustSettings
+from mesh.trust.identity import MODES, RootSecret, TrustSettings, target_of
 from mesh.urls import in_url
 from mesh.values import is_host, parse_bool, parse_duration, parse_size
 
@@ -214,7 +214,7 @@ def trust_by(environ: Mapping[str, str]) -> TrustSettings | None:
 
 def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> TrustSettings | None:
     """Read how the node proves who it is; each option has a variable, and goes before it."""
-    names = ("mode", "dir", "cert", "key", "roots", "domain", "hosts")
+    names = ("mode", "dir", "cert", "key", "roots", "socket", "secret", "domain", "hosts")
     given: dict[str, str] = {
         each: getattr(options, f"trust_{each}") or environ.get(f"MESH_TRUST_{each.upper()}", "") for each in names
     }
@@ -223,16 +223,45 @@ def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker)
     if files and (len(files) < 3 or paths["dir"]):
         check.complain("--trust-cert", "it goes with --trust-key and --trust-roots, and without --trust-dir")
         return None
-    mode = (given["mode"] or ("strict" if files or paths["dir"] else "off")).lower()
+    source = files or paths["dir"]
+    other = given["socket"] or given["secret"]
+    if other and (source or (given["socket"] and given["secret"])):
+        named = "--trust-socket" if given["socket"] else "--trust-secret"
+        check.complain(named, "of --trust-dir, --trust-cert, --trust-socket and --trust-secret there can be one")
+    mode = (given["mode"] or ("strict" if source or other else "off")).lower()
     if mode not in MODES:
         check.complain("--trust-mode", f"'{given['mode']}' is none of {', '.join(MODES)}")
+    seal = options.trust_seal or check.truth("MESH_TRUST_SEAL", environ.get("MESH_TRUST_SEAL"))
     if mode not in ("permissive", "strict"):
+        if seal and mode == "off":
+            check.complain("--trust-seal", "it needs identities: --trust-mode permissive or strict")
         return None
-    folder = None if files else paths["dir"] or mesh_home(environ) / "trust"
+    # The variable of the standard may be there for the application, so by itself it asks for nothing.
+    socket = given["socket"] or ("" if source or other else environ.get("SPIFFE_ENDPOINT_SOCKET", ""))
+    if socket:
+        _check_socket(socket, "--trust-socket" if given["socket"] else "SPIFFE_ENDPOINT_SOCKET", check)
+    secret = _root_secret(given["secret"], check) if given["secret"] else None
+    folder = None if files or socket or secret else paths["dir"] or mesh_home(environ) / "trust"
     domain = given["domain"] or ""  # What the Configuration says.
     hosts = frozenset(split_list(given["hosts"]))
     three = paths["cert"], paths["key"], paths["roots"]
-    return TrustSettings("strict" if mode == "strict" else "permissive", domain, folder, *three, hosts)
+    sources = folder, *three, socket, secret
+    return TrustSettings("strict" if mode == "strict" else "permissive", domain, *sources, hosts, seal)
+
+
+def _root_secret(text: str, check: _Checker) -> RootSecret | None:
+    try:
+        return RootSecret.parse(text)
+    except ValueError as error:
+        check.complain("--trust-secret", str(error))
+        return None
+
+
+def _check_socket(address: str, named: str, check: _Checker) -> None:
+    try:
+        target_of(address)
+    except ValueError as error:
+        check.complain(named, f"'{address}': {error}")
 
 
 def _protocol(options: GatewayOptions, check: _Checker) -> AppProtocol:

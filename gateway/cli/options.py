@@ -189,6 +189,22 @@ class GatewayOptions:
     trust_roots: str | None = _option(
         None, "text", "--trust-roots", "who is trusted, PEM (MESH_TRUST_ROOTS)", section=_TRUST, metavar="FILE"
     )
+    trust_socket: str | None = _option(
+        None,
+        "text",
+        "--trust-socket",
+        "SPIFFE Workload API: unix:///path or tcp://address:port (MESH_TRUST_SOCKET)",
+        section=_TRUST,
+        metavar="URL",
+    )
+    trust_secret: str | None = _option(
+        None,
+        "text",
+        "--trust-secret",
+        "root in a secret store of the resources (MESH_TRUST_SECRET)",
+        section=_TRUST,
+        metavar="STORE/NAME",
+    )
     trust_domain: str | None = _option(
         None, "text", "--trust-domain", "whose names count (MESH_TRUST_DOMAIN; public)", section=_TRUST, metavar="NAME"
     )
@@ -199,6 +215,13 @@ class GatewayOptions:
         "app ids that may answer for components, comma separated (MESH_TRUST_HOSTS; all)",
         section=_TRUST,
         metavar="NAMES",
+    )
+    trust_seal: bool = _option(
+        False,
+        "switch",
+        "--trust-seal",
+        "encrypt calls, so that the broker reads nothing (MESH_TRUST_SEAL)",
+        section=_TRUST,
     )
 
     log_level: str | None = _option(
@@ -296,6 +319,9 @@ NOT_OF_RUN = frozenset(
         "--trust-key",
         "--trust-mode",
         "--trust-roots",
+        "--trust-seal",
+        "--trust-secret",
+        "--trust-socket",
         "--sentry-address",
         "--sentry-request-jwt-audiences",
         "--wait",

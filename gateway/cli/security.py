@@ -43,6 +43,14 @@ _ADDRESS = re.compile(r"connectionstring|ur[li]$|dsn|endpoint|host|server")  # A
 _PASSWORD = re.compile(
     r"(password|passwd|pwd|accountkey|sharedaccesskey|sharedaccesssignature)\s*=\s*[^;&\s]", re.IGNORECASE
 )
+_MYSQL = re.compile(r"(?:[^:@/]*(?P<password>:[^@/]+)?@)?tcp\((?P<host>[^)]*)\)/(?P<options>.*)")
+# Settings with servers, and those that switch TLS on, without which nothing is encrypted; none = there is no TLS.
+_PLAIN_UNLESS = {
+    "cassandra": ("hosts", "enableHostVerification", "enableHostVerification: true"),
+    "etcd": ("endpoints", "tlsEnable", "tlsEnable: true"),
+    "memcached": ("hosts", "", "a tunnel, or a server on this machine: memcached is spoken to without TLS"),
+    "rabbitmq": ("hostname", "", "protocol: amqps"),
+}
 _PAIR = re.compile(r"(\w+)=([^\s;&?]+)")
 _AUTHORIZATION = re.compile(r"authorization|cookie|token|api-?key|secret|password", re.IGNORECASE)
 _YES = frozenset({"true", "1", "yes", "y", "t", "on"})
@@ -77,6 +85,7 @@ def look(
     configurations: Sequence[Configuration],
     apps: Sequence[tuple[str, GatewayConfig]],
     environ: Mapping[str, str],
+    environments: Sequence[tuple[str, str, Mapping[str, str]]] = (),
 ) -> list[Opening]:
     """Find what is open, the worst first.
 
@@ -86,6 +95,7 @@ def look(
         configurations: Likewise.
         apps: Gateways of templates, each with the template's file.
         environ: Of whoever asks: where the backbone is that gateways would use.
+        environments: Of applications of templates, each with the template's file and its app id.
     """
     registry = Registry()
     trusts: list[tuple[str | None, TrustSettings]] = [
@@ -97,7 +107,9 @@ def look(
     found = [
         *_backbone(environ.get("MESH_BACKBONE", ""), None, "MESH_BACKBONE"),
         *(each for file, config in apps for each in _gateway(file, config)),
+        *(each for told in environments for each in _environment(*told)),
         *(each for file, trust in trusts for each in _trust(file, trust)),
+        *(_stored(file, components) for file, trust in trusts if trust.seal),
         *(each for component in components for each in _component(component, registry)),
         *(each for endpoint in endpoints for each in _endpoint(endpoint)),
         *(each for configuration in configurations for each in _configuration(configuration, modes)),
@@ -138,12 +150,23 @@ def _gateway(file: str, config: GatewayConfig) -> Iterator[Opening]:
 def _trust(file: str | None, trust: TrustSettings) -> Iterator[Opening]:
     if trust.mode == "permissive":
         text = "the trust mode is permissive: who does not prove its name is taken at its word, but for policies"
+        text += ", and is sent calls in the open" if trust.seal else ""
         yield Opening(
             "medium", "permissive-trust", Problem(text, "", file), "strict, once all gateways have identities"
         )
     for path in trust.open_keys():
         text = f"other users of this machine can read or replace {path}: whoever has it is who it says"
         yield Opening("high", "readable-key", Problem(text, "", file), f"chmod 600 {path}")
+
+
+def _stored(file: str | None, components: Sequence[Component]) -> Opening:
+    """Say what lies on brokers in the open where calls are sealed."""
+    names = sorted({each.name for each in components if each.type.startswith("pubsub.")})
+    what = f"events of {', '.join(names)}, durable calls" if names else "published events, durable calls"
+    text = f"calls are sealed, and what is stored is not: who reads the broker reads {what} and their outcomes"
+    return Opening(
+        "low", "stored-open", Problem(text, "", file), "encrypt in applications what is secret (docs/crypto.md)"
+    )
 
 
 def _component(component: Component, registry: Registry) -> Iterator[Opening]:
@@ -160,7 +183,7 @@ def _component(component: Component, registry: Registry) -> Iterator[Opening]:
                 return component.problem(message, setting=entry.name)
 
             whole = is_secret_name(name) or (name in secret and not _ADDRESS.search(name))
-            if whole or _logins(text) or _PASSWORD.search(text):
+            if whole or _logins(text) or _PASSWORD.search(text) or _mysql(component, text)[0]:
                 holds = True
                 what = f"{entry.name} is in the file" if whole else f"{entry.name} has a password in it"
                 yield Opening("high", "plain-secret" if whole else "password-in-url", at(what), _BY_REFERENCE)
@@ -188,9 +211,19 @@ def _setting(component: Component, name: str, text: str, at: Callable[[str], Pro
         yield Opening("medium", "plain-connection", at(told), f"{_ENCRYPTED[scheme]}://, and TLS on that server")
         break
     pairs = dict(_PAIR.findall(text))
-    if pairs.get("sslmode") == "disable" and (host := _remote(pairs.get("host", ""))):
+    where = pairs.get("host") or next(_hosts_of(text), "")
+    if pairs.get("sslmode") == "disable" and (host := _remote(where)):
         told = f"what is sent to {host} crosses the network in plain text"
         yield Opening("medium", "plain-connection", at(told), "sslmode=verify-full, and TLS on that server")
+    if host := _mysql(component, text)[1]:
+        told = f"what is sent to {host} crosses the network in plain text"
+        yield Opening("medium", "plain-connection", at(told), "tls=true behind a '?', and TLS on that server")
+    setting, switch, advice = _PLAIN_UNLESS.get(component.type.rpartition(".")[2], ("", "", ""))
+    secure = bool(switch) and _is_on(component, switch)
+    secure = secure or ((entry := component.entry("protocol")) is not None and entry.text() in (None, "amqps"))
+    if name == setting and not secure and "://" not in text and (host := _remote(text)):
+        told = f"what is sent to {host} crosses the network in plain text"
+        yield Opening("medium", "plain-connection", at(told), advice)
     if name == "redishost" and not _is_on(component, "enableTLS") and (host := _remote(text)):
         told = f"what is sent to {host} crosses the network in plain text"
         yield Opening("medium", "plain-connection", at(told), "enableTLS: true, and TLS on that server")
@@ -201,6 +234,28 @@ def _setting(component: Component, name: str, text: str, at: Callable[[str], Pro
         )
     for path in _key_files(component, name, text):
         yield Opening("medium", "readable-file", at(f"everybody on this machine can read {path}"), f"chmod 600 {path}")
+
+
+def _mysql(component: Component, text: str) -> tuple[bool, str]:
+    """Read an address of MySQL: whether a password is in it, and which other machine it leads to without TLS."""
+    found = _MYSQL.fullmatch(text) if component.type.endswith(".mysql") else None
+    if found is None:
+        return False, ""
+    plain = dict(_PAIR.findall(found["options"])).get("tls", "false") == "false" and component.entry("pemPath") is None
+    return bool(found["password"]), _remote(found["host"]) if plain else ""
+
+
+def _hosts_of(text: str) -> Iterator[str]:
+    """Give the hosts of a URL that are not this machine."""
+    yield from filter(None, (_remote(place.rpartition("@")[2]) for _, place in _URL.findall(text)))
+
+
+def _environment(file: str, app_id: str, environment: Mapping[str, str]) -> Iterator[Opening]:
+    """Find what the environment of a template's application tells everybody who can read the file."""
+    for name, text in environment.items():
+        if text and is_secret_name(name.replace("_", "")):
+            problem = Problem(f"application {app_id}: {name} is in the file", "", file)
+            yield Opening("high", "plain-secret", problem, f"leave it out, and set {name} where mesh run is started")
 
 
 def _key_files(component: Component, name: str, text: str) -> Iterator[Path]:

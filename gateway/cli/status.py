@@ -102,7 +102,8 @@ def _told(run: Run) -> dict[str, object]:
         if status == HTTPStatus.OK:
             told = json.loads(body)
             return {name: told.get(name, []) for name in ("conditions", "circuitBreakers", "backlogs")}
-        return {"conditions": None, "reason": f"GET metadata was answered with {status}"}
+        advice = "; is DAPR_API_TOKEN set right?" if status == HTTPStatus.UNAUTHORIZED else ""
+        return {"conditions": None, "reason": f"GET metadata was answered with {status}{advice}"}
     except (GatewayUnreachableError, TimeoutError, ValueError) as error:
         return {"conditions": None, "reason": str(error) or type(error).__name__}
 

@@ -76,7 +76,7 @@ def load_template(
     """
     problems: list[Problem] = []
     template = validate(document, Template, problems, warnings)
-    if template is None:
+    if template is None or problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0)))
     base = (path.parent if path else Path.cwd()).absolute()
     resolver = _Resolver(document, template, base, path, environ, problems, warnings)

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import requests
+from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHTTP
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -29,6 +31,7 @@ TOLD_SECONDS = 1.0  # For the library to say why, when its own limit is over.
 _SCOPE = InstrumentationScope(SCOPE)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _LIBRARY = logging.getLogger("opentelemetry.exporter")
+_SPARING = [f"{_LIBRARY.name}.otlp.proto.{each}" for each in ("grpc.exporter", "http.trace_exporter")]
 
 
 class _Said(logging.Handler):
@@ -38,6 +41,28 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = record.getMessage()
+
+
+class _Session(requests.Session):
+    """Keeps why the collector was not reached, and uses the exporter's certificates.
+
+    The library logs no more than that it was in vain. ``REQUESTS_CA_BUNDLE`` would go before ``session.verify``.
+    """
+
+    why = ""
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        try:
+            return super().request(*args, **kwargs)
+        except requests.RequestException as error:
+            cause = error.args[0] if error.args else error
+            self.why = str(getattr(cause, "reason", cause))  # Around it is the URL, whose query may hold a secret.
+            raise
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        if verify is None and isinstance(self.verify, str):
+            verify = self.verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
 
 class OTLPExporter:
@@ -52,10 +77,13 @@ class OTLPExporter:
         self._target = target
         self._resource = Resource(dict(resource))
         self._said = _Said()
-        self._exporter = _exporter(target)
+        self._session = _Session()
+        self._exporter = _exporter(target, self._session)
 
     async def __aenter__(self) -> OTLPExporter:
-        """Take what the library says."""
+        """Take what the library says, each time that it says it."""
+        for name in _SPARING:  # The filter there drops what is like the line before, and with it a new reason.
+            logging.getLogger(name).filters.clear()
         _LIBRARY.addHandler(self._said)
         _LIBRARY.propagate = False
         return self
@@ -68,6 +96,7 @@ class OTLPExporter:
     async def send(self, spans: Sequence[Span]) -> None:
         """Send a batch; raises `ExportError`."""
         batch = [readable(each, self._resource) for each in spans]
+        self._said.text = self._session.why = ""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[object] = loop.create_future()
 
@@ -88,18 +117,29 @@ class OTLPExporter:
         threading.Thread(target=export, name="otlp-export", daemon=True).start()
         result = await done
         if result is not SpanExportResult.SUCCESS:
-            said = type(result).__name__ if isinstance(result, Exception) else self._said.text
+            said = type(result).__name__ if isinstance(result, Exception) else self._session.why or self._said.text
             raise ExportError(" ".join(said.split())[:300] or "it did not say why")
 
 
-def _exporter(target: OTLP) -> SpanExporter:
+def _exporter(target: OTLP, session: requests.Session) -> SpanExporter:
     headers: dict[str, Any] = dict(target.headers)
     if target.protocol == "http":
-        return OverHTTP(endpoint=target.endpoint, headers=headers, timeout=target.timeout)
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGRPC  # Loads grpcio.
+        compression = Compression.Gzip if target.gzip else Compression.NoCompression
+        return OverHTTP(
+            endpoint=target.endpoint, headers=headers, timeout=target.timeout, compression=compression, session=session
+        )
+    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as over_grpc  # Loads grpcio.
 
     given = {name.lower(): value for name, value in headers.items()}
-    return OverGRPC(endpoint=target.endpoint, insecure=target.insecure, headers=given, timeout=target.timeout)
+    compressions = over_grpc.Compression  # type: ignore[attr-defined]  # Of its argument; it names it nowhere else.
+    compression = compressions.Gzip if target.gzip else compressions.NoCompression
+    return over_grpc.OTLPSpanExporter(
+        endpoint=target.endpoint,
+        insecure=target.insecure,
+        headers=given,
+        timeout=target.timeout,
+        compression=compression,
+    )
 
 
 def _context(trace_id: str, span_id: str, state: str = "") -> SpanContext:

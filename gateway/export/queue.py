@@ -12,7 +12,7 @@ from typing import Protocol
 from mesh import telemetry
 from mesh.spans import Span
 from mesh.tasks import task_group
-from mesh.telemetry import Observed, Observer, Tracing
+from mesh.telemetry import Observer, Tracing
 
 __all__ = ["SEND_SECONDS", "ExportError", "Exporter", "exporting"]
 
@@ -112,7 +112,7 @@ class _Queue:
         self._failing = bool(why)
 
     def _count(self, outcome: str, count: int) -> None:
-        self._observer(Observed(telemetry.SPANS, (self._exporter.name, outcome), count))
+        self._observer(telemetry.SPANS, (self._exporter.name, outcome), count)
 
 
 @asynccontextmanager

@@ -33,6 +33,7 @@ class OTLP:
         insecure: Without TLS.
         headers: Sent with each batch.
         timeout: Seconds that a batch may take, further attempts included.
+        gzip: Whether batches are compressed.
         from_environment: Whether no file names it.
     """
 
@@ -41,6 +42,7 @@ class OTLP:
     insecure: bool
     headers: Mapping[str, str] = field(repr=False)
     timeout: float = TIMEOUT_SECONDS
+    gzip: bool = False
     from_environment: bool = False
 
     @property
@@ -92,14 +94,18 @@ def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -
     insecure = not given.is_secure if from_file else variable("INSECURE").strip().lower() == "true"
     insecure = scheme == "http" if scheme else insecure
     timeout = _timeout(given, variable("TIMEOUT"))
+    compression = variable("COMPRESSION").strip().lower()
+    if compression not in ("", "none", "gzip"):
+        raise ConfigError(Problem(f"is gzip or none, not {compression!r}", GENERAL + "COMPRESSION"))
+    gzip = compression == "gzip"
     if protocol == "grpc":
         where = endpoint.partition("://")[2] if scheme else endpoint
-        return OTLP("grpc", where.rstrip("/"), insecure, told, timeout, not from_file)
+        return OTLP("grpc", where.rstrip("/"), insecure, told, timeout, gzip, not from_file)
     url = endpoint if scheme else f"{'http' if insecure else 'https'}://{endpoint}"
     parts = urlsplit(url)
     whole = parts.path.strip("/") != "" and (from_file or bool(environ.get(OF_TRACES + "ENDPOINT")))
     url = url if whole else urlunsplit(parts._replace(path=parts.path.rstrip("/") + HTTP_PATH))
-    return OTLP("http", url, insecure, told, timeout, not from_file)
+    return OTLP("http", url, insecure, told, timeout, gzip, not from_file)
 
 
 def _timeout(given: OTel, text: str) -> float:

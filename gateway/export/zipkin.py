@@ -80,7 +80,7 @@ def encoded(span: Span, resource: Mapping[str, str]) -> dict[str, object]:
         "timestamp": span.started // 1000,
         "duration": max(1, (span.ended - span.started) // 1000),
         "localEndpoint": {"serviceName": resource["service.name"]},
-        "tags": {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in tags.items()},
+        "tags": {name: value if isinstance(value, str) else str(value).lower() for name, value in tags.items()},
     }
     if span.parent_id:
         written["parentId"] = span.parent_id

@@ -209,7 +209,7 @@ class GRPCApplication(HTTPApplication):
         finally:
             if self.recorder is not None:
                 seconds = time.perf_counter() - started
-                self.recorder.record((GRPC_CALLED, (path, CODE_NAMES[code]), ()), seconds * 1000)
+                self.recorder(GRPC_CALLED, (path, CODE_NAMES[code]), 1, seconds)
         return answer, response.headers
 
     def warn_once(self, text: str) -> None:

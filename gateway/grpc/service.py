@@ -82,7 +82,7 @@ class Service:
             not_grpc: Told to who speaks HTTP/2, but not gRPC.
             metrics: Is told of each call; None = nothing is.
         """
-        self._record = None if metrics is None else metrics.recorder.record
+        self._record = None if metrics is None else metrics.recorder
         self._note_error = None if metrics is None else metrics.note_error
         self._not_grpc = not_grpc
         self._api, self._proxy = api, proxy
@@ -123,7 +123,7 @@ class Service:
             if self._record is not None:
                 unknown = code in (Code.UNAUTHENTICATED, Code.UNIMPLEMENTED)  # Of these there is no end of paths.
                 path = OTHER if unknown and request.path not in self._methods else request.path or ""
-                self._record((GRPC_SERVED, (path, CODE_NAMES[code]), ()), seconds * 1000)
+                self._record(GRPC_SERVED, (path, CODE_NAMES[code]), 1, seconds)
             if self._api.api_log.enabled:
                 _log(request, code, seconds)
 

@@ -24,6 +24,7 @@ from mesh.application import AppResponse, BindingAnswer, Headers, Kind
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.middleware import MiddlewareError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
+from mesh.telemetry import who_answered
 
 __all__ = ["Direct", "HTTPApplication", "outside_service"]
 
@@ -230,7 +231,7 @@ class HTTPApplication:
         except (ConnectError, ResponseError, TimeoutError):
             healthy = False
         if self.recorder is not None:
-            self.recorder.record((PROBED, (self.speaks, status), ()), (time.perf_counter() - started) * 1000)
+            self.recorder(PROBED, (self.speaks, status), 1, time.perf_counter() - started)
         return healthy
 
     async def _probe_health(self, health: HealthCheck) -> tuple[str, bool]:
@@ -325,7 +326,7 @@ class HTTPApplication:
         status, body = await self.get("/dapr/subscribe", [("dapr-app-id", app_id)])
         if status != 200:
             if status not in NOT_THERE:
-                logger.warning("the application answered %d to GET /dapr/subscribe", status)
+                logger.warning("%s to GET /dapr/subscribe", who_answered(status))
             return ()
         subscriptions, warnings = programmatic_subscriptions(body)
         for warning in warnings:

@@ -1,11 +1,14 @@
 """Puts requests over HTTP into the shape that middleware knows (`mesh/middleware.py`), and its answers back.
 
-In front of the API it is a stage (`gateway/http/stages.py`); what asks for the gateway's health passes none.
+In front of the API it is a stage (`gateway/http/stages.py`). What asks for the gateway's health passes none, and
+neither does who asks about it with the key of its entry in ``gateway/runs.py``: ``mesh status`` has no token of an
+identity provider, nor a browser to log in with.
 Towards the application it is around each call of `HTTPApplication`, whatever it is made for, but for probes of health.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,11 +25,14 @@ from mesh.application import AppResponse, Headers
 from mesh.errors import BadArgumentError, MeshError
 from mesh.middleware import Answer, MiddlewareError, Onward
 from mesh.middleware import Request as Passing
+from mesh.telemetry import ANSWERED_BY
 
-__all__ = ["HEALTH", "Through", "middleware_stage", "towards_application"]
+__all__ = ["HEALTH", "KEY_HEADER", "Through", "middleware_stage", "towards_application"]
 
 logger = logging.getLogger(__name__)
 
+KEY_HEADER = "mesh-key"
+ABOUT_IT = (("GET", "/v1.0/metadata"), ("PUT", "/v1.0/metadata/appPID"))
 HEALTH = ("/v1.0/healthz", "/v1.0/healthz/outbound")
 OF_CONNECTION = frozenset(("connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer"))
 READ_BYTES = 64 * 1024
@@ -99,6 +105,7 @@ def middleware_stage(
     read: ReadBody,
     app_id: str,
     named_by: Callable[[Passing], str | None],
+    key: str,
 ) -> Callable[[Handler], Handler] | None:
     """Make the stage; None = there is no middleware.
 
@@ -108,6 +115,7 @@ def middleware_stage(
         read: Reads the body of a request, up to the limit.
         app_id: The gateway's own application.
         named_by: Gives the app id that is called because a request's header names it.
+        key: Who sends it is told about the gateway past the middleware.
     """
     if through(_nowhere) is None:
         return None
@@ -124,17 +132,14 @@ def middleware_stage(
             finally:
                 if isinstance(incoming.request, Request) and isinstance(changed, Request):
                     _note_answer(incoming.request, changed)
-            if passing.told and not answered.prepared:
-                answered.fields += passing.told
-            whole = answered.body if isinstance(answered, Response) else None
-            return Answer(answered.status, answered.fields, whole, answered)
+            return _told(passing, answered)
 
         onward = through(route)
         assert onward is not None
 
         async def passed(request: web.BaseRequest) -> Answered:
             path, query = split_target(request)
-            if request.method == "GET" and path in HEALTH:
+            if _passes_by(request, path, key):
                 return cast("Answered", await handler(request))
             incoming = _Incoming(request, read)
             passing = _OfClient(
@@ -153,6 +158,22 @@ def middleware_stage(
         return passed
 
     return stage
+
+
+def _told(passing: Passing, answered: Answered) -> Answer:
+    """Give an answer of the API as middleware sees it."""
+    if passing.told and not answered.prepared:
+        answered.fields += passing.told
+    whole = answered.body if isinstance(answered, Response) else None
+    return Answer(answered.status, answered.fields, whole, answered)
+
+
+def _passes_by(request: web.BaseRequest, path: str, key: str) -> bool:
+    """Tell whether a request passes no middleware: for health, or by the gateway's user about the gateway."""
+    if request.method == "GET" and path in HEALTH:
+        return True
+    given = request.headers.get(KEY_HEADER, "").encode("utf-8", "surrogateescape")
+    return (request.method, path) in ABOUT_IT and hmac.compare_digest(given, key.encode())
 
 
 def _note_answer(request: Request, changed: Request) -> None:
@@ -319,6 +340,7 @@ def towards_application(through: Through, app_id: str, limit: int) -> Callable[[
                     direct=direct,
                     outgoing=outgoing,
                 )
+                ANSWERED_BY.set("")
                 try:
                     answer = await onward(passing)
                 except MeshError:  # Of a middleware it is no failure of the application, and no reason to try again.
@@ -328,6 +350,7 @@ def towards_application(through: Through, app_id: str, limit: int) -> Callable[[
                         raise
                     logger.exception("a middleware towards the application failed")
                     raise MiddlewareError("a middleware failed; the gateway's log says why") from error
+                ANSWERED_BY.set(answer.by)
                 if answer.body is not None or answer.source is None:
                     body = answer.body or b""
                     fields = [each for each in answer.headers if each[0].lower() not in OF_CONNECTION]

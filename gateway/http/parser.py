@@ -34,6 +34,10 @@ class RequestParser(HttpRequestParser):
         self._head = b""  # What came of a header that is not complete.
         self._body: StreamReader | None = None  # Of the last request.
         self._came = 0  # How much came after the header of that one.
+        self._ended = True  # Whether that one was the last that came, as far as it shows.
+        self._last = b""  # The bytes that came last.
+        self.heads = 0
+        """How many headers were complete."""
 
     def feed_data(self, data: bytes) -> _Read:  # type: ignore[override]  # aiohttp's in C takes nothing else.
         """Read on."""
@@ -42,18 +46,34 @@ class RequestParser(HttpRequestParser):
         except BadHttpMessage as error:
             return self._again(data, error)
         messages = result[0]
+        seen = self._last + data
+        self._last = seen[-len(HEAD_END) :]
         if messages:
-            self._body = messages[-1][1]
+            message, self._body = messages[-1]
             # Of more than one request it is too much: where the next one begins is not certain then.
             whole = self._head + data
             at = whole.find(HEAD_END)
             self._came = len(whole) - at - len(HEAD_END) if at >= 0 else sys.maxsize
             self._head = b""
+            self.heads += len(messages)
+            size = self._body.total_bytes
+            if message.chunked:
+                self._came = sys.maxsize  # The sizes of chunks are among it.
+            elif not self._body.is_eof():
+                self._came = size
+            self._ended = seen.endswith(HEAD_END) or seen[: len(seen) - size].endswith(HEAD_END)
         elif self._between():
             self._head += data
         else:
             self._came += len(data)
+            self._ended = self._body is None or self._came == self._body.total_bytes or seen.endswith(HEAD_END)
         return result
+
+    @property
+    def half(self) -> bool:
+        """Whether a header has begun that is not complete."""
+        body = self._body
+        return bool(self._head) or (body is not None and body.is_eof() and not self._ended)
 
     def _between(self) -> bool:
         """Tell whether all that came belongs to requests that are complete, but for ``_head``."""
@@ -68,7 +88,9 @@ class RequestParser(HttpRequestParser):
         once = _once(data, found[1].lower().encode() + b":")
         if once == data:
             raise error
+        heads = self.heads
         self.__init__(*self._arguments, **self._settings)  # type: ignore[misc]  # It begins anew, as aiohttp holds it.
+        self.heads = heads
         return self.feed_data(once)
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "completed",
     "json_response",
     "no_content",
+    "path_of",
     "render",
     "split_target",
 ]
@@ -59,6 +60,8 @@ def _connection(request: web.BaseRequest, *, keep_alive: bool) -> str:
 
 def completed(fields: Fields, further: Sequence[tuple[str, str]]) -> Fields:
     """Add what is not said yet: of most fields there may be one, and whoever answers knows better."""
+    if not fields:
+        return [*further]
     given = {name.lower() for name, _ in fields}
     lacking = [
         each
@@ -102,7 +105,13 @@ class Request(web.BaseRequest):
 def split_target(request: web.BaseRequest) -> tuple[str, str]:
     """Give path and query as they were written, also of the absolute form, which proxies use."""
     path, _, query = request.raw_path.partition("?")
-    return (path if path[:1] == "/" else "/" + path.partition("://")[2].partition("/")[2]), query
+    return (path if path[:1] == "/" else path_of(path)), query
+
+
+def path_of(target: str) -> str:
+    """Give the path of a request's target; see `split_target`."""
+    path = target.partition("?")[0]
+    return path if path[:1] == "/" else "/" + path.partition("://")[2].partition("/")[2]
 
 
 class Response:

@@ -6,8 +6,9 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -31,12 +32,12 @@ MAX_HEADER_BYTES = 16 * 1024
 
 
 @asynccontextmanager
-async def listening_for_metrics(config: GatewayConfig, text: Callable[[], Awaitable[bytes]]) -> AsyncIterator[int]:
+async def listening_for_metrics(config: GatewayConfig, text: Callable[[bool], Awaitable[bytes]]) -> AsyncIterator[int]:
     """Answer whoever asks, by any path; give the port.
 
     Args:
         config: The gateway's.
-        text: Gives the metrics as Prometheus reads them.
+        text: Gives the metrics as Prometheus reads them; given True, by gzip.
 
     Raises:
         ConfigError: The port that was asked for is taken, or there is no such address.
@@ -45,7 +46,9 @@ async def listening_for_metrics(config: GatewayConfig, text: Callable[[], Awaita
     async def answer(request: web.BaseRequest) -> Response:
         if request.method not in ("GET", "HEAD"):
             return Response(405, fields=[("Allow", "GET, HEAD")])
-        return Response(200, await text(), [("Content-Type", CONTENT_TYPE)])
+        packed = _takes_gzip(request.headers.getall("Accept-Encoding", ()))
+        fields = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
+        return Response(200, await text(packed), [*fields, ("Content-Encoding", "gzip")] if packed else fields)
 
     server = HTTPServer(answer, max_body_bytes=1, max_header_bytes=MAX_HEADER_BYTES, max_connections=MAX_CONNECTIONS)
     runner = web.ServerRunner(server.connections(), shutdown_timeout=CLOSING_SECONDS)
@@ -54,6 +57,15 @@ async def listening_for_metrics(config: GatewayConfig, text: Callable[[], Awaita
         yield await _listen(config, runner)
     finally:
         await runner.cleanup()
+
+
+def _takes_gzip(accepted: Iterable[str]) -> bool:
+    """Tell whether who asks names gzip, and not as what it does not take (RFC 9110 section 12.5.3)."""
+    for each in ",".join(accepted).lower().split(","):
+        coding, *parameters = (part.strip() for part in each.split(";"))
+        if coding == "gzip":
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", each) for each in parameters)
+    return False
 
 
 async def _listen(config: GatewayConfig, runner: web.ServerRunner) -> int:

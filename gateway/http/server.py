@@ -104,6 +104,7 @@ class _Connection(web.RequestHandler):
     """
 
     _header_timer: asyncio.TimerHandle | None = None
+    _heads = 0  # Headers that were complete when the timer began.
     _begun: bytes | None = None  # What may become the preface of HTTP/2; None once that is decided.
     _http2: Loading
 
@@ -173,13 +174,15 @@ class _Connection(web.RequestHandler):
             self._begun = data if PREFACE.startswith(data) else None
         if self._begun is None:
             super().data_received(data)
-        waiter = self._waiter
-        if self._request_count == 0 or (waiter is not None and not waiter.done()):  # Still no complete header.
-            if self._header_timer is None:
-                self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
-        elif self._header_timer is not None:
+        waiter, parser = self._waiter, self._parser
+        heads, half = (parser.heads, parser.half) if isinstance(parser, RequestParser) else (0, False)
+        waits = self._request_count == 0 or (waiter is not None and not waiter.done())  # Still no complete header.
+        if self._header_timer is not None and (heads != self._heads or not (waits or half)):
             self._header_timer.cancel()
             self._header_timer = None
+        if self._header_timer is None and (waits or half):
+            self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
+        self._heads = heads
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._header_timer is not None:
@@ -197,6 +200,8 @@ class _Connection(web.RequestHandler):
         self._header_timer = None
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
+        elif isinstance(self._parser, RequestParser) and self._parser.half:  # Behind a request that is being answered.
+            self._header_timer = self._loop.call_later(HEADER_SECONDS, self._give_up)
 
 
 def _complaint(exc: BaseException | None, message: str) -> str:

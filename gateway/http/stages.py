@@ -29,9 +29,9 @@ from gateway.api_tokens import Admitted
 from gateway.config import GatewayConfig, Tokens
 from gateway.errors import APIError, bad_request, unexpected
 from gateway.http.middleware import HEALTH
-from gateway.http.response import Answered, Request, Response, completed, render, split_target
+from gateway.http.response import Answered, Request, Response, completed, path_of, render
 from gateway.http.tracing import check_baggage, tracing_calls
-from gateway.metrics.recording import Recorder
+from gateway.metrics.recording import MAX_KEYS, MAX_LABEL, Recorder, Series
 from gateway.metrics.sources import HTTP_RECEIVED, HTTP_SENT, HTTP_SERVED
 from mesh.errors import MeshError
 from mesh.resources.configuration import APILogging
@@ -45,7 +45,7 @@ __all__ = ["Handler", "Stage", "endpoint", "staged", "stages"]
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
-CLIENT_GONE = "499"
+CLIENT_GONE = 499
 NO_LOG = APILogging()
 CORS_METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
@@ -95,22 +95,32 @@ def _answering_errors(note: Callable[[APIError], None] | None) -> Stage:
 
 
 def _measuring(recorder: Recorder, *, guarded: bool) -> Stage:
-    record, clock = recorder.record, time.perf_counter
+    clock = time.perf_counter
     received, sent = recorder.series(HTTP_RECEIVED).measure, recorder.series(HTTP_SENT).measure
+    known: dict[tuple[str, str, int], Series] = {}
+
+    def find(verb: str, target: str, status: int) -> Series:
+        # Whoever does not know the token is not to fill the series of those who do.
+        path = OTHER if guarded and status == 401 else path_of(target)
+        series = recorder.series(HTTP_SERVED, (verb, path, str(status)))
+        if path == target and len(path) <= MAX_LABEL:  # Else clients choose what is kept, without a bound to it.
+            if len(known) >= MAX_KEYS:
+                known.clear()
+            known[verb, target, status] = series
+        return series
 
     def stage(handler: Handler) -> Handler:
         async def measure(request: web.BaseRequest) -> Answered:
             started, status, size = clock(), CLIENT_GONE, 0
             try:
                 response = await handler(request)
-                status = str(response.status)
+                status = response.status
                 size = len(response.body) if isinstance(response, Response) else response.sent
             finally:
-                # Whoever does not know the token is not to fill the series of those who do.
-                path = OTHER if guarded and status == "401" else split_target(request)[0]
-                labels = request.method, path, status
-                record((HTTP_SERVED, labels, ()), (clock() - started) * 1000)
-                received(request.content_length or int(getattr(request.content, "total_bytes", 0)))
+                key = request.method, request.raw_path, status
+                series = known[key] if key in known else find(*key)
+                series.measure((clock() - started) * 1000)
+                received(request.content.total_bytes)
                 sent(size)
             return response
 

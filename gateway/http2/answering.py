@@ -115,6 +115,7 @@ class _Body:
 
     def __init__(self, incoming: ServerRequest) -> None:
         self._parts = incoming.aiter_bytes()
+        self.total_bytes = 0
 
     def is_eof(self) -> bool:
         return False
@@ -127,6 +128,7 @@ class _Body:
         with _breaking():
             async for part in self._parts:
                 if part:
+                    self.total_bytes += len(part)
                     return part
         return b""
 

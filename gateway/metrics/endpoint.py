@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,8 @@ from mesh.telemetry import APPLICATION_CALLED, OTHER
 __all__ = ["Metrics", "breaker_states"]
 
 KEPT_SECONDS = 1.0
+FASTEST = 1
+"""The level of gzip: lines are so much alike that others take longer for little."""
 _STATES = ("closed", "half-open", "open", "unknown")
 # The reference's categories, by what the codes begin with behind ERR_.
 _CATEGORIES = (
@@ -73,6 +76,7 @@ class Metrics:
         self._rows = [row for row in METRICS if row.source not in left_out]
         self._asking = asyncio.Lock()
         self._made, self._made_at = b"", -math.inf
+        self._packed: bytes | None = None
 
     @property
     def note_error(self) -> Callable[[APIError], None] | None:
@@ -83,22 +87,34 @@ class Metrics:
         category = next(
             (name for begin, name in _CATEGORIES if error.code.removeprefix("ERR_").startswith(begin)), "common"
         )
-        self.recorder.record((ERRORS_TOLD, (error.code, category), ()), 0.0)
+        self.recorder(ERRORS_TOLD, (error.code, category))
 
-    async def text(self, runtime: Runtime, backlogs: Backlogs) -> bytes:
-        """Give everything as Prometheus reads it, a moment old at most: however many ask, it is made as often."""
+    async def text(self, runtime: Runtime, backlogs: Backlogs, packed: bool) -> bytes:
+        """Give everything as Prometheus reads it, a moment old at most: however many ask, it is made as often.
+
+        Args:
+            runtime: The node.
+            backlogs: Of its subscriptions.
+            packed: By gzip.
+        """
         async with self._asking:
-            if time.monotonic() - self._made_at < KEPT_SECONDS:
+            if time.monotonic() - self._made_at >= KEPT_SECONDS:
+                await self._make(runtime, backlogs)
+            if not packed:
                 return self._made
-            waiting = await backlogs.look()
-            measured = {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
-            app_id, settings = self._config.app_id, self._settings
-            # In a thread: some thousands of series take a while.
-            self._made = await asyncio.to_thread(
-                exposed, measured, app_id, self._namespace, settings.rules, raw=settings.raw, rows=self._rows
-            )
-            self._made_at = time.monotonic()
-            return self._made
+            if self._packed is None:
+                self._packed = await asyncio.to_thread(gzip.compress, self._made, FASTEST)
+            return self._packed
+
+    async def _make(self, runtime: Runtime, backlogs: Backlogs) -> None:
+        waiting = await backlogs.look()
+        measured = {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
+        app_id, settings = self._config.app_id, self._settings
+        # In a thread: some thousands of series take a while.
+        self._made = await asyncio.to_thread(
+            exposed, measured, app_id, self._namespace, settings.rules, raw=settings.raw, rows=self._rows
+        )
+        self._made_at, self._packed = time.monotonic(), None
 
 
 def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:

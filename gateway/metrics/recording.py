@@ -10,9 +10,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
 from gateway.metrics.sources import DETAILS, OPEN, SIZES, SOURCES
-from mesh.telemetry import OTHER, Counters, Observed
+from mesh.telemetry import OTHER, Counters
 
-__all__ = ["BUCKETS", "MAX_LABEL", "MAX_SERIES", "SIZE_BUCKETS", "Recorder", "Series"]
+__all__ = ["BUCKETS", "MAX_KEYS", "MAX_LABEL", "MAX_SERIES", "SIZE_BUCKETS", "Recorder", "Series"]
 
 MAX_SERIES = 1000
 MAX_KEYS = 10_000
@@ -79,35 +79,36 @@ class Recorder(Counters):
             relabel: By name, gives the labels to count under instead.
         """
         super().__init__()
-        self._buckets = buckets
+        self._buckets = tuple(map(float, buckets))  # A measurement is compared with its like in half the time.
         self._relabel = relabel or {}
         self._found: dict[_Key, Series] = {}
         self._kept: dict[str, dict[tuple[str, ...], Series]] = {}
         self._open = {name: [label in OPEN for label in labels] for name, labels in SOURCES.items()}
 
-    def __call__(self, observed: Observed) -> None:
+    def __call__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        times: int = 1,
+        seconds: float = 0.0,
+        details: tuple[str, ...] = (),
+    ) -> None:
         """Count what happened, and how long it took."""
-        name, labels, times, seconds, details = observed
-        key, value = (name, labels, details), seconds * 1000
+        key = (name, labels, details)
         try:
             series = self._found[key]
         except KeyError:
             series = self._find(key)
         series.times += times
-        series.total += value
-        series.buckets[bisect_left(series.bounds, value)] += 1
+        if seconds:  # Else it is a count alone.
+            value = seconds * 1000
+            series.total += value
+            series.buckets[bisect_left(series.bounds, value)] += 1
 
-    def record(self, key: _Key, value: float) -> None:
-        """Count something by name, labels and details, with a measurement in milliseconds or bytes."""
-        try:
-            series = self._found[key]
-        except KeyError:
-            series = self._find(key)
-        series.measure(value)
-
-    def series(self, name: str) -> Series:
-        """Give the one of a name that has no labels, to measure without a look."""
-        return self._find((name, (), ()))
+    def series(self, name: str, labels: tuple[str, ...] = ()) -> Series:
+        """Give what is measured under a name and labels; it stays the same, to be measured without another look."""
+        key = (name, labels, ())
+        return self._found.get(key) or self._find(key)
 
     def _find(self, key: _Key) -> Series:
         name, labels, details = key
@@ -133,7 +134,7 @@ class Recorder(Counters):
 
     def add(self, name: str, *labels: str, by: int = 1) -> None:
         """Count."""
-        self(Observed(name, labels, by))
+        self(name, labels, by)
 
     def snapshot(self) -> Mapping[tuple[str, ...], int]:
         """Give all counts as of now, as counters do."""

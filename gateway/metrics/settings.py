@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.metrics.recording import BUCKETS
 from gateway.metrics.sources import HTTP_SERVED
+from mesh.errors import Problem
 from mesh.resources.configuration import Configuration, MetricRule, Metrics
 from mesh.resources.metric_patterns import PathPatterns, substitution
+from mesh.spelling import did_you_mean
 from mesh.telemetry import APPLICATION_CALLED
 
-__all__ = ["Rules", "Settings", "of_configuration"]
+__all__ = ["Rules", "Settings", "of_configuration", "rules_without_effect"]
 
 
 class Rules:
@@ -84,3 +86,32 @@ def of_configuration(configuration: Configuration) -> Settings:
         PathPatterns(metrics.http.path_matching),
         Rules(metrics.rules),
     )
+
+
+def rules_without_effect(configuration: Configuration) -> list[Problem]:
+    """Find rules of one file about metrics, or labels of them, that a gateway has not; Dapr has more."""
+    from gateway.metrics.table import METRICS
+
+    names = {_name(row.name): row.name for row in METRICS}
+    labels = {name: {label for row in METRICS if row.name == name for label in row.labels} for name in names.values()}
+    found = []
+    for section in ("metric", "metrics"):
+        metrics = getattr(configuration.spec, section)
+        for number, rule in enumerate(() if metrics is None else metrics.rules):
+            metric = names.get(_name(rule.name))
+            if metric is None:
+                guess = did_you_mean(rule.name, names.values(), 0.9)
+                wrong = f"it has no effect: a gateway has no metric '{rule.name}'"
+                wrong += f"; did you mean '{guess}'?" if guess else ""
+                found.append(replace(configuration.rules_at[section, number, None], message=wrong))
+                continue
+            known = sorted({"app_id", *labels[metric]})
+            found += [
+                replace(
+                    configuration.rules_at[section, number, place],
+                    message=f"it has no effect: {metric} has no label '{label.name}', but {', '.join(known)}",
+                )
+                for place, label in enumerate(rule.labels)
+                if label.name not in known
+            ]
+    return found

@@ -29,7 +29,7 @@ OURS = frozenset(
     name.lower()
     for name in (DELIVERY_HEADER, *KEY_HEADERS, WINDOW_HEADER, DELAY_HEADER, REPLY_HEADER, DEAD_LETTER_HEADER)
 )
-_ID = re.compile(r"[0-9a-f]{32}\Z")
+_ID = re.compile(r"[0-9a-f]{32}(-[0-9a-f]{16})?\Z")  # The shorter one is of earlier versions.
 
 
 async def accept(asked: Asked, app_id: str, target: str, headers: Headers) -> Answered:

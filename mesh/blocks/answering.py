@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesh.application import Headers
 from mesh.spans import Begun
-from mesh.telemetry import Tracing, trace_header, within
+from mesh.telemetry import Tracing, trace_header, who_answered, within
 
 __all__ = ["note_status", "served"]
 
@@ -37,4 +37,4 @@ def note_status(begun: Begun, status: int) -> None:
     """Tell in an application's span what it answered."""
     begun.attributes["dapr.status_code"] = str(status)
     if status >= 500:
-        begun.error = f"the application answered {status}"
+        begun.error = who_answered(status)

@@ -17,7 +17,7 @@ from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, HandlerFailedError
 from mesh.event import CLOUDEVENTS_JSON, new_id
 from mesh.spans import SpanKind, Value
-from mesh.telemetry import BATCHES, NOT_TRACED, UNTOLD, Observed, Observer, Tracing, nobody
+from mesh.telemetry import BATCHES, NOT_TRACED, UNTOLD, Observer, Tracing, nobody, who_answered
 
 __all__ = ["Batcher", "delivery_tags", "folded"]
 
@@ -154,7 +154,7 @@ class Batcher:
         else:
             results, default = judge_bulk(status, answer)
         seconds = time.perf_counter() - started
-        self._observer(Observed(BATCHES, (self._pubsub, topic), len(entries), seconds))
+        self._observer(BATCHES, (self._pubsub, topic), len(entries), seconds)
         for entry in entries:
             if not entry.result.done():
                 entry.result.set_result(results.get(entry.entry_id, default))
@@ -204,9 +204,9 @@ def _cancel_when_all_are_released(entries: Sequence[_Entry]) -> None:
 def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attempt]:
     """Read an application's answer to a batch: results by entry id, and that of all others."""
     if status == 404:
-        return {}, Attempt(Outcome.DROP, "the application answered 404", status)
+        return {}, Attempt(Outcome.DROP, who_answered(404), status)
     if not 200 <= status < 300:
-        return {}, Attempt(Outcome.RETRY, f"the application answered {status}", status)
+        return {}, Attempt(Outcome.RETRY, who_answered(status), status)
     missing = Attempt(Outcome.RETRY, "the application's answer has no status for this entry")
     try:
         statuses = folded(orjson.loads(answer)).get("statuses")
@@ -220,9 +220,9 @@ def judge_bulk(status: int, answer: bytes) -> tuple[Mapping[str, Attempt], Attem
         if value == "SUCCESS":
             results[entry_id] = SUCCESS
         elif value == "DROP":
-            results[entry_id] = Attempt(Outcome.DROP, why.get(entry_id, "the application answered DROP"))
+            results[entry_id] = Attempt(Outcome.DROP, why.get(entry_id, who_answered("DROP")))
         else:
-            results[entry_id] = Attempt(Outcome.RETRY, f"the application answered {value!r}")
+            results[entry_id] = Attempt(Outcome.RETRY, who_answered(repr(value)))
     return results, missing
 
 

@@ -31,6 +31,7 @@ from mesh import address
 from mesh.blocks.binding_answers import carry_out, document
 from mesh.blocks.binding_contract import BindingError, BindingEvent, InputBinding, Reading
 from mesh.broker import Frame, Message
+from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Request
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.error_wire import from_wire, to_wire
@@ -42,7 +43,7 @@ from mesh.policies import Guard, Policy, Verdict
 from mesh.scopes import in_scope
 from mesh.spans import SpanKind
 from mesh.tasks import task_group
-from mesh.telemetry import BAGGAGE, UNTOLD
+from mesh.telemetry import BAGGAGE, UNTOLD, who_answered
 
 if TYPE_CHECKING:
     from mesh.application import Application
@@ -184,7 +185,7 @@ class Here:
                 await carry_out(said, self._parts.run, self._context(headers), states=source.answers)
                 answer.append(said.data or b"")
                 return SUCCESS
-            return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+            return Attempt(Outcome.RETRY, who_answered(status), status)
 
         labels = "binding", name
         # Made first: the condition's breaker is that of the second.
@@ -346,13 +347,14 @@ async def announced(parts: Parts, here: Here, own: Mapping[str, object]) -> Asyn
 
     async def say() -> None:
         with suppress(MeshError):  # Hosts ask from time to time.
-            await parts.broker.broadcast(address.readers(space), Message({}, orjson.dumps({"app": app_id})))
+            await tell(parts.exchange, address.readers(space), orjson.dumps({"app": app_id}))
 
-    asking = asyncio.Event()
+    asking, question = asyncio.Event(), address.triggered(space)
 
     def asked(frame: Frame) -> None:
         apps = _read(frame).get("apps")
-        if not apps or (isinstance(apps, list) and app_id in apps):
+        mine = not apps or (isinstance(apps, list) and app_id in apps)
+        if mine and counts(parts.exchange, question, frame, space):
             asking.set()
 
     async def say_when_asked() -> None:
@@ -362,7 +364,7 @@ async def announced(parts: Parts, here: Here, own: Mapping[str, object]) -> Asyn
             await say()
 
     serving = parts.exchange.serve(address.bindings(space, app_id), "bindings", answer, recoverable=False)
-    async with serving, parts.broker.listen(address.triggered(space), asked), task_group() as tasks:
+    async with serving, parts.broker.listen(question, asked), task_group() as tasks:
         await say()
         saying = tasks.create_task(say_when_asked(), name="bindings-say")
         try:
@@ -395,6 +397,7 @@ async def read_for_others(
     """
     reading: dict[str, asyncio.Task[None]] = {}
     back: set[str] = set()
+    space, told = parts.caller.namespace, address.readers(parts.caller.namespace)
     async with task_group() as tasks:
 
         def begin(app_id: str) -> None:
@@ -411,6 +414,8 @@ async def read_for_others(
         def heard(frame: Frame) -> None:
             app_id = _read(frame).get("app")
             if not isinstance(app_id, str) or app_id == own or not in_scope(scopes, app_id) or ending.is_set():
+                return
+            if not counts(parts.exchange, told, frame, space, app_id):
                 return
             if app_id in reading:
                 back.add(app_id)  # It may have been given up a moment ago, and be back.
@@ -434,12 +439,12 @@ async def _look(
     parts: Parts, name: str, scopes: tuple[str, ...], heard: Callable[[Frame], None], ending: asyncio.Event
 ) -> None:
     """Ask which applications are there, now and then."""
-    space, question = parts.caller.namespace, Message({}, orjson.dumps({"apps": scopes}))
+    space, question = parts.caller.namespace, orjson.dumps({"apps": scopes})
     while not ending.is_set():
         try:
             async with parts.broker.listen(address.readers(space), heard):
                 while True:
-                    await parts.broker.broadcast(address.triggered(space), question)
+                    await tell(parts.exchange, address.triggered(space), question)
                     if await _first_of(ending, LOOK_SECONDS):
                         return
         except MeshError as error:

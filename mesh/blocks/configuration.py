@@ -50,7 +50,7 @@ from mesh.resources.component import Component
 from mesh.spans import SpanKind
 from mesh.streams import DRAINS
 from mesh.tasks import task_group
-from mesh.telemetry import UNTOLD
+from mesh.telemetry import UNTOLD, who_answered
 
 __all__ = [
     "BLOCK",
@@ -360,7 +360,7 @@ class Configuration:
             path, span, body = arrival.what
             headers = [("Content-Type", "application/json"), *([("traceparent", span)] if span else [])]
             status, _ = await application.post(path, headers, body, "change")
-            reason = f"the application answered {status}"
+            reason = who_answered(status)
             return SUCCESS if status == 200 else Attempt(Outcome.RETRY, reason, status)
 
         labels = "change", store

@@ -25,7 +25,7 @@ from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFail
 from mesh.event import CLOUDEVENTS_JSON, decode_header_value, encode_header_value, is_structured, members_of
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
-from mesh.telemetry import BAGGAGE, Observed, is_baggage
+from mesh.telemetry import BAGGAGE, is_baggage, who_answered
 
 __all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
 
@@ -147,9 +147,9 @@ class Consumer:
         names = {"dead_letter": telemetry.EVENTS_DEAD_LETTERED, "dropped": telemetry.EVENTS_DROPPED}
         labels = self._component.name, self._subscription.topic
         if outcome in names:
-            self._component.observer(Observed(names[outcome], labels))
+            self._component.observer(names[outcome], labels)
         else:
-            self._component.observer(Observed(telemetry.EVENTS_DELIVERED, (*labels, outcome)))
+            self._component.observer(telemetry.EVENTS_DELIVERED, (*labels, outcome))
 
     async def attempt(self, delivery: Delivery) -> Attempt:
         """Hand the event to the application once, unless it was handled."""
@@ -172,7 +172,7 @@ class Consumer:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not _dead_letter_headers(message):
-            self._component.observer(Observed(telemetry.EVENTS_EXPIRED, (self._component.name, topic)))
+            self._component.observer(telemetry.EVENTS_EXPIRED, (self._component.name, topic))
             return Attempt(Outcome.DROP, "expired")
         path = self._only_path
         if path is None:
@@ -306,8 +306,8 @@ def judge(status: int, answer: bytes) -> Attempt:
         if not isinstance(said, str) or said in ("", "SUCCESS"):
             return SUCCESS
         if said == "DROP":
-            return Attempt(Outcome.DROP, "the application answered DROP", status)
-        return Attempt(Outcome.RETRY, f"the application answered {said[:40]}")
+            return Attempt(Outcome.DROP, who_answered("DROP"), status)
+        return Attempt(Outcome.RETRY, who_answered(said[:40]))
     if status == 404:
-        return Attempt(Outcome.DROP, "the application answered 404", status)
-    return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+        return Attempt(Outcome.DROP, who_answered(404), status)
+    return Attempt(Outcome.RETRY, who_answered(status), status)

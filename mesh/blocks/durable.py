@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -32,7 +31,18 @@ from mesh.access import Gate, naming, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
-from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, KEY, Record, Records, State, calls_of, data_of, id_of
+from mesh.blocks.durable_record import (
+    ID_HEADER,
+    KEEP_SECONDS,
+    KEY,
+    Record,
+    Records,
+    State,
+    calls_of,
+    data_of,
+    id_of,
+    new_id,
+)
 from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.store import Concurrency, Item
@@ -44,7 +54,7 @@ from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import pack, unpack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
-from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Observed, Tracing
+from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
 
 __all__ = ["ACCEPT", "BLOCK", "CALLS", "OUTCOME", "DurableCall", "DurableInvocation"]
 
@@ -149,21 +159,21 @@ class DurableInvocation:
             raise BadArgumentError(f"a delay or a window is {MAX_SECONDS / 86400:g} days at most")
         await self._store_of_records.opened()  # Without a place for the outcome nothing is accepted.
         if call.key is None:
-            return await self._store(operation, secrets.token_hex(16))
+            return await self._store(operation, new_id(app_id))
         window = max(call.window, call.delay)
         identity = f"{caller.namespace}\0{caller.app_id}\0{app_id}\0{call.key}"
         key = f"{KEY}{hashlib.blake2s(identity.encode(), digest_size=16).hexdigest()}"
-        call_id, accepted = await self._reserve(key, window)
+        call_id, accepted = await self._reserve(key, app_id, window)
         if not accepted:  # A crash before this is noted has the next one with this key store the same call again.
             await self._store(operation, call_id)
             await self._store_of_records.write([Item(key, orjson.dumps([call_id, True]), ttl=window)])
         return call_id
 
-    async def _reserve(self, key: str, window: float) -> tuple[str, bool]:
+    async def _reserve(self, key: str, app_id: str, window: float) -> tuple[str, bool]:
         """Give the id of the call that a key stands for, and whether that was accepted already."""
         known = await self._store_of_records.get(key)
         if known is None:
-            call_id = secrets.token_hex(16)
+            call_id = new_id(app_id)
             try:
                 reserved = Item(key, orjson.dumps([call_id, False]), None, Concurrency.FIRST_WRITE, window)
                 await self._store_of_records.write([reserved])
@@ -238,7 +248,7 @@ class DurableInvocation:
             deliver,
             retry=policy.retry,
             dead_letter=callee.give_up,
-            count=lambda outcome: observer(Observed(telemetry.DURABLE_CALLS, (self._app_id, outcome))),
+            count=lambda outcome: observer(telemetry.DURABLE_CALLS, (self._app_id, outcome)),
             ack_wait=options.ack_wait,
             condition=self._parts.inbound.conditions.of("durable", self._app_id),
         )
@@ -354,7 +364,7 @@ class _Callee:
         except AppFailedError as error:
             return Attempt(Outcome.RETRY, str(error), broken=True)
         if status >= 500 or status in RETRIED_STATUSES:
-            return Attempt(Outcome.RETRY, f"the application answered {status}", status)
+            return Attempt(Outcome.RETRY, who_answered(status), status)
         await self._finish(
             delivery,
             replace(record, state=State.SUCCEEDED, status=status, headers=answered, body=body, truncated=truncated),

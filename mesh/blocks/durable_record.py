@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,11 +33,24 @@ from mesh.trust.identity import Identity
 if TYPE_CHECKING:
     from mesh.trust.kept import Kept
 
-__all__ = ["ID_HEADER", "KEEP_SECONDS", "KEY", "RAN", "Record", "Records", "State", "calls_of", "data_of", "id_of"]
+__all__ = [
+    "ID_HEADER",
+    "KEEP_SECONDS",
+    "KEY",
+    "RAN",
+    "Record",
+    "Records",
+    "State",
+    "calls_of",
+    "data_of",
+    "id_of",
+    "new_id",
+]
 
 ID_HEADER = "mesh-call-id"
 KEEP_SECONDS = 24 * 3600.0
 KEY, RAN = "key-", "ran-"  # What else is kept beside the records of calls, by their ids.
+_OF_CALLEE = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})")
 UNTOLD_SECONDS = 8 * 24 * 3600.0  # A day more than the broker keeps a call that tries to publish its outcome.
 
 
@@ -180,7 +195,9 @@ class Records:
             sayer = record.caller if record.state is State.PENDING else record.app_id
 
             def may(identity: Identity) -> bool:
-                return record.id == call_id and (identity.namespace, identity.app_id) == (self._own.namespace, sayer)
+                if record.id != call_id or not _is_to(call_id, record.app_id):
+                    return False
+                return (identity.namespace, identity.app_id) == (self._own.namespace, sayer)
 
             line, _, body = value.partition(b"\n")
             head = orjson.loads(line)
@@ -293,6 +310,22 @@ class Records:
             return None, True  # By nobody who may say it; so it is as if nobody had.
         other = record is not None and (record.caller, record.app_id) != (caller, self._own.app_id)
         return None if other and (sure or proven) else record, not (other and sure)
+
+
+def new_id(app_id: str) -> str:
+    """Make the id of a call to an application: whoever asks by it is told of that one's word alone, with identities."""
+    number = secrets.token_hex(16)
+    return f"{number}-{_callee(number, app_id)}"
+
+
+def _callee(number: str, app_id: str) -> str:
+    return hashlib.blake2s(f"{number} {app_id}".encode(), digest_size=8).hexdigest()
+
+
+def _is_to(call_id: str, app_id: str) -> bool:
+    """Tell whether a call may be to an application; of ids of others it is not known."""
+    found = _OF_CALLEE.fullmatch(call_id)
+    return found is None or found[2] == _callee(found[1], app_id)
 
 
 def id_of(headers: Mapping[str, str]) -> str:

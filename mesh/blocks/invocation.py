@@ -52,7 +52,7 @@ from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.packing import pack, unpack
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
-from mesh.telemetry import UNTOLD, Observed
+from mesh.telemetry import UNTOLD
 
 __all__ = [
     "BLOCK",
@@ -214,7 +214,7 @@ def _status(_: object, answer: Answer | AppResponse | None) -> tuple[str, ...]:
 
 
 def _caller_and_status(arrival: Arrival, answer: AppResponse | None) -> tuple[str, ...]:
-    return arrival.headers.get("ce-source", ""), *_status(arrival, answer)
+    return arrival.headers.get("ce-source", ""), "" if answer is None else str(answer.status)
 
 
 def _path(call: Call) -> str:
@@ -317,7 +317,7 @@ class Invocation:
                     wait = next(waits, wait)
                     if wait >= TOLD_WAIT and not operation.waits:
                         raise AppAwayError(f"{app_id} is away: {AWAY}") from None
-                    self._parts.observer(Observed(telemetry.INVOCATIONS_WAITED, (app_id,)))
+                    self._parts.observer(telemetry.INVOCATIONS_WAITED, (app_id,))
                     away = self._note_away(app_id, wait, away)
                     await self._wait_for_news(app_id, wait, until)
                 except DeadlineExceededError:

@@ -57,7 +57,7 @@ async def open_middleware(component: Component, parts: Parts) -> OpenMiddleware:
 
 
 def check_pipelines(
-    components: Sequence[Component], withheld: frozenset[str], configuration: Configuration
+    components: Sequence[Component], withheld: frozenset[str], configuration: Configuration, *, complete: bool = True
 ) -> list[Problem]:
     """Find what a Configuration names and is not there: it may be what keeps somebody out.
 
@@ -65,6 +65,7 @@ def check_pipelines(
         components: Of this node.
         withheld: Names of those that are for other applications alone.
         configuration: Merged.
+        complete: Whether there may be no others.
     """
     there = {each.name: each for each in components if each.block == BLOCK.kind}
     found: list[Problem] = []
@@ -77,7 +78,7 @@ def check_pipelines(
                 wrong = f"the component {handler.name} is of the type {component.type}, not {handler.type}"
             elif component is None and handler.name in withheld:
                 wrong = f"the component {handler.name} is for other applications alone, by its scopes"
-            elif component is None:
+            elif component is None and complete:
                 guess = did_you_mean(handler.name, sorted(there))
                 wrong = f"there is no middleware component '{handler.name}'"
                 wrong += f"; did you mean '{guess}'?" if guess else ""

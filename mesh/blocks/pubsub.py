@@ -39,7 +39,6 @@ from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.streams import DRAINS
 from mesh.tasks import only_error, until_any
-from mesh.telemetry import Observed
 
 if TYPE_CHECKING:
     from mesh.application import Application
@@ -332,7 +331,7 @@ class PubSub:
             f"{component.name}/{subscription.topic}/{settings.options.group}",
             settings.deduplicate,
             component.broker.features.event_prefix,
-            lambda: observer(Observed(telemetry.EVENTS_DUPLICATE, labels)),
+            lambda: observer(telemetry.EVENTS_DUPLICATE, labels),
         )
 
 

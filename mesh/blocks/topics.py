@@ -31,7 +31,7 @@ from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
 from mesh.spans import Begun, SpanKind
 from mesh.spelling import did_you_mean
-from mesh.telemetry import BAGGAGE, NOT_TRACED, Observed, Observer, Tracing, nobody
+from mesh.telemetry import BAGGAGE, NOT_TRACED, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
 
 __all__ = [
@@ -333,7 +333,7 @@ class PubSubComponent:
             raise PermissionDeniedError(f"topic {topic} is not allowed for app id {context.caller.app_id}")
 
     def _count(self, topic: str, count: int) -> None:
-        self.observer(Observed(telemetry.EVENTS_PUBLISHED, (self.name, topic), count))
+        self.observer(telemetry.EVENTS_PUBLISHED, (self.name, topic), count)
 
     def _options(self, context: Context, topic: str, metadata: Mapping[str, str]) -> PublishOptions:
         """Collect what a publish says besides its body."""

@@ -61,7 +61,7 @@ from mesh.tasks import task_group, until_any
 from mesh.trust.identity import ProveAgainError
 
 if TYPE_CHECKING:
-    from mesh.trust.guard import Guard
+    from mesh.trust.guard import Guard, Session
 
 __all__ = ["DEADLINE_HEADER", "Exchange", "Reply", "Request"]
 
@@ -120,6 +120,32 @@ class Reply:
         link, self._link = self._link, None
         if link is not None and self._exchange.forget(link) and not link.finished:
             link.abort("the caller went away")
+
+
+class _Tries:
+    """The tries of one request.
+
+    Attributes:
+        to: Where the next one goes: to all who serve the address, or to the one who can take it when it is made for it.
+        asked: How often it was to be signed: each instance that has just begun asks for that once.
+        refused: What has checked the last answer that it is to be signed, or sealed.
+    """
+
+    __slots__ = ("_address", "asked", "refused", "to")
+
+    def __init__(self, address: Address) -> None:
+        self.to: str | Address = address
+        self._address = address
+        self.asked = 0
+        self.refused: Session | None = None
+
+    def again(self, error: NotTakenError | ProveAgainError, session: Session | None) -> None:
+        """Note why it did not run; raises ``UnprovenError`` when that was said too often."""
+        if self.asked >= MAX_ASKED:
+            raise UnprovenError("the callee takes no signature for a proof") from error
+        self.to = self._address
+        if isinstance(error, ProveAgainError):
+            self.asked, self.refused, self.to = self.asked + 1, session, error.at or self._address
 
 
 class Exchange:
@@ -207,8 +233,11 @@ class Exchange:
     def _receive(self, frame: Frame) -> None:
         link, message = self.links.get(frame.token), frame.message
         session = None if link is None else link.session
-        if session is not None and message is not None and not session.open(f"{self.inbox}.{frame.token}", message):
-            return
+        if session is not None and message is not None:
+            message = session.open(f"{self.inbox}.{frame.token}", message)
+            if message is None:
+                return
+            frame = frame if message is frame.message else Frame(message, frame.token, frame.reply_to)
         if frame.reply_to and link is not None:  # Whoever made up a token says nothing of the node that he names.
             self._heard[_node_of(frame.reply_to)] = self.monotonic()
         if link is not None:
@@ -216,6 +245,10 @@ class Exchange:
             return
         if frame.message is None:
             return
+        for serving in self._serving:
+            if serving.token == frame.token:
+                serving.receive(frame)
+                return
         kind = frame.message.headers.get(FRAME_HEADER)
         if kind in _OF_AN_OPEN_STREAM:
             if frame.reply_to:  # Its other end is closed here; it need not wait for silence.
@@ -301,7 +334,7 @@ class Exchange:
         message = _asking_for(message, deadline, body is not None, watched)
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        asked = 0
+        tries = _Tries(address)
         while True:
             remaining = deadline - time.time()
             if remaining <= 0:
@@ -312,7 +345,7 @@ class Exchange:
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(address, self._proven(link, message, signed=asked > 0), link.address)
+                await self.broker.send(tries.to, self._proven(link, message, tries), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -322,7 +355,7 @@ class Exchange:
                 streamed = reply.headers.get(FRAME_HEADER) == "head"
                 return Reply(self, reply, link if streamed else None)
             except (NotTakenError, ProveAgainError) as error:  # It did not run, and never will under its token.
-                asked = _asked(error, asked)
+                tries.again(error, link.session)
             except asyncio.CancelledError:
                 if link.sender is None or not isinstance(link.error, DeadlineExceededError) or task.uncancel() > 0:
                     if not link.peer:
@@ -334,11 +367,12 @@ class Exchange:
                 if not streamed:
                     self._end(link, first)
 
-    def _proven(self, link: Link, message: Message, *, signed: bool) -> Message:
+    def _proven(self, link: Link, message: Message, tries: _Tries) -> Message:
         """Prove a request, and note what its answers must prove."""
         if self.guard is None:
             return message
-        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed)
+        signed, refused = tries.asked > 0, tries.refused
+        sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed, again=refused)
         return sent
 
     def _end(self, link: Link, first: asyncio.Future[Frame]) -> None:
@@ -369,10 +403,11 @@ class Exchange:
             recoverable: Whether a call whose request or answer gets lost with a connection is asked about. For that
                 those who serve the address know each other, so one that every node serves goes without.
         """
-        members = Members(self, self.taken, address, next(self._numbers))
+        number = next(self._numbers)
+        members = Members(self, self.taken, address, number)
         joined = members.joined() if recoverable else nullcontext()
         async with joined, task_group() as tasks:
-            serving = Serving(self, members, handler, max_in_flight, tasks)
+            serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{number:x}")
             self._serving.append(serving)
             try:
                 async with self._while_proven(lambda: self.broker.serve(address, group, careful(serving.receive))):
@@ -434,17 +469,12 @@ def _node_of(peer: str) -> str:
 
 
 def _expire(link: Link) -> None:
-    link.fail(DeadlineExceededError("no reply within the deadline"))
+    unheard = link.session is not None and link.session.unheard
+    more = ": what came is not proven, so the other side may have no identity" if unheard else ""
+    link.fail(DeadlineExceededError(f"no reply within the deadline{more}"))
     if link.sender is not None:
         link.sender.cancel()
 
 
 def _drop(frame: Frame) -> None:
     """Ignore frames that arrive after their calls ended."""
-
-
-def _asked(error: Exception, asked: int) -> int:
-    """Count how often a request is to be signed: each instance that has just begun asks for that once."""
-    if asked >= MAX_ASKED:
-        raise UnprovenError("the callee takes no signature for a proof") from error
-    return asked + isinstance(error, ProveAgainError)

@@ -30,6 +30,7 @@ __all__ = [
     "MAX_REASON",
     "PROVE",
     "REASON_HEADER",
+    "SEALED_HEADER",
     "SEQUENCE_HEADER",
     "WINDOW_BYTES",
     "Link",
@@ -41,6 +42,7 @@ SEQUENCE_HEADER = "mesh-seq"
 CREDIT_HEADER = "mesh-credit"
 GRANTED_HEADER = "mesh-granted"
 PROVE = "prove"
+SEALED_HEADER = "mesh-sealed"
 REASON_HEADER = "mesh-reason"
 WINDOW_BYTES = 2 * 1024 * 1024
 MAX_REASON = 200
@@ -151,6 +153,9 @@ class Link:
                 first.set_result(frame)
             return
         self.heard_at = self._exchange.monotonic()
+        if kind == PROVE:
+            self.fail(ProveAgainError("the callee asks for a signature", frame.reply_to))
+            return
         if frame.reply_to:
             self.peer = frame.reply_to
         if kind == "data":
@@ -170,8 +175,6 @@ class Link:
             self.fail(StreamBrokenError(message.headers.get(REASON_HEADER, "the other side gave up")[:MAX_REASON]))
         elif kind == "busy":
             self.fail(NoResponderError("every instance is busy"))
-        elif kind == PROVE:
-            self.fail(ProveAgainError("the callee asks for a signature"))
 
     def _receive_credit(self, message: Message) -> None:
         credit = int(message.headers[CREDIT_HEADER])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
-from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, WINDOW_BYTES, Link, broken
+from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, SEALED_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.error_wire import to_wire
@@ -243,11 +243,23 @@ def by_of(session: Session | None) -> str:
 
 
 class Serving:
-    """The handlers of what is served at one address."""
+    """The handlers of what is served at one address.
+
+    Attributes:
+        members: Those who serve it as well.
+        token: By which this node alone is sent what is sealed to it.
+    """
 
     def __init__(
-        self, exchange: Exchange, members: Members, handler: Handler, max_in_flight: int, tasks: asyncio.TaskGroup
+        self,
+        exchange: Exchange,
+        members: Members,
+        handler: Handler,
+        max_in_flight: int,
+        tasks: asyncio.TaskGroup,
+        token: str,
     ) -> None:
+        self.token = token
         self._exchange = exchange
         self.members = members
         self._handler = handler
@@ -269,7 +281,7 @@ class Serving:
         session, crowded = None, False
         if exchange.guard is not None:
             try:
-                session = exchange.guard.taken(self.members.served, message, frame.reply_to)
+                message, session = exchange.guard.taken(self.members.served, message, frame.reply_to)
             except ReplayedError:
                 return  # It was answered.
             except CrowdedError as error:
@@ -277,6 +289,9 @@ class Serving:
             except (ProveAgainError, UnprovenError) as error:
                 self._refuse(exchange.guard, message, frame.reply_to, error)
                 return
+        elif SEALED_HEADER in message.headers:
+            exchange.tell(frame.reply_to, Message({FRAME_HEADER: PROVE}, b""))  # Nobody can seal to this node.
+            return
         token = frame.reply_to.rpartition(".")[2]
         request = Request(exchange, message, frame.reply_to, deadline, session)
         if token.startswith(TOKEN_PREFIX) and not exchange.taken.add(token, request, by_of(session)):
@@ -294,7 +309,8 @@ class Serving:
         headers = {FRAME_HEADER: PROVE}
         if isinstance(error, UnprovenError):
             headers = {ERROR_HEADER: json.dumps(to_wire(error))}
-        self._exchange.tell(reply_to, guard.refusal(self.members.served, message, reply_to, headers))
+        at = f"{self._exchange.inbox}.{self.token}" if SEALED_HEADER in message.headers else ""
+        self._exchange.tell(reply_to, guard.refusal(self.members.served, message, reply_to, headers), at)
 
     def _ended(self, request: Request) -> None:
         """Send back a request whose task was cancelled before its first step, as all are when serving is cancelled."""

@@ -32,7 +32,7 @@ from mesh.resources.component import (
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.settings import declared_by, without_effect
-from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Observed, Tracing
+from mesh.telemetry import CANCELLED, COMPONENTS_OPENED, FAILED, OK, Tracing
 
 __all__ = [
     "Components",
@@ -225,9 +225,12 @@ def check_denied(components: Sequence[Component], configuration: Configuration) 
     ]
 
 
-def check_references(components: Sequence[Component], endpoints: Sequence[HTTPEndpoint] = ()) -> list[Problem]:
-    """Find references to secrets in resources that name no secret store."""
-    stores = [each.name for each in components if each.block == SECRETS.kind]
+def check_references(
+    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint] = (), stores: Sequence[str] | None = None
+) -> list[Problem]:
+    """Find references to secrets in resources that name no secret store; None as stores = those of the components."""
+    if stores is None:
+        stores = [each.name for each in components if each.block == SECRETS.kind]
     resources: list[Component | HTTPEndpoint] = [*(each for each in components if not each.ignore_errors), *endpoints]
     return [problem for each in resources for problem in without_store(each, stores)]
 
@@ -329,7 +332,7 @@ async def open_component(
         raise
     finally:
         if parts.own_observer is not None:
-            parts.own_observer(Observed(COMPONENTS_OPENED, (component.name, component.type, outcome)))
+            parts.own_observer(COMPONENTS_OPENED, (component.name, component.type, outcome))
     return entry
 
 

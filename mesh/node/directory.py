@@ -32,6 +32,7 @@ import orjson
 
 from mesh import address
 from mesh.broker import Frame, Message
+from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoResponderError
 from mesh.node.description import answering
@@ -246,7 +247,7 @@ class Directory:
             back, self._back = self._back, set()
             for app_id in back:
                 with suppress(BrokerError):
-                    await self._broker.broadcast(address.back(self._namespace, app_id), Message({}, b""))
+                    await tell(self._exchange, address.back(self._namespace, app_id))
             known = self._ages(self._hosted)
             for app_id in known:
                 self._keep(app_id)
@@ -293,12 +294,14 @@ class Directory:
 
     async def _listen(self, app_id: str, news: asyncio.Event) -> None:
         """Listen for an application that is waited for, until it is back or counts as seen no more."""
+        where = address.back(self._namespace, app_id)
 
-        def receive(_: Frame) -> None:
-            self._tell_those_who_wait(app_id)
+        def receive(frame: Frame) -> None:
+            if counts(self._exchange, where, frame, self._namespace, app_id):
+                self._tell_those_who_wait(app_id)
 
         try:
-            async with self._broker.listen(address.back(self._namespace, app_id), receive):
+            async with self._broker.listen(where, receive):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(SEEN_WINDOW):
                         await news.wait()

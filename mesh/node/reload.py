@@ -36,7 +36,7 @@ from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, PIPELINES, Conf
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
-from mesh.telemetry import RESILIENCIES_LOADED, Observed, nobody
+from mesh.telemetry import RESILIENCIES_LOADED, nobody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -277,7 +277,7 @@ class Live:
     def _count(self, loaded: Iterable[Resiliency]) -> None:
         observer = self.parts.own_observer or nobody
         for each in loaded:
-            observer(Observed(RESILIENCIES_LOADED, (each.name,)))
+            observer(RESILIENCIES_LOADED, (each.name,))
 
     async def apply(self, wanted: Resources) -> Told:
         """Put other resources to work; what fails is left as it was, and tried again with the next ones."""

@@ -218,7 +218,7 @@ class Runtime(Steps):
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
         named = settings.namespace, settings.app_id
-        guard = await enter(proving(settings.trust, *named, self._observer, self.conditions))
+        guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
         self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()

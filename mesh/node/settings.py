@@ -108,7 +108,8 @@ def wrong_values(
         component.problem("", setting=entry.name).path for entry, each in both if each is None or not each.refused
     }
     if any(each is None or each.name.casefold() != entry.name.casefold() for entry, each in both):
-        silent.add(component.problem("").path)  # What is said of a setting by another of its names has no place.
+        # What is said of a setting by another of its names has no place of its own.
+        silent |= {component.problem("").path, component.missing("").path}
     for read in reads:
         try:
             read(closed)

@@ -122,6 +122,7 @@ class Component:
         file: As the user named it; None for built-in components.
         line: Where the document begins, from 1.
         type_place: Line and column of the type, from 1.
+        metadata_place: Line and column of the word ``metadata`` of its settings, or of what lacks it, from 1.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Component:
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
     type_place: tuple[int, int] | None = field(default=None, compare=False)
+    metadata_place: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def block(self) -> str:
@@ -169,9 +171,17 @@ class Component:
         return any(isinstance(value, Secret) and value.assumed for value in values)
 
     def problem(self, message: str, *, setting: str | None = None) -> Problem:
-        """Make a problem located at this component, or at one of its settings."""
+        """Make a problem located at this component, or at one of its settings, or where that would be."""
         entry = None if setting is None else self.entry(setting)
+        if setting is not None and entry is None:
+            return self.missing(message)
         return _problem(message, entry, self.file, self.line)
+
+    def missing(self, message: str) -> Problem:
+        """Make the problem of a setting that is not there, located where it would be."""
+        if self.metadata_place is None:
+            return _problem(message, None, self.file, self.line)
+        return Problem(message, "spec.metadata", self.file, *self.metadata_place)
 
     def type_problem(self, message: str) -> Problem:
         """Make a problem located at the type."""

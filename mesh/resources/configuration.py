@@ -397,6 +397,7 @@ class Configuration:
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
     handlers_at: Mapping[tuple[str, int], Problem] = field(default_factory=dict, compare=False, repr=False)
+    rules_at: Mapping[tuple[str, int, int | None], Problem] = field(default_factory=dict, compare=False, repr=False)
 
     def problem(self, message: str, section: str, index: int) -> Problem:
         """Say what is wrong with the middleware of a pipeline, at its place in the file."""

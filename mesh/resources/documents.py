@@ -37,6 +37,7 @@ _MAX_NODES = 100_000  # Far above any real file; aliases of aliases would otherw
 _SEXAGESIMAL = re.compile(r"[-+0-9_.]+:")
 _MERGE = "tag:yaml.org,2002:merge"
 _MISSING = "missing"
+_PARENT = re.compile(r"(\w+\..+)[.\[][^.\[]*")  # Not the top and its sections: not all of them follows from one field.
 _PRIVATE = "x-"  # Keys that begin so are the user's own, as in other files that people write; anchors stand there.
 _EXPECTED = {
     "bool_type": "true or false",
@@ -99,11 +100,13 @@ class Document:
     Attributes:
         file: As the user named it.
         data: What it holds, as JSON values.
+        malformed: What `validate` found.
     """
 
     file: str
     data: object
     _node: yaml.Node = field(repr=False)
+    malformed: list[Problem] = field(default_factory=list, repr=False)
 
     @property
     def line(self) -> int:
@@ -158,6 +161,14 @@ class Document:
         """Make a problem at a location of this document."""
         line, column = self.position(location, key=key)
         return Problem(message, _path(location), self.file, line, column)
+
+    def causes(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Leave out what follows from a malformed field: what is said of the mapping that it stands in."""
+        found = [_PARENT.fullmatch(each.path) for each in self.malformed]
+        above = {match[1] for match in found if match is not None}
+        return [
+            each for each in problems if each in self.malformed or not any(_is_in(each.path, place) for place in above)
+        ]
 
 
 def read_documents(path: Path, problems: list[Problem]) -> list[Document]:
@@ -215,18 +226,41 @@ def validate(document: Document, model: type[_M], problems: list[Problem], warni
         warnings: Gets what has no effect.
 
     Returns:
-        None if there was any problem.
+        What is there without what a problem is about, so that what is wrong with the rest can be told as well; None if
+        that is nothing. Whoever uses it looks whether there were problems.
     """
     data = fitted(document.data, model)
     before = len(problems)
     meant = _check_keys(document, model, data, problems, warnings)
     try:
         # As JSON, where a list may fill a tuple and a mapping a dataclass although the model is strict.
-        found = model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        problems.extend(_problems(document, error.errors(include_url=False), meant))
-        return None
-    return found if len(problems) == before else None
+        errors = error.errors(include_url=False)
+        problems.extend(_problems(document, errors, meant))
+    finally:
+        document.malformed.extend(problems[before:])
+    for whole_lists in (False, True):
+        for each in errors:
+            _leave_out(data, each["loc"], whole_lists)
+        try:
+            return model.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+    return None
+
+
+def _leave_out(data: object, location: Location, whole_lists: bool) -> None:
+    """Take out what stands there; of a list nothing, for all behind it would move, or else the whole list."""
+    index = next((at for at, part in enumerate(location) if isinstance(part, int)), None)
+    *above, last = location[:index] if whole_lists and index is not None else location
+    for part in above:
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+    if isinstance(data, dict):
+        data.pop(last, None)
 
 
 def _check_keys(
@@ -383,6 +417,10 @@ def _position(node: yaml.Node) -> tuple[int, int]:
 def _path(location: Location) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return text.removeprefix(".")
+
+
+def _is_in(path: str, place: str) -> bool:
+    return path == place or path.startswith((f"{place}.", f"{place}["))
 
 
 def _problems(document: Document, errors: list[ErrorDetails], meant: set[Location]) -> list[Problem]:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component, HTTPEndpoint
 from mesh.resources.configuration import Configuration
 from mesh.resources.documents import Document, FileModel, parse_documents, read_documents, validate
+from mesh.resources.found import Found, Looked, Resource, of_kind
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency, unknown_policies
@@ -30,7 +31,7 @@ from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -45,13 +46,12 @@ __all__ = [
     "is_run_file",
     "load_configuration_file",
     "load_resources",
+    "ordered",
     "parse_documents",
+    "read_configuration_file",
     "read_documents",
     "validate",
 ]
-
-Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
-_R = TypeVar("_R", Component, Subscription, Configuration, Resiliency, HTTPEndpoint)
 
 _CONVERTERS: Mapping[str, Callable[[Document, list[Problem], list[Problem]], Resource | None]] = {
     "Component": component,
@@ -87,11 +87,17 @@ class LoadedResources:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What a file held."""
+    """What a file held.
 
-    found: tuple[tuple[Document, Resource], ...]
+    Attributes:
+        readable: Whether all its documents could be read, whatever they say.
+    """
+
+    found: tuple[Found, ...]
+    problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     withheld: frozenset[str]
+    readable: bool
 
 
 def load_resources(
@@ -141,39 +147,59 @@ class ResourceFiles:
         Raises:
             ConfigError: They do not go together.
         """
-        bad: list[Problem] = []
-        read: dict[Path, _File] = {}
-        files = self._all(bad)
-        for file in files:
-            problems: list[Problem] = []
-            new = self._read(file, problems)
-            bad += problems
-            if not problems:
-                read[file] = new
-            elif file in self._good:
-                read[file] = self._good[file]
-        found = [each for file in read.values() for each in file.found]
-        if self._together and not self._namespace:
-            found = _of_default_namespace(found)
-        clashes = list(_clashes(found, self._together))
-        if len(read) == len(files):  # Else what is named may be in one that cannot be read.
-            policies = [(document, each) for document, each in found if isinstance(each, Resiliency)]
-            clashes += unknown_policies(policies, self._app_id)
-        self.bad = tuple(_ordered([*bad, *clashes]))
-        if clashes:
+        looked, now = self._look()
+        read = {
+            file: new if not new.problems else self._good[file]
+            for file, new in now.items()
+            if not new.problems or file in self._good
+        }
+        found = self._own(read.values())
+        self.bad = looked.problems
+        if self._between(found, complete=len(read) == len(now)):
             raise ConfigError(self.bad)
         self._good = read
-        resources = [resource for _, resource in found]
+        resources = [each.resource for each in found]
         return LoadedResources(
-            components=_of(Component, resources),
-            subscriptions=_of(Subscription, resources),
-            configurations=_of(Configuration, resources),
-            resiliencies=_of(Resiliency, resources),
-            http_endpoints=_of(HTTPEndpoint, resources),
+            components=of_kind(Component, resources),
+            subscriptions=of_kind(Subscription, resources),
+            configurations=of_kind(Configuration, resources),
+            resiliencies=of_kind(Resiliency, resources),
+            http_endpoints=of_kind(HTTPEndpoint, resources),
             warnings=tuple(each for file in read.values() for each in file.warnings),
             withheld=frozenset(name for file in read.values() for name in file.withheld)
             - {each.name for each in resources if isinstance(each, Component)},
         )
+
+    def look(self) -> Looked:
+        """Read all of them for whoever tells what is wrong: a file or a document that is wrong hides no other one."""
+        return self._look()[0]
+
+    def _look(self) -> tuple[Looked, dict[Path, _File]]:
+        problems: list[Problem] = []
+        read = {file: self._read(file) for file in self._all(problems)}
+        found = self._own(read.values())
+        complete = not problems and all(each.readable for each in read.values())
+        problems += [each for file in read.values() for each in file.problems]
+        problems += self._between(found, complete=complete)
+        warnings = tuple(each for file in read.values() for each in file.warnings)
+        complete = complete and all(each.resource is not None for each in found)
+        unsound = tuple(str(path) for path, file in read.items() if file.problems)
+        return Looked(tuple(found), tuple(ordered(problems, map(str, read))), warnings, complete, unsound), read
+
+    def _own(self, files: Iterable[_File]) -> list[Found]:
+        found = [each for file in files for each in file.found]
+        return _of_default_namespace(found) if self._together and not self._namespace else found
+
+    def _between(self, found: Sequence[Found], *, complete: bool) -> list[Problem]:
+        """Find names that stand twice, and those of nothing; where files are missing, they may have these."""
+        own = [
+            (each.document, each.resource) for each in found if each.resource and each.is_right("metadata", "scopes")
+        ]
+        problems = _clashes(own, self._together)
+        if complete and all(map(_tells_policies, found)):
+            policies = [(each.document, each.resource) for each in found if isinstance(each.resource, Resiliency)]
+            problems += unknown_policies(policies, self._app_id)
+        return problems
 
     def _all(self, problems: list[Problem]) -> list[Path]:
         """List the files; those of a path that is not there for now are as they were."""
@@ -188,21 +214,29 @@ class ResourceFiles:
                 files.setdefault(os.path.realpath(file), file)  # `resolve` raises for a link to itself.
         return list(files.values())
 
-    def _read(self, file: Path, problems: list[Problem]) -> _File:
+    def _read(self, file: Path) -> _File:
+        problems: list[Problem] = []
         warnings: list[Problem] = []
-        found: list[tuple[Document, Resource]] = []
+        found: list[Found] = []
         withheld: set[str] = set()
-        for document in _unpacked(read_documents(file, problems), warnings):
+        documents = read_documents(file, problems)
+        readable = not problems
+        for document in _unpacked(documents, warnings):
             if _is_for_others(document, self._namespace, self._app_id):
                 name = document.get("metadata", "name")
                 of_namespace = not _is_for_others(document, self._namespace, None)
                 if document.get("kind") == "Component" and not is_foreign(document) and of_namespace:
                     withheld |= {name} if isinstance(name, str) else set()
                 continue
-            resource = _resource(document, problems, warnings)
-            if resource is not None:
-                found.append((document, resource))
-        return _File(tuple(found), tuple(warnings), frozenset(withheld))
+            wrong: list[Problem] = []
+            told: list[Problem] = []
+            resource = _resource(document, wrong, told)
+            wrong = document.causes(wrong)
+            problems += wrong
+            warnings += document.causes(told)
+            if resource is not None or wrong:
+                found.append(Found(document, resource, tuple(wrong)))
+        return _File(tuple(found), tuple(problems), tuple(warnings), frozenset(withheld), readable)
 
 
 def load_configuration_file(
@@ -222,11 +256,22 @@ def load_configuration_file(
         ConfigError: Holds every problem of the file.
     """
     problems: list[Problem] = []
+    result = read_configuration_file(path, env, problems, warnings, trust_domain)
+    if problems or result is None:
+        raise ConfigError(ordered(problems))
+    return result
+
+
+def read_configuration_file(
+    path: Path, env: Mapping[str, str], problems: list[Problem], warnings: list[Problem], trust_domain: str = ""
+) -> Configuration | None:
+    """Read one Configuration as `load_configuration_file` does; gives it without what is wrong with it."""
+    before = len(problems)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         read_documents(path, problems)
-        raise ConfigError(problems) from None
+        return None
     result: Configuration | None = None
     for document in parse_documents(expand_variables(text, env), str(path), problems):
         if document.get("kind") != "Configuration":
@@ -234,11 +279,12 @@ def load_configuration_file(
         elif result is not None:
             problems.append(document.problem("a second Configuration in one file"))
         else:
-            result = configuration(document, problems, warnings, trust_domain)
-    if result is None and not problems:
+            found: tuple[list[Problem], list[Problem]] = ([], [])
+            result = configuration(document, *found, trust_domain)
+            problems += document.causes(found[0])
+            warnings += document.causes(found[1])
+    if result is None and len(problems) == before:
         problems.append(Problem("holds no Configuration", file=str(path)))
-    if problems or result is None:
-        raise ConfigError(_ordered(problems))
     return result
 
 
@@ -346,14 +392,23 @@ def _is_for_others(document: Document, namespace: str | None, app_id: str | None
     return not in_scope(tuple(scopes), app_id)
 
 
-def _of_default_namespace(found: list[tuple[Document, Resource]]) -> list[tuple[Document, Resource]]:
+def _of_default_namespace(found: list[Found]) -> list[Found]:
     """Of several of one name leave out those of other namespaces: without a word from the user it is ``default``."""
-    own = {_identity(resource) for _, resource in found if resource.namespace in (None, "", DEFAULT_NAMESPACE)}
+    default = (None, "", DEFAULT_NAMESPACE)
+    own = {_identity(each.resource) for each in found if each.resource and each.resource.namespace in default}
     return [
-        (document, resource)
-        for document, resource in found
-        if resource.namespace in (None, "", DEFAULT_NAMESPACE) or _identity(resource) not in own
+        each
+        for each in found
+        if each.resource is None or each.resource.namespace in default or _identity(each.resource) not in own
     ]
+
+
+def _tells_policies(found: Found) -> bool:
+    """Tell whether it is known which policies this has: below their names and in the targets, anything may be wrong."""
+    if found.resource is None:
+        return found.document.get("kind") in _CONVERTERS and found.document.get("kind") != "Resiliency"
+    inside = all(each.path.count(".") > 2 or each.path.startswith("spec.targets.") for each in found.problems)
+    return inside or not isinstance(found.resource, Resiliency)
 
 
 def _identity(resource: Resource) -> tuple[type, str]:
@@ -387,10 +442,10 @@ def _meet(one: Resource, other: Resource) -> bool:
     return not ours or not theirs or not set(ours).isdisjoint(theirs)
 
 
-def _ordered(problems: list[Problem]) -> list[Problem]:
-    order = {file: index for index, file in enumerate(dict.fromkeys(problem.file for problem in problems))}
+def ordered(problems: Iterable[Problem], files: Iterable[str] = ()) -> list[Problem]:
+    """Give problems in the order of files and lines, each once: first what is about none of these files."""
+    problems = list(dict.fromkeys(problems))
+    known = list(files)
+    others = [problem.file for problem in problems if problem.file not in known]
+    order = {file: index for index, file in enumerate(dict.fromkeys([*others, *known]))}
     return sorted(problems, key=lambda problem: (order[problem.file], problem.line or 0, problem.column or 0))
-
-
-def _of(kind: type[_R], resources: list[Resource]) -> tuple[_R, ...]:
-    return tuple(resource for resource in resources if isinstance(resource, kind))

@@ -12,7 +12,7 @@ from itertools import pairwise
 from mesh.regular import Regular
 from mesh.resources.configuration import Metrics
 
-__all__ = ["PathPatterns", "metric_problems", "substitution"]
+__all__ = ["PathPatterns", "metric_problems", "metric_warnings", "substitution"]
 
 _PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*(?P<rest>\.\.\.)?\}\Z")
 _TEMPLATE = re.compile(r"\$(?:\$|(?P<bare>[A-Za-z0-9_]+)|\{(?P<braced>[A-Za-z0-9_]+)\})")
@@ -48,6 +48,27 @@ def metric_problems(metrics: Metrics | None, at: _Place) -> Iterator[tuple[str, 
                     _compiled(pattern, template)
                 except ValueError as error:
                     yield str(error), (*at, "rules", number, "labels", place, "regex", template)
+
+
+def metric_warnings(metrics: Metrics | None, at: _Place) -> Iterator[tuple[str, _Place]]:
+    """Find groups that a rule names and its expression has not: nothing takes their place, as in Go.
+
+    Args:
+        metrics: The section, without problems; None when there is none.
+        at: Where it stands.
+    """
+    for number, rule in enumerate(() if metrics is None else metrics.rules):
+        for place, label in enumerate(rule.labels):
+            for template, pattern in label.regex.items():
+                compiled = Regular(pattern)
+                for found in _TEMPLATE.finditer(template):
+                    name = found["bare"] or found["braced"]
+                    if name is None or _group(compiled, name) is not None:
+                        continue
+                    number_of = re.match(r"\d+(?=\D)", name)
+                    hint = f"; did you mean ${{{number_of[0]}}}{name[number_of.end() :]}?" if number_of else ""
+                    text = f"'{pattern}' has no group '{name}', so that nothing takes the place of {found[0]}{hint}"
+                    yield text, (*at, "rules", number, "labels", place, "regex", template)
 
 
 def _check_pattern(pattern: str) -> None:
@@ -124,12 +145,17 @@ def _compiled(pattern: str, template: str) -> tuple[Regular, list[str | int]]:
         parts.append(template[at : found.start()])
         at = found.end()
         name = found["bare"] or found["braced"]
-        number = int(name) if name and name.isdecimal() else compiled.names.get(name or "", -1)
         if name is None:
             parts.append("$")
-        elif 0 <= number <= compiled.groups:  # One that is not there is nothing, as in Go.
+        elif (number := _group(compiled, name)) is not None:  # One that is not there is nothing, as in Go.
             parts.append(number)
     return compiled, [*parts, template[at:]]
+
+
+def _group(compiled: Regular, name: str) -> int | None:
+    """Give the number of a group; None when there is no such group."""
+    number = int(name) if name.isdecimal() else compiled.names.get(name, -1)
+    return number if 0 <= number <= compiled.groups else None
 
 
 def substitution(rules: Mapping[str, str]) -> Callable[[str], str]:

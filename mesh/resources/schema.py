@@ -1,7 +1,7 @@
 """The file models of Component, HTTPEndpoint and Configuration, and their conversion into values.
 
-Each converter takes a document, adds what is wrong with it to the caller's problems, and returns
-None if it found anything.
+Each converter takes a document, adds what is wrong with it to the caller's problems, and returns what is there
+without that; None if that is nothing.
 
 Source: Dapr 1.18, the Component, Configuration and HTTPEndpoint resources.
 """
@@ -25,12 +25,13 @@ from mesh.resources.configuration import (
     APISpec,
     Configuration,
     ConfigurationSpec,
+    Metrics,
     SecretKeyRef,
     Tracing,
 )
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
-from mesh.resources.metric_patterns import metric_problems
+from mesh.resources.metric_patterns import metric_problems, metric_warnings
 from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host
 from mesh.values import is_host
@@ -161,14 +162,10 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
     metadata = _entries(document, model.spec.metadata, ("spec", "metadata"), problems)
     if model.spec.init_timeout == 0:
         problems.append(document.problem("must be longer than 0: nothing starts in no time", ("spec", "initTimeout")))
-        return None
     placement = (model.metadata.annotations or {}).get(PLACEMENT)
     if placement is not None and placement not in PLACEMENTS:
         wrong = f"expected one of {', '.join(PLACEMENTS)}, got '{placement}'"
         problems.append(document.problem(wrong, ("metadata", "annotations", PLACEMENT)))
-        return None
-    if metadata is None:
-        return None
     return Component(
         name=model.metadata.name,
         namespace=model.metadata.namespace,
@@ -183,6 +180,7 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
         file=document.file,
         line=document.line,
         type_place=document.position(("spec", "type")),
+        metadata_place=document.position(("spec", "metadata"), key=True),
     )
 
 
@@ -241,8 +239,7 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
         return None
     headers = _entries(document, model.spec.headers, ("spec", "headers"), problems)
     tls = model.spec.client_tls
-    if headers is None or not _can_be_sent(document, headers, problems):
-        return None
+    _check_headers(document, headers, problems)
     return HTTPEndpoint(
         name=model.metadata.name,
         namespace=model.metadata.namespace,
@@ -259,17 +256,14 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
     )
 
 
-def _can_be_sent(document: Document, headers: Sequence[MetadataEntry], problems: list[Problem]) -> bool:
+def _check_headers(document: Document, headers: Sequence[MetadataEntry], problems: list[Problem]) -> None:
     """Find headers that no request can hold; what is referred to is looked at when it is known."""
-    wrong: list[Problem] = []
     for index, entry in enumerate(headers):
         place = ("spec", "headers", index)
         if not _TOKEN.fullmatch(entry.name):
-            wrong.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
+            problems.append(document.problem(f"no header can be called {entry.name!r}", (*place, "name")))
         if isinstance(entry.value, str) and (refusal := header_refusal(entry.value)):
-            wrong.append(document.problem(refusal, (*place, "value")))
-    problems += wrong
-    return not wrong
+            problems.append(document.problem(refusal, (*place, "value")))
 
 
 def _says_enabled(section: object) -> bool:
@@ -317,7 +311,6 @@ def configuration(
     model = validate(document, ConfigurationFile, problems, warnings)
     if model is None:
         return None
-    before = len(problems)
     _check_api(document, model.spec.api or APISpec(), problems, warnings)
     for name, section in (("metric", model.spec.metric), ("metrics", model.spec.metrics)):
         problems += [document.problem(*each) for each in metric_problems(section, ("spec", name))]
@@ -326,13 +319,31 @@ def configuration(
     _check_domains(document, access, trust_domain or access.trust_domain, warnings)
     if model.spec.tracing is not None:
         _check_tracing(document, model.spec.tracing, problems)
-    if len(problems) > before:
-        return None
     meta = model.metadata
-    places = _handlers(document, model.spec)
+    sections = {"metric": model.spec.metric, "metrics": model.spec.metrics}
+    for name, section in sections.items():
+        warnings += [document.problem(*each) for each in metric_warnings(section, ("spec", name))]
     return Configuration(
-        meta.name, model.spec, meta.namespace, file=document.file, line=document.line, handlers_at=places
+        meta.name,
+        model.spec,
+        meta.namespace,
+        file=document.file,
+        line=document.line,
+        handlers_at=_handlers(document, model.spec),
+        rules_at=_rules(document, sections),
     )
+
+
+def _rules(document: Document, sections: Mapping[str, Metrics | None]) -> dict[tuple[str, int, int | None], Problem]:
+    """Note where rules of metrics and their labels stand: which there are is known later."""
+    found: dict[tuple[str, int, int | None], Problem] = {}
+    for name, section in sections.items():
+        for number, rule in enumerate(() if section is None else section.rules):
+            at = ("spec", name, "rules", number)
+            found[name, number, None] = document.problem("", (*at, "name"))
+            for place in range(len(rule.labels)):
+                found[name, number, place] = document.problem("", (*at, "labels", place, "name"))
+    return found
 
 
 def _handlers(document: Document, spec: ConfigurationSpec) -> dict[tuple[str, int], Problem]:
@@ -434,21 +445,19 @@ def _operation_problem(operation: AccessOperation) -> tuple[str, str] | None:
 
 def _entries(
     document: Document, specs: tuple[EntrySpec, ...], location: tuple[str | int, ...], problems: list[Problem]
-) -> tuple[MetadataEntry, ...] | None:
+) -> tuple[MetadataEntry, ...]:
     entries: list[MetadataEntry] = []
     names: set[str] = set()
-    found: list[Problem] = []
     for index, spec in enumerate(specs):
         place: tuple[str | int, ...] = (*location, index)
         given = [value for value in (spec.value, spec.secret_key_ref, spec.env_ref) if value is not None]
         if len(given) > 1:
-            found.append(document.problem("has more than one of value, secretKeyRef and envRef", place))
+            problems.append(document.problem("has more than one of value, secretKeyRef and envRef", place))
         if location[-1] == "metadata" and spec.name.casefold() in names:
-            found.append(document.problem(f"the name '{spec.name}' stands here twice", (*place, "name")))
+            problems.append(document.problem(f"the name '{spec.name}' stands here twice", (*place, "name")))
         names.add(spec.name.casefold())
         entries.append(_entry(document, place, spec))
-    problems.extend(found)
-    return None if found else tuple(entries)
+    return tuple(entries)
 
 
 def _entry(document: Document, place: tuple[str | int, ...], spec: EntrySpec) -> MetadataEntry:

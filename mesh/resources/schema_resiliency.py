@@ -102,10 +102,7 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
     if model is None:
         return None
     policies, targets = model.spec.policies, model.spec.targets
-    found = [*_actor_problems(document, targets), *_nameless(document, model.spec)]
-    problems.extend(found)
-    if found:
-        return None
+    problems += [*_actor_problems(document, targets), *_nameless(document, model.spec)]
     return Resiliency(
         name=model.metadata.name,
         namespace=model.metadata.namespace,
@@ -188,11 +185,11 @@ def unknown_policies(found: Sequence[tuple[Document, Resiliency]], app_id: str |
         found: All of them.
         app_id: Whose they are; None = each is read by the applications in its scopes, which have to find the policies.
     """
-    every = _names([each for _, each in found])
+    every = _names([document for document, _ in found])
     for document, resource in found:
         known: dict[str, Mapping[str, set[str]]] = {}
         for app in resource.scopes if app_id is None else ():
-            known[app] = _names([each for _, each in found if in_scope(each.scopes, app)])
+            known[app] = _names([other for other, each in found if in_scope(each.scopes, app)])
         for key, policy, place in resource.references:
             what = "circuit breaker" if key == "circuitBreaker" else key
             if policy not in every[key]:
@@ -204,9 +201,15 @@ def unknown_policies(found: Sequence[tuple[Document, Resiliency]], app_id: str |
                 yield document.problem(f"{message}: the Resiliency that has it is for others", place)
 
 
-def _names(resources: Sequence[Resiliency]) -> Mapping[str, set[str]]:
+def _names(documents: Sequence[Document]) -> Mapping[str, set[str]]:
+    """Give the names of policies, also of those with which something is wrong: they are there."""
+
+    def named(kind: str) -> set[str]:
+        given = [each.get("spec", "policies", kind) for each in documents]
+        return {name for each in given if isinstance(each, dict) for name in each}
+
     return {
-        "timeout": {name for each in resources for name in each.timeouts},
-        "retry": {*BUILT_IN_RETRIES, *(name for each in resources for name in each.retries)},
-        "circuitBreaker": {name for each in resources for name in each.breakers},
+        "timeout": named("timeouts"),
+        "retry": {*BUILT_IN_RETRIES, *named("retries")},
+        "circuitBreaker": named("circuitBreakers"),
     }

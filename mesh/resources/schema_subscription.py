@@ -155,9 +155,7 @@ def subscription(document: Document, problems: list[Problem], warnings: list[Pro
     for key, topic in (("topic", spec.topic), ("deadLetterTopic", spec.dead_letter_topic or "")):
         if (size := len(topic.encode())) > MAX_TOPIC_BYTES:
             wrong.append((("spec", key), f"a topic has at most {MAX_TOPIC_BYTES} bytes, this one has {size}"))
-    if wrong:
-        problems += [document.problem(message, location) for location, message in wrong]
-        return None
+    problems += [document.problem(message, location) for location, message in wrong]
     bulk = spec.bulk_subscribe
     return Subscription(
         name=model.metadata.name,

@@ -347,4 +347,4 @@ def _missing(component: Component, declared: Setting, name: str | None) -> Probl
         why = f"; the variable '{source.variable}' is not set, or is empty" if isinstance(source, EnvRef) else ""
         return component.problem(f"must not be empty{why}", setting=name)
     told = declared.told[:1].lower() + declared.told[1:].replace("`", "")
-    return component.problem(f"the setting {declared.name} is missing: {told}")
+    return component.missing(f"the setting {declared.name} is missing: {told}")

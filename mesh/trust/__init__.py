@@ -32,6 +32,12 @@ Who may answer: for an app id its own identity; for a component each identity of
 ``--trust-hosts`` names; for anything else each identity of the namespace. What is not proven so is as if it had not
 come: it is counted, told in the log now and then, and the call waits on.
 
+Where that is asked for, all but what is needed to read a frame is sealed (``sealing.py``): a request to those who have
+answered before at its address, whatever else to the other end. Every node with a credential opens what is sealed, so
+nothing is negotiated. Where nobody is known, a question goes first, which is proven to nobody: so it is answered by
+``prove``, and that brings the credential. Who is sent what it cannot open says ``prove`` as well, and where it can be
+sent it alone. Only who may answer is sealed to.
+
 ``permissive`` proves, and checks what is proven, but takes what is not as it was taken without identities; so a mesh
 is changed node by node. ``strict`` refuses it. Without a mode none of this is loaded.
 """

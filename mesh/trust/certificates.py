@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeAlias
 
@@ -34,6 +34,7 @@ __all__ = [
     "key_as_pem",
     "make_root",
     "read_certificates",
+    "read_der",
     "read_key",
     "sign",
     "trust_domain_of",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 Key: TypeAlias = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+_Chain: TypeAlias = list[x509.Certificate]
 
 MAX_CHAIN = 5
 BEFORE = datetime.timedelta(minutes=5)  # Clocks of a mesh are not quite the same.
@@ -142,11 +144,42 @@ def read_key(pem: bytes, where: str) -> Key:
         key = serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(f"{where} holds no private key (PEM, without a password)") from None
+    return _of_kind(key, f"{where} holds")
+
+
+def _of_kind(key: object, where: str) -> Key:
     if isinstance(key, ed25519.Ed25519PrivateKey) or (
         isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
     ):
         return key
-    raise ConfigError(f"{where} holds a key of another kind than Ed25519 and ECDSA on P-256")
+    raise ConfigError(f"{where} a key of another kind than Ed25519 and ECDSA on P-256")
+
+
+def read_der(chain: bytes, key: bytes, bundle: bytes, where: str) -> tuple[_Chain, Key, _Chain]:
+    """Read certificates one behind the other, a key (PKCS #8), and roots, as of SPIFFE; raises ``ConfigError``."""
+    try:
+        certificates = [[x509.load_der_x509_certificate(each) for each in _each_der(data)] for data in (chain, bundle)]
+    except _UNREADABLE as error:
+        raise ConfigError(f"{where} gives no certificates (DER): {error}") from None
+    try:
+        private = serialization.load_der_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{where} gives no private key (PKCS #8, DER)") from None
+    return certificates[0], _of_kind(private, f"{where} gives"), certificates[1]
+
+
+def _each_der(data: bytes) -> Iterator[bytes]:
+    """Split values in DER that follow each other (X.690 section 8.1.3); raises ``ValueError``."""
+    while data:
+        size, count = (data[1], 0) if len(data) > 1 else (0, 0)
+        if size & 0x80:
+            count = size & 0x7F
+            size = int.from_bytes(data[2 : 2 + count], "big")
+        end = 2 + count + size
+        if end > len(data):
+            raise ValueError("they are cut off")
+        yield data[:end]
+        data = data[end:]
 
 
 def sign(key: Key, data: bytes) -> bytes:

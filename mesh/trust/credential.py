@@ -6,6 +6,7 @@ import base64
 import binascii
 import datetime
 import hashlib
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,19 +16,25 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import x25519
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mesh.errors import UnprovenError
 from mesh.trust.certificates import AS_OF, check_chain, sign, verify
 from mesh.trust.folder import Issued
 from mesh.trust.identity import Identity
 
-__all__ = ["ID_BYTES", "Own", "Peer", "Peers", "decoded", "encoded", "id_of"]
+__all__ = ["ID_BYTES", "KEY_BYTES", "NONCE_BYTES", "Box", "Own", "Peer", "Peers", "decoded", "encoded", "id_of"]
 
 MAX_HEADER = 8192
 MAX_PEERS = 4096
 ID_BYTES = 8
+KEY_BYTES = 32
+NONCE_BYTES = 12
 _KEY = b"mesh key 1\0"
 _PAIR = b"mesh pair 1\0"
+_SEAL = b"mesh seal 1\0"
 
 
 class _Wire(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -75,6 +82,7 @@ class Own:
         """Make a key for agreement, which only this process ever has."""
         self._agreement = x25519.X25519PrivateKey.generate()
         self._key = issued.key
+        self._nonces = itertools.count()
         self.identity = identity
         form = serialization.Encoding.Raw, serialization.PublicFormat.Raw
         public = self._agreement.public_key().public_bytes(*form)
@@ -101,6 +109,36 @@ class Own:
             known = peer.secrets[self.id] = hashlib.blake2b(_PAIR + both, key=shared, digest_size=32).digest()
         return known
 
+    def box(self, peer: Peer) -> Box:
+        """Give the keys for sealing that follow from that secret; raises ``UnprovenError``."""
+        known = peer.boxes.get(self.id)
+        if known is None:
+            known = peer.boxes[self.id] = Box(self.agree(peer), self.id, peer.id)
+        return known
+
+    def nonce(self) -> bytes:
+        """Give a nonce that no key of this credential was used with: both are gone with the process."""
+        return next(self._nonces).to_bytes(NONCE_BYTES, "big")
+
+
+class Box:
+    """What seals between two credentials: a key for each direction.
+
+    Attributes:
+        to: Encrypts for the other one.
+        by: Decrypts what is by the other one.
+    """
+
+    __slots__ = ("by", "to")
+
+    def __init__(self, secret: bytes, own: bytes, peer: bytes) -> None:
+        """Derive the keys from the secret of the two; who calls itself has one."""
+        info = _SEAL + min(own, peer) + max(own, peer)
+        both = HKDF(SHA256(), 2 * KEY_BYTES, None, info).derive(secret)
+        keys = both[:KEY_BYTES], both[KEY_BYTES:]
+        self.to = ChaCha20Poly1305(keys[own > peer])
+        self.by = ChaCha20Poly1305(keys[peer > own])
+
 
 @dataclass(slots=True, eq=False)
 class Peer:
@@ -114,6 +152,7 @@ class Peer:
         since: Unix time from which it counts.
         until: Unix time until which it counts.
         secrets: By credential of this node.
+        boxes: Likewise.
         has: Credentials of this node that it has.
     """
 
@@ -124,6 +163,7 @@ class Peer:
     since: float
     until: float
     secrets: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    boxes: dict[bytes, Box] = field(default_factory=dict, repr=False)
     has: set[bytes] = field(default_factory=set)
 
 

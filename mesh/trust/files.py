@@ -1,4 +1,4 @@
-"""Where a node's certificate comes from, and that it is renewed: by this node, or by whoever writes the files."""
+"""Where a node's certificate comes from, and that it is renewed: by this node, or by whoever gives it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import datetime
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from mesh.conditions import Conditions
-from mesh.errors import ConfigError, UnprovenError
+from mesh.errors import ConfigError
 from mesh.tasks import task_group
 from mesh.telemetry import Observer, nobody
-from mesh.trust.certificates import check_chain, read_certificates, read_key
+from mesh.trust.certificates import read_certificates, read_key
 from mesh.trust.folder import Folder, Issued
 from mesh.trust.guard import Guard
-from mesh.trust.identity import Identity, TrustSettings
+from mesh.trust.identity import Identity, TrustSettings, target_of
+
+if TYPE_CHECKING:
+    from mesh.registry import Registry
 
 __all__ = ["guarding"]
 
@@ -30,23 +33,46 @@ LOOK_SECONDS = 2.0
 _Seen = tuple[tuple[int, int, int] | None, ...]
 
 
+class _Kept(Protocol):
+    """What a node proves itself by, and is kept fresh."""
+
+    async def first(self) -> Issued: ...
+
+    async def renewed(self) -> Issued | None: ...
+
+    def ending(self) -> str: ...
+
+
 @asynccontextmanager
 async def guarding(
     settings: TrustSettings,
     namespace: str,
     app_id: str,
+    registry: Registry,
     observer: Observer = nobody,
     conditions: Conditions | None = None,
 ) -> AsyncIterator[Guard]:
     """Give a node's guard, whose certificate and roots are kept fresh while it is entered; raises ``ConfigError``."""
     identity = Identity(settings.trust_domain, namespace, app_id)
-    source = _Source(settings, identity)
-    guard = Guard(settings, observer)
-    guard.take(await asyncio.to_thread(source.read), identity)
-    logger.info("this node proves to be %s, and is %s with others", identity, settings.mode)
-    for key in await asyncio.to_thread(settings.open_keys):
-        logger.warning("other users of this machine can read or replace %s: chmod 600 %s", key, key)
-    async with task_group() as tasks:
+    async with AsyncExitStack() as stack:
+        source: _Kept
+        if settings.socket:
+            from mesh.trust.workload import following
+
+            api = registry.workload_api()(target_of(settings.socket))
+            source = await stack.enter_async_context(following(api, settings.socket, identity))
+        elif settings.secret is not None:
+            from mesh.trust.secret import IssuedBySecret
+
+            source = IssuedBySecret(settings.secret, identity, registry)
+        else:
+            source = _Source(settings, identity)
+        guard = Guard(settings, observer)
+        guard.take(await source.first(), identity)
+        logger.info("this node proves to be %s, and is %s with others", identity, settings.mode)
+        for key in await asyncio.to_thread(settings.open_keys):
+            logger.warning("other users of this machine can read or replace %s: chmod 600 %s", key, key)
+        tasks = await stack.enter_async_context(task_group())
         condition = (conditions or Conditions()).of("identity", app_id)
         keeping = tasks.create_task(_keep(source, guard, identity), name="trust-keep")
         watching = tasks.create_task(guard.standing.watch(guard, condition), name="trust-watch")
@@ -57,12 +83,12 @@ async def guarding(
             watching.cancel()
 
 
-async def _keep(source: _Source, guard: Guard, identity: Identity) -> None:
+async def _keep(source: _Kept, guard: Guard, identity: Identity) -> None:
     told = warned = ""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         try:
-            issued = await asyncio.to_thread(source.changed)
+            issued = await source.renewed()
             if issued is not None:
                 guard.take(issued, identity)
                 logger.info("the certificate of %s, or who is trusted, is renewed", identity)
@@ -79,7 +105,7 @@ async def _keep(source: _Source, guard: Guard, identity: Identity) -> None:
 
 
 class _Source:
-    """Reads files; all functions block."""
+    """Reads files; all functions block that are not asynchronous."""
 
     def __init__(self, settings: TrustSettings, identity: Identity) -> None:
         self._settings, self._identity = settings, identity
@@ -95,6 +121,14 @@ class _Source:
             return folder.roots_file, folder.key_file
         return cast("tuple[Path, ...]", (settings.certificate, settings.key, settings.roots))
 
+    async def first(self) -> Issued:
+        """As `read`, and does not block."""
+        return await asyncio.to_thread(self.read)
+
+    async def renewed(self) -> Issued | None:
+        """As `changed`, and does not block."""
+        return await asyncio.to_thread(self.changed)
+
     def read(self) -> Issued:
         """Read, or issue, what the node proves itself by; raises ``ConfigError``."""
         seen = tuple(_state(each) for each in self._files)
@@ -102,8 +136,7 @@ class _Source:
         try:
             if settings.folder is not None:
                 issued = Folder(settings.folder).issue(self._identity)
-                leaf = issued.chain[0]
-                self._renew_at = leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) / 2
+                self._renew_at = issued.half()
             else:
                 chain, key, roots = self._files
                 certificates = read_certificates(chain.read_bytes(), str(chain))
@@ -116,22 +149,11 @@ class _Source:
         return issued
 
     def ending(self) -> str:
-        """Give when the certificate in use ends, if three quarters of its life are over; else nothing."""
-        ends = [(each.not_valid_after_utc, each.not_valid_before_utc) for each in self._issued.chain]
-        end, begin = min(ends)
-        over = datetime.datetime.now(datetime.UTC) >= end - (end - begin) / 4
-        return end.isoformat(timespec="seconds") if over else ""
+        """Give when the certificate in use ends, once that is near; else nothing."""
+        return self._issued.ending()
 
     def _check(self, issued: Issued) -> None:
-        """Find at start what others would refuse later."""
-        try:
-            found = check_chain(issued.chain, issued.roots, self._settings.trust_domain)
-        except UnprovenError as error:
-            raise ConfigError(f"{self._files[0]}: {error}") from None
-        if found != self._identity:
-            raise ConfigError(f"{self._files[0]} is of {found}; this node is {self._identity}")
-        if issued.chain[0].public_key() != issued.key.public_key():
-            raise ConfigError(f"{self._files[1]} is not the key of the certificate in {self._files[0]}")
+        issued.check(self._identity, str(self._files[0]), str(self._files[1]))
 
     def changed(self) -> Issued | None:
         """Read again what has changed, or is half over."""

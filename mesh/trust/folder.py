@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
 
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, UnprovenError
 from mesh.home import write_private
 from mesh.trust.certificates import (
     Key,
     as_pem,
+    check_chain,
     issue,
     key_as_pem,
     make_root,
@@ -23,7 +24,7 @@ from mesh.trust.certificates import (
 )
 from mesh.trust.identity import Identity
 
-__all__ = ["LEAF_TTL", "ROOT_TTL", "Folder", "Issued"]
+__all__ = ["LEAF_TTL", "ROOT_TTL", "Folder", "Issued", "Root", "live"]
 
 ROOT_TTL = datetime.timedelta(days=3650)
 LEAF_TTL = datetime.timedelta(hours=24)
@@ -42,6 +43,82 @@ class Issued:
     chain: Sequence[x509.Certificate]
     key: Key
     roots: Sequence[x509.Certificate]
+
+    def check(self, identity: Identity, where: str, key_where: str = "") -> None:
+        """Find at start what others would refuse later.
+
+        Args:
+            identity: Whose it must be.
+            where: The chain is from.
+            key_where: The key is from, if that is elsewhere.
+
+        Raises:
+            ConfigError: It is of no use.
+        """
+        try:
+            found = check_chain(self.chain, self.roots, identity.trust_domain)
+        except UnprovenError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if found != identity:
+            raise ConfigError(f"{where} is of {found}; this node is {identity}")
+        if self.chain[0].public_key() != self.key.public_key():
+            raise ConfigError(f"{key_where or 'the key'} is not the key of the certificate in {where}")
+
+    def half(self) -> datetime.datetime:
+        """Give when half of the certificate's life is over."""
+        leaf = self.chain[0]
+        return leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) / 2
+
+    def ending(self) -> str:
+        """Give when the certificate ends, if three quarters of its life are over; else nothing."""
+        ends = [(each.not_valid_after_utc, each.not_valid_before_utc) for each in self.chain]
+        end, begin = min(ends)
+        over = datetime.datetime.now(datetime.UTC) >= end - (end - begin) / 4
+        return end.isoformat(timespec="seconds") if over else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What certificates are issued by.
+
+    Attributes:
+        roots: All that are trusted, the newest first.
+        key: The private key of one of them.
+        where: The roots are from.
+        key_where: The key is from.
+    """
+
+    roots: Sequence[x509.Certificate]
+    key: Key
+    where: str
+    key_where: str
+
+    def issue(self, identity: Identity, ttl: datetime.timedelta = LEAF_TTL) -> Issued:
+        """Make a certificate; raises ``ConfigError``, as where another trust domain is asked for."""
+        trust_domain = trust_domain_of(self.roots[0])
+        if identity.trust_domain != trust_domain:
+            raise ConfigError(f"the root in {self.where} is of the trust domain {trust_domain}, not of {identity}")
+        leaf, key = issue(identity, self.own(), self.key, ttl)
+        return Issued((leaf,), key, self.roots)
+
+    def own(self) -> x509.Certificate:
+        """Find the root that the key is of; raises ``ConfigError``."""
+        own = next((each for each in self.roots if each.public_key() == self.key.public_key()), None)
+        if own is None:
+            raise ConfigError(f"{self.key_where} is not of a root in {self.where}")
+        return own
+
+    def rotated(self, ttl: datetime.timedelta = ROOT_TTL) -> Root:
+        """Make a new root beside the others but for those that have expired; raises ``ConfigError``."""
+        self.own()
+        root, key = make_root(trust_domain_of(self.roots[0]), ttl)
+        return replace(self, roots=[root, *live(self.roots)], key=key)
+
+
+def live(roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Leave out roots that have expired."""
+    now = datetime.datetime.now(datetime.UTC)
+    return [each for each in roots if each.not_valid_after_utc > now]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +172,7 @@ class Folder:
             return
         if not self.key_file.exists() and self.roots_file.exists():
             raise ConfigError(f"{self.path} has no key of its root; what issues for it is to make the next one")
-        roots, trust_domain = self._live(), self.trust_domain()
+        roots, trust_domain = live(self.roots()), self.trust_domain()
         self._begin(*make_root(trust_domain, ttl), roots)
 
     def _begin(self, root: x509.Certificate, key: Key, others: Sequence[x509.Certificate]) -> None:
@@ -134,21 +211,15 @@ class Folder:
         write_private(self.roots_file, as_pem([kept]))
         return len(roots) - 1
 
-    def _live(self) -> list[x509.Certificate]:
-        now = datetime.datetime.now(datetime.UTC)
-        return [each for each in self.roots() if each.not_valid_after_utc > now]
+    def root(self) -> Root:
+        """Read what certificates are issued by; raises ``ConfigError``."""
+        roots = self.roots()
+        try:
+            key = read_key(self.key_file.read_bytes(), str(self.key_file))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} has no key of its root, so it issues nothing") from None
+        return Root(roots, key, str(self.roots_file), str(self.key_file))
 
     def issue(self, identity: Identity, ttl: datetime.timedelta = LEAF_TTL) -> Issued:
         """Make a certificate; raises ``ConfigError``, as where another trust domain is asked for."""
-        roots, trust_domain = self.roots(), self.trust_domain()
-        if identity.trust_domain != trust_domain:
-            raise ConfigError(f"the root in {self.path} is of the trust domain {trust_domain}, not of {identity}")
-        try:
-            root_key = read_key(self.key_file.read_bytes(), str(self.key_file))
-        except FileNotFoundError:
-            raise ConfigError(f"{self.path} has no key of its root, so it issues nothing") from None
-        root = next((each for each in roots if each.public_key() == root_key.public_key()), None)
-        if root is None:
-            raise ConfigError(f"{self.key_file} is not of a root in {self.roots_file}")
-        leaf, key = issue(identity, root, root_key, ttl)
-        return Issued((leaf,), key, roots)
+        return self.root().issue(identity, ttl)

@@ -7,9 +7,9 @@ import hmac
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 from cryptography import x509
@@ -17,13 +17,14 @@ from cryptography import x509
 from mesh.address import Address, Kind, decode_token
 from mesh.broker import Message
 from mesh.errors import UnprovenError
-from mesh.telemetry import UNPROVEN, Observed, Observer, nobody
+from mesh.telemetry import UNPROVEN, Observer, nobody
 from mesh.trust.certificates import verify
 from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
 from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError, TrustSettings
 from mesh.trust.kept import Kept, What
 from mesh.trust.replays import Replays, place_of
+from mesh.trust.sealing import SEALED_HEADER, open_frame, open_request, question, seal_frame, seal_request
 from mesh.trust.standing import Standing
 
 __all__ = ["Guard", "Session"]
@@ -86,9 +87,23 @@ class Session:
 
     Attributes:
         peer: The other end, once that is known.
+        seals: Whether what it sends is sealed, once that is known.
+        unheard: Whether something came that counts for nothing, as it is not proven.
     """
 
-    __slots__ = ("_at", "_full", "_guard", "_known", "_own", "_refused", "_secret", "digest", "peer")
+    __slots__ = (
+        "_at",
+        "_full",
+        "_guard",
+        "_known",
+        "_own",
+        "_refused",
+        "_secret",
+        "digest",
+        "peer",
+        "seals",
+        "unheard",
+    )
 
     def __init__(
         self,
@@ -99,12 +114,13 @@ class Session:
         peer: Peer | None = None,
         proof: str | None = None,
         known: Mapping[bytes, Peer] | None = None,
+        seals: bool = False,
     ) -> None:
         self._known = known or {}
         self._guard, self._own, self._at = guard, own, at
         self.digest = digest
         self._refused = b"" if proof is None else _with_proof(digest, proof)
-        self.peer = peer
+        self.peer, self.seals, self.unheard = peer, seals, False
         self._secret = b"" if peer is None else own.agree(peer)
         self._full = True
 
@@ -123,9 +139,11 @@ class Session:
         self._full = False
 
     def seal(self, message: Message) -> Message:
-        """Prove a frame to the other end; as it is while that is unknown."""
+        """Prove a frame to the other end, and seal it where that is asked for; as it is while the other is unknown."""
         if self.peer is None:
             return message
+        if self.seals:
+            message = seal_frame(self._own, self.peer, message)
         headers = dict(message.headers)
         # The first part says by whom it is as well: the head of its stream may be lost.
         if self._at is None and (headers.get(FRAME_HEADER) != "data" or headers.get(SEQUENCE_HEADER) == "0"):
@@ -134,21 +152,23 @@ class Session:
         headers[PROOF_HEADER] = encoded(_mac(self._secret, _digest(self.digest, towards, "", headers, message.body)))
         return Message(headers, message.body)
 
-    def open(self, at: str, message: Message) -> bool:
-        """Check a frame of the other end; False = it is as if it had not come."""
+    def open(self, at: str, message: Message) -> Message | None:
+        """Check a frame of the other end, and open it; None = it is as if it had not come."""
         headers = message.headers
         proof = headers.get(PROOF_HEADER)
         if proof is None:
-            if self.peer is None and not self._guard.strict:
-                return True
+            # Who proves nothing opens nothing: it may say that alone of what is sealed.
+            if self.peer is None and not self._guard.strict and (not self.seals or headers.get(FRAME_HEADER) == PROVE):
+                return message
+            self.unheard = True
             self._refuse(at, "missing", "it is not proven")
-            return False
+            return None
         try:
-            self._check(message, proof)
+            peer = self._check(message, proof)
+            return open_frame(self._own, peer, message) if SEALED_HEADER in headers else message
         except UnprovenError as error:
             self._refuse(at, "invalid", str(error))
-            return False
-        return True
+            return None
 
     def _refuse(self, at: str, kind: str, reason: str) -> None:
         """Say whose answer it was to be, which nobody knows by where it came; the call goes on."""
@@ -157,7 +177,7 @@ class Session:
             return
         self._guard.refuse("answer", self._at.text, kind, f"{reason}; the call waits for another until its deadline")
 
-    def _check(self, message: Message, proof: str) -> None:
+    def _check(self, message: Message, proof: str) -> Peer:
         peer, secret = self.peer, self._secret
         given = message.headers.get(IDENTITY_HEADER)
         if self._at is not None and given is not None:
@@ -186,6 +206,7 @@ class Session:
                 self._guard.met(self._at, peer)
                 # One that asks for a signature may have lost the credential. The next one that it gets brings it along.
                 (peer.has.discard if message.headers.get(FRAME_HEADER) == PROVE else peer.has.add)(self._own.id)
+        return peer
 
     def _found(self, given: str) -> Peer | None:
         """Find whose credential it is, also where it was forgotten since this call began."""
@@ -205,6 +226,7 @@ class Guard:
 
     Attributes:
         strict: Whether what is not proven is refused.
+        seals: Whether all that is sent to somebody who is proven is sealed.
         peers: Whose credentials were checked.
         own: What this node proves itself by.
         kept: Proves and checks what is stored.
@@ -220,6 +242,7 @@ class Guard:
             began: Unix time since when all that came is remembered; now.
         """
         self.strict = settings.mode == "strict"
+        self.seals = settings.seal
         self.peers = Peers(settings.trust_domain)
         self.own: Own
         self.kept = Kept(self)
@@ -247,11 +270,32 @@ class Guard:
 
     # Requests
 
-    def ask(self, to: Address, message: Message, reply_to: str, *, signed: bool = False) -> tuple[Message, Session]:
-        """Prove a request; gives what checks its answers."""
+    def ask(
+        self, to: Address, message: Message, reply_to: str, *, signed: bool = False, again: Session | None = None
+    ) -> tuple[Message, Session]:
+        """Prove a request, and seal it where that is asked for.
+
+        Args:
+            to: Whom to ask.
+            message: What to ask.
+            reply_to: Where the answer goes.
+            signed: Whether it is to be signed.
+            again: What checked the answer of somebody who could not take it as it was; it is sealed to that one.
+
+        Returns:
+            What is sent, and what checks its answers. Where it is not known to whom to seal, that is a question which
+            is answered by ``prove`` alone.
+        """
         own, now = self.own, time.time()
         met = self._met.get(to.text)
         known = None if signed or not met else dict(islice(reversed(met.items()), MOST_KNOWN))
+        # Who answers without a proof, and is heard, opens nothing.
+        seals = self.seals and (again is None or again.peer is not None)
+        readers: Iterable[Peer] = ()
+        if seals:
+            readers = (known or {}).values() if again is None else (cast("Peer", again.peer),)
+            readers = [each for each in readers if each.until > now]
+            message = seal_request(own, readers, message) if readers else question(message)
         headers = dict(message.headers)
         if signed and met:
             headers[ASKED_HEADER] = encoded(b"".join(met))
@@ -259,12 +303,13 @@ class Guard:
         full = not known or not all(own.id in each.has for each in known.values())
         headers[IDENTITY_HEADER] = own.header if full else own.short
         digest = _digest(_REQUEST, to.text, _token_of(reply_to), headers, message.body)
-        if known:
-            macs = [each.id + _mac(own.agree(each), digest) for each in known.values() if each.until > now]
+        if known or (seals and not readers):
+            macs = [each.id + _mac(own.agree(each), digest) for each in (known or {}).values() if each.until > now]
             headers[PROOF_HEADER] = "m" + encoded(b"".join(macs))
         else:
             headers[PROOF_HEADER] = "s" + encoded(own.sign(digest))
-        return Message(headers, message.body), Session(self, own, to, digest, proof=headers[PROOF_HEADER], known=known)
+        session = Session(self, own, to, digest, None, headers[PROOF_HEADER], known, seals)
+        return Message(headers, message.body), session
 
     def met(self, at: Address, peer: Peer) -> None:
         """Note who has answered at an address."""
@@ -278,12 +323,12 @@ class Guard:
         if len(known) > MOST_MET:
             known.popitem(last=False)
 
-    def taken(self, at: str, message: Message, reply_to: str) -> Session | None:
-        """Check a request; None = it is not proven and need not be.
+    def taken(self, at: str, message: Message, reply_to: str) -> tuple[Message, Session | None]:
+        """Check a request, and open it; None = it is not proven and need not be.
 
         Raises:
             CrowdedError: It may be sent again, as another one.
-            ProveAgainError: It is to be signed.
+            ProveAgainError: It is to be signed, or sealed to this node.
             ReplayedError: It came already, and is not answered.
             UnprovenError: It is refused.
         """
@@ -292,14 +337,14 @@ class Guard:
             if self.strict:
                 self.refuse("request", at, "missing", "it is not proven")
                 raise UnprovenError("the caller does not prove who it is")
-            return None
+            return message, None
         try:
             return self._taken(at, message, reply_to, proof)
         except (CrowdedError, ReplayedError, UnprovenError) as error:
             self.refuse("request", at, _KINDS.get(type(error), "invalid"), str(error))
             raise
 
-    def _taken(self, at: str, message: Message, reply_to: str, proof: str) -> Session:
+    def _taken(self, at: str, message: Message, reply_to: str, proof: str) -> tuple[Message, Session]:
         now = time.time()
         made = self._fresh(message.headers, now)
         token, given = _token_of(reply_to), message.headers.get(IDENTITY_HEADER, "-")
@@ -316,12 +361,22 @@ class Guard:
         elif made <= self._began + AHEAD_SECONDS and not self._has_asked(message.headers):
             raise ProveAgainError("it may have come before this process began")
         assert peer is not None
-        session = Session(self, own, None, digest, peer)
+        sealed = SEALED_HEADER in message.headers
+        if sealed:
+            message, own = self._opened(own, peer, message)
+        session = Session(self, own, None, digest, peer, seals=self.seals or sealed)
         if not self._replays.add(place, str(peer.identity), made, time.monotonic()):
             raise CrowdedError(session)
         if proof[:1] == "m":
             session.answered_short()
-        return session
+        return message, session
+
+    def _opened(self, own: Own, peer: Peer, message: Message) -> tuple[Message, Own]:
+        """Open a request by the credential that it is proven to, or by any, if it is signed."""
+        for each in dict.fromkeys((own, *self._owns.values())):
+            if (opened := open_request(each, peer, message)) is not None:
+                return opened, each
+        raise ProveAgainError("it is sealed to others")
 
     def _has_asked(self, headers: Mapping[str, str]) -> bool:
         """Tell whether a request was made for this process, since it asked for that."""
@@ -402,7 +457,7 @@ class Guard:
 
     def refuse(self, what: Literal["request", "answer", "told"] | What, at: str, kind: str, reason: str) -> None:
         """Count it, and say so now and then, of each kind: so none is hidden by what comes all the time."""
-        self._observer(Observed(UNPROVEN, (what, kind)))
+        self._observer(UNPROVEN, (what, kind))
         self._refused[what] += 1
         now = time.monotonic()
         if now >= self._quiet_until.get(what, 0.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -19,7 +20,7 @@ import yaml
 
 from gateway.metrics.table import METRICS
 from mesh import errors, telemetry
-from tests.e2e.test_example_shapes import EXAMPLES, copied
+from tests.e2e.test_example_shapes import EXAMPLES, LIBRARIES, copied
 from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.processes import free_port
@@ -105,6 +106,25 @@ def test_rules(prometheus: None) -> None:
             ["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_is_one_of_grafanas(tmp_path: Path) -> None:
+    """By the types that Grafana publishes: no field that it does not know, no value that it does not take."""
+    installed = LIBRARIES / "grafana" / "node_modules"
+    if not (installed / ".installed").exists():
+        assert "CI" not in os.environ, "Grafana's types are missing: tests/provision/examples.sh"
+        pytest.skip("Grafana's types are not installed: make provision")
+    (tmp_path / "node_modules").symlink_to(installed)
+    shutil.copy(Path(__file__).parent / "grafana" / "dashboard.ts", tmp_path)
+    checked = tmp_path / "mesh.ts"
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext"]
+    made = (EXAMPLE / "grafana/dashboards/mesh.json").read_text("utf-8")
+    for text, wrong in ((made, ""), (made.replace('"gridPos"', '"gridpos"', 1), '"gridpos"')):
+        checked.write_text(f'import type {{ Given }} from "./dashboard.js";\nexport const made: Given = {text};\n')
+        command = [installed / ".bin" / "tsc", *options, checked]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode == 0) is (not wrong), done.stdout
+        assert wrong in done.stdout
 
 
 def asked(expression: str) -> str:

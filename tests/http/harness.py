@@ -254,8 +254,7 @@ async def gateway(
         http_port=0,
         namespace=backbone.namespace,
         backbone=backbone.url,
-        registered=False,
-        **{"metrics": False, **settings},
+        **{"metrics": False, "registered": False, **settings},
     )
     async with AsyncExitStack() as stack:
         session = aiohttp.ClientSession(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.http.harness import Backbone, gateway, yaml
+from tests.http.harness import App, Backbone, gateway, yaml
 
 CALLS = (
     ("GET", "/v1.0/state/statestore/secret-key?metadata.x=y"),
@@ -82,3 +83,28 @@ def test_lines_name_their_span(as_json: bool) -> None:
     else:
         assert "trace_id" not in before
         assert 'trace_id="0af7651916cd43dd8448eb211c80319c" id="b7ad6b7169203331"' in within
+
+
+async def test_each_operation_at_debug(
+    memory: Backbone, app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was asked of which block and target, what came of it and how long it took; no key, value, body or token."""
+    async with gateway(memory, tmp_path, app=app) as node:
+        await node.get("/v1.0/state/statestore/secret-key")
+        assert [each for each in caplog.records if each.name == "mesh.pipeline"] == []
+        caplog.set_level(logging.DEBUG, "mesh.pipeline")  # As SIGUSR1 does while it runs.
+        fields = {"dapr-api-token": "secret-token"}
+        body = [{"key": "secret-key", "value": "secret-value"}]
+        assert (await node.request("POST", "/v1.0/state/statestore", fields, body)).status == 204
+        await node.publish("t", "secret-value")
+        await node.request("PUT", "/v1.0/invoke/app/method/secret-path?secret=1", fields, b"secret-body")
+        await node.get("/v1.0/invoke/nobody/method/x")
+    told = [each.getMessage() for each in caplog.records if each.name == "mesh.pipeline"]
+    assert [re.sub(r"[\d.]+ ms$", "", each) for each in told] == [
+        "operation state save statestore: ok, ",
+        "operation pubsub publish pubsub: ok, ",
+        "arrival call app: ok, ",
+        "operation invocation invoke app: ok, ",
+        "operation invocation invoke nobody: NO_RESPONDER, ",
+    ]
+    assert "secret" not in "".join(told)

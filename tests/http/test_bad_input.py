@@ -233,6 +233,28 @@ async def test_a_silent_client_is_cut_off(node: Node, monkeypatch: pytest.Monkey
     writer.close()
 
 
+@pytest.mark.parametrize("requests", [1, 2])
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"GET /v1.0/healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PUT /v1.0/metadata/x HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+        b"PUT /v1.0/metadata/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    ],
+    ids=["no body", "length", "chunks"],
+)
+async def test_a_half_header_behind_requests_is_cut_off(
+    node: Node, monkeypatch: pytest.MonkeyPatch, before: bytes, requests: int
+) -> None:
+    """As one alone is; the requests before it are answered."""
+    monkeypatch.setattr("gateway.http.server.HEADER_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
+    writer.write(before * requests + b"GET / HTTP/1.1\r\nHos")
+    async with asyncio.timeout(30):
+        assert (await reader.read()).count(b"HTTP/1.1 204 ") == requests
+    writer.close()
+
+
 async def test_it_is_told_that_descriptors_run_out(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.config import HealthCheck
 from gateway.grpc.messages import message
 from gateway.http.scraping import PREFERRED_PORT
+from gateway.http2.client import HTTP2Client
 from mesh.errors import ConfigError
 from tests.grpc.app import GRPCApp, fail, invoked
 from tests.grpc.harness import client
@@ -246,6 +248,33 @@ async def test_a_configuration_has_a_say(memory: Backbone, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip", True),
+        ("br, GZIP; q=0.5", True),
+        ("gzip;q=0, *", False),
+        ("x-gzip", False),
+        ("", False),
+    ],
+)
+async def test_packed_for_who_takes_it(memory: Backbone, tmp_path: Path, accepted: str, packed: bool) -> None:
+    """What comes out of it is what others get within the same second."""
+    async with gateway(memory, tmp_path, ready=False, **ON) as node:
+        url = f"http://127.0.0.1:{node.gateway.metrics_port}/metrics"
+
+        async def same() -> None:
+            async with node.session.get(url) as response:
+                plain = await response.read()
+            async with node.session.get(url, headers={"Accept-Encoding": accepted}) as response:
+                assert response.headers["Vary"] == "Accept-Encoding"
+                assert response.headers.get("Content-Encoding") == ("gzip" if packed else None)
+                body = await response.read()
+            assert (gzip.decompress(body) if packed else body) == plain
+
+        await eventually(same)
+
+
 async def test_there_may_be_none(memory: Backbone, tmp_path: Path) -> None:
     async with gateway(memory, tmp_path, ready=False, **configuration(tmp_path, {"enabled": False})) as node:
         assert node.gateway.metrics_port == 0
@@ -399,3 +428,21 @@ async def test_input_bindings(memory: Backbone, tmp_path: Path) -> None:
             assert found.get("dapr_component_input_binding_count", {}).get(labels, 0) >= 1
 
         await eventually(told)
+
+
+async def test_bodies_of_requests_are_measured_as_they_came(memory: Backbone, tmp_path: Path) -> None:
+    """Also those that say no length before."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for part in (b'[{"key":"k",', b'"value":1}]'):
+            yield part
+
+    state = "/v1.0/state/statestore"
+    async with gateway(memory, tmp_path, ready=False, **ON) as node:
+        async with node.session.post(f"{node.url}{state}", data=parts()) as answer:
+            assert answer.status == 204
+        calling = HTTP2Client("127.0.0.1", node.gateway.port)
+        async with calling as http2, http2.call("POST", state, [], parts()) as told:
+            assert told.status == 204
+        found = await scraped(node)
+    assert found["dapr_http_server_request_bytes_sum"][labelled()] == 2 * len(b'[{"key":"k","value":1}]')

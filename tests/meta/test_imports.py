@@ -106,6 +106,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.redis.configuration": (470, frozenset({"redis"})),
     "bindings.redis.lock": (470, frozenset({"redis"})),
     "bindings.redis.state": (475, frozenset({"redis"})),
+    "bindings.spiffe": (480, frozenset({"grpc"})),
     "bindings.sql.configuration": (505, frozenset({"asyncpg", "sqlalchemy"})),
     "bindings.sql.mysql": (535, frozenset({"asyncmy", "sqlalchemy"})),
     "bindings.sql.mysql_binding": (540, frozenset({"asyncmy", "sqlalchemy"})),

@@ -14,7 +14,7 @@ from gateway.routes import RPCS
 from tests.meta.sources import ROOT
 
 
-@pytest.mark.parametrize("package", ["gateway/grpc", "bindings/pluggable"])
+@pytest.mark.parametrize("package", ["gateway/grpc", "bindings/pluggable", "bindings/spiffe"])
 def test_compiled_messages_are_up_to_date(tmp_path: Path, package: str) -> None:
     """``make proto`` would change nothing."""
     folder = ROOT / package

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
+import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +21,7 @@ from aiohttp import web
 
 from gateway.config import HealthCheck, Tokens
 from gateway.http2.client import HTTP2Client
+from gateway.runs import list_runs
 from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError
 from mesh.middleware import Answer, Given, MiddlewareError, Onward, Request
@@ -103,6 +109,46 @@ async def test_the_api_passes_what_is_listed_in_its_order(memory: Backbone, app:
         upper = [{"KEY": "k", "VALUE": "v"}]
         assert (await node.post("/v1.0/state/statestore", upper)).status == 204
         assert (await node.get("/v1.0/state/statestore/K")).body == b'"V"'
+
+
+async def test_its_user_is_told_of_the_gateway_past_it(memory: Backbone, tmp_path: Path) -> None:
+    """By the key in its entry of what runs; nobody else is, and the key opens nothing else."""
+    ways, tokens = configuration(httpPipeline=["no:theirs"]), Tokens("secret")
+    async with through(memory, tmp_path, theirs(no="refuse"), ways, registered=True, tokens=tokens) as node:
+        [run] = list_runs(tmp_path)
+        [entry] = (tmp_path / "run").glob("*.json")
+        assert stat.S_IMODE(entry.stat().st_mode) == 0o600
+        assert run.key not in repr(run)
+        known = {"dapr-api-token": "secret", "mesh-key": run.key}
+        reply = await node.request("GET", "/v1.0/metadata", known)
+        assert (reply.status, reply.json["id"], run.key in reply.body.decode()) == (200, "app", False)
+        assert (await node.request("GET", "/v1.0/metadata", {"mesh-key": run.key})).status == 401
+        for key in ("", run.key[:-1], run.key + "x"):
+            assert (await node.request("GET", "/v1.0/metadata", {**known, "mesh-key": key})).status == 418, key
+        for path in (
+            "/v1.0/metadata/../state/statestore/k",
+            "/v1.0/state/statestore/k",
+            "/v1.0/metadata/",
+            "/v1.0/shutdown",
+        ):
+            assert (await node.request("GET", path, known)).status == 418, path
+        assert (await node.request("GET", "/v1.0/metadata/appPID", {**known, "dapr-app-id": "app"})).status == 418
+        for command in ("status", "components"):
+            await asyncio.to_thread(_told_by, command, tmp_path)
+
+
+def _told_by(command: str, home: Path) -> None:
+    environment = {**os.environ, "MESH_HOME": str(home), "MESH_BACKBONE": "memory:", "DAPR_API_TOKEN": "secret"}
+    found = subprocess.run(
+        [sys.executable, "-c", f"from gateway.cli import main; raise SystemExit(main([{command!r}]))"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert found.returncode == 0, found
+    assert "answered with" not in found.stdout, found
+    assert ("well" if command == "status" else "middleware.http.theirs") in found.stdout, found
 
 
 async def test_health_is_asked_past_it(memory: Backbone, tmp_path: Path) -> None:
@@ -308,6 +354,31 @@ async def test_what_it_refuses_does_not_reach_the_application(
         else:
             assert reply.json["errorCode"] == "ERR_DIRECT_INVOKE"
             assert b"nobody answers" not in reply.body
+
+
+async def test_the_log_names_the_middleware_that_answers(
+    memory: Backbone, app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the application's place; where it passes the request on, the application has answered."""
+    spec = {"pubsubname": "pubsub", "topic": "t", "routes": {"default": "/t"}}
+    made = theirs(pass_on="mark", no="refuse") + yaml("Subscription", "s", spec, version="v2alpha1")
+    app.answer("/t", 500)
+    caplog.set_level(logging.INFO, "mesh")
+    for names, said in (
+        (["pass_on", "no"], "the middleware no answered 418"),
+        (["pass_on"], "the application answered 500"),
+    ):
+        caplog.clear()
+        ways = configuration(appHttpPipeline=[f"{name}:theirs" for name in names])
+        async with through(memory, tmp_path, made, ways, app=app) as node:
+            await node.publish("t")
+
+            def told(said: str = said) -> None:
+                assert f"attempt 1 failed: {said}; " in caplog.text
+
+            await eventually(told)
+        answered = re.findall(r"the (?:application|middleware \w+) answered \d+", caplog.text)
+        assert set(answered) == {said}, caplog.text
 
 
 async def test_what_is_told_is_on_failures_too(memory: Backbone, tmp_path: Path) -> None:

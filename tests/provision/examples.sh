@@ -12,6 +12,13 @@ if ! cmp -s "$examples/express/package.json" node_modules/.installed; then
     npm install --no-package-lock --no-audit --no-fund --silent
     cp package.json node_modules/.installed
 fi
+grafana=$(cd ../grafana && pwd)
+if ! cmp -s "$grafana/package.json" grafana/node_modules/.installed; then
+    mkdir -p grafana
+    cp "$grafana/package.json" grafana/package.json
+    (cd grafana && npm install --no-package-lock --no-audit --no-fund --silent)
+    cp grafana/package.json grafana/node_modules/.installed
+fi
 cat "$examples/fastapi/requirements.txt" "$examples/flask/requirements.txt" >requirements.txt
 if ! cmp -s requirements.txt .python/.installed; then
     python3 -m venv .python

@@ -16,7 +16,6 @@ from mesh import address
 from mesh.address import Address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.exchange import Exchange
-from mesh.telemetry import Observed
 from mesh.trust.folder import Folder
 from mesh.trust.guard import Guard
 from mesh.trust.identity import Identity, TrustSettings
@@ -106,8 +105,8 @@ class Mesh:
         self.callee: Exchange
         self.evil: Hostile
 
-    def count(self, observed: Observed) -> None:
-        self.counts[observed.labels] += 1
+    def count(self, name: str, labels: tuple[str, ...], *_: object) -> None:
+        self.counts[labels] += 1
 
     def guard(self, app_id: str, mode: str = "strict", *, began: float | None = 0.0, **settings: object) -> Guard:
         """Make a guard that takes what is signed at once, as one does that has run for a while; by None it has not."""

@@ -18,8 +18,10 @@ from cryptography.x509.oid import NameOID
 
 from gateway.cli.dispatch import main
 from mesh.errors import ConfigError, UnprovenError
+from mesh.registry import Registry
 from mesh.tasks import task_group
 from mesh.trust import credential, files
+from mesh.trust import folder as folders
 from mesh.trust.certificates import (
     AS_OF,
     as_pem,
@@ -392,7 +394,7 @@ async def test_files_that_somebody_else_renews(tmp_path: Path, monkeypatch: pyte
     issue()
     paths = out / "shop.pem", out / "shop.key", out / "roots.pem"
     settings = TrustSettings("strict", "public", None, *paths)
-    async with guarding(settings, "default", "shop") as guard, task_group():
+    async with guarding(settings, "default", "shop", Registry()) as guard, task_group():
         first = guard.own
         (out / "shop.pem").write_text("half")
         issue()
@@ -407,7 +409,7 @@ async def test_files_that_somebody_else_renews(tmp_path: Path, monkeypatch: pyte
     )
     for each in wrong:
         with pytest.raises(ConfigError):
-            async with guarding(TrustSettings("strict", "public", None, *each), "default", "shop"):
+            async with guarding(TrustSettings("strict", "public", None, *each), "default", "shop", Registry()):
                 raise AssertionError
 
 
@@ -455,14 +457,14 @@ def test_what_cannot_be_used_now_is_looked_at_again(tmp_path: Path, of_folder: b
     former = source.read()
     assert source.changed() is None
     (folder.rotate if of_folder else write)()
-    file, change = (folder.roots_file, None) if of_folder else (paths[0], files.check_chain)
+    file, change = (folder.roots_file, None) if of_folder else (paths[0], folders.check_chain)
     with pytest.MonkeyPatch.context() as patch:
         if change is None:
             away = tmp_path / "away"
             file.rename(away)
         else:  # As of a time at which it is not valid yet.
             early = datetime.datetime.now(datetime.UTC) - DAY
-            patch.setattr(files, "check_chain", lambda *of: _as_of(early, change, *of))
+            patch.setattr(folders, "check_chain", lambda *of: _as_of(early, change, *of))
         for _ in range(2):
             with pytest.raises(ConfigError):
                 source.changed()
@@ -511,7 +513,7 @@ async def test_a_key_that_others_can_read_is_told(
     for mode, told in ((0o600, False), (0o640, True), (0o604, True), (0o602, True)):
         key.chmod(mode)
         caplog.clear()
-        async with guarding(settings, "default", "shop"):
+        async with guarding(settings, "default", "shop", Registry()):
             assert (f"read or replace {key}" in caplog.text) == told
     key.parent.chmod(0o700)
     assert not settings.open_keys()
@@ -523,10 +525,10 @@ async def test_a_node_with_the_root_renews_itself_and_follows_a_rotation(
     monkeypatch.setattr(files, "LOOK_SECONDS", 0.02)
     folder = Folder(tmp_path)
     with pytest.raises(ConfigError, match="mesh trust init"):
-        async with guarding(TrustSettings("strict", folder=tmp_path), "default", "shop"):
+        async with guarding(TrustSettings("strict", folder=tmp_path), "default", "shop", Registry()):
             raise AssertionError
     folder.init("public")
-    async with guarding(TrustSettings("strict", folder=tmp_path), "default", "shop") as guard:
+    async with guarding(TrustSettings("strict", folder=tmp_path), "default", "shop", Registry()) as guard:
         first = guard.own
         serial = guard.peers.get(first.header).leaf.serial_number  # type: ignore[union-attr]  # It is trusted.
         folder.rotate()

@@ -15,7 +15,7 @@ from mesh import address
 from mesh.access import Gate
 from mesh.application import Headers
 from mesh.blocks.durable import CALLS, REPLY_HEADER, _Callee
-from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, RAN, Record, Records, State, calls_of
+from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, RAN, Record, Records, State, calls_of, new_id
 from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
 from mesh.blocks.store import Item, KeyValueStateStore, StateStore
@@ -189,6 +189,19 @@ async def test_what_another_application_keeps_under_the_same_id(theirs: Record) 
 
 
 DONE = Record("c1", "stock", "/work", State.SUCCEEDED, status=200, body=b"forged", caller="shop")
+
+
+@pytest.mark.parametrize("state", State)
+async def test_an_id_is_that_of_a_call_to_its_callee(state: State) -> None:
+    """Nobody else's own outcome counts under it, though it is proven to be that one's; nor is it said to wait there."""
+    mesh, call_id = Mesh(), new_id("stock")
+    theirs = replace(DONE, id=call_id, app_id="evil", state=state)
+    await mesh.records("shop" if state is State.PENDING else "evil").write(theirs, 60)
+    with pytest.raises(UnprovenError):
+        await mesh.records("shop").get(call_id)
+    await mesh.records("stock").write(replace(DONE, id=call_id), 60)
+    assert await mesh.records("shop").get(call_id) == replace(DONE, id=call_id, headers=[])
+    assert new_id("stock") != call_id
 
 
 @pytest.mark.parametrize("how", ["by another", "by the caller", "not signed", "of another call", "altered", "pending"])

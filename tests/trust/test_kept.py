@@ -49,7 +49,7 @@ class Nodes:
         prefix: str = "",
     ) -> Proofs:
         settings = TrustSettings(mode, folder=self.folder.path)  # type: ignore[arg-type]
-        guard = Guard(settings, lambda observed: self.refused.append(observed.labels))
+        guard = Guard(settings, lambda _, labels, *rest: self.refused.append(labels))
         identity = Identity("public", namespace, app_id)
         guard.take((folder or self.folder).issue(identity), identity)
         return Proofs(guard.kept, Caller(namespace, app_id), on_backbone, ORDERS.space, prefix, scopes)

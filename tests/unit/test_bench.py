@@ -23,6 +23,7 @@ from bench.measure import Row, Sample
 from bench.native import ADAPTER, CLIENTS, client_of
 from bench.native.adapter import Adapter
 from bench.stores import SQLite3, answered
+from bench.watch_and_guard import OFF, SAMPLED, SIGNED, TRACED, WATCHED, WatchResults
 from bench.works import EVENT
 
 
@@ -35,7 +36,13 @@ def test_help_names_every_backbone(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--backbone", "zeromq"], ["--only", "publish,fly"], ["--rounds", "3"], ["--components", "redis,paper"]],
+    [
+        ["--backbone", "zeromq"],
+        ["--only", "publish,fly"],
+        ["--only", "publish,watch"],
+        ["--rounds", "3"],
+        ["--components", "redis,paper"],
+    ],
 )
 def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -137,6 +144,24 @@ def test_goals_of_components_are_met_or_missed() -> None:
     page = results.markdown()
     assert page.count("**missed**") == 4
     assert "redis 0.1, 0.2; secrets 0.3, 0.4" in page
+
+
+def test_goals_of_watching_and_guarding_are_met_or_missed() -> None:
+    def row(work: str, variant: str, *rounds: tuple[float, ...]) -> Row:
+        samples = [Sample(100, 1.0, (), {f"{variant} {place}": cpu for place, cpu in enumerate(of)}) for of in rounds]
+        return Row(work, variant, samples, {variant: 50.0})
+
+    cpus = {OFF: (100.0, 200.0), WATCHED: (104.0, 212.0), TRACED: (105.0, 214.0), SAMPLED: (164.0, 273.0)}
+    odd = (1.0, 1.0)  # A round that is not like the others.
+    rows = [row("invoke", variant, of, odd, of) for variant, of in cpus.items()]
+    rows.append(row("invoke", SIGNED, (164.0, 272.5), odd, (164.0, 272.5)))
+    results = WatchResults(rows, {"date": "today"}, (0.1, 0.2))
+    found = [(pytest.approx(goal.value), goal.met) for goal in results.goals]
+    assert found == [(100 * 16 / 300, False), (60, True), (61, False), (120.5, False)]
+    assert ("invoke", TRACED, "callee", 2) in results.added
+    page = results.markdown()
+    assert page.count("**missed**") == 3
+    assert f"| invoke | {SIGNED} | caller | 60.0 µs |" in page
 
 
 def test_a_bare_store_answers_what_a_gateway_would(tmp_path: Path) -> None:

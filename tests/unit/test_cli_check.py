@@ -368,9 +368,13 @@ def _refers(kind: str, settings: dict[str, str | None], how: str = "secretKeyRef
             {"connectionString": None, "tablePrefix": "a"},
             "(tablePrefix): is not a setting of version",
         ),
-        ("state.postgresql", {"password": None}, "1:1: the setting connectionString is missing, and there is no host"),
+        (
+            "state.postgresql",
+            {"password": None},
+            "7:3: spec.metadata: the setting connectionString is missing, and there is no host",
+        ),
         ("state.cockroachdb", {"connectionString": None}, "5:9: spec.type: state.cockroachdb has the version v2"),
-        ("state.mysql", {"pemPath": None}, "1:1: the setting connectionString is missing: where the"),
+        ("state.mysql", {"pemPath": None}, "7:3: spec.metadata: the setting connectionString is missing: where the"),
         ("state.mysql", {"connectionString": None, "maxConns": "0"}, "(maxConns): not a whole number of at least 1"),
         (
             "state.mongodb",
@@ -485,6 +489,101 @@ def test_every_problem_of_every_file_is_printed(capsys: pytest.CaptureFixture[st
     assert err.endswith("3 problems\n")
 
 
+_ALL_WRONG = {
+    "a.yaml": """\
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {name: r}
+spec:
+  policies:
+    timeouts: {fast: 5x}
+    circuitBreakers: {c: {}}
+  targets:
+    apps:
+      one: {timeout: fsat, retry: none}
+      two: {timeout: fast}
+    actors: {t: {circuitBreaker: c, circuitBreakerScope: ids}}
+""",
+    "b.yaml": """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec:
+  type: state.redis
+  version: v1
+  metadata:
+  - {name: redisHost, vlaue: "a:1"}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec:
+  type: state.reddis
+  version: v1
+scoeps: [x]
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: same}
+spec: {type: state.mongodb, version: v9}
+""",
+    "c.yaml": "x: [",
+    "d.yaml": """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: same}
+spec:
+  type: state.mongodb
+  version: v1
+  metadata:
+  - {name: host, value: h}
+  - {name: password, secretKeyRef: {name: a, key: b}}
+""",
+    "e.yaml": """\
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {name: e}
+spec:
+  tracing: {samplingRate: many}
+  api: {denied: [{name: stat, version: v1.0}]}
+  httpPipeline:
+    handlers:
+    - {name: m, type: state.redis}
+""",
+}
+
+
+def test_one_run_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each once, in the order of files and lines, and nothing that is so only because something else is wrong."""
+    for name, text in _ALL_WRONG.items():
+        _write(f"r/{name}", text)
+    code, out, err = _checked(capsys, "r", "r/b.yaml", ".")
+    assert code == 1
+    told = [line.removeprefix("r/").split(": ")[:2] for line in out.splitlines()]
+    assert told == [
+        ["a.yaml:6:22", "spec.policies.timeouts.fast"],
+        ["a.yaml:12:58", "spec.targets.actors.t.circuitBreakerScope"],
+        ["b.yaml:8:23", "spec.metadata[0].vlaue"],
+        ["b.yaml:14:9", "spec.type"],
+        ["b.yaml:16:1", "scoeps"],
+        ["b.yaml:21:1", "spec.metadata"],
+        ["b.yaml:21:14", "spec.type"],
+        ["c.yaml:1:5", "is not valid YAML"],
+        ["d.yaml:3:18", "metadata.name"],
+        ["d.yaml:9:5", "spec.metadata[1] (password)"],
+        ["e.yaml:5:27", "spec.tracing.samplingRate"],
+        ["e.yaml:6:25", "spec.api.denied[0].name"],
+        ["e.yaml:9:7", "spec.httpPipeline.handlers[0]"],
+    ], out
+    assert err.endswith(f"{len(told)} problems\n")
+    _write("r/c.yaml", "# Now it can be read, and has no policy.")
+    out = _checked(capsys, "r")[1]
+    assert [line.split(": ")[1] for line in out.splitlines() if line.startswith("r/a.yaml:10")] == [
+        "spec.targets.apps.one.timeout",
+        "spec.targets.apps.one.retry",
+    ]
+
+
 _SUBSCRIPTION = """\
 apiVersion: dapr.io/v1alpha1
 kind: Subscription
@@ -492,6 +591,36 @@ metadata: {{name: {name}}}
 spec: {{pubsubname: pubsub, topic: t, route: /{name}, metadata: {{{metadata}}}}}
 scopes: [{scope}]
 """
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            "\n  type: middleware.http.routerchecker\n  version: v1\n",
+            "8:1: spec.metadata: the setting rule is missing: ",
+        ),
+        (
+            "\n  type: middleware.http.oauth2clientcredentials\n  metadata:\n  - {name: clientId, value: me}\n",
+            "10:3: spec.metadata: the setting clientSecret is missing: ",
+        ),
+        (
+            "\n  type: middleware.http.opa\n  metadata: []\n",
+            "10:3: spec.metadata: no policy runs in the gateway itself",
+        ),
+        ("\n  type: state.mongodb\n", "8:1: spec.metadata: one of the settings host, server and connectionString"),
+        ("\n  type: bindings.http\n", "8:1: spec.metadata: the setting url is missing: "),
+    ],
+)
+def test_a_setting_that_is_missing_is_told_where_it_would_be(
+    capsys: pytest.CaptureFixture[str], spec: str, said: str
+) -> None:
+    head = (
+        "# The second one is meant.\n" + "---\n# And here it begins.\napiVersion: dapr.io/v1alpha1\nkind: Component\n"
+    )
+    _write("r/a.yaml", f"{head}metadata:\n  name: a\nspec:{spec}")
+    code, out, _ = _checked(capsys, "r")
+    assert (code, out.splitlines()[0].startswith(f"r/a.yaml:{said}")) == (1, True), out
 
 
 def test_what_the_start_says_of_subscriptions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -565,9 +694,9 @@ def test_secrets_that_nobody_gives(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in err.splitlines() if line.startswith("warning")] == [
         f"warning: r/a.yaml:{place}: refers to the secret '{name}' (key '{key}'), which no secret store gives"
         for place, name, key in (
-            ("21:42: spec.metadata[0] (keyPrefix)", "prefix", "prefix"),
             ("13:7: spec.headers[1] (b)", "nowhere", "k"),
             ("15:23: spec.clientTLS.rootCA (rootCA)", "ca", "ca"),
+            ("21:42: spec.metadata[0] (keyPrefix)", "prefix", "prefix"),
         )
     ]
     _write("secrets.json", '{"here": "x", "nowhere": "y", "ca": "z", "prefix": "p", "k": "k"}')

@@ -481,3 +481,20 @@ def test_lines_of_tutorials_are_understood(
     (spec,) = plan(shlex.split(line), _ENVIRON)
     assert (spec.app_id, spec.config.app_port, spec.config.http_port) == (app_id, app_port, http_port)
     assert spec.command == tuple(command.split())
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+@pytest.mark.parametrize("mode", ["permissive", "strict", "off"])
+def test_sealing_is_an_option_of_identities(by: str, mode: str) -> None:
+    environ = _ENVIRON if by == "option" else {**_ENVIRON, "MESH_TRUST_SEAL": "true"}
+    options = GatewayOptions(app_id="a", trust_mode=mode, trust_seal=by == "option")
+    if mode == "off":
+        with pytest.raises(ConfigError, match="--trust-seal: it needs identities"):
+            gateway_config(options, environ)
+        return
+    trust = gateway_config(options, environ).trust
+    assert trust is not None
+    assert (trust.mode, trust.seal) == (mode, True)
+    plain = gateway_config(replace(options, trust_seal=False), _ENVIRON).trust
+    assert plain is not None
+    assert not plain.seal

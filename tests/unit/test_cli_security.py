@@ -17,7 +17,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _here(open_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(open_path)
-    for name in ("MESH_BACKBONE", "DAPR_API_TOKEN", "MESH_TRUST_MODE", "MESH_TRUST_DIR", "MESH_TRUST_CERT"):
+    for name in (
+        "MESH_BACKBONE",
+        "DAPR_API_TOKEN",
+        "MESH_TRUST_MODE",
+        "MESH_TRUST_DIR",
+        "MESH_TRUST_CERT",
+        "MESH_TRUST_SEAL",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -76,6 +83,25 @@ COMPONENTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "kafka": (component("pubsub.kafka", brokers="k1:9092,k2:9092", authType="none"), [PLAIN]),
     "kafka with a CA": (component("pubsub.kafka", referred("caCert"), brokers="k1:9092", authType="none"), []),
     "kafka with mtls": (component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls"), []),
+    "a URL in plain text": (
+        component("state.postgresql", connectionString="postgres://u@db/x?sslmode=disable"),
+        [PLAIN],
+    ),
+    "a URL on this machine": (
+        component("state.postgresql", connectionString="postgres://u@[::1]/x?sslmode=disable"),
+        [],
+    ),
+    "mysql": (component("state.mysql", connectionString="u:p@tcp(db:3306)/?x=y"), [INURL, PLAIN]),
+    "mysql over TLS": (component("state.mysql", connectionString="u@tcp(db:3306)/?tls=true"), []),
+    "mysql here": (component("state.mysql", connectionString="u@tcp(localhost:3306)/"), []),
+    "rabbitmq by its host": (component("pubsub.rabbitmq", hostname="q", username="u"), [PLAIN]),
+    "rabbitmq over TLS": (component("pubsub.rabbitmq", hostname="q", protocol="amqps"), []),
+    "etcd": (component("state.etcd", endpoints="e:2379"), [PLAIN]),
+    "etcd over TLS": (component("state.etcd", endpoints="e:2379", tlsEnable="true"), []),
+    "cassandra": (component("state.cassandra", hosts="c1,c2"), [PLAIN]),
+    "cassandra over TLS": (component("state.cassandra", hosts="c1", enableHostVerification="true"), []),
+    "memcached": (component("state.memcached", hosts="m:11211"), [PLAIN]),
+    "memcached here": (component("state.memcached", hosts="localhost:11211"), []),
     "unverified": (
         component("pubsub.kafka", *PAIR, brokers="k1:9092", authType="mtls", skipVerify="true"),
         [UNVERIFIED],
@@ -93,6 +119,19 @@ def test_components(capsys: pytest.CaptureFixture[str], text: str, expected: lis
     assert sorted(openings) == sorted(expected)
     assert code == int(any(severity != "low" for severity, _ in expected))
     assert all(each["problem"]["file"] == "a.yaml" and each["problem"]["line"] and each["next"] for each in told)
+
+
+def test_the_environment_of_a_template(capsys: pytest.CaptureFixture[str]) -> None:
+    common = "common: {env: {DAPR_API_TOKEN: t0, COLOUR: red}}"
+    Path("dapr.yaml").write_text(
+        f"version: 1\n{common}\napps: [{{appID: a, appDirPath: ., env: {{DB_PASSWORD: p0}}}}]\n"
+    )
+    _, openings, told = found(capsys, "dapr.yaml")
+    assert openings == [("high", "plain-secret")] * 2
+    assert sorted(each["problem"]["message"] for each in told) == [
+        "application a: DAPR_API_TOKEN is in the file",
+        "application a: DB_PASSWORD is in the file",
+    ]
 
 
 POLICY = {"appId": "a", "namespace": "n", "trustDomain": "public"}
@@ -138,6 +177,19 @@ def test_callers_that_are_asked_to_prove_who_they_are(
 
 
 PERMISSIVE = ("medium", "permissive-trust")
+
+
+def test_what_is_stored_is_not_sealed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where calls are: an operator who has asked for that is told what it does not cover."""
+    Path("c.yaml").write_text(yaml("Component", "orders", {"type": "pubsub.mesh", "version": "v1", "metadata": []}))
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    assert found(capsys, "c.yaml")[1] == []
+    monkeypatch.setenv("MESH_TRUST_SEAL", "true")
+    code, openings, told = found(capsys, "c.yaml")
+    assert (code, openings) == (0, [("low", "stored-open")])
+    assert "events of orders, durable calls and their outcomes" in told[0]["problem"]["message"]
+    monkeypatch.setenv("MESH_TRUST_MODE", "permissive")
+    assert "sent calls in the open" in found(capsys, "c.yaml")[2][0]["problem"]["message"]
 
 
 @pytest.mark.parametrize("by", ["variables", "template"])
@@ -305,7 +357,7 @@ def test_what_was_not_looked_at(
     where = "." if files is not None else "away"
     main(["check", "--security", where])
     out = capsys.readouterr().out
-    assert out.endswith(f"so far nothing open\nwhat is open was not looked for in {unseen[0]}\n")
+    assert out.endswith(f"so far nothing open\nwhat is open was not looked for everywhere in {unseen[0]}\n")
     if files:
         Path("z.yaml").write_text(component("state.redis", redisHost=REMOTE))
         assert main(["check", "--security", "-o", "json", where]) == 1

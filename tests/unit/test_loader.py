@@ -205,7 +205,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
         + "    apps: {a: {timeout: fsat, retry: DaprBuiltInServiceRetries}}\n"
         + "    actors: {t: {circuitBreaker: c}}\n"
         + "    components: {p: {inbound: {retry: zzz}, outbond: {}}}\n",
-        ["f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?"],
+        [
+            "f.yaml:7:25: spec.targets.apps.a.timeout: there is no timeout policy 'fsat'; did you mean 'fast'?",
+            "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: a circuit breaker of actors needs a "
+            "circuitBreakerScope: type, id or both",
+            "f.yaml:9:39: spec.targets.components.p.inbound.retry: there is no retry policy 'zzz'",
+            "f.yaml:9:45: spec.targets.components.p.outbond: unknown field; did you mean 'outbound'?",
+        ],
     ),
     "what would be around nothing": (
         RESILIENCY
@@ -228,8 +234,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         + "    actors: {t: {circuitBreaker: x}}\n"
         + "    components: {p: {inbound: {retry: zzz}}}\n",
         [
+            "f.yaml:7:25: spec.targets.apps.a.timeout: there is no timeout policy 'fsat'; did you mean 'fast'?",
             "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: "
             "a circuit breaker of actors needs a circuitBreakerScope: type, id or both",
+            "f.yaml:8:34: spec.targets.actors.t.circuitBreaker: there is no circuit breaker policy 'x'",
+            "f.yaml:9:39: spec.targets.components.p.inbound.retry: there is no retry policy 'zzz'",
         ],
     ),
     "unknown policies": (

@@ -6,20 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.check import check
+from gateway.config import GatewayConfig
 from gateway.metrics.endpoint import breaker_states
 from gateway.metrics.exposition import exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Rules
 from gateway.metrics.sources import BREAKERS, GATEWAY, HTTP_SERVED, SOURCES
 from gateway.metrics.table import METRICS
+from gateway.settings import load_settings
 from mesh import telemetry
 from mesh.conditions import Conditions
-from mesh.errors import BrokerUnavailableError, ConfigError
+from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.policies import CircuitBreaker, Guard, Policy
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
 from mesh.resources.metric_patterns import PathPatterns, substitution
-from mesh.telemetry import EVENTS_PUBLISHED, OPERATIONS, OTHER, Observed
+from mesh.telemetry import EVENTS_PUBLISHED, OPERATIONS, OTHER
 
 COMPONENT = "component namespace operation success"
 EVENT = "component namespace success topic"
@@ -99,8 +102,8 @@ def test_labels_are_bounded() -> None:
     """What comes beyond is counted together, under the labels that are known."""
     recorder = Recorder()
     for number in range(MAX_SERIES + 5):
-        recorder(Observed(EVENTS_PUBLISHED, ("pubsub", f"t{number}")))
-        recorder(Observed(OPERATIONS, ("state", "get", f"s{number}", "ok")))
+        recorder(EVENTS_PUBLISHED, ("pubsub", f"t{number}"))
+        recorder(OPERATIONS, ("state", "get", f"s{number}", "ok"))
     assert len(lines(recorder, "mesh_events_published_total")) == MAX_SERIES + 1
     assert f'mesh_events_published_total{{app_id="app",component="{OTHER}",topic="{OTHER}"}} 5' in lines(
         recorder, "mesh_events_published_total"
@@ -135,7 +138,7 @@ def test_labels_are_cut() -> None:
     """Each is written for every bucket."""
     recorder = Recorder()
     for _ in range(2):
-        recorder(Observed(EVENTS_PUBLISHED, ("pubsub", "t" * 10_000)))
+        recorder(EVENTS_PUBLISHED, ("pubsub", "t" * 10_000))
     topic = "t" * MAX_LABEL
     assert lines(recorder, "mesh_events_published_total") == [
         f'mesh_events_published_total{{app_id="app",component="pubsub",topic="{topic}"}} 2'
@@ -150,7 +153,7 @@ def test_whatever_is_observed_can_be_counted() -> None:
     assert names <= SOURCES.keys()
     recorder = Recorder()
     for name in names:
-        recorder(Observed(name, ("x",) * len(SOURCES[name])))
+        recorder(name, ("x",) * len(SOURCES[name]))
     assert {key[0] for key in recorder.snapshot()} == names
 
 
@@ -158,7 +161,7 @@ def test_histograms() -> None:
     """Buckets include their bound, and count everything below."""
     recorder = Recorder(buckets=(1, 10))
     for milliseconds in (0.5, 1, 2, 10, 11):
-        recorder.record((HTTP_SERVED, ("GET", "/", "200"), ()), milliseconds)
+        recorder(HTTP_SERVED, ("GET", "/", "200"), 1, milliseconds / 1000)
     labels = 'app_id="app",method="GET",path="/",status="200"'
     name = "dapr_http_server_latency"
     assert lines(recorder, f"{name}_bucket") == [
@@ -250,3 +253,44 @@ def test_what_cannot_be_meant_is_told_with_its_place(
     (problem,) = raised.value.problems
     assert str(problem).startswith(f"{path}:{place}: spec.{section.strip()}.")
     assert message in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("rule", "place", "said"),
+    [
+        (
+            "{name: dapr_http_server_latncy, labels: []}",
+            "4:33: spec.metrics.rules[0].name",
+            "a gateway has no metric 'dapr_http_server_latncy'; did you mean 'dapr_http_server_latency'?",
+        ),
+        ("{name: dapr_runtime_actor_timers}", "4:33: spec.metrics.rules[0].name", "has no metric"),
+        (
+            "{name: http/server/latency, labels: [{name: paht, regex: {x: y}}]}",
+            "4:70: spec.metrics.rules[0].labels[0].name",
+            "dapr_http_server_latency has no label 'paht', but app_id, method, path, status",
+        ),
+        (
+            "{name: http_server_latency, labels: [{name: path, regex: {$9: y}}]}",
+            "4:88: spec.metrics.rules[0].labels[0].regex.$9",
+            "'y' has no group '9', so that nothing takes the place of $9",
+        ),
+        (
+            "{name: http_server_latency, labels: [{name: path, regex: {$1x: (y)}}]}",
+            "4:89: spec.metrics.rules[0].labels[0].regex.$1x",
+            "'(y)' has no group '1x', so that nothing takes the place of $1x; did you mean ${1}x?",
+        ),
+    ],
+)
+def test_rules_without_effect_are_told(rule: str, place: str, said: str, tmp_path: Path) -> None:
+    """By ``mesh check`` and at start, with their place; Dapr has more metrics, so the file loads."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\n"
+        "spec: {metrics: {rules: [" + rule + "]}}\n"
+    )
+    [warning] = check([path]).warnings
+    assert str(warning).startswith(f"{path}:{place}: ")
+    assert said in str(warning)
+    at_start: list[Problem] = []
+    load_settings(GatewayConfig("app", home=tmp_path, configuration_files=(path,)), at_start)
+    assert at_start == [warning]

@@ -34,16 +34,22 @@ from mesh.telemetry import (
     EVENTS_PUBLISHED,
     FAILED,
     OPERATIONS,
-    Observed,
 )
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component
 
 
 class Seen(Counter[tuple[str, ...]]):
-    def __call__(self, observed: Observed) -> None:
-        assert observed.seconds >= 0
-        self[(observed.name, *observed.labels)] += observed.times
+    def __call__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        times: int = 1,
+        seconds: float = 0.0,
+        details: tuple[str, ...] = (),
+    ) -> None:
+        assert seconds >= 0
+        self[(name, *labels)] += times
 
 
 async def test_a_node_tells_its_observer() -> None:

@@ -77,3 +77,25 @@ async def test_what_decides_is_refused(field: bytes) -> None:
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n" + field + b"\r\n\r\nabc"
     with pytest.raises(BadHttpMessage):
         await read(request)
+
+
+BODY = b"PUT /five HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na\r\n\r\nbody"
+
+
+@pytest.mark.parametrize(
+    "whole", [PLAIN, GET, POST, CHUNKED, PLAIN + BODY, BODY + PLAIN, CHUNKED + BODY, BODY + CHUNKED]
+)
+async def test_half_a_header_is_known(whole: bytes) -> None:
+    """However it comes; a request that is complete leaves none, and neither does one whose body is on its way."""
+    loop = asyncio.get_running_loop()
+    for cut in range(len(whole)):
+        parser = RequestParser(
+            BaseProtocol(loop), loop, 2**16, max_line_size=8190, max_field_size=8190, max_headers=128
+        )
+        parser.feed_data(whole[:cut])
+        parser.feed_data(whole[cut:])
+        assert not parser.half, cut
+        parser.feed_data(PLAIN[:9])
+        assert parser.half, cut
+        parser.feed_data(PLAIN[9:])
+        assert not parser.half, cut

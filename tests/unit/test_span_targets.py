@@ -54,11 +54,13 @@ def test_header_fields_and_time() -> None:
     environ = {
         VARIABLE + "HEADERS": "a=1,b=x%20y, c = d ",
         VARIABLE + "TIMEOUT": "2500",
+        VARIABLE + "TRACES_COMPRESSION": "gzip",
+        VARIABLE + "COMPRESSION": "none",
         VARIABLE + "ENDPOINT": "http://u:p4ss@c",
     }
     found = targets_of(None, environ, {"a": "file"}).otlp
     assert found is not None
-    assert (found.headers, found.timeout) == ({"a": "file", "b": "x y", "c": "d"}, 2.5)
+    assert (found.headers, found.timeout, found.gzip) == ({"a": "file", "b": "x y", "c": "d"}, 2.5, True)
     assert "p4ss" not in found.where
     given = targets_of(Tracing(otel=OTel("c:1", timeout=Timeout(7.0))), environ, {}).otlp
     assert given is not None
@@ -71,6 +73,7 @@ def test_header_fields_and_time() -> None:
     [
         ({"ENDPOINT": "c", "PROTOCOL": "udp"}, "OTEL_EXPORTER_OTLP_PROTOCOL: is grpc, or http/protobuf, not 'udp'"),
         ({"ENDPOINT": "http://"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be host:port or a URL, not 'http://'"),
+        ({"ENDPOINT": "c", "COMPRESSION": "br"}, "OTEL_EXPORTER_OTLP_COMPRESSION: is gzip or none, not 'br'"),
         ({"ENDPOINT": "c", "TIMEOUT": "soon"}, "OTEL_EXPORTER_OTLP_TIMEOUT: is a number of milliseconds, not 'soon'"),
     ],
 )
