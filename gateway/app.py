@@ -65,7 +65,7 @@ class Gateway:
         """Prepare; ``running`` starts."""
         self.config = config
         self.app_id = config.app_id
-        self.outbound_ready = False
+        self._open = False
         self.stopping = asyncio.Event()
         self.forced = False
         self.lost = False
@@ -83,12 +83,25 @@ class Gateway:
     # What the routes ask
 
     @property
+    def proven(self) -> bool:
+        """Whether the gateway can prove who it is, or need not."""
+        guard = self._runtime.exchange.guard
+        return guard is None or guard.standing.proven.is_set()
+
+    @property
+    def outbound_ready(self) -> bool:
+        """Whether calls out of the application work."""
+        return self._open and self.proven
+
+    @property
     def not_ready(self) -> Sequence[str]:
         """What is missing until everything works."""
         if self.stopping.is_set():
             return ("shutting-down",)
-        if not self.outbound_ready:
+        if not self._open:
             return ("components",)
+        if not self.proven:
+            return ("identity",)
         if self.config.app_port is not None and not self._runtime.serving:
             return ("app",)
         return ()
@@ -242,7 +255,7 @@ class Gateway:
                 self.metrics_port = await stack.enter_async_context(
                     listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
                 )
-            self.outbound_ready = True
+            self._open = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"

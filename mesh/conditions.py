@@ -238,13 +238,13 @@ class Condition:
         if self.state is not State.GIVEN_UP:
             self._become(State.GIVEN_UP, f"given up after {attempts} attempts: {reason}")
 
-    def fails(self, reason: str) -> None:
-        """Note that an operation failed which nothing makes again."""
+    def fails(self, reason: str, *, level: int = logging.INFO) -> None:
+        """Note that an operation failed which nothing makes again; ``level`` is the log's."""
         self._reason, self._failed_at = reason[:MAX_TEXT], self._clock()
         self._counts.given_up += 1
         if self.state is State.WELL:
             self._since = self._failed_at
-            self._become(State.GIVEN_UP, f"fails: {reason}")
+            self._become(State.GIVEN_UP, f"fails: {reason}", level)
 
     def works(self, *, repeated: bool) -> None:
         """Note that an attempt worked.
@@ -265,11 +265,11 @@ class Condition:
             f"{counts.given_up} operations given up",
         )
 
-    def _become(self, state: State, text: str) -> None:
+    def _become(self, state: State, text: str, level: int = logging.INFO) -> None:
         self.state = state
         if self._quiet is not None:
             return
-        logger.info("%s: %s", self.label, text)
+        logger.log(level, "%s: %s", self.label, text)
         if state is State.WELL:
             self._hold_back()
 

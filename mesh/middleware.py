@@ -21,15 +21,16 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from mesh.application import Headers
 from mesh.errors import MeshError
 
-__all__ = ["Answer", "Body", "Given", "Middleware", "MiddlewareError", "Onward", "Request", "through"]
+if TYPE_CHECKING:
+    from mesh.conditions import Conditions
 
-logger = logging.getLogger(__name__)
+__all__ = ["Answer", "Body", "Given", "Middleware", "MiddlewareError", "Onward", "Request", "through"]
 
 
 class MiddlewareError(MeshError):
@@ -37,10 +38,12 @@ class MiddlewareError(MeshError):
 
     Attributes:
         known: Whether its text is for callers: what a middleware says itself is for the log alone.
+        answer: What the request is answered all the same; None = that the middleware cannot tell.
     """
 
     code = "MIDDLEWARE_ERROR"
     known = False
+    answer: Answer | None = None
 
 
 class Body(Protocol):
@@ -149,6 +152,7 @@ def through(
     names: Sequence[str],
     opened: Mapping[str, Middleware],
     lives: Mapping[str, AbstractContextManager[object]],
+    conditions: Conditions,
     last: Onward,
 ) -> Onward:
     """Put middleware around what takes the requests at last.
@@ -157,10 +161,11 @@ def through(
         names: Of the components, outermost first.
         opened: Those that are open, as they are at any time.
         lives: Of each one, entered while it is used.
+        conditions: The node's: the log has a line for each change, and not for each request.
         last: What is behind them.
     """
     for name in reversed(names):
-        last = _step(name, opened, lives, last)
+        last = _step(name, opened, lives, conditions, last)
     return last
 
 
@@ -168,14 +173,18 @@ def _step(
     name: str,
     opened: Mapping[str, Middleware],
     lives: Mapping[str, AbstractContextManager[object]],
+    conditions: Conditions,
     onward: Onward,
 ) -> Onward:
+    condition = conditions.of("middleware", name)
+
     async def step(request: Request) -> Answer:
         passed = False
 
         async def pass_on(changed: Request) -> Answer:
             nonlocal passed
             passed = True
+            condition.works(repeated=False)
             return await onward(changed)
 
         middleware = opened.get(name)
@@ -187,8 +196,12 @@ def _step(
             except MiddlewareError as error:
                 if error.known:
                     raise
-                logger.warning("the middleware %s lets nothing through: %s", name, error)
-                raise _unsaid(f"the middleware {name} cannot tell now; the gateway's log says why") from error
+                condition.fails(f"it lets nothing through: {error}", level=logging.WARNING)
+                if error.answer is None:
+                    raise _unsaid(f"the middleware {name} cannot tell now; the gateway's log says why") from error
+                answer = error.answer
+            else:
+                condition.works(repeated=False)
         return answer if passed else replace(answer, headers=(*answer.headers, *request.told), by=name)
 
     return step

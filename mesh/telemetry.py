@@ -37,6 +37,7 @@ __all__ = [
     "Observer",
     "POLICIES_ACTIVATED",
     "POLICIES_APPLIED",
+    "RESILIENCIES_LOADED",
     "Tracing",
     "UNPROVEN",
     "UNTOLD",
@@ -60,6 +61,7 @@ BATCHES = "batches"  # component, topic; handed to the application, ``times`` is
 BROKER_PUBLISHED = "broker_published"  # broker (nats/orders: of a component), kind of address, outcome; likewise
 APPLICATION_CALLED = "application_called"  # verb, path, status, or outcome as of an operation; likewise
 COMPONENTS_OPENED = "components_opened"  # name, type, outcome; likewise
+RESILIENCIES_LOADED = "resiliencies_loaded"  # name; likewise
 POLICIES_APPLIED = "policies_applied"  # what is called, of what, Resiliency, policy, state of a breaker; likewise
 POLICIES_ACTIVATED = "policies_activated"  # the same, when one begins to act; likewise
 EVENTS_PUBLISHED = "events_published"  # component, topic

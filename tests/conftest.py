@@ -10,10 +10,12 @@ import logging
 import pkgutil
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,6 +206,15 @@ class _Forgotten(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said.append(self.format(record))
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Give a folder that other users of the machine can look into, as they cannot into ``tmp_path``."""
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made).resolve()
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ class Attempts(Generic[_Got]):
         self._seconds = {True: done, False: failed}
         self._last: asyncio.Task[_Got | MiddlewareError] | None = None
         self._next_at = -math.inf
+        self._failed = False
 
     def begin(self) -> None:
         """Begin one, unless one runs or counts yet; this does not wait for it."""
@@ -85,7 +86,9 @@ class Attempts(Generic[_Got]):
             logger.exception("%s", self._failing)
             found = MiddlewareError(f"it failed: {type(error).__name__}")
         worked = not isinstance(found, MiddlewareError)
-        if not worked:
-            logger.warning("%s: %s", self._failing, found)
+        if worked == self._failed:  # The log has a line for each change: who waits asks once a second.
+            level, text = (logging.INFO, "that is over") if worked else (logging.WARNING, found)
+            logger.log(level, "%s: %s", self._failing, text)
+        self._failed = not worked
         self._next_at = time.monotonic() + self._seconds[worked]
         return found

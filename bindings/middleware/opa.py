@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import http
-import logging
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -20,8 +19,6 @@ from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, VERBATIM, setting, whole
 
 __all__ = ["OPAMiddleware"]
-
-logger = logging.getLogger(__name__)
 
 FAILED = ("x-dapr-opa-error", "true")
 OF_BODY = ("content-length", "transfer-encoding")
@@ -97,22 +94,22 @@ class OPAMiddleware(ComponentAdapter):
             raise self._problem(f"the policy service refuses the policy: {errors or answer.reason()}", "rego")
 
     async def handle(self, request: Request, onward: Onward) -> Answer:
-        """Pass on what is allowed."""
+        """Pass on what is allowed; raises ``MiddlewareError`` where that is not decided."""
         given = await self._input(request)
         try:
             told = (await self._service.value({"input": {"request": given}})).body
         except MiddlewareError as error:
-            return self._failed(str(error))
+            raise self._failed(str(error)) from error
         result = told.get("result") if isinstance(told, dict) else None
         if isinstance(result, bool):
             result = {"allow": result}
         if not isinstance(result, dict):
-            return self._failed("it has no such document, or its value is neither true, false nor an object")
+            raise self._failed("it has no such document, or its value is neither true, false nor an object")
         status, allow = result.get("status_code", self._settings.status), result.get("allow", False)
         more = result.get("additional_headers", {})
         fine = isinstance(status, int) and 200 <= status <= 599 and isinstance(allow, bool) and isinstance(more, dict)
         if not fine or not all(_field(*pair) for pair in more.items()):
-            return self._failed("its value has an allow, a status_code or additional_headers that cannot be")
+            raise self._failed("its value has an allow, a status_code or additional_headers that cannot be")
         if not allow:
             return _refused(status, *more.items())
         for name, value in more.items():
@@ -142,9 +139,10 @@ class OPAMiddleware(ComponentAdapter):
                 given["body"] = base64.b64encode(data).decode()
         return given
 
-    def _failed(self, reason: str) -> Answer:
-        logger.warning("requests are refused, for the policy service does not decide: %s", reason)
-        return _refused(self._settings.status, FAILED)
+    def _failed(self, reason: str) -> MiddlewareError:
+        error = MiddlewareError(f"the policy service does not decide: {reason}")
+        error.answer = _refused(self._settings.status, FAILED)
+        return error
 
 
 def _refused(status: int, *fields: tuple[str, str]) -> Answer:

@@ -38,6 +38,7 @@ from mesh.resources.component import (
     TemplateTokens,
     resolve_entries,
     without_secret,
+    without_variable,
 )
 from mesh.resources.configuration import Configuration
 from mesh.resources.loader import (
@@ -381,6 +382,8 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     secrets = _known_secrets(by_store, endpoints, registry, findings, sure=False)
     users: list[Component | HTTPEndpoint] = [*by_store, *endpoints]
     findings.warn([problem for each in users for problem in without_secret(each, secrets)])
+    # Where the files are used, it may be set.
+    findings.warn([problem for each in users for problem in without_variable(each, os.environ)])
 
 
 def _endpoint_problems(endpoint: HTTPEndpoint, here: GatewayConfig | None) -> Sequence[Problem]:

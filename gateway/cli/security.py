@@ -20,13 +20,13 @@ from mesh.host import is_secret_name
 from mesh.registry import Registry
 from mesh.resources.component import EnvRef, SecretRef
 from mesh.resources.settings import declared_by
+from mesh.trust.identity import TrustSettings, is_open
 from mesh.urls import without_credentials
 
 if TYPE_CHECKING:
     from gateway.config import GatewayConfig
     from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
     from mesh.resources.configuration import Configuration
-    from mesh.trust.identity import TrustSettings
 
 __all__ = ["SEVERITIES", "Opening", "Severity", "look"]
 
@@ -267,17 +267,8 @@ def _key_files(component: Component, name: str, text: str) -> Iterator[Path]:
     else:
         return
     for file in files:
-        if _mode(file) & stat.S_IROTH:
+        if is_open(file, stat.S_IROTH):
             yield file
-
-
-def _mode(file: Path) -> int:
-    """Give who may do what with a file; nothing when it is none, or cannot be looked at."""
-    try:
-        mode = file.stat().st_mode
-    except (OSError, ValueError):
-        return 0
-    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else 0
 
 
 def _endpoint(endpoint: HTTPEndpoint) -> Iterator[Opening]:

@@ -19,7 +19,6 @@ from gateway.metrics.sources import (
     ERRORS_TOLD,
     GATEWAY,
     OLDEST,
-    RESILIENCIES,
     TAKEN,
     WAITING,
 )
@@ -134,7 +133,6 @@ def _now(runtime: Runtime) -> Measured:
     told = runtime.description
     return {
         COMPONENTS: [((), Series(times=len(told.components)))],
-        RESILIENCIES: [((name,), Series(times=1)) for name in told.resiliencies],
         BREAKERS: breaker_states(runtime.conditions.breakers()),
         GATEWAY: [((__version__,), Series(times=1))],
     }

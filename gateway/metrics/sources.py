@@ -20,7 +20,6 @@ __all__ = [
     "OLDEST",
     "OPEN",
     "PROBED",
-    "RESILIENCIES",
     "SIZES",
     "SOURCES",
     "TAKEN",
@@ -37,7 +36,6 @@ PROBED = "probed"
 ERRORS_TOLD = "errors_told"
 # Looked at when somebody asks.
 BREAKERS = "breakers"
-RESILIENCIES = "resiliencies"
 COMPONENTS = "components"
 GATEWAY = "gateway"
 WAITING = "waiting"
@@ -51,6 +49,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.BROKER_PUBLISHED: ("broker", "kind", "outcome"),
     telemetry.APPLICATION_CALLED: ("verb", "path", "status"),
     telemetry.COMPONENTS_OPENED: ("component", "type", "outcome"),
+    telemetry.RESILIENCIES_LOADED: ("resource",),
     telemetry.POLICIES_APPLIED: ("what", "of", "resource", "policy", "status"),
     telemetry.POLICIES_ACTIVATED: ("what", "of", "resource", "policy", "status"),
     telemetry.EVENTS_PUBLISHED: ("component", "topic"),
@@ -72,7 +71,6 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     PROBED: ("protocol", "status"),
     ERRORS_TOLD: ("code", "category"),
     BREAKERS: ("what", "of", "resource", "status"),
-    RESILIENCIES: ("resource",),
     COMPONENTS: (),
     GATEWAY: ("version",),
     WAITING: ("component", "topic"),

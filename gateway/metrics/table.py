@@ -262,7 +262,7 @@ def _runtime() -> Iterator[Metric]:
     yield _one("dapr_resiliency_cb_state", "gauge", text, sources.BREAKERS, state)
     loaded: Mapping[str, str | Label] = {"name": "resource", "namespace": NAMESPACE}
     text = "Number of times that a Resiliency was loaded."
-    yield _one("dapr_resiliency_loaded", "counter", text, sources.RESILIENCIES, loaded)
+    yield _one("dapr_resiliency_loaded", "counter", text, telemetry.RESILIENCIES_LOADED, loaded)
     yield from _access()
     told: Mapping[str, str | Label] = {"error_code": "code", "category": "category"}
     yield _one(

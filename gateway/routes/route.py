@@ -34,7 +34,10 @@ class Node(Protocol):
     """What the routes ask of the gateway about itself."""
 
     app_id: str
-    outbound_ready: bool
+
+    @property
+    def outbound_ready(self) -> bool:
+        """Whether calls out of the application work."""
 
     @property
     def not_ready(self) -> Sequence[str]:

@@ -27,7 +27,7 @@ from mesh.blocks.query import Queried, Query
 from mesh.blocks.store import MAX_PARALLEL, Item, StateStore, Stored
 from mesh.errors import ConfigError, EncryptionError, FeatureNotSupportedError, MeshError
 from mesh.registry import needs
-from mesh.resources.component import Component, Secret
+from mesh.resources.component import Component, Secret, SecretRef
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -60,7 +60,7 @@ def encryption_keys(component: Component) -> tuple[Key, ...]:
         if entry is None:
             continue
         source = entry.value.source if isinstance(entry.value, Secret) else None
-        if source is None:
+        if not isinstance(source, SecretRef):
             reason = "must refer to a secret (secretKeyRef): the name of the key within it is stored with every value"
             problems.append(component.problem(reason, setting=name))
             continue

@@ -46,7 +46,8 @@ class MiddlewareService(ComponentService):
         """
         names = [each.name for each in _handlers(self._parts.configuration, section)]
         opened = cast("Mapping[str, Middleware]", self.components)
-        return through(names, opened, self._parts.lives, last) if names else None
+        conditions = self._parts.inbound.conditions
+        return through(names, opened, self._parts.lives, conditions, last) if names else None
 
 
 async def open_middleware(component: Component, parts: Parts) -> OpenMiddleware:

@@ -36,8 +36,8 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
@@ -58,7 +58,7 @@ from mesh.errors import (
     StreamBrokenError,
     UnprovenError,
 )
-from mesh.tasks import task_group
+from mesh.tasks import task_group, until_any
 from mesh.trust.identity import ProveAgainError
 
 if TYPE_CHECKING:
@@ -421,10 +421,35 @@ class Exchange:
             serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{number:x}")
             self._serving.append(serving)
             try:
-                async with self.broker.serve(address, group, careful(serving.receive)):
+                async with self._while_proven(lambda: self.broker.serve(address, group, careful(serving.receive))):
                     yield
             finally:
                 self._serving.remove(serving)
+
+    @asynccontextmanager
+    async def _while_proven(self, serve: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
+        """Serve, but for when this node cannot prove its answers: others do, or callers are told that nobody does."""
+        if self.guard is None:
+            async with serve():
+                yield
+            return
+        standing, decided, leaving = self.guard.standing, asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            while not leaving.is_set():
+                if standing.proven.is_set():
+                    async with serve():
+                        decided.set()
+                        await until_any(standing.ended, leaving)
+                else:
+                    decided.set()
+                    await until_any(standing.proven, leaving)
+
+        async with task_group() as tasks:
+            tasks.create_task(hold(), name="exchange-hold")
+            await decided.wait()
+            yield
+            leaving.set()
 
 
 def _asking_for(message: Message, deadline: float, streamed: bool, watched: bool) -> Message:

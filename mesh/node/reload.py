@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -36,6 +36,7 @@ from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, PIPELINES, Conf
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
+from mesh.telemetry import RESILIENCIES_LOADED, nobody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -269,6 +270,15 @@ class Live:
     serve: Serve
     unexpected: set[tuple[str, str]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """Count what is at work from the start."""
+        self._count(self.resources.resiliencies)
+
+    def _count(self, loaded: Iterable[Resiliency]) -> None:
+        observer = self.parts.own_observer or nobody
+        for each in loaded:
+            observer(RESILIENCIES_LOADED, (each.name,))
+
     async def apply(self, wanted: Resources) -> Told:
         """Put other resources to work; what fails is left as it was, and tried again with the next ones."""
         done: list[Step] = []
@@ -336,7 +346,9 @@ class Live:
         self.parts.policies = ResiliencyPolicies(wanted.resiliencies, self.app_id)
         self.pipeline.apply(self.policies if wanted.resiliencies else None)
         self.resources = dataclasses.replace(self.resources, resiliencies=wanted.resiliencies)
-        done += [step for step in changed if isinstance(step.resource, Resiliency)]
+        taken = [step for step in changed if isinstance(step.resource, Resiliency)]
+        self._count(step.after for step in taken if isinstance(step.after, Resiliency))
+        done += taken
 
     def _ordered(self, changed: Sequence[Step], kept: list[Problem]) -> list[Step]:
         """Give steps of components that may be taken: secret stores first, what is removed last."""

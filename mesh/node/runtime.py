@@ -217,7 +217,8 @@ class Runtime(Steps):
             raise ConfigError(problems)
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
-        guard = await enter(proving(settings.trust, settings.namespace, settings.app_id, registry, self._observer))
+        named = settings.namespace, settings.app_id
+        guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
         self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()

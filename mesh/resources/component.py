@@ -34,6 +34,7 @@ __all__ = [
     "resolve_entries",
     "without_secret",
     "without_store",
+    "without_variable",
 ]
 
 KUBERNETES = "kubernetes"
@@ -46,12 +47,12 @@ class Secret:
     """Text that must not reach a log: ``repr`` and ``str`` are masked, `reveal` gives it.
 
     Attributes:
-        source: The secret of a store that it was read from; None = it came from elsewhere.
+        source: The secret of a store, or the variable, that it was read from; None = it came from elsewhere.
         assumed: Whether it stands for a text that is not known here: nothing may be concluded from what it says.
     """
 
     _text: str
-    source: SecretRef | None = field(default=None, compare=False)
+    source: SecretRef | EnvRef | None = field(default=None, compare=False)
     assumed: bool = field(default=False, compare=False)
 
     def __repr__(self) -> str:
@@ -328,6 +329,17 @@ def _missing(ref: SecretRef) -> str:
     return f"refers to the secret '{ref.name}' (key '{ref.key}'), which no secret store gives"
 
 
+def without_variable(resource: Component | HTTPEndpoint, environ: Mapping[str, str]) -> list[Problem]:
+    """Find references to variables that are not set: what they give is empty."""
+    return [
+        _problem(f"the variable '{entry.value.variable}' is not set, so this is empty", entry, resource.file, None)
+        for entry in resource.metadata
+        if isinstance(entry.value, EnvRef)
+        and entry.value.variable not in environ
+        and env_refusal(entry.value.variable, environ) is None
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateTokens:
     """What the template tokens of metadata values expand to.
@@ -434,7 +446,7 @@ def _resolve(
             refusal = env_refusal(variable, environ)
             if refusal is not None:
                 raise ValueError(refusal)
-            return Secret(expand_template(environ.get(variable, ""), tokens))
+            return Secret(expand_template(environ.get(variable, ""), tokens), value)
         case SecretRef():
             if value not in secrets:
                 raise ValueError(_missing(value))

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from mesh.errors import ConfigError, Problem
-from mesh.resources.component import Component
+from mesh.resources.component import Component, EnvRef, Secret
 from mesh.values import parse_bool, parse_duration, parse_size, parse_whole, show_duration
 
 __all__ = [
@@ -342,6 +342,9 @@ def gather(component: Component, model: type[_Model], problems: list[Problem]) -
 
 def _missing(component: Component, declared: Setting, name: str | None) -> Problem:
     if name is not None:
-        return component.problem("must not be empty", setting=name)
+        value = None if (entry := component.entry(name)) is None else entry.value
+        source = value.source if isinstance(value, Secret) else None
+        why = f"; the variable '{source.variable}' is not set, or is empty" if isinstance(source, EnvRef) else ""
+        return component.problem(f"must not be empty{why}", setting=name)
     told = declared.told[:1].lower() + declared.told[1:].replace("`", "")
     return component.missing(f"the setting {declared.name} is missing: {told}")

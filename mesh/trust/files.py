@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from mesh.conditions import Conditions
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 from mesh.telemetry import Observer, nobody
@@ -44,7 +45,12 @@ class _Kept(Protocol):
 
 @asynccontextmanager
 async def guarding(
-    settings: TrustSettings, namespace: str, app_id: str, registry: Registry, observer: Observer = nobody
+    settings: TrustSettings,
+    namespace: str,
+    app_id: str,
+    registry: Registry,
+    observer: Observer = nobody,
+    conditions: Conditions | None = None,
 ) -> AsyncIterator[Guard]:
     """Give a node's guard, whose certificate and roots are kept fresh while it is entered; raises ``ConfigError``."""
     identity = Identity(settings.trust_domain, namespace, app_id)
@@ -67,11 +73,14 @@ async def guarding(
         for key in await asyncio.to_thread(settings.open_keys):
             logger.warning("other users of this machine can read or replace %s: chmod 600 %s", key, key)
         tasks = await stack.enter_async_context(task_group())
+        condition = (conditions or Conditions()).of("identity", app_id)
         keeping = tasks.create_task(_keep(source, guard, identity), name="trust-keep")
+        watching = tasks.create_task(guard.standing.watch(guard, condition), name="trust-watch")
         try:
             yield guard
         finally:
             keeping.cancel()
+            watching.cancel()
 
 
 async def _keep(source: _Kept, guard: Guard, identity: Identity) -> None:
@@ -91,7 +100,7 @@ async def _keep(source: _Kept, guard: Guard, identity: Identity) -> None:
         if (end := source.ending()) != warned:
             warned = end
             if end:
-                text = "the certificate of %s ends at %s: then nothing is published, stored or called by it"
+                text = "the certificate of %s ends at %s: then nothing is published, stored, called or answered by it"
                 logger.warning(text, identity, end)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Literal, cast
@@ -25,6 +25,7 @@ from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, Replaye
 from mesh.trust.kept import Kept, What
 from mesh.trust.replays import Replays, place_of
 from mesh.trust.sealing import SEALED_HEADER, open_frame, open_request, question, seal_frame, seal_request
+from mesh.trust.standing import Standing
 
 __all__ = ["Guard", "Session"]
 
@@ -160,14 +161,21 @@ class Session:
             if self.peer is None and not self._guard.strict and (not self.seals or headers.get(FRAME_HEADER) == PROVE):
                 return message
             self.unheard = True
-            self._guard.refuse("answer", at, "missing", "it is not proven")
+            self._refuse(at, "missing", "it is not proven")
             return None
         try:
             peer = self._check(message, proof)
             return open_frame(self._own, peer, message) if SEALED_HEADER in headers else message
         except UnprovenError as error:
-            self._guard.refuse("answer", at, "invalid", str(error))
+            self._refuse(at, "invalid", str(error))
             return None
+
+    def _refuse(self, at: str, kind: str, reason: str) -> None:
+        """Say whose answer it was to be, which nobody knows by where it came; the call goes on."""
+        if self._at is None:
+            self._guard.refuse("answer", at, kind, reason)
+            return
+        self._guard.refuse("answer", self._at.text, kind, f"{reason}; the call waits for another until its deadline")
 
     def _check(self, message: Message, proof: str) -> Peer:
         peer, secret = self.peer, self._secret
@@ -222,6 +230,7 @@ class Guard:
         peers: Whose credentials were checked.
         own: What this node proves itself by.
         kept: Proves and checks what is stored.
+        standing: Whether this node can prove who it is now.
     """
 
     def __init__(self, settings: TrustSettings, observer: Observer = nobody, began: float | None = None) -> None:
@@ -237,14 +246,15 @@ class Guard:
         self.peers = Peers(settings.trust_domain)
         self.own: Own
         self.kept = Kept(self)
+        self.standing = Standing()
         self._hosts = settings.hosts
         self._owns: dict[bytes, Own] = {}
         self._met: OrderedDict[str, OrderedDict[bytes, Peer]] = OrderedDict()
         self._replays = Replays(FRESH_SECONDS + AHEAD_SECONDS)
         self._began = time.time() if began is None else began
         self._observer = observer
-        self._refused = 0
-        self._quiet_until = 0.0
+        self._refused: Counter[str] = Counter()
+        self._quiet_until: dict[str, float] = {}
 
     def take(self, issued: Issued, identity: Identity) -> None:
         """Prove by another certificate from here on; what is proven to the former one is still taken."""
@@ -446,11 +456,11 @@ class Guard:
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts
 
     def refuse(self, what: Literal["request", "answer", "told"] | What, at: str, kind: str, reason: str) -> None:
-        """Count it, and say so now and then."""
+        """Count it, and say so now and then, of each kind: so none is hidden by what comes all the time."""
         self._observer(UNPROVEN, (what, kind))
-        self._refused += 1
+        self._refused[what] += 1
         now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + QUIET_SECONDS
-            count, self._refused = self._refused, 0
-            logger.warning("%d refused, of late: %s at %s: %s", count, what, at[:300], reason[:300])
+        if now >= self._quiet_until.get(what, 0.0):
+            self._quiet_until[what] = now + QUIET_SECONDS
+            count = self._refused.pop(what)
+            logger.warning("%d refused, of late: %s at %s: %s", count, what, at[:300], reason[:400])

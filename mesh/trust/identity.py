@@ -26,6 +26,7 @@ __all__ = [
     "ReplayedError",
     "RootSecret",
     "TrustSettings",
+    "is_open",
     "target_of",
 ]
 
@@ -172,15 +173,20 @@ class TrustSettings:
         """Find private keys that other users of this machine can read, or replace; blocks."""
         keys = [] if self.folder is None else sorted(self.folder.glob("root.key*"))
         keys += [] if self.key is None else [self.key]
-        return [each for each in keys if _is_open(each)]
+        return [each for each in keys if is_open(each)]
 
 
-def _is_open(file: Path) -> bool:
+def is_open(file: Path, to: int = stat.S_IRWXG | stat.S_IRWXO) -> bool:
+    """Tell whether other users can do with a file what these bits of a mode say; blocks.
+
+    Who may not search a folder on the way reaches nothing in it, whatever the file's own mode is.
+    """
     try:
         mode = file.stat().st_mode
+        ways = [each.stat().st_mode for each in file.resolve().parents]
     except (OSError, ValueError):
         return False  # It cannot be looked at: whoever uses it finds out.
-    return stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO) != 0
+    return stat.S_ISREG(mode) and mode & to != 0 and all(each & (stat.S_IXGRP | stat.S_IXOTH) for each in ways)
 
 
 def target_of(address: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from mesh.conditions import Conditions
 from mesh.registry import Registry, needs
 from mesh.telemetry import Observer
 
@@ -18,7 +19,12 @@ __all__ = ["proving"]
 
 @asynccontextmanager
 async def proving(
-    settings: TrustSettings | None, namespace: str, app_id: str, registry: Registry, observer: Observer
+    settings: TrustSettings | None,
+    namespace: str,
+    app_id: str,
+    registry: Registry,
+    observer: Observer,
+    conditions: Conditions,
 ) -> AsyncIterator[Guard | None]:
     """Give the guard of a node while it is entered; None without settings.
 
@@ -33,5 +39,5 @@ async def proving(
         from mesh.trust.files import guarding
     except ImportError as error:
         raise needs("a proven identity", error.name or "") from error
-    async with guarding(settings, namespace, app_id, registry, observer) as guard:
+    async with guarding(settings, namespace, app_id, registry, observer, conditions) as guard:
         yield guard

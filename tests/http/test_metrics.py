@@ -73,6 +73,23 @@ RESILIENCY = yaml(
 )
 
 
+async def test_each_load_of_a_resiliency_counts(memory: Backbone, tmp_path: Path) -> None:
+    """Those of a reload as well; one that is as it was is not loaded again."""
+    folder = tmp_path / "resources"
+    folder.mkdir()
+    (folder / "res.yaml").write_text(RESILIENCY)
+    (folder / "other.yaml").write_text(RESILIENCY.replace('"res"', '"other"'))
+    async with gateway(memory, tmp_path, resource_paths=(folder,), **ON) as node:
+
+        async def loaded(**times: float) -> None:
+            found = (await scraped(node))["dapr_resiliency_loaded"]
+            assert found == {labelled(name=name, namespace=""): count for name, count in times.items()}
+
+        await loaded(res=1, other=1)
+        (folder / "res.yaml").write_text(RESILIENCY.replace("60s", "61s"))
+        await eventually(lambda: loaded(res=2, other=1))
+
+
 async def test_what_a_gateway_does_is_told(nats: Backbone, tmp_path: Path) -> None:
     """Each block's operations, events with their dead letters, batches, calls at both sides, probes and policies."""
     subscriptions = [

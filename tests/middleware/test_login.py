@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -602,7 +603,10 @@ async def test_a_token_that_is_over_is_got_anew(memory: Backbone, app: App, tmp_
         assert [got.headers["authorization"] for got in app.got] == ["Bearer t1", "Bearer t2"]
 
 
-async def test_without_a_token_nothing_goes_on(memory: Backbone, app: App, tmp_path: Path) -> None:
+async def test_without_a_token_nothing_goes_on(
+    memory: Backbone, app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     endpoint = TokenEndpoint(status=403)
     async with through(memory, tmp_path, endpoint.component(), OWN, app=app) as node:
         reply = await node.get(f"{CALL}/x")
@@ -617,6 +621,8 @@ async def test_without_a_token_nothing_goes_on(memory: Backbone, app: App, tmp_p
 
             await eventually(passed)
         assert len(app.got) == 1
+    told = [line for line in caplog.messages if line.startswith("middleware own: ")]
+    assert [line.split(":")[1].split()[0] for line in told] == ["fails", "works"], told
 
 
 async def test_an_attempt_is_shared_and_a_failure_counts_for_a_while() -> None:

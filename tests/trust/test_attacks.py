@@ -15,11 +15,11 @@ from mesh import address
 from mesh.broker import Frame, Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.request import ERROR_HEADER
-from mesh.errors import NoResponderError, UnprovenError
+from mesh.errors import DeadlineExceededError, NoResponderError, UnprovenError
 from mesh.operation import Caller
 from mesh.trust.folder import Folder
 from mesh.trust.guard import PROOF_HEADER, Guard, Session
-from mesh.trust.identity import Identity
+from mesh.trust.identity import Identity, TrustSettings
 from mesh.trust.replays import Replays
 from tests.support.eventually import eventually
 from tests.support.hostile import NAMESPACE, STOCK, Mesh, Sent, Tapped, soon
@@ -329,6 +329,25 @@ async def test_answers_by_who_was_not_asked(mesh: Mesh) -> None:
             assert (await call).body == b"done one"
         await works(mesh, ran)
     assert len(ran.bodies) == 2
+
+
+async def test_two_trust_domains_on_one_broker(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+    """The refusal is by a stranger: the log of the caller says whose, and what was called, whatever else is refused."""
+    guard = mesh.callee.guard
+    assert guard is not None
+    folder, identity = Folder(mesh.folder.parent / "other"), Identity("other", NAMESPACE, "stock")
+    folder.init("other")
+    mesh.callee.guard = other = Guard(TrustSettings("strict", "other", folder.path))
+    other.take(folder.issue(identity), identity)
+    caller = mesh.caller.guard
+    assert caller is not None
+    caller.refuse("request", "elsewhere", "missing", "it is not proven")
+    async with mesh.callee.serve(STOCK, "stock", ran := Ran()):
+        with pytest.raises(DeadlineExceededError):
+            await mesh.caller.request(STOCK, ORDER, time.time() + 0.5)
+    assert not ran.bodies
+    said = f"answer at {STOCK.text}: {identity} is not of the trust domain public; the call waits for another until its"
+    assert said in caplog.text
 
 
 async def test_an_answer_that_nobody_asked_for(mesh: Mesh) -> None:

@@ -501,21 +501,24 @@ def _differ(one: object, another: object) -> None:
 
 @pytest.mark.parametrize("own", [False, True], ids=["of the root", "of the node"])
 async def test_a_key_that_others_can_read_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, own: bool
+    open_path: Path, caplog: pytest.LogCaptureFixture, *, own: bool
 ) -> None:
-    """It works, but whoever has it is who it says."""
-    folder, out = Folder(tmp_path / "trust"), tmp_path / "out"
+    """It works, but whoever has it is who it says; nobody else gets at one in a folder that is its owner's."""
+    folder, out = Folder(open_path / "trust"), open_path / "out"
     folder.init("public")
     key, settings = folder.key_file, TrustSettings("strict", folder=folder.path)
     if own:
         assert main(["trust", "issue", "shop", "--trust-dir", str(folder.path), "--out", str(out)]) == 0
         key = out / "shop.key"
         settings = TrustSettings("strict", "public", None, out / "shop.pem", key, out / "roots.pem")
+    key.parent.chmod(0o755)
     for mode, told in ((0o600, False), (0o640, True), (0o604, True), (0o602, True)):
         key.chmod(mode)
         caplog.clear()
         async with guarding(settings, "default", "shop", Registry()):
             assert (f"read or replace {key}" in caplog.text) == told
+    key.parent.chmod(0o700)
+    assert not settings.open_keys()
 
 
 async def test_a_node_with_the_root_renews_itself_and_follows_a_rotation(

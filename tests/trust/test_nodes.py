@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from mesh import address
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.store import Item
 from mesh.broker import Frame, Message
-from mesh.errors import UnprovenError
+from mesh.errors import HostsGoneError, MeshError, UnprovenError
 from mesh.host import Answer, Question
+from mesh.trust import standing
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, gateway
 from tests.support.eventually import eventually
@@ -71,6 +73,72 @@ async def test_who_says_to_be_a_host_and_is_none(trust: TrustSettings, named: st
         async with evil.broker.listen(address.hosts("ns"), lie):
             assert await ask(shop, GET, "store", Get("k")) is None
             assert lies
+
+
+async def test_a_certificate_that_has_ended(
+    trust: TrustSettings,
+    nats: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing runs whose answer nobody would believe: it waits as for an application that is away."""
+    caplog.set_level(logging.INFO)
+    order = "/v1.0/invoke/stock/method/order"
+    async with (
+        App() as app,
+        gateway(nats, tmp_path, app=app, app_id="stock", trust=trust) as stock,
+        gateway(nats, tmp_path, app_id="shop", trust=trust) as shop,
+        asyncio.TaskGroup() as tasks,
+    ):
+
+        async def health(status: int) -> None:
+            assert (await stock.get("/v1.0/healthz/outbound")).status == status
+
+        def waits() -> None:
+            assert "invocation stock: no instance is there" in caplog.text
+
+        assert (await shop.post(order, {"n": 1})).status == 200
+        count = len(app.got)
+        with monkeypatch.context() as patch:  # As if it ended now.
+            patch.setattr(standing, "LEAVE_SECONDS", 10.0 * 365 * 86400)
+            await eventually(lambda: health(500))
+            assert "[identity]" in (await stock.get("/v1.0/healthz")).json["message"]
+            conditions = (await stock.get("/v1.0/metadata")).json["conditions"]
+            (told,) = [each["reason"] for each in conditions if each["target"] == "identity stock"]
+            assert "the certificate ends at" in told
+            call = tasks.create_task(shop.post(order, {"n": 1}))
+            await eventually(waits)
+            assert len(app.got) == count
+        await eventually(lambda: health(204))
+        assert (await call).status == 200
+        assert len(app.got) == count + 1
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records if "identity stock: " in each.getMessage()]
+    assert [(level, text.split()[2]) for level, text in lines] == [("ERROR", "fails:"), ("INFO", "works")], lines
+
+
+async def test_a_host_whose_certificate_has_ended(trust: TrustSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That there is none is told at once."""
+    mesh = MemoryMesh()
+    async with (
+        node("memory:", "ns", STORE, app_id="host", registry=mesh, trust=trust),
+        node("memory:", "ns", app_id="shop", registry=mesh, trust=trust) as shop,
+    ):
+
+        async def told(expected: type[MeshError] | None) -> None:
+            try:
+                found = await ask(shop, GET, "store", Get("k"))
+            except MeshError as error:
+                assert type(error) is expected, error
+            else:
+                assert (found.value, expected) == (b"1", None)
+
+        await ask(shop, SAVE, "store", Save([Item("k", b"1")]))
+        with monkeypatch.context() as patch:
+            patch.setattr(standing, "LEAVE_SECONDS", 10.0 * 365 * 86400)
+
+            await eventually(lambda: told(HostsGoneError))
+        await eventually(lambda: told(None))
 
 
 async def test_gateways_prove_who_calls(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:

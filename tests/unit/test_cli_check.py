@@ -342,6 +342,11 @@ auth: {{secretStore: elsewhere}}
 """
 
 
+@pytest.fixture
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELSEWHERE", "")
+
+
 def _refers(kind: str, settings: dict[str, str | None], how: str = "secretKeyRef: {name: n, key: k}") -> str:
     """Write a component; None is a setting whose text is not known here."""
     given = {name: how if value is None else f"value: '{value}'" for name, value in settings.items()}
@@ -350,6 +355,7 @@ def _refers(kind: str, settings: dict[str, str | None], how: str = "secretKeyRef
     return _REFERS.format(type=name, version=version or "v1", entries="\n".join(entries))
 
 
+@pytest.mark.usefixtures("_elsewhere")
 @pytest.mark.parametrize("how", ["secretKeyRef: {name: n, key: k}", "envRef: ELSEWHERE"])
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
@@ -409,6 +415,7 @@ def test_what_is_wrong_beside_a_reference(
     assert (code, said in out, err) == (1, True, "1 problem\n"), out
 
 
+@pytest.mark.usefixtures("_elsewhere")
 @pytest.mark.parametrize("how", ["secretKeyRef: {name: n, key: k}", "envRef: ELSEWHERE"])
 @pytest.mark.parametrize(
     ("kind", "settings"),
@@ -443,6 +450,18 @@ def test_nothing_is_said_of_what_is_not_known(
     """Nor of what depends on it."""
     _write("a.yaml", _refers(kind, settings, how))
     assert _checked(capsys, "a.yaml") == (0, "1 resource is fine\n", "")
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning where the files are looked at; at the start it is what is wrong with a setting that must be."""
+    settings: dict[str, str | None] = {"redisHost": None}
+    _write("r/a.yaml", _refers("pubsub.redis", settings, "envRef: UNSET").replace("auth: {secretStore: elsewhere}", ""))
+    code, out, err = _checked(capsys, "r")
+    place = "r/a.yaml:8:5: spec.metadata[0] (redisHost): "
+    assert (code, f"{place}the variable 'UNSET' is not set, so this is empty\n" in out + err) == (0, True), out + err
+    assert _checked(capsys, "--strict", "r")[0] == 1
+    (problem,) = check_start([GatewayConfig("app", tmp_path, resource_paths=(Path("r"),))]).problems
+    assert str(problem) == f"{place}must not be empty; the variable 'UNSET' is not set, or is empty"
 
 
 def test_every_reference_of_a_component_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:

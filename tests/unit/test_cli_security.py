@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _here(open_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(open_path)
     for name in (
         "MESH_BACKBONE",
         "DAPR_API_TOKEN",
@@ -287,6 +287,10 @@ def test_files_that_others_can_read(capsys: pytest.CaptureFixture[str]) -> None:
     for each in told:
         Path(each["next"].removeprefix("chmod 600 ")).chmod(0o600)
     assert found(capsys, "a.yaml", "b.yaml")[:2] == (0, [])
+    secrets.chmod(0o644)
+    assert found(capsys, "a.yaml")[0] == 1
+    secrets.parent.absolute().chmod(0o700)
+    assert found(capsys, "a.yaml")[:2] == (0, [])
 
 
 def test_headers_of_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
