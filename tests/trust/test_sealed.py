@@ -217,19 +217,42 @@ async def test_what_is_sealed_by_one_cannot_be_sent_as_somebody_s_own(mesh: Mesh
     assert len(ran.bodies) == 2
 
 
-@pytest.mark.parametrize("sealed", ["", "!", "AAAA", "0", "keys", "A" * 60_000])
+@pytest.mark.parametrize("sealed", ["", "!", "AAAA", "0", "keys", "short key", "long key", "A" * 60_000])
 async def test_a_proven_caller_that_seals_wrongly(mesh: Mesh, sealed: str) -> None:
     guard = mesh.callee.guard
     assert guard is not None
     if sealed == "keys":
         sealed = encoded(b"n" * sealing.NONCE_BYTES + guard.own.id + b"k" * 48)
+    evil = mesh.guard("evil")
+    if sealed in ("short key", "long key"):
+        nonce, key = evil.own.nonce(), b"k" * (16 if sealed == "short key" else 40)
+        reader = evil.peers.get(guard.own.header)
+        assert reader is not None
+        sealed = encoded(nonce + guard.own.id + evil.own.box(reader).to.encrypt(nonce, key, None))
     async with mesh.callee.serve(STOCK, "stock", ran := Ran()):
         headers = {"mesh-deadline": str(int(soon() * 1000)), SEALED_HEADER: sealed}
-        sent, _ = mesh.guard("evil").ask(STOCK, Message(headers, b"nothing"), mesh.evil.inbox)
+        sent, _ = evil.ask(STOCK, Message(headers, b"nothing"), mesh.evil.inbox)
         await mesh.evil.send(STOCK, sent, mesh.evil.inbox)
         await eventually(lambda: _some(mesh.evil.got))
         await works(mesh)
     assert ran.bodies == [SECRET]
+
+
+@pytest.mark.parametrize("mode", [None, "strict"])
+async def test_nobody_guesses_where_one_node_is_asked(tmp_path: Path, mode: str | None) -> None:
+    """Who may send to inboxes, as all must, may not therefore ask: that is for the rights on the address."""
+    seal = mode is not None
+    async with (
+        Mesh(tmp_path / "trust").running(mode, mode, seal=seal) as mesh,
+        mesh.callee.serve(STOCK, "stock", ran := Ran()),
+    ):
+        await works(mesh)
+        headers = {**ORDER.headers, "mesh-deadline": str(int(soon() * 1000))}
+        for token in ("serve-0", "serve-1", "serve-", "serve", ""):
+            await mesh.evil.send(f"{mesh.callee.inbox}.{token}", Message(headers, b"guessed"), mesh.evil.inbox)
+        await works(mesh)
+        assert ran.bodies == [SECRET] * 2
+        assert mesh.evil.got == []
 
 
 def _some(found: list[object]) -> None:
