@@ -37,6 +37,7 @@ __all__ = [
     "Observer",
     "POLICIES_ACTIVATED",
     "POLICIES_APPLIED",
+    "PROOFS_ASKED",
     "RESILIENCIES_LOADED",
     "Tracing",
     "UNPROVEN",
@@ -73,6 +74,7 @@ EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
+PROOFS_ASKED = "proofs_asked"  # asked: a caller was, here; downgrade: a sealing one was, by who proves nothing
 UNPROVEN = "unproven"  # request, answer, told, event, call or outcome; missing, invalid, scope, replayed or crowded
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 

@@ -24,6 +24,7 @@ from brokers.kafka._background import Start
 from brokers.kafka._cluster import LATEST, Cluster, error_of
 from brokers.kafka._frames_topic import (
     HOPS,
+    INBOX,
     INBOXES,
     KIND,
     REPLY,
@@ -37,6 +38,7 @@ from brokers.kafka._outbox import Outbox, OutFrame
 from brokers.kafka._presence import ALIVE_FOR, Presence
 from brokers.kafka._producer import Producer
 from brokers.kafka._records import apart, fetch_request, fetched
+from brokers.shared.inboxes import Inboxes
 from brokers.shared.outage import Outage
 from mesh.broker import Frame, Message, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -63,6 +65,7 @@ class Frames:
         self._key = self.node.encode()
         self._partition = 1 + zlib.crc32(self._key) % INBOXES
         self.inbox = f"{self._partition}-{self.node}"
+        self.inboxes = Inboxes("Kafka", INBOX)
         self.sink: Sink | None = None
         self.waits_for = ""
         self._beat_now = asyncio.Event()
@@ -239,7 +242,7 @@ class Frames:
             number, _, node = own[TOKEN].partition(" ")
             self._presence.take_seen(int(number), node)
             return
-        reply = own.get(REPLY, "")
+        reply = self.inboxes.reply_to(own.get(REPLY, ""))
         if kind == "none":
             if self.sink is not None:
                 self.sink(Frame(None, own[TOKEN], ""))

@@ -8,6 +8,7 @@ from mesh.broker import Message
 
 __all__ = [
     "HOPS",
+    "INBOX",
     "INBOXES",
     "KIND",
     "REPLY",
@@ -21,6 +22,7 @@ __all__ = [
 
 TOPIC = "mesh.frames"
 INBOXES = 32
+INBOX = r"(?:[1-9]|[12][0-9]|3[0-2])-[0-9a-f]{16}\.\S*"  # A partition from 1, a node, and a token.
 TOPIC_SETTINGS = {
     "retention.ms": "120000",
     "segment.ms": "120000",

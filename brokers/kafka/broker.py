@@ -330,7 +330,7 @@ class KafkaBroker(Adapter):
         self._limit(message)
         frames = self._live()
         if isinstance(to, str):
-            inbox, _, token = to.partition(".")
+            inbox, _, token = frames.inboxes.check(to).partition(".")
             await frames.send(inbox, token, message, reply_to)
         else:
             await frames.send_to_served(to.text, message, reply_to)

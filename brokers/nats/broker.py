@@ -20,6 +20,7 @@ from brokers.nats._consumer import Consumer, consumer_name, stream_of
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
 from brokers.shared.adapter import Adapter
+from brokers.shared.inboxes import Inboxes
 from brokers.shared.limits import check_size, publish_each
 from mesh.address import Address, Kind, decode_token, encode_token
 from mesh.broker import Backlog, Features, Frame, Handler, KeyValue, Message, Sink, SubscribeOptions, Topology
@@ -33,6 +34,7 @@ __all__ = ["NatsBroker", "NatsConfig"]
 
 logger = logging.getLogger("brokers.nats")
 
+INBOX = r"_INBOX(?:\.[^\s.*>]+)+"
 LANES = 16
 LOOKS_AT_ONCE = 6
 NO_LANE = "_"
@@ -74,6 +76,7 @@ class NatsBroker(Adapter):
         super().__init__(config)
         self._prepare(config)
         self._sink: Sink | None = None
+        self._inboxes = Inboxes("NATS", INBOX)
         self._spaces: set[str] = set()
         self.inbox = ""
 
@@ -282,7 +285,13 @@ class NatsBroker(Adapter):
 
     async def _receive(self, message: Msg) -> None:
         if self._sink is not None:
-            self._sink(_frame(message, message.subject.rpartition(".")[2]))
+            self._sink(self._frame(message, message.subject.rpartition(".")[2]))
+
+    def _frame(self, message: Msg, token: str) -> Frame:
+        headers = message.headers or {}
+        if headers.get("Status") == "503" and not message.data and headers.keys() <= NO_RESPONDER_HEADERS:
+            return Frame(None, token, "")
+        return Frame(Message(headers, message.data), token, self._inboxes.reply_to(message.reply))
 
     def _refuse(self, subject: str) -> None:
         if self._sink is not None:
@@ -291,7 +300,7 @@ class NatsBroker(Adapter):
     async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
         """Send over core NATS."""
         check_size(message.body, message.headers, self.features.max_message_bytes)
-        subject = to if isinstance(to, str) else to.text
+        subject = self._inboxes.check(to) if isinstance(to, str) else to.text
         await self._connection.send(subject, message.body, cast("dict[str, str]", message.headers), reply_to)
 
     @asynccontextmanager
@@ -299,7 +308,7 @@ class NatsBroker(Adapter):
         """Join a queue group."""
 
         async def receive(message: Msg) -> None:
-            sink(_frame(message, ""))
+            sink(self._frame(message, ""))
 
         subscription = await self._connection.subscribe(address.text, receive, encode_token(group))
         try:
@@ -316,7 +325,7 @@ class NatsBroker(Adapter):
         """Subscribe without a queue group."""
 
         async def receive(message: Msg) -> None:
-            sink(_frame(message, ""))
+            sink(self._frame(message, ""))
 
         subscription = await self._connection.subscribe(address.text, receive)
         try:
@@ -362,10 +371,3 @@ def _unix_time(text: str) -> float:
     """Read a time of the server's, which has up to nine digits behind the point."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
-
-
-def _frame(message: Msg, token: str) -> Frame:
-    headers = message.headers or {}
-    if headers.get("Status") == "503" and not message.data and headers.keys() <= NO_RESPONDER_HEADERS:
-        return Frame(None, token, "")
-    return Frame(Message(headers, message.data), token, message.reply)

@@ -26,6 +26,7 @@ from brokers.rabbitmq._names import FRAMES, served_name, shorten
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Attachment, Session
 from brokers.rabbitmq._topology import FRAMES_EXCHANGE, count_on
+from brokers.shared.inboxes import Inboxes
 from mesh.address import Address, decode_token, encode_token
 from mesh.broker import Frame, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -33,6 +34,8 @@ from mesh.errors import BrokerError, BrokerUnavailableError
 __all__ = ["Inbox", "Listening", "Serving", "frame_key", "inbox_target"]
 
 INBOX = "mesh-inbox-"
+# An inbox, or the queue of a service without a gateway; never one of the mesh, which holds events, or what is served.
+INBOXES = Inboxes("RabbitMQ", r"(?!mesh\.)[^\r\n]+")
 UNUSED_EXPIRES_MS = 60_000
 LEAVE_WAIT = 1.0
 NOT_FOUND = 404
@@ -47,7 +50,7 @@ def frame_key(address: Address) -> str:
 def inbox_target(text: str) -> tuple[str, str, str]:
     """Give the exchange, the routing key and the token of ``<inbox>.<token>``, or of a stranger's queue."""
     name, _, token = text.partition(".")
-    name = decode_token(name)
+    name = INBOXES.check(decode_token(name))
     return FRAMES if name.startswith(INBOX) else "", name, token
 
 
@@ -152,7 +155,7 @@ class Serving:
 
     def _take(self, delivered: Delivered) -> None:
         properties = delivered.properties
-        reply_to = properties.reply_to or ""
+        reply_to = INBOXES.reply_to(properties.reply_to or "")
         if reply_to:
             reply_to = f"{encode_token(reply_to)}.{properties.correlation_id or ''}"
         message, _ = decode(properties, delivered.body)

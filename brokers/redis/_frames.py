@@ -20,6 +20,7 @@ from brokers.redis._config import RedisConfig
 from brokers.redis._connection import Connection
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._wire import ConnectionLostError, Reply, ReplyError
+from brokers.shared.inboxes import NODE_NAME, Inboxes
 from brokers.shared.outage import Outage
 from mesh.address import Address, encode_token
 from mesh.broker import Frame, Message, Sink, not_allowed
@@ -75,6 +76,7 @@ class Frames:
             inbox: This node's address.
         """
         self.inbox = inbox
+        self._inboxes = Inboxes("Redis", rf"{NODE_NAME}\.\S*")
         self.sink: Sink | None = None
         self.connection = Connection(config, "frames", outage, prepare=self._subscribe, on_message=self._receive)
         self._commands = commands
@@ -170,7 +172,7 @@ class Frames:
         for line in lines:
             name, _, value = line.partition(":")
             headers[name] = value
-        frame = Frame(Message(headers, body), token, reply_to)
+        frame = Frame(Message(headers, body), token, self._inboxes.reply_to(reply_to))
         if body_name is None and not self._queue:
             sink(frame)
         elif len(self._queue) < MAX_QUEUED:
@@ -216,7 +218,8 @@ class Frames:
         served = isinstance(to, Address)
         if reply_to and self.connection.wire is None:
             raise self.connection.unavailable()
-        target, _, token = (f"{to}:serve", "", "") if served else to.partition(".")  # type: ignore[union-attr]
+        target = f"{to}:serve" if isinstance(to, Address) else self._inboxes.check(to)
+        target, _, token = (target, "", "") if served else target.partition(".")
         head = _head(token, reply_to, message)
         body, commands, wire = message.body, self._commands, self._commands.wire
         try:

@@ -154,6 +154,11 @@ def _trust(file: str | None, trust: TrustSettings) -> Iterator[Opening]:
         yield Opening(
             "medium", "permissive-trust", Problem(text, "", file), "strict, once all gateways have identities"
         )
+    if trust.seal and not trust.hosts:
+        text = (
+            "calls are sealed, and any node of the namespace may say to be a component's host, and reads what is asked"
+        )
+        yield Opening("medium", "any-host", Problem(text, "", file), "name the hosts by --trust-hosts")
     for path in trust.open_keys():
         text = f"other users of this machine can read or replace {path}: whoever has it is who it says"
         yield Opening("high", "readable-key", Problem(text, "", file), f"chmod 600 {path}")

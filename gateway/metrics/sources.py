@@ -60,6 +60,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.EVENTS_EXPIRED: ("component", "topic"),
     telemetry.DURABLE_CALLS: ("app", "outcome"),
     telemetry.INVOCATIONS_WAITED: ("app",),
+    telemetry.PROOFS_ASKED: ("what",),
     telemetry.UNPROVEN: ("what", "reason"),
     telemetry.SPANS: ("exporter", "outcome"),
     telemetry.ACCESS: ("by", "action", "namespace", "trust_domain"),

@@ -315,6 +315,8 @@ def _ours() -> Iterator[Metric]:
     yield _one("mesh_invocations_waited_total", "counter", text, telemetry.INVOCATIONS_WAITED, waited)
     text = "Number of requests, answers, news, events and stored calls whose sender is not proven, or may not send it."
     yield _one("mesh_unproven_total", "counter", text, telemetry.UNPROVEN, same("what", "reason"))
+    text = "Number of requests that were to be proven anew (`asked`), and of calls not sealed for that (`downgrade`)."
+    yield _one("mesh_proofs_asked_total", "counter", text, telemetry.PROOFS_ASKED, same("what"))
     text = "Number of spans that an exporter has sent, could not send, or left out since too many waited."
     yield _one("mesh_spans_total", "counter", text, telemetry.SPANS, same("exporter", "outcome"))
     for name, source, text in (

@@ -418,7 +418,8 @@ class Exchange:
         members = Members(self, self.taken, address, number)
         joined = members.joined() if recoverable else nullcontext()
         async with joined, task_group() as tasks:
-            serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{number:x}")
+            # Whoever knows the token needs no right to send to the address: `prove` tells it, to who had that right.
+            serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{secrets.token_hex(16)}")
             self._serving.append(serving)
             try:
                 async with self._while_proven(lambda: self.broker.serve(address, group, careful(serving.receive))):

@@ -251,7 +251,7 @@ class Serving:
 
     Attributes:
         members: Those who serve it as well.
-        token: By which this node alone is sent what is sealed to it.
+        token: By which this node alone is sent what is sealed to it; a secret of those who may send to the address.
     """
 
     def __init__(
@@ -312,10 +312,11 @@ class Serving:
 
     def _refuse(self, guard: Guard, message: Message, reply_to: str, error: ProveAgainError | UnprovenError) -> None:
         """Say why it is refused."""
-        headers = {FRAME_HEADER: PROVE}
+        headers, at = {FRAME_HEADER: PROVE}, ""
         if isinstance(error, UnprovenError):
             headers = {ERROR_HEADER: json.dumps(to_wire(error))}
-        at = f"{self._exchange.inbox}.{self.token}" if SEALED_HEADER in message.headers else ""
+        elif SEALED_HEADER in message.headers:
+            at = f"{self._exchange.inbox}.{self.token}"
         self._exchange.tell(reply_to, guard.refusal(self.members.served, message, reply_to, headers), at)
 
     def _ended(self, request: Request) -> None:

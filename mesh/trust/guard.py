@@ -17,7 +17,7 @@ from cryptography import x509
 from mesh.address import Address, Kind, decode_token
 from mesh.broker import Message
 from mesh.errors import UnprovenError
-from mesh.telemetry import UNPROVEN, Observer, nobody
+from mesh.telemetry import PROOFS_ASKED, UNPROVEN, Observer, nobody
 from mesh.trust.certificates import verify
 from mesh.trust.credential import ID_BYTES, Own, Peer, Peers, decoded, encoded, id_of
 from mesh.trust.folder import Issued
@@ -159,6 +159,8 @@ class Session:
         if proof is None:
             # Who proves nothing opens nothing: it may say that alone of what is sealed.
             if self.peer is None and not self._guard.strict and (not self.seals or headers.get(FRAME_HEADER) == PROVE):
+                if self.seals:  # What was sealed is made in the open then.
+                    self._guard.asked("downgrade")
                 return message
             self.unheard = True
             self._refuse(at, "missing", "it is not proven")
@@ -340,6 +342,9 @@ class Guard:
             return message, None
         try:
             return self._taken(at, message, reply_to, proof)
+        except ProveAgainError:
+            self.asked("asked")
+            raise
         except (CrowdedError, ReplayedError, UnprovenError) as error:
             self.refuse("request", at, _KINDS.get(type(error), "invalid"), str(error))
             raise
@@ -454,6 +459,10 @@ class Guard:
         if what == "bindings":
             return to.label == identity.app_id
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts
+
+    def asked(self, what: Literal["asked", "downgrade"]) -> None:
+        """Count that a request is to be proven anew: one that came, or one of this node's that is no longer sealed."""
+        self._observer(PROOFS_ASKED, (what,))
 
     def refuse(self, what: Literal["request", "answer", "told"] | What, at: str, kind: str, reason: str) -> None:
         """Count it, and say so now and then, of each kind: so none is hidden by what comes all the time."""

@@ -62,6 +62,8 @@ def open_request(own: Own, peer: Peer, message: Message) -> Message | None:
     for start in range(0, len(keys), _WRAPPED_BYTES):
         if keys[start : start + ID_BYTES] == own.id:
             key = _decrypted(own.box(peer).by, nonce, keys[start + ID_BYTES : start + _WRAPPED_BYTES])
+            if len(key) != KEY_BYTES:  # The peer may have sealed anything as one.
+                raise UnprovenError("the key that is sealed in it is malformed")
             return _joined(message, _decrypted(ChaCha20Poly1305(key), nonce, message.body))
     return None
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from mesh import address
 from mesh.address import MAX_NAME_BYTES
 from mesh.broker import Broker, Frame, Message
-from mesh.errors import FeatureNotSupportedError, MessageTooLargeError
+from mesh.errors import BrokerError, FeatureNotSupportedError, MessageTooLargeError
 from tests.support.contract import Place, no_tasks_besides, text
 from tests.support.eventually import eventually
+
+STRICT = ("nats", "redis", "kafka")  # On others an address alone says less, or reaches nobody.
 
 
 class Sink:
@@ -56,6 +58,36 @@ async def test_frame_to_a_served_address_carries_what_was_given(broker: Broker, 
     assert answer.message is not None
     assert (answer.token, answer.reply_to) == ("t1", f"{other.inbox}.t2")
     assert (dict(answer.message.headers), answer.message.body) == (headers, b"")
+
+
+@pytest.mark.requires("frames")
+async def test_an_answer_goes_to_inboxes_alone(broker: Broker, other: Broker, place: Place) -> None:
+    """Who is asked sends with its own rights; who asks must not say what to."""
+    served, answers, meant = Sink(), Sink(), place.app()
+    strict = broker.features.name in STRICT
+    broker.on_frame(answers)
+    others = [meant.text, f"{meant.text}.t1", f"{place.topic().space}._.orders", "$JS.API.STREAM.NAMES", "0-cast.t1"]
+    async with other.serve(meant, "g", served):
+        for number, each in enumerate(others, 1):
+            await broker.send(meant, text("asked"), each)
+            await served.holds(number)
+        for frame in list(served.frames):
+            assert not strict or frame.reply_to == ""
+            if frame.reply_to:
+                with suppress(BrokerError):
+                    await other.send(frame.reply_to, text("harm"))
+        for each in others:
+            with pytest.raises(BrokerError, match="inbox") if strict else suppress(BrokerError):
+                await other.send(each, text("harm"))
+        await broker.send(meant, text("last"), f"{broker.inbox}.t1")
+        await served.holds(len(others) + 1)
+        assert served.bodies == [*[b"asked"] * len(others), b"last"]
+        await other.send(served.frames[-1].reply_to, text("answer"))
+
+        def answered() -> None:
+            assert answers.bodies == [b"answer"]
+
+        await eventually(answered)
 
 
 @pytest.mark.requires("frames")

@@ -22,9 +22,16 @@ from brokers.rabbitmq._publisher import Publisher
 from brokers.rabbitmq._session import Session
 from brokers.shared.outage import Outage
 from brokers.shared.tls import TLSFiles
-from mesh.broker import Broker, Delivery, Message, SubscribeOptions
+from mesh.address import encode_token
+from mesh.broker import Broker, Delivery, Frame, Message, SubscribeOptions
 from mesh.calls.exchange import Exchange, Request
-from mesh.errors import BrokerUnavailableError, MessageTooLargeError, NoResponderError, PublishRejectedError
+from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    MessageTooLargeError,
+    NoResponderError,
+    PublishRejectedError,
+)
 from tests.support.backends import RabbitMQBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
@@ -440,6 +447,27 @@ async def test_event_from_another_client(place: Place, server: RabbitMQServer) -
         "cloudEvents_datacontenttype": "text/plain",
         "n": "5",
     }
+
+
+async def test_an_answer_goes_to_no_queue_of_the_mesh(place: Place, server: RabbitMQServer) -> None:
+    """What waits there is events, or calls."""
+    node = await place.connect()
+    frames: list[Frame] = []
+    connection = await aio_pika.connect(server.url)
+    async with connection, node.serve(place.app("mesh"), "g", frames.append):
+        channel = await connection.channel(publisher_confirms=False)
+        kept = await channel.declare_queue(f"{place.topic().space}:g:orders", exclusive=True)
+        exchange = await channel.get_exchange("mesh.frames.topic", ensure=False)
+        for name in (kept.name, "theirs"):
+            asked = aio_pika.Message(b"hello", reply_to=name, correlation_id="c1")
+            await exchange.publish(asked, routing_key=place.app("mesh").text)
+
+        def came() -> None:
+            assert [frame.reply_to for frame in frames] == ["", "theirs.c1"]
+
+        await eventually(came)
+        with pytest.raises(BrokerError, match="inbox"):
+            await node.send(f"{encode_token(kept.name)}.c1", Message({}, b"harm"))
 
 
 async def test_request_and_reply_with_another_client(place: Place, server: RabbitMQServer) -> None:

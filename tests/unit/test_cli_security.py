@@ -186,6 +186,9 @@ def test_what_is_stored_is_not_sealed(capsys: pytest.CaptureFixture[str], monkey
     assert found(capsys, "c.yaml")[1] == []
     monkeypatch.setenv("MESH_TRUST_SEAL", "true")
     code, openings, told = found(capsys, "c.yaml")
+    assert (code, openings) == (1, [("medium", "any-host"), ("low", "stored-open")])
+    monkeypatch.setenv("MESH_TRUST_HOSTS", "stores")
+    code, openings, told = found(capsys, "c.yaml")
     assert (code, openings) == (0, [("low", "stored-open")])
     assert "events of orders, durable calls and their outcomes" in told[0]["problem"]["message"]
     monkeypatch.setenv("MESH_TRUST_MODE", "permissive")
