@@ -253,7 +253,10 @@ def validate(document: Document, model: type[_M], problems: list[Problem], warni
 def _leave_out(data: object, location: Location, whole_lists: bool) -> None:
     """Take out what stands there; of a list nothing, for all behind it would move, or else the whole list."""
     index = next((at for at, part in enumerate(location) if isinstance(part, int)), None)
-    *above, last = location[:index] if whole_lists and index is not None else location
+    place = location[:index] if whole_lists and index is not None else location
+    if not place:
+        return  # All of it is wrong.
+    *above, last = place
     for part in above:
         if isinstance(data, dict):
             data = data.get(part)

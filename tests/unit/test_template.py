@@ -244,6 +244,8 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
                 "dapr.yaml:3:5: apps[0]: --app-health-probe-timeout: must be shorter than --app-health-probe-interval",
             ],
         ),
+        ("- a\n", ["dapr.yaml:1:1: expected a mapping, got*"]),
+        ("foo\n", ["dapr.yaml:1:1: expected a mapping, got*"]),
         ("version: 1\napps: []\n---\nx: 1\n", ["dapr.yaml: holds more than one document*"]),
     ],
 )
