@@ -154,8 +154,10 @@ class ResourceFiles:
             if not new.problems or file in self._good
         }
         found = self._own(read.values())
-        self.bad = looked.problems
-        if self._between(found, complete=len(read) == len(now)):
+        # A file that counts as it was last may clash where the one that is there does not.
+        clashes = self._between(found, complete=len(read) == len(now))
+        self.bad = tuple(ordered([*looked.problems, *clashes], map(str, now)))
+        if clashes:
             raise ConfigError(self.bad)
         self._good = read
         resources = [each.resource for each in found]

@@ -13,6 +13,7 @@ from mesh.policies import Timeout
 from mesh.resources.loader import (
     FileModel,
     LoadedResources,
+    ResourceFiles,
     expand_variables,
     load_configuration_file,
     load_resources,
@@ -797,6 +798,21 @@ def test_a_clash_between_files_names_both(tmp_path: Path) -> None:
     assert str(caught.value).replace(f"{tmp_path}/", "") == (
         "b.yaml:4:9: metadata.name: a Component named 's' stands already in a.yaml:4"
     )
+
+
+def test_a_clash_with_what_counts_as_it_was(tmp_path: Path) -> None:
+    """Both are told: what is wrong with a file, and which other one has a name that it had."""
+    one, two = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    one.write_text(COMPONENT + "spec: {type: a.b}\n")
+    files = ResourceFiles([tmp_path])
+    files.load()
+    one.write_text("kind: [\n")
+    two.write_text(COMPONENT + "spec: {type: a.c}\n")
+    with pytest.raises(ConfigError) as caught:
+        files.again()
+    assert [each.file for each in caught.value.problems] == [str(one), str(two)]
+    assert caught.value.problems == files.bad
+    assert f"stands already in {one}:4" in files.bad[1].message
 
 
 def test_unreadable_files_are_problems(tmp_path: Path) -> None:
