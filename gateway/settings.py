@@ -17,15 +17,17 @@ from gateway.config import DEFAULT_BACKBONE, GatewayConfig
 from gateway.http.application import HTTPApplication
 from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import NodeSettings, Runtime
-from mesh.resources.component import HTTPEndpoint, header_refusal, in_kubernetes
+from mesh.resources.component import Component, HTTPEndpoint, header_refusal, in_kubernetes
 from mesh.resources.configuration import Configuration
 from mesh.scopes import in_scope
 from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, RootSecret, TrustSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mesh.resources.loader import ResourceFiles
 
-__all__ = ["Reader", "endpoint_client", "load_settings"]
+__all__ = ["Reader", "endpoint_client", "find_store", "load_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,21 @@ def load_settings(config: GatewayConfig, warnings: list[Problem] | None = None) 
     else:
         warnings += reader.warnings
     return settings
+
+
+def find_store(root: RootSecret, paths: Sequence[Path], namespace: str | None) -> RootSecret:
+    """Find the store of a root, whatever its scopes are; files of others may be wrong.
+
+    Raises:
+        ConfigError: There is none, or more than one; also holds what is wrong with the files then.
+    """
+    from mesh.resources.loader import ResourceFiles
+
+    looked = ResourceFiles(paths, namespace=namespace, together=False).look()
+    try:
+        return root.among(looked.whole(Component))
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *looked.problems]) from None
 
 
 class Reader:
@@ -148,6 +165,8 @@ class Reader:
         if trust is None:
             return None
         if trust.secret is not None:
+            if self.bad and self._root is None:
+                return trust  # There is no start: what is wrong with the files is told.
             self._root = self._root or self._found(trust.secret)
             trust = replace(trust, secret=self._root)
         if trust.trust_domain:
@@ -157,10 +176,7 @@ class Reader:
 
     def _found(self, root: RootSecret) -> RootSecret:
         """Find the store of a root, also by scopes that no application is in: none is to read it."""
-        from mesh.resources.loader import load_resources
-
-        loaded = load_resources(self._config.resource_paths, namespace=self._namespace, together=False)
-        found = root.among(loaded.components)
+        found = find_store(root, self._config.resource_paths, self._namespace)
         store = found.component
         if store is not None and in_scope(store.scopes, self._config.app_id):
             text = (

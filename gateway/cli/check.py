@@ -222,11 +222,17 @@ def check(paths: Sequence[Path]) -> Findings:
 
 def _of_configuration(config: GatewayConfig) -> list[Problem]:
     """Find what an application's Configuration denies, and what is wrong with its pipelines, in its scopes."""
+    found: list[Problem] = []
     try:
         settings = load_settings(config, [])
-    except ConfigError:
-        return []  # What is wrong with its files is told of each of them.
-    found = [
+    except ConfigError as error:
+        # What is wrong with its files is told of each of them; where the root is has none, and hides nothing else.
+        found = [each for each in error.problems if each.file is None]
+        try:
+            settings = load_settings(replace(config, trust=None), [])
+        except ConfigError:
+            return found
+    found += [
         *check_denied(settings.scoped, settings.configuration),
         *check_pipelines(settings.scoped, settings.not_for_it, settings.configuration),
     ]

@@ -112,8 +112,8 @@ def _check_output(output: str) -> None:
 
 def _with_secret(found: argparse.Namespace, secret: str, ttl: datetime.timedelta) -> None:
     """Do what is to be done with a root in a secret store, which is only read."""
+    from gateway.settings import find_store
     from mesh.registry import Registry
-    from mesh.resources.loader import load_resources
     from mesh.trust.identity import RootSecret
     from mesh.trust.secret import read_root
 
@@ -127,7 +127,7 @@ def _with_secret(found: argparse.Namespace, secret: str, ttl: datetime.timedelta
         raise UsageError(f"--trust-secret: {error}") from None
     namespace = found.namespace or os.environ.get("NAMESPACE")
     paths = [Path(path).expanduser() for path in found.resources_path]
-    named = named.among(load_resources(paths, namespace=namespace, together=False).components)
+    named = find_store(named, paths, namespace)
     root = asyncio.run(read_root(named, Registry(), namespace or "default", found.app_id or "mesh-trust"))
     if found.what == "issue":
         _issue(found, root, ttl)

@@ -320,6 +320,39 @@ def test_a_gateway_finds_the_store_and_its_application_does_not(store: Store, tm
             load_settings(gateway_config(options, {"MESH_HOME": str(tmp_path)}), [])
 
 
+def test_files_that_are_wrong_beside_the_store(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of others stop nobody, unless the store is not found; its own are told, and nothing else for them."""
+    store.write(texts_of(new_root()))
+    options = GatewayOptions(app_id="shop", trust_secret="vault/root", resources_path=(str(store.resources),))
+    config = gateway_config(options, {"MESH_HOME": str(tmp_path)})
+    other = store.resources / "other.yaml"
+    wrong = RESOURCE.format(file="x").replace("name: vault", "name: other").replace("version: v1", "version: [1]")
+
+    def told() -> list[str | None]:
+        with pytest.raises(ConfigError) as caught:
+            load_settings(config, [])
+        return [each.file for each in caught.value.problems]
+
+    other.write_text(wrong)
+    settings = load_settings(config, [])
+    assert settings.trust is not None
+    assert settings.trust.secret is not None
+    assert settings.trust.secret.component is not None
+    show = ["trust", "show", "-o", "json", "--trust-secret", "vault/root", "-d", str(store.resources)]
+    assert main(show) == 0
+    other.write_text(wrong.replace("nobody", "shop"))
+    assert told() == [str(other)]
+    other.write_text(wrong)
+    (store.resources / "vault.yaml").write_text(wrong.replace("name: other", "name: vault"))
+    assert told() == [None, str(other), str(store.resources / "vault.yaml")]
+    capsys.readouterr()
+    assert main(show) != 0
+    assert "have no secret store 'vault'" in (err := capsys.readouterr().err)
+    assert f"{store.resources}/vault.yaml:" in err
+
+
 def serial(guard: Guard) -> int:
     peer = guard.peers.get(guard.own.header)
     assert peer is not None

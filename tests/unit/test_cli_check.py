@@ -270,6 +270,23 @@ def test_what_a_configuration_denies_is_told(capsys: pytest.CaptureFixture[str])
         assert _checked(capsys, "dapr.yaml") == expected
 
 
+def test_what_is_denied_is_told_beside_a_root_that_is_nowhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {components: {deny: [%s]}}\n"
+    _write("r/a.yaml", _COMPONENT.format(name="a", type="state.mesh"))
+    _write("c.yaml", text % "state.mesh/v1")
+    app = "{appID: app, appDirPath: ., command: [sh], configFilePath: c.yaml, resourcesPath: r}"
+    _write("dapr.yaml", f"version: 1\napps: [{app}]\n")
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    monkeypatch.setenv("MESH_TRUST_SECRET", "vault/root")
+    missing = "the root is in vault/root, and the resources have no secret store 'vault'; they have: none\n"
+    denied = "r/a.yaml:4:14: spec.type: component type 'state.mesh' is denied by Configuration 'c'\n"
+    assert _checked(capsys, "dapr.yaml") == (1, missing + denied, "2 problems\n")
+    _write("r/a.yaml", _COMPONENT.format(name="a", type="[]"))
+    assert _checked(capsys, "dapr.yaml")[2] == "1 problem\n"  # It may be what is missing.
+
+
 def test_two_of_one_name_are_fine_where_no_gateway_takes_both(capsys: pytest.CaptureFixture[str]) -> None:
     one = _COMPONENT.format(name="a", type="state.mesh")
     _write("a.yaml", f"{one}scopes: [x]\n---\n{one}scopes: [y]\n")
