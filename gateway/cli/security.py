@@ -43,7 +43,11 @@ _ADDRESS = re.compile(r"connectionstring|ur[li]$|dsn|endpoint|host|server")  # A
 _PASSWORD = re.compile(
     r"(password|passwd|pwd|accountkey|sharedaccesskey|sharedaccesssignature)\s*=\s*[^;&\s]", re.IGNORECASE
 )
-_MYSQL = re.compile(r"(?:[^:@/]*(?P<password>:[^@/]+)?@)?tcp\((?P<host>[^)]*)\)/(?P<options>.*)")
+# As the adapter reads it: the last '@' ends the login, and the last '/' before the options ends the place.
+_MYSQL = re.compile(
+    r"(?:[^:]*?(?P<password>:.+)?@)?(?:(?:tcp[46]?)?(?:\((?P<host>[^)]*)\))?|unix(?:\([^)]*\))?)/"
+    r"(?P<options>[^/?]*(?:\?.*)?)"
+)
 # Settings with servers, and those that switch TLS on, without which nothing is encrypted; none = there is no TLS.
 _PLAIN_UNLESS = {
     "cassandra": ("hosts", "enableHostVerification", "enableHostVerification: true"),
@@ -246,8 +250,9 @@ def _mysql(component: Component, text: str) -> tuple[bool, str]:
     found = _MYSQL.fullmatch(text) if component.type.endswith(".mysql") else None
     if found is None:
         return False, ""
-    plain = dict(_PAIR.findall(found["options"])).get("tls", "false") == "false" and component.entry("pemPath") is None
-    return bool(found["password"]), _remote(found["host"]) if plain else ""
+    tls = dict(_PAIR.findall(found["options"].casefold())).get("tls", "false")
+    plain = tls in ("false", "f", "0") and component.entry("pemPath") is None
+    return bool(found["password"]), _remote(found["host"] or "") if plain else ""
 
 
 def _hosts_of(text: str) -> Iterator[str]:
