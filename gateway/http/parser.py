@@ -46,8 +46,8 @@ class RequestParser(HttpRequestParser):
         except BadHttpMessage as error:
             return self._again(data, error)
         messages = result[0]
-        seen = self._last + data
-        self._last = seen[-len(HEAD_END) :]
+        before = self._last
+        self._last = (before + data[-len(HEAD_END) :])[-len(HEAD_END) :]
         if messages:
             message, self._body = messages[-1]
             # Of more than one request it is too much: where the next one begins is not certain then.
@@ -61,12 +61,14 @@ class RequestParser(HttpRequestParser):
                 self._came = sys.maxsize  # The sizes of chunks are among it.
             elif not self._body.is_eof():
                 self._came = size
-            self._ended = seen.endswith(HEAD_END) or seen[: len(seen) - size].endswith(HEAD_END)
+            end = len(data) - size
+            behind = (before + data[max(0, end - len(HEAD_END)) : end])[-len(HEAD_END) :]
+            self._ended = HEAD_END in (self._last, behind)
         elif self._between():
             self._head += data
         else:
             self._came += len(data)
-            self._ended = self._body is None or self._came == self._body.total_bytes or seen.endswith(HEAD_END)
+            self._ended = self._body is None or self._came == self._body.total_bytes or self._last == HEAD_END
         return result
 
     @property

@@ -104,7 +104,7 @@ class _Connection(web.RequestHandler):
     """
 
     _header_timer: asyncio.TimerHandle | None = None
-    _heads = 0  # Headers that were complete when the timer began.
+    _heads = 0  # Headers that were complete when something came last.
     _begun: bytes | None = None  # What may become the preface of HTTP/2; None once that is decided.
     _http2: Loading
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
@@ -99,3 +100,18 @@ async def test_half_a_header_is_known(whole: bytes) -> None:
         assert parser.half, cut
         parser.feed_data(PLAIN[9:])
         assert not parser.half, cut
+
+
+async def test_parts_of_a_body_are_not_copied_once_more() -> None:
+    """What aiohttp keeps of them is all."""
+    loop, part = asyncio.get_running_loop(), bytes(2**22)
+    head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
+    for pieces in ((head + part,), (head, part)):
+        parser = RequestParser(BaseProtocol(loop), loop, 2**30, max_line_size=8190, max_field_size=8190)
+        tracemalloc.start()
+        try:
+            read = [parser.feed_data(piece) for piece in pieces]
+            assert tracemalloc.get_traced_memory()[1] < 1.5 * len(part)
+        finally:
+            tracemalloc.stop()
+        assert read[0][0][0][1].total_bytes == len(part)
