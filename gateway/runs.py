@@ -25,7 +25,10 @@ from mesh.home import lock_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Run", "find_run", "list_runs", "registered", "set_app_pid"]
+__all__ = ["KEY_HEADER", "Run", "find_run", "list_runs", "registered", "set_app_pid"]
+
+KEY_HEADER = "mesh-key"
+"""Of the HTTP API; see ``Run.key``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class Run:
         max_header_bytes: Largest header section.
         labels: What ``mesh run`` said about it: cliPID, appCommand, appLogPath, daprdLogPath,
             runTemplatePath, runTemplateName.
-        key: Whoever can read this entry, the gateway's user, sends it to be told past ``spec.httpPipeline``.
+        key: Whoever can read this entry, the gateway's user, sends it as ``KEY_HEADER`` to be told past
+            ``spec.httpPipeline``.
     """
 
     app_id: str

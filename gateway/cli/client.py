@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from gateway.api_tokens import read_tokens
+from gateway.runs import KEY_HEADER
 from mesh.errors import MeshError
 from mesh.urls import in_url
 
@@ -152,7 +153,7 @@ def request(
     timeout: float | None = 10.0,
 ) -> tuple[int, bytes]:
     """Ask a gateway about itself, whatever its ``spec.httpPipeline`` asks for; give status and body, see `opened`."""
-    with opened(run, method, path, body, headers={**(headers or {}), "mesh-key": run.key}, timeout=timeout) as response:
+    with opened(run, method, path, body, headers={**(headers or {}), KEY_HEADER: run.key}, timeout=timeout) as response:
         return response.status, response.read()
 
 

@@ -21,17 +21,17 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.http.application import Direct
 from gateway.http.response import Answered, Request, Response, StreamedResponse, split_target
+from gateway.runs import KEY_HEADER
 from mesh.application import AppResponse, Headers
 from mesh.errors import BadArgumentError, MeshError
 from mesh.middleware import Answer, MiddlewareError, Onward
 from mesh.middleware import Request as Passing
 from mesh.telemetry import ANSWERED_BY
 
-__all__ = ["HEALTH", "KEY_HEADER", "Through", "middleware_stage", "towards_application"]
+__all__ = ["HEALTH", "Through", "middleware_stage", "towards_application"]
 
 logger = logging.getLogger(__name__)
 
-KEY_HEADER = "mesh-key"
 ABOUT_IT = (("GET", "/v1.0/metadata"), ("PUT", "/v1.0/metadata/appPID"))
 HEALTH = ("/v1.0/healthz", "/v1.0/healthz/outbound")
 OF_CONNECTION = frozenset(("connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer"))
