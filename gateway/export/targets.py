@@ -13,9 +13,8 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mesh.errors import ConfigError, Problem
-from mesh.resources.component import header_refusal
+from mesh.resources.component import TOKEN, header_refusal
 from mesh.resources.configuration import GRPC_PORT, OTel, Tracing
-from mesh.resources.schema_access import TOKEN
 from mesh.urls import names_a_host, port_of
 
 __all__ = ["OTLP", "Targets", "resource_of", "targets_of"]
