@@ -156,7 +156,8 @@ class Row:
 async def alternate(work: str, variants: Sequence[Variant], rounds: int, seconds: float) -> dict[str, Row]:
     """Warm every variant up, then measure them in turn, each round from another one on.
 
-    Of more than two none comes twice in a row, with warm caches; two take turns at being the first.
+    Each second lap of so many rounds goes backwards, so that none always follows the same one. Of more than two none
+    comes twice in a row, with warm caches; two take turns at being the first.
     """
     rows = {variant.name: Row(work, variant.name) for variant in variants}
     for variant in variants:
@@ -164,8 +165,9 @@ async def alternate(work: str, variants: Sequence[Variant], rounds: int, seconds
         rows[variant.name].rss = {process.name: process.rss() for process in variant.processes}
     for number in range(rounds):
         began = time.monotonic()
-        first = number % len(variants)
-        for variant in (*variants[first:], *variants[:first]):
+        lap, first = divmod(number, len(variants))
+        turn = variants[::-1] if lap % 2 else variants
+        for variant in (*turn[first:], *turn[:first]):
             rows[variant.name].samples.append(await variant.sample(seconds))
         figures = ", ".join(f"{name} {row.samples[-1].cpu_sum:.0f}" for name, row in rows.items())
         note(f"  {work} {number + 1}/{rounds}: CPU ms/1000: {figures} ({time.monotonic() - began:.1f} s)")

@@ -29,8 +29,9 @@ HOW = """\
   Compare variants of one run; absolute figures depend on the machine and what else it does.
 - **Goals** compare with the cheaper of two, in every round: the bare work in one piece, and the sum of its bare
   parts, each measured alone.
-- **CPU** is user + system time of the named processes (psutil), divided by the requests they served; the
-  broker, the application and the load generator are not in it. Everything runs on loopback, on the same cores.
+- **CPU** is user + system time of the named processes (on Linux each one's CPU clock, else psutil), divided by
+  the requests they served; the broker, the application and the load generator are not in it. Everything runs on
+  loopback, on the same cores.
 - **Load** is our own asyncio generator (`bench/load.py`), not wrk: it counts and checks every answer. At
   saturation 32 kept connections call again as soon as they are answered, so latencies there are queueing. At
   500/s calls begin at fixed times, and latency counts from the time a call was due (no coordinated omission).

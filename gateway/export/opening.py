@@ -13,7 +13,7 @@ from mesh import __version__
 from mesh.errors import ConfigError, Problem
 from mesh.node.runtime import Runtime
 from mesh.registry import needs
-from mesh.resources.component import KUBERNETES, MetadataEntry, SecretRef
+from mesh.resources.component import KUBERNETES, MetadataEntry, SecretRef, header_refusal
 from mesh.resources.configuration import Configuration, OTel
 
 __all__ = ["spans_sent"]
@@ -32,7 +32,7 @@ async def spans_sent(runtime: Runtime, grace: Callable[[], float]) -> AsyncItera
         grace: Gives the seconds that it may take at the end.
 
     Raises:
-        ConfigError: A place is none, or a secret has no value.
+        ConfigError: A place is none, or a secret has no value, or one that no header can hold.
         MissingDependencyError: What a Configuration asks for is not installed.
     """
     settings = runtime.settings
@@ -94,11 +94,14 @@ async def _headers(configuration: Configuration, runtime: Runtime) -> Mapping[st
             each.value
             if each.secret_key_ref is None
             else SecretRef(each.secret_key_ref.name, each.secret_key_ref.key or each.secret_key_ref.name),
-            "spec.tracing.otel.headers",
+            f"spec.tracing.otel.headers[{index}]",
         )
-        for each in given
+        for index, each in enumerate(given)
     ]
     resolved = await runtime.resolved(entries, store, configuration.file)
+    told = [(header_refusal(each.text() or ""), each.path) for each in resolved]
+    if problems := [Problem(refusal, path, configuration.file) for refusal, path in told if refusal]:
+        raise ConfigError(problems)
     return {each.name: each.text() or "" for each in resolved}
 
 

@@ -32,6 +32,7 @@ _SCOPE = InstrumentationScope(SCOPE)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _LIBRARY = logging.getLogger("opentelemetry.exporter")
 _LIBRARY.addHandler(logging.NullHandler())  # Threads that outlive us would else be heard on the standard error.
+logging.getLogger("opentelemetry.util.re").disabled = True  # It tells of a malformed header with its value.
 _SPARING = [f"{_LIBRARY.name}.otlp.proto.{each}" for each in ("grpc.exporter", "http.trace_exporter")]
 
 
@@ -53,8 +54,15 @@ class _Session(requests.Session):
     why = ""
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        self.why = ""  # Of a batch that is tried again, the last reason counts.
         try:
             return super().request(*args, **kwargs)
+        except requests.exceptions.InvalidHeader:
+            self.why = "a header cannot be sent"
+            raise
+        except ValueError as error:  # As that one, they tell what they were given: URLs, values of headers.
+            self.why = type(error).__name__
+            raise
         except requests.RequestException as error:
             cause = error.args[0] if error.args else error
             self.why = str(getattr(cause, "reason", cause))  # Around it is the URL, whose query may hold a secret.

@@ -137,18 +137,20 @@ async def exporting(
         for each in puts:
             each(span)
 
-    async with task_group() as tasks:
-        running = [tasks.create_task(each.run(), name="spans-export") for each in queues]
-        tracing.sink = puts[0] if len(puts) == 1 else put
-        try:
-            yield
-        finally:
-            tracing.sink = None
-            for task in running:
-                task.cancel()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(min(grace(), FLUSH_SECONDS)), asyncio.TaskGroup() as tasks:
-            for each in queues:
-                tasks.create_task(each.send_all(), name="spans-flush")
-    for each in queues:
-        each.give_up()
+    try:
+        async with task_group() as tasks:
+            running = [tasks.create_task(each.run(), name="spans-export") for each in queues]
+            tracing.sink = puts[0] if len(puts) == 1 else put
+            try:
+                yield
+            finally:
+                tracing.sink = None
+                for task in running:
+                    task.cancel()
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(grace(), FLUSH_SECONDS)), asyncio.TaskGroup() as tasks:
+                for each in queues:
+                    tasks.create_task(each.send_all(), name="spans-flush")
+        for each in queues:
+            each.give_up()

@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mesh.errors import ConfigError, Problem
+from mesh.resources.component import TOKEN, header_refusal
 from mesh.resources.configuration import GRPC_PORT, OTel, Tracing
 from mesh.urls import names_a_host, port_of
 
@@ -88,6 +89,9 @@ def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -
     def variable(name: str) -> str:
         return environ.get(OF_TRACES + name) or environ.get(GENERAL + name) or ""
 
+    def called(name: str) -> str:
+        return (OF_TRACES if environ.get(OF_TRACES + name) else GENERAL) + name
+
     endpoint = given.endpoint_address.strip()
     from_file = bool(endpoint)
     endpoint = endpoint or variable("ENDPOINT").strip()
@@ -95,25 +99,25 @@ def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -
         return None
     named = "" if given.protocol else variable("PROTOCOL").strip()
     if named == _JSON:
-        logger.warning("%sPROTOCOL: spans go as http/protobuf: %s is not supported", GENERAL, _JSON)
+        logger.warning("%s: spans go as http/protobuf: %s is not supported", called("PROTOCOL"), _JSON)
     protocol = given.protocol or _PROTOCOLS.get(named or "http")
     if protocol is None:
-        raise ConfigError(Problem(f"is grpc, or http/protobuf, not {named!r}", GENERAL + "PROTOCOL"))
-    told = {**_pairs(variable("HEADERS")), **headers}
+        raise ConfigError(Problem(f"is grpc, or http/protobuf, not {named!r}", called("PROTOCOL")))
+    told = {**_header_fields(variable("HEADERS"), called("HEADERS")), **headers}
+    told = {name: value.strip(" \t") for name, value in told.items()}  # Blanks around a value are none of it.
     if not names_a_host(endpoint):  # Of a file that was said when it was read.
-        raise ConfigError(Problem(f"must be host:port or a URL, not {endpoint!r}", GENERAL + "ENDPOINT"))
+        raise ConfigError(Problem(f"must be host:port or a URL, not {endpoint!r}", called("ENDPOINT")))
     if not (from_file or named) and given.protocol is None and port_of(endpoint) == GRPC_PORT:
-        text = (
-            "%sENDPOINT: %d is usually gRPC's port, and without a protocol it is HTTP; %sPROTOCOL=grpc says otherwise"
-        )
-        logger.warning(text, GENERAL, GRPC_PORT, GENERAL)
+        text = "%s: %d is usually gRPC's port, and without a protocol it is HTTP; %sPROTOCOL=grpc says otherwise"
+        logger.warning(text, called("ENDPOINT"), GRPC_PORT, GENERAL)
     scheme = urlsplit(endpoint).scheme if "://" in endpoint else ""
     insecure = not given.is_secure if from_file else variable("INSECURE").strip().lower() == "true"
     insecure = scheme == "http" if scheme else insecure
-    timeout = _timeout(given, variable("TIMEOUT"))
+    timeout = _timeout(given, variable("TIMEOUT"), called("TIMEOUT"))
     compression = variable("COMPRESSION").strip().lower()
     if compression not in ("", "none", "gzip"):
-        raise ConfigError(Problem(f"is gzip or none, not {compression!r}", GENERAL + "COMPRESSION"))
+        text = "%s: spans go uncompressed: it is gzip or none, not %r"  # It may be meant for the application.
+        logger.warning(text, called("COMPRESSION"), compression)
     gzip = compression == "gzip"
     if protocol == "grpc":
         where = endpoint.partition("://")[2] if scheme else endpoint
@@ -125,7 +129,7 @@ def _otlp(given: OTel, environ: Mapping[str, str], headers: Mapping[str, str]) -
     return OTLP("http", url, insecure, told, timeout, gzip, not from_file)
 
 
-def _timeout(given: OTel, text: str) -> float:
+def _timeout(given: OTel, text: str, called: str) -> float:
     if given.timeout is not None:
         return given.timeout.seconds
     if not text:
@@ -135,8 +139,20 @@ def _timeout(given: OTel, text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(Problem(f"is a number of milliseconds, not {text!r}", GENERAL + "TIMEOUT"))
+        raise ConfigError(Problem(f"is a number of milliseconds, not {text!r}", called))
     return seconds
+
+
+def _header_fields(text: str, called: str) -> dict[str, str]:
+    """Read those of the variable; what is wrong is told without it, for it may be a secret."""
+    if any(each.strip() and "=" not in each for each in text.split(",")):
+        logger.warning("%s: what is not name=value has no effect", called)
+    fields = _pairs(text)
+    if not all(TOKEN.fullmatch(name) for name in fields):
+        raise ConfigError(Problem("holds the name of no header", called))
+    if problems := [Problem(refusal, called) for value in fields.values() if (refusal := header_refusal(value))]:
+        raise ConfigError(problems)
+    return fields
 
 
 def _pairs(text: str) -> dict[str, str]:

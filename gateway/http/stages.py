@@ -103,7 +103,8 @@ def _measuring(recorder: Recorder, *, guarded: bool) -> Stage:
         # Whoever does not know the token is not to fill the series of those who do.
         path = OTHER if guarded and status == 401 else path_of(target)
         series = recorder.series(HTTP_SERVED, (verb, path, str(status)))
-        if path == target and len(path) <= MAX_LABEL:  # Else clients choose what is kept, without a bound to it.
+        # Else clients choose what is kept, without a bound to it: over HTTP/2 verbs as well.
+        if path == target and len(verb) + len(path) <= MAX_LABEL:
             if len(known) >= MAX_KEYS:
                 known.clear()
             known[verb, target, status] = series

@@ -75,7 +75,8 @@ class Answering:
         for what, text in (("target", target), ("authority", incoming.authority or "")):
             if not writable(text):
                 return bad_request(f"the {what} {text[:200]!a} cannot stand in a request")
-        size = len(target) + len(incoming.authority or "") + size_of(incoming.headers)
+        named = len(incoming.method) + len(target) + len(incoming.authority or "")
+        size = named + size_of(incoming.headers)
         if size > self._max_header_bytes:
             return header_too_large(f"the header section is larger than {self._max_header_bytes} bytes")
         return None

@@ -26,6 +26,7 @@ __all__ = [
     "MetadataEntry",
     "Secret",
     "SecretRef",
+    "TOKEN",
     "TemplateTokens",
     "env_refusal",
     "expand_template",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 KUBERNETES = "kubernetes"
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2: names of headers, verbs."""
 _R = TypeVar("_R", "Component", "HTTPEndpoint")
 _BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from mesh.errors import Problem
-from mesh.resources.component import Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef, header_refusal
+from mesh.resources.component import TOKEN, Component, EnvRef, HTTPEndpoint, MetadataEntry, SecretRef, header_refusal
 from mesh.resources.configuration import (
     API_NAMES,
     API_VERSIONS,
@@ -33,7 +33,7 @@ from mesh.resources.configuration import (
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 from mesh.resources.metric_patterns import metric_problems, metric_warnings
-from mesh.resources.schema_access import TOKEN, access_control
+from mesh.resources.schema_access import access_control
 from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host, port_of
 from mesh.values import is_host

@@ -9,14 +9,13 @@ import dataclasses
 import re
 
 from mesh.errors import Problem
+from mesh.resources.component import TOKEN
 from mesh.resources.configuration import AccessControl, AccessOperation
 from mesh.resources.documents import Document
 from mesh.values import parse_trust_domain
 
-__all__ = ["TOKEN", "access_control"]
+__all__ = ["access_control"]
 
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110 section 5.6.2: names of headers, verbs."""
 _NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f#?\\]")
 _SECTION = ("spec", "accessControl")
 

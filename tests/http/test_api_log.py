@@ -91,6 +91,7 @@ async def test_each_operation_at_debug(
     memory: Backbone, app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was asked of which block and target, what came of it and how long it took; no key, value, body or token."""
+    caplog.set_level(logging.INFO, "mesh.pipeline")
     async with gateway(memory, tmp_path, app=app) as node:
         await node.get("/v1.0/state/statestore/secret-key")
         assert [each for each in caplog.records if each.name == "mesh.pipeline"] == []

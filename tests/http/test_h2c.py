@@ -253,6 +253,7 @@ async def test_many_requests_at_once(client: HTTP2Client) -> None:
         pytest.param(section(method=b"CONNECT"), b"CONNECT", id="tunnel"),
         pytest.param(section((b"a", b"x" * 17_000)), b"larger than 16384 bytes", id="large header"),
         pytest.param(section(*[(b"a", b"x" * 1000)] * 50), b"larger than 16384 bytes", id="many header fields"),
+        pytest.param(section(method=b"M" * 17_000), b"larger than 16384 bytes", id="long verb"),
         pytest.param(section(*[(b"a", b"")] * 6000), b"larger than 16384 bytes", id="many empty header fields"),
     ],
 )

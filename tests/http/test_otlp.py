@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from mesh.errors import MissingDependencyError
+from mesh.errors import ConfigError, MissingDependencyError
 from tests.http.harness import DEFAULTS, App, Backbone, component, gateway, yaml
 from tests.support.eventually import eventually
 
@@ -131,6 +131,23 @@ async def test_what_is_sent(
     assert (client.status.code, client.status.message) == (2, "Code(500): Internal Server Error")
     assert text_of(client.attributes)["dapr.status_code"] == "500"
     assert 0 < client.start_time_unix_nano <= server.start_time_unix_nano <= server.end_time_unix_nano
+
+
+async def test_a_secret_that_no_header_can_hold(
+    memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused at start, by the place of its header, and not told."""
+    monkeypatch.setenv("COLLECTOR_KEY", "s3cret\n")
+    headers = [{"name": "x-plain", "value": "plain"}, {"name": "x-key", "secretKeyRef": {"name": "COLLECTOR_KEY"}}]
+    file = tmp_path / "tracing.yaml"
+    file.write_text(yaml("Configuration", "c", {"tracing": {"otel": {"endpointAddress": "c:1", "headers": headers}}}))
+    resources = DEFAULTS + component("secrets", "secretstores.local.env")
+    with pytest.raises(ConfigError) as raised:
+        async with gateway(memory, tmp_path, resources=resources, configuration_files=(file,)):
+            pass
+    refusal = "the value of a header cannot hold the character U+000A"
+    assert str(raised.value) == f"{file}: spec.tracing.otel.headers[1]: {refusal}"
+    assert "s3cret" not in caplog.text
 
 
 async def test_without_the_extra(

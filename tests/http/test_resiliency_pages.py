@@ -19,6 +19,7 @@ from mesh.errors import ConfigError
 from mesh.resources.loader import load_resources
 from tests.http.harness import DEFAULTS, App, Backbone, Got, Node, error, gateway, yaml
 from tests.http.test_resiliency import answers
+from tests.http.test_subscriptions import until_settled
 from tests.support.eventually import eventually
 
 HEAD = "---\napiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata:\n  name: myresiliency\n"
@@ -344,14 +345,15 @@ async def test_targets(memory: Backbone, tmp_path: Path) -> None:
 
 async def test_targets_of_both_directions(memory: Backbone, tmp_path: Path) -> None:
     """A component's policy beside its directions is for both: three more attempts, not the five of the default."""
-    subscribed = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
+    subscribed = [{"pubsubname": "pubsub", "topic": "t", "route": "/t", "deadLetterTopic": "dead"}]
     async with (
         App(subscribed) as app,
         gateway(memory, tmp_path, app=app, app_id="appB", resources=DEFAULTS + HEAD + DEFAULT_POLICIES) as node,
     ):
-        app.answers["/t"] = answers(500, 500, 500, 200)
+        app.answer("/t", 500)
         await node.publish("t", "x")
-        assert len(await app.until("/t", 4)) == 4
+        await until_settled(node, events_dead_lettered=1)
+        assert len(app.at("/t")) == 4
 
 
 def test_what_is_beside_its_place_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,16 @@ __all__ = ["OTelCollector", "needs_otel_collector", "strings"]
 
 ASK_SECONDS = 10
 FILE = "spans.jsonl"
+SOURCES = Path(__file__).with_name("otel_collector")
 
 
 def _found() -> Path | None:
-    """Give the program that `tests/provision/collector.sh` has built."""
-    cache = Path(os.environ.get("BROKERMESH_SDKS", Path.home() / ".cache/brokermesh-tests/sdks"))
-    built = sorted(cache.glob("otelcol-*/otelcol"), key=lambda path: path.stat().st_mtime)
-    return built[-1] if built else None
+    """Give the program that `tests/provision/collector.sh` has built of these sources."""
+    cache = Path(os.environ.get("BROKERMESH_SDKS") or Path.home() / ".cache/brokermesh-tests/sdks")
+    sources = [each for pattern in ("go.*", "*.go") for each in sorted(SOURCES.glob(pattern))]
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()[:16]
+    built = cache / f"otelcol-{digest}" / "otelcol"
+    return built if built.exists() else None
 
 
 def needs_otel_collector() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from gateway.cli.check import check
 from gateway.config import GatewayConfig
+from gateway.http.response import Response
+from gateway.http.stages import _measuring
 from gateway.metrics.endpoint import breaker_states
 from gateway.metrics.exposition import exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
@@ -128,6 +132,27 @@ async def test_states_of_breakers_are_bounded_and_what_is_open_comes_first() -> 
     assert 'target="app_1199"' in opened
     [other] = (each for each in now if OTHER in each)
     assert 'status="closed"' in other
+
+
+async def test_what_clients_choose_is_not_kept_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short verbs and paths are looked for once; verbs of HTTP/2 may be as long as a header section."""
+    looked: list[str] = []
+    recorder = Recorder()
+    found = recorder.series
+
+    def series(name: str, labels: tuple[str, ...] = ()) -> Series:
+        looked.extend(labels[:1])
+        return found(name, labels)
+
+    async def answer(request: object) -> Response:
+        return Response(204)
+
+    monkeypatch.setattr(recorder, "series", series)
+    measuring = _measuring(recorder, guarded=False)(answer)
+    long = "M" * MAX_LABEL
+    for verb in ("GET", long) * 3:
+        await measuring(cast("Any", SimpleNamespace(method=verb, raw_path="/", content=SimpleNamespace(total_bytes=0))))
+    assert looked == ["GET", long, long, long]
 
 
 async def _away() -> object:

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import orjson
 import pytest
+from aiohttp import web
 
 from gateway.export import queue
 from gateway.export.otlp import OTLPExporter
@@ -87,6 +89,15 @@ async def test_a_batch_takes_as_long_as_its_exporter_says() -> None:
     assert OTLPExporter(OTLP("http", "http://127.0.0.1:1/", True, {}, timeout=60.0), {}).seconds > 60.0
 
 
+async def test_a_gateway_that_fails_sends_what_waits() -> None:
+    exporter, counters, tracing = Taking(), Counters(), Tracing(1.0)
+    with pytest.raises(RuntimeError, match="failed"):
+        async with exporting([exporter], tracing, counters, lambda: 5.0):
+            begin(tracing)
+            raise RuntimeError("failed")
+    assert counters.snapshot() == {(SPANS, "test", "sent"): 1}
+
+
 async def test_what_is_on_its_way_at_the_end_is_sent_or_told() -> None:
     exporter, counters, tracing = Taking(), Counters(), Tracing(1.0)
     exporter.holds = True
@@ -119,6 +130,65 @@ async def test_an_end_is_bounded_whatever_time_there_is() -> None:
         async with exporting([exporter], tracing, counters, lambda: math.inf):
             begin(tracing)
     assert counters.snapshot() == {(SPANS, "test", "failed"): 1}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "value", "why"),
+    [
+        ("http", " s3cret", "a header cannot be sent"),
+        ("http", "s3cret\n", "a header cannot be sent"),
+        ("http", "s3cr\u20act", "UnicodeEncodeError"),
+        ("grpc", "s3cret\n", "Invalid metadata"),
+    ],
+)
+async def test_why_a_header_cannot_be_sent_is_told_without_it(
+    protocol: Literal["http", "grpc"], value: str, why: str
+) -> None:
+    """The libraries quote it."""
+    endpoint = "http://127.0.0.1:1/v1/traces" if protocol == "http" else "127.0.0.1:1"
+    told: list[Span] = []
+    begin(Tracing(1.0, told.append))
+    async with OTLPExporter(OTLP(protocol, endpoint, True, {"x-key": value}), {}) as exporter:
+        with pytest.raises(ExportError) as raised:
+            await exporter.send(told)
+    assert str(raised.value).endswith(why)
+    assert "s3cr" not in str(raised.value)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+async def test_malformed_headers_of_the_environment_are_not_told(
+    protocol: Literal["http", "grpc"], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library reads them itself, and would quote them."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "s3cret")
+    async with OTLPExporter(OTLP(protocol, "127.0.0.1:1", True, {}), {}):
+        pass
+    assert caplog.text == ""
+
+
+async def test_the_last_of_several_reasons_is_told() -> None:
+    """A batch is tried again, and then the collector answers."""
+    told: list[Span] = []
+    begin(Tracing(1.0, told.append))
+    tries = 0
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(status=403)
+
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0)  # type: ignore[arg-type]
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    target = OTLP("http", f"http://127.0.0.1:{runner.addresses[0][1]}/", True, {}, timeout=60.0)
+    async with OTLPExporter(target, {}) as exporter:
+        with pytest.raises(ExportError, match="403"):
+            await exporter.send(told)
+    assert tries == 2
+    await runner.cleanup()
 
 
 async def test_the_library_is_not_heard_afterwards(capsys: pytest.CaptureFixture[str]) -> None:

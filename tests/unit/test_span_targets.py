@@ -51,15 +51,20 @@ def test_places(otel: OTel, environ: Mapping[str, str], protocol: str, endpoint:
         (OTel(), {"ENDPOINT": "http://c:4317"}, "ENDPOINT: 4317 is usually gRPC's port"),
         (OTel(), {"ENDPOINT": "http://c:4317", "PROTOCOL": "http/protobuf"}, ""),
         (OTel(), {"ENDPOINT": "http://c:4318"}, ""),
+        (OTel(), {"TRACES_ENDPOINT": "http://c:4317/x"}, "TRACES_ENDPOINT: 4317 is usually gRPC's port"),
+        (OTel(), {"ENDPOINT": "c:1", "COMPRESSION": "deflate"}, "COMPRESSION: spans go uncompressed: it is gzip or"),
+        (OTel(), {"ENDPOINT": "c:1", "TRACES_COMPRESSION": "br"}, "TRACES_COMPRESSION: spans go uncompressed"),
+        (OTel(), {"ENDPOINT": "c:1", "HEADERS": "s3cret"}, "HEADERS: what is not name=value has no effect"),
     ],
 )
 def test_what_is_perhaps_not_meant(
     otel: OTel, environ: Mapping[str, str], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told once, and spans go over HTTP."""
+    """It is told once and without values of headers, and spans go over HTTP, uncompressed."""
     found = targets_of(Tracing(otel=otel), {VARIABLE + name: value for name, value in environ.items()}, {}).otlp
     assert found is not None
-    assert found.protocol == "http"
+    assert (found.protocol, found.gzip) == ("http", False)
+    assert "s3cret" not in caplog.text
     assert [each.getMessage().startswith(VARIABLE + told) for each in caplog.records] == [True] * bool(told)
 
 
@@ -72,7 +77,7 @@ def test_nowhere() -> None:
 def test_header_fields_and_time() -> None:
     """What is in both is the file's; a password is in no text that people are shown."""
     environ = {
-        VARIABLE + "HEADERS": "a=1,b=x%20y, c = d ",
+        VARIABLE + "HEADERS": "a=1,b=%20x%20y, c = d ",
         VARIABLE + "TIMEOUT": "2500",
         VARIABLE + "TRACES_COMPRESSION": "gzip",
         VARIABLE + "COMPRESSION": "none",
@@ -93,8 +98,18 @@ def test_header_fields_and_time() -> None:
     [
         ({"ENDPOINT": "c", "PROTOCOL": "udp"}, "OTEL_EXPORTER_OTLP_PROTOCOL: is grpc, or http/protobuf, not 'udp'"),
         ({"ENDPOINT": "http://"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be host:port or a URL, not 'http://'"),
-        ({"ENDPOINT": "c", "COMPRESSION": "br"}, "OTEL_EXPORTER_OTLP_COMPRESSION: is gzip or none, not 'br'"),
-        ({"ENDPOINT": "c", "TIMEOUT": "soon"}, "OTEL_EXPORTER_OTLP_TIMEOUT: is a number of milliseconds, not 'soon'"),
+        (
+            {"ENDPOINT": "c", "TRACES_TIMEOUT": "soon"},
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT: is a number of milliseconds, not 'soon'",
+        ),
+        (
+            {"ENDPOINT": "c", "HEADERS": "a=s3cret%0A"},
+            "OTEL_EXPORTER_OTLP_HEADERS: the value of a header cannot hold the character U+000A",
+        ),
+        (
+            {"ENDPOINT": "c", "TRACES_HEADERS": "key s3cret=b"},
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS: holds the name of no header",
+        ),
     ],
 )
 def test_what_makes_no_sense(environ: Mapping[str, str], said: str) -> None:
