@@ -36,8 +36,8 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
@@ -49,6 +49,7 @@ from mesh.calls.comeback import Comeback
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.malformed import MALFORMED, careful
 from mesh.calls.members import Members
+from mesh.calls.proven import while_proven
 from mesh.calls.request import DEADLINE_HEADER, WATCHED_HEADER, Handler, Request, Serving
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import (
@@ -58,7 +59,7 @@ from mesh.errors import (
     StreamBrokenError,
     UnprovenError,
 )
-from mesh.tasks import task_group, until_any
+from mesh.tasks import task_group
 from mesh.trust.identity import ProveAgainError
 
 if TYPE_CHECKING:
@@ -421,36 +422,12 @@ class Exchange:
             # Whoever knows the token needs no right to send to the address: `prove` tells it, to who had that right.
             serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{secrets.token_hex(16)}")
             self._serving.append(serving)
+            guard, sink = self.guard, careful(serving.receive)
             try:
-                async with self._while_proven(lambda: self.broker.serve(address, group, careful(serving.receive))):
+                async with while_proven(guard, address, lambda: self.broker.serve(address, group, sink)):
                     yield
             finally:
                 self._serving.remove(serving)
-
-    @asynccontextmanager
-    async def _while_proven(self, serve: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
-        """Serve, but for when this node cannot prove its answers: others do, or callers are told that nobody does."""
-        if self.guard is None:
-            async with serve():
-                yield
-            return
-        standing, decided, leaving = self.guard.standing, asyncio.Event(), asyncio.Event()
-
-        async def hold() -> None:
-            while not leaving.is_set():
-                if standing.proven.is_set():
-                    async with serve():
-                        decided.set()
-                        await until_any(standing.ended, leaving)
-                else:
-                    decided.set()
-                    await until_any(standing.proven, leaving)
-
-        async with task_group() as tasks:
-            tasks.create_task(hold(), name="exchange-hold")
-            await decided.wait()
-            yield
-            leaving.set()
 
 
 def _asking_for(message: Message, deadline: float, streamed: bool, watched: bool) -> Message:

@@ -427,6 +427,28 @@ async def test_who_is_made_to_ask_in_the_open_counts_that(tmp_path: Path) -> Non
         assert mesh.counts["downgrade",] == 1
 
 
+@pytest.mark.parametrize(("mode", "seal"), [(None, False), ("permissive", False), ("permissive", True)])
+async def test_nobody_unproven_says_where_a_request_goes(tmp_path: Path, mode: str | None, seal: bool) -> None:
+    """Whoever sees where a call waits can send there, and would else be sent its body."""
+    mesh = Mesh(tmp_path / "trust")
+    async with (
+        mesh.running(mode, mode, seal=seal),
+        mesh.callee.serve(STOCK, "stock", ran := Ran()),
+        asyncio.TaskGroup() as tasks,
+    ):
+        await works(mesh)
+        mesh.callee_broker.held = lambda message: True
+        call = tasks.create_task(works(mesh))
+        answer = await mesh.callee_broker.kept.get()
+        mesh.callee_broker.held = lambda message: False
+        await mesh.evil.send(answer[0], Message({"mesh-frame": "prove"}, b""), mesh.evil.inbox)
+        await mesh.callee_broker.send(*answer)  # Proven, and there before the call goes on.
+        await call
+        assert mesh.evil.inbox not in [to for to, *_ in mesh.caller_broker.sent]
+    assert mesh.evil.got == []
+    assert set(ran.bodies) == {SECRET}
+
+
 async def test_strict_sends_nothing_in_the_open_to_who_has_no_identity(mesh: Mesh) -> None:
     """Whatever that one says; and its caller is told why nothing came of it."""
     async with Tapped(mesh.make()) as broker, Exchange(broker) as plain, plain.serve(STOCK, "stock", ran := Ran()):
