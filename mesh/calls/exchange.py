@@ -54,6 +54,7 @@ from mesh.calls.request import DEADLINE_HEADER, WATCHED_HEADER, Handler, Request
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import (
     BrokerError,
+    BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
     StreamBrokenError,
@@ -357,7 +358,7 @@ class Exchange:
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(tries.to, self._proven(link, message, tries), link.address)
+                await self._send(tries.to, self._proven(link, message, tries), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -378,6 +379,15 @@ class Exchange:
                 timer.cancel()
                 if not streamed:
                     self._end(link, first)
+
+    async def _send(self, to: str | Address, message: Message, reply_to: str) -> None:
+        """Send a request; raises ``BrokerUnavailableError`` only when it certainly was not, as callers try again."""
+        try:
+            await self.broker.send(to, message, reply_to)
+        except BrokerUnavailableError as error:
+            if isinstance(to, Address):
+                raise
+            raise StreamBrokenError("the connection to the broker broke off") from error
 
     def _proven(self, link: Link, message: Message, tries: _Tries) -> Message:
         """Prove a request, and note what its answers must prove."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import SEALED_HEADER
-from mesh.errors import DeadlineExceededError, StreamBrokenError, UnprovenError
+from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamBrokenError, UnprovenError
 from mesh.trust import sealing
 from mesh.trust.credential import decoded, encoded
 from mesh.trust.folder import Folder
@@ -255,7 +255,27 @@ async def test_nobody_guesses_where_one_node_is_asked(tmp_path: Path, mode: str 
         assert mesh.evil.got == []
 
 
-def _some(found: list[object]) -> None:
+async def test_a_connection_that_breaks_when_one_node_is_asked_does_not_make_it_run_twice(mesh: Mesh) -> None:
+    """An adapter may say that of a frame to an inbox which arrived."""
+
+    class Breaking(Tapped):
+        async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+            await super().send(to, message, reply_to)
+            if isinstance(to, str) and ".serve-" in to:
+                raise BrokerUnavailableError("it broke off")
+
+    async with (
+        mesh.callee.serve(STOCK, "stock", ran := Ran()),
+        Breaking(mesh.make()) as broker,
+        Exchange(broker, guard=mesh.guard("shop", seal=True)) as caller,
+    ):
+        with pytest.raises(StreamBrokenError, match="the connection to the broker broke off"):
+            await caller.request(STOCK, ORDER, soon())
+        await eventually(lambda: _some(ran.bodies))
+    assert ran.bodies == [SECRET]
+
+
+def _some(found: Sequence[object]) -> None:
     assert found
 
 
