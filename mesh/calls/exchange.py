@@ -252,7 +252,7 @@ class Exchange:
             return
         for serving in self._serving:
             if serving.token == frame.token:
-                serving.receive(frame)
+                serving.receive(frame, alone=True)
                 return
         kind = frame.message.headers.get(FRAME_HEADER)
         if kind in _OF_AN_OPEN_STREAM:
@@ -428,15 +428,20 @@ class Exchange:
         number = next(self._numbers)
         members = Members(self, self.taken, address, number)
         joined = members.joined() if recoverable else nullcontext()
-        async with joined, task_group() as tasks:
-            # Whoever knows the token needs no right to send to the address: `prove` tells it, to who had that right.
-            serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{secrets.token_hex(16)}")
-            self._serving.append(serving)
-            guard, sink = self.guard, careful(serving.receive)
+        async with joined:
             try:
-                async with while_proven(guard, address, lambda: self.broker.serve(address, group, sink)):
-                    yield
-            finally:
+                async with task_group() as tasks:
+                    # Whoever knows the token needs no right to send to the address: `prove` tells it to who has that.
+                    token = f"serve-{secrets.token_hex(16)}"
+                    serving = Serving(self, members, handler, max_in_flight, tasks, token)
+                    self._serving.append(serving)
+                    guard, sink = self.guard, careful(serving.receive)
+                    try:
+                        async with while_proven(guard, address, lambda: self.broker.serve(address, group, sink)):
+                            yield
+                    finally:
+                        serving.leaving = True
+            finally:  # Not before its handlers have ended: what is sent to it alone is refused until then.
                 self._serving.remove(serving)
 
 

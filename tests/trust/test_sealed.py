@@ -15,7 +15,13 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import SEALED_HEADER
-from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamBrokenError, UnprovenError
+from mesh.errors import (
+    BrokerUnavailableError,
+    DeadlineExceededError,
+    NoResponderError,
+    StreamBrokenError,
+    UnprovenError,
+)
 from mesh.trust import sealing
 from mesh.trust.credential import decoded, encoded
 from mesh.trust.folder import Folder
@@ -253,6 +259,66 @@ async def test_nobody_guesses_where_one_node_is_asked(tmp_path: Path, mode: str 
         await works(mesh)
         assert ran.bodies == [SECRET] * 2
         assert mesh.evil.got == []
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "cannot prove itself"])
+async def test_who_is_asked_alone_and_serves_no_longer_sends_its_caller_back(
+    mesh: Mesh, leaves: bool, others: int
+) -> None:
+    """To the address, where another one serves, or nobody does. Meanwhile it ends what it has begun."""
+    gate, began = asyncio.Event(), asyncio.Event()
+    bodies: list[bytes] = []
+
+    async def waits(request: Request) -> None:
+        bodies.append(request.body)
+        began.set()
+        await gate.wait()
+        await request.reply({}, b"first")
+
+    async def answer(caller: Exchange) -> bytes:
+        try:
+            return (await caller.request(STOCK, Message(ORDER.headers, b"second"), soon())).body
+        except NoResponderError:
+            return b"nobody"
+
+    async def no_longer() -> None:
+        await mesh.evil.send(STOCK, Message({}, b""), mesh.evil.inbox)
+        assert mesh.evil.got  # That nobody serves it.
+
+    async with (
+        Tapped(mesh.make()) as other_broker,
+        Exchange(other_broker, guard=mesh.guard("stock", seal=True)) as other,
+        asyncio.TaskGroup() as tasks,
+        AsyncExitStack() as others_serving,
+    ):
+        serving = AsyncExitStack()
+        await serving.enter_async_context(mesh.callee.serve(STOCK, "stock", waits))
+        first = tasks.create_task(mesh.caller.request(STOCK, ORDER, soon()))
+        await began.wait()
+        tapped = Tapped(mesh.make())
+        tapped.held = lambda message: tapped.sent[-1][0] != STOCK
+        broker = await others_serving.enter_async_context(tapped)
+        caller = await others_serving.enter_async_context(Exchange(broker, guard=mesh.guard("shop", seal=True)))
+        second = tasks.create_task(answer(caller))
+        held = await tapped.kept.get()
+        tapped.held = lambda message: False
+        if leaves:
+            left = tasks.create_task(serving.aclose())
+        else:
+            assert mesh.callee.guard is not None
+            standing = mesh.callee.guard.standing
+            standing.proven.clear()
+            standing.ended.set()
+        await eventually(no_longer)
+        if others:
+            await others_serving.enter_async_context(other.serve(STOCK, "stock", Ran()))
+        await broker.send(*held)
+        assert await second == (b"done second" if others else b"nobody")
+        gate.set()
+        assert (await first).body == b"first"
+        await (left if leaves else serving.aclose())
+    assert bodies == [SECRET]
 
 
 async def test_a_connection_that_breaks_when_one_node_is_asked_does_not_make_it_run_twice(mesh: Mesh) -> None:
