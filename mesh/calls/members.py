@@ -19,7 +19,8 @@ members, those included that have left since, or died: what these took stays unk
 
 A broker may let a node listen to the members, and not tell them anything; some do not even say so. The only sure sign
 is to hear oneself. Who does not may know no others, nor they of it: it vouches for no list, and says to each
-caller at once that it took the call (``taken``, in ``mesh/calls/exchange.py``). Such a call is never sent again.
+caller at once that it took the call (``taken``, in ``mesh/calls/exchange.py``). Such a call is never
+sent again, unless that frame is lost; so it is told again to a caller that asks.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class Members:
                 await self._echo.wait()
         except TimeoutError:
             self._known_since = None
-            if not self._unheard:
+            guard = self._exchange.guard
+            if not self._unheard and (guard is None or guard.standing.proven.is_set()):
                 self._unheard = True
                 logger.warning(
                     "what this node tells the other instances of %s does not come back, so no call to it is made again "
@@ -180,10 +182,10 @@ class Members:
         elif kind == GIVEN_UP:
             for token in [named(each) for each in listed(said["calls"], MAX_CALLS)]:
                 self._taken.end(token, by)
-        elif self._is_member(teller):
-            if said["node"] == self.node:
+        elif said["node"] == self.node:  # Also where others alone may answer.
+            if guard is None or teller in (None, guard.own.identity):
                 self._hear_itself(said)
-                return
+        elif self._is_member(teller):
             if kind == "bye":
                 self._leave(named(said["node"]), self._exchange.monotonic())
                 return
@@ -235,6 +237,8 @@ class Members:
             if request is not None:
                 if request.answered:
                     answers.append((f"{caller}.{token}", request.last_word(), request.end_address))
+                elif self.is_unknown:
+                    request.tell_taken()
                 continue
             if not self._taken.knows(token, by):
                 if not self._taken.knows_all_since(now - age):
