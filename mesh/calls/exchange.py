@@ -38,6 +38,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
@@ -49,7 +50,6 @@ from mesh.calls.comeback import Comeback
 from mesh.calls.link import FRAME_HEADER, WINDOW_BYTES, Link, broken
 from mesh.calls.malformed import MALFORMED, careful
 from mesh.calls.members import Members
-from mesh.calls.proven import while_proven
 from mesh.calls.request import DEADLINE_HEADER, WATCHED_HEADER, Handler, Request, Serving
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import (
@@ -435,9 +435,9 @@ class Exchange:
                     token = f"serve-{secrets.token_hex(16)}"
                     serving = Serving(self, members, handler, max_in_flight, tasks, token)
                     self._serving.append(serving)
-                    guard, sink = self.guard, careful(serving.receive)
+                    guard, serve = self.guard, partial(self.broker.serve, address, group, careful(serving.receive))
                     try:
-                        async with while_proven(guard, address, lambda: self.broker.serve(address, group, sink)):
+                        async with serve() if guard is None else guard.standing.while_proven(address.label, serve):
                             yield
                     finally:
                         serving.leaving = True

@@ -8,14 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mesh import address
-from mesh.calls import proven
-from mesh.calls.proven import while_proven
 from mesh.errors import BrokerUnavailableError
-from mesh.trust.guard import Guard
-from tests.support.guards import strict_guards
-
-STOCK = address.app("default", "stock")
+from mesh.trust import standing
+from mesh.trust.standing import Standing
 
 
 class Away:
@@ -38,32 +33,23 @@ class Away:
             self.left.set()
 
 
-@pytest.fixture
-def guard() -> Guard:
-    made = strict_guards("default")("stock")
-    assert made is not None
-    return made
-
-
-def _stand(guard: Guard, stands: bool) -> None:
-    became, was = guard.standing.proven, guard.standing.ended
-    if not stands:
-        became, was = was, became
+def _stand(node: Standing, stands: bool) -> None:
+    became, was = (node.proven, node.ended) if stands else (node.ended, node.proven)
     was.clear()
     became.set()
 
 
 async def test_a_certificate_that_returns_while_the_broker_is_away(
-    guard: Guard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(proven, "AGAIN_AFTER", 0.01)
-    broker = Away()
-    async with asyncio.timeout(10), while_proven(guard, STOCK, broker.serve):
+    monkeypatch.setattr(standing, "AGAIN_SECONDS", 0.01)
+    node, broker = Standing(), Away()
+    async with asyncio.timeout(10), node.while_proven("stock", broker.serve):
         assert broker.serves.is_set()
-        _stand(guard, False)
+        _stand(node, False)
         await broker.left.wait()
         broker.away = True
-        _stand(guard, True)
+        _stand(node, True)
         for _ in range(3):
             broker.refused.clear()
             await broker.refused.wait()
@@ -73,19 +59,19 @@ async def test_a_certificate_that_returns_while_the_broker_is_away(
     assert caplog.messages == ["stock is not served again yet: no connection"]
 
 
-async def test_who_leaves_while_the_broker_is_away_does_not_wait(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proven, "AGAIN_AFTER", 60.0)
-    broker = Away()
-    _stand(guard, False)
-    async with asyncio.timeout(10), while_proven(guard, STOCK, broker.serve):
+async def test_who_leaves_while_the_broker_is_away_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "AGAIN_SECONDS", 60.0)
+    node, broker = Standing(), Away()
+    _stand(node, False)
+    async with asyncio.timeout(10), node.while_proven("stock", broker.serve):
         broker.away = True
-        _stand(guard, True)
+        _stand(node, True)
         await broker.refused.wait()
 
 
-async def test_a_broker_that_is_away_at_first_is_an_error(guard: Guard) -> None:
-    broker = Away()
+async def test_a_broker_that_is_away_at_first_is_an_error() -> None:
+    node, broker = Standing(), Away()
     broker.away = True
     with pytest.raises(BrokerUnavailableError, match="no connection"):
-        async with while_proven(guard, STOCK, broker.serve):
+        async with node.while_proven("stock", broker.serve):
             raise AssertionError
