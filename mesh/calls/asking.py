@@ -14,7 +14,7 @@ import orjson
 from mesh import address
 from mesh.address import Address, Kind
 from mesh.broker import Message
-from mesh.calls.context import Context
+from mesh.calls.context import Context, tell
 from mesh.calls.link import FRAME_HEADER, Link
 from mesh.calls.malformed import listed, named
 from mesh.calls.waiting import MAX_MEMBERS, Waiting
@@ -58,11 +58,7 @@ class Asking:
         for served, tokens in given_up.items():
             for first in range(0, len(tokens), MAX_CALLS):
                 body = orjson.dumps({"calls": tokens[first : first + MAX_CALLS]})
-                await self._broadcast(served, Message({FRAME_HEADER: GIVEN_UP}, body))
-
-    async def _broadcast(self, served: Address, message: Message) -> None:
-        to, guard = address.members(served), self._exchange.guard
-        await self._exchange.broker.broadcast(to, message if guard is None else guard.tell(to.text, message))
+                await tell(self._exchange, address.members(served), body, {FRAME_HEADER: GIVEN_UP})
 
     async def ask(self) -> None:
         """Ask about all that are due."""
@@ -88,7 +84,7 @@ class Asking:
         body = orjson.dumps({"inbox": self._exchange.inbox, "at": now, "calls": calls})
         try:
             async with asyncio.timeout(ASK_WAIT):
-                await self._broadcast(served, Message({FRAME_HEADER: "ask"}, body))
+                await tell(self._exchange, address.members(served), body, {FRAME_HEADER: "ask"})
         except (BrokerError, TimeoutError):
             return  # It is asked again soon.
         for _, waiting in links:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.address import Address
@@ -43,9 +44,11 @@ class Context(Protocol):
         """Do something small on the side, if it can be done soon."""
 
 
-async def tell(exchange: Context, to: Address, body: bytes = b"") -> None:
+async def tell(
+    exchange: Context, to: Address, body: bytes = b"", headers: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Tell everybody who listens; raises ``BrokerError``."""
-    message = Message({}, body)
+    message = Message(headers, body)
     await exchange.broker.broadcast(to, message if exchange.guard is None else exchange.guard.tell(to.text, message))
 
 

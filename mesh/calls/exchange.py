@@ -36,8 +36,9 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
@@ -53,12 +54,13 @@ from mesh.calls.request import DEADLINE_HEADER, WATCHED_HEADER, Handler, Request
 from mesh.calls.taken import TOKEN_PREFIX, Taken
 from mesh.errors import (
     BrokerError,
+    BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
     StreamBrokenError,
     UnprovenError,
 )
-from mesh.tasks import task_group, until_any
+from mesh.tasks import task_group
 from mesh.trust.identity import ProveAgainError
 
 if TYPE_CHECKING:
@@ -250,7 +252,7 @@ class Exchange:
             return
         for serving in self._serving:
             if serving.token == frame.token:
-                serving.receive(frame)
+                serving.receive(frame, alone=True)
                 return
         kind = frame.message.headers.get(FRAME_HEADER)
         if kind in _OF_AN_OPEN_STREAM:
@@ -356,7 +358,7 @@ class Exchange:
             timer = loop.call_later(remaining, _expire, link)
             streamed = False
             try:
-                await self.broker.send(tries.to, self._proven(link, message, tries), link.address)
+                await self._send(tries.to, self._proven(link, message, tries), link.address)
                 link.sender = None
                 if body is not None:
                     link.streaming = True
@@ -377,6 +379,15 @@ class Exchange:
                 timer.cancel()
                 if not streamed:
                     self._end(link, first)
+
+    async def _send(self, to: str | Address, message: Message, reply_to: str) -> None:
+        """Send a request; raises ``BrokerUnavailableError`` only when it certainly was not, as callers try again."""
+        try:
+            await self.broker.send(to, message, reply_to)
+        except BrokerUnavailableError as error:
+            if isinstance(to, Address):
+                raise
+            raise StreamBrokenError("the connection to the broker broke off") from error
 
     def _proven(self, link: Link, message: Message, tries: _Tries) -> Message:
         """Prove a request, and note what its answers must prove."""
@@ -417,40 +428,21 @@ class Exchange:
         number = next(self._numbers)
         members = Members(self, self.taken, address, number)
         joined = members.joined() if recoverable else nullcontext()
-        async with joined, task_group() as tasks:
-            # Whoever knows the token needs no right to send to the address: `prove` tells it, to who had that right.
-            serving = Serving(self, members, handler, max_in_flight, tasks, f"serve-{secrets.token_hex(16)}")
-            self._serving.append(serving)
+        async with joined:
             try:
-                async with self._while_proven(lambda: self.broker.serve(address, group, careful(serving.receive))):
-                    yield
-            finally:
+                async with task_group() as tasks:
+                    # Whoever knows the token needs no right to send to the address: `prove` tells it to who has that.
+                    token = f"serve-{secrets.token_hex(16)}"
+                    serving = Serving(self, members, handler, max_in_flight, tasks, token)
+                    self._serving.append(serving)
+                    guard, serve = self.guard, partial(self.broker.serve, address, group, careful(serving.receive))
+                    try:
+                        async with serve() if guard is None else guard.standing.while_proven(address.label, serve):
+                            yield
+                    finally:
+                        serving.leaving = True
+            finally:  # Not before its handlers have ended: what is sent to it alone is refused until then.
                 self._serving.remove(serving)
-
-    @asynccontextmanager
-    async def _while_proven(self, serve: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
-        """Serve, but for when this node cannot prove its answers: others do, or callers are told that nobody does."""
-        if self.guard is None:
-            async with serve():
-                yield
-            return
-        standing, decided, leaving = self.guard.standing, asyncio.Event(), asyncio.Event()
-
-        async def hold() -> None:
-            while not leaving.is_set():
-                if standing.proven.is_set():
-                    async with serve():
-                        decided.set()
-                        await until_any(standing.ended, leaving)
-                else:
-                    decided.set()
-                    await until_any(standing.proven, leaving)
-
-        async with task_group() as tasks:
-            tasks.create_task(hold(), name="exchange-hold")
-            await decided.wait()
-            yield
-            leaving.set()
 
 
 def _asking_for(message: Message, deadline: float, streamed: bool, watched: bool) -> Message:

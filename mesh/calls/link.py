@@ -158,7 +158,7 @@ class Link:
             return
         self.heard_at = self._exchange.monotonic()
         if kind == PROVE:
-            self.fail(ProveAgainError("the callee asks for a signature", frame.reply_to))
+            self._receive_prove(frame.reply_to)
             return
         if frame.reply_to:
             self.peer = frame.reply_to
@@ -181,6 +181,14 @@ class Link:
             self.fail(NoResponderError("every instance is busy"))
         elif kind == TAKEN:
             self.taken = True
+
+    def _receive_prove(self, at: str) -> None:
+        session = self.session
+        if session is None:
+            return  # Nothing was proven, so whoever says that has made it up.
+        # Where the next try goes is heard of who is proven alone, and only for what nobody else can open.
+        to_one = session.seals and session.peer is not None
+        self.fail(ProveAgainError("the callee asks for a signature", at if to_one else ""))
 
     def _receive_credit(self, message: Message) -> None:
         credit = int(message.headers[CREDIT_HEADER])

@@ -19,7 +19,8 @@ members, those included that have left since, or died: what these took stays unk
 
 A broker may let a node listen to the members, and not tell them anything; some do not even say so. The only sure sign
 is to hear oneself. Who does not may know no others, nor they of it: it vouches for no list, and says to each
-caller at once that it took the call (``taken``, in ``mesh/calls/exchange.py``). Such a call is never sent again.
+caller at once that it took the call (``taken``, in ``mesh/calls/exchange.py``). Such a call is never
+sent again, unless that frame is lost; so it is told again to a caller that asks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -57,7 +58,8 @@ MEMBERS_PER_BEAT = 10  # The more there are, the less often each says that it is
 MISSED_BEATS = 3
 REMEMBERED = 600.0
 BYE_WAIT = 1.0
-ECHO_WAIT = 5.0  # Less than there is between two beats.
+ECHO_WAIT = 5.0  # Twice that is less than there is between two beats.
+UNSAID_WAIT = 1.0
 
 
 class Members:
@@ -116,26 +118,36 @@ class Members:
             async with asyncio.timeout(BYE_WAIT):
                 message = self._message(self._address.text, kind, **values)
                 await self._exchange.broker.broadcast(self._address, message)
-        except (BrokerError, TimeoutError) as error:  # One who left unheard is waited for as if it had died.
+        except (BrokerUnavailableError, TimeoutError):
+            return False  # The next beat says it; one who left unheard is waited for as if it had died.
+        except BrokerError:
             self._known_since = None
-            return not isinstance(error, BrokerUnavailableError | TimeoutError)
         return True
 
-    async def _await_echo(self) -> None:
-        try:
+    async def _is_heard(self) -> bool:
+        with suppress(TimeoutError):
             async with asyncio.timeout(ECHO_WAIT):
                 await self._echo.wait()
-        except TimeoutError:
-            self._known_since = None
-            if not self._unheard:
-                self._unheard = True
-                logger.warning(
-                    "what this node tells the other instances of %s does not come back, so no call to it is made again "
-                    "whose request got lost; the broker has to let this node publish and subscribe to %s "
-                    "(see `mesh broker permissions`)",
-                    self.label,
-                    self._address,
-                )
+        return self._echo.is_set()
+
+    async def _await_echo(self) -> None:
+        """See that what was said comes back. It may have gone with a connection, so it is said once more.
+
+        What the broker lets a node do outlives a connection, so an outage takes nothing from what is vouched for.
+        """
+        if await self._is_heard() or not await self._say_here() or await self._is_heard():
+            return
+        self._known_since = None
+        guard = self._exchange.guard
+        if not self._unheard and (guard is None or guard.standing.proven.is_set()):
+            self._unheard = True
+            logger.warning(
+                "what this node tells the other instances of %s does not come back, so no call to it is made again "
+                "whose request got lost; the broker has to let this node publish and subscribe to %s "
+                "(see `mesh broker permissions`)",
+                self.label,
+                self._address,
+            )
 
     def _hear_itself(self, said: dict[str, Any]) -> None:
         if said.get("said") != self._said:
@@ -155,7 +167,9 @@ class Members:
         while True:
             if said:
                 await self._await_echo()
-            await asyncio.sleep(self._interval() * random.uniform(0.8, 1.0))  # noqa: S311 - it only spreads the load
+            unsaid = not said and self._known_since is None
+            wait = UNSAID_WAIT if unsaid else self._interval()
+            await asyncio.sleep(wait * random.uniform(0.8, 1.0))  # noqa: S311 - it only spreads the load
             said = await self._say_here()
             now = self._exchange.monotonic()
             silent = MISSED_BEATS * self._interval()
@@ -180,10 +194,10 @@ class Members:
         elif kind == GIVEN_UP:
             for token in [named(each) for each in listed(said["calls"], MAX_CALLS)]:
                 self._taken.end(token, by)
-        elif self._is_member(teller):
-            if said["node"] == self.node:
+        elif said["node"] == self.node:  # Also where others alone may answer.
+            if guard is None or teller in (None, guard.own.identity):
                 self._hear_itself(said)
-                return
+        elif self._is_member(teller):
             if kind == "bye":
                 self._leave(named(said["node"]), self._exchange.monotonic())
                 return
@@ -235,6 +249,8 @@ class Members:
             if request is not None:
                 if request.answered:
                     answers.append((f"{caller}.{token}", request.last_word(), request.end_address))
+                elif self.is_unknown:
+                    request.tell_taken()
                 continue
             if not self._taken.knows(token, by):
                 if not self._taken.knows_all_since(now - age):

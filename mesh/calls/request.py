@@ -252,6 +252,7 @@ class Serving:
     Attributes:
         members: Those who serve it as well.
         token: By which this node alone is sent what is sealed to it; a secret of those who may send to the address.
+        leaving: Whether it only ends what it has begun.
     """
 
     def __init__(
@@ -264,6 +265,7 @@ class Serving:
         token: str,
     ) -> None:
         self.token = token
+        self.leaving = False
         self._exchange = exchange
         self.members = members
         self._handler = handler
@@ -271,8 +273,19 @@ class Serving:
         self._tasks = tasks
         self._running: set[Request] = set()
 
-    def receive(self, frame: Frame) -> None:
-        """Take a request, unless it is expired, known already, or one too many."""
+    @property
+    def _stays(self) -> bool:
+        """Whether this node may be asked alone."""
+        guard = self._exchange.guard
+        return not self.leaving and (guard is None or guard.standing.proven.is_set())
+
+    def receive(self, frame: Frame, *, alone: bool = False) -> None:
+        """Take a request, unless it is expired, known already, or one too many.
+
+        Args:
+            frame: What came.
+            alone: Whether it was sent to this node alone. If that serves no longer, its caller asks at the address.
+        """
         message = frame.message
         if message is None or not frame.reply_to:
             return
@@ -282,7 +295,7 @@ class Serving:
         if deadline <= now:
             exchange.expired += 1
             return
-        session, crowded = None, False
+        came, session, crowded = message, None, False
         if exchange.guard is not None:
             try:
                 message, session = exchange.guard.taken(self.members.served, message, frame.reply_to)
@@ -292,6 +305,10 @@ class Serving:
                 session, crowded = error.session, True
             except (ProveAgainError, UnprovenError) as error:
                 self._refuse(exchange.guard, message, frame.reply_to, error)
+                return
+            if alone and not self._stays:
+                gone = ProveAgainError("this node serves no longer")
+                self._refuse(exchange.guard, came, frame.reply_to, gone)
                 return
         elif SEALED_HEADER in message.headers:
             exchange.tell(frame.reply_to, Message({FRAME_HEADER: PROVE}, b""))  # Nobody can seal to this node.
@@ -315,7 +332,7 @@ class Serving:
         headers, at = {FRAME_HEADER: PROVE}, ""
         if isinstance(error, UnprovenError):
             headers = {ERROR_HEADER: json.dumps(to_wire(error))}
-        elif SEALED_HEADER in message.headers:
+        elif SEALED_HEADER in message.headers and self._stays:
             at = f"{self._exchange.inbox}.{self.token}"
         self._exchange.tell(reply_to, guard.refusal(self.members.served, message, reply_to, headers), at)
 

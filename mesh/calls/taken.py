@@ -33,6 +33,9 @@ class Call(Protocol):
     def stop(self, reason: str) -> None:
         """End its handler: nobody waits for what it does."""
 
+    def tell_taken(self) -> None:
+        """Let its caller know that it was taken."""
+
     def last_word(self) -> Message:
         """Give the answer again, or say that it is lost."""
 

@@ -1,8 +1,10 @@
 """Proven identity: nobody acts on the mesh under a name that is not theirs, with no certificate service.
 
 A node holds an X.509 certificate whose one URI is its SPIFFE id, ``spiffe://<trust domain>/ns/<namespace>/<app id>``
-(``certificates.py``). It comes from a root that lies in a folder (``folder.py``, ``mesh trust``) or from files that
-somebody else renews (``files.py``). Between gateways is no connection, so what proves a name stands in each frame.
+(``certificates.py``). It comes from a root that lies in a folder (``folder.py``, ``mesh trust``) or in a secret store
+(``secret.py``), from files that somebody else renews (``files.py``), or from a SPIFFE Workload API (``workload.py``).
+While it has ended, its node takes no calls (``standing.py``). Between gateways is no connection, so what proves a name
+stands in each frame.
 
 *Credential*: the certificate chain, and a key for agreement (X25519) that lives as long as the process, signed by the
 certificate's key. It is a header of some 700 bytes, sent with each request and with each frame of an answer but further

@@ -171,13 +171,16 @@ class Folder:
         """Make a new root beside the others, which stay trusted until they expire or `finish` is called.
 
         One that was begun, and broke off, is completed instead.
+
+        Raises:
+            ConfigError: There is none, or none that the key is of.
         """
         if self._complete():
             return
         if not self.key_file.exists() and self.roots_file.exists():
             raise ConfigError(f"{self.path} has no key of its root; what issues for it is to make the next one")
-        roots, trust_domain = live(self.roots()), self.trust_domain()
-        self._begin(*make_root(trust_domain, ttl), roots)
+        new = self.root().rotated(ttl)
+        self._begin(new.roots[0], new.key, new.roots[1:])
 
     def _begin(self, root: x509.Certificate, key: Key, others: Sequence[x509.Certificate]) -> None:
         """First all trust it, then it is used: in between the old one still issues, and nothing is lost."""
@@ -193,7 +196,7 @@ class Folder:
             key = read_key(self._next_key_file.read_bytes(), str(self._next_key_file))
         except ConfigError:
             return False
-        if self._of(key) is None:
+        if all(each.public_key() != key.public_key() for each in self.roots()):
             return False  # It broke off before anybody trusted it.
         self._next_key_file.replace(self.key_file)
         return True
@@ -202,16 +205,15 @@ class Folder:
     def _next_key_file(self) -> Path:
         return self.path / "root.key.next"
 
-    def _of(self, key: Key) -> x509.Certificate | None:
-        return next((each for each in self.roots() if each.public_key() == key.public_key()), None)
-
     def finish(self) -> int:
-        """Trust the newest root alone, that which issues if one does; give how many are trusted no more."""
+        """Trust the newest root alone, that which issues if one does; give how many are trusted no more.
+
+        Raises:
+            ConfigError: There is none, or the key is of none of them.
+        """
         self._complete()
         roots = self.roots()
-        kept = roots[0]
-        if self.key_file.exists():
-            kept = self._of(read_key(self.key_file.read_bytes(), str(self.key_file))) or kept
+        kept = self.root().own() if self.key_file.exists() else roots[0]
         write_private(self.roots_file, as_pem([kept]))
         return len(roots) - 1
 

@@ -6,14 +6,21 @@ import asyncio
 import datetime
 import logging
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Protocol
 
 from mesh.conditions import Condition
+from mesh.errors import BrokerUnavailableError
+from mesh.tasks import task_group, until_any
 from mesh.trust.credential import Own
 
 __all__ = ["Standing"]
 
+logger = logging.getLogger(__name__)
+
 WATCH_SECONDS = 0.5
+AGAIN_SECONDS = 1.0
 LEAVE_SECONDS = 5.0
 """So long before its certificate ends a node takes no more calls: what it has taken can be answered, and it can say
 that it leaves."""
@@ -56,3 +63,48 @@ class Standing:
         while True:
             self.look(guard.own, condition)
             await asyncio.sleep(WATCH_SECONDS)
+
+    @asynccontextmanager
+    async def while_proven(
+        self, label: str, serve: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> AsyncIterator[None]:
+        """Serve, but for when this node cannot prove its answers: others do, or callers are told that nobody does.
+
+        Args:
+            label: What is served, for the log.
+            serve: Does it while entered.
+
+        Raises:
+            BrokerUnavailableError: There is no connection at first. Later on that is tried again.
+        """
+        decided, leaving = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            told = False
+            while not leaving.is_set():
+                if not self.proven.is_set():
+                    decided.set()
+                    await until_any(self.proven, leaving)
+                    continue
+                async with AsyncExitStack() as serving:
+                    try:
+                        await serving.enter_async_context(serve())
+                    except BrokerUnavailableError as error:
+                        if not decided.is_set():
+                            raise
+                        if not told:
+                            logger.warning("%s is not served again yet: %s", label, error)
+                        told = True
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(AGAIN_SECONDS):
+                                await leaving.wait()
+                    else:
+                        told = False
+                        decided.set()
+                        await until_any(self.ended, leaving)
+
+        async with task_group() as tasks:
+            tasks.create_task(hold(), name="exchange-hold")
+            await decided.wait()
+            yield
+            leaving.set()

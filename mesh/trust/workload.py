@@ -138,7 +138,7 @@ class Workload:
     def changed(self) -> Issued | None:
         """Give what was sent since then; raises ``ConfigError``: it is of no use, or the agent is away."""
         sent, problem = self._sent, self._problem
-        if sent is not None and sent is not self._seen:
+        if sent is not None and sent != self._seen:
             self._issued = self._read(sent)
             self._seen = sent  # Not before: what is of no use now may be when it is looked at again.
             return self._issued

@@ -542,3 +542,17 @@ async def test_a_node_with_the_root_renews_itself_and_follows_a_rotation(
         assert guard.peers.get(guard.own.header).leaf.serial_number != serial  # type: ignore[union-attr]
         with pytest.raises(UnprovenError, match="no root"):
             guard.peers.get(first.header)
+
+
+@pytest.mark.parametrize("act", [Folder.rotate, Folder.finish])
+def test_a_key_of_another_root_changes_no_roots(tmp_path: Path, act: Callable[[Folder], object]) -> None:
+    """Whatever that issued so far would be trusted no more, or a root would be used that nobody asked for."""
+    folder, other = Folder(tmp_path / "trust"), Folder(tmp_path / "other")
+    folder.init("public")
+    folder.rotate()
+    other.init("public")
+    other.key_file.replace(folder.key_file)
+    before = folder.roots()
+    with pytest.raises(ConfigError, match=r"root\.key is not of a root in .*roots\.pem"):
+        act(folder)
+    assert folder.roots() == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +15,13 @@ from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import SEALED_HEADER
-from mesh.errors import DeadlineExceededError, StreamBrokenError, UnprovenError
+from mesh.errors import (
+    BrokerUnavailableError,
+    DeadlineExceededError,
+    NoResponderError,
+    StreamBrokenError,
+    UnprovenError,
+)
 from mesh.trust import sealing
 from mesh.trust.credential import decoded, encoded
 from mesh.trust.folder import Folder
@@ -255,7 +261,87 @@ async def test_nobody_guesses_where_one_node_is_asked(tmp_path: Path, mode: str 
         assert mesh.evil.got == []
 
 
-def _some(found: list[object]) -> None:
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "cannot prove itself"])
+async def test_who_is_asked_alone_and_serves_no_longer_sends_its_caller_back(
+    mesh: Mesh, leaves: bool, others: int
+) -> None:
+    """To the address, where another one serves, or nobody does. Meanwhile it ends what it has begun."""
+    gate, began = asyncio.Event(), asyncio.Event()
+    bodies: list[bytes] = []
+
+    async def waits(request: Request) -> None:
+        bodies.append(request.body)
+        began.set()
+        await gate.wait()
+        await request.reply({}, b"first")
+
+    async def answer(caller: Exchange) -> bytes:
+        try:
+            return (await caller.request(STOCK, Message(ORDER.headers, b"second"), soon())).body
+        except NoResponderError:
+            return b"nobody"
+
+    async def no_longer() -> None:
+        await mesh.evil.send(STOCK, Message({}, b""), mesh.evil.inbox)
+        assert mesh.evil.got  # That nobody serves it.
+
+    async with (
+        Tapped(mesh.make()) as other_broker,
+        Exchange(other_broker, guard=mesh.guard("stock", seal=True)) as other,
+        asyncio.TaskGroup() as tasks,
+        AsyncExitStack() as others_serving,
+    ):
+        serving = AsyncExitStack()
+        await serving.enter_async_context(mesh.callee.serve(STOCK, "stock", waits))
+        first = tasks.create_task(mesh.caller.request(STOCK, ORDER, soon()))
+        await began.wait()
+        tapped = Tapped(mesh.make())
+        tapped.held = lambda message: tapped.sent[-1][0] != STOCK
+        broker = await others_serving.enter_async_context(tapped)
+        caller = await others_serving.enter_async_context(Exchange(broker, guard=mesh.guard("shop", seal=True)))
+        second = tasks.create_task(answer(caller))
+        held = await tapped.kept.get()
+        tapped.held = lambda message: False
+        if leaves:
+            left = tasks.create_task(serving.aclose())
+        else:
+            assert mesh.callee.guard is not None
+            standing = mesh.callee.guard.standing
+            standing.proven.clear()
+            standing.ended.set()
+        await eventually(no_longer)
+        if others:
+            await others_serving.enter_async_context(other.serve(STOCK, "stock", Ran()))
+        await broker.send(*held)
+        assert await second == (b"done second" if others else b"nobody")
+        gate.set()
+        assert (await first).body == b"first"
+        await (left if leaves else serving.aclose())
+    assert bodies == [SECRET]
+
+
+async def test_a_connection_that_breaks_when_one_node_is_asked_does_not_make_it_run_twice(mesh: Mesh) -> None:
+    """An adapter may say that of a frame to an inbox which arrived."""
+
+    class Breaking(Tapped):
+        async def send(self, to: str | Address, message: Message, reply_to: str = "") -> None:
+            await super().send(to, message, reply_to)
+            if isinstance(to, str) and ".serve-" in to:
+                raise BrokerUnavailableError("it broke off")
+
+    async with (
+        mesh.callee.serve(STOCK, "stock", ran := Ran()),
+        Breaking(mesh.make()) as broker,
+        Exchange(broker, guard=mesh.guard("shop", seal=True)) as caller,
+    ):
+        with pytest.raises(StreamBrokenError, match="the connection to the broker broke off"):
+            await caller.request(STOCK, ORDER, soon())
+        await eventually(lambda: _some(ran.bodies))
+    assert ran.bodies == [SECRET]
+
+
+def _some(found: Sequence[object]) -> None:
     assert found
 
 
@@ -425,6 +511,28 @@ async def test_who_is_made_to_ask_in_the_open_counts_that(tmp_path: Path) -> Non
         await mesh.evil.send(answer[0], Message({"mesh-frame": "prove"}, b""))
         await call
         assert mesh.counts["downgrade",] == 1
+
+
+@pytest.mark.parametrize(("mode", "seal"), [(None, False), ("permissive", False), ("permissive", True)])
+async def test_nobody_unproven_says_where_a_request_goes(tmp_path: Path, mode: str | None, seal: bool) -> None:
+    """Whoever sees where a call waits can send there, and would else be sent its body."""
+    mesh = Mesh(tmp_path / "trust")
+    async with (
+        mesh.running(mode, mode, seal=seal),
+        mesh.callee.serve(STOCK, "stock", ran := Ran()),
+        asyncio.TaskGroup() as tasks,
+    ):
+        await works(mesh)
+        mesh.callee_broker.held = lambda message: True
+        call = tasks.create_task(works(mesh))
+        answer = await mesh.callee_broker.kept.get()
+        mesh.callee_broker.held = lambda message: False
+        await mesh.evil.send(answer[0], Message({"mesh-frame": "prove"}, b""), mesh.evil.inbox)
+        await mesh.callee_broker.send(*answer)  # Proven, and there before the call goes on.
+        await call
+        assert mesh.evil.inbox not in [to for to, *_ in mesh.caller_broker.sent]
+    assert mesh.evil.got == []
+    assert set(ran.bodies) == {SECRET}
 
 
 async def test_strict_sends_nothing_in_the_open_to_who_has_no_identity(mesh: Mesh) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from mesh.trust import files, workload
 from mesh.trust.files import guarding
 from mesh.trust.guard import Guard
 from mesh.trust.identity import Identity, TrustSettings, target_of
+from mesh.trust.workload import SVID, Workload
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node
 from tests.support.processes import free_port
@@ -142,6 +144,34 @@ async def test_a_renewal_and_a_rotation_of_roots_need_no_restart(agent: Agent) -
         await eventually(lambda: _differ(serial(guard), third))
         with pytest.raises(Exception, match="no root that is trusted here"):
             guard.peers.get(peer.header)
+
+
+async def test_what_is_sent_again_unchanged_is_no_renewal() -> None:
+    authority, heard = Authority(), asyncio.Semaphore(0)
+    first, second = [
+        SVID(each.spiffe_id, each.x509_svid, each.x509_svid_key, each.bundle)
+        for each in (authority.svid(URI), authority.svid(URI))
+    ]
+    more = asyncio.Event()
+
+    class API:
+        async def updates(self) -> AsyncGenerator[Sequence[SVID], None]:
+            for svid in (first, dataclasses.replace(first), second):
+                yield [svid]
+                heard.release()
+                await more.wait()
+                more.clear()
+
+    given, renewals = Workload("the agent", SHOP), []
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(given.follow(API()))
+        for _ in range(3):
+            async with asyncio.timeout(10):
+                await heard.acquire()
+            renewals.append(await given.renewed() is not None)
+            more.set()
+        task.cancel()
+    assert renewals == [True, False, True]
 
 
 async def test_an_agent_that_restarts_is_found_again(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from mesh import address
 from mesh.address import Address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
-from mesh.calls.link import FRAME_HEADER
+from mesh.calls.link import FRAME_HEADER, TAKEN
 from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_ENDED, MAX_KEPT_BYTES, MAX_REFUSED, Shared, Taken
 from mesh.errors import DeadlineExceededError, StreamBrokenError
 from tests.support.eventually import eventually
@@ -298,9 +298,7 @@ async def test_a_call_runs_once_where_a_member_is_not_heard(mesh: Mesh, heard: i
 async def test_who_is_not_heard_says_so_once_and_vouches_for_nobody_until_it_is(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mesh.calls.members.BEAT", ASK_AFTER)
-    monkeypatch.setattr("mesh.calls.members.ECHO_WAIT", ASK_AFTER)
-    caplog.set_level("INFO", "mesh.calls.members")
+    _beat_soon(monkeypatch, caplog)
     broker, caller = await mesh.node()
     unheard, callee = await mesh.node()
     kept_back = 0
@@ -324,6 +322,78 @@ async def test_who_is_not_heard_says_so_once_and_vouches_for_nobody_until_it_is(
         broker.lose_next(None, served=True)
         assert (await caller.request(APP, Message({}, b"x"), soon())).body == b"x"
     assert mesh.ran == [b"x"]
+
+
+PROVEN = pytest.mark.parametrize("mesh", [True], ids=["proven"], indirect=True)
+
+
+def _beat_soon(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("mesh.calls.members.BEAT", ASK_AFTER)
+    monkeypatch.setattr("mesh.calls.members.ECHO_WAIT", ASK_AFTER)
+    caplog.set_level("INFO", "mesh.calls.members")
+
+
+@PROVEN
+async def test_who_cannot_prove_itself_is_not_said_to_lack_rights(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _beat_soon(monkeypatch, caplog)
+    broker, callee = await mesh.node()
+    assert callee.guard is not None
+    standing, said = callee.guard.standing, 0
+
+    def not_counted(to: str | Address, message: Message) -> bool:
+        nonlocal said
+        said += 1
+        return True
+
+    broker.loses = not_counted
+    standing.proven.clear()
+    standing.ended.set()
+    async with callee.serve(APP, "g", mesh.answer):
+        await eventually(lambda: _assert(said > 3))
+        assert caplog.messages == []
+        standing.ended.clear()
+        standing.proven.set()
+        await eventually(lambda: _assert(any("does not come back" in each for each in caplog.messages)))
+
+
+@PROVEN
+async def test_who_may_not_answer_hears_itself(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _beat_soon(monkeypatch, caplog)
+    broker, callee = await mesh.node()
+    monkeypatch.setattr(callee.guard, "_hosts", frozenset({"other"}))
+    broker.loses = lambda to, message: True
+    async with callee.serve(address.component("default", "store", "abc"), "g", mesh.answer):
+        await eventually(lambda: _assert(any("does not come back" in each for each in caplog.messages)))
+        broker.loses = lambda to, message: False
+        await eventually(lambda: _assert(any("hear this node again" in each for each in caplog.messages)))
+
+
+@BOTH
+async def test_that_a_call_was_taken_is_told_again(mesh: Mesh) -> None:
+    _, caller = await mesh.node()
+    broker, callee = await mesh.node()
+    told: list[str] = []
+
+    def loses(to: str | Address, message: Message) -> bool:
+        if message.headers.get(FRAME_HEADER) == TAKEN:
+            told.append(str(to))
+        return not_heard(to, message) or len(told) == 1
+
+    broker.loses = loses
+
+    async def answer(request: Request) -> None:
+        await eventually(lambda: _assert(any(link.taken for link in caller.links.values())))
+        await mesh.answer(request)
+
+    async with callee.serve(APP, "g", answer):
+        await caller.request(APP, Message({}, b"x"), soon())
+    assert mesh.ran == [b"x"]
+    assert len(told) > 1
+    assert len(set(told)) == 1
 
 
 @BOTH
