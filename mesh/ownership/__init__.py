@@ -1,7 +1,7 @@
 """Who does what only one node may do at a time: owners of partitions, with no control plane.
 
-What is owned has a *kind* (an actor type of a namespace, the jobs of an application) and a key; its *partition* is a hash
-of the key. All of it is kept in the mesh's own store:
+What is owned has a *kind* (an actor type of a namespace, the jobs of an application) and a key; its *partition* is a
+hash of the key. All of it is kept in the mesh's own store:
 
 ==================== ===============================================================================================
 ``session.<id>``     a node that is alive says so here every three seconds; without that it is over after ten, by the
@@ -17,7 +17,7 @@ there (``owning.py``): whoever is wanted takes what nobody owns; whoever has wha
 is at and hands it over; whoever finds its neighbour's session ended removes it.
 
 A node acts as an owner only while its session is sure: two thirds of those ten seconds from when the last renewal was
-*sent*, by a clock that does not jump. Others take what it had only once its session has ended in the store. So two own at
-once only where one stood still between looking at the clock and acting; what must hold even then carries the epoch, or
-a condition on a record of its own, and the store refuses it.
+*sent*, by a clock that does not jump. Others take what it had only once its session has ended in the store. So two own
+at once only where one stood still between looking at the clock and acting; what must hold even then carries the epoch,
+or a condition on a record of its own, and the store refuses it.
 """

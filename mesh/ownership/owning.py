@@ -1,4 +1,4 @@
-"""A node's part in owning: it takes what it is wanted for, hands over what another is, and drops what it may have lost."""
+"""A node's part in owning: to take what it is wanted for, hand over what another is, drop what it may have lost."""
 
 from __future__ import annotations
 

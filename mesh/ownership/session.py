@@ -58,13 +58,14 @@ class Session:
             ConflictError: It has ended.
             MeshError: The store failed; it may be tried again while it is ``sure``.
         """
-        sent, key, etag, first = self._clock(), _PREFIX + self.id, None, Concurrency.FIRST_WRITE
+        sent, key, etag = self._clock(), _PREFIX + self.id, None
         if self._begun:
             found = await self._records.get(key, strong=True)
             if found is None:
                 raise ConflictError(f"session {self.id} has ended")
-            etag, first = found.etag, None
+            etag = found.etag
         self._begun = True  # Even where it fails: what is on its way may be written.
+        first = Concurrency.FIRST_WRITE if etag is None else None
         await self._records.write([Item(key, self._node, etag, first, HOLD_SECONDS, lease=True)])
         self._sure_until = sent + SURE_SECONDS
 

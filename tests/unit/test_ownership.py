@@ -41,9 +41,18 @@ def test_a_table_is_read_as_it_was_written(table: Table) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"{}", b"null", b'{"members":{},"owners":[],"epochs":[]}', b'{"members":{},"owners":[0],"epochs":[]}']
-    + [b'{"members":{"a":["n"]},"owners":[2],"epochs":[0]}', b'{"members":{"a":1},"owners":[0],"epochs":[0]}']
-    + [b'{"members":{},"owners":["x"],"epochs":[0]}', b'{"members":{},"owners":[0],"epochs":[null]}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"members":{},"owners":[],"epochs":[]}',
+        b'{"members":{},"owners":[0],"epochs":[]}',
+        b'{"members":{"a":["n"]},"owners":[2],"epochs":[0]}',
+        b'{"members":{"a":1},"owners":[0],"epochs":[0]}',
+        b'{"members":{},"owners":["x"],"epochs":[0]}',
+        b'{"members":{},"owners":[0],"epochs":[null]}',
+    ],
 )
 def test_what_is_no_table(data: bytes) -> None:
     with pytest.raises(ValueError, match="no table"):
