@@ -1,0 +1,365 @@
+"""A node's part in owning: to take what it is wanted for, hand over what another is, drop what it may have lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+from mesh.blocks.store import Concurrency, Item, StateStore
+from mesh.errors import ConflictError, MeshError
+from mesh.ownership.session import RENEW_SECONDS, Session, has_ended
+from mesh.ownership.table import NOBODY, Member, Table
+from mesh.tasks import task_group, until_any
+
+__all__ = ["Keeper", "Owning", "boot_clock", "read_table", "table_key"]
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0
+MOVES_AT_ONCE = 32
+AGAIN_SECONDS = 0.02, 1.0
+
+
+class Keeper(Protocol):
+    """What a node does with the partitions of a kind."""
+
+    def take(self, partition: int, epoch: int) -> None:
+        """Begin: this node owns it from now on. Must not block."""
+
+    async def leave(self, partition: int) -> None:
+        """Begin nothing more, and return once nothing of it runs, in a time of its own; what fails counts as left."""
+
+    def drop(self, partition: int) -> None:
+        """End at once: it may be another's by now, and what is still written for it will be refused."""
+
+
+def boot_clock() -> float:
+    """Give the seconds since the machine started, with those that it slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def table_key(kind: str) -> str:
+    """Give the key of a kind's table."""
+    return f"table.{kind}"
+
+
+async def read_table(records: StateStore, kind: str) -> tuple[Table, str | None]:
+    """Read the table of a kind, or make one; gives its etag, None = it is not there yet.
+
+    Raises:
+        MeshError: The store failed.
+        ValueError: What is there is no table.
+    """
+    found = await records.get(table_key(kind), strong=True)
+    return (Table.new(), None) if found is None else (Table.decode(found.value), found.etag)
+
+
+class Owning:
+    """Owns partitions of the kinds that it hosts, for as long as ``run`` is entered."""
+
+    def __init__(
+        self,
+        records: StateStore,
+        node: str,
+        tell: Callable[[str], Awaitable[None]],
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            records: The mesh's own store.
+            node: The node's id.
+            tell: Tells all nodes that a kind's table has changed; none has to hear it.
+            clock: Seconds, monotonic.
+        """
+        self._records = records
+        self._node = node
+        self._tell = tell
+        self._clock = clock
+        self._kinds: dict[str, _Kind] = {}
+        self._hosted = asyncio.Event()
+        self._ending = asyncio.Event()
+
+    def host(self, kind: str, keeper: Keeper, *, ready: bool = True) -> None:
+        """Host a kind, or say that it takes partitions now, or none any more."""
+        found = self._kinds.get(kind)
+        if found is None:
+            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell)
+            self._hosted.set()
+        found.member = Member(self._node, ready)
+        found.look()
+
+    def heard(self, kind: str) -> None:
+        """Take note that the table of a kind has changed."""
+        if (found := self._kinds.get(kind)) is not None:
+            found.look()
+
+    def epoch(self, kind: str, partition: int) -> int | None:
+        """Give the epoch of a partition that this node owns now, for sure; None = it does not."""
+        found = self._kinds.get(kind)
+        return None if found is None else found.epoch(partition)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Take part; leaving hands over what is owned to others, or back, and ends the session."""
+        async with task_group() as tasks:
+            working = tasks.create_task(self._work(), name="owning")
+            try:
+                yield
+            finally:
+                self._ending.set()
+                for kind in self._kinds.values():
+                    kind.look()
+                try:
+                    await asyncio.wait([working])
+                finally:
+                    working.cancel()
+
+    async def _work(self) -> None:
+        waits = _Waits()
+        await until_any(self._hosted, self._ending)
+        while not self._ending.is_set():
+            session = Session(self._records, self._node, self._clock)
+            try:
+                await session.renew()
+            except MeshError as error:
+                logger.debug("no session: %s", error)
+                await waits.next()
+                continue
+            waits = _Waits()
+            if not await self._in(session):
+                logger.warning("this node could not renew its session in time: others may take what it owned")
+
+    async def _in(self, session: Session) -> bool:
+        """Take part in a session until it is over or ended; tells whether it was ended."""
+        try:
+            async with task_group() as tasks:
+                keeping = tasks.create_task(session.keep(), name="owning-session")
+                working = tasks.create_task(self._own(session), name="owning-work")
+                done, _ = await asyncio.wait([keeping, working], return_when=asyncio.FIRST_COMPLETED)
+                for kind in self._kinds.values():  # Before anything else runs.
+                    kind.drop_all()
+                for task in (keeping, working):
+                    task.cancel()
+        finally:
+            for kind in self._kinds.values():
+                kind.drop_all()
+        if working in done:
+            await session.end()
+        return working in done
+
+    async def _own(self, session: Session) -> None:
+        """Work until the end is wanted, and all is handed over."""
+        async with task_group() as tasks:
+            working: dict[str, asyncio.Task[None]] = {}
+            watching = tasks.create_task(self._watch(session), name="owning-watch")
+            ending = tasks.create_task(self._ending.wait(), name="owning-ending")
+            while not self._ending.is_set():
+                self._hosted.clear()
+                for name, kind in self._kinds.items():
+                    if name not in working:
+                        working[name] = tasks.create_task(kind.work(session, self._ending), name="owning-kind")
+                hosted = tasks.create_task(self._hosted.wait(), name="owning-hosted")
+                await asyncio.wait([hosted, ending], return_when=asyncio.FIRST_COMPLETED)
+                hosted.cancel()
+            if working:
+                await asyncio.wait(working.values())
+            watching.cancel()
+
+    async def _watch(self, session: Session) -> None:
+        """Look after the neighbours, and now and then for what nobody told."""
+        looked = self._clock()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311 - it only spreads the load
+            everything = self._clock() >= looked + RENEW_SECONDS
+            if everything:
+                looked = self._clock()
+            try:
+                await self._look_after_neighbours(session.id)
+                if everything:
+                    await self._look_for_changes()
+            except MeshError as error:
+                logger.debug("owners cannot be looked at: %s", error)
+
+    async def _look_after_neighbours(self, me: str) -> None:
+        """Remove those whose sessions have ended: the next one, and then the one behind it, up to one that is there."""
+        there: set[str] = set()
+        ended: set[str] = set()
+        for kind in self._kinds.values():
+            while (neighbour := kind.table.without(ended).neighbour(me)) is not None and neighbour not in there:
+                if not await has_ended(self._records, neighbour):
+                    there.add(neighbour)
+                    break
+                ended.add(neighbour)
+            for session in ended & kind.table.members.keys():
+                kind.is_gone(session)
+
+    async def _look_for_changes(self) -> None:
+        kinds = list(self._kinds.values())
+        for kind, found in zip(
+            kinds, await self._records.get_many([table_key(each.name) for each in kinds]), strict=True
+        ):
+            if not isinstance(found, MeshError) and (None if found is None else found.etag) != kind.etag:
+                kind.look()
+
+
+class _Kind:
+    """A kind as this node has it.
+
+    Attributes:
+        member: What this node says of itself.
+        table: As it was seen last.
+        etag: Its etag then.
+    """
+
+    def __init__(self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]]) -> None:
+        self.name = name
+        self.member = Member("")
+        self.table = Table.new()
+        self.etag: str | None = None
+        self._keeper = keeper
+        self._records = records
+        self._tell = tell
+        self._session: Session | None = None
+        self._held: dict[int, int] = {}  # The epochs of what is owned here.
+        self._leaving: set[int] = set()  # Owned, and being finished.
+        self._left: dict[int, int] = {}  # The epochs in which this session is done with a partition.
+        self._gone: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def look(self) -> None:
+        """Read the table soon."""
+        self._changed.set()
+
+    def is_gone(self, session: str) -> None:
+        """Take note that another's session has ended."""
+        self._gone.add(session)
+        self.look()
+
+    def epoch(self, partition: int) -> int | None:
+        session = self._session
+        return None if session is None or not session.sure else self._held.get(partition)
+
+    def drop_all(self) -> None:
+        """Own nothing any more: the session is over."""
+        held, self._session = self._held, None
+        self._held, self._leaving, self._left = {}, set(), {}
+        for partition in held:
+            self._keeper.drop(partition)
+
+    async def work(self, session: Session, ending: asyncio.Event) -> None:
+        """Do this node's part until it is to end, and all of it is handed over or given back."""
+        self._session = session
+        waits = _Waits()
+        async with task_group() as tasks:
+            while True:
+                self._changed.clear()
+                try:
+                    if await self._step(session, tasks, leaving=ending.is_set()):
+                        return
+                except ConflictError:  # Somebody else changed the table.
+                    await asyncio.sleep(random.uniform(0.0, AGAIN_SECONDS[0]))  # noqa: S311 - it only spreads the load
+                    continue
+                except (MeshError, ValueError) as error:
+                    logger.warning("owners of %s: %s", self.name, error)
+                    self.look()
+                    await waits.next()
+                    continue
+                waits = _Waits()
+                await self._changed.wait()
+
+    async def _step(self, session: Session, tasks: asyncio.TaskGroup, *, leaving: bool) -> bool:
+        """Look once, and do what follows; tells whether this node has left.
+
+        Raises:
+            ConflictError: The table has changed meanwhile.
+            MeshError: The store failed.
+            ValueError: There is no table.
+        """
+        table, self.etag = await read_table(self._records, self.name)
+        self.table = table
+        me = session.id
+        self._gone &= table.members.keys()
+        for partition, epoch in list(self._held.items()):
+            if table.owners[partition] != me or table.epochs[partition] != epoch:
+                self._lose(partition)
+        changed = table.without(self._gone)
+        if leaving and not self._held and me not in table.owners:
+            if me in table.members:
+                await self._write(table.without({me}))
+            return True
+        member = Member(self.member.node, self.member.ready and not leaving)
+        if changed.members.get(me) != member:
+            changed = changed.joined(me, member)
+        changed = changed.given({**self._done_with(changed, me), **dict.fromkeys(changed.claims(me), me)})
+        if changed != table:
+            await self._write(changed)
+        if session.sure:
+            self._take(changed, me)
+        self._leave(changed, me, tasks, everything=leaving)
+        return False
+
+    def _done_with(self, table: Table, me: str) -> dict[int, str]:
+        """Give what is this session's by the table, and finished here, and whose it is to be."""
+        wanted = table.wanted
+        return {
+            partition: wanted[partition]
+            for partition, epoch in self._left.items()
+            if table.owners[partition] == me and table.epochs[partition] == epoch
+        }
+
+    def _take(self, table: Table, me: str) -> None:
+        for partition, owner in enumerate(table.owners):
+            epoch = table.epochs[partition]
+            if owner == me and partition not in self._held and epoch > self._left.get(partition, -1):
+                self._held[partition] = epoch
+                self._keeper.take(partition, epoch)
+
+    def _leave(self, table: Table, me: str, tasks: asyncio.TaskGroup, *, everything: bool) -> None:
+        wanted = table.wanted
+        for partition in self._held:
+            if len(self._leaving) >= MOVES_AT_ONCE:
+                return
+            if partition not in self._leaving and (everything or wanted[partition] not in (me, NOBODY)):
+                self._leaving.add(partition)
+                tasks.create_task(self._finish(partition, self._held[partition]), name="owning-leave")
+
+    async def _finish(self, partition: int, epoch: int) -> None:
+        try:
+            await self._keeper.leave(partition)
+        except MeshError as error:
+            logger.warning("partition %d of %s was left in the middle: %s", partition, self.name, error)
+        if self._held.get(partition) == epoch:
+            del self._held[partition]
+            self._leaving.discard(partition)
+            self._left[partition] = epoch
+            self.look()
+
+    def _lose(self, partition: int) -> None:
+        """Own no more what the table gives to another."""
+        del self._held[partition]
+        self._leaving.discard(partition)
+        self._keeper.drop(partition)
+
+    async def _write(self, table: Table) -> None:
+        first = Concurrency.FIRST_WRITE if self.etag is None else None
+        await self._records.write([Item(table_key(self.name), table.encode(), self.etag, first)])
+        self.table = table
+        with suppress(MeshError):
+            await self._tell(self.name)
+
+
+class _Waits:
+    """Pauses between tries, growing, with jitter."""
+
+    def __init__(self) -> None:
+        self._seconds, self._longest = AGAIN_SECONDS
+
+    async def next(self) -> None:
+        await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))  # noqa: S311 - it only spreads the load
+        self._seconds = min(self._seconds * 2, self._longest)

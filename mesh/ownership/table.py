@@ -1,0 +1,145 @@
+"""The table of a kind: who hosts it, who owns which partition, and what each is to do next. A value, and pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Self
+
+import orjson
+
+__all__ = ["NOBODY", "PARTITIONS", "Member", "Table", "partition_of"]
+
+PARTITIONS = 256  # Of a new table; a table that is there keeps what it has.
+NOBODY = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A session that hosts the kind.
+
+    Attributes:
+        node: The node's id, by which it is called.
+        ready: Whether it takes partitions; what one that is not has goes to others, if there are any.
+    """
+
+    node: str
+    ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Who hosts a kind, and who owns what of it.
+
+    Attributes:
+        members: By session.
+        owners: The session that owns each partition; ``NOBODY`` where none does.
+        epochs: How often each partition has changed hands.
+    """
+
+    members: Mapping[str, Member]
+    owners: tuple[str, ...]
+    epochs: tuple[int, ...]
+
+    @classmethod
+    def new(cls, partitions: int = PARTITIONS) -> Self:
+        """Make one that has no members."""
+        return cls({}, (NOBODY,) * partitions, (0,) * partitions)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read what ``encode`` wrote; raises ValueError."""
+        try:
+            found = orjson.loads(data)
+            sessions = [NOBODY, *found["members"]]
+            members = {session: Member(*each) for session, each in found["members"].items()}
+            owners = tuple(sessions[index] for index in found["owners"])
+            epochs = tuple(map(int, found["epochs"]))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is no table of owners: {error!r}") from error
+        if not owners or len(owners) != len(epochs):
+            raise ValueError("it is no table of owners: not each partition has an epoch")
+        return cls(members, owners, epochs)
+
+    def encode(self) -> bytes:
+        """Write it: some 2 KB with 256 partitions, and 60 bytes for each member."""
+        sessions = {session: index for index, session in enumerate((NOBODY, *self.members))}
+        return orjson.dumps(
+            {
+                "members": {session: [each.node, each.ready] for session, each in self.members.items()},
+                "owners": [sessions[owner] for owner in self.owners],
+                "epochs": self.epochs,
+            }
+        )
+
+    # What it comes to
+
+    def joined(self, session: str, member: Member) -> Table:
+        """Have a member, or have it as it is now."""
+        return replace(self, members={**self.members, session: member})
+
+    def without(self, sessions: Collection[str]) -> Table:
+        """Have members no more; nobody owns what they did."""
+        members = {session: each for session, each in self.members.items() if session not in sessions}
+        return replace(
+            self, members=members, owners=tuple(NOBODY if each in sessions else each for each in self.owners)
+        )
+
+    def given(self, owners: Mapping[int, str]) -> Table:
+        """Give partitions to members."""
+        now, epochs = list(self.owners), list(self.epochs)
+        for partition, owner in owners.items():
+            now[partition] = owner
+            epochs[partition] += 1
+        return replace(self, owners=tuple(now), epochs=tuple(epochs))
+
+    # What is to be done
+
+    @property
+    def wanted(self) -> Sequence[str]:
+        """Who should own each partition; ``NOBODY`` for all where no member is ready.
+
+        Rendezvous hashing: when a member comes or goes, only what it gets or had moves.
+        """
+        ready = tuple(sorted(session for session, each in self.members.items() if each.ready))
+        return _rendezvous(ready, len(self.owners))
+
+    def claims(self, session: str) -> list[int]:
+        """Give what nobody owns and a member should."""
+        wanted = self.wanted
+        return [each for each, owner in enumerate(self.owners) if owner == NOBODY and wanted[each] == session]
+
+    def moves(self, session: str) -> dict[int, str]:
+        """Give what a member owns and another should, and who."""
+        wanted = self.wanted
+        return {
+            each: wanted[each]
+            for each, owner in enumerate(self.owners)
+            if owner == session and wanted[each] not in (session, NOBODY)
+        }
+
+    def neighbour(self, session: str) -> str | None:
+        """Give the member whose session this one watches: each is watched by one, however many there are."""
+        ring = sorted({session, *self.members})
+        found = ring[(ring.index(session) + 1) % len(ring)]
+        return None if found == session else found
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Give the partition of a key; the same in every process and version."""
+    return _hash(key.encode()) % partitions
+
+
+@lru_cache(maxsize=64)
+def _rendezvous(sessions: tuple[str, ...], partitions: int) -> Sequence[str]:
+    if not sessions:
+        return (NOBODY,) * partitions
+    return tuple(
+        max(sessions, key=lambda each: _hash(f"{partition} {each}".encode())) for partition in range(partitions)
+    )
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")

@@ -1,0 +1,306 @@
+"""Owners: never two who are sure at one time, and one for everything once all is quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.blocks.store import Item, KeyValueStateStore, Stored
+from mesh.errors import StateError
+from mesh.key_value import MemoryKeyValue
+from mesh.ownership.owning import Owning, read_table, table_key
+from mesh.ownership.table import NOBODY, Member, Table, partition_of
+from tests.support import virtual_time
+
+KIND = "actor.thing"
+PARTITIONS = 16  # "Kept with the first record": whoever comes later takes what the table has.
+
+# Tables
+
+names = st.text("abcdef", min_size=1, max_size=4)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    members = {name: Member(f"node-{name}", draw(st.booleans())) for name in draw(st.sets(names, max_size=5))}
+    owners = draw(st.lists(st.sampled_from([NOBODY, *members]), min_size=1, max_size=20))
+    epochs = draw(st.lists(st.integers(0, 9), min_size=len(owners), max_size=len(owners)))
+    return Table(members, tuple(owners), tuple(epochs))
+
+
+@given(tables())
+def test_a_table_is_read_as_it_was_written(table: Table) -> None:
+    assert Table.decode(table.encode()) == table
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"members":{},"owners":[],"epochs":[]}',
+        b'{"members":{},"owners":[0],"epochs":[]}',
+        b'{"members":{"a":["n"]},"owners":[2],"epochs":[0]}',
+        b'{"members":{"a":1},"owners":[0],"epochs":[0]}',
+        b'{"members":{},"owners":["x"],"epochs":[0]}',
+        b'{"members":{},"owners":[0],"epochs":[null]}',
+    ],
+)
+def test_what_is_no_table(data: bytes) -> None:
+    with pytest.raises(ValueError, match="no table"):
+        Table.decode(data)
+
+
+@given(tables())
+def test_what_everybody_does_comes_to_what_is_wanted(table: Table) -> None:
+    """One step of each, in any order, and each partition is where it should be, or nobody is ready."""
+    for member in table.members:
+        table = table.given({**table.moves(member), **dict.fromkeys(table.claims(member), member)})
+    ready = [name for name, each in table.members.items() if each.ready]
+    assert all(owner == want for owner, want in zip(table.owners, table.wanted, strict=True) if ready)
+    assert not any(table.moves(member) or table.claims(member) for member in table.members)
+
+
+@given(tables(), names)
+def test_only_what_a_new_member_gets_moves(table: Table, name: str) -> None:
+    before, after = table.wanted, table.joined(f"{name}-new", Member("n")).wanted
+    assert all(new in (old, f"{name}-new") for old, new in zip(before, after, strict=True))
+
+
+def test_partitions_are_spread() -> None:
+    table = Table.new()
+    for number in range(4):
+        table = table.joined(f"session-{number}", Member("n"))
+    assert all(45 <= table.wanted.count(each) <= 85 for each in table.members)
+    assert len({partition_of(f"actor-{number}", 256) for number in range(5000)}) == 256
+    assert partition_of("a", 256) == partition_of("a", 256) < 256
+
+
+@given(tables())
+def test_each_member_is_watched_by_one(table: Table) -> None:
+    if len(table.members) > 1:
+        assert sorted(str(table.neighbour(each)) for each in table.members) == sorted(table.members)
+    assert table.neighbour("a newcomer") in (table.members or {None})
+
+
+# Nodes
+
+
+class Link(KeyValueStateStore):
+    """A node's way to the store, which may be slow, cut, or lose answers."""
+
+    def __init__(self, store: MemoryKeyValue, chance: random.Random) -> None:
+        super().__init__(store)
+        self.slow = 0.0
+        self.cut = False
+        self.loses_answers = False
+        self._chance = chance
+
+    async def _on_the_way(self) -> None:
+        await asyncio.sleep(self._chance.uniform(0.0, 0.002) + self._chance.uniform(0.0, self.slow))
+        if self.cut:
+            await asyncio.sleep(self._chance.choice([0.0, 5.0, 30.0]))
+            raise StateError("cut")
+
+    async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+        await self._on_the_way()
+        found = await super().get(key, strong=strong)
+        await self._on_the_way()
+        return found
+
+    async def write(self, items: Sequence[Item]) -> None:
+        await self._on_the_way()
+        await super().write(items)
+        if self.loses_answers and self._chance.random() < 0.5:
+            raise StateError("the answer was lost")
+        await self._on_the_way()
+
+
+class Node:
+    """A node that hosts a kind."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.link = Link(world.store, world.chance)
+        self.speed = world.chance.uniform(0.85, 1.15)  # Of its clock.
+        self.owning = Owning(self.link, name, world.tell, self.clock)
+        self.has: dict[int, int] = {}
+        self.owning.host(KIND, self)
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time() * self.speed
+
+    def take(self, partition: int, epoch: int) -> None:
+        assert partition not in self.has
+        assert epoch > self.world.highest.get(partition, 0), "an epoch is given once, and they rise"
+        self.world.highest[partition] = epoch
+        self.has[partition] = epoch
+
+    async def leave(self, partition: int) -> None:
+        await asyncio.sleep(self.world.chance.uniform(0.0, 0.2))
+        self.has.pop(partition, None)
+
+    def drop(self, partition: int) -> None:
+        self.has.pop(partition, None)
+
+    @property
+    def sure(self) -> set[int]:
+        return {each for each in range(PARTITIONS) if self.owning.epoch(KIND, each) is not None}
+
+    async def live(self, ending: asyncio.Event) -> None:
+        async with self.owning.run():
+            await ending.wait()
+
+
+class World:
+    """Nodes around one store."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.store = MemoryKeyValue(asyncio.get_running_loop().time)
+        self.nodes: dict[str, Node] = {}
+        self.highest: dict[int, int] = {}
+        self._living: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> World:
+        await self._tasks.__aenter__()
+        first = Item(table_key(KIND), Table.new(PARTITIONS).encode())
+        await KeyValueStateStore(self.store).write([first])
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for name in list(self.nodes):
+            self.kill(name)
+        await self._tasks.__aexit__(*exc_info)  # type: ignore[arg-type]
+
+    async def tell(self, kind: str) -> None:
+        for node in self.nodes.values():
+            if self.chance.random() < 0.7:  # None has to hear it.
+                node.owning.heard(kind)
+
+    def start(self, name: str) -> None:
+        if name not in self.nodes:
+            ending = asyncio.Event()
+            node = self.nodes[name] = Node(self, name)
+            self._living[name] = self._tasks.create_task(node.live(ending)), ending
+
+    def kill(self, name: str) -> None:
+        """End it at once; nobody is told, and what is on its way to the store may arrive."""
+        if self.nodes.pop(name, None) is not None:
+            self._living.pop(name)[0].cancel()
+
+    async def stop(self, name: str) -> None:
+        if name in self.nodes:
+            task, ending = self._living.pop(name)
+            ending.set()
+            await asyncio.wait([task])
+            del self.nodes[name]
+
+    async def passes(self, seconds: float) -> None:
+        """Let time pass, and look all the time that nobody owns what another does."""
+        until = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(self.chance.uniform(0.0, 0.1))
+            sure = [each for node in self.nodes.values() for each in node.sure]
+            assert len(sure) == len(set(sure)), "two are sure to own one partition"
+
+    async def until_settled(self, within: float) -> None:
+        """Wait until each partition has the owner that is wanted, and it knows."""
+        for _ in range(int(within)):
+            await self.passes(1.0)
+            table, _ = await read_table(KeyValueStateStore(self.store), KIND)
+            everybody = {each.node for each in table.members.values()} == self.nodes.keys()
+            known = sum(len(node.sure) for node in self.nodes.values()) == PARTITIONS
+            if everybody and known and table.owners == tuple(table.wanted):
+                assert all(node.has.keys() == node.sure for node in self.nodes.values())
+                return
+        raise AssertionError(f"not settled: {[(name, len(node.sure)) for name, node in self.nodes.items()]}")
+
+
+ACTIONS = ("start", "kill", "stop", "cut", "mend", "slow", "lose answers", "ready", "not ready")
+steps = st.lists(
+    st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abcd"), st.floats(0.0, 12.0)), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), steps)
+def test_never_two_and_at_last_one(seed: int, script: list[tuple[str, str, float]]) -> None:
+    async def play() -> None:
+        async with World(seed) as world:
+            world.start("a")
+            world.start("b")
+            for action, name, seconds in script:
+                node = world.nodes.get(name)
+                if action == "start":
+                    world.start(name)
+                elif action == "kill":
+                    world.kill(name)
+                elif action == "stop" and node is not None and not node.link.cut:
+                    await world.stop(name)
+                elif node is not None and action in ("ready", "not ready"):
+                    node.owning.host(KIND, node, ready=action == "ready")
+                elif node is not None:
+                    node.link.cut = action == "cut"
+                    node.link.slow = 2.0 if action == "slow" else 0.0
+                    node.link.loses_answers = action == "lose answers"
+                await world.passes(seconds)
+            world.start("e")
+            for node in world.nodes.values():
+                node.link.cut, node.link.slow, node.link.loses_answers = False, 0.0, False
+                node.owning.host(KIND, node, ready=True)
+            await world.until_settled(60.0)
+
+    virtual_time.run(play())
+
+
+def test_a_killed_owner_is_replaced_within_twelve_seconds() -> None:
+    async def play() -> None:
+        async with World(1) as world:
+            for name in "abc":
+                world.start(name)
+            await world.until_settled(10.0)
+            world.kill("b")
+            await world.until_settled(12.0)
+
+    virtual_time.run(play())
+
+
+def test_who_leaves_hands_over_at_once() -> None:
+    async def play() -> None:
+        async with World(2) as world, AsyncExitStack():
+            for name in "ab":
+                world.start(name)
+            await world.until_settled(10.0)
+            began = asyncio.get_running_loop().time()
+            await world.stop("a")
+            assert asyncio.get_running_loop().time() - began < 5.0
+            await world.until_settled(2.0)
+            await world.stop("b")
+            table, _ = await read_table(KeyValueStateStore(world.store), KIND)
+            assert not table.members
+            assert set(table.owners) == {NOBODY}
+
+    virtual_time.run(play())
+
+
+def test_who_idles_writes_one_record_at_a_time() -> None:
+    async def play() -> None:
+        async with World(3) as world:
+            for name in "ab":
+                world.start(name)
+            await world.until_settled(10.0)
+            before = world.store._revision
+            await world.passes(30.0)
+            assert world.store._revision - before <= 2 * 12  # Sessions alone, with jitter and clocks of two speeds.
+
+    virtual_time.run(play())
