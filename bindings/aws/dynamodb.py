@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+from aiohttp import ClientConnectorError
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
@@ -45,13 +46,18 @@ FIRST_WAIT_SECONDS = 0.05
 _NOT_SENT = (
     ConnectTimeoutError,
     CredentialRetrievalError,
-    EndpointConnectionError,
     NoCredentialsError,
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
 )
 _PROBE = "brokermesh"
+
+
+def _was_not_sent(error: Exception) -> bool:
+    if isinstance(error, EndpointConnectionError):  # The library raises it for a connection that broke later, too.
+        return isinstance(error.kwargs.get("error"), ClientConnectorError)
+    return isinstance(error, _NOT_SENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +126,7 @@ class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
                 raise self._refused(operation, error, items) from None
             except LIBRARY_ERRORS as error:
                 failed = self._failed(operation, error)
-                raise (failed if isinstance(error, _NOT_SENT) else uncertain(failed, items)) from None
+                raise (failed if _was_not_sent(error) else uncertain(failed, items)) from None
         raise AssertionError("the last attempt raises or returns")
 
     def _refused(self, operation: str, error: ClientError, items: Sequence[Item]) -> StateError:

@@ -436,7 +436,7 @@ async def test_a_frame_to_a_node_that_is_gone_comes_back_without_a_message(place
     got: list[Frame] = []
     broker.on_frame(got.append)
     for size in (1, 100_000):
-        await broker.send("mesh-nobody.t", Message({}, bytes(size)), f"{broker.inbox}.back")
+        await broker.send("mesh-nobody-1-0123abcd.t", Message({}, bytes(size)), f"{broker.inbox}.back")
     await eventually(lambda: _assert_length(got, 2))
     assert got == [Frame(None, "back", "")] * 2
 
