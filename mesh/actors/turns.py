@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 from mesh.actors.errors import ActorBusyError, StackTooDeepError
 
@@ -117,8 +118,8 @@ class Turns:
             if not turn.cancelled() and turn.result():  # It was given in the same moment.
                 self.leave()
             else:
-                if self._waiting is not None and turn in self._waiting:
-                    self._waiting.remove(turn)
+                with suppress(ValueError):  # Who closed it, or left, has taken it away already.
+                    (self._waiting or deque()).remove(turn)
                 self._room.give_back()
             raise
         if entered:
