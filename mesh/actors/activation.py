@@ -35,15 +35,18 @@ class Activation:
         used_at: When it last did something, by the loop's clock.
         ended: Whether nothing begins any more, but what a running turn needs.
         cut: Whether turns that still run are not waited for.
+        replaced: Whether another activation, elsewhere, keeps its state now.
     """
 
     __slots__ = (
         "_gone",
+        "_waiting",
         "cut",
         "ended",
         "epoch",
         "id",
         "partition",
+        "replaced",
         "running",
         "settings",
         "state",
@@ -64,7 +67,9 @@ class Activation:
         self.used_at = 0.0
         self.ended = False
         self.cut = False
-        self._gone: asyncio.Event | None = None
+        self.replaced = False
+        self._gone = False
+        self._waiting: asyncio.Event | None = None
 
     def close(self) -> None:
         """Let nothing begin any more; who waits is told, and ran nothing."""
@@ -77,13 +82,15 @@ class Activation:
     def gone(self) -> None:
         """Say that the application has let go of it: from now on there may be another activation of this actor."""
         self.state = None
-        if self._gone is not None:
-            self._gone.set()
+        self._gone = True
+        if self._waiting is not None:
+            self._waiting.set()
 
     async def until_gone(self) -> None:
         """Wait until the application has let go of it."""
-        self._gone = self._gone or asyncio.Event()
-        await self._gone.wait()
+        if not self._gone:
+            self._waiting = self._waiting or asyncio.Event()
+            await self._waiting.wait()
 
 
 class Idling:

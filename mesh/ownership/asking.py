@@ -1,0 +1,39 @@
+"""Placeholder of the contract, until the real one is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from mesh.broker import Message
+from mesh.errors import MeshError
+
+__all__ = ["Answer", "Asked", "NobodyHostsError", "NotOwnerError"]
+
+
+class NotOwnerError(MeshError):
+    """Ask again."""
+
+    code = "ERR_NOT_OWNER"
+
+
+class NobodyHostsError(MeshError):
+    """No node hosts the kind."""
+
+    code = "NOBODY_HOSTS"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What reaches the owner."""
+
+    kind: str
+    key: str
+    partition: int
+    epoch: int
+    headers: Mapping[str, str]
+    body: bytes
+    deadline: float
+
+
+Answer = Callable[[Asked], Awaitable[Message]]
