@@ -21,8 +21,8 @@ from mesh.streams import Streams
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
+    from mesh.blocks.records import OpenRecords
     from mesh.blocks.remembered import Memory
-    from mesh.blocks.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
@@ -194,7 +194,7 @@ class Parts:
     observer: Observer
     own_observer: Observer | None
     stack: AsyncExitStack
-    records: Callable[[str], Awaitable[StateStore]]
+    records: OpenRecords
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
