@@ -15,6 +15,7 @@ class NotOwnerError(MeshError):
     """Ask again."""
 
     code = "ERR_NOT_OWNER"
+    retryable = True
 
 
 class NobodyHostsError(MeshError):
