@@ -55,14 +55,14 @@ class HostedType:
         settings: What the application says of it.
     """
 
-    def __init__(self, name: str, room: Room, make_state: MakeState, sure: Callable[[str], int | None]) -> None:
+    def __init__(self, name: str, room: Room, make_state: MakeState, sure: Callable[[int], int | None]) -> None:
         """Own nothing yet.
 
         Args:
             name: The type.
             room: For the turns of all types.
             make_state: Makes the state of an activation, when it first asks for any.
-            sure: Gives the epoch of the partition of an id, if this node owns it now for sure.
+            sure: Gives the epoch of a partition, if this node owns it now for sure.
         """
         self.name = name
         self.settings = TypeSettings()
@@ -87,6 +87,11 @@ class HostedType:
     def hosted(self) -> bool:
         """Whether the application is there."""
         return self._host is not None
+
+    def owns(self, partition: int) -> bool:
+        """Tell whether this node owns a partition now, for sure."""
+        held = self._held.get(partition)
+        return held is not None and self._sure(partition) == held.epoch
 
     def ids(self) -> Iterable[str]:
         """Give the ids of the active actors."""
@@ -116,8 +121,12 @@ class HostedType:
         finally:
             self._host, self._reminders = None, None
             if reminders is not None:
-                for partition in self._held:
-                    reminders.drop(partition)
+                async with asyncio.TaskGroup() as tasks:
+                    for partition in self._held:
+                        if there:
+                            tasks.create_task(reminders.leave(partition), name="actor-reminders")
+                        else:
+                            reminders.drop(partition)
             self._idling.stop()
             await self._end_all(list(self._active.values()), drains=there, tell=host if there else None)
 
@@ -228,7 +237,7 @@ class HostedType:
         if activation is not None and activation.turns.is_of(chain):
             return activation  # Also while it moves: its turn does not end before this one.
         held = self._held.get(partition)
-        if held is None or self._host is None or self._sure(id_) != held.epoch:
+        if held is None or self._host is None or self._sure(partition) != held.epoch:
             raise NotOwnerError(f"actor {self.name}/{id_} is not run here now")
         if activation is None:
             activation = Activation(id_, partition, held.epoch, self.settings, self._room)
@@ -242,7 +251,7 @@ class HostedType:
         if not await activation.turns.enter(chain):
             return None
         host = self._host
-        if activation.cut or host is None or self._sure(activation.id) != activation.epoch:
+        if activation.cut or host is None or self._sure(activation.partition) != activation.epoch:
             nested = activation.turns.is_of(chain) and not activation.cut and host is not None
             if not nested:
                 activation.turns.leave()

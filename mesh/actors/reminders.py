@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from mesh.actors.errors import ActorBusyError
 from mesh.actors.host import CANCEL_HEADER, Turn, TurnKind
-from mesh.actors.hosted import HostedType
-from mesh.errors import AppUnreachableError, MeshError
+from mesh.errors import MeshError
 from mesh.ownership.asking import NotOwnerError
-from mesh.timers import FailurePolicy, Outcome, Timer
+from mesh.timers import Outcome, Timer
 
-__all__ = ["MAX_DATA_BYTES", "Written", "firing", "timer_of", "written"]
+if TYPE_CHECKING:
+    from mesh.actors.hosted import HostedType
+
+__all__ = ["MAX_DATA_BYTES", "Written", "remind", "written"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +27,7 @@ OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a reminder's record keeps for the application.
+    """What the record of a reminder keeps for the application.
 
     Attributes:
         data: JSON; empty for none.
@@ -37,20 +41,38 @@ class Written:
     period: str = ""
     ttl: str = ""
 
-
-def written(timer: Timer) -> Written:
-    """Read what a timer keeps; raises ValueError."""
-    return msgspec.msgpack.decode(timer.data, type=Written)
-
-
-def timer_of(id_: str, name: str, made: Timer, what: Written) -> Timer:
-    """Put what is written into a timer."""
-    return Timer(id_, name, made.timing, made.policy, msgspec.msgpack.encode(what))
+    def encode(self) -> bytes:
+        """Write it."""
+        return msgspec.msgpack.encode(self)
 
 
-def firing(hosted: HostedType, partition_of: object) -> object:
-    """Placeholder."""
-    raise NotImplementedError
+def written(data: bytes) -> Written:
+    """Read what ``Written.encode`` wrote; raises ValueError."""
+    return msgspec.msgpack.decode(data, type=Written)
 
 
-_ = (CANCEL_HEADER, Turn, TurnKind, AppUnreachableError, MeshError, NotOwnerError, FailurePolicy, Outcome)
+async def remind(hosted: HostedType, partition: int, timer: Timer) -> Outcome:
+    """Have an actor take the turn of a reminder that is due."""
+    try:
+        data = written(timer.data).data
+    except ValueError as error:
+        logger.warning("reminder %s of actor %s/%s cannot be read: %s", timer.name, hosted.name, timer.key, error)
+        return Outcome.FAILED
+    turn = Turn(TurnKind.REMINDER, hosted.name, timer.key, timer.name, hosted.chained(()), data)
+    try:
+        answer = await hosted.turn(turn, partition)
+    except (NotOwnerError, ActorBusyError):
+        return Outcome.AWAY
+    except MeshError as error:
+        logger.warning("reminder %s of actor %s/%s: %s", timer.name, hosted.name, timer.key, error)
+        return Outcome.FAILED
+    if answer.status != OK:
+        logger.warning(
+            "reminder %s of actor %s/%s: the application answered %d",
+            timer.name,
+            hosted.name,
+            timer.key,
+            answer.status,
+        )
+        return Outcome.FAILED
+    return Outcome.CANCEL if (answer.header(CANCEL_HEADER) or "").lower() == "true" else Outcome.DONE

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mesh.broker import Message
 from mesh.errors import MeshError
+from mesh.ownership.table import Table
 
 __all__ = ["Answer", "Asked", "NobodyHostsError", "NotOwnerError"]
 
@@ -38,3 +39,19 @@ class Asked:
 
 
 Answer = Callable[[Asked], Awaitable[Message]]
+
+
+class Owners:
+    """Placeholder."""
+
+    def host(self, kind: str, keeper: object, answer: Answer, *, ready: bool) -> None:
+        raise NotImplementedError
+
+    async def ask(self, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float) -> Message:
+        raise NotImplementedError
+
+    def epoch_of(self, kind: str, partition: int) -> int | None:
+        raise NotImplementedError
+
+    async def table(self, kind: str) -> Table:
+        raise NotImplementedError
